@@ -1,0 +1,257 @@
+"""A plan as a value: which server holds which rows of which variable. Print it, save it, compare it, then act on it."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tfps.errors import PlanError
+from tfps.placement.routing import Routing
+from tfps.placement.spec import VariableSpec
+from tfps.placement.traffic import table_traffic
+
+__all__ = ["Placement", "Plan", "ServerLoad", "Shard", "VariableSpec"]
+
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One part of a variable. server: index of the parameter server; index: of the shard; rows: rows it holds."""
+
+    server: int
+    index: int
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where one variable lives.
+
+    Args:
+        spec: the variable.
+        shards: its parts in order of index.
+        routing: row -> (shard, local row); None only for a dense variable that is not split.
+
+    Raises:
+        PlanError: the shards do not hold every row exactly once.
+    """
+
+    spec: VariableSpec
+    shards: tuple[Shard, ...]
+    routing: Routing | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the shards against the routing and the shape."""
+        held = [shard.rows for shard in self.shards]
+        if [shard.index for shard in self.shards] != list(range(len(held))) or held != self._expected_rows():
+            raise PlanError(
+                f"`shards` of variable {self.spec.name!r} must hold every row once, in order of index: rows "
+                f"{self._expected_rows()}. Received: {list(self.shards)}."
+            )
+
+    @property
+    def servers(self) -> tuple[int, ...]:
+        """Server of each shard, [shards]."""
+        return tuple(shard.server for shard in self.shards)
+
+    @classmethod
+    def on(cls, spec: VariableSpec, servers: Iterable[int], routing: Routing | None) -> "Placement":
+        """The placement of `spec` with shard i on the i-th of `servers`."""
+        rows = _rows_of(spec, routing)
+        servers = list(servers)
+        if len(servers) != len(rows):
+            raise PlanError(f"`servers` of variable {spec.name!r} must name {len(rows)} servers. Received: {servers}.")
+        return cls(spec, tuple(Shard(server, i, rows[i]) for i, server in enumerate(servers)), routing)
+
+    def _expected_rows(self) -> list[int]:
+        return _rows_of(self.spec, self.routing)
+
+
+def _rows_of(spec: VariableSpec, routing: Routing | None) -> list[int]:
+    """Rows each shard has to hold."""
+    if routing is None:
+        return [spec.rows]
+    if routing.rows != spec.rows:
+        raise PlanError(f"`routing` of variable {spec.name!r} must route {spec.rows} rows. Received: {routing.rows}.")
+    return [routing.shard_rows(index) for index in range(routing.shards)]
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerLoad:
+    """What a plan asks of one server; `*_per_step` is for one step of one worker.
+
+    Args:
+        server: its index.
+        nbytes: variables it holds, without slots.
+        bytes_with_slots: memory it needs for variables and optimizer slots.
+        lookups_per_step: rows looked up, repeats counted.
+        rows_per_step: rows looked up after deduplication, what crosses.
+        row_bytes_per_step: bytes of those rows, one way.
+        dense_bytes_per_step: bytes of the dense variables it holds, one way.
+    """
+
+    server: int
+    nbytes: int = 0
+    bytes_with_slots: int = 0
+    lookups_per_step: float = 0.0
+    rows_per_step: float = 0.0
+    row_bytes_per_step: float = 0.0
+    dense_bytes_per_step: int = 0
+
+    def __add__(self, other: "ServerLoad") -> "ServerLoad":
+        """The sum of two loads of one server."""
+        names = [field.name for field in dataclasses.fields(self)[1:]]
+        return ServerLoad(self.server, *(getattr(self, name) + getattr(other, name) for name in names))
+
+
+def placement_loads(placement: Placement) -> Iterator[ServerLoad]:
+    """What each shard of one placement asks of its server."""
+    spec = placement.spec
+    for index, shard in enumerate(placement.shards):
+        nbytes = shard.rows * spec.row_bytes
+        load = ServerLoad(shard.server, nbytes, nbytes * (1 + spec.slots))
+        if spec.is_table and placement.routing:
+            traffic = table_traffic(spec, placement.routing)
+            lookups, rows = float(traffic.lookups[index]), float(traffic.unique[index])
+            yield load + ServerLoad(shard.server, 0, 0, lookups, rows, rows * spec.row_bytes)
+        else:
+            yield dataclasses.replace(load, dense_bytes_per_step=nbytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Every variable of a model, on servers 0 to num_servers - 1, each variable once.
+
+    Args:
+        num_servers: parameter servers, at least 1.
+        placements: one a variable, in order of creation.
+
+    Raises:
+        PlanError: a variable is there twice, or a shard is on a server that does not exist.
+    """
+
+    num_servers: int
+    placements: tuple[Placement, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks names and servers; a list given as `placements` becomes a tuple."""
+        object.__setattr__(self, "placements", tuple(self.placements))
+        if self.num_servers < 1:
+            raise PlanError(f"`num_servers` must be at least 1. Received: {self.num_servers}.")
+        seen: set[str] = set()
+        for placement in self.placements:
+            name = placement.spec.name
+            if name in seen:
+                raise PlanError(f"`placements` must hold every variable once. Received: {name!r} twice.")
+            seen.add(name)
+            if not all(0 <= server < self.num_servers for server in placement.servers):
+                valid = f"servers 0 to {self.num_servers - 1}"
+                raise PlanError(f"`shards` of variable {name!r} must be on {valid}. Received: {placement.servers}.")
+
+    def __iter__(self) -> Iterator[Placement]:
+        """The placements in order."""
+        return iter(self.placements)
+
+    def find(self, name: str) -> Placement:
+        """The placement of one variable.
+
+        Raises:
+            PlanError: the plan has no variable of that name.
+        """
+        for placement in self.placements:
+            if placement.spec.name == name:
+                return placement
+        known = [placement.spec.name for placement in self.placements]
+        raise PlanError(f"`name` must be a variable of the plan. Received: {name!r}. Valid: {known}.")
+
+    def check(self, specs: Iterable[VariableSpec]) -> None:
+        """Checks that the plan holds exactly these variables, each once and with its shape and type.
+
+        Raises:
+            PlanError: a variable is missing, is not one of `specs`, or has another shape or type.
+        """
+        wanted = {spec.name: spec for spec in specs}
+        planned = {placement.spec.name: placement.spec for placement in self.placements}
+        if missing := sorted(wanted.keys() - planned.keys()):
+            raise PlanError(f"the plan must hold every variable of the model. Missing: {missing}.")
+        if unknown := sorted(planned.keys() - wanted.keys()):
+            raise PlanError(f"the plan must hold no other variable. Not of the model: {unknown}.")
+        for name, spec in wanted.items():
+            check_fits(planned[name], spec)
+
+    def loads(self) -> tuple[ServerLoad, ...]:
+        """What the plan asks of each server, [num_servers]."""
+        totals = [ServerLoad(server) for server in range(self.num_servers)]
+        for placement in self.placements:
+            for load in placement_loads(placement):
+                totals[load.server] += load
+        return tuple(totals)
+
+    def table(self) -> str:
+        """The plan as a text table: a line a variable, then a line a server."""
+        from tfps.placement.report import plan_table  # report imports this module
+
+        return plan_table(self)
+
+    def to_json(self) -> str:
+        """The plan as JSON text; `from_json` gives an equal plan back."""
+        variables = [_placement_to_json(placement) for placement in self.placements]
+        return json.dumps({"format": _FORMAT, "num_servers": self.num_servers, "variables": variables}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """The plan that `to_json` wrote.
+
+        Raises:
+            PlanError: the text is not such a plan, or the plan breaks a rule.
+        """
+        try:
+            data = json.loads(text)
+            if data["format"] != _FORMAT:
+                raise PlanError(f"`format` of a saved plan must be {_FORMAT}. Received: {data['format']!r}.")
+            return cls(data["num_servers"], tuple(_placement_from_json(item) for item in data["variables"]))
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise PlanError(f"`text` must be a plan saved by `Plan.save`. Received: {text[:80]!r} ({error}).") from error
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes the plan to a JSON file."""
+        pathlib.Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path) -> "Plan":
+        """Reads a plan from a JSON file.
+
+        Raises:
+            PlanError: the file cannot be read or is not a plan.
+        """
+        try:
+            return cls.from_json(pathlib.Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PlanError(f"`path` must be a readable plan. Received: {str(path)!r} ({error}).") from error
+
+
+def check_fits(planned: VariableSpec, spec: VariableSpec) -> None:
+    """Checks that a planned variable is the one a model asks for: same shape, type and kind.
+
+    Raises:
+        PlanError: it is not.
+    """
+    for field in ("shape", "dtype", "is_table"):
+        valid, received = getattr(planned, field), getattr(spec, field)
+        if valid != received:
+            raise PlanError(
+                f"`{field}` of variable {spec.name!r} must be as planned. Received: {received!r}. Valid: {valid!r}."
+            )
+
+
+def _placement_to_json(placement: Placement) -> dict[str, Any]:
+    routing = dataclasses.asdict(placement.routing) if placement.routing else None
+    return {**dataclasses.asdict(placement.spec), "servers": list(placement.servers), "routing": routing}
+
+
+def _placement_from_json(data: dict[str, Any]) -> Placement:
+    fields = dict(data)
+    servers, routing = fields.pop("servers"), fields.pop("routing")
+    return Placement.on(VariableSpec(**fields), servers, Routing(**routing) if routing else None)

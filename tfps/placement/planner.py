@@ -1,0 +1,131 @@
+"""From variables to a plan: all at once, or one at a time as a model creates them."""
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from tfps.errors import PlanError
+from tfps.placement.balancers import Loads, as_balancer, demand_of
+from tfps.placement.model import Placement, Plan, check_fits
+from tfps.placement.partitioners import as_partitioner
+from tfps.placement.routing import Routing, RoutingKind
+from tfps.placement.spec import VariableSpec
+
+
+def plan(
+    specs: Iterable[VariableSpec],
+    num_servers: int,
+    partitioner: Any = None,
+    balancer: Any = None,
+    routing: RoutingKind = "hash",
+) -> Plan:
+    """Places all variables of a model, the heaviest first.
+
+    Args:
+        specs: the variables, each name once.
+        num_servers: parameter servers, at least 1.
+        partitioner: one of `tfps.placement.partitioners` or of TensorFlow; `Auto()` where None.
+        balancer: one of `tfps.placement.balancers`; `GreedyBytesAndTraffic()` where None.
+        routing: how rows of a split table go to its shards, "div", "mod" or "hash".
+
+    Returns:
+        The plan, variables in the order of `specs`.
+
+    Raises:
+        PlanError: an argument breaks its rule.
+    """
+    specs, balancer = list(specs), as_balancer(balancer)
+    placer = IncrementalPlacer(num_servers, partitioner, balancer, routing=routing)
+    heaviest_first = balancer.order([demand_of(placer.split(spec)) for spec in specs])
+    placed = {index: placer.place(specs[index]) for index in heaviest_first}
+    return Plan(num_servers, tuple(placed[index] for index in range(len(specs))))
+
+
+class IncrementalPlacer:
+    """Places variables one at a time, in the order a model creates them; thread-safe.
+
+    Args:
+        num_servers: parameter servers, at least 1.
+        partitioner: one of `tfps.placement.partitioners` or of TensorFlow; `Auto()` where None.
+        balancer: one of `tfps.placement.balancers`; `GreedyBytesAndTraffic()` where None.
+        plan: a plan to follow; every variable then goes where it says, and one that it does not hold is an error.
+        routing: how rows of a split table go to its shards, "div", "mod" or "hash".
+
+    Raises:
+        PlanError: an argument breaks its rule, or the plan is for another number of servers.
+    """
+
+    def __init__(
+        self,
+        num_servers: int,
+        partitioner: Any = None,
+        balancer: Any = None,
+        plan: Plan | None = None,
+        routing: RoutingKind = "hash",
+    ) -> None:
+        """See the class."""
+        Routing(routing, 1, 1)  # checks the kind
+        self._num_servers = Plan(num_servers).num_servers
+        if plan is not None and plan.num_servers != num_servers:
+            raise PlanError(f"`plan` must be for {num_servers} servers. Received: one for {plan.num_servers}.")
+        self._partitioner, self._balancer = as_partitioner(partitioner), as_balancer(balancer)
+        self._routing = routing
+        self._follow = None if plan is None else {placement.spec.name: placement for placement in plan}
+        self._lock = threading.Lock()  # guards the two below
+        self._loads = Loads.none(num_servers)
+        self._placed: dict[str, Placement] = {}
+
+    @property
+    def plan(self) -> Plan:
+        """The variables placed so far, in order."""
+        with self._lock:
+            return Plan(self._num_servers, tuple(self._placed.values()))
+
+    def place(self, spec: VariableSpec) -> Placement:
+        """Places one more variable.
+
+        Raises:
+            PlanError: the name was placed before, or the plan that is followed does not fit.
+        """
+        with self._lock:
+            return self._record(self._planned(spec) if self._follow is not None else self._balanced(spec))
+
+    def place_like(self, spec: VariableSpec, other: Placement) -> Placement:
+        """Places a variable of the same rows, such as an optimizer slot, row for row beside another one.
+
+        Raises:
+            PlanError: the name was placed before, or `spec` has not the rows of `other`.
+        """
+        if spec.rows != other.spec.rows:
+            owner = other.spec
+            raise PlanError(
+                f"variable {spec.name!r} must have {owner.rows} rows to lie beside {owner.name!r}. Received: {spec.rows}."
+            )
+        with self._lock:
+            return self._record(Placement(spec, other.shards, other.routing))
+
+    def split(self, spec: VariableSpec) -> Placement:
+        """How a variable would be split, all of it on server 0; places nothing."""
+        shards = self._partitioner(spec, self._num_servers)
+        routing = Routing(self._routing, spec.rows, shards) if spec.is_table or shards > 1 else None
+        return Placement.on(spec, [0] * shards, routing)
+
+    def _balanced(self, spec: VariableSpec) -> Placement:
+        split = self.split(spec)
+        servers = self._balancer.assign(demand_of(split), self._loads)
+        return Placement.on(spec, servers, split.routing)
+
+    def _planned(self, spec: VariableSpec) -> Placement:
+        planned = (self._follow or {}).get(spec.name)
+        if planned is None:
+            raise PlanError(f"`plan` must hold variable {spec.name!r}. Valid names: {sorted(self._follow or {})}.")
+        check_fits(planned.spec, spec)
+        return Placement(spec, planned.shards, planned.routing)
+
+    def _record(self, placement: Placement) -> Placement:
+        name = placement.spec.name
+        if name in self._placed:
+            raise PlanError(f"a variable must be placed once. Received: {name!r} again.")
+        self._loads.add(placement.servers, demand_of(placement))
+        self._placed[name] = placement
+        return placement

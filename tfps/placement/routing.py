@@ -1,0 +1,154 @@
+"""The one owner of the rule row -> (shard, local row); lookup, checkpoint and reshard all ask it.
+
+The arithmetic, in full, because a C++ op and a TensorFlow graph repeat it. With `base, extra = divmod(rows, shards)`
+every shard holds `base` rows and the first `extra` shards one more, whatever the kind. All values are non-negative
+and below 2**63, so signed 64-bit integers never overflow and floor and truncating division agree.
+
+* div (ranges): `shard = max(id // (base + 1), (id - extra) // base)` (only the second quotient may be negative, where
+  the first one wins under either rounding), `local = id - shard * base - min(shard, extra)`.
+* mod and hash: `local, turn = divmod(id, shards)`; then the block of `shards` neighbours that share a local row is
+  rotated: `x = (local % PRIME * multiplier + offset) % PRIME`, `y = x * x % PRIME`, and
+  `shard = (turn + y) % shards` where `local < base`, else `shard = turn` (the last, partial block stays as it is).
+  mod is the case `multiplier = offset = 0`.
+
+Example: rows = 10, shards = 4, so base = 2, extra = 2. div holds 0-2, 3-5, 6-7, 8-9; mod holds 0 4 8, 1 5 9, 2 6, 3 7.
+
+Changing any of this makes saved tables unreadable: the tests pin values.
+"""
+
+import dataclasses
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfps.errors import IdRangeError, PlanError
+
+RoutingKind: TypeAlias = Literal["div", "mod", "hash"]
+
+PRIME = 2**31 - 1
+"""Modulus of the rotation: the largest prime p whose squares stay below 2**62."""
+MULTIPLIER = 1_327_217_885
+"""PRIME divided by the golden ratio, so that neighbouring local rows turn by very different amounts."""
+MAX_ROWS = 2**62
+"""Above any table that fits a cluster; keeps every intermediate value inside a signed 64-bit integer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """How the rows of one table are split over its shards.
+
+    Choose `hash` unless there is a reason not to: frequency-sorted ids put all heat of a `div` split on shard 0, and
+    ids with a common stride put all heat of a `mod` split on one shard. `hash` gives each run of `shards` neighbouring
+    ids to all shards, in an order that differs from run to run; it is a bijection, so rows never collide.
+
+    Args:
+        kind: "div", "mod" or "hash".
+        rows: rows of the whole table, at least 1.
+        shards: parts it is split into, 1 to `rows` (so no shard is empty).
+
+    Raises:
+        PlanError: an argument breaks its rule.
+    """
+
+    kind: RoutingKind
+    rows: int
+    shards: int
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        if self.kind not in get_args(RoutingKind):
+            raise PlanError(f"`kind` must be one of {get_args(RoutingKind)}. Received: {self.kind!r}.")
+        if not 1 <= self.rows <= MAX_ROWS:
+            raise PlanError(f"`rows` must be between 1 and 2**62. Received: {self.rows}.")
+        if not 1 <= self.shards <= self.rows:
+            raise PlanError(f"`shards` must be between 1 and rows ({self.rows}). Received: {self.shards}.")
+
+    @property
+    def multiplier(self) -> int:
+        """Factor of the rotation; 0 unless the kind is hash."""
+        return MULTIPLIER if self.kind == "hash" else 0
+
+    @property
+    def offset(self) -> int:
+        """Addend of the rotation; it follows `rows`, so that tables of different size turn differently."""
+        return self.rows % PRIME if self.kind == "hash" else 0
+
+    @property
+    def base(self) -> int:
+        """Rows that every shard holds."""
+        return self.rows // self.shards
+
+    @property
+    def extra(self) -> int:
+        """How many shards, the first ones, hold one row more than `base`."""
+        return self.rows % self.shards
+
+    def shard_rows(self, shard: int) -> int:
+        """Rows held by one shard, 0 <= shard < shards."""
+        self._check_shard(shard)
+        return self.base + (shard < self.extra)
+
+    def locate(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Where rows live.
+
+        Args:
+            ids: global rows, any shape, 0 <= id < rows.
+
+        Returns:
+            (shard, local row), both of the shape of `ids`, int32 and int64.
+
+        Raises:
+            IdRangeError: an id is negative or not below `rows`.
+        """
+        ids = np.asarray(ids, np.int64)
+        self._check_ids(ids)
+        if self.kind == "div":
+            shard = np.maximum(ids // (self.base + 1), (ids - self.extra) // self.base)
+            return shard.astype(np.int32), ids - self._first_row(shard)
+        local, turn = np.divmod(ids, self.shards)
+        return ((turn + self._rotation(local)) % self.shards).astype(np.int32), local
+
+    def global_ids(self, shard: int) -> NDArray[np.int64]:
+        """The inverse of `locate`: element i is the global row that local row i of `shard` holds, [shard_rows]."""
+        return self.global_of(shard, np.arange(self.shard_rows(shard), dtype=np.int64))
+
+    def global_of(self, shard: int, local: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Global rows of some local rows of one shard, for readers that take a table in chunks.
+
+        Args:
+            shard: 0 <= shard < shards.
+            local: local rows, any shape, 0 <= local < shard_rows(shard).
+
+        Returns:
+            Global rows, of the shape of `local`.
+
+        Raises:
+            IdRangeError: a local row is outside its shard.
+        """
+        local = np.asarray(local, np.int64)
+        _check_range(local, self.shard_rows(shard), "local row")
+        if self.kind == "div":
+            return local + self._first_row(np.asarray(shard, np.int64))
+        return local * self.shards + (shard - self._rotation(local)) % self.shards
+
+    def _first_row(self, shard: NDArray[np.int64]) -> NDArray[np.int64]:
+        return shard * self.base + np.minimum(shard, self.extra)
+
+    def _rotation(self, local: NDArray[np.int64]) -> NDArray[np.int64]:
+        """By how much each block is turned, 0 <= rotation < shards; 0 in the last, partial block."""
+        mixed = (local % PRIME * self.multiplier + self.offset) % PRIME
+        return np.where(local < self.base, mixed * mixed % PRIME % self.shards, 0)
+
+    def _check_ids(self, ids: NDArray[np.int64]) -> None:
+        _check_range(ids, self.rows, "id")
+
+    def _check_shard(self, shard: int) -> None:
+        if not 0 <= shard < self.shards:
+            raise PlanError(f"`shard` must be between 0 and {self.shards - 1}. Received: {shard}.")
+
+
+def _check_range(values: NDArray[np.int64], end: int, noun: str) -> None:
+    if values.size and (values.min() < 0 or values.max() >= end):
+        bad = values[(values < 0) | (values >= end)].flat[0]
+        raise IdRangeError(f"every {noun} must be at least 0 and below {end}. Received: {bad}.")

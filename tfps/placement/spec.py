@@ -1,0 +1,94 @@
+"""What the planner knows of one variable."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from tfps.errors import PlanError
+from tfps.types import Shape
+
+_NARROW_BYTES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "int4": 1, "uint4": 1}
+"""Types that Keras and TensorFlow have and numpy has not."""
+
+
+def dtype_bytes(dtype: str) -> int:
+    """Bytes of one element, for example 4 for "float32".
+
+    Raises:
+        PlanError: the type is unknown or has no fixed size.
+    """
+    if dtype in _NARROW_BYTES:
+        return _NARROW_BYTES[dtype]
+    try:
+        size = np.dtype(dtype).itemsize
+    except TypeError:
+        size = 0
+    if not size:
+        raise PlanError(f"`dtype` must name a type of fixed size, such as 'float32'. Received: {dtype!r}.")
+    return size
+
+
+@dataclasses.dataclass(frozen=True)
+class VariableSpec:
+    """One variable of a model, described and not created.
+
+    Args:
+        name: unique within a model, such as "ctr/embedding/embeddings".
+        shape: [rows, ...] of a table, any static shape of a dense variable.
+        dtype: element type by name.
+        slots: optimizer variables of the same shape that live beside it: SGD 0, Adagrad 1, Adam 2.
+        rows_per_step: ids that one step of one worker looks up in this table, repeats counted; None if unknown.
+        trainable: whether steps push updates to it.
+        is_table: whether steps ask for some of its rows (True) or for all of it (False, a dense variable).
+
+    Raises:
+        PlanError: a field breaks its rule.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str = "float32"
+    slots: int = 0
+    rows_per_step: float | None = None
+    trainable: bool = True
+    is_table: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the fields; a list given as `shape` becomes a tuple."""
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if not self.name:
+            raise PlanError("`name` must not be empty. Received: ''.")
+        if not all(isinstance(size, int | np.integer) and size >= 0 for size in self.shape):
+            self._refuse("shape", "a tuple of sizes known beforehand, each at least 0", self.shape)
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        if self.is_table and (len(self.shape) < 2 or not self.shape[0]):
+            self._refuse("shape", "[rows, width, ...] with at least one row for a table", self.shape)
+        if self.slots < 0:
+            self._refuse("slots", "at least 0", self.slots)
+        if self.rows_per_step is not None and not 0 <= self.rows_per_step < math.inf:
+            self._refuse("rows_per_step", "None or a finite number of ids, at least 0", self.rows_per_step)
+        dtype_bytes(self.dtype)
+
+    @property
+    def rows(self) -> int:
+        """First dimension; 1 for a scalar."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the variable itself."""
+        return math.prod(self.shape) * dtype_bytes(self.dtype)
+
+    @property
+    def bytes_with_slots(self) -> int:
+        """Bytes that a server has to hold for it: the variable and its slots."""
+        return self.nbytes * (1 + self.slots)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row without slots, what a lookup of one id moves."""
+        return math.prod(self.shape[1:]) * dtype_bytes(self.dtype)
+
+    def _refuse(self, field: str, rule: str, received: object) -> None:
+        raise PlanError(f"`{field}` of variable {self.name!r} must be {rule}. Received: {received!r}.")
