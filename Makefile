@@ -1,0 +1,77 @@
+# make demo    trains the example job on a cluster of processes on this machine
+# make test    runs the tests; both first make .venv with the package and its C++ ops (about two minutes, once)
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+TENSORFLOW ?= tensorflow>=2.18,<2.22
+KERAS ?= keras>=3.5
+DEMO ?= examples/ctr_dnn.py
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+OPS := $(shell find tfps_ops -name '*.cc' -o -name '*.h' -o -name '*.inc')
+
+.PHONY: demo test lint format asan tsan test-versions clean
+.DELETE_ON_ERROR:
+
+# TensorFlow comes before the package: the ops are compiled against the very one that will load them.
+$(VENV)/.tensorflow: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet 'setuptools>=77' '$(TENSORFLOW)' '$(KERAS)'
+	touch $@
+
+$(VENV)/.package: $(VENV)/.tensorflow setup.py $(OPS)
+	$(PIP) install --quiet --no-build-isolation --editable '.[demo,test]'
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.package
+	$(PIP) install --quiet --no-build-isolation --editable '.[lint]'
+	touch $@
+
+demo: $(VENV)/.package
+	$(VENV)/bin/python $(DEMO) $(DEMO_ARGS)
+
+test: $(VENV)/.package
+	$(VENV)/bin/pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.lint
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# The core of the ops knows no TensorFlow, so its tests build and run by themselves under a sanitizer.
+CORE := $(shell find tfps_ops/core -name '*.cc')
+CORE_FLAGS := -std=c++17 -O1 -g -fno-omit-frame-pointer -ffp-contract=off -Wall -Wextra -Werror -I. -pthread
+
+build/core_test_%: $(CORE) $(OPS)
+	mkdir -p build
+	$(CXX) $(CORE_FLAGS) -fsanitize=$(subst +,$(comma),$*) -fno-sanitize-recover=all $(CORE) -o $@
+
+comma := ,
+asan: build/core_test_address+undefined
+	$<
+
+tsan: build/core_test_thread
+	$<
+
+# Every supported TensorFlow with the Keras of its time, each in a copy of the tracked files and an environment of its own.
+VERSIONS ?= 2.18+3.6 2.19+3.9 2.20+3.11 2.21+3.13
+test-versions: $(addprefix test-version-,$(VERSIONS))
+
+test-version-%: version = $(subst +, ,$*)
+test-version-%:
+	rm -rf build/versions/$*
+	mkdir -p build/versions/$*
+	git ls-files -z | xargs -0 cp --parents -t build/versions/$*
+	$(MAKE) -C build/versions/$* test VENV='$(CURDIR)/.venv-$*' \
+	    TENSORFLOW='tensorflow~=$(word 1,$(version)).0' KERAS='keras~=$(word 2,$(version)).0'
+
+clean:
+	rm -rf build dist *.egg-info .venv .venv-* tfps/ops/_tfps_ops.so tfps/ops/_build_info.json

@@ -1,0 +1,106 @@
+"""Compiles the C++ ops; everything else about the package is in pyproject.toml.
+
+The ops become one shared library, tfps/ops/_tfps_ops.so, with _build_info.json beside it, which names the TensorFlow it
+was compiled against. `TFPS_BUILD_OPS=0 pip install .` leaves them out: tfps then runs on TensorFlow's own ops.
+"""
+
+import concurrent.futures
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import setuptools
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import SetupError
+
+ROOT = Path(__file__).parent
+LIBRARY = Path("tfps/ops/_tfps_ops.so")
+BUILD_INFO = "_build_info.json"
+# -ffp-contract=off: every CPU target computes the same bits. -fno-math-errno, -fno-trapping-math: sqrt may be vectorised.
+CXX_FLAGS = "-O3 -g0 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall".split()
+
+
+def library_sources() -> list[Path]:
+    """Every source of the library; tests and benchmarks of the core live beside it and stay out."""
+    sources = sorted((ROOT / "tfps_ops").glob("*/**/*.cc"))
+    return [s.relative_to(ROOT) for s in sources if not s.stem.endswith(("_test", "_benchmark"))]
+
+
+def tensorflow_flags() -> dict[str, object]:
+    """The installed TensorFlow's version and the flags that compile and link against it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise SetupError(
+            "The C++ ops of tfps are compiled against an installed TensorFlow, and none can be imported "
+            f"({error}): install tensorflow first, or set TFPS_BUILD_OPS=0 to install without the ops."
+        ) from error
+    return {
+        "version": tf.__version__,
+        "compile": tf.sysconfig.get_compile_flags(),
+        "link": tf.sysconfig.get_link_flags(),
+    }
+
+
+def compiler() -> list[str]:
+    """The C++ compiler's command: the environment variable CXX, or g++."""
+    command = shlex.split(os.environ.get("CXX", "g++"))
+    if shutil.which(command[0]) is None:
+        raise SetupError(
+            f"The C++ ops of tfps need a C++17 compiler, and {command[0]!r} is not on the PATH: install g++, "
+            "name another in CXX, or set TFPS_BUILD_OPS=0 to install without the ops."
+        )
+    return command
+
+
+def run(command: list[str]) -> None:
+    """Runs one compiler command; its own messages are what the user needs when it fails."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SetupError(f"Compiling the C++ ops of tfps failed: {shlex.join(command)}\n{done.stderr}")
+
+
+class BuildOps(build_ext):
+    """Compiles tfps_ops, as many files at a time as there are cores, and links them into one library."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """A plain .so: it is loaded by TensorFlow and knows nothing of the Python version."""
+        return str(Path(*fullname.split(".")).with_suffix(".so"))
+
+    def build_extension(self, ext: setuptools.Extension) -> None:
+        """Compiles what is newer than its object, then links."""
+        command, flags = compiler(), tensorflow_flags()
+        # Objects of one TensorFlow are useless to the next, so each version has a directory.
+        objects = ROOT.absolute() / "build" / "ops" / f"tensorflow-{flags['version']}"
+        objects.mkdir(parents=True, exist_ok=True)
+        base = [*command, *CXX_FLAGS, "-I.", *flags["compile"]]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            compiled = list(pool.map(lambda source: self._compile(base, Path(source), objects), ext.sources))
+        library = Path(self.get_ext_fullpath(ext.name))
+        library.parent.mkdir(parents=True, exist_ok=True)
+        run([*command, "-shared", "-o", str(library.absolute()), *map(str, compiled), *flags["link"]])
+        (library.parent / BUILD_INFO).write_text(json.dumps({"tensorflow": flags["version"]}) + "\n")
+
+    def _compile(self, base: list[str], source: Path, objects: Path) -> Path:
+        target = objects / ("_".join(source.with_suffix(".o").parts))
+        headers = [*ROOT.glob("tfps_ops/**/*.h"), *ROOT.glob("tfps_ops/**/*.inc")]
+        newest = max(path.stat().st_mtime for path in [ROOT / source, ROOT / "setup.py", *headers])
+        if self.force or not target.exists() or target.stat().st_mtime < newest:
+            run([*base, "-c", str(source), "-o", str(target)])
+        return target
+
+    def copy_extensions_to_source(self) -> None:
+        """For an editable install: the library and what says how it was built go into the source tree."""
+        for name in (LIBRARY.name, BUILD_INFO):
+            self.copy_file(str(Path(self.build_lib) / LIBRARY.parent / name), str(ROOT / LIBRARY.parent / name))
+
+
+WITH_OPS = os.environ.get("TFPS_BUILD_OPS", "1") != "0"
+setuptools.setup(
+    ext_modules=[setuptools.Extension("tfps.ops._tfps_ops", [str(s) for s in library_sources()])] if WITH_OPS else [],
+    cmdclass={"build_ext": BuildOps},
+)

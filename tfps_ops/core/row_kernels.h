@@ -1,0 +1,74 @@
+// The loops over rows of floats, compiled once for each kind of CPU and picked at run time.
+//
+// Every target computes the same bits: elements of a row do not mix, and no multiply-add is fused. Cost: O(count * dim);
+// for tables larger than the caches it is the fetch of the rows, so rows are prefetched a few ahead.
+// Threads: a kernel keeps no state. Two calls must not touch one row at a time (see row_update.h for who sees to that).
+#ifndef TFPS_OPS_CORE_ROW_KERNELS_H_
+#define TFPS_OPS_CORE_ROW_KERNELS_H_
+
+#include <cstdint>
+
+#include "tfps_ops/core/cpu_target.h"
+#include "tfps_ops/core/row_rules.h"
+
+namespace tfps {
+
+// Rows of one table that get a gradient. Rows are within the table and different from each other.
+struct RowBlock {
+  float* table = nullptr;                // [table rows, dim]
+  float* slots[kMaxSlots] = {};          // each [table rows, dim]; as many as the rule has
+  const int64_t* rows = nullptr;         // [count]
+  const float* gradients = nullptr;      // [count, dim]
+  int64_t count = 0;
+  int64_t dim = 0;
+};
+
+// Rows to be added up: out[position[i]] += values[i] for the positions in [begin, end); others are passed over.
+struct AddBlock {
+  const float* values = nullptr;         // [count, dim]
+  const int32_t* positions = nullptr;    // [count]
+  int64_t count = 0;
+  int64_t dim = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+  float* out = nullptr;                  // [at least end, dim]
+};
+
+template <class Rule>
+using ApplyRows = void (*)(const Rule& rule, const RowBlock& block);
+
+// One set of loops. A const table of functions: copying a pointer to it is all that dispatch costs.
+struct RowKernels {
+  void (*add)(const AddBlock& block);
+  ApplyRows<SgdRule> sgd;
+  ApplyRows<MomentumRule> momentum;
+  ApplyRows<AdagradRule> adagrad;
+  ApplyRows<AdamRule> adam;
+  ApplyRows<RmspropRule<false, false>> rmsprop;
+  ApplyRows<RmspropRule<true, false>> rmsprop_momentum;
+  ApplyRows<RmspropRule<false, true>> rmsprop_centered;
+  ApplyRows<RmspropRule<true, true>> rmsprop_momentum_centered;
+  ApplyRows<FtrlRule> ftrl;
+};
+
+// The loops for `target`, which this CPU must support.
+const RowKernels& RowKernelsFor(CpuTarget target);
+
+// The function of `kernels` that applies `Rule`.
+inline auto Pick(const RowKernels& k, const SgdRule&) { return k.sgd; }
+inline auto Pick(const RowKernels& k, const MomentumRule&) { return k.momentum; }
+inline auto Pick(const RowKernels& k, const AdagradRule&) { return k.adagrad; }
+inline auto Pick(const RowKernels& k, const AdamRule&) { return k.adam; }
+inline auto Pick(const RowKernels& k, const RmspropRule<false, false>&) { return k.rmsprop; }
+inline auto Pick(const RowKernels& k, const RmspropRule<true, false>&) { return k.rmsprop_momentum; }
+inline auto Pick(const RowKernels& k, const RmspropRule<false, true>&) { return k.rmsprop_centered; }
+inline auto Pick(const RowKernels& k, const RmspropRule<true, true>&) { return k.rmsprop_momentum_centered; }
+inline auto Pick(const RowKernels& k, const FtrlRule&) { return k.ftrl; }
+
+namespace baseline { extern const RowKernels kRowKernels; }
+namespace avx2 { extern const RowKernels kRowKernels; }
+namespace avx512 { extern const RowKernels kRowKernels; }
+
+}  // namespace tfps
+
+#endif  // TFPS_OPS_CORE_ROW_KERNELS_H_

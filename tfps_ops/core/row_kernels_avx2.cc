@@ -1,0 +1,45 @@
+// The loops over rows for CPUs with AVX2: eight floats at a time, the end of a row under a mask.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "tfps_ops/core/row_kernels.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#endif
+
+namespace tfps {
+namespace avx2 {
+namespace {
+
+constexpr int kWidth = 8;
+typedef float Vec __attribute__((vector_size(kWidth * sizeof(float))));
+
+inline __m256i FirstLanes(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+inline Vec Load(const float* p) { return _mm256_loadu_ps(p); }
+inline void Store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+inline Vec LoadPart(const float* p, int64_t n) { return _mm256_maskload_ps(p, FirstLanes(n)); }
+inline void StorePart(float* p, int64_t n, Vec v) { _mm256_maskstore_ps(p, FirstLanes(n), v); }
+inline Vec Sqrt(Vec v) { return _mm256_sqrt_ps(v); }
+
+}  // namespace
+
+#include "tfps_ops/core/row_kernels.inc"
+
+}  // namespace avx2
+}  // namespace tfps
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // defined(__x86_64__)

@@ -1,0 +1,44 @@
+// The loops over rows for CPUs with AVX-512: sixteen floats at a time, the end of a row under a mask.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "tfps_ops/core/row_kernels.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#endif
+
+namespace tfps {
+namespace avx512 {
+namespace {
+
+constexpr int kWidth = 16;
+typedef float Vec __attribute__((vector_size(kWidth * sizeof(float))));
+
+inline __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+
+inline Vec Load(const float* p) { return _mm512_loadu_ps(p); }
+inline void Store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+inline Vec LoadPart(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(FirstLanes(n), p); }
+inline void StorePart(float* p, int64_t n, Vec v) { _mm512_mask_storeu_ps(p, FirstLanes(n), v); }
+// The masked form, because GCC 12 warns that the plain one reads what it leaves undefined.
+inline Vec Sqrt(Vec v) { return _mm512_maskz_sqrt_ps(0xffff, v); }
+
+}  // namespace
+
+#include "tfps_ops/core/row_kernels.inc"
+
+}  // namespace avx512
+}  // namespace tfps
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // defined(__x86_64__)

@@ -1,0 +1,41 @@
+// The loops over rows for any CPU: four floats at a time.
+#include "tfps_ops/core/row_kernels.h"
+
+namespace tfps {
+namespace baseline {
+namespace {
+
+constexpr int kWidth = 4;
+typedef float Vec __attribute__((vector_size(kWidth * sizeof(float))));
+
+inline Vec Load(const float* p) {
+  Vec v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+inline void Store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof(v)); }
+
+inline Vec LoadPart(const float* p, int64_t n) {
+  Vec v = {p[0]};
+  if (n > 1) v[1] = p[1];
+  if (n > 2) v[2] = p[2];
+  return v;
+}
+
+inline void StorePart(float* p, int64_t n, Vec v) {
+  p[0] = v[0];
+  if (n > 1) p[1] = v[1];
+  if (n > 2) p[2] = v[2];
+}
+
+inline Vec Sqrt(Vec v) {
+  return Vec{__builtin_sqrtf(v[0]), __builtin_sqrtf(v[1]), __builtin_sqrtf(v[2]), __builtin_sqrtf(v[3])};
+}
+
+}  // namespace
+
+#include "tfps_ops/core/row_kernels.inc"
+
+}  // namespace baseline
+}  // namespace tfps

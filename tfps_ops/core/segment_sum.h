@@ -1,0 +1,29 @@
+// Sums of the gradients that belong to one row: the backward pass of handing a row to every place that asked for it.
+#ifndef TFPS_OPS_CORE_SEGMENT_SUM_H_
+#define TFPS_OPS_CORE_SEGMENT_SUM_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "tfps_ops/core/parallel.h"
+
+namespace tfps {
+
+// Gradients of one lookup; nothing is owned.
+struct Segment {
+  const float* gradients = nullptr;   // [count, dim]
+  const int32_t* positions = nullptr; // [count], the row of the result that each belongs to
+  int64_t count = 0;
+};
+
+// The first position that is not in [0, rows), or -1 where all are. O(count).
+int64_t FirstPositionOutside(const Segment& segment, int64_t rows);
+
+// out[r] = sum of the gradients whose position is r, [rows, dim]; rows that nothing belongs to become 0.
+// Positions must be in range. Cost: O(rows * dim + count * dim), and count reads more for each thread.
+// Threads: each takes a range of `rows` and adds in the order given, so any number of them gives the same bits.
+void SegmentSum(const std::vector<Segment>& segments, int64_t rows, int64_t dim, float* out, const ParallelFor& parallel);
+
+}  // namespace tfps
+
+#endif  // TFPS_OPS_CORE_SEGMENT_SUM_H_

@@ -1,0 +1,64 @@
+// Kernel of TfpsSegmentSumRows: unpacks tensors and calls core/segment_sum.h.
+#include <vector>
+
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tfps_ops/core/segment_sum.h"
+#include "tfps_ops/kernels/device_parallel.h"
+
+namespace tfps {
+namespace {
+
+namespace tf = ::tensorflow;
+
+class SegmentSumRowsOp : public tf::OpKernel {
+ public:
+  explicit SegmentSumRowsOp(tf::OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("dim", &dim_));
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    const tf::Tensor& rows = context->input(context->num_inputs() - 1);
+    OP_REQUIRES(context, tf::TensorShapeUtils::IsScalar(rows.shape()) && rows.scalar<int64_t>()() >= 0,
+                tf::errors::InvalidArgument("`num_rows` must be a scalar, at least 0. Received: ",
+                                            rows.SummarizeValue(4), " of shape ", rows.shape().DebugString()));
+    const int64_t num_rows = rows.scalar<int64_t>()();
+    std::vector<Segment> segments;
+    OP_REQUIRES_OK(context, Unpack(context, num_rows, &segments));
+    tf::Tensor* out = nullptr;
+    tf::TensorShape shape;
+    OP_REQUIRES_OK(context, tf::TensorShape::BuildTensorShape({num_rows, dim_}, &shape));
+    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &out));
+    SegmentSum(segments, num_rows, dim_, out->flat<float>().data(), DeviceParallel(context));
+  }
+
+ private:
+  // Reads and checks every pair of gradients and positions.
+  absl::Status Unpack(tf::OpKernelContext* context, int64_t num_rows, std::vector<Segment>* segments) const {
+    tf::OpInputList gradients, positions;
+    TF_RETURN_IF_ERROR(context->input_list("gradients", &gradients));
+    TF_RETURN_IF_ERROR(context->input_list("inverse", &positions));
+    for (int i = 0; i < gradients.size(); ++i) {
+      tf::TensorShape expected = positions[i].shape();
+      TF_RETURN_IF_ERROR(expected.AddDimWithStatus(dim_));
+      if (gradients[i].shape() != expected) {
+        return tf::errors::InvalidArgument("`gradients[", i, "]` must have the shape of `inverse[", i, "]` and dim, ",
+                                           expected.DebugString(), ". Received: ", gradients[i].shape().DebugString());
+      }
+      segments->push_back({gradients[i].flat<float>().data(), positions[i].flat<int32_t>().data(),
+                           positions[i].NumElements()});
+      const int64_t bad = FirstPositionOutside(segments->back(), num_rows);
+      if (bad >= 0) {
+        return tf::errors::InvalidArgument("`inverse[", i, "]` must be at least 0 and below num_rows, ", num_rows,
+                                           ". Received: ", segments->back().positions[bad]);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  int64_t dim_ = 0;
+};
+
+REGISTER_KERNEL_BUILDER(Name("TfpsSegmentSumRows").Device(tf::DEVICE_CPU), SegmentSumRowsOp);
+
+}  // namespace
+}  // namespace tfps

@@ -1,0 +1,46 @@
+// Registration, shape function and documentation of TfpsSegmentSumRows.
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace tfps {
+namespace {
+
+using ::tensorflow::shape_inference::DimensionHandle;
+using ::tensorflow::shape_inference::InferenceContext;
+using ::tensorflow::shape_inference::ShapeHandle;
+
+// gradients[i] is inverse[i]'s shape and dim; num_rows is a scalar; the sums are [num_rows, dim].
+absl::Status SegmentSumRowsShape(InferenceContext* c) {
+  int64_t dim = 0, n = 0;
+  TF_RETURN_IF_ERROR(c->GetAttr("dim", &dim));
+  TF_RETURN_IF_ERROR(c->GetAttr("N", &n));
+  for (int i = 0; i < n; ++i) {
+    ShapeHandle expected, merged;
+    TF_RETURN_IF_ERROR(c->Concatenate(c->input(n + i), c->Vector(dim), &expected));
+    TF_RETURN_IF_ERROR(c->Merge(c->input(i), expected, &merged));
+  }
+  DimensionHandle rows;
+  TF_RETURN_IF_ERROR(c->MakeDimForScalarInput(2 * n, &rows));
+  c->set_output(0, c->Matrix(rows, dim));
+  return absl::OkStatus();
+}
+
+REGISTER_OP("TfpsSegmentSumRows")
+    .Input("gradients: N * float")
+    .Input("inverse: N * int32")
+    .Input("num_rows: int64")
+    .Output("sums: float")
+    .Attr("N: int >= 1")
+    .Attr("dim: int >= 1")
+    .SetShapeFn(SegmentSumRowsShape)
+    .Doc(R"doc(
+Adds up, row by row, the gradients of all places that were given that row.
+
+gradients: One tensor a lookup, the shape of its inverse and dim.
+inverse: One tensor a lookup, any shape: for each place the row it was given, at least 0 and below num_rows.
+num_rows: Rows of the result.
+sums: [num_rows, dim]; a row that no place was given is 0.
+)doc");
+
+}  // namespace
+}  // namespace tfps
