@@ -213,7 +213,7 @@ class Plan:
                 raise PlanError(f"`format` of a saved plan must be {_FORMAT}. Received: {data['format']!r}.")
             return cls(data["num_servers"], tuple(_placement_from_json(item) for item in data["variables"]))
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise PlanError(f"`text` must be a plan saved by `Plan.save`. Received: {text[:80]!r} ({error}).") from error
+            raise PlanError(f"`text` must be a plan that `save` wrote. Received: {text[:80]!r} ({error}).") from error
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes the plan to a JSON file."""

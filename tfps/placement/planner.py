@@ -1,13 +1,15 @@
 """From variables to a plan: all at once, or one at a time as a model creates them."""
 
+import dataclasses
 import threading
 from collections.abc import Iterable
 from typing import Any
 
 from tfps.errors import PlanError
-from tfps.placement.balancers import Loads, as_balancer, demand_of
+from tfps.placement.balancers import as_balancer
+from tfps.placement.loads import Loads, demand_of
 from tfps.placement.model import Placement, Plan, check_fits
-from tfps.placement.partitioners import as_partitioner
+from tfps.placement.partitioners import Partitioner, as_partitioner
 from tfps.placement.routing import Routing, RoutingKind
 from tfps.placement.spec import VariableSpec
 
@@ -34,11 +36,39 @@ def plan(
     Raises:
         PlanError: an argument breaks its rule.
     """
-    specs, balancer = list(specs), as_balancer(balancer)
-    placer = IncrementalPlacer(num_servers, partitioner, balancer, routing=routing)
-    heaviest_first = balancer.order([demand_of(placer.split(spec)) for spec in specs])
-    placed = {index: placer.place(specs[index]) for index in heaviest_first}
-    return Plan(num_servers, tuple(placed[index] for index in range(len(specs))))
+    splitter = Splitter(num_servers, as_partitioner(partitioner), routing)
+    splits = [splitter.split(spec) for spec in specs]
+    servers = as_balancer(balancer).assign_all([demand_of(split) for split in splits], num_servers)
+    return Plan(num_servers, tuple(Placement.on(s.spec, on, s.routing) for s, on in zip(splits, servers, strict=True)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Splitter:
+    """Decides shards and routing of a variable, before anyone decides on servers.
+
+    Args:
+        num_servers: parameter servers, at least 1.
+        partitioner: how many shards.
+        routing: how rows go to them, "div", "mod" or "hash".
+
+    Raises:
+        PlanError: an argument breaks its rule.
+    """
+
+    num_servers: int
+    partitioner: Partitioner
+    routing: RoutingKind
+
+    def __post_init__(self) -> None:
+        """Checks the fields, by the checks of what they are for."""
+        Plan(self.num_servers)
+        Routing(self.routing, 1, 1)
+
+    def split(self, spec: VariableSpec) -> Placement:
+        """The shards of a variable, all on server 0."""
+        shards = self.partitioner(spec, self.num_servers)
+        routing = Routing(self.routing, spec.rows, shards) if spec.is_table or shards > 1 else None
+        return Placement.on(spec, [0] * shards, routing)
 
 
 class IncrementalPlacer:
@@ -64,12 +94,10 @@ class IncrementalPlacer:
         routing: RoutingKind = "hash",
     ) -> None:
         """See the class."""
-        Routing(routing, 1, 1)  # checks the kind
-        self._num_servers = Plan(num_servers).num_servers
+        self._splitter = Splitter(num_servers, as_partitioner(partitioner), routing)
         if plan is not None and plan.num_servers != num_servers:
             raise PlanError(f"`plan` must be for {num_servers} servers. Received: one for {plan.num_servers}.")
-        self._partitioner, self._balancer = as_partitioner(partitioner), as_balancer(balancer)
-        self._routing = routing
+        self._balancer = as_balancer(balancer)
         self._follow = None if plan is None else {placement.spec.name: placement for placement in plan}
         self._lock = threading.Lock()  # guards the two below
         self._loads = Loads.none(num_servers)
@@ -79,7 +107,7 @@ class IncrementalPlacer:
     def plan(self) -> Plan:
         """The variables placed so far, in order."""
         with self._lock:
-            return Plan(self._num_servers, tuple(self._placed.values()))
+            return Plan(self._splitter.num_servers, tuple(self._placed.values()))
 
     def place(self, spec: VariableSpec) -> Placement:
         """Places one more variable.
@@ -97,21 +125,15 @@ class IncrementalPlacer:
             PlanError: the name was placed before, or `spec` has not the rows of `other`.
         """
         if spec.rows != other.spec.rows:
-            owner = other.spec
             raise PlanError(
-                f"variable {spec.name!r} must have {owner.rows} rows to lie beside {owner.name!r}. Received: {spec.rows}."
+                f"variable {spec.name!r} must have {other.spec.rows} rows to lie beside {other.spec.name!r}. "
+                f"Received: {spec.rows}."
             )
         with self._lock:
             return self._record(Placement(spec, other.shards, other.routing))
 
-    def split(self, spec: VariableSpec) -> Placement:
-        """How a variable would be split, all of it on server 0; places nothing."""
-        shards = self._partitioner(spec, self._num_servers)
-        routing = Routing(self._routing, spec.rows, shards) if spec.is_table or shards > 1 else None
-        return Placement.on(spec, [0] * shards, routing)
-
     def _balanced(self, spec: VariableSpec) -> Placement:
-        split = self.split(spec)
+        split = self._splitter.split(spec)
         servers = self._balancer.assign(demand_of(split), self._loads)
         return Placement.on(spec, servers, split.routing)
 

@@ -6,13 +6,15 @@ case and the one that does harm; where ids are hashed the estimate of a shard is
 """
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tfps.placement.routing import Routing
 from tfps.placement.spec import VariableSpec
+
+_Floats: TypeAlias = NDArray[np.float64]
 
 ZIPF_EXPONENT = 1.05
 """Between the 0.9 of click logs with many rare ids and the 1.2 of small vocabularies."""
@@ -28,8 +30,8 @@ class Traffic(NamedTuple):
     lookups: repeats counted. unique: each row once, what crosses when ids are deduplicated.
     """
 
-    lookups: NDArray[np.float64]
-    unique: NDArray[np.float64]
+    lookups: _Floats
+    unique: _Floats
 
 
 def table_traffic(spec: VariableSpec, routing: Routing) -> Traffic:
@@ -51,13 +53,14 @@ def _zipf_traffic(routing: Routing, draws: float) -> Traffic:
     return Traffic(*(_per_shard(values, owner, share) for values in (expected, seen)))
 
 
-def _per_shard(values: NDArray[np.float64], owner: NDArray[np.int32], share: NDArray[np.float64]) -> NDArray[np.float64]:
+def _per_shard(values: _Floats, owner: NDArray[np.int32], share: _Floats) -> _Floats:
+    """Sums head values by the shard that owns them, and tail values by the part of their range a shard holds."""
     head = np.bincount(owner, weights=values[: owner.size], minlength=share.shape[1])
-    total: NDArray[np.float64] = head + values[owner.size :] @ share
+    total: _Floats = head + values[owner.size :] @ share
     return total
 
 
-def _tail_buckets(head: int, rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _tail_buckets(head: int, rows: int) -> tuple[_Floats, _Floats]:
     """Ranks [head, rows) cut into ranges that grow by a quarter: (starts, ends)."""
     edges = [float(head)]
     while edges[-1] < rows:
@@ -65,19 +68,19 @@ def _tail_buckets(head: int, rows: int) -> tuple[NDArray[np.float64], NDArray[np
     return np.array(edges[:-1]), np.array(edges[1:])
 
 
-def _integral(starts: NDArray[np.float64], ends: NDArray[np.float64]) -> NDArray[np.float64]:
+def _integral(starts: _Floats, ends: _Floats) -> _Floats:
     """Sum of r**-ZIPF_EXPONENT over the ranks start < r <= end, by the midpoint rule."""
     power = 1 - ZIPF_EXPONENT
-    result: NDArray[np.float64] = ((ends + 0.5) ** power - (starts + 0.5) ** power) / power
+    result: _Floats = ((ends + 0.5) ** power - (starts + 0.5) ** power) / power
     return result
 
 
-def _tail_share(routing: Routing, starts: NDArray[np.float64], ends: NDArray[np.float64]) -> NDArray[np.float64]:
+def _tail_share(routing: Routing, starts: _Floats, ends: _Floats) -> _Floats:
     """Part of each range of ids that each shard holds, [ranges, shards]: ranges overlap for div, even otherwise."""
     if routing.kind != "div":
         return np.full((starts.size, routing.shards), 1 / routing.shards)
     index = np.arange(routing.shards + 1)
     edges = index * routing.base + np.minimum(index, routing.extra)
     overlap = np.minimum(ends[:, None], edges[1:]) - np.maximum(starts[:, None], edges[:-1])
-    share: NDArray[np.float64] = np.maximum(overlap, 0) / (ends - starts)[:, None]
+    share: _Floats = np.maximum(overlap, 0) / (ends - starts)[:, None]
     return share
