@@ -1,0 +1,176 @@
+"""The embedded cluster: parameter servers and workers as processes of this machine.
+
+Threading: every method may be called from any thread. Ownership: the servers end when `stop` is called or when this
+process ends, whatever ends it. Cost: `start` takes about one import of TensorFlow, done in a process beside this one,
+so `launch` first and do other work meanwhile.
+"""
+
+import dataclasses
+import os
+import tempfile
+import threading
+from types import TracebackType
+
+from tfps import env
+from tfps.cluster.server_group import ServerGroup, Task, TaskOrder, require_running
+from tfps.cluster.spec import ClusterSpec
+from tfps.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    num_ps: int
+    num_workers: int
+    start_timeout_s: float | None
+    ps_threads: int | None
+    worker_threads: int | None
+
+    def __post_init__(self) -> None:
+        for name in ("num_ps", "num_workers", "ps_threads", "worker_threads"):
+            _check_positive(name, getattr(self, name), optional=name.endswith("threads"))
+        if self.start_timeout_s is not None and not self.start_timeout_s > 0:
+            raise ConfigError(f"`start_timeout_s` must be above 0. Received: {self.start_timeout_s!r}.")
+
+    def threads(self, job: str) -> int:
+        """Compute threads a server: the cores are shared out, so that servers do not fight over them."""
+        chosen = self.ps_threads if job == "ps" else self.worker_threads
+        return chosen or max(1, available_cores() // self.count(job))
+
+    def count(self, job: str) -> int:
+        return self.num_ps if job == "ps" else self.num_workers
+
+
+class LocalCluster:
+    """Parameter servers and workers as processes of this machine.
+
+    Made, it only holds its settings; `start` (which a strategy calls) starts the processes.
+
+    Args:
+        num_ps: parameter servers, at least 1.
+        num_workers: workers, at least 1.
+        start_timeout_s: seconds the servers may take to come up; by default TFPS_START_TIMEOUT_S, else 60.
+        ps_threads: compute threads of a parameter server; by default the cores divided by `num_ps`.
+        worker_threads: compute threads of a worker; by default the cores divided by `num_workers`.
+        log_dir: a directory for a log file a task; by default a temporary one that goes when the cluster ends well.
+
+    Raises:
+        ConfigError: an argument breaks its rule; nothing was started.
+    """
+
+    def __init__(
+        self,
+        num_ps: int = 1,
+        num_workers: int = 2,
+        *,
+        start_timeout_s: float | None = None,
+        ps_threads: int | None = None,
+        worker_threads: int | None = None,
+        log_dir: str | None = None,
+    ) -> None:
+        self._settings = _Settings(num_ps, num_workers, start_timeout_s, ps_threads, worker_threads)
+        self._log_dir = log_dir
+        self._lock = threading.RLock()  # guards the two below
+        self._group: ServerGroup | None = None
+        self._spec: ClusterSpec | None = None
+
+    @property
+    def num_ps(self) -> int:
+        """How many parameter servers there are."""
+        return self._settings.num_ps
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers there are."""
+        return self._settings.num_workers
+
+    @property
+    def spec(self) -> ClusterSpec:
+        """Where the servers listen. There is no chief in it: the chief's own port is picked when it connects.
+
+        Raises:
+            ClusterError: the cluster is not started.
+        """
+        require_running(self._group if self._spec else None, "spec")
+        assert self._spec is not None
+        return self._spec
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The servers that are up, parameter servers first, each with its pid, address and log path."""
+        return self._group.tasks if self._group else ()
+
+    def launch(self) -> None:
+        """Begins to start the servers and returns at once; `start` waits for them."""
+        with self._lock:
+            if self._group is None:
+                self._group = self._make_group()
+                self._group.launch()
+
+    def start(self) -> None:
+        """Starts the servers and waits until they listen. Does nothing if they do.
+
+        Raises:
+            ClusterTimeoutError: one did not come up in time; it is named, and the others were stopped.
+            TaskDiedError: one ended instead.
+        """
+        with self._lock:
+            if self._spec is not None:
+                return
+            self.launch()
+            group = require_running(self._group, "start")
+            try:
+                group.wait(self._settings.start_timeout_s or env.start_timeout_s())
+            except BaseException:
+                self._group = None
+                raise
+            self._spec = _spec_of(group.tasks)
+
+    def check(self) -> None:
+        """Raises `TaskDiedError`, naming the task, with the tail of its log, if one has ended."""
+        require_running(self._group, "check").check()
+
+    def stop(self) -> None:
+        """Ends the servers; a later `start` begins anew. Does nothing if there are none."""
+        with self._lock:
+            if self._group is not None:
+                self._group.stop()
+            self._group = self._spec = None
+
+    def __enter__(self) -> "LocalCluster":
+        """Starts the servers."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the servers."""
+        self.stop()
+
+    def _make_group(self) -> ServerGroup:
+        if self._log_dir is not None:
+            os.makedirs(self._log_dir, exist_ok=True)
+        log_dir = self._log_dir or tempfile.mkdtemp(prefix="tfps-")
+        orders = [
+            TaskOrder(job, index, "127.0.0.1:0", os.path.join(log_dir, f"{job}-{index}.log"), self._settings.threads(job))
+            for job in ("ps", "worker")
+            for index in range(self._settings.count(job))
+        ]
+        return ServerGroup(orders, log_dir, temporary=self._log_dir is None)
+
+
+def available_cores() -> int:
+    """The cores this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _spec_of(tasks: tuple[Task, ...]) -> ClusterSpec:
+    addresses = {job: tuple(task.address for task in tasks if task.order.job == job) for job in ("ps", "worker")}
+    return ClusterSpec(worker=addresses["worker"], ps=addresses["ps"])
+
+
+def _check_positive(name: str, value: object, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")

@@ -1,0 +1,232 @@
+"""A group of server processes on this machine: start, watch, stop.
+
+Threading: every method may be called from any thread; one lock guards the state. Ownership: the group's processes
+belong to the process that called `launch` and end with it, whatever ends it; a fork of that process neither stops
+nor keeps them. Cost: one import of TensorFlow in a process beside this one, then about 40 ms a server; `check` is one
+non-blocking read.
+
+States: new -> launched (`launch`) -> up (`wait`) -> stopped (`stop`, a failed `wait`); none is ever left backwards.
+"""
+
+import dataclasses
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tfps import env
+from tfps.cluster import logs
+from tfps.errors import ClusterError, ClusterTimeoutError, TaskDiedError
+
+_STOP_S = 5.0
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from tfps.cluster import zygote; "
+    "zygote.main(int(sys.argv[2]), sys.argv[3])"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOrder:
+    """A server to start.
+
+    Args:
+        job: "ps" or "worker".
+        index: position in the job, from 0.
+        address: "host:port" to listen on; port 0 has the system pick one.
+        log_path: the file its output is appended to.
+        threads: compute threads of one op; 0 for one a core.
+    """
+
+    job: str
+    index: int
+    address: str
+    log_path: str
+    threads: int = 0
+
+    @property
+    def name(self) -> str:
+        """The task's name in messages and logs: "worker 0"."""
+        return f"{self.job} {self.index}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A server that is up: its order, process id and the address it is bound to."""
+
+    order: TaskOrder
+    pid: int
+    address: str
+
+    @property
+    def name(self) -> str:
+        """The task's name in messages and logs: "worker 0"."""
+        return self.order.name
+
+    @property
+    def log_path(self) -> str:
+        """The file its output goes to."""
+        return self.order.log_path
+
+
+class ServerGroup:
+    """The servers of `orders`, as processes of this machine.
+
+    Args:
+        orders: one a server.
+        log_dir: an existing directory for the log of the process that forks the servers.
+        temporary: whether `log_dir` is removed when the group ends, unless a server of it died.
+    """
+
+    def __init__(self, orders: Sequence[TaskOrder], log_dir: str, temporary: bool) -> None:
+        self._orders = {(order.job, order.index): order for order in orders}
+        self._log_dir, self._temporary = log_dir, temporary
+        self._lock = threading.RLock()  # guards everything below
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+        self._orders_fd = self._events_fd = -1
+        self._pending = b""
+        self._up: dict[tuple[str, int], Task] = {}
+        self._ended: dict[tuple[str, int], int] = {}  # exit status
+        self._closed = False
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The servers that came up, in the order asked for."""
+        with self._lock:
+            return tuple(self._up[key] for key in self._orders if key in self._up)
+
+    @property
+    def running(self) -> bool:
+        """Whether `launch` was called, and `stop` was not, in this process."""
+        with self._lock:
+            return self._process is not None and self._owner == os.getpid()
+
+    def launch(self) -> None:
+        """Starts the processes without waiting for them. Does nothing if they were started."""
+        with self._lock:
+            if self._process is not None:
+                return
+            self._owner = os.getpid()
+            self._start_zygote()
+            lines = "".join(json.dumps(dataclasses.asdict(order)) + "\n" for order in self._orders.values())
+            os.write(self._orders_fd, lines.encode())
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until every server is up.
+
+        Raises:
+            ClusterTimeoutError: one is not after `timeout_s`; the others are stopped.
+            TaskDiedError: one ended instead; the others are stopped.
+        """
+        deadline = time.monotonic() + timeout_s
+        try:
+            while len(self.tasks) < len(self._orders):
+                remaining_s = deadline - time.monotonic()
+                if remaining_s <= 0:
+                    raise ClusterTimeoutError(self._describe_missing(timeout_s))
+                self._read_events(remaining_s)
+                self.check()
+        except BaseException:
+            self.stop()
+            raise
+
+    def check(self) -> None:
+        """Raises `TaskDiedError` with the tail of its log if a server, or the process that forked them, is dead."""
+        with self._lock:
+            self._read_events(0)
+            for key, status in self._ended.items():
+                raise TaskDiedError(self._describe_end(self._orders[key], status))
+            if self._closed and self._process is not None:
+                raise TaskDiedError(
+                    "The process that holds the servers of this machine ended, and they with it. The last lines of "
+                    f"its log {self._zygote_log}:\n{logs.tail(self._zygote_log)}"
+                )
+
+    def stop(self) -> None:
+        """Kills every server and waits until they are gone. Does nothing in a fork, or if they were stopped."""
+        with self._lock:
+            if not self.running:
+                return
+            process, self._process = self._process, None
+            assert process is not None
+            os.close(self._orders_fd)
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            os.close(self._events_fd)
+
+    @property
+    def _zygote_log(self) -> str:
+        return os.path.join(self._log_dir, "servers.log")
+
+    def _start_zygote(self) -> None:
+        # Plain descriptors: file objects would be closed, and the servers killed, while Python ends but TensorFlow
+        # still talks to them. The kernel closes these when the process is really gone.
+        orders, self._orders_fd = os.pipe()
+        self._events_fd, events = os.pipe()
+        arguments = [json.dumps(sys.path), str(os.getpid()), self._log_dir if self._temporary else ""]
+        with open(self._zygote_log, "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, *arguments],
+                stdin=orders, stdout=events, stderr=log, env=_zygote_environment(), start_new_session=True,
+            )  # fmt: skip
+        os.close(orders)
+        os.close(events)
+
+    def _read_events(self, timeout_s: float) -> None:
+        with self._lock:
+            if self._closed or not self.running or not select.select([self._events_fd], [], [], timeout_s)[0]:
+                return
+            data = os.read(self._events_fd, 65536)
+            self._closed = not data
+            *lines, self._pending = (self._pending + data).split(b"\n")
+            for line in lines:
+                self._note(json.loads(line))
+
+    def _note(self, event: dict[str, Any]) -> None:
+        key = (event.get("job", ""), event.get("index", -1))
+        if event["event"] == "started":
+            self._up[key] = Task(self._orders[key], event["pid"], event["address"])
+        elif event["event"] == "ended":
+            self._ended[key] = event["status"]
+
+    def _describe_missing(self, timeout_s: float) -> str:
+        missing = [order for key, order in self._orders.items() if key not in self._up]
+        names = ", ".join(order.name for order in missing)
+        path = missing[0].log_path if os.path.exists(missing[0].log_path) else self._zygote_log
+        return (
+            f"{names} did not come up within {timeout_s:g} s (TFPS_START_TIMEOUT_S); the others were stopped. The last "
+            f"lines of its log {path}:\n{logs.tail(path)}"
+        )
+
+    def _describe_end(self, order: TaskOrder, status: int) -> str:
+        task = self._up.get((order.job, order.index))
+        process = f" (process {task.pid} at {task.address})" if task else ""
+        return (
+            f"{order.name}{process} ended {logs.describe_status(status)}. The last lines of its log "
+            f"{order.log_path}:\n{logs.tail(order.log_path)}"
+        )
+
+
+def _zygote_environment() -> dict[str, str]:
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
+    # CUDA does not survive a fork, so the servers of one machine compute on its cores. OpenBLAS would start threads.
+    return environment | {
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": env.server_log_level(),
+    }
+
+
+def require_running(group: ServerGroup | None, what: str) -> ServerGroup:
+    """The group, if it is there; `ClusterError` naming `what` was asked of a cluster that is not started."""
+    if group is None:
+        raise ClusterError(f"`{what}` needs a started cluster: call `start()` first.")
+    return group

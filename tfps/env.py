@@ -1,0 +1,56 @@
+"""Every environment variable tfps reads, one documented function each.
+
+All are read when asked for, never at import, so a program (or a test) may set them at any time before the call.
+No state, safe from any thread, no cost worth naming. A value that breaks its rule raises `ConfigError`.
+"""
+
+import os
+
+from tfps.errors import ConfigError
+
+
+def tf_config() -> str | None:
+    """`TF_CONFIG`: this task's place in the cluster, as JSON; None if it is unset or blank."""
+    text = os.environ.get("TF_CONFIG", "")
+    return text if text.strip() else None
+
+
+def start_timeout_s() -> float:
+    """`TFPS_START_TIMEOUT_S`: seconds a server started on this machine may take to come up. Default 60."""
+    return _positive_seconds("TFPS_START_TIMEOUT_S", 60.0)
+
+
+def join_timeout_s() -> float:
+    """`TFPS_JOIN_TIMEOUT_S`: seconds the tasks of a TF_CONFIG cluster wait for one another. Default 120.
+
+    The chief waits that long for every server, and each server for the chief. Raise it where tasks are scheduled
+    minutes apart.
+    """
+    return _positive_seconds("TFPS_JOIN_TIMEOUT_S", 120.0)
+
+
+def chief_grace_s() -> float | None:
+    """`TFPS_CHIEF_GRACE_S`: seconds a server outlives a chief that is gone; None if unset.
+
+    Unset, a server ends 2 s after the chief's port is closed and 30 s after its host stopped answering. Set it
+    where a failed chief is started again and should find its servers still there.
+    """
+    return _positive_seconds("TFPS_CHIEF_GRACE_S", None)
+
+
+def server_log_level() -> str:
+    """`TF_CPP_MIN_LOG_LEVEL` for the servers tfps starts: what the user set, else "1" (warnings and errors)."""
+    return os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
+
+
+def _positive_seconds(name: str, default: float | None) -> float:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default  # type: ignore[return-value]
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 < seconds < 1e7:
+        raise ConfigError(f"{name} must be a number of seconds above 0. Received: {text!r}.")
+    return seconds
