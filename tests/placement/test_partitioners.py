@@ -1,6 +1,7 @@
 """How many shards: our partitioners by tables of cases, TensorFlow's own against themselves."""
 
 import random
+import sys
 
 import pytest
 
@@ -91,6 +92,12 @@ def test_partitioners_of_tensorflow_1_and_plain_functions_are_taken():
     assert as_partitioner(lambda shape, dtype, axis=0: [2, 1])(table(1000), 8) == 2
 
 
+def test_partitioners_of_tensorflow_need_it_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    with pytest.raises(PlanError, match="needs TensorFlow imported. Received it for 'table'"):
+        as_partitioner(lambda shape, dtype: [2, 1])(table(1000), 8)
+
+
 def test_own_functions_and_the_default():
     assert as_partitioner(None) == Auto()
     assert as_partitioner(lambda spec, num_servers: num_servers + 1)(table(10), 8) == 9
@@ -100,5 +107,6 @@ def test_own_functions_and_the_default():
 
 @pytest.mark.parametrize("parts", [[2, 2], [0, 1], []])
 def test_other_axes_are_not_split(parts):
+    pytest.importorskip("tensorflow")
     with pytest.raises(PlanError, match="'table' along its first axis only. Received"):
         FromTensorFlow(lambda shape, dtype: parts)(table(10), 8)

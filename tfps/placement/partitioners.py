@@ -5,11 +5,13 @@ for the slowest of several servers; biases and seed states that are split also b
 """
 
 import dataclasses
+import inspect
 import math
+import sys
 from typing import Any, Protocol
 
 from tfps.errors import PlanError
-from tfps.placement.spec import VariableSpec, dtype_bytes
+from tfps.placement.spec import VariableSpec
 
 
 class Partitioner(Protocol):
@@ -125,7 +127,8 @@ class FromTensorFlow:
         """Number of shards of `spec`."""
         if not spec.is_table:
             return 1
-        parts = [int(part) for part in self.partitioner(shape=_Shape(spec.shape), dtype=_DType(spec.dtype))]
+        shape, dtype = _to_tensorflow(spec)
+        parts = [int(part) for part in self.partitioner(shape=shape, dtype=dtype)]
         if not parts or parts[0] < 1 or any(part != 1 for part in parts[1:]):
             raise PlanError(
                 f"`partitioner` must split variable {spec.name!r} along its first axis only. Received: {parts} "
@@ -134,37 +137,15 @@ class FromTensorFlow:
         return _clamp(parts[0], spec, parts[0])
 
 
-class _Shape(tuple[int, ...]):
-    """As much of `tf.TensorShape` as partitioners use, without TensorFlow."""
+def _to_tensorflow(spec: VariableSpec) -> tuple[Any, Any]:
+    """Shape and type as TensorFlow's partitioners want them; they check for the very classes, so no stand-in will do.
 
-    __slots__ = ()
-    is_compatible_with = tuple.__eq__
-
-    @property
-    def rank(self) -> int:
-        return len(self)
-
-    ndims = rank
-
-    def as_list(self) -> list[int]:
-        return list(self)
-
-    def num_elements(self) -> int:
-        return math.prod(self)
-
-    def is_fully_defined(self) -> bool:
-        return True
-
-
-@dataclasses.dataclass(frozen=True)
-class _DType:
-    """As much of `tf.DType` as partitioners use, without TensorFlow."""
-
-    name: str
-
-    @property
-    def size(self) -> int:
-        return dtype_bytes(self.name)
+    Whoever holds such a partitioner has imported TensorFlow, so it is only looked up: planning does not import it.
+    """
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None:
+        raise PlanError(f"`partitioner` of TensorFlow needs TensorFlow imported. Received it for {spec.name!r} without.")
+    return tensorflow.TensorShape(spec.shape), tensorflow.as_dtype(spec.dtype)
 
 
 def as_partitioner(partitioner: Any) -> Partitioner:
@@ -184,8 +165,6 @@ def as_partitioner(partitioner: Any) -> Partitioner:
 
 def _by_signature(partitioner: Any) -> Partitioner:
     """Ours take (spec, num_servers), TensorFlow's (shape, dtype)."""
-    import inspect
-
     names = list(inspect.signature(partitioner).parameters)
     if "spec" in names and "num_servers" in names:
         return partitioner  # type: ignore[no-any-return]
