@@ -12,6 +12,7 @@ import threading
 from types import TracebackType
 
 from tfps import env
+from tfps.cluster.disconnect import disconnect
 from tfps.cluster.server_group import ServerGroup, Task, TaskOrder, require_running
 from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ConfigError
@@ -133,6 +134,8 @@ class LocalCluster:
         """Ends the servers; a later `start` begins anew. Does nothing if there are none."""
         with self._lock:
             if self._group is not None:
+                if self._spec is not None and self._group.running:
+                    disconnect(self._spec)
                 self._group.stop()
             self._group = self._spec = None
 

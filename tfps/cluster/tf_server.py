@@ -18,10 +18,8 @@ def load_tensorflow() -> Any:
     """Imports TensorFlow and the tfps ops that servers run, without starting a thread or a context of TensorFlow's."""
     import tensorflow as tf
 
-    try:
-        from tfps.ops import library
-    except ImportError:  # the ops package is not there yet
-        return tf
+    from tfps.ops import library
+
     library.load()
     return tf
 

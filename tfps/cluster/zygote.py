@@ -12,6 +12,7 @@ It ends, and its servers with it (SIGKILL: a server has nothing to tidy), when i
 process is gone, or when it is itself killed. So nothing outlives the chief, however that ends.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -60,6 +61,7 @@ class _Zygote:
         self._failed = False
 
     def run(self) -> None:
+        """Works until the chief ends its input or is gone."""
         wakeup = _wake_on_signals(signal.SIGCHLD, signal.SIGUSR1)
         processes.signal_on_parent_death(signal.SIGUSR1)
         self._send({"event": "ready"})
@@ -102,10 +104,8 @@ class _Zygote:
                 self._send(_event("ended", order, pid) | {"status": os.waitstatus_to_exitcode(status)})
 
     def _send(self, event: dict[str, Any]) -> None:
-        try:
+        with contextlib.suppress(BrokenPipeError):  # the chief is gone; the loop is about to notice
             _send(self._events, event)
-        except BrokenPipeError:
-            pass  # the chief is gone; the loop is about to notice
 
 
 def _run_task(order: dict[str, Any], events: int, zygote: int) -> NoReturn:
