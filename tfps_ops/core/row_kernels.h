@@ -2,7 +2,7 @@
 //
 // Every target computes the same bits: elements of a row do not mix, and no multiply-add is fused. Cost: O(count * dim);
 // for tables larger than the caches it is the fetch of the rows, so rows are prefetched a few ahead.
-// Threads: a kernel keeps no state. Two calls must not touch one row at a time (see row_update.h for who sees to that).
+// Threads: a kernel keeps no state. Two calls must not touch one row at a time (see row_updater.h for who sees to that).
 #ifndef TFPS_OPS_CORE_ROW_KERNELS_H_
 #define TFPS_OPS_CORE_ROW_KERNELS_H_
 

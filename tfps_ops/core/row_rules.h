@@ -2,6 +2,7 @@
 //
 // g is the gradient of a row, w the row, the rest are its slots. Formulas are those of the Keras 3 optimizers of the same
 // name, restricted to the rows that have a gradient. Every rule first decays the row: w -= w * weight_decay * learning_rate.
+// Decay rates close to 1 are held as their distance from it: a float holds 0.001 a thousand times better than 0.999.
 #ifndef TFPS_OPS_CORE_ROW_RULES_H_
 #define TFPS_OPS_CORE_ROW_RULES_H_
 
@@ -37,13 +38,13 @@ struct AdagradRule : RowRule {
 // alpha = learning_rate * sqrt(1 - beta_2 ^ step) / (1 - beta_1 ^ step). Lazy: rows without a gradient do not move.
 struct AdamRule : RowRule {
   static constexpr int kSlots = 2;  // m, v
-  float alpha = 0;
   float one_minus_beta_1 = 0;
   float one_minus_beta_2 = 0;
   float epsilon = 0;
+  float alpha = 0;
 };
 
-// v = rho * v + (1 - rho) * g * g;  centered: c = rho * c + (1 - rho) * g, else c = 0;
+// v += (g * g - v) * (1 - rho);  centered: c += (g - c) * (1 - rho), else c = 0;
 // d = learning_rate * g / sqrt(v - c * c + epsilon);  with momentum: p = momentum * p + d, w -= p;  else w -= d.
 // A kernel for each of the four forms, because each has other slots.
 template <bool momentum_slot, bool centered_slot>
@@ -51,7 +52,7 @@ struct RmspropRule : RowRule {
   static constexpr int kSlots = 1 + momentum_slot + centered_slot;  // v, p if momentum, c if centered
   static constexpr bool kMomentum = momentum_slot;
   static constexpr bool kCentered = centered_slot;
-  float rho = 0;
+  float one_minus_rho = 0;
   float momentum = 0;
   float epsilon = 0;
 };

@@ -1,0 +1,44 @@
+"""Rows of several tables of one server, in one op that runs there."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.ops import library
+from tfps.ops.row_request import split_request, width
+
+
+def gather_rows(tables: Sequence[Any], request: Any) -> Any:
+    """Copies the rows a request asks for out of the tables of one server.
+
+    In C++ each table is locked against updates while its own rows are copied. TensorFlow's gather holds the same lock, but
+    shares it with TensorFlow's scatter, so without the library a row can be seen half updated.
+
+    Args:
+        tables: float32 variables of one server, [any, dim] each, in the order of the request's pieces.
+        request: int64, [len(tables) + m], from `route_unique`.
+
+    Returns:
+        float32, [m, dim], in the order of the request.
+
+    Raises:
+        ConfigError: the tables are no float32 matrices of one width.
+        tf.errors.InvalidArgumentError: the request does not fit the tables.
+    """
+    dim = width(tables)
+    ops = library.load()
+    with tf.device(tables[0].device):
+        if ops is None:
+            return gather_rows_graph(tables, request)
+        return ops.tfps_gather_rows(tables=[table.handle for table in tables], request=request, dim=dim)
+
+
+def gather_rows_graph(tables: Sequence[Any], request: Any) -> Any:
+    """The same by TensorFlow's own ops; see `gather_rows`."""
+    _, rows = split_request(request, len(tables))
+    gathered = [
+        tf.raw_ops.ResourceGather(resource=table.handle, indices=wanted, dtype=table.dtype)
+        for table, wanted in zip(tables, rows, strict=True)
+    ]
+    return tf.ensure_shape(tf.concat(gathered, axis=0), [None, tables[0].shape[1]])

@@ -1,0 +1,79 @@
+"""`route_unique` by TensorFlow's own ops, for where the library is not built, and to test it against."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+from tfps.ops.routes import RouteMap, RoutingRule
+
+PRIME = 2**31 - 1
+"""Modulus of the hash rotation, see tfps/placement/routing.py."""
+
+Routed: TypeAlias = tuple[tuple[Any, ...], Any, tuple[Any, ...]]
+
+
+def route_unique_graph(routes: RouteMap, ids: Sequence[Any]) -> Routed:
+    """Requests, unique ids and inverse; arguments and order are those of `tfps.ops.route_unique`."""
+    unique, inverse = zip(*map(_unique_in_range, routes.tables, ids), strict=True)
+    shards, local = zip(*(locate(t.routing, u) for t, u in zip(routes.tables, unique, strict=True)), strict=True)
+    numbers = [tf.gather(of_shard, shard) for of_shard, shard in zip(_piece_numbers(routes), shards, strict=True)]
+    piece = tf.concat(numbers, axis=0)
+    order = tf.argsort(piece, stable=True)
+    row_of = tf.math.invert_permutation(order)
+    requests = _requests(routes, piece, tf.gather(tf.concat(local, axis=0), order))
+    starts = tf.cumsum([tf.size(u) for u in unique], exclusive=True)
+    inverse = tuple(
+        tf.reshape(tf.gather(row_of, places + starts[t]), tf.shape(ids[t])) for t, places in enumerate(inverse)
+    )
+    return requests, tf.gather(tf.concat(unique, axis=0), order), inverse
+
+
+def locate(rule: RoutingRule, ids: Any) -> tuple[Any, Any]:
+    """Shard and local row of global rows, as `Routing.locate` of tfps/placement/routing.py has it.
+
+    Args:
+        rule: the table's routing.
+        ids: int64 vector, 0 <= id < rule.rows.
+
+    Returns:
+        (shard, local row), both int64, of the shape of `ids`.
+    """
+    base, extra = divmod(rule.rows, rule.shards)
+    if rule.kind == "div":
+        shard = tf.maximum(ids // (base + 1), (ids - extra) // base)
+        return shard, ids - shard * base - tf.minimum(shard, tf.constant(extra, tf.int64))
+    local, turn = ids // rule.shards, ids % rule.shards
+    mixed = (local % PRIME * rule.multiplier + rule.offset) % PRIME
+    rotation = tf.where(local < base, mixed * mixed % PRIME % rule.shards, tf.zeros_like(mixed))
+    return (turn + rotation) % rule.shards, local
+
+
+def _unique_in_range(table: Any, ids: Any) -> tuple[Any, Any]:
+    flat = tf.reshape(ids, [-1])
+    outside = (flat < 0) | (flat >= table.routing.rows)
+    message = f"id out of range: table {table.name!r} holds ids at least 0 and below {table.routing.rows}. Received:"
+    check = tf.debugging.Assert(~tf.reduce_any(outside), [message, tf.boolean_mask(flat, outside)[:1]])
+    with tf.control_dependencies([check]):
+        unique, inverse = tf.unique(flat)
+    return unique, inverse
+
+
+def _piece_numbers(routes: RouteMap) -> list[Any]:
+    """For each table the number of each of its shards' pieces, counted over all servers, [shards]."""
+    numbers = [np.zeros(table.routing.shards, np.int32) for table in routes.tables]
+    for number, (table, shard) in enumerate(itertools.chain(*routes.pieces)):
+        numbers[table][shard] = number
+    return numbers
+
+
+def _requests(routes: RouteMap, piece: Any, local: Any) -> tuple[Any, ...]:
+    """For each server the counts of its pieces and the local rows; `local` is sorted by piece, `piece` need not be."""
+    pieces = [len(of_server) for of_server in routes.pieces]
+    # Sizes in int64, as the rows are, so that one vector can hold both.
+    counts = tf.math.bincount(piece, minlength=sum(pieces), maxlength=sum(pieces), dtype=tf.int64)
+    heads = tf.split(counts, pieces)
+    rows = tf.split(local, [tf.reduce_sum(head) for head in heads], num=routes.num_servers)
+    return tuple(tf.concat(parts, axis=0) for parts in zip(heads, rows, strict=True))

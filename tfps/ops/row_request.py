@@ -1,0 +1,49 @@
+"""What a server is asked for: which rows of which of its tables. The layout is that of tfps_ops/core/unique_router.h."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.errors import ConfigError
+
+
+def split_request(request: Any, tables: int) -> tuple[Any, list[Any]]:
+    """Takes a request apart, in a TensorFlow graph.
+
+    Example: for 2 tables, `[2, 1, 7, 0, 5]` gives the counts `[2, 1]` and the rows `[7, 0]` and `[5]`.
+
+    Args:
+        request: int64, [tables + m], a count a table and then the rows.
+        tables: number of tables, at least 1.
+
+    Returns:
+        (counts, rows): int64 [tables], and one int64 vector a table.
+    """
+    counts, rows = request[:tables], request[tables:]
+    fits = tf.reduce_all(counts >= 0) & (tf.reduce_sum(counts) == tf.size(rows, tf.int64))
+    message = "the counts of `request` must be at least 0 and add up to its rows. Received:"
+    with tf.control_dependencies([tf.debugging.Assert(fits, [message, counts])]):
+        return tf.identity(counts), tf.split(rows, counts, num=tables)
+
+
+def width(tables: Any) -> int:
+    """Columns of the tables of one request.
+
+    Args:
+        tables: variables, [any, dim] each, at least one.
+
+    Returns:
+        dim.
+
+    Raises:
+        ConfigError: there is no table, or one of them is no float matrix of the others' width.
+    """
+    if not tables:
+        raise ConfigError("`tables` must hold at least one variable. Received: none.")
+    for table in tables:
+        if table.dtype != tf.float32 or table.shape.rank != 2 or table.shape[1] != tables[0].shape[1]:
+            raise ConfigError(
+                "`tables` must be float32 matrices of one width. "
+                f"Received: {table.dtype.name} of shape {table.shape} after one of shape {tables[0].shape}."
+            )
+    return int(tables[0].shape[1])

@@ -1,0 +1,50 @@
+"""Sums of the gradients of each unique row: the backward pass of `expand_rows`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.errors import ConfigError
+from tfps.ops import library
+
+
+def segment_sum_rows(gradients: Sequence[Any], inverse: Sequence[Any], num_rows: Any) -> Any:
+    """Adds up, row by row, the gradients of all places that were given that row.
+
+    Args:
+        gradients: one float32 tensor a lookup, the shape of its inverse and dim.
+        inverse: one int32 tensor a lookup, any shape: for each place its row, at least 0 and below `num_rows`.
+        num_rows: rows of the result, scalar.
+
+    Returns:
+        float32, [num_rows, dim]; a row that no place was given is 0.
+
+    Raises:
+        ConfigError: there is no lookup, the lists differ in length, or dim is not known.
+        tf.errors.InvalidArgumentError: a row is not below `num_rows`.
+    """
+    if not gradients or len(gradients) != len(inverse):
+        raise ConfigError(
+            "`gradients` and `inverse` must have one element a lookup, at least one. "
+            f"Received: {len(gradients)} and {len(inverse)}."
+        )
+    gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    dim = gradients[0].shape[-1]
+    if dim is None:
+        raise ConfigError(f"`gradients` must have a known last dimension. Received: shape {gradients[0].shape}.")
+    ops = library.load()
+    if ops is None:
+        return segment_sum_rows_graph(gradients, inverse, num_rows)
+    rows = tf.cast(num_rows, tf.int64)
+    return ops.tfps_segment_sum_rows(gradients=gradients, inverse=list(inverse), num_rows=rows, dim=int(dim))
+
+
+def segment_sum_rows_graph(gradients: Sequence[Any], inverse: Sequence[Any], num_rows: Any) -> Any:
+    """The same by TensorFlow's own ops; see `segment_sum_rows`."""
+    dim = gradients[0].shape[-1]
+    values = tf.concat([tf.reshape(gradient, [-1, dim]) for gradient in gradients], axis=0)
+    rows = tf.concat([tf.reshape(places, [-1]) for places in inverse], axis=0)
+    in_range = tf.debugging.Assert(tf.reduce_all(rows >= 0), ["`inverse` must be at least 0. Received:", rows])
+    with tf.control_dependencies([in_range]):
+        return tf.math.unsorted_segment_sum(values, rows, num_rows)

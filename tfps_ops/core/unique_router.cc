@@ -1,0 +1,143 @@
+#include "tfps_ops/core/unique_router.h"
+
+#include <numeric>
+#include <utility>
+
+namespace tfps {
+namespace {
+
+// A set of ids that numbers its members in the order they came. Open addressing, at most half full.
+class IdNumbers {
+ public:
+  // For at most `ids` members in [0, rows). A table hardly larger than the batch is its own perfect hash.
+  IdNumbers(int64_t ids, int64_t rows) {
+    int bits = 4;
+    while ((int64_t{1} << bits) < 2 * ids) ++bits;
+    direct_ = rows <= int64_t{1} << bits;
+    shift_ = 64 - bits;
+    mask_ = (int64_t{1} << bits) - 1;
+    slots_.assign(mask_ + 1, -1);
+  }
+
+  // The number of `id`; one past the members so far, which then are one more, where it is new.
+  int32_t Number(int64_t id, std::vector<int64_t>* members) {
+    int64_t slot = direct_ ? id : Hash(id);
+    for (; slots_[slot] >= 0; slot = (slot + 1) & mask_) {
+      if ((*members)[slots_[slot]] == id) return slots_[slot];
+    }
+    slots_[slot] = static_cast<int32_t>(members->size());
+    members->push_back(id);
+    return slots_[slot];
+  }
+
+ private:
+  // The high bits of a product with 2^64 / golden ratio: runs of ids spread evenly.
+  int64_t Hash(int64_t id) const {
+    return static_cast<int64_t>((static_cast<uint64_t>(id) * 0x9e3779b97f4a7c15u) >> shift_);
+  }
+
+  std::vector<int32_t> slots_;
+  bool direct_;
+  int shift_;
+  int64_t mask_;
+};
+
+// A hash lookup and its share of the routing.
+constexpr int64_t kNanosecondsAnId = 10;
+
+int64_t NanosecondsATable(const std::vector<TableIds>& ids) {
+  int64_t count = 0;
+  for (const TableIds& table : ids) count += table.count;
+  return 1 + count * kNanosecondsAnId / static_cast<int64_t>(ids.size());
+}
+
+}  // namespace
+
+PieceMap::PieceMap(std::vector<TableRoute> routes, int64_t servers) : routes_(std::move(routes)), pieces_(servers) {
+  for (const TableRoute& route : routes_) {
+    std::vector<int64_t>& numbers = numbers_.emplace_back();
+    for (int64_t server : route.servers) numbers.push_back(pieces_[server]++);
+  }
+}
+
+int64_t UniqueRouter::Read(const std::vector<TableIds>& ids, const ParallelFor& parallel) {
+  parallel(map_.tables(), NanosecondsATable(ids), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) ReadTable(map_.route(t).routing, ids[t], &work_[t]);
+  });
+  for (int64_t t = 0; t < map_.tables(); ++t) {
+    if (work_[t].out_of_range) return t;
+  }
+  LayOut();
+  return kAllInRange;
+}
+
+void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* work) const {
+  IdNumbers numbers(ids.count, routing.rows);
+  work->counts.assign(routing.shards, 0);
+  for (int64_t i = 0; i < ids.count; ++i) {
+    const int64_t id = ids.ids[i];
+    if (id < 0 || id >= routing.rows) {
+      work->out_of_range = true;
+      work->bad_id = id;
+      return;
+    }
+    ids.inverse[i] = numbers.Number(id, &work->unique);
+  }
+  work->places.reserve(work->unique.size());
+  for (int64_t id : work->unique) {
+    work->places.push_back(routing.Locate(id));
+    ++work->counts[work->places.back().shard];
+  }
+}
+
+// Where each piece begins, in the answer and in its server's request.
+void UniqueRouter::LayOut() {
+  rows_.assign(map_.servers(), 0);
+  for (int64_t t = 0; t < map_.tables(); ++t) {
+    const std::vector<int64_t>& servers = map_.route(t).servers;
+    work_[t].in_request.resize(servers.size());
+    for (size_t shard = 0; shard < servers.size(); ++shard) {
+      work_[t].in_request[shard] = map_.pieces(servers[shard]) + rows_[servers[shard]];
+      rows_[servers[shard]] += work_[t].counts[shard];
+    }
+  }
+  std::vector<int64_t> first_row(map_.servers());
+  std::partial_sum(rows_.begin(), rows_.end() - 1, first_row.begin() + 1);
+  for (int64_t t = 0; t < map_.tables(); ++t) {
+    const std::vector<int64_t>& servers = map_.route(t).servers;
+    work_[t].in_answer.resize(servers.size());
+    for (size_t shard = 0; shard < servers.size(); ++shard) {
+      const int64_t server = servers[shard];
+      work_[t].in_answer[shard] = first_row[server] + work_[t].in_request[shard] - map_.pieces(server);
+    }
+  }
+}
+
+int64_t UniqueRouter::answer_rows() const { return std::accumulate(rows_.begin(), rows_.end(), int64_t{0}); }
+
+void UniqueRouter::Write(const std::vector<TableIds>& ids, const std::vector<int64_t*>& requests, int64_t* unique_ids,
+                         const ParallelFor& parallel) {
+  parallel(map_.tables(), NanosecondsATable(ids), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) WriteTable(t, ids[t], requests, unique_ids);
+  });
+}
+
+void UniqueRouter::WriteTable(int64_t table, const TableIds& ids, const std::vector<int64_t*>& requests,
+                              int64_t* unique_ids) {
+  Work& work = work_[table];
+  const std::vector<int64_t>& servers = map_.route(table).servers;
+  for (size_t shard = 0; shard < servers.size(); ++shard) {
+    requests[servers[shard]][map_.piece(table, shard)] = work.counts[shard];
+  }
+  std::vector<int32_t> row_of(work.unique.size());
+  for (size_t u = 0; u < work.unique.size(); ++u) {
+    const Place& place = work.places[u];
+    const int64_t row = work.in_answer[place.shard]++;
+    requests[servers[place.shard]][work.in_request[place.shard]++] = place.local;
+    unique_ids[row] = work.unique[u];
+    row_of[u] = static_cast<int32_t>(row);
+  }
+  for (int64_t i = 0; i < ids.count; ++i) ids.inverse[i] = row_of[ids.inverse[i]];
+}
+
+}  // namespace tfps

@@ -1,0 +1,98 @@
+// One pass over the ids of a step: each table's ids made unique, and sorted out by the server that holds their rows.
+//
+// A table's shards lie on servers; a shard on a server is a piece. The pieces of one server are numbered table after table,
+// and within a table shard after shard. What a server is sent is its *request*: first how many rows of each of its
+// pieces are wanted, then these rows, piece after piece. Example, a server with two pieces: [2, 1, 7, 0, 5] asks for the
+// local rows 7 and 0 of the first and 5 of the second.
+// The *answer* of all servers, one after the other in this order, is the matrix of unique rows; `inverse` says for each id
+// which row of it is its own. Within a piece, rows are in the order in which the step first asked for them.
+#ifndef TFPS_OPS_CORE_UNIQUE_ROUTER_H_
+#define TFPS_OPS_CORE_UNIQUE_ROUTER_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "tfps_ops/core/parallel.h"
+#include "tfps_ops/core/routing.h"
+
+namespace tfps {
+
+// Where the shards of one table lie.
+struct TableRoute {
+  Routing routing;
+  std::vector<int64_t> servers;  // [routing.shards], the server of each shard
+};
+
+// Ids of one table in one step, and where to write which row of the answer each of them gets; nothing is owned.
+struct TableIds {
+  const int64_t* ids = nullptr;  // [count]
+  int32_t* inverse = nullptr;    // [count]
+  int64_t count = 0;             // at most 2^30 over all tables
+};
+
+// Which pieces there are. A value, made once for a graph; any number of threads may use it.
+class PieceMap {
+ public:
+  // Every server in `routes` must be in [0, servers).
+  PieceMap(std::vector<TableRoute> routes, int64_t servers);
+
+  int64_t tables() const { return static_cast<int64_t>(routes_.size()); }
+  int64_t servers() const { return static_cast<int64_t>(pieces_.size()); }
+  int64_t pieces(int64_t server) const { return pieces_[server]; }
+  const TableRoute& route(int64_t table) const { return routes_[table]; }
+  // The number of a shard's piece among the pieces of its server.
+  int64_t piece(int64_t table, int64_t shard) const { return numbers_[table][shard]; }
+
+ private:
+  std::vector<TableRoute> routes_;
+  std::vector<std::vector<int64_t>> numbers_;
+  std::vector<int64_t> pieces_;
+};
+
+// The work of one step, in two halves because the second writes to memory whose size the first finds.
+// Cost: O(ids), a hash lookup each, and a routing for each unique one. Threads: tables are shared out over them; the
+// object itself belongs to one thread.
+class UniqueRouter {
+ public:
+  static constexpr int64_t kAllInRange = -1;
+
+  // `map` must outlive this.
+  explicit UniqueRouter(const PieceMap& map) : map_(map), work_(map.tables()) {}
+
+  // Reads the ids of every table, [map.tables()]. Returns the first table with an id outside it, whose id is then in
+  // bad_id(), or kAllInRange.
+  int64_t Read(const std::vector<TableIds>& ids, const ParallelFor& parallel);
+  int64_t bad_id(int64_t table) const { return work_[table].bad_id; }
+
+  // After Read: length of a server's request, and rows of the answer of all of them.
+  int64_t request_size(int64_t server) const { return map_.pieces(server) + rows_[server]; }
+  int64_t answer_rows() const;
+
+  // Writes requests[server], [request_size(server)]; the global id of each row of the answer; and every inverse.
+  void Write(const std::vector<TableIds>& ids, const std::vector<int64_t*>& requests, int64_t* unique_ids,
+             const ParallelFor& parallel);
+
+ private:
+  // What is known of one table.
+  struct Work {
+    std::vector<int64_t> unique;     // [unique], in the order first asked for
+    std::vector<Place> places;       // [unique]
+    std::vector<int64_t> counts;     // [shards], unique ids of each
+    std::vector<int64_t> in_answer;  // [shards], the row of the answer where each begins
+    std::vector<int64_t> in_request; // [shards], the element of its server's request where each begins
+    bool out_of_range = false;
+    int64_t bad_id = 0;
+  };
+
+  void ReadTable(const Routing& routing, const TableIds& ids, Work* work) const;
+  void WriteTable(int64_t table, const TableIds& ids, const std::vector<int64_t*>& requests, int64_t* unique_ids);
+  void LayOut();
+
+  const PieceMap& map_;
+  std::vector<Work> work_;
+  std::vector<int64_t> rows_;  // [servers], rows asked of each
+};
+
+}  // namespace tfps
+
+#endif  // TFPS_OPS_CORE_UNIQUE_ROUTER_H_

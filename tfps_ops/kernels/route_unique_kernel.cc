@@ -1,0 +1,157 @@
+// Kernel of TfpsRouteUnique: unpacks attributes and tensors and calls core/unique_router.h.
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tfps_ops/core/unique_router.h"
+#include "tfps_ops/kernels/device_parallel.h"
+
+namespace tfps {
+namespace {
+
+namespace tf = ::tensorflow;
+
+constexpr int64_t kMaxIds = int64_t{1} << 30;
+
+absl::Status KindOf(const std::string& name, RoutingKind* kind) {
+  if (name == "div") *kind = RoutingKind::kDiv;
+  else if (name == "mod") *kind = RoutingKind::kMod;
+  else if (name == "hash") *kind = RoutingKind::kHash;
+  else return tf::errors::InvalidArgument("`kinds` must be div, mod or hash. Received: ", name);
+  return absl::OkStatus();
+}
+
+absl::Status CheckRouting(const Routing& routing) {
+  if (routing.rows < 1 || routing.rows > int64_t{1} << 62 || routing.shards < 1 || routing.shards > routing.rows) {
+    return tf::errors::InvalidArgument("`rows` must be 1 to 2^62 and `shards` 1 to rows. Received: ", routing.rows,
+                                       " rows, ", routing.shards, " shards");
+  }
+  for (int64_t factor : {routing.multiplier, routing.offset}) {
+    if (factor < 0 || factor >= Routing::kPrime) {
+      return tf::errors::InvalidArgument("`multipliers` and `offsets` must be at least 0 and below ", Routing::kPrime,
+                                         ". Received: ", factor);
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Reads attributes that are lists with an element a table.
+class RouteAttributes {
+ public:
+  explicit RouteAttributes(tf::OpKernelConstruction* context) : context_(context) {}
+
+  absl::Status Read(std::vector<std::string>* names, std::vector<TableRoute>* routes, int64_t* servers) {
+    int64_t tables = 0;
+    TF_RETURN_IF_ERROR(context_->GetAttr("N", &tables));
+    TF_RETURN_IF_ERROR(context_->GetAttr("num_servers", servers));
+    std::vector<std::string> kinds;
+    std::vector<int64_t> rows, shards, multipliers, offsets, homes;
+    TF_RETURN_IF_ERROR(ReadList("tables", tables, names));
+    TF_RETURN_IF_ERROR(ReadList("kinds", tables, &kinds));
+    TF_RETURN_IF_ERROR(ReadList("rows", tables, &rows));
+    TF_RETURN_IF_ERROR(ReadList("shards", tables, &shards));
+    TF_RETURN_IF_ERROR(ReadList("multipliers", tables, &multipliers));
+    TF_RETURN_IF_ERROR(ReadList("offsets", tables, &offsets));
+    TF_RETURN_IF_ERROR(context_->GetAttr("servers", &homes));
+    for (int64_t t = 0; t < tables; ++t) {
+      TableRoute route;
+      TF_RETURN_IF_ERROR(KindOf(kinds[t], &route.routing.kind));
+      route.routing.rows = rows[t];
+      route.routing.shards = shards[t];
+      route.routing.multiplier = multipliers[t];
+      route.routing.offset = offsets[t];
+      TF_RETURN_IF_ERROR(CheckRouting(route.routing));
+      TF_RETURN_IF_ERROR(TakeServers(*servers, &homes, &route));
+      routes->push_back(route);
+    }
+    return homes.empty() ? absl::OkStatus()
+                         : tf::errors::InvalidArgument("`servers` must name one server a shard. Received: ",
+                                                       homes.size(), " more");
+  }
+
+ private:
+  template <class T>
+  absl::Status ReadList(const char* name, int64_t tables, std::vector<T>* list) {
+    TF_RETURN_IF_ERROR(context_->GetAttr(name, list));
+    if (static_cast<int64_t>(list->size()) == tables) return absl::OkStatus();
+    return tf::errors::InvalidArgument("`", name, "` must have an element for each of ", tables,
+                                       " tables. Received: ", list->size());
+  }
+
+  // Moves the servers of the route's shards from the front of `homes`.
+  static absl::Status TakeServers(int64_t servers, std::vector<int64_t>* homes, TableRoute* route) {
+    if (static_cast<int64_t>(homes->size()) < route->routing.shards) {
+      return tf::errors::InvalidArgument("`servers` must name one server a shard. Received: ", homes->size(),
+                                         " for the last ", route->routing.shards, " shards");
+    }
+    route->servers.assign(homes->begin(), homes->begin() + route->routing.shards);
+    homes->erase(homes->begin(), homes->begin() + route->routing.shards);
+    for (int64_t server : route->servers) {
+      if (server < 0 || server >= servers) {
+        return tf::errors::InvalidArgument("`servers` must be at least 0 and below num_servers, ", servers,
+                                           ". Received: ", server);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  tf::OpKernelConstruction* context_;
+};
+
+class RouteUniqueOp : public tf::OpKernel {
+ public:
+  explicit RouteUniqueOp(tf::OpKernelConstruction* context) : OpKernel(context) {
+    std::vector<TableRoute> routes;
+    int64_t servers = 0;
+    OP_REQUIRES_OK(context, RouteAttributes(context).Read(&names_, &routes, &servers));
+    map_ = std::make_unique<PieceMap>(routes, servers);
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    std::vector<TableIds> ids;
+    OP_REQUIRES_OK(context, Unpack(context, &ids));
+    UniqueRouter router(*map_);
+    const int64_t bad = router.Read(ids, DeviceParallel(context));
+    OP_REQUIRES(context, bad == UniqueRouter::kAllInRange, OutOfRange(bad, router));
+    std::vector<int64_t*> requests;
+    for (int64_t s = 0; s < map_->servers(); ++s) {
+      tf::Tensor* request = nullptr;
+      OP_REQUIRES_OK(context, context->allocate_output(s, {router.request_size(s)}, &request));
+      requests.push_back(request->flat<int64_t>().data());
+    }
+    tf::Tensor* unique = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(map_->servers(), {router.answer_rows()}, &unique));
+    router.Write(ids, requests, unique->flat<int64_t>().data(), DeviceParallel(context));
+  }
+
+ private:
+  // Outputs are the requests, unique_ids, and an inverse of each table's ids' shape.
+  absl::Status Unpack(tf::OpKernelContext* context, std::vector<TableIds>* ids) const {
+    int64_t total = 0;
+    for (int64_t t = 0; t < map_->tables(); ++t) {
+      const tf::Tensor& input = context->input(t);
+      tf::Tensor* inverse = nullptr;
+      TF_RETURN_IF_ERROR(context->allocate_output(map_->servers() + 1 + t, input.shape(), &inverse));
+      ids->push_back({input.flat<int64_t>().data(), inverse->flat<int32_t>().data(), input.NumElements()});
+      total += input.NumElements();
+    }
+    if (total <= kMaxIds) return absl::OkStatus();
+    return tf::errors::InvalidArgument("`ids` must be at most 2^30 in all. Received: ", total);
+  }
+
+  absl::Status OutOfRange(int64_t table, const UniqueRouter& router) const {
+    if (table == UniqueRouter::kAllInRange) return absl::OkStatus();
+    return tf::errors::InvalidArgument("id out of range: table '", names_[table], "' holds ids at least 0 and below ",
+                                       map_->route(table).routing.rows, ". Received: ", router.bad_id(table));
+  }
+
+  std::vector<std::string> names_;
+  std::unique_ptr<PieceMap> map_;
+};
+
+REGISTER_KERNEL_BUILDER(Name("TfpsRouteUnique").Device(tf::DEVICE_CPU), RouteUniqueOp);
+
+}  // namespace
+}  // namespace tfps

@@ -1,0 +1,45 @@
+// Registration, shape function and documentation of TfpsGatherRows.
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace tfps {
+namespace {
+
+using ::tensorflow::shape_inference::DimensionHandle;
+using ::tensorflow::shape_inference::InferenceContext;
+using ::tensorflow::shape_inference::ShapeHandle;
+
+// request is a vector of a count a table and the rows; the result is [its rows, dim].
+absl::Status GatherRowsShape(InferenceContext* c) {
+  int64_t dim = 0, n = 0;
+  TF_RETURN_IF_ERROR(c->GetAttr("dim", &dim));
+  TF_RETURN_IF_ERROR(c->GetAttr("N", &n));
+  ShapeHandle handle, request;
+  for (int i = 0; i < n; ++i) TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &handle));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(n), 1, &request));
+  DimensionHandle rows;
+  TF_RETURN_IF_ERROR(c->Subtract(c->Dim(request, 0), n, &rows));
+  c->set_output(0, c->Matrix(rows, dim));
+  return absl::OkStatus();
+}
+
+REGISTER_OP("TfpsGatherRows")
+    .Input("tables: N * resource")
+    .Input("request: int64")
+    .Output("rows: float")
+    .Attr("N: int >= 1")
+    .Attr("dim: int >= 1")
+    .SetIsStateful()
+    .SetShapeFn(GatherRowsShape)
+    .Doc(R"doc(
+Copies rows out of several tables of one server at once.
+
+Each table is locked against updates while its own rows are copied: no row is seen half updated.
+
+tables: Handles of float variables, each [any, dim].
+request: [N + m]: how many rows of each table are wanted, then those m rows, table after table.
+rows: [m, dim], in the order of the request.
+)doc");
+
+}  // namespace
+}  // namespace tfps
