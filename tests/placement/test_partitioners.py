@@ -94,7 +94,7 @@ def test_partitioners_of_tensorflow_1_and_plain_functions_are_taken():
 
 def test_partitioners_of_tensorflow_need_it_imported(monkeypatch):
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
-    with pytest.raises(PlanError, match="needs TensorFlow imported. Received it for 'table'"):
+    with pytest.raises(PlanError, match="needs TensorFlow imported. Received: none, for 'table'"):
         as_partitioner(lambda shape, dtype: [2, 1])(table(1000), 8)
 
 

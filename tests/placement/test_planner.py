@@ -155,7 +155,7 @@ def test_a_followed_plan_keeps_the_slots_the_model_has_now():
     ("spec", "message"),
     [
         (VariableSpec("other", (100, 4), is_table=True), "must hold variable 'other'. Valid names: .'v'."),
-        (VariableSpec("v", (101, 4), is_table=True), r"`shape` of variable 'v' .*Received: \(101, 4\). Valid: \(100, 4\)"),
+        (VariableSpec("v", (101, 4), is_table=True), r"`shape` of variable 'v' .*: \(101, 4\). Valid: \(100, 4\)"),
         (VariableSpec("v", (100, 4), "float16", is_table=True), "`dtype` of variable 'v' .*'float16'"),
         (VariableSpec("v", (100, 4)), "`is_table` of variable 'v' .*Received: False"),
     ],

@@ -60,7 +60,8 @@ def mend(placed: list[list[int]], demands: Sequence[Demand], num_servers: int, w
         loads.add(servers, demand)
     order = heaviest_first(demands, weights)
     for _ in range(_MAX_PASSES):
-        if not any([_move(placed, index, demands[index], loads, weights) for index in order]):  # noqa: C419 move all
+        moves = [_move(placed, index, demands[index], loads, weights) for index in order]
+        if not any(moves):
             return
 
 

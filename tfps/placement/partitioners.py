@@ -144,7 +144,7 @@ def _to_tensorflow(spec: VariableSpec) -> tuple[Any, Any]:
     """
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:
-        raise PlanError(f"`partitioner` of TensorFlow needs TensorFlow imported. Received it for {spec.name!r} without.")
+        raise PlanError(f"`partitioner` of TensorFlow needs TensorFlow imported. Received: none, for {spec.name!r}.")
     return tensorflow.TensorShape(spec.shape), tensorflow.as_dtype(spec.dtype)
 
 

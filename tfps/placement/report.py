@@ -1,9 +1,88 @@
-"""A plan in words."""
+"""A plan in words: tables to read, a line to log, and what differs between two plans."""
 
-from tfps.placement.model import Plan
+from collections.abc import Iterable, Sequence
+
+from tfps.placement.model import Placement, Plan, ServerLoad
+from tfps.placement.text import columns, human_bytes, ranges
 
 
 def plan_table(plan: Plan) -> str:
-    """The plan as a text table: a line a variable, then a line a server."""
-    lines = [f"{p.spec.name}  {p.spec.shape}  {p.spec.nbytes} bytes  servers {list(p.servers)}" for p in plan]
-    return "\n".join(lines + [str(load) for load in plan.loads()])
+    """The plan as text: a line a variable, then a line a server, then how even the servers are."""
+    variables = [("variable", "shape", "bytes", "slots", "split", "servers"), *map(_variable_row, plan)]
+    return "\n".join([*columns(variables), "", *columns(_server_rows(plan.loads()))])
+
+
+def summary(plan: Plan) -> str:
+    """One line for the log at start-up."""
+    loads = plan.loads()
+    memory = sum(load.bytes_with_slots for load in loads)
+    even = largest_to_mean([load.bytes_with_slots for load in loads])
+    asked = largest_to_mean([load.rows_per_step for load in loads])
+    return (
+        f"{len(plan.placements)} variables, {human_bytes(memory)} with slots, on {plan.num_servers} parameter servers; "
+        f"largest / mean: {even:.2f} in bytes, {asked:.2f} in rows asked for; a step of one worker moves, each way, "
+        f"{human_bytes(sum(load.row_bytes_per_step for load in loads))} of rows and "
+        f"{human_bytes(sum(load.dense_bytes_per_step for load in loads))} of dense variables."
+    )
+
+
+def compare(before: Plan, after: Plan) -> str:
+    """What differs between two plans, a line a variable and a line a total; one line if nothing does."""
+    if before == after:
+        return "The plans are equal."
+    old = {placement.spec.name: placement for placement in before}
+    new = {placement.spec.name: placement for placement in after}
+    lines = [f"- {name}: only in the first plan" for name in old if name not in new]
+    lines += [f"+ {name}: only in the second plan" for name in new if name not in old]
+    for name, placement in new.items():
+        if name in old and old[name] != placement:
+            lines.append(f"~ {name}: {_where(old[name])} -> {_where(placement)}")
+    if before.num_servers != after.num_servers:
+        lines.append(f"servers: {before.num_servers} -> {after.num_servers}")
+    return "\n".join([*lines, *_compare_loads(before.loads(), after.loads())])
+
+
+def largest_to_mean(values: Iterable[float]) -> float:
+    """How uneven servers are: 1.0 is even, the number of servers is all on one; 1.0 too where there is nothing."""
+    values = list(values)
+    total = sum(values)
+    return max(values) * len(values) / total if total else 1.0
+
+
+def _variable_row(placement: Placement) -> tuple[str, ...]:
+    spec = placement.spec
+    split = f"{len(placement.shards)} by {placement.routing.kind}" if placement.routing else "whole"
+    shape = str(list(spec.shape))
+    return spec.name, shape, human_bytes(spec.nbytes), str(spec.slots), split, ranges(placement.servers)
+
+
+def _server_rows(loads: Sequence[ServerLoad]) -> list[tuple[str, ...]]:
+    head = ("server", "bytes", "with slots", "lookups/step", "rows/step", "row bytes/step", "dense bytes/step")
+    rows = [(str(load.server), *_cells(load)) for load in loads]
+    even = [f"{largest_to_mean(column):.2f}" for column in zip(*(_numbers(load) for load in loads), strict=True)]
+    return [head, *rows, ("largest / mean", *even)]
+
+
+def _numbers(load: ServerLoad) -> tuple[float, ...]:
+    rows = (load.lookups_per_step, load.rows_per_step, load.row_bytes_per_step)
+    return (load.nbytes, load.bytes_with_slots, *rows, load.dense_bytes_per_step)
+
+
+def _cells(load: ServerLoad) -> tuple[str, ...]:
+    nbytes, memory, lookups, rows, row_bytes, dense = _numbers(load)
+    counts = (f"{lookups:.0f}", f"{rows:.0f}")
+    return (human_bytes(nbytes), human_bytes(memory), *counts, human_bytes(row_bytes), human_bytes(dense))
+
+
+def _where(placement: Placement) -> str:
+    kind = placement.routing.kind if placement.routing else "whole"
+    shape = "x".join(map(str, placement.spec.shape))
+    return f"{shape} {placement.spec.dtype} {kind} on {list(placement.servers)}, {placement.spec.slots} slots"
+
+
+def _compare_loads(before: Sequence[ServerLoad], after: Sequence[ServerLoad]) -> list[str]:
+    lines = []
+    for noun, field in (("memory", "bytes_with_slots"), ("rows asked for", "rows_per_step")):
+        old, new = ([getattr(load, field) for load in loads] for loads in (before, after))
+        lines.append(f"largest / mean in {noun}: {largest_to_mean(old):.2f} -> {largest_to_mean(new):.2f}")
+    return lines

@@ -1,0 +1,140 @@
+"""What is printed, advised and drawn: checked by the facts in it, not by its wording alone."""
+
+import builtins
+
+import pytest
+
+from tfps.errors import LibraryError
+from tfps.placement.advice import advise
+from tfps.placement.balancers import RoundRobin
+from tfps.placement.model import Placement, Plan
+from tfps.placement.partitioners import FixedShards
+from tfps.placement.planner import plan
+from tfps.placement.plot import draw
+from tfps.placement.report import compare, largest_to_mean, summary
+from tfps.placement.routing import Routing
+from tfps.placement.spec import VariableSpec
+from tfps.placement.text import human_bytes, ranges
+
+
+def table(name="table", rows=1_000_000, width=16):
+    return VariableSpec(name, (rows, width), slots=1, is_table=True)
+
+
+def test_the_table_names_every_variable_and_server(criteo_specs):
+    text = plan(criteo_specs, 8).table()
+    lines = text.splitlines()
+    for spec in criteo_specs:
+        assert sum(line.startswith(spec.name + " ") for line in lines) == 1, spec.name
+    assert [line.split()[0] for line in lines[-9:-1]] == [str(server) for server in range(8)]
+    assert lines[-1].startswith("largest / mean")
+
+
+def test_plans_of_nothing_print():
+    empty = Plan(2)
+    assert "largest / mean" in empty.table()
+    assert "0 variables" in summary(empty)
+    assert len(advise(empty)) == 1
+
+
+def test_summary_is_one_line_with_the_totals(criteo_specs):
+    text = summary(plan(criteo_specs, 8))
+    assert "\n" not in text
+    assert "34 variables, 4.3 GB with slots, on 8 parameter servers" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (64_000_064, "64.0 MB"), (999_999, "1.0 MB"), (5e18, "5000.0 PB")],
+)
+def test_human_bytes(value, text):
+    assert human_bytes(value) == text
+
+
+def test_ranges():
+    assert ranges([3, 0, 1, 2, 7]) == "0-3 7"
+    assert ranges([]) == ""
+
+
+def test_largest_to_mean():
+    assert largest_to_mean([1, 1, 4]) == 2.0
+    assert largest_to_mean([0, 0]) == 1.0
+
+
+def test_a_split_dense_variable_is_warned_of_with_the_reason():
+    kernel = VariableSpec("kernel", (400, 400))
+    split = Plan(4, (Placement.on(kernel, range(4), Routing("div", 400, 4)),))
+    assert any("Over-partitioned" in text and "'kernel'" in text and "slowest" in text for text in advise(split))
+    whole = advise(plan([kernel], 4))
+    assert not any("Over-partitioned" in text for text in whole)
+
+
+def test_tiny_shards_are_warned_of():
+    advice = advise(plan([table("tiny", 300)], 8, partitioner=FixedShards(8)))
+    assert any("Over-partitioned: table 'tiny' has 37 rows a shard" in text and "2 would do" in text for text in advice)
+    assert not any("Over-partitioned" in text for text in advise(plan([table()], 8)))
+
+
+def test_uneven_and_idle_servers_are_named():
+    stock = plan([table("big"), table("small", 10)], 4, partitioner=FixedShards(1), balancer=RoundRobin())
+    advice = advise(stock)
+    assert any("server 0 has 4.00 times the mean in memory" in text for text in advice)
+    assert any("Servers [2, 3] hold nothing: 2 servers are enough" in text for text in advice)
+
+
+@pytest.mark.parametrize(
+    ("specs", "kind", "ratio"),
+    [
+        ([table()], "sparse", "2 : 6 to 10"),
+        ([VariableSpec(f"k{i}", (400, 400)) for i in range(4)], "dense", "2 : 2."),
+        ([table(rows=20_000), VariableSpec("k", (400, 400))], "mixed", "2 : 2 to 6"),
+    ],
+    ids=["sparse", "dense", "mixed"],
+)
+def test_ratio_of_servers_to_workers(specs, kind, ratio):
+    last = advise(plan(specs, 2))[-1]
+    assert f"a {kind} model" in last
+    assert ratio in last
+
+
+def test_too_few_and_too_many_workers_are_told_apart():
+    made = plan([table()], 2)
+    assert "idle" in advise(made, num_workers=2)[-1]
+    assert "bottleneck" in advise(made, num_workers=50)[-1]
+    assert advise(made, num_workers=8)[-1] == advise(made)[-1]
+
+
+def test_dense_traffic_falls_with_rarer_exchange(criteo_specs):
+    made = plan(criteo_specs, 8)
+    assert any("Dense variables are 86% of the bytes of a step" in text for text in advise(made))
+    assert not any("Dense variables are" in text for text in advise(made, dense_exchange_every=20))
+
+
+def test_compare_names_every_change():
+    before = plan([table("a"), table("b"), VariableSpec("bias", (4,))], 2)
+    after = plan([table("a"), VariableSpec("bias", (4,)), table("c")], 3)
+    text = compare(before, after)
+    assert "- b: only in the first plan" in text
+    assert "+ c: only in the second plan" in text
+    assert "~ a: " in text
+    assert "servers: 2 -> 3" in text
+    assert compare(before, before) == "The plans are equal."
+
+
+def test_a_plan_is_drawn(tmp_path, criteo_specs):
+    pytest.importorskip("matplotlib")
+    draw(plan(criteo_specs, 8), tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(LibraryError, match=r"tfps\[plot\]"):
+        draw(Plan(1), tmp_path / "plan.png")

@@ -1,0 +1,122 @@
+"""What a plan suggests to change before anything runs. Every piece of advice says why."""
+
+from collections.abc import Iterator
+
+from tfps.placement.model import Plan, ServerLoad
+from tfps.placement.report import largest_to_mean
+from tfps.placement.text import human_bytes
+
+_UNEVEN = 1.2
+"""Largest / mean above which the most loaded server visibly sets the pace."""
+_SMALL_SHARD_ROWS = 128
+"""A smaller shard answers a batch of some hundred ids with a handful of rows: its operation costs more than they do."""
+_MUCH_DENSE = 0.5
+"""Part of a step's bytes that is dense, above which rows are not what limits the servers."""
+_DENSE_MODEL, _MIXED_MODEL = 0.5, 0.1
+"""Part of the model that one step moves, above which a model counts as dense, or as mixed; below it is sparse."""
+
+
+def advise(plan: Plan, num_workers: int | None = None, dense_exchange_every: int = 1) -> list[str]:
+    """Advice on a plan, one sentence or two each, the ratio of servers to workers last.
+
+    Args:
+        plan: the plan.
+        num_workers: workers of the cluster; None if not decided.
+        dense_exchange_every: steps between two exchanges of dense variables.
+    """
+    loads = plan.loads()
+    return [
+        *_over_partitioned(plan),
+        *_dense_traffic(plan, loads, dense_exchange_every),
+        *_uneven(loads),
+        *_idle(plan, loads),
+        _ratio(plan, loads, num_workers, dense_exchange_every),
+    ]
+
+
+def _over_partitioned(plan: Plan) -> Iterator[str]:
+    for placement in plan:
+        spec, shards = placement.spec, len(placement.shards)
+        if shards > 1 and not spec.is_table:
+            yield (
+                f"Over-partitioned: dense variable {spec.name!r} ({human_bytes(spec.nbytes)}) is split over {shards} "
+                "shards. A step needs all of it, so it waits for the slowest of them; keep it whole."
+            )
+        elif shards > 1 and spec.rows // shards < _SMALL_SHARD_ROWS:
+            yield (
+                f"Over-partitioned: table {spec.name!r} has {spec.rows // shards} rows a shard. Each shard costs a "
+                f"server an operation a step for a handful of rows; {max(1, spec.rows // _SMALL_SHARD_ROWS)} would do."
+            )
+
+
+def _dense_traffic(plan: Plan, loads: tuple[ServerLoad, ...], every: int) -> Iterator[str]:
+    """Dense variables cannot be balanced finer than whole, only made to cross less often."""
+    rows, dense = _step_bytes(loads, every)
+    if not rows or dense / (rows + dense) <= _MUCH_DENSE:
+        return
+    largest = max(loads, key=lambda load: load.dense_bytes_per_step)
+    share = largest.dense_bytes_per_step / sum(load.dense_bytes_per_step for load in loads)
+    yield (
+        f"Dense variables are {dense / (rows + dense):.0%} of the bytes of a step, {share:.0%} of them from server "
+        f"{largest.server}. Exchange them less often (dense_exchange_every) or take larger batches: rows grow with the "
+        "batch, dense variables do not."
+    )
+
+
+def _uneven(loads: tuple[ServerLoad, ...]) -> Iterator[str]:
+    for noun, field in (("memory", "bytes_with_slots"), ("rows asked for", "rows_per_step")):
+        values = [getattr(load, field) for load in loads]
+        if (ratio := largest_to_mean(values)) > _UNEVEN:
+            server = values.index(max(values))
+            yield (
+                f"Uneven: server {server} has {ratio:.2f} times the mean in {noun}, and every step waits for it. Split "
+                "the largest tables on it (Auto, MinBytes), route rows by hash, balance by bytes and traffic."
+            )
+
+
+def _idle(plan: Plan, loads: tuple[ServerLoad, ...]) -> Iterator[str]:
+    idle = [load.server for load in loads if not load.nbytes]
+    if idle and plan.placements:
+        yield f"Servers {idle} hold nothing: {plan.num_servers - len(idle)} servers are enough for this model."
+
+
+def _ratio(plan: Plan, loads: tuple[ServerLoad, ...], num_workers: int | None, every: int) -> str:
+    rows, dense = _step_bytes(loads, every)
+    nbytes = sum(load.nbytes for load in loads)
+    share = (rows + dense) / nbytes if nbytes else 0.0
+    few, many, kind = _workers_per_server(share)
+    text = (
+        f"A step of one worker moves, each way, {human_bytes(rows)} of rows and {human_bytes(dense)} of dense "
+        f"variables, {share:.2%} of the model: a {kind} model, for which servers : workers is best about {_ratios(few, many)}; "
+        f"here {plan.num_servers} : {_span(plan.num_servers * few, plan.num_servers * many)}."
+    )
+    if num_workers is None or plan.num_servers * few <= num_workers <= plan.num_servers * many:
+        return text
+    return f"{text} {_towards(num_workers, plan.num_servers * few)}"
+
+
+def _step_bytes(loads: tuple[ServerLoad, ...], every: int) -> tuple[float, float]:
+    """(rows, dense): bytes a step of one worker moves each way, over all servers."""
+    rows = sum(load.row_bytes_per_step for load in loads)
+    return rows, sum(load.dense_bytes_per_step for load in loads) / every
+
+
+def _workers_per_server(share: float) -> tuple[int, int, str]:
+    """(fewest, most, kind of model) by the part of the model that one step moves."""
+    if share > _DENSE_MODEL:
+        return 1, 1, "dense"
+    return (1, 3, "mixed") if share > _MIXED_MODEL else (3, 5, "sparse")
+
+
+def _ratios(few: int, many: int) -> str:
+    return f"1 : {few}" if few == many else f"1 : {few} to 1 : {many}"
+
+
+def _span(few: int, many: int) -> str:
+    return str(few) if few == many else f"{few} to {many}"
+
+
+def _towards(num_workers: int, fewest: int) -> str:
+    if num_workers < fewest:
+        return f"With {num_workers} workers the servers will idle: fewer servers would do."
+    return f"With {num_workers} workers the servers may become the bottleneck: watch their CPU, or add servers."

@@ -1,0 +1,91 @@
+"""A plan as a picture. Needs matplotlib: `pip install tfps[plot]`."""
+
+import pathlib
+from typing import Any
+
+from tfps.errors import LibraryError
+from tfps.placement.model import Plan, ServerLoad, placement_loads
+from tfps.placement.report import largest_to_mean
+
+_PANELS = (
+    ("memory with slots, MB", "bytes_with_slots", 1e6),
+    ("rows asked for a step", "rows_per_step", 1.0),
+    ("dense bytes a step, kB", "dense_bytes_per_step", 1e3),
+)
+_NAMED = 9
+"""Variables with a colour of their own; the rest share a grey."""
+
+
+def draw(plan: Plan, path: str | pathlib.Path) -> None:
+    """Writes a picture of the plan: for each server what it holds, serves and sends, by variable.
+
+    Args:
+        plan: the plan.
+        path: file to write; its suffix gives the format, such as .png or .svg.
+
+    Raises:
+        LibraryError: matplotlib is not installed.
+    """
+    figure_class = _figure_class()
+    figure = figure_class(figsize=(12, 1.6 + 0.35 * plan.num_servers), layout="constrained")
+    parts = _parts_by_field(plan)
+    for axes, (title, field, unit) in zip(figure.subplots(1, len(_PANELS), sharey=True), _PANELS, strict=True):
+        _draw_panel(axes, plan, parts[field], unit)
+        axes.set_title(f"{title}\nlargest / mean {largest_to_mean(_totals(plan, field)):.2f}", fontsize=9)
+    figure.axes[0].set_ylabel("parameter server")
+    _draw_legend(figure, _largest_names(plan))
+    figure.savefig(path)
+
+
+def _figure_class() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise LibraryError("drawing a plan needs matplotlib, not found: pip install 'tfps[plot]'.") from error
+    return Figure  # not pyplot: no window, no global state
+
+
+def _largest_names(plan: Plan) -> list[str]:
+    """The variables that fill the servers most."""
+    by_size = sorted(plan, key=lambda placement: -placement.spec.bytes_with_slots)
+    return [placement.spec.name for placement in by_size[:_NAMED]]
+
+
+def _totals(plan: Plan, field: str) -> list[float]:
+    return [getattr(load, field) for load in plan.loads()]
+
+
+def _parts_by_field(plan: Plan) -> dict[str, dict[str, list[float]]]:
+    """For each panel: for each named variable, and "others", what it adds to each server, [num_servers]."""
+    names = [*_largest_names(plan), "others"]
+    parts = {field: {name: [0.0] * plan.num_servers for name in names} for _, field, _ in _PANELS}
+    for placement in plan:
+        name = placement.spec.name if placement.spec.name in names else "others"
+        for load in placement_loads(placement):
+            _add(parts, name, load)
+    return parts
+
+
+def _add(parts: dict[str, dict[str, list[float]]], name: str, load: ServerLoad) -> None:
+    for field, by_name in parts.items():
+        by_name[name][load.server] += getattr(load, field)
+
+
+def _draw_panel(axes: Any, plan: Plan, by_name: dict[str, list[float]], unit: float) -> None:
+    left = [0.0] * plan.num_servers
+    for index, (name, values) in enumerate(by_name.items()):
+        scaled = [value / unit for value in values]
+        axes.barh(range(plan.num_servers), scaled, left=left, color=_colour(index, name), label=name)
+        left = [start + width for start, width in zip(left, scaled, strict=True)]
+    axes.set_yticks(range(plan.num_servers))
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=8)
+
+
+def _draw_legend(figure: Any, names: list[str]) -> None:
+    handles, _ = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, [*names, "others"], loc="outside lower center", ncols=4, fontsize=7)
+
+
+def _colour(index: int, name: str) -> str:
+    return "lightgrey" if name == "others" else f"C{index}"

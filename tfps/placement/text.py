@@ -1,0 +1,34 @@
+"""Numbers and columns as people read them."""
+
+from collections.abc import Sequence
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def human_bytes(value: float) -> str:
+    """Bytes with a unit and three figures, decimal: 64000064 -> "64.0 MB"."""
+    for unit in _UNITS:
+        if round(value, 1) < 1000 or unit == _UNITS[-1]:
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def ranges(values: Sequence[int]) -> str:
+    """Sorted numbers with runs joined: [3, 0, 1, 2, 7] -> "0-3 7"."""
+    runs: list[list[int]] = []
+    for value in sorted(set(values)):
+        if runs and runs[-1][1] == value - 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right, two spaces between."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.rjust(width) if index else cell.ljust(width) for index, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in rows)
+    ]
