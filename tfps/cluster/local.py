@@ -155,7 +155,9 @@ class LocalCluster:
             os.makedirs(self._log_dir, exist_ok=True)
         log_dir = self._log_dir or tempfile.mkdtemp(prefix="tfps-")
         orders = [
-            TaskOrder(job, index, "127.0.0.1:0", os.path.join(log_dir, f"{job}-{index}.log"), self._settings.threads(job))
+            TaskOrder(
+                job, index, "127.0.0.1:0", os.path.join(log_dir, f"{job}-{index}.log"), self._settings.threads(job)
+            )
             for job in ("ps", "worker")
             for index in range(self._settings.count(job))
         ]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 TAIL_LINES = 20
 TAIL_BYTES = 8192
@@ -27,3 +28,8 @@ def describe_status(status: int) -> str:
         return f"by {signal.Signals(-status).name}"
     except ValueError:
         return f"by signal {-status}"
+
+
+def say(text: str) -> None:
+    """Tells the terminal of this task what it does; one line on standard error."""
+    print(f"tfps: {text}", file=sys.stderr, flush=True)

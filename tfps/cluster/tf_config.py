@@ -136,7 +136,7 @@ def _check_job(job: str) -> None:
     if job == "evaluator":
         raise ConfigError(f"`cluster.evaluator` must be left out. {_EVALUATOR_HINT}. Received: 'evaluator'.")
     if job == "master":
-        raise ConfigError('`cluster.master` must be named "chief", as TensorFlow 2 calls it. Received: \'master\'.')
+        raise ConfigError("`cluster.master` must be named \"chief\", as TensorFlow 2 calls it. Received: 'master'.")
     if job not in JOBS:
         raise ConfigError(f"`cluster` must hold the jobs {', '.join(JOBS)} alone. Received: {job!r}.")
 

@@ -1,0 +1,126 @@
+"""Foreign errors into ours. The one place that tells TensorFlow's failures apart by their text.
+
+Pure but for asking a `LocalCluster` which of its processes live; any thread. `translate` may wait up to a second for
+the news of a death.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from tfps.cluster.local import LocalCluster
+from tfps.cluster.spec import ClusterSpec
+from tfps.errors import ClusterError, LibraryError, TaskDiedError, TfpsError
+
+Cluster: TypeAlias = LocalCluster | ClusterSpec | None
+
+_TASK = re.compile(r"/job:(?P<job>ps|worker)/(?:replica:\d+/)?task:(?P<index>\d+)")
+_PEER = re.compile(r"ipv[46]:(?P<address>\S+?:\d+)\b")
+_UNREACHABLE = re.compile(
+    r"failed to connect to all addresses|connection reset by peer|connection refused|socket closed|broken pipe|"
+    r"keepalive watchdog timeout|connection timed out|GOAWAY|endpoint closing",
+    re.IGNORECASE,
+)
+_RESTARTED = re.compile(r"unable to find a context_id|session handle is not found", re.IGNORECASE)
+_NO_OP = re.compile(r"Op type not registered '(?P<op>\w+)'")
+_NO_PORT = re.compile(r"could not start grpc server", re.IGNORECASE)
+_NEWS_S = 1.0
+
+
+@contextlib.contextmanager
+def translated(cluster: Cluster) -> Iterator[None]:
+    """Runs a block so that the failures of the cluster in it are raised as ours, with the foreign error as cause."""
+    try:
+        yield
+    except Exception as error:
+        ours = translate(error, cluster)
+        if ours is error:
+            raise
+        raise ours from error
+
+
+def translate(error: Exception, cluster: Cluster) -> Exception:
+    """The error of ours that says what happened, or `error` itself if the cluster is not to blame.
+
+    Args:
+        error: what TensorFlow, or a closure of its coordinator, raised.
+        cluster: the cluster it ran on. For a `LocalCluster` a dead server is named with the tail of its log.
+    """
+    # A closure that was aborted, or whose inputs failed, carries the error that did it.
+    error_text = str(getattr(error, "original_exception", None) or error)
+    if isinstance(error, TfpsError):
+        return error
+    if missing := _NO_OP.search(error_text):
+        return _library_error(missing["op"], error_text)
+    if _NO_PORT.search(error_text):
+        return ClusterError(f"The chief cannot listen on its port; another process may have it. {_first_line(error)}")
+    if _RESTARTED.search(error_text):
+        return _lost(error_text, cluster, "was started again and has lost what it held")
+    if _UNREACHABLE.search(error_text) and _is_connectivity(error):
+        return _dead_task(cluster) or _lost(error_text, cluster, "cannot be reached")
+    return error
+
+
+def _is_connectivity(error: Exception) -> bool:
+    # A user's own error may quote such words: only TensorFlow's errors of these kinds are about connections.
+    import tensorflow as tf
+
+    kinds = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError, tf.errors.UnknownError)
+    return isinstance(getattr(error, "original_exception", None) or error, kinds)
+
+
+def _dead_task(cluster: Cluster) -> TaskDiedError | None:
+    if not isinstance(cluster, LocalCluster) or not cluster.tasks:
+        return None
+    deadline = time.monotonic() + _NEWS_S  # the connection breaks a little before the news of the death arrives
+    while time.monotonic() < deadline:
+        try:
+            cluster.check()
+        except TaskDiedError as died:
+            return died
+        time.sleep(0.02)
+    return None
+
+
+def _lost(text: str, cluster: Cluster, what: str) -> ClusterError:
+    return ClusterError(f"{_who(text, cluster)} {what}. TensorFlow says: {_reason(text)}")
+
+
+def _who(text: str, cluster: Cluster) -> str:
+    """The task to blame: the peer at the broken end of the connection, else the innermost target named."""
+    spec = cluster.spec if isinstance(cluster, LocalCluster) and cluster.tasks else cluster
+    if isinstance(spec, ClusterSpec):
+        for peer in _PEER.finditer(text):
+            if name := spec.task_at(peer["address"]):
+                return f"{name} at {peer['address']}"
+    if task := _TASK.search(text):
+        return _with_address(task["job"], int(task["index"]), spec)
+    return "A server"
+
+
+def _with_address(job: str, index: int, spec: Any) -> str:
+    addresses = getattr(spec, job, ())
+    return f"{job} {index} at {addresses[index]}" if index < len(addresses) else f"{job} {index}"
+
+
+def _library_error(op: str, text: str) -> LibraryError:
+    task = _TASK.search(text)
+    where = f"{task['job']} {task['index']}" if task else "A server"
+    return LibraryError(
+        f"{where} does not know the op {op!r}: it was not started by tfps, or by one without the C++ library. Install "
+        "the same tfps on every host, or set TFPS_DISABLE_OPS=1 on the chief."
+    )
+
+
+def _reason(text: str) -> str:
+    found = _UNREACHABLE.search(text) or _RESTARTED.search(text)
+    if found is None:
+        return text.strip()
+    start = text.rfind("\n", 0, found.start()) + 1
+    return text[start:].splitlines()[0].strip()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

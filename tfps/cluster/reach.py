@@ -1,0 +1,73 @@
+"""Whether tasks answer: a plain TCP connect to their ports, before TensorFlow (which waits without a limit) tries.
+
+Threading: pure functions, any thread; they block up to the limit they are given. Cost: one connect a task and try.
+"""
+
+import socket
+import time
+
+from tfps import env
+from tfps.cluster import logs
+from tfps.cluster.spec import ClusterSpec, split_address
+from tfps.errors import ClusterTimeoutError
+
+CONNECT_S = 2.0
+"""Limit of one try to connect."""
+_RETRY_S = 0.2
+_REPORT_S = 10.0
+
+
+def wait_for_servers(spec: ClusterSpec, timeout_s: float | None = None) -> None:
+    """Waits until every parameter server and worker of the cluster accepts connections.
+
+    Args:
+        spec: where they are.
+        timeout_s: the limit; by default TFPS_JOIN_TIMEOUT_S, else 120.
+
+    Raises:
+        ClusterTimeoutError: naming each server that did not answer, its address and why.
+    """
+    timeout_s = timeout_s or env.join_timeout_s()
+    started = time.monotonic()
+    next_report_s = _REPORT_S
+    missing = unreachable(spec)
+    while missing:
+        waited_s = time.monotonic() - started
+        if waited_s > timeout_s:
+            raise ClusterTimeoutError(
+                f"No answer within {timeout_s:g} s (TFPS_JOIN_TIMEOUT_S) from {_list(missing)}. Every parameter "
+                "server and worker must be running, with the same `cluster` in its TF_CONFIG."
+            )
+        if waited_s > next_report_s:
+            logs.say(f"the chief waits for {_list(missing)} ({waited_s:.0f} of {timeout_s:g} s)")
+            next_report_s += _REPORT_S
+        time.sleep(_RETRY_S)
+        missing = unreachable(spec, only=missing)
+
+
+def unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> dict[str, str]:
+    """The servers that accept no connection now: {"worker 1 at 10.0.0.5:2222": "Connection refused"}.
+
+    Args:
+        spec: where the servers are.
+        only: try no others than these keys of an earlier answer.
+    """
+    missing = {}
+    for job, index, address in spec.servers():
+        key = f"{job} {index} at {address}"
+        if only is not None and key not in only:
+            continue
+        try:
+            connect(address).close()
+        except OSError as error:
+            missing[key] = error.strerror or str(error) or "timed out"
+    return missing
+
+
+def connect(address: str, timeout_s: float = CONNECT_S) -> socket.socket:
+    """A TCP connection to "host:port"; `OSError` if there is none within the limit."""
+    return socket.create_connection(split_address(address), timeout=timeout_s)
+
+
+def _list(missing: dict[str, str]) -> str:
+    return ", ".join(f"{task} ({reason})" for task, reason in missing.items())

@@ -1,0 +1,59 @@
+"""A parameter server or worker of a TF_CONFIG cluster: the whole life of its process.
+
+`serve` owns the process from its call on: it starts the server, waits for the chief to come and to be done, and ends
+the process. Call it from the main thread. TensorFlow's server does its work in threads of its own.
+"""
+
+import sys
+from typing import NoReturn
+
+from tfps import env
+from tfps.cluster import chief_watch, logs
+from tfps.cluster.tf_config import TaskConfig
+from tfps.cluster.tf_server import start_server
+from tfps.errors import ConfigError, TfpsError
+
+_INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+
+
+def serve(config: TaskConfig) -> NoReturn:
+    """Runs one parameter server or worker until the chief is done, then ends the process.
+
+    Exit status: 0 after the chief came and ended; 1, with a message that says why, if the server cannot start or the
+    chief did not come within TFPS_JOIN_TIMEOUT_S; 130 after a Ctrl-C.
+
+    Args:
+        config: this task; its type is "ps" or "worker".
+
+    Raises:
+        ConfigError: the task is the chief, which runs the program instead.
+        SystemExit: always, otherwise.
+    """
+    if config.task_type == "chief":
+        raise ConfigError("`config.task_type` must be 'ps' or 'worker' to serve. Received: 'chief'.")
+    try:
+        serve_until_done(config)
+    except TfpsError as error:
+        logs.say(f"error: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        logs.say(f"{config.name} was interrupted")
+        sys.exit(_INTERRUPTED)
+    sys.exit(0)
+
+
+def serve_until_done(config: TaskConfig) -> None:
+    """Starts the server of `config`'s task and returns when the chief, having come, is gone.
+
+    Raises:
+        ClusterError: the port cannot be bound.
+        ClusterTimeoutError: the chief did not come within TFPS_JOIN_TIMEOUT_S.
+    """
+    chief = config.cluster.chief[0]
+    addresses = dict(enumerate(getattr(config.cluster, config.task_type)))
+    start_server(config.task_type, config.task_index, addresses)
+    logs.say(f"{config.name} listens at {config.address} and waits for the chief at {chief}")
+    chief_watch.wait_for_chief(config.name, chief, env.join_timeout_s())
+    logs.say(f"{config.name} serves the chief at {chief}")
+    chief_watch.wait_until_done(chief, env.chief_grace_s())
+    logs.say(f"{config.name} ends: the chief at {chief} is done")
