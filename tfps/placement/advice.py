@@ -87,8 +87,8 @@ def _ratio(plan: Plan, loads: tuple[ServerLoad, ...], num_workers: int | None, e
     few, many, kind = _workers_per_server(share)
     text = (
         f"A step of one worker moves, each way, {human_bytes(rows)} of rows and {human_bytes(dense)} of dense "
-        f"variables, {share:.2%} of the model: a {kind} model, for which servers : workers is best about {_ratios(few, many)}; "
-        f"here {plan.num_servers} : {_span(plan.num_servers * few, plan.num_servers * many)}."
+        f"variables, {share:.2%} of the model: a {kind} model, for which servers : workers is best about "
+        f"{_ratios(few, many)}; here {plan.num_servers} : {_span(plan.num_servers * few, plan.num_servers * many)}."
     )
     if num_workers is None or plan.num_servers * few <= num_workers <= plan.num_servers * many:
         return text

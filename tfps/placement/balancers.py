@@ -82,7 +82,7 @@ def as_balancer(balancer: Any) -> Balancer:
     if not all(callable(getattr(balancer, method, None)) for method in ("assign", "assign_all")):
         valid = [rule.__name__ for rule in (RoundRobin, GreedyBytes, GreedyBytesAndTraffic)]
         raise PlanError(f"`balancer` must be one of {valid} or have their methods. Received: {balancer!r}.")
-    return balancer  # type: ignore[no-any-return]
+    return balancer
 
 
 def _one_by_one(

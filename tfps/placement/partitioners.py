@@ -167,7 +167,7 @@ def _by_signature(partitioner: Any) -> Partitioner:
     """Ours take (spec, num_servers), TensorFlow's (shape, dtype)."""
     names = list(inspect.signature(partitioner).parameters)
     if "spec" in names and "num_servers" in names:
-        return partitioner  # type: ignore[no-any-return]
+        return partitioner
     return FromTensorFlow(partitioner)
 
 

@@ -1,0 +1,201 @@
+"""The variables of a Keras model as the planner wants them, without the memory they would take.
+
+The model is built for real, by the user's own function, on a thread of its own: Keras keeps its name counters per
+thread, so the model built later gets the names it would have had. Variables that come from an initializer get a
+handle and no value, so a table of any size costs nothing.
+"""
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.python.ops.resource_variable_ops import UninitializedVariable  # has no public name
+
+from tfps.errors import PlanError
+from tfps.placement.spec import VariableSpec
+
+DEFAULT_BATCH_SIZE = 512
+_TABLE_VARIABLE = "embeddings"
+"""What the table of `keras.layers.Embedding`, and of layers like it, is called."""
+
+
+def describe(
+    model_fn: Callable[[], Any], inputs: Any = None, batch_size: int = DEFAULT_BATCH_SIZE
+) -> list[VariableSpec]:
+    """Describes the variables of a model without creating them.
+
+    Args:
+        model_fn: returns the model, compiled if slots shall count.
+        inputs: what the model is called on, if it does not know it (subclassed, or Sequential without an Input): a
+            structure of `keras.Input`, `tf.TensorSpec` or arrays, batch first, or a `tf.data.Dataset` of (inputs, ...);
+            or a function that returns it, called once the model is there.
+        batch_size: examples in one step of one worker, for the rows that a step asks of each table.
+
+    Returns:
+        One spec a variable, in the order of `model.variables`.
+
+    Raises:
+        PlanError: `model_fn` did not return a Keras model, or the model needs `inputs`.
+    """
+    policy = keras.config.dtype_policy()
+    result: list[VariableSpec] = []
+
+    def work() -> None:
+        keras.config.set_dtype_policy(policy)  # kept per thread, like the names
+        with tf.variable_creator_scope(_create_without_value):
+            result.extend(_describe(_checked(model_fn()), inputs, batch_size))
+
+    _run_on_thread(work)
+    return result
+
+
+def _run_on_thread(work: Callable[[], None]) -> None:
+    """Runs `work` on a fresh thread to its end, and raises here what it raised there."""
+    failures: list[BaseException] = []
+
+    def catch() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 carried over to the caller, below
+            failures.append(error)
+
+    thread = threading.Thread(target=catch, name="tfps-describe", daemon=True)
+    thread.start()
+    thread.join()  # no limit: it runs the user's own function, which would have had none here either
+    if failures:
+        raise failures[0]
+
+
+def _create_without_value(next_creator: Callable[..., Any], **kwargs: Any) -> Any:
+    """Makes a variable that has a handle, shape and type but no value; one given a value at once is made as it is."""
+    initial_value = kwargs.get("initial_value")
+    if not callable(initial_value):
+        return next_creator(**kwargs)
+    with tf.Graph().as_default():  # shape and type of the value, without computing it
+        value = tf.convert_to_tensor(initial_value(), dtype=kwargs.get("dtype"))
+    names = ("trainable", "name", "constraint", "synchronization", "aggregation")
+    options = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+    return UninitializedVariable(shape=value.shape, dtype=value.dtype, **options)
+
+
+def _checked(model: Any) -> Any:
+    if not isinstance(model, keras.Model):
+        raise PlanError(f"`model_fn` must return a keras.Model. Received: {model!r}.")
+    return model
+
+
+def _describe(model: Any, inputs: Any, batch_size: int) -> Iterator[VariableSpec]:
+    asked = _ids_per_step(model, _own_or_given(model, inputs), batch_size)
+    count_slots = _slot_counter(model)
+    seen: dict[str, int] = {}
+    for variable in model.variables:
+        seen[variable.path] = seen.get(variable.path, -1) + 1
+        yield VariableSpec(
+            name=variable.path + (f":{seen[variable.path]}" if seen[variable.path] else ""),  # paths may repeat
+            shape=tuple(variable.shape),
+            dtype=keras.backend.standardize_dtype(variable.dtype),
+            slots=count_slots(variable),
+            rows_per_step=asked.get(id(variable)) or None,
+            trainable=variable.trainable,
+            is_table=id(variable) in asked,
+        )
+
+
+def _own_or_given(model: Any, inputs: Any) -> Any:
+    """What the model is called on: the given inputs, or its own; None for a built model that has none."""
+    inputs = inputs() if callable(inputs) else inputs
+    if isinstance(inputs, tf.data.Dataset):
+        spec = inputs.element_spec
+        inputs = spec[0] if isinstance(spec, tuple) else spec
+    if inputs is None:
+        inputs = getattr(model, "_inputs_struct", None) or getattr(model, "inputs", None) or None
+    if inputs is None and not model.built:
+        raise PlanError(
+            f"`inputs` must be given for model {model.name!r}, which has no variables before it is called. Received: "
+            "None. Valid: keras.Input, tf.TensorSpec or arrays, as the model is called on them, or a tf.data.Dataset."
+        )
+    return inputs
+
+
+def _call_on_symbols(model: Any, inputs: Any, batch_size: int | None) -> None:
+    """Calls the model on symbols with the shapes of its inputs and all of a batch."""
+
+    def symbol(value: Any) -> Any:
+        dtype = keras.backend.standardize_dtype(value.dtype)
+        return keras.KerasTensor((batch_size, *tuple(value.shape)[1:]), dtype=dtype)
+
+    model(tf.nest.map_structure(symbol, inputs))
+
+
+def _ids_per_step(model: Any, inputs: Any, batch_size: int) -> dict[int, float]:
+    """For every table, by `id` of its variable, the ids one step looks up; 0 where that is not known.
+
+    Calls the model on symbols: once to build it if need be, once while every layer is watched that may hold a table.
+    """
+    counted: dict[Any, float] = {}
+    if inputs is not None:
+        if not model.built:
+            _call_on_symbols(model, inputs, None)
+        with contextlib.ExitStack() as stack:
+            for layer in model._flatten_layers(include_self=False):
+                if isinstance(layer, keras.layers.Embedding) or hasattr(layer, _TABLE_VARIABLE):
+                    stack.enter_context(_watched(layer, counted))
+            _call_on_symbols(model, inputs, batch_size)
+    tables = {}
+    for layer in model._flatten_layers():
+        for variable in layer._trainable_variables + layer._non_trainable_variables:
+            if variable.name == _TABLE_VARIABLE and len(variable.shape) == 2:
+                tables[id(variable)] = counted.get(layer, 0.0)
+    return tables
+
+
+@contextlib.contextmanager
+def _watched(layer: Any, counted: dict[Any, float]) -> Iterator[None]:
+    """Adds the ids that each call of `layer` looks up to `counted`; unknown sizes count as 1.
+
+    On symbols Keras asks a layer for its output spec, which may ask `call` in turn; under a traced parent it calls it.
+    """
+    inside = False
+
+    def counting(method: Callable[..., Any]) -> Callable[..., Any]:
+        def count(ids: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal inside
+            if not inside:
+                counted[layer] = counted.get(layer, 0.0) + math.prod(size or 1 for size in ids.shape)
+            outer, inside = inside, True
+            try:
+                return method(ids, *args, **kwargs)
+            finally:
+                inside = outer
+
+        return count
+
+    methods = ("call", "compute_output_spec")
+    for name in methods:
+        object.__setattr__(layer, name, counting(getattr(layer, name)))
+    try:
+        yield
+    finally:
+        for name in methods:
+            object.__delattr__(layer, name)
+
+
+def _slot_counter(model: Any) -> Callable[[Any], int]:
+    """Variable -> how many variables of its size the optimizer keeps beside it; 0 without an optimizer."""
+    optimizer = getattr(model, "optimizer", None)
+    trained = {id(variable) for variable in model.trainable_variables}
+
+    def count(variable: Any) -> int:
+        if optimizer is None or id(variable) not in trained:
+            return 0
+        alone = type(optimizer).from_config(optimizer.get_config())
+        before = len(alone.variables)
+        alone.build([variable])
+        elements = sum(math.prod(slot.shape) for slot in alone.variables[before:] if slot.shape or not variable.shape)
+        return math.ceil(elements / max(1, math.prod(variable.shape)))
+
+    return count
