@@ -43,6 +43,14 @@ def server_log_level() -> str:
     return os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
 
 
+def ops_disabled() -> bool:
+    """`TFPS_DISABLE_OPS`: 1 leaves the C++ ops aside and computes with TensorFlow's own. Default 0."""
+    text = os.environ.get("TFPS_DISABLE_OPS", "").strip()
+    if text not in ("", "0", "1"):
+        raise ConfigError(f"TFPS_DISABLE_OPS must be 0 or 1. Received: {text!r}.")
+    return text == "1"
+
+
 def _positive_seconds(name: str, default: float | None) -> float:
     text = os.environ.get(name, "").strip()
     if not text:

@@ -13,6 +13,9 @@ from types import TracebackType
 
 from tfps import env
 from tfps.cluster.disconnect import disconnect
+from tfps.cluster.logs import log_path
+from tfps.cluster.ports import LOOPBACK
+from tfps.cluster.processes import cores_each
 from tfps.cluster.server_group import ServerGroup, Task, TaskOrder, require_running
 from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ConfigError
@@ -35,7 +38,7 @@ class _Settings:
     def threads(self, job: str) -> int:
         """Compute threads a server: the cores are shared out, so that servers do not fight over them."""
         chosen = self.ps_threads if job == "ps" else self.worker_threads
-        return chosen or max(1, available_cores() // self.count(job))
+        return chosen or cores_each(self.count(job))
 
     def count(self, job: str) -> int:
         return self.num_ps if job == "ps" else self.num_workers
@@ -155,18 +158,11 @@ class LocalCluster:
             os.makedirs(self._log_dir, exist_ok=True)
         log_dir = self._log_dir or tempfile.mkdtemp(prefix="tfps-")
         orders = [
-            TaskOrder(
-                job, index, "127.0.0.1:0", os.path.join(log_dir, f"{job}-{index}.log"), self._settings.threads(job)
-            )
+            TaskOrder(job, index, f"{LOOPBACK}:0", log_path(log_dir, job, index), self._settings.threads(job))
             for job in ("ps", "worker")
             for index in range(self._settings.count(job))
         ]
         return ServerGroup(orders, log_dir, temporary=self._log_dir is None)
-
-
-def available_cores() -> int:
-    """The cores this process may use, which may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _spec_of(tasks: tuple[Task, ...]) -> ClusterSpec:

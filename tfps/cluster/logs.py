@@ -8,6 +8,11 @@ TAIL_LINES = 20
 TAIL_BYTES = 8192
 
 
+def log_path(log_dir: str, job: str, index: int) -> str:
+    """Where the output of a task goes: "<log_dir>/ps-0.log"."""
+    return os.path.join(log_dir, f"{job}-{index}.log")
+
+
 def tail(path: str) -> str:
     """The last lines of a log, indented; a sentence if there are none. Reads at most 8 kB."""
     try:

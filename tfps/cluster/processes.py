@@ -1,9 +1,12 @@
 """Ties a process to its parent's life, whatever ends the parent. Linux does it at once, other systems by polling."""
 
 import ctypes
+import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -21,3 +24,35 @@ def signal_on_parent_death(number: signal.Signals) -> None:
 def parent_is_gone(parent: int) -> bool:
     """Whether the process that had the id `parent` when this one started has ended (this one was handed on)."""
     return os.getppid() != parent
+
+
+def boot_command(statement: str, *arguments: str) -> list[str]:
+    """The command of a Python process that runs `statement`, with `arguments` in its `sys.argv[2:]`.
+
+    The process gets this one's `sys.path`, so that it finds the same tfps wherever it was started.
+    """
+    prelude = "import json, sys; sys.path[:] = json.loads(sys.argv[1])"
+    return [sys.executable, "-c", f"{prelude}; {statement}", json.dumps(sys.path), *arguments]
+
+
+def tied_command(command: Sequence[str]) -> list[str]:
+    """`command`, made to be killed when this process ends, even by SIGKILL (Linux).
+
+    Start it from a thread that lives as long as this process: the main one.
+    """
+    statement = "from tfps.cluster import processes; processes.exec_tied(int(sys.argv[2]), sys.argv[3:])"
+    return boot_command(statement, str(os.getpid()), *command)
+
+
+def exec_tied(parent: int, command: Sequence[str]) -> NoReturn:
+    """Becomes `command`, which the kernel kills when the process `parent`, which started this one, ends."""
+    signal_on_parent_death(signal.SIGKILL)
+    if parent_is_gone(parent):  # it ended before the line above
+        sys.exit(1)
+    os.execvp(command[0], list(command))
+
+
+def cores_each(count: int) -> int:
+    """The cores each of `count` processes may compute on if they share this machine without fighting; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // count)

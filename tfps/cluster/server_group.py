@@ -13,7 +13,6 @@ import json
 import os
 import select
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -21,13 +20,12 @@ from typing import Any
 
 from tfps import env
 from tfps.cluster import logs
+from tfps.cluster.processes import boot_command
 from tfps.errors import ClusterError, ClusterTimeoutError, TaskDiedError
 
 _STOP_S = 5.0
-_BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from tfps.cluster import zygote; "
-    "zygote.main(int(sys.argv[2]), sys.argv[3])"
-)
+_POLL_S = 0.1
+_BOOT = "from tfps.cluster import zygote; zygote.main(int(sys.argv[2]), sys.argv[3])"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +85,8 @@ class ServerGroup:
         self._log_dir, self._temporary = log_dir, temporary
         self._lock = threading.RLock()  # guards everything below
         self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0
+        self._owner = 0  # process id
+        self._launched = 0.0  # time.monotonic()
         self._orders_fd = self._events_fd = -1
         self._pending = b""
         self._up: dict[tuple[str, int], Task] = {}
@@ -101,6 +100,11 @@ class ServerGroup:
             return tuple(self._up[key] for key in self._orders if key in self._up)
 
     @property
+    def orders(self) -> tuple[TaskOrder, ...]:
+        """What was asked for."""
+        return tuple(self._orders.values())
+
+    @property
     def running(self) -> bool:
         """Whether `launch` was called, and `stop` was not, in this process."""
         with self._lock:
@@ -111,7 +115,7 @@ class ServerGroup:
         with self._lock:
             if self._process is not None:
                 return
-            self._owner = os.getpid()
+            self._owner, self._launched = os.getpid(), time.monotonic()
             self._start_zygote()
             lines = "".join(json.dumps(dataclasses.asdict(order)) + "\n" for order in self._orders.values())
             os.write(self._orders_fd, lines.encode())
@@ -119,21 +123,32 @@ class ServerGroup:
     def wait(self, timeout_s: float) -> None:
         """Waits until every server is up.
 
+        Args:
+            timeout_s: the limit, counted from `launch`.
+
         Raises:
-            ClusterTimeoutError: one is not after `timeout_s`; the others are stopped.
+            ClusterTimeoutError: one is not up in time; the others are stopped.
             TaskDiedError: one ended instead; the others are stopped.
         """
-        deadline = time.monotonic() + timeout_s
         try:
-            while len(self.tasks) < len(self._orders):
-                remaining_s = deadline - time.monotonic()
-                if remaining_s <= 0:
-                    raise ClusterTimeoutError(self._describe_missing(timeout_s))
-                self._read_events(remaining_s)
+            while not self.is_up:
+                self._read_events(_POLL_S)
                 self.check()
+                self.check_in_time(timeout_s)
         except BaseException:
             self.stop()
             raise
+
+    @property
+    def is_up(self) -> bool:
+        """Whether every server has come up (and maybe ended since)."""
+        with self._lock:
+            return len(self._up) == len(self._orders)
+
+    def check_in_time(self, timeout_s: float) -> None:
+        """Raises `ClusterTimeoutError` if a server is not up `timeout_s` after `launch`."""
+        if not self.is_up and time.monotonic() - self._launched > timeout_s:
+            raise ClusterTimeoutError(self._describe_missing(timeout_s))
 
     def check(self) -> None:
         """Raises `TaskDiedError` with the tail of its log if a server, or the process that forked them, is dead."""
@@ -171,12 +186,11 @@ class ServerGroup:
         # still talks to them. The kernel closes these when the process is really gone.
         orders, self._orders_fd = os.pipe()
         self._events_fd, events = os.pipe()
-        arguments = [json.dumps(sys.path), str(os.getpid()), self._log_dir if self._temporary else ""]
+        command = boot_command(_BOOT, str(os.getpid()), self._log_dir if self._temporary else "")
         with open(self._zygote_log, "ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, *arguments],
-                stdin=orders, stdout=events, stderr=log, env=_zygote_environment(), start_new_session=True,
-            )  # fmt: skip
+                command, stdin=orders, stdout=events, stderr=log, env=_zygote_environment(), start_new_session=True
+            )
         os.close(orders)
         os.close(events)
 

@@ -1,0 +1,206 @@
+"""Runs a program on a cluster of this machine, or as the one role that TF_CONFIG gives it.
+
+`run_local` is the life of a process: it installs signal handlers and must be called in the main thread. The program
+is the chief; parameter servers and workers serve without running it, since the workers of a single-client cluster run
+graphs, not the user's Python. Everything started ends with the call, and with this process if that is killed.
+"""
+
+import dataclasses
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from types import FrameType
+
+from tfps import env
+from tfps.cluster import logs, server
+from tfps.cluster.chief_process import ChiefProcess
+from tfps.cluster.ports import reserve_address
+from tfps.cluster.processes import cores_each
+from tfps.cluster.server_group import ServerGroup, TaskOrder
+from tfps.cluster.spec import ClusterSpec
+from tfps.cluster.streams import Terminal
+from tfps.cluster.tf_config import TaskConfig
+from tfps.errors import ClusterError, ConfigError, TaskDiedError
+
+_POLL_S = 0.1
+_GRACE_S = 10.0
+_FAILED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchPlan:
+    """What to run here.
+
+    Args:
+        program: a Python file or a command, and its arguments.
+        num_ps: parameter servers, at least 1.
+        num_workers: workers, at least 1.
+        log_dir: a directory for a log file a task, or None to keep none.
+
+    Raises:
+        ConfigError: there is no such program, or a count is below 1.
+    """
+
+    program: tuple[str, ...]
+    num_ps: int = 1
+    num_workers: int = 2
+    log_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks everything, before anything starts."""
+        for name in ("num_ps", "num_workers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1. Received: {getattr(self, name)}.")
+        program_command(self.program)
+
+
+class _Interrupted(BaseException):
+    """A signal asked the launcher to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def program_command(program: Sequence[str]) -> list[str]:
+    """The command that runs a program: a .py file by this Python, anything else by itself.
+
+    Raises:
+        ConfigError: it is not given, or there is no such file or command.
+    """
+    if not program:
+        raise ConfigError("`program` must be given: the Python file, and its arguments. Received: none.")
+    if program[0].endswith(".py"):
+        if not os.path.isfile(program[0]):
+            raise ConfigError(f"`program` must be a file that exists. Received: {program[0]!r}.")
+        return [sys.executable, *program]
+    if shutil.which(program[0]) is None:
+        raise ConfigError(f"`program` must be a .py file or a command on the PATH. Received: {program[0]!r}.")
+    return list(program)
+
+
+def run_role(config: TaskConfig, program: Sequence[str]) -> None:
+    """Becomes the task of TF_CONFIG: the program if it is the chief, else a server. Does not return.
+
+    Raises:
+        ConfigError: the task is the chief and there is no such program.
+        SystemExit: the server is done; see `tfps.cluster.server.serve`.
+    """
+    if config.task_type != "chief":
+        server.serve(config)
+    command = program_command(program)
+    os.execvp(command[0], command)
+
+
+def run_local(plan: LaunchPlan) -> int:
+    """Runs the program as the chief of a cluster of this machine, and ends the cluster with it.
+
+    Returns:
+        The program's exit status (128 + n if signal n ended it); 1 if a server failed; 128 + n if signal n stopped
+        this process.
+    """
+    terminal = Terminal()
+    log_dir = _make_log_dir(plan.log_dir)
+    config = TaskConfig(_reserve_cluster(plan), "chief", 0)
+    group = ServerGroup(_make_orders(config.cluster, log_dir), log_dir, temporary=plan.log_dir is None)
+    chief = None
+    handlers = _raise_on_signals()
+    try:
+        group.launch()
+        chief_log = logs.log_path(log_dir, "chief", 0) if plan.log_dir else None
+        chief = ChiefProcess(program_command(plan.program), config, terminal, chief_log)
+        _show(group, terminal)
+        return _supervise(chief, group)
+    except ClusterError as error:
+        logs.say(f"error: {error}")
+        return _FAILED
+    except _Interrupted as interruption:
+        return _interrupt(chief, interruption.number)
+    finally:
+        _ignore_signals(handlers)
+        _end(chief, group, terminal)
+        _restore(handlers)
+
+
+def _make_log_dir(log_dir: str | None) -> str:
+    if log_dir is None:
+        return tempfile.mkdtemp(prefix="tfps-")
+    os.makedirs(log_dir, exist_ok=True)
+    return log_dir
+
+
+def _reserve_cluster(plan: LaunchPlan) -> ClusterSpec:
+    # Chosen now, so that the program and the servers can import TensorFlow at the same time.
+    ps, worker = ([reserve_address() for _ in range(count)] for count in (plan.num_ps, plan.num_workers))
+    return ClusterSpec(worker=tuple(worker), ps=tuple(ps), chief=(reserve_address(),))
+
+
+def _make_orders(spec: ClusterSpec, log_dir: str) -> list[TaskOrder]:
+    counts = {"ps": spec.num_ps, "worker": spec.num_workers}
+    return [
+        TaskOrder(job, index, address, logs.log_path(log_dir, job, index), cores_each(counts[job]))
+        for job, index, address in spec.servers()
+    ]
+
+
+def _show(group: ServerGroup, terminal: Terminal) -> None:
+    for order in group.orders:
+        terminal.follow_log(order.name, order.log_path)
+
+
+def _supervise(chief: ChiefProcess, group: ServerGroup) -> int:
+    """Waits for the program to end, and watches the servers meanwhile."""
+    timeout_s = env.start_timeout_s()
+    while (status := chief.wait(_POLL_S)) is None:
+        group.check()
+        group.check_in_time(timeout_s)
+    try:
+        group.check()
+    except TaskDiedError as error:  # most likely why the program failed
+        logs.say(f"error: {error}")
+        return status or _FAILED
+    if status:
+        logs.say(f"chief 0 ended with status {status}")
+    return status
+
+
+def _interrupt(chief: ChiefProcess | None, number: int) -> int:
+    """Passes the signal on and gives the program a while to end; a second signal ends the wait."""
+    try:
+        if chief is not None:
+            chief.interrupt(number)
+            chief.wait(_GRACE_S)
+    except _Interrupted:
+        pass
+    logs.say(f"stopped by {signal.Signals(number).name}")
+    return 128 + number
+
+
+def _end(chief: ChiefProcess | None, group: ServerGroup, terminal: Terminal) -> None:
+    if chief is not None:
+        chief.end()
+    group.stop()
+    terminal.close()
+
+
+_Handlers = dict[int, object]
+
+
+def _raise_on_signals() -> _Handlers:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Interrupted(number)
+
+    return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+
+def _ignore_signals(handlers: _Handlers) -> None:
+    for number in handlers:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _restore(handlers: _Handlers) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)  # type: ignore[arg-type]
