@@ -1,0 +1,45 @@
+"""Every Keras internal that tfps touches, under one name each; the only file that may name `keras.src`.
+
+Tested over the Keras versions of the supported TensorFlow versions (`make test-versions`).
+"""
+
+from typing import Any
+
+import keras
+from keras.src import backend, tree
+from keras.src.backend.common import global_state
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.backend.tensorflow.optimizer import TFOptimizer
+from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
+from keras.src.optimizers import base_optimizer
+from keras.src.trainers.data_adapters import data_adapter_utils
+from keras.src.utils.python_utils import pythonify_logs
+
+Variable = backend.Variable
+BaseOptimizer = base_optimizer.BaseOptimizer
+
+__all__ = [
+    "BaseOptimizer",
+    "TFEpochIterator",
+    "TFOptimizer",
+    "TensorFlowTrainer",
+    "Variable",
+    "creating_layer",
+    "data_adapter_utils",
+    "in_stateless_scope",
+    "keras",
+    "pythonify_logs",
+    "standardize_dtype",
+    "tree",
+]
+
+
+def standardize_dtype(dtype: Any) -> str:
+    """A dtype of Keras, TensorFlow or numpy by its name."""
+    return str(backend.standardize_dtype(dtype))
+
+
+def creating_layer() -> Any:
+    """The layer, metric or optimizer that is making a variable right now, or None."""
+    stack = global_state.get_global_attribute("name_scope_stack") or []
+    return next((scope.caller for scope in reversed(stack) if getattr(scope, "caller", None) is not None), None)

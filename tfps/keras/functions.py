@@ -1,0 +1,160 @@
+"""The functions a model's training loop calls: one step of training or evaluation, run by the workers."""
+
+import itertools
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.keras._compat import tree
+from tfps.keras.variables import held
+from tfps.strategy.strategy import ParameterServerStrategy
+from tfps.strategy.variables import DenseVariable, SumVariable
+from tfps.training.closure import Closure, Program, Result
+from tfps.strategy.inputs import Epoch, worker_iterator
+from tfps.training.stream import Runner, Stream, stream
+
+_NUMBERS = itertools.count()
+_LOGS_EVERY_S = 0.25
+"""Metric results are computed at most this often while an epoch runs; in between the last ones are shown."""
+
+
+class StepFunction:
+    """What stands for `model.train_function` or `model.test_function`.
+
+    Args:
+        model: a Keras model of our strategy.
+        step: `model.train_step` or `model.test_step`.
+        updates: whether the step changes variables.
+    """
+
+    def __init__(self, model: Any, step: Any, updates: bool) -> None:
+        self._model = weakref.proxy(model)
+        self._step = step
+        self._updates = updates
+        self._strategy: ParameterServerStrategy = model.distribute_strategy
+        self._closure: Closure | None = None
+        self._stream: Stream | None = None
+        self._logs: dict[str, Any] = {}
+        self._last_logs: dict[str, float] = {}
+        self._logs_at = 0.0
+        self._active = False
+        self._on_batch = tf.function(self._trace_batch, autograph=False, reduce_retracing=True)
+        self._over_iterator: dict[str, tuple[str, Any]] = {}
+
+    def __call__(self, iterator: Any) -> dict[str, Any]:
+        """Hands out `steps_per_execution` steps that are done; returns logs, which may lag.
+
+        Raises:
+            StopIteration: the input has no more.
+        """
+        self._active = True
+        if not isinstance(iterator, Epoch):
+            return self._single(iterator)
+        if self._stream is None or self._stream.epoch is not iterator or self._stream.spent:
+            self.join()
+            self._stream = self._begin(iterator)
+        if not self._stream.take(self._model.steps_per_execution):
+            raise StopIteration
+        if time.monotonic() - self._logs_at > _LOGS_EVERY_S or not self._logs:
+            self._logs = self._results()
+        return self._logs
+
+    @property
+    def active(self) -> bool:
+        """Whether an epoch was begun and not finished."""
+        return self._active
+
+    def join(self) -> None:
+        """Waits for the steps under way."""
+        if self._stream is not None:
+            self._stream.join()
+            self._stream = None
+
+    def finish(self) -> dict[str, Any]:
+        """Ends an epoch: waits for all steps and returns the final logs."""
+        self.join()
+        self._active = False
+        return self._results()
+
+    def _results(self) -> dict[str, Any]:
+        self._logs_at = time.monotonic()
+        return {**self._model.get_metrics_result(), **self._last_logs} if not self._last_logs else self._merged()
+
+    def _merged(self) -> dict[str, Any]:
+        """A user's own logs; those that name a metric show its result, not the last step's value."""
+        results = self._model.get_metrics_result()
+        return {name: results.get(name, value) for name, value in self._last_logs.items()}
+
+    def _single(self, batches: Any) -> dict[str, Any]:
+        """`train_on_batch` and `test_on_batch`: the batch goes to a worker, its result is waited for."""
+        self.join()
+        runner = self._runner()
+        for data in batches:
+            batch = tree.map_structure(lambda x: None if x is None else tf.convert_to_tensor(x), data)
+            runner.done(runner.pool.submit(0, lambda batch=batch: self._on_batch(batch)).result(runner.timeout_s))
+        return self._results()
+
+    def _runner(self, over_iterator: Any = None) -> Runner:
+        return Runner(
+            self._strategy.pool,
+            lambda steps: over_iterator(tf.constant(steps, tf.int64)),
+            self._on_batch,
+            self._done,
+            self._strategy.steps_per_closure,
+            self._strategy.closure_timeout_s,
+        )
+
+    def _begin(self, epoch: Epoch) -> Stream:
+        """Starts the workers' iterators and traces what is new, before any closure runs."""
+        run_iterator: Any = None
+        if not epoch.source.fed:
+            name, run_iterator = self._function_over(epoch.source.element_spec)
+            epoch.start_on_workers(name)
+        return stream(self._runner(run_iterator), epoch, epoch.source.steps_per_epoch)
+
+    def _function_over(self, element_spec: Any) -> tuple[str, Any]:
+        """The workers' iterator for batches of this kind, by name, and the closure over it."""
+        key = repr(element_spec)
+        if key not in self._over_iterator:
+            name = f"tfps_input_{next(_NUMBERS)}"
+
+            def trace(steps: Any) -> Any:
+                iterator = worker_iterator(name, element_spec)
+                return self._make_closure().over_iterator(iterator.get_next_as_optional, steps)
+
+            self._over_iterator[key] = name, tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int64))
+        return self._over_iterator[key]
+
+    def _trace_batch(self, batch: Any) -> Any:
+        return self._make_closure().over_batches([batch])
+
+    def _make_closure(self) -> Closure:
+        model = self._model
+        kept = [*model.variables, *(model.optimizer.variables if self._updates and model.optimizer else [])]
+        program = Program(self._traced_step, held(kept, DenseVariable), held(model.metrics_variables, SumVariable), {}, self._updates)
+        self._closure = self._closure or Closure(program)
+        return self._closure
+
+    def _traced_step(self, batch: Any) -> Mapping[str, Any]:
+        replica = tf.distribute.ReplicaContext(self._strategy, replica_id_in_sync_group=0)
+        with self._strategy.scope(), replica:
+            logs = self._step(_without_optionals(batch))
+            known = set(self._model.get_metrics_result())
+        return {} if not isinstance(logs, Mapping) or set(logs) <= known else logs
+
+    def _done(self, vector: Any) -> Result:
+        assert self._closure is not None
+        result = self._closure.read(vector)
+        for variable, added in zip(held(self._model.metrics_variables, SumVariable), result.sums, strict=True):
+            variable.assign_add(added)
+        if result.steps:
+            self._last_logs = result.logs
+        return result
+
+
+def _without_optionals(batch: Any) -> Any:
+    """Keras passes a missing sample weight as an empty Optional."""
+    return tree.map_structure(lambda x: None if isinstance(x, tf.experimental.Optional) else x, batch)

@@ -1,0 +1,149 @@
+"""Where tfps meets Keras: a few methods of Keras, replaced for objects of our strategy and for no others.
+
+Each hook asks for the strategy's type first; with any other strategy, or with none, the method it replaced runs.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.embedding.table import Table
+from tfps.keras import model_checks, optimizers, predicting, variables
+from tfps.keras._compat import TensorFlowTrainer, TFEpochIterator, TFOptimizer, Variable, in_stateless_scope
+from tfps.keras.functions import StepFunction
+from tfps.keras.variables import current_strategy
+from tfps.strategy.strategy import ParameterServerStrategy
+from tfps.strategy.variables import StepVariable
+
+_INSTALLED: set[str] = set()
+
+
+def install() -> None:
+    """Installs the hooks, once."""
+    if _INSTALLED:
+        return
+    _INSTALLED.add("keras")
+    _install_variable_hooks()
+    _install_optimizer_hooks()
+    _install_trainer_hooks()
+
+
+def _replace(owner: type, name: str, ours: Callable[..., Any], applies: Callable[..., bool]) -> None:
+    """Calls `ours(stock, self, ...)` for those objects that `applies(self)` is true for, the stock method for others."""
+    stock = getattr(owner, name)
+
+    @functools.wraps(stock)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return ours(stock, self, *args, **kwargs) if applies(self) else stock(self, *args, **kwargs)
+
+    setattr(owner, name, method)
+
+
+# Variables: made where the plan says, read by rows, added to in place.
+
+
+def _install_variable_hooks() -> None:
+    in_scope = lambda variable: current_strategy() is not None  # noqa: E731
+    _replace(Variable, "_initialize_with_initializer", _initialize_with_initializer, in_scope)
+    _replace(Variable, "_initialize", _initialize, in_scope)
+    _replace(Variable, "assign_add", _assign_add, _is_atomic)
+    _replace(Variable, "assign_sub", _assign_sub, _is_atomic)
+    Variable.sparse_read = property(_sparse_read)  # type: ignore[attr-defined]
+
+
+def _initialize_with_initializer(stock: Any, variable: Any, initializer: Any) -> None:
+    variable._value = variables.create(current_strategy(), variable, initializer)
+
+
+def _initialize(stock: Any, variable: Any, value: Any) -> None:
+    if isinstance(value, tf.Variable) or callable(value):
+        stock(variable, value)
+    else:
+        variable._value = variables.create_from_value(current_strategy(), variable, value)
+
+
+def _is_atomic(variable: Any) -> bool:
+    return isinstance(variable._value, StepVariable) and not in_stateless_scope()
+
+
+def _assign_add(stock: Any, variable: Any, value: Any) -> Any:
+    """Keras reads, adds and assigns; of two workers that do so at once one is lost."""
+    return variable._value.assign_add(tf.cast(value, variable._value.dtype))
+
+
+def _assign_sub(stock: Any, variable: Any, value: Any) -> Any:
+    return variable._value.assign_sub(tf.cast(value, variable._value.dtype))
+
+
+def _sparse_read(variable: Any) -> Any:
+    """`tf.gather` asks for this; for a variable that is not a table it must not be there."""
+    if not isinstance(variable._value, Table):
+        raise AttributeError("sparse_read")
+    return variable._value.sparse_read
+
+
+# Optimizers: slots beside their variables, rows updated on the servers.
+
+
+def _install_optimizer_hooks() -> None:
+    ours = lambda optimizer: isinstance(optimizer._distribution_strategy, ParameterServerStrategy)  # noqa: E731
+    _replace(TFOptimizer, "add_variable_from_reference", _add_slot, ours)
+    _replace(TFOptimizer, "_backend_update_step", lambda stock, *args: optimizers.update_step(*args), ours)
+    _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
+
+
+def _add_slot(stock: Any, optimizer: Any, reference_variable: Any, *args: Any, **kwargs: Any) -> Any:
+    strategy = optimizer._distribution_strategy
+    value = reference_variable._value if isinstance(reference_variable, Variable) else reference_variable
+    base = super(TFOptimizer, optimizer).add_variable_from_reference
+    with strategy.scope(), strategy.slots_of(value):
+        return base(reference_variable, *args, **kwargs)
+
+
+# Trainers: steps run on the workers.
+
+
+def _install_trainer_hooks() -> None:
+    ours = lambda model: isinstance(model._distribute_strategy, ParameterServerStrategy)  # noqa: E731
+    for name, hook in {
+        "make_train_function": _make_train_function,
+        "make_test_function": _make_test_function,
+        "_get_metrics_result_or_logs": _metrics_result_or_logs,
+        "_maybe_symbolic_build": _symbolic_build,
+        "predict": predicting.predict,
+        "predict_on_batch": predicting.predict_on_batch,
+    }.items():
+        _replace(TensorFlowTrainer, name, hook, ours)
+
+
+def _make_train_function(stock: Any, model: Any, force: bool = False) -> Any:
+    if model.train_function is None or force:
+        object.__setattr__(model, "train_function", StepFunction(model, model.train_step, updates=True))
+    return model.train_function
+
+
+def _make_test_function(stock: Any, model: Any, force: bool = False) -> Any:
+    if model.test_function is None or force:
+        object.__setattr__(model, "test_function", StepFunction(model, model.test_step, updates=False))
+    return model.test_function
+
+
+def _metrics_result_or_logs(stock: Any, model: Any, logs: Any) -> Any:
+    """Called at the end of an epoch and of evaluate: nothing may be under way after it."""
+    active = [f for f in (model.train_function, model.test_function) if isinstance(f, StepFunction) and f.active]
+    return active[-1].finish() if active else stock(model, logs)
+
+
+def _symbolic_build(stock: Any, model: Any, iterator: Any = None, data_batch: Any = None) -> None:
+    """Builds from the element spec, so that no data is read, and inside the scope."""
+    if iterator is not None:
+        source = iterator._distributed_dataset
+        source.steps_per_epoch = iterator.steps_per_epoch
+        data_batch = source.element_spec
+    strategy = model._distribute_strategy
+    with strategy.scope():
+        model_checks.prepare(model, strategy)
+        model._symbolic_build(data_batch=data_batch)
+        model_checks.check_built(model)

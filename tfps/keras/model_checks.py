@@ -1,0 +1,46 @@
+"""What a model must be for a parameter server, checked when it is built, before any step."""
+
+from typing import Any
+
+from tfps.embedding.table import Table
+from tfps.errors import UnsupportedError
+from tfps.keras import row_optimizers
+from tfps.keras.variables import adopt, held
+from tfps.strategy.strategy import ParameterServerStrategy
+
+
+def prepare(model: Any, strategy: ParameterServerStrategy) -> None:
+    """Takes in an optimizer and metrics that were made outside the scope."""
+    optimizer = model.optimizer
+    if optimizer is not None and optimizer._distribution_strategy is not strategy:
+        if optimizer.built:
+            raise UnsupportedError(
+                f"`optimizer` must not have been built outside `strategy.scope()`. Received: {type(optimizer).__name__} with "
+                f"{len(optimizer.variables)} variables. Make it, or compile the model, inside the scope."
+            )
+        optimizer._distribution_strategy = strategy
+        adopt(strategy, optimizer.variables)
+    adopt(strategy, model.metrics_variables)
+
+
+def check_built(model: Any) -> None:
+    """Refuses what would need a whole table in a step.
+
+    Raises:
+        UnsupportedError: naming the table or the optimizer.
+    """
+    tables = [variable for variable in model.trainable_variables if isinstance(variable._value, Table)]
+    for variable in tables:
+        for name in ("regularizer", "constraint"):
+            if getattr(variable, name, None) is not None:
+                raise UnsupportedError(
+                    f"`{name}` of table {variable.path!r} would read every row in every step. Received: "
+                    f"{getattr(variable, name)!r}. Valid: None; regularize the looked-up rows with an activity regularizer."
+                )
+    if tables and model.optimizer is not None:
+        row_optimizers.check(model.optimizer)
+
+
+def tables_of(model: Any) -> list[Table]:
+    """The tables of a model, each once."""
+    return held(model.variables, Table)

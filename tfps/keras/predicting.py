@@ -1,0 +1,82 @@
+"""`predict`: batches go to whichever worker is free, their results come back in the order of the input."""
+
+import collections
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfps import step
+from tfps.keras._compat import TFEpochIterator, keras, tree
+from tfps.keras.variables import held
+from tfps.strategy.variables import DenseVariable
+from tfps.training.closure import DirectLookups
+from tfps.training.exchange import Exchange
+
+_IN_FLIGHT = 4
+"""Batches a worker has under way."""
+
+
+def predict(
+    stock: Any, model: Any, x: Any, batch_size: Any = None, verbose: Any = "auto", steps: Any = None, callbacks: Any = None
+) -> Any:
+    """Keras's `predict` over the workers."""
+    epoch_iterator = TFEpochIterator(
+        x=x,
+        batch_size=batch_size,
+        steps_per_epoch=steps,
+        shuffle=False,
+        distribute_strategy=model.distribute_strategy,
+        steps_per_execution=model.steps_per_execution,
+    )
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = keras.callbacks.CallbackList(
+            callbacks, add_progbar=verbose != 0, verbose=verbose, epochs=1, steps=epoch_iterator.num_batches, model=model
+        )
+    outputs: list[Any] = []
+    model.stop_predicting = False
+    callbacks.on_predict_begin()
+    for number, result in enumerate(_results(model, iter(epoch_iterator._distributed_dataset.dataset), steps)):
+        callbacks.on_predict_batch_begin(number)
+        outputs.append(result)
+        callbacks.on_predict_batch_end(number, {"outputs": result})
+        if model.stop_predicting:
+            break
+    callbacks.on_predict_end()
+    return tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
+
+
+def predict_on_batch(stock: Any, model: Any, x: Any) -> Any:
+    """Keras's `predict_on_batch` on one worker."""
+    return next(iter(_results(model, iter([(x,)]), None)))
+
+
+def _results(model: Any, batches: Any, steps: int | None) -> Any:
+    """The outputs of each batch, in order."""
+    strategy = model.distribute_strategy
+    function = _function_of(model)
+    window: collections.deque[Future[Any]] = collections.deque()
+    for number, batch in enumerate(batches):
+        if steps is not None and number >= steps:
+            break
+        inputs = tree.map_structure(lambda v: None if v is None else tf.convert_to_tensor(v), batch)
+        window.append(strategy.pool.submit(number % strategy.num_workers, lambda inputs=inputs: function(inputs)))
+        if len(window) >= _IN_FLIGHT * strategy.num_workers:
+            yield window.popleft().result(strategy.closure_timeout_s)
+    while window:
+        yield window.popleft().result(strategy.closure_timeout_s)
+
+
+def _function_of(model: Any) -> Any:
+    """The traced `predict_step`; made once a model."""
+    if model.predict_function is None:
+
+        def trace(batch: Any) -> Any:
+            exchange = Exchange(held(model.variables, DenseVariable))
+            exchange.pull()
+            with step.tracing(step.Step(DirectLookups(), exchange.copies)), model.distribute_strategy.scope():
+                return model.predict_step(batch)
+
+        object.__setattr__(model, "predict_function", tf.function(trace, autograph=False, reduce_retracing=True))
+    return model.predict_function

@@ -1,0 +1,106 @@
+"""Keras optimizers and their row-wise rules: one adapter an optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.embedding.push import RowUpdate
+from tfps.embedding.row_rules import RULES, RowRule
+from tfps.embedding.table import Table
+from tfps.errors import UnsupportedError
+from tfps.keras._compat import keras
+
+Adapter = Callable[[Any], tuple[str, tuple[str, ...], dict[str, Any]]]
+
+
+def _sgd(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    if not optimizer.momentum:
+        return "sgd", (), {}
+    return "momentum", ("momentums",), {"momentum": optimizer.momentum, "nesterov": float(optimizer.nesterov)}
+
+
+def _adagrad(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    return "adagrad", ("_accumulators",), {"epsilon": optimizer.epsilon}
+
+
+def _adam(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    if optimizer.amsgrad:
+        raise UnsupportedError("`amsgrad` of Adam has no row-wise form. Received: amsgrad=True. Valid: False.")
+    hyper = {"beta_1": optimizer.beta_1, "beta_2": optimizer.beta_2, "epsilon": optimizer.epsilon}
+    return "adam", ("_momentums", "_velocities"), hyper
+
+
+def _rmsprop(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    if optimizer.momentum or optimizer.centered:
+        received = f"momentum={optimizer.momentum}, centered={optimizer.centered}"
+        raise UnsupportedError(f"RMSprop has a row-wise form only without momentum and not centered. Received: {received}.")
+    return "rmsprop", ("_velocities",), {"rho": optimizer.rho, "epsilon": optimizer.epsilon}
+
+
+def _ftrl(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    hyper = {
+        "learning_rate_power": optimizer.learning_rate_power,
+        "l1": optimizer.l1_regularization_strength,
+        "l2": optimizer.l2_regularization_strength,
+        "l2_shrinkage": optimizer.l2_shrinkage_regularization_strength,
+        "beta": optimizer.beta,
+    }
+    return "ftrl", ("_accumulators", "_linears"), hyper
+
+
+_ADAPTERS: dict[type, Adapter] = {
+    keras.optimizers.SGD: _sgd,
+    keras.optimizers.Adagrad: _adagrad,
+    keras.optimizers.Adam: _adam,
+    keras.optimizers.AdamW: _adam,
+    keras.optimizers.RMSprop: _rmsprop,
+    keras.optimizers.Ftrl: _ftrl,
+}
+
+
+def check(optimizer: Any) -> None:
+    """Refuses an optimizer that could not update rows on their own.
+
+    Raises:
+        UnsupportedError: it has no row-wise form; the message lists those that have.
+    """
+    adapter = _ADAPTERS.get(type(optimizer))
+    if adapter is None:
+        valid = ", ".join(sorted({kind.__name__ for kind in _ADAPTERS}))
+        raise UnsupportedError(
+            f"`optimizer` must have a row-wise form for models with tables. Received: {type(optimizer).__name__}. Valid: {valid}."
+        )
+    adapter(optimizer)
+    for name in ("use_ema", "gradient_accumulation_steps"):
+        if getattr(optimizer, name, None):
+            raise UnsupportedError(
+                f"`{name}` of {type(optimizer).__name__} would touch every row of a table in every step. "
+                f"Received: {getattr(optimizer, name)!r}. Valid: none, for models with tables."
+            )
+
+
+def row_updates(optimizer: Any, pairs: list[tuple[Any, Table]], learning_rate: Any) -> list[RowUpdate]:
+    """What an optimizer does to the rows of tables in this step.
+
+    Args:
+        optimizer: of Keras, built.
+        pairs: (IndexedSlices, table) each.
+        learning_rate: of this step, a scalar tensor.
+    """
+    name, slot_names, hyper = _ADAPTERS[type(optimizer)](optimizer)
+    rule = RULES[name]
+    values = {"learning_rate": learning_rate, "step": tf.cast(optimizer.iterations + 1, tf.float32), **hyper}
+    plain = _vector(rule, values, 0.0)
+    decayed = None if optimizer.weight_decay is None else _vector(rule, values, optimizer.weight_decay * learning_rate)
+    updates = []
+    for gradient, table in pairs:
+        index = optimizer._trainable_variables_indices[optimizer._var_key(table)]
+        slots = [getattr(optimizer, slot)[index]._value for slot in slot_names]
+        decays = decayed is not None and optimizer._use_weight_decay(table)
+        updates.append(RowUpdate(table, slots, gradient, rule, decayed if decays else plain))
+    return updates
+
+
+def _vector(rule: RowRule, values: dict[str, Any], decay: Any) -> Any:
+    return tf.stack([tf.cast(v, tf.float32) for v in (*(values[name] for name in rule.hyperparameters), decay)])

@@ -1,0 +1,86 @@
+"""Keras variables made in a `ParameterServerStrategy` scope: what they become and how they get their first value."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfps.embedding.table import Table
+from tfps.keras._compat import Variable, creating_layer, keras, standardize_dtype
+from tfps.keras.initial_rows import row_source
+from tfps.placement.spec import VariableSpec
+from tfps.strategy.creation import Recipe
+from tfps.strategy.strategy import ParameterServerStrategy
+from tfps.strategy.variables import StepVariable
+
+_TABLE_ROWS = 100_000
+"""A matrix made by a layer of the user's own is taken for a table from this many rows on."""
+
+
+def current_strategy() -> ParameterServerStrategy | None:
+    """The strategy whose scope the caller is in, if it is ours."""
+    strategy = tf.distribute.get_strategy()
+    return strategy if isinstance(strategy, ParameterServerStrategy) else None
+
+
+def create(strategy: ParameterServerStrategy, variable: Any, initializer: Any) -> Any:
+    """What a Keras variable holds: a table, a dense variable on a server, or a sum on the chief.
+
+    Args:
+        strategy: makes it.
+        variable: the Keras variable; its shape, dtype and path are known.
+        initializer: a Keras initializer or any function of (shape, dtype).
+    """
+    shape, dtype = tuple(variable._shape), standardize_dtype(variable._dtype)
+    spec = VariableSpec(variable.path, shape, dtype, trainable=variable.trainable, is_table=_is_table(variable, shape, dtype))
+    recipe = Recipe(lambda: initializer(shape, dtype=dtype), row_source(initializer, shape, dtype), _constant(initializer))
+    with tf.init_scope():
+        return strategy.create(spec, recipe, summed=_is_metric(variable))
+
+
+def create_from_value(strategy: ParameterServerStrategy, variable: Any, value: Any) -> Any:
+    """The same for a variable that is given a value instead of an initializer; its shape is not yet set."""
+    array = np.asarray(value)
+    dtype = standardize_dtype(variable._dtype)
+    spec = VariableSpec(variable.path, array.shape, dtype, trainable=variable.trainable)
+    with tf.init_scope():
+        return strategy.create(spec, Recipe(lambda: tf.convert_to_tensor(array, dtype)), summed=_is_metric(variable))
+
+
+def adopt(strategy: ParameterServerStrategy, variables: list[Any]) -> None:
+    """Moves Keras variables that were made outside the scope (an optimizer, a metric) to where they belong."""
+    for variable in variables:
+        if isinstance(variable, Variable) and not isinstance(variable._value, (StepVariable, Table, type(None))):
+            variable._value = create_from_value(strategy, variable, variable._value.numpy())
+
+
+def held(variables: list[Any], kind: type) -> list[Any]:
+    """What Keras variables hold, of one kind, each once."""
+    values = [variable._value if isinstance(variable, Variable) else variable for variable in variables]
+    return list({id(value): value for value in values if isinstance(value, kind)}.values())
+
+
+def _is_metric(variable: Any) -> bool:
+    """Metric state is a sum over workers; Keras before 3.7 does not mark it as read rarely, but names its maker."""
+    return getattr(variable, "_synchronization", None) == "on_read" or isinstance(creating_layer(), keras.metrics.Metric)
+
+
+def _is_table(variable: Any, shape: tuple[int, ...], dtype: str) -> bool:
+    if len(shape) != 2 or dtype != "float32" or not math.prod(shape):
+        return False
+    layer = creating_layer()
+    if isinstance(layer, keras.layers.Embedding):
+        return shape[0] == layer.input_dim
+    return shape[0] >= _TABLE_ROWS and isinstance(layer, keras.layers.Layer)
+
+
+def _constant(initializer: Callable[..., Any]) -> float | None:
+    if isinstance(initializer, keras.initializers.Zeros):
+        return 0.0
+    if isinstance(initializer, keras.initializers.Ones):
+        return 1.0
+    if isinstance(initializer, keras.initializers.Constant) and np.ndim(initializer.value) == 0:
+        return float(initializer.value)
+    return None

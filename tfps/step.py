@@ -1,0 +1,74 @@
+"""The step being traced: how variables and tables behave differently inside a worker's step than on the chief.
+
+A *step* is Keras code (a `train_step`, a `test_step`, a function given to `strategy.run`) traced into a graph that runs
+on a worker. While it is traced, dense variables stand for the worker's own copies and lookups for rows already asked
+for; everywhere else (eager code on the chief) they stand for what the servers hold. The variables ask this module
+which of the two holds. Threading: a step is a property of the tracing thread.
+"""
+
+import contextlib
+import threading
+from collections.abc import Hashable, Iterator
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+
+class Lookups(Protocol):
+    """Answers the lookups of a traced step."""
+
+    def lookup(self, table: Any, ids: Any) -> Any:
+        """Rows of `table` for `ids` of any shape: a tensor of shape `ids.shape + [dim]`."""
+        ...
+
+
+class Step:
+    """One step under trace.
+
+    Args:
+        lookups: answers its lookups.
+        copies: worker-local resource handles by variable key; a variable that is not in it stays on its server.
+    """
+
+    def __init__(self, lookups: Lookups, copies: dict[Hashable, Any]) -> None:
+        self.lookups = lookups
+        self._copies = copies
+        self._graph = tf.compat.v1.get_default_graph()
+        self._sources: dict[Hashable, Any] = {}
+
+    def copy_of(self, key: Hashable) -> Any | None:
+        """Handle of the worker's own copy, or None where there is none."""
+        return self._copies.get(key)
+
+    def gradient_source(self, key: Hashable) -> Any:
+        """The tensor that stands for a table in `tape.gradient(loss, table)`.
+
+        A table has no single handle a tape could watch. A scalar of the step's graph takes its place: lookups declare
+        to depend on it, and their gradient for it is the table's IndexedSlices.
+        """
+        if key not in self._sources:
+            with self._graph.as_default(), tf.control_dependencies(None):
+                self._sources[key] = tf.zeros([], name="table_gradient_source")
+        return self._sources[key]
+
+
+class _Current(threading.local):
+    step: Step | None = None
+
+
+_CURRENT = _Current()
+
+
+def current() -> Step | None:
+    """The step this thread is tracing; None in eager code (also inside `tf.init_scope`)."""
+    return None if tf.executing_eagerly() else _CURRENT.step
+
+
+@contextlib.contextmanager
+def tracing(step: Step) -> Iterator[Step]:
+    """Makes `step` current in this thread."""
+    before, _CURRENT.step = _CURRENT.step, step
+    try:
+        yield step
+    finally:
+        _CURRENT.step = before

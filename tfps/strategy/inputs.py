@@ -1,0 +1,105 @@
+"""One dataset, all workers: each element is seen by exactly one of them.
+
+A dataset made of `tf.data` operations alone is shipped: its graph goes to the workers, which iterate over their share
+there. Where that cannot be (Python generators, `keras.utils.PyDataset`, resources of the chief, very large arrays in
+memory) the chief iterates and feeds batches to whichever worker is free.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.data.ops import iterator_ops  # an iterator found by name is not public
+from tensorflow.python.data.util import structure
+
+from tfps.strategy.shipping import share_of, shippable_graph
+
+
+class WorkerInput:
+    """A dataset of batches for all workers; iterate over it to start an epoch.
+
+    Args:
+        dataset: of batches.
+        devices: of the workers.
+
+    Attributes:
+        steps_per_epoch: batches an epoch takes; None for all there are.
+    """
+
+    def __init__(self, dataset: Any, devices: list[str]) -> None:
+        self.dataset = dataset
+        self.devices = devices
+        self.steps_per_epoch: int | None = None
+        self._graph = shippable_graph(dataset)
+        self._shipped: list[Any] = []
+
+    @property
+    def element_spec(self) -> Any:
+        """Of one batch; Keras builds models from it."""
+        return self.dataset.element_spec
+
+    @property
+    def fed(self) -> bool:
+        """Whether the chief iterates."""
+        return self._graph is None
+
+    def __iter__(self) -> "Epoch":
+        """Starts an epoch."""
+        return Epoch(self)
+
+    def shares(self) -> list[Any]:
+        """The dataset on each worker, as a tensor there; made at the first call."""
+        if not self._shipped:
+            for index, device in enumerate(self.devices):
+                with tf.device(device):
+                    graph = tf.constant(share_of(self._graph, len(self.devices), index))
+                    self._shipped.append(tf.raw_ops.DatasetFromGraph(graph_def=graph))
+        return self._shipped
+
+
+class Epoch:
+    """One pass over a `WorkerInput`.
+
+    Attributes:
+        source: the input.
+        on_workers: name of the iterator on every worker once it is started, None before.
+    """
+
+    def __init__(self, source: WorkerInput) -> None:
+        self.source = source
+        self.on_workers: str | None = None
+        self._iterator: Any = None
+
+    def __iter__(self) -> "Epoch":
+        """Itself."""
+        return self
+
+    def __next__(self) -> Any:
+        """The next batch, read by the chief."""
+        if self._iterator is None:
+            self._iterator = iter(self.source.dataset)
+        return next(self._iterator)
+
+    def start_on_workers(self, name: str) -> None:
+        """Makes the iterators on the workers begin; does nothing if they have."""
+        if self.on_workers == name:
+            return
+        for device, share in zip(self.source.devices, self.source.shares(), strict=True):
+            with tf.device(device):
+                iterator = iterator_handle(name, self.source.element_spec)
+                tf.raw_ops.MakeIterator(dataset=share, iterator=iterator)
+        self.on_workers = name
+
+
+def iterator_handle(name: str, element_spec: Any) -> Any:
+    """The iterator of that name on the device of the caller."""
+    return tf.raw_ops.IteratorV2(
+        shared_name=name,
+        container="",
+        output_types=structure.get_flat_tensor_types(element_spec),
+        output_shapes=structure.get_flat_tensor_shapes(element_spec),
+    )
+
+
+def worker_iterator(name: str, element_spec: Any) -> Any:
+    """The worker's iterator as a Python object, inside a closure."""
+    return iterator_ops.OwnedIterator(components=[iterator_handle(name, element_spec)], element_spec=element_spec)

@@ -1,0 +1,171 @@
+"""`ParameterServerStrategy`: the scope around unchanged Keras code.
+
+Threading: made and used by the chief's main thread, as every `tf.distribute.Strategy`. Ownership: it starts the
+embedded cluster where there is no TF_CONFIG and stops it at exit. Cost: about one import of TensorFlow, in other processes.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.distribute import parameter_server_strategy_v2  # the extended class is not public
+
+from tfps.cluster.local import LocalCluster
+from tfps.cluster.tf_config import TaskConfig, from_environment
+from tfps.embedding.table import Table
+from tfps.errors import ConfigError
+from tfps.placement.model import Plan
+from tfps.placement.planner import IncrementalPlacer
+from tfps.placement.spec import VariableSpec
+from tfps.strategy.inputs import WorkerInput
+from tfps.strategy.pool import WorkerPool
+from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table, server_device
+
+_LOG = logging.getLogger("tfps")
+
+
+class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
+    """Trains Keras models whose variables live on parameter servers.
+
+    Which cluster: with TF_CONFIG set, the one it describes (a `worker` or `ps` task serves until the chief is done and
+    then ends the process with status 0; the `chief` goes on). Without it, `cluster`, or one server and two workers on
+    this machine.
+
+    Args:
+        cluster: a `tfps.LocalCluster`; not allowed together with TF_CONFIG.
+        variable_partitioner: how tables are split: one of `tfps.placement.partitioners` or of
+            `tf.distribute.experimental.partitioners`. Large tables go to all servers where None.
+        plan: a `tfps.placement` plan to follow.
+
+    Raises:
+        ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
+        ClusterError: a task did not come up; it is named with the tail of its log.
+
+    Example:
+        >>> strategy = tfps.ParameterServerStrategy()  # doctest: +SKIP
+        >>> with strategy.scope():  # doctest: +SKIP
+        ...     model = keras.Sequential([keras.layers.Embedding(1_000_000, 16), keras.layers.Dense(1)])
+    """
+
+    def __init__(
+        self, cluster: LocalCluster | None = None, *, variable_partitioner: Any = None, plan: Plan | None = None
+    ) -> None:
+        config = from_environment()
+        if config is not None and cluster is not None:
+            raise ConfigError("`cluster` must not be given where TF_CONFIG is set: TF_CONFIG already says where the cluster is.")
+        self.cluster = cluster
+        super().__init__(_resolver(self._start(config)))
+        self._placer = IncrementalPlacer(self._num_ps, variable_partitioner, plan=plan)
+        self._slot_of: Any = None
+        self._names: dict[str, int] = {}
+        self._pool: WorkerPool | None = None
+        self.steps_per_closure = 16
+        self.closure_timeout_s = 600.0
+        self._extended = _Extended(self, self._cluster_resolver, None)
+
+    def _start(self, config: TaskConfig | None) -> Any:
+        if config is None:
+            self.cluster = self.cluster or LocalCluster()
+            self.cluster.start()
+            return self.cluster.spec
+        if config.task_type != "chief":
+            from tfps.cluster.server import serve
+
+            sys.exit(serve(config))
+        return config.cluster
+
+    @property
+    def num_servers(self) -> int:
+        """Parameter servers of the cluster."""
+        return int(self._num_ps)
+
+    @property
+    def num_workers(self) -> int:
+        """Workers of the cluster."""
+        return int(self._num_workers)
+
+    @property
+    def worker_devices(self) -> list[str]:
+        """One device a worker."""
+        return [f"/job:worker/replica:0/task:{index}/device:CPU:0" for index in range(self.num_workers)]
+
+    @property
+    def pool(self) -> WorkerPool:
+        """Runs closures on the workers."""
+        if self._pool is None:
+            self._pool = WorkerPool(self.worker_devices, lambda error: error)
+        return self._pool
+
+    def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
+        """Shares a dataset of batches between the workers: each batch goes to one of them."""
+        return WorkerInput(dataset, self.worker_devices)
+
+    @property
+    def plan(self) -> Plan:
+        """Where every variable made so far lives."""
+        return self._placer.plan
+
+    @contextlib.contextmanager
+    def slots_of(self, variable: Any) -> Iterator[None]:
+        """Variables made inside are optimizer slots of `variable` and lie beside it, row for row."""
+        before, self._slot_of = self._slot_of, variable
+        try:
+            yield
+        finally:
+            self._slot_of = before
+
+    def create(self, spec: VariableSpec, recipe: Recipe, *, summed: bool = False) -> Any:
+        """Creates a variable where the plan says.
+
+        Args:
+            spec: the variable; a name that was used before gets a number.
+            recipe: its first value.
+            summed: whether it is the state of a metric, kept on the chief as a sum over the workers.
+
+        Returns:
+            A `Table`, a `DenseVariable` or a `SumVariable`.
+        """
+        if summed:
+            return create_sum(spec, recipe)
+        spec = dataclasses.replace(spec, name=self._unique(spec.name))
+        if isinstance(self._slot_of, Table) and self._slot_of.placement.spec.shape == spec.shape:
+            spec = dataclasses.replace(spec, is_table=True)
+            return create_table(self._placer.place_like(spec, self._slot_of.placement), recipe, spec.trainable)
+        placement = self._placer.place(spec)
+        make = create_table if spec.is_table else create_dense
+        return make(placement, recipe, spec.trainable)
+
+    def place_plain(self, request: dict[str, Any]) -> int:
+        """The server for a plain `tf.Variable`, from the arguments of its creator."""
+        value, dtype = request.get("initial_value"), request.get("dtype")
+        shape = request.get("shape")
+        if shape is None and not callable(value) and value is not None:
+            value = tf.convert_to_tensor(value, dtype)
+            shape, dtype = value.shape, value.dtype
+        known = shape is not None and tf.TensorShape(shape).is_fully_defined()
+        size = tuple(tf.TensorShape(shape).as_list()) if known else ()
+        spec = VariableSpec(self._unique(request.get("name") or "Variable"), size, tf.as_dtype(dtype or tf.float32).name)
+        return self._placer.place(spec).servers[0]
+
+    def _unique(self, name: str) -> str:
+        count = self._names.get(name, 0)
+        self._names[name] = count + 1
+        return f"{name}_{count}" if count else name
+
+
+class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
+    """Places plain `tf.Variable`s, made by custom loops and by legacy Keras, by load instead of by count."""
+
+    def _create_variable_round_robin(self, next_creator: Any, **kwargs: Any) -> Any:
+        device = server_device(self._container_strategy().place_plain(kwargs))
+        with tf.compat.v1.colocate_with(None, ignore_existing=True), tf.device(device):
+            return next_creator(**kwargs)
+
+
+def _resolver(spec: Any) -> Any:
+    task = {"task_type": "chief", "task_id": 0} if spec.chief else {}
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(spec.resolver_spec(), rpc_layer="grpc", **task)

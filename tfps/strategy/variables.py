@@ -1,0 +1,65 @@
+"""The variables a strategy makes: dense ones that live on a server, and sums that live on the chief.
+
+Both are `tf.Variable`s whose `handle` depends on where it is asked for: inside a traced step it is the worker's own
+copy (see `tfps.step`), so that stock Keras and TensorFlow code reads and writes locally; elsewhere it is the resource
+that the server (or the chief) holds.
+"""
+
+import itertools
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.ops import resource_variable_ops  # the class tf.Variable makes is not public
+
+from tfps import step
+
+_KEYS = itertools.count()
+
+
+class StepVariable(resource_variable_ops.ResourceVariable):
+    """A resource variable that a traced step replaces by the worker's own copy.
+
+    Args:
+        initial_value: a tensor, or a function of no argument, run on the device of the variable.
+        name: of the variable.
+        dtype: its type.
+        shape: its shape.
+        trainable: whether tapes watch it.
+        device: where it lives, for example "/job:ps/task:1/device:CPU:0".
+    """
+
+    def __init__(self, initial_value: Any, *, name: str, dtype: Any, shape: Any, trainable: bool, device: str) -> None:
+        self.key = next(_KEYS)
+        with tf.device(device):
+            super().__init__(initial_value, trainable=trainable, name=name, dtype=dtype, shape=shape)
+
+    @property
+    def handle(self) -> Any:
+        """The worker's copy inside a step that has one, else the resource itself."""
+        current = step.current()
+        copy = current.copy_of(self.key) if current is not None and hasattr(self, "key") else None
+        return self.home_handle if copy is None else copy
+
+    @property
+    def home_handle(self) -> Any:
+        """The resource on the server or the chief, wherever it is asked for."""
+        return self._handle
+
+    def _lazy_read(self, op: Any) -> Any:
+        """Reads after an assignment go where the assignment went, not to `_handle`."""
+        if self.handle is self.home_handle:
+            return super()._lazy_read(op)
+        with tf.control_dependencies([op]):
+            return self.read_value()
+
+
+class DenseVariable(StepVariable):
+    """A variable that one server holds and that crosses whole: kernels, biases, their slots, counters."""
+
+
+class SumVariable(StepVariable):
+    """A sum over all workers, held by the chief: the state of a metric.
+
+    Workers start each closure at zero and return what they added, so a metric costs no remote op in a step, and a
+    closure that is run again counts once.
+    """

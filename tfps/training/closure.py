@@ -1,0 +1,162 @@
+"""One closure: what a worker runs in one go. Pull dense variables, run some steps, push what they changed.
+
+The path of a closure: (1) one buffer of dense variables comes from each server; (2) each step takes a batch from the
+worker's own iterator (or the batch the chief fed), looks its rows up and pushes their gradients; (3) one buffer of
+dense deltas goes back to each server, and (4) the number of steps, the metric sums and the logs go to the chief as one
+vector.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfps import step
+from tfps.embedding import lookup as lookups
+from tfps.strategy.variables import DenseVariable, SumVariable
+from tfps.training.exchange import Exchange, local_copy
+from tfps.training.lanes import lanes, pack
+
+
+class DirectLookups:
+    """Serves each lookup where the model asks for it: a request and an answer a server for each."""
+
+    def __init__(self) -> None:
+        self.routes: dict[int, Any] = {}
+
+    def lookup(self, table: Any, ids: Any) -> Any:
+        """Rows of `table` for `ids`."""
+        found = lookups.fetch([table], [ids])[0]
+        self.routes[id(found.ids)] = found.route
+        return lookups.expand(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the steps of a closure are made of.
+
+    Args:
+        run: a step: takes a batch and returns its logs as float32 scalars by name; none where metric state gives them.
+        variables: dense variables that cross.
+        sums: metric state that comes back.
+        scales: share of a variable's delta that is pushed, by key, 1 where there is none.
+        updates: whether steps change the variables; without, nothing is pushed.
+    """
+
+    run: Callable[[Any], Mapping[str, Any]]
+    variables: list[DenseVariable]
+    sums: list[SumVariable]
+    scales: Mapping[Hashable, float]
+    updates: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a closure returns.
+
+    Args:
+        steps: batches it took.
+        sums: what it added to each metric state, in the order of the program.
+        logs: the last step's logs by name.
+    """
+
+    steps: int
+    sums: list[Any]
+    logs: dict[str, float]
+
+
+class Closure:
+    """Traces the closures of one program and reads their results."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._log_names: list[str] = []
+
+    def over_iterator(self, next_batch: Callable[[], Any], max_steps: Any) -> Any:
+        """Graph of up to `max_steps` steps.
+
+        Args:
+            next_batch: gives the next batch as a `tf.experimental.Optional`, empty at the end of the input.
+            max_steps: int64 scalar.
+
+        Returns:
+            The result as a float32 vector.
+        """
+
+        def body(done: Any, logs: Any, batch: Any) -> Any:
+            new_logs = self._step(copies, batch.get_value())
+            following = tf.cond(done + 1 < max_steps, next_batch, lambda: tf.experimental.Optional.empty(batch.element_spec))
+            return done + 1, new_logs, following
+
+        exchange, copies = self._begin()
+        first = next_batch()
+        steps, logs, _ = tf.while_loop(
+            lambda done, logs, batch: batch.has_value(),
+            body,
+            (tf.constant(0, tf.int64), self._no_logs(first.element_spec, copies), first),
+            parallel_iterations=1,
+        )
+        return self._end(exchange, copies, steps, logs)
+
+    def over_batches(self, batches: list[Any]) -> Any:
+        """Graph of one step a batch; returns the result as a float32 vector."""
+        exchange, copies = self._begin()
+        logs: Any = None
+        for batch in batches:
+            with tf.control_dependencies([] if logs is None else [logs]):
+                logs = self._step(copies, batch)
+        return self._end(exchange, copies, tf.constant(len(batches), tf.int64), logs)
+
+    def read(self, vector: Any) -> Result:
+        """The result that a closure returned, on the chief."""
+        values = np.asarray(vector)
+        steps = int(values[:2].view(np.int64)[0])
+        sums, at = [], 2
+        for variable in self._program.sums:
+            size = variable.shape.num_elements()
+            end = at + lanes(size, variable.dtype)
+            sums.append(_as(values[at:end], variable))
+            at = end
+        return Result(steps, sums, dict(zip(self._log_names, values[at:].tolist(), strict=True)))
+
+    def _begin(self) -> tuple[Exchange, dict[Hashable, Any]]:
+        exchange = Exchange(self._program.variables, self._program.scales)
+        exchange.pull()
+        copies = dict(exchange.copies)
+        for variable in self._program.sums:
+            copies[variable.key] = local_copy(variable)
+            tf.raw_ops.AssignVariableOp(resource=copies[variable.key], value=tf.zeros(variable.shape, variable.dtype))
+        return exchange, copies
+
+    def _end(self, exchange: Exchange, copies: dict[Hashable, Any], steps: Any, logs: Any) -> Any:
+        if self._program.updates:
+            exchange.push()
+        sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self._program.sums]
+        return pack([steps, *sums, logs])
+
+    def _step(self, copies: dict[Hashable, Any], batch: Any) -> Any:
+        """One step; returns its logs as a float32 vector."""
+        with step.tracing(step.Step(DirectLookups(), copies)):
+            logs = self._program.run(batch)
+        self._log_names = sorted(logs)
+        return tf.stack([tf.cast(tf.reshape(logs[name], []), tf.float32) for name in self._log_names] or [tf.zeros([])])[: len(logs)]
+
+    def _no_logs(self, element_spec: Any, copies: dict[Hashable, Any]) -> Any:
+        """A vector as long as a step's logs, found by tracing one step in a graph that is thrown away."""
+        scratch = tf.__internal__.FuncGraph("tfps_scratch_step")
+        with scratch.as_default():
+            batch = tf.nest.map_structure(_placeholder, element_spec)
+            size = self._step(copies, batch).shape[0]
+        return tf.zeros([size])
+
+
+def _placeholder(spec: Any) -> Any:
+    return tf.nest.map_structure(lambda s: tf.compat.v1.placeholder(s.dtype, s.shape), spec, expand_composites=True)
+
+
+def _as(values: Any, variable: SumVariable) -> Any:
+    dtype = variable.dtype.as_numpy_dtype
+    narrow = lanes(1, variable.dtype) == 1 and np.dtype(dtype).itemsize != 4
+    return (values.astype(dtype) if narrow else values.copy().view(dtype)).reshape(variable.shape)

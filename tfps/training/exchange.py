@@ -1,0 +1,76 @@
+"""Dense variables between servers and a worker: pulled as one buffer a server, pushed back as one buffer of deltas.
+
+In between the worker works on copies of its own. What it pushes is `copy - pulled`, which the server adds, so that
+whatever the Keras optimizer did is kept and no other worker's push is lost. With one worker that is the value one
+process reaches (up to the rounding of one subtraction and one addition).
+"""
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.strategy.variables import DenseVariable, StepVariable
+from tfps.training.lanes import pack, unpack
+
+
+def local_copy(variable: StepVariable) -> Any:
+    """Handle of the worker's own copy: a resource of the worker's resource manager, found by name."""
+    return tf.raw_ops.VarHandleOp(
+        dtype=variable.dtype, shape=variable.shape, shared_name=f"tfps_copy_{variable.key}", name="local_copy"
+    )
+
+
+class Exchange:
+    """One pull and one push, traced into one closure.
+
+    Args:
+        variables: what crosses.
+        scales: by variable key, the share of its delta that is pushed; 1 where there is none.
+    """
+
+    def __init__(self, variables: Iterable[DenseVariable], scales: Mapping[Hashable, float] | None = None) -> None:
+        self._by_server: dict[str, list[DenseVariable]] = {}
+        for variable in variables:
+            self._by_server.setdefault(variable.home_handle.device, []).append(variable)
+        self._scales = scales or {}
+        self._pulled: dict[Hashable, Any] = {}
+        self.copies: dict[Hashable, Any] = {}
+
+    def pull(self) -> list[Any]:
+        """Fills the worker's copies; returns the assignments."""
+        operations = []
+        for device, variables in self._by_server.items():
+            with tf.device(device):
+                buffer = pack([_read(v.home_handle, v) for v in variables])
+            values = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
+            for variable, value in zip(variables, values, strict=True):
+                self.copies[variable.key] = local_copy(variable)
+                self._pulled[variable.key] = value
+                operations.append(tf.raw_ops.AssignVariableOp(resource=self.copies[variable.key], value=value))
+        return operations
+
+    def push(self) -> list[Any]:
+        """Adds what the copies have moved by to what the servers hold; returns the additions."""
+        operations = []
+        for device, variables in self._by_server.items():
+            deltas = [self._delta(v) for v in variables]
+            buffer = pack(deltas)
+            with tf.device(device):
+                parts = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
+                for variable, part in zip(variables, parts, strict=True):
+                    if variable.dtype != tf.bool:
+                        operations.append(tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=part))
+        return operations
+
+    def _delta(self, variable: DenseVariable) -> Any:
+        now, before = _read(self.copies[variable.key], variable), self._pulled[variable.key]
+        if variable.dtype == tf.bool:
+            return now
+        delta = now - before
+        scale = self._scales.get(variable.key, 1.0)
+        return delta if scale == 1.0 or not variable.dtype.is_floating else delta * tf.cast(scale, delta.dtype)
+
+
+def _read(handle: Any, variable: StepVariable) -> Any:
+    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype)

@@ -1,0 +1,153 @@
+"""Steps of one epoch, run by all workers and handed out to the training loop as they are done.
+
+The loop (Keras's `fit`) asks for steps one at a time; the workers run many a closure, ahead of it. A step is handed out
+once it is done, so callbacks see exactly the steps that were trained, and the log values they get may lag.
+Threading: used by the training loop's thread; closures run on the pool's.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
+
+from tfps.training.closure import Result
+from tfps.strategy.inputs import Epoch
+from tfps.strategy.pool import WorkerPool
+
+_IN_FLIGHT = 2
+"""Closures a worker has: one runs, the next waits for it, so that a worker is never idle for a round trip."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """How a stream runs closures.
+
+    Args:
+        pool: of the workers.
+        over_iterator: runs up to so many steps over the worker's iterator.
+        over_batch: runs one step over a batch of the chief.
+        done: is told of each result.
+        most: steps a closure at most.
+        timeout_s: seconds a closure may take.
+    """
+
+    pool: WorkerPool
+    over_iterator: Callable[[int], Any]
+    over_batch: Callable[[Any], Any]
+    done: Callable[[Any], Result]
+    most: int
+    timeout_s: float
+
+
+class Stream(abc.ABC):
+    """The steps of one epoch.
+
+    Args:
+        runner: runs them.
+        epoch: their input.
+        budget: how many there are at most; None for as many as the input has.
+    """
+
+    def __init__(self, runner: Runner, epoch: Epoch, budget: int | None) -> None:
+        self.runner = runner
+        self.epoch = epoch
+        self.budget = budget
+        self._ready = 0
+        self._handed = 0
+        self._whole = budget
+        self._flying: dict[Future[Any], tuple[int, int]] = {}
+        self._busy = [0] * len(runner.pool.devices)
+
+    def take(self, count: int) -> int:
+        """Waits for up to `count` steps more to be done; returns how many, 0 at the end."""
+        while self._ready < count:
+            self._launch()
+            if not self._flying:
+                break
+            self._collect()
+        given = min(count, self._ready)
+        self._ready -= given
+        self._handed += given
+        return given
+
+    @property
+    def spent(self) -> bool:
+        """Whether all steps of the budget were handed out: an input that goes on then begins another epoch."""
+        return self._whole is not None and self._handed >= self._whole
+
+    def join(self) -> None:
+        """Waits for what is under way; nothing more is begun."""
+        self.budget = 0
+        while self._flying:
+            self._collect()
+        self._ready = 0
+
+    @abc.abstractmethod
+    def _launch(self) -> None:
+        """Begins what can be begun."""
+
+    @abc.abstractmethod
+    def _landed(self, worker: int, asked: int, steps: int) -> None:
+        """Takes note of a closure that did `steps` of `asked`."""
+
+    def _fly(self, worker: int, asked: int, function: Callable[[], Any]) -> None:
+        self._busy[worker] += 1
+        self._flying[self.runner.pool.submit(worker, function)] = (worker, asked)
+
+    def _collect(self) -> None:
+        landed, _ = wait(self._flying, self.runner.timeout_s, FIRST_COMPLETED)
+        self.runner.pool.require(landed, f"a closure of {self.runner.most} steps at most", self.runner.timeout_s)
+        for future in landed:
+            worker, asked = self._flying.pop(future)
+            self._busy[worker] -= 1
+            steps = self.runner.done(future.result()).steps
+            self._ready += steps
+            self._landed(worker, asked, steps)
+
+
+class ShippedStream(Stream):
+    """Each worker runs over its own share of the input."""
+
+    def __init__(self, runner: Runner, epoch: Epoch, budget: int | None) -> None:
+        super().__init__(runner, epoch, budget)
+        self._live = set(range(len(self._busy)))
+        self._closure_steps = runner.most if budget is None else max(1, min(runner.most, budget // (2 * _IN_FLIGHT * len(self._busy))))
+
+    def _launch(self) -> None:
+        for turn in range(_IN_FLIGHT):
+            for worker in sorted(self._live):
+                asked = self._closure_steps if self.budget is None else min(self._closure_steps, self.budget)
+                if self._busy[worker] <= turn and asked > 0:
+                    if self.budget is not None:
+                        self.budget -= asked
+                    self._fly(worker, asked, lambda asked=asked: self.runner.over_iterator(asked))
+
+    def _landed(self, worker: int, asked: int, steps: int) -> None:
+        if steps < asked:
+            self._live.discard(worker)
+            if self.budget is not None:
+                self.budget += asked - steps
+
+
+class FedStream(Stream):
+    """The chief reads batches and hands each to the worker with least to do."""
+
+    def _launch(self) -> None:
+        while min(self._busy) < _IN_FLIGHT and (self.budget is None or self.budget > 0):
+            try:
+                batch = next(self.epoch)
+            except StopIteration:
+                self.budget = 0
+                return
+            if self.budget is not None:
+                self.budget -= 1
+            self._fly(self._busy.index(min(self._busy)), 1, lambda batch=batch: self.runner.over_batch(batch))
+
+    def _landed(self, worker: int, asked: int, steps: int) -> None:
+        """Nothing: a batch is a step."""
+
+
+def stream(runner: Runner, epoch: Epoch, budget: int | None) -> Stream:
+    """The stream that fits the input."""
+    return (FedStream if epoch.source.fed else ShippedStream)(runner, epoch, budget)
