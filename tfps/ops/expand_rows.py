@@ -11,8 +11,8 @@ from tfps.ops.segment_sum_rows import segment_sum_rows
 def expand_rows(rows: Any, inverse: Sequence[Any]) -> list[Any]:
     """Gives every place its row.
 
-    The gradient with respect to `rows` is a plain tensor, [M, dim]: the sum over all places of each row, in one op. (That
-    of `tf.gather` is one IndexedSlices a lookup, with an entry a place.)
+    The gradient with respect to `rows` is a plain tensor, [M, dim]: the sum over all places of each row, in one op.
+    (That of `tf.gather` is one IndexedSlices a lookup, with an entry a place.)
 
     Args:
         rows: float32, [M, dim], the answers of all servers one after the other.

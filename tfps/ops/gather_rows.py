@@ -12,24 +12,25 @@ from tfps.ops.row_request import split_request, width
 def gather_rows(tables: Sequence[Any], request: Any) -> Any:
     """Copies the rows a request asks for out of the tables of one server.
 
-    In C++ each table is locked against updates while its own rows are copied. TensorFlow's gather holds the same lock, but
-    shares it with TensorFlow's scatter, so without the library a row can be seen half updated.
+    Each table is locked against updates while its own rows are copied, with the library and without: no row is seen
+    half updated.
 
     Args:
-        tables: float32 variables of one server, [any, dim] each, in the order of the request's pieces.
+        tables: variables of one server and dtype, [any, dim] each, in the order of the request's pieces. Any dtype but
+            float32 goes by TensorFlow's own ops.
         request: int64, [len(tables) + m], from `route_unique`.
 
     Returns:
-        float32, [m, dim], in the order of the request.
+        [m, dim], in the order of the request.
 
     Raises:
-        ConfigError: the tables are no float32 matrices of one width.
+        ConfigError: the tables are no matrices of one width and dtype.
         tf.errors.InvalidArgumentError: the request does not fit the tables.
     """
     dim = width(tables)
     ops = library.load()
     with tf.device(tables[0].device):
-        if ops is None:
+        if ops is None or tables[0].dtype != tf.float32:
             return gather_rows_graph(tables, request)
         return ops.tfps_gather_rows(tables=[table.handle for table in tables], request=request, dim=dim)
 

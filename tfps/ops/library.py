@@ -2,13 +2,13 @@
 
 import functools
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from tfps import env
 from tfps.errors import LibraryError
 
 LIBRARY = Path(__file__).with_name("_tfps_ops.so")
@@ -20,8 +20,8 @@ _lock = threading.Lock()
 def load() -> Any | None:
     """The module of generated op functions, loaded once per process.
 
-    Every process that runs a graph with these ops must have called this, servers and workers too: a graph names its ops,
-    and a process that has not loaded them answers "Op type not registered".
+    Every process that runs a graph with these ops must have called this, servers and workers too: a graph names its
+    ops, and a process that has not loaded them answers "Op type not registered".
 
     Returns:
         The module; None if the library was never built, or `TFPS_DISABLE_OPS=1` asks for TensorFlow's own ops.
@@ -29,7 +29,7 @@ def load() -> Any | None:
     Raises:
         LibraryError: the library was built against another TensorFlow than this one, or cannot be loaded.
     """
-    if os.environ.get("TFPS_DISABLE_OPS", "0") == "1":
+    if env.ops_disabled():
         return None
     with _lock:
         return _load_once()

@@ -23,6 +23,10 @@ class RoutedIds:
     """One int64 vector a server: a count for each of its pieces, then their local rows; empty where it has no piece."""
     unique_ids: Any
     """int64, [M]: the id of each row of the answer."""
+    table_order: Any
+    """int32, [M]: the row of the answer of each unique id, table after table, and within a table as the ids came."""
+    table_sizes: Any
+    """int64, [tables]: unique ids of each table."""
     inverse: tuple[Any, ...]
     """One int32 tensor a table, the shape of its ids: the row of the answer that each id gets."""
     pieces: tuple[int, ...]
@@ -55,9 +59,16 @@ def route_unique(routes: RouteMap, ids: Sequence[Any]) -> RoutedIds:
     ops = library.load()
     pieces = tuple(len(of_server) for of_server in routes.pieces)
     if ops is None:
-        return RoutedIds(*route_unique_graph(routes, ids), pieces)
-    requests, unique_ids, inverse = ops.tfps_route_unique(ids=ids, **_attributes(routes))
-    return RoutedIds(tuple(requests), unique_ids, tuple(inverse), pieces)
+        return RoutedIds(*route_unique_graph(routes, ids), pieces)  # same fields, same order
+    routed = ops.tfps_route_unique(ids=ids, **_attributes(routes))
+    return RoutedIds(
+        requests=tuple(routed.requests),
+        unique_ids=routed.unique_ids,
+        table_order=routed.table_order,
+        table_sizes=routed.table_sizes,
+        inverse=tuple(routed.inverse),
+        pieces=pieces,
+    )
 
 
 def _attributes(routes: RouteMap) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from tfps.ops.routes import RouteMap, RoutingRule
 PRIME = 2**31 - 1
 """Modulus of the hash rotation, see tfps/placement/routing.py."""
 
-Routed: TypeAlias = tuple[tuple[Any, ...], Any, tuple[Any, ...]]
+Routed: TypeAlias = tuple[tuple[Any, ...], Any, Any, Any, tuple[Any, ...]]
 
 
 def route_unique_graph(routes: RouteMap, ids: Sequence[Any]) -> Routed:
-    """Requests, unique ids and inverse; arguments and order are those of `tfps.ops.route_unique`."""
+    """Requests, unique ids, table order and sizes, inverse; arguments and order are those of `route_unique`."""
     unique, inverse = zip(*map(_unique_in_range, routes.tables, ids), strict=True)
     shards, local = zip(*(locate(t.routing, u) for t, u in zip(routes.tables, unique, strict=True)), strict=True)
     numbers = [tf.gather(of_shard, shard) for of_shard, shard in zip(_piece_numbers(routes), shards, strict=True)]
@@ -24,11 +24,13 @@ def route_unique_graph(routes: RouteMap, ids: Sequence[Any]) -> Routed:
     order = tf.argsort(piece, stable=True)
     row_of = tf.math.invert_permutation(order)
     requests = _requests(routes, piece, tf.gather(tf.concat(local, axis=0), order))
-    starts = tf.cumsum([tf.size(u) for u in unique], exclusive=True)
+    sizes = tf.stack([tf.size(u) for u in unique])
+    starts = tf.cumsum(sizes, exclusive=True)
     inverse = tuple(
         tf.reshape(tf.gather(row_of, places + starts[t]), tf.shape(ids[t])) for t, places in enumerate(inverse)
     )
-    return requests, tf.gather(tf.concat(unique, axis=0), order), inverse
+    unique_ids = tf.gather(tf.concat(unique, axis=0), order)
+    return requests, unique_ids, row_of, tf.cast(sizes, tf.int64), inverse
 
 
 def locate(rule: RoutingRule, ids: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""What a server is asked for: which rows of which of its tables. The layout is that of tfps_ops/core/unique_router.h."""
+"""What a server is asked for: which rows of which of its tables, as tfps_ops/core/unique_router.h lays it out."""
 
 from typing import Any
 
@@ -36,14 +36,15 @@ def width(tables: Any) -> int:
         dim.
 
     Raises:
-        ConfigError: there is no table, or one of them is no float matrix of the others' width.
+        ConfigError: there is no table, or one of them is no matrix of the others' width and dtype.
     """
     if not tables:
         raise ConfigError("`tables` must hold at least one variable. Received: none.")
     for table in tables:
-        if table.dtype != tf.float32 or table.shape.rank != 2 or table.shape[1] != tables[0].shape[1]:
+        alike = table.dtype == tables[0].dtype and table.shape.rank == 2 and table.shape[1] == tables[0].shape[1]
+        if not alike or table.shape[1] is None:
             raise ConfigError(
-                "`tables` must be float32 matrices of one width. "
+                "`tables` must be matrices of one known width and one dtype. "
                 f"Received: {table.dtype.name} of shape {table.shape} after one of shape {tables[0].shape}."
             )
     return int(tables[0].shape[1])

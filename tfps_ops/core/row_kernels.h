@@ -44,26 +44,15 @@ struct RowKernels {
   ApplyRows<MomentumRule> momentum;
   ApplyRows<AdagradRule> adagrad;
   ApplyRows<AdamRule> adam;
-  ApplyRows<RmspropRule<false, false>> rmsprop;
-  ApplyRows<RmspropRule<true, false>> rmsprop_momentum;
-  ApplyRows<RmspropRule<false, true>> rmsprop_centered;
-  ApplyRows<RmspropRule<true, true>> rmsprop_momentum_centered;
+  ApplyRows<RmspropRule> rmsprop;
+  ApplyRows<RmspropMomentumRule> rmsprop_momentum;
+  ApplyRows<RmspropCenteredRule> rmsprop_centered;
+  ApplyRows<RmspropMomentumCenteredRule> rmsprop_momentum_centered;
   ApplyRows<FtrlRule> ftrl;
 };
 
 // The loops for `target`, which this CPU must support.
 const RowKernels& RowKernelsFor(CpuTarget target);
-
-// The function of `kernels` that applies `Rule`.
-inline auto Pick(const RowKernels& k, const SgdRule&) { return k.sgd; }
-inline auto Pick(const RowKernels& k, const MomentumRule&) { return k.momentum; }
-inline auto Pick(const RowKernels& k, const AdagradRule&) { return k.adagrad; }
-inline auto Pick(const RowKernels& k, const AdamRule&) { return k.adam; }
-inline auto Pick(const RowKernels& k, const RmspropRule<false, false>&) { return k.rmsprop; }
-inline auto Pick(const RowKernels& k, const RmspropRule<true, false>&) { return k.rmsprop_momentum; }
-inline auto Pick(const RowKernels& k, const RmspropRule<false, true>&) { return k.rmsprop_centered; }
-inline auto Pick(const RowKernels& k, const RmspropRule<true, true>&) { return k.rmsprop_momentum_centered; }
-inline auto Pick(const RowKernels& k, const FtrlRule&) { return k.ftrl; }
 
 namespace baseline { extern const RowKernels kRowKernels; }
 namespace avx2 { extern const RowKernels kRowKernels; }

@@ -1,5 +1,7 @@
 #include "tfps_ops/core/row_request.h"
 
+#include <cstring>
+
 namespace tfps {
 
 std::string ReadRequest(const int64_t* request, int64_t size, int64_t pieces, std::vector<PieceRows>* out) {
@@ -22,6 +24,21 @@ std::string ReadRequest(const int64_t* request, int64_t size, int64_t pieces, st
            " rows. Received: " + std::to_string(first) + " in all.";
   }
   return "";
+}
+
+std::string ReadUpdate(const float* message, int64_t size, int64_t hyperparameters, int64_t pieces, int64_t dim,
+                       RowUpdate* out) {
+  // Each row takes two floats for its number and dim for its gradient, so the size tells how many there are.
+  const int64_t rest = size - hyperparameters - 2 * pieces;
+  if (rest < 0 || rest % (dim + 2) != 0) {
+    return "`message` must hold " + std::to_string(hyperparameters + 2 * pieces) + " floats and " +
+           std::to_string(dim + 2) + " for each row. Received: " + std::to_string(size) + ".";
+  }
+  out->hyperparameters = message;
+  out->request.resize(pieces + rest / (dim + 2));
+  std::memcpy(out->request.data(), message + hyperparameters, out->request.size() * sizeof(int64_t));
+  out->gradients = message + hyperparameters + 2 * out->request.size();
+  return ReadRequest(out->request.data(), out->request.size(), pieces, &out->pieces);
 }
 
 std::string CheckRows(const PieceRows& piece, int64_t table_rows) {

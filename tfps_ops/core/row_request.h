@@ -1,4 +1,7 @@
-// What a server is asked: which rows of which of its pieces. See unique_router.h for the layout.
+// What a server is asked and told: which rows of which of its pieces, and what gradients they get.
+//
+// Both came over a network from a process that may have another plan, so nothing in them is believed.
+// Cost: O(pieces) for a request, O(rows) for an update, whose rows are copied because they are not aligned.
 #ifndef TFPS_OPS_CORE_ROW_REQUEST_H_
 #define TFPS_OPS_CORE_ROW_REQUEST_H_
 
@@ -15,9 +18,22 @@ struct PieceRows {
   int64_t first = 0;              // rows of the request before these
 };
 
-// Takes a request of `size` elements apart into [pieces]. It came over a network from a process that may have another
-// plan, so nothing is believed. Returns "", or what is wrong with it. Cost: O(pieces).
+// Takes a request of `size` elements apart into [pieces]; its layout is explained in unique_router.h.
+// Returns "", or what is wrong with it.
 std::string ReadRequest(const int64_t* request, int64_t size, int64_t pieces, std::vector<PieceRows>* out);
+
+// An update: the hyperparameters, then the bits of a request (two floats an element), then a gradient for each of its rows.
+// One tensor, because each tensor that crosses to a server costs a message.
+struct RowUpdate {
+  const float* hyperparameters = nullptr;
+  const float* gradients = nullptr;  // [rows, dim]
+  std::vector<int64_t> request;      // an aligned copy
+  std::vector<PieceRows> pieces;     // point into `request`
+};
+
+// Takes an update of `size` floats apart. Returns "", or what is wrong with it.
+std::string ReadUpdate(const float* message, int64_t size, int64_t hyperparameters, int64_t pieces, int64_t dim,
+                       RowUpdate* out);
 
 // "", or which of the rows is not in [0, table_rows). Cost: O(count).
 std::string CheckRows(const PieceRows& piece, int64_t table_rows);

@@ -1,24 +1,20 @@
 #include "tfps_ops/core/row_updater.h"
 
 #include <cmath>
+#include <cstring>
 
 namespace tfps {
 namespace {
 
+// Does once for an update what would be the same for every row.
 template <class Rule>
-void SetStep(const StepInputs& inputs, Rule* rule) {
-  rule->learning_rate = inputs.learning_rate;
-}
+void Prepare(Rule*) {}
 
-// 1 - beta ^ step, without the digits that 1 - pow(beta, step) loses.
-double Correction(float one_minus_beta, int64_t step) {
-  return -std::expm1(static_cast<double>(step) * std::log1p(-double{one_minus_beta}));
-}
-
-void SetStep(const StepInputs& inputs, AdamRule* rule) {
-  rule->learning_rate = inputs.learning_rate;
-  rule->alpha = static_cast<float>(inputs.learning_rate * std::sqrt(Correction(rule->one_minus_beta_2, inputs.step)) /
-                                   Correction(rule->one_minus_beta_1, inputs.step));
+// The learning rate takes up the bias correction. In doubles: 1 - 0.999 has few digits left as a float.
+void Prepare(AdamRule* rule) {
+  const double first = 1 - std::pow(double{rule->beta_1}, double{rule->step});
+  const double second = 1 - std::pow(double{rule->beta_2}, double{rule->step});
+  rule->learning_rate = static_cast<float>(rule->learning_rate * std::sqrt(second) / first);
 }
 
 // The rows [begin, end) of a block.
@@ -33,38 +29,44 @@ RowBlock Part(const RowBlock& block, int64_t begin, int64_t end) {
 template <class Rule>
 class RuleUpdater : public RowUpdater {
  public:
-  RuleUpdater(const Rule& rule, CpuTarget target) : rule_(rule), apply_(Pick(RowKernelsFor(target), rule)) {}
+  explicit RuleUpdater(ApplyRows<Rule> apply) : apply_(apply) {}
 
   int slots() const override { return Rule::kSlots; }
 
-  void Apply(const StepInputs& inputs, const RowBlock& block, const ParallelFor& parallel) const override {
-    Rule rule = rule_;
-    SetStep(inputs, &rule);
+  int hyperparameters() const override { return sizeof(Rule) / sizeof(float); }
+
+  void Apply(const float* hyperparameters, const RowBlock& block, const ParallelFor& parallel) const override {
+    Rule rule;
+    std::memcpy(&rule, hyperparameters, sizeof(rule));
+    Prepare(&rule);
     // A fetch from memory and some arithmetic for the row and for each slot.
     parallel(block.count, (20 + block.dim) * (1 + Rule::kSlots),
              [&](int64_t begin, int64_t end) { apply_(rule, Part(block, begin, end)); });
   }
 
  private:
-  const Rule rule_;
   const ApplyRows<Rule> apply_;
 };
 
-}  // namespace
-
 template <class Rule>
-std::unique_ptr<RowUpdater> MakeRowUpdater(const Rule& rule, CpuTarget target) {
-  return std::make_unique<RuleUpdater<Rule>>(rule, target);
+std::unique_ptr<RowUpdater> Make(ApplyRows<Rule> apply) {
+  return std::make_unique<RuleUpdater<Rule>>(apply);
 }
 
-template std::unique_ptr<RowUpdater> MakeRowUpdater(const SgdRule&, CpuTarget);
-template std::unique_ptr<RowUpdater> MakeRowUpdater(const MomentumRule&, CpuTarget);
-template std::unique_ptr<RowUpdater> MakeRowUpdater(const AdagradRule&, CpuTarget);
-template std::unique_ptr<RowUpdater> MakeRowUpdater(const AdamRule&, CpuTarget);
-template std::unique_ptr<RowUpdater> MakeRowUpdater(const RmspropRule<false, false>&, CpuTarget);
-template std::unique_ptr<RowUpdater> MakeRowUpdater(const RmspropRule<true, false>&, CpuTarget);
-template std::unique_ptr<RowUpdater> MakeRowUpdater(const RmspropRule<false, true>&, CpuTarget);
-template std::unique_ptr<RowUpdater> MakeRowUpdater(const RmspropRule<true, true>&, CpuTarget);
-template std::unique_ptr<RowUpdater> MakeRowUpdater(const FtrlRule&, CpuTarget);
+}  // namespace
+
+std::unique_ptr<RowUpdater> MakeRowUpdater(const std::string& rule, CpuTarget target) {
+  const RowKernels& kernels = RowKernelsFor(target);
+  if (rule == "sgd") return Make(kernels.sgd);
+  if (rule == "momentum") return Make(kernels.momentum);
+  if (rule == "adagrad") return Make(kernels.adagrad);
+  if (rule == "adam") return Make(kernels.adam);
+  if (rule == "rmsprop") return Make(kernels.rmsprop);
+  if (rule == "rmsprop_momentum") return Make(kernels.rmsprop_momentum);
+  if (rule == "rmsprop_centered") return Make(kernels.rmsprop_centered);
+  if (rule == "rmsprop_momentum_centered") return Make(kernels.rmsprop_momentum_centered);
+  if (rule == "ftrl") return Make(kernels.ftrl);
+  return nullptr;
+}
 
 }  // namespace tfps

@@ -2,20 +2,14 @@
 #ifndef TFPS_OPS_CORE_ROW_UPDATER_H_
 #define TFPS_OPS_CORE_ROW_UPDATER_H_
 
-#include <cstdint>
 #include <memory>
+#include <string>
 
+#include "tfps_ops/core/cpu_target.h"
 #include "tfps_ops/core/parallel.h"
 #include "tfps_ops/core/row_kernels.h"
-#include "tfps_ops/core/row_rules.h"
 
 namespace tfps {
-
-// What changes from step to step.
-struct StepInputs {
-  float learning_rate = 0;
-  int64_t step = 1;  // counted from 1
-};
 
 // Immutable, so any number of threads may call it at a time, as long as no two of them are given the same row: the
 // kernels see to that by holding the exclusive locks of a table and its slots, and the rows of one call are different.
@@ -26,13 +20,17 @@ class RowUpdater {
   // How many variables of the table's shape go with it.
   virtual int slots() const = 0;
 
+  // How many numbers come with every update: the fields of the rule in row_rules.h, in their order.
+  virtual int hyperparameters() const = 0;
+
   // Reads, updates and writes each row of the block once. Large blocks are shared out over threads by rows.
-  virtual void Apply(const StepInputs& inputs, const RowBlock& block, const ParallelFor& parallel) const = 0;
+  // Cost: O(block.count * block.dim), one fetch from memory a row and slot.
+  virtual void Apply(const float* hyperparameters, const RowBlock& block, const ParallelFor& parallel) const = 0;
 };
 
-// The updater of a rule whose step inputs are still to come, on the best loops this CPU can run or on those of `target`.
-template <class Rule>
-std::unique_ptr<RowUpdater> MakeRowUpdater(const Rule& rule, CpuTarget target = BestCpuTarget());
+// The updater called `rule` (sgd, momentum, adagrad, adam, rmsprop, rmsprop_momentum, rmsprop_centered,
+// rmsprop_momentum_centered or ftrl), on the best loops this CPU can run or on those of `target`; null for another name.
+std::unique_ptr<RowUpdater> MakeRowUpdater(const std::string& rule, CpuTarget target = BestCpuTarget());
 
 }  // namespace tfps
 

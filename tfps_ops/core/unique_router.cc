@@ -93,7 +93,10 @@ void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* 
 // Where each piece begins, in the answer and in its server's request.
 void UniqueRouter::LayOut() {
   rows_.assign(map_.servers(), 0);
+  int64_t first = 0;
   for (int64_t t = 0; t < map_.tables(); ++t) {
+    work_[t].first = first;
+    first += unique(t);
     const std::vector<int64_t>& servers = map_.route(t).servers;
     work_[t].in_request.resize(servers.size());
     for (size_t shard = 0; shard < servers.size(); ++shard) {
@@ -115,26 +118,24 @@ void UniqueRouter::LayOut() {
 
 int64_t UniqueRouter::answer_rows() const { return std::accumulate(rows_.begin(), rows_.end(), int64_t{0}); }
 
-void UniqueRouter::Write(const std::vector<TableIds>& ids, const std::vector<int64_t*>& requests, int64_t* unique_ids,
-                         const ParallelFor& parallel) {
+void UniqueRouter::Write(const std::vector<TableIds>& ids, const Routed& out, const ParallelFor& parallel) {
   parallel(map_.tables(), NanosecondsATable(ids), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) WriteTable(t, ids[t], requests, unique_ids);
+    for (int64_t t = begin; t < end; ++t) WriteTable(t, ids[t], out);
   });
 }
 
-void UniqueRouter::WriteTable(int64_t table, const TableIds& ids, const std::vector<int64_t*>& requests,
-                              int64_t* unique_ids) {
+void UniqueRouter::WriteTable(int64_t table, const TableIds& ids, const Routed& out) {
   Work& work = work_[table];
   const std::vector<int64_t>& servers = map_.route(table).servers;
   for (size_t shard = 0; shard < servers.size(); ++shard) {
-    requests[servers[shard]][map_.piece(table, shard)] = work.counts[shard];
+    out.requests[servers[shard]][map_.piece(table, shard)] = work.counts[shard];
   }
-  std::vector<int32_t> row_of(work.unique.size());
+  int32_t* row_of = out.table_order + work.first;
   for (size_t u = 0; u < work.unique.size(); ++u) {
     const Place& place = work.places[u];
     const int64_t row = work.in_answer[place.shard]++;
-    requests[servers[place.shard]][work.in_request[place.shard]++] = place.local;
-    unique_ids[row] = work.unique[u];
+    out.requests[servers[place.shard]][work.in_request[place.shard]++] = place.local;
+    out.unique_ids[row] = work.unique[u];
     row_of[u] = static_cast<int32_t>(row);
   }
   for (int64_t i = 0; i < ids.count; ++i) ids.inverse[i] = row_of[ids.inverse[i]];

@@ -30,6 +30,13 @@ struct TableIds {
   int64_t count = 0;             // at most 2^30 over all tables
 };
 
+// Where to write what was found; nothing is owned. Table order is table after table, and within a table as the ids came.
+struct Routed {
+  std::vector<int64_t*> requests;  // [servers], each [request_size(server)]
+  int64_t* unique_ids = nullptr;   // [answer_rows], the global id of each row of the answer
+  int32_t* table_order = nullptr;  // [answer_rows], the row of the answer for each unique id in table order
+};
+
 // Which pieces there are. A value, made once for a graph; any number of threads may use it.
 class PieceMap {
  public:
@@ -68,9 +75,11 @@ class UniqueRouter {
   int64_t request_size(int64_t server) const { return map_.pieces(server) + rows_[server]; }
   int64_t answer_rows() const;
 
-  // Writes requests[server], [request_size(server)]; the global id of each row of the answer; and every inverse.
-  void Write(const std::vector<TableIds>& ids, const std::vector<int64_t*>& requests, int64_t* unique_ids,
-             const ParallelFor& parallel);
+  // Writes requests[server], [request_size(server)]; the rows of the answer; and every inverse.
+  void Write(const std::vector<TableIds>& ids, const Routed& out, const ParallelFor& parallel);
+
+  // After Read: unique ids of a table.
+  int64_t unique(int64_t table) const { return static_cast<int64_t>(work_[table].unique.size()); }
 
  private:
   // What is known of one table.
@@ -80,12 +89,13 @@ class UniqueRouter {
     std::vector<int64_t> counts;     // [shards], unique ids of each
     std::vector<int64_t> in_answer;  // [shards], the row of the answer where each begins
     std::vector<int64_t> in_request; // [shards], the element of its server's request where each begins
+    int64_t first = 0;               // unique ids of the tables before
     bool out_of_range = false;
     int64_t bad_id = 0;
   };
 
   void ReadTable(const Routing& routing, const TableIds& ids, Work* work) const;
-  void WriteTable(int64_t table, const TableIds& ids, const std::vector<int64_t*>& requests, int64_t* unique_ids);
+  void WriteTable(int64_t table, const TableIds& ids, const Routed& out);
   void LayOut();
 
   const PieceMap& map_;

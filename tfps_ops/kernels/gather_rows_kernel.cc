@@ -1,4 +1,5 @@
 // Kernel of TfpsGatherRows: unpacks tensors and calls core/row_copy.h.
+#include <string>
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"
@@ -33,21 +34,19 @@ class GatherRowsOp : public tf::OpKernel {
     tf::Tensor* rows = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &rows));
     for (int i = 0; i < tables.size(); ++i) {
-      const absl::Status status = Gather(context, tables[i], pieces[i], rows->flat<float>().data());
-      OP_REQUIRES(context, status.ok(), tf::errors::CreateWithUpdatedMessage(
-          status, tf::strings::StrCat("`tables[", i, "]`: ", status.message())));
+      float* out = rows->flat<float>().data() + pieces[i].first * dim_;
+      if (pieces[i].count > 0) OP_REQUIRES_OK(context, Gather(context, i, pieces[i], out));
     }
   }
 
  private:
-  absl::Status Gather(tf::OpKernelContext* context, const tf::Tensor& handle, const PieceRows& piece,
-                      float* rows) const {
-    if (piece.count == 0) return absl::OkStatus();
+  // Copies the rows of one table, under its lock.
+  absl::Status Gather(tf::OpKernelContext* context, int table, const PieceRows& piece, float* out) const {
     VarPtr var;
-    TF_RETURN_IF_ERROR(FindVariable(context, handle, &var));
+    TF_RETURN_IF_ERROR(FindVariable(context, context->input(table), &var));
     tf::tf_shared_lock lock(*var->mu());
-    TF_RETURN_IF_ERROR(CheckTable(var.get(), dim_, piece));
-    CopyRows(var->tensor()->flat<float>().data(), piece, dim_, rows + piece.first * dim_, DeviceParallel(context));
+    TF_RETURN_IF_ERROR(CheckTable(var.get(), dim_, piece, table));
+    CopyRows(var->tensor()->flat<float>().data(), piece, dim_, out, DeviceParallel(context));
     return absl::OkStatus();
   }
 

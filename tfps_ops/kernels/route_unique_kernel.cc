@@ -115,30 +115,41 @@ class RouteUniqueOp : public tf::OpKernel {
     UniqueRouter router(*map_);
     const int64_t bad = router.Read(ids, DeviceParallel(context));
     OP_REQUIRES(context, bad == UniqueRouter::kAllInRange, OutOfRange(bad, router));
-    std::vector<int64_t*> requests;
-    for (int64_t s = 0; s < map_->servers(); ++s) {
-      tf::Tensor* request = nullptr;
-      OP_REQUIRES_OK(context, context->allocate_output(s, {router.request_size(s)}, &request));
-      requests.push_back(request->flat<int64_t>().data());
-    }
-    tf::Tensor* unique = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(map_->servers(), {router.answer_rows()}, &unique));
-    router.Write(ids, requests, unique->flat<int64_t>().data(), DeviceParallel(context));
+    Routed routed;
+    OP_REQUIRES_OK(context, Allocate(context, router, &routed));
+    router.Write(ids, routed, DeviceParallel(context));
   }
 
  private:
-  // Outputs are the requests, unique_ids, and an inverse of each table's ids' shape.
+  // Outputs are the requests, unique_ids, table_order, table_sizes, and an inverse of each table's ids' shape.
   absl::Status Unpack(tf::OpKernelContext* context, std::vector<TableIds>* ids) const {
     int64_t total = 0;
     for (int64_t t = 0; t < map_->tables(); ++t) {
       const tf::Tensor& input = context->input(t);
       tf::Tensor* inverse = nullptr;
-      TF_RETURN_IF_ERROR(context->allocate_output(map_->servers() + 1 + t, input.shape(), &inverse));
+      TF_RETURN_IF_ERROR(context->allocate_output(map_->servers() + 3 + t, input.shape(), &inverse));
       ids->push_back({input.flat<int64_t>().data(), inverse->flat<int32_t>().data(), input.NumElements()});
       total += input.NumElements();
     }
     if (total <= kMaxIds) return absl::OkStatus();
     return tf::errors::InvalidArgument("`ids` must be at most 2^30 in all. Received: ", total);
+  }
+
+  // All outputs whose size is known only now; table_sizes is also filled.
+  absl::Status Allocate(tf::OpKernelContext* context, const UniqueRouter& router, Routed* routed) const {
+    const int64_t servers = map_->servers();
+    tf::Tensor* output = nullptr;
+    for (int64_t s = 0; s < servers; ++s) {
+      TF_RETURN_IF_ERROR(context->allocate_output(s, {router.request_size(s)}, &output));
+      routed->requests.push_back(output->flat<int64_t>().data());
+    }
+    TF_RETURN_IF_ERROR(context->allocate_output(servers, {router.answer_rows()}, &output));
+    routed->unique_ids = output->flat<int64_t>().data();
+    TF_RETURN_IF_ERROR(context->allocate_output(servers + 1, {router.answer_rows()}, &output));
+    routed->table_order = output->flat<int32_t>().data();
+    TF_RETURN_IF_ERROR(context->allocate_output(servers + 2, {map_->tables()}, &output));
+    for (int64_t t = 0; t < map_->tables(); ++t) output->flat<int64_t>()(t) = router.unique(t);
+    return absl::OkStatus();
   }
 
   absl::Status OutOfRange(int64_t table, const UniqueRouter& router) const {

@@ -19,23 +19,23 @@ absl::Status FindVariable(tf::OpKernelContext* context, const tf::Tensor& handle
   return tf::LookupResource(context, handle.flat<tf::ResourceHandle>()(0), var);
 }
 
-absl::Status CheckTable(tf::Var* var, int64_t dim, const PieceRows& piece) {
+absl::Status CheckTable(tf::Var* var, int64_t dim, const PieceRows& piece, int64_t number) {
   const tf::Tensor& table = *var->tensor();
-  if (!var->is_initialized) return tf::errors::FailedPrecondition("the table is not initialized.");
+  if (!var->is_initialized) return tf::errors::FailedPrecondition("table ", number, " is not initialized");
   if (table.dtype() != tf::DT_FLOAT || table.dims() != 2 || table.dim_size(1) != dim) {
-    return tf::errors::InvalidArgument("a table must be a float matrix of ", dim, " columns. Received: ",
+    return tf::errors::InvalidArgument("table ", number, " must be a float matrix of ", dim, " columns. Received: ",
                                        tf::DataTypeString(table.dtype()), " of shape ", table.shape().DebugString());
   }
   const std::string wrong = CheckRows(piece, table.dim_size(0));
-  return wrong.empty() ? absl::OkStatus() : tf::errors::InvalidArgument(wrong);
+  return wrong.empty() ? absl::OkStatus() : tf::errors::InvalidArgument("table ", number, ": ", wrong);
 }
 
-absl::Status CheckSlot(tf::Var* slot, tf::Var* table) {
+absl::Status CheckSlot(tf::Var* slot, tf::Var* table, int64_t number) {
   if (slot->is_initialized && slot->tensor()->dtype() == tf::DT_FLOAT &&
       slot->tensor()->shape() == table->tensor()->shape()) {
     return absl::OkStatus();
   }
-  return tf::errors::InvalidArgument("a slot must be an initialized float variable of its table's shape, ",
+  return tf::errors::InvalidArgument("a slot of table ", number, " must be an initialized float variable of shape ",
                                      table->tensor()->shape().DebugString(), ". Received: ",
                                      tf::DataTypeString(slot->tensor()->dtype()), " of shape ",
                                      slot->tensor()->shape().DebugString());

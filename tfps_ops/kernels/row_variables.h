@@ -20,11 +20,12 @@ using VarPtr = ::tensorflow::core::RefCountPtr<::tensorflow::Var>;
 // The variable behind a handle. What is in it may only be looked at under its lock.
 absl::Status FindVariable(::tensorflow::OpKernelContext* context, const ::tensorflow::Tensor& handle, VarPtr* var);
 
-// That `var`, whose lock is held, is an initialised [any, dim] matrix of floats which has every row of `piece`.
-absl::Status CheckTable(::tensorflow::Var* var, int64_t dim, const PieceRows& piece);
+// That `var`, whose lock is held, is an initialised [any, dim] matrix of floats which has every row of `piece`; `number`
+// is what the message calls it.
+absl::Status CheckTable(::tensorflow::Var* var, int64_t dim, const PieceRows& piece, int64_t number);
 
-// That `slot` has the dtype and shape of `table`; both locks are held.
-absl::Status CheckSlot(::tensorflow::Var* slot, ::tensorflow::Var* table);
+// That `slot` has the dtype and shape of `table`, which is number `number`; both locks are held.
+absl::Status CheckSlot(::tensorflow::Var* slot, ::tensorflow::Var* table, int64_t number);
 
 // Gives `var`, whose exclusive lock is held, a buffer that no reader holds, and makes readers copy from now on: updates in
 // place then cannot change what a dense read (a checkpoint, say) has already been given.

@@ -12,8 +12,12 @@ absl::Status RouteUniqueShape(InferenceContext* c) {
   int64_t servers = 0, n = 0;
   TF_RETURN_IF_ERROR(c->GetAttr("num_servers", &servers));
   TF_RETURN_IF_ERROR(c->GetAttr("N", &n));
-  for (int s = 0; s <= servers; ++s) c->set_output(s, c->Vector(InferenceContext::kUnknownDim));
-  for (int t = 0; t < n; ++t) c->set_output(servers + 1 + t, c->input(t));
+  for (int s = 0; s < servers; ++s) c->set_output(s, c->Vector(InferenceContext::kUnknownDim));
+  const auto answer = c->Vector(c->UnknownDim());
+  c->set_output(servers, answer);
+  c->set_output(servers + 1, answer);
+  c->set_output(servers + 2, c->Vector(n));
+  for (int t = 0; t < n; ++t) c->set_output(servers + 3 + t, c->input(t));
   return absl::OkStatus();
 }
 
@@ -21,6 +25,8 @@ REGISTER_OP("TfpsRouteUnique")
     .Input("ids: N * int64")
     .Output("requests: num_servers * int64")
     .Output("unique_ids: int64")
+    .Output("table_order: int32")
+    .Output("table_sizes: int64")
     .Output("inverse: N * int32")
     .Attr("N: int >= 1")
     .Attr("num_servers: int >= 1")
@@ -39,6 +45,8 @@ ids: One tensor a table, any shape.
 requests: One vector a server: how many rows of each of its pieces are wanted, then these local rows, piece after piece.
     A piece is a shard of a table; a server's pieces are in the order of the tables, and of the shards within a table.
 unique_ids: The id of each row of the answers of all servers, one after the other.
+table_order: For each unique id, table after table and within a table as the ids first came, its row in these answers.
+table_sizes: Unique ids of each table.
 inverse: One tensor a table, the shape of its ids: for each id its row in the answers of all servers.
 tables: Name of each table, for messages.
 kinds: How the rows of each table are split: div, mod or hash (tfps/placement/routing.py).

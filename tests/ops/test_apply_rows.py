@@ -1,0 +1,165 @@
+"""apply_rows against Keras's own optimizers, step after step, in both of its forms, and on the order of its message."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfps.errors import ConfigError
+from tfps.ops.apply_rows import apply_rows, pack_update
+from tfps.ops.row_rules import RULES
+
+RATE = 0.05
+DECAY = 0.1
+# Rule -> the Keras optimizer it stands for and its hyperparameters after the learning rate.
+CASES = {
+    "sgd": (keras.optimizers.SGD, {}),
+    "momentum": (keras.optimizers.SGD, {"momentum": 0.9, "nesterov": False}),
+    "adagrad": (keras.optimizers.Adagrad, {"epsilon": 1e-4}),
+    "adam": (keras.optimizers.Adam, {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-4}),
+    "rmsprop": (keras.optimizers.RMSprop, {"rho": 0.8, "epsilon": 1e-4}),
+    "rmsprop_momentum": (keras.optimizers.RMSprop, {"rho": 0.8, "epsilon": 1e-4, "momentum": 0.5}),
+    "rmsprop_centered": (keras.optimizers.RMSprop, {"rho": 0.8, "epsilon": 1e-4, "centered": True}),
+    "rmsprop_momentum_centered": (
+        keras.optimizers.RMSprop,
+        {"rho": 0.8, "epsilon": 1e-4, "momentum": 0.5, "centered": True},
+    ),
+    "ftrl": (
+        keras.optimizers.Ftrl,
+        {
+            "learning_rate_power": -0.5,
+            "l1_regularization_strength": 0.01,
+            "l2_regularization_strength": 0.02,
+            "l2_shrinkage_regularization_strength": 0.03,
+            "beta": 0.1,
+        },
+    ),
+}
+SHORT = {
+    "l1": "l1_regularization_strength",
+    "l2": "l2_regularization_strength",
+    "l2_shrinkage": "l2_shrinkage_regularization_strength",
+}
+
+
+def hyper_of(rule, settings, step, decay=0.0):
+    known = {"learning_rate": RATE, "step": step, **settings}
+    return [float(known[SHORT.get(name, name)]) for name in rule.hyperparameters] + [decay]
+
+
+def variables_of(optimizer, table):
+    """The table and its slots, started as Keras starts them."""
+    optimizer.build([keras.Variable(table)])
+    slots = [v.numpy() for v in optimizer.variables[2:]]
+    return [tf.Variable(table), *map(tf.Variable, slots)]
+
+
+def keras_steps(optimizer, table, gradients):
+    variable = keras.Variable(table)
+    for gradient in gradients:
+        optimizer.apply([tf.constant(gradient)], [variable])
+    return [variable.numpy(), *(v.numpy() for v in optimizer.variables[2:])]
+
+
+def run_steps(rule, settings, variables, local, gradients, decay=0.0):
+    for step, gradient in enumerate(gradients, start=1):
+        request = tf.constant([len(local), *local], tf.int64)
+        apply_rows(rule, [variables], pack_update(hyper_of(rule, settings, step, decay), request, gradient))
+
+
+@pytest.mark.parametrize("decay", [0.0, DECAY])
+@pytest.mark.parametrize("dim", [1, 10, 19])
+@pytest.mark.parametrize("name", CASES)
+def test_equals_keras_on_the_rows_and_leaves_the_others(way, rng, name, dim, decay):
+    make, settings = CASES[name]
+    rule, local = RULES[name], [7, 2, 11]
+    table = rng.normal(size=[13, dim]).astype(np.float32)
+    gradients = rng.normal(size=[4, 3, dim]).astype(np.float32)
+    variables = variables_of(make(RATE, **settings), table)
+    before = [v.numpy() for v in variables]
+    run_steps(rule, settings, variables, local, gradients, decay * RATE)
+    expected = keras_steps(make(RATE, weight_decay=decay or None, **settings), table[local], gradients)
+    assert len(expected) == len(variables) == 1 + len(rule.slots)
+    others = np.setdiff1d(np.arange(13), local)
+    for variable, start, wanted in zip(variables, before, expected, strict=True):
+        np.testing.assert_allclose(variable.numpy()[local], wanted, rtol=2e-4, atol=2e-5)
+        np.testing.assert_array_equal(variable.numpy()[others], start[others])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("momentum", {"momentum": 0.9, "nesterov": True}),
+        ("adam", {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}),
+        ("ftrl", {**CASES["ftrl"][1], "learning_rate_power": -0.7}),
+        ("ftrl", {**CASES["ftrl"][1], "learning_rate_power": 0.0}),
+    ],
+)
+def test_equals_keras_with_other_settings(way, rng, name, settings):
+    make, table = CASES[name][0], rng.normal(size=[3, 5]).astype(np.float32)
+    gradients = rng.normal(size=[3, 3, 5]).astype(np.float32)
+    variables = variables_of(make(RATE, **settings), table)
+    run_steps(RULES[name], settings, variables, [0, 1, 2], gradients)
+    for variable, wanted in zip(variables, keras_steps(make(RATE, **settings), table, gradients), strict=True):
+        np.testing.assert_allclose(variable.numpy(), wanted, rtol=5e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 2], [900, 5000, 0]])
+def test_several_tables_in_one_message(way, rng, counts):
+    rule, dim = RULES["adagrad"], 6
+    tables = [[tf.Variable(rng.normal(size=[6000, dim]), dtype=tf.float32), tf.Variable(tf.ones([6000, dim]))] for _ in counts]
+    local = [rng.permutation(6000)[:count] for count in counts]
+    gradients = [rng.normal(size=[count, dim]).astype(np.float32) for count in counts]
+    expected = [table[0].numpy() for table in tables]
+    for rows, where, gradient in zip(expected, local, gradients, strict=True):
+        rows[where] -= 0.1 * gradient / np.sqrt(1 + gradient**2)
+    request = np.concatenate([counts, *local]).astype(np.int64)
+    apply_rows(rule, tables, pack_update([0.1, 0.0, 0.0], request, np.concatenate(gradients)))
+    for table, rows in zip(tables, expected, strict=True):
+        np.testing.assert_allclose(table[0].numpy(), rows, rtol=1e-5, atol=1e-6)
+
+
+def test_every_rule_is_tested():
+    assert set(CASES) == set(RULES)
+
+
+def test_what_was_read_before_stays_as_it_was(way):
+    table = tf.Variable(tf.zeros([4, 2]))
+    read = tf.identity(table.read_value())  # a checkpoint's view of the table
+    alias = table.value()
+    apply_rows(RULES["sgd"], [[table]], pack_update([1.0, 0.0], tf.constant([1, 2], tf.int64), tf.ones([1, 2])))
+    np.testing.assert_array_equal(table.numpy()[2], [-1, -1])
+    np.testing.assert_array_equal(read, np.zeros([4, 2]))
+    np.testing.assert_array_equal(alias, np.zeros([4, 2]))
+
+
+def test_assign_and_update_take_turns(way):
+    table = tf.Variable(tf.zeros([4, 2]))
+    message = pack_update([1.0, 0.0], tf.constant([1, 0], tf.int64), tf.ones([1, 2]))
+    apply_rows(RULES["sgd"], [[table]], message)
+    fresh = tf.ones([4, 2])
+    table.assign(fresh)
+    apply_rows(RULES["sgd"], [[table]], message)
+    np.testing.assert_array_equal(table.numpy()[:2], [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(fresh, np.ones([4, 2]))
+
+
+@pytest.mark.parametrize("size", [0, 3, 4, 6, 9])
+def test_a_message_of_a_wrong_size_is_an_error(way, size):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        apply_rows(RULES["sgd"], [[tf.Variable(tf.zeros([4, 2]))]], tf.ones([size]))
+
+
+@pytest.mark.parametrize("request_", [[1, 4], [1, -1], [2, 1], [0, 1], [-1, 1]])
+def test_a_request_that_does_not_fit_is_an_error_and_changes_nothing(way, request_):
+    table = tf.Variable(tf.zeros([4, 2]))
+    message = pack_update([1.0, 0.0], tf.constant(request_, tf.int64), tf.ones([1, 2]))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        apply_rows(RULES["sgd"], [[table]], message)
+    np.testing.assert_array_equal(table.numpy(), np.zeros([4, 2]))
+
+
+def test_arguments_are_checked():
+    table = tf.Variable(tf.zeros([4, 2]))
+    with pytest.raises(ConfigError, match=r"slots \('accumulator',\) for rule 'adagrad'. Received: 1"):
+        apply_rows(RULES["adagrad"], [[table]], [0.0])

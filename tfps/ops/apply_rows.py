@@ -1,0 +1,90 @@
+"""Updates of rows of several tables of one server, in one op that runs there."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.errors import ConfigError
+from tfps.ops import library
+from tfps.ops.row_request import split_request, width
+from tfps.ops.row_rules import RowRule
+
+
+def pack_update(hyper: Any, request: Any, gradients: Any) -> Any:
+    """Makes one tensor of what a server needs for an update, because each tensor that crosses costs a message.
+
+    Args:
+        hyper: the rule's hyperparameters in order and last the decay, float32, [h + 1].
+        request: int64, [tables + m], from `route_unique`; within a table each row at most once.
+        gradients: float32, [m, dim], in the order of the request.
+
+    Returns:
+        float32, [h + 1 + 2 * (tables + m) + m * dim]: the hyperparameters, the bits of the request, the gradients.
+    """
+    bits = tf.reshape(tf.bitcast(request, tf.float32), [-1])
+    return tf.concat([hyper, bits, tf.reshape(gradients, [-1])], axis=0)
+
+
+def apply_rows(rule: RowRule, variables: Sequence[Sequence[Any]], message: Any) -> Any:
+    """Updates rows of the tables of one server, and the slots that go with them.
+
+    In C++ a table and its slots are locked while their rows are read, updated and written, once each: concurrent
+    updates follow one another. Without the library deltas are computed from rows read before and then added, each
+    variable's atomically: none is lost, but of two updates of one row at once the second knows nothing of the first.
+
+    Args:
+        rule: the optimizer, one of `tfps.ops.row_rules.RULES`.
+        variables: for each table of the server, in the order of the request's pieces: the table, then its slots in the
+            rule's order; float32, [any, dim] each.
+        message: from `pack_update`.
+
+    Returns:
+        The operation; None when run eagerly.
+
+    Raises:
+        ConfigError: the variables are no matrices of one width and dtype, or not as many as the rule has slots.
+        tf.errors.InvalidArgumentError: the message does not fit the variables.
+    """
+    dim = width([variable for table in variables for variable in table])
+    for table in variables:
+        if len(table) != 1 + len(rule.slots):
+            raise ConfigError(
+                f"`variables` must be a table and its slots {rule.slots} for rule {rule.name!r}. "
+                f"Received: {len(table)} variables."
+            )
+    ops = library.load()
+    with tf.device(variables[0][0].device):
+        if ops is None or variables[0][0].dtype != tf.float32:
+            return apply_rows_graph(rule, variables, message)
+        handles = [table[i].handle for i in range(1 + len(rule.slots)) for table in variables]
+        return ops.tfps_apply_rows(variables=handles, message=message, tables=len(variables), dim=dim, rule=rule.name)
+
+
+def apply_rows_graph(rule: RowRule, variables: Sequence[Sequence[Any]], message: Any) -> Any:
+    """The same by TensorFlow's own ops; see `apply_rows`."""
+    dim, hypers = variables[0][0].shape[1], len(rule.hyperparameters) + 1
+    rows = (tf.size(message) - hypers - 2 * len(variables)) // (dim + 2)
+    end = hypers + 2 * (len(variables) + rows)
+    request = tf.bitcast(tf.reshape(message[hypers:end], [-1, 2]), tf.int64)
+    counts, local = split_request(request, len(variables))
+    gradients = tf.split(tf.reshape(message[end:], [-1, dim]), counts, num=len(variables))
+    updates = zip(variables, local, gradients, strict=True)
+    return tf.group(*(_update(rule, table, message[:hypers], where, gradient) for table, where, gradient in updates))
+
+
+def _update(rule: RowRule, table: Sequence[Any], hyper: Any, local: Any, gradient: Any) -> Any:
+    hyper, gradient = tf.cast(hyper, table[0].dtype), tf.cast(gradient, table[0].dtype)
+    named = dict(zip(rule.hyperparameters, tf.unstack(hyper[:-1], num=len(rule.hyperparameters)), strict=True))
+    rows = [tf.raw_ops.ResourceGather(resource=v.handle, indices=local, dtype=v.dtype) for v in table]
+    decayed = rows[0] - rows[0] * hyper[-1]
+    deltas = rule.formula(decayed, rows[1:], gradient, named)
+    deltas[0] += decayed - rows[0]
+    where = local[:, tf.newaxis]
+    # Unlike ResourceScatterAdd, which shares the lock, this op excludes other writers.
+    return tf.group(
+        *(
+            tf.raw_ops.ResourceScatterNdAdd(ref=variable.handle, indices=where, updates=delta, use_locking=True)
+            for variable, delta in zip(table, deltas, strict=True)
+        )
+    )

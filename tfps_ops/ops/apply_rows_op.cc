@@ -1,0 +1,43 @@
+// Registration, shape function and documentation of TfpsApplyRows.
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace tfps {
+namespace {
+
+using ::tensorflow::shape_inference::InferenceContext;
+using ::tensorflow::shape_inference::ShapeHandle;
+
+// Handles are scalars, the message a vector; whether its size fits only the kernel can tell.
+absl::Status ApplyRowsShape(InferenceContext* c) {
+  ShapeHandle checked;
+  const int message = c->num_inputs() - 1;
+  for (int i = 0; i < message; ++i) TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &checked));
+  return c->WithRank(c->input(message), 1, &checked);
+}
+
+REGISTER_OP("TfpsApplyRows")
+    .Input("variables: K * resource")
+    .Input("message: float")
+    .Attr("K: int >= 1")
+    .Attr("tables: int >= 1")
+    .Attr("dim: int >= 1")
+    .Attr("rule: string")
+    .SetIsStateful()
+    .SetShapeFn(ApplyRowsShape)
+    .Doc(R"doc(
+Updates rows of several tables of one server at once, and the slots that go with them; other rows are left alone.
+
+Each table is locked, with its slots, while its own rows are updated: concurrent updates lose nothing. A message that is
+wrong for one table leaves those before it updated.
+
+variables: Handles of float variables, [any, dim]: the tables, then the first slot of every table, then the second of every
+    table; a slot has the shape of its table.
+message: The hyperparameters of the rule, in the order of core/row_rules.h; the bits of a request, two floats an element:
+    how many rows of each table get a gradient, then those m rows, table after table, each at most once; and [m, dim] gradients.
+tables: How many tables there are.
+rule: sgd, momentum, adagrad, adam, rmsprop, rmsprop_momentum, rmsprop_centered, rmsprop_momentum_centered or ftrl.
+)doc");
+
+}  // namespace
+}  // namespace tfps
