@@ -1,4 +1,7 @@
-"""Ties a process to its parent's life, whatever ends the parent. Linux does it at once, other systems by polling."""
+"""Ties a process to its parent's life, whatever ends the parent. Linux does it at once, other systems by polling.
+
+The standard library alone: this file also runs as a program. Pure system calls, any thread unless said otherwise.
+"""
 
 import ctypes
 import json
@@ -40,8 +43,7 @@ def tied_command(command: Sequence[str]) -> list[str]:
 
     Start it from a thread that lives as long as this process: the main one.
     """
-    statement = "from tfps.cluster import processes; processes.exec_tied(int(sys.argv[2]), sys.argv[3:])"
-    return boot_command(statement, str(os.getpid()), *command)
+    return [sys.executable, __file__, str(os.getpid()), *command]
 
 
 def exec_tied(parent: int, command: Sequence[str]) -> NoReturn:
@@ -56,3 +58,7 @@ def cores_each(count: int) -> int:
     """The cores each of `count` processes may compute on if they share this machine without fighting; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // count)
+
+
+if __name__ == "__main__":  # by `tied_command`: as a file, so that nothing else of tfps is imported on the way
+    exec_tied(int(sys.argv[1]), sys.argv[2:])
