@@ -92,6 +92,24 @@ def test_ids_of_a_step_are_counted():
     assert [(spec.shape[0], spec.rows_per_step) for spec in specs if spec.is_table] == [(50_000, 80.0), (300, 10.0)]
 
 
+def test_tables_of_other_layers_count_once():
+    """Keras asks this layer for its output spec, which it finds by calling `call`."""
+
+    class Lookup(keras.layers.Layer):
+        def build(self, _):
+            self.embeddings = self.add_weight(shape=(70, 4), name="embeddings")
+
+        def call(self, ids):
+            return keras.ops.take(self.embeddings, ids, axis=0)
+
+    def build():
+        ids = keras.Input((3,), dtype="int32")
+        return keras.Model(ids, Lookup()(ids))
+
+    (spec,) = describe(build, batch_size=10)
+    assert (spec.is_table, spec.rows_per_step) == (True, 30.0)
+
+
 def test_unbuilt_models_are_called_on_the_given_inputs():
     layers = keras.layers
 

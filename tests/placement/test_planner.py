@@ -2,12 +2,16 @@
 
 import random
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from tfps.errors import PlanError
+from tfps.placement import balancers
 from tfps.placement.balancers import GreedyBytes, GreedyBytesAndTraffic, RoundRobin
+from tfps.placement.greedy import mend
+from tfps.placement.loads import Loads
 from tfps.placement.model import Plan
 from tfps.placement.partitioners import FixedShards, MaxBytes
 from tfps.placement.planner import IncrementalPlacer, plan
@@ -114,6 +118,34 @@ def test_largest_first_beats_the_order_of_creation():
     assert [load.nbytes for load in known.loads()] == [36_000, 36_000]
 
 
+def test_mending_evens_out_what_greed_left():
+    """Any start will do: here each variable is on servers drawn by lot."""
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+        demands = [rng.pareto(1.5, (rng.integers(1, 5), 4)) for _ in range(30)]
+        placed = [[int(server) for server in rng.permutation(4)[: len(demand)]] for demand in demands]
+        before = _largest_parts(placed, demands)
+        mend(placed, demands, 4, np.ones(4))
+        assert _largest_parts(placed, demands) < 0.8 * before
+        assert all(len(set(servers)) == len(demand) for servers, demand in zip(placed, demands, strict=True))
+
+
+def _largest_parts(placed, demands):
+    """How far the most loaded server is above the mean, over all quantities."""
+    loads = Loads.none(4)
+    for servers, demand in zip(placed, demands, strict=True):
+        loads.add(servers, demand)
+    return (loads.totals.max(0) / loads.totals.mean(0) - 1).sum()
+
+
+def test_a_plan_of_all_variables_is_mended(criteo_specs, monkeypatch):
+    mended = plan(criteo_specs, 8).loads()
+    monkeypatch.setattr(balancers, "mend", lambda *args: None)
+    greedy = plan(criteo_specs, 8).loads()
+    lookups = [[load.lookups_per_step for load in loads] for loads in (mended, greedy)]
+    assert np.less(*_unevenness(lookups))
+
+
 def test_greedy_bytes_counts_slots():
     specs = [VariableSpec("a", (10,), slots=2), VariableSpec("b", (10,)), VariableSpec("c", (10,))]
     assert [placement.servers for placement in place_in_order(specs, 2, balancer=GreedyBytes())] == [(0,), (1,), (1,)]
@@ -182,8 +214,23 @@ def test_wrong_arguments_are_named():
         plan([VariableSpec("v", (1,)), VariableSpec("v", (1,))], 2)
 
 
+class AloneGreedyBytes(GreedyBytes):
+    """Leaves time for another thread between reading the loads and changing them, and notes if one came."""
+
+    entered = 0
+    met = False
+
+    def assign(self, demand, loads):
+        cls = type(self)
+        cls.entered += 1
+        cls.met = cls.met or cls.entered > 1
+        time.sleep(0.0005)
+        cls.entered -= 1
+        return super().assign(demand, loads)
+
+
 def test_threads_lose_nothing():
-    placer = IncrementalPlacer(3)
+    placer = IncrementalPlacer(3, balancer=AloneGreedyBytes())
 
     def place(thread):
         for index in range(50):
@@ -194,6 +241,7 @@ def test_threads_lose_nothing():
         thread.start()
     for thread in threads:
         thread.join(timeout=30)
+    assert not AloneGreedyBytes.met
     assert len(placer.plan.placements) == 400
     nbytes = [load.nbytes for load in placer.plan.loads()]
     assert max(nbytes) - min(nbytes) <= 40

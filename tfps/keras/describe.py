@@ -111,8 +111,8 @@ def _own_or_given(model: Any, inputs: Any) -> Any:
     if isinstance(inputs, tf.data.Dataset):
         spec = inputs.element_spec
         inputs = spec[0] if isinstance(spec, tuple) else spec
-    if inputs is None:
-        inputs = getattr(model, "_inputs_struct", None) or getattr(model, "inputs", None) or None
+    for own in ("_inputs_struct", "inputs"):
+        inputs = getattr(model, own, None) if inputs is None else inputs
     if inputs is None and not model.built:
         raise PlanError(
             f"`inputs` must be given for model {model.name!r}, which has no variables before it is called. Received: "
