@@ -107,7 +107,9 @@ def test_equals_keras_with_other_settings(way, rng, name, settings):
 @pytest.mark.parametrize("counts", [[3, 0, 2], [900, 5000, 0]])
 def test_several_tables_in_one_message(way, rng, counts):
     rule, dim = RULES["adagrad"], 6
-    tables = [[tf.Variable(rng.normal(size=[6000, dim]), dtype=tf.float32), tf.Variable(tf.ones([6000, dim]))] for _ in counts]
+    tables = [
+        [tf.Variable(rng.normal(size=[6000, dim]), dtype=tf.float32), tf.Variable(tf.ones([6000, dim]))] for _ in counts
+    ]
     local = [rng.permutation(6000)[:count] for count in counts]
     gradients = [rng.normal(size=[count, dim]).astype(np.float32) for count in counts]
     expected = [table[0].numpy() for table in tables]

@@ -1,0 +1,103 @@
+"""Updates by several threads lose nothing, block nobody for ever, and are never seen half done."""
+
+import threading
+
+import numpy as np
+import tensorflow as tf
+
+from tfps.ops.apply_rows import apply_rows, pack_update
+from tfps.ops.gather_rows import gather_rows
+from tfps.ops.row_rules import RULES
+
+LIMIT_S = 60
+
+
+def run_all(*targets):
+    """Runs functions in threads of their own; fails if one fails or is not done in time."""
+    errors = []
+
+    def guarded(target):
+        try:
+            target()
+        except Exception as error:  # handed to the test's own thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=[target], daemon=True) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT_S)
+        assert not thread.is_alive(), f"a thread was not done after {LIMIT_S} s: a deadlock"
+    assert not errors
+
+
+def test_no_update_is_lost_whatever_the_order_of_the_tables(way):
+    first, second = (tf.Variable(tf.zeros([50, 16])) for _ in range(2))
+    steps = 150
+
+    def updates(tables):
+        request = np.concatenate([[50, 50], np.arange(50), np.arange(50)]).astype(np.int64)
+        message = pack_update([1.0, 0.0], request, tf.ones([100, 16]))
+        for _ in range(steps):
+            apply_rows(RULES["sgd"], [[table] for table in tables], message)
+
+    run_all(*(lambda order=order: updates(order) for order in ([first, second], [second, first]) for _ in range(2)))
+    np.testing.assert_array_equal(first.numpy(), np.full([50, 16], -4 * steps))
+    np.testing.assert_array_equal(second.numpy(), np.full([50, 16], -4 * steps))
+
+
+def test_slots_follow_their_rows(way):
+    """Adagrad's accumulator counts every update, so that it must equal their number."""
+    table, slot = tf.Variable(tf.zeros([20, 8])), tf.Variable(tf.zeros([20, 8]))
+    message = pack_update([0.0, 1.0, 0.0], np.array([20, *range(20)], np.int64), tf.ones([20, 8]))
+
+    def updates():
+        for _ in range(100):
+            apply_rows(RULES["adagrad"], [[table, slot]], message)
+
+    run_all(updates, updates, updates)
+    np.testing.assert_array_equal(slot.numpy(), np.full([20, 8], 300))
+
+
+def test_no_row_is_seen_half_updated(way):
+    table = tf.Variable(tf.zeros([4, 256]))
+    request = np.array([4, 0, 1, 2, 3], np.int64)
+    message = pack_update([1.0, 0.0], request, tf.ones([4, 256]))
+    done = threading.Event()
+    seen = set()
+
+    def updates():
+        for _ in range(300):
+            apply_rows(RULES["sgd"], [[table]], message)
+        done.set()
+
+    def reads():
+        while not done.is_set():
+            rows = gather_rows([table], request).numpy()
+            assert (rows == rows[:, :1]).all()
+            seen.add(rows[0, 0])
+
+    run_all(updates, reads, reads)
+    assert len(seen) > 2
+
+
+def test_dense_reads_while_rows_are_updated(way):
+    """What a checkpoint does: each of its reads is one moment of each row, and stays what it was."""
+    table = tf.Variable(tf.zeros([500, 32]))
+    request = np.concatenate([[500], np.arange(500)]).astype(np.int64)
+    message = pack_update([1.0, 0.0], request, tf.ones([500, 32]))
+    done = threading.Event()
+
+    def updates():
+        for _ in range(100):
+            apply_rows(RULES["sgd"], [[table]], message)
+        done.set()
+
+    def reads():
+        while not done.is_set():
+            read = table.read_value()
+            first = read.numpy().copy()
+            assert (first == first[:, :1]).all()
+            np.testing.assert_array_equal(read, first)
+
+    run_all(updates, reads)

@@ -1,0 +1,123 @@
+"""Malformed tensors and attributes give an error, never a crash: each case here would end this very process."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfps.ops import library
+from tfps.ops.row_rules import RULES
+
+SHAPES = [(), (0,), (1,), (2,), (3,), (7,), (50,), (2, 2), (3, 0), (1, 4, 2)]
+INTEGERS = [-(2**63), -(2**40), -1, 0, 1, 2, 3, 4, 5, 7, 2**31, 2**40, 2**62, 2**63 - 1]
+
+
+def integers(rng, dtype=np.int64):
+    shape = SHAPES[rng.integers(len(SHAPES))]
+    small = rng.random() < 0.7
+    values = rng.integers(-1, 5, shape) if small else rng.choice(INTEGERS, shape)
+    return tf.constant(np.asarray(values).astype(dtype))
+
+
+def floats(rng):
+    return tf.constant(rng.normal(size=SHAPES[rng.integers(len(SHAPES))]), tf.float32)
+
+
+TABLES = [tf.Variable(tf.ones([4, 2])) for _ in range(6)]
+MISFITS = [
+    tf.Variable(tf.zeros([4, 3])),
+    tf.Variable(tf.zeros([4])),
+    tf.Variable(tf.zeros([0, 2])),
+    tf.Variable(tf.zeros([4, 2], tf.float64)),
+]
+
+
+def handle(rng):
+    """The handle of a table that fits; or of another variable, of another resource, of nothing; or no scalar."""
+    if rng.random() < 0.9:
+        return TABLES[rng.integers(len(TABLES))].handle
+    others = [
+        *(variable.handle for variable in MISFITS),
+        tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[4, 2], shared_name="nothing"),
+        HASH_TABLE.resource_handle,
+        tf.stack([TABLES[0].handle, TABLES[1].handle]),
+    ]
+    return others[rng.integers(len(others))]
+
+
+HASH_TABLE = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0)
+
+
+def request(rng, tables):
+    """A request that fits tables of 4 rows, and then, half the time, one element of it anything."""
+    counts = rng.integers(0, 4, tables)
+    elements = np.concatenate([counts, *(rng.permutation(4)[:count] for count in counts)]).astype(np.int64)
+    if rng.random() < 0.5:
+        elements[rng.integers(len(elements))] = rng.choice(INTEGERS)
+    return tf.constant(elements)
+
+
+def attempt(call):
+    """Runs an op; an error that TensorFlow raises is as good as a result."""
+    try:
+        call()
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        return str(error)
+    return None
+
+
+def route_case(rng, ops):
+    """Attributes that fit, and half the time one element of one of them anything, or one too few."""
+    tables = int(rng.integers(1, 4))
+    shards = [int(rng.integers(1, 4)) for _ in range(tables)]
+    lists = {
+        "rows": [5] * tables,
+        "shards": shards,
+        "multipliers": [3] * tables,
+        "offsets": [1] * tables,
+        "servers": [int(server) for server in rng.integers(0, 2, sum(shards))],
+    }
+    if rng.random() < 0.5:
+        wrong = lists[str(rng.choice(list(lists)))]
+        wrong[rng.integers(len(wrong))] = int(rng.choice(INTEGERS))
+        wrong[:] = wrong[: len(wrong) - int(rng.random() < 0.2)]
+    kinds = [str(rng.choice(["div", "mod", "hash", "none"], p=[0.33, 0.33, 0.33, 0.01])) for _ in range(tables)]
+    ids = [tf.constant(rng.integers(0, 5, [20])) if rng.random() < 0.7 else integers(rng) for _ in range(tables)]
+    return lambda: ops.tfps_route_unique(ids=ids, num_servers=2, tables=["t"] * tables, kinds=kinds, **lists)
+
+
+def gather_case(rng, ops):
+    tables = [handle(rng) for _ in range(rng.integers(1, 4))]
+    wanted = request(rng, len(tables)) if rng.random() < 0.7 else integers(rng)
+    return lambda: ops.tfps_gather_rows(tables=tables, request=wanted, dim=int(rng.choice([2, 2, 2, 1, 3])))
+
+
+def apply_case(rng, ops):
+    rule = RULES[str(rng.choice(list(RULES)))]
+    tables = int(rng.integers(1, 4))
+    variables = [handle(rng) for _ in range(tables * (1 + len(rule.slots)) + int(rng.random() < 0.1))]
+    message = floats(rng)
+    if rng.random() < 0.8:
+        wanted = request(rng, tables)
+        gradients = tf.ones([2 * (len(wanted) - tables) + int(rng.random() < 0.1)])
+        bits = tf.reshape(tf.bitcast(wanted, tf.float32), [-1])
+        message = tf.concat([tf.ones([len(rule.hyperparameters) + 1]), bits, gradients], 0)
+    name = rule.name if rng.random() < 0.9 else "none"
+    return lambda: ops.tfps_apply_rows(variables=variables, message=message, tables=tables, dim=2, rule=name)
+
+
+def segment_sum_case(rng, ops):
+    inverse = [integers(rng, np.int32) for _ in range(rng.integers(1, 3))]
+    gradients = [tf.ones([*i.shape, 2]) if rng.random() < 0.8 else floats(rng) for i in inverse]
+    rows = tf.constant(rng.choice([-1, 0, 5, 5, 5, 2**62]), tf.int64) if rng.random() < 0.9 else tf.zeros([2], tf.int64)
+    return lambda: ops.tfps_segment_sum_rows(gradients=gradients, inverse=inverse, num_rows=rows, dim=2)
+
+
+@pytest.mark.parametrize("case", [route_case, gather_case, apply_case, segment_sum_case])
+def test_malformed_input_is_an_error_not_a_crash(case):
+    rng = np.random.default_rng(4)
+    ops = library.load()
+    results = [attempt(case(rng, ops)) for _ in range(400)]
+    failed = [message for message in results if message is not None]
+    # Were all cases refused, or all by one check, this would test little.
+    assert 0.1 < len(failed) / len(results) < 0.95
+    assert len({message[-40:] for message in failed}) > 5

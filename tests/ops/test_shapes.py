@@ -1,0 +1,96 @@
+"""Shape functions, by a table of what fits and what does not."""
+
+import pytest
+import tensorflow as tf
+
+from tfps.ops import library
+
+
+def placeholder(dtype, shape):
+    return tf.compat.v1.placeholder(dtype, shape)
+
+
+def handle(shape=()):
+    return placeholder(tf.resource, shape)
+
+
+def route(ids, **changes):
+    attributes = {
+        "num_servers": 2,
+        "tables": ["a"] * len(ids),
+        "kinds": ["mod"] * len(ids),
+        "rows": [10] * len(ids),
+        "shards": [1] * len(ids),
+        "multipliers": [0] * len(ids),
+        "offsets": [0] * len(ids),
+        "servers": [0] * len(ids),
+    }
+    routed = library.load().tfps_route_unique(ids=[placeholder(tf.int64, i) for i in ids], **{**attributes, **changes})
+    return [*routed.requests, routed.unique_ids, routed.table_order, routed.table_sizes, *routed.inverse]
+
+
+def gather(request, handles=((), ()), dim=4):
+    tables = [handle(h) for h in handles]
+    return [library.load().tfps_gather_rows(tables=tables, request=placeholder(tf.int64, request), dim=dim)]
+
+
+def apply(message, handles=((), ())):
+    variables = [handle(h) for h in handles]
+    library.load().tfps_apply_rows(
+        variables=variables, message=placeholder(tf.float32, message), tables=1, dim=4, rule="adagrad"
+    )
+    return []
+
+
+def segment_sum(gradients, inverse, rows=None, dim=4):
+    return [
+        library.load().tfps_segment_sum_rows(
+            gradients=[placeholder(tf.float32, g) for g in gradients],
+            inverse=[placeholder(tf.int32, i) for i in inverse],
+            num_rows=placeholder(tf.int64, ()) if rows is None else rows,
+            dim=dim,
+        )
+    ]
+
+
+V = [None]
+FITS = [
+    (lambda: route([[3, 2], None]), [V, V, V, V, [2], [3, 2], None]),
+    (lambda: route([[]]), [V, V, V, V, [1], []]),
+    (lambda: gather([7]), [[5, 4]]),
+    (lambda: gather([2]), [[0, 4]]),
+    (lambda: gather([None]), [[None, 4]]),
+    (lambda: gather(None, handles=(None, ())), [[None, 4]]),
+    (lambda: apply([None]), []),
+    (lambda: apply(None), []),
+    (lambda: segment_sum([[3, 2, 4]], [[3, 2]]), [[None, 4]]),
+    (lambda: segment_sum([None, [4]], [None, []], rows=9), [[9, 4]]),
+    (lambda: segment_sum([[3, None]], [[None]], rows=0), [[0, 4]]),
+]
+FAILS = [
+    (lambda: gather([1]), "Negative dimension size"),
+    (lambda: gather([]), "must be rank 1"),
+    (lambda: gather([3, 3]), "must be rank 1"),
+    (lambda: gather([3], handles=([1], ())), "must be rank 0"),
+    (lambda: gather([3], handles=()), "shorter than minimum length 1"),
+    (lambda: gather([3], dim=0), "less than minimum 1"),
+    (lambda: apply([3, 3]), "must be rank 1"),
+    (lambda: apply([3], handles=([2], ())), "must be rank 0"),
+    (lambda: segment_sum([[3, 2, 4]], [[3, 3]]), "must be equal"),
+    (lambda: segment_sum([[3, 5]], [[3]]), "must be equal"),
+    (lambda: segment_sum([[3]], [[3]]), "must be equal rank"),
+    (lambda: segment_sum([[3, 4]], [[3]], rows=-1), "must be non-negative|Dimension"),
+]
+
+
+@pytest.mark.parametrize(("build", "expected"), FITS)
+def test_shapes_that_fit(build, expected):
+    with tf.Graph().as_default():
+        shapes = [tensor.shape for tensor in build()]
+    assert [None if s.rank is None else s.as_list() for s in shapes] == expected
+
+
+@pytest.mark.parametrize(("build", "message"), FAILS)
+def test_shapes_that_do_not_fit(build, message):
+    with tf.Graph().as_default(), pytest.raises(ValueError, match=message):
+        build()
