@@ -1,0 +1,177 @@
+"""Who trains the CTR-DNN: tfps, stock TensorFlow in two ways, one process. Same model, data and server processes."""
+
+import abc
+import os
+from typing import Any
+
+from benchmarks.ctr_task import CtrTask, adagrad, build_model, dataset
+from benchmarks.meter import Meter
+
+_UNSPLIT_BYTES = 1 << 20  # stock TensorFlow's partitioner would split dense layers too, which slows it down
+
+
+class Contender(abc.ABC):
+    """Builds the model when it is made; `train` may be called any number of times.
+
+    Args:
+        task: the work.
+        num_ps: parameter servers.
+        num_workers: workers.
+    """
+
+    def __init__(self, task: CtrTask, num_ps: int, num_workers: int) -> None:
+        self.task = task
+        self.cluster = self._start(num_ps, num_workers)
+
+    @abc.abstractmethod
+    def train(self, steps: int, meter: Meter) -> None:
+        """Trains `steps` batches over all workers; the meter runs from the first of them to the end of the last."""
+
+    def processes(self) -> dict[str, list[int]]:
+        """Process ids by role."""
+        roles: dict[str, list[int]] = {"chief": [os.getpid()], "workers": [], "servers": []}
+        for task in self.cluster.tasks if self.cluster else ():
+            roles["servers" if task.order.job == "ps" else "workers"].append(task.pid)
+        return roles
+
+    def _start(self, num_ps: int, num_workers: int) -> Any:
+        import tfps
+
+        return tfps.LocalCluster(num_ps, num_workers)
+
+
+class Tfps(Contender):
+    """Plain Keras 3 in the scope of `tfps.ParameterServerStrategy`."""
+
+    def __init__(self, task: CtrTask, num_ps: int, num_workers: int) -> None:
+        super().__init__(task, num_ps, num_workers)
+        import keras
+
+        import tfps
+
+        with tfps.ParameterServerStrategy(self.cluster).scope():
+            self._model = _compiled(task, keras, keras.optimizers)
+        self._fit = _Fit(self._model, keras, dataset(task))
+
+    def train(self, steps: int, meter: Meter) -> None:
+        self._fit(steps, meter)
+
+
+class Local(Contender):
+    """Plain Keras 3 in one process, with no strategy."""
+
+    def __init__(self, task: CtrTask, num_ps: int, num_workers: int) -> None:
+        super().__init__(task, num_ps, num_workers)
+        import keras
+
+        self._fit = _Fit(_compiled(task, keras, keras.optimizers), keras, dataset(task))
+
+    def _start(self, num_ps: int, num_workers: int) -> Any:
+        return None
+
+    def train(self, steps: int, meter: Meter) -> None:
+        self._fit(steps, meter)
+
+
+class StockFit(Contender):
+    """`tf_keras.Model.fit` with TensorFlow's own ParameterServerStrategy."""
+
+    def __init__(self, task: CtrTask, num_ps: int, num_workers: int) -> None:
+        super().__init__(task, num_ps, num_workers)
+        import tf_keras
+
+        with stock_strategy(self.cluster).scope():
+            model = _compiled(task, tf_keras, self._optimizers(tf_keras))
+        self._fit = _Fit(model, tf_keras, tf_keras.utils.experimental.DatasetCreator(lambda context: dataset(task)))
+
+    def train(self, steps: int, meter: Meter) -> None:
+        self._fit(steps, meter)
+
+    def _optimizers(self, tf_keras: Any) -> Any:
+        return tf_keras.optimizers
+
+
+class StockFitLegacy(StockFit):
+    """The same with the optimizer of old, which touches only the batch's rows."""
+
+    def _optimizers(self, tf_keras: Any) -> Any:
+        return tf_keras.optimizers.legacy
+
+
+class StockLoop(Contender):
+    """A hand-written loop over TensorFlow's ClusterCoordinator, with the faster optimizer."""
+
+    def __init__(self, task: CtrTask, num_ps: int, num_workers: int) -> None:
+        super().__init__(task, num_ps, num_workers)
+        import tensorflow as tf
+        import tf_keras
+
+        strategy = stock_strategy(self.cluster)
+        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+        with strategy.scope():
+            model, optimizer = build_model(task, tf_keras), adagrad(tf_keras.optimizers.legacy)
+        self._step = _stock_step(strategy, model, optimizer, tf_keras.losses.BinaryCrossentropy(reduction="none"))
+        self._batches = iter(self._coordinator.create_per_worker_dataset(lambda: dataset(task)))
+
+    def train(self, steps: int, meter: Meter) -> None:
+        meter.start()
+        for _ in range(steps):
+            self._coordinator.schedule(self._step, args=(self._batches,))
+        self._coordinator.join()
+        meter.stop()
+
+
+CONTENDERS: dict[str, type[Contender]] = {
+    "tfps": Tfps,
+    "stock-fit": StockFit,
+    "stock-fit-legacy": StockFitLegacy,
+    "stock-loop": StockLoop,
+    "local": Local,
+}
+
+
+def stock_strategy(cluster: Any) -> Any:
+    """TensorFlow's own strategy on started server processes of ours."""
+    import tensorflow as tf
+
+    cluster.start()
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster.spec.resolver_spec(), rpc_layer="grpc")
+    partitioners = tf.distribute.experimental.partitioners
+    split = partitioners.MinSizePartitioner(min_shard_bytes=_UNSPLIT_BYTES, max_shards=cluster.num_ps)
+    return tf.distribute.ParameterServerStrategy(resolver, variable_partitioner=split if cluster.num_ps > 1 else None)
+
+
+def _compiled(task: CtrTask, keras: Any, optimizers: Any) -> Any:
+    model = build_model(task, keras)
+    model.compile(optimizer=adagrad(optimizers), loss="binary_crossentropy")
+    return model
+
+
+class _Fit:
+    """Calls `fit` for one epoch of so many steps; the meter runs while the epoch does, not while it is set up."""
+
+    def __init__(self, model: Any, keras: Any, data: Any) -> None:
+        self._model, self._keras, self._data = model, keras, data
+
+    def __call__(self, steps: int, meter: Meter) -> None:
+        timer = self._keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: meter.start(), on_epoch_end=lambda epoch, logs: meter.stop()
+        )
+        self._model.fit(self._data, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[timer])
+
+
+def _stock_step(strategy: Any, model: Any, optimizer: Any, loss_of: Any) -> Any:
+    import tensorflow as tf
+
+    def train(batch: Any) -> None:
+        inputs, labels = batch
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(loss_of(labels, model(inputs, training=True)))
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    @tf.function
+    def step(batches: Any) -> None:
+        strategy.run(train, args=(next(batches),))
+
+    return step

@@ -1,0 +1,64 @@
+"""Examples a second and CPU time of a click model (CTR-DNN) on parameter servers, against stock TensorFlow.
+
+    python -m benchmarks.ctr_dnn --ps 1 --workers 2 --batch 512 --tables 26 --seconds 5
+    python -m benchmarks.ctr_dnn --baseline stock-loop
+    python -m benchmarks.ctr_dnn --versus stock-loop --rounds 3
+
+Prints one line of JSON. On a machine whose speed changes under load only the ratio that --versus gives means much: both
+sides are set up at once and then run in turns, and their medians are compared.
+"""
+
+import argparse
+import json
+import sys
+
+from benchmarks.ctr_contenders import CONTENDERS
+from benchmarks.ctr_run import CtrRun
+from benchmarks.ctr_task import CtrTask
+from benchmarks.turns import compare, take_turns
+
+
+def main() -> None:
+    """Runs the command."""
+    args = _parser().parse_args()
+    task = CtrTask(args.batch, args.slots, args.tables, args.rows, args.dim)
+    if args.versus:
+        print(json.dumps(compare(_commands(args), args.rounds)))
+        return
+    run = CtrRun(args.baseline, task, (args.ps, args.workers), args.seconds)
+    if args.turns:
+        take_turns(run.measure)
+    else:
+        print(json.dumps(run.measure()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("benchmarks.ctr_dnn", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--ps", type=int, default=1, help="parameter servers (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="workers (default %(default)s)")
+    for name, meaning in (
+        ("batch", "examples a step"),
+        ("slots", "categorical columns"),
+        ("tables", "Embedding layers the slots are spread over"),
+        ("rows", "rows of all tables together"),
+        ("dim", "floats a row"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=getattr(CtrTask, name), help=f"{meaning} (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="about how long a measurement takes (default %(default)s)")
+    parser.add_argument("--baseline", choices=CONTENDERS, default="tfps", help="who trains (default %(default)s)")
+    parser.add_argument("--versus", choices=CONTENDERS, help="measure --baseline and this one in turns")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default %(default)s)")
+    parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)  # how --versus runs each side
+    return parser
+
+
+def _commands(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The two sides of --versus, by name."""
+    sizes = ("ps", "workers", "batch", "slots", "tables", "rows", "dim", "seconds")
+    shared = [f"--{name}={getattr(args, name)}" for name in sizes]
+    base = [sys.executable, "-m", "benchmarks.ctr_dnn", "--turns", *shared]
+    return {name: [*base, f"--baseline={name}"] for name in (args.baseline, args.versus)}
+
+
+if __name__ == "__main__":
+    main()

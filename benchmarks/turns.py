@@ -1,0 +1,92 @@
+"""Compares programs by running them in turns: A B A B, each set up once in a process of its own.
+
+While one runs, the other waits for a line on its standard input, so that both see the machine in the same state.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+_RESULT = "turn: "
+
+
+def take_turns(measure: Callable[[], dict[str, Any]]) -> None:
+    """The inner side: measures once for every line that comes in, until there are no more."""
+    print(_RESULT + "{}", flush=True)
+    for _ in sys.stdin:
+        print(_RESULT + json.dumps(measure()), flush=True)
+
+
+def compare(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Any]:
+    """Runs two programs that call `take_turns` and compares their `examples_per_s`.
+
+    Args:
+        commands: the two programs by name.
+        rounds: turns of each.
+
+    Returns:
+        The medians, their ratio (first to second), CPU time's ratio, and every result.
+    """
+    sides = {name: _Side(name, command) for name, command in commands.items()}
+    try:
+        for side in sides.values():
+            side.result()
+        for _ in range(rounds):
+            for side in sides.values():
+                side.turn()
+        return _verdict(sides)
+    finally:
+        for side in sides.values():
+            side.end()
+
+
+class _Side:
+    """One program; `end` must be called."""
+
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self.name = name
+        self.results: list[dict[str, Any]] = []
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def turn(self) -> None:
+        """Has the program measure once."""
+        assert self._process.stdin is not None
+        print(file=self._process.stdin, flush=True)
+        self.results.append(self.result())
+
+    def result(self) -> dict[str, Any]:
+        """Waits for the program's next result."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(_RESULT):
+                return json.loads(line.removeprefix(_RESULT))
+        raise RuntimeError(f"{self.name} ended with status {self._process.wait()} before its result.")
+
+    def end(self) -> None:
+        """Has the program end by itself, and kills it if it does not."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def median(self, value: Callable[[dict[str, Any]], float]) -> float:
+        """Of all turns."""
+        return statistics.median(map(value, self.results))
+
+
+def _verdict(sides: Mapping[str, _Side]) -> dict[str, Any]:
+    speeds = {name: side.median(lambda r: r["examples_per_s"]) for name, side in sides.items()}
+    cpu = {name: side.median(lambda r: sum(r["cpu_ms_per_1000_examples"].values())) for name, side in sides.items()}
+    (first, speed), (second, other) = speeds.items()
+    return {
+        "ratio": round(speed / other, 2),
+        "of": f"{first} / {second}",
+        "examples_per_s": speeds,
+        "cpu_ms_per_1000_examples": {name: round(value, 2) for name, value in cpu.items()},
+        "turns": {name: side.results for name, side in sides.items()},
+    }
