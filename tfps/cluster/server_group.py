@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import select
+import shutil
 import subprocess
 import threading
 import time
@@ -91,7 +92,7 @@ class ServerGroup:
         self._pending = b""
         self._up: dict[tuple[str, int], Task] = {}
         self._ended: dict[tuple[str, int], int] = {}  # exit status
-        self._closed = False
+        self._ready = self._closed = False
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -170,6 +171,9 @@ class ServerGroup:
             process, self._process = self._process, None
             assert process is not None
             os.close(self._orders_fd)
+            if not self._ready:
+                process.kill()  # it has no servers yet, and would look at its orders after the import only
+                self._remove_logs()
             try:
                 process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
@@ -194,6 +198,10 @@ class ServerGroup:
         os.close(orders)
         os.close(events)
 
+    def _remove_logs(self) -> None:
+        if self._temporary:
+            shutil.rmtree(self._log_dir, ignore_errors=True)
+
     def _read_events(self, timeout_s: float) -> None:
         with self._lock:
             if self._closed or not self.running or not select.select([self._events_fd], [], [], timeout_s)[0]:
@@ -206,7 +214,9 @@ class ServerGroup:
 
     def _note(self, event: dict[str, Any]) -> None:
         key = (event.get("job", ""), event.get("index", -1))
-        if event["event"] == "started":
+        if event["event"] == "ready":
+            self._ready = True
+        elif event["event"] == "started":
             self._up[key] = Task(self._orders[key], event["pid"], event["address"])
         elif event["event"] == "ended":
             self._ended[key] = event["status"]

@@ -33,6 +33,7 @@ def main(parent: int, temporary_dir: str) -> NoReturn:
     os.dup2(2, 1)  # what TensorFlow prints goes to the log, never between the events
     zygote = _Zygote(0, events, parent)
     try:
+        _end_with(parent, temporary_dir)
         import_without_keras()
         zygote.run()
     finally:
@@ -40,6 +41,20 @@ def main(parent: int, temporary_dir: str) -> NoReturn:
         if temporary_dir and clean:
             shutil.rmtree(temporary_dir, ignore_errors=True)
     os._exit(0)
+
+
+def _end_with(parent: int, temporary_dir: str) -> None:
+    """Ends this process, which has no servers yet, if the chief ends during the import of TensorFlow."""
+
+    def end_if_orphaned(*_: object) -> None:
+        if processes.parent_is_gone(parent):
+            if temporary_dir:
+                shutil.rmtree(temporary_dir, ignore_errors=True)
+            os._exit(1)
+
+    signal.signal(signal.SIGUSR1, end_if_orphaned)
+    processes.signal_on_parent_death(signal.SIGUSR1)
+    end_if_orphaned()  # the chief may have ended before the line above
 
 
 def import_without_keras() -> None:
@@ -63,7 +78,6 @@ class _Zygote:
     def run(self) -> None:
         """Works until the chief ends its input or is gone."""
         wakeup = _wake_on_signals(signal.SIGCHLD, signal.SIGUSR1)
-        processes.signal_on_parent_death(signal.SIGUSR1)
         self._send({"event": "ready"})
         while not processes.parent_is_gone(self._parent):
             ready, _, _ = select.select([self._orders, wakeup], [], [], _POLL_S)

@@ -11,21 +11,20 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
-from keras.src.optimizers import base_optimizer
-from keras.src.trainers.data_adapters import data_adapter_utils
+from keras.src.trainers.data_adapters import array_slicing
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.utils.python_utils import pythonify_logs
 
 Variable = backend.Variable
-BaseOptimizer = base_optimizer.BaseOptimizer
 
 __all__ = [
-    "BaseOptimizer",
+    "ArrayDataAdapter",
     "TFEpochIterator",
     "TFOptimizer",
     "TensorFlowTrainer",
     "Variable",
+    "array_slicing",
     "creating_layer",
-    "data_adapter_utils",
     "in_stateless_scope",
     "keras",
     "pythonify_logs",

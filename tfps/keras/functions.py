@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps.keras import averages
 from tfps.keras._compat import tree
 from tfps.keras.variables import held
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -94,14 +95,14 @@ class StepFunction:
         runner = self._runner()
         for data in batches:
             batch = tree.map_structure(lambda x: None if x is None else tf.convert_to_tensor(x), data)
-            runner.done(runner.pool.submit(0, lambda batch=batch: self._on_batch(batch)).result(runner.timeout_s))
+            runner.done(runner.pool.submit(0, lambda batch=batch: runner.over_batch(0, batch)).result(runner.timeout_s))
         return self._results()
 
     def _runner(self, over_iterator: Any = None) -> Runner:
         return Runner(
             self._strategy.pool,
-            lambda steps: over_iterator(tf.constant(steps, tf.int64)),
-            self._on_batch,
+            lambda worker, steps: over_iterator(tf.constant([steps, worker], tf.int64)),
+            lambda worker, batch: self._on_batch(tf.constant(worker, tf.int64), batch),
             self._done,
             self._strategy.steps_per_closure,
             self._strategy.closure_timeout_s,
@@ -121,22 +122,25 @@ class StepFunction:
         if key not in self._over_iterator:
             name = f"tfps_input_{next(_NUMBERS)}"
 
-            def trace(steps: Any) -> Any:
+            def trace(order: Any) -> Any:
                 iterator = worker_iterator(name, element_spec)
-                return self._make_closure().over_iterator(iterator.get_next_as_optional, steps)
+                return self._make_closure().over_iterator(iterator.get_next_as_optional, order[0], order[1])
 
-            self._over_iterator[key] = name, tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int64))
+            self._over_iterator[key] = name, tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec([2], tf.int64))
         return self._over_iterator[key]
 
-    def _trace_batch(self, batch: Any) -> Any:
-        return self._make_closure().over_batches([batch])
+    def _trace_batch(self, worker: Any, batch: Any) -> Any:
+        return self._make_closure().over_batches([batch], worker)
 
     def _make_closure(self) -> Closure:
         model = self._model
         kept = [*model.variables, *(model.optimizer.variables if self._updates and model.optimizer else [])]
-        program = Program(self._traced_step, held(kept, DenseVariable), held(model.metrics_variables, SumVariable), {}, self._updates)
+        program = Program(self._traced_step, held(kept, DenseVariable), held(model.metrics_variables, SumVariable), self._scales(), self._updates)
         self._closure = self._closure or Closure(program)
         return self._closure
+
+    def _scales(self) -> dict[Any, float]:
+        return averages.push_scales(self._model, self._strategy.steps_per_closure, self._strategy.num_workers)
 
     def _traced_step(self, batch: Any) -> Mapping[str, Any]:
         replica = tf.distribute.ReplicaContext(self._strategy, replica_id_in_sync_group=0)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfps.embedding.table import Table
 from tfps.keras import model_checks, optimizers, predicting, variables
 from tfps.keras._compat import TensorFlowTrainer, TFEpochIterator, TFOptimizer, Variable, in_stateless_scope
+from tfps.keras.arrays import dataset_of
 from tfps.keras.functions import StepFunction
 from tfps.keras.variables import current_strategy
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -31,12 +32,12 @@ def install() -> None:
 
 
 def _replace(owner: type, name: str, ours: Callable[..., Any], applies: Callable[..., bool]) -> None:
-    """Calls `ours(stock, self, ...)` for those objects that `applies(self)` is true for, the stock method for others."""
+    """Calls `ours(stock, self, ...)` where `applies(self, ...)` is true, the stock method for others."""
     stock = getattr(owner, name)
 
     @functools.wraps(stock)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return ours(stock, self, *args, **kwargs) if applies(self) else stock(self, *args, **kwargs)
+        return ours(stock, self, *args, **kwargs) if applies(self, *args, **kwargs) else stock(self, *args, **kwargs)
 
     setattr(owner, name, method)
 
@@ -45,7 +46,7 @@ def _replace(owner: type, name: str, ours: Callable[..., Any], applies: Callable
 
 
 def _install_variable_hooks() -> None:
-    in_scope = lambda variable: current_strategy() is not None  # noqa: E731
+    in_scope = lambda variable, *args: current_strategy() is not None  # noqa: E731
     _replace(Variable, "_initialize_with_initializer", _initialize_with_initializer, in_scope)
     _replace(Variable, "_initialize", _initialize, in_scope)
     _replace(Variable, "assign_add", _assign_add, _is_atomic)
@@ -64,7 +65,7 @@ def _initialize(stock: Any, variable: Any, value: Any) -> None:
         variable._value = variables.create_from_value(current_strategy(), variable, value)
 
 
-def _is_atomic(variable: Any) -> bool:
+def _is_atomic(variable: Any, value: Any) -> bool:
     return isinstance(variable._value, StepVariable) and not in_stateless_scope()
 
 
@@ -88,7 +89,7 @@ def _sparse_read(variable: Any) -> Any:
 
 
 def _install_optimizer_hooks() -> None:
-    ours = lambda optimizer: isinstance(optimizer._distribution_strategy, ParameterServerStrategy)  # noqa: E731
+    ours = lambda optimizer, *args, **kwargs: isinstance(optimizer._distribution_strategy, ParameterServerStrategy)  # noqa: E731
     _replace(TFOptimizer, "add_variable_from_reference", _add_slot, ours)
     _replace(TFOptimizer, "_backend_update_step", lambda stock, *args: optimizers.update_step(*args), ours)
     _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
@@ -106,7 +107,7 @@ def _add_slot(stock: Any, optimizer: Any, reference_variable: Any, *args: Any, *
 
 
 def _install_trainer_hooks() -> None:
-    ours = lambda model: isinstance(model._distribute_strategy, ParameterServerStrategy)  # noqa: E731
+    ours = lambda model, *args, **kwargs: isinstance(model._distribute_strategy, ParameterServerStrategy)  # noqa: E731
     for name, hook in {
         "make_train_function": _make_train_function,
         "make_test_function": _make_test_function,
@@ -116,6 +117,20 @@ def _install_trainer_hooks() -> None:
         "predict_on_batch": predicting.predict_on_batch,
     }.items():
         _replace(TensorFlowTrainer, name, hook, ours)
+    _replace(TFEpochIterator, "__init__", _epoch_iterator, _for_our_strategy)
+
+
+def _for_our_strategy(iterator: Any, distribute_strategy: Any = None, *args: Any, **kwargs: Any) -> bool:
+    return isinstance(distribute_strategy, ParameterServerStrategy)
+
+
+def _epoch_iterator(stock: Any, iterator: Any, distribute_strategy: Any = None, *args: Any, **kwargs: Any) -> None:
+    """Shares the input between the workers."""
+    super(TFEpochIterator, iterator).__init__(*args, **kwargs)
+    iterator._distribute_strategy = distribute_strategy
+    dataset = dataset_of(iterator.data_adapter)
+    iterator._distributed_dataset = distribute_strategy.experimental_distribute_dataset(dataset)
+    iterator._distributed_dataset.steps_per_epoch = iterator.steps_per_epoch
 
 
 def _make_train_function(stock: Any, model: Any, force: bool = False) -> Any:
@@ -139,9 +154,7 @@ def _metrics_result_or_logs(stock: Any, model: Any, logs: Any) -> Any:
 def _symbolic_build(stock: Any, model: Any, iterator: Any = None, data_batch: Any = None) -> None:
     """Builds from the element spec, so that no data is read, and inside the scope."""
     if iterator is not None:
-        source = iterator._distributed_dataset
-        source.steps_per_epoch = iterator.steps_per_epoch
-        data_batch = source.element_spec
+        data_batch = iterator._distributed_dataset.element_spec
     strategy = model._distribute_strategy
     with strategy.scope():
         model_checks.prepare(model, strategy)

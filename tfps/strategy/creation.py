@@ -13,7 +13,7 @@ from tfps.embedding.route import global_of
 from tfps.embedding.table import Table
 from tfps.placement.model import Placement
 from tfps.placement.spec import VariableSpec
-from tfps.strategy.variables import DenseVariable, SumVariable
+from tfps.strategy.variables import DenseVariable, SeedVariable, SumVariable
 
 CHIEF_DEVICE = "/device:CPU:0"
 _LARGE_BYTES = 1 << 30
@@ -28,11 +28,13 @@ class Recipe:
         whole: returns all of it; run on the device of the variable (for a dense variable), with no argument.
         rows: for a table, gives any range of rows, or None where only `whole` can.
         constant: the value of every element, where there is one.
+        is_seed: whether it is the state of a random generator.
     """
 
     whole: Callable[[], Any]
     rows: RowSource | None = None
     constant: float | None = None
+    is_seed: bool = False
 
 
 def server_device(server: int) -> str:
@@ -44,7 +46,8 @@ def create_dense(placement: Placement, recipe: Recipe, trainable: bool) -> Dense
     """A variable that one server holds whole."""
     spec = placement.spec
     device = server_device(placement.servers[0])
-    return DenseVariable(recipe.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=trainable, device=device)
+    kind = SeedVariable if recipe.is_seed else DenseVariable
+    return kind(recipe.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=trainable, device=device)
 
 
 def create_sum(spec: VariableSpec, recipe: Recipe) -> SumVariable:
@@ -87,8 +90,3 @@ def _fill_from_whole(table: Table, recipe: Recipe) -> None:
             ids = global_of(table.routing, part.index, tf.range(part.rows, dtype=tf.int64))
             shard.assign(tf.gather(recipe.whole(), ids))
 
-
-def as_constant(value: Any) -> float | None:
-    """The single number that fills a constant initializer, or None where it holds an array."""
-    array = np.asarray(value)
-    return float(array) if array.ndim == 0 else None

@@ -13,6 +13,9 @@ from tensorflow.python.data.util import structure
 
 from tfps.strategy.shipping import share_of, shippable_graph
 
+_PREFETCH = 4
+"""Batches a worker reads ahead."""
+
 
 class WorkerInput:
     """A dataset of batches for all workers; iterate over it to start an epoch.
@@ -52,7 +55,8 @@ class WorkerInput:
             for index, device in enumerate(self.devices):
                 with tf.device(device):
                     graph = tf.constant(share_of(self._graph, len(self.devices), index))
-                    self._shipped.append(tf.raw_ops.DatasetFromGraph(graph_def=graph))
+                    share = tf.raw_ops.DatasetFromGraph(graph_def=graph)
+                    self._shipped.append(_prefetched(share, self.element_spec))
         return self._shipped
 
 
@@ -88,6 +92,15 @@ class Epoch:
                 iterator = iterator_handle(name, self.source.element_spec)
                 tf.raw_ops.MakeIterator(dataset=share, iterator=iterator)
         self.on_workers = name
+
+
+def _prefetched(dataset: Any, element_spec: Any) -> Any:
+    return tf.raw_ops.PrefetchDataset(
+        input_dataset=dataset,
+        buffer_size=_PREFETCH,
+        output_types=structure.get_flat_tensor_types(element_spec),
+        output_shapes=structure.get_flat_tensor_shapes(element_spec),
+    )
 
 
 def iterator_handle(name: str, element_spec: Any) -> Any:

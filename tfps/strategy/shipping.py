@@ -11,6 +11,20 @@ _LOG = logging.getLogger("tfps")
 _MAX_BYTES = 1 << 30
 _UNSHIPPABLE = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
 _PER_ELEMENT = {"MapDataset", "ParallelMapDataset", "ParallelMapDatasetV2", "PrefetchDataset", "OptionsDataset", "ModelDataset"}
+_READERS = {"TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDatasetV2", "ExperimentalCSVDataset", "CSVDatasetV2"}
+_FILE_BY_FILE = _PER_ELEMENT | {
+    "TensorSliceDataset",
+    "InterleaveDataset",
+    "ParallelInterleaveDatasetV4",
+    "FlatMapDataset",
+    "FilterDataset",
+    "ShuffleDataset",
+    "BatchDatasetV2",
+    "ParallelBatchDataset",
+    "PaddedBatchDatasetV2",
+    "UnbatchDataset",
+    "RepeatDataset",
+}
 _STATEFUL_RANDOM = {"RandomShuffle", "RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "Multinomial"}
 
 
@@ -41,17 +55,48 @@ def share_of(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> bytes:
     return shared.SerializeToString()
 
 
+def split_by_file(graph: graph_pb2.GraphDef, num_workers: int) -> bool:
+    """Whether workers get whole files: each has some, and nothing in between counts elements of the whole input."""
+    files = _file_names(graph)
+    chain = {node.op for node in graph.node if "Dataset" in node.op}
+    return files is not None and _count(graph, files) >= num_workers and chain <= _FILE_BY_FILE
+
+
 def _insert_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> None:
+    if split_by_file(graph, num_workers):
+        source = _file_names(graph)
+        consumer = next(node for node in graph.node if source.name in node.input)
+    else:
+        consumer = _last_of_chain(graph)
+        source = next(node for node in graph.node if node.name == consumer.input[0])
+    shard = graph.node.add(name="tfps_share", op="ShardDataset", input=[source.name])
+    shard.input.append(_constant(graph, "tfps_workers", num_workers))
+    shard.input.append(_constant(graph, "tfps_worker", worker))
+    types, shapes = ("Toutput_types", "output_shapes") if "Toutput_types" in source.attr else ("output_types", "output_shapes")
+    shard.attr["output_types"].CopyFrom(source.attr[types])
+    shard.attr["output_shapes"].CopyFrom(source.attr[shapes])
+    consumer.input[list(consumer.input).index(source.name)] = shard.name
+
+
+def _last_of_chain(graph: graph_pb2.GraphDef) -> Any:
+    """The node before which elements can be dropped: after it each element is worked on by itself."""
     nodes = {node.name: node for node in graph.node}
     consumer = next(node for node in graph.node if node.op == "_Retval")
     while nodes[consumer.input[0]].op in _PER_ELEMENT and not _is_stateful(graph, nodes[consumer.input[0]]):
         consumer = nodes[consumer.input[0]]
-    source = nodes[consumer.input[0]]
-    shard = graph.node.add(name="tfps_share", op="ShardDataset", input=[source.name, _constant(graph, "tfps_workers", num_workers)])
-    shard.input.append(_constant(graph, "tfps_worker", worker))
-    for key in ("output_types", "output_shapes"):
-        shard.attr[key].CopyFrom(source.attr[key] if key in source.attr else source.attr[f"T{key}"])
-    consumer.input[0] = shard.name
+    return consumer
+
+
+def _file_names(graph: graph_pb2.GraphDef) -> Any:
+    """The dataset of file names, if files are read through one."""
+    readers = any(node.op in _READERS for function in graph.library.function for node in function.node_def)
+    names = [n for n in graph.node if n.op == "TensorSliceDataset" and list(n.attr["Toutput_types"].list.type) == [tf.string.as_datatype_enum]]
+    return names[0] if readers and len(names) == 1 else None
+
+
+def _count(graph: graph_pb2.GraphDef, files: Any) -> int:
+    constant = next((node for node in graph.node if node.name == files.input[0] and node.op == "Const"), None)
+    return 0 if constant is None else int(tf.make_ndarray(constant.attr["value"].tensor).shape[0])
 
 
 def _constant(graph: graph_pb2.GraphDef, name: str, value: int) -> str:
@@ -74,20 +119,29 @@ def _fix_seeds(graph: graph_pb2.GraphDef) -> None:
 
     The seeds come from Python's `random`, which `keras.utils.set_random_seed` seeds.
     """
-    constants = {node.name: node for node in graph.node if node.op == "Const"}
-    for node in graph.node:
-        if node.op.startswith(("ShuffleDataset", "ShuffleAndRepeatDataset")):
-            _fix_seed_inputs(node, constants)
+    constants = {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in graph.node if _is_seed(node)}
+    for node in list(graph.node):
+        if node.op in ("ShuffleDatasetV2", "ShuffleDatasetV3", "ShuffleAndRepeatDatasetV2"):
+            _detach_seed_generator(graph, node)
+        if node.op in ("ShuffleDataset", "ShuffleAndRepeatDataset") and all(constants.get(n, 0) == 0 for n in node.input[2:4]):
+            for index in (2, 3):
+                node.input[index] = _constant(graph, f"{node.name}/tfps_seed_{index}", random.getrandbits(31))
     for node in _all_nodes(graph):
         if node.op in _STATEFUL_RANDOM and not node.attr["seed"].i and not node.attr["seed2"].i:
             node.attr["seed"].i, node.attr["seed2"].i = random.getrandbits(31), random.getrandbits(31)
 
 
-def _fix_seed_inputs(node: Any, constants: dict[str, Any]) -> None:
-    seeds = [constants[name] for name in node.input[2:4] if name in constants]
-    if all(tf.make_ndarray(seed.attr["value"].tensor) == 0 for seed in seeds):
-        for seed in seeds:
-            seed.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(random.getrandbits(31), tf.int64))
+def _is_seed(node: Any) -> bool:
+    return bool(node.op == "Const" and node.attr["dtype"].type == tf.int64.as_datatype_enum)
+
+
+def _detach_seed_generator(graph: graph_pb2.GraphDef, node: Any) -> None:
+    """Newer shuffles hold their seeds in a resource of this process; the first version of the op holds them itself."""
+    del node.input[-1]
+    if node.op == "ShuffleDatasetV2":  # had no seeds of its own
+        node.input.extend([_constant(graph, f"{node.name}/tfps_no_seed", 0)] * 2)
+        node.attr["reshuffle_each_iteration"].b = True
+    node.op = node.op[:-2]
 
 
 def _all_nodes(graph: graph_pb2.GraphDef) -> list[Any]:

@@ -57,6 +57,10 @@ class DenseVariable(StepVariable):
     """A variable that one server holds and that crosses whole: kernels, biases, their slots, counters."""
 
 
+class SeedVariable(DenseVariable):
+    """The state [key, counter] of a random generator: workers draw with keys of their own."""
+
+
 class SumVariable(StepVariable):
     """A sum over all workers, held by the chief: the state of a metric.
 

@@ -74,12 +74,13 @@ class Closure:
         self._program = program
         self._log_names: list[str] = []
 
-    def over_iterator(self, next_batch: Callable[[], Any], max_steps: Any) -> Any:
+    def over_iterator(self, next_batch: Callable[[], Any], max_steps: Any, worker: Any) -> Any:
         """Graph of up to `max_steps` steps.
 
         Args:
             next_batch: gives the next batch as a `tf.experimental.Optional`, empty at the end of the input.
             max_steps: int64 scalar.
+            worker: number of the worker, int64 scalar.
 
         Returns:
             The result as a float32 vector.
@@ -90,7 +91,7 @@ class Closure:
             following = tf.cond(done + 1 < max_steps, next_batch, lambda: tf.experimental.Optional.empty(batch.element_spec))
             return done + 1, new_logs, following
 
-        exchange, copies = self._begin()
+        exchange, copies = self._begin(worker)
         first = next_batch()
         steps, logs, _ = tf.while_loop(
             lambda done, logs, batch: batch.has_value(),
@@ -100,9 +101,9 @@ class Closure:
         )
         return self._end(exchange, copies, steps, logs)
 
-    def over_batches(self, batches: list[Any]) -> Any:
+    def over_batches(self, batches: list[Any], worker: Any) -> Any:
         """Graph of one step a batch; returns the result as a float32 vector."""
-        exchange, copies = self._begin()
+        exchange, copies = self._begin(worker)
         logs: Any = None
         for batch in batches:
             with tf.control_dependencies([] if logs is None else [logs]):
@@ -121,8 +122,8 @@ class Closure:
             at = end
         return Result(steps, sums, dict(zip(self._log_names, values[at:].tolist(), strict=True)))
 
-    def _begin(self) -> tuple[Exchange, dict[Hashable, Any]]:
-        exchange = Exchange(self._program.variables, self._program.scales)
+    def _begin(self, worker: Any) -> tuple[Exchange, dict[Hashable, Any]]:
+        exchange = Exchange(self._program.variables, self._program.scales, worker)
         exchange.pull()
         copies = dict(exchange.copies)
         for variable in self._program.sums:

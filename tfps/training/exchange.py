@@ -10,8 +10,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.strategy.variables import DenseVariable, StepVariable
+from tfps.strategy.variables import DenseVariable, SeedVariable, StepVariable
 from tfps.training.lanes import pack, unpack
+
+_KEY_STEP = 104_729
+"""How far the keys of two workers' random generators are apart; worker 0 draws what one process would."""
 
 
 def local_copy(variable: StepVariable) -> Any:
@@ -27,13 +30,17 @@ class Exchange:
     Args:
         variables: what crosses.
         scales: by variable key, the share of its delta that is pushed; 1 where there is none.
+        worker: number of the worker, an int64 scalar; random generators draw by it.
     """
 
-    def __init__(self, variables: Iterable[DenseVariable], scales: Mapping[Hashable, float] | None = None) -> None:
+    def __init__(
+        self, variables: Iterable[DenseVariable], scales: Mapping[Hashable, float] | None = None, worker: Any = 0
+    ) -> None:
         self._by_server: dict[str, list[DenseVariable]] = {}
         for variable in variables:
             self._by_server.setdefault(variable.home_handle.device, []).append(variable)
         self._scales = scales or {}
+        self._worker = tf.cast(worker, tf.int64)
         self._pulled: dict[Hashable, Any] = {}
         self.copies: dict[Hashable, Any] = {}
 
@@ -46,6 +53,8 @@ class Exchange:
             values = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
             for variable, value in zip(variables, values, strict=True):
                 self.copies[variable.key] = local_copy(variable)
+                if isinstance(variable, SeedVariable):
+                    value += tf.cast(tf.stack([self._worker * _KEY_STEP, 0]), value.dtype)
                 self._pulled[variable.key] = value
                 operations.append(tf.raw_ops.AssignVariableOp(resource=self.copies[variable.key], value=value))
         return operations

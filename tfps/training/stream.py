@@ -25,16 +25,16 @@ class Runner:
 
     Args:
         pool: of the workers.
-        over_iterator: runs up to so many steps over the worker's iterator.
-        over_batch: runs one step over a batch of the chief.
+        over_iterator: (worker, steps): runs up to so many steps over the worker's iterator.
+        over_batch: (worker, batch): runs one step over a batch of the chief.
         done: is told of each result.
         most: steps a closure at most.
         timeout_s: seconds a closure may take.
     """
 
     pool: WorkerPool
-    over_iterator: Callable[[int], Any]
-    over_batch: Callable[[Any], Any]
+    over_iterator: Callable[[int, int], Any]
+    over_batch: Callable[[int, Any], Any]
     done: Callable[[Any], Result]
     most: int
     timeout_s: float
@@ -121,7 +121,7 @@ class ShippedStream(Stream):
                 if self._busy[worker] <= turn and asked > 0:
                     if self.budget is not None:
                         self.budget -= asked
-                    self._fly(worker, asked, lambda asked=asked: self.runner.over_iterator(asked))
+                    self._fly(worker, asked, lambda worker=worker, asked=asked: self.runner.over_iterator(worker, asked))
 
     def _landed(self, worker: int, asked: int, steps: int) -> None:
         if steps < asked:
@@ -142,7 +142,8 @@ class FedStream(Stream):
                 return
             if self.budget is not None:
                 self.budget -= 1
-            self._fly(self._busy.index(min(self._busy)), 1, lambda batch=batch: self.runner.over_batch(batch))
+            worker = self._busy.index(min(self._busy))
+            self._fly(worker, 1, lambda worker=worker, batch=batch: self.runner.over_batch(worker, batch))
 
     def _landed(self, worker: int, asked: int, steps: int) -> None:
         """Nothing: a batch is a step."""

@@ -1,0 +1,204 @@
+"""The embedded cluster with real processes: it serves, it names the dead, and it never outlives its chief."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tfps.cluster.local import LocalCluster
+from tfps.errors import ClusterError, ClusterTimeoutError, ConfigError, TaskDiedError
+
+TRAIN = """
+from tfps.cluster.local import LocalCluster
+cluster = LocalCluster(2, 2)
+cluster.launch()
+import tensorflow as tf
+cluster.start()
+resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster.spec.resolver_spec(), rpc_layer="grpc")
+strategy = tf.distribute.ParameterServerStrategy(resolver)
+coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+with strategy.scope():
+    first, second = tf.Variable(1.0), tf.Variable(0.0)
+@tf.function
+def step():
+    second.assign_add(first)
+for _ in range(50):
+    coordinator.schedule(step)
+coordinator.join()
+print("sum", second.numpy(), first.device[:17], second.device[:17], flush=True)
+print("left", *[task.pid for task in cluster.tasks], flush=True)
+{end}
+"""
+
+HOLD = """
+import os, sys, time
+from tfps.cluster.local import LocalCluster
+cluster = LocalCluster(1, 1)
+cluster.start()
+print("pids", *[task.pid for task in cluster.tasks], flush=True)
+{end}
+"""
+
+
+def pids_in(output, word="pids"):
+    line = next(line for line in output.splitlines() if line.startswith(word))
+    return [int(pid) for pid in line.split()[1:]]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(1, 2) as started:
+        yield started
+
+
+@pytest.mark.parametrize("name", ["num_ps", "num_workers", "ps_threads", "worker_threads"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
+def test_refuses_counts(name, value):
+    with pytest.raises(ConfigError, match=f"`{name}` must be an integer of at least 1. Received: {value!r}"):
+        LocalCluster(**{name: value})
+
+
+def test_refuses_timeout():
+    with pytest.raises(ConfigError, match="`start_timeout_s` must be above 0. Received: 0"):
+        LocalCluster(start_timeout_s=0)
+
+
+def test_spec_needs_a_start():
+    with pytest.raises(ClusterError, match="`spec` needs a started cluster"):
+        _ = LocalCluster().spec
+
+
+def test_tasks_run_apart_from_our_session(cluster, processes):
+    assert [task.name for task in cluster.tasks] == ["ps 0", "worker 0", "worker 1"]
+    assert cluster.spec.num_ps == 1 and cluster.spec.num_workers == 2
+    for task in cluster.tasks:
+        assert processes.is_alive(task.pid) and os.getsid(task.pid) != os.getsid(0)
+    cluster.check()
+
+
+def test_start_is_idempotent(cluster):
+    before = cluster.tasks
+    cluster.start()
+    assert cluster.tasks == before
+
+
+def test_a_fork_neither_stops_nor_keeps_the_cluster(cluster, processes):
+    child = os.fork()
+    if child == 0:
+        cluster.stop()
+        os._exit(0)
+    os.waitpid(child, 0)
+    time.sleep(0.3)
+    assert len(processes.living([task.pid for task in cluster.tasks])) == 3
+    cluster.check()
+
+
+def test_dead_task_is_named_with_its_log(processes):
+    with LocalCluster(1, 2) as cluster:
+        victim = cluster.tasks[2]
+        with open(victim.log_path, "a") as log:
+            log.write("its last words\n")
+        os.kill(victim.pid, signal.SIGKILL)
+        assert processes.wait_until_gone([victim.pid])
+        with pytest.raises(TaskDiedError) as caught:
+            cluster.check()
+        others = [task.pid for task in cluster.tasks[:2]]
+        assert len(processes.living(others)) == 2
+    message = str(caught.value)
+    assert message.startswith("worker 1 (process ") and "SIGKILL" in message and "its last words" in message
+    assert processes.living(others) == []
+
+
+def test_start_has_a_limit(tmp_path, left_behind):
+    cluster = LocalCluster(1, 1, start_timeout_s=0.2, log_dir=str(tmp_path))
+    with pytest.raises(ClusterTimeoutError, match=r"ps 0, worker 0 did not come up within 0.2 s"):
+        cluster.start()
+    assert left_behind() == []
+
+
+def test_a_hung_task_is_named_and_the_others_stopped(tmp_path, left_behind):
+    os.mkfifo(tmp_path / "worker-0.log")  # nobody reads it: the worker hangs while it opens its log
+    cluster = LocalCluster(1, 1, start_timeout_s=20, log_dir=str(tmp_path))
+    with pytest.raises(ClusterTimeoutError, match="^worker 0 did not come up within 20 s"):
+        cluster.start()
+    assert left_behind() == []
+
+
+@pytest.fixture
+def left_behind(processes):
+    """The processes below this one that were not there before the test, as a function."""
+    before = processes.descendants(os.getpid())
+    return lambda: [pid for pid in processes.living(processes.descendants(os.getpid())) if pid not in before]
+
+
+@pytest.mark.parametrize("end", ["", "cluster.stop()", "raise SystemExit(3)"])
+def test_trains_and_ends_in_silence(run, end, processes):
+    program = run(TRAIN.format(end=end))
+    assert program.wait() == (3 if "SystemExit" in end else 0)
+    output = program.output()
+    assert "sum 50.0 /job:ps/replica:0 /job:ps/replica:0" in output
+    assert processes.wait_until_gone(pids_in(output, "left"))
+    after = program.err.read_text()
+    for word in ("Failed to", "Unable to", "heartbeat", "Aborted", "Traceback", "UNAVAILABLE", "Connection refused"):
+        assert word not in after, after
+    assert list(program.out.parent.glob("tfps-*")) == []  # the temporary logs went with the cluster
+
+
+ENDINGS = {
+    "return": ("", None, 0),
+    "exception": ("raise KeyError('user')", None, 1),
+    "hard exit": ("os._exit(5)", None, 5),
+    "Ctrl-C": ("time.sleep(60)", signal.SIGINT, -signal.SIGINT),
+    "terminated": ("time.sleep(60)", signal.SIGTERM, -signal.SIGTERM),
+    "killed": ("time.sleep(60)", signal.SIGKILL, -signal.SIGKILL),
+    "killed with a forked child": (
+        "child = os.fork()\nif child: print('child', child, flush=True)\ntime.sleep(60)",
+        signal.SIGKILL,
+        -signal.SIGKILL,
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_nothing_outlives_the_chief(run, ending, processes):
+    end, number, status = ENDINGS[ending]
+    program = run(HOLD.format(end=end))
+    pids = pids_in(program.wait_for("pids "))
+    if number is not None:
+        pids += processes.descendants(program.process.pid)
+        child = pids_in(program.wait_for("child"), "child") if "fork" in end else []
+        assert len(processes.living(pids)) == len(pids)
+        program.process.send_signal(number)
+        pids = [pid for pid in pids if pid not in child]
+    assert program.wait(20) == status
+    assert processes.wait_until_gone(pids)
+    if "fork" in end:
+        os.kill(child[0], signal.SIGKILL)
+
+
+def test_servers_survive_a_signal_to_the_foreground_group(cluster):
+    # A Ctrl-C reaches every process of the terminal's foreground group; the servers are in another.
+    assert all(os.getpgid(task.pid) != os.getpgid(0) for task in cluster.tasks)
+
+
+def test_killed_zygote_takes_its_servers_along(processes):
+    with LocalCluster(1, 1) as cluster:
+        pids = [task.pid for task in cluster.tasks]
+        os.kill(cluster._group._process.pid, signal.SIGKILL)
+        assert processes.wait_until_gone(pids)
+        with pytest.raises(TaskDiedError, match="process that holds the servers"):
+            cluster.check()
+
+
+def test_restart_after_stop(cluster, processes):
+    again = LocalCluster(1, 1)
+    again.start()
+    first = [task.pid for task in again.tasks]
+    again.stop()
+    assert processes.living(first) == []
+    again.start()
+    try:
+        assert len(processes.living([task.pid for task in again.tasks])) == 2
+    finally:
+        again.stop()

@@ -1,0 +1,46 @@
+"""Which variables are moving averages, and how much of their change a worker may push.
+
+Workers push sums of deltas. For a moving average with decay d a closure of k steps moves it by the share 1 - d**k towards
+the worker's own mean; if W workers did so at once from one value it would move by W times that, and overshoot where
+W * (1 - d**k) > 1. Each then pushes 1 / (W * (1 - d**k)) of its delta, so that together they reach the mean. One worker
+pushes all of it.
+"""
+
+from typing import Any
+
+from tfps.keras._compat import Variable, keras
+from tfps.strategy.variables import DenseVariable
+
+
+def push_scales(model: Any, steps: int, num_workers: int) -> dict[Any, float]:
+    """The share of its delta that each moving average pushes, by variable key; those that push all are left out.
+
+    Args:
+        model: a built Keras model.
+        steps: of a closure.
+        num_workers: that push at once.
+    """
+    scales = {}
+    for variable, decay in [*_of_layers(model), *_of_optimizer(model.optimizer)]:
+        overshoot = num_workers * (1.0 - decay**steps)
+        if isinstance(variable._value, DenseVariable) and overshoot > 1.0:
+            scales[variable._value.key] = 1.0 / overshoot
+    return scales
+
+
+def _of_layers(model: Any) -> list[tuple[Any, float]]:
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    return [(variable, norm.momentum) for norm in norms for variable in (norm.moving_mean, norm.moving_variance)]
+
+
+def _of_optimizer(optimizer: Any) -> list[tuple[Any, float]]:
+    decays = {"_momentums": "beta_1", "_velocities": "beta_2", "momentums": "momentum"}
+    if isinstance(optimizer, keras.optimizers.RMSprop):
+        decays = {"_velocities": "rho", "_momentums": "momentum", "_average_gradients": "rho"}
+    return [
+        (variable, float(getattr(optimizer, decay)))
+        for slots, decay in decays.items()
+        if isinstance(getattr(optimizer, decay, None), int | float)
+        for variable in getattr(optimizer, slots, None) or []
+        if isinstance(variable, Variable)
+    ]
