@@ -1,0 +1,73 @@
+// What the tests of the core need: checks that say what was found, tests that register themselves, threads, random numbers.
+// No test framework, so that a compiler is all it takes to run them under a sanitizer.
+#ifndef TFPS_OPS_CORE_TESTING_H_
+#define TFPS_OPS_CORE_TESTING_H_
+
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "tfps_ops/core/parallel.h"
+
+namespace tfps {
+
+struct Test {
+  const char* name;
+  void (*run)();
+};
+
+// Every test of the binary, filled before main.
+inline std::vector<Test>& Tests() {
+  static std::vector<Test> tests;
+  return tests;
+}
+
+struct Registration {
+  Registration(const char* name, void (*run)()) { Tests().push_back({name, run}); }
+};
+
+#define TFPS_TEST(name)                                  \
+  static void name();                                    \
+  static const ::tfps::Registration name##_(#name, name); \
+  static void name()
+
+#define TFPS_CHECK(condition)                                                       \
+  do {                                                                              \
+    if (!(condition)) {                                                             \
+      std::fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); \
+      std::abort();                                                                 \
+    }                                                                               \
+  } while (false)
+
+// A ParallelFor that starts a thread a range, so that a thread sanitizer sees all there is to see.
+inline void InThreads(int64_t total, int64_t /*nanoseconds*/, const RangeWork& work) {
+  constexpr int64_t kThreads = 4;
+  std::vector<std::thread> threads;
+  for (int64_t i = 0; i < kThreads; ++i) {
+    const int64_t begin = total * i / kThreads, end = total * (i + 1) / kThreads;
+    if (begin < end) threads.emplace_back([&work, begin, end] { work(begin, end); });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+class Random {
+ public:
+  explicit Random(int seed) : engine_(seed) {}
+  // Uniform in [low, high].
+  int64_t Integer(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine_); }
+  float Float() { return std::normal_distribution<float>()(engine_); }
+  std::vector<float> Floats(int64_t count) {
+    std::vector<float> floats(count);
+    for (float& f : floats) f = Float();
+    return floats;
+  }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+}  // namespace tfps
+
+#endif  // TFPS_OPS_CORE_TESTING_H_
