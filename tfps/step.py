@@ -28,6 +28,9 @@ class Step:
     Args:
         lookups: answers its lookups.
         copies: worker-local resource handles by variable key; a variable that is not in it stays on its server.
+
+    Attributes:
+        gradients: what backward passes of lookups gave; the push of the same step looks here.
     """
 
     def __init__(self, lookups: Lookups, copies: dict[Hashable, Any]) -> None:
@@ -35,6 +38,7 @@ class Step:
         self._copies = copies
         self._graph = tf.compat.v1.get_default_graph()
         self._sources: dict[Hashable, Any] = {}
+        self.gradients: list[Any] = []
 
     def copy_of(self, key: Hashable) -> Any | None:
         """Handle of the worker's own copy, or None where there is none."""

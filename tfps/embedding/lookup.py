@@ -5,37 +5,40 @@ of tables of one width. The ids are deduplicated on the worker, the gather runs 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager import tape as tape_lib  # how a variable tells the tapes that it was read is not public
 
 from tfps import step
-from tfps.embedding.route import Route, route
+from tfps.ops.gather_rows import gather_rows
+from tfps.ops.route_unique import RoutedIds, route_unique
+from tfps.ops.routes import RouteMap, TableRoute
+from tfps.ops.segment_sum_rows import segment_sum_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Found:
-    """What one lookup gets.
+class Group:
+    """Tables of one width and dtype, and what a step asks of them.
 
     Args:
-        table: that was asked.
-        ids: the unique ids asked for, [m].
-        rows: their rows, [m, dim].
-        inverse: position in `rows` of each id of this lookup, flat, [n].
-        shape: of the lookup's result.
-        route: how the rows were found, to be used again by the push.
+        tables: each once.
+        routes: where their shards are.
+        routed: the ids of this step.
+        answer: the unique rows, [M, dim]: what the servers sent, one after the other.
+        places: for each lookup its table's position in `tables`, and the row of the answer of each of its ids, of the
+            shape of the ids.
     """
 
-    table: Any
-    ids: Any
-    rows: Any
-    inverse: Any
-    shape: Any
-    route: Route
+    tables: tuple[Any, ...]
+    routes: RouteMap
+    routed: RoutedIds
+    answer: Any
+    places: tuple[tuple[int, Any], ...]
 
 
-def lookup(tables: list[Any], ids: list[Any]) -> list[Any]:
+def lookup(tables: Sequence[Any], ids: Sequence[Any]) -> list[Any]:
     """Rows for several lookups at once.
 
     Args:
@@ -44,91 +47,120 @@ def lookup(tables: list[Any], ids: list[Any]) -> list[Any]:
 
     Returns:
         For each lookup a tensor of shape `ids.shape + [dim]`. Its gradient for the table is an IndexedSlices in which
-        each id of the lookup comes once.
+        each id comes once.
     """
-    return [expand(found) for found in fetch(tables, ids)]
-
-
-def fetch(tables: list[Any], ids: list[Any]) -> list[Found]:
-    """Asks the servers; the rows are not yet expanded to the shape of the ids."""
-    ids = [tf.convert_to_tensor(i) for i in ids]
-    found: dict[int, Found] = {}
-    groups: dict[Any, list[int]] = {}
+    rows: dict[int, Any] = {}
+    by_kind: dict[Any, list[int]] = {}
     for i, table in enumerate(tables):
-        groups.setdefault((table.servers, table.dim, table.dtype), []).append(i)
-    for members in groups.values():
-        found.update(_fetch_group([(i, tables[i], ids[i]) for i in members]))
-    return [found[i] for i in range(len(tables))]
+        by_kind.setdefault((table.dim, table.dtype), []).append(i)
+    for members in by_kind.values():
+        group = fetch([tables[i] for i in members], [ids[i] for i in members])
+        rows.update(zip(members, expand(group), strict=True))
+    return [rows[i] for i in range(len(tables))]
 
 
-def _fetch_group(members: list[tuple[int, Any, Any]]) -> dict[int, Found]:
-    tables = list(dict.fromkeys(table for _, table, _ in members))
-    flat = {i: tf.reshape(tf.cast(ids, tf.int64), [-1]) for i, _, ids in members}
-    of_table = {t: [(i, ids) for i, table, ids in members if table is t] for t in tables}
-    joined = [tf.concat([flat[i] for i, _ in of_table[t]], 0) for t in tables]
-    way = route([t.routing for t in tables], [t.name for t in tables], joined)
-    rows = way.to_table_order(pull_rows(tables, way))
-    found = {}
-    for t, unique, inverse, block in zip(tables, way.unique_ids, way.inverse, rows, strict=True):
-        parts = tf.split(inverse, [tf.size(flat[i]) for i, _ in of_table[t]])
-        for (i, wanted), part in zip(of_table[t], parts, strict=True):
-            found[i] = Found(t, unique, block, part, _row_shape(wanted, t.dim), way)
-    return found
-
-
-def _row_shape(ids: Any, dim: int) -> Any:
-    if ids.shape.is_fully_defined():
-        return [*ids.shape.as_list(), dim]
-    return tf.concat([tf.shape(ids), [dim]], 0)
-
-
-def pull_rows(tables: list[Any], way: Route) -> list[Any]:
-    """The rows of a route, one block [m_s, dim] a server: gathered beside the shards."""
-    blocks = []
-    for index, (counts, local) in enumerate(zip(way.counts, way.local_rows, strict=True)):
-        request = tf.concat([counts, local], 0)
-        with tf.device(tables[0].shards[index].device):
-            request = tf.identity(request)
-            blocks.append(gather_rows([t.shards[index] for t in tables], request[len(tables) :], request[: len(tables)]))
-    return blocks
-
-
-def gather_rows(shards: list[Any], local: Any, counts: Any) -> Any:
-    """Rows of several variables of one server, [m, dim].
+def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> Group:
+    """Asks the servers for rows of tables of one width; the rows are not yet expanded to the shapes of the ids.
 
     Args:
-        shards: variables [rows, dim].
-        local: their rows, [m], variable after variable.
-        counts: how many belong to each variable, [shards].
+        tables: a table a lookup.
+        ids: integer tensors of any shape, one a lookup.
     """
-    parts = [local] if len(shards) == 1 else tf.split(local, counts, num=len(shards))
-    rows = [
-        tf.raw_ops.ResourceGather(resource=shard.handle, indices=part, dtype=shard.dtype)
-        for shard, part in zip(shards, parts, strict=True)
+    unique = list({id(table): table for table in tables}.values())
+    position = {id(table): index for index, table in enumerate(unique)}
+    ids = [tf.cast(tf.convert_to_tensor(wanted), tf.int64) for wanted in ids]
+    of_table = [[i for i, table in enumerate(tables) if table is one] for one in unique]
+    routes = routes_of(unique)
+    routed = route_unique(routes, [_joined([ids[i] for i in lookups]) for lookups in of_table])
+    places: dict[int, Any] = {}
+    for lookups, inverse in zip(of_table, routed.inverse, strict=True):
+        places.update(zip(lookups, _parted(inverse, [ids[i] for i in lookups]), strict=True))
+    answer = _pull(unique, routes, routed)
+    return Group(tuple(unique), routes, routed, answer, tuple((position[id(t)], places[i]) for i, t in enumerate(tables)))
+
+
+def routes_of(tables: Sequence[Any]) -> RouteMap:
+    """Where the shards of some tables are, as the ops need it."""
+    routes = tuple(TableRoute(table.name, table.routing, table.servers) for table in tables)
+    return RouteMap(routes, max(server for table in tables for server in table.servers) + 1)
+
+
+def pieces_of(tables: Sequence[Any], routes: RouteMap) -> list[list[tuple[Any, int]]]:
+    """For each server the (table, shard) it holds, in the order of its requests; empty where it holds none."""
+    return [[(tables[table], shard) for table, shard in pieces] for pieces in routes.pieces]
+
+
+def _joined(ids: list[Any]) -> Any:
+    return ids[0] if len(ids) == 1 else tf.concat([tf.reshape(wanted, [-1]) for wanted in ids], 0)
+
+
+def _parted(inverse: Any, ids: list[Any]) -> list[Any]:
+    if len(ids) == 1:
+        return [inverse]
+    parts = tf.split(inverse, [tf.size(wanted) for wanted in ids])
+    return [tf.reshape(part, tf.shape(wanted)) for part, wanted in zip(parts, ids, strict=True)]
+
+
+def _pull(tables: Sequence[Any], routes: RouteMap, routed: RoutedIds) -> Any:
+    """The rows, gathered beside the shards: one request and one answer a server."""
+    blocks = [
+        gather_rows([table.shards[shard] for table, shard in pieces], request)
+        for pieces, request in zip(pieces_of(tables, routes), routed.requests, strict=True)
+        if pieces
     ]
-    return rows[0] if len(rows) == 1 else tf.concat(rows, 0)
+    return blocks[0] if len(blocks) == 1 else tf.concat(blocks, 0)
 
 
-def expand(found: Found) -> Any:
-    """The rows of one lookup in the shape of its ids, with their gradient."""
-    table = found.table
+def expand(group: Group) -> list[Any]:
+    """The rows of each lookup in the shape of its ids, with their gradient."""
     current = step.current()
-    if current is None or not table.trainable:
-        return _expanded(found)
-    tape_lib.variable_accessed(table)
+    trained = [table for table in group.tables if table.trainable]
+    if current is None or not trained:
+        return _expanded(group)
+    for table in trained:
+        tape_lib.variable_accessed(table)
 
     @tf.custom_gradient
-    def with_gradient(_: Any) -> Any:
-        def backward(upstream: Any) -> Any:
-            values = tf.reshape(tf.cast(upstream, table.dtype), [-1, table.dim])
-            summed = tf.math.unsorted_segment_sum(values, found.inverse, tf.shape(found.rows)[0])
-            return tf.IndexedSlices(summed, found.ids, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
+    def with_gradient(*_: Any) -> Any:
+        return _expanded(group), lambda *upstream: _table_gradients(current, group, trained, upstream)
 
-        return _expanded(found), backward
-
-    return with_gradient(current.gradient_source(table.key))
+    rows = with_gradient(*(current.gradient_source(table.key) for table in trained))
+    return list(rows) if isinstance(rows, list | tuple) else [rows]
 
 
-def _expanded(found: Found) -> Any:
-    rows = tf.reshape(tf.gather(found.rows, found.inverse), found.shape)
-    return rows
+def _expanded(group: Group) -> list[Any]:
+    return [tf.gather(group.answer, place) for _, place in group.places]
+
+
+def _table_gradients(current: step.Step, group: Group, trained: list[Any], upstream: Sequence[Any]) -> Any:
+    """One IndexedSlices a trained table; the step remembers the sum they were cut from, which the push needs whole."""
+    summed = segment_sum_rows([tf.cast(g, tf.float32) for g in upstream], [p for _, p in group.places], tf.shape(group.answer)[0])
+    routed = group.routed
+    if len(group.tables) == 1:
+        parts = [(summed, routed.unique_ids)]
+    else:
+        sizes = routed.table_sizes
+        values = tf.split(tf.gather(summed, routed.table_order), sizes, num=len(group.tables))
+        parts = list(zip(values, tf.split(tf.gather(routed.unique_ids, routed.table_order), sizes, num=len(values)), strict=True))
+    slices = [
+        tf.IndexedSlices(values, ids, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
+        for table, (values, ids) in zip(group.tables, parts, strict=True)
+    ]
+    current.gradients.append(TableGradients(group, tuple(slices), summed))
+    wanted = [gradient for table, gradient in zip(group.tables, slices, strict=True) if table.trainable]
+    return wanted if len(wanted) > 1 else wanted[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TableGradients:
+    """The gradients of one group: as the optimizer sees them, a table each, and as the servers take them.
+
+    Args:
+        group: that was looked up.
+        slices: one IndexedSlices a table of the group.
+        summed: all of them in the order of the answer, [M, dim].
+    """
+
+    group: Group
+    slices: tuple[Any, ...]
+    summed: Any

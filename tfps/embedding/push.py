@@ -1,12 +1,17 @@
 """The way back: gradients of the rows a step asked for go to the servers, one message each, and are applied there."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.route import Route, route
-from tfps.embedding.row_rules import RowRule, apply_rule
+from tfps.embedding.lookup import TableGradients, pieces_of, routes_of
+from tfps.ops.apply_rows import apply_rows, pack_update
+from tfps.ops.route_unique import RoutedIds, route_unique
+from tfps.ops.routes import RouteMap
+from tfps.ops.row_rules import RowRule
+from tfps.ops.segment_sum_rows import segment_sum_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,9 +21,9 @@ class RowUpdate:
     Args:
         table: the table.
         slots: its slot tables, in the order of the rule.
-        gradient: `tf.IndexedSlices` for the table.
+        gradient: `tf.IndexedSlices` for the table; ids may repeat.
         rule: the optimizer's row-wise form.
-        hyper: hyperparameters in the order of the rule and last the weight decay, float32 [h + 1].
+        hyper: hyperparameters in the order of the rule and last the decay, float32 [h + 1].
     """
 
     table: Any
@@ -28,75 +33,48 @@ class RowUpdate:
     hyper: Any
 
 
-def push(updates: list[RowUpdate], known: dict[int, Route]) -> list[Any]:
+def push(updates: Sequence[RowUpdate], known: Sequence[TableGradients]) -> list[Any]:
     """Applies updates beside their rows.
 
     Args:
-        updates: at most one a table, all with one `hyper` per rule.
-        known: routes of this step by the `id` of a gradient's `indices`; a gradient whose ids were not summed or came
-            from several lookups is routed here.
+        updates: at most one a table.
+        known: what the lookups of this step gave as gradients. Where the optimizer changed none of them (did not clip,
+            say) they are pushed as they are; others are summed and routed again.
 
     Returns:
-        The operations, one a server and group of tables.
+        The operations, one a server and width.
     """
     groups: dict[Any, list[RowUpdate]] = {}
     for update in updates:
-        table = update.table
-        groups.setdefault((table.servers, table.dim, table.dtype, update.rule.name, id(update.hyper)), []).append(update)
+        groups.setdefault((update.table.dim, update.table.dtype, update.rule.name, id(update.hyper)), []).append(update)
     return [operation for group in groups.values() for operation in _push_group(group, known)]
 
 
-def _push_group(group: list[RowUpdate], known: dict[int, Route]) -> list[Any]:
-    way, gradients = _routed(group, known)
-    blocks = way.to_server_order(gradients)
-    return [_push_to_server(group, index, way, block) for index, block in enumerate(blocks)]
+def _push_group(updates: list[RowUpdate], known: Sequence[TableGradients]) -> list[Any]:
+    for gradients in known:
+        if _is_whole(updates, gradients):
+            by_table = {id(update.table): update for update in updates}
+            ordered = [by_table[id(table)] for table in gradients.group.tables]
+            return _send(ordered, gradients.group.routes, gradients.group.routed, gradients.summed)
+    routes = routes_of([update.table for update in updates])
+    routed = route_unique(routes, [update.gradient.indices for update in updates])
+    summed = segment_sum_rows([update.gradient.values for update in updates], routed.inverse, tf.size(routed.unique_ids))
+    return _send(updates, routes, routed, summed)
 
 
-def _routed(group: list[RowUpdate], known: dict[int, Route]) -> tuple[Route, Any]:
-    """The route of the gradients and their values in its table order, [M, dim]."""
-    indices = [update.gradient.indices for update in group]
-    way = known.get(id(indices[0]))
-    if way is not None and len(way.unique_ids) == len(indices) and all(a is b for a, b in zip(way.unique_ids, indices, strict=True)):
-        return way, tf.concat([update.gradient.values for update in group], 0)
-    tables = [update.table for update in group]
-    way = route([t.routing for t in tables], [t.name for t in tables], [tf.cast(i, tf.int64) for i in indices])
-    summed = [
-        tf.math.unsorted_segment_sum(update.gradient.values, inverse, tf.size(unique))
-        for update, inverse, unique in zip(group, way.inverse, way.unique_ids, strict=True)
-    ]
-    return way, tf.concat(summed, 0)
+def _is_whole(updates: list[RowUpdate], gradients: TableGradients) -> bool:
+    """Whether the updates are just what the lookups gave: all tables of the group, and nothing changed."""
+    given = {id(slices.values) for slices in gradients.slices}
+    return given == {id(update.gradient.values) for update in updates} and len(given) == len(updates)
 
 
-def _push_to_server(group: list[RowUpdate], index: int, way: Route, gradients: Any) -> Any:
-    rule, tables, dim = group[0].rule, len(group), group[0].table.dim
-    hypers = len(rule.hyperparameters) + 1
-    request = tf.concat([way.counts[index], way.local_rows[index]], 0)
-    message = tf.concat([group[0].hyper, _as_floats(request), tf.reshape(gradients, [-1])], 0)
-    with tf.device(group[0].table.shards[index].device):
-        message = tf.identity(message)
-        counts = _as_integers(message[hypers : hypers + 2 * tables])
-        rows = tf.reduce_sum(counts)
-        start = hypers + 2 * tables
-        local = _as_integers(message[start : start + 2 * rows])
-        values = tf.reshape(message[start + 2 * rows :], [-1, dim])
-        parts = [(local, values)] if tables == 1 else _split(local, values, counts, tables)
-        return tf.group(
-            *(
-                apply_rule(rule, [t.shards[index] for t in (update.table, *update.slots)], message[:hypers], value, rows_)
-                for update, (rows_, value) in zip(group, parts, strict=True)
-            )
-        )
-
-
-def _split(local: Any, values: Any, counts: Any, tables: int) -> list[tuple[Any, Any]]:
-    return list(zip(tf.split(local, counts, num=tables), tf.split(values, counts, num=tables), strict=True))
-
-
-def _as_floats(integers: Any) -> Any:
-    """The bits of [n] int64 as [2 n] float32, so that one tensor carries both."""
-    return tf.reshape(tf.bitcast(integers, tf.float32), [-1])
-
-
-def _as_integers(floats: Any) -> Any:
-    """The inverse of `_as_floats`."""
-    return tf.bitcast(tf.reshape(floats, [-1, 2]), tf.int64)
+def _send(updates: Sequence[RowUpdate], routes: RouteMap, routed: RoutedIds, summed: Any) -> list[Any]:
+    by_table = {id(update.table): update for update in updates}
+    blocks = tf.split(summed, routed.answer_rows(), num=routes.num_servers) if routes.num_servers > 1 else [summed]
+    operations = []
+    for pieces, request, block in zip(pieces_of([u.table for u in updates], routes), routed.requests, blocks, strict=True):
+        if pieces:
+            variables = [[part.shards[shard] for part in (t, *by_table[id(t)].slots)] for t, shard in pieces]
+            message = pack_update(updates[0].hyper, request, block)
+            operations.append(apply_rows(updates[0].rule, variables, message))
+    return operations

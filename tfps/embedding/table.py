@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
-from tfps.embedding import lookup as lookups
+from tfps.embedding.lookup import lookup
 from tfps.errors import UnsupportedError
 from tfps.placement.model import Placement
 from tfps.placement.routing import Routing
@@ -85,7 +85,7 @@ class Table:
             current = step.current()
             if current is not None:
                 return current.lookups.lookup(self, indices)
-            return lookups.lookup([self], [indices])[0]
+            return lookup([self], [indices])[0]
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The whole table on the chief, [rows, dim]; needs that much memory here."""

@@ -27,8 +27,8 @@ def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], lear
             optimizer.update_step(gradient, variable, learning_rate)
     if tables:
         current = step.current()
-        routes = getattr(current.lookups, "routes", {}) if current else {}
-        push(row_optimizers.row_updates(optimizer, tables, tf.cast(learning_rate, tf.float32)), routes)
+        known = current.gradients if current else []
+        push(row_optimizers.row_updates(optimizer, tables, tf.cast(learning_rate, tf.float32)), known)
 
 
 def decay_dense(optimizer: Any, variables: list[Any]) -> None:

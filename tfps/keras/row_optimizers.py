@@ -6,10 +6,10 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.embedding.push import RowUpdate
-from tfps.embedding.row_rules import RULES, RowRule
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras._compat import keras
+from tfps.ops.row_rules import RULES, RowRule
 
 Adapter = Callable[[Any], tuple[str, tuple[str, ...], dict[str, Any]]]
 
@@ -32,10 +32,12 @@ def _adam(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
 
 
 def _rmsprop(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    if optimizer.momentum or optimizer.centered:
-        received = f"momentum={optimizer.momentum}, centered={optimizer.centered}"
-        raise UnsupportedError(f"RMSprop has a row-wise form only without momentum and not centered. Received: {received}.")
-    return "rmsprop", ("_velocities",), {"rho": optimizer.rho, "epsilon": optimizer.epsilon}
+    name, slots, hyper = "rmsprop", ["_velocities"], {"rho": optimizer.rho, "epsilon": optimizer.epsilon}
+    if optimizer.momentum:
+        name, slots, hyper = f"{name}_momentum", [*slots, "_momentums"], {**hyper, "momentum": optimizer.momentum}
+    if optimizer.centered:
+        name, slots = f"{name}_centered", [*slots, "_average_gradients"]
+    return name, tuple(slots), hyper
 
 
 def _ftrl(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
