@@ -20,7 +20,7 @@ def listen(address=None):
 
 
 def address_of(listener):
-    return "127.0.0.1:{}".format(listener.getsockname()[1])
+    return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def test_reserved_ports_differ_and_can_be_bound():
