@@ -1,0 +1,111 @@
+"""Each op in C++ against its TensorFlow twin, in one process: `python -m benchmarks.ops --batch 512 --tables 26`.
+
+Prints one JSON line: for each op the milliseconds of CPU (user + system) of a call either way and their ratio. The two
+take turns, so that a machine that slows down slows both.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfps.ops.apply_rows import apply_rows, pack_update
+from tfps.ops.expand_rows import expand_rows
+from tfps.ops.gather_rows import gather_rows
+from tfps.ops.route_unique import route_unique
+from tfps.ops.routes import RouteMap, TableRoute
+from tfps.ops.row_rules import RULES
+from tfps.ops.segment_sum_rows import segment_sum_rows
+from tfps.placement.routing import Routing
+
+HYPER = {"learning_rate": 0.01, "step": 5.0, "beta_1": 0.9, "beta_2": 0.999, "learning_rate_power": -0.5}
+
+
+def compiled(function: Callable[..., Any], disabled: str) -> Callable[..., Any]:
+    """A graph of the function, built with the library or without."""
+    graph = tf.function(function)
+
+    def call(*args: Any) -> Any:
+        os.environ["TFPS_DISABLE_OPS"] = disabled
+        return graph(*args)
+
+    return call
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process, user and system."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def compare(function: Callable[..., Any], args: tuple[Any, ...], rounds: int, calls: int) -> dict[str, float]:
+    """Medians over rounds in which both ways run `calls` times each."""
+    ways = {"library": compiled(function, "0"), "tensorflow": compiled(function, "1")}
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for call in ways.values():
+        call(*args)
+    for _ in range(rounds):
+        for name, call in ways.items():
+            start = cpu_s()
+            for _ in range(calls):
+                call(*args)
+            spent[name].append((cpu_s() - start) / calls * 1e3)
+    cpu_ms = {name: round(statistics.median(values), 4) for name, values in spent.items()}
+    ratio = statistics.median(t / c for c, t in zip(spent["library"], spent["tensorflow"], strict=True))
+    return {**cpu_ms, "ratio": round(ratio, 2)}
+
+
+def cases(options: argparse.Namespace) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """Each op with arguments of the size of a step: zipf ids, rows of every table on one server, Adagrad and Adam."""
+    rng = np.random.default_rng(0)
+    rows, dim, tables = options.rows, options.dim, options.tables
+    ids = [tf.constant(rng.zipf(1.2, options.batch) % rows) for _ in range(tables)]
+    servers = tuple(range(options.servers))
+    routes = [TableRoute(f"table_{t}", Routing("hash", rows, len(servers)), servers) for t in range(tables)]
+    routed = route_unique(RouteMap(tuple(routes), len(servers)), ids)
+    request, asked = routed.requests[0], int(routed.answer_rows()[0])
+    local = routes[0].routing.shard_rows(0)
+    shards = [[tf.Variable(tf.ones([local, dim])) for _ in range(3)] for _ in range(tables)]
+    gradients = [tf.ones([options.batch, dim]) for _ in range(tables)]
+    answer = tf.ones([len(routed.unique_ids), dim])
+
+    def update(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        rule = RULES[name]
+        hyper = tf.constant([HYPER.get(h, 1e-3) for h in rule.hyperparameters] + [0.0])
+        variables = [shard[: 1 + len(rule.slots)] for shard in shards]
+        message = pack_update(hyper, request, tf.ones([asked, dim]))
+
+        def run(received: Any) -> None:
+            apply_rows(rule, variables, received)
+
+        return run, (message,)
+
+    return {
+        "route_unique": (lambda *i: route_unique(RouteMap(tuple(routes), len(servers)), i).requests, tuple(ids)),
+        "gather_rows": (lambda r: gather_rows([shard[0] for shard in shards], r), (request,)),
+        "expand_rows": (lambda a: expand_rows(a, routed.inverse), (answer,)),
+        "segment_sum_rows": (lambda *g: segment_sum_rows(g, routed.inverse, len(routed.unique_ids)), tuple(gradients)),
+        **{f"apply_rows_{name}": update(name) for name in ("sgd", "adagrad", "adam", "ftrl")},
+    }
+
+
+def main() -> None:
+    """Runs every case and prints the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, default in {"batch": 512, "tables": 26, "rows": 100_000, "dim": 10, "servers": 1}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--calls", type=int, default=20)
+    options = parser.parse_args()
+    result = {name: compare(f, args, options.rounds, options.calls) for name, (f, args) in cases(options).items()}
+    print(json.dumps({"cpu_ms": result, **vars(options)}))
+
+
+if __name__ == "__main__":
+    main()
