@@ -24,10 +24,10 @@ class Program:
                 [sys.executable, *arguments], stdout=out, stderr=err, env=base | environment, start_new_session=True
             )
 
-    def wait(self, timeout_s=90):
+    def wait(self, timeout_s=240):
         return self.process.wait(timeout_s)
 
-    def wait_for(self, word, timeout_s=90):
+    def wait_for(self, word, timeout_s=240):
         """The output once `word` is in it."""
         deadline = time.monotonic() + timeout_s
         while word not in self.output() and self.process.poll() is None and time.monotonic() < deadline:
@@ -78,7 +78,7 @@ def is_alive(pid):
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def wait_until_gone(pids, timeout_s=10):
+def wait_until_gone(pids, timeout_s=20):
     deadline = time.monotonic() + timeout_s
     while living(pids) and time.monotonic() < deadline:
         time.sleep(0.05)

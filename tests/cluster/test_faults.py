@@ -75,10 +75,10 @@ def test_port_of_the_chief_taken():
 
 
 def test_aborted_closure_is_known_by_what_aborted_it():
-    class Aborted(Exception):
+    class AbortedError(Exception):
         original_exception = unavailable(REFUSED)
 
-    assert str(faults.translate(Aborted("aborted"), SPEC)).startswith("ps 0 at 127.0.0.1:2001")
+    assert str(faults.translate(AbortedError("aborted"), SPEC)).startswith("ps 0 at 127.0.0.1:2001")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_runs_the_program_as_chief(run, program, tmp_path):
 
 def test_defaults_are_said(run, program):
     launched = run(command(program()))
-    assert launched.wait() == 0
+    assert launched.wait() == 0, launched.output()
     assert "TF_CONFIG is unset: starting 1 parameter server(s) and 2 worker(s)" in launched.output()
     assert "chief 0 1 2" in launched.output()
 
@@ -70,7 +70,7 @@ def test_dead_server_is_named(run, program, processes, tmp_path):
         log.write("last words\n")
     time.sleep(0.3)
     signal_process(victim)
-    assert launched.wait(20) == 1
+    assert launched.wait(60) == 1
     assert "error: worker 0 (process" in launched.output() and "SIGKILL" in launched.output()
     assert "[worker 0] last words" in launched.output()
     assert processes.wait_until_gone(everything)
@@ -94,7 +94,7 @@ def test_nothing_is_left_running(run, program, processes, number):
     everything = processes.descendants(launched.process.pid)
     assert len(everything) == 4  # chief, zygote, ps, worker
     launched.process.send_signal(number)
-    assert launched.wait(20) == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
+    assert launched.wait(60) == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
     assert processes.wait_until_gone(everything)
 
 
@@ -103,7 +103,7 @@ def test_program_may_tidy_up_after_a_ctrl_c(run, program):
     launched = run(command("--ps", "1", "--workers", "1", program(tidy)))
     launched.wait_for("ready")
     launched.process.send_signal(signal.SIGINT)
-    assert launched.wait(20) == 130
+    assert launched.wait(60) == 130
     assert "[chief 0] tidied" in launched.output() and "stopped by SIGINT" in launched.output()
 
 

@@ -174,7 +174,7 @@ def test_nothing_outlives_the_chief(run, ending, processes):
         assert len(processes.living(pids)) == len(pids)
         program.process.send_signal(number)
         pids = [pid for pid in pids if pid not in child]
-    assert program.wait(20) == status
+    assert program.wait(60) == status
     assert processes.wait_until_gone(pids)
     if "fork" in end:
         os.kill(child[0], signal.SIGKILL)
