@@ -15,7 +15,7 @@ struct Place {
   int64_t local;
 };
 
-// A pure value: copies are cheap and may be used by any number of threads.
+// The rule of one table. A pure value, as Locator is: any number of threads may use it.
 struct Routing {
   static constexpr int64_t kPrime = (int64_t{1} << 31) - 1;
 
@@ -25,19 +25,49 @@ struct Routing {
   int64_t multiplier = 0;  // 0 to kPrime - 1, as offset is
   int64_t offset = 0;
 
-  // Place of row `id`, 0 <= id < rows. Two or three divisions.
-  Place Locate(int64_t id) const {
-    if (shards == 1) return {0, id};
-    const int64_t base = rows / shards, extra = rows % shards;
-    if (kind == RoutingKind::kDiv) {
-      const int64_t shard = std::max(id / (base + 1), (id - extra) / base);
-      return {shard, id - shard * base - std::min(shard, extra)};
+  // Rows that every shard holds, and how many shards hold one more.
+  int64_t base() const { return rows / shards; }
+  int64_t extra() const { return rows % shards; }
+};
+
+// Answers where rows live. What a table's ids have in common is worked out once.
+class Locator {
+ public:
+  explicit Locator(const Routing& routing)
+      : routing_(routing), base_(routing.base()), extra_(routing.extra()), small_(routing.rows <= UINT32_MAX) {}
+
+  // Place of row `id`, 0 <= id < rows. One or two divisions, of 32 bits where the table allows: they take a third as long.
+  Place operator()(int64_t id) const {
+    if (routing_.shards == 1) return {0, id};
+    if (routing_.kind == RoutingKind::kDiv) {
+      // Only the second quotient may be negative, and then the first is 0 and wins.
+      const int64_t shard = std::max(Divide(id, base_ + 1), id < extra_ ? 0 : Divide(id - extra_, base_));
+      return {shard, id - shard * base_ - std::min(shard, extra_)};
     }
-    const int64_t local = id / shards, turn = id % shards;
-    if (kind == RoutingKind::kMod || local >= base) return {turn, local};
-    const int64_t mixed = (local % kPrime * multiplier + offset) % kPrime;
-    return {(turn + mixed * mixed % kPrime % shards) % shards, local};
+    const int64_t local = Divide(id, routing_.shards), turn = id - local * routing_.shards;
+    if (routing_.kind == RoutingKind::kMod || local >= base_) return {turn, local};
+    const int64_t shard = turn + Rotation(local);
+    return {shard < routing_.shards ? shard : shard - routing_.shards, local};
   }
+
+ private:
+  // a / b for non-negative a, positive b.
+  int64_t Divide(int64_t a, int64_t b) const {
+    return small_ ? static_cast<uint32_t>(a) / static_cast<uint32_t>(b) : a / b;
+  }
+
+  // By how much the block of neighbours at `local` is turned, 0 <= rotation < shards.
+  int64_t Rotation(int64_t local) const {
+    const int64_t mixed = (local % Routing::kPrime * routing_.multiplier + routing_.offset) % Routing::kPrime;
+    const int64_t square = mixed * mixed % Routing::kPrime;
+    // Below 2^31; shards are too, or else the remainder is the square itself.
+    return routing_.shards > square ? square : static_cast<uint32_t>(square) % static_cast<uint32_t>(routing_.shards);
+  }
+
+  Routing routing_;
+  int64_t base_;
+  int64_t extra_;
+  bool small_;
 };
 
 }  // namespace tfps

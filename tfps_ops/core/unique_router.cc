@@ -1,5 +1,6 @@
 #include "tfps_ops/core/unique_router.h"
 
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
@@ -73,6 +74,8 @@ int64_t UniqueRouter::Read(const std::vector<TableIds>& ids, const ParallelFor& 
 
 void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* work) const {
   IdNumbers numbers(ids.count, routing.rows);
+  const Locator locate(routing);
+  work->unique.reserve(std::min(ids.count, routing.rows));
   work->counts.assign(routing.shards, 0);
   for (int64_t i = 0; i < ids.count; ++i) {
     const int64_t id = ids.ids[i];
@@ -85,7 +88,7 @@ void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* 
   }
   work->places.reserve(work->unique.size());
   for (int64_t id : work->unique) {
-    work->places.push_back(routing.Locate(id));
+    work->places.push_back(locate(id));
     ++work->counts[work->places.back().shard];
   }
 }

@@ -85,7 +85,7 @@ void Check(const PieceMap& map, const Step& step) {
   for (const auto& row : answer) TFPS_CHECK(++times[row] == 1);
   for (int64_t t = 0; t < map.tables(); ++t) {
     for (size_t i = 0; i < step.ids[t].size(); ++i) {
-      const Place place = map.route(t).routing.Locate(step.ids[t][i]);
+      const Place place = Locator(map.route(t).routing)(step.ids[t][i]);
       const int32_t row = step.inverse[t][i];
       TFPS_CHECK((answer.at(row) == std::vector<int64_t>{t, place.shard, place.local}));
       TFPS_CHECK(step.unique_ids[row] == step.ids[t][i]);
