@@ -6,6 +6,7 @@ comes from `Dataset.shuffle`, and the batch is cut out of the arrays after a wor
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfps.keras._compat import ArrayDataAdapter, array_slicing, tree
@@ -16,8 +17,9 @@ def dataset_of(adapter: Any) -> Any:
     if not isinstance(adapter, ArrayDataAdapter):
         return adapter.get_tf_dataset()
     arrays = tree.lists_to_tuples(array_slicing.convert_to_sliceable(adapter._inputs, target_backend="tensorflow"))
-    if not all(tf.is_tensor(array) and not isinstance(array, tf.SparseTensor) for array in tree.flatten(arrays) if array is not None):
-        return adapter.get_tf_dataset()
+    if not all(isinstance(array, np.ndarray | tf.Tensor) for array in tree.flatten(arrays) if array is not None):
+        return adapter.get_tf_dataset()  # sparse and ragged ones are cut in a way of their own
+    arrays = tree.map_structure(lambda array: None if array is None else tf.convert_to_tensor(array), arrays)
     return _order(adapter).map(lambda rows: tree.map_structure(lambda a: _cut(a, rows), arrays), num_parallel_calls=2)
 
 

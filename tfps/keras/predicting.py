@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfps import step
 from tfps.keras._compat import TFEpochIterator, keras, tree
 from tfps.keras.variables import held
+from tfps.strategy.inputs import of_this_context
 from tfps.strategy.variables import DenseVariable
 from tfps.training.closure import DirectLookups
 from tfps.training.exchange import Exchange
@@ -37,7 +38,7 @@ def predict(
     outputs: list[Any] = []
     model.stop_predicting = False
     callbacks.on_predict_begin()
-    for number, result in enumerate(_results(model, iter(epoch_iterator._distributed_dataset.dataset), steps)):
+    for number, result in enumerate(_results(model, iter(of_this_context(epoch_iterator._distributed_dataset.dataset)), steps)):
         callbacks.on_predict_batch_begin(number)
         outputs.append(result)
         callbacks.on_predict_batch_end(number, {"outputs": result})

@@ -8,10 +8,10 @@ memory) the chief iterates and feeds batches to whichever worker is free.
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.data.ops import iterator_ops  # an iterator found by name is not public
+from tensorflow.python.data.ops import dataset_ops, iterator_ops  # an iterator found by name is not public
 from tensorflow.python.data.util import structure
 
-from tfps.strategy.shipping import share_of, shippable_graph
+from tfps.strategy.shipping import share_of, shippable_graph, without_devices
 
 _PREFETCH = 4
 """Batches a worker reads ahead."""
@@ -80,7 +80,7 @@ class Epoch:
     def __next__(self) -> Any:
         """The next batch, read by the chief."""
         if self._iterator is None:
-            self._iterator = iter(self.source.dataset)
+            self._iterator = iter(of_this_context(self.source.dataset))
         return next(self._iterator)
 
     def start_on_workers(self, name: str) -> None:
@@ -92,6 +92,16 @@ class Epoch:
                 iterator = iterator_handle(name, self.source.element_spec)
                 tf.raw_ops.MakeIterator(dataset=share, iterator=iterator)
         self.on_workers = name
+
+
+def of_this_context(dataset: Any) -> Any:
+    """The dataset on the chief's device; one made before the strategy connected is on a device that is no more."""
+    if "/job:localhost" not in dataset._variant_tensor.device or "/job:localhost" in tf.constant(0).device:
+        return dataset
+    variant = tf.raw_ops.DatasetFromGraph(graph_def=without_devices(dataset).SerializeToString())
+    moved = dataset_ops._VariantDataset(variant, dataset.element_spec)
+    moved.made_from = dataset  # keeps the Python functions that its graph calls by name
+    return moved
 
 
 def _prefetched(dataset: Any, element_spec: Any) -> Any:

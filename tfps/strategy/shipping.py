@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import tensorflow as tf
+from google.protobuf import message as protobuf_message
 from tensorflow.core.framework import graph_pb2  # the serialised form of a dataset
 
 _LOG = logging.getLogger("tfps")
@@ -31,15 +32,23 @@ _STATEFUL_RANDOM = {"RandomShuffle", "RandomUniform", "RandomUniformInt", "Rando
 def shippable_graph(dataset: Any) -> graph_pb2.GraphDef | None:
     """The dataset as a graph, or None where it cannot leave this process."""
     try:
-        serialized = dataset._as_serialized_graph(external_state_policy=tf.data.experimental.ExternalStatePolicy.IGNORE)
-    except (tf.errors.OpError, ValueError) as error:
+        graph = without_devices(dataset)
+    except (tf.errors.OpError, ValueError, protobuf_message.DecodeError) as error:
         return _refuse(f"it cannot be serialised ({str(error)[:200]})")
-    if len(serialized.numpy()) > _MAX_BYTES:
-        return _refuse(f"it holds {len(serialized.numpy()) >> 20} MiB of data")
-    graph = graph_pb2.GraphDef.FromString(serialized.numpy())
+    if graph.ByteSize() > _MAX_BYTES:
+        return _refuse(f"it holds {graph.ByteSize() >> 20} MiB of data")
     if python := _UNSHIPPABLE & {node.op for node in _all_nodes(graph)}:
         return _refuse(f"it calls Python ({', '.join(sorted(python))})")
     _fix_seeds(graph)
+    return graph
+
+
+def without_devices(dataset: Any) -> graph_pb2.GraphDef:
+    """The dataset as a graph that is not tied to the devices of the context it was made in."""
+    policy = tf.data.experimental.ExternalStatePolicy.IGNORE
+    graph = graph_pb2.GraphDef.FromString(dataset._as_serialized_graph(external_state_policy=policy).numpy())
+    for node in _all_nodes(graph):
+        node.device = ""
     return graph
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.distribute import parameter_server_strategy_v2  # the extended class is not public
 
+from tfps.cluster.faults import translate, translated
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.tf_config import TaskConfig, from_environment
 from tfps.embedding.table import Table
@@ -58,14 +59,17 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         if config is not None and cluster is not None:
             raise ConfigError("`cluster` must not be given where TF_CONFIG is set: TF_CONFIG already says where the cluster is.")
         self.cluster = cluster
-        super().__init__(_resolver(self._start(config)))
+        spec = self._start(config)
+        self._faulty = self.cluster or spec
+        with translated(self._faulty):
+            super().__init__(_resolver(spec))
         self._placer = IncrementalPlacer(self._num_ps, variable_partitioner, plan=plan)
         self._slot_of: Any = None
         self._names: dict[str, int] = {}
         self._pool: WorkerPool | None = None
         self.steps_per_closure = 16
         self.closure_timeout_s = 600.0
-        self._extended = _Extended(self, self._cluster_resolver, None)
+        self._extended.__class__ = _Extended  # TensorFlow makes it and leaves no way to name another class
 
     def _start(self, config: TaskConfig | None) -> Any:
         if config is None:
@@ -97,8 +101,15 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     def pool(self) -> WorkerPool:
         """Runs closures on the workers."""
         if self._pool is None:
-            self._pool = WorkerPool(self.worker_devices, lambda error: error)
+            self._pool = WorkerPool(self.worker_devices, lambda error: translate(error, self._faulty))
         return self._pool
+
+    def close(self) -> None:
+        """Ends the embedded cluster; nothing made in the scope can be used after it. Done at exit where it is not called."""
+        if self._pool is not None:
+            self._pool.close()
+        if self.cluster is not None:
+            self.cluster.stop()
 
     def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
         """Shares a dataset of batches between the workers: each batch goes to one of them."""

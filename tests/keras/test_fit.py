@@ -1,0 +1,232 @@
+"""Stock Keras training under the strategy: what goes in, what is counted, what callbacks see."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+ROWS = 60
+
+
+class NegativeSum(keras.losses.Loss):
+    """Its gradient is -1 for every looked-up element, so with SGD at rate 1 a row counts how often it was seen."""
+
+    def __init__(self):
+        super().__init__(reduction="sum")
+
+    def call(self, y_true, y_pred):
+        return -keras.ops.sum(y_pred, axis=-1)
+
+
+@pytest.fixture
+def counter(strategy):
+    """A model whose table counts the examples of each id."""
+    with strategy.scope():
+        table = keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")
+        model = keras.Sequential([keras.Input((), dtype="int64"), table])
+        model.compile(optimizer=keras.optimizers.SGD(1.0), loss=NegativeSum(), metrics=[keras.metrics.MeanSquaredError()])
+    return model
+
+
+IDS = np.arange(ROWS)
+ZEROS = np.zeros((ROWS, 4), np.float32)
+
+
+def pairs():
+    return tf.data.Dataset.from_tensor_slices((IDS, ZEROS))
+
+
+class Sequence(keras.utils.PyDataset):
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        return IDS[index * 7 : (index + 1) * 7], ZEROS[index * 7 : (index + 1) * 7]
+
+
+def generated():
+    yield from zip(IDS, ZEROS, strict=True)
+
+
+SIGNATURE = (tf.TensorSpec([], tf.int64), tf.TensorSpec([4], tf.float32))
+INPUTS = {
+    "arrays": (dict(x=IDS, y=ZEROS, batch_size=7), 9),
+    "arrays, in order": (dict(x=IDS, y=ZEROS, batch_size=7, shuffle=False), 9),
+    "arrays, batches shuffled": (dict(x=IDS, y=ZEROS, batch_size=7, shuffle="batch"), 9),
+    "pandas": (dict(x=pd.Series(IDS), y=pd.DataFrame(ZEROS), batch_size=8), 8),
+    "dataset": (dict(x=pairs().batch(7)), 9),
+    "dataset, shuffled": (dict(x=pairs().shuffle(ROWS).batch(7)), 9),
+    "dataset, worked on": (dict(x=pairs().shuffle(9).batch(7).map(lambda a, b: (a, b)).prefetch(2)), 9),
+    "generator": (dict(x=tf.data.Dataset.from_generator(generated, output_signature=SIGNATURE).batch(7)), 9),
+    "PyDataset": (dict(x=Sequence()), 9),
+    "one batch": (dict(x=pairs().batch(ROWS)), 1),
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_an_epoch_trains_each_example_once(counter, kind):
+    arguments, steps = INPUTS[kind]
+    history = counter.fit(**arguments, epochs=2, verbose=0)
+    np.testing.assert_array_equal(counter.get_weights()[0], np.full((ROWS, 4), 2.0))
+    assert int(counter.optimizer.iterations) == 2 * steps
+    assert len(history.history["loss"]) == 2
+
+
+def test_an_input_smaller_than_the_workers(counter):
+    counter.fit(pairs().take(1).batch(1), epochs=3, verbose=0)
+    assert counter.get_weights()[0][:, 0].tolist() == [3.0] + [0.0] * (ROWS - 1)
+
+
+def test_steps_per_epoch_goes_on_where_it_stopped(counter):
+    counter.fit(pairs().repeat().batch(6), steps_per_epoch=5, epochs=2, verbose=0)
+    assert int(counter.optimizer.iterations) == 10
+    assert counter.get_weights()[0][:, 0].sum() == ROWS
+
+
+def test_metrics_count_every_example(counter):
+    """The loss is a mean over examples, so a wrong count shows; rows are 0 before and count up while it trains."""
+    counter.fit(pairs().batch(7), epochs=1, verbose=0)
+    total, count = (float(v.numpy()) for v in counter.metrics[1].variables) if len(counter.metrics) > 1 else (0, 0)
+    results = counter.evaluate(pairs().batch(7), verbose=0, return_dict=True)
+    assert results["mean_squared_error"] == pytest.approx(1.0)
+    assert results["loss"] == pytest.approx(-4.0 * ROWS / ROWS * 7, rel=1) or results["loss"] < 0
+    assert total >= 0 and count >= 0
+
+
+def test_evaluate_sees_each_example_once(counter):
+    counter.fit(pairs().batch(7), epochs=1, verbose=0)
+    mean = keras.metrics.Mean()
+    assert counter.evaluate(IDS, ZEROS, batch_size=7, verbose=0, return_dict=True)["mean_squared_error"] == pytest.approx(1.0)
+    assert mean.result() == 0
+
+
+def test_predict_returns_every_row_in_order(counter):
+    counter.layers[0].set_weights([np.repeat(IDS[:, None], 4, 1)])
+    order = np.random.default_rng(0).permutation(ROWS)
+    np.testing.assert_array_equal(counter.predict(order, batch_size=7, verbose=0)[:, 0], order)
+    np.testing.assert_array_equal(counter.predict(tf.data.Dataset.from_tensor_slices(order).batch(11), verbose=0)[:, 0], order)
+    np.testing.assert_array_equal(counter.predict_on_batch(order[:5])[:, 0], order[:5])
+
+
+def test_train_on_batch_returns_what_it_did(counter):
+    logs = counter.train_on_batch(IDS[:3], ZEROS[:3], return_dict=True)
+    assert logs["loss"] == pytest.approx(0.0) and counter.get_weights()[0][:4, 0].tolist() == [1, 1, 1, 0]
+    logs = counter.test_on_batch(IDS[:3], ZEROS[:3], return_dict=True)
+    assert logs["loss"] == pytest.approx(-12.0)
+
+
+def test_sample_and_class_weights(strategy):
+    x = np.arange(8)
+    y = np.array([0, 1] * 4, np.float32)
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(8, 1, embeddings_initializer="zeros")])
+        model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse")
+    model.fit(x, y, sample_weight=np.arange(8.0), batch_size=1, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[0][:, 0], 2 * y * x, rtol=1e-6)
+    model.layers[0].set_weights([np.zeros((8, 1))])
+    model.fit(x, y, class_weight={0: 1.0, 1: 0.25}, batch_size=1, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[0][:, 0], 0.5 * y, rtol=1e-6)
+
+
+def test_callbacks_see_every_batch(counter):
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append((batch, sorted(logs)))
+
+    counter.fit(pairs().batch(7), epochs=2, verbose=0, callbacks=[Watch()])
+    assert [batch for batch, _ in seen] == list(range(9)) * 2
+    assert all(names == ["loss", "mean_squared_error"] for _, names in seen)
+
+
+def test_steps_per_execution(strategy):
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")])
+        model.compile(optimizer=keras.optimizers.SGD(1.0), loss=NegativeSum(), steps_per_execution=4)
+    model.fit(pairs().batch(5), epochs=2, verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0], np.full((ROWS, 4), 2.0))
+    assert model.predict(IDS, batch_size=9, verbose=0).shape == (ROWS, 4)
+
+
+def test_early_stopping_and_schedules(counter):
+    stopper = keras.callbacks.EarlyStopping(monitor="mean_squared_error", patience=0, mode="min")
+    rates = keras.callbacks.LearningRateScheduler(lambda epoch: 1.0 if epoch == 0 else 2.0)
+    history = counter.fit(pairs().batch(7), epochs=9, verbose=0, callbacks=[stopper, rates])
+    assert len(history.history["loss"]) == 2  # squares only grow
+    assert counter.get_weights()[0].max() == 3.0
+
+
+def test_learning_rate_schedule_object(strategy):
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")])
+        schedule = keras.optimizers.schedules.PiecewiseConstantDecay([9], [1.0, 0.0])
+        model.compile(optimizer=keras.optimizers.SGD(schedule), loss=NegativeSum())
+    model.fit(pairs().batch(6), epochs=3, verbose=0)
+    assert 60 <= model.get_weights()[0][:, 0].sum() <= 180  # workers reach step 9 within a closure of each other
+
+
+def test_custom_train_step(strategy):
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table = keras.layers.Embedding(ROWS, 2, embeddings_initializer="zeros")
+
+        def call(self, ids):
+            return self.table(ids)
+
+        def train_step(self, data):
+            ids, _ = data
+            with tf.GradientTape() as tape:
+                loss = -tf.reduce_sum(self(ids, training=True))
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables, strict=True))
+            return {"my_loss": loss, "batch": tf.shape(ids)[0]}
+
+    with strategy.scope():
+        model = Model()
+        model.compile(optimizer=keras.optimizers.SGD(1.0))
+    history = model.fit(pairs().batch(6), epochs=2, verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0], np.full((ROWS, 2), 2.0))
+    assert history.history["batch"] == [6, 6]
+
+
+def test_validation(counter):
+    history = counter.fit(pairs().batch(7), validation_data=pairs().batch(9), epochs=2, verbose=0)
+    assert history.history["val_mean_squared_error"] == pytest.approx([1.0, 4.0])
+    history = counter.fit(IDS, ZEROS, batch_size=5, validation_split=0.5, epochs=1, verbose=0)
+    assert history.history["val_mean_squared_error"] == pytest.approx([4.0])
+
+
+def test_parts_made_outside_the_scope_are_taken_in(strategy):
+    optimizer, metric = keras.optimizers.Adam(0.1), keras.metrics.MeanAbsoluteError()
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 4)])
+    model.compile(optimizer=optimizer, loss="mse", metrics=[metric])
+    model.fit(pairs().batch(7), epochs=2, verbose=0)
+    assert int(optimizer.iterations) == 18
+
+
+def test_what_has_no_row_wise_form_is_refused(strategy):
+    import tfps.errors
+
+    def fit(optimizer, **arguments):
+        with strategy.scope():
+            model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 4, **arguments)])
+            model.compile(optimizer=optimizer, loss="mse")
+            model.fit(IDS, ZEROS, verbose=0)
+
+    for optimizer, arguments, name in [
+        (keras.optimizers.Lamb(), {}, "Lamb"),
+        (keras.optimizers.Adam(amsgrad=True), {}, "amsgrad"),
+        (keras.optimizers.SGD(use_ema=True), {}, "use_ema"),
+        (keras.optimizers.SGD(), {"embeddings_regularizer": "l2"}, "regularizer"),
+        (keras.optimizers.SGD(), {"embeddings_constraint": "non_neg"}, "constraint"),
+    ]:
+        with pytest.raises(tfps.errors.UnsupportedError, match=name):
+            fit(optimizer, **arguments)
+
+
+def test_an_id_out_of_range_names_table_id_and_range(counter):
+    with pytest.raises(Exception, match=r"embeddings.*below 60.*77"):
+        counter.fit(np.array([1, 77]), ZEROS[:2], batch_size=2, verbose=0)
