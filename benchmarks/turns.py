@@ -28,7 +28,8 @@ def compare(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Any
         rounds: turns of each.
 
     Returns:
-        The medians, their ratio (first to second), CPU time's ratio, and every result.
+        The ratios of the medians (first to second) of speed and of CPU time, which other programs disturb less; the
+        medians; every result.
     """
     sides = {name: _Side(name, command) for name, command in commands.items()}
     try:
@@ -82,10 +83,11 @@ class _Side:
 def _verdict(sides: Mapping[str, _Side]) -> dict[str, Any]:
     speeds = {name: side.median(lambda r: r["examples_per_s"]) for name, side in sides.items()}
     cpu = {name: side.median(lambda r: sum(r["cpu_ms_per_1000_examples"].values())) for name, side in sides.items()}
-    (first, speed), (second, other) = speeds.items()
+    first, second = sides
     return {
-        "ratio": round(speed / other, 2),
         "of": f"{first} / {second}",
+        "ratio": round(speeds[first] / speeds[second], 2),
+        "cpu_ratio": round(cpu[first] / cpu[second], 2),
         "examples_per_s": speeds,
         "cpu_ms_per_1000_examples": {name: round(value, 2) for name, value in cpu.items()},
         "turns": {name: side.results for name, side in sides.items()},

@@ -1,0 +1,188 @@
+"""word2vec on parameter servers: text in; word vectors, and how well they agree with people's judgement, out.
+
+    python examples/word2vec.py                                  a cluster of processes on this machine
+    tfps-launch --ps 2 --workers 2 examples/word2vec.py          the same, started from outside
+    TF_CONFIG='...' python examples/word2vec.py                  one role of a cluster, on each of its machines
+
+Skip-gram with negative sampling: a word's vector learns to tell the words that stand near it from words drawn at random.
+Both tables (a word as a centre, a word as a context) live on the parameter servers; a step moves only the rows of its
+own words. Without --data the text is the sample of Wikipedia inside the gensim package. Any other text will do:
+
+    python examples/word2vec.py --data book.txt --output vectors.txt
+"""
+
+import argparse
+import bz2
+import collections
+import os
+import pathlib
+import re
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfps
+
+WINDOW = 5  # words on each side that count as near
+NEGATIVES = 5.0  # how much the random words of a pair weigh against its true neighbour
+DRAWN = 64  # random words a step; its pairs share them, which makes their scores one matrix product
+
+
+class SkipGram(keras.Model):
+    """Scores pairs of words that stood near each other, and the same centres with random words.
+
+    Args:
+        words: size of the vocabulary.
+        dim: length of a vector.
+    """
+
+    def __init__(self, words: int, dim: int) -> None:
+        super().__init__()
+        small = keras.initializers.RandomUniform(-0.5 / dim, 0.5 / dim)
+        self.centers = keras.layers.Embedding(words, dim, embeddings_initializer=small, name="centers")
+        self.contexts = keras.layers.Embedding(words, dim, embeddings_initializer="zeros", name="contexts")
+
+    def call(self, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """Scores [batch, 1 + drawn], the true neighbour first, of centres [batch], contexts [batch] and words [drawn]."""
+        center_ids, context_ids, random_ids = inputs
+        centers = self.centers(center_ids)
+        true = keras.ops.sum(centers * self.contexts(context_ids), axis=1, keepdims=True)
+        random = keras.ops.matmul(centers, keras.ops.transpose(self.contexts(random_ids)))
+        return keras.ops.concatenate([true, random], axis=1)
+
+
+def negative_sampling(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
+    """The loss of each pair: the true neighbour should score high, the random words low."""
+    true, random = scores[:, 0], scores[:, 1:]
+    return keras.ops.softplus(-true) + NEGATIVES * keras.ops.mean(keras.ops.softplus(random), axis=1)
+
+
+class Text:
+    """A text as word ids, most frequent word first.
+
+    Args:
+        text: any text; words are runs of the letters a to z.
+        min_count: rarer words are left out.
+        keep_above: frequent words are thinned out, the more the further their share of the text is above this.
+    """
+
+    def __init__(self, text: str, min_count: int = 5, keep_above: float = 1e-4) -> None:
+        found = re.findall("[a-z]+", text.lower())
+        self.words = [word for word, count in collections.Counter(found).most_common() if count >= min_count]
+        if not self.words:
+            raise SystemExit(f"The text holds no word {min_count} times; it has {len(found)} words.")
+        self.ids = {word: index for index, word in enumerate(self.words)}
+        tokens = np.array([self.ids[word] for word in found if word in self.ids])
+        self.counts = np.bincount(tokens)
+        share = self.counts / len(tokens)
+        kept = np.sqrt(keep_above / share) + keep_above / share
+        self.tokens = tokens[np.random.default_rng(0).random(len(tokens)) < kept[tokens]]  # [positions]
+
+
+def batches(text: Text, steps: int, batch: int) -> tf.data.Dataset:
+    """A batch a step: `batch` random positions, a neighbour of each, random words; no two steps draw the same.
+
+    It is made of TensorFlow operations alone, so it runs on the workers; the chief reads nothing.
+    """
+    tokens = tf.constant(text.tokens, tf.int32)
+    near = np.repeat(np.arange(1, WINDOW + 1), np.arange(WINDOW, 0, -1))  # the nearer, the likelier
+    offsets = tf.constant(np.concatenate([-near, near]), tf.int32)
+    share = text.counts**0.75  # Mikolov et al. 2013: between the words' frequency and all alike
+    limits = tf.constant(np.cumsum(share) / share.sum(), tf.float32)
+
+    def draw(step: tf.Tensor) -> tuple:
+        numbers = tf.random.stateless_uniform([2, batch], seed=[0, step])
+        position = WINDOW + tf.cast(numbers[0] * (len(text.tokens) - 2 * WINDOW), tf.int32)
+        neighbour = position + tf.gather(offsets, tf.cast(numbers[1] * len(offsets), tf.int32))
+        drawn = tf.searchsorted(limits[:-1], tf.random.stateless_uniform([DRAWN], seed=[1, step]))
+        return (tf.gather(tokens, position), tf.gather(tokens, neighbour), drawn), tf.ones([batch, 1])
+
+    return tf.data.Dataset.range(steps).map(draw).prefetch(4)
+
+
+def wikipedia_sample() -> str:
+    """The articles that come with gensim, without their markup."""
+    from gensim.corpora.wikicorpus import extract_pages, filter_wiki
+    from gensim.test.utils import datapath
+
+    with bz2.open(datapath("enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2")) as file:
+        return "\n".join(filter_wiki(text) for _, text, _ in extract_pages(file, filter_namespaces=("0",)))
+
+
+def judged_pairs(path: str | None) -> list[tuple[str, str, float]]:
+    """Pairs of words and how similar people found them; by default WordSim-353, which comes with gensim."""
+    if path is None:
+        from gensim.test.utils import datapath
+
+        path = datapath("wordsim353.tsv")
+    lines = pathlib.Path(path).read_text(encoding="utf-8").lower().splitlines()
+    fields = [line.split("\t") for line in lines if line and not line.startswith("#")]
+    return [(first, second, float(score)) for first, second, score in fields]
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Correlation of two rankings, equal values sharing their mean rank."""
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+    return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
+
+
+def report(text: Text, vectors: np.ndarray, judged: list[tuple[str, str, float]]) -> None:
+    """Prints what the vectors [words, dim] know."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for word in ("king", "music", "war", "science"):
+        if word in text.ids:
+            nearest = np.argsort(unit @ unit[text.ids[word]])[::-1][1:6]
+            print(f"near {word + ':':9}", ", ".join(text.words[index] for index in nearest))
+    known = [(text.ids[a], text.ids[b], score) for a, b, score in judged if a in text.ids and b in text.ids]
+    if len(known) > 2:
+        left, right, scores = map(np.array, zip(*known, strict=True))
+        agreement = spearman(scores, np.sum(unit[left] * unit[right], axis=1))
+        print(f"Spearman correlation with {len(known)} human judgements of similarity: {agreement:.3f}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", metavar="FILE", help="plain text (default: gensim's sample of Wikipedia)")
+    parser.add_argument("--wordsim", metavar="FILE", help="word, word, score a line (default: WordSim-353 of gensim)")
+    parser.add_argument("--output", metavar="FILE", help="save the vectors as text, in word2vec's format")
+    parser.add_argument("--ps", type=int, default=2, help="parameter servers, without TF_CONFIG (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="workers, without TF_CONFIG (default %(default)s)")
+    parser.add_argument("--epochs", type=int, default=3, help="default %(default)s")
+    parser.add_argument("--batch", type=int, default=1024, help="pairs a step (default %(default)s)")
+    parser.add_argument("--dim", type=int, default=100, help="length of a vector (default %(default)s)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Trains and reports."""
+    args = parse_arguments()
+    keras.utils.set_random_seed(1)
+    cluster = None if os.environ.get("TF_CONFIG") else tfps.LocalCluster(num_ps=args.ps, num_workers=args.workers)
+    strategy = tfps.ParameterServerStrategy(cluster)  # in a worker or a parameter server this line serves to the end
+
+    text = Text(pathlib.Path(args.data).read_text(encoding="utf-8") if args.data else wikipedia_sample())
+    steps = max(1, len(text.tokens) * (WINDOW + 1) // args.batch)  # an epoch: as many pairs as the text has
+    print(f"{len(text.tokens):,} words of text, {len(text.words):,} different ones, {steps:,} steps an epoch")
+
+    with strategy.scope():
+        model = SkipGram(len(text.words), args.dim)
+        # Gradients of a mean over the batch are small; Adagrad must not begin with a large divisor.
+        model.compile(keras.optimizers.Adagrad(0.2, initial_accumulator_value=1e-7), loss=negative_sampling)
+    model.fit(batches(text, steps * args.epochs, args.batch), epochs=args.epochs, steps_per_epoch=steps)
+
+    vectors = model.centers.get_weights()[0]
+    report(text, vectors, judged_pairs(args.wordsim))
+    print(strategy.plan.table())
+    if args.output:
+        rows = (f"{word} {' '.join(map(str, row))}" for word, row in zip(text.words, vectors.tolist(), strict=True))
+        pathlib.Path(args.output).write_text("\n".join([f"{len(text.words)} {args.dim}", *rows]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
