@@ -1,10 +1,26 @@
 """Parameter servers for today's Keras: a strategy around unchanged Keras code."""
 
-from tfps.cluster.local import LocalCluster
-from tfps.keras import hooks as _hooks
-from tfps.strategy.strategy import ParameterServerStrategy
+from typing import TYPE_CHECKING, Any
+
 from tfps.version import __version__
+
+if TYPE_CHECKING:
+    from tfps.cluster.local import LocalCluster
+    from tfps.strategy.strategy import ParameterServerStrategy
 
 __all__ = ["LocalCluster", "ParameterServerStrategy", "__version__"]
 
-_hooks.install()
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for: a server or a launcher needs no Keras, and starts sooner without."""
+    if name == "LocalCluster":
+        from tfps.cluster.local import LocalCluster
+
+        return LocalCluster
+    if name == "ParameterServerStrategy":
+        from tfps.keras import hooks
+        from tfps.strategy.strategy import ParameterServerStrategy
+
+        hooks.install()
+        return ParameterServerStrategy
+    raise AttributeError(f"module 'tfps' has no attribute {name!r}. Valid: {__all__}.")

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.lookup import lookup
+from tfps.embedding.route import global_of
 from tfps.errors import UnsupportedError
 from tfps.placement.model import Placement
 from tfps.placement.routing import Routing
@@ -39,6 +40,7 @@ class Table:
         self.dtype = tf.as_dtype(placement.spec.dtype)
         self.shape = tf.TensorShape(placement.spec.shape)
         self._unique_id = f"tfps_table_{self.key[1]}"
+        self._shared_name = self._unique_id
 
     @property
     def rows(self) -> int:
@@ -107,6 +109,8 @@ class Table:
         Args:
             value: array or tensor [rows, dim].
         """
+        if not tf.executing_eagerly():
+            return self._assign_in_graph(value)
         whole = np.asarray(value)
         if whole.shape != self.placement.spec.shape:
             raise ValueError(f"`value` must have the shape of table {self.name!r}. Received: {whole.shape}. Valid: {self.shape}.")
@@ -116,6 +120,14 @@ class Table:
                 rows = whole[self.routing.global_of(index, local)].astype(self.dtype.as_numpy_dtype)
                 with tf.device(shard.device):
                     shard.scatter_update(tf.IndexedSlices(rows, local))
+        return self
+
+    def _assign_in_graph(self, value: Any) -> "Table":
+        """The same where TensorFlow restores a checkpoint inside a function."""
+        value = tf.ensure_shape(value, self.shape)
+        for index, shard in enumerate(self.shards):
+            local = tf.range(int(shard.shape[0]), dtype=tf.int64)
+            shard.assign(tf.cast(tf.gather(value, global_of(self.routing, index, local)), self.dtype))
         return self
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:

@@ -95,7 +95,8 @@ class StepFunction:
         runner = self._runner()
         for data in batches:
             batch = tree.map_structure(lambda x: None if x is None else tf.convert_to_tensor(x), data)
-            runner.done(runner.pool.submit(0, lambda batch=batch: runner.over_batch(0, batch)).result(runner.timeout_s))
+            future = runner.pool.submit(0, lambda batch=batch: runner.over_batch(0, batch))
+            runner.done(runner.pool.result(future, "a step on one batch", runner.timeout_s))
         return self._results()
 
     def _runner(self, over_iterator: Any = None) -> Runner:

@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.embedding.table import Table
-from tfps.keras import model_checks, optimizers, predicting, variables
-from tfps.keras._compat import TensorFlowTrainer, TFEpochIterator, TFOptimizer, Variable, in_stateless_scope
+from tfps.keras import exporting, model_checks, optimizers, predicting, variables
+from tfps.keras._compat import TensorFlowTrainer, TFEpochIterator, TFOptimizer, Variable, in_stateless_scope, keras
 from tfps.keras.arrays import dataset_of
 from tfps.keras.functions import StepFunction
 from tfps.keras.variables import current_strategy
@@ -117,6 +117,7 @@ def _install_trainer_hooks() -> None:
         "predict_on_batch": predicting.predict_on_batch,
     }.items():
         _replace(TensorFlowTrainer, name, hook, ours)
+    _replace(keras.Model, "export", exporting.export, ours)
     _replace(TFEpochIterator, "__init__", _epoch_iterator, _for_our_strategy)
 
 
@@ -156,6 +157,7 @@ def _symbolic_build(stock: Any, model: Any, iterator: Any = None, data_batch: An
     if iterator is not None:
         data_batch = iterator._distributed_dataset.element_spec
     strategy = model._distribute_strategy
+    model._initial_epoch = 0  # BackupAndRestore leaves it set, and the fit after a resumed one would do nothing
     with strategy.scope():
         model_checks.prepare(model, strategy)
         model._symbolic_build(data_batch=data_batch)

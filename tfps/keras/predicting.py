@@ -64,9 +64,9 @@ def _results(model: Any, batches: Any, steps: int | None) -> Any:
         inputs = tree.map_structure(lambda v: None if v is None else tf.convert_to_tensor(v), batch)
         window.append(strategy.pool.submit(number % strategy.num_workers, lambda inputs=inputs: function(inputs)))
         if len(window) >= _IN_FLIGHT * strategy.num_workers:
-            yield window.popleft().result(strategy.closure_timeout_s)
+            yield strategy.pool.result(window.popleft(), "predictions for a batch", strategy.closure_timeout_s)
     while window:
-        yield window.popleft().result(strategy.closure_timeout_s)
+        yield strategy.pool.result(window.popleft(), "predictions for a batch", strategy.closure_timeout_s)
 
 
 def _function_of(model: Any) -> Any:

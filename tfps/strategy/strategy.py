@@ -7,7 +7,6 @@ embedded cluster where there is no TF_CONFIG and stops it at exit. Cost: about o
 import contextlib
 import dataclasses
 import logging
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,8 @@ from tensorflow.python.distribute import parameter_server_strategy_v2  # the ext
 
 from tfps.cluster.faults import translate, translated
 from tfps.cluster.local import LocalCluster
+from tfps.cluster.reach import wait_for_servers
+from tfps.cluster.server import serve
 from tfps.cluster.tf_config import TaskConfig, from_environment
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError
@@ -77,9 +78,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             self.cluster.start()
             return self.cluster.spec
         if config.task_type != "chief":
-            from tfps.cluster.server import serve
-
-            sys.exit(serve(config))
+            serve(config)
+        wait_for_servers(config.cluster)
         return config.cluster
 
     @property
@@ -97,15 +97,23 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         """One device a worker."""
         return [f"/job:worker/replica:0/task:{index}/device:CPU:0" for index in range(self.num_workers)]
 
+    def check(self) -> None:
+        """Raises `TaskDiedError`, naming the task, if a server of the embedded cluster has ended."""
+        if self.cluster is not None:
+            self.cluster.check()
+
     @property
     def pool(self) -> WorkerPool:
         """Runs closures on the workers."""
         if self._pool is None:
-            self._pool = WorkerPool(self.worker_devices, lambda error: translate(error, self._faulty))
+            self._pool = WorkerPool(self.worker_devices, lambda error: translate(error, self._faulty), self.check)
         return self._pool
 
     def close(self) -> None:
-        """Ends the embedded cluster; nothing made in the scope can be used after it. Done at exit where it is not called."""
+        """Ends the embedded cluster; nothing made in the scope can be used after it.
+
+        Without it the cluster ends with the process.
+        """
         if self._pool is not None:
             self._pool.close()
         if self.cluster is not None:

@@ -8,7 +8,7 @@ Threading: used by the training loop's thread; closures run on the pool's.
 import abc
 import dataclasses
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from typing import Any
 
 from tfps.training.closure import Result
@@ -96,8 +96,7 @@ class Stream(abc.ABC):
         self._flying[self.runner.pool.submit(worker, function)] = (worker, asked)
 
     def _collect(self) -> None:
-        landed, _ = wait(self._flying, self.runner.timeout_s, FIRST_COMPLETED)
-        self.runner.pool.require(landed, f"a closure of {self.runner.most} steps at most", self.runner.timeout_s)
+        landed = self.runner.pool.wait_any(self._flying, f"closures of up to {self.runner.most} steps", self.runner.timeout_s)
         for future in landed:
             worker, asked = self._flying.pop(future)
             self._busy[worker] -= 1
