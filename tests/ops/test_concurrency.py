@@ -10,6 +10,9 @@ from tfps.ops.gather_rows import gather_rows
 from tfps.ops.row_rules import RULES
 
 LIMIT_S = 60
+# Large enough for an update to be interrupted half way; much smaller, and the tests pass without any lock.
+ROWS, DIM = 2000, 128
+EVERY_ROW = np.arange(ROWS)
 
 
 def run_all(*targets):
@@ -32,42 +35,43 @@ def run_all(*targets):
 
 
 def test_no_update_is_lost_whatever_the_order_of_the_tables(way):
-    first, second = (tf.Variable(tf.zeros([50, 16])) for _ in range(2))
-    steps = 150
+    first, second = (tf.Variable(tf.zeros([ROWS, DIM])) for _ in range(2))
+    steps = 60
 
     def updates(tables):
-        request = np.concatenate([[50, 50], np.arange(50), np.arange(50)]).astype(np.int64)
-        message = pack_update([1.0, 0.0], request, tf.ones([100, 16]))
+        request = np.concatenate([[ROWS, ROWS], EVERY_ROW, EVERY_ROW]).astype(np.int64)
+        message = pack_update([1.0, 0.0], request, tf.ones([2 * ROWS, DIM]))
         for _ in range(steps):
             apply_rows(RULES["sgd"], [[table] for table in tables], message)
 
     run_all(*(lambda order=order: updates(order) for order in ([first, second], [second, first]) for _ in range(2)))
-    np.testing.assert_array_equal(first.numpy(), np.full([50, 16], -4 * steps))
-    np.testing.assert_array_equal(second.numpy(), np.full([50, 16], -4 * steps))
+    np.testing.assert_array_equal(first.numpy(), np.full([ROWS, DIM], -4 * steps))
+    np.testing.assert_array_equal(second.numpy(), np.full([ROWS, DIM], -4 * steps))
 
 
 def test_slots_follow_their_rows(way):
     """Adagrad's accumulator counts every update, so that it must equal their number."""
-    table, slot = tf.Variable(tf.zeros([20, 8])), tf.Variable(tf.zeros([20, 8]))
-    message = pack_update([0.0, 1.0, 0.0], np.array([20, *range(20)], np.int64), tf.ones([20, 8]))
+    table, slot = tf.Variable(tf.zeros([ROWS, DIM])), tf.Variable(tf.zeros([ROWS, DIM]))
+    request = np.array([ROWS, *EVERY_ROW], np.int64)
+    message = pack_update([0.0, 1.0, 0.0], request, tf.ones([ROWS, DIM]))
 
     def updates():
-        for _ in range(100):
+        for _ in range(60):
             apply_rows(RULES["adagrad"], [[table, slot]], message)
 
     run_all(updates, updates, updates)
-    np.testing.assert_array_equal(slot.numpy(), np.full([20, 8], 300))
+    np.testing.assert_array_equal(slot.numpy(), np.full([ROWS, DIM], 180))
 
 
 def test_no_row_is_seen_half_updated(way):
-    table = tf.Variable(tf.zeros([4, 256]))
-    request = np.array([4, 0, 1, 2, 3], np.int64)
-    message = pack_update([1.0, 0.0], request, tf.ones([4, 256]))
+    table = tf.Variable(tf.zeros([1, 1_000_000]))
+    request = np.array([1, 0], np.int64)
+    message = pack_update([1.0, 0.0], request, tf.ones([1, 1_000_000]))
     done = threading.Event()
     seen = set()
 
     def updates():
-        for _ in range(300):
+        for _ in range(60):
             apply_rows(RULES["sgd"], [[table]], message)
         done.set()
 
@@ -83,13 +87,13 @@ def test_no_row_is_seen_half_updated(way):
 
 def test_dense_reads_while_rows_are_updated(way):
     """What a checkpoint does: each of its reads is one moment of each row, and stays what it was."""
-    table = tf.Variable(tf.zeros([500, 32]))
-    request = np.concatenate([[500], np.arange(500)]).astype(np.int64)
-    message = pack_update([1.0, 0.0], request, tf.ones([500, 32]))
+    table = tf.Variable(tf.zeros([1, 1_000_000]))
+    request = np.array([1, 0], np.int64)
+    message = pack_update([1.0, 0.0], request, tf.ones([1, 1_000_000]))
     done = threading.Event()
 
     def updates():
-        for _ in range(100):
+        for _ in range(60):
             apply_rows(RULES["sgd"], [[table]], message)
         done.set()
 
