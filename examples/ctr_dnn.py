@@ -14,6 +14,7 @@ data of UCI, between commas, whose last column is the label). An empty cell or "
 
 import argparse
 import dataclasses
+import functools
 import glob
 import os
 
@@ -86,14 +87,15 @@ def datasets(args: argparse.Namespace) -> tuple[tf.data.Dataset, tf.data.Dataset
     files = sorted(glob.glob(args.data))
     if not files:
         raise SystemExit(f"--data must name a file, or several with a pattern. Received: {args.data!r}, which is none.")
-    lines = tf.data.TextLineDataset(files).filter(lambda line: tf.strings.length(line) > 0).enumerate()
+    groups = tf.data.TextLineDataset(files).batch(HELD_OUT)
+    groups = groups.map(lambda lines: tf.boolean_mask(lines, tf.strings.length(lines) > 0))
 
-    def batches(chosen: tf.data.Dataset) -> tf.data.Dataset:
-        text = chosen.map(lambda number, line: line).batch(args.batch)
-        return text.map(lambda lines: parse(lines, FORMATS[args.format], args.rows)).prefetch(4)
+    def batches(lines: tf.data.Dataset) -> tf.data.Dataset:
+        read = functools.partial(parse, form=FORMATS[args.format], rows=args.rows)
+        return lines.batch(args.batch).map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(4)
 
-    training = lines.filter(lambda number, line: number % HELD_OUT > 0).shuffle(SHUFFLED)
-    return batches(training), batches(lines.filter(lambda number, line: number % HELD_OUT == 0))
+    training = groups.map(lambda lines: lines[1:]).unbatch().shuffle(SHUFFLED)
+    return batches(training), batches(groups.map(lambda lines: lines[:1]).unbatch())
 
 
 def build_model(form: Format, rows: int, dim: int, hidden: list[int]) -> keras.Model:
