@@ -27,15 +27,33 @@ class Group:
         routes: where their shards are.
         routed: the ids of this step.
         answer: the unique rows, [M, dim]: what the servers sent, one after the other.
-        places: for each lookup its table's position in `tables`, and the row of the answer of each of its ids, of the
-            shape of the ids.
+        tallies: for each table its unique ids.
+        places: for each lookup the row of the answer of each of its ids, of the shape of the ids.
+        table_places: for each lookup the same as positions in the tally of its table.
     """
 
     tables: tuple[Any, ...]
     routes: RouteMap
     routed: RoutedIds
     answer: Any
-    places: tuple[tuple[int, Any], ...]
+    tallies: tuple[Any, ...]
+    places: tuple[Any, ...]
+    table_places: tuple[Any, ...]
+
+    def in_answer_order(self, rows: Sequence[Any]) -> Any:
+        """Rows of the tallies, one [m_t, dim] a table, as one matrix in the order of the answer, [M, dim]."""
+        if len(rows) == 1:
+            return rows[0]
+        return tf.gather(tf.concat(rows, 0), tf.math.invert_permutation(self.routed.table_order))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """One lookup's share of a group: `index` counts the group's lookups."""
+
+    table: Any
+    group: Group
+    index: int
 
 
 def lookup(tables: Sequence[Any], ids: Sequence[Any]) -> list[Any]:
@@ -49,34 +67,46 @@ def lookup(tables: Sequence[Any], ids: Sequence[Any]) -> list[Any]:
         For each lookup a tensor of shape `ids.shape + [dim]`. Its gradient for the table is an IndexedSlices in which
         each id comes once.
     """
-    rows: dict[int, Any] = {}
+    return [expand(found) for found in fetch(tables, ids)]
+
+
+def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> list[Found]:
+    """Asks the servers; the rows are not yet expanded to the shapes of the ids. Arguments as in `lookup`."""
     by_kind: dict[Any, list[int]] = {}
     for i, table in enumerate(tables):
         by_kind.setdefault((table.dim, table.dtype), []).append(i)
+    found: dict[int, Found] = {}
     for members in by_kind.values():
-        group = fetch([tables[i] for i in members], [ids[i] for i in members])
-        rows.update(zip(members, expand(group), strict=True))
-    return [rows[i] for i in range(len(tables))]
+        group = _fetch_group([tables[i] for i in members], [ids[i] for i in members])
+        found.update({i: Found(tables[i], group, index) for index, i in enumerate(members)})
+    return [found[i] for i in range(len(tables))]
 
 
-def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> Group:
-    """Asks the servers for rows of tables of one width; the rows are not yet expanded to the shapes of the ids.
-
-    Args:
-        tables: a table a lookup.
-        ids: integer tensors of any shape, one a lookup.
-    """
+def _fetch_group(tables: Sequence[Any], ids: Sequence[Any]) -> Group:
+    """One request and one answer a server for tables of one width."""
     unique = list({id(table): table for table in tables}.values())
-    position = {id(table): index for index, table in enumerate(unique)}
     ids = [tf.cast(tf.convert_to_tensor(wanted), tf.int64) for wanted in ids]
     of_table = [[i for i, table in enumerate(tables) if table is one] for one in unique]
     routes = routes_of(unique)
     routed = route_unique(routes, [_joined([ids[i] for i in lookups]) for lookups in of_table])
-    places: dict[int, Any] = {}
-    for lookups, inverse in zip(of_table, routed.inverse, strict=True):
-        places.update(zip(lookups, _parted(inverse, [ids[i] for i in lookups]), strict=True))
+    tallies, local = _by_table(routed)
+    places: dict[int, tuple[Any, Any]] = {}
+    for lookups, inverse, positions in zip(of_table, routed.inverse, local, strict=True):
+        wanted = [ids[i] for i in lookups]
+        places.update(zip(lookups, zip(_parted(inverse, wanted), _parted(positions, wanted), strict=True), strict=True))
+    ordered = [places[i] for i in range(len(tables))]
     answer = _pull(unique, routes, routed)
-    return Group(tuple(unique), routes, routed, answer, tuple((position[id(t)], places[i]) for i, t in enumerate(tables)))
+    return Group(tuple(unique), routes, routed, answer, tallies, *(tuple(of) for of in zip(*ordered, strict=True)))
+
+
+def _by_table(routed: RoutedIds) -> tuple[tuple[Any, ...], list[Any]]:
+    """For each table its unique ids, and its inverse as positions in them."""
+    if len(routed.inverse) == 1:
+        return (routed.unique_ids,), [routed.inverse[0]]
+    position = tf.math.invert_permutation(routed.table_order)
+    starts = tf.unstack(tf.cast(tf.cumsum(routed.table_sizes, exclusive=True), tf.int32), num=len(routed.inverse))
+    tallies = tf.split(tf.gather(routed.unique_ids, routed.table_order), routed.table_sizes, num=len(routed.inverse))
+    return tuple(tallies), [tf.gather(position, inverse) - start for inverse, start in zip(routed.inverse, starts, strict=True)]
 
 
 def routes_of(tables: Sequence[Any]) -> RouteMap:
@@ -111,56 +141,32 @@ def _pull(tables: Sequence[Any], routes: RouteMap, routed: RoutedIds) -> Any:
     return blocks[0] if len(blocks) == 1 else tf.concat(blocks, 0)
 
 
-def expand(group: Group) -> list[Any]:
-    """The rows of each lookup in the shape of its ids, with their gradient."""
+def expand(found: Found) -> Any:
+    """The rows of one lookup in the shape of its ids, with their gradient for the table."""
+    table, group, index = found.table, found.group, found.index
     current = step.current()
-    trained = [table for table in group.tables if table.trainable]
-    if current is None or not trained:
-        return _expanded(group)
-    for table in trained:
-        tape_lib.variable_accessed(table)
+    if current is None or not table.trainable:
+        return tf.gather(group.answer, group.places[index])
+    tape_lib.variable_accessed(table)
+    number = next(i for i, one in enumerate(group.tables) if one is table)
+
+    def backward(upstream: Any) -> Any:
+        ids, places = group.tallies[number], group.table_places[index]
+        summed = segment_sum_rows([tf.cast(upstream, tf.float32)], [places], tf.size(ids, tf.int64))
+        current.gradients.append(TableGradient(table, group, summed))
+        return tf.IndexedSlices(summed, ids, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
 
     @tf.custom_gradient
-    def with_gradient(*_: Any) -> Any:
-        return _expanded(group), lambda *upstream: _table_gradients(current, group, trained, upstream)
+    def with_gradient(_: Any) -> Any:
+        return tf.gather(group.answer, group.places[index]), backward
 
-    rows = with_gradient(*(current.gradient_source(table.key) for table in trained))
-    return list(rows) if isinstance(rows, list | tuple) else [rows]
-
-
-def _expanded(group: Group) -> list[Any]:
-    return [tf.gather(group.answer, place) for _, place in group.places]
-
-
-def _table_gradients(current: step.Step, group: Group, trained: list[Any], upstream: Sequence[Any]) -> Any:
-    """One IndexedSlices a trained table; the step remembers the sum they were cut from, which the push needs whole."""
-    summed = segment_sum_rows([tf.cast(g, tf.float32) for g in upstream], [p for _, p in group.places], tf.shape(group.answer)[0])
-    routed = group.routed
-    if len(group.tables) == 1:
-        parts = [(summed, routed.unique_ids)]
-    else:
-        sizes = routed.table_sizes
-        values = tf.split(tf.gather(summed, routed.table_order), sizes, num=len(group.tables))
-        parts = list(zip(values, tf.split(tf.gather(routed.unique_ids, routed.table_order), sizes, num=len(values)), strict=True))
-    slices = [
-        tf.IndexedSlices(values, ids, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
-        for table, (values, ids) in zip(group.tables, parts, strict=True)
-    ]
-    current.gradients.append(TableGradients(group, tuple(slices), summed))
-    wanted = [gradient for table, gradient in zip(group.tables, slices, strict=True) if table.trainable]
-    return wanted if len(wanted) > 1 else wanted[0]
+    return with_gradient(current.gradient_source(table.key))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TableGradients:
-    """The gradients of one group: as the optimizer sees them, a table each, and as the servers take them.
+class TableGradient:
+    """What the backward pass of one lookup gave: the sums of a table's unique ids in a group, [m_t, dim]."""
 
-    Args:
-        group: that was looked up.
-        slices: one IndexedSlices a table of the group.
-        summed: all of them in the order of the answer, [M, dim].
-    """
-
+    table: Any
     group: Group
-    slices: tuple[Any, ...]
-    summed: Any
+    values: Any

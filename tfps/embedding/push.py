@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import TableGradients, pieces_of, routes_of
+from tfps.embedding.lookup import Group, TableGradient, pieces_of, routes_of
 from tfps.ops.apply_rows import apply_rows, pack_update
 from tfps.ops.route_unique import RoutedIds, route_unique
 from tfps.ops.routes import RouteMap
@@ -33,7 +33,7 @@ class RowUpdate:
     hyper: Any
 
 
-def push(updates: Sequence[RowUpdate], known: Sequence[TableGradients]) -> list[Any]:
+def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient]) -> list[Any]:
     """Applies updates beside their rows.
 
     Args:
@@ -50,22 +50,26 @@ def push(updates: Sequence[RowUpdate], known: Sequence[TableGradients]) -> list[
     return [operation for group in groups.values() for operation in _push_group(group, known)]
 
 
-def _push_group(updates: list[RowUpdate], known: Sequence[TableGradients]) -> list[Any]:
-    for gradients in known:
-        if _is_whole(updates, gradients):
-            by_table = {id(update.table): update for update in updates}
-            ordered = [by_table[id(table)] for table in gradients.group.tables]
-            return _send(ordered, gradients.group.routes, gradients.group.routed, gradients.summed)
+def _push_group(updates: list[RowUpdate], known: Sequence[TableGradient]) -> list[Any]:
+    group = _unchanged(updates, known)
+    if group is not None:
+        by_table = {id(update.table): update for update in updates}
+        ordered = [by_table[id(table)] for table in group.tables]
+        return _send(ordered, group.routes, group.routed, group.in_answer_order([u.gradient.values for u in ordered]))
     routes = routes_of([update.table for update in updates])
     routed = route_unique(routes, [update.gradient.indices for update in updates])
     summed = segment_sum_rows([update.gradient.values for update in updates], routed.inverse, tf.size(routed.unique_ids))
     return _send(updates, routes, routed, summed)
 
 
-def _is_whole(updates: list[RowUpdate], gradients: TableGradients) -> bool:
-    """Whether the updates are just what the lookups gave: all tables of the group, and nothing changed."""
-    given = {id(slices.values) for slices in gradients.slices}
-    return given == {id(update.gradient.values) for update in updates} and len(given) == len(updates)
+def _unchanged(updates: list[RowUpdate], known: Sequence[TableGradient]) -> Group | None:
+    """The group whose gradients these are: all of its tables, each looked up once, and nothing changed since."""
+    given = {id(gradient.values): gradient for gradient in known}
+    sources = [given.get(id(update.gradient.values)) for update in updates]
+    group = sources[0].group if sources[0] is not None else None
+    if group is None or len(group.tables) != len(updates):
+        return None
+    return group if all(source is not None and source.group is group for source in sources) else None
 
 
 def _send(updates: Sequence[RowUpdate], routes: RouteMap, routed: RoutedIds, summed: Any) -> list[Any]:

@@ -12,8 +12,8 @@ from tfps.keras._compat import TFEpochIterator, keras, tree
 from tfps.keras.variables import held
 from tfps.strategy.inputs import of_this_context
 from tfps.strategy.variables import DenseVariable
-from tfps.training.closure import DirectLookups
 from tfps.training.exchange import Exchange
+from tfps.training.hoisting import hoisted
 
 _IN_FLIGHT = 4
 """Batches a worker has under way."""
@@ -69,6 +69,11 @@ def _results(model: Any, batches: Any, steps: int | None) -> Any:
         yield strategy.pool.result(window.popleft(), "predictions for a batch", strategy.closure_timeout_s)
 
 
+def _predict_step(model: Any, current: step.Step, batch: Any) -> Any:
+    with step.tracing(current), model.distribute_strategy.scope():
+        return model.predict_step(batch)
+
+
 def _function_of(model: Any) -> Any:
     """The traced `predict_step`; made once a model."""
     if model.predict_function is None:
@@ -76,8 +81,8 @@ def _function_of(model: Any) -> Any:
         def trace(batch: Any) -> Any:
             exchange = Exchange(held(model.variables, DenseVariable))
             exchange.pull()
-            with step.tracing(step.Step(DirectLookups(), exchange.copies)), model.distribute_strategy.scope():
-                return model.predict_step(batch)
+            run = lambda lookups, inputs: _predict_step(model, step.Step(lookups, exchange.copies), inputs)  # noqa: E731
+            return run(hoisted(run, batch), batch)
 
         object.__setattr__(model, "predict_function", tf.function(trace, autograph=False, reduce_retracing=True))
     return model.predict_function

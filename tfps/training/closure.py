@@ -14,18 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
-from tfps.embedding.lookup import lookup
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.exchange import Exchange, local_copy
+from tfps.training.hoisting import DirectLookups, Recorder, hoisted
 from tfps.training.lanes import lanes, pack
-
-
-class DirectLookups:
-    """Serves each lookup where the model asks for it: a request and an answer a server for each."""
-
-    def lookup(self, table: Any, ids: Any) -> Any:
-        """Rows of `table` for `ids`."""
-        return lookup([table], [ids])[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +126,14 @@ class Closure:
 
     def _step(self, copies: dict[Hashable, Any], batch: Any) -> Any:
         """One step; returns its logs as a float32 vector."""
-        with step.tracing(step.Step(DirectLookups(), copies)):
+
+        def record(recorder: Recorder, stand_in: Any) -> None:
+            self._run(recorder, copies, stand_in)
+
+        return self._run(hoisted(record, batch), copies, batch)
+
+    def _run(self, lookups: DirectLookups, copies: dict[Hashable, Any], batch: Any) -> Any:
+        with step.tracing(step.Step(lookups, copies)):
             logs = self._program.run(batch)
         self._log_names = sorted(logs)
         return tf.stack([tf.cast(tf.reshape(logs[name], []), tf.float32) for name in self._log_names] or [tf.zeros([])])[: len(logs)]
@@ -144,7 +143,7 @@ class Closure:
         scratch = tf.__internal__.FuncGraph("tfps_scratch_step")
         with scratch.as_default():
             batch = tf.nest.map_structure(_placeholder, element_spec)
-            size = self._step(copies, batch).shape[0]
+            size = self._run(DirectLookups(), copies, batch).shape[0]
         return tf.zeros([size])
 
 

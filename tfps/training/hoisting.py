@@ -1,0 +1,129 @@
+"""Lookups asked for before the forward pass: one request a server for all tables of a step, whatever the model looks like.
+
+What ids a step asks for depends, in almost all models, on its inputs alone. So they can be had first: (1) record: trace
+the step in a graph that is thrown away, noting table and ids of each lookup; (2) lift: copy just the operations between
+the inputs and the ids into the real graph; (3) fetch all rows at once; (4) replay: trace the step for real, answering
+each lookup with its rows, in the same order. A lookup whose ids depend on anything else (the rows of another lookup,
+a random number, a variable, a branch or loop of the model) is served where the model asks for it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.eager import lift_to_graph  # copies part of a graph into another; there is no public form
+from tensorflow.python.util import object_identity
+
+from tfps.embedding.lookup import Found, expand, fetch, lookup
+from tfps.errors import UnsupportedError
+
+_PURE_THOUGH_STATEFUL = {"LookupTableFindV2", "Placeholder", "Bucketize"}
+
+
+class DirectLookups:
+    """Serves each lookup where the model asks for it: a request and an answer a server for each."""
+
+    def lookup(self, table: Any, ids: Any) -> Any:
+        """Rows of `table` for `ids`."""
+        return lookup([table], [ids])[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recorded:
+    """One lookup of the recording: `ids` is None where they cannot be had before the forward pass."""
+
+    table: Any
+    ids: Any
+
+
+class Recorder(DirectLookups):
+    """Notes the lookups of a step that is traced for nothing else.
+
+    Args:
+        graph: the graph of the recording.
+    """
+
+    def __init__(self, graph: Any) -> None:
+        self.lookups: list[Recorded] = []
+        self._graph = graph
+
+    def lookup(self, table: Any, ids: Any) -> Any:
+        """Rows of `table` for `ids`, which nobody will evaluate."""
+        ids = tf.convert_to_tensor(ids)
+        self.lookups.append(Recorded(table, ids if ids.graph is self._graph and _is_pure(ids) else None))
+        return super().lookup(table, ids)
+
+
+class Replay(DirectLookups):
+    """Answers lookups with rows that were asked for beforehand.
+
+    Args:
+        found: for each lookup of the step its rows, or None where it is served on the spot.
+        tables: the table of each.
+    """
+
+    def __init__(self, found: Sequence[Found | None], tables: Sequence[Any]) -> None:
+        self._left = list(zip(found, tables, strict=True))
+
+    def lookup(self, table: Any, ids: Any) -> Any:
+        """Rows of `table` for `ids`."""
+        if not self._left or self._left[0][1] is not table:
+            raise UnsupportedError(
+                f"a step must look up the same tables in the same order whenever it is traced. Received: table {table.name!r}; "
+                f"recorded next: {self._left[0][1].name if self._left else None!r}."
+            )
+        found, _ = self._left.pop(0)
+        return super().lookup(table, ids) if found is None else expand(found)
+
+
+def hoisted(record: Callable[[Recorder, Any], None], batch: Any) -> DirectLookups:
+    """What answers the lookups of a step over `batch`, after asking for all rows that can be known from it.
+
+    Args:
+        record: traces the step over a stand-in for the batch, with this recorder as its lookups.
+        batch: structure of tensors of the graph under construction.
+    """
+    graph = tf.__internal__.FuncGraph("tfps_recorded_step")
+    with graph.as_default():
+        stand_in = tf.nest.map_structure(_placeholder, batch, expand_composites=True)
+        recorder = Recorder(graph)
+        record(recorder, stand_in)
+    early = [recorded for recorded in recorder.lookups if recorded.ids is not None]
+    if len(early) < 2:
+        return DirectLookups()  # nothing to join
+    sources = tf.nest.flatten(stand_in, expand_composites=True)
+    ids = _lift([recorded.ids for recorded in early], sources, tf.nest.flatten(batch, expand_composites=True))
+    found = iter(fetch([recorded.table for recorded in early], ids))
+    answers = [next(found) if recorded.ids is not None else None for recorded in recorder.lookups]
+    return Replay(answers, [recorded.table for recorded in recorder.lookups])
+
+
+def _lift(tensors: list[Any], sources: list[Any], actual: list[Any]) -> list[Any]:
+    """Copies of `tensors` in the current graph, computed from `actual` instead of `sources`."""
+    known = dict(zip((id(source) for source in sources), actual, strict=True))
+    rest = [tensor for tensor in tensors if id(tensor) not in known]
+    mapping = object_identity.ObjectIdentityDictionary()
+    for source, value in zip(sources, actual, strict=True):
+        mapping[source] = value
+    if rest:
+        mapping = lift_to_graph.lift_to_graph(rest, tf.compat.v1.get_default_graph(), sources=sources, op_map=mapping)
+    return [known[id(tensor)] if id(tensor) in known else mapping[tensor] for tensor in tensors]
+
+
+def _placeholder(tensor: Any) -> Any:
+    return tf.compat.v1.placeholder(tensor.dtype, tensor.shape)
+
+
+def _is_pure(tensor: Any) -> bool:
+    """Whether a tensor follows from placeholders and constants by operations without state."""
+    waiting, seen = [tensor.op], set()
+    while waiting:
+        op = waiting.pop()
+        if op in seen:
+            continue
+        seen.add(op)
+        if op._is_stateful and op.type not in _PURE_THOUGH_STATEFUL:
+            return False
+        waiting += [source.op for source in op.inputs] + list(op.control_inputs)
+    return True
