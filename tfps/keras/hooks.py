@@ -17,6 +17,7 @@ from tfps.keras.functions import StepFunction
 from tfps.keras.variables import current_strategy
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import StepVariable
+from tfps.training.custom_loop import run_in_step
 
 _INSTALLED: set[str] = set()
 
@@ -26,6 +27,7 @@ def install() -> None:
     if _INSTALLED:
         return
     _INSTALLED.add("keras")
+    ParameterServerStrategy.run_in_step = run_in_step
     _install_variable_hooks()
     _install_optimizer_hooks()
     _install_trainer_hooks()
@@ -130,7 +132,7 @@ def _epoch_iterator(stock: Any, iterator: Any, distribute_strategy: Any = None, 
     super(TFEpochIterator, iterator).__init__(*args, **kwargs)
     iterator._distribute_strategy = distribute_strategy
     dataset = dataset_of(iterator.data_adapter)
-    iterator._distributed_dataset = distribute_strategy.experimental_distribute_dataset(dataset)
+    iterator._distributed_dataset = distribute_strategy.share_batches(dataset)
     iterator._distributed_dataset.steps_per_epoch = iterator.steps_per_epoch
 
 

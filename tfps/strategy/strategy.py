@@ -7,12 +7,14 @@ embedded cluster where there is no TF_CONFIG and stops it at exit. Cost: about o
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.distribute import parameter_server_strategy_v2  # the extended class is not public
 
+from tfps import step
 from tfps.cluster.faults import translate, translated
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.reach import wait_for_servers
@@ -26,6 +28,7 @@ from tfps.placement.spec import VariableSpec
 from tfps.strategy.inputs import WorkerInput
 from tfps.strategy.pool import WorkerPool
 from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table, server_device
+from tfps.strategy.variables import DenseVariable
 
 _LOG = logging.getLogger("tfps")
 
@@ -53,6 +56,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         ...     model = keras.Sequential([keras.layers.Embedding(1_000_000, 16), keras.layers.Dense(1)])
     """
 
+    run_in_step: Callable[..., Any] | None = None
+    """Makes a function given to `run` a step; set by `tfps.training`, which knows how."""
+
     def __init__(
         self, cluster: LocalCluster | None = None, *, variable_partitioner: Any = None, plan: Plan | None = None
     ) -> None:
@@ -67,6 +73,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self._placer = IncrementalPlacer(self._num_ps, variable_partitioner, plan=plan)
         self._slot_of: Any = None
         self._names: dict[str, int] = {}
+        self._dense: list[weakref.ref[DenseVariable]] = []
         self._pool: WorkerPool | None = None
         self.steps_per_closure = 16
         self.closure_timeout_s = 600.0
@@ -119,7 +126,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         if self.cluster is not None:
             self.cluster.stop()
 
-    def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
+    def share_batches(self, dataset: Any) -> WorkerInput:
         """Shares a dataset of batches between the workers: each batch goes to one of them."""
         return WorkerInput(dataset, self.worker_devices)
 
@@ -155,8 +162,16 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             spec = dataclasses.replace(spec, is_table=True)
             return create_table(self._placer.place_like(spec, self._slot_of.placement), recipe, spec.trainable)
         placement = self._placer.place(spec)
-        make = create_table if spec.is_table else create_dense
-        return make(placement, recipe, spec.trainable)
+        if spec.is_table:
+            return create_table(placement, recipe, spec.trainable)
+        variable = create_dense(placement, recipe, spec.trainable)
+        self._dense.append(weakref.ref(variable))
+        return variable
+
+    @property
+    def dense_variables(self) -> list[DenseVariable]:
+        """The dense variables of all models made in the scope that are still in use."""
+        return [variable for variable in (reference() for reference in self._dense) if variable is not None]
 
     def place_plain(self, request: dict[str, Any]) -> int:
         """The server for a plain `tf.Variable`, from the arguments of its creator."""
@@ -178,6 +193,12 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
 class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
     """Places plain `tf.Variable`s, made by custom loops and by legacy Keras, by load instead of by count."""
+
+    def _call_for_each_replica(self, fn: Any, args: Any, kwargs: Any) -> Any:
+        strategy = self._container_strategy()
+        if strategy.run_in_step is not None and strategy.dense_variables and step.current() is None:
+            fn = strategy.run_in_step(fn)
+        return super()._call_for_each_replica(fn, args, kwargs)
 
     def _create_variable_round_robin(self, next_creator: Any, **kwargs: Any) -> Any:
         device = server_device(self._container_strategy().place_plain(kwargs))

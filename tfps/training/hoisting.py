@@ -12,13 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import lift_to_graph  # copies part of a graph into another; there is no public form
-from tensorflow.python.util import object_identity
 
 from tfps.embedding.lookup import Found, expand, fetch, lookup
 from tfps.errors import UnsupportedError
 
-_PURE_THOUGH_STATEFUL = {"LookupTableFindV2", "Placeholder", "Bucketize"}
+_PURE_THOUGH_STATEFUL = {"LookupTableFindV2"}
 
 
 class DirectLookups:
@@ -92,23 +90,34 @@ def hoisted(record: Callable[[Recorder, Any], None], batch: Any) -> DirectLookup
     early = [recorded for recorded in recorder.lookups if recorded.ids is not None]
     if len(early) < 2:
         return DirectLookups()  # nothing to join
+    known = {id(internal): external for external, internal in graph.captures}
     sources = tf.nest.flatten(stand_in, expand_composites=True)
-    ids = _lift([recorded.ids for recorded in early], sources, tf.nest.flatten(batch, expand_composites=True))
-    found = iter(fetch([recorded.table for recorded in early], ids))
+    known.update(zip(map(id, sources), tf.nest.flatten(batch, expand_composites=True), strict=True))
+    found = iter(fetch([recorded.table for recorded in early], [_copy(recorded.ids, known) for recorded in early]))
     answers = [next(found) if recorded.ids is not None else None for recorded in recorder.lookups]
     return Replay(answers, [recorded.table for recorded in recorder.lookups])
 
 
-def _lift(tensors: list[Any], sources: list[Any], actual: list[Any]) -> list[Any]:
-    """Copies of `tensors` in the current graph, computed from `actual` instead of `sources`."""
-    known = dict(zip((id(source) for source in sources), actual, strict=True))
-    rest = [tensor for tensor in tensors if id(tensor) not in known]
-    mapping = object_identity.ObjectIdentityDictionary()
-    for source, value in zip(sources, actual, strict=True):
-        mapping[source] = value
-    if rest:
-        mapping = lift_to_graph.lift_to_graph(rest, tf.compat.v1.get_default_graph(), sources=sources, op_map=mapping)
-    return [known[id(tensor)] if id(tensor) in known else mapping[tensor] for tensor in tensors]
+def _copy(tensor: Any, known: dict[int, Any]) -> Any:
+    """A tensor of the recording in the current graph; `known` has by `id` what was copied, to begin with the inputs."""
+    waiting = [tensor]
+    while waiting:
+        inputs = [source for source in waiting[-1].op.inputs if id(source) not in known]
+        if id(waiting[-1]) in known:
+            waiting.pop()
+        elif inputs:
+            waiting += inputs
+        else:
+            op = waiting.pop().op
+            copied = tf.compat.v1.get_default_graph().create_op(
+                op.type,
+                [known[id(source)] for source in op.inputs],
+                [output.dtype for output in op.outputs],
+                attrs={key: op.node_def.attr[key] for key in op.node_def.attr if not key.startswith("_")},
+                name=op.name,
+            )
+            known.update({id(old): new for old, new in zip(op.outputs, copied.outputs, strict=True)})
+    return known[id(tensor)]
 
 
 def _placeholder(tensor: Any) -> Any:
@@ -125,5 +134,7 @@ def _is_pure(tensor: Any) -> bool:
         seen.add(op)
         if op._is_stateful and op.type not in _PURE_THOUGH_STATEFUL:
             return False
-        waiting += [source.op for source in op.inputs] + list(op.control_inputs)
+        if any(value.HasField("func") for value in op.node_def.attr.values()):
+            return False  # a branch or a loop
+        waiting += [source.op for source in op.inputs]
     return True
