@@ -1,0 +1,94 @@
+"""What servers and workers reach, against the same model in one process on the same data and seed."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+ROWS = 300
+
+
+def fit(strategy, optimizer):
+    """Weights after two epochs; each batch holds an id at most once, where Keras's own sparse updates are exact."""
+    keras.utils.set_random_seed(7)
+    random = np.random.default_rng(1)
+    ids = np.stack([random.permutation(ROWS)[:32] for _ in range(20)]).reshape(-1)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 4, first_values(optimizer)), keras.layers.Dense(1)])
+        model.compile(optimizer=optimizer(), loss="mse")
+    data = tf.data.Dataset.from_tensor_slices((ids, (ids % 7).astype("float32"))).batch(32)
+    model.fit(data, epochs=2, verbose=0)
+    return model.get_weights()
+
+
+def first_values(optimizer):
+    """Ftrl computes a row from its slots alone: Keras's dense form zeroes rows that no batch has had yet."""
+    return "zeros" if isinstance(optimizer(), keras.optimizers.Ftrl) else "uniform"
+
+
+@pytest.fixture(scope="module")
+def one_worker(strategy):
+    """The same cluster, used with its first worker alone: its steps then follow one another as in one process."""
+    devices = strategy.worker_devices
+    type(strategy).worker_devices, before = property(lambda self: devices[:1]), type(strategy).worker_devices
+    pool, strategy._pool = strategy._pool, None
+    yield strategy
+    type(strategy).worker_devices, strategy._pool = before, pool
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.1),
+        lambda: keras.optimizers.Adagrad(0.1),
+        lambda: keras.optimizers.Adagrad(keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)),
+        lambda: keras.optimizers.Ftrl(0.1),
+    ],
+    ids=["sgd", "adagrad", "adagrad with a schedule", "ftrl"],
+)
+def test_one_worker_gives_what_one_process_gives(one_worker, optimizer):
+    for ours, theirs in zip(fit(one_worker, optimizer), fit(None, optimizer), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("initializer", ["uniform", "normal", "glorot_uniform", "truncated_normal", "he_normal", "ones"])
+def test_first_values_are_those_of_one_process(strategy, initializer):
+    def weights(scope):
+        keras.utils.set_random_seed(3)
+        with scope:
+            layer = keras.layers.Embedding(40_001, 6, embeddings_initializer=initializer)
+            layer.build()
+        return layer.get_weights()[0]
+
+    np.testing.assert_allclose(weights(strategy.scope()), weights(contextlib.nullcontext()), rtol=1e-6)
+
+
+def adult(data):
+    lines = [line.split(", ") for line in (data / "adult_census" / "adult.data").read_text().splitlines() if line]
+    ids = np.array([[hash_of(f"{i}={cell}") for i, cell in enumerate(cells[:-1])] for cells in lines])
+    return ids, np.array([cells[-1] == ">50K" for cells in lines], "float32")
+
+
+def hash_of(text):
+    return int.from_bytes(text.encode()[-7:], "little") * 2654435761 % 50_000
+
+
+def adult_auc(strategy, ids, labels):
+    keras.utils.set_random_seed(1)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        layers = [keras.Input((14,), dtype="int64"), keras.layers.Embedding(50_000, 8), keras.layers.Flatten()]
+        model = keras.Sequential([*layers, keras.layers.Dense(64, activation="relu"), keras.layers.Dense(1, activation="sigmoid")])
+        model.compile(optimizer=keras.optimizers.Adagrad(0.2), loss="binary_crossentropy", metrics=["auc"])
+    train = tf.data.Dataset.from_tensor_slices((ids[:26_000], labels[:26_000])).shuffle(26_000, seed=1).batch(256)
+    model.fit(train, epochs=4, verbose=0)
+    assert int(model.optimizer.iterations) == 4 * 102
+    return model.evaluate(ids[26_000:], labels[26_000:], batch_size=512, verbose=0, return_dict=True)["auc"]
+
+
+def test_auc_on_adult_is_that_of_one_process(strategy, data):
+    ids, labels = adult(data)
+    alone, together = adult_auc(None, ids, labels), adult_auc(strategy, ids, labels)
+    assert alone > 0.88
+    assert together == pytest.approx(alone, abs=0.005)

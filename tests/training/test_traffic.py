@@ -1,0 +1,91 @@
+"""The table never travels: where the ops of a step are, how many bytes cross, what the chief holds."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+BATCH = 256
+
+
+def model_of(strategy, rows, tables=1):
+    with strategy.scope():
+        ids = keras.Input((4,), dtype="int64")
+        rows_of = [keras.layers.Flatten()(keras.layers.Embedding(rows, 16)(ids)) for _ in range(tables)]
+        joined = keras.layers.Concatenate()(rows_of) if tables > 1 else rows_of[0]
+        model = keras.Model(ids, keras.layers.Dense(1)(joined))
+        model.compile(optimizer=keras.optimizers.Adagrad(0.1), loss="mse")
+    return model
+
+
+def batches():
+    ids = np.random.default_rng(0).integers(0, 10_000, (64, BATCH, 4))
+    return tf.data.Dataset.from_tensor_slices((ids, np.zeros((64, BATCH, 1), "float32"))).repeat()
+
+
+def loopback_bytes():
+    line = next(line for line in pathlib.Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
+    return int(line.split(":")[1].split()[0])
+
+
+def bytes_a_step(model, steps=64):
+    data = batches()
+    model.fit(data, steps_per_epoch=16, verbose=0)
+    counts = []
+    for _ in range(3):  # the least of three: other programs may use the loopback as well
+        before = loopback_bytes()
+        model.fit(data, steps_per_epoch=steps, verbose=0)
+        counts.append((loopback_bytes() - before) / steps)
+    return min(counts)
+
+
+def test_bytes_depend_on_the_batch_and_not_on_the_table(strategy):
+    small, large = (bytes_a_step(model_of(strategy, rows)) for rows in (10_001, 1_000_001))
+    assert large == pytest.approx(small, rel=0.15)
+    unique = BATCH * 4
+    assert large < 6 * unique * (16 * 4 + 8)  # rows there, gradients back, ids twice, and room for the rest
+
+
+def nodes(model):
+    (_, concrete), *_ = model.train_function._over_iterator.values()
+    graph = concrete.graph.as_graph_def()
+    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+
+
+@pytest.mark.parametrize("tables", [1, 5])
+def test_rows_are_read_and_updated_beside_them_once_a_step_and_server(strategy, tables):
+    model = model_of(strategy, 20_000, tables)
+    model.fit(batches(), steps_per_epoch=2, verbose=0)
+    reads, writes = ("TfpsGatherRows", "ResourceGather"), ("TfpsApplyRows", "ResourceScatterNdAdd")
+    for kind in (reads, writes):
+        places = [node.device for node in nodes(model) if node.op in kind]
+        assert places and all("/job:ps/" in place for place in places)
+        if any(node.op == kind[0] for node in nodes(model)):
+            assert len(places) == len(set(places)) == 2
+
+
+def test_a_table_is_made_and_trained_without_passing_through_the_chief(strategy):
+    def resident():
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    rows = 4_000_000  # 256 MB, and as much for the slots
+    model_of(strategy, 1000).fit(batches().map(lambda ids, y: (ids % 1000, y)), steps_per_epoch=4, verbose=0)
+    before, crossed = resident(), loopback_bytes()
+    model = model_of(strategy, rows)
+    model.fit(batches(), steps_per_epoch=4, verbose=0)
+    assert resident() - before < 100e6
+    assert loopback_bytes() - crossed < 50e6
+
+
+def test_a_step_that_asks_for_the_whole_table_fails_by_name(strategy):
+    class Whole(keras.layers.Embedding):
+        def call(self, ids):
+            return super().call(ids) * keras.ops.mean(keras.ops.convert_to_tensor(self.embeddings))
+
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((4,), dtype="int64"), Whole(500, 16), keras.layers.Dense(1)])
+        model.compile(optimizer="sgd", loss="mse")
+    with pytest.raises(Exception, match="whole table .*embeddings"):
+        model.fit(np.zeros((8, 4), "int64"), np.zeros((8, 4, 1)), verbose=0)
