@@ -25,7 +25,9 @@ def counter(strategy):
     with strategy.scope():
         table = keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")
         model = keras.Sequential([keras.Input((), dtype="int64"), table])
-        model.compile(optimizer=keras.optimizers.SGD(1.0), loss=NegativeSum(), metrics=[keras.metrics.MeanSquaredError()])
+        model.compile(
+            optimizer=keras.optimizers.SGD(1.0), loss=NegativeSum(), metrics=[keras.metrics.MeanSquaredError()]
+        )
     return model
 
 
@@ -97,7 +99,9 @@ def test_metrics_count_every_example(counter):
 def test_evaluate_sees_each_example_once(counter):
     counter.fit(pairs().batch(7), epochs=1, verbose=0)
     mean = keras.metrics.Mean()
-    assert counter.evaluate(IDS, ZEROS, batch_size=7, verbose=0, return_dict=True)["mean_squared_error"] == pytest.approx(1.0)
+    assert counter.evaluate(IDS, ZEROS, batch_size=7, verbose=0, return_dict=True)[
+        "mean_squared_error"
+    ] == pytest.approx(1.0)
     assert mean.result() == 0
 
 
@@ -105,7 +109,9 @@ def test_predict_returns_every_row_in_order(counter):
     counter.layers[0].set_weights([np.repeat(IDS[:, None], 4, 1)])
     order = np.random.default_rng(0).permutation(ROWS)
     np.testing.assert_array_equal(counter.predict(order, batch_size=7, verbose=0)[:, 0], order)
-    np.testing.assert_array_equal(counter.predict(tf.data.Dataset.from_tensor_slices(order).batch(11), verbose=0)[:, 0], order)
+    np.testing.assert_array_equal(
+        counter.predict(tf.data.Dataset.from_tensor_slices(order).batch(11), verbose=0)[:, 0], order
+    )
     np.testing.assert_array_equal(counter.predict_on_batch(order[:5])[:, 0], order[:5])
 
 
@@ -120,7 +126,9 @@ def test_sample_and_class_weights(strategy):
     x = np.arange(8)
     y = np.array([0, 1] * 4, np.float32)
     with strategy.scope():
-        model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(8, 1, embeddings_initializer="zeros")])
+        model = keras.Sequential(
+            [keras.Input((), dtype="int64"), keras.layers.Embedding(8, 1, embeddings_initializer="zeros")]
+        )
         model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse")
     model.fit(x, y, sample_weight=np.arange(8.0), batch_size=1, verbose=0)
     np.testing.assert_allclose(model.get_weights()[0][:, 0], 2 * y * x, rtol=1e-6)
@@ -143,7 +151,9 @@ def test_callbacks_see_every_batch(counter):
 
 def test_steps_per_execution(strategy):
     with strategy.scope():
-        model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")])
+        model = keras.Sequential(
+            [keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")]
+        )
         model.compile(optimizer=keras.optimizers.SGD(1.0), loss=NegativeSum(), steps_per_execution=4)
     model.fit(pairs().batch(5), epochs=2, verbose=0)
     np.testing.assert_array_equal(model.get_weights()[0], np.full((ROWS, 4), 2.0))
@@ -160,7 +170,9 @@ def test_early_stopping_and_schedules(counter):
 
 def test_learning_rate_schedule_object(strategy):
     with strategy.scope():
-        model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")])
+        model = keras.Sequential(
+            [keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")]
+        )
         schedule = keras.optimizers.schedules.PiecewiseConstantDecay([9], [1.0, 0.0])
         model.compile(optimizer=keras.optimizers.SGD(schedule), loss=NegativeSum())
     model.fit(pairs().batch(6), epochs=3, verbose=0)
@@ -180,7 +192,9 @@ def test_custom_train_step(strategy):
             ids, _ = data
             with tf.GradientTape() as tape:
                 loss = -tf.reduce_sum(self(ids, training=True))
-            self.optimizer.apply_gradients(zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables, strict=True))
+            self.optimizer.apply_gradients(
+                zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables, strict=True)
+            )
             return {"my_loss": loss, "batch": tf.shape(ids)[0]}
 
     with strategy.scope():

@@ -16,7 +16,13 @@ def fit(strategy, optimizer):
     random = np.random.default_rng(1)
     ids = np.stack([random.permutation(ROWS)[:32] for _ in range(20)]).reshape(-1)
     with strategy.scope() if strategy else contextlib.nullcontext():
-        model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 4, first_values(optimizer)), keras.layers.Dense(1)])
+        model = keras.Sequential(
+            [
+                keras.Input((), dtype="int64"),
+                keras.layers.Embedding(ROWS, 4, first_values(optimizer)),
+                keras.layers.Dense(1),
+            ]
+        )
         model.compile(optimizer=optimizer(), loss="mse")
     data = tf.data.Dataset.from_tensor_slices((ids, (ids % 7).astype("float32"))).batch(32)
     model.fit(data, epochs=2, verbose=0)
@@ -53,7 +59,9 @@ def test_one_worker_gives_what_one_process_gives(one_worker, optimizer):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("initializer", ["uniform", "normal", "glorot_uniform", "truncated_normal", "he_normal", "ones"])
+@pytest.mark.parametrize(
+    "initializer", ["uniform", "normal", "glorot_uniform", "truncated_normal", "he_normal", "ones"]
+)
 def test_first_values_are_those_of_one_process(strategy, initializer):
     def weights(scope):
         keras.utils.set_random_seed(3)
@@ -79,7 +87,9 @@ def adult_auc(strategy, ids, labels):
     keras.utils.set_random_seed(1)
     with strategy.scope() if strategy else contextlib.nullcontext():
         layers = [keras.Input((14,), dtype="int64"), keras.layers.Embedding(50_000, 8), keras.layers.Flatten()]
-        model = keras.Sequential([*layers, keras.layers.Dense(64, activation="relu"), keras.layers.Dense(1, activation="sigmoid")])
+        model = keras.Sequential(
+            [*layers, keras.layers.Dense(64, activation="relu"), keras.layers.Dense(1, activation="sigmoid")]
+        )
         model.compile(optimizer=keras.optimizers.Adagrad(0.2), loss="binary_crossentropy", metrics=["auc"])
     train = tf.data.Dataset.from_tensor_slices((ids[:26_000], labels[:26_000])).shuffle(26_000, seed=1).batch(256)
     model.fit(train, epochs=4, verbose=0)

@@ -8,7 +8,9 @@ import tensorflow as tf
 def test_coordinator_loop_counts_every_step(strategy):
     with strategy.scope():
         table = keras.layers.Embedding(20, 4, embeddings_initializer="zeros")
-        model = keras.Sequential([keras.Input((), dtype="int64"), table, keras.layers.Dense(1, kernel_initializer="zeros")])
+        model = keras.Sequential(
+            [keras.Input((), dtype="int64"), table, keras.layers.Dense(1, kernel_initializer="zeros")]
+        )
         optimizer = keras.optimizers.SGD(1.0)
         optimizer.build(model.trainable_variables)
         mean = keras.metrics.Mean()

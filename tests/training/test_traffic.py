@@ -26,7 +26,9 @@ def batches():
 
 
 def loopback_bytes():
-    line = next(line for line in pathlib.Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
+    line = next(
+        line for line in pathlib.Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:")
+    )
     return int(line.split(":")[1].split()[0])
 
 

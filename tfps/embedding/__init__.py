@@ -1,0 +1,1 @@
+"""Tables: rows on their servers, lookups from the workers, first values."""

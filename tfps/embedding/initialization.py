@@ -28,7 +28,10 @@ def fill(placement: Placement, shards: list[Any], rows: RowSource) -> None:
         rows: gives the rows of any range of the whole table.
     """
     routing = placement.routing or Routing("div", placement.spec.rows, 1)
-    step = max(4 * routing.shards, _CHUNK_BYTES // max(1, placement.spec.row_bytes) // (4 * routing.shards) * 4 * routing.shards)
+    step = max(
+        4 * routing.shards,
+        _CHUNK_BYTES // max(1, placement.spec.row_bytes) // (4 * routing.shards) * 4 * routing.shards,
+    )
     for index, shard in enumerate(shards):
         with tf.device(shard.device):
             for start in range(0, placement.spec.rows, step):

@@ -106,7 +106,9 @@ def _by_table(routed: RoutedIds) -> tuple[tuple[Any, ...], list[Any]]:
     position = tf.math.invert_permutation(routed.table_order)
     starts = tf.unstack(tf.cast(tf.cumsum(routed.table_sizes, exclusive=True), tf.int32), num=len(routed.inverse))
     tallies = tf.split(tf.gather(routed.unique_ids, routed.table_order), routed.table_sizes, num=len(routed.inverse))
-    return tuple(tallies), [tf.gather(position, inverse) - start for inverse, start in zip(routed.inverse, starts, strict=True)]
+    return tuple(tallies), [
+        tf.gather(position, inverse) - start for inverse, start in zip(routed.inverse, starts, strict=True)
+    ]
 
 
 def routes_of(tables: Sequence[Any]) -> RouteMap:

@@ -58,7 +58,9 @@ def _push_group(updates: list[RowUpdate], known: Sequence[TableGradient]) -> lis
         return _send(ordered, group.routes, group.routed, group.in_answer_order([u.gradient.values for u in ordered]))
     routes = routes_of([update.table for update in updates])
     routed = route_unique(routes, [update.gradient.indices for update in updates])
-    summed = segment_sum_rows([update.gradient.values for update in updates], routed.inverse, tf.size(routed.unique_ids))
+    summed = segment_sum_rows(
+        [update.gradient.values for update in updates], routed.inverse, tf.size(routed.unique_ids)
+    )
     return _send(updates, routes, routed, summed)
 
 
@@ -76,7 +78,9 @@ def _send(updates: Sequence[RowUpdate], routes: RouteMap, routed: RoutedIds, sum
     by_table = {id(update.table): update for update in updates}
     blocks = tf.split(summed, routed.answer_rows(), num=routes.num_servers) if routes.num_servers > 1 else [summed]
     operations = []
-    for pieces, request, block in zip(pieces_of([u.table for u in updates], routes), routed.requests, blocks, strict=True):
+    for pieces, request, block in zip(
+        pieces_of([u.table for u in updates], routes), routed.requests, blocks, strict=True
+    ):
         if pieces:
             variables = [[part.shards[shard] for part in (t, *by_table[id(t)].slots)] for t, shard in pieces]
             message = pack_update(updates[0].hyper, request, block)

@@ -68,13 +68,13 @@ class Table:
         current = step.current()
         if current is None:
             raise UnsupportedError(
-                f"Gradients for table {self.name!r} can be taken only inside a step (`fit`, `train_on_batch`, or a function "
-                "given to `strategy.run`); this code runs on the chief."
+                f"gradients for table {self.name!r} can be taken only inside a step (`fit`, `train_on_batch`, or a "
+                "function given to `strategy.run`); this code runs on the chief."
             )
         return current.gradient_source(self.key)
 
     def sparse_read(self, indices: Any, name: str | None = None) -> Any:
-        """Rows for ids of any shape; `tf.gather(table, ids)` and `keras.ops.take` come here. The rows move, not the table.
+        """Rows for ids of any shape: what `tf.gather(table, ids)` and `keras.ops.take` ask for. The table stays.
 
         Args:
             indices: int32 or int64 ids, 0 <= id < rows, of any shape.
@@ -113,7 +113,9 @@ class Table:
             return self._assign_in_graph(value)
         whole = np.asarray(value)
         if whole.shape != self.placement.spec.shape:
-            raise ValueError(f"`value` must have the shape of table {self.name!r}. Received: {whole.shape}. Valid: {self.shape}.")
+            raise ValueError(
+                f"`value` must have the shape of table {self.name!r}. Received: {whole.shape}. Valid: {self.shape}."
+            )
         for index, shard in enumerate(self.shards):
             for start, end in self._chunks(shard):
                 local = np.arange(start, end)
@@ -135,8 +137,8 @@ class Table:
         if tf.executing_eagerly():
             return tf.convert_to_tensor(self.numpy(), dtype)
         message = (
-            f"tfps: a step asked for the whole table {self.name} ({self.rows} x {self.dim}), which would cross to the worker. "
-            "Ask for rows: keras.ops.take, tf.gather or tfps.nn.embedding_lookup"
+            f"tfps: a step asked for the whole table {self.name} ({self.rows} x {self.dim}), which would cross to the "
+            "worker. Ask for rows: keras.layers.Embedding, keras.ops.take or tf.gather."
         )
         never = tf.strings.to_number(message, out_type=tf.float32, name="whole_table_read")
         return tf.cast(tf.broadcast_to(never, self.shape), dtype or self.dtype)

@@ -1,4 +1,4 @@
-"""A model for a moment without its servers, so that Keras can export it to a SavedModel that plain TensorFlow serves."""
+"""A model for a moment without its servers, so that Keras can export it for plain TensorFlow to serve."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,5 +1,6 @@
 """The functions a model's training loop calls: one step of training or evaluation, run by the workers."""
 
+import functools
 import itertools
 import time
 import weakref
@@ -11,10 +12,10 @@ import tensorflow as tf
 from tfps.keras import averages
 from tfps.keras._compat import tree
 from tfps.keras.variables import held
+from tfps.strategy.inputs import Epoch, worker_iterator
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.closure import Closure, Program, Result
-from tfps.strategy.inputs import Epoch, worker_iterator
 from tfps.training.stream import Runner, Stream, stream
 
 _NUMBERS = itertools.count()
@@ -95,7 +96,7 @@ class StepFunction:
         runner = self._runner()
         for data in batches:
             batch = tree.map_structure(lambda x: None if x is None else tf.convert_to_tensor(x), data)
-            future = runner.pool.submit(0, lambda batch=batch: runner.over_batch(0, batch))
+            future = runner.pool.submit(0, functools.partial(runner.over_batch, 0, batch))
             runner.done(runner.pool.result(future, "a step on one batch", runner.timeout_s))
         return self._results()
 
@@ -127,7 +128,10 @@ class StepFunction:
                 iterator = worker_iterator(name, element_spec)
                 return self._make_closure().over_iterator(iterator.get_next_as_optional, order[0], order[1])
 
-            self._over_iterator[key] = name, tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec([2], tf.int64))
+            self._over_iterator[key] = (
+                name,
+                tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec([2], tf.int64)),
+            )
         return self._over_iterator[key]
 
     def _trace_batch(self, worker: Any, batch: Any) -> Any:
@@ -136,7 +140,13 @@ class StepFunction:
     def _make_closure(self) -> Closure:
         model = self._model
         kept = [*model.variables, *(model.optimizer.variables if self._updates and model.optimizer else [])]
-        program = Program(self._traced_step, held(kept, DenseVariable), held(model.metrics_variables, SumVariable), self._scales(), self._updates)
+        program = Program(
+            self._traced_step,
+            held(kept, DenseVariable),
+            held(model.metrics_variables, SumVariable),
+            self._scales(),
+            self._updates,
+        )
         self._closure = self._closure or Closure(program)
         return self._closure
 

@@ -53,18 +53,24 @@ def _install_variable_hooks() -> None:
     _replace(Variable, "_initialize", _initialize, in_scope)
     _replace(Variable, "assign_add", _assign_add, _is_atomic)
     _replace(Variable, "assign_sub", _assign_sub, _is_atomic)
-    Variable.sparse_read = property(_sparse_read)  # type: ignore[attr-defined]
+    Variable.sparse_read = property(_sparse_read)
+
+
+def _strategy() -> ParameterServerStrategy:
+    strategy = current_strategy()
+    assert strategy is not None  # the hook applies in a scope of ours only
+    return strategy
 
 
 def _initialize_with_initializer(stock: Any, variable: Any, initializer: Any) -> None:
-    variable._value = variables.create(current_strategy(), variable, initializer)
+    variable._value = variables.create(_strategy(), variable, initializer)
 
 
 def _initialize(stock: Any, variable: Any, value: Any) -> None:
     if isinstance(value, tf.Variable) or callable(value):
         stock(variable, value)
     else:
-        variable._value = variables.create_from_value(current_strategy(), variable, value)
+        variable._value = variables.create_from_value(_strategy(), variable, value)
 
 
 def _is_atomic(variable: Any, value: Any) -> bool:
@@ -110,14 +116,15 @@ def _add_slot(stock: Any, optimizer: Any, reference_variable: Any, *args: Any, *
 
 def _install_trainer_hooks() -> None:
     ours = lambda model, *args, **kwargs: isinstance(model._distribute_strategy, ParameterServerStrategy)  # noqa: E731
-    for name, hook in {
+    hooks: dict[str, Callable[..., Any]] = {
         "make_train_function": _make_train_function,
         "make_test_function": _make_test_function,
         "_get_metrics_result_or_logs": _metrics_result_or_logs,
         "_maybe_symbolic_build": _symbolic_build,
         "predict": predicting.predict,
         "predict_on_batch": predicting.predict_on_batch,
-    }.items():
+    }
+    for name, hook in hooks.items():
         _replace(TensorFlowTrainer, name, hook, ours)
     _replace(keras.Model, "export", exporting.export, ours)
     _replace(TFEpochIterator, "__init__", _epoch_iterator, _for_our_strategy)

@@ -15,8 +15,8 @@ def prepare(model: Any, strategy: ParameterServerStrategy) -> None:
     if optimizer is not None and optimizer._distribution_strategy is not strategy:
         if optimizer.built:
             raise UnsupportedError(
-                f"`optimizer` must not have been built outside `strategy.scope()`. Received: {type(optimizer).__name__} with "
-                f"{len(optimizer.variables)} variables. Make it, or compile the model, inside the scope."
+                "`optimizer` must not have been built outside `strategy.scope()`. "
+                f"Received: {type(optimizer).__name__} with {len(optimizer.variables)} variables. Make it, or compile the model, inside the scope."
             )
         optimizer._distribution_strategy = strategy
         adopt(strategy, optimizer.variables)
@@ -34,8 +34,8 @@ def check_built(model: Any) -> None:
         for name in ("regularizer", "constraint"):
             if getattr(variable, name, None) is not None:
                 raise UnsupportedError(
-                    f"`{name}` of table {variable.path!r} would read every row in every step. Received: "
-                    f"{getattr(variable, name)!r}. Valid: None; regularize the looked-up rows with an activity regularizer."
+                    f"`{name}` of table {variable.path!r} would read every row in every step. "
+                    f"Received: {getattr(variable, name)!r}. Valid: None; an activity regularizer sees the rows."
                 )
     if tables and model.optimizer is not None:
         row_optimizers.check(model.optimizer)

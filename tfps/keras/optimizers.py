@@ -1,4 +1,4 @@
-"""What a Keras optimizer does in a step: dense variables are the worker's copies, rows of tables go to their servers."""
+"""What a Keras optimizer does in a step: dense variables are the worker's copies, rows go to their servers."""
 
 from typing import Any
 

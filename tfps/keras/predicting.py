@@ -1,6 +1,7 @@
 """`predict`: batches go to whichever worker is free, their results come back in the order of the input."""
 
 import collections
+import functools
 from concurrent.futures import Future
 from typing import Any
 
@@ -20,7 +21,13 @@ _IN_FLIGHT = 4
 
 
 def predict(
-    stock: Any, model: Any, x: Any, batch_size: Any = None, verbose: Any = "auto", steps: Any = None, callbacks: Any = None
+    stock: Any,
+    model: Any,
+    x: Any,
+    batch_size: Any = None,
+    verbose: Any = "auto",
+    steps: Any = None,
+    callbacks: Any = None,
 ) -> Any:
     """Keras's `predict` over the workers."""
     epoch_iterator = TFEpochIterator(
@@ -33,12 +40,19 @@ def predict(
     )
     if not isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = keras.callbacks.CallbackList(
-            callbacks, add_progbar=verbose != 0, verbose=verbose, epochs=1, steps=epoch_iterator.num_batches, model=model
+            callbacks,
+            add_progbar=verbose != 0,
+            verbose=verbose,
+            epochs=1,
+            steps=epoch_iterator.num_batches,
+            model=model,
         )
     outputs: list[Any] = []
     model.stop_predicting = False
     callbacks.on_predict_begin()
-    for number, result in enumerate(_results(model, iter(of_this_context(epoch_iterator._distributed_dataset.dataset)), steps)):
+    for number, result in enumerate(
+        _results(model, iter(of_this_context(epoch_iterator._distributed_dataset.dataset)), steps)
+    ):
         callbacks.on_predict_batch_begin(number)
         outputs.append(result)
         callbacks.on_predict_batch_end(number, {"outputs": result})
@@ -62,7 +76,7 @@ def _results(model: Any, batches: Any, steps: int | None) -> Any:
         if steps is not None and number >= steps:
             break
         inputs = tree.map_structure(lambda v: None if v is None else tf.convert_to_tensor(v), batch)
-        window.append(strategy.pool.submit(number % strategy.num_workers, lambda inputs=inputs: function(inputs)))
+        window.append(strategy.pool.submit(number % strategy.num_workers, functools.partial(function, inputs)))
         if len(window) >= _IN_FLIGHT * strategy.num_workers:
             yield strategy.pool.result(window.popleft(), "predictions for a batch", strategy.closure_timeout_s)
     while window:
@@ -81,7 +95,10 @@ def _function_of(model: Any) -> Any:
         def trace(batch: Any) -> Any:
             exchange = Exchange(held(model.variables, DenseVariable))
             exchange.pull()
-            run = lambda lookups, inputs: _predict_step(model, step.Step(lookups, exchange.copies), inputs)  # noqa: E731
+
+            def run(lookups: Any, inputs: Any) -> Any:
+                return _predict_step(model, step.Step(lookups, exchange.copies), inputs)
+
             return run(hoisted(run, batch), batch)
 
         object.__setattr__(model, "predict_function", tf.function(trace, autograph=False, reduce_retracing=True))

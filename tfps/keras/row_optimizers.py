@@ -71,7 +71,8 @@ def check(optimizer: Any) -> None:
     if adapter is None:
         valid = ", ".join(sorted({kind.__name__ for kind in _ADAPTERS}))
         raise UnsupportedError(
-            f"`optimizer` must have a row-wise form for models with tables. Received: {type(optimizer).__name__}. Valid: {valid}."
+            "`optimizer` must have a row-wise form for models with tables. "
+            f"Received: {type(optimizer).__name__}. Valid: {valid}."
         )
     adapter(optimizer)
     for name in ("use_ema", "gradient_accumulation_steps"):

@@ -34,8 +34,15 @@ def create(strategy: ParameterServerStrategy, variable: Any, initializer: Any) -
         initializer: a Keras initializer or any function of (shape, dtype).
     """
     shape, dtype = tuple(variable._shape), standardize_dtype(variable._dtype)
-    spec = VariableSpec(variable.path, shape, dtype, trainable=variable.trainable, is_table=_is_table(variable, shape, dtype))
-    recipe = Recipe(lambda: initializer(shape, dtype=dtype), row_source(initializer, shape, dtype), _constant(initializer), _is_seed())
+    spec = VariableSpec(
+        variable.path, shape, dtype, trainable=variable.trainable, is_table=_is_table(variable, shape, dtype)
+    )
+    recipe = Recipe(
+        lambda: initializer(shape, dtype=dtype),
+        row_source(initializer, shape, dtype),
+        _constant(initializer),
+        _is_seed(),
+    )
     with tf.init_scope():
         return strategy.create(spec, recipe, summed=_is_metric(variable))
 
@@ -64,7 +71,9 @@ def held(variables: list[Any], kind: type) -> list[Any]:
 
 def _is_metric(variable: Any) -> bool:
     """Metric state is a sum over workers; Keras before 3.7 does not mark it as read rarely, but names its maker."""
-    return getattr(variable, "_synchronization", None) == "on_read" or isinstance(creating_layer(), keras.metrics.Metric)
+    return getattr(variable, "_synchronization", None) == "on_read" or isinstance(
+        creating_layer(), keras.metrics.Metric
+    )
 
 
 def _is_seed() -> bool:

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfps.embedding.initialization import RowSource, fill
@@ -52,13 +51,17 @@ def create_dense(placement: Placement, recipe: Recipe, trainable: bool) -> Dense
 
 def create_sum(spec: VariableSpec, recipe: Recipe) -> SumVariable:
     """A sum over the workers, held by the chief."""
-    return SumVariable(recipe.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=False, device=CHIEF_DEVICE)
+    return SumVariable(
+        recipe.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=False, device=CHIEF_DEVICE
+    )
 
 
 def create_table(placement: Placement, recipe: Recipe, trainable: bool) -> Table:
     """A table with one resource a shard, filled on the servers."""
     spec = placement.spec
-    shards = [_create_shard(spec, shard.server, shard.index, shard.rows, recipe.constant or 0.0) for shard in placement.shards]
+    shards = [
+        _create_shard(spec, shard.server, shard.index, shard.rows, recipe.constant or 0.0) for shard in placement.shards
+    ]
     table = Table(placement, shards, trainable)
     if recipe.constant is None:
         if recipe.rows is not None:
@@ -84,9 +87,10 @@ def _fill_from_whole(table: Table, recipe: Recipe) -> None:
     """An initializer that can only draw all rows at once draws them on each server, which keeps its own."""
     spec = table.placement.spec
     if spec.nbytes > _LARGE_BYTES:
-        _LOG.warning("the initializer of %s cannot draw single rows: every server draws all of %s at once", spec.name, spec.shape)
+        _LOG.warning(
+            "the initializer of %s cannot draw single rows: every server draws all of %s at once", spec.name, spec.shape
+        )
     for shard, part in zip(table.shards, table.placement.shards, strict=True):
         with tf.device(shard.device):
             ids = global_of(table.routing, part.index, tf.range(part.rows, dtype=tf.int64))
             shard.assign(tf.gather(recipe.whole(), ids))
-

@@ -34,7 +34,7 @@ class WorkerPool:
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"tfps-worker-{i}") for i in range(len(devices))]
 
     def submit(self, worker: int, function: Callable[[], Any]) -> Future[Any]:
-        """Runs `function` with ops placed on a worker; its result, a tensor there or a structure of them, comes as numpy."""
+        """Runs `function` with ops placed on a worker; its result, a structure of tensors, comes as numpy."""
         return self._threads[worker].submit(self._run, self.devices[worker], function)
 
     def _run(self, device: str, function: Callable[[], Any]) -> Any:

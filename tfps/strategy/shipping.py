@@ -1,4 +1,4 @@
-"""A dataset's graph, made fit to run on every worker: same order everywhere, each worker's share as early as possible."""
+"""A dataset's graph, made fit to run on every worker: one order everywhere, each worker's share cut out early."""
 
 import logging
 import random
@@ -11,8 +11,22 @@ from tensorflow.core.framework import graph_pb2  # the serialised form of a data
 _LOG = logging.getLogger("tfps")
 _MAX_BYTES = 1 << 30
 _UNSHIPPABLE = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
-_PER_ELEMENT = {"MapDataset", "ParallelMapDataset", "ParallelMapDatasetV2", "PrefetchDataset", "OptionsDataset", "ModelDataset"}
-_READERS = {"TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDatasetV2", "ExperimentalCSVDataset", "CSVDatasetV2"}
+_PER_ELEMENT = {
+    "MapDataset",
+    "ParallelMapDataset",
+    "ParallelMapDatasetV2",
+    "PrefetchDataset",
+    "OptionsDataset",
+    "ModelDataset",
+}
+_READERS = {
+    "TextLineDataset",
+    "TFRecordDataset",
+    "TFRecordDatasetV2",
+    "FixedLengthRecordDatasetV2",
+    "ExperimentalCSVDataset",
+    "CSVDatasetV2",
+}
 _FILE_BY_FILE = _PER_ELEMENT | {
     "TensorSliceDataset",
     "InterleaveDataset",
@@ -26,7 +40,14 @@ _FILE_BY_FILE = _PER_ELEMENT | {
     "UnbatchDataset",
     "RepeatDataset",
 }
-_STATEFUL_RANDOM = {"RandomShuffle", "RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "Multinomial"}
+_STATEFUL_RANDOM = {
+    "RandomShuffle",
+    "RandomUniform",
+    "RandomUniformInt",
+    "RandomStandardNormal",
+    "TruncatedNormal",
+    "Multinomial",
+}
 
 
 def shippable_graph(dataset: Any) -> graph_pb2.GraphDef | None:
@@ -34,11 +55,14 @@ def shippable_graph(dataset: Any) -> graph_pb2.GraphDef | None:
     try:
         graph = without_devices(dataset)
     except (tf.errors.OpError, ValueError, protobuf_message.DecodeError) as error:
-        return _refuse(f"it cannot be serialised ({str(error)[:200]})")
+        _say_fed(f"it cannot be serialised ({str(error)[:200]})")
+        return None
     if graph.ByteSize() > _MAX_BYTES:
-        return _refuse(f"it holds {graph.ByteSize() >> 20} MiB of data")
+        _say_fed(f"it holds {graph.ByteSize() >> 20} MiB of data")
+        return None
     if python := _UNSHIPPABLE & {node.op for node in _all_nodes(graph)}:
-        return _refuse(f"it calls Python ({', '.join(sorted(python))})")
+        _say_fed(f"it calls Python ({', '.join(sorted(python))})")
+        return None
     _fix_seeds(graph)
     return graph
 
@@ -81,7 +105,9 @@ def _insert_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> N
     shard = graph.node.add(name="tfps_share", op="ShardDataset", input=[source.name])
     shard.input.append(_constant(graph, "tfps_workers", num_workers))
     shard.input.append(_constant(graph, "tfps_worker", worker))
-    types, shapes = ("Toutput_types", "output_shapes") if "Toutput_types" in source.attr else ("output_types", "output_shapes")
+    types, shapes = (
+        ("Toutput_types", "output_shapes") if "Toutput_types" in source.attr else ("output_types", "output_shapes")
+    )
     shard.attr["output_types"].CopyFrom(source.attr[types])
     shard.attr["output_shapes"].CopyFrom(source.attr[shapes])
     consumer.input[list(consumer.input).index(source.name)] = shard.name
@@ -99,7 +125,11 @@ def _last_of_chain(graph: graph_pb2.GraphDef) -> Any:
 def _file_names(graph: graph_pb2.GraphDef) -> Any:
     """The dataset of file names, if files are read through one."""
     readers = any(node.op in _READERS for function in graph.library.function for node in function.node_def)
-    names = [n for n in graph.node if n.op == "TensorSliceDataset" and list(n.attr["Toutput_types"].list.type) == [tf.string.as_datatype_enum]]
+    names = [
+        n
+        for n in graph.node
+        if n.op == "TensorSliceDataset" and list(n.attr["Toutput_types"].list.type) == [tf.string.as_datatype_enum]
+    ]
     return names[0] if readers and len(names) == 1 else None
 
 
@@ -119,7 +149,10 @@ def _is_stateful(graph: graph_pb2.GraphDef, node: Any) -> bool:
     """Whether a map function draws random numbers: then all workers have to run it for all elements."""
     name = node.attr["f"].func.name if "f" in node.attr else None
     return any(
-        inner.op in _STATEFUL_RANDOM for function in graph.library.function if function.signature.name == name for inner in function.node_def
+        inner.op in _STATEFUL_RANDOM
+        for function in graph.library.function
+        if function.signature.name == name
+        for inner in function.node_def
     )
 
 
@@ -132,7 +165,9 @@ def _fix_seeds(graph: graph_pb2.GraphDef) -> None:
     for node in list(graph.node):
         if node.op in ("ShuffleDatasetV2", "ShuffleDatasetV3", "ShuffleAndRepeatDatasetV2"):
             _detach_seed_generator(graph, node)
-        if node.op in ("ShuffleDataset", "ShuffleAndRepeatDataset") and all(constants.get(n, 0) == 0 for n in node.input[2:4]):
+        if node.op in ("ShuffleDataset", "ShuffleAndRepeatDataset") and all(
+            constants.get(n, 0) == 0 for n in node.input[2:4]
+        ):
             for index in (2, 3):
                 node.input[index] = _constant(graph, f"{node.name}/tfps_seed_{index}", random.getrandbits(31))
     for node in _all_nodes(graph):
@@ -157,6 +192,5 @@ def _all_nodes(graph: graph_pb2.GraphDef) -> list[Any]:
     return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
 
 
-def _refuse(reason: str) -> None:
+def _say_fed(reason: str) -> None:
     _LOG.info("the dataset is read by the chief and fed to the workers: %s", reason)
-    return None

@@ -1,7 +1,8 @@
 """`ParameterServerStrategy`: the scope around unchanged Keras code.
 
 Threading: made and used by the chief's main thread, as every `tf.distribute.Strategy`. Ownership: it starts the
-embedded cluster where there is no TF_CONFIG and stops it at exit. Cost: about one import of TensorFlow, in other processes.
+embedded cluster where there is no TF_CONFIG; that ends with `close` or with the process. Cost: about one import of
+TensorFlow, in other processes.
 """
 
 import contextlib
@@ -25,9 +26,9 @@ from tfps.errors import ConfigError
 from tfps.placement.model import Plan
 from tfps.placement.planner import IncrementalPlacer
 from tfps.placement.spec import VariableSpec
+from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table, server_device
 from tfps.strategy.inputs import WorkerInput
 from tfps.strategy.pool import WorkerPool
-from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table, server_device
 from tfps.strategy.variables import DenseVariable
 
 _LOG = logging.getLogger("tfps")
@@ -64,7 +65,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     ) -> None:
         config = from_environment()
         if config is not None and cluster is not None:
-            raise ConfigError("`cluster` must not be given where TF_CONFIG is set: TF_CONFIG already says where the cluster is.")
+            raise ConfigError(
+                "`cluster` must not be given where TF_CONFIG is set: TF_CONFIG already says where the cluster is."
+            )
         self.cluster = cluster
         spec = self._start(config)
         self._faulty = self.cluster or spec
@@ -182,7 +185,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             shape, dtype = value.shape, value.dtype
         known = shape is not None and tf.TensorShape(shape).is_fully_defined()
         size = tuple(tf.TensorShape(shape).as_list()) if known else ()
-        spec = VariableSpec(self._unique(request.get("name") or "Variable"), size, tf.as_dtype(dtype or tf.float32).name)
+        spec = VariableSpec(
+            self._unique(request.get("name") or "Variable"), size, tf.as_dtype(dtype or tf.float32).name
+        )
         return self._placer.place(spec).servers[0]
 
     def _unique(self, name: str) -> str:

@@ -1,0 +1,1 @@
+"""Steps on the workers: what one closure does, what crosses, how an epoch is handed out."""

@@ -75,7 +75,9 @@ class Closure:
 
         def body(done: Any, logs: Any, batch: Any) -> Any:
             new_logs = self._step(copies, batch.get_value())
-            following = tf.cond(done + 1 < max_steps, next_batch, lambda: tf.experimental.Optional.empty(batch.element_spec))
+            following = tf.cond(
+                done + 1 < max_steps, next_batch, lambda: tf.experimental.Optional.empty(batch.element_spec)
+            )
             return done + 1, new_logs, following
 
         exchange, copies = self._begin(worker)
@@ -136,7 +138,9 @@ class Closure:
         with step.tracing(step.Step(lookups, copies)):
             logs = self._program.run(batch)
         self._log_names = sorted(logs)
-        return tf.stack([tf.cast(tf.reshape(logs[name], []), tf.float32) for name in self._log_names] or [tf.zeros([])])[: len(logs)]
+        return tf.stack(
+            [tf.cast(tf.reshape(logs[name], []), tf.float32) for name in self._log_names] or [tf.zeros([])]
+        )[: len(logs)]
 
     def _no_logs(self, element_spec: Any, copies: dict[Hashable, Any]) -> Any:
         """A vector as long as a step's logs, found by tracing one step in a graph that is thrown away."""

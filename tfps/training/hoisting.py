@@ -1,4 +1,4 @@
-"""Lookups asked for before the forward pass: one request a server for all tables of a step, whatever the model looks like.
+"""Lookups asked for before the forward pass: one request a server for all tables of a step, whatever the model.
 
 What ids a step asks for depends, in almost all models, on its inputs alone. So they can be had first: (1) record: trace
 the step in a graph that is thrown away, noting table and ids of each lookup; (2) lift: copy just the operations between
@@ -68,8 +68,8 @@ class Replay(DirectLookups):
         """Rows of `table` for `ids`."""
         if not self._left or self._left[0][1] is not table:
             raise UnsupportedError(
-                f"a step must look up the same tables in the same order whenever it is traced. Received: table {table.name!r}; "
-                f"recorded next: {self._left[0][1].name if self._left else None!r}."
+                "a step must look up the same tables in the same order whenever it is traced. "
+                f"Received: table {table.name!r}. Recorded: {self._left[0][1].name if self._left else None!r}."
             )
         found, _ = self._left.pop(0)
         return super().lookup(table, ids) if found is None else expand(found)
@@ -121,7 +121,8 @@ def _copy(tensor: Any, known: dict[int, Any]) -> Any:
 
 
 def _placeholder(tensor: Any) -> Any:
-    return tf.compat.v1.placeholder(tensor.dtype, tensor.shape)
+    """A stand-in for one tensor; a batch without labels or weights has None in their place."""
+    return None if tensor is None else tf.compat.v1.placeholder(tensor.dtype, tensor.shape)
 
 
 def _is_pure(tensor: Any) -> bool:

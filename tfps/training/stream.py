@@ -7,13 +7,14 @@ Threading: used by the training loop's thread; closures run on the pool's.
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from tfps.training.closure import Result
 from tfps.strategy.inputs import Epoch
 from tfps.strategy.pool import WorkerPool
+from tfps.training.closure import Result
 
 _IN_FLIGHT = 2
 """Closures a worker has: one runs, the next waits for it, so that a worker is never idle for a round trip."""
@@ -96,7 +97,9 @@ class Stream(abc.ABC):
         self._flying[self.runner.pool.submit(worker, function)] = (worker, asked)
 
     def _collect(self) -> None:
-        landed = self.runner.pool.wait_any(self._flying, f"closures of up to {self.runner.most} steps", self.runner.timeout_s)
+        landed = self.runner.pool.wait_any(
+            self._flying, f"closures of up to {self.runner.most} steps", self.runner.timeout_s
+        )
         for future in landed:
             worker, asked = self._flying.pop(future)
             self._busy[worker] -= 1
@@ -111,7 +114,9 @@ class ShippedStream(Stream):
     def __init__(self, runner: Runner, epoch: Epoch, budget: int | None) -> None:
         super().__init__(runner, epoch, budget)
         self._live = set(range(len(self._busy)))
-        self._closure_steps = runner.most if budget is None else max(1, min(runner.most, budget // (2 * _IN_FLIGHT * len(self._busy))))
+        self._closure_steps = (
+            runner.most if budget is None else max(1, min(runner.most, budget // (2 * _IN_FLIGHT * len(self._busy))))
+        )
 
     def _launch(self) -> None:
         for turn in range(_IN_FLIGHT):
@@ -120,7 +125,7 @@ class ShippedStream(Stream):
                 if self._busy[worker] <= turn and asked > 0:
                     if self.budget is not None:
                         self.budget -= asked
-                    self._fly(worker, asked, lambda worker=worker, asked=asked: self.runner.over_iterator(worker, asked))
+                    self._fly(worker, asked, functools.partial(self.runner.over_iterator, worker, asked))
 
     def _landed(self, worker: int, asked: int, steps: int) -> None:
         if steps < asked:
@@ -142,7 +147,7 @@ class FedStream(Stream):
             if self.budget is not None:
                 self.budget -= 1
             worker = self._busy.index(min(self._busy))
-            self._fly(worker, 1, lambda worker=worker, batch=batch: self.runner.over_batch(worker, batch))
+            self._fly(worker, 1, functools.partial(self.runner.over_batch, worker, batch))
 
     def _landed(self, worker: int, asked: int, steps: int) -> None:
         """Nothing: a batch is a step."""
