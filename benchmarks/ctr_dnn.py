@@ -33,7 +33,9 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("benchmarks.ctr_dnn", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "benchmarks.ctr_dnn", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--ps", type=int, default=1, help="parameter servers (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="workers (default %(default)s)")
     for name, meaning in (
@@ -43,8 +45,12 @@ def _parser() -> argparse.ArgumentParser:
         ("rows", "rows of all tables together"),
         ("dim", "floats a row"),
     ):
-        parser.add_argument(f"--{name}", type=int, default=getattr(CtrTask, name), help=f"{meaning} (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="about how long a measurement takes (default %(default)s)")
+        parser.add_argument(
+            f"--{name}", type=int, default=getattr(CtrTask, name), help=f"{meaning} (default %(default)s)"
+        )
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="about how long a measurement takes (default %(default)s)"
+    )
     parser.add_argument("--baseline", choices=CONTENDERS, default="tfps", help="who trains (default %(default)s)")
     parser.add_argument("--versus", choices=CONTENDERS, help="measure --baseline and this one in turns")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default %(default)s)")

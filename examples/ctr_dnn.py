@@ -4,9 +4,9 @@
     tfps-launch --ps 2 --workers 2 examples/ctr_dnn.py --data ...      the same, started from outside
     TF_CONFIG='...' python examples/ctr_dnn.py --data ...              one role of a cluster, on each of its machines
 
-Every cell of a row becomes a row of one large embedding table, found by hashing; the rows of a log's line, side by side,
-and its numbers go through dense layers. The table is split over the parameter servers; a step moves only the rows of its
-batch. The workers read the files, so these must be where the workers are.
+Every cell of a line becomes a row of one large embedding table, found by hashing; a line's rows, side by side, and its
+numbers go through dense layers. The table is split over the parameter servers; a step moves only the rows of its batch.
+The workers read the files, so these must be where the workers are.
 
 Formats: `criteo` (label, 13 integers, 26 categories, between tabs; the Criteo click logs) and `adult` (the census
 data of UCI, between commas, whose last column is the label). An empty cell or "?" is a missing one.
@@ -74,7 +74,7 @@ def parse(lines: tf.Tensor, form: Format, rows: int) -> tuple:
 
 
 def read_numbers(cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cells with numbers on a logarithmic scale, and as words for hashing; of any sign, missing ones 0 and "missing"."""
+    """Numbers of any sign on a logarithmic scale, and as words for hashing; missing ones are 0 and "missing"."""
     missing = tf.strings.regex_full_match(cells, r"\??")
     values = tf.strings.to_number(tf.where(missing, "0", cells))
     scaled = tf.sign(values) * tf.math.log1p(tf.abs(values))

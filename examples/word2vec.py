@@ -4,9 +4,9 @@
     tfps-launch --ps 2 --workers 2 examples/word2vec.py          the same, started from outside
     TF_CONFIG='...' python examples/word2vec.py                  one role of a cluster, on each of its machines
 
-Skip-gram with negative sampling: a word's vector learns to tell the words that stand near it from words drawn at random.
-Both tables (a word as a centre, a word as a context) live on the parameter servers; a step moves only the rows of its
-own words. Without --data the text is the sample of Wikipedia inside the gensim package. Any other text will do:
+Skip-gram with negative sampling: a word's vector learns to tell the words that stand near it from words drawn at
+random. Both tables (a word as a centre, a word as a context) live on the parameter servers; a step moves only the rows
+of its own words. Without --data the text is the sample of Wikipedia inside the gensim package. Any text will do:
 
     python examples/word2vec.py --data book.txt --output vectors.txt
 """
@@ -44,7 +44,7 @@ class SkipGram(keras.Model):
         self.contexts = keras.layers.Embedding(words, dim, embeddings_initializer="zeros", name="contexts")
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Scores [batch, 1 + drawn], the true neighbour first, of centres [batch], contexts [batch] and words [drawn]."""
+        """Scores [batch, 1 + drawn], the true neighbour first, of ids: centres [batch], contexts [batch], words [drawn]."""
         center_ids, context_ids, random_ids = inputs
         centers = self.centers(center_ids)
         true = keras.ops.sum(centers * self.contexts(context_ids), axis=1, keepdims=True)
