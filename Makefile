@@ -23,12 +23,13 @@ $(VENV)/.tensorflow: pyproject.toml
 	$(PIP) install --quiet 'setuptools>=77' '$(TENSORFLOW)' '$(KERAS)'
 	touch $@
 
+# TensorFlow and Keras are named again, or pip would trade them for those that the newest of the other packages prefer.
 $(VENV)/.package: $(VENV)/.tensorflow setup.py $(OPS)
-	$(PIP) install --quiet --no-build-isolation --editable '.[demo,test]'
+	$(PIP) install --quiet --no-build-isolation --editable '.[demo,test]' '$(TENSORFLOW)' '$(KERAS)'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.package
-	$(PIP) install --quiet --no-build-isolation --editable '.[lint]'
+	$(PIP) install --quiet --no-build-isolation --editable '.[lint]' '$(TENSORFLOW)' '$(KERAS)'
 	touch $@
 
 demo: $(VENV)/.package
