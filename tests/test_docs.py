@@ -1,0 +1,180 @@
+"""What the documents say is so: their code runs, their commands parse, their tables are the code's."""
+
+import doctest
+import importlib
+import inspect
+import pathlib
+import re
+import shlex
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCUMENTS = ["README.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+MODULES = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "tfps").rglob("*.py"))
+
+
+def text_of(document):
+    return (ROOT / document).read_text()
+
+
+def blocks(document, language):
+    """The fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text_of(document), re.MULTILINE | re.DOTALL)
+
+
+def table(document, *header):
+    """The rows of the table that has this header: the cells of each, without the marks of code."""
+    lines = text_of(document).splitlines()
+    start = lines.index(f"| {' | '.join(header)} |") + 2
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            return rows
+        rows.append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
+    return rows
+
+
+def code(cell):
+    """What a cell names in code marks, its own stripped ones included."""
+    return [name for name in re.split(r"[`, ]+", cell) if name]
+
+
+# Examples.
+
+
+@pytest.mark.parametrize("document", [document for document in DOCUMENTS if blocks(document, "python")])
+def test_python_of_documents_runs(document, strategy, monkeypatch):
+    import tfps
+
+    monkeypatch.setattr(tfps, "ParameterServerStrategy", lambda cluster=None: strategy)
+    names = {"__name__": document}
+    for block in blocks(document, "python"):
+        exec(compile(block, document, "exec"), names)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if ">>>" in (ROOT / f"{name.replace('.', '/')}.py").read_text()])
+def test_examples_of_docstrings_run(module):
+    assert doctest.testmod(importlib.import_module(module)).failed == 0
+
+
+# Commands.
+
+
+def commands():
+    return [line for document in DOCUMENTS for block in blocks(document, "sh") for line in block.splitlines() if line]
+
+
+def test_make_has_the_targets_that_are_named():
+    named = {match for document in DOCUMENTS for match in re.findall(r"`?\bmake ([a-z-]+)\b(?=`|  )", text_of(document))}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test", "test-versions"} <= named <= targets
+
+
+def test_the_terminals_make_one_cluster():
+    from tfps.cluster.tf_config import parse_tf_config
+
+    lines = [line for line in commands() if line.startswith("TF_CONFIG=")]
+    shown = [subprocess.check_output(["sh", "-c", line.replace("python train.py", "printenv TF_CONFIG")]) for line in lines]
+    tasks = [parse_tf_config(text.decode()) for text in shown]
+    assert [task.name for task in tasks] == ["ps 0", "worker 0", "chief 0"]
+    assert len({task.cluster for task in tasks}) == 1
+    assert sum(1 for _ in tasks[0].cluster.servers()) + 1 == len(tasks)
+
+
+def test_launch_commands_parse():
+    from tfps.cli import launch
+
+    for line in commands():
+        if line.startswith("tfps-launch"):
+            arguments = launch._parser().parse_args(shlex.split(line)[1:])
+            assert (arguments.ps, arguments.workers, arguments.program) == (2, 4, ["train.py"])
+
+
+def test_benchmark_commands_parse():
+    from benchmarks import ctr_dnn
+
+    options = re.findall(r"`(--[^`]*--versus [^`]*)`", text_of("README.md"))
+    assert len(options) >= 3
+    for line in options:
+        ctr_dnn._parser().parse_args(shlex.split(line))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", text_of(document)):
+        assert (ROOT / document).parent.joinpath(target).exists(), target
+
+
+def test_files_that_are_named_exist():
+    for document in DOCUMENTS:
+        for name in re.findall(r"`((?:tfps|tests|examples|tfps_ops)/[\w/]+\.\w+)`", text_of(document)):
+            assert (ROOT / name).is_file(), f"{document}: {name}"
+    for name in re.findall(r"`(\w+/\w+\.py)`", text_of("docs/architecture.md")):
+        assert (ROOT / "tfps" / name).is_file() or (ROOT / name).is_file(), name
+
+
+# Tables.
+
+
+def test_hooks_are_those_of_the_table(monkeypatch):
+    from tfps.keras import hooks
+
+    replaced = ["Variable.sparse_read"]  # added, not replaced
+    monkeypatch.setattr(hooks, "_replace", lambda owner, name, *_: replaced.append(f"{owner.__name__}.{name}"))
+    for name, install in vars(hooks).items():
+        if name.startswith("_install_"):
+            install()
+    assert sorted(replaced) == sorted(row[0] for row in table("docs/architecture.md", "replaced", "why", "applies to"))
+
+
+def test_imports_are_those_of_the_table():
+    from tests.test_imports import ALLOWED, BASE
+
+    rows = {row[0]: row[1] for row in table("docs/architecture.md", "package", "may import", "is")}
+    assert {name: set(code(cell)) for name, cell in rows.items() if name not in ("keras", "cli")} == ALLOWED
+    assert rows["keras"] == rows["cli"] == "all of the above"
+    assert ", ".join(f"`{name}`" for name in BASE) in text_of("docs/architecture.md")
+
+
+def test_rules_are_those_of_the_table():
+    from tfps.keras import row_optimizers
+    from tfps.ops.row_rules import RULES
+
+    rows = table("docs/optimizers.md", "Keras optimizer", "rule", "slots", "what one gradient row does")
+    assert {row[1]: len(code(row[2])) for row in rows} == {name: len(rule.slots) for name, rule in RULES.items()}
+    named = {kind.__name__ for kind in row_optimizers._ADAPTERS}
+    assert {name for row in rows for name in re.findall(r"(?<![=\w])[A-Z]\w+", row[0])} == named
+    assert all(name in text_of("README.md") for name in named)
+
+
+def test_numbers_are_those_of_the_code(strategy):
+    from tfps.keras.variables import _TABLE_ROWS
+    from tfps.training.exchange import _KEY_STEP
+
+    assert f"`strategy.steps_per_closure` steps ({strategy.steps_per_closure})" in text_of("docs/optimizers.md")
+    assert f"once in up to {strategy.steps_per_closure} steps" in text_of("README.md")
+    assert f"`strategy.closure_timeout_s` ({strategy.closure_timeout_s:.0f} s)" in text_of("docs/architecture.md")
+    assert f"n * {_KEY_STEP:,}" in text_of("docs/optimizers.md")
+    assert f"at least {_TABLE_ROWS:,} rows" in text_of("docs/architecture.md")
+
+
+def test_versions_are_those_of_the_makefile_and_the_package():
+    rows = table("README.md", "TensorFlow", "Keras")
+    pairs = re.search(r"^VERSIONS \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1).split()
+    assert ["+".join(row) for row in rows] == pairs
+    first, last = rows[0][0], rows[-1][0]
+    assert f'"tensorflow>={first},<2.{int(last.split(".")[1]) + 1}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_environment_variables_are_those_of_env():
+    from tfps import env
+
+    source = inspect.getsource(env)
+    assert {row[0] for row in table("README.md", "variable", "meaning", "default")} == set(re.findall(r'"""`(\w+)`', source))
+
+
+def test_a_term_has_one_meaning():
+    terms = [row[0] for row in table("docs/glossary.md", "term", "meaning")]
+    assert terms == sorted(set(terms)) and len(terms) > 20

@@ -1,0 +1,145 @@
+"""What a user may rely on: a list, and for each name on it a docstring and annotations. A change here goes into CHANGELOG.md."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+import typing
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PUBLIC = {
+    "tfps": {"LocalCluster", "ParameterServerStrategy", "__version__"},
+    "tfps.errors": {
+        "ClusterError",
+        "ClusterTimeoutError",
+        "ConfigError",
+        "IdRangeError",
+        "LibraryError",
+        "PlanError",
+        "TaskDiedError",
+        "TfpsError",
+        "UnsupportedError",
+    },
+    "tfps.placement": {
+        "Auto",
+        "FixedShards",
+        "GreedyBytes",
+        "GreedyBytesAndTraffic",
+        "IncrementalPlacer",
+        "MaxBytes",
+        "MinBytes",
+        "Placement",
+        "Plan",
+        "RoundRobin",
+        "Routing",
+        "ServerLoad",
+        "Shard",
+        "VariableSpec",
+        "advise",
+        "plan",
+    },
+}
+SIGNATURES = {
+    "LocalCluster": "num_ps num_workers start_timeout_s ps_threads worker_threads log_dir",
+    "ParameterServerStrategy": "cluster variable_partitioner plan",
+}
+OF_THE_STRATEGY = {"check", "close", "num_servers", "num_workers", "plan", "worker_devices"}
+# What the packages above ask of it; may change without notice.
+INTERNAL = {"create", "dense_variables", "place_plain", "pool", "run_in_step", "share_batches", "slots_of"}
+NAMES = [(module, name) for module, names in PUBLIC.items() for name in sorted(names - {"__version__"})]
+
+
+def public_names(module):
+    """`__all__` where there is one, else what the module itself defines."""
+    listed = getattr(module, "__all__", None)
+    return set(listed or (n for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__))
+
+
+def defined_here(owner):
+    """The methods and properties that a class of ours defines, without what it inherits or what is generated for it."""
+    tree = ast.parse(inspect.getsource(owner))
+    names = {node.name for node in tree.body[0].body if isinstance(node, ast.FunctionDef)}
+    return {name for name in names if not name.startswith("_") or name == "__init__"}
+
+
+def functions_of(value):
+    """Every function that stands for a public name: itself, or the methods of a class."""
+    if not inspect.isclass(value):
+        yield value
+        return
+    for name in defined_here(value):
+        member = inspect.getattr_static(value, name)
+        yield getattr(member, "fget", None) or getattr(member, "__func__", member)
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_public_names_are_those_of_the_list(module):
+    assert public_names(importlib.import_module(module)) == PUBLIC[module]
+
+
+def test_every_public_name_can_be_had():
+    names = {}
+    exec("from tfps import *", names)
+    assert PUBLIC["tfps"] <= set(names)
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES)
+def test_public_names_are_documented_and_annotated(module, name):
+    value = getattr(importlib.import_module(module), name)
+    assert value.__doc__  # a class's own: unlike inspect.getdoc this does not look at its bases
+    for function in functions_of(value):
+        function = inspect.unwrap(function)
+        assert function.__doc__ or function.__name__ == "__init__", function.__qualname__
+        parameters = set(inspect.signature(function).parameters) - {"self", "cls"}
+        assert parameters | {"return"} <= set(function.__annotations__), function.__qualname__
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_arguments_keep_their_names_and_order(name):
+    import tfps
+
+    parameters = inspect.signature(getattr(tfps, name)).parameters
+    assert list(parameters) == SIGNATURES[name].split()
+    documented = inspect.getdoc(getattr(tfps, name)).split("Args:")[1]
+    assert all(re.search(rf"^ +{parameter}: ", documented, re.MULTILINE) for parameter in parameters)
+
+
+def test_what_the_strategy_adds_is_on_the_list():
+    import tfps
+
+    added = {name for name in vars(tfps.ParameterServerStrategy) if not name.startswith("_")}
+    of_tensorflow = {name for base in tfps.ParameterServerStrategy.__mro__[1:] for name in vars(base)}
+    assert added - of_tensorflow == OF_THE_STRATEGY | INTERNAL
+
+
+def test_errors_have_one_base():
+    import tfps.errors
+
+    kinds = [getattr(tfps.errors, name) for name in PUBLIC["tfps.errors"]]
+    assert all(issubclass(kind, tfps.errors.TfpsError) for kind in kinds)
+
+
+def test_a_wrong_name_is_told_the_right_ones():
+    import tfps
+
+    with pytest.raises(AttributeError, match=r"'ParameterServer'.*LocalCluster.*ParameterServerStrategy"):
+        tfps.ParameterServer  # noqa: B018
+
+
+def test_importing_the_package_imports_no_tensorflow():
+    code = "import sys, tfps; sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras', 'numpy')))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+def test_the_package_says_that_it_is_typed_and_what_its_commands_are():
+    assert (ROOT / "tfps" / "py.typed").is_file()
+    scripts = dict(re.findall(r'^(tfps-\w+) = "([\w.:]+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    assert set(scripts) == {"tfps-launch", "tfps-plan"}
+    for target in scripts.values():
+        module, function = target.split(":")
+        assert typing.get_type_hints(getattr(importlib.import_module(module), function))["return"] is int
