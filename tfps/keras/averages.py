@@ -2,8 +2,8 @@
 
 Workers push sums of deltas. For a moving average with decay d a closure of k steps moves it by the share 1 - d**k
 towards the worker's own mean; if W workers did so at once from one value it would move by W times that, and overshoot
-where W * (1 - d**k) > 1. Each then pushes 1 / (W * (1 - d**k)) of its delta, so that together they reach the mean. One worker
-pushes all of it.
+where W * (1 - d**k) > 1. Each then pushes 1 / (W * (1 - d**k)) of its delta, so that together they reach the mean. One
+worker pushes all of it.
 """
 
 from typing import Any

@@ -106,9 +106,15 @@ class StepFunction:
             lambda worker, steps: over_iterator(tf.constant([steps, worker], tf.int64)),
             lambda worker, batch: self._on_batch(tf.constant(worker, tf.int64), batch),
             self._done,
-            self._strategy.steps_per_closure,
+            self._closure_steps,
             self._strategy.closure_timeout_s,
         )
+
+    @property
+    def _closure_steps(self) -> int:
+        """Steps of a closure at most: what the user compiled the model with, else the strategy's default."""
+        chosen = int(self._model.steps_per_execution)
+        return chosen if chosen > 1 else self._strategy.steps_per_closure
 
     def _begin(self, epoch: Epoch) -> Stream:
         """Starts the workers' iterators and traces what is new, before any closure runs."""
@@ -151,7 +157,7 @@ class StepFunction:
         return self._closure
 
     def _scales(self) -> dict[Any, float]:
-        return averages.push_scales(self._model, self._strategy.steps_per_closure, self._strategy.num_workers)
+        return averages.push_scales(self._model, self._closure_steps, self._strategy.num_workers)
 
     def _traced_step(self, batch: Any) -> Mapping[str, Any]:
         replica = tf.distribute.ReplicaContext(self._strategy, replica_id_in_sync_group=0)

@@ -15,8 +15,8 @@ def prepare(model: Any, strategy: ParameterServerStrategy) -> None:
     if optimizer is not None and optimizer._distribution_strategy is not strategy:
         if optimizer.built:
             raise UnsupportedError(
-                "`optimizer` must not have been built outside `strategy.scope()`. "
-                f"Received: {type(optimizer).__name__} with {len(optimizer.variables)} variables. Make it, or compile the model, inside the scope."
+                "`optimizer` must be made, or the model compiled, inside `strategy.scope()`, before it is built. "
+                f"Received: {type(optimizer).__name__}, built with {len(optimizer.variables)} variables outside."
             )
         optimizer._distribution_strategy = strategy
         adopt(strategy, optimizer.variables)

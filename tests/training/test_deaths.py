@@ -1,0 +1,84 @@
+"""A program whose servers die, or that is ended itself: what is said, how soon, and what is left behind."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+PROGRAM = """
+import sys, os, signal, keras, numpy as np, tensorflow as tf, tfps
+strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=2))
+print("pids", *[task.pid for task in strategy.cluster.tasks], flush=True)
+with strategy.scope():
+    model = keras.Sequential([keras.Input((4,), dtype="int64"), keras.layers.Embedding(1000, 8), keras.layers.Flatten(),
+                              keras.layers.Dense(1)])
+    model.compile("adagrad", "mse")
+
+class Kill(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 50:
+            print("training", flush=True)
+            victims = [task for task in strategy.cluster.tasks if task.order.job == sys.argv[1]]
+            if victims:
+                os.kill(victims[-1].pid, signal.SIGKILL)
+
+data = tf.data.Dataset.from_tensors((np.zeros((8, 4), "int64"), np.zeros((8, 1)))).repeat()
+model.fit(data, steps_per_epoch=10_000_000, verbose=0, callbacks=[Kill()])
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"} | {"PYTHONPATH": str(ROOT)}
+
+    def start(victim):
+        with open(tmp_path / "out", "wb") as out, open(tmp_path / "err", "wb") as err:
+            arguments = [sys.executable, "-c", PROGRAM, victim]
+            return subprocess.Popen(arguments, stdout=out, stderr=err, env=environment, start_new_session=True)
+
+    def output():
+        return (tmp_path / "out").read_text()
+
+    def wait_for(word, limit_s=120):
+        deadline = time.monotonic() + limit_s
+        while word not in output():
+            assert time.monotonic() < deadline, (tmp_path / "err").read_text()[-3000:]
+            time.sleep(0.1)
+
+    start.output, start.wait_for, start.error = output, wait_for, lambda: (tmp_path / "err").read_text()
+    return start
+
+
+def servers_left(output, limit_s=15):
+    """Those pids of the printed line that still run after a while."""
+    pids = output.splitlines()[0].split()[1:]
+    assert len(pids) == 3
+    deadline = time.monotonic() + limit_s
+    while (left := [p for p in pids if pathlib.Path(f"/proc/{p}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+@pytest.mark.parametrize(("victim", "name"), [("ps", "ps 0"), ("worker", "worker 1")])
+def test_a_server_that_dies_is_named_with_its_log(program, victim, name):
+    process = program(victim)
+    program.wait_for("training")
+    began = time.monotonic()
+    assert process.wait(60) != 0 and time.monotonic() - began < 30
+    last = program.error().strip().split("TaskDiedError")[-1]
+    assert name in last and "log" in last
+    assert not servers_left(program.output())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_program_that_is_ended_leaves_nothing_behind(program, number):
+    process = program("nobody")
+    program.wait_for("training")
+    process.send_signal(number)
+    assert process.wait(30) != 0
+    assert not servers_left(program.output())
