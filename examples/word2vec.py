@@ -44,7 +44,7 @@ class SkipGram(keras.Model):
         self.contexts = keras.layers.Embedding(words, dim, embeddings_initializer="zeros", name="contexts")
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Scores [batch, 1 + drawn], the true neighbour first, of ids: centres [batch], contexts [batch], words [drawn]."""
+        """Scores [batch, 1 + drawn], the true neighbour first, for ids [batch], [batch] and [drawn]."""
         center_ids, context_ids, random_ids = inputs
         centers = self.centers(center_ids)
         true = keras.ops.sum(centers * self.contexts(context_ids), axis=1, keepdims=True)
