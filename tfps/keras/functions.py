@@ -30,6 +30,9 @@ class StepFunction:
         model: a Keras model of our strategy.
         step: `model.train_step` or `model.test_step`.
         updates: whether the step changes variables.
+
+    Attributes:
+        called: grows with every call for an epoch's steps, over all functions; -1 before the first.
     """
 
     def __init__(self, model: Any, step: Any, updates: bool) -> None:
@@ -42,7 +45,7 @@ class StepFunction:
         self._logs: dict[str, Any] = {}
         self._last_logs: dict[str, float] = {}
         self._logs_at = 0.0
-        self._active = False
+        self.called = -1
         self._on_batch = tf.function(self._trace_batch, autograph=False, reduce_retracing=True)
         self._over_iterator: dict[str, tuple[str, Any]] = {}
 
@@ -52,9 +55,9 @@ class StepFunction:
         Raises:
             StopIteration: the input has no more.
         """
-        self._active = True
         if not isinstance(iterator, Epoch):
             return self._single(iterator)
+        self.called = next(_NUMBERS)
         if self._stream is None or self._stream.epoch is not iterator or self._stream.spent:
             self.join()
             self._stream = self._begin(iterator)
@@ -63,11 +66,6 @@ class StepFunction:
         if time.monotonic() - self._logs_at > _LOGS_EVERY_S or not self._logs:
             self._logs = self._results()
         return self._logs
-
-    @property
-    def active(self) -> bool:
-        """Whether an epoch was begun and not finished."""
-        return self._active
 
     def join(self) -> None:
         """Waits for the steps under way."""
@@ -78,7 +76,6 @@ class StepFunction:
     def finish(self) -> dict[str, Any]:
         """Ends an epoch: waits for all steps and returns the final logs."""
         self.join()
-        self._active = False
         return self._results()
 
     def _results(self) -> dict[str, Any]:
@@ -114,7 +111,7 @@ class StepFunction:
     def _closure_steps(self) -> int:
         """Steps of a closure at most: what the user compiled the model with, else the strategy's default."""
         chosen = int(self._model.steps_per_execution)
-        return chosen if chosen > 1 else self._strategy.steps_per_closure
+        return chosen if chosen > 1 else self._strategy.dense_exchange_every
 
     def _begin(self, epoch: Epoch) -> Stream:
         """Starts the workers' iterators and traces what is new, before any closure runs."""

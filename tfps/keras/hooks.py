@@ -141,6 +141,7 @@ def _epoch_iterator(stock: Any, iterator: Any, distribute_strategy: Any = None, 
     dataset = dataset_of(iterator.data_adapter)
     iterator._distributed_dataset = distribute_strategy.share_batches(dataset)
     iterator._distributed_dataset.steps_per_epoch = iterator.steps_per_epoch
+    iterator._distributed_dataset.num_batches = iterator.num_batches
 
 
 def _make_train_function(stock: Any, model: Any, force: bool = False) -> Any:
@@ -157,8 +158,10 @@ def _make_test_function(stock: Any, model: Any, force: bool = False) -> Any:
 
 def _metrics_result_or_logs(stock: Any, model: Any, logs: Any) -> Any:
     """Called at the end of an epoch and of evaluate: nothing may be under way after it."""
-    active = [f for f in (model.train_function, model.test_function) if isinstance(f, StepFunction) and f.active]
-    return active[-1].finish() if active else stock(model, logs)
+    functions = [
+        f for f in (model.train_function, model.test_function) if isinstance(f, StepFunction) and f.called >= 0
+    ]
+    return max(functions, key=lambda f: f.called).finish() if functions else stock(model, logs)
 
 
 def _symbolic_build(stock: Any, model: Any, iterator: Any = None, data_batch: Any = None) -> None:

@@ -21,6 +21,11 @@ def prepare(model: Any, strategy: ParameterServerStrategy) -> None:
         optimizer._distribution_strategy = strategy
         adopt(strategy, optimizer.variables)
     adopt(strategy, model.metrics_variables)
+    if model.run_eagerly:
+        raise UnsupportedError(
+            "`run_eagerly` must be False: steps run on the workers, as graphs. Received: True. To step through a model, "
+            "build it without the strategy."
+        )
 
 
 def check_built(model: Any) -> None:

@@ -61,13 +61,21 @@ _ADAPTERS: dict[type, Adapter] = {
 }
 
 
+def _adapter_of(optimizer: Any) -> Adapter | None:
+    """The adapter of an optimizer, or of the one it derives from and whose update it keeps."""
+    for kind in type(optimizer).__mro__:
+        if kind in _ADAPTERS:
+            return _ADAPTERS[kind] if type(optimizer).update_step is kind.update_step else None
+    return None
+
+
 def check(optimizer: Any) -> None:
     """Refuses an optimizer that could not update rows on their own.
 
     Raises:
         UnsupportedError: it has no row-wise form; the message lists those that have.
     """
-    adapter = _ADAPTERS.get(type(optimizer))
+    adapter = _adapter_of(optimizer)
     if adapter is None:
         valid = ", ".join(sorted({kind.__name__ for kind in _ADAPTERS}))
         raise UnsupportedError(
@@ -91,7 +99,9 @@ def row_updates(optimizer: Any, pairs: list[tuple[Any, Table]], learning_rate: A
         pairs: (IndexedSlices, table) each.
         learning_rate: of this step, a scalar tensor.
     """
-    name, slot_names, hyper = _ADAPTERS[type(optimizer)](optimizer)
+    adapter = _adapter_of(optimizer)
+    assert adapter is not None  # `check` has passed
+    name, slot_names, hyper = adapter(optimizer)
     rule = RULES[name]
     values = {"learning_rate": learning_rate, "step": tf.cast(optimizer.iterations + 1, tf.float32), **hyper}
     plain = _vector(rule, values, 0.0)

@@ -26,12 +26,14 @@ class WorkerInput:
 
     Attributes:
         steps_per_epoch: batches an epoch takes; None for all there are.
+        num_batches: batches there are, where that is known.
     """
 
     def __init__(self, dataset: Any, devices: list[str]) -> None:
         self.dataset = dataset
         self.devices = devices
         self.steps_per_epoch: int | None = None
+        self.num_batches: int | None = None
         self._graph = shippable_graph(dataset)
         self._shipped: list[Any] = []
 

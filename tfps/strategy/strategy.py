@@ -32,6 +32,8 @@ from tfps.strategy.pool import WorkerPool
 from tfps.strategy.variables import DenseVariable
 
 _LOG = logging.getLogger("tfps")
+_DENSE_STEPS = 32
+"""Steps that all workers together make between two exchanges of dense variables, unless told otherwise."""
 
 
 class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
@@ -46,6 +48,10 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         variable_partitioner: how tables are split: one of `tfps.placement.partitioners` or of
             `tf.distribute.experimental.partitioners`. Large tables go to all servers where None.
         plan: a `tfps.placement` plan to follow.
+        dense_exchange_every: steps a worker makes between two exchanges of dense variables, in one closure; 1 gives the
+            freshest values and costs most. By default 32 divided by the workers, so that what all workers do between two
+            exchanges stays bounded, and less where an epoch has few batches. `compile(steps_per_execution=)` goes first.
+        closure_timeout_s: seconds to wait for a closure before it counts as hung.
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
@@ -61,8 +67,16 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     """Makes a function given to `run` a step; set by `tfps.training`, which knows how."""
 
     def __init__(
-        self, cluster: LocalCluster | None = None, *, variable_partitioner: Any = None, plan: Plan | None = None
+        self,
+        cluster: LocalCluster | None = None,
+        *,
+        variable_partitioner: Any = None,
+        plan: Plan | None = None,
+        dense_exchange_every: int | None = None,
+        closure_timeout_s: float = 600.0,
     ) -> None:
+        _check_positive("dense_exchange_every", dense_exchange_every)
+        _check_positive("closure_timeout_s", closure_timeout_s)
         config = from_environment()
         if config is not None and cluster is not None:
             raise ConfigError(
@@ -78,8 +92,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self._names: dict[str, int] = {}
         self._dense: list[weakref.ref[DenseVariable]] = []
         self._pool: WorkerPool | None = None
-        self.steps_per_closure = 16
-        self.closure_timeout_s = 600.0
+        self.dense_exchange_every = dense_exchange_every or max(1, _DENSE_STEPS // self.num_workers)
+        self.closure_timeout_s = closure_timeout_s
         self._extended.__class__ = _Extended  # TensorFlow makes it and leaves no way to name another class
 
     def _start(self, config: TaskConfig | None) -> Any:
@@ -209,6 +223,11 @@ class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
         device = server_device(self._container_strategy().place_plain(kwargs))
         with tf.compat.v1.colocate_with(None, ignore_existing=True), tf.device(device):
             return next_creator(**kwargs)
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is not None and (isinstance(value, bool) or not value > 0):
+        raise ConfigError(f"`{name}` must be above 0, or None for the default. Received: {value!r}.")
 
 
 def _resolver(spec: Any) -> Any:

@@ -19,6 +19,9 @@ from tfps.training.closure import Result
 _IN_FLIGHT = 2
 """Closures a worker has: one runs, the next waits for it, so that a worker is never idle for a round trip."""
 
+_CLOSURES_AN_EPOCH = 8
+"""Closures a worker's epoch is cut into at least, so that workers of a short one exchange what they learn."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Runner:
@@ -114,9 +117,9 @@ class ShippedStream(Stream):
     def __init__(self, runner: Runner, epoch: Epoch, budget: int | None) -> None:
         super().__init__(runner, epoch, budget)
         self._live = set(range(len(self._busy)))
-        self._closure_steps = (
-            runner.most if budget is None else max(1, min(runner.most, budget // (2 * _IN_FLIGHT * len(self._busy))))
-        )
+        batches = epoch.source.num_batches
+        fair = runner.most if not batches else -(-batches // (_CLOSURES_AN_EPOCH * len(self._busy)))
+        self._closure_steps = max(1, min(runner.most, fair))
 
     def _launch(self) -> None:
         for turn in range(_IN_FLIGHT):
