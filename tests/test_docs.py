@@ -12,7 +12,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-MODULES = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "tfps").rglob("*.py"))
+WITH_EXAMPLES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "tfps").rglob("*.py")
+    if ">>>" in path.read_text()
+)
 
 
 def text_of(document):
@@ -47,14 +51,17 @@ def code(cell):
 @pytest.mark.parametrize("document", [document for document in DOCUMENTS if blocks(document, "python")])
 def test_python_of_documents_runs(document, strategy, monkeypatch):
     import tfps
+    from tfps.embedding.table import Table
 
     monkeypatch.setattr(tfps, "ParameterServerStrategy", lambda cluster=None: strategy)
     names = {"__name__": document}
     for block in blocks(document, "python"):
         exec(compile(block, document, "exec"), names)
+    tables = [variable for variable in names["model"].variables if isinstance(variable._value, Table)]
+    assert len(tables) == 1, "an Embedding must be a table, or all of it crosses in every closure"
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if ">>>" in (ROOT / f"{name.replace('.', '/')}.py").read_text()])
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
 def test_examples_of_docstrings_run(module):
     assert doctest.testmod(importlib.import_module(module)).failed == 0
 
@@ -67,7 +74,8 @@ def commands():
 
 
 def test_make_has_the_targets_that_are_named():
-    named = {match for document in DOCUMENTS for match in re.findall(r"`?\bmake ([a-z-]+)\b(?=`|  )", text_of(document))}
+    text = "".join(map(text_of, DOCUMENTS))
+    named = set(re.findall(r"\bmake ([a-z-]+)\b(?=`|  )", text))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test", "test-versions"} <= named <= targets
 
@@ -75,9 +83,8 @@ def test_make_has_the_targets_that_are_named():
 def test_the_terminals_make_one_cluster():
     from tfps.cluster.tf_config import parse_tf_config
 
-    lines = [line for line in commands() if line.startswith("TF_CONFIG=")]
-    shown = [subprocess.check_output(["sh", "-c", line.replace("python train.py", "printenv TF_CONFIG")]) for line in lines]
-    tasks = [parse_tf_config(text.decode()) for text in shown]
+    lines = [line.replace("python train.py", "printenv TF_CONFIG") for line in commands() if "TF_CONFIG=" in line]
+    tasks = [parse_tf_config(subprocess.check_output(["sh", "-c", line], text=True)) for line in lines]
     assert [task.name for task in tasks] == ["ps 0", "worker 0", "chief 0"]
     assert len({task.cluster for task in tasks}) == 1
     assert sum(1 for _ in tasks[0].cluster.servers()) + 1 == len(tasks)
@@ -152,9 +159,12 @@ def test_rules_are_those_of_the_table():
 def test_numbers_are_those_of_the_code(strategy):
     from tfps.keras.variables import _TABLE_ROWS
     from tfps.training.exchange import _KEY_STEP
+    from tfps.training.stream import _CLOSURES_AN_EPOCH
 
-    assert f"`strategy.steps_per_closure` steps ({strategy.steps_per_closure})" in text_of("docs/optimizers.md")
-    assert f"once in up to {strategy.steps_per_closure} steps" in text_of("README.md")
+    between = strategy.dense_exchange_every * strategy.num_workers
+    assert f"which is {between} divided by the workers" in text_of("docs/optimizers.md")
+    assert f"at most {between} steps between two exchanges" in text_of("README.md")
+    assert f"at least {_CLOSURES_AN_EPOCH} closures" in text_of("docs/architecture.md")
     assert f"`strategy.closure_timeout_s` ({strategy.closure_timeout_s:.0f} s)" in text_of("docs/architecture.md")
     assert f"n * {_KEY_STEP:,}" in text_of("docs/optimizers.md")
     assert f"at least {_TABLE_ROWS:,} rows" in text_of("docs/architecture.md")
@@ -171,8 +181,8 @@ def test_versions_are_those_of_the_makefile_and_the_package():
 def test_environment_variables_are_those_of_env():
     from tfps import env
 
-    source = inspect.getsource(env)
-    assert {row[0] for row in table("README.md", "variable", "meaning", "default")} == set(re.findall(r'"""`(\w+)`', source))
+    named = {row[0] for row in table("README.md", "variable", "meaning", "default")}
+    assert named == set(re.findall(r'"""`(\w+)`', inspect.getsource(env)))
 
 
 def test_a_term_has_one_meaning():

@@ -1,4 +1,4 @@
-"""What a user may rely on: a list, and for each name on it a docstring and annotations. A change here goes into CHANGELOG.md."""
+"""What a user may rely on: a list of names, each with a docstring and annotations. CHANGELOG.md tells what changes."""
 
 import ast
 import importlib
@@ -46,7 +46,7 @@ PUBLIC = {
 }
 SIGNATURES = {
     "LocalCluster": "num_ps num_workers start_timeout_s ps_threads worker_threads log_dir",
-    "ParameterServerStrategy": "cluster variable_partitioner plan",
+    "ParameterServerStrategy": "cluster variable_partitioner plan dense_exchange_every closure_timeout_s",
 }
 OF_THE_STRATEGY = {"check", "close", "num_servers", "num_workers", "plan", "worker_devices"}
 # What the packages above ask of it; may change without notice.
