@@ -13,21 +13,25 @@ from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
-from keras.src.utils.python_utils import pythonify_logs
 
 Variable = backend.Variable
+
+UNREFERENCED_SLOTS: tuple[type, ...] = ()
+"""Optimizers that make slots without saying for which variable, one variable after the other: Keras before 3.10."""
+if not hasattr(TFOptimizer, "add_optimizer_variables"):
+    UNREFERENCED_SLOTS = (keras.optimizers.Adagrad, keras.optimizers.Ftrl)
 
 __all__ = [
     "ArrayDataAdapter",
     "TFEpochIterator",
     "TFOptimizer",
     "TensorFlowTrainer",
+    "UNREFERENCED_SLOTS",
     "Variable",
     "array_slicing",
     "creating_layer",
     "in_stateless_scope",
     "keras",
-    "pythonify_logs",
     "standardize_dtype",
     "tree",
 ]

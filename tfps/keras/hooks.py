@@ -11,7 +11,15 @@ import tensorflow as tf
 
 from tfps.embedding.table import Table
 from tfps.keras import exporting, model_checks, optimizers, predicting, variables
-from tfps.keras._compat import TensorFlowTrainer, TFEpochIterator, TFOptimizer, Variable, in_stateless_scope, keras
+from tfps.keras._compat import (
+    UNREFERENCED_SLOTS,
+    TensorFlowTrainer,
+    TFEpochIterator,
+    TFOptimizer,
+    Variable,
+    in_stateless_scope,
+    keras,
+)
 from tfps.keras.arrays import dataset_of
 from tfps.keras.functions import StepFunction
 from tfps.keras.variables import current_strategy
@@ -101,6 +109,8 @@ def _install_optimizer_hooks() -> None:
     _replace(TFOptimizer, "add_variable_from_reference", _add_slot, ours)
     _replace(TFOptimizer, "_backend_update_step", lambda stock, *args: optimizers.update_step(*args), ours)
     _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
+    for kind in UNREFERENCED_SLOTS:
+        _replace(kind, "build", _build_in_turn, ours)
 
 
 def _add_slot(stock: Any, optimizer: Any, reference_variable: Any, *args: Any, **kwargs: Any) -> Any:
@@ -109,6 +119,10 @@ def _add_slot(stock: Any, optimizer: Any, reference_variable: Any, *args: Any, *
     base = super(TFOptimizer, optimizer).add_variable_from_reference
     with strategy.scope(), strategy.slots_of(value):
         return base(reference_variable, *args, **kwargs)
+
+
+def _build_in_turn(stock: Any, optimizer: Any, variables: list[Any]) -> None:
+    stock(optimizer, optimizers.InTurn(optimizer._distribution_strategy, variables))
 
 
 # Trainers: steps run on the workers.
@@ -142,6 +156,7 @@ def _epoch_iterator(stock: Any, iterator: Any, distribute_strategy: Any = None, 
     iterator._distributed_dataset = distribute_strategy.share_batches(dataset)
     iterator._distributed_dataset.steps_per_epoch = iterator.steps_per_epoch
     iterator._distributed_dataset.num_batches = iterator.num_batches
+    iterator._steps_seen = 0  # which Keras before 3.7 sets in the constructor that this one replaces
 
 
 def _make_train_function(stock: Any, model: Any, force: bool = False) -> Any:

@@ -1,5 +1,6 @@
 """What a Keras optimizer does in a step: dense variables are the worker's copies, rows go to their servers."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -9,6 +10,26 @@ from tfps.embedding.push import push
 from tfps.embedding.table import Table
 from tfps.keras import row_optimizers
 from tfps.keras._compat import Variable
+from tfps.strategy.strategy import ParameterServerStrategy
+
+
+class InTurn(list[Any]):
+    """Variables to build slots for: while a loop is at one of them, what it makes are slots of that one.
+
+    Args:
+        strategy: makes the slots.
+        variables: Keras variables.
+    """
+
+    def __init__(self, strategy: ParameterServerStrategy, variables: list[Any]) -> None:
+        super().__init__(variables)
+        self._strategy = strategy
+
+    def __iter__(self) -> Iterator[Any]:
+        """Each variable, in the scope in which its slots belong."""
+        for variable in super().__iter__():
+            with self._strategy.scope(), self._strategy.slots_of(variable._value):
+                yield variable
 
 
 def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:

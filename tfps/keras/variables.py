@@ -70,7 +70,7 @@ def held(variables: list[Any], kind: type) -> list[Any]:
 
 
 def _is_metric(variable: Any) -> bool:
-    """Metric state is a sum over workers; Keras before 3.7 does not mark it as read rarely, but names its maker."""
+    """Metric state is a sum over workers; Keras before 3.10 does not mark it as read rarely, but names its maker."""
     return getattr(variable, "_synchronization", None) == "on_read" or isinstance(
         creating_layer(), keras.metrics.Metric
     )
