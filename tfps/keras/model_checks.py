@@ -23,8 +23,8 @@ def prepare(model: Any, strategy: ParameterServerStrategy) -> None:
     adopt(strategy, model.metrics_variables)
     if model.run_eagerly:
         raise UnsupportedError(
-            "`run_eagerly` must be False: steps run on the workers, as graphs. Received: True. To step through a model, "
-            "build it without the strategy."
+            "`run_eagerly` must be False, because steps run on the workers, as graphs. Received: True. "
+            "To step through a model, build it without the strategy."
         )
 
 

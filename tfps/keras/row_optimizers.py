@@ -65,7 +65,8 @@ def _adapter_of(optimizer: Any) -> Adapter | None:
     """The adapter of an optimizer, or of the one it derives from and whose update it keeps."""
     for kind in type(optimizer).__mro__:
         if kind in _ADAPTERS:
-            return _ADAPTERS[kind] if type(optimizer).update_step is kind.update_step else None
+            kept = getattr(type(optimizer), "update_step", None) is getattr(kind, "update_step", None)
+            return _ADAPTERS[kind] if kept else None
     return None
 
 

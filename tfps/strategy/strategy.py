@@ -49,8 +49,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             `tf.distribute.experimental.partitioners`. Large tables go to all servers where None.
         plan: a `tfps.placement` plan to follow.
         dense_exchange_every: steps a worker makes between two exchanges of dense variables, in one closure; 1 gives the
-            freshest values and costs most. By default 32 divided by the workers, so that what all workers do between two
-            exchanges stays bounded, and less where an epoch has few batches. `compile(steps_per_execution=)` goes first.
+            freshest values and costs most. By default 32 divided by the workers, so that what all workers do between
+            two exchanges stays bounded, and less where an epoch has few batches. `compile(steps_per_execution=)` goes
+            first.
         closure_timeout_s: seconds to wait for a closure before it counts as hung.
 
     Raises:
