@@ -7,7 +7,8 @@ from benchmarks.ctr_task import CtrTask
 from benchmarks.meter import Meter, Reading
 
 _WARM_UP_STEPS = 30
-_TRIAL_STEPS = 100
+_TRIAL_EXAMPLES = 51_200
+_FEWEST_STEPS = 32  # fewer would measure how a run begins and ends
 
 
 class CtrRun:
@@ -24,7 +25,8 @@ class CtrRun:
         self._name, self._task = name, task
         self._contender = CONTENDERS[name](task, *cluster)
         self._train(_WARM_UP_STEPS)
-        self._steps = max(1, round(seconds * _TRIAL_STEPS / self._train(_TRIAL_STEPS).seconds))
+        trial = max(_FEWEST_STEPS, _TRIAL_EXAMPLES // task.batch)
+        self._steps = max(_FEWEST_STEPS, round(seconds * trial / self._train(trial).seconds))
 
     def measure(self) -> dict[str, Any]:
         """Trains for about the given seconds and returns the figures."""

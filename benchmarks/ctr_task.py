@@ -8,7 +8,8 @@ import numpy as np
 
 _DENSE = 13
 _LAYERS = (400, 400, 400)
-_BATCHES = 32
+_EXAMPLES = 16_384
+_FEWEST_BATCHES = 4
 _ZIPF = 1.2
 _LEARNING_RATE = 0.05
 _SCATTER = 2_654_435_761  # a prime: spreads the frequent ranks over a slot's rows
@@ -63,7 +64,7 @@ class CtrTask:
 def clicks(task: CtrTask, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whole batches: ids [batches, batch, slots] int64, dense [batches, batch, 13], labels [batches, batch, 1]."""
     draw = np.random.default_rng(seed)
-    shape = (_BATCHES, task.batch)
+    shape = (max(_FEWEST_BATCHES, _EXAMPLES // task.batch), task.batch)
     ranks = draw.zipf(_ZIPF, (*shape, task.slots)).astype(np.uint64)
     within = (ranks * np.uint64(_SCATTER) % np.uint64(task.rows_per_slot)).astype(np.int64)
     ids = within + np.arange(task.slots) % task.slots_per_table * task.rows_per_slot
