@@ -1,14 +1,21 @@
 """Parameter servers for today's Keras: a strategy around unchanged Keras code."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from tfps.version import __version__
 
 if TYPE_CHECKING:
+    from tfps import layers, nn
     from tfps.cluster.local import LocalCluster
     from tfps.strategy.strategy import ParameterServerStrategy
 
-__all__ = ["LocalCluster", "ParameterServerStrategy", "__version__"]
+__all__ = ["LocalCluster", "ParameterServerStrategy", "__version__", "layers", "nn"]
+
+
+def __dir__() -> list[str]:
+    """The public names, also those that are not imported yet."""
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +30,6 @@ def __getattr__(name: str) -> Any:
 
         hooks.install()
         return ParameterServerStrategy
+    if name in ("layers", "nn"):
+        return importlib.import_module(f"tfps.{name}")
     raise AttributeError(f"module 'tfps' has no attribute {name!r}. Valid: {__all__}.")

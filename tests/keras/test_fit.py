@@ -253,3 +253,43 @@ def test_what_has_no_row_wise_form_is_refused(strategy):
 def test_an_id_out_of_range_names_table_id_and_range(counter):
     with pytest.raises(Exception, match=r"embeddings.*below 60.*77"):
         counter.fit(np.array([1, 77]), ZEROS[:2], batch_size=2, verbose=0)
+
+
+def test_a_model_built_by_its_first_fit_has_tables(strategy):
+    from tfps.embedding.table import Table
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table = keras.layers.Embedding(ROWS, 2)
+            self.drop = keras.layers.Dropout(0.5)
+
+        def call(self, ids, training=False):
+            return self.drop(self.table(ids), training=training)
+
+    with strategy.scope():
+        models = [Model(), keras.Sequential([keras.layers.Embedding(ROWS, 2), keras.layers.Dropout(0.5)])]
+        for model in models:
+            model.compile("adagrad", "mse", metrics=["mae"])
+    for model in models:
+        model.fit(IDS, ZEROS[:, :2], verbose=0)
+        assert isinstance(model.layers[0].embeddings._value, Table)
+
+
+@pytest.mark.parametrize("clip", ["clipnorm", "clipvalue", "global_clipnorm"])
+def test_clipping_sees_the_sum_of_a_rows_gradients(strategy, clip):
+    """Two lookups of one table in a step: each id's gradients add up to -2 before they are clipped."""
+    ids = keras.Input((2,), dtype="int64")
+    with strategy.scope():
+        table = keras.layers.Embedding(ROWS, 1, embeddings_initializer="zeros")
+        model = keras.Model(ids, keras.layers.Add()([table(ids[:, 0]), table(ids[:, 1])]))
+        model.compile(optimizer=keras.optimizers.SGD(1.0, **{clip: 1.0}), loss=NegativeSum())
+    model.fit(np.array([[3, 3]]), np.zeros((1, 1)), verbose=0)
+    assert model.get_weights()[0][3, 0] == pytest.approx(1.0)
+
+
+def test_a_table_of_another_type_is_refused(strategy):
+    import tfps.errors
+
+    with strategy.scope(), pytest.raises(tfps.errors.UnsupportedError, match="float32"):
+        keras.layers.Embedding(ROWS, 2, dtype="float16").build()

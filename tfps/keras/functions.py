@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import logging
 import time
 import weakref
 from collections.abc import Mapping
@@ -12,12 +13,14 @@ import tensorflow as tf
 from tfps.keras import averages
 from tfps.keras._compat import tree
 from tfps.keras.variables import held
+from tfps.placement.report import summary
 from tfps.strategy.inputs import Epoch, worker_iterator
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.closure import Closure, Program, Result
 from tfps.training.stream import Runner, Stream, stream
 
+_LOG = logging.getLogger("tfps")
 _NUMBERS = itertools.count()
 _LOGS_EVERY_S = 0.25
 """Metric results are computed at most this often while an epoch runs; in between the last ones are shown."""
@@ -115,6 +118,8 @@ class StepFunction:
 
     def _begin(self, epoch: Epoch) -> Stream:
         """Starts the workers' iterators and traces what is new, before any closure runs."""
+        if not self._over_iterator:
+            _LOG.info("%s", summary(self._strategy.plan))
         run_iterator: Any = None
         if not epoch.source.fed:
             name, run_iterator = self._function_over(epoch.source.element_spec)

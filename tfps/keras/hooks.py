@@ -56,12 +56,18 @@ def _replace(owner: type, name: str, ours: Callable[..., Any], applies: Callable
 
 
 def _install_variable_hooks() -> None:
-    in_scope = lambda variable, *args: current_strategy() is not None  # noqa: E731
+    in_scope = lambda variable, *args, **kwargs: current_strategy() is not None  # noqa: E731
+    _replace(Variable, "__init__", _note_maker, in_scope)
     _replace(Variable, "_initialize_with_initializer", _initialize_with_initializer, in_scope)
     _replace(Variable, "_initialize", _initialize, in_scope)
     _replace(Variable, "assign_add", _assign_add, _is_atomic)
     _replace(Variable, "assign_sub", _assign_sub, _is_atomic)
     Variable.sparse_read = property(_sparse_read)
+
+
+def _note_maker(stock: Any, variable: Any, *args: Any, **kwargs: Any) -> None:
+    variables.note_maker(variable)
+    stock(variable, *args, **kwargs)
 
 
 def _strategy() -> ParameterServerStrategy:
@@ -108,6 +114,7 @@ def _install_optimizer_hooks() -> None:
     ours = lambda optimizer, *args, **kwargs: isinstance(optimizer._distribution_strategy, ParameterServerStrategy)  # noqa: E731
     _replace(TFOptimizer, "add_variable_from_reference", _add_slot, ours)
     _replace(TFOptimizer, "_backend_update_step", lambda stock, *args: optimizers.update_step(*args), ours)
+    _replace(TFOptimizer, "_clip_gradients", optimizers.clip_gradients, ours)
     _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
     for kind in UNREFERENCED_SLOTS:
         _replace(kind, "build", _build_in_turn, ours)
@@ -140,6 +147,7 @@ def _install_trainer_hooks() -> None:
     }
     for name, hook in hooks.items():
         _replace(TensorFlowTrainer, name, hook, ours)
+    _replace(keras.Model, "compile", _compile, ours)
     _replace(keras.Model, "export", exporting.export, ours)
     _replace(TFEpochIterator, "__init__", _epoch_iterator, _for_our_strategy)
 
@@ -157,6 +165,11 @@ def _epoch_iterator(stock: Any, iterator: Any, distribute_strategy: Any = None, 
     iterator._distributed_dataset.steps_per_epoch = iterator.steps_per_epoch
     iterator._distributed_dataset.num_batches = iterator.num_batches
     iterator._steps_seen = 0  # which Keras before 3.7 sets in the constructor that this one replaces
+
+
+def _compile(stock: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+    stock(model, *args, **kwargs)
+    model_checks.check_compiled(model)
 
 
 def _make_train_function(stock: Any, model: Any, force: bool = False) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
+from tfps.keras._compat import keras
 from tfps.keras.variables import adopt, held
 from tfps.strategy.strategy import ParameterServerStrategy
 
@@ -19,13 +20,21 @@ def prepare(model: Any, strategy: ParameterServerStrategy) -> None:
                 f"Received: {type(optimizer).__name__}, built with {len(optimizer.variables)} variables outside."
             )
         optimizer._distribution_strategy = strategy
-        adopt(strategy, optimizer.variables)
-    adopt(strategy, model.metrics_variables)
+        adopt(strategy, optimizer.variables, "none")
+    adopt(strategy, model.metrics_variables, "metric")
     if model.run_eagerly:
         raise UnsupportedError(
             "`run_eagerly` must be False, because steps run on the workers, as graphs. Received: True. "
             "To step through a model, build it without the strategy."
         )
+
+
+def check_compiled(model: Any) -> None:
+    """Refuses an optimizer without a row-wise form as soon as it is known that there are tables."""
+    if model.optimizer is not None and any(
+        isinstance(layer, keras.layers.Embedding) for layer in model._flatten_layers()
+    ):
+        row_optimizers.check(model.optimizer)
 
 
 def check_built(model: Any) -> None:

@@ -10,6 +10,7 @@ from tfps.embedding.push import push
 from tfps.embedding.table import Table
 from tfps.keras import row_optimizers
 from tfps.keras._compat import Variable
+from tfps.ops.segment_sum_rows import segment_sum_rows
 from tfps.strategy.strategy import ParameterServerStrategy
 
 
@@ -50,6 +51,29 @@ def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], lear
         current = step.current()
         known = current.gradients if current else []
         push(row_optimizers.row_updates(optimizer, tables, tf.cast(learning_rate, tf.float32)), known)
+
+
+def clip_gradients(stock: Any, optimizer: Any, gradients: list[Any]) -> list[Any]:
+    """Clips as Keras does, after ids that came from several lookups of a table are summed, which a norm must see.
+
+    Keras's own clip by the global norm makes IndexedSlices dense.
+    """
+    if not (optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue):
+        return gradients
+    gradients = [_summed(gradient) for gradient in gradients]
+    if optimizer.clipnorm or not optimizer.global_clipnorm:
+        return stock(optimizer, gradients)
+    return tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)[0]
+
+
+def _summed(gradient: Any) -> Any:
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    current = step.current()
+    if current is not None and any(known.values is gradient.values for known in current.gradients):
+        return gradient  # of one lookup, where each id is there once
+    ids, places = tf.unique(gradient.indices)
+    return tf.IndexedSlices(segment_sum_rows([gradient.values], [places], tf.size(ids)), ids, gradient.dense_shape)
 
 
 def decay_dense(optimizer: Any, variables: list[Any]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps.embedding.table import Table
+from tfps.errors import UnsupportedError
 from tfps.keras._compat import Variable, creating_layer, keras, standardize_dtype
 from tfps.keras.initial_rows import row_source
 from tfps.placement.spec import VariableSpec
@@ -41,7 +42,8 @@ def create(strategy: ParameterServerStrategy, variable: Any, initializer: Any) -
         lambda: initializer(shape, dtype=dtype),
         row_source(initializer, shape, dtype),
         _constant(initializer),
-        _is_seed(),
+        variable._tfps_maker == "seed",
+        not _of_layer(variable),
     )
     with tf.init_scope():
         return strategy.create(spec, recipe, summed=_is_metric(variable))
@@ -53,13 +55,24 @@ def create_from_value(strategy: ParameterServerStrategy, variable: Any, value: A
     dtype = standardize_dtype(variable._dtype)
     spec = VariableSpec(variable.path, array.shape, dtype, trainable=variable.trainable)
     with tf.init_scope():
-        return strategy.create(spec, Recipe(lambda: tf.convert_to_tensor(array, dtype)), summed=_is_metric(variable))
+        return strategy.create(
+            spec,
+            Recipe(lambda: tf.convert_to_tensor(array, dtype), bookkeeping=not _of_layer(variable)),
+            summed=_is_metric(variable),
+        )
 
 
-def adopt(strategy: ParameterServerStrategy, variables: list[Any]) -> None:
-    """Moves Keras variables that were made outside the scope (an optimizer, a metric) to where they belong."""
+def adopt(strategy: ParameterServerStrategy, variables: list[Any], maker: str) -> None:
+    """Moves Keras variables that were made outside the scope to where they belong.
+
+    Args:
+        strategy: makes them anew.
+        variables: of Keras.
+        maker: "metric", or "none" for those of an optimizer.
+    """
     for variable in variables:
         if isinstance(variable, Variable) and not isinstance(variable._value, (StepVariable, Table, type(None))):
+            variable._tfps_maker = maker
             variable._value = create_from_value(strategy, variable, variable._value.numpy())
 
 
@@ -69,24 +82,33 @@ def held(variables: list[Any], kind: type) -> list[Any]:
     return list({id(value): value for value in values if isinstance(value, kind)}.values())
 
 
+def note_maker(variable: Any) -> None:
+    """Remembers what made a Keras variable: one made while a model is traced gets its value after its maker is done."""
+    maker = creating_layer()
+    kinds = {"metric": keras.metrics.Metric, "seed": keras.random.SeedGenerator, "embedding": keras.layers.Embedding}
+    named = next((name for name, kind in kinds.items() if isinstance(maker, kind)), None)
+    variable._tfps_maker = named or ("layer" if isinstance(maker, keras.layers.Layer) else "none")
+
+
 def _is_metric(variable: Any) -> bool:
-    """Metric state is a sum over workers; Keras before 3.10 does not mark it as read rarely, but names its maker."""
-    return getattr(variable, "_synchronization", None) == "on_read" or isinstance(
-        creating_layer(), keras.metrics.Metric
-    )
+    """Metric state is a sum over workers; Keras before 3.7 does not mark it as read rarely, but names its maker."""
+    return getattr(variable, "_synchronization", None) == "on_read" or variable._tfps_maker == "metric"
 
 
-def _is_seed() -> bool:
-    return isinstance(creating_layer(), keras.random.SeedGenerator)
+def _of_layer(variable: Any) -> bool:
+    return variable._tfps_maker in ("layer", "embedding")
 
 
 def _is_table(variable: Any, shape: tuple[int, ...], dtype: str) -> bool:
-    if len(shape) != 2 or dtype != "float32" or not math.prod(shape):
+    if len(shape) != 2 or not math.prod(shape) or not _of_layer(variable):
         return False
-    layer = creating_layer()
-    if isinstance(layer, keras.layers.Embedding):
-        return shape[0] == layer.input_dim
-    return shape[0] >= _TABLE_ROWS and isinstance(layer, keras.layers.Layer)
+    table = shape[0] >= _TABLE_ROWS or (variable._tfps_maker == "embedding" and variable.name == "embeddings")
+    if table and dtype != "float32":
+        raise UnsupportedError(
+            f"`dtype` of table {variable.path!r} must be 'float32'. Received: {dtype!r}. "
+            "To compute in another type, set a policy that keeps variables in float32, such as 'mixed_bfloat16'."
+        )
+    return table
 
 
 def _constant(initializer: Callable[..., Any]) -> float | None:

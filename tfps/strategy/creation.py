@@ -28,12 +28,14 @@ class Recipe:
         rows: for a table, gives any range of rows, or None where only `whole` can.
         constant: the value of every element, where there is one.
         is_seed: whether it is the state of a random generator.
+        bookkeeping: whether it belongs to no layer (an optimizer's counter), so that no plan names it.
     """
 
     whole: Callable[[], Any]
     rows: RowSource | None = None
     constant: float | None = None
     is_seed: bool = False
+    bookkeeping: bool = False
 
 
 def server_device(server: int) -> str:
@@ -46,7 +48,11 @@ def create_dense(placement: Placement, recipe: Recipe, trainable: bool) -> Dense
     spec = placement.spec
     device = server_device(placement.servers[0])
     kind = SeedVariable if recipe.is_seed else DenseVariable
-    return kind(recipe.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=trainable, device=device)
+    variable = kind(
+        recipe.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=trainable, device=device
+    )
+    variable.placement = placement
+    return variable
 
 
 def create_sum(spec: VariableSpec, recipe: Recipe) -> SumVariable:

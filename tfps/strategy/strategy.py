@@ -89,6 +89,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         with translated(self._faulty):
             super().__init__(_resolver(spec))
         self._placer = IncrementalPlacer(self._num_ps, variable_partitioner, plan=plan)
+        self._bookkeeping = self._placer if plan is None else IncrementalPlacer(self._num_ps)
         self._slot_of: Any = None
         self._names: dict[str, int] = {}
         self._dense: list[weakref.ref[DenseVariable]] = []
@@ -179,7 +180,10 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         if isinstance(self._slot_of, Table) and self._slot_of.placement.spec.shape == spec.shape:
             spec = dataclasses.replace(spec, is_table=True)
             return create_table(self._placer.place_like(spec, self._slot_of.placement), recipe, spec.trainable)
-        placement = self._placer.place(spec)
+        if isinstance(self._slot_of, DenseVariable) and self._slot_of.placement.spec.shape == spec.shape:
+            placement = self._placer.place_like(spec, self._slot_of.placement)
+        else:
+            placement = (self._bookkeeping if recipe.bookkeeping else self._placer).place(spec)
         if spec.is_table:
             return create_table(placement, recipe, spec.trainable)
         variable = create_dense(placement, recipe, spec.trainable)
@@ -208,7 +212,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     def _unique(self, name: str) -> str:
         count = self._names.get(name, 0)
         self._names[name] = count + 1
-        return f"{name}_{count}" if count else name
+        return f"{name}:{count}" if count else name
 
 
 class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow.python.ops import resource_variable_ops  # the class tf.Variable makes is not public
 
 from tfps import step
+from tfps.placement.model import Placement
 
 _KEYS = itertools.count()
 
@@ -54,7 +55,13 @@ class StepVariable(resource_variable_ops.ResourceVariable):
 
 
 class DenseVariable(StepVariable):
-    """A variable that one server holds and that crosses whole: kernels, biases, their slots, counters."""
+    """A variable that one server holds and that crosses whole: kernels, biases, their slots, counters.
+
+    Attributes:
+        placement: where the plan put it.
+    """
+
+    placement: Placement
 
 
 class SeedVariable(DenseVariable):
