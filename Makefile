@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TENSORFLOW ?= tensorflow>=2.18,<2.22
 KERAS ?= keras>=3.5
-DEMO ?= examples/ctr_dnn.py
+DEMO ?= examples/word2vec.py
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
