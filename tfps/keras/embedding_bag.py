@@ -1,0 +1,116 @@
+"""EmbeddingBag: rows of a table, looked up by the bag and pooled into one row each."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfps.nn.bags import bags_of, in_shape_of
+from tfps.nn.combiners import check_combiner, combine
+
+
+@keras.saving.register_keras_serializable("tfps")
+class EmbeddingBag(keras.layers.Embedding):
+    """An `Embedding` whose rows are pooled over the last dimension of the ids.
+
+    In the scope of a `tfps.ParameterServerStrategy` it is a table, as an `Embedding` is: rows asked for cross, and no
+    more. Elsewhere it is a layer like others, and what is saved in one loads in the other.
+
+    Args:
+        input_dim: rows of the table; ids are at least 0 and below it.
+        output_dim: width of a row.
+        combiner: "sum"; "mean", over the sum of the weights; or "sqrtn", over the root of the sum of their squares.
+        embeddings_initializer: of the table.
+        embeddings_regularizer: of the table; must be None on parameter servers, as it would read all rows.
+        embeddings_constraint: of the table; must be None on parameter servers.
+        mask_zero: whether id 0 is padding, left out of its bag.
+        **kwargs: of `keras.layers.Embedding`.
+
+    Call arguments:
+        inputs: integer ids, [..., ids of a bag]: dense, `tf.SparseTensor` or, of two dimensions, `tf.RaggedTensor`.
+        weights: a float for each id, the same kind of tensor; all are 1 where None.
+
+    Returns:
+        [..., output_dim]; zeros for a bag without ids.
+
+    Raises:
+        ConfigError: `combiner` is no combiner; a `ValueError`.
+
+    Example:
+        >>> layer = EmbeddingBag(3, 2, combiner="sum", embeddings_initializer="ones")
+        >>> layer(tf.ragged.constant([[0, 2, 2], [], [1]])).numpy().tolist()
+        [[3.0, 3.0], [0.0, 0.0], [1.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        combiner: str = "mean",
+        embeddings_initializer: Any = "uniform",
+        embeddings_regularizer: Any = None,
+        embeddings_constraint: Any = None,
+        mask_zero: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        check_combiner(combiner)
+        super().__init__(
+            input_dim,
+            output_dim,
+            embeddings_initializer,
+            embeddings_regularizer,
+            embeddings_constraint,
+            mask_zero,
+            **kwargs,
+        )
+        self.combiner = combiner
+
+    def call(self, inputs: Any, weights: Any = None) -> Any:
+        """Pools the rows of each bag; see the class for arguments and result."""
+        ids = inputs if inputs.dtype in (tf.int32, tf.int64) else tf.cast(inputs, tf.int32)  # as Embedding does
+        pool = self._pool_bags if isinstance(ids, (tf.SparseTensor, tf.RaggedTensor)) else self._pool_dense
+        return tf.cast(pool(ids, weights), self.compute_dtype)
+
+    def _pool_bags(self, ids: Any, weights: Any) -> Any:
+        bags = bags_of(ids, weights, "inputs")
+        if self.mask_zero:
+            bags = bags.kept(bags.ids != 0)
+        return in_shape_of(ids, bags.pool_all(self._rows(bags.ids), self.combiner))
+
+    def _pool_dense(self, ids: Any, weights: Any) -> Any:
+        if weights is not None and not weights.shape.is_compatible_with(ids.shape):
+            raise ValueError(
+                f"`weights` must have the shape of `inputs`. Received: {weights.shape}. Valid: {ids.shape}."
+            )
+        if self.mask_zero:
+            seen = tf.cast(ids != 0, tf.float32)
+            weights = seen if weights is None else seen * tf.cast(weights, tf.float32)
+        return combine(self._rows(ids), weights, self.combiner, lambda values: tf.reduce_sum(values, -2))
+
+    def _rows(self, ids: Any) -> Any:
+        """Not by `keras.ops.take`, which counts negative ids from the end."""
+        return tf.gather(self.embeddings, ids)
+
+    def compute_output_shape(self, input_shape: Any, weights_shape: Any = None) -> tuple[int | None, ...]:
+        """Shape of the pooled rows for ids of a shape."""
+        if len(input_shape) < 2:
+            raise ValueError(
+                f"`inputs` must have a dimension to pool over beside the batch. Received: shape {tuple(input_shape)}."
+            )
+        return (*input_shape[:-1], self.output_dim)
+
+    def compute_output_spec(self, inputs: Any, weights: Any = None) -> Any:
+        """Shape and type of the result, which is dense whatever the ids are."""
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> None:
+        """Nothing is left to mask: bags are pooled."""
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes the same layer again."""
+        return {**super().get_config(), "combiner": self.combiner}
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Not implemented: Keras passes a layer over that says so."""
+        raise NotImplementedError("EmbeddingBag has no quantized form.")

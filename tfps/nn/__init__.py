@@ -1,0 +1,5 @@
+"""Lookups for custom layers and loops: those of `tf.nn`, also for tables that are split over parameter servers."""
+
+from tfps.nn.lookups import embedding_lookup, embedding_lookup_sparse, safe_embedding_lookup_sparse
+
+__all__ = ["embedding_lookup", "embedding_lookup_sparse", "safe_embedding_lookup_sparse"]
