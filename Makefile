@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 TENSORFLOW ?= tensorflow>=2.18,<2.22
-KERAS ?= keras>=3.5
+KERAS ?= keras>=3.6
 DEMO ?= examples/word2vec.py
 DEMO_ARGS ?=
 PYTEST_ARGS ?=

@@ -13,6 +13,7 @@ from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.trainer import Trainer
 
 Variable = backend.Variable
 
@@ -26,6 +27,7 @@ __all__ = [
     "TFEpochIterator",
     "TFOptimizer",
     "TensorFlowTrainer",
+    "Trainer",
     "UNREFERENCED_SLOTS",
     "Variable",
     "array_slicing",

@@ -16,6 +16,7 @@ from tfps.keras._compat import (
     TensorFlowTrainer,
     TFEpochIterator,
     TFOptimizer,
+    Trainer,
     Variable,
     in_stateless_scope,
     keras,
@@ -147,7 +148,8 @@ def _install_trainer_hooks() -> None:
     }
     for name, hook in hooks.items():
         _replace(TensorFlowTrainer, name, hook, ours)
-    _replace(keras.Model, "compile", _compile, ours)
+    # Not of Model: Keras leaves a loaded model uncompiled where its `compile` is another than this class has.
+    _replace(Trainer, "compile", _compile, ours)
     _replace(keras.Model, "export", exporting.export, ours)
     _replace(TFEpochIterator, "__init__", _epoch_iterator, _for_our_strategy)
 
