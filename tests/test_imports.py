@@ -14,7 +14,7 @@ ALLOWED = {
     "cluster": {"ops"},  # a server loads the library, or it could not run the graphs it is sent
     "embedding": {"ops", "placement"},
     "nn": {"embedding", "ops", "placement"},
-    "strategy": {"cluster", "placement", "embedding"},
+    "strategy": {"cluster", "placement", "embedding", "ops"},
     "training": {"strategy", "embedding"},
 }
 # Any of the above; nothing below imports these.

@@ -1,6 +1,7 @@
 """The table never travels: where the ops of a step are, how many bytes cross, what the chief holds."""
 
 import pathlib
+import time
 
 import keras
 import numpy as np
@@ -32,6 +33,15 @@ def loopback_bytes():
     return int(line.split(":")[1].split()[0])
 
 
+@pytest.fixture
+def quiet():
+    """Counts of the loopback mean something only while no other program uses it."""
+    before = loopback_bytes()
+    time.sleep(1.0)
+    if loopback_bytes() - before > 20_000:
+        pytest.skip("other programs use the loopback, so its bytes cannot be counted")
+
+
 def bytes_a_step(model, steps=64):
     data = batches()
     model.fit(data, steps_per_epoch=16, verbose=0)
@@ -43,7 +53,7 @@ def bytes_a_step(model, steps=64):
     return min(counts)
 
 
-def test_bytes_depend_on_the_batch_and_not_on_the_table(strategy):
+def test_bytes_depend_on_the_batch_and_not_on_the_table(strategy, quiet):
     small, large = (bytes_a_step(model_of(strategy, rows)) for rows in (10_001, 1_000_001))
     assert large == pytest.approx(small, rel=0.15)
     unique = BATCH * 4
@@ -68,7 +78,7 @@ def test_rows_are_read_and_updated_beside_them_once_a_step_and_server(strategy, 
             assert len(places) == len(set(places)) == 2
 
 
-def test_a_table_is_made_and_trained_without_passing_through_the_chief(strategy):
+def test_a_table_is_made_and_trained_without_passing_through_the_chief(strategy, quiet):
     def resident():
         return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
 

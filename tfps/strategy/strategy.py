@@ -23,6 +23,7 @@ from tfps.cluster.server import serve
 from tfps.cluster.tf_config import TaskConfig, from_environment
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError
+from tfps.ops import library
 from tfps.placement.model import Plan
 from tfps.placement.planner import IncrementalPlacer
 from tfps.placement.spec import VariableSpec
@@ -83,6 +84,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             raise ConfigError(
                 "`cluster` must not be given where TF_CONFIG is set: TF_CONFIG already says where the cluster is."
             )
+        library.load()  # built for another TensorFlow: said here, and not by servers that do not come up
         self.cluster = cluster
         spec = self._start(config)
         self._faulty = self.cluster or spec
