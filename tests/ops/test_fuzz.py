@@ -1,5 +1,7 @@
 """Malformed tensors and attributes give an error, never a crash: each case here would end this very process."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,29 +24,30 @@ def floats(rng):
     return tf.constant(rng.normal(size=SHAPES[rng.integers(len(SHAPES))]), tf.float32)
 
 
-TABLES = [tf.Variable(tf.ones([4, 2])) for _ in range(6)]
-MISFITS = [
-    tf.Variable(tf.zeros([4, 3])),
-    tf.Variable(tf.zeros([4])),
-    tf.Variable(tf.zeros([0, 2])),
-    tf.Variable(tf.zeros([4, 2], tf.float64)),
-]
+@functools.cache
+def resources():
+    """Tables that fit, variables that do not, another resource; made in a test, when TensorFlow's devices are settled."""
+    tables = [tf.Variable(tf.ones([4, 2])) for _ in range(6)]
+    misfits = [tf.zeros([4, 3]), tf.zeros([4]), tf.zeros([0, 2]), tf.zeros([4, 2], tf.float64)]
+    return (
+        tables,
+        [tf.Variable(value) for value in misfits],
+        tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0),
+    )
 
 
 def handle(rng):
     """The handle of a table that fits; or of another variable, of another resource, of nothing; or no scalar."""
+    tables, misfits, hash_table = resources()
     if rng.random() < 0.9:
-        return TABLES[rng.integers(len(TABLES))].handle
+        return tables[rng.integers(len(tables))].handle
     others = [
-        *(variable.handle for variable in MISFITS),
+        *(variable.handle for variable in misfits),
         tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[4, 2], shared_name="nothing"),
-        HASH_TABLE.resource_handle,
-        tf.stack([TABLES[0].handle, TABLES[1].handle]),
+        hash_table.resource_handle,
+        tf.stack([tables[0].handle, tables[1].handle]),
     ]
     return others[rng.integers(len(others))]
-
-
-HASH_TABLE = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0)
 
 
 def request(rng, tables):
