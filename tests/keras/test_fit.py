@@ -293,3 +293,19 @@ def test_a_table_of_another_type_is_refused(strategy):
 
     with strategy.scope(), pytest.raises(tfps.errors.UnsupportedError, match="float32"):
         keras.layers.Embedding(ROWS, 2, dtype="float16").build()
+
+
+def test_ragged_batches_everywhere(strategy):
+    import tfps
+
+    lengths = np.arange(ROWS) % 4 + 1
+    ragged = tf.RaggedTensor.from_row_lengths(np.repeat(IDS, lengths), lengths)
+    with strategy.scope():
+        bag = tfps.layers.EmbeddingBag(ROWS, 1, combiner="sum", embeddings_initializer="zeros")
+        model = keras.Sequential([keras.Input((None,), dtype="int64", ragged=True), bag])
+        model.compile(optimizer=keras.optimizers.SGD(1.0), loss=NegativeSum())
+    model.fit(tf.data.Dataset.from_tensor_slices((ragged, ZEROS[:, :1])).batch(7), epochs=1, verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0][:, 0], lengths)
+    np.testing.assert_array_equal(model.predict(ragged, batch_size=7, verbose=0)[:, 0], lengths**2)
+    model.train_on_batch(ragged[:2], ZEROS[:2, :1])
+    assert model.get_weights()[0][:3, 0].tolist() == [2, 4, 3]

@@ -26,7 +26,7 @@ def floats(rng):
 
 @functools.cache
 def resources():
-    """Tables that fit, variables that do not, another resource; made in a test, when TensorFlow's devices are settled."""
+    """Tables that fit, variables that do not, another resource; made in a test, when the devices are settled."""
     tables = [tf.Variable(tf.ones([4, 2])) for _ in range(6)]
     misfits = [tf.zeros([4, 3]), tf.zeros([4]), tf.zeros([0, 2]), tf.zeros([4, 2], tf.float64)]
     return (

@@ -14,7 +14,7 @@ from tfps.keras import averages
 from tfps.keras._compat import tree
 from tfps.keras.variables import held
 from tfps.placement.report import summary
-from tfps.strategy.inputs import Epoch, worker_iterator
+from tfps.strategy.inputs import Epoch, as_tensor, worker_iterator
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.closure import Closure, Program, Result
@@ -95,7 +95,7 @@ class StepFunction:
         self.join()
         runner = self._runner()
         for data in batches:
-            batch = tree.map_structure(lambda x: None if x is None else tf.convert_to_tensor(x), data)
+            batch = tree.map_structure(as_tensor, data)
             future = runner.pool.submit(0, functools.partial(runner.over_batch, 0, batch))
             runner.done(runner.pool.result(future, "a step on one batch", runner.timeout_s))
         return self._results()

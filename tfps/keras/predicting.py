@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfps import step
 from tfps.keras._compat import TFEpochIterator, keras, tree
 from tfps.keras.variables import held
-from tfps.strategy.inputs import of_this_context
+from tfps.strategy.inputs import as_tensor, of_this_context
 from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import Exchange
 from tfps.training.hoisting import hoisted
@@ -75,7 +75,7 @@ def _results(model: Any, batches: Any, steps: int | None) -> Any:
     for number, batch in enumerate(batches):
         if steps is not None and number >= steps:
             break
-        inputs = tree.map_structure(lambda v: None if v is None else tf.convert_to_tensor(v), batch)
+        inputs = tree.map_structure(as_tensor, batch)
         window.append(strategy.pool.submit(number % strategy.num_workers, functools.partial(function, inputs)))
         if len(window) >= _IN_FLIGHT * strategy.num_workers:
             yield strategy.pool.result(window.popleft(), "predictions for a batch", strategy.closure_timeout_s)

@@ -58,7 +58,7 @@ class WorkerInput:
                 with tf.device(device):
                     graph = tf.constant(share_of(self._graph, len(self.devices), index))
                     share = tf.raw_ops.DatasetFromGraph(graph_def=graph)
-                    self._shipped.append(_prefetched(share, self.element_spec))
+                    self._shipped.append(_read_ahead(share, self.element_spec))
         return self._shipped
 
 
@@ -106,13 +106,25 @@ def of_this_context(dataset: Any) -> Any:
     return moved
 
 
-def _prefetched(dataset: Any, element_spec: Any) -> Any:
-    return tf.raw_ops.PrefetchDataset(
-        input_dataset=dataset,
-        buffer_size=_PREFETCH,
-        output_types=structure.get_flat_tensor_types(element_spec),
-        output_shapes=structure.get_flat_tensor_shapes(element_spec),
-    )
+def as_tensor(value: Any) -> Any:
+    """A part of a batch of the chief as a tensor; ragged and sparse ones are tensors, and a missing label is None."""
+    return value if value is None or tf.is_tensor(value) else tf.convert_to_tensor(value)
+
+
+def _read_ahead(dataset: Any, element_spec: Any) -> Any:
+    """The dataset with some batches read ahead, and without the thread that tunes it.
+
+    An iterator that is replaced waits for that thread, which may sleep for many seconds before it notices.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    kinds = {
+        "output_types": structure.get_flat_tensor_types(element_spec),
+        "output_shapes": structure.get_flat_tensor_shapes(element_spec),
+    }
+    ahead = tf.raw_ops.PrefetchDataset(input_dataset=dataset, buffer_size=_PREFETCH, **kinds)
+    serialized = options._to_proto().SerializeToString()
+    return tf.raw_ops.OptionsDataset(input_dataset=ahead, serialized_options=serialized, **kinds)
 
 
 def iterator_handle(name: str, element_spec: Any) -> Any:
