@@ -252,7 +252,10 @@ def test_what_has_no_row_wise_form_is_refused(strategy):
 
 def test_an_id_out_of_range_names_table_id_and_range(counter):
     with pytest.raises(Exception, match=r"embeddings.*below 60.*77"):
-        counter.fit(np.array([1, 77]), ZEROS[:2], batch_size=2, verbose=0)
+        counter.fit(np.array([1, 77] * 30), ZEROS, batch_size=2, verbose=0)
+    counter.set_weights([ZEROS])
+    counter.fit(IDS, ZEROS, batch_size=7, verbose=0)  # the failure is over with the call that raised it
+    np.testing.assert_array_equal(counter.get_weights()[0], np.ones((ROWS, 4)))
 
 
 def test_a_model_built_by_its_first_fit_has_tables(strategy):

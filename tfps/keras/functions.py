@@ -64,7 +64,12 @@ class StepFunction:
         if self._stream is None or self._stream.epoch is not iterator or self._stream.spent:
             self.join()
             self._stream = self._begin(iterator)
-        if not self._stream.take(self._model.steps_per_execution):
+        try:
+            taken = self._stream.take(self._model.steps_per_execution)
+        except BaseException:
+            self._stream = None  # what else is under way must not fail the next epoch
+            raise
+        if not taken:
             raise StopIteration
         if time.monotonic() - self._logs_at > _LOGS_EVERY_S or not self._logs:
             self._logs = self._results()
@@ -72,9 +77,9 @@ class StepFunction:
 
     def join(self) -> None:
         """Waits for the steps under way."""
-        if self._stream is not None:
-            self._stream.join()
-            self._stream = None
+        under_way, self._stream = self._stream, None
+        if under_way is not None:
+            under_way.join()
 
     def finish(self) -> dict[str, Any]:
         """Ends an epoch: waits for all steps and returns the final logs."""
@@ -83,11 +88,10 @@ class StepFunction:
 
     def _results(self) -> dict[str, Any]:
         self._logs_at = time.monotonic()
-        return {**self._model.get_metrics_result(), **self._last_logs} if not self._last_logs else self._merged()
-
-    def _merged(self) -> dict[str, Any]:
-        """A user's own logs; those that name a metric show its result, not the last step's value."""
         results = self._model.get_metrics_result()
+        if not self._last_logs:
+            return results
+        # A user's own logs; those that name a metric show its result, not the last step's value.
         return {name: results.get(name, value) for name, value in self._last_logs.items()}
 
     def _single(self, batches: Any) -> dict[str, Any]:
