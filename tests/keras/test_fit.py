@@ -1,5 +1,7 @@
 """Stock Keras training under the strategy: what goes in, what is counted, what callbacks see."""
 
+import time
+
 import keras
 import numpy as np
 import pandas as pd
@@ -256,6 +258,16 @@ def test_an_id_out_of_range_names_table_id_and_range(counter):
     counter.set_weights([ZEROS])
     counter.fit(IDS, ZEROS, batch_size=7, verbose=0)  # the failure is over with the call that raised it
     np.testing.assert_array_equal(counter.get_weights()[0], np.ones((ROWS, 4)))
+
+
+def test_a_fit_that_fails_changes_nothing_after_it(counter):
+    ids = np.ones(1_000_000, np.int64)
+    ids[150_000] = 77  # the first closure of worker 1 fails at once, while worker 0 has 100,000 rows of its own to do
+    with pytest.raises(Exception, match="below 60"):
+        counter.fit(ids, np.zeros((len(ids), 4), np.float32), batch_size=100_000, shuffle=False, verbose=0)
+    after = counter.get_weights()[0]
+    time.sleep(1.0)
+    np.testing.assert_array_equal(counter.get_weights()[0], after)
 
 
 def test_a_model_built_by_its_first_fit_has_tables(strategy):

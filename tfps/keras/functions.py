@@ -15,6 +15,7 @@ from tfps.keras._compat import tree
 from tfps.keras.variables import held
 from tfps.placement.report import summary
 from tfps.strategy.inputs import Epoch, as_tensor, worker_iterator
+from tfps.strategy.pool import Calls
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.closure import Closure, Program, Result
@@ -64,11 +65,7 @@ class StepFunction:
         if self._stream is None or self._stream.epoch is not iterator or self._stream.spent:
             self.join()
             self._stream = self._begin(iterator)
-        try:
-            taken = self._stream.take(self._model.steps_per_execution)
-        except BaseException:
-            self._stream = None  # what else is under way must not fail the next epoch
-            raise
+        taken = self._stream.take(self._model.steps_per_execution)
         if not taken:
             raise StopIteration
         if time.monotonic() - self._logs_at > _LOGS_EVERY_S or not self._logs:
@@ -80,6 +77,12 @@ class StepFunction:
         under_way, self._stream = self._stream, None
         if under_way is not None:
             under_way.join()
+
+    def abandon(self, timeout_s: float) -> None:
+        """Ends the epoch where it is, because it failed: what is under way has `timeout_s` to end."""
+        under_way, self._stream = self._stream, None
+        if under_way is not None:
+            under_way.abandon(timeout_s)
 
     def finish(self) -> dict[str, Any]:
         """Ends an epoch: waits for all steps and returns the final logs."""
@@ -100,8 +103,9 @@ class StepFunction:
         runner = self._runner()
         for data in batches:
             batch = tree.map_structure(as_tensor, data)
-            future = runner.pool.submit(0, functools.partial(runner.over_batch, 0, batch))
-            runner.done(runner.pool.result(future, "a step on one batch", runner.timeout_s))
+            calls = Calls(runner.pool, "a step on one batch", runner.timeout_s)
+            calls.submit(0, None, functools.partial(runner.over_batch, 0, batch))
+            runner.done(calls.take()[1])
         return self._results()
 
     def _runner(self, over_iterator: Any = None) -> Runner:

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.embedding.table import Table
+from tfps.errors import ClusterError
 from tfps.keras import exporting, model_checks, optimizers, predicting, variables
 from tfps.keras._compat import (
     UNREFERENCED_SLOTS,
@@ -29,6 +30,8 @@ from tfps.strategy.variables import StepVariable
 from tfps.training.custom_loop import run_in_step
 
 _INSTALLED: set[str] = set()
+_GIVE_UP_S = 5.0
+"""Seconds that closures under way have to end when the cluster fails or the user interrupts."""
 
 
 def install() -> None:
@@ -143,6 +146,8 @@ def _install_trainer_hooks() -> None:
         "make_test_function": _make_test_function,
         "_get_metrics_result_or_logs": _metrics_result_or_logs,
         "_maybe_symbolic_build": _symbolic_build,
+        "fit": _ending_well,
+        "evaluate": _ending_well,
         "predict": predicting.predict,
         "predict_on_batch": predicting.predict_on_batch,
     }
@@ -186,11 +191,24 @@ def _make_test_function(stock: Any, model: Any, force: bool = False) -> Any:
     return model.test_function
 
 
+def _ending_well(stock: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    """`fit` and `evaluate`: when one fails, nothing that it began may change the model after it."""
+    try:
+        return stock(model, *args, **kwargs)
+    except BaseException as error:
+        patient = isinstance(error, Exception) and not isinstance(error, ClusterError)
+        for function in _step_functions(model):
+            function.abandon(model._distribute_strategy.closure_timeout_s if patient else _GIVE_UP_S)
+        raise
+
+
+def _step_functions(model: Any) -> list[StepFunction]:
+    return [f for f in (model.train_function, model.test_function) if isinstance(f, StepFunction)]
+
+
 def _metrics_result_or_logs(stock: Any, model: Any, logs: Any) -> Any:
     """Called at the end of an epoch and of evaluate: nothing may be under way after it."""
-    functions = [
-        f for f in (model.train_function, model.test_function) if isinstance(f, StepFunction) and f.called >= 0
-    ]
+    functions = [f for f in _step_functions(model) if f.called >= 0]
     return max(functions, key=lambda f: f.called).finish() if functions else stock(model, logs)
 
 

@@ -1,8 +1,6 @@
 """`predict`: batches go to whichever worker is free, their results come back in the order of the input."""
 
-import collections
 import functools
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from tfps import step
 from tfps.keras._compat import TFEpochIterator, keras, tree
 from tfps.keras.variables import held
 from tfps.strategy.inputs import as_tensor, of_this_context
+from tfps.strategy.pool import Calls
 from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import Exchange
 from tfps.training.hoisting import hoisted
@@ -71,16 +70,31 @@ def _results(model: Any, batches: Any, steps: int | None) -> Any:
     """The outputs of each batch, in order."""
     strategy = model.distribute_strategy
     function = _function_of(model)
-    window: collections.deque[Future[Any]] = collections.deque()
-    for number, batch in enumerate(batches):
-        if steps is not None and number >= steps:
-            break
-        inputs = tree.map_structure(as_tensor, batch)
-        window.append(strategy.pool.submit(number % strategy.num_workers, functools.partial(function, inputs)))
-        if len(window) >= _IN_FLIGHT * strategy.num_workers:
-            yield strategy.pool.result(window.popleft(), "predictions for a batch", strategy.closure_timeout_s)
-    while window:
-        yield strategy.pool.result(window.popleft(), "predictions for a batch", strategy.closure_timeout_s)
+    calls = Calls(strategy.pool, "predictions for a batch", strategy.closure_timeout_s)
+    early: dict[int, Any] = {}
+    given = 0
+    try:
+        for number, batch in enumerate(batches):
+            if steps is not None and number >= steps:
+                break
+            inputs = tree.map_structure(as_tensor, batch)
+            calls.submit(number % strategy.num_workers, number, functools.partial(function, inputs))
+            if number - given + 1 >= _IN_FLIGHT * strategy.num_workers:
+                yield _in_turn(calls, early, given)
+                given += 1
+        while calls or early:
+            yield _in_turn(calls, early, given)
+            given += 1
+    finally:
+        calls.abandon(0.0)
+
+
+def _in_turn(calls: Calls, early: dict[int, Any], number: int) -> Any:
+    """Waits for the outputs of one batch; those of later ones that end before it are kept in `early`."""
+    while number not in early:
+        tag, outputs = calls.take()
+        early[tag] = outputs
+    return early.pop(number)
 
 
 def _predict_step(model: Any, current: step.Step, batch: Any) -> Any:

@@ -1,11 +1,17 @@
 """One thread of the chief for each worker, which runs one closure at a time there.
 
-Threading: `submit` from any thread. Errors of a closure come out of its future, translated.
+Threading: a `Calls` is used by one thread; any number of them share the pool. Results come through
+`queue.SimpleQueue` and the threads are daemons, not the `concurrent.futures` kind: an interrupt that comes while those
+take their locks leaves them held, and the process, which joins such threads before anything else, never ends.
 """
 
+import atexit
+import dataclasses
+import queue
+import threading
 import time
-from collections.abc import Callable, Collection
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +20,18 @@ from tfps.errors import ClusterTimeoutError
 
 _CHECK_EVERY_S = 1.0
 """How often a wait looks whether the servers live."""
+
+_CLOSE_S = 10.0
+"""Seconds a closure that runs may take to end when the pool is closed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Landed:
+    """What became of one call: the tag it was submitted with and its result, or its error."""
+
+    tag: Any
+    value: Any = None
+    error: BaseException | None = None
 
 
 class WorkerPool:
@@ -29,42 +47,116 @@ class WorkerPool:
         self, devices: list[str], translate: Callable[[Exception], Exception], check: Callable[[], None]
     ) -> None:
         self.devices = devices
-        self._check = check
+        self.check = check
         self._translate = translate
-        self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"tfps-worker-{i}") for i in range(len(devices))]
+        self._orders: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in devices]
+        self._closed = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, args=(index,), daemon=True, name=f"tfps-worker-{index}")
+            for index in range(len(devices))
+        ]
+        for thread in self._threads:
+            thread.start()
+        atexit.register(_close, weakref.ref(self))
 
-    def submit(self, worker: int, function: Callable[[], Any]) -> Future[Any]:
+    def order(self, worker: int, run: Callable[[], None]) -> None:
+        """Has a worker's thread call `run`, after what it was ordered before."""
+        self._orders[worker].put(run)
+
+    def call(self, worker: int, function: Callable[[], Any]) -> Any:
         """Runs `function` with ops placed on a worker; its result, a structure of tensors, comes as numpy."""
-        return self._threads[worker].submit(self._run, self.devices[worker], function)
-
-    def _run(self, device: str, function: Callable[[], Any]) -> Any:
         try:
-            with tf.device(device):
+            with tf.device(self.devices[worker]):
                 return tf.nest.map_structure(lambda t: t.numpy(), function())
         except tf.errors.OpError as error:
             raise self._translate(error) from error
 
-    def wait_any(self, futures: Collection[Future[Any]], what: str, timeout_s: float) -> set[Future[Any]]:
-        """Waits until one of `futures` is done; returns those that are.
+    def close(self) -> None:
+        """Drops what waits, and gives what runs a while to end: a thread inside TensorFlow must not outlive it."""
+        self._closed.set()
+        for orders in self._orders:
+            orders.put(None)
+        deadline = time.monotonic() + _CLOSE_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self, worker: int) -> None:
+        orders = self._orders[worker]
+        while (run := orders.get()) is not None and not self._closed.is_set():
+            run()
+            del run  # it holds the batch, and the pool
+
+
+class Calls:
+    """Calls on workers that one caller has under way.
+
+    Args:
+        pool: runs them.
+        what: is waited for, for messages.
+        timeout_s: seconds to wait for any one of them.
+    """
+
+    def __init__(self, pool: WorkerPool, what: str, timeout_s: float) -> None:
+        self._pool, self._what, self._timeout_s = pool, what, timeout_s
+        self._landed: queue.SimpleQueue[Landed] = queue.SimpleQueue()
+        self._dropped = threading.Event()
+        self._under_way = 0
+
+    def __len__(self) -> int:
+        """Calls submitted whose end was not taken."""
+        return self._under_way
+
+    def submit(self, worker: int, tag: Any, function: Callable[[], Any]) -> None:
+        """Runs `function` on a worker, after what that worker was given before."""
+        landed, dropped, pool = self._landed, self._dropped, self._pool
+
+        def run() -> None:
+            if dropped.is_set():
+                landed.put(Landed(tag))
+                return
+            try:
+                landed.put(Landed(tag, pool.call(worker, function)))
+            except BaseException as error:
+                landed.put(Landed(tag, error=error))
+
+        self._under_way += 1
+        pool.order(worker, run)
+
+    def take(self) -> tuple[Any, Any]:
+        """Waits for one call, whichever ends first; returns its tag and its result.
 
         Raises:
             TaskDiedError: a server died meanwhile.
-            ClusterTimeoutError: none was done in time; the message says `what` was waited for.
+            ClusterTimeoutError: none ended in time; the message says what was waited for.
         """
+        landed = self._next(self._timeout_s, self._pool.check)
+        if landed is None:
+            raise ClusterTimeoutError(f"waited {self._timeout_s:.0f} s for {self._what}; no worker was done with one.")
+        if landed.error is not None:
+            raise landed.error
+        return landed.tag, landed.value
+
+    def abandon(self, timeout_s: float) -> None:
+        """Drops the calls that have not begun and waits up to `timeout_s` for the others; their results are lost."""
+        self._dropped.set()
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            done, _ = wait(futures, _CHECK_EVERY_S, FIRST_COMPLETED)
-            if done:
-                return done
-            self._check()
-        raise ClusterTimeoutError(f"waited {timeout_s:.0f} s for {what}; no worker was done with one.")
+        while self._under_way and self._next(deadline - time.monotonic(), lambda: None):
+            pass
 
-    def result(self, future: Future[Any], what: str, timeout_s: float) -> Any:
-        """The result of one future; errors as in `wait_any`, and those of the closure."""
-        self.wait_any([future], what, timeout_s)
-        return future.result()
+    def _next(self, timeout_s: float, check: Callable[[], None]) -> Landed | None:
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                landed = self._landed.get(timeout=min(left, _CHECK_EVERY_S))
+            except queue.Empty:
+                check()
+                continue
+            self._under_way -= 1
+            return landed
+        return None
 
-    def close(self) -> None:
-        """Waits for what runs, drops what waits."""
-        for thread in self._threads:
-            thread.shutdown(wait=False, cancel_futures=True)
+
+def _close(reference: "weakref.ref[WorkerPool]") -> None:
+    pool = reference()
+    if pool is not None:
+        pool.close()

@@ -9,11 +9,10 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 from tfps.strategy.inputs import Epoch
-from tfps.strategy.pool import WorkerPool
+from tfps.strategy.pool import Calls, WorkerPool
 from tfps.training.closure import Result
 
 _IN_FLIGHT = 2
@@ -60,14 +59,14 @@ class Stream(abc.ABC):
         self._ready = 0
         self._handed = 0
         self._whole = budget
-        self._flying: dict[Future[Any], tuple[int, int]] = {}
+        self._calls = Calls(runner.pool, f"closures of up to {runner.most} steps", runner.timeout_s)
         self._busy = [0] * len(runner.pool.devices)
 
     def take(self, count: int) -> int:
         """Waits for up to `count` steps more to be done; returns how many, 0 at the end."""
         while self._ready < count:
             self._launch()
-            if not self._flying:
+            if not self._calls:
                 break
             self._collect()
         given = min(count, self._ready)
@@ -83,9 +82,14 @@ class Stream(abc.ABC):
     def join(self) -> None:
         """Waits for what is under way; nothing more is begun."""
         self.budget = 0
-        while self._flying:
+        while self._calls:
             self._collect()
         self._ready = 0
+
+    def abandon(self, timeout_s: float) -> None:
+        """Ends the epoch where it is: what has not begun is dropped, what runs has `timeout_s` to end."""
+        self.budget = 0
+        self._calls.abandon(timeout_s)
 
     @abc.abstractmethod
     def _launch(self) -> None:
@@ -97,18 +101,14 @@ class Stream(abc.ABC):
 
     def _fly(self, worker: int, asked: int, function: Callable[[], Any]) -> None:
         self._busy[worker] += 1
-        self._flying[self.runner.pool.submit(worker, function)] = (worker, asked)
+        self._calls.submit(worker, (worker, asked), function)
 
     def _collect(self) -> None:
-        landed = self.runner.pool.wait_any(
-            self._flying, f"closures of up to {self.runner.most} steps", self.runner.timeout_s
-        )
-        for future in landed:
-            worker, asked = self._flying.pop(future)
-            self._busy[worker] -= 1
-            steps = self.runner.done(future.result()).steps
-            self._ready += steps
-            self._landed(worker, asked, steps)
+        (worker, asked), vector = self._calls.take()
+        self._busy[worker] -= 1
+        steps = self.runner.done(vector).steps
+        self._ready += steps
+        self._landed(worker, asked, steps)
 
 
 class ShippedStream(Stream):
