@@ -1,5 +1,7 @@
 """tfps-plan, as typed: output, files and messages."""
 
+import sys
+
 import pytest
 
 from tfps.cli.plan import main
@@ -93,12 +95,25 @@ def test_a_saved_plan_is_shown_compared_and_drawn(saved, tmp_path, capsys):
         (["none.py", "--ps", "1", "--dense-exchange-every", "-3"], "`--dense-exchange-every` must be at least 1"),
         (["SAVED", "--ps", "3"], "`--ps` must be 2, as in"),
         (["SAVED", "--json", "/nonexistent/plan.json"], "must be files that can be written"),
-        (["SAVED", "--plot", "plan.xyz"], "must be files that can be written"),
     ],
 )
 def test_mistakes_are_named_in_one_line(args, message, saved, capsys):
-    assert main([saved if arg == "SAVED" else arg for arg in args]) == 1
+    assert message in only_line(capsys, main([saved if arg == "SAVED" else arg for arg in args]))
+
+
+def test_a_picture_of_no_known_format_is_named_in_one_line(saved, capsys):
+    pytest.importorskip("matplotlib", reason="without it no format is asked for")
+    assert "must be files that can be written" in only_line(capsys, main([saved, "--plot", "plan.xyz"]))
+
+
+def test_a_picture_without_matplotlib_is_refused_in_one_line(saved, capsys, monkeypatch):
+    for module in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    assert "pip install 'tfps[plot]'" in only_line(capsys, main([saved, "--plot", "plan.png"]))
+
+
+def only_line(capsys, status):
+    """The one line of a command that failed."""
     error = capsys.readouterr().err
-    assert error.startswith("tfps-plan: ")
-    assert message in error
-    assert error.count("\n") == 1
+    assert status == 1 and error.startswith("tfps-plan: ") and error.count("\n") == 1
+    return error
