@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfps.ops.apply_rows import apply_rows, pack_update
-from tfps.ops.expand_rows import expand_rows
 from tfps.ops.gather_rows import gather_rows
 from tfps.ops.route_unique import route_unique
 from tfps.ops.routes import RouteMap, TableRoute
@@ -73,7 +72,6 @@ def cases(options: argparse.Namespace) -> dict[str, tuple[Callable[..., Any], tu
     local = routes[0].routing.shard_rows(0)
     shards = [[tf.Variable(tf.ones([local, dim])) for _ in range(3)] for _ in range(tables)]
     gradients = [tf.ones([options.batch, dim]) for _ in range(tables)]
-    answer = tf.ones([len(routed.unique_ids), dim])
 
     def update(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         rule = RULES[name]
@@ -89,7 +87,6 @@ def cases(options: argparse.Namespace) -> dict[str, tuple[Callable[..., Any], tu
     return {
         "route_unique": (lambda *i: route_unique(RouteMap(tuple(routes), len(servers)), i).requests, tuple(ids)),
         "gather_rows": (lambda r: gather_rows([shard[0] for shard in shards], r), (request,)),
-        "expand_rows": (lambda a: expand_rows(a, routed.inverse), (answer,)),
         "segment_sum_rows": (lambda *g: segment_sum_rows(g, routed.inverse, len(routed.unique_ids)), tuple(gradients)),
         **{f"apply_rows_{name}": update(name) for name in ("sgd", "adagrad", "adam", "ftrl")},
     }

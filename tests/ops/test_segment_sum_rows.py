@@ -1,11 +1,10 @@
-"""segment_sum_rows and expand_rows against numpy, in both of their forms."""
+"""segment_sum_rows against numpy, in both of its forms."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfps.errors import ConfigError
-from tfps.ops.expand_rows import expand_rows
 from tfps.ops.segment_sum_rows import segment_sum_rows
 
 
@@ -29,34 +28,6 @@ def test_equals_brute_force(way, rng, dim, rows):
 def test_a_position_out_of_range_is_an_error(way, bad):
     with pytest.raises(tf.errors.InvalidArgumentError):
         segment_sum_rows([tf.ones([2, 3])], [tf.constant([0, bad])], 4)
-
-
-def test_expanded_rows_and_their_gradient(way, rng):
-    rows = tf.constant(rng.normal(size=[5, 3]), tf.float32)
-    inverse = [tf.constant([[0, 1], [1, 1]]), tf.constant([4])]
-    with tf.GradientTape() as tape:
-        tape.watch(rows)
-        first, second = expand_rows(rows, inverse)
-        loss = tf.reduce_sum(first) + 10 * tf.reduce_sum(second)
-    np.testing.assert_array_equal(first, rows.numpy()[[[0, 1], [1, 1]]])
-    gradient = tape.gradient(loss, rows)
-    assert isinstance(gradient, tf.Tensor)
-    np.testing.assert_array_equal(gradient, np.outer([1, 3, 0, 0, 10], [1, 1, 1]))
-
-
-def test_one_lookup_and_an_unused_one(way, rng):
-    rows = tf.constant(rng.normal(size=[5, 3]), tf.float32)
-
-    @tf.function
-    def gradient_of(inverse):
-        with tf.GradientTape() as tape:
-            tape.watch(rows)
-            used, _ = expand_rows(rows, [inverse, inverse])
-            (alone,) = expand_rows(rows, [inverse])
-            loss = tf.reduce_sum(used) + tf.reduce_sum(alone)
-        return tape.gradient(loss, rows)
-
-    np.testing.assert_array_equal(gradient_of(tf.constant([2])), np.outer([0, 0, 2, 0, 0], [1, 1, 1]))
 
 
 def test_arguments_are_checked():

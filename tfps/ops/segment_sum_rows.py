@@ -1,4 +1,4 @@
-"""Sums of the gradients of each unique row: the backward pass of `expand_rows`."""
+"""Sums of the gradients of each unique row: the backward pass of giving every place of a lookup its row."""
 
 from collections.abc import Sequence
 from typing import Any
