@@ -1,10 +1,15 @@
 """One cluster of real processes for all tests that train: 2 parameter servers and 2 workers, started once."""
 
 import pathlib
+import signal
 
 import pytest
 
 DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+# A shell starts what it puts in the background, maybe this, with SIGINT ignored, and the programs of tests inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

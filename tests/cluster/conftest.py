@@ -73,7 +73,7 @@ def living(pids):
 def is_alive(pid):
     try:
         stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or while it was read
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
 

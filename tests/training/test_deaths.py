@@ -35,11 +35,14 @@ model.fit(data, steps_per_epoch=10_000_000, verbose=0, callbacks=[Kill()])
 @pytest.fixture
 def program(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"} | {"PYTHONPATH": str(ROOT)}
+    started = []
 
     def start(victim):
         with open(tmp_path / "out", "wb") as out, open(tmp_path / "err", "wb") as err:
             arguments = [sys.executable, "-c", PROGRAM, victim]
-            return subprocess.Popen(arguments, stdout=out, stderr=err, env=environment, start_new_session=True)
+            process = subprocess.Popen(arguments, stdout=out, stderr=err, env=environment, start_new_session=True)
+        started.append(process)
+        return process
 
     def output():
         return (tmp_path / "out").read_text()
@@ -51,7 +54,10 @@ def program(tmp_path):
             time.sleep(0.1)
 
     start.output, start.wait_for, start.error = output, wait_for, lambda: (tmp_path / "err").read_text()
-    return start
+    yield start
+    for process in started:
+        process.kill()  # one that a failed test left, which would slow down all that follow
+        process.wait()
 
 
 def servers_left(output, limit_s=15):
