@@ -115,7 +115,53 @@ def segment_sum_case(rng, ops):
     return lambda: ops.tfps_segment_sum_rows(gradients=gradients, inverse=inverse, num_rows=rows, dim=2)
 
 
-@pytest.mark.parametrize("case", [route_case, gather_case, apply_case, segment_sum_case])
+def bags(rng):
+    """Elements that fit 4 rows and 5 bags, and then, half the time, one tensor of them anything."""
+    count = int(rng.integers(0, 9))
+    tensors = {
+        "places": tf.constant(rng.integers(0, 4, count), tf.int32),
+        "segments": tf.constant(np.sort(rng.integers(0, 5, count))),
+        "weights": tf.constant(rng.normal(size=count), tf.float32),
+    }
+    wrong = str(rng.choice(["places", "segments", "weights", "none"], p=[0.2, 0.2, 0.1, 0.5]))
+    if wrong == "places":
+        tensors[wrong] = integers(rng, np.int32)
+    elif wrong == "segments":
+        tensors[wrong] = integers(rng)
+    elif wrong == "weights":
+        tensors[wrong] = floats(rng)
+    return tensors, str(rng.choice(["sum", "mean", "sqrtn"]))
+
+
+def matrix(rng, rows):
+    return tf.ones([rows, 2]) if rng.random() < 0.9 else floats(rng)
+
+
+def count_of(rng, fits):
+    if rng.random() < 0.1:
+        return tf.zeros([2], tf.int64)
+    return tf.constant(rng.choice([fits, fits, fits, fits, 0, -1, 2**62]), tf.int64)
+
+
+def combine_case(rng, ops):
+    tensors, combiner = bags(rng)
+    weights = [tensors.pop("weights")] * int(rng.choice([0, 1, 1, 2], p=[0.3, 0.3, 0.3, 0.1]))
+    if rng.random() < 0.5:
+        given = {"rows": matrix(rng, 4), "num_segments": count_of(rng, 5)}
+        return lambda: ops.tfps_combine_rows(weights=weights, combiner=combiner, **given, **tensors)
+    given = {"gradients": matrix(rng, 5), "num_rows": count_of(rng, 4)}
+    return lambda: ops.tfps_combine_rows_grad(weights=weights, combiner=combiner, **given, **tensors)
+
+
+def combine_weights_case(rng, ops):
+    tensors, combiner = bags(rng)
+    given = {"gradients": matrix(rng, 5), "rows": matrix(rng, 4)}
+    return lambda: ops.tfps_combine_weights_grad(combiner=combiner, **given, **tensors)
+
+
+@pytest.mark.parametrize(
+    "case", [route_case, gather_case, apply_case, segment_sum_case, combine_case, combine_weights_case]
+)
 def test_malformed_input_is_an_error_not_a_crash(case):
     rng = np.random.default_rng(4)
     ops = library.load()

@@ -53,6 +53,45 @@ def segment_sum(gradients, inverse, rows=None, dim=4):
     ]
 
 
+def combine(rows, places, segments, weights=(), count=None):
+    return [
+        library.load().tfps_combine_rows(
+            rows=placeholder(tf.float32, rows),
+            places=placeholder(tf.int32, places),
+            segments=placeholder(tf.int64, segments),
+            num_segments=placeholder(tf.int64, ()) if count is None else count,
+            weights=[placeholder(tf.float32, w) for w in weights],
+            combiner="mean",
+        )
+    ]
+
+
+def combine_grad(gradients, places, segments, weights=(), count=None):
+    return [
+        library.load().tfps_combine_rows_grad(
+            gradients=placeholder(tf.float32, gradients),
+            places=placeholder(tf.int32, places),
+            segments=placeholder(tf.int64, segments),
+            num_rows=placeholder(tf.int64, ()) if count is None else count,
+            weights=[placeholder(tf.float32, w) for w in weights],
+            combiner="mean",
+        )
+    ]
+
+
+def combine_weights_grad(gradients, rows, places, segments, weights, combiner="sum"):
+    return [
+        library.load().tfps_combine_weights_grad(
+            gradients=placeholder(tf.float32, gradients),
+            rows=placeholder(tf.float32, rows),
+            places=placeholder(tf.int32, places),
+            segments=placeholder(tf.int64, segments),
+            weights=placeholder(tf.float32, weights),
+            combiner=combiner,
+        )
+    ]
+
+
 V = [None]
 FITS = [
     (lambda: route([[3, 2], None]), [V, V, V, V, [2], [3, 2], None]),
@@ -66,6 +105,11 @@ FITS = [
     (lambda: segment_sum([[3, 2, 4]], [[3, 2]]), [[None, 4]]),
     (lambda: segment_sum([None, [4]], [None, []], rows=9), [[9, 4]]),
     (lambda: segment_sum([[3, None]], [[None]], rows=0), [[0, 4]]),
+    (lambda: combine([5, 4], [7], [None], [[7]]), [[None, 4]]),
+    (lambda: combine(None, None, None, count=9), [[9, None]]),
+    (lambda: combine_grad([5, 4], [7], [None], [[7]], count=0), [[0, 4]]),
+    (lambda: combine_weights_grad([5, 4], [9, None], [None], [7], None), [[7]]),
+    (lambda: combine_weights_grad(None, None, None, None, None), [[None]]),
 ]
 FAILS = [
     (lambda: gather([1]), "Negative dimension size"),
@@ -80,6 +124,14 @@ FAILS = [
     (lambda: segment_sum([[3, 5]], [[3]]), "must be equal"),
     (lambda: segment_sum([[3]], [[3]]), "must be equal rank"),
     (lambda: segment_sum([[3, 4]], [[3]], rows=-1), "must be non-negative|Dimension"),
+    (lambda: combine([5], [7], [7]), "must be rank 2"),
+    (lambda: combine([5, 4], [7], [6]), "must be equal"),
+    (lambda: combine([5, 4], [7], [7], [[8]]), "must be equal"),
+    (lambda: combine([5, 4], [7, 1], [7]), "must be equal rank|same rank"),
+    (lambda: combine([5, 4], [7], [7], count=-1), "must be non-negative|Dimension"),
+    (lambda: combine_grad([5, 4, 3], [7], [7]), "must be rank 2"),
+    (lambda: combine_weights_grad([5, 4], [9, 3], [7], [7], [7]), "must be equal"),
+    (lambda: combine_weights_grad([5, 4], [9, 4], [7], [7], [7], "max"), "max. not in"),
 ]
 
 

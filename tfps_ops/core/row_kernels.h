@@ -1,6 +1,7 @@
 // The loops over rows of floats, compiled once for each kind of CPU and picked at run time.
 //
-// Every target computes the same bits: elements of a row do not mix, and no multiply-add is fused. Cost: O(count * dim);
+// Every target computes the same bits: elements of a row do not mix (those of a product do, in one order for all targets),
+// and no multiply-add is fused. Cost: O(count * dim);
 // for tables larger than the caches it is the fetch of the rows, so rows are prefetched a few ahead.
 // Threads: a kernel keeps no state. Two calls must not touch one row at a time (see row_updater.h for who sees to that).
 #ifndef TFPS_OPS_CORE_ROW_KERNELS_H_
@@ -34,12 +35,51 @@ struct AddBlock {
   float* out = nullptr;                  // [at least end, dim]
 };
 
+// The same for rows that several elements share, each of which takes its share of one:
+// out[positions[i]] += shares[i] * values[sources[i]].
+struct AddSharesBlock {
+  const float* values = nullptr;         // [any, dim]
+  const int64_t* sources = nullptr;      // [count]
+  const float* shares = nullptr;         // [count]
+  const int32_t* positions = nullptr;    // [count]
+  int64_t count = 0;
+  int64_t dim = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+  float* out = nullptr;                  // [at least end, dim]
+};
+
+// One bag: out = sum(weights[i] * rows[places[i]]) / divisor, 0 where the divisor is.
+struct PoolBlock {
+  const float* rows = nullptr;           // [any, dim]
+  const int32_t* places = nullptr;       // [ahead], of which the first `count` are the bag's
+  const float* weights = nullptr;        // [count], or null where all are 1
+  int64_t count = 0;
+  int64_t ahead = 0;                     // at least count; rows of the places after the bag's are prefetched
+  int64_t dim = 0;
+  float divisor = 1;
+  float* out = nullptr;                  // [dim]
+};
+
+// out[i] = gradient * rows[places[i]], the inner product.
+struct DotBlock {
+  const float* gradient = nullptr;       // [dim]
+  const float* rows = nullptr;           // [any, dim]
+  const int32_t* places = nullptr;       // [count]
+  int64_t count = 0;
+  int64_t dim = 0;
+  float* out = nullptr;                  // [count]
+};
+
 template <class Rule>
 using ApplyRows = void (*)(const Rule& rule, const RowBlock& block);
 
 // One set of loops. A const table of functions: copying a pointer to it is all that dispatch costs.
 struct RowKernels {
   void (*add)(const AddBlock& block);
+  void (*add_shares)(const AddSharesBlock& block);
+  void (*pool)(const PoolBlock& block);
+  void (*dot)(const DotBlock& block);
   ApplyRows<SgdRule> sgd;
   ApplyRows<MomentumRule> momentum;
   ApplyRows<AdagradRule> adagrad;

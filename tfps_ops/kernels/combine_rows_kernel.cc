@@ -1,0 +1,143 @@
+// Kernels of TfpsCombineRows and of its gradients: unpack tensors and call core/segment_combine.h.
+#include <string>
+
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tfps_ops/core/segment_combine.h"
+#include "tfps_ops/kernels/device_parallel.h"
+
+namespace tfps {
+namespace {
+
+namespace tf = ::tensorflow;
+
+// Inputs are checked one by one; what a check needs of an earlier one is known by then.
+class CombineOp : public tf::OpKernel {
+ public:
+  explicit CombineOp(tf::OpKernelConstruction* context) : OpKernel(context) {
+    std::string combiner;
+    OP_REQUIRES_OK(context, context->GetAttr("combiner", &combiner));
+    bags_.combiner = combiner == "sum" ? Combiner::kSum : combiner == "mean" ? Combiner::kMean : Combiner::kSqrtn;
+  }
+
+ protected:
+  // A matrix of `dim` columns, or of any where `dim` is -1.
+  static absl::Status ReadMatrix(tf::OpKernelContext* context, const char* name, int64_t dim, const tf::Tensor** matrix) {
+    TF_RETURN_IF_ERROR(context->input(name, matrix));
+    if ((*matrix)->dims() != 2 || (dim >= 0 && (*matrix)->dim_size(1) != dim)) {
+      return tf::errors::InvalidArgument("`", name, "` must be a matrix", dim < 0 ? "" : " with the columns of the rows, ",
+                                         dim < 0 ? "" : std::to_string(dim), ". Received: shape ",
+                                         (*matrix)->shape().DebugString());
+    }
+    return absl::OkStatus();
+  }
+
+  static absl::Status ReadCount(tf::OpKernelContext* context, const char* name, int64_t* count) {
+    const tf::Tensor* tensor;
+    TF_RETURN_IF_ERROR(context->input(name, &tensor));
+    if (!tf::TensorShapeUtils::IsScalar(tensor->shape()) || tensor->scalar<int64_t>()() < 0) {
+      return tf::errors::InvalidArgument("`", name, "` must be a scalar, at least 0. Received: ",
+                                         tensor->SummarizeValue(4), " of shape ", tensor->shape().DebugString());
+    }
+    *count = tensor->scalar<int64_t>()();
+    return absl::OkStatus();
+  }
+
+  // The elements of `count` bags, which ask for rows [rows, dim].
+  absl::Status ReadBags(tf::OpKernelContext* context, int64_t rows, int64_t count, int64_t dim, Bags* bags) const {
+    const tf::Tensor *places, *segments;
+    tf::OpInputList weights;
+    TF_RETURN_IF_ERROR(context->input("places", &places));
+    TF_RETURN_IF_ERROR(context->input("segments", &segments));
+    TF_RETURN_IF_ERROR(context->input_list("weights", &weights));
+    if (places->dims() != 1 || segments->shape() != places->shape()) {
+      return tf::errors::InvalidArgument("`places` and `segments` must be vectors of one length. Received: shapes ",
+                                         places->shape().DebugString(), " and ", segments->shape().DebugString());
+    }
+    if (weights.size() > 1 || (weights.size() == 1 && weights[0].shape() != places->shape())) {
+      return tf::errors::InvalidArgument("`weights` must be none or one vector as long as `places`, ",
+                                         places->NumElements(), ". Received: ", weights.size(), " of shape ",
+                                         weights[0].shape().DebugString());
+    }
+    *bags = bags_;
+    bags->places = places->flat<int32_t>().data();
+    bags->segments = segments->flat<int64_t>().data();
+    bags->weights = weights.size() == 0 ? nullptr : weights[0].flat<float>().data();
+    bags->elements = places->NumElements();
+    bags->rows = rows;
+    bags->count = count;
+    bags->dim = dim;
+    const int64_t bad = FirstMisplaced(*bags);
+    if (bad < 0) return absl::OkStatus();
+    return tf::errors::InvalidArgument("`places` must be at least 0 and below the rows, ", rows,
+                                       ", and `segments` ascending, at least 0 and below the bags, ", count,
+                                       ". Received: place ", bags->places[bad], " in segment ", bags->segments[bad],
+                                       " as element ", bad);
+  }
+
+  static absl::Status AllocateMatrix(tf::OpKernelContext* context, int64_t rows, int64_t dim, tf::Tensor** matrix) {
+    tf::TensorShape shape;
+    TF_RETURN_IF_ERROR(tf::TensorShape::BuildTensorShape({rows, dim}, &shape));
+    return context->allocate_output(0, shape, matrix);
+  }
+
+ private:
+  Bags bags_;  // with the combiner and nothing else
+};
+
+class CombineRowsOp : public CombineOp {
+ public:
+  using CombineOp::CombineOp;
+
+  void Compute(tf::OpKernelContext* context) override {
+    const tf::Tensor* rows;
+    tf::Tensor* combined;
+    int64_t count = 0;
+    Bags bags;
+    OP_REQUIRES_OK(context, ReadMatrix(context, "rows", -1, &rows));
+    OP_REQUIRES_OK(context, ReadCount(context, "num_segments", &count));
+    OP_REQUIRES_OK(context, ReadBags(context, rows->dim_size(0), count, rows->dim_size(1), &bags));
+    OP_REQUIRES_OK(context, AllocateMatrix(context, count, bags.dim, &combined));
+    CombineRows(bags, rows->flat<float>().data(), combined->flat<float>().data(), DeviceParallel(context));
+  }
+};
+
+class CombineRowsGradOp : public CombineOp {
+ public:
+  using CombineOp::CombineOp;
+
+  void Compute(tf::OpKernelContext* context) override {
+    const tf::Tensor* gradients;
+    tf::Tensor* sums;
+    int64_t rows = 0;
+    Bags bags;
+    OP_REQUIRES_OK(context, ReadMatrix(context, "gradients", -1, &gradients));
+    OP_REQUIRES_OK(context, ReadCount(context, "num_rows", &rows));
+    OP_REQUIRES_OK(context, ReadBags(context, rows, gradients->dim_size(0), gradients->dim_size(1), &bags));
+    OP_REQUIRES_OK(context, AllocateMatrix(context, rows, bags.dim, &sums));
+    CombineRowsGradient(bags, gradients->flat<float>().data(), sums->flat<float>().data(), DeviceParallel(context));
+  }
+};
+
+class CombineWeightsGradOp : public CombineOp {
+ public:
+  using CombineOp::CombineOp;
+
+  void Compute(tf::OpKernelContext* context) override {
+    const tf::Tensor *rows, *gradients;
+    tf::Tensor* out;
+    Bags bags;
+    OP_REQUIRES_OK(context, ReadMatrix(context, "rows", -1, &rows));
+    OP_REQUIRES_OK(context, ReadMatrix(context, "gradients", rows->dim_size(1), &gradients));
+    OP_REQUIRES_OK(context, ReadBags(context, rows->dim_size(0), gradients->dim_size(0), rows->dim_size(1), &bags));
+    OP_REQUIRES_OK(context, context->allocate_output(0, {bags.elements}, &out));
+    CombineWeightsGradient(bags, gradients->flat<float>().data(), rows->flat<float>().data(), out->flat<float>().data(),
+                           DeviceParallel(context));
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("TfpsCombineRows").Device(tf::DEVICE_CPU), CombineRowsOp);
+REGISTER_KERNEL_BUILDER(Name("TfpsCombineRowsGrad").Device(tf::DEVICE_CPU), CombineRowsGradOp);
+REGISTER_KERNEL_BUILDER(Name("TfpsCombineWeightsGrad").Device(tf::DEVICE_CPU), CombineWeightsGradOp);
+
+}  // namespace
+}  // namespace tfps

@@ -1,0 +1,114 @@
+// Registration, shape functions and documentation of TfpsCombineRows and of its gradients.
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace tfps {
+namespace {
+
+using ::tensorflow::shape_inference::DimensionHandle;
+using ::tensorflow::shape_inference::InferenceContext;
+using ::tensorflow::shape_inference::ShapeHandle;
+
+// The inputs `names` are vectors of one length.
+absl::Status SameLength(InferenceContext* c, const std::vector<std::string>& names, ShapeHandle* length) {
+  *length = c->Vector(InferenceContext::kUnknownDim);
+  for (const std::string& name : names) {
+    std::vector<ShapeHandle> inputs;
+    TF_RETURN_IF_ERROR(c->input(name, &inputs));
+    for (const ShapeHandle& input : inputs) TF_RETURN_IF_ERROR(c->Merge(*length, input, length));
+  }
+  return absl::OkStatus();
+}
+
+// A matrix with the columns of input `matrix` and as many rows as the scalar input `rows` says.
+absl::Status MatrixOf(InferenceContext* c, int matrix, int rows) {
+  ShapeHandle given;
+  DimensionHandle count;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(matrix), 2, &given));
+  TF_RETURN_IF_ERROR(c->MakeDimForScalarInput(rows, &count));
+  c->set_output(0, c->Matrix(count, c->Dim(given, 1)));
+  return absl::OkStatus();
+}
+
+absl::Status CombineShape(InferenceContext* c) {
+  ShapeHandle length;
+  TF_RETURN_IF_ERROR(SameLength(c, {"places", "segments", "weights"}, &length));
+  return MatrixOf(c, 0, 3);
+}
+
+absl::Status CombineWeightsGradShape(InferenceContext* c) {
+  ShapeHandle gradients, rows, length;
+  DimensionHandle dim;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &gradients));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &rows));
+  TF_RETURN_IF_ERROR(c->Merge(c->Dim(gradients, 1), c->Dim(rows, 1), &dim));
+  TF_RETURN_IF_ERROR(SameLength(c, {"places", "segments", "weights"}, &length));
+  c->set_output(0, length);
+  return absl::OkStatus();
+}
+
+REGISTER_OP("TfpsCombineRows")
+    .Input("rows: float")
+    .Input("places: int32")
+    .Input("segments: int64")
+    .Input("num_segments: int64")
+    .Input("weights: W * float")
+    .Output("combined: float")
+    .Attr("W: int >= 0")
+    .Attr("combiner: {'sum', 'mean', 'sqrtn'}")
+    .SetShapeFn(CombineShape)
+    .Doc(R"doc(
+Combines the rows of each bag into one; no row is copied out element by element.
+
+rows: [M, dim].
+places: [n], the row of each element, at least 0 and below M.
+segments: [n], the bag of each element, ascending, at least 0 and below num_segments.
+num_segments: Scalar, how many bags there are.
+weights: [n], the weight of each element; without it all are 1. At most one.
+combined: [num_segments, dim]: the weighted sum of the bag's rows; for "mean" over the sum of its weights, for "sqrtn"
+  over the root of the sum of their squares. 0 where there is no element or that comes to 0.
+)doc");
+
+REGISTER_OP("TfpsCombineRowsGrad")
+    .Input("gradients: float")
+    .Input("places: int32")
+    .Input("segments: int64")
+    .Input("num_rows: int64")
+    .Input("weights: W * float")
+    .Output("sums: float")
+    .Attr("W: int >= 0")
+    .Attr("combiner: {'sum', 'mean', 'sqrtn'}")
+    .SetShapeFn(CombineShape)
+    .Doc(R"doc(
+The gradient of TfpsCombineRows for its rows, summed over all elements that have the row.
+
+gradients: [bags, dim], of what was combined.
+places: As given to TfpsCombineRows, below num_rows.
+segments: As given to TfpsCombineRows, below the number of bags.
+num_rows: Scalar, M.
+weights: As given to TfpsCombineRows.
+sums: [num_rows, dim]; 0 for a row that no element has.
+)doc");
+
+REGISTER_OP("TfpsCombineWeightsGrad")
+    .Input("gradients: float")
+    .Input("rows: float")
+    .Input("places: int32")
+    .Input("segments: int64")
+    .Input("weights: float")
+    .Output("weights_grad: float")
+    .Attr("combiner: {'sum', 'mean', 'sqrtn'}")
+    .SetShapeFn(CombineWeightsGradShape)
+    .Doc(R"doc(
+The gradient of TfpsCombineRows for its weights.
+
+gradients: [bags, dim], of what was combined.
+rows: As given to TfpsCombineRows.
+places: As given to TfpsCombineRows.
+segments: As given to TfpsCombineRows, below the number of bags.
+weights: As given to TfpsCombineRows.
+weights_grad: [n]; 0 in a bag whose weights come to 0 and are divided by.
+)doc");
+
+}  // namespace
+}  // namespace tfps
