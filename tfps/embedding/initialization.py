@@ -7,9 +7,10 @@ drawn by its global id, and each server keeps the rows it holds.
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
-from tfps.embedding.route import global_of
+from tfps.ops.routing_graph import global_of
 from tfps.placement.model import Placement
 from tfps.placement.routing import Routing
 
@@ -53,6 +54,7 @@ def _local_span(routing: Routing, index: int, start: int, end: int) -> tuple[int
     """Local rows of a shard whose global rows are in [start, end); `start` is a multiple of the number of shards."""
     held = routing.shard_rows(index)
     if routing.kind == "div" or routing.shards == 1:
-        first = index * routing.base + min(index, routing.extra)
+        first = int(routing.global_of(index, np.array(0)))
         return min(max(start - first, 0), held), min(max(end - first, 0), held)
-    return min(start // routing.shards, held), min(-(-end // routing.shards), held)
+    _, local = routing.locate(np.array([start, end - 1]))
+    return min(int(local[0]), held), min(int(local[1]) + 1, held)

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.lookup import lookup
-from tfps.embedding.route import global_of
 from tfps.errors import UnsupportedError
+from tfps.ops.routing_graph import global_of
 from tfps.placement.model import Placement
 from tfps.placement.routing import Routing
 

@@ -7,10 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from tfps.ops.routes import RouteMap, RoutingRule
-
-PRIME = 2**31 - 1
-"""Modulus of the hash rotation, see tfps/placement/routing.py."""
+from tfps.ops.routes import RouteMap
+from tfps.ops.routing_graph import locate
 
 Routed: TypeAlias = tuple[tuple[Any, ...], Any, Any, Any, tuple[Any, ...]]
 
@@ -31,26 +29,6 @@ def route_unique_graph(routes: RouteMap, ids: Sequence[Any]) -> Routed:
     )
     unique_ids = tf.gather(tf.concat(unique, axis=0), order)
     return requests, unique_ids, row_of, tf.cast(sizes, tf.int64), inverse
-
-
-def locate(rule: RoutingRule, ids: Any) -> tuple[Any, Any]:
-    """Shard and local row of global rows, as `Routing.locate` of tfps/placement/routing.py has it.
-
-    Args:
-        rule: the table's routing.
-        ids: int64 vector, 0 <= id < rule.rows.
-
-    Returns:
-        (shard, local row), both int64, of the shape of `ids`.
-    """
-    base, extra = divmod(rule.rows, rule.shards)
-    if rule.kind == "div":
-        shard = tf.maximum(ids // (base + 1), (ids - extra) // base)
-        return shard, ids - shard * base - tf.minimum(shard, tf.constant(extra, tf.int64))
-    local, turn = ids // rule.shards, ids % rule.shards
-    mixed = (local % PRIME * rule.multiplier + rule.offset) % PRIME
-    rotation = tf.where(local < base, mixed * mixed % PRIME % rule.shards, tf.zeros_like(mixed))
-    return (turn + rotation) % rule.shards, local
 
 
 def _unique_in_range(table: Any, ids: Any) -> tuple[Any, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.embedding.initialization import RowSource, fill
-from tfps.embedding.route import global_of
 from tfps.embedding.table import Table
+from tfps.ops.routing_graph import global_of
 from tfps.placement.model import Placement
 from tfps.placement.spec import VariableSpec
 from tfps.strategy.variables import DenseVariable, SeedVariable, SumVariable

@@ -1,0 +1,59 @@
+"""The routing rule as a TensorFlow graph, for workers without the C++ ops and for servers that fill their shards.
+
+Both directions, equal to those of `Routing` in tfps/placement/routing.py, which owns the rule and says why its
+intermediate values fit 64 bits. This package may not import that one, so a test holds the two together.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.ops.routes import RoutingRule
+
+PRIME = 2**31 - 1
+"""Modulus of the hash rotation."""
+
+
+def locate(rule: RoutingRule, ids: Any) -> tuple[Any, Any]:
+    """Where rows live.
+
+    Args:
+        rule: the table's routing.
+        ids: int64, any shape, 0 <= id < rule.rows.
+
+    Returns:
+        (shard, local row), both int64, of the shape of `ids`.
+    """
+    if rule.kind == "div":
+        base, extra = divmod(rule.rows, rule.shards)
+        shard = tf.maximum(ids // (base + 1), (ids - extra) // base)
+        return shard, ids - _first_row(rule, shard)
+    local, turn = ids // rule.shards, ids % rule.shards
+    return (turn + _rotation(rule, local)) % rule.shards, local
+
+
+def global_of(rule: RoutingRule, shard: int, local: Any) -> Any:
+    """The inverse of `locate` for some rows of one shard.
+
+    Args:
+        rule: the table's routing.
+        shard: 0 <= shard < rule.shards.
+        local: local rows, int64, any shape.
+
+    Returns:
+        Their ids, int64, of the shape of `local`.
+    """
+    if rule.kind == "div":
+        return local + _first_row(rule, tf.constant(shard, tf.int64))
+    return local * rule.shards + (shard - _rotation(rule, local)) % rule.shards
+
+
+def _first_row(rule: RoutingRule, shard: Any) -> Any:
+    base, extra = divmod(rule.rows, rule.shards)
+    return shard * base + tf.minimum(shard, tf.constant(extra, tf.int64))
+
+
+def _rotation(rule: RoutingRule, local: Any) -> Any:
+    """By how much each block is turned; 0 in the last, partial block."""
+    mixed = (local % PRIME * rule.multiplier + rule.offset) % PRIME
+    return tf.where(local < rule.rows // rule.shards, mixed * mixed % PRIME % rule.shards, tf.zeros_like(mixed))
