@@ -17,8 +17,8 @@ import tensorflow as tf
 class Lookups(Protocol):
     """Answers the lookups of a traced step."""
 
-    def lookup(self, table: Any, ids: Any) -> Any:
-        """Rows of `table` for `ids` of any shape: a tensor of shape `ids.shape + [dim]`."""
+    def find(self, table: Any, ids: Any) -> Any:
+        """The rows of `table` for `ids` of any shape, each once: a `tfps.embedding.lookup.Found`."""
         ...
 
 

@@ -55,23 +55,33 @@ class Found:
     group: Group
     index: int
 
+    @property
+    def tally(self) -> Any:
+        """The unique ids of the table, int64 [m_t], which its other lookups of the group share."""
+        return next(ids for one, ids in zip(self.group.tables, self.group.tallies, strict=True) if one is self.table)
 
-def lookup(tables: Sequence[Any], ids: Sequence[Any]) -> list[Any]:
-    """Rows for several lookups at once.
+
+def find(table: Any, ids: Any) -> Found:
+    """The rows of one table: by the step under trace, or from the servers at once where there is none.
+
+    Args:
+        table: the table.
+        ids: integer tensor of any shape.
+    """
+    current = step.current()
+    return fetch([table], [ids])[0] if current is None else current.lookups.find(table, ids)
+
+
+def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> list[Found]:
+    """Asks the servers for the rows of several lookups at once, each row once.
 
     Args:
         tables: a table a lookup; one table may come more than once.
         ids: integer tensors of any shape, one a lookup.
 
     Returns:
-        For each lookup a tensor of shape `ids.shape + [dim]`. Its gradient for the table is an IndexedSlices in which
-        each id comes once.
+        What was found for each lookup: `expand` gives it the shape of its ids, `tfps.embedding.pooled.pool` pools it.
     """
-    return [expand(found) for found in fetch(tables, ids)]
-
-
-def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> list[Found]:
-    """Asks the servers; the rows are not yet expanded to the shapes of the ids. Arguments as in `lookup`."""
     by_kind: dict[Any, list[int]] = {}
     for i, table in enumerate(tables):
         by_kind.setdefault((table.dim, table.dtype), []).append(i)
@@ -144,25 +154,41 @@ def _pull(tables: Sequence[Any], routes: RouteMap, routed: RoutedIds) -> Any:
 
 
 def expand(found: Found) -> Any:
-    """The rows of one lookup in the shape of its ids, with their gradient for the table."""
-    table, group, index = found.table, found.group, found.index
-    current = step.current()
-    if current is None or not table.trainable:
+    """The rows of one lookup in the shape of its ids, `ids.shape + [dim]`, with their gradient for the table.
+
+    That is an IndexedSlices in which each id comes once.
+    """
+    group, index = found.group, found.index
+    current = watching(found)
+    if current is None:
         return tf.gather(group.answer, group.places[index])
-    tape_lib.variable_accessed(table)
-    number = next(i for i, one in enumerate(group.tables) if one is table)
 
     def backward(upstream: Any) -> Any:
-        ids, places = group.tallies[number], group.table_places[index]
-        summed = segment_sum_rows([tf.cast(upstream, tf.float32)], [places], tf.size(ids, tf.int64))
-        current.gradients.append(TableGradient(table, group, summed))
-        return tf.IndexedSlices(summed, ids, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
+        upstream, places = tf.cast(upstream, tf.float32), group.table_places[index]
+        summed = segment_sum_rows([upstream], [places], tf.size(found.tally, tf.int64))
+        return table_gradient(current, found, summed)
 
     @tf.custom_gradient
     def with_gradient(_: Any) -> Any:
         return tf.gather(group.answer, group.places[index]), backward
 
-    return with_gradient(current.gradient_source(table.key))
+    return with_gradient(current.gradient_source(found.table.key))
+
+
+def watching(found: Found) -> step.Step | None:
+    """The step whose tapes are told that a lookup reads its table; None where nobody can ask for a gradient."""
+    current = step.current()
+    if current is None or not found.table.trainable:
+        return None
+    tape_lib.variable_accessed(found.table)
+    return current
+
+
+def table_gradient(current: step.Step, found: Found, summed: Any) -> Any:
+    """The sums of a table's unique ids, [m_t, dim], as the tape gets them; noted for the push of the step."""
+    table = found.table
+    current.gradients.append(TableGradient(table, found.group, summed))
+    return tf.IndexedSlices(summed, found.tally, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
-from tfps.embedding.lookup import lookup
+from tfps.embedding.lookup import expand, find
 from tfps.errors import UnsupportedError
 from tfps.ops.routing_graph import global_of
 from tfps.placement.model import Placement
@@ -84,10 +84,7 @@ class Table:
             A tensor of shape `indices.shape + [dim]`.
         """
         with tf.name_scope(name or "table_lookup"):
-            current = step.current()
-            if current is not None:
-                return current.lookups.lookup(self, indices)
-            return lookup([self], [indices])[0]
+            return expand(find(self, indices))
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The whole table on the chief, [rows, dim]; needs that much memory here."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import Found, expand, fetch, lookup
+from tfps.embedding.lookup import Found, fetch
 from tfps.errors import UnsupportedError
 
 _PURE_THOUGH_STATEFUL = {"LookupTableFindV2"}
@@ -22,9 +22,9 @@ _PURE_THOUGH_STATEFUL = {"LookupTableFindV2"}
 class DirectLookups:
     """Serves each lookup where the model asks for it: a request and an answer a server for each."""
 
-    def lookup(self, table: Any, ids: Any) -> Any:
+    def find(self, table: Any, ids: Any) -> Found:
         """Rows of `table` for `ids`."""
-        return lookup([table], [ids])[0]
+        return fetch([table], [ids])[0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,11 +46,11 @@ class Recorder(DirectLookups):
         self.lookups: list[Recorded] = []
         self._graph = graph
 
-    def lookup(self, table: Any, ids: Any) -> Any:
+    def find(self, table: Any, ids: Any) -> Found:
         """Rows of `table` for `ids`, which nobody will evaluate."""
         ids = tf.convert_to_tensor(ids)
         self.lookups.append(Recorded(table, ids if ids.graph is self._graph and _is_pure(ids) else None))
-        return super().lookup(table, ids)
+        return super().find(table, ids)
 
 
 class Replay(DirectLookups):
@@ -64,7 +64,7 @@ class Replay(DirectLookups):
     def __init__(self, found: Sequence[Found | None], tables: Sequence[Any]) -> None:
         self._left = list(zip(found, tables, strict=True))
 
-    def lookup(self, table: Any, ids: Any) -> Any:
+    def find(self, table: Any, ids: Any) -> Found:
         """Rows of `table` for `ids`."""
         if not self._left or self._left[0][1] is not table:
             raise UnsupportedError(
@@ -72,7 +72,7 @@ class Replay(DirectLookups):
                 f"Received: table {table.name!r}. Recorded: {self._left[0][1].name if self._left else None!r}."
             )
         found, _ = self._left.pop(0)
-        return super().lookup(table, ids) if found is None else expand(found)
+        return super().find(table, ids) if found is None else found
 
 
 def hoisted(record: Callable[[Recorder, Any], None], batch: Any) -> DirectLookups:
