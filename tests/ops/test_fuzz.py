@@ -108,6 +108,16 @@ def apply_case(rng, ops):
     return lambda: ops.tfps_apply_rows(variables=variables, message=message, tables=tables, dim=2, rule=name)
 
 
+def dense_case(rng, ops):
+    rule = RULES[str(rng.choice(list(RULES)))]
+    count = int(rng.integers(1, 4))
+    variables = [handle(rng) for _ in range(count * (1 + len(rule.slots)) + int(rng.random() < 0.1))]
+    gradients = [tf.ones([4, 2]) if rng.random() < 0.9 else floats(rng) for _ in range(count)]
+    hyper = tf.ones([len(rule.hyperparameters) + 1]) if rng.random() < 0.9 else floats(rng)
+    name = rule.name if rng.random() < 0.9 else "none"
+    return lambda: ops.tfps_apply_dense(variables=variables, gradients=gradients, hyperparameters=hyper, rule=name)
+
+
 def segment_sum_case(rng, ops):
     inverse = [integers(rng, np.int32) for _ in range(rng.integers(1, 3))]
     gradients = [tf.ones([*i.shape, 2]) if rng.random() < 0.8 else floats(rng) for i in inverse]
@@ -160,7 +170,7 @@ def combine_weights_case(rng, ops):
 
 
 @pytest.mark.parametrize(
-    "case", [route_case, gather_case, apply_case, segment_sum_case, combine_case, combine_weights_case]
+    "case", [route_case, gather_case, apply_case, dense_case, segment_sum_case, combine_case, combine_weights_case]
 )
 def test_malformed_input_is_an_error_not_a_crash(case):
     rng = np.random.default_rng(4)

@@ -42,6 +42,16 @@ def apply(message, handles=((), ())):
     return []
 
 
+def dense(hyper, handles=((), ())):
+    library.load().tfps_apply_dense(
+        variables=[handle(h) for h in handles],
+        gradients=[placeholder(tf.float32, None)],
+        hyperparameters=placeholder(tf.float32, hyper),
+        rule="adagrad",
+    )
+    return []
+
+
 def segment_sum(gradients, inverse, rows=None, dim=4):
     return [
         library.load().tfps_segment_sum_rows(
@@ -102,6 +112,8 @@ FITS = [
     (lambda: gather(None, handles=(None, ())), [[None, 4]]),
     (lambda: apply([None]), []),
     (lambda: apply(None), []),
+    (lambda: dense([3]), []),
+    (lambda: dense(None), []),
     (lambda: segment_sum([[3, 2, 4]], [[3, 2]]), [[None, 4]]),
     (lambda: segment_sum([None, [4]], [None, []], rows=9), [[9, 4]]),
     (lambda: segment_sum([[3, None]], [[None]], rows=0), [[0, 4]]),
@@ -120,6 +132,8 @@ FAILS = [
     (lambda: gather([3], dim=0), "less than minimum 1"),
     (lambda: apply([3, 3]), "must be rank 1"),
     (lambda: apply([3], handles=([2], ())), "must be rank 0"),
+    (lambda: dense([3, 1]), "must be rank 1"),
+    (lambda: dense([3], handles=([2], ())), "must be rank 0"),
     (lambda: segment_sum([[3, 2, 4]], [[3, 3]]), "must be equal"),
     (lambda: segment_sum([[3, 5]], [[3]]), "must be equal"),
     (lambda: segment_sum([[3]], [[3]]), "must be equal rank"),

@@ -8,10 +8,14 @@ import tensorflow as tf
 from tfps import step
 from tfps.embedding.push import push
 from tfps.embedding.table import Table
+from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.keras._compat import Variable
+from tfps.ops import library
+from tfps.ops.apply_dense import apply_dense
 from tfps.ops.segment_sum_rows import segment_sum_rows
 from tfps.strategy.strategy import ParameterServerStrategy
+from tfps.strategy.variables import DenseVariable
 
 
 class InTurn(list[Any]):
@@ -44,13 +48,46 @@ def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], lear
     """
     values = [variable._value if isinstance(variable, Variable) else variable for variable in variables]
     tables = [(gradient, value) for gradient, value in zip(gradients, values, strict=True) if isinstance(value, Table)]
-    for gradient, variable, value in zip(gradients, variables, values, strict=True):
-        if not isinstance(value, Table):
-            optimizer.update_step(gradient, variable, learning_rate)
+    dense = [
+        pair
+        for pair, value in zip(zip(gradients, variables, strict=True), values, strict=True)
+        if not isinstance(value, Table)
+    ]
+    for gradient, variable in _update_fused(optimizer, dense, learning_rate):
+        optimizer.update_step(gradient, variable, learning_rate)
     if tables:
         current = step.current()
         known = current.gradients if current else []
         push(row_optimizers.row_updates(optimizer, tables, tf.cast(learning_rate, tf.float32)), known)
+
+
+def _update_fused(optimizer: Any, pairs: list[tuple[Any, Any]], learning_rate: Any) -> list[tuple[Any, Any]]:
+    """Updates the worker's copies of dense variables in one op; returns the pairs that it could not."""
+    try:
+        found = row_optimizers.rule_of(optimizer, tf.cast(learning_rate, tf.float32))
+    except UnsupportedError:  # a variant without a rule, which may train models without tables
+        found = None
+    if found is None or not library.available():
+        return pairs
+    fused = [(gradient, [variable, *found.slots_of(variable)]) for gradient, variable in pairs if _plain(gradient)]
+    copies = [(gradient, [_copy_of(variable) for variable in variables]) for gradient, variables in fused]
+    copies = [(gradient, handles) for gradient, handles in copies if None not in handles]
+    if copies:
+        apply_dense(found.rule, [handles for _, handles in copies], [g for g, _ in copies], found.hyper(0.0))
+    done = [gradient for gradient, _ in copies]
+    return [pair for pair in pairs if not any(pair[0] is gradient for gradient in done)]
+
+
+def _plain(gradient: Any) -> bool:
+    return tf.is_tensor(gradient) and not isinstance(gradient, tf.IndexedSlices) and gradient.dtype == tf.float32
+
+
+def _copy_of(variable: Any) -> Any | None:
+    """Handle of the worker's copy of a float32 variable; None where there is none."""
+    value, current = variable._value, step.current()
+    if current is None or not isinstance(value, DenseVariable) or value.dtype != tf.float32:
+        return None
+    return current.copy_of(value.key)
 
 
 def clip_gradients(stock: Any, optimizer: Any, gradients: list[Any]) -> list[Any]:

@@ -1,5 +1,6 @@
 """Keras optimizers and their row-wise rules: one adapter an optimizer."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -100,21 +101,53 @@ def row_updates(optimizer: Any, pairs: list[tuple[Any, Table]], learning_rate: A
         pairs: (IndexedSlices, table) each.
         learning_rate: of this step, a scalar tensor.
     """
-    adapter = _adapter_of(optimizer)
-    assert adapter is not None  # `check` has passed
-    name, slot_names, hyper = adapter(optimizer)
-    rule = RULES[name]
-    values = {"learning_rate": learning_rate, "step": tf.cast(optimizer.iterations + 1, tf.float32), **hyper}
-    plain = _vector(rule, values, 0.0)
-    decayed = None if optimizer.weight_decay is None else _vector(rule, values, optimizer.weight_decay * learning_rate)
+    found = rule_of(optimizer, learning_rate)
+    assert found is not None  # `check` has passed
+    plain = found.hyper(0.0)
+    decayed = None if optimizer.weight_decay is None else found.hyper(optimizer.weight_decay * learning_rate)
     updates = []
     for gradient, table in pairs:
-        index = optimizer._trainable_variables_indices[optimizer._var_key(table)]
-        slots = [getattr(optimizer, slot)[index]._value for slot in slot_names]
         decays = decayed is not None and optimizer._use_weight_decay(table)
-        updates.append(RowUpdate(table, slots, gradient, rule, decayed if decays else plain))
+        slots = [slot._value for slot in found.slots_of(table)]
+        updates.append(RowUpdate(table, slots, gradient, found.rule, decayed if decays else plain))
     return updates
 
 
-def _vector(rule: RowRule, values: dict[str, Any], decay: Any) -> Any:
-    return tf.stack([tf.cast(v, tf.float32) for v in (*(values[name] for name in rule.hyperparameters), decay)])
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """An optimizer's rule in one step.
+
+    Args:
+        rule: the rule.
+        values: hyperparameters by name.
+        slots_of: gives the Keras variables of the slots of a variable, in the order of the rule.
+    """
+
+    rule: RowRule
+    values: dict[str, Any]
+    slots_of: Callable[[Any], list[Any]]
+
+    def hyper(self, decay: Any) -> Any:
+        """The hyperparameters in the rule's order and last the decay, float32 [h + 1]."""
+        numbers = (*(self.values[name] for name in self.rule.hyperparameters), decay)
+        return tf.stack([tf.cast(number, tf.float32) for number in numbers])
+
+
+def rule_of(optimizer: Any, learning_rate: Any) -> Rule | None:
+    """The rule of a built optimizer; None for one that updates in a way of its own.
+
+    Args:
+        optimizer: of Keras.
+        learning_rate: of this step, a scalar tensor.
+    """
+    adapter = _adapter_of(optimizer)
+    if adapter is None:
+        return None
+    name, slot_names, hyper = adapter(optimizer)
+    values = {"learning_rate": learning_rate, "step": tf.cast(optimizer.iterations + 1, tf.float32), **hyper}
+
+    def slots_of(variable: Any) -> list[Any]:
+        index = optimizer._trainable_variables_indices[optimizer._var_key(variable)]
+        return [getattr(optimizer, slot)[index] for slot in slot_names]
+
+    return Rule(RULES[name], values, slots_of)
