@@ -62,3 +62,9 @@ def _loopback_bytes() -> int:
     with open("/proc/net/dev") as file:
         received = next(line for line in file if line.strip().startswith("lo:")).split(":")[1].split()[0]
     return int(received)
+
+
+def peak_bytes() -> int:
+    """The most memory this process ever held; unlike `getrusage`, not that of the process it was forked from."""
+    with open("/proc/self/status") as file:
+        return int(next(line for line in file if line.startswith("VmHWM:")).split()[1]) << 10

@@ -106,6 +106,9 @@ def test_benchmark_commands_parse():
     assert len(options) >= 3
     for line in options:
         ctr_dnn._parser().parse_args(shlex.split(line))
+    named = {name for document in DOCUMENTS for name in re.findall(r"python -m benchmarks\.(\w+)", text_of(document))}
+    assert {"ctr_dnn", "ops", "startup"} <= named
+    assert all((ROOT / "benchmarks" / f"{name}.py").is_file() for name in named)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
