@@ -27,11 +27,14 @@ def pooled_by_hand(rows, combiner, weights, mask_zero):
     return [bag(ids, own) for ids, own in zip(BAGS, weights, strict=True)]
 
 
+@pytest.mark.parametrize("on_servers", [False, True])
 @pytest.mark.parametrize("mask_zero", [False, True])
 @pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
-def test_bags_of_every_kind_are_pooled(combiner, mask_zero):
-    layer = tfps.layers.EmbeddingBag(ROWS, DIM, combiner=combiner, mask_zero=mask_zero)
-    layer.build()
+def test_bags_of_every_kind_are_pooled(strategy, combiner, mask_zero, on_servers):
+    with strategy.scope() if on_servers else contextlib.nullcontext():
+        layer = tfps.layers.EmbeddingBag(ROWS, DIM, combiner=combiner, mask_zero=mask_zero)
+        layer.build()
+    assert isinstance(layer.embeddings._value, Table) == on_servers
     ids, weights = tf.ragged.constant(BAGS), tf.ragged.constant(WEIGHTS)
     ones = [[1.0] * len(ids) for ids in BAGS]
     for given, by_hand in ((None, ones), (weights, WEIGHTS)):
@@ -42,6 +45,9 @@ def test_bags_of_every_kind_are_pooled(combiner, mask_zero):
         )
     padded = layer(ids.to_tensor(), weights.to_tensor())  # padding has weight 0
     np.testing.assert_allclose(padded, expected, atol=1e-6)
+    cubes = layer(tf.reshape(ids.to_tensor(), [2, 2, -1]), tf.reshape(weights.to_tensor(), [2, 2, -1]))
+    np.testing.assert_allclose(tf.reshape(cubes, padded.shape), expected, atol=1e-6)
+    assert layer(tf.zeros([3, 0], tf.int64)).numpy().tolist() == [[0.0] * DIM] * 3
     if mask_zero:
         np.testing.assert_allclose(layer(ids.to_tensor()), layer(ids), atol=1e-6)
 
@@ -105,6 +111,8 @@ def test_wrong_arguments_are_told_what_is_valid():
     layer = tfps.layers.EmbeddingBag(3, 2)
     with pytest.raises(ValueError, match="weights"):
         layer(np.zeros((2, 3), "int64"), weights=np.zeros((2, 1)))
+    with pytest.raises(TypeError, match="weights.*Ragged"):
+        layer(np.zeros((2, 3), "int64"), weights=tf.ragged.constant([[1.0], [1.0]]))
     with pytest.raises(ValueError, match="dimension"):
         layer(keras.Input((), dtype="int64"))
     with pytest.raises(Exception, match="-1"):

@@ -1,5 +1,6 @@
 """tfps.nn against tf.nn: the same calls on the same rows, in a step on workers and servers and eagerly on the chief."""
 
+import collections
 import functools
 import itertools
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 import tfps
 from tfps.errors import ConfigError, UnsupportedError
+from tfps.ops import library
 
 ROWS, DIM, BAGS = 3000, 4, 9  # enough rows for two servers
 SIZES = [2, 0, 5, 1, 7, 0, 3, 0, 0]  # of the bags; those of `full` are one more
@@ -98,8 +100,16 @@ def loss_of(outputs):
     return sum(tf.reduce_sum(tf.reshape(out, [-1]) * wave) for out, wave in zip(outputs.values(), waves, strict=True))
 
 
-def in_step(nn, table, matrix, x):
+def tilted(weights, tilt):
+    """The same weights made to follow from a variable, each in a way of its own."""
+    flat = weights.flat_values
+    return weights.with_flat_values(flat + tilt * tf.cos(tf.range(tf.size(flat), dtype=flat.dtype)))
+
+
+def in_step(nn, table, matrix, tilt, x):
     """Calls on a table, and on a variable that is no table."""
+    # Not those of safe lookups: which ids are left there would be known only when the variable is.
+    x = x | {name: tilted(x[name], tilt) for name in ("some_weights", "full_weights")}
     dense = {f"no table: {name}": value for name, value in results(nn, matrix, x, ["some, mean, weights"]).items()}
     return {**results(nn, table, x, IN_STEP), **dense}
 
@@ -109,6 +119,7 @@ class Lookups(keras.Model):
         super().__init__()
         self.table = keras.layers.Embedding(ROWS, DIM, embeddings_initializer=keras.initializers.RandomNormal(seed=1))
         self.matrix = self.add_weight((ROWS, DIM), keras.initializers.RandomNormal(seed=2))
+        self.tilt = self.add_weight((), "zeros")
 
     def build(self, input_shape=None):
         self.table.build()
@@ -116,7 +127,7 @@ class Lookups(keras.Model):
     def call(self, x):
         if not isinstance(x, dict):
             x = tf.nest.pack_sequence_as(inputs(0), x, expand_composites=True)
-        return in_step(tfps.nn, self.table.embeddings, self.matrix, x)
+        return in_step(tfps.nn, self.table.embeddings, self.matrix, self.tilt, x)
 
     def train_step(self, data):
         with tf.GradientTape() as tape:
@@ -135,7 +146,7 @@ def model(strategy):
 
 
 def rows(model):
-    return [tf.Variable(variable.numpy()) for variable in (model.table.embeddings, model.matrix)]
+    return [tf.Variable(variable.numpy()) for variable in (model.table.embeddings, model.matrix, model.tilt)]
 
 
 def same(ours, theirs):
@@ -156,20 +167,32 @@ def test_gradients_in_a_step_are_those_of_tf_nn(model):
     with tf.GradientTape() as tape:
         loss = loss_of(in_step(tf.nn, *before, x))
     gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, before)]
+    assert abs(float(gradients[2])) > 0.01
     history = model.fit(tf.data.Dataset.from_tensors(x), verbose=0)
     assert history.history["total"][0] == pytest.approx(float(loss), rel=1e-4)
     for old, gradient, new in zip(before, gradients, rows(model), strict=True):
         np.testing.assert_allclose(old - new, gradient, rtol=1e-4, atol=1e-4)
-    asks_each_server_once(model)
-
-
-def asks_each_server_once(model):
     (_, concrete), *_ = model.train_function._over_iterator.values()
     graph = concrete.graph.as_graph_def()
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    reads = [node for node in nodes if "/job:ps" in node.device and node.op in ("TfpsGatherRows", "ResourceGather")]
-    if any(node.op == "TfpsGatherRows" for node in reads):
-        assert len(reads) == len({node.device for node in reads}) == 2
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    if library.available():
+        asks_each_server_once(bodies)
+        pools_rows_as_they_came([node for body in bodies for node in body])
+
+
+def asks_each_server_once(bodies):
+    """For a step, or for the next one while it computes: each has a body of its own."""
+    reads = ("TfpsGatherRows", "ResourceGather")
+    asked = [[node.device for node in body if "/job:ps" in node.device and node.op in reads] for body in bodies]
+    assert {tuple(sorted(devices)) for devices in asked if devices} == {tuple(sorted({*itertools.chain(*asked)}))}
+
+
+def pools_rows_as_they_came(nodes):
+    """Every pooled lookup combines and its gradient sums in one op; only plain ones copy rows out by the element."""
+    pooled = [name for name in IN_STEP if "dense" not in name and name != "ragged"]
+    used = collections.Counter(node.op for node in nodes)
+    assert used["TfpsCombineRows"] >= used["TfpsCombineRowsGrad"] == len(pooled)
+    assert used["TfpsCombineWeightsGrad"] >= 3
 
 
 def test_eager_values_on_the_chief_are_those_of_tf_nn(model):

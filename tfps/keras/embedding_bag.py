@@ -1,12 +1,16 @@
 """EmbeddingBag: rows of a table, looked up by the bag and pooled into one row each."""
 
+import functools
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfps.nn.bags import bags_of, in_shape_of
-from tfps.nn.combiners import check_combiner, combine
+from tfps.embedding.table import Table
+from tfps.nn.bags import Bags, bags_of, bags_of_dense, check_weights, in_shape_of
+from tfps.nn.combiners import combine
+from tfps.nn.rows import held, pooled_rows_of
+from tfps.ops.combine_rows import check_combiner
 
 
 @keras.saving.register_keras_serializable("tfps")
@@ -68,27 +72,31 @@ class EmbeddingBag(keras.layers.Embedding):
     def call(self, inputs: Any, weights: Any = None) -> Any:
         """Pools the rows of each bag; see the class for arguments and result."""
         ids = inputs if inputs.dtype in (tf.int32, tf.int64) else tf.cast(inputs, tf.int32)  # as Embedding does
-        pool = self._pool_bags if isinstance(ids, (tf.SparseTensor, tf.RaggedTensor)) else self._pool_dense
-        return tf.cast(pool(ids, weights), self.compute_dtype)
+        dense = not isinstance(ids, (tf.SparseTensor, tf.RaggedTensor))
+        check_weights(ids, weights, "inputs")
+        if dense and not isinstance(held(self.embeddings), Table):
+            pooled = self._pool_dense(ids, weights)
+        else:
+            bags = bags_of_dense(ids, weights) if dense else bags_of(ids, weights, "inputs")
+            pooled = in_shape_of(ids, self._pool(bags.kept(bags.ids != 0) if self.mask_zero else bags))
+        return tf.cast(pooled, self.compute_dtype)
 
-    def _pool_bags(self, ids: Any, weights: Any) -> Any:
-        bags = bags_of(ids, weights, "inputs")
-        if self.mask_zero:
-            bags = bags.kept(bags.ids != 0)
-        return in_shape_of(ids, bags.pool_all(self._rows(bags.ids), self.combiner))
+    def _pool(self, bags: Bags) -> Any:
+        table = held(self.embeddings)
+        if isinstance(table, Table):
+            return pooled_rows_of(table, bags, self.combiner)
+        add_up = functools.partial(tf.math.segment_sum, segment_ids=bags.bag)
+        pooled = combine(self._rows(bags.ids), bags.weights, self.combiner, add_up)
+        return tf.pad(pooled, [[0, bags.count - tf.shape(pooled, tf.int64)[0]], [0, 0]])
 
     def _pool_dense(self, ids: Any, weights: Any) -> Any:
-        if weights is not None and not weights.shape.is_compatible_with(ids.shape):
-            raise ValueError(
-                f"`weights` must have the shape of `inputs`. Received: {weights.shape}. Valid: {ids.shape}."
-            )
         if self.mask_zero:
             seen = tf.cast(ids != 0, tf.float32)
             weights = seen if weights is None else seen * tf.cast(weights, tf.float32)
-        return combine(self._rows(ids), weights, self.combiner, lambda values: tf.reduce_sum(values, -2))
+        return combine(self._rows(ids), weights, self.combiner, functools.partial(tf.reduce_sum, axis=-2))
 
     def _rows(self, ids: Any) -> Any:
-        """Not by `keras.ops.take`, which counts negative ids from the end."""
+        """Of a layer that holds no table. Not by `keras.ops.take`, which counts negative ids from the end."""
         return tf.gather(self.embeddings, ids)
 
     def compute_output_shape(self, input_shape: Any, weights_shape: Any = None) -> tuple[int | None, ...]:

@@ -1,11 +1,11 @@
-"""Bags: ids that are looked up together and pooled into one row, as sparse and ragged tensors hold them."""
+"""Bags: ids that are looked up together and pooled into one row, as sparse, ragged and dense tensors hold them."""
 
 import dataclasses
 from typing import Any
 
 import tensorflow as tf
 
-from tfps.nn.combiners import combine
+from tfps.ops.combine_rows import Pooling
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,22 +40,13 @@ class Bags:
         )
         return filled.output_value_rowids, filled.output_values
 
-    def pool(self, rows: Any, combiner: str) -> Any:
-        """One row a bag up to the last that is not empty, as `tf.nn.embedding_lookup_sparse` gives.
+    def to_the_last(self) -> "Bags":
+        """Without the bags after the last that is not empty, as `tf.nn.embedding_lookup_sparse` leaves them out."""
+        return dataclasses.replace(self, count=tf.reduce_sum(self.bag[-1:] + 1))  # 0 where there is no id at all
 
-        Args:
-            rows: of the ids, [n, dim].
-            combiner: "mean", "sqrtn" or "sum".
-
-        Returns:
-            [bags, dim]; 0 for an empty bag.
-        """
-        return combine(rows, self.weights, combiner, lambda values: tf.math.segment_sum(values, self.bag))
-
-    def pool_all(self, rows: Any, combiner: str) -> Any:
-        """The same for all bags, [count, dim]."""
-        pooled = self.pool(rows, combiner)
-        return tf.pad(pooled, [[0, self.count - tf.shape(pooled, tf.int64)[0]], [0, 0]])
+    def pooling(self, combiner: str) -> Pooling:
+        """How the rows of the ids are to be pooled."""
+        return Pooling(self.bag, self.count, combiner, self.weights)
 
 
 def bags_of(ids: Any, weights: Any, name: str = "ids") -> Bags:
@@ -74,18 +65,39 @@ def bags_of(ids: Any, weights: Any, name: str = "ids") -> Bags:
         raise TypeError(
             f"`{name}` must be sparse or ragged. Received: {type(ids).__name__}. Valid: SparseTensor, RaggedTensor."
         )
-    if weights is not None and isinstance(weights, tf.SparseTensor) != isinstance(ids, tf.SparseTensor):
-        raise TypeError(f"weights must be None or of the kind of `{name}`. Received: {type(weights).__name__}.")
-    if weights is not None and not weights.shape.is_compatible_with(ids.shape):
-        raise ValueError(f"weights must have the shape of `{name}`. Received: {weights.shape}. Valid: {ids.shape}.")
+    check_weights(ids, weights, name)
     return _of_sparse(ids, weights) if isinstance(ids, tf.SparseTensor) else _of_ragged(ids, weights, name)
 
 
+def check_weights(ids: Any, weights: Any, name: str) -> None:
+    """Checks that weights are None or of the kind and shape of the ids, which the caller calls `name`.
+
+    Raises:
+        TypeError: they are of another kind.
+        ValueError: they are of another shape.
+    """
+    if weights is None:
+        return
+    if any(isinstance(weights, kind) != isinstance(ids, kind) for kind in (tf.SparseTensor, tf.RaggedTensor)):
+        raise TypeError(f"weights must be None or of the kind of `{name}`. Received: {type(weights).__name__}.")
+    if not weights.shape.is_compatible_with(ids.shape):
+        raise ValueError(f"weights must have the shape of `{name}`. Received: {weights.shape}. Valid: {ids.shape}.")
+
+
+def bags_of_dense(ids: Any, weights: Any) -> Bags:
+    """The bags of a tensor, [..., ids of a bag]; weights are None or of its shape."""
+    shape = tf.shape(ids, tf.int64)
+    count = tf.reduce_prod(shape[:-1])
+    flat = None if weights is None else tf.reshape(weights, [-1])
+    return Bags(tf.reshape(ids, [-1]), tf.repeat(tf.range(count), shape[-1]), flat, count)
+
+
 def in_shape_of(ids: Any, pooled: Any) -> Any:
-    """Pooled rows, [bags, dim], in the shape of sparse or ragged ids without the last dimension."""
+    """Pooled rows, [bags, dim], in the shape of the ids without the last dimension."""
     shaped = pooled
-    if isinstance(ids, tf.SparseTensor):
-        shaped = tf.reshape(pooled, tf.concat([ids.dense_shape[:-1], tf.shape(pooled, tf.int64)[1:]], 0))
+    if not isinstance(ids, tf.RaggedTensor):
+        shape = ids.dense_shape if isinstance(ids, tf.SparseTensor) else tf.shape(ids, tf.int64)
+        shaped = tf.reshape(pooled, tf.concat([shape[:-1], tf.shape(pooled, tf.int64)[1:]], 0))
     shaped.set_shape(ids.shape[:-1].concatenate(pooled.shape[1:]))
     return shaped
 

@@ -1,19 +1,9 @@
-"""Combiners: how the rows of a bag become one."""
+"""How rows that were looked up one by one become one a bag, where they come from no table."""
 
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-
-from tfps.errors import ConfigError
-
-COMBINERS = ("mean", "sqrtn", "sum")
-
-
-def check_combiner(combiner: Any) -> None:
-    """Raises `ConfigError`, a `ValueError`, unless `combiner` is the name of one."""
-    if combiner not in COMBINERS:
-        raise ConfigError(f"`combiner` must be the name of one. Received: {combiner!r}. Valid: {COMBINERS}.")
 
 
 def combine(rows: Any, weights: Any, combiner: str, add_up: Callable[[Any], Any]) -> Any:
@@ -22,7 +12,7 @@ def combine(rows: Any, weights: Any, combiner: str, add_up: Callable[[Any], Any]
     Args:
         rows: float tensor, [..., dim].
         weights: float tensor, [...]; all are 1 where None.
-        combiner: one of `COMBINERS`.
+        combiner: "mean", "sqrtn" or "sum".
         add_up: adds up what belongs to one bag, of the rows or of tensors [..., 1].
 
     Returns:

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from tfps.embedding.table import Table
 from tfps.nn.bags import bags_of, in_shape_of
-from tfps.nn.combiners import check_combiner
-from tfps.nn.rows import held, rows_of
+from tfps.nn.rows import held, pooled_rows_of, rows_of
+from tfps.ops.combine_rows import check_combiner
 
 
 def embedding_lookup(params: Any, ids: Any, max_norm: Any = None, name: str | None = None) -> Any:
@@ -92,7 +92,7 @@ def embedding_lookup_sparse(
     check_combiner(combiner)
     with tf.name_scope(name or "embedding_lookup_sparse"):
         bags = bags_of(sp_ids, sp_weights, "sp_ids")
-        return bags.pool(rows_of(table, bags.ids, max_norm), combiner)
+        return pooled_rows_of(table, bags.to_the_last(), combiner, max_norm)
 
 
 def safe_embedding_lookup_sparse(
@@ -151,4 +151,4 @@ def safe_embedding_lookup_sparse(
         bags = bags.kept(keep)
         if default_id is not None:
             bags = bags.filled(default_id)
-        return in_shape_of(sparse_ids, bags.pool_all(rows_of(table, bags.ids, max_norm), kind))
+        return in_shape_of(sparse_ids, pooled_rows_of(table, bags, kind, max_norm))

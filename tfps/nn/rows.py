@@ -4,8 +4,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps.embedding.lookup import find
+from tfps.embedding.pooled import pool
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
+from tfps.nn.bags import Bags
+from tfps.ops.combine_rows import combine_rows
 
 
 def held(params: Any) -> Any:
@@ -49,12 +53,43 @@ def rows_of(table: Table, ids: Any, max_norm: Any = None) -> Any:
     Raises:
         TypeError: `ids` are of another type.
     """
+    _check_ids(table, ids)
+    if max_norm is None:
+        return table.sparse_read(ids)
+    clipped, places = _clipped_rows(table, ids, max_norm)
+    return tf.gather(clipped, tf.reshape(places, tf.shape(ids)))
+
+
+def pooled_rows_of(table: Table, bags: Bags, combiner: str, max_norm: Any = None) -> Any:
+    """Rows of a table, of norm `max_norm` at most, pooled bag by bag.
+
+    Args:
+        table: on the servers.
+        bags: of ids.
+        combiner: "mean", "sqrtn" or "sum".
+        max_norm: as for `rows_of`.
+
+    Returns:
+        A tensor [bags, dim]; 0 for an empty bag.
+
+    Raises:
+        TypeError: ids are of another type than int32 and int64.
+    """
+    _check_ids(table, bags.ids)
+    if max_norm is None:
+        return pool(find(table, bags.ids), bags.pooling(combiner))
+    clipped, places = _clipped_rows(table, bags.ids, max_norm)
+    return combine_rows(clipped, places, bags.pooling(combiner))
+
+
+def _check_ids(table: Table, ids: Any) -> None:
     if ids.dtype not in (tf.int32, tf.int64):
         raise TypeError(
             f"ids for table {table.name!r} must be integers. Received: {ids.dtype.name}. Valid: int32, int64."
         )
-    if max_norm is None:
-        return table.sparse_read(ids)
-    unique, places = tf.unique(tf.reshape(ids, [-1]))  # each row is clipped once, however often it is asked for
-    clipped = tf.clip_by_norm(table.sparse_read(unique), max_norm, axes=[1])
-    return tf.gather(clipped, tf.reshape(places, tf.shape(ids)))
+
+
+def _clipped_rows(table: Table, ids: Any, max_norm: Any) -> tuple[Any, Any]:
+    """Each row that is asked for, clipped once however often that is, and which of them each id has."""
+    unique, places = tf.unique(tf.reshape(ids, [-1]))
+    return tf.clip_by_norm(table.sparse_read(unique), max_norm, axes=[1]), places
