@@ -40,8 +40,9 @@ def one_worker(strategy):
     devices = strategy.worker_devices
     type(strategy).worker_devices, before = property(lambda self: devices[:1]), type(strategy).worker_devices
     pool, strategy._pool = strategy._pool, None
+    prefetch, strategy.prefetch_lookups = strategy.prefetch_lookups, False  # the default of a cluster of one worker
     yield strategy
-    type(strategy).worker_devices, strategy._pool = before, pool
+    type(strategy).worker_devices, strategy._pool, strategy.prefetch_lookups = before, pool, prefetch
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,45 @@ def one_worker(strategy):
 )
 def test_one_worker_gives_what_one_process_gives(one_worker, optimizer):
     for ours, theirs in zip(fit(one_worker, optimizer), fit(None, optimizer), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("lookups", [1, 2])
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_prefetched_rows_miss_the_update_of_one_step(one_worker, monkeypatch, prefetch, lookups):
+    monkeypatch.setattr(one_worker, "prefetch_lookups", prefetch)
+    steps, closure, rate = 32, 4, 0.1
+    with one_worker.scope():
+        ids = keras.Input((), dtype="int64")
+        table = keras.layers.Embedding(5, 1, embeddings_initializer="ones")
+        model = keras.Model(ids, sum(table(ids) for _ in range(lookups)))
+        model.compile(keras.optimizers.SGD(rate), "mse", steps_per_execution=closure)
+    model.fit(np.full(steps, 3), np.zeros(steps, np.float32), batch_size=1, verbose=0)
+
+    row = 1.0
+    for _ in range(steps // closure):
+        used = row
+        for _ in range(closure):
+            ahead = row
+            row -= rate * 2 * lookups**2 * (used if prefetch else row)
+            used = ahead
+    np.testing.assert_allclose(model.get_weights()[0][:, 0], [1, 1, 1, row, 1], rtol=1e-4)
+
+
+def test_tables_of_two_widths_train_as_in_one_process(one_worker):
+    def weights(strategy):
+        keras.utils.set_random_seed(5)
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            ids = keras.Input((3,), dtype="int64")
+            rows = [keras.layers.Embedding(ROWS, dim)(ids[:, i]) for i, dim in enumerate((4, 1, 7))]
+            model = keras.Model(ids, keras.layers.Dense(1)(keras.layers.Concatenate()(rows)))
+            model.compile(keras.optimizers.Adagrad(0.1), "mse")
+        random = np.random.default_rng(2)
+        columns = [np.stack([random.permutation(ROWS)[:32] for _ in range(10)]).reshape(-1) for _ in range(3)]
+        model.fit(np.stack(columns, 1), np.ones(320, np.float32), batch_size=32, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    for ours, theirs in zip(weights(one_worker), weights(None), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
 
 

@@ -1,10 +1,11 @@
 """Lookups: unique ids travel to the servers in one request each, their rows come back in one answer each.
 
 Cost of a step: per server one request (counts and ids), one answer (rows) and one push (gradients), whatever the number
-of tables of one width. The ids are deduplicated on the worker, the gather runs beside the rows.
+of tables and of their widths. The ids are deduplicated on the worker, the gather runs beside the rows.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,41 @@ class Group:
             return rows[0]
         return tf.gather(tf.concat(rows, 0), tf.math.invert_permutation(self.routed.table_order))
 
+    def pieces(self, server: int) -> list[tuple[Any, int]]:
+        """The (table, shard) that a server holds, in the order of its requests; empty where it holds none."""
+        if server >= self.routes.num_servers:
+            return []
+        return [(self.tables[table], shard) for table, shard in self.routes.pieces[server]]
+
+    def shards(self, server: int) -> list[Any]:
+        """The variables of those pieces."""
+        return [table.shards[shard] for table, shard in self.pieces(server)]
+
+    def tensors(self) -> list[Any]:
+        """Everything of it that is a tensor, for a loop to carry from one turn to the next."""
+        routed = self.routed
+        fields = (routed.requests, routed.inverse, self.tallies, self.places, self.table_places)
+        return [
+            *(tensor for field in fields for tensor in field),
+            routed.unique_ids,
+            routed.table_order,
+            routed.table_sizes,
+            self.answer,
+        ]
+
+    def with_tensors(self, tensors: Sequence[Any]) -> "Group":
+        """The group with other tensors, in the order of `tensors()`."""
+        left = iter(tensors)
+
+        def like(field: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(next(left) for _ in field)
+
+        requests, inverse = like(self.routed.requests), like(self.routed.inverse)
+        tallies, places, table_places = like(self.tallies), like(self.places), like(self.table_places)
+        unique_ids, table_order, table_sizes, answer = left
+        routed = RoutedIds(requests, unique_ids, table_order, table_sizes, inverse, self.routed.pieces)
+        return Group(self.tables, self.routes, routed, answer, tallies, places, table_places)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Found:
@@ -85,15 +121,16 @@ def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> list[Found]:
     by_kind: dict[Any, list[int]] = {}
     for i, table in enumerate(tables):
         by_kind.setdefault((table.dim, table.dtype), []).append(i)
+    asked = [_routed([tables[i] for i in members], [ids[i] for i in members]) for members in by_kind.values()]
     found: dict[int, Found] = {}
-    for members in by_kind.values():
-        group = _fetch_group([tables[i] for i in members], [ids[i] for i in members])
-        found.update({i: Found(tables[i], group, index) for index, i in enumerate(members)})
+    for members, group, answer in zip(by_kind.values(), asked, _pull(asked), strict=True):
+        answered = dataclasses.replace(group, answer=answer)
+        found.update({i: Found(tables[i], answered, index) for index, i in enumerate(members)})
     return [found[i] for i in range(len(tables))]
 
 
-def _fetch_group(tables: Sequence[Any], ids: Sequence[Any]) -> Group:
-    """One request and one answer a server for tables of one width."""
+def _routed(tables: Sequence[Any], ids: Sequence[Any]) -> Group:
+    """What is asked of tables of one width; the answer is still missing."""
     unique = list({id(table): table for table in tables}.values())
     ids = [tf.cast(tf.convert_to_tensor(wanted), tf.int64) for wanted in ids]
     of_table = [[i for i, table in enumerate(tables) if table is one] for one in unique]
@@ -105,8 +142,7 @@ def _fetch_group(tables: Sequence[Any], ids: Sequence[Any]) -> Group:
         wanted = [ids[i] for i in lookups]
         places.update(zip(lookups, zip(_parted(inverse, wanted), _parted(positions, wanted), strict=True), strict=True))
     ordered = [places[i] for i in range(len(tables))]
-    answer = _pull(unique, routes, routed)
-    return Group(tuple(unique), routes, routed, answer, tallies, *(tuple(of) for of in zip(*ordered, strict=True)))
+    return Group(tuple(unique), routes, routed, None, tallies, *(tuple(of) for of in zip(*ordered, strict=True)))
 
 
 def _by_table(routed: RoutedIds) -> tuple[tuple[Any, ...], list[Any]]:
@@ -127,11 +163,6 @@ def routes_of(tables: Sequence[Any]) -> RouteMap:
     return RouteMap(routes, max(server for table in tables for server in table.servers) + 1)
 
 
-def pieces_of(tables: Sequence[Any], routes: RouteMap) -> list[list[tuple[Any, int]]]:
-    """For each server the (table, shard) it holds, in the order of its requests; empty where it holds none."""
-    return [[(tables[table], shard) for table, shard in pieces] for pieces in routes.pieces]
-
-
 def _joined(ids: list[Any]) -> Any:
     return ids[0] if len(ids) == 1 else tf.concat([tf.reshape(wanted, [-1]) for wanted in ids], 0)
 
@@ -143,14 +174,45 @@ def _parted(inverse: Any, ids: list[Any]) -> list[Any]:
     return [tf.reshape(part, tf.shape(wanted)) for part, wanted in zip(parts, ids, strict=True)]
 
 
-def _pull(tables: Sequence[Any], routes: RouteMap, routed: RoutedIds) -> Any:
-    """The rows, gathered beside the shards: one request and one answer a server."""
-    blocks = [
-        gather_rows([table.shards[shard] for table, shard in pieces], request)
-        for pieces, request in zip(pieces_of(tables, routes), routed.requests, strict=True)
-        if pieces
-    ]
-    return blocks[0] if len(blocks) == 1 else tf.concat(blocks, 0)
+def _pull(groups: Sequence[Group]) -> list[Any]:
+    """The rows of each group, gathered beside the shards: one request and one answer a server for all of them."""
+    blocks: list[list[Any]] = [[] for _ in groups]
+    dtypes = {group.tables[0].dtype for group in groups}  # float32, but for tables that a user put together
+    for server, dtype in itertools.product(range(max(group.routes.num_servers for group in groups)), dtypes):
+        asked = [i for i, group in enumerate(groups) if group.pieces(server) and group.tables[0].dtype == dtype]
+        for i, block in zip(asked, _gather([groups[i] for i in asked], server) if asked else [], strict=True):
+            blocks[i].append(block)
+    return [parts[0] if len(parts) == 1 else tf.concat(parts, 0) for parts in blocks]
+
+
+def _gather(groups: Sequence[Group], server: int) -> list[Any]:
+    """The rows that one server has for each group, [m, dim] each."""
+    requests = [group.routed.requests[server] for group in groups]
+    if len(groups) == 1:
+        return [gather_rows(groups[0].shards(server), requests[0])]
+    received = sent_as_one(requests, groups[0].shards(server)[0].device)
+    rows = [gather_rows(group.shards(server), request) for group, request in zip(groups, received, strict=True)]
+    with tf.device(rows[0].device):
+        answer = tf.concat([tf.reshape(block, [-1]) for block in rows], 0)
+    counts = [group.routed.answer_rows()[server] * group.tables[0].dim for group in groups]
+    parts = tf.split(tf.identity(answer), counts, num=len(groups))
+    return [tf.reshape(part, [-1, group.tables[0].dim]) for part, group in zip(parts, groups, strict=True)]
+
+
+def sent_as_one(vectors: Sequence[Any], device: str) -> list[Any]:
+    """Vectors of one dtype on another device, to which they go as one tensor: each that crosses costs a message.
+
+    Args:
+        vectors: 1-D tensors of a 32 or 64 bit type.
+        device: where they are wanted.
+    """
+    sizes = tf.stack([tf.size(vector) for vector in vectors])
+    kind = tf.int32 if vectors[0].dtype.size == 4 else tf.int64
+    header = tf.bitcast(tf.cast(sizes, kind), vectors[0].dtype)
+    message = tf.concat([header, *vectors], 0)
+    with tf.device(device):
+        header, body = tf.split(tf.identity(message), [len(vectors), -1])
+        return list(tf.split(body, tf.bitcast(header, kind), num=len(vectors)))
 
 
 def expand(found: Found) -> Any:

@@ -6,10 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import Group, TableGradient, pieces_of, routes_of
+from tfps.embedding.lookup import Group, TableGradient, routes_of, sent_as_one
 from tfps.ops.apply_rows import apply_rows, pack_update
-from tfps.ops.route_unique import RoutedIds, route_unique
-from tfps.ops.routes import RouteMap
+from tfps.ops.route_unique import route_unique
 from tfps.ops.row_rules import RowRule
 from tfps.ops.segment_sum_rows import segment_sum_rows
 
@@ -42,26 +41,60 @@ def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient]) -> list[A
             say) they are pushed as they are; others are summed and routed again.
 
     Returns:
-        The operations, one a server and width.
+        The operations, one a server and width; what they need crosses as one message a server.
     """
     groups: dict[Any, list[RowUpdate]] = {}
     for update in updates:
         groups.setdefault((update.table.dim, update.table.dtype, update.rule.name, id(update.hyper)), []).append(update)
-    return [operation for group in groups.values() for operation in _push_group(group, known)]
+    orders = [order for group in groups.values() for order in _orders(group, known)]
+    servers = list(dict.fromkeys(order.server for order in orders))
+    return [
+        operation for server in servers for operation in _send([order for order in orders if order.server == server])
+    ]
 
 
-def _push_group(updates: list[RowUpdate], known: Sequence[TableGradient]) -> list[Any]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Order:
+    """What one server is to do to its shards of some tables of one width.
+
+    Args:
+        server: its number.
+        rule: the optimizer.
+        variables: for each shard the variable and its slots.
+        message: of `pack_update`.
+    """
+
+    server: int
+    rule: RowRule
+    variables: list[list[Any]]
+    message: Any
+
+
+def _orders(updates: list[RowUpdate], known: Sequence[TableGradient]) -> list[_Order]:
+    """One a server, for tables of one width and rule."""
     group = _unchanged(updates, known)
     if group is not None:
         by_table = {id(update.table): update for update in updates}
-        ordered = [by_table[id(table)] for table in group.tables]
-        return _send(ordered, group.routes, group.routed, group.in_answer_order([u.gradient.values for u in ordered]))
-    routes = routes_of([update.table for update in updates])
-    routed = route_unique(routes, [update.gradient.indices for update in updates])
-    summed = segment_sum_rows(
-        [update.gradient.values for update in updates], routed.inverse, tf.size(routed.unique_ids)
-    )
-    return _send(updates, routes, routed, summed)
+        updates = [by_table[id(table)] for table in group.tables]
+        routes, routed = group.routes, group.routed
+        summed = group.in_answer_order([update.gradient.values for update in updates])
+    else:
+        routes = routes_of([update.table for update in updates])
+        routed = route_unique(routes, [update.gradient.indices for update in updates])
+        values = [update.gradient.values for update in updates]
+        summed = segment_sum_rows(values, routed.inverse, tf.size(routed.unique_ids))
+    blocks = tf.split(summed, routed.answer_rows(), num=routes.num_servers) if routes.num_servers > 1 else [summed]
+    orders = []
+    for server, pieces in enumerate(routes.pieces):
+        if pieces:
+            variables = [_variables(updates[table], shard) for table, shard in pieces]
+            message = pack_update(updates[0].hyper, routed.requests[server], blocks[server])
+            orders.append(_Order(server, updates[0].rule, variables, message))
+    return orders
+
+
+def _variables(update: RowUpdate, shard: int) -> list[Any]:
+    return [table.shards[shard] for table in (update.table, *update.slots)]
 
 
 def _unchanged(updates: list[RowUpdate], known: Sequence[TableGradient]) -> Group | None:
@@ -74,15 +107,9 @@ def _unchanged(updates: list[RowUpdate], known: Sequence[TableGradient]) -> Grou
     return group if all(source is not None and source.group is group for source in sources) else None
 
 
-def _send(updates: Sequence[RowUpdate], routes: RouteMap, routed: RoutedIds, summed: Any) -> list[Any]:
-    by_table = {id(update.table): update for update in updates}
-    blocks = tf.split(summed, routed.answer_rows(), num=routes.num_servers) if routes.num_servers > 1 else [summed]
-    operations = []
-    for pieces, request, block in zip(
-        pieces_of([u.table for u in updates], routes), routed.requests, blocks, strict=True
-    ):
-        if pieces:
-            variables = [[part.shards[shard] for part in (t, *by_table[id(t)].slots)] for t, shard in pieces]
-            message = pack_update(updates[0].hyper, request, block)
-            operations.append(apply_rows(updates[0].rule, variables, message))
-    return operations
+def _send(orders: Sequence[_Order]) -> list[Any]:
+    """Orders of one server, as one message."""
+    messages = [order.message for order in orders]
+    if len(orders) > 1:
+        messages = sent_as_one(messages, orders[0].variables[0][0].device)
+    return [apply_rows(order.rule, order.variables, message) for order, message in zip(orders, messages, strict=True)]

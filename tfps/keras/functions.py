@@ -162,6 +162,7 @@ class StepFunction:
             held(model.metrics_variables, SumVariable),
             self._scales(),
             self._updates,
+            prefetches=self._strategy.prefetch_lookups or not self._updates,
         )
         self._closure = self._closure or Closure(program)
         return self._closure

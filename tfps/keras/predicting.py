@@ -13,7 +13,7 @@ from tfps.strategy.inputs import as_tensor, of_this_context
 from tfps.strategy.pool import Calls
 from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import Exchange
-from tfps.training.hoisting import hoisted
+from tfps.training.hoisting import Recording
 
 _IN_FLIGHT = 4
 """Batches a worker has under way."""
@@ -113,7 +113,7 @@ def _function_of(model: Any) -> Any:
             def run(lookups: Any, inputs: Any) -> Any:
                 return _predict_step(model, step.Step(lookups, exchange.copies), inputs)
 
-            return run(hoisted(run, batch), batch)
+            return run(Recording(run, batch).lookups(batch), batch)
 
         object.__setattr__(model, "predict_function", tf.function(trace, autograph=False, reduce_retracing=True))
     return model.predict_function

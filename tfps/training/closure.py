@@ -1,12 +1,14 @@
 """One closure: what a worker runs in one go. Pull dense variables, run some steps, push what they changed.
 
 The path of a closure: (1) one buffer of dense variables comes from each server; (2) each step takes a batch from the
-worker's own iterator (or the batch the chief fed), looks its rows up and pushes their gradients; (3) one buffer of
+worker's own iterator (or the batch the chief fed), looks its rows up and pushes their gradients; where rows are
+prefetched, those of the next batch are asked for while this one computes, before its push; (3) one buffer of
 dense deltas goes back to each server, and (4) the number of steps, the metric sums and the logs go to the chief as one
 vector.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -16,8 +18,9 @@ import tensorflow as tf
 from tfps import step
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.exchange import Exchange, local_copy
-from tfps.training.hoisting import DirectLookups, Recorder, hoisted
+from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.lanes import lanes, pack
+from tfps.training.prefetching import Ahead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Program:
         sums: metric state that comes back.
         scales: share of a variable's delta that is pushed, by key, 1 where there is none.
         updates: whether steps change the variables; without, nothing is pushed.
+        prefetches: whether rows of the next batch are asked for while a step computes: they miss that step's update.
     """
 
     run: Callable[[Any], Mapping[str, Any]]
@@ -37,6 +41,7 @@ class Program:
     sums: list[SumVariable]
     scales: Mapping[Hashable, float]
     updates: bool
+    prefetches: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,20 +77,24 @@ class Closure:
         Returns:
             The result as a float32 vector.
         """
+        exchange, copies = self._begin(worker)
+        first = next_batch()
+        recording = Recording(functools.partial(self._run, copies), first.element_spec)
+        ahead = Ahead(recording, first) if self._program.prefetches and recording.tables else None
 
-        def body(done: Any, logs: Any, batch: Any) -> Any:
-            new_logs = self._step(copies, batch.get_value())
+        def body(done: Any, logs: Any, batch: Any, rows: Any) -> Any:
             following = tf.cond(
                 done + 1 < max_steps, next_batch, lambda: tf.experimental.Optional.empty(batch.element_spec)
             )
-            return done + 1, new_logs, following
+            # Asked for before the step is traced: its push waits for them, and they do not wait for its push.
+            next_rows = ahead.ask(following) if ahead else []
+            lookups = recording.lookups(batch.get_value()) if ahead is None else ahead.answer(rows)
+            return done + 1, self._run(copies, lookups, batch.get_value()), following, next_rows
 
-        exchange, copies = self._begin(worker)
-        first = next_batch()
-        steps, logs, _ = tf.while_loop(
-            lambda done, logs, batch: batch.has_value(),
+        steps, logs, *_ = tf.while_loop(
+            lambda done, logs, batch, rows: batch.has_value(),
             body,
-            (tf.constant(0, tf.int64), self._no_logs(first.element_spec, copies), first),
+            (tf.constant(0, tf.int64), tf.zeros(recording.result.shape), first, ahead.rows if ahead else []),
             parallel_iterations=1,
         )
         return self._end(exchange, copies, steps, logs)
@@ -96,7 +105,8 @@ class Closure:
         logs: Any = None
         for batch in batches:
             with tf.control_dependencies([] if logs is None else [logs]):
-                logs = self._step(copies, batch)
+                recording = Recording(functools.partial(self._run, copies), batch)
+                logs = self._run(copies, recording.lookups(batch), batch)
         return self._end(exchange, copies, tf.constant(len(batches), tf.int64), logs)
 
     def read(self, vector: Any) -> Result:
@@ -126,33 +136,14 @@ class Closure:
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self._program.sums]
         return pack([steps, *sums, logs])
 
-    def _step(self, copies: dict[Hashable, Any], batch: Any) -> Any:
+    def _run(self, copies: dict[Hashable, Any], lookups: DirectLookups, batch: Any) -> Any:
         """One step; returns its logs as a float32 vector."""
-
-        def record(recorder: Recorder, stand_in: Any) -> None:
-            self._run(recorder, copies, stand_in)
-
-        return self._run(hoisted(record, batch), copies, batch)
-
-    def _run(self, lookups: DirectLookups, copies: dict[Hashable, Any], batch: Any) -> Any:
         with step.tracing(step.Step(lookups, copies)):
             logs = self._program.run(batch)
         self._log_names = sorted(logs)
         return tf.stack(
             [tf.cast(tf.reshape(logs[name], []), tf.float32) for name in self._log_names] or [tf.zeros([])]
         )[: len(logs)]
-
-    def _no_logs(self, element_spec: Any, copies: dict[Hashable, Any]) -> Any:
-        """A vector as long as a step's logs, found by tracing one step in a graph that is thrown away."""
-        scratch = tf.__internal__.FuncGraph("tfps_scratch_step")
-        with scratch.as_default():
-            batch = tf.nest.map_structure(_placeholder, element_spec)
-            size = self._run(DirectLookups(), copies, batch).shape[0]
-        return tf.zeros([size])
-
-
-def _placeholder(spec: Any) -> Any:
-    return tf.nest.map_structure(lambda s: tf.compat.v1.placeholder(s.dtype, s.shape), spec, expand_composites=True)
 
 
 def _as(values: Any, variable: SumVariable) -> Any:

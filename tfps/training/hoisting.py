@@ -75,27 +75,51 @@ class Replay(DirectLookups):
         return super().find(table, ids) if found is None else found
 
 
-def hoisted(record: Callable[[Recorder, Any], None], batch: Any) -> DirectLookups:
-    """What answers the lookups of a step over `batch`, after asking for all rows that can be known from it.
+class Recording:
+    """A step traced over a stand-in for its batch, in a graph that is thrown away.
 
     Args:
-        record: traces the step over a stand-in for the batch, with this recorder as its lookups.
-        batch: structure of tensors of the graph under construction.
+        trace: traces the step over a batch, with this recorder as its lookups.
+        batch_spec: structure of tensors, or of their specs, like the batches to come.
+
+    Attributes:
+        result: what `trace` returned, tensors that nobody can evaluate.
+        tables: of the lookups that can be asked for before the step, in order.
     """
-    graph = tf.__internal__.FuncGraph("tfps_recorded_step")
-    with graph.as_default():
-        stand_in = tf.nest.map_structure(_placeholder, batch, expand_composites=True)
-        recorder = Recorder(graph)
-        record(recorder, stand_in)
-    early = [recorded for recorded in recorder.lookups if recorded.ids is not None]
-    if len(early) < 2:
-        return DirectLookups()  # nothing to join
-    known = {id(internal): external for external, internal in graph.captures}
-    sources = tf.nest.flatten(stand_in, expand_composites=True)
-    known.update(zip(map(id, sources), tf.nest.flatten(batch, expand_composites=True), strict=True))
-    found = iter(fetch([recorded.table for recorded in early], [_copy(recorded.ids, known) for recorded in early]))
-    answers = [next(found) if recorded.ids is not None else None for recorded in recorder.lookups]
-    return Replay(answers, [recorded.table for recorded in recorder.lookups])
+
+    def __init__(self, trace: Callable[[Recorder, Any], Any], batch_spec: Any) -> None:
+        self._graph = tf.__internal__.FuncGraph("tfps_recorded_step")
+        with self._graph.as_default():
+            self._stand_in = tf.nest.map_structure(_placeholder, batch_spec, expand_composites=True)
+            recorder = Recorder(self._graph)
+            self.result = trace(recorder, self._stand_in)
+        self._lookups = recorder.lookups
+        self._early = [recorded for recorded in recorder.lookups if recorded.ids is not None]
+        self.tables = [recorded.table for recorded in self._early]
+
+    def ids(self, batch: Any) -> list[Any]:
+        """The ids that the early lookups of a step over `batch` ask for: just the operations that lead to them."""
+        known = {id(internal): external for external, internal in self._graph.captures}
+        sources = tf.nest.flatten(self._stand_in, expand_composites=True)
+        known.update(zip(map(id, sources), tf.nest.flatten(batch, expand_composites=True), strict=True))
+        return [_copy(recorded.ids, known) for recorded in self._early]
+
+    def no_ids(self) -> list[Any]:
+        """Ids of the same kind for a step that will not be: none, or zeros where their number is fixed."""
+        shapes = [[size or 0 for size in recorded.ids.shape] for recorded in self._early]
+        return [tf.zeros(shape, recorded.ids.dtype) for shape, recorded in zip(shapes, self._early, strict=True)]
+
+    def replay(self, found: Sequence[Found]) -> DirectLookups:
+        """Answers the lookups of a step with what was `found` for its `ids`."""
+        left = iter(found)
+        answers = [next(left) if recorded.ids is not None else None for recorded in self._lookups]
+        return Replay(answers, [recorded.table for recorded in self._lookups])
+
+    def lookups(self, batch: Any) -> DirectLookups:
+        """What answers the lookups of a step over `batch`, after asking for all rows that can be known from it."""
+        if len(self.tables) < 2:
+            return DirectLookups()  # nothing to join
+        return self.replay(fetch(self.tables, self.ids(batch)))
 
 
 def _copy(tensor: Any, known: dict[int, Any]) -> Any:
@@ -121,8 +145,8 @@ def _copy(tensor: Any, known: dict[int, Any]) -> Any:
 
 
 def _placeholder(tensor: Any) -> Any:
-    """A stand-in for one tensor; a batch without labels or weights has None in their place."""
-    return None if tensor is None else tf.compat.v1.placeholder(tensor.dtype, tensor.shape)
+    """A stand-in for one tensor or spec; a batch without labels or weights has None in their place."""
+    return tf.compat.v1.placeholder(tensor.dtype, tensor.shape) if hasattr(tensor, "dtype") else None
 
 
 def _is_pure(tensor: Any) -> bool:
