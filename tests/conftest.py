@@ -1,5 +1,6 @@
 """One cluster of real processes for all tests that train: 2 parameter servers and 2 workers, started once."""
 
+import os
 import pathlib
 import signal
 
@@ -7,6 +8,9 @@ import pytest
 
 DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
+# On a busy machine an import of TensorFlow alone can take a minute. The tests of these limits set their own.
+os.environ.setdefault("TFPS_START_TIMEOUT_S", "300")
+os.environ.setdefault("TFPS_JOIN_TIMEOUT_S", "300")
 
 # A shell starts what it puts in the background, maybe this, with SIGINT ignored, and the programs of tests inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

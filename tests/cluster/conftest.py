@@ -78,7 +78,7 @@ def is_alive(pid):
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def wait_until_gone(pids, timeout_s=20):
+def wait_until_gone(pids, timeout_s=120):
     deadline = time.monotonic() + timeout_s
     while living(pids) and time.monotonic() < deadline:
         time.sleep(0.05)

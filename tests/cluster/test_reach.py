@@ -36,7 +36,7 @@ def test_wait_for_servers_returns_when_all_listen():
         opened = []
         timer = threading.Timer(0.5, lambda: opened.append(listen(late)))
         timer.start()
-        reach.wait_for_servers(ClusterSpec(worker=(address_of(early),), ps=(late,)), timeout_s=10)
+        reach.wait_for_servers(ClusterSpec(worker=(address_of(early),), ps=(late,)), timeout_s=120)
         assert opened
         opened[0].close()
 
@@ -59,7 +59,7 @@ def test_chief_that_never_comes():
 
 def test_chief_is_done_when_its_port_is_closed():
     listener = listen()
-    chief_watch.wait_for_chief("ps 0", address_of(listener), 5)
+    chief_watch.wait_for_chief("ps 0", address_of(listener), 120)
     done = threading.Thread(target=chief_watch.wait_until_done, args=(address_of(listener), None), daemon=True)
     done.start()
     connection, _ = listener.accept()  # the one of wait_for_chief
@@ -69,7 +69,7 @@ def test_chief_is_done_when_its_port_is_closed():
     assert done.is_alive()
     connection.close()
     listener.close()
-    done.join(10)
+    done.join(120)
     assert not done.is_alive()
 
 
@@ -83,14 +83,14 @@ def test_chief_that_only_drops_the_connection_is_not_done():
         connection, _ = listener.accept()
         assert done.is_alive()
         connection.close()
-    done.join(10)
+    done.join(120)
     assert not done.is_alive()
 
 
 def test_grace_lets_a_chief_come_back():
     address = ports.reserve_address()
     listener = listen(address)
-    done = threading.Thread(target=chief_watch.wait_until_done, args=(address, 60), daemon=True)
+    done = threading.Thread(target=chief_watch.wait_until_done, args=(address, 600), daemon=True)
     done.start()
     connection, _ = listener.accept()
     connection.close()

@@ -47,17 +47,17 @@ def test_one_program_runs_every_role(run, cluster):
     chief = start(run, cluster, "chief")
     assert chief.wait() == 0 and "counted 30.0" in chief.output()
     for program, name in zip(servers, ("ps 0", "worker 0"), strict=True):
-        assert program.wait(60) == 0, program.output()
+        assert program.wait() == 0, program.output()
         assert f"tfps: {name} ends: the chief at {cluster.chief[0]} is done" in program.output()
         assert "Traceback" not in program.output()
 
 
 def test_servers_end_when_the_chief_is_killed(run, cluster):
     servers = [start(run, cluster, job) for job in ("ps", "worker")]
-    chief = start(run, cluster, "chief", "time.sleep(60)")
+    chief = start(run, cluster, "chief", "time.sleep(600)")
     chief.wait_for("counted")
     chief.process.kill()
-    assert [program.wait(60) for program in servers] == [0, 0]
+    assert [program.wait() for program in servers] == [0, 0]
 
 
 def test_chief_that_never_comes(run, cluster):

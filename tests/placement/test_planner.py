@@ -240,7 +240,7 @@ def test_threads_lose_nothing():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=240)
     assert not AloneGreedyBytes.met
     assert len(placer.plan.placements) == 400
     nbytes = [load.nbytes for load in placer.plan.loads()]
