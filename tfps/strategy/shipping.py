@@ -135,7 +135,8 @@ def _file_names(graph: graph_pb2.GraphDef) -> Any:
 
 def _count(graph: graph_pb2.GraphDef, files: Any) -> int:
     constant = next((node for node in graph.node if node.name == files.input[0] and node.op == "Const"), None)
-    return 0 if constant is None else int(tf.make_ndarray(constant.attr["value"].tensor).shape[0])
+    # By the shape: TensorFlow writes long lists of strings in a form that it cannot read back as an array.
+    return 0 if constant is None else int(constant.attr["value"].tensor.tensor_shape.dim[0].size)
 
 
 def _constant(graph: graph_pb2.GraphDef, name: str, value: int) -> str:

@@ -1,0 +1,105 @@
+"""Inputs read from files by the workers: each line once, by whole files where that can be and by batches elsewhere."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfps.strategy import shipping
+
+LINES = 61
+FILES = 5
+
+
+@pytest.fixture
+def names(tmp_path):
+    """Text files of very different length, which hold every number once."""
+    for index, lines in enumerate(np.split(np.arange(LINES), [1, 2, 30, 40])):
+        (tmp_path / f"part{index}.txt").write_text("".join(f"{line}\n" for line in lines))
+    return sorted(str(path) for path in tmp_path.iterdir())
+
+
+@pytest.fixture
+def records(tmp_path, names):
+    """The same as TFRecord files."""
+    folder = tmp_path / "records"
+    folder.mkdir()
+    for name in names:
+        with tf.io.TFRecordWriter(str(folder / name.rpartition("/")[2])) as writer:
+            for line in pathlib.Path(name).read_text().split():
+                writer.write(line)
+    return sorted(str(path) for path in folder.iterdir())
+
+
+def batches(lines):
+    return lines.map(lambda line: tf.strings.to_number(line, tf.int64)).batch(4)
+
+
+def interleaved(names):
+    return tf.data.Dataset.from_tensor_slices(names).interleave(tf.data.TextLineDataset, cycle_length=2)
+
+
+def headed(names):
+    return tf.data.Dataset.from_tensors("a header").concatenate(interleaved(names))
+
+
+BY_FILE = {
+    "interleaved": lambda names: batches(interleaved(names)),
+    "in parallel": lambda names: batches(
+        tf.data.Dataset.list_files(names).interleave(tf.data.TextLineDataset, num_parallel_calls=2)
+    ),
+    "one after the other": lambda names: batches(
+        tf.data.Dataset.from_tensor_slices(names).flat_map(tf.data.TextLineDataset)
+    ),
+    "one list of files": lambda names: batches(tf.data.TextLineDataset(names)),
+    "shuffled": lambda names: batches(interleaved(names).shuffle(20)).prefetch(2),
+}
+BY_BATCH = {
+    "the first lines": lambda names: batches(interleaved(names).take(LINES)),
+    "without a header": lambda names: batches(headed(names).skip(1)),
+    "beside another": lambda names: batches(
+        tf.data.Dataset.zip((interleaved(names), tf.data.Dataset.range(LINES))).map(lambda line, _: line)
+    ),
+    "fewer files than workers": lambda names: batches(interleaved(names[:1])),
+}
+
+
+def split(dataset):
+    """Whether two workers would get whole files."""
+    return shipping.split_by_file(shipping.shippable_graph(dataset), 2)
+
+
+def examples(batch):
+    """By which Keras divides a loss; multiplied by it, each line adds 1 to its row."""
+    return tf.cast(tf.shape(batch)[0], tf.float32)
+
+
+def trained(strategy, dataset):
+    """How often each line was trained in two epochs."""
+    with strategy.scope():
+        table = keras.layers.Embedding(LINES + 1, 1, embeddings_initializer="zeros")
+        model = keras.Sequential([keras.Input((), dtype="int64"), table])
+        model.compile(keras.optimizers.SGD(1.0), loss=lambda labels, rows: -rows * examples(rows))
+    model.fit(dataset.map(lambda ids: (ids, tf.cast(ids, tf.float32)[:, None])), epochs=2, verbose=0)
+    return model.get_weights()[0][:, 0]
+
+
+@pytest.mark.parametrize("kind", BY_FILE)
+def test_whole_files_go_to_workers(strategy, names, kind):
+    assert split(BY_FILE[kind](names))
+    np.testing.assert_array_equal(trained(strategy, BY_FILE[kind](names))[:LINES], 2)
+
+
+def test_record_files_go_to_workers(strategy, records):
+    dataset = batches(tf.data.Dataset.from_tensor_slices(records).interleave(tf.data.TFRecordDataset))
+    assert split(dataset)
+    np.testing.assert_array_equal(trained(strategy, dataset)[:LINES], 2)
+
+
+@pytest.mark.parametrize("kind", BY_BATCH)
+def test_batches_go_to_workers_where_files_would_change_the_epoch(strategy, names, kind):
+    assert not split(BY_BATCH[kind](names))
+    lines = 1 if kind == "fewer files than workers" else LINES
+    np.testing.assert_array_equal(trained(strategy, BY_BATCH[kind](names)), [2] * lines + [0] * (LINES + 1 - lines))
