@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from tfps.version import __version__
 
 if TYPE_CHECKING:
-    from tfps import layers, nn
+    from tfps import layers, nn, optimizers
     from tfps.cluster.local import LocalCluster
     from tfps.strategy.strategy import ParameterServerStrategy
 
-__all__ = ["LocalCluster", "ParameterServerStrategy", "__version__", "layers", "nn"]
+__all__ = ["LocalCluster", "ParameterServerStrategy", "__version__", "layers", "nn", "optimizers"]
 
 
 def __dir__() -> list[str]:
@@ -30,6 +30,6 @@ def __getattr__(name: str) -> Any:
 
         hooks.install()
         return ParameterServerStrategy
-    if name in ("layers", "nn"):
+    if name in ("layers", "nn", "optimizers"):
         return importlib.import_module(f"tfps.{name}")
     raise AttributeError(f"module 'tfps' has no attribute {name!r}. Valid: {__all__}.")

@@ -8,7 +8,7 @@ which of the two holds. Threading: a step is a property of the tracing thread.
 
 import contextlib
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -28,13 +28,17 @@ class Step:
     Args:
         lookups: answers its lookups.
         copies: worker-local resource handles by variable key; a variable that is not in it stays on its server.
+        stand_ins: what is looked up and updated instead of a table, by table key.
 
     Attributes:
         gradients: what backward passes of lookups gave; the push of the same step looks here.
     """
 
-    def __init__(self, lookups: Lookups, copies: dict[Hashable, Any]) -> None:
+    def __init__(
+        self, lookups: Lookups, copies: dict[Hashable, Any], stand_ins: Mapping[Hashable, Any] | None = None
+    ) -> None:
         self.lookups = lookups
+        self.stand_ins = stand_ins or {}
         self._copies = copies
         self._graph = tf.compat.v1.get_default_graph()
         self._sources: dict[Hashable, Any] = {}

@@ -34,17 +34,6 @@ def first_values(optimizer):
     return "zeros" if isinstance(optimizer(), keras.optimizers.Ftrl) else "uniform"
 
 
-@pytest.fixture(scope="module")
-def one_worker(strategy):
-    """The same cluster, used with its first worker alone: its steps then follow one another as in one process."""
-    devices = strategy.worker_devices
-    type(strategy).worker_devices, before = property(lambda self: devices[:1]), type(strategy).worker_devices
-    pool, strategy._pool = strategy._pool, None
-    prefetch, strategy.prefetch_lookups = strategy.prefetch_lookups, False  # the default of a cluster of one worker
-    yield strategy
-    type(strategy).worker_devices, strategy._pool, strategy.prefetch_lookups = before, pool, prefetch
-
-
 @pytest.mark.parametrize(
     "optimizer",
     [

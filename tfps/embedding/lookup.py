@@ -118,14 +118,22 @@ def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> list[Found]:
     Returns:
         What was found for each lookup: `expand` gives it the shape of its ids, `tfps.embedding.pooled.pool` pools it.
     """
+    found = route(tables, ids)
+    groups = list({id(one.group): one.group for one in found}.values())
+    answers = dict(zip(map(id, groups), _pull(groups), strict=True))
+    answered = {id(group): dataclasses.replace(group, answer=answers[id(group)]) for group in groups}
+    return [dataclasses.replace(one, group=answered[id(one.group)]) for one in found]
+
+
+def route(tables: Sequence[Any], ids: Sequence[Any]) -> list[Found]:
+    """What `fetch` would ask for: unique ids and where each is, but no answer; arguments as there."""
     by_kind: dict[Any, list[int]] = {}
     for i, table in enumerate(tables):
         by_kind.setdefault((table.dim, table.dtype), []).append(i)
-    asked = [_routed([tables[i] for i in members], [ids[i] for i in members]) for members in by_kind.values()]
     found: dict[int, Found] = {}
-    for members, group, answer in zip(by_kind.values(), asked, _pull(asked), strict=True):
-        answered = dataclasses.replace(group, answer=answer)
-        found.update({i: Found(tables[i], answered, index) for index, i in enumerate(members)})
+    for members in by_kind.values():
+        group = _routed([tables[i] for i in members], [ids[i] for i in members])
+        found.update({i: Found(tables[i], group, index) for index, i in enumerate(members)})
     return [found[i] for i in range(len(tables))]
 
 

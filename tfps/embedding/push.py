@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfps.embedding.lookup import Group, TableGradient, routes_of, sent_as_one
 from tfps.ops.apply_rows import apply_rows, pack_update
 from tfps.ops.route_unique import route_unique
-from tfps.ops.row_rules import RowRule
+from tfps.ops.row_rules import RULES, RowRule
 from tfps.ops.segment_sum_rows import segment_sum_rows
 
 
@@ -51,6 +51,20 @@ def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient]) -> list[A
     return [
         operation for server in servers for operation in _send([order for order in orders if order.server == server])
     ]
+
+
+def add(deltas: Sequence[tuple[Any, Any, Any]]) -> list[Any]:
+    """Adds to rows, beside them.
+
+    Args:
+        deltas: (table, ids [m], float32 [m, dim]); a table once, and in it each id.
+
+    Returns:
+        The operations, as `push`.
+    """
+    hyper = tf.constant([-1.0, 0.0])  # gradient descent at rate -1, without decay, adds the gradient, to the bit
+    updates = [RowUpdate(table, [], tf.IndexedSlices(delta, ids), RULES["sgd"], hyper) for table, ids, delta in deltas]
+    return push(updates, [])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.keras import averages
+from tfps.keras import averages, geo
 from tfps.keras._compat import tree
 from tfps.keras.variables import held
 from tfps.placement.report import summary
@@ -19,6 +19,7 @@ from tfps.strategy.pool import Calls
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.closure import Closure, Program, Result
+from tfps.training.first_steps import FirstSteps
 from tfps.training.stream import Runner, Stream, stream
 
 _LOG = logging.getLogger("tfps")
@@ -44,13 +45,14 @@ class StepFunction:
         self._step = step
         self._updates = updates
         self._strategy: ParameterServerStrategy = model.distribute_strategy
+        self._first_steps = FirstSteps(self._strategy) if updates else None
         self._closure: Closure | None = None
         self._stream: Stream | None = None
         self._logs: dict[str, Any] = {}
         self._last_logs: dict[str, float] = {}
         self._logs_at = 0.0
         self.called = -1
-        self._on_batch = tf.function(self._trace_batch, autograph=False, reduce_retracing=True)
+        self._on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
         self._over_iterator: dict[str, tuple[str, Any]] = {}
 
     def __call__(self, iterator: Any) -> dict[str, Any]:
@@ -104,7 +106,7 @@ class StepFunction:
         for data in batches:
             batch = tree.map_structure(as_tensor, data)
             calls = Calls(runner.pool, "a step on one batch", runner.timeout_s)
-            calls.submit(0, None, functools.partial(runner.over_batch, 0, batch))
+            calls.submit(0, None, functools.partial(runner.over_batches, 0, [batch]))
             runner.done(calls.take()[1])
         return self._results()
 
@@ -112,15 +114,22 @@ class StepFunction:
         return Runner(
             self._strategy.pool,
             lambda worker, steps: over_iterator(tf.constant([steps, worker], tf.int64)),
-            lambda worker, batch: self._on_batch(tf.constant(worker, tf.int64), batch),
+            lambda worker, batches: self._on_batches(tf.constant(worker, tf.int64), batches),
             self._done,
             self._closure_steps,
             self._strategy.closure_timeout_s,
+            windows=self._mode is not None,
         )
 
     @property
+    def _mode(self) -> geo.GeoMode | None:
+        return geo.mode_of(self._model.optimizer) if self._updates else None
+
+    @property
     def _closure_steps(self) -> int:
-        """Steps of a closure at most: what the user compiled the model with, else the strategy's default."""
+        """Steps of a closure at most: a window's, else what the user compiled with, else the strategy's default."""
+        if self._mode is not None:
+            return self._mode.push_every
         chosen = int(self._model.steps_per_execution)
         return chosen if chosen > 1 else self._strategy.dense_exchange_every
 
@@ -132,6 +141,8 @@ class StepFunction:
         if not epoch.source.fed:
             name, run_iterator = self._function_over(epoch.source.element_spec)
             epoch.start_on_workers(name)
+        if self._first_steps is not None:
+            self._first_steps.began(epoch.source.fed)
         return stream(self._runner(run_iterator), epoch, epoch.source.steps_per_epoch)
 
     def _function_over(self, element_spec: Any) -> tuple[str, Any]:
@@ -150,8 +161,8 @@ class StepFunction:
             )
         return self._over_iterator[key]
 
-    def _trace_batch(self, worker: Any, batch: Any) -> Any:
-        return self._make_closure().over_batches([batch], worker)
+    def _trace_batches(self, worker: Any, batches: list[Any]) -> Any:
+        return self._make_closure().over_batches(batches, worker)
 
     def _make_closure(self) -> Closure:
         model = self._model
@@ -163,12 +174,14 @@ class StepFunction:
             self._scales(),
             self._updates,
             prefetches=self._strategy.prefetch_lookups or not self._updates,
+            window=geo.window_mode(model, self._strategy.num_workers) if self._updates else None,
         )
         self._closure = self._closure or Closure(program)
         return self._closure
 
     def _scales(self) -> dict[Any, float]:
-        return averages.push_scales(self._model, self._closure_steps, self._strategy.num_workers)
+        workers = self._strategy.num_workers
+        return averages.push_scales(self._model, self._closure_steps, workers) | geo.dense_scales(self._model, workers)
 
     def _traced_step(self, batch: Any) -> Mapping[str, Any]:
         replica = tf.distribute.ReplicaContext(self._strategy, replica_id_in_sync_group=0)
@@ -184,6 +197,8 @@ class StepFunction:
             variable.assign_add(added)
         if result.steps:
             self._last_logs = result.logs
+        if self._first_steps is not None and self._stream is not None:  # while the stream is full, and not at its end
+            self._first_steps.done(result.steps)
         return result
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps.embedding.local_table import stand_in
 from tfps.embedding.push import RowUpdate
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
@@ -108,8 +109,8 @@ def row_updates(optimizer: Any, pairs: list[tuple[Any, Table]], learning_rate: A
     updates = []
     for gradient, table in pairs:
         decays = decayed is not None and optimizer._use_weight_decay(table)
-        slots = [slot._value for slot in found.slots_of(table)]
-        updates.append(RowUpdate(table, slots, gradient, found.rule, decayed if decays else plain))
+        slots = [stand_in(slot._value) for slot in found.slots_of(table)]
+        updates.append(RowUpdate(stand_in(table), slots, gradient, found.rule, decayed if decays else plain))
     return updates
 
 
@@ -143,11 +144,21 @@ def rule_of(optimizer: Any, learning_rate: Any) -> Rule | None:
     adapter = _adapter_of(optimizer)
     if adapter is None:
         return None
-    name, slot_names, hyper = adapter(optimizer)
+    name, slots, hyper = adapter(optimizer)
     values = {"learning_rate": learning_rate, "step": tf.cast(optimizer.iterations + 1, tf.float32), **hyper}
 
     def slots_of(variable: Any) -> list[Any]:
-        index = optimizer._trainable_variables_indices[optimizer._var_key(variable)]
-        return [getattr(optimizer, slot)[index] for slot in slot_names]
+        return [slot_of(optimizer, slot, variable) for slot in slots]
 
     return Rule(RULES[name], values, slots_of)
+
+
+def slot_names(optimizer: Any) -> tuple[str, ...]:
+    """The attributes in which an optimizer with a row-wise form keeps its slots, a list each, in the rule's order."""
+    adapter = _adapter_of(optimizer)
+    return () if adapter is None else adapter(optimizer)[1]
+
+
+def slot_of(optimizer: Any, name: str, variable: Any) -> Any:
+    """The Keras variable of one slot of a variable."""
+    return getattr(optimizer, name)[optimizer._trainable_variables_indices[optimizer._var_key(variable)]]

@@ -21,6 +21,7 @@ from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.lanes import lanes, pack
 from tfps.training.prefetching import Ahead
+from tfps.training.window import Window, WindowMode, of_one_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Program:
         scales: share of a variable's delta that is pushed, by key, 1 where there is none.
         updates: whether steps change the variables; without, nothing is pushed.
         prefetches: whether rows of the next batch are asked for while a step computes: they miss that step's update.
+        window: how the steps of a closure train on rows of their own, where they do (GEO).
     """
 
     run: Callable[[Any], Mapping[str, Any]]
@@ -42,6 +44,7 @@ class Program:
     scales: Mapping[Hashable, float]
     updates: bool
     prefetches: bool = False
+    window: WindowMode | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +82,12 @@ class Closure:
         """
         exchange, copies = self._begin(worker)
         first = next_batch()
-        recording = Recording(functools.partial(self._run, copies), first.element_spec)
+        run = functools.partial(self._run, copies)
+        recording = Recording(run, first.element_spec)
+        if self._program.window is not None:
+            window = Window(recording, first.element_spec, self._program.window)
+            count = window.read(next_batch, first, max_steps)
+            return self._end(exchange, copies, count, window.train(count, run))
         ahead = Ahead(recording, first) if self._program.prefetches and recording.tables else None
 
         def body(done: Any, logs: Any, batch: Any, rows: Any) -> Any:
@@ -89,7 +97,7 @@ class Closure:
             # Asked for before the step is traced: its push waits for them, and they do not wait for its push.
             next_rows = ahead.ask(following) if ahead else []
             lookups = recording.lookups(batch.get_value()) if ahead is None else ahead.answer(rows)
-            return done + 1, self._run(copies, lookups, batch.get_value()), following, next_rows
+            return done + 1, run(lookups, batch.get_value()), following, next_rows
 
         steps, logs, *_ = tf.while_loop(
             lambda done, logs, batch, rows: batch.has_value(),
@@ -102,11 +110,16 @@ class Closure:
     def over_batches(self, batches: list[Any], worker: Any) -> Any:
         """Graph of one step a batch; returns the result as a float32 vector."""
         exchange, copies = self._begin(worker)
+        run = functools.partial(self._run, copies)
+        if self._program.window is not None:
+            batches = of_one_shape(batches)
+            window = Window(Recording(run, batches[0]), batches[0], self._program.window)
+            count = window.take(batches)
+            return self._end(exchange, copies, count, window.train(count, run))
         logs: Any = None
         for batch in batches:
             with tf.control_dependencies([] if logs is None else [logs]):
-                recording = Recording(functools.partial(self._run, copies), batch)
-                logs = self._run(copies, recording.lookups(batch), batch)
+                logs = run(Recording(run, batch).lookups(batch), batch)
         return self._end(exchange, copies, tf.constant(len(batches), tf.int64), logs)
 
     def read(self, vector: Any) -> Result:
@@ -136,9 +149,9 @@ class Closure:
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self._program.sums]
         return pack([steps, *sums, logs])
 
-    def _run(self, copies: dict[Hashable, Any], lookups: DirectLookups, batch: Any) -> Any:
+    def _run(self, copies: dict[Hashable, Any], lookups: DirectLookups, batch: Any, stand_ins: Any = None) -> Any:
         """One step; returns its logs as a float32 vector."""
-        with step.tracing(step.Step(lookups, copies)):
+        with step.tracing(step.Step(lookups, copies, stand_ins)):
             logs = self._program.run(batch)
         self._log_names = sorted(logs)
         return tf.stack(

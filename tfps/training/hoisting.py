@@ -85,6 +85,7 @@ class Recording:
     Attributes:
         result: what `trace` returned, tensors that nobody can evaluate.
         tables: of the lookups that can be asked for before the step, in order.
+        late: of those that cannot.
     """
 
     def __init__(self, trace: Callable[[Recorder, Any], Any], batch_spec: Any) -> None:
@@ -96,6 +97,7 @@ class Recording:
         self._lookups = recorder.lookups
         self._early = [recorded for recorded in recorder.lookups if recorded.ids is not None]
         self.tables = [recorded.table for recorded in self._early]
+        self.late = [recorded.table for recorded in recorder.lookups if recorded.ids is None]
 
     def ids(self, batch: Any) -> list[Any]:
         """The ids that the early lookups of a step over `batch` ask for: just the operations that lead to them."""

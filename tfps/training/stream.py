@@ -8,6 +8,7 @@ Threading: used by the training loop's thread; closures run on the pool's.
 import abc
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,18 +30,20 @@ class Runner:
     Args:
         pool: of the workers.
         over_iterator: (worker, steps): runs up to so many steps over the worker's iterator.
-        over_batch: (worker, batch): runs one step over a batch of the chief.
+        over_batches: (worker, batches): runs a step over each of some batches of the chief.
         done: is told of each result.
         most: steps a closure at most.
         timeout_s: seconds a closure may take.
+        windows: whether a closure is a window (GEO), which is not cut shorter than `most` while there are batches.
     """
 
     pool: WorkerPool
     over_iterator: Callable[[int, int], Any]
-    over_batch: Callable[[int, Any], Any]
+    over_batches: Callable[[int, list[Any]], Any]
     done: Callable[[Any], Result]
     most: int
     timeout_s: float
+    windows: bool = False
 
 
 class Stream(abc.ABC):
@@ -118,7 +121,9 @@ class ShippedStream(Stream):
         super().__init__(runner, epoch, budget)
         self._live = set(range(len(self._busy)))
         batches = epoch.source.num_batches
-        fair = runner.most if not batches else -(-batches // (_CLOSURES_AN_EPOCH * len(self._busy)))
+        fair = runner.most
+        if batches and not runner.windows:
+            fair = -(-batches // (_CLOSURES_AN_EPOCH * len(self._busy)))
         self._closure_steps = max(1, min(runner.most, fair))
 
     def _launch(self) -> None:
@@ -141,19 +146,22 @@ class FedStream(Stream):
     """The chief reads batches and hands each to the worker with least to do."""
 
     def _launch(self) -> None:
-        while min(self._busy) < _IN_FLIGHT and (self.budget is None or self.budget > 0):
-            try:
-                batch = next(self.epoch)
-            except StopIteration:
-                self.budget = 0
-                return
-            if self.budget is not None:
-                self.budget -= 1
+        while min(self._busy) < _IN_FLIGHT and (batches := self._next_batches()):
             worker = self._busy.index(min(self._busy))
-            self._fly(worker, 1, functools.partial(self.runner.over_batch, worker, batch))
+            self._fly(worker, len(batches), functools.partial(self.runner.over_batches, worker, batches))
+
+    def _next_batches(self) -> list[Any]:
+        """The batches of the next closure; none at the end."""
+        most = self.runner.most if self.runner.windows else 1
+        batches = list(itertools.islice(self.epoch, most if self.budget is None else min(most, self.budget)))
+        if self.budget is not None:
+            self.budget -= len(batches)
+        if len(batches) < most:
+            self.budget = 0
+        return batches
 
     def _landed(self, worker: int, asked: int, steps: int) -> None:
-        """Nothing: a batch is a step."""
+        """Nothing: each batch is a step."""
 
 
 def stream(runner: Runner, epoch: Epoch, budget: int | None) -> Stream:

@@ -1,0 +1,12 @@
+"""The cluster of all tests, used with its first worker alone."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def one_worker(strategy):
+    """A strategy whose steps follow one another as in one process, with the settings of a cluster of one worker."""
+    before = strategy._num_workers, strategy._pool, strategy.prefetch_lookups
+    strategy._num_workers, strategy._pool, strategy.prefetch_lookups = 1, None, False
+    yield strategy
+    strategy._num_workers, strategy._pool, strategy.prefetch_lookups = before

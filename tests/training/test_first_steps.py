@@ -1,0 +1,88 @@
+"""The first steps of a fit are watched on a real cluster, and one line says what limits them."""
+
+import itertools
+import logging
+import os
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from tfps.training import cpu_times, first_steps
+from tfps.training.cpu_times import CpuTime, parsed
+
+STATUS = "Name:\tpython\nCpus_allowed:\tff\nCpus_allowed_list:\t0-3,7\nMems_allowed:\t1\n"
+
+
+def numbers(utime, stime, name="python"):
+    fields = [4, 4, 4, 0, -1, 41, 9, 9, 0, 0, utime, stime, 0, 0, 39, 19]
+    return f"17 ({name}) S {' '.join(map(str, fields))}\n"
+
+
+@pytest.mark.parametrize("name", ["python", "a b", "x) S 1 2 (y"])
+@pytest.mark.parametrize("start", ["", "\n"])
+def test_what_proc_says_is_read(name, start):
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    assert parsed("ps", 1, "h", start + numbers(250, 50, name) + STATUS) == CpuTime("ps", 1, "h", 300 * tick, 5, 5)
+
+
+@pytest.mark.parametrize("text", ["", "17 (python) S 1 2\n" + STATUS, numbers(1, 2), "no such file"])
+def test_what_is_no_such_text_is_left_out(text):
+    assert parsed("ps", 1, "h", text) is None
+
+
+def by_task(times):
+    return {(time.job, time.index): time for time in times}
+
+
+def test_a_graph_reads_what_this_machine_reads(strategy, monkeypatch):
+    here = by_task(cpu_times.cpu_times(strategy))
+    assert set(here) == {("chief", 0), ("ps", 0), ("ps", 1), ("worker", 0), ("worker", 1)}
+    assert {time.host for time in here.values()} == {"this machine"}
+    monkeypatch.setattr(strategy, "cluster", None)
+    there = by_task(cpu_times.cpu_times(strategy))
+    assert set(there) == set(here)
+    for task, time_there in there.items():
+        assert here[task].seconds <= time_there.seconds < here[task].seconds + 5
+        assert time_there.host_cores == here[task].host_cores >= here[task].cores
+
+
+def test_a_cluster_that_does_not_answer_is_not_waited_for(strategy, monkeypatch):
+    monkeypatch.setattr(strategy, "cluster", None)
+    monkeypatch.setattr(cpu_times, "_LIMIT_S", 0.1)
+    monkeypatch.setattr(cpu_times, "_read_there", lambda devices: time.sleep(2))
+    assert [read.job for read in cpu_times.cpu_times(strategy)] == ["chief"]
+
+
+def fitted(strategy, epochs=1):
+    with strategy.scope():
+        model = keras.Sequential([keras.layers.Embedding(1000, 8), keras.layers.Flatten(), keras.layers.Dense(1)])
+        model.compile(optimizer="sgd", loss="mse")
+    x, y = np.arange(64 * 200 * 4).reshape(-1, 4) % 1000, np.ones(64 * 200)
+    model.fit(x, y, batch_size=64, epochs=epochs, verbose=0)
+    return model
+
+
+def lines(caplog):
+    return [record.getMessage() for record in caplog.records if "bottleneck" in record.getMessage()]
+
+
+def test_a_fit_says_once_what_limits_it(strategy, monkeypatch, caplog):
+    monkeypatch.setattr(first_steps, "_SECONDS", 0.01)
+    with caplog.at_level(logging.INFO, "tfps"):
+        model = fitted(strategy, epochs=2)
+        assert len(lines(caplog)) == 1
+        model.fit(np.zeros((6400, 4)), np.zeros(6400), batch_size=64, verbose=0)
+        model.evaluate(np.zeros((6400, 4)), np.zeros(6400), batch_size=64, verbose=0)
+        model.train_on_batch(np.zeros((64, 4)), np.zeros(64))
+    (line,) = lines(caplog)
+    assert all(noun in line for noun in ("servers ", "workers ", "chief ", " steps in "))
+
+
+def test_epochs_that_are_too_short_say_nothing(strategy, monkeypatch, caplog):
+    moments = itertools.count()
+    monkeypatch.setattr(first_steps.time, "monotonic", lambda: next(moments) * 1e-6)
+    with caplog.at_level(logging.INFO, "tfps"):
+        fitted(strategy, epochs=2)
+    assert not lines(caplog)

@@ -1,0 +1,158 @@
+"""GEO: windows of batches on a worker's own rows give what their batches give, and every delta arrives once."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfps
+from tfps.errors import ConfigError, UnsupportedError
+
+ROWS = 300
+INNER = {
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "momentum": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
+    "adagrad": lambda: keras.optimizers.Adagrad(keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01),
+}
+
+
+def fit(strategy, optimizer, fed=False):
+    """Weights and slots after two epochs of 20 batches, with two tables, one of them looked up twice."""
+    keras.utils.set_random_seed(7)
+    random = np.random.default_rng(1)
+    ids = np.stack([random.permutation(ROWS)[:96].reshape(32, 3) for _ in range(20)]).reshape(-1, 3)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        inputs = keras.Input((3,), dtype="int64")
+        wide, narrow = keras.layers.Embedding(ROWS, 4), keras.layers.Embedding(ROWS, 1)
+        rows = [keras.layers.Flatten()(wide(inputs[:, :2])), wide(inputs[:, 2]), narrow(inputs[:, 1])]
+        model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()(rows)))
+        model.compile(optimizer=optimizer, loss="mse")
+    data = tf.data.Dataset.from_tensor_slices((ids, (ids[:, :1] % 7).astype("float32"))).batch(32)
+    if fed:
+        given = list(data)
+        data = tf.data.Dataset.from_generator(lambda: given, output_signature=data.element_spec)
+    model.fit(data, epochs=2, verbose=0)
+    assert int(model.optimizer.iterations) == 40
+    return [*model.get_weights(), *(np.asarray(v) for v in model.optimizer.variables[2:])]
+
+
+@pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
+@pytest.mark.parametrize("name", ["sgd", "adagrad"])
+def test_one_worker_gives_what_one_process_gives(one_worker, name, fed):
+    found = fit(one_worker, tfps.optimizers.Geo(INNER[name](), push_every=7), fed)
+    for ours, theirs in zip(found, fit(None, INNER[name]()), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam", "rmsprop"])
+def test_momenta_rest_while_their_row_is_away_as_without_geo(one_worker, name):
+    found = fit(one_worker, tfps.optimizers.Geo(INNER[name](), push_every=7))
+    for ours, theirs in zip(found, fit(one_worker, INNER[name]()), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
+
+
+class NegativeSum(keras.losses.Loss):
+    """Its gradient is -1 for every looked-up element, so with SGD at rate 1 a row counts how often it was seen."""
+
+    def __init__(self):
+        super().__init__(reduction="sum")
+
+    def call(self, y_true, y_pred):
+        return -keras.ops.sum(y_pred, axis=-1)
+
+
+def counter(strategy, **mode):
+    with strategy.scope():
+        table = keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")
+        model = keras.Sequential([keras.Input((2,), dtype="int64"), table])
+        optimizer = tfps.optimizers.Geo(keras.optimizers.SGD(1.0), **mode)
+        model.compile(optimizer, NegativeSum(), metrics=[keras.metrics.MeanSquaredError()])
+    return model
+
+
+@pytest.mark.parametrize("push_every", [1, 5, 1000])
+@pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
+def test_every_delta_arrives_once(strategy, push_every, fed):
+    ids = np.random.default_rng(0).integers(0, ROWS, (1003, 2))
+    model = counter(strategy, push_every=push_every, merge="sum")
+    x, y = ids, np.zeros((1003, 2, 4), np.float32)
+    if fed:
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+        batches = list(data)
+        x, y = tf.data.Dataset.from_generator(lambda: batches, output_signature=data.element_spec), None
+    history = model.fit(x, y, batch_size=None if fed else 8, epochs=2, verbose=0)
+    seen = np.bincount(ids.reshape(-1), minlength=ROWS)
+    np.testing.assert_array_equal(model.get_weights()[0], np.repeat(2.0 * seen[:, None], 4, 1))
+    assert int(model.optimizer.iterations) == 2 * 126 and len(history.history["loss"]) == 2
+
+
+def test_mean_is_the_mean_of_the_workers(strategy):
+    model = counter(strategy, push_every=10, merge="mean")
+    model.fit(np.ones((640, 2), np.int64), np.zeros((640, 2, 4), np.float32), batch_size=8, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[0][1], 2 * 640 / strategy.num_workers, rtol=1e-5)
+
+
+def test_a_step_within_a_window_exchanges_nothing(strategy):
+    from tests.training.test_traffic import graphs
+
+    model = counter(strategy, push_every=10)
+    model.fit(np.ones((640, 2), np.int64), np.zeros((640, 2, 4), np.float32), batch_size=8, verbose=0)
+    closure, *functions = graphs(model)  # the loops over batches and over steps are among the functions
+    assert any(node.op == "TfpsSegmentSumRows" for nodes in functions for node in nodes)
+    assert not [node.name for nodes in functions for node in nodes if "/job:ps/" in node.device]
+    places = [node.device for node in closure if node.op == "TfpsGatherRows"]
+    assert len(places) == len(set(places)) > 0 and all("/job:ps/" in place for place in places)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"push_every": 0}, r"push_every.*at least 1.*Received: 0"),
+        ({"push_every": True}, r"push_every.*Received: True"),
+        ({"merge": "max"}, r"merge.*mean.*sum.*Received: 'max'"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        tfps.optimizers.Geo(keras.optimizers.SGD(0.1), **arguments)
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.Ftrl(), keras.optimizers.Lamb()])
+def test_an_optimizer_whose_deltas_mean_nothing_is_refused(optimizer):
+    with pytest.raises(UnsupportedError, match=type(optimizer).__name__):
+        tfps.optimizers.Geo(optimizer)
+
+
+def test_ids_that_depend_on_rows_are_refused(strategy):
+    class Chained(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table = keras.layers.Embedding(ROWS, 4)
+
+        def call(self, ids):
+            first = self.table(ids)
+            return self.table(keras.ops.cast(first[:, 0] > 0, "int64"))
+
+    with strategy.scope():
+        model = Chained()
+        model.compile(tfps.optimizers.Geo("sgd"), "mse")
+    with pytest.raises(UnsupportedError, match="ids of every lookup must follow from the inputs"):
+        model.fit(np.ones(8, np.int64), np.zeros((8, 4), np.float32), verbose=0)
+
+
+def test_the_mode_is_saved_with_the_model(strategy, tmp_path):
+    model = counter(strategy, push_every=3, merge="sum")
+    optimizer = keras.optimizers.deserialize(keras.optimizers.serialize(model.optimizer))
+    assert isinstance(optimizer, keras.optimizers.SGD)
+    assert (optimizer.tfps_mode.push_every, optimizer.tfps_mode.merge) == (3, "sum")
+    model.compile(tfps.optimizers.Geo(keras.optimizers.Adagrad(0.25), push_every=4), "mse")
+    model.fit(np.ones((8, 2), np.int64), np.zeros((8, 2, 4), np.float32), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.tfps_mode == model.optimizer.tfps_mode
+    loaded.fit(np.ones((8, 2), np.int64), np.zeros((8, 2, 4), np.float32), verbose=0)  # and trains without a cluster
+    assert int(loaded.optimizer.iterations) == 2

@@ -1,0 +1,166 @@
+"""`Geo`: a Keras optimizer that trains windows of batches on a worker's own rows and pushes what they moved by."""
+
+import dataclasses
+from typing import Any
+
+from tfps.embedding.table import Table
+from tfps.errors import ConfigError, UnsupportedError
+from tfps.keras import row_optimizers
+from tfps.keras._compat import keras
+from tfps.keras.variables import held
+from tfps.strategy.variables import DenseVariable
+from tfps.training.window import WindowMode
+
+MERGES = ("mean", "sum")
+_SUMS = ("_accumulators",)
+"""Slots that add up over batches: what each worker added to them counts in full."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GeoMode:
+    """How an optimizer made by `Geo` trains.
+
+    Args:
+        push_every: batches of a window, at least 1.
+        merge: what servers make of the deltas of several workers, "mean" or "sum".
+
+    Raises:
+        ConfigError: an argument breaks its rule.
+    """
+
+    push_every: int
+    merge: str
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        if isinstance(self.push_every, bool) or not isinstance(self.push_every, int) or self.push_every < 1:
+            raise ConfigError(f"`push_every` must be an integer of at least 1. Received: {self.push_every!r}.")
+        if self.merge not in MERGES:
+            raise ConfigError(f"`merge` must be one of {MERGES}. Received: {self.merge!r}.")
+
+    def share(self, num_workers: int) -> float:
+        """The share of a worker's delta that is added to what the servers hold."""
+        return 1.0 if self.merge == "sum" else 1.0 / num_workers
+
+
+class _Geo:
+    """What an optimizer in GEO mode has beside its own class: the mode, which is saved with it."""
+
+    tfps_mode: GeoMode
+
+    def get_config(self) -> dict[str, Any]:
+        """The optimizer's own, and the mode."""
+        own: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        return own | dataclasses.asdict(self.tfps_mode)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], *args: Any) -> Any:
+        """The optimizer and its mode, as they were saved."""
+        mode = {field.name: config[field.name] for field in dataclasses.fields(GeoMode)}
+        own = {name: value for name, value in config.items() if name not in mode}
+        inner = cls.__mro__[2].from_config(own, *args)  # type: ignore[attr-defined]
+        return geo(inner, **mode)
+
+
+_KINDS: dict[type, type] = {}
+
+
+def _kind(inner: type) -> type:
+    """The class of `inner` in GEO mode; one class for each."""
+    if inner not in _KINDS:
+        made = type(f"Geo{inner.__name__}", (_Geo, inner), {"__doc__": f"{inner.__name__} in windows of batches."})
+        _KINDS[inner] = keras.saving.register_keras_serializable("tfps")(made)
+    return _KINDS[inner]
+
+
+for _inner in (
+    keras.optimizers.SGD,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.RMSprop,
+):
+    _kind(_inner)  # known before a saved model asks for it
+
+
+def geo(optimizer: Any, push_every: int = 100, merge: str = "mean") -> Any:
+    """Trains in GEO mode: a worker takes a window of batches, trains on rows of its own, and pushes deltas.
+
+    Within a window a worker exchanges nothing, so a step costs hardly more than in one process; the price is that
+    workers do not see each other's windows under way. With one worker the result is that of one process.
+
+    The mode is the optimizer's, which is returned, now an instance of a subclass of its class: everything that holds
+    for it (learning rate, schedules, slots, saving) still does. Without `tfps.ParameterServerStrategy` it trains as it
+    always did.
+
+    Args:
+        optimizer: a Keras optimizer with a row-wise form, or its name; not Ftrl, whose rows follow from its slots.
+        push_every: batches of a window: the bound of the staleness, and what memory grows with.
+        merge: "mean" adds each worker's delta divided by the number of workers, as if they had trained one window
+            together: safe, and as slow to learn as a rate that much lower. "sum" adds them whole: right where workers
+            touch different rows, and may diverge where they touch the same.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: an argument breaks its rule.
+        UnsupportedError: the optimizer's deltas mean nothing to another worker.
+
+    Example:
+        >>> import keras, tfps
+        >>> optimizer = tfps.optimizers.Geo(keras.optimizers.Adagrad(0.05), push_every=50)
+        >>> optimizer.tfps_mode.push_every, isinstance(optimizer, keras.optimizers.Adagrad)
+        (50, True)
+    """
+    optimizer = keras.optimizers.get(optimizer)
+    mode = GeoMode(push_every, merge)
+    row_optimizers.check(optimizer)
+    if isinstance(optimizer, keras.optimizers.Ftrl):
+        raise UnsupportedError(
+            "`optimizer` must be one whose rows can be added up, for GEO: a row of Ftrl is a function of its slots, "
+            f"and the sum of two such rows is not that of the sums. Received: {type(optimizer).__name__}."
+        )
+    if not isinstance(optimizer, _Geo):
+        optimizer.__class__ = _kind(type(optimizer))
+    object.__setattr__(optimizer, "tfps_mode", mode)
+    return optimizer
+
+
+def mode_of(optimizer: Any) -> GeoMode | None:
+    """The mode of an optimizer made by `Geo`; None for any other."""
+    mode = getattr(optimizer, "tfps_mode", None)
+    return mode if isinstance(mode, GeoMode) else None
+
+
+def window_mode(model: Any, num_workers: int) -> WindowMode | None:
+    """How the windows of a built model are trained; None where its optimizer is not in GEO mode."""
+    mode = mode_of(model.optimizer)
+    if mode is None:
+        return None
+    share = mode.share(num_workers)
+    slots, scales = {}, {}
+    for table in held(model.trainable_variables, Table):
+        names = row_optimizers.slot_names(model.optimizer)
+        of_table = {name: row_optimizers.slot_of(model.optimizer, name, table)._value for name in names}
+        slots[table.key] = list(of_table.values())
+        scales[table.key] = share
+        scales.update({slot.key: _slot_share(name, num_workers) for name, slot in of_table.items()})
+    return WindowMode(slots, scales)
+
+
+def dense_scales(model: Any, num_workers: int) -> dict[Any, float]:
+    """Share of the delta of dense variables that is pushed in GEO mode, by key; 1 where there is none."""
+    mode = mode_of(model.optimizer)
+    if mode is None or num_workers == 1:
+        return {}
+    scales = {v.key: mode.share(num_workers) for v in held(model.trainable_variables, DenseVariable)}
+    for name in row_optimizers.slot_names(model.optimizer):
+        for slot in held(getattr(model.optimizer, name), DenseVariable):
+            scales[slot.key] = _slot_share(name, num_workers)
+    return scales
+
+
+def _slot_share(name: str, num_workers: int) -> float:
+    """Sums are added up; a moving average of each worker is one of as many opinions."""
+    return 1.0 if name in _SUMS else 1.0 / num_workers

@@ -1,0 +1,142 @@
+"""CPU time of the processes of a cluster: of the embedded one's from this machine's /proc, of others' from theirs.
+
+Servers and workers run graphs and nothing else, so a graph reads the text of /proc where they are. Cost: nothing for
+the embedded cluster; elsewhere one call, some ten milliseconds. Where it cannot be had, it is left out.
+"""
+
+import dataclasses
+import os
+import pathlib
+import queue
+import re
+import threading
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.strategy.strategy import ParameterServerStrategy
+
+_SAMPLE = 8
+"""Tasks of a job that are read at most: a cluster's are alike, and a call to each takes time."""
+_LIMIT_S = 10.0
+_STAT, _STATUS = "/proc/{}/stat", "/proc/{}/status"
+_HERE = "this machine"
+
+
+@dataclasses.dataclass(frozen=True)
+class CpuTime:
+    """One reading of one process.
+
+    Args:
+        job: "ps", "worker" or "chief".
+        index: its number in the job.
+        host: the machine it runs on.
+        seconds: CPU time since it began, user and system.
+        cores: cores it may use.
+        host_cores: cores of its machine that it may run on.
+    """
+
+    job: str
+    index: int
+    host: str
+    seconds: float
+    cores: int
+    host_cores: int
+
+
+def cpu_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
+    """Reads the chief's CPU time, and that of servers and workers as far as it can be had: some of each job.
+
+    Args:
+        strategy: whose cluster it is.
+    """
+    return [_of_chief(strategy), *(_of_embedded(strategy) if strategy.cluster is not None else _of_remote(strategy))]
+
+
+def _of_chief(strategy: ParameterServerStrategy) -> CpuTime:
+    addresses = strategy._cluster_resolver.cluster_spec().as_dict().get("chief", [])
+    host = _HERE if strategy.cluster is not None or not addresses else _host(addresses[0])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return CpuTime("chief", 0, host, time.process_time(), cores, cores)
+
+
+def _of_embedded(strategy: ParameterServerStrategy) -> list[CpuTime]:
+    assert strategy.cluster is not None
+    found = []
+    for task in strategy.cluster.tasks:
+        try:
+            texts = [pathlib.Path(name.format(task.pid)).read_text() for name in (_STAT, _STATUS)]
+        except OSError:
+            continue  # no Linux, or the task has just ended: whoever waits for it will say so
+        read = parsed(task.order.job, task.order.index, _HERE, "\n".join(texts))
+        if read is not None:
+            found.append(dataclasses.replace(read, cores=min(task.order.threads or read.cores, read.cores)))
+    return found
+
+
+def _of_remote(strategy: ParameterServerStrategy) -> list[CpuTime]:
+    spec = strategy._cluster_resolver.cluster_spec().as_dict()
+    tasks = [(job, index) for job in ("ps", "worker") for index in _sample(len(spec[job]))]
+    texts = _within(_LIMIT_S, lambda: _read_there([f"/job:{job}/task:{index}/device:CPU:0" for job, index in tasks]))
+    found = [
+        parsed(job, index, _host(spec[job][index]), text)
+        for (job, index), text in zip(tasks, texts or [""] * len(tasks), strict=True)
+    ]
+    return [read for read in found if read is not None]
+
+
+def _read_there(devices: list[str]) -> list[str]:
+    """The two texts of the process behind each device, one after the other."""
+
+    @tf.function(autograph=False)
+    def read() -> list[Any]:
+        texts = []
+        for device in devices:
+            with tf.device(device):
+                lines = tf.data.TextLineDataset([_STAT.format("self"), _STATUS.format("self")])  # reads until the end
+                texts.append(lines.reduce("", lambda before, line: tf.strings.join([before, line], "\n")))
+        return texts
+
+    return [text.numpy().decode() for text in read()]
+
+
+def _within(limit_s: float, function: Any) -> Any | None:
+    """What `function` returns; None where it fails or takes longer, when it is left to itself."""
+    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put(function())
+        except tf.errors.OpError:
+            results.put(None)
+
+    threading.Thread(target=run, daemon=True, name="tfps-cpu-times").start()
+    try:
+        return results.get(timeout=limit_s)
+    except queue.Empty:
+        return None
+
+
+def parsed(job: str, index: int, host: str, text: str) -> CpuTime | None:
+    """A reading from the texts of /proc/<pid>/stat and then status; None where they are not such texts.
+
+    Of the first the fields 14 and 15 are the CPU time in ticks; the second field is a name in brackets, of any text.
+    """
+    numbers = re.search(r"^\s*\d+ \(.*\) \S(?: -?\d+){10} (\d+) (\d+) ", text)
+    allowed = re.search(r"^Cpus_allowed_list:\s*([\d,-]+)$", text, re.MULTILINE)
+    if numbers is None or allowed is None:
+        return None
+    seconds = (int(numbers[1]) + int(numbers[2])) / os.sysconf("SC_CLK_TCK")
+    ranges = [[int(core) for core in part.split("-")] for part in allowed[1].split(",")]
+    cores = sum(part[-1] - part[0] + 1 for part in ranges)
+    return CpuTime(job, index, host, seconds, cores, cores)
+
+
+def _sample(count: int) -> list[int]:
+    """Up to `_SAMPLE` numbers below `count`, spread over all of them."""
+    return [i * count // min(count, _SAMPLE) for i in range(min(count, _SAMPLE))]
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]

@@ -1,0 +1,194 @@
+"""GEO: a worker takes a window of batches, pulls the rows they touch once, trains locally, and pushes deltas.
+
+The path of a window: (1) read its batches, and their ids with the function that hoisting has recorded; (2) one request
+a server for the unique rows of the window and their slots; (3) steps on this compact copy, with the optimizer as it is;
+(4) one push a server of `latest - pulled`, which the server adds. Nothing is left over: what a window learnt is with
+the servers when it ends. Memory: twice the window's unique rows and their slots, and the window's batches.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.embedding.local_table import LocalTable
+from tfps.embedding.lookup import expand, fetch, route
+from tfps.embedding.push import add
+from tfps.embedding.table import Table
+from tfps.errors import UnsupportedError
+from tfps.training.hoisting import Recording
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowMode:
+    """How a window is trained.
+
+    Args:
+        slots: the optimizer's slot tables of each table that it trains, by the key of the table.
+        scales: share of a table's delta that is pushed, by the key of the table or slot table; 1 where there is none.
+    """
+
+    slots: Mapping[Hashable, Sequence[Table]]
+    scales: Mapping[Hashable, float]
+
+
+class Batches:
+    """The batches of a window as tensors that a loop can write and read.
+
+    Args:
+        spec: of a batch.
+        arrays: those of an earlier turn of the loop; new ones where None.
+    """
+
+    def __init__(self, spec: Any, arrays: Sequence[Any] | None = None) -> None:
+        self._spec = spec
+        self._leaves = [leaf for leaf in tf.nest.flatten(spec, expand_composites=True) if hasattr(leaf, "dtype")]
+        self.arrays = [_array(leaf.dtype, leaf.shape) for leaf in self._leaves] if arrays is None else list(arrays)
+
+    def with_batch(self, number: Any, batch: Any) -> "Batches":
+        """These and one more."""
+        leaves = [leaf for leaf in tf.nest.flatten(batch, expand_composites=True) if leaf is not None]
+        return Batches(self._spec, [a.write(number, leaf) for a, leaf in zip(self.arrays, leaves, strict=True)])
+
+    def batch(self, number: Any) -> Any:
+        """One of them."""
+        values = iter(
+            tf.ensure_shape(array.read(number), leaf.shape)
+            for array, leaf in zip(self.arrays, self._leaves, strict=True)
+        )
+        whole = tf.nest.flatten(self._spec, expand_composites=True)
+        filled = [next(values) if hasattr(leaf, "dtype") else None for leaf in whole]
+        return tf.nest.pack_sequence_as(self._spec, filled, expand_composites=True)
+
+
+def _array(dtype: Any, shape: Any) -> Any:
+    return tf.TensorArray(dtype, 0, dynamic_size=True, infer_shape=False, element_shape=shape, clear_after_read=False)
+
+
+def of_one_shape(batches: Sequence[Any]) -> list[Any]:
+    """Batches whose tensors forget the sizes in which they differ, such as that of an epoch's last."""
+
+    def forget(*leaves: Any) -> list[Any]:
+        if leaves[0] is None:
+            return list(leaves)
+        shape = functools.reduce(lambda a, b: a.most_specific_compatible_shape(b), [leaf.shape for leaf in leaves])
+        return [tf.compat.v1.placeholder_with_default(leaf, shape) for leaf in leaves]
+
+    flat = [tf.nest.flatten(batch, expand_composites=True) for batch in batches]
+    columns = [forget(*leaves) for leaves in zip(*flat, strict=True)]
+    return [
+        tf.nest.pack_sequence_as(batches[0], [column[i] for column in columns], expand_composites=True)
+        for i in range(len(batches))
+    ]
+
+
+class Window:
+    """The batches of one window and the ids they ask for; grows batch by batch, then trains.
+
+    Args:
+        recording: of the step.
+        spec: of a batch.
+        mode: how it is trained.
+    """
+
+    def __init__(self, recording: Recording, spec: Any, mode: WindowMode) -> None:
+        if recording.late:
+            raise UnsupportedError(
+                "GEO pulls the rows of a window before its steps, so the ids of every lookup must follow from the "
+                f"inputs. Received: a lookup of table {recording.late[0].name!r} whose ids depend on something else."
+            )
+        self._recording, self._spec, self._mode = recording, spec, mode
+        self._batches = Batches(spec)
+        self._ids = [_array(tf.int64, [None]) for _ in recording.tables]
+
+    def read(self, next_batch: Callable[[], Any], first: Any, max_steps: Any) -> Any:
+        """Takes up to `max_steps` batches; returns how many, int64.
+
+        Args:
+            next_batch: gives the next batch as a `tf.experimental.Optional`, empty at the end of the input.
+            first: the first one.
+            max_steps: int64 scalar.
+        """
+
+        def body(count: Any, batch: Any, arrays: Any, ids: Any) -> Any:
+            arrays, ids = self._noted(tf.cast(count, tf.int32), batch.get_value(), arrays, ids)
+            following = tf.cond(
+                count + 1 < max_steps, next_batch, lambda: tf.experimental.Optional.empty(batch.element_spec)
+            )
+            return count + 1, following, arrays, ids
+
+        count, _, arrays, self._ids = tf.while_loop(
+            lambda count, batch, arrays, ids: batch.has_value(),
+            body,
+            (tf.constant(0, tf.int64), first, self._batches.arrays, self._ids),
+            parallel_iterations=1,
+        )
+        self._batches = Batches(self._spec, arrays)
+        return count
+
+    def take(self, batches: Sequence[Any]) -> Any:
+        """Takes batches that were fed; returns how many, int64."""
+        arrays: Any = self._batches.arrays
+        for number, batch in enumerate(batches):
+            arrays, self._ids = self._noted(number, batch, arrays, self._ids)
+        self._batches = Batches(self._spec, arrays)
+        return tf.constant(len(batches), tf.int64)
+
+    def train(self, count: Any, run: Callable[[Any, Any, Mapping[Hashable, Any]], Any]) -> Any:
+        """Pulls, runs `count` steps, pushes; returns the last step's logs.
+
+        Args:
+            count: int64 scalar.
+            run: (lookups, batch, stand-ins) -> logs of a step.
+        """
+        asked = route(self._recording.tables, [ids.concat() for ids in self._ids])
+        local, tallies = self._pull(asked)
+        places = [one.group.table_places[one.index] for one in asked]
+
+        def body(number: Any, logs: Any, starts: Any) -> Any:
+            batch = self._batches.batch(tf.cast(number, tf.int32))
+            ids = self._recording.ids(batch)
+            sizes = tf.stack([tf.size(wanted) for wanted in ids]) if ids else starts
+            positions = [
+                tf.reshape(places[i][starts[i] : starts[i] + sizes[i]], tf.shape(wanted))
+                for i, wanted in enumerate(ids)
+            ]
+            found = fetch([local[table.key] for table in self._recording.tables], positions) if ids else []
+            return number + 1, run(self._recording.replay(found), batch, local), starts + sizes
+
+        logs = tf.zeros(self._recording.result.shape)
+        start = tf.zeros([len(places)], tf.int32)
+        _, logs, _ = tf.while_loop(
+            lambda number, *_: number < count,
+            body,
+            (tf.constant(0, tf.int64), logs, start),
+            parallel_iterations=1,
+        )
+        self._push(local, tallies)
+        return logs
+
+    def _noted(self, number: Any, batch: Any, arrays: Any, ids: Any) -> Any:
+        noted = Batches(self._spec, arrays).with_batch(number, batch).arrays
+        wanted = [tf.reshape(tf.cast(one, tf.int64), [-1]) for one in self._recording.ids(batch)]
+        return noted, [array.write(number, one) for array, one in zip(ids, wanted, strict=True)]
+
+    def _pull(self, asked: Sequence[Any]) -> tuple[dict[Hashable, LocalTable], dict[Hashable, Any]]:
+        """The rows of the tables and their slots, and the unique ids they have, by key."""
+        tables = {one.table.key: one.table for one in asked}
+        tallies = {one.table.key: one.tally for one in asked}
+        for key in list(tables):
+            for slot in self._mode.slots.get(key, ()):
+                tables[slot.key], tallies[slot.key] = slot, tallies[key]
+        found = fetch(list(tables.values()), [tallies[key] for key in tables]) if tables else []
+        return {one.table.key: LocalTable(one.table, expand(one)) for one in found}, tallies
+
+    def _push(self, local: Mapping[Hashable, LocalTable], tallies: Mapping[Hashable, Any]) -> None:
+        deltas = []
+        for table in {table.key: table for table in self._recording.tables}.values():
+            slots = self._mode.slots.get(table.key)
+            for moved in [table, *slots] if slots is not None else []:
+                delta = local[moved.key].delta() * self._mode.scales.get(moved.key, 1.0)
+                deltas.append((moved, tallies[moved.key], delta))
+        add(deltas)
