@@ -31,6 +31,25 @@ def compare(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Any
         The ratios of the medians (first to second) of speed and of CPU time, which other programs disturb less; the
         medians; every result.
     """
+    first, second = commands
+    speeds, cpu, turns = in_turns(commands, rounds)
+    return {
+        "of": f"{first} / {second}",
+        "ratio": round(speeds[first] / speeds[second], 2),
+        "cpu_ratio": round(cpu[first] / cpu[second], 2),
+        "examples_per_s": speeds,
+        "cpu_ms_per_1000_examples": cpu,
+        "turns": turns,
+    }
+
+
+def in_turns(commands: Mapping[str, Sequence[str]], rounds: int) -> tuple[dict[str, float], ...]:
+    """Runs programs that call `take_turns`; arguments as in `compare`.
+
+    Returns:
+        For each program the median of `examples_per_s`, that of the CPU milliseconds that all its processes spend on
+        1,000 examples, and every result.
+    """
     sides = {name: _Side(name, command) for name, command in commands.items()}
     try:
         for side in sides.values():
@@ -38,7 +57,11 @@ def compare(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Any
         for _ in range(rounds):
             for side in sides.values():
                 side.turn()
-        return _verdict(sides)
+        return (
+            {name: side.median(lambda r: r["examples_per_s"]) for name, side in sides.items()},
+            {name: round(side.median(_cpu_ms), 2) for name, side in sides.items()},
+            {name: side.results for name, side in sides.items()},
+        )
     finally:
         for side in sides.values():
             side.end()
@@ -80,15 +103,5 @@ class _Side:
         return statistics.median(map(value, self.results))
 
 
-def _verdict(sides: Mapping[str, _Side]) -> dict[str, Any]:
-    speeds = {name: side.median(lambda r: r["examples_per_s"]) for name, side in sides.items()}
-    cpu = {name: side.median(lambda r: sum(r["cpu_ms_per_1000_examples"].values())) for name, side in sides.items()}
-    first, second = sides
-    return {
-        "of": f"{first} / {second}",
-        "ratio": round(speeds[first] / speeds[second], 2),
-        "cpu_ratio": round(cpu[first] / cpu[second], 2),
-        "examples_per_s": speeds,
-        "cpu_ms_per_1000_examples": {name: round(value, 2) for name, value in cpu.items()},
-        "turns": {name: side.results for name, side in sides.items()},
-    }
+def _cpu_ms(result: dict[str, Any]) -> float:
+    return float(sum(result["cpu_ms_per_1000_examples"].values()))

@@ -1,0 +1,63 @@
+"""How many worker steps a second one chief can drive: steps that cost next to nothing, many in a closure.
+
+    python -m benchmarks.chief --workers 2 --steps-per-closure 1 10 100
+
+Prints one line of JSON: for each number of steps a closure the steps a second of all workers together, and the chief's
+CPU time for 1,000 steps, of which 1,000 divided by the latter is the most that it could drive on one core.
+"""
+
+import argparse
+import json
+import time
+
+import numpy as np
+
+_SECONDS = 3.0
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        "benchmarks.chief", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, default=2, help="workers (default %(default)s)")
+    parser.add_argument(
+        "--steps-per-closure", type=int, nargs="+", default=[1, 10, 100], help="what to try (default %(default)s)"
+    )
+    args = parser.parse_args()
+
+    import tfps
+
+    strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=args.workers))
+    found = {steps: _measure(strategy, steps) for steps in args.steps_per_closure}
+    print(json.dumps({"workers": args.workers, "steps_per_closure": found}))
+    strategy.close()
+
+
+def _measure(strategy: object, steps_per_closure: int) -> dict[str, float]:
+    """Steps a second of the cheapest model there is: one number, one example a step, callbacks a closure."""
+    import keras
+    import tensorflow as tf
+
+    with strategy.scope():  # type: ignore[attr-defined]
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        model.compile("sgd", "mse", steps_per_execution=steps_per_closure)
+    data = tf.data.Dataset.from_tensors((np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32))).repeat()
+    model.fit(data, steps_per_epoch=20 * steps_per_closure, verbose=0)
+    steps = 50 * steps_per_closure
+    while True:
+        wall, cpu = time.perf_counter(), time.process_time()
+        model.fit(data, steps_per_epoch=steps, verbose=0)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        if wall > _SECONDS:
+            break
+        steps *= 2
+    return {
+        "steps_per_s": round(steps / wall),
+        "chief_cpu_ms_per_1000_steps": round(1e6 * cpu / steps, 1),
+        "chief_steps_per_cpu_s": round(steps / cpu),
+    }
+
+
+if __name__ == "__main__":
+    main()
