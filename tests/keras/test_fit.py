@@ -65,6 +65,7 @@ INPUTS = {
     "generator": (dict(x=tf.data.Dataset.from_generator(generated, output_signature=SIGNATURE).batch(7)), 9),
     "PyDataset": (dict(x=Sequence()), 9),
     "one batch": (dict(x=pairs().batch(ROWS)), 1),
+    "batches of one": (dict(x=pairs().batch(1)), ROWS),  # enough for closures of several steps
 }
 
 
