@@ -87,5 +87,5 @@ def test_legacy_keras_trains(kind, tmp_path):
     kept = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
     environment = kept | {"TF_USE_LEGACY_KERAS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PROGRAM + CHECKS, kind, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "all done" in done.stdout, done.stderr[-3000:]

@@ -55,7 +55,7 @@ def test_a_strategy_follows_a_saved_plan(tmp_path):
 
     def python(*arguments):
         return subprocess.run(
-            [sys.executable, *arguments], env=environment, check=True, timeout=240, capture_output=True, text=True
+            [sys.executable, *arguments], env=environment, check=True, timeout=600, capture_output=True, text=True
         )
 
     python("-m", "tfps.cli.plan", str(tmp_path / "model.py"), "--ps", "3", "--json", str(tmp_path / "plan.json"))

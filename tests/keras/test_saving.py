@@ -85,7 +85,7 @@ def test_keras_file_elsewhere_and_back(strategy, trained, tmp_path, kind):
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "y.npy", Y)
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"} | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", LOAD, kind, str(tmp_path)], env=environment, check=True, timeout=240)
+    subprocess.run([sys.executable, "-c", LOAD, kind, str(tmp_path)], env=environment, check=True, timeout=600)
     np.testing.assert_allclose(np.load(tmp_path / "predicted.npy"), trained.predict(X, verbose=0), rtol=1e-5)
     state = np.load(tmp_path / "state.npz")
     for variable, name in zip([*trained.weights, *trained.optimizer.variables], state.files, strict=True):
@@ -127,7 +127,7 @@ def test_export_is_served_by_plain_tensorflow(trained, tmp_path):
     )
     np.save(tmp_path / "x.npy", X)
     arguments = [str(tmp_path / name) for name in ("served", "x.npy", "y.npy")]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=240)
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=600)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-5)
 
 
