@@ -15,7 +15,7 @@ ALLOWED = {
     "embedding": {"ops", "placement"},
     "nn": {"embedding", "ops", "placement"},
     "strategy": {"cluster", "placement", "embedding", "ops"},
-    "training": {"strategy", "embedding"},
+    "training": {"embedding", "placement", "strategy"},
 }
 # Any of the above; nothing below imports these.
 TOP = ("keras", "cli", "__init__", "optimizers", "layers", "api")

@@ -51,6 +51,7 @@ class WorkerPool:
         self._translate = translate
         self._orders: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in devices]
         self._closed = threading.Event()
+        self._ran: list[tuple[float, float | None]] = [(0.0, None)] * len(devices)
         self._threads = [
             threading.Thread(target=self._work, args=(index,), daemon=True, name=f"tfps-worker-{index}")
             for index in range(len(devices))
@@ -71,6 +72,11 @@ class WorkerPool:
         except tf.errors.OpError as error:
             raise self._translate(error) from error
 
+    def busy_s(self) -> list[float]:
+        """For each worker the seconds in which it had a call to run, so far."""
+        now = time.monotonic()
+        return [done + (0.0 if since is None else now - since) for done, since in self._ran]
+
     def close(self) -> None:
         """Drops what waits, and gives what runs a while to end: a thread inside TensorFlow must not outlive it."""
         self._closed.set()
@@ -83,7 +89,10 @@ class WorkerPool:
     def _work(self, worker: int) -> None:
         orders = self._orders[worker]
         while (run := orders.get()) is not None and not self._closed.is_set():
+            done, since = self._ran[worker][0], time.monotonic()
+            self._ran[worker] = done, since  # in one assignment, as other threads read it
             run()
+            self._ran[worker] = done + time.monotonic() - since, None
             del run  # it holds the batch, and the pool
 
 

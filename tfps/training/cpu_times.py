@@ -20,7 +20,7 @@ from tfps.strategy.strategy import ParameterServerStrategy
 _SAMPLE = 8
 """Tasks of a job that are read at most: a cluster's are alike, and a call to each takes time."""
 _LIMIT_S = 10.0
-_STAT, _STATUS = "/proc/{}/stat", "/proc/{}/status"
+_FILES = ("/proc/{}/stat", "/proc/{}/status", "/proc/stat")
 _HERE = "this machine"
 
 
@@ -35,6 +35,7 @@ class CpuTime:
         seconds: CPU time since it began, user and system.
         cores: cores it may use.
         host_cores: cores of its machine that it may run on.
+        host_idle_s: seconds in which a core of its machine, on average, did nothing for anybody.
     """
 
     job: str
@@ -43,6 +44,7 @@ class CpuTime:
     seconds: float
     cores: int
     host_cores: int
+    host_idle_s: float
 
 
 def cpu_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
@@ -57,22 +59,27 @@ def cpu_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
 def _of_chief(strategy: ParameterServerStrategy) -> CpuTime:
     addresses = strategy._cluster_resolver.cluster_spec().as_dict().get("chief", [])
     host = _HERE if strategy.cluster is not None or not addresses else _host(addresses[0])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return CpuTime("chief", 0, host, time.process_time(), cores, cores)
+    cores = os.cpu_count() or 1
+    no_proc = CpuTime("chief", 0, host, time.process_time(), cores, cores, time.monotonic())
+    return parsed("chief", 0, host, _text_of("self")) or no_proc
 
 
 def _of_embedded(strategy: ParameterServerStrategy) -> list[CpuTime]:
     assert strategy.cluster is not None
     found = []
     for task in strategy.cluster.tasks:
-        try:
-            texts = [pathlib.Path(name.format(task.pid)).read_text() for name in (_STAT, _STATUS)]
-        except OSError:
-            continue  # no Linux, or the task has just ended: whoever waits for it will say so
-        read = parsed(task.order.job, task.order.index, _HERE, "\n".join(texts))
+        read = parsed(task.order.job, task.order.index, _HERE, _text_of(str(task.pid)))
         if read is not None:
             found.append(dataclasses.replace(read, cores=min(task.order.threads or read.cores, read.cores)))
     return found
+
+
+def _text_of(process: str) -> str:
+    """What /proc says of a process here; nothing where there is no /proc, or the process has just ended."""
+    try:
+        return "\n".join(pathlib.Path(name.format(process)).read_text() for name in _FILES)
+    except OSError:
+        return ""
 
 
 def _of_remote(strategy: ParameterServerStrategy) -> list[CpuTime]:
@@ -87,14 +94,14 @@ def _of_remote(strategy: ParameterServerStrategy) -> list[CpuTime]:
 
 
 def _read_there(devices: list[str]) -> list[str]:
-    """The two texts of the process behind each device, one after the other."""
+    """What /proc says of the process behind each device."""
 
     @tf.function(autograph=False)
     def read() -> list[Any]:
         texts = []
         for device in devices:
             with tf.device(device):
-                lines = tf.data.TextLineDataset([_STAT.format("self"), _STATUS.format("self")])  # reads until the end
+                lines = tf.data.TextLineDataset([name.format("self") for name in _FILES])  # reads until the end
                 texts.append(lines.reduce("", lambda before, line: tf.strings.join([before, line], "\n")))
         return texts
 
@@ -119,18 +126,21 @@ def _within(limit_s: float, function: Any) -> Any | None:
 
 
 def parsed(job: str, index: int, host: str, text: str) -> CpuTime | None:
-    """A reading from the texts of /proc/<pid>/stat and then status; None where they are not such texts.
+    """A reading from the texts of /proc/<pid>/stat, /proc/<pid>/status and /proc/stat; None where they are not such.
 
-    Of the first the fields 14 and 15 are the CPU time in ticks; the second field is a name in brackets, of any text.
+    Of the first the fields 14 and 15 are the CPU time in ticks; the second field is a name in brackets, of any text. In
+    the last the line "cpu" has the ticks of all cores, the fourth and fifth of which were idle, and each core a line.
     """
-    numbers = re.search(r"^\s*\d+ \(.*\) \S(?: -?\d+){10} (\d+) (\d+) ", text)
+    spent = re.search(r"^\s*\d+ \(.*\) \S(?: -?\d+){10} (\d+) (\d+) ", text)
     allowed = re.search(r"^Cpus_allowed_list:\s*([\d,-]+)$", text, re.MULTILINE)
-    if numbers is None or allowed is None:
+    idle = re.search(r"^cpu +\d+ \d+ \d+ (\d+) (\d+)", text, re.MULTILINE)
+    if spent is None or allowed is None or idle is None:
         return None
-    seconds = (int(numbers[1]) + int(numbers[2])) / os.sysconf("SC_CLK_TCK")
+    ticks = os.sysconf("SC_CLK_TCK")
     ranges = [[int(core) for core in part.split("-")] for part in allowed[1].split(",")]
     cores = sum(part[-1] - part[0] + 1 for part in ranges)
-    return CpuTime(job, index, host, seconds, cores, cores)
+    idle_s = (int(idle[1]) + int(idle[2])) / ticks / max(1, len(re.findall(r"^cpu\d+ ", text, re.MULTILINE)))
+    return CpuTime(job, index, host, (int(spent[1]) + int(spent[2])) / ticks, cores, cores, idle_s)
 
 
 def _sample(count: int) -> list[int]:

@@ -76,4 +76,6 @@ class _Look:
 
 
 def _task(old: CpuTime, new: CpuTime, seconds: float) -> Task:
-    return Task(new.job, new.index, new.host, (new.seconds - old.seconds) / seconds, new.cores, new.host_cores)
+    used = (new.seconds - old.seconds) / seconds
+    idle = min(1.0, (new.host_idle_s - old.host_idle_s) / seconds)
+    return Task(new.job, new.index, new.host, used, new.cores, new.host_cores, idle)
