@@ -13,7 +13,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = {
-    "tfps": {"LocalCluster", "ParameterServerStrategy", "__version__", "layers", "nn", "optimizers"},
+    "tfps": {"LocalCluster", "ParameterServerStrategy", "__version__", "layers", "nn", "optimizers", "plan"},
     "tfps.layers": {"EmbeddingBag"},
     "tfps.optimizers": {"Geo"},
     "tfps.nn": {"embedding_lookup", "embedding_lookup_sparse", "safe_embedding_lookup_sparse"},
@@ -48,6 +48,7 @@ PUBLIC = {
     },
 }
 SIGNATURES = {
+    "plan": "model num_ps variable_partitioner inputs batch_size balancer routing",
     "LocalCluster": "num_ps num_workers start_timeout_s ps_threads worker_threads log_dir",
     "ParameterServerStrategy": (
         "cluster variable_partitioner plan dense_exchange_every prefetch_lookups closure_timeout_s"

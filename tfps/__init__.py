@@ -8,9 +8,10 @@ from tfps.version import __version__
 if TYPE_CHECKING:
     from tfps import layers, nn, optimizers
     from tfps.cluster.local import LocalCluster
+    from tfps.keras.planning import plan
     from tfps.strategy.strategy import ParameterServerStrategy
 
-__all__ = ["LocalCluster", "ParameterServerStrategy", "__version__", "layers", "nn", "optimizers"]
+__all__ = ["LocalCluster", "ParameterServerStrategy", "__version__", "layers", "nn", "optimizers", "plan"]
 
 
 def __dir__() -> list[str]:
@@ -30,6 +31,10 @@ def __getattr__(name: str) -> Any:
 
         hooks.install()
         return ParameterServerStrategy
+    if name == "plan":
+        from tfps.keras.planning import plan
+
+        return plan
     if name in ("layers", "nn", "optimizers"):
         return importlib.import_module(f"tfps.{name}")
     raise AttributeError(f"module 'tfps' has no attribute {name!r}. Valid: {__all__}.")

@@ -5,6 +5,14 @@ import pathlib
 import subprocess
 import sys
 
+import keras
+import numpy as np
+import pytest
+
+import tfps
+from tfps.errors import PlanError
+from tfps.placement import FixedShards, GreedyBytes, VariableSpec
+
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL = """
 import keras
@@ -60,3 +68,62 @@ def test_a_strategy_follows_a_saved_plan(tmp_path):
 
     python("-m", "tfps.cli.plan", str(tmp_path / "model.py"), "--ps", "3", "--json", str(tmp_path / "plan.json"))
     assert "followed" in python("-c", TRAIN, str(tmp_path)).stdout
+
+
+class Rows(keras.layers.Layer):
+    """Holds rows of a shape, for ids."""
+
+    def __init__(self, rows, **kwargs):
+        super().__init__(**kwargs)
+        self.rows = rows
+
+    def build(self, _):
+        self.embeddings = self.add_weight((self.rows, 2), name="embeddings")
+
+    def call(self, ids):
+        return keras.ops.take(self.embeddings, ids, axis=0)
+
+
+def small_model():
+    ids = keras.Input((3,), dtype="int32", name="ids")
+    layers = [
+        keras.layers.Embedding(50, 2, name="small"),
+        Rows(70, name="few"),
+        Rows(120_000, name="many"),
+        tfps.layers.EmbeddingBag(3000, 2, name="bag"),
+    ]
+    flat = [keras.layers.Flatten()(layer(ids)) for layer in layers]
+    model = keras.Model(ids, keras.layers.Dense(1, name="top")(keras.layers.Concatenate()(flat)))
+    model.compile("adagrad", "mse")
+    return model
+
+
+def test_tables_are_those_that_a_strategy_makes(strategy):
+    planned = tfps.plan(small_model, strategy.num_servers, batch_size=10)
+    with strategy.scope():
+        made = small_model()
+    planned.check([placement.spec for placement in strategy.plan if placement.spec.name in names(made)])
+    asked = {placement.spec.name: placement.spec.rows_per_step for placement in planned if placement.spec.is_table}
+    assert asked == {"small/embeddings": 30, "many/embeddings": 30, "bag/embeddings": 30}
+    assert {placement.spec.slots for placement in planned} == {1}
+
+
+def names(model):
+    return {variable.path for variable in model.trainable_variables}
+
+
+def test_a_function_a_model_and_its_variables_give_one_plan():
+    made = tfps.plan(small_model, 3, FixedShards(2), balancer=GreedyBytes(), routing="mod")
+    assert made == tfps.plan(small_model(), 3, FixedShards(2), balancer=GreedyBytes(), routing="mod")
+    specs = [placement.spec for placement in made]
+    assert made == tfps.plan(specs, 3, FixedShards(2), balancer=GreedyBytes(), routing="mod")
+    assert {len(placement.shards) for placement in made if placement.spec.is_table} == {2}
+    assert {placement.routing.kind for placement in made if placement.routing} == {"mod"}
+    unbuilt = tfps.plan(lambda: keras.Sequential([keras.layers.Dense(2)]), 1, inputs=np.zeros((1, 5), "float32"))
+    assert [placement.spec.shape for placement in unbuilt] == [(5, 2), (2,)]
+
+
+@pytest.mark.parametrize("wrong", [3, "model", [keras.layers.Dense], [VariableSpec("v", (2,)), 3]])
+def test_what_cannot_be_planned_is_told_what_can(wrong):
+    with pytest.raises(PlanError, match="`model` must say.*Received: .*Valid: a function .* VariableSpec"):
+        tfps.plan(wrong, 1)

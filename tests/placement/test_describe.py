@@ -97,17 +97,29 @@ def test_tables_of_other_layers_count_once():
 
     class Lookup(keras.layers.Layer):
         def build(self, _):
-            self.embeddings = self.add_weight(shape=(70, 4), name="embeddings")
+            self.rows = self.add_weight(shape=(100_000, 4), name="rows")
 
-        def call(self, ids):
-            return keras.ops.take(self.embeddings, ids, axis=0)
+        def call(self, inputs):
+            return keras.ops.take(self.rows, inputs[0], axis=0) * inputs[1]
 
     def build():
-        ids = keras.Input((3,), dtype="int32")
-        return keras.Model(ids, Lookup()(ids))
+        ids, scale = keras.Input((3,), dtype="int32"), keras.Input((1, 1))
+        return keras.Model([ids, scale], Lookup()([ids, scale]))
 
     (spec,) = describe(build, batch_size=10)
     assert (spec.is_table, spec.rows_per_step) == (True, 30.0)
+
+
+def test_the_model_that_is_built_later_draws_what_it_would_have_drawn():
+    def first_values():
+        keras.utils.set_random_seed(3)
+        return functional
+
+    drawn = [variable.numpy() for variable in first_values()().trainable_variables]
+    build = first_values()
+    describe(build)
+    for before, after in zip(drawn, build().trainable_variables, strict=True):
+        np.testing.assert_array_equal(before, after)
 
 
 def test_unbuilt_models_are_called_on_the_given_inputs():

@@ -19,7 +19,6 @@ from tfps.errors import PlanError, TfpsError
 from tfps.placement.advice import advise
 from tfps.placement.balancers import GreedyBytes, GreedyBytesAndTraffic, RoundRobin
 from tfps.placement.model import Plan
-from tfps.placement.planner import plan
 from tfps.placement.report import compare
 
 _FUNCTIONS = ("model", "build", "build_model", "make_model")
@@ -78,11 +77,11 @@ def _plan_of(args: argparse.Namespace) -> Plan:
         return _load(args)
     if args.ps is None:
         raise PlanError("`--ps` must be given with a model. Received: none. Valid: the number of parameter servers.")
-    from tfps.keras.describe import describe  # imports TensorFlow, which plans themselves do without
+    from tfps.keras.planning import plan  # imports TensorFlow, which plans themselves do without
 
     source = _Source(args.model, args.function)
-    specs = describe(source.model, source.inputs, args.batch)
-    return plan(specs, args.ps, balancer=_BALANCERS[args.balancer](), routing=args.routing)
+    chosen = {"balancer": _BALANCERS[args.balancer](), "routing": args.routing}
+    return plan(source.model, args.ps, inputs=source.inputs, batch_size=args.batch, **chosen)
 
 
 def _load(args: argparse.Namespace) -> Plan:

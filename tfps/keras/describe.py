@@ -7,20 +7,21 @@ handle and no value, so a table of any size costs nothing.
 
 import contextlib
 import math
+import random
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import UninitializedVariable  # has no public name
 
 from tfps.errors import PlanError
+from tfps.keras.variables import looks_like_table
 from tfps.placement.spec import VariableSpec
 
 DEFAULT_BATCH_SIZE = 512
-_TABLE_VARIABLE = "embeddings"
-"""What the table of `keras.layers.Embedding`, and of layers like it, is called."""
 
 
 def describe(
@@ -46,11 +47,22 @@ def describe(
 
     def work() -> None:
         keras.config.set_dtype_policy(policy)  # kept per thread, like the names
-        with tf.variable_creator_scope(_create_without_value):
+        with _nothing_drawn(), tf.variable_creator_scope(_create_without_value):
             result.extend(_describe(_checked(model_fn()), inputs, batch_size))
 
     _run_on_thread(work)
     return result
+
+
+@contextlib.contextmanager
+def _nothing_drawn() -> Iterator[None]:
+    """Leaves the generators that Keras's seeds come from as they were, for the model that is built later."""
+    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(drawn)
+        np.random.set_state(drawn_by_numpy)
 
 
 def _run_on_thread(work: Callable[[], None]) -> None:
@@ -134,38 +146,48 @@ def _call_on_symbols(model: Any, inputs: Any, batch_size: int | None) -> None:
 def _ids_per_step(model: Any, inputs: Any, batch_size: int) -> dict[int, float]:
     """For every table, by `id` of its variable, the ids one step looks up; 0 where that is not known.
 
-    Calls the model on symbols: once to build it if need be, once while every layer is watched that may hold a table.
+    Calls the model on symbols: once to build it if need be, once while every layer is watched that holds a table.
     """
+    if inputs is not None and not model.built:
+        _call_on_symbols(model, inputs, None)
+    tables = _tables(model)
     counted: dict[Any, float] = {}
     if inputs is not None:
-        if not model.built:
-            _call_on_symbols(model, inputs, None)
         with contextlib.ExitStack() as stack:
-            for layer in model._flatten_layers(include_self=False):
-                if isinstance(layer, keras.layers.Embedding) or hasattr(layer, _TABLE_VARIABLE):
+            for layer in tables:
+                if layer is not model:
                     stack.enter_context(_watched(layer, counted))
             _call_on_symbols(model, inputs, batch_size)
-    tables = {}
+    return {id(variable): counted.get(layer, 0.0) for layer, own in tables.items() for variable in own}
+
+
+def _tables(model: Any) -> dict[Any, list[Any]]:
+    """The variables that a strategy takes for tables, by the layer that holds them."""
+    found: dict[Any, list[Any]] = {}
     for layer in model._flatten_layers():
+        of_embedding = isinstance(layer, keras.layers.Embedding)
         for variable in layer._trainable_variables + layer._non_trainable_variables:
-            if variable.name == _TABLE_VARIABLE and len(variable.shape) == 2:
-                tables[id(variable)] = counted.get(layer, 0.0)
-    return tables
+            if looks_like_table(tuple(variable.shape), variable.name, of_embedding):
+                found.setdefault(layer, []).append(variable)
+    return found
 
 
 @contextlib.contextmanager
 def _watched(layer: Any, counted: dict[Any, float]) -> Iterator[None]:
-    """Adds the ids that each call of `layer` looks up to `counted`; unknown sizes count as 1.
+    """Adds the ids that each call of `layer` looks up to `counted`: its integer inputs; unknown sizes count as 1.
 
     On symbols Keras asks a layer for its output spec, which may ask `call` in turn; under a traced parent it calls it.
     """
-    inside = False
+    inside, any_type = False, isinstance(layer, keras.layers.Embedding)  # which casts
+
+    def may_be_ids(value: Any) -> bool:
+        return any_type or "int" in keras.backend.standardize_dtype(value.dtype)
 
     def counting(method: Callable[..., Any]) -> Callable[..., Any]:
         def count(ids: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal inside
             if not inside:
-                counted[layer] = counted.get(layer, 0.0) + math.prod(size or 1 for size in ids.shape)
+                counted[layer] = counted.get(layer, 0.0) + sum(map(_size, filter(may_be_ids, tf.nest.flatten(ids))))
             outer, inside = inside, True
             try:
                 return method(ids, *args, **kwargs)
@@ -182,6 +204,10 @@ def _watched(layer: Any, counted: dict[Any, float]) -> Iterator[None]:
     finally:
         for name in methods:
             object.__delattr__(layer, name)
+
+
+def _size(tensor: Any) -> int:
+    return math.prod(size or 1 for size in tensor.shape)
 
 
 def _slot_counter(model: Any) -> Callable[[Any], int]:

@@ -90,6 +90,19 @@ def note_maker(variable: Any) -> None:
     variable._tfps_maker = named or ("layer" if isinstance(maker, keras.layers.Layer) else "none")
 
 
+def looks_like_table(shape: tuple[int, ...], name: str, of_embedding: bool) -> bool:
+    """Whether steps ask for some rows of a layer's variable, and not for all of it.
+
+    Args:
+        shape: of the variable.
+        name: of the variable, without its layer's.
+        of_embedding: whether the layer is a `keras.layers.Embedding`.
+    """
+    if len(shape) != 2 or not math.prod(shape):
+        return False
+    return shape[0] >= _TABLE_ROWS or (of_embedding and name == "embeddings")
+
+
 def _is_metric(variable: Any) -> bool:
     """Metric state is a sum over workers; Keras before 3.7 does not mark it as read rarely, but names its maker."""
     return getattr(variable, "_synchronization", None) == "on_read" or variable._tfps_maker == "metric"
@@ -100,9 +113,7 @@ def _of_layer(variable: Any) -> bool:
 
 
 def _is_table(variable: Any, shape: tuple[int, ...], dtype: str) -> bool:
-    if len(shape) != 2 or not math.prod(shape) or not _of_layer(variable):
-        return False
-    table = shape[0] >= _TABLE_ROWS or (variable._tfps_maker == "embedding" and variable.name == "embeddings")
+    table = _of_layer(variable) and looks_like_table(shape, variable.name, variable._tfps_maker == "embedding")
     if table and dtype != "float32":
         raise UnsupportedError(
             f"`dtype` of table {variable.path!r} must be 'float32'. Received: {dtype!r}. "
