@@ -1,0 +1,112 @@
+"""Calls on workers, without a cluster: what is waited for, what ends a wait, what is dropped."""
+
+import functools
+import threading
+
+import pytest
+import tensorflow as tf
+
+from tfps.errors import ClusterTimeoutError, TaskDiedError
+from tfps.strategy.pool import Calls, WorkerPool
+
+LONG_S = 240.0
+
+
+class Cluster:
+    """Stands for the servers: `dead` makes `check` raise."""
+
+    dead = False
+
+    def check(self):
+        if self.dead:
+            raise TaskDiedError("worker 1 ended")
+
+
+@pytest.fixture
+def cluster():
+    return Cluster()
+
+
+@pytest.fixture
+def pool(cluster):
+    made = WorkerPool(["/device:CPU:0"] * 2, lambda error: ValueError(f"translated {error.message}"), cluster.check)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gate():
+    """What a call waits for; opened at the end, so that no thread is left."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def waiting(gate, value=1.0):
+    def call():
+        assert gate.wait(LONG_S)
+        return tf.constant(value)
+
+    return call
+
+
+def test_calls_are_taken_as_they_end(pool, gate):
+    calls = Calls(pool, "numbers", LONG_S)
+    calls.submit(0, "slow", waiting(gate))
+    calls.submit(1, "quick", lambda: {"a": tf.constant(2.0)})
+    assert calls.take() == ("quick", {"a": 2.0}) and len(calls) == 1
+    gate.set()
+    assert calls.take() == ("slow", 1.0) and len(calls) == 0
+
+
+def test_a_worker_does_one_after_the_other(pool):
+    order = []
+
+    def run(number):
+        order.append(number)
+        return tf.constant(number)
+
+    calls = Calls(pool, "numbers", LONG_S)
+    for number in range(20):
+        calls.submit(0, number, functools.partial(run, number))
+    assert [calls.take()[0] for _ in range(20)] == order == list(range(20))
+
+
+def test_a_wait_ends_when_a_server_is_dead(pool, cluster, gate):
+    """TensorFlow does not always say so: what a dead server held back may just never come."""
+    calls = Calls(pool, "numbers", LONG_S)
+    calls.submit(0, None, waiting(gate))
+    cluster.dead = True
+    with pytest.raises(TaskDiedError, match="worker 1"):
+        calls.take()
+
+
+def test_a_wait_has_a_limit_and_says_for_what(pool, gate):
+    calls = Calls(pool, "closures of 3 steps", 0.1)
+    calls.submit(0, None, waiting(gate))
+    with pytest.raises(ClusterTimeoutError, match="for closures of 3 steps"):
+        calls.take()
+
+
+def test_errors_of_the_runtime_are_translated_and_others_are_not(pool):
+    def fails():
+        raise tf.errors.UnavailableError(None, None, "gone")
+
+    calls = Calls(pool, "numbers", LONG_S)
+    calls.submit(0, None, fails)
+    with pytest.raises(ValueError, match="translated gone"):
+        calls.take()
+    calls.submit(0, None, lambda: [][0])
+    with pytest.raises(IndexError):
+        calls.take()
+
+
+def test_what_is_abandoned_does_not_begin(pool, gate):
+    begun = []
+    calls = Calls(pool, "numbers", LONG_S)
+    calls.submit(0, None, waiting(gate))
+    for number in range(5):
+        calls.submit(0, None, lambda number=number: begun.append(number))
+    threading.Timer(0.2, gate.set).start()
+    calls.abandon(LONG_S)
+    assert len(calls) == 0 and begun == []
