@@ -96,10 +96,40 @@ def test_mean_is_the_mean_of_the_workers(strategy):
     np.testing.assert_allclose(model.get_weights()[0][1], 2 * 640 / strategy.num_workers, rtol=1e-5)
 
 
+def test_a_row_that_one_worker_moves_moves_whole_with_cap(strategy):
+    model = counter(strategy, push_every=10)
+    ids = np.arange(ROWS).reshape(-1, 2)
+    model.fit(ids, np.zeros((ROWS // 2, 2, 4), np.float32), batch_size=4, verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0], np.ones((ROWS, 4)))
+
+
+def test_workers_that_move_one_row_alike_are_capped(strategy):
+    """Each row of every batch is row 1: what both workers' windows come to is between one of them and both."""
+    model, whole = counter(strategy, push_every=20), 2 * 640
+    model.fit(np.ones((640, 2), np.int64), np.zeros((640, 2, 4), np.float32), batch_size=8, verbose=0)
+    moved = model.get_weights()[0][1]
+    assert np.all(moved == moved[0]) and whole / strategy.num_workers <= moved[0] <= whole
+    assert int(model.optimizer.iterations) == 80
+
+
+def test_the_share_of_a_capped_delta(strategy):
+    from tfps.training.exchange import share
+
+    random = np.random.default_rng(3)
+    delta, others = random.normal(size=(2, 50, 4)).astype(np.float32)
+    others[:10], others[10:20], others[20:30] = 0, delta[10:20], 2 * delta[20:30]
+    expected = []
+    for d, m in zip(delta, others, strict=True):
+        expected.append(min(1.0, max(0.0, 1.5 - max(0.0, float(d @ m) / float(d @ d)))))
+    np.testing.assert_allclose(share(delta, others, axis=1)[:, 0], expected, rtol=1e-4, atol=1e-5)
+    assert expected[0] == 1.0 and abs(expected[10] - 0.5) < 1e-5 and expected[20] == 0.0
+    assert float(tf.reshape(share(np.zeros(3, np.float32), np.ones(3, np.float32)), [])) == 1.0  # nothing moved
+
+
 def test_a_step_within_a_window_exchanges_nothing(strategy):
     from tests.training.test_traffic import graphs
 
-    model = counter(strategy, push_every=10)
+    model = counter(strategy, push_every=10, merge="mean")  # "cap" looks at the rows once more, after the steps
     model.fit(np.ones((640, 2), np.int64), np.zeros((640, 2, 4), np.float32), batch_size=8, verbose=0)
     closure, *functions = graphs(model)  # the loops over batches and over steps are among the functions
     assert any(node.op == "TfpsSegmentSumRows" for nodes in functions for node in nodes)

@@ -11,7 +11,7 @@ from tfps.keras.variables import held
 from tfps.strategy.variables import DenseVariable
 from tfps.training.window import WindowMode
 
-MERGES = ("mean", "sum")
+MERGES = ("cap", "mean", "sum")
 _SUMS = ("_accumulators",)
 """Slots that add up over batches: what each worker added to them counts in full."""
 
@@ -22,7 +22,7 @@ class GeoMode:
 
     Args:
         push_every: batches of a window, at least 1.
-        merge: what servers make of the deltas of several workers, "mean" or "sum".
+        merge: what servers make of the deltas of several workers, one of `MERGES`.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -39,8 +39,8 @@ class GeoMode:
             raise ConfigError(f"`merge` must be one of {MERGES}. Received: {self.merge!r}.")
 
     def share(self, num_workers: int) -> float:
-        """The share of a worker's delta that is added to what the servers hold."""
-        return 1.0 if self.merge == "sum" else 1.0 / num_workers
+        """The share of a worker's delta that is added to what the servers hold, where it does not depend on them."""
+        return 1.0 / num_workers if self.merge == "mean" else 1.0
 
 
 class _Geo:
@@ -83,7 +83,7 @@ for _inner in (
     _kind(_inner)  # known before a saved model asks for it
 
 
-def geo(optimizer: Any, push_every: int = 100, merge: str = "mean") -> Any:
+def geo(optimizer: Any, push_every: int = 100, merge: str = "cap") -> Any:
     """Trains in GEO mode: a worker takes a window of batches, trains on rows of its own, and pushes deltas.
 
     Within a window a worker exchanges nothing, so a step costs hardly more than in one process; the price is that
@@ -96,9 +96,11 @@ def geo(optimizer: Any, push_every: int = 100, merge: str = "mean") -> Any:
     Args:
         optimizer: a Keras optimizer with a row-wise form, or its name; not Ftrl, whose rows follow from its slots.
         push_every: batches of a window: the bound of the staleness, and what memory grows with.
-        merge: "mean" adds each worker's delta divided by the number of workers, as if they had trained one window
-            together: safe, and as slow to learn as a rate that much lower. "sum" adds them whole: right where workers
-            touch different rows, and may diverge where they touch the same.
+        merge: "cap" adds a worker's delta whole where nobody else has moved the row meanwhile, and less of it the
+            further others have gone the same way, so that together they go one and a half times as far as one of them.
+            "mean" adds each delta divided by the number of workers: it cannot overshoot, and learns as slowly as at a
+            rate that much lower. "sum" adds them whole: right where workers touch different rows; where they touch the
+            same it may diverge.
 
     Returns:
         The optimizer.
@@ -146,7 +148,9 @@ def window_mode(model: Any, num_workers: int) -> WindowMode | None:
         slots[table.key] = list(of_table.values())
         scales[table.key] = share
         scales.update({slot.key: _slot_share(name, num_workers) for name, slot in of_table.items()})
-    return WindowMode(slots, scales)
+    weights = [*held(model.trainable_variables, Table), *held(model.trainable_variables, DenseVariable)]
+    capped = frozenset(variable.key for variable in weights) if mode.merge == "cap" and num_workers > 1 else frozenset()
+    return WindowMode(slots, scales, capped)
 
 
 def dense_scales(model: Any, num_workers: int) -> dict[Any, float]:

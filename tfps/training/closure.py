@@ -135,7 +135,9 @@ class Closure:
         return Result(steps, sums, dict(zip(self._log_names, values[at:].tolist(), strict=True)))
 
     def _begin(self, worker: Any) -> tuple[Exchange, dict[Hashable, Any]]:
-        exchange = Exchange(self._program.variables, self._program.scales, worker)
+        window = self._program.window
+        capped = window.capped if window is not None else ()
+        exchange = Exchange(self._program.variables, self._program.scales, worker, capped)
         exchange.pull()
         copies = dict(exchange.copies)
         for variable in self._program.sums:

@@ -5,7 +5,7 @@ whatever the Keras optimizer did is kept and no other worker's push is lost. Wit
 process reaches (up to the rounding of one subtraction and one addition).
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -17,11 +17,32 @@ _KEY_STEP = 104_729
 """How far the keys of two workers' random generators are apart; worker 0 draws what one process would."""
 
 
+_CAP = 1.5
+"""How far workers may move a value together, in windows of one of them; more learns faster, and diverges sooner."""
+
+
 def local_copy(variable: StepVariable) -> Any:
     """Handle of the worker's own copy: a resource of the worker's resource manager, found by name."""
     return tf.raw_ops.VarHandleOp(
         dtype=variable.dtype, shape=variable.shape, shared_name=f"tfps_copy_{variable.key}", name="local_copy"
     )
+
+
+def share(delta: Any, others: Any, axis: int | None = None) -> Any:
+    """The share of a delta that is pushed where workers begin from one value and do not see each other's windows.
+
+    s = clip(1.5 - max(0, <delta, others>/<delta, delta>), 0, 1): all of it where nobody else moved the value, or moved
+    it elsewhere; less, the further others have already gone the same way, so that together they go one and a half times
+    as far as one of them alone, and do not overshoot by as many times as there are workers.
+
+    Args:
+        delta: what this worker's window moved the value by.
+        others: what the server's value has moved by since the window began.
+        axis: of the elements that share one factor; all of them where None.
+    """
+    along = tf.reduce_sum(delta * others, axis, keepdims=True)
+    length = tf.reduce_sum(delta * delta, axis, keepdims=True)
+    return tf.clip_by_value(_CAP - tf.maximum(tf.math.divide_no_nan(along, length), 0.0), 0.0, 1.0)
 
 
 class Exchange:
@@ -31,15 +52,21 @@ class Exchange:
         variables: what crosses.
         scales: by variable key, the share of its delta that is pushed; 1 where there is none.
         worker: number of the worker, an int64 scalar; random generators draw by it.
+        capped: keys of float variables whose share follows from what others have moved them by meanwhile.
     """
 
     def __init__(
-        self, variables: Iterable[DenseVariable], scales: Mapping[Hashable, float] | None = None, worker: Any = 0
+        self,
+        variables: Iterable[DenseVariable],
+        scales: Mapping[Hashable, float] | None = None,
+        worker: Any = 0,
+        capped: Collection[Hashable] = (),
     ) -> None:
         self._by_server: dict[str, list[DenseVariable]] = {}
         for variable in variables:
             self._by_server.setdefault(variable.home_handle.device, []).append(variable)
         self._scales = scales or {}
+        self._capped = capped
         self._worker = tf.cast(worker, tf.int64)
         self._pulled: dict[Hashable, Any] = {}
         self.copies: dict[Hashable, Any] = {}
@@ -63,14 +90,29 @@ class Exchange:
         """Adds what the copies have moved by to what the servers hold; returns the additions."""
         operations = []
         for device, variables in self._by_server.items():
-            deltas = [self._delta(v) for v in variables]
-            buffer = pack(deltas)
+            deltas: dict[Hashable, Any] = {v.key: self._delta(v) for v in variables}
+            deltas |= self._shares(device, [v for v in variables if v.key in self._capped], deltas)
+            buffer = pack(list(deltas.values()))
             with tf.device(device):
                 parts = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
                 for variable, part in zip(variables, parts, strict=True):
                     if variable.dtype != tf.bool:
                         operations.append(tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=part))
         return operations
+
+    def _shares(self, device: str, variables: list[DenseVariable], deltas: Mapping[Hashable, Any]) -> dict[Any, Any]:
+        """The shares of some deltas, after a look at what the server holds by now."""
+        if not variables:
+            return {}
+        with tf.control_dependencies([deltas[v.key] for v in variables]):
+            read_after = tf.no_op()
+        with tf.device(device), tf.control_dependencies([read_after]):
+            buffer = pack([_read(v.home_handle, v) for v in variables])
+        now = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
+        return {
+            v.key: deltas[v.key] * share(deltas[v.key], value - self._pulled[v.key])
+            for v, value in zip(variables, now, strict=True)
+        }
 
     def _delta(self, variable: DenseVariable) -> Any:
         now, before = _read(self.copies[variable.key], variable), self._pulled[variable.key]

@@ -18,6 +18,7 @@ from tfps.embedding.lookup import expand, fetch, route
 from tfps.embedding.push import add
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
+from tfps.training.exchange import share
 from tfps.training.hoisting import Recording
 
 
@@ -28,10 +29,13 @@ class WindowMode:
     Args:
         slots: the optimizer's slot tables of each table that it trains, by the key of the table.
         scales: share of a table's delta that is pushed, by the key of the table or slot table; 1 where there is none.
+        capped: keys of tables and dense variables whose share follows from what others have moved them by meanwhile,
+            of a table for each row (see `tfps.training.exchange.share`).
     """
 
     slots: Mapping[Hashable, Sequence[Table]]
     scales: Mapping[Hashable, float]
+    capped: frozenset[Hashable] = frozenset()
 
 
 class Batches:
@@ -166,7 +170,10 @@ class Window:
             (tf.constant(0, tf.int64), logs, start),
             parallel_iterations=1,
         )
-        self._push(local, tallies)
+        with tf.control_dependencies([logs]):
+            # Not before the steps are done: what others have pushed by then counts.
+            ids = {key: tf.identity(tally) for key, tally in tallies.items()}
+        self._push(local, ids)
         return logs
 
     def _noted(self, number: Any, batch: Any, arrays: Any, ids: Any) -> Any:
@@ -185,10 +192,20 @@ class Window:
         return {one.table.key: LocalTable(one.table, expand(one)) for one in found}, tallies
 
     def _push(self, local: Mapping[Hashable, LocalTable], tallies: Mapping[Hashable, Any]) -> None:
+        shares = self._shares(local, tallies)
         deltas = []
         for table in {table.key: table for table in self._recording.tables}.values():
             slots = self._mode.slots.get(table.key)
             for moved in [table, *slots] if slots is not None else []:
-                delta = local[moved.key].delta() * self._mode.scales.get(moved.key, 1.0)
+                delta = local[moved.key].delta() * shares.get(moved.key, self._mode.scales.get(moved.key, 1.0))
                 deltas.append((moved, tallies[moved.key], delta))
         add(deltas)
+
+    def _shares(self, local: Mapping[Hashable, LocalTable], tallies: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """For capped tables a share for each row, after a look at what the servers hold by now."""
+        tables = [t for t in {t.key: t for t in self._recording.tables}.values() if t.key in self._mode.capped]
+        found = fetch(tables, [tallies[table.key] for table in tables]) if tables else []
+        return {
+            one.table.key: share(local[one.table.key].delta(), expand(one) - local[one.table.key].pulled, axis=1)
+            for one in found
+        }
