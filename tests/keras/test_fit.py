@@ -291,6 +291,17 @@ def test_a_fit_that_fails_changes_nothing_after_it(counter):
     np.testing.assert_array_equal(counter.get_weights()[0], after)
 
 
+def test_a_fit_that_is_stopped_in_an_epoch_waits_for_what_is_under_way(counter):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 2
+
+    counter.fit(pairs().batch(1).map(slow_first_batch), epochs=1, verbose=0, callbacks=[Stop()])
+    steps = int(counter.optimizer.iterations)
+    assert 3 <= steps < ROWS
+    assert counter.get_weights()[0][:, 0].sum() == float(counter.metrics_variables[-1].numpy()) == steps
+
+
 def test_a_model_built_by_its_first_fit_has_tables(strategy):
     from tfps.embedding.table import Table
 
