@@ -211,7 +211,7 @@ def test_learning_rate_schedule_object(strategy):
     np.testing.assert_array_equal(model.get_weights()[0], np.ones((ROWS, 4)))
 
 
-def test_custom_train_step(strategy):
+def test_custom_steps(strategy):
     class Model(keras.Model):
         def __init__(self):
             super().__init__()
@@ -229,12 +229,16 @@ def test_custom_train_step(strategy):
             )
             return {"my_loss": loss, "batch": tf.shape(ids)[0]}
 
+        def test_step(self, data):
+            return {"most": tf.reduce_max(self(data[0]))}
+
     with strategy.scope():
         model = Model()
         model.compile(optimizer=keras.optimizers.SGD(1.0))
-    history = model.fit(pairs().batch(6), epochs=2, verbose=0)
+    logs = model.fit(pairs().batch(6), validation_data=pairs().batch(ROWS), epochs=2, verbose=0).history
     np.testing.assert_array_equal(model.get_weights()[0], np.full((ROWS, 2), 2.0))
-    assert history.history["batch"] == [6, 6]
+    assert sorted(logs) == ["batch", "my_loss", "val_most"]
+    assert logs["batch"] == [6, 6] and logs["val_most"] == [1.0, 2.0]
 
 
 def test_validation(counter):
