@@ -173,7 +173,7 @@ class StepFunction:
             held(model.metrics_variables, SumVariable),
             self._scales(),
             self._updates,
-            prefetches=self._strategy.prefetch_lookups or not self._updates,
+            prefetches=self._strategy.prefetch_lookups,
             window=geo.window_mode(model, self._strategy.num_workers) if self._updates else None,
         )
         self._closure = self._closure or Closure(program)
