@@ -54,8 +54,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             two exchanges stays bounded, and less where an epoch has few batches. `compile(steps_per_execution=)` goes
             first.
         prefetch_lookups: whether a worker asks for the rows of its next batch while it computes one. They then miss the
-            update of that one step. It hides the way to the servers and back, and costs some CPU time, on servers too: a
-            gain where workers wait for a network, a loss of a tenth where all share full cores.
+            update of that one step. It hides the way to the servers and back, and costs CPU time, on servers too: meant
+            for workers that wait for a network; where all share full cores it costs a tenth.
         closure_timeout_s: seconds to wait for a closure before it counts as hung.
 
     Raises:
