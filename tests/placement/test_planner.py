@@ -1,5 +1,6 @@
 """Plans of whole models: every variable once, balanced, repeatable; incremental placing and following a plan."""
 
+import functools
 import random
 import threading
 import time
@@ -11,7 +12,7 @@ from tfps.errors import PlanError
 from tfps.placement import balancers
 from tfps.placement.balancers import GreedyBytes, GreedyBytesAndTraffic, RoundRobin
 from tfps.placement.greedy import mend
-from tfps.placement.loads import Loads
+from tfps.placement.loads import QUANTITIES, Loads, demand_of
 from tfps.placement.model import Plan
 from tfps.placement.partitioners import FixedShards, MaxBytes
 from tfps.placement.planner import IncrementalPlacer, plan
@@ -56,12 +57,20 @@ def test_plans_repeat(balancer, random_specs):
     assert plan(specs, 5, balancer=balancer) == plan(specs, 5, balancer=balancer)
 
 
+@functools.cache
+def _zipf(exponent, rows):
+    """Chance of an id up to each rank, not normed."""
+    return np.cumsum(np.arange(1, rows + 1) ** -exponent)
+
+
 def _rows_asked(made, exponent, batch=512, steps=4, seed=0):
     """Draws zipf ids for every table and counts rows a server: (repeats counted, each row once a step)."""
     rng = np.random.default_rng(seed)
     counts = np.zeros((2, made.num_servers))
-    for placement in (placement for placement in made if placement.spec.is_table):
-        chance = np.cumsum(np.arange(1, placement.spec.rows + 1) ** -exponent)
+    tables = [placement for placement in made if placement.spec.is_table]
+    largest = _zipf(exponent, max(placement.spec.rows for placement in tables))
+    for placement in tables:
+        chance = largest[: placement.spec.rows]
         servers = np.array(placement.servers)
         for _ in range(steps):
             ids = np.searchsorted(chance, rng.random(batch) * chance[-1])
@@ -83,6 +92,30 @@ def test_criteo_on_eight_servers_is_even_in_bytes_and_in_rows_asked(make, expone
     assert _unevenness([load.nbytes for load in made.loads()]) <= 1.05
     assert _unevenness([load.bytes_with_slots for load in made.loads()]) <= 1.05
     with_repeats, once = _unevenness(_rows_asked(made, exponent))
+    assert with_repeats <= 1.2
+    assert once <= 1.2
+
+
+@pytest.mark.parametrize("num_servers", [1, 2, 3, 5, 8, 11, 16])
+@pytest.mark.parametrize("exponent", [0.9, 1.2])
+def test_criteo_is_even_on_any_number_of_servers(num_servers, exponent, criteo_specs):
+    _check_even(plan(criteo_specs, num_servers), exponent, steps=20)
+
+
+@pytest.mark.parametrize("num_servers", [3, 8, 16])
+@pytest.mark.parametrize("count", [100, 300])
+@pytest.mark.parametrize("make", [plan, place_in_order])
+def test_many_tables_of_all_sizes_are_even(make, count, num_servers):
+    rng = np.random.default_rng(count)
+    rows = (10 ** rng.uniform(0.5, 6, count)).astype(int)
+    specs = [VariableSpec(f"t{i}", (rows[i], 2 ** rng.integers(2, 6)), slots=1, is_table=True) for i in range(count)]
+    _check_even(make(specs, num_servers), exponent=1.05, steps=2)
+
+
+def _check_even(made, exponent, steps):
+    for field in ("nbytes", "bytes_with_slots"):
+        assert _unevenness([getattr(load, field) for load in made.loads()]) <= 1.05
+    with_repeats, once = _unevenness(_rows_asked(made, exponent, steps=steps))
     assert with_repeats <= 1.2
     assert once <= 1.2
 
@@ -122,10 +155,10 @@ def test_mending_evens_out_what_greed_left():
     """Any start will do: here each variable is on servers drawn by lot."""
     rng = np.random.default_rng(7)
     for _ in range(20):
-        demands = [rng.pareto(1.5, (rng.integers(1, 5), 4)) for _ in range(30)]
+        demands = [rng.pareto(1.5, (rng.integers(1, 5), QUANTITIES)) for _ in range(30)]
         placed = [[int(server) for server in rng.permutation(4)[: len(demand)]] for demand in demands]
         before = _largest_parts(placed, demands)
-        mend(placed, demands, 4, np.ones(4))
+        mend(placed, demands, 4, np.ones(QUANTITIES))
         assert _largest_parts(placed, demands) < 0.8 * before
         assert all(len(set(servers)) == len(demand) for servers, demand in zip(placed, demands, strict=True))
 
@@ -139,11 +172,18 @@ def _largest_parts(placed, demands):
 
 
 def test_a_plan_of_all_variables_is_mended(criteo_specs, monkeypatch):
-    mended = plan(criteo_specs, 8).loads()
+    mended = plan(criteo_specs, 8)
     monkeypatch.setattr(balancers, "mend", lambda *args: None)
-    greedy = plan(criteo_specs, 8).loads()
-    lookups = [[load.lookups_per_step for load in loads] for loads in (mended, greedy)]
-    assert np.less(*_unevenness(lookups))
+    greedy = plan(criteo_specs, 8)
+    assert sum(map(_unevenness, _demands(mended))) < sum(map(_unevenness, _demands(greedy))) - 0.02
+
+
+def _demands(made):
+    """What the servers carry, quantity by quantity."""
+    loads = Loads.none(made.num_servers)
+    for placement in made:
+        loads.add(placement.servers, demand_of(placement))
+    return loads.totals.T
 
 
 def test_greedy_bytes_counts_slots():

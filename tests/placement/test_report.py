@@ -70,8 +70,8 @@ def test_a_split_dense_variable_is_warned_of_with_the_reason():
 
 
 def test_tiny_shards_are_warned_of():
-    advice = advise(plan([table("tiny", 300)], 8, partitioner=FixedShards(8)))
-    assert any("Over-partitioned: table 'tiny' has 37 rows a shard" in text and "2 would do" in text for text in advice)
+    advice = advise(plan([table("tiny", 80)], 8, partitioner=FixedShards(8)))
+    assert any("Over-partitioned: table 'tiny' has 10 rows a shard" in text and "2 would do" in text for text in advice)
     assert not any("Over-partitioned" in text for text in advise(plan([table()], 8)))
 
 

@@ -8,8 +8,8 @@ from tfps.placement.text import human_bytes
 
 _UNEVEN = 1.2
 """Largest / mean above which the most loaded server visibly sets the pace."""
-_SMALL_SHARD_ROWS = 128
-"""A smaller shard answers a batch of some hundred ids with a handful of rows: its operation costs more than they do."""
+_SMALL_SHARD_ROWS = 32
+"""A smaller shard answers a batch of some hundred ids with a few rows: finding it costs more than they do."""
 _MUCH_DENSE = 0.5
 """Part of a step's bytes that is dense, above which rows are not what limits the servers."""
 _DENSE_MODEL, _MIXED_MODEL = 0.5, 0.1

@@ -8,10 +8,11 @@ import numpy as np
 
 from tfps.errors import PlanError
 from tfps.placement.greedy import heaviest_first, mend, spread
-from tfps.placement.loads import MEMORY, Demand, Loads
+from tfps.placement.loads import FLAT_LOOKUPS, MEMORY, QUANTITIES, STEEP_LOOKUPS, Demand, Loads
 
-_BYTES = np.eye(4)[MEMORY]
-_ALL = np.ones(4)
+_BYTES = np.eye(QUANTITIES)[MEMORY]
+_ALL = np.ones(QUANTITIES)
+_ALL[[FLAT_LOOKUPS, STEEP_LOOKUPS]] = 0.5  # two guesses at one quantity
 
 
 class Balancer(Protocol):
@@ -65,7 +66,7 @@ class GreedyBytesAndTraffic:
         return spread(demand, loads, _ALL)
 
     def assign_all(self, demands: Sequence[Demand], num_servers: int) -> list[list[int]]:
-        """What is the largest part of anything first; then again, one by one, as long as that evens the servers out."""
+        """What is the largest part of anything first; then pairs of servers exchange shards to even out the rest."""
         placed = _one_by_one(self, demands, heaviest_first(demands, _ALL), num_servers)
         mend(placed, demands, num_servers, _ALL)
         return placed

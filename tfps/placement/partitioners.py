@@ -91,14 +91,13 @@ class Auto:
     """Large tables over all servers, one shard a server; middling ones over some; small ones whole.
 
     Args:
-        min_shard_rows: rows a shard must have to be worth its own operation on a server. A batch of some hundred ids
-            asks a shard of 512 rows for tens of them; smaller ones answer with a handful each. Much larger, and a
-            table that every example asks for stays whole: with 26 tables on 8 servers one such table is a third of a
-            server's lookups, too coarse to even out.
+        min_shard_rows: rows a shard must have. A step asks each server once for all of its shards, so that one more
+            costs it microseconds; but a table that every example asks for and that stays whole is, with 26 tables on 8
+            servers, a third of a server's lookups, too coarse to even out.
         min_shard_bytes: the same by memory: rows so wide that a few of them weigh this much are split too.
     """
 
-    min_shard_rows: int = 512
+    min_shard_rows: int = 32
     min_shard_bytes: int = 1 << 20
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """How many rows of a table, and of each of its shards, one step asks for.
 
 Ids of recommendation and language data follow Zipf's law closely enough to plan by: the id of rank r is drawn with
-probability proportional to r**-ZIPF_EXPONENT. Ranks are taken to be the ids themselves (frequency-sorted), the common
+probability proportional to r**-exponent. Ranks are taken to be the ids themselves (frequency-sorted), the common
 case and the one that does harm; where ids are hashed the estimate of a shard is off by its one or two hottest rows.
 """
 
@@ -18,6 +18,8 @@ _Floats: TypeAlias = NDArray[np.float64]
 
 ZIPF_EXPONENT = 1.05
 """Between the 0.9 of click logs with many rare ids and the 1.2 of small vocabularies."""
+FLAT, STEEP = 0.9, 1.2
+"""Those two. Nobody knows the exponent beforehand; what is even at both is even in between."""
 DEFAULT_ROWS_PER_STEP = 512.0
 """Ids a step where nobody said; only proportions between tables matter to a plan, and they are then equal."""
 _HEAD = 4096
@@ -34,17 +36,17 @@ class Traffic(NamedTuple):
     unique: _Floats
 
 
-def table_traffic(spec: VariableSpec, routing: Routing) -> Traffic:
-    """Rows that one step asks of each shard of a table."""
+def table_traffic(spec: VariableSpec, routing: Routing, exponent: float = ZIPF_EXPONENT) -> Traffic:
+    """Rows that one step asks of each shard of a table, if its ids follow Zipf's law with this exponent, not 1."""
     asked = DEFAULT_ROWS_PER_STEP if spec.rows_per_step is None else spec.rows_per_step
-    return _zipf_traffic(routing, float(asked))
+    return _zipf_traffic(routing, float(asked), exponent)
 
 
-@functools.lru_cache(maxsize=1024)
-def _zipf_traffic(routing: Routing, draws: float) -> Traffic:
+@functools.lru_cache(maxsize=4096)
+def _zipf_traffic(routing: Routing, draws: float, exponent: float) -> Traffic:
     head = min(routing.rows, _HEAD)
     starts, ends = _tail_buckets(head, routing.rows)
-    mass = np.concatenate([np.arange(1, head + 1) ** -ZIPF_EXPONENT, _integral(starts, ends)])
+    mass = np.concatenate([np.arange(1, head + 1) ** -exponent, _integral(starts, ends, exponent)])
     counts = np.concatenate([np.ones(head), ends - starts])
     expected = draws * mass / mass.sum()
     seen = -counts * np.expm1(-expected / counts)
@@ -68,9 +70,9 @@ def _tail_buckets(head: int, rows: int) -> tuple[_Floats, _Floats]:
     return np.array(edges[:-1]), np.array(edges[1:])
 
 
-def _integral(starts: _Floats, ends: _Floats) -> _Floats:
-    """Sum of r**-ZIPF_EXPONENT over the ranks start < r <= end, by the midpoint rule."""
-    power = 1 - ZIPF_EXPONENT
+def _integral(starts: _Floats, ends: _Floats, exponent: float) -> _Floats:
+    """Sum of r**-exponent over the ranks start < r <= end, by the midpoint rule."""
+    power = 1 - exponent
     result: _Floats = ((ends + 0.5) ** power - (starts + 0.5) ** power) / power
     return result
 
