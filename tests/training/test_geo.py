@@ -90,6 +90,20 @@ def test_every_delta_arrives_once(strategy, push_every, fed):
     assert int(model.optimizer.iterations) == 2 * 126 and len(history.history["loss"]) == 2
 
 
+@pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
+def test_an_epoch_shorter_than_a_window_is_shared_out(strategy, monkeypatch, fed):
+    order, used = strategy.pool.order, []
+    monkeypatch.setattr(strategy.pool, "order", lambda worker, run: (used.append(worker), order(worker, run)))
+    batch = np.ones((8, 2), np.int64), np.zeros((8, 2, 4), np.float32)
+    data = tf.data.Dataset.from_tensors(batch).repeat()
+    if fed:
+        data = tf.data.Dataset.from_generator(lambda: iter([batch] * 40), output_signature=data.element_spec)
+    model = counter(strategy, push_every=1000, merge="sum")
+    model.fit(data, steps_per_epoch=20, verbose=0)
+    assert set(used) == set(range(strategy.num_workers))
+    assert int(model.optimizer.iterations) == 20 and model.get_weights()[0][1, 0] == 2 * 8 * 20
+
+
 def test_mean_is_the_mean_of_the_workers(strategy):
     model = counter(strategy, push_every=10, merge="mean")
     model.fit(np.ones((640, 2), np.int64), np.zeros((640, 2, 4), np.float32), batch_size=8, verbose=0)

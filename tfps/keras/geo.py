@@ -58,8 +58,7 @@ class _Geo:
         """The optimizer and its mode, as they were saved."""
         mode = {field.name: config[field.name] for field in dataclasses.fields(GeoMode)}
         own = {name: value for name, value in config.items() if name not in mode}
-        inner = cls.__mro__[2].from_config(own, *args)  # type: ignore[attr-defined]
-        return geo(inner, **mode)
+        return geo(super().from_config(own, *args), **mode)  # type: ignore[misc]
 
 
 _KINDS: dict[type, type] = {}

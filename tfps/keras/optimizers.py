@@ -46,13 +46,13 @@ def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], lear
         variables: Keras variables.
         learning_rate: scalar tensor.
     """
-    values = [variable._value if isinstance(variable, Variable) else variable for variable in variables]
-    tables = [(gradient, value) for gradient, value in zip(gradients, values, strict=True) if isinstance(value, Table)]
-    dense = [
-        pair
-        for pair, value in zip(zip(gradients, variables, strict=True), values, strict=True)
-        if not isinstance(value, Table)
-    ]
+    tables, dense = [], []
+    for gradient, variable in zip(gradients, variables, strict=True):
+        value = variable._value if isinstance(variable, Variable) else variable
+        if isinstance(value, Table):
+            tables.append((gradient, value))
+        else:
+            dense.append((gradient, variable))
     for gradient, variable in _update_fused(optimizer, dense, learning_rate):
         optimizer.update_step(gradient, variable, learning_rate)
     if tables:
@@ -69,13 +69,17 @@ def _update_fused(optimizer: Any, pairs: list[tuple[Any, Any]], learning_rate: A
         found = None
     if found is None or not library.available():
         return pairs
-    fused = [(gradient, [variable, *found.slots_of(variable)]) for gradient, variable in pairs if _plain(gradient)]
-    copies = [(gradient, [_copy_of(variable) for variable in variables]) for gradient, variables in fused]
-    copies = [(gradient, handles) for gradient, handles in copies if None not in handles]
+    gradients, copies, left = [], [], []
+    for gradient, variable in pairs:
+        handles = [_copy_of(v) for v in (variable, *found.slots_of(variable))] if _plain(gradient) else [None]
+        if None in handles:
+            left.append((gradient, variable))
+        else:
+            gradients.append(gradient)
+            copies.append(handles)
     if copies:
-        apply_dense(found.rule, [handles for _, handles in copies], [g for g, _ in copies], found.hyper(0.0))
-    done = [gradient for gradient, _ in copies]
-    return [pair for pair in pairs if not any(pair[0] is gradient for gradient in done)]
+        apply_dense(found.rule, copies, gradients, found.hyper(0.0))
+    return left
 
 
 def _plain(gradient: Any) -> bool:

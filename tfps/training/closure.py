@@ -17,11 +17,12 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.strategy.variables import DenseVariable, SumVariable
+from tfps.training.batches import next_unless, of_one_shape
 from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.lanes import lanes, pack
 from tfps.training.prefetching import Ahead
-from tfps.training.window import Window, WindowMode, of_one_shape
+from tfps.training.window import Window, WindowMode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +92,7 @@ class Closure:
         ahead = Ahead(recording, first) if self._program.prefetches and recording.tables else None
 
         def body(done: Any, logs: Any, batch: Any, rows: Any) -> Any:
-            following = tf.cond(
-                done + 1 < max_steps, next_batch, lambda: tf.experimental.Optional.empty(batch.element_spec)
-            )
+            following = next_unless(done + 1 >= max_steps, next_batch, batch)
             # Asked for before the step is traced: its push waits for them, and they do not wait for its push.
             next_rows = ahead.ask(following) if ahead else []
             lookups = recording.lookups(batch.get_value()) if ahead is None else ahead.answer(rows)

@@ -16,7 +16,6 @@ from tfps.training.lanes import pack, unpack
 _KEY_STEP = 104_729
 """How far the keys of two workers' random generators are apart; worker 0 draws what one process would."""
 
-
 _CAP = 1.5
 """How far workers may move a value together, in windows of one of them; more learns faster, and diverges sooner."""
 

@@ -34,7 +34,7 @@ class Runner:
         done: is told of each result.
         most: steps a closure at most.
         timeout_s: seconds a closure may take.
-        windows: whether a closure is a window (GEO), which is not cut shorter than `most` while there are batches.
+        windows: whether a closure is a window (GEO): cut shorter than `most` only where workers would get none.
     """
 
     pool: WorkerPool
@@ -64,6 +64,9 @@ class Stream(abc.ABC):
         self._whole = budget
         self._calls = Calls(runner.pool, f"closures of up to {runner.most} steps", runner.timeout_s)
         self._busy = [0] * len(runner.pool.devices)
+        parts = len(self._busy) * (1 if runner.windows else _CLOSURES_AN_EPOCH)
+        batches = epoch.source.num_batches
+        self._closure_steps = min(runner.most, -(-batches // parts)) if batches else runner.most
 
     def take(self, count: int) -> int:
         """Waits for up to `count` steps more to be done; returns how many, 0 at the end."""
@@ -120,11 +123,6 @@ class ShippedStream(Stream):
     def __init__(self, runner: Runner, epoch: Epoch, budget: int | None) -> None:
         super().__init__(runner, epoch, budget)
         self._live = set(range(len(self._busy)))
-        batches = epoch.source.num_batches
-        fair = runner.most
-        if batches and not runner.windows:
-            fair = -(-batches // (_CLOSURES_AN_EPOCH * len(self._busy)))
-        self._closure_steps = max(1, min(runner.most, fair))
 
     def _launch(self) -> None:
         for turn in range(_IN_FLIGHT):
@@ -152,7 +150,7 @@ class FedStream(Stream):
 
     def _next_batches(self) -> list[Any]:
         """The batches of the next closure; none at the end."""
-        most = self.runner.most if self.runner.windows else 1
+        most = self._closure_steps if self.runner.windows else 1
         batches = list(itertools.islice(self.epoch, most if self.budget is None else min(most, self.budget)))
         if self.budget is not None:
             self.budget -= len(batches)

@@ -7,7 +7,6 @@ the servers when it ends. Memory: twice the window's unique rows and their slots
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from tfps.embedding.lookup import expand, fetch, route
 from tfps.embedding.push import add
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
+from tfps.training.batches import Batches, growing_array, next_unless
 from tfps.training.exchange import share
 from tfps.training.hoisting import Recording
 
@@ -38,56 +38,6 @@ class WindowMode:
     capped: frozenset[Hashable] = frozenset()
 
 
-class Batches:
-    """The batches of a window as tensors that a loop can write and read.
-
-    Args:
-        spec: of a batch.
-        arrays: those of an earlier turn of the loop; new ones where None.
-    """
-
-    def __init__(self, spec: Any, arrays: Sequence[Any] | None = None) -> None:
-        self._spec = spec
-        self._leaves = [leaf for leaf in tf.nest.flatten(spec, expand_composites=True) if hasattr(leaf, "dtype")]
-        self.arrays = [_array(leaf.dtype, leaf.shape) for leaf in self._leaves] if arrays is None else list(arrays)
-
-    def with_batch(self, number: Any, batch: Any) -> "Batches":
-        """These and one more."""
-        leaves = [leaf for leaf in tf.nest.flatten(batch, expand_composites=True) if leaf is not None]
-        return Batches(self._spec, [a.write(number, leaf) for a, leaf in zip(self.arrays, leaves, strict=True)])
-
-    def batch(self, number: Any) -> Any:
-        """One of them."""
-        values = iter(
-            tf.ensure_shape(array.read(number), leaf.shape)
-            for array, leaf in zip(self.arrays, self._leaves, strict=True)
-        )
-        whole = tf.nest.flatten(self._spec, expand_composites=True)
-        filled = [next(values) if hasattr(leaf, "dtype") else None for leaf in whole]
-        return tf.nest.pack_sequence_as(self._spec, filled, expand_composites=True)
-
-
-def _array(dtype: Any, shape: Any) -> Any:
-    return tf.TensorArray(dtype, 0, dynamic_size=True, infer_shape=False, element_shape=shape, clear_after_read=False)
-
-
-def of_one_shape(batches: Sequence[Any]) -> list[Any]:
-    """Batches whose tensors forget the sizes in which they differ, such as that of an epoch's last."""
-
-    def forget(*leaves: Any) -> list[Any]:
-        if leaves[0] is None:
-            return list(leaves)
-        shape = functools.reduce(lambda a, b: a.most_specific_compatible_shape(b), [leaf.shape for leaf in leaves])
-        return [tf.compat.v1.placeholder_with_default(leaf, shape) for leaf in leaves]
-
-    flat = [tf.nest.flatten(batch, expand_composites=True) for batch in batches]
-    columns = [forget(*leaves) for leaves in zip(*flat, strict=True)]
-    return [
-        tf.nest.pack_sequence_as(batches[0], [column[i] for column in columns], expand_composites=True)
-        for i in range(len(batches))
-    ]
-
-
 class Window:
     """The batches of one window and the ids they ask for; grows batch by batch, then trains.
 
@@ -105,7 +55,7 @@ class Window:
             )
         self._recording, self._spec, self._mode = recording, spec, mode
         self._batches = Batches(spec)
-        self._ids = [_array(tf.int64, [None]) for _ in recording.tables]
+        self._ids = [growing_array(tf.int64, [None]) for _ in recording.tables]
 
     def read(self, next_batch: Callable[[], Any], first: Any, max_steps: Any) -> Any:
         """Takes up to `max_steps` batches; returns how many, int64.
@@ -118,10 +68,7 @@ class Window:
 
         def body(count: Any, batch: Any, arrays: Any, ids: Any) -> Any:
             arrays, ids = self._noted(tf.cast(count, tf.int32), batch.get_value(), arrays, ids)
-            following = tf.cond(
-                count + 1 < max_steps, next_batch, lambda: tf.experimental.Optional.empty(batch.element_spec)
-            )
-            return count + 1, following, arrays, ids
+            return count + 1, next_unless(count + 1 >= max_steps, next_batch, batch), arrays, ids
 
         count, _, arrays, self._ids = tf.while_loop(
             lambda count, batch, arrays, ids: batch.has_value(),
