@@ -19,12 +19,12 @@ class Contender(abc.ABC):
         num_workers: workers.
     """
 
-    def __init__(self, task: CtrTask, num_ps: int, num_workers: int) -> None:
+    def __init__(self, task: Any, num_ps: int, num_workers: int) -> None:
         self.task = task
         self.cluster = self._start(num_ps, num_workers)
 
     @abc.abstractmethod
-    def train(self, steps: int, meter: Meter) -> None:
+    def train(self, steps: int, meter: Meter) -> Any:
         """Trains `steps` batches over all workers; the meter runs from the first of them to the end of the last."""
 
     def processes(self) -> dict[str, list[int]]:
@@ -51,7 +51,7 @@ class Tfps(Contender):
 
         with tfps.ParameterServerStrategy(self.cluster).scope():
             self._model = _compiled(task, keras, keras.optimizers)
-        self._fit = _Fit(self._model, keras, dataset(task))
+        self._fit = Fit(self._model, keras, dataset(task))
 
     def train(self, steps: int, meter: Meter) -> None:
         self._fit(steps, meter)
@@ -64,7 +64,7 @@ class Local(Contender):
         super().__init__(task, num_ps, num_workers)
         import keras
 
-        self._fit = _Fit(_compiled(task, keras, keras.optimizers), keras, dataset(task))
+        self._fit = Fit(_compiled(task, keras, keras.optimizers), keras, dataset(task))
 
     def _start(self, num_ps: int, num_workers: int) -> Any:
         return None
@@ -82,7 +82,7 @@ class StockFit(Contender):
 
         with stock_strategy(self.cluster).scope():
             model = _compiled(task, tf_keras, self._optimizers(tf_keras))
-        self._fit = _Fit(model, tf_keras, tf_keras.utils.experimental.DatasetCreator(lambda context: dataset(task)))
+        self._fit = Fit(model, tf_keras, tf_keras.utils.experimental.DatasetCreator(lambda context: dataset(task)))
 
     def train(self, steps: int, meter: Meter) -> None:
         self._fit(steps, meter)
@@ -147,7 +147,7 @@ def _compiled(task: CtrTask, keras: Any, optimizers: Any) -> Any:
     return model
 
 
-class _Fit:
+class Fit:
     """Calls `fit` for one epoch of so many steps; the meter runs while the epoch does, not while it is set up."""
 
     def __init__(self, model: Any, keras: Any, data: Any) -> None:

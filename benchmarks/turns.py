@@ -20,30 +20,33 @@ def take_turns(measure: Callable[[], dict[str, Any]]) -> None:
         print(_RESULT + json.dumps(measure()), flush=True)
 
 
-def compare(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Any]:
+def compare(commands: Mapping[str, Sequence[str]], rounds: int, unit: str = "examples") -> dict[str, Any]:
     """Runs two programs that call `take_turns` and compares their `examples_per_s`.
 
     Args:
         commands: the two programs by name.
         rounds: turns of each.
+        unit: what their results count in place of examples.
 
     Returns:
         The ratios of the medians (first to second) of speed and of CPU time, which other programs disturb less; the
         medians; every result.
     """
     first, second = commands
-    speeds, cpu, turns = in_turns(commands, rounds)
+    speeds, cpu, turns = in_turns(commands, rounds, unit)
     return {
         "of": f"{first} / {second}",
         "ratio": round(speeds[first] / speeds[second], 2),
         "cpu_ratio": round(cpu[first] / cpu[second], 2),
-        "examples_per_s": speeds,
-        "cpu_ms_per_1000_examples": cpu,
+        f"{unit}_per_s": speeds,
+        f"cpu_ms_per_1000_{unit}": cpu,
         "turns": turns,
     }
 
 
-def in_turns(commands: Mapping[str, Sequence[str]], rounds: int) -> tuple[dict[str, float], ...]:
+def in_turns(
+    commands: Mapping[str, Sequence[str]], rounds: int, unit: str = "examples"
+) -> tuple[dict[str, float], ...]:
     """Runs programs that call `take_turns`; arguments as in `compare`.
 
     Returns:
@@ -58,8 +61,8 @@ def in_turns(commands: Mapping[str, Sequence[str]], rounds: int) -> tuple[dict[s
             for side in sides.values():
                 side.turn()
         return (
-            {name: side.median(lambda r: r["examples_per_s"]) for name, side in sides.items()},
-            {name: round(side.median(_cpu_ms), 2) for name, side in sides.items()},
+            {name: side.median(lambda r: r[f"{unit}_per_s"]) for name, side in sides.items()},
+            {name: round(side.median(lambda r: _cpu_ms(r, unit)), 3) for name, side in sides.items()},
             {name: side.results for name, side in sides.items()},
         )
     finally:
@@ -103,5 +106,5 @@ class _Side:
         return statistics.median(map(value, self.results))
 
 
-def _cpu_ms(result: dict[str, Any]) -> float:
-    return float(sum(result["cpu_ms_per_1000_examples"].values()))
+def _cpu_ms(result: dict[str, Any], unit: str) -> float:
+    return float(sum(result[f"cpu_ms_per_1000_{unit}"].values()))

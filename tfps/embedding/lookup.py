@@ -120,7 +120,7 @@ def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> list[Found]:
     """
     found = route(tables, ids)
     groups = list({id(one.group): one.group for one in found}.values())
-    answers = dict(zip(map(id, groups), _pull(groups), strict=True))
+    answers = dict(zip(map(id, groups), pull(groups), strict=True))
     answered = {id(group): dataclasses.replace(group, answer=answers[id(group)]) for group in groups}
     return [dataclasses.replace(one, group=answered[id(one.group)]) for one in found]
 
@@ -182,7 +182,7 @@ def _parted(inverse: Any, ids: list[Any]) -> list[Any]:
     return [tf.reshape(part, tf.shape(wanted)) for part, wanted in zip(parts, ids, strict=True)]
 
 
-def _pull(groups: Sequence[Group]) -> list[Any]:
+def pull(groups: Sequence[Group]) -> list[Any]:
     """The rows of each group, gathered beside the shards: one request and one answer a server for all of them."""
     blocks: list[list[Any]] = [[] for _ in groups]
     dtypes = {group.tables[0].dtype for group in groups}  # float32, but for tables that a user put together

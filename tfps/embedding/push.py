@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tfps.embedding.lookup import Group, TableGradient, routes_of, sent_as_one
 from tfps.ops.apply_rows import apply_rows, pack_update
-from tfps.ops.route_unique import route_unique
+from tfps.ops.route_unique import RoutedIds, route_unique
+from tfps.ops.routes import RouteMap
 from tfps.ops.row_rules import RULES, RowRule
 from tfps.ops.segment_sum_rows import segment_sum_rows
 
@@ -46,11 +47,7 @@ def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient]) -> list[A
     groups: dict[Any, list[RowUpdate]] = {}
     for update in updates:
         groups.setdefault((update.table.dim, update.table.dtype, update.rule.name, id(update.hyper)), []).append(update)
-    orders = [order for group in groups.values() for order in _orders(group, known)]
-    servers = list(dict.fromkeys(order.server for order in orders))
-    return [
-        operation for server in servers for operation in _send([order for order in orders if order.server == server])
-    ]
+    return _sent([order for group in groups.values() for order in _orders(group, known)])
 
 
 def add(deltas: Sequence[tuple[Any, Any, Any]]) -> list[Any]:
@@ -62,9 +59,30 @@ def add(deltas: Sequence[tuple[Any, Any, Any]]) -> list[Any]:
     Returns:
         The operations, as `push`.
     """
-    hyper = tf.constant([-1.0, 0.0])  # gradient descent at rate -1, without decay, adds the gradient, to the bit
+    hyper = _adding()
     updates = [RowUpdate(table, [], tf.IndexedSlices(delta, ids), RULES["sgd"], hyper) for table, ids, delta in deltas]
     return push(updates, [])
+
+
+def add_to(deltas: Sequence[tuple[Group, Any]]) -> list[Any]:
+    """Adds to the rows of groups, by the requests that brought them.
+
+    Args:
+        deltas: (group, float32 [M, dim] in the order of its answer) each.
+
+    Returns:
+        The operations, as `push`.
+    """
+    hyper, orders = _adding(), []
+    for group, delta in deltas:
+        updates = [RowUpdate(table, [], None, RULES["sgd"], hyper) for table in group.tables]
+        orders += _by_server(updates, group.routes, group.routed, delta)
+    return _sent(orders)
+
+
+def _adding() -> Any:
+    """Gradient descent at rate -1, without decay, adds the gradient, to the bit."""
+    return tf.constant([-1.0, 0.0])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +115,12 @@ def _orders(updates: list[RowUpdate], known: Sequence[TableGradient]) -> list[_O
         routed = route_unique(routes, [update.gradient.indices for update in updates])
         values = [update.gradient.values for update in updates]
         summed = segment_sum_rows(values, routed.inverse, tf.size(routed.unique_ids))
-    blocks = tf.split(summed, routed.answer_rows(), num=routes.num_servers) if routes.num_servers > 1 else [summed]
+    return _by_server(updates, routes, routed, summed)
+
+
+def _by_server(updates: Sequence[RowUpdate], routes: RouteMap, routed: RoutedIds, values: Any) -> list[_Order]:
+    """Orders for rows whose `values`, [M, dim], are in the order of the answer."""
+    blocks = tf.split(values, routed.answer_rows(), num=routes.num_servers) if routes.num_servers > 1 else [values]
     orders = []
     for server, pieces in enumerate(routes.pieces):
         if pieces:
@@ -119,6 +142,14 @@ def _unchanged(updates: list[RowUpdate], known: Sequence[TableGradient]) -> Grou
     if group is None or len(group.tables) != len(updates):
         return None
     return group if all(source is not None and source.group is group for source in sources) else None
+
+
+def _sent(orders: Sequence[_Order]) -> list[Any]:
+    """The operations of all orders, as one message a server."""
+    servers = list(dict.fromkeys(order.server for order in orders))
+    return [
+        operation for server in servers for operation in _send([order for order in orders if order.server == server])
+    ]
 
 
 def _send(orders: Sequence[_Order]) -> list[Any]:

@@ -5,7 +5,7 @@ import itertools
 import logging
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -21,6 +21,7 @@ from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.closure import Closure, Program, Result
 from tfps.training.first_steps import FirstSteps
 from tfps.training.stream import Runner, Stream, stream
+from tfps.training.whole_window import WholeWindow
 
 _LOG = logging.getLogger("tfps")
 _NUMBERS = itertools.count()
@@ -167,6 +168,7 @@ class StepFunction:
     def _make_closure(self) -> Closure:
         model = self._model
         kept = [*model.variables, *(model.optimizer.variables if self._updates and model.optimizer else [])]
+        window = geo.window_mode(model, self._strategy.num_workers) if self._updates else None
         program = Program(
             self._traced_step,
             held(kept, DenseVariable),
@@ -174,7 +176,8 @@ class StepFunction:
             self._scales(),
             self._updates,
             prefetches=self._strategy.prefetch_lookups,
-            window=geo.window_mode(model, self._strategy.num_workers) if self._updates else None,
+            window=window,
+            train_window=self._traced_window if window and hasattr(model, "train_window") else None,
         )
         self._closure = self._closure or Closure(program)
         return self._closure
@@ -184,9 +187,16 @@ class StepFunction:
         return averages.push_scales(self._model, self._closure_steps, workers) | geo.dense_scales(self._model, workers)
 
     def _traced_step(self, batch: Any) -> Mapping[str, Any]:
+        return self._traced(lambda: self._step(_without_optionals(batch)))
+
+    def _traced_window(self, batches: Any, steps: Any, window: WholeWindow) -> Mapping[str, Any]:
+        return self._traced(lambda: self._model.train_window(_without_optionals(batches), steps, window))
+
+    def _traced(self, run: Callable[[], Any]) -> Mapping[str, Any]:
+        """Runs a step where it is traced; returns the logs that metrics do not give."""
         replica = tf.distribute.ReplicaContext(self._strategy, replica_id_in_sync_group=0)
         with self._strategy.scope(), replica:
-            logs = self._step(_without_optionals(batch))
+            logs = run()
             known = set(self._model.get_metrics_result())
         return {} if not isinstance(logs, Mapping) or set(logs) <= known else logs
 

@@ -48,6 +48,13 @@ class Batches:
         filled = [next(values) if hasattr(leaf, "dtype") else None for leaf in whole]
         return tf.nest.pack_sequence_as(self._spec, filled, expand_composites=True)
 
+    def joined(self) -> Any:
+        """All of them as one, their tensors one after the other along the first dimension, which each must have."""
+        values = iter([array.concat() for array in self.arrays])
+        whole = tf.nest.flatten(self._spec, expand_composites=True)
+        filled = [next(values) if hasattr(leaf, "dtype") else None for leaf in whole]
+        return tf.nest.pack_sequence_as(self._spec, filled, expand_composites=True)
+
 
 def growing_array(dtype: Any, shape: Any) -> Any:
     """Tensors of one type and of shapes that fit `shape`, written one by one and read any number of times."""

@@ -22,6 +22,7 @@ from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.lanes import lanes, pack
 from tfps.training.prefetching import Ahead
+from tfps.training.whole_window import Train, WholeWindow, join_window, read_window
 from tfps.training.window import Window, WindowMode
 
 
@@ -37,6 +38,7 @@ class Program:
         updates: whether steps change the variables; without, nothing is pushed.
         prefetches: whether rows of the next batch are asked for while a step computes: they miss that step's update.
         window: how the steps of a closure train on rows of their own, where they do (GEO).
+        train_window: trains a whole window in place of its steps, where there is one: (batches, steps, window) -> logs.
     """
 
     run: Callable[[Any], Mapping[str, Any]]
@@ -46,6 +48,7 @@ class Program:
     updates: bool
     prefetches: bool = False
     window: WindowMode | None = None
+    train_window: Train | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Closure:
         exchange, copies = self._begin(worker)
         first = next_batch()
         run = functools.partial(self._run, copies)
+        if self._program.train_window is not None:
+            return self._end(exchange, copies, *self._train(copies, *read_window(next_batch, first, max_steps)))
         recording = Recording(run, first.element_spec)
         if self._program.window is not None:
             window = Window(recording, first.element_spec, self._program.window)
@@ -110,6 +115,8 @@ class Closure:
         """Graph of one step a batch; returns the result as a float32 vector."""
         exchange, copies = self._begin(worker)
         run = functools.partial(self._run, copies)
+        if self._program.train_window is not None:
+            return self._end(exchange, copies, *self._train(copies, *join_window(of_one_shape(batches))))
         if self._program.window is not None:
             batches = of_one_shape(batches)
             window = Window(Recording(run, batches[0]), batches[0], self._program.window)
@@ -153,7 +160,17 @@ class Closure:
     def _run(self, copies: dict[Hashable, Any], lookups: DirectLookups, batch: Any, stand_ins: Any = None) -> Any:
         """One step; returns its logs as a float32 vector."""
         with step.tracing(step.Step(lookups, copies, stand_ins)):
-            logs = self._program.run(batch)
+            return self._noted(self._program.run(batch))
+
+    def _train(self, copies: dict[Hashable, Any], steps: Any, batches: Any) -> tuple[Any, Any]:
+        """A window that the model trains in one go; returns its steps and logs."""
+        program = self._program
+        assert program.window is not None and program.train_window is not None
+        with step.tracing(step.Step(DirectLookups(), copies)):
+            return steps, self._noted(program.train_window(batches, steps, WholeWindow(program.window)))
+
+    def _noted(self, logs: Mapping[str, Any]) -> Any:
+        """Logs as a float32 vector, whose names are kept."""
         self._log_names = sorted(logs)
         return tf.stack(
             [tf.cast(tf.reshape(logs[name], []), tf.float32) for name in self._log_names] or [tf.zeros([])]

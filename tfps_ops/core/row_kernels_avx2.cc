@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "tfps_ops/core/pair_kernels.h"
 #include "tfps_ops/core/row_kernels.h"
 
 #if defined(__clang__)
@@ -32,6 +33,7 @@ inline Vec Sqrt(Vec v) { return _mm256_sqrt_ps(v); }
 }  // namespace
 
 #include "tfps_ops/core/row_kernels.inc"
+#include "tfps_ops/core/pair_kernels.inc"
 
 }  // namespace avx2
 }  // namespace tfps

@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "tfps_ops/core/pair_kernels.h"
 #include "tfps_ops/core/row_kernels.h"
 
 #if defined(__clang__)
@@ -31,6 +32,7 @@ inline Vec Sqrt(Vec v) { return _mm512_maskz_sqrt_ps(0xffff, v); }
 }  // namespace
 
 #include "tfps_ops/core/row_kernels.inc"
+#include "tfps_ops/core/pair_kernels.inc"
 
 }  // namespace avx512
 }  // namespace tfps

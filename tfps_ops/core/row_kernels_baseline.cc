@@ -1,4 +1,5 @@
 // The loops over rows for any CPU: four floats at a time.
+#include "tfps_ops/core/pair_kernels.h"
 #include "tfps_ops/core/row_kernels.h"
 
 namespace tfps {
@@ -36,6 +37,7 @@ inline Vec Sqrt(Vec v) {
 }  // namespace
 
 #include "tfps_ops/core/row_kernels.inc"
+#include "tfps_ops/core/pair_kernels.inc"
 
 }  // namespace baseline
 }  // namespace tfps

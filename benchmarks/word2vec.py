@@ -1,0 +1,121 @@
+"""Pairs a second and CPU time of word2vec on parameter servers, against stock TensorFlow and gensim.
+
+    python -m benchmarks.word2vec --mode geo --ps 1 --workers 2 --vocab 100000 --dim 100 --negatives 5 --batch 1000
+    python -m benchmarks.word2vec --baseline gensim
+    python -m benchmarks.word2vec --versus stock-loop --rounds 3
+
+A pair is a word and a neighbour, with negatives of its own. Prints one line of JSON. The text is made up, its pairs are
+arrays that every worker holds in memory; negatives are drawn on the worker (for stock-loop, beforehand). On a machine
+whose speed changes under load only the ratio that --versus gives means much.
+"""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from benchmarks.meter import Meter, Reading
+from benchmarks.turns import compare, take_turns
+from benchmarks.w2v_contenders import CONTENDERS
+from benchmarks.w2v_task import W2vTask
+
+_SIZES = (
+    ("vocab", "different words"),
+    ("dim", "floats a vector"),
+    ("negatives", "words drawn for each pair"),
+    ("batch", "pairs a step"),
+    ("push_every", "batches of a window, in GEO mode"),
+)
+_BASELINES = ("stock-loop", "gensim", "async")
+
+
+class W2vRun:
+    """One contender on one cluster: warmed up when it is made, then measured as often as asked.
+
+    Args:
+        name: of the contender.
+        task: the work.
+        cluster: parameter servers and workers.
+        seconds: about how long `measure` takes.
+    """
+
+    def __init__(self, name: str, task: W2vTask, cluster: tuple[int, int], seconds: float) -> None:
+        self._name, self._task, self._workers = name, task, cluster[1]
+        self._contender = CONTENDERS[name](task, *cluster)
+        trial = self._whole(100)
+        self._train(trial)
+        pairs, reading = self._train(trial)
+        self._steps = self._whole(seconds * pairs / task.batch / reading.seconds)
+
+    def measure(self) -> dict[str, Any]:
+        """Trains for about the given seconds and returns the figures."""
+        pairs, reading = self._train(self._steps)
+        geo = {"push_every": self._task.push_every, "merge": self._task.merge} if self._name == "geo" else {}
+        return {
+            "trainer": self._name,
+            **geo,
+            "pairs_per_s": round(pairs / reading.seconds),
+            "pairs": round(pairs),
+            "seconds": round(reading.seconds, 2),
+            "cpu_ms_per_1000_pairs": {role: round(1000 * ms / pairs, 3) for role, ms in reading.cpu_ms.items()},
+            "loopback_bytes_per_pair_at_most": round(reading.loopback_bytes / pairs),
+        }
+
+    def _whole(self, steps: float) -> int:
+        """At least so many steps; in GEO mode as many whole windows for each worker."""
+        unit = self._task.push_every * self._workers if self._name == "geo" else 1
+        return max(1, -int(-steps // unit)) * unit
+
+    def _train(self, steps: int) -> tuple[float, Reading]:
+        meter = Meter(self._contender.processes())
+        pairs = self._contender.train(steps, meter)
+        assert meter.reading is not None
+        return pairs, meter.reading
+
+
+def main() -> None:
+    """Runs the command."""
+    args = _parser().parse_args()
+    task = W2vTask(*(getattr(args, name) for name, _ in _SIZES), args.merge)
+    if args.versus:
+        print(json.dumps(compare(_commands(args), args.rounds, "pairs")))
+        return
+    run = W2vRun(args.baseline or args.mode, task, (args.ps, args.workers), args.seconds)
+    if args.turns:
+        take_turns(run.measure)
+    else:
+        print(json.dumps(run.measure()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "benchmarks.word2vec", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--mode", choices=("geo", "async"), default="geo", help="of tfps (default %(default)s)")
+    parser.add_argument("--ps", type=int, default=1, help="parameter servers (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="workers, or threads of gensim (default %(default)s)")
+    for name, meaning in _SIZES:
+        flag, default = f"--{name.replace('_', '-')}", getattr(W2vTask, name)
+        parser.add_argument(flag, type=int, default=default, help=f"{meaning} (default %(default)s)")
+    parser.add_argument("--merge", default=W2vTask.merge, help="of windows, in GEO mode (default %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="about how long a measurement takes (default %(default)s)"
+    )
+    parser.add_argument("--baseline", choices=_BASELINES, help="who trains in place of tfps in --mode")
+    parser.add_argument("--versus", choices=_BASELINES, help="measure --baseline or --mode and this one in turns")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default %(default)s)")
+    parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)  # how --versus runs each side
+    return parser
+
+
+def _commands(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The two sides of --versus, by name."""
+    sizes = ["ps", "workers", *(name for name, _ in _SIZES), "merge", "seconds"]
+    shared = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in sizes]
+    base = [sys.executable, "-m", "benchmarks.word2vec", "--turns", *shared]
+    first = [f"--baseline={args.baseline}"] if args.baseline else [f"--mode={args.mode}"]
+    return {args.baseline or args.mode: [*base, *first], args.versus: [*base, f"--baseline={args.versus}"]}
+
+
+if __name__ == "__main__":
+    main()

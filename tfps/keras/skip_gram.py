@@ -1,0 +1,178 @@
+"""SkipGram: pairs of ids that belong together, told from pairs drawn at random. word2vec, item2vec, factorisation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfps.errors import ConfigError, UnsupportedError
+from tfps.keras import row_optimizers
+from tfps.ops.draw_targets import Negatives, alias_table, draw_targets
+from tfps.ops.train_pairs import RULES, train_pairs
+
+
+@keras.saving.register_keras_serializable("tfps")
+class SkipGram(keras.Model):
+    """Learns a vector for each id from pairs (center, context) of ids that were seen together.
+
+    The inner product of a center's vector and a context's is the logit of their belonging together. Each pair comes
+    with contexts of its own that are drawn at random and must score low (negative sampling). The loss of a pair is the
+    sum of the logistic losses of its context and of its negatives. What is minimised is the *sum* over the pairs of a
+    batch, as in word2vec, so that a learning rate means the same for any size of batch; what is reported is the mean.
+
+    It is a plain `keras.Model`: compile it with an optimizer and no loss, and `fit` it on batches (centers, contexts).
+    In the scope of a `tfps.ParameterServerStrategy` both tables live on the servers. There, with
+    `tfps.optimizers.Geo(SGD or Adagrad)`, a window of batches is one C++ op that trains pair after pair as word2vec
+    does; elsewhere a batch is a step of TensorFlow's operations, whose pairs all see the rows as they were before it.
+
+    Args:
+        vocabulary: ids there are, of centers and of contexts alike.
+        dim: length of a vector.
+        negatives: contexts drawn for each pair.
+        counts: how often each id was seen as a context, [vocabulary]; None where all are as likely to be drawn.
+        power: ids are drawn in proportion to counts ** power; 0.75 in word2vec.
+        seed: of the draws; one is made up where it is None.
+        **kwargs: of `keras.Model`.
+
+    Call arguments:
+        inputs: ids of centers, of any shape; the result has their vectors in the last dimension.
+
+    Raises:
+        ConfigError: an argument breaks its rule.
+
+    Source:
+        Mikolov et al. 2013, Distributed Representations of Words and Phrases and their Compositionality, section 2.2.
+
+    Example:
+        >>> model = SkipGram(vocabulary=1000, dim=8, negatives=5, counts=range(1000, 0, -1))
+        >>> model.compile(keras.optimizers.SGD(0.025))
+        >>> history = model.fit(np.arange(64), np.arange(64) + 1, batch_size=32, verbose=0)
+        >>> model.predict(np.array([3, 7]), verbose=0).shape
+        (2, 8)
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        dim: int,
+        negatives: int = 5,
+        counts: Sequence[float] | None = None,
+        power: float = 0.75,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if dim < 1:
+            raise ConfigError(f"`dim` must be at least 1. Received: {dim}.")
+        if counts is not None and len(counts) != vocabulary:
+            raise ConfigError(f"`counts` must be one for each of {vocabulary} ids. Received: {len(counts)}.")
+        self._config = {"vocabulary": vocabulary, "dim": dim, "negatives": negatives, "power": power, "seed": seed}
+        counts = None if counts is None else np.asarray(counts, np.float64)
+        aliases = None if counts is None else alias_table(counts**power)
+        # Past Keras, which would track them: settings, and no state.
+        object.__setattr__(self, "_counts", counts)
+        object.__setattr__(self, "_negatives", Negatives(vocabulary, negatives, aliases))
+        small = keras.initializers.RandomUniform(-0.5 / dim, 0.5 / dim)
+        self.centers = keras.layers.Embedding(vocabulary, dim, embeddings_initializer=small, name="centers")
+        self.contexts = keras.layers.Embedding(vocabulary, dim, embeddings_initializer="zeros", name="contexts")
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.loss_tracker = keras.metrics.Mean("loss")
+        self.build(None)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes both tables, whatever the shape."""
+        for layer in (self.centers, self.contexts):
+            if not layer.built:
+                layer.build((None,))
+        self.built = True
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The loss, and what the model was compiled with."""
+        return [self.loss_tracker]
+
+    def call(self, inputs: Any) -> Any:
+        """The vectors of centers."""
+        return self.centers(inputs)
+
+    def train_step(self, data: Any) -> Mapping[str, Any]:
+        """One batch of pairs by TensorFlow's operations."""
+        with tf.GradientTape() as tape:
+            loss, pairs = self._loss_of(data)
+        weights = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return self._reported(loss, pairs)
+
+    def test_step(self, data: Any) -> Mapping[str, Any]:
+        """The loss of one batch."""
+        return self._reported(*self._loss_of(data))
+
+    def train_window(self, batches: Any, steps: Any, window: Any) -> Mapping[str, Any]:
+        """A window of batches in one op, pair after pair; see `tfps/training/whole_window.py`.
+
+        Args:
+            batches: (centers, contexts) of the whole window.
+            steps: batches that they were, int64 scalar.
+            window: gives rows and takes deltas.
+
+        Raises:
+            UnsupportedError: the optimizer does more than pairs can be trained by.
+        """
+        optimizer = self.optimizer
+        _check_optimizer(optimizer)
+        # The rate is that of the window's first batch.
+        found = row_optimizers.rule_of(optimizer, tf.cast(optimizer.learning_rate, tf.float32))
+        if found is None or found.rule.name not in RULES:
+            raise UnsupportedError(
+                "`optimizer` must be SGD without momentum or Adagrad, where a SkipGram trains in windows. "
+                f"Received: {type(optimizer).__name__}."
+            )
+        centers, contexts = _pairs_of(batches)
+        targets = self._targets(contexts)
+        rows = window.pull([(self.centers.embeddings, centers), (self.contexts.embeddings, targets)])
+        deltas, loss = train_pairs(found.rule, rows.matrices, *rows.positions, found.hyper(0.0))
+        window.push(rows, deltas)
+        optimizer.iterations.assign_add(tf.cast(steps, optimizer.iterations.dtype))
+        return self._reported(tf.cast(loss, tf.float32), tf.size(centers))
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes the same model again, untrained."""
+        counts = None if self._counts is None else self._counts.tolist()
+        return {"name": self.name, **self._config, "counts": counts}
+
+    def _targets(self, contexts: Any) -> Any:
+        return draw_targets(contexts, self._negatives, tf.cast(self.seed_generator.next(), tf.int64))
+
+    def _loss_of(self, data: Any) -> tuple[Any, Any]:
+        """The sum of the losses of the pairs of a batch, and how many they are."""
+        centers, contexts = _pairs_of(data)
+        scores = tf.einsum("nd,nkd->nk", self.centers(centers), self.contexts(self._targets(contexts)))
+        signs = tf.concat([-tf.ones_like(scores[:, :1]), tf.ones_like(scores[:, 1:])], 1)
+        return tf.reduce_sum(tf.math.softplus(signs * scores)), tf.size(centers)
+
+    def _reported(self, loss: Any, pairs: Any) -> Mapping[str, Any]:
+        pairs = tf.cast(pairs, tf.float32)
+        self.loss_tracker.update_state(tf.math.divide_no_nan(loss, pairs), sample_weight=pairs)
+        return self.get_metrics_result()
+
+
+def _pairs_of(data: Any) -> tuple[Any, Any]:
+    """Centers and contexts, a vector each."""
+    centers, contexts, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if contexts is None or weights is not None:
+        raise UnsupportedError(
+            "a batch of a SkipGram must be (centers, contexts), without sample weights. "
+            f"Received: {'no contexts' if contexts is None else 'sample weights'}."
+        )
+    return tf.reshape(centers, [-1]), tf.reshape(contexts, [-1])
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    for name in ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue"):
+        if getattr(optimizer, name, None):
+            raise UnsupportedError(
+                f"`{name}` works on the gradients of a batch, of which there are none where a SkipGram trains in windows. "
+                f"Received: {getattr(optimizer, name)!r}. Valid: None."
+            )
