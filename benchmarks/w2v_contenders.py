@@ -19,7 +19,8 @@ class Geo(Contender):
 
         with tfps.ParameterServerStrategy(self.cluster).scope():
             model = tfps.models.SkipGram(task.vocab, task.dim, task.negatives, counts=task.shares)
-            model.compile(self._optimizer(tfps, keras.optimizers.SGD(LEARNING_RATE)))
+            optimizer = self._optimizer(tfps, keras.optimizers.SGD(LEARNING_RATE))
+            model.compile(optimizer, steps_per_execution=task.push_every)  # callbacks are called once a window
         self._fit = Fit(model, keras, dataset(task))
 
     def train(self, steps: int, meter: Meter) -> float:

@@ -58,7 +58,13 @@ def alias_table(weights: Any) -> Any:
         [(4294967295, 0), (2147483648, 0)]
     """
     weights = np.asarray(weights, np.float64)
-    if weights.ndim != 1 or not weights.size or not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
+    if (
+        weights.ndim != 1
+        or not weights.size
+        or not np.isfinite(weights).all()
+        or weights.min() < 0
+        or not weights.any()
+    ):
         raise ConfigError(
             "`weights` must be a vector of finite numbers, at least 0 and not all 0. "
             f"Received: shape {weights.shape}, from {weights.min(initial=0)} to {weights.max(initial=0)}."

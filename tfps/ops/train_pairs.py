@@ -34,7 +34,9 @@ def train_pairs(rule: RowRule, rows: Sequence[Any], centers: Any, targets: Any, 
         tf.errors.InvalidArgumentError: a row is not below M, or the shapes do not fit.
     """
     if rule.name not in RULES:
-        raise UnsupportedError(f"`rule` must be one by which pairs are trained. Received: {rule.name!r}. Valid: {RULES}.")
+        raise UnsupportedError(
+            f"`rule` must be one by which pairs are trained. Received: {rule.name!r}. Valid: {RULES}."
+        )
     if len(rows) != 1 + len(rule.slots):
         raise ConfigError(f"`rows` must be the rows and the slots {rule.slots}. Received: {len(rows)} matrices.")
     ops = library.load()

@@ -16,7 +16,9 @@ def train_pairs_graph(
     """See `train_pairs`."""
     before = [tf.convert_to_tensor(matrix) for matrix in rows]
     centers, targets = tf.convert_to_tensor(centers), tf.convert_to_tensor(targets)
-    fits = tf.debugging.assert_equal(tf.shape(centers), tf.shape(targets)[:1], "`targets` must be a row for each center")
+    fits = tf.debugging.assert_equal(
+        tf.shape(centers), tf.shape(targets)[:1], "`targets` must be a row for each center"
+    )
     with tf.control_dependencies([fits]):
         pairs, width = tf.size(centers), tf.shape(targets)[1]
 

@@ -17,7 +17,7 @@ struct PairBlock {
   Pairs pairs;
   float* rows[1 + kMaxSlots] = {};  // rows and slots, each [any, stride]
   int64_t stride = 0;               // a multiple of kFloatsALine, at least 1
-  float* scratch = nullptr;         // [2, stride]
+  float* scratch = nullptr;         // [3, stride], in whole cache lines
 };
 
 // Trains the pairs and returns the sum of their losses.

@@ -65,7 +65,7 @@ class RulePairTrainer : public PairTrainer {
     PairBlock block;
     block.pairs = pairs;
     block.stride = (rows.dim + kFloatsALine - 1) / kFloatsALine * kFloatsALine;
-    LargeBuffer buffer((rows.rows * (1 + Rule::kSlots) + 2) * block.stride);
+    LargeBuffer buffer((rows.rows * (1 + Rule::kSlots) + 3) * block.stride);
     for (int i = 0; i <= Rule::kSlots; ++i) {
       block.rows[i] = buffer.data() + i * rows.rows * block.stride;
       CopyPadded(rows.before[i], rows.rows, rows.dim, i == 0 ? 0 : 1, block.stride, block.rows[i]);

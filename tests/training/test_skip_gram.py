@@ -1,0 +1,136 @@
+"""SkipGram: a window in one op is its pairs one after the other; elsewhere it is a model like others."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfps
+from tests.ops.test_train_pairs import brute_force
+from tfps.errors import ConfigError, UnsupportedError
+from tfps.ops.draw_targets import Negatives, alias_table, draw_targets
+
+WORDS, DIM, SEED = 60, 8, 11
+COUNTS = np.arange(WORDS, 0, -1)
+NEGATIVES = Negatives(WORDS, 3, alias_table(COUNTS**0.75))
+
+
+def model(strategy, optimizer):
+    keras.utils.set_random_seed(4)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        made = tfps.models.SkipGram(WORDS, DIM, 3, counts=COUNTS, seed=SEED)
+        made.compile(optimizer)
+    return made
+
+
+def some_pairs(count):
+    random = np.random.default_rng(2)
+    centers = random.integers(0, WORDS, count)
+    return centers, (centers + random.integers(1, 4, count)) % WORDS
+
+
+def one_after_the_other(before, centers, contexts, rule, windows):
+    """What a loop makes of the tables: window after window, the pairs of each in order, with the draws of its number."""
+    tables = np.concatenate(before)
+    slots = [np.full_like(tables, 0.1)] if rule == "adagrad" else []
+    losses = 0.0
+    for number, (c, x) in enumerate(zip(np.split(centers, windows), np.split(contexts, windows), strict=True)):
+        targets = draw_targets(x, NEGATIVES, [SEED, number]).numpy() + WORDS
+        hyper = [0.2, 1e-7, 0.0] if rule == "adagrad" else [0.2, 0.0]
+        deltas, loss = brute_force(rule, [tables, *slots], c, targets, hyper)
+        tables, losses = tables + deltas[0], losses + loss
+        slots = [slot + delta for slot, delta in zip(slots, deltas[1:], strict=True)]
+    return [*np.split(tables, 2)], losses / len(centers)
+
+
+@pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
+@pytest.mark.parametrize("rule", ["sgd", "adagrad"])
+def test_windows_train_pair_after_pair(one_worker, rule, fed):
+    inner = {"sgd": keras.optimizers.SGD, "adagrad": keras.optimizers.Adagrad}[rule](0.2)
+    made = model(one_worker, tfps.optimizers.Geo(inner, push_every=5))
+    start, (centers, contexts) = made.get_weights()[:2], some_pairs(600)
+    data = tf.data.Dataset.from_tensor_slices((centers, contexts)).batch(20)
+    if fed:
+        batches = list(data)
+        data = tf.data.Dataset.from_generator(lambda: batches, output_signature=data.element_spec)
+    history = made.fit(data, verbose=0).history
+    expected, loss = one_after_the_other(start, centers, contexts, rule, windows=6)
+    for ours, theirs in zip(made.get_weights(), expected, strict=False):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(history["loss"], [loss], rtol=1e-4)
+    assert int(made.optimizer.iterations) == 30
+
+
+@pytest.mark.parametrize("merge", ["cap", "mean", "sum"])
+def test_two_workers_learn_and_count_every_batch(strategy, merge):
+    made = model(strategy, tfps.optimizers.Geo(keras.optimizers.SGD(0.1), push_every=4, merge=merge))
+    centers, contexts = some_pairs(4010)
+    history = made.fit(centers, contexts, batch_size=20, epochs=3, verbose=0).history["loss"]
+    assert int(made.optimizer.iterations) == 3 * 201
+    assert history[2] < history[0] < 4 * np.log(2) * 1.01
+    assert made.evaluate(centers, contexts, batch_size=500, verbose=0) < history[0]
+
+
+@pytest.mark.parametrize("where", ["one process", "async"])
+def test_a_batch_elsewhere_is_a_step(request, where):
+    strategy = None if where == "one process" else request.getfixturevalue("one_worker")
+    made = model(strategy, keras.optimizers.SGD(0.5))
+    vectors, (centers, contexts) = made.get_weights()[0], some_pairs(50)
+    assert made.train_on_batch(centers, contexts) == pytest.approx(4 * np.log(2), rel=1e-5)
+    targets = draw_targets(contexts, NEGATIVES, [SEED, 0]).numpy()
+    expected = np.zeros((WORDS, DIM))  # contexts are 0 at first, so each score is 0 and each slope a half
+    np.add.at(expected, targets[:, 0], 0.25 * vectors[centers])
+    np.add.at(expected, targets[:, 1:], -0.25 * np.repeat(vectors[centers][:, None], 3, 1))
+    np.testing.assert_allclose(made.get_weights()[1], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(made.get_weights()[0], vectors)
+
+
+def test_it_is_saved_and_goes_on_without_a_cluster(strategy, tmp_path):
+    made = model(strategy, tfps.optimizers.Geo("sgd", push_every=4))
+    pairs = some_pairs(400)
+    made.fit(*pairs, batch_size=20, verbose=0)
+    made.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(np.arange(5), verbose=0), made.get_weights()[0][:5])
+    assert loaded.get_config() == made.get_config() and loaded.optimizer.tfps_mode == made.optimizer.tfps_mode
+    assert loaded.fit(*pairs, batch_size=20, verbose=0).history["loss"][0] > 0
+
+
+@pytest.mark.parametrize(("name", "settings"), [("Adam", {}), ("SGD", {"momentum": 0.5}), ("SGD", {"clipnorm": 1.0})])
+def test_optimizers_that_pairs_cannot_be_trained_by(strategy, name, settings):
+    made = model(strategy, tfps.optimizers.Geo(getattr(keras.optimizers, name)(**settings)))
+    with pytest.raises(UnsupportedError, match="where a SkipGram trains in windows"):
+        made.fit(*some_pairs(40), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"dim": 0}, "`dim`"), ({"counts": [1, 2]}, "`counts`.*Received: 2"), ({"negatives": 0}, "`count`")],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        tfps.models.SkipGram(**{"vocabulary": WORDS, "dim": DIM} | arguments)
+
+
+def test_batches_must_be_pairs():
+    made = model(None, "sgd")
+    centers, contexts = some_pairs(20)
+    with pytest.raises(UnsupportedError, match="Received: no contexts"):
+        made.fit(centers, verbose=0)
+    with pytest.raises(UnsupportedError, match="Received: sample weights"):
+        made.fit(centers, contexts, sample_weight=np.ones(20), verbose=0)
+
+
+def test_a_window_touches_no_server_between_pull_and_push(strategy):
+    from tests.training.test_traffic import graphs
+
+    made = model(strategy, tfps.optimizers.Geo("sgd", push_every=10, merge="mean"))
+    made.fit(*some_pairs(400), batch_size=8, verbose=0)
+    closure, *functions = graphs(made)
+    assert sum(node.op == "TfpsTrainPairs" for node in closure) == 1
+    assert not [node.name for nodes in functions for node in nodes if "/job:ps/" in node.device]
+    for op in ("TfpsGatherRows", "TfpsApplyRows"):
+        places = [node.device for node in closure if node.op == op]
+        assert len(places) == len(set(places)) > 0 and all("/job:ps/" in place for place in places)
