@@ -62,7 +62,7 @@ def test_equals_brute_force(way, rng, rule, hyper, dim, count, width):
 
 
 def test_pairs_follow_one_another(way):
-    """Twice the same pair is not twice its gradient: the second sees what the first has done, as does a second target."""
+    """A target that a pair has twice is updated twice, the second time as the first has left it."""
     rows = np.array([[1.0], [0.0]], np.float32)
     once, _ = train_pairs(RULES["sgd"], [rows], [0], [[1]], [1.0, 0.0])
     np.testing.assert_allclose(once[0], [[0.0], [0.5]])

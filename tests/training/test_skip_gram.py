@@ -32,7 +32,7 @@ def some_pairs(count):
 
 
 def one_after_the_other(before, centers, contexts, rule, windows):
-    """What a loop makes of the tables: window after window, the pairs of each in order, with the draws of its number."""
+    """What a loop makes of the tables: window after window, the pairs of each in order, with its own draws."""
     tables = np.concatenate(before)
     slots = [np.full_like(tables, 0.1)] if rule == "adagrad" else []
     losses = 0.0

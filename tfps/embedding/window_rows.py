@@ -40,7 +40,7 @@ class WindowRows:
         return self.groups[0].places
 
     def now(self) -> Any:
-        """The rows as the servers hold them by now, [M, dim]; may come after operations on which it is made to depend."""
+        """The rows as the servers hold them by now, [M, dim]; read after the control dependencies in force."""
         group = self.groups[0]
         requests = tuple(tf.identity(request) for request in group.routed.requests)
         routed = dataclasses.replace(group.routed, requests=requests)

@@ -69,10 +69,10 @@ class SkipGram(keras.Model):
         if counts is not None and len(counts) != vocabulary:
             raise ConfigError(f"`counts` must be one for each of {vocabulary} ids. Received: {len(counts)}.")
         self._config = {"vocabulary": vocabulary, "dim": dim, "negatives": negatives, "power": power, "seed": seed}
-        counts = None if counts is None else np.asarray(counts, np.float64)
-        aliases = None if counts is None else alias_table(counts**power)
+        seen = None if counts is None else np.asarray(counts, np.float64)
+        aliases = None if seen is None else alias_table(seen**power)
         # Past Keras, which would track them: settings, and no state.
-        object.__setattr__(self, "_counts", counts)
+        object.__setattr__(self, "_counts", seen)
         object.__setattr__(self, "_negatives", Negatives(vocabulary, negatives, aliases))
         small = keras.initializers.RandomUniform(-0.5 / dim, 0.5 / dim)
         self.centers = keras.layers.Embedding(vocabulary, dim, embeddings_initializer=small, name="centers")
@@ -90,7 +90,7 @@ class SkipGram(keras.Model):
 
     @property
     def metrics(self) -> list[Any]:
-        """The loss, and what the model was compiled with."""
+        """The loss; what `compile` is given is not used."""
         return [self.loss_tracker]
 
     def call(self, inputs: Any) -> Any:
@@ -132,7 +132,7 @@ class SkipGram(keras.Model):
         centers, contexts = _pairs_of(batches)
         targets = self._targets(contexts)
         rows = window.pull([(self.centers.embeddings, centers), (self.contexts.embeddings, targets)])
-        deltas, loss = train_pairs(found.rule, rows.matrices, *rows.positions, found.hyper(0.0))
+        deltas, loss = train_pairs(found.rule, rows.matrices, rows.positions[0], rows.positions[1], found.hyper(0.0))
         window.push(rows, deltas)
         optimizer.iterations.assign_add(tf.cast(steps, optimizer.iterations.dtype))
         return self._reported(tf.cast(loss, tf.float32), tf.size(centers))
@@ -173,6 +173,6 @@ def _check_optimizer(optimizer: Any) -> None:
     for name in ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue"):
         if getattr(optimizer, name, None):
             raise UnsupportedError(
-                f"`{name}` works on the gradients of a batch, of which there are none where a SkipGram trains in windows. "
+                f"`{name}` works on the gradient of a batch, and there is none where a SkipGram trains in windows. "
                 f"Received: {getattr(optimizer, name)!r}. Valid: None."
             )

@@ -4,11 +4,14 @@ Any model may offer a method
 
     def train_window(self, batches, steps, window): ...
 
-and is then asked for whole windows in GEO mode, instead of for steps by its `train_step`: `batches` has the structure of
-a batch, with the tensors of all batches of the window one after the other; `steps`, an int64 scalar, says how many they
-were; `window` is a `WholeWindow`. The method gets rows by `window.pull`, trains, hands what it moved them by to
-`window.push`, counts `steps` in `optimizer.iterations`, and returns logs as a `train_step` does. It runs while a graph is
-traced, and dense variables are the worker's copies, as in a step. `tfps.models.SkipGram` is one.
+and is then asked for whole windows in GEO mode, instead of for steps by its `train_step`: `batches` has the structure
+of a batch, with the tensors of all batches of the window one after the other; `steps`, an int64 scalar, says how many
+they were; `window` is a `WholeWindow`. The method gets rows by `window.pull`, trains, hands what it moved them by to
+`window.push`, counts `steps` in `optimizer.iterations`, and returns logs as a `train_step` does. It runs while a graph
+is traced, and dense variables are the worker's copies, as in a step. `tfps.models.SkipGram` is such a model.
+
+Memory: the window's unique rows and slots four times (as pulled, padded to train on, by how much they moved, and as the
+message that says so), and the window's batches.
 """
 
 from collections.abc import Callable, Mapping, Sequence
