@@ -100,12 +100,12 @@ def test_launch_commands_parse():
 
 
 def test_benchmark_commands_parse():
-    from benchmarks import ctr_dnn
+    from benchmarks import ctr_dnn, word2vec
 
     options = re.findall(r"`(--[^`]*--versus [^`]*)`", text_of("README.md"))
     assert len(options) >= 3
     for line in options:
-        ctr_dnn._parser().parse_args(shlex.split(line))
+        (word2vec if "--mode" in line else ctr_dnn)._parser().parse_args(shlex.split(line))
     named = {name for document in DOCUMENTS for name in re.findall(r"python -m benchmarks\.(\w+)", text_of(document))}
     assert {"ctr_dnn", "ops", "startup"} <= named
     assert all((ROOT / "benchmarks" / f"{name}.py").is_file() for name in named)

@@ -16,7 +16,7 @@ PUBLIC = {
     "tfps": {"LocalCluster", "ParameterServerStrategy", "__version__", "layers", "models", "nn", "optimizers", "plan"},
     "tfps.layers": {"EmbeddingBag"},
     "tfps.models": {"SkipGram"},
-    "tfps.optimizers": {"Geo"},
+    "tfps.optimizers": {"Geo", "Sync"},
     "tfps.nn": {"embedding_lookup", "embedding_lookup_sparse", "safe_embedding_lookup_sparse"},
     "tfps.errors": {
         "ClusterError",
@@ -57,7 +57,16 @@ SIGNATURES = {
 }
 OF_THE_STRATEGY = {"check", "close", "num_servers", "num_workers", "plan", "worker_devices"}
 # What the packages above ask of it; may change without notice.
-INTERNAL = {"create", "dense_variables", "place_plain", "pool", "run_in_step", "share_batches", "slots_of"}
+INTERNAL = {
+    "create",
+    "dense_variables",
+    "place_plain",
+    "pool",
+    "run_in_step",
+    "server_pool",
+    "share_batches",
+    "slots_of",
+}
 NOT_CALLED = {"__version__", "layers", "models", "nn", "optimizers"}
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in sorted(names - NOT_CALLED)]
 

@@ -7,8 +7,9 @@ which of the two holds. Threading: a step is a property of the tracing thread.
 """
 
 import contextlib
+import dataclasses
 import threading
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -22,6 +23,21 @@ class Lookups(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contribution:
+    """Gradients that an optimizer gave away instead of updating.
+
+    Args:
+        gradients: one a variable; IndexedSlices for tables.
+        values: what each is for: a table or a dense variable.
+        update: makes the optimizer's update of the mean of such gradients, given in the same order.
+    """
+
+    gradients: Sequence[Any]
+    values: Sequence[Any]
+    update: Callable[[Sequence[Any]], None]
+
+
 class Step:
     """One step under trace.
 
@@ -29,15 +45,22 @@ class Step:
         lookups: answers its lookups.
         copies: worker-local resource handles by variable key; a variable that is not in it stays on its server.
         stand_ins: what is looked up and updated instead of a table, by table key.
+        contributes: whether its gradients go into an update that is made elsewhere.
 
     Attributes:
         gradients: what backward passes of lookups gave; the push of the same step looks here.
+        contributions: gradients given away so far; None where the step makes its updates itself.
     """
 
     def __init__(
-        self, lookups: Lookups, copies: dict[Hashable, Any], stand_ins: Mapping[Hashable, Any] | None = None
+        self,
+        lookups: Lookups,
+        copies: dict[Hashable, Any],
+        stand_ins: Mapping[Hashable, Any] | None = None,
+        contributes: bool = False,
     ) -> None:
         self.lookups = lookups
+        self.contributions: list[Contribution] | None = [] if contributes else None
         self.stand_ins = stand_ins or {}
         self._copies = copies
         self._graph = tf.compat.v1.get_default_graph()

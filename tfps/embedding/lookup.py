@@ -143,7 +143,7 @@ def _routed(tables: Sequence[Any], ids: Sequence[Any]) -> Group:
     ids = [tf.cast(tf.convert_to_tensor(wanted), tf.int64) for wanted in ids]
     of_table = [[i for i, table in enumerate(tables) if table is one] for one in unique]
     routes = routes_of(unique)
-    routed = route_unique(routes, [_joined([ids[i] for i in lookups]) for lookups in of_table])
+    routed = route_unique(routes, [_one_vector([ids[i] for i in lookups]) for lookups in of_table])
     tallies, local = _by_table(routed)
     places: dict[int, tuple[Any, Any]] = {}
     for lookups, inverse, positions in zip(of_table, routed.inverse, local, strict=True):
@@ -171,7 +171,7 @@ def routes_of(tables: Sequence[Any]) -> RouteMap:
     return RouteMap(routes, max(server for table in tables for server in table.servers) + 1)
 
 
-def _joined(ids: list[Any]) -> Any:
+def _one_vector(ids: list[Any]) -> Any:
     return ids[0] if len(ids) == 1 else tf.concat([tf.reshape(wanted, [-1]) for wanted in ids], 0)
 
 
@@ -214,13 +214,26 @@ def sent_as_one(vectors: Sequence[Any], device: str) -> list[Any]:
         vectors: 1-D tensors of a 32 or 64 bit type.
         device: where they are wanted.
     """
-    sizes = tf.stack([tf.size(vector) for vector in vectors])
-    kind = tf.int32 if vectors[0].dtype.size == 4 else tf.int64
-    header = tf.bitcast(tf.cast(sizes, kind), vectors[0].dtype)
-    message = tf.concat([header, *vectors], 0)
+    message = joined(vectors)
     with tf.device(device):
-        header, body = tf.split(tf.identity(message), [len(vectors), -1])
-        return list(tf.split(body, tf.bitcast(header, kind), num=len(vectors)))
+        return parted(tf.identity(message), len(vectors))
+
+
+def joined(vectors: Sequence[Any]) -> Any:
+    """Vectors of one 32 or 64 bit dtype as one: the bits of their sizes, then one after the other."""
+    sizes = tf.stack([tf.size(vector) for vector in vectors])
+    header = tf.bitcast(tf.cast(sizes, _size_kind(vectors[0].dtype)), vectors[0].dtype)
+    return tf.concat([header, *vectors], 0)
+
+
+def parted(message: Any, count: int) -> list[Any]:
+    """The `count` vectors that `joined` put together."""
+    header, body = tf.split(message, [count, -1])
+    return list(tf.split(body, tf.bitcast(header, _size_kind(message.dtype)), num=count))
+
+
+def _size_kind(dtype: Any) -> Any:
+    return tf.int32 if dtype.size == 4 else tf.int64
 
 
 def expand(found: Found) -> Any:

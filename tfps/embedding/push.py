@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfps.embedding.lookup import Group, TableGradient, routes_of, sent_as_one
 from tfps.ops.apply_rows import apply_rows, pack_update
-from tfps.ops.route_unique import RoutedIds, route_unique
+from tfps.ops.route_unique import route_unique
 from tfps.ops.routes import RouteMap
 from tfps.ops.row_rules import RULES, RowRule
 from tfps.ops.segment_sum_rows import segment_sum_rows
@@ -76,7 +76,9 @@ def add_to(deltas: Sequence[tuple[Group, Any]]) -> list[Any]:
     hyper, orders = _adding(), []
     for group, delta in deltas:
         updates = [RowUpdate(table, [], None, RULES["sgd"], hyper) for table in group.tables]
-        orders += _by_server(updates, group.routes, group.routed, delta)
+        servers = group.routes.num_servers
+        blocks = tf.split(delta, group.routed.answer_rows(), num=servers) if servers > 1 else [delta]
+        orders += _of(updates, RoutedGradients(group.tables, group.routes, group.routed.requests, tuple(blocks)))
     return _sent(orders)
 
 
@@ -102,30 +104,61 @@ class _Order:
     message: Any
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RoutedGradients:
+    """Gradients of tables of one width, summed and sorted out by server.
+
+    Args:
+        tables: each once, in the order in which the pieces count them.
+        routes: where their shards are.
+        requests: for each server the rows that have a gradient, as `route_unique` makes them.
+        blocks: for each server their gradients, [m, dim].
+    """
+
+    tables: tuple[Any, ...]
+    routes: RouteMap
+    requests: tuple[Any, ...]
+    blocks: tuple[Any, ...]
+
+    def message(self, server: int, factor: Any) -> Any:
+        """What one server is left with: the rows and `factor` times their gradients, float32."""
+        return pack_update(tf.zeros([0]), self.requests[server], self.blocks[server] * factor)
+
+
+def routed(tables: Sequence[Any], gradients: Sequence[Any], known: Sequence[TableGradient]) -> RoutedGradients:
+    """What each server is to be told.
+
+    Args:
+        tables: of one width and dtype, each once.
+        gradients: a `tf.IndexedSlices` a table; ids may repeat.
+        known: what the lookups of this step gave as gradients, as for `push`.
+    """
+    group = _unchanged(tables, gradients, known)
+    if group is not None:
+        by_table = {id(table): gradient for table, gradient in zip(tables, gradients, strict=True)}
+        tables, routes, ids = group.tables, group.routes, group.routed
+        summed = group.in_answer_order([by_table[id(table)].values for table in tables])
+    else:
+        routes = routes_of(tables)
+        ids = route_unique(routes, [gradient.indices for gradient in gradients])
+        summed = segment_sum_rows([gradient.values for gradient in gradients], ids.inverse, tf.size(ids.unique_ids))
+    blocks = tf.split(summed, ids.answer_rows(), num=routes.num_servers) if routes.num_servers > 1 else [summed]
+    return RoutedGradients(tuple(tables), routes, ids.requests, tuple(blocks))
+
+
 def _orders(updates: list[RowUpdate], known: Sequence[TableGradient]) -> list[_Order]:
     """One a server, for tables of one width and rule."""
-    group = _unchanged(updates, known)
-    if group is not None:
-        by_table = {id(update.table): update for update in updates}
-        updates = [by_table[id(table)] for table in group.tables]
-        routes, routed = group.routes, group.routed
-        summed = group.in_answer_order([update.gradient.values for update in updates])
-    else:
-        routes = routes_of([update.table for update in updates])
-        routed = route_unique(routes, [update.gradient.indices for update in updates])
-        values = [update.gradient.values for update in updates]
-        summed = segment_sum_rows(values, routed.inverse, tf.size(routed.unique_ids))
-    return _by_server(updates, routes, routed, summed)
+    return _of(updates, routed([update.table for update in updates], [update.gradient for update in updates], known))
 
 
-def _by_server(updates: Sequence[RowUpdate], routes: RouteMap, routed: RoutedIds, values: Any) -> list[_Order]:
-    """Orders for rows whose `values`, [M, dim], are in the order of the answer."""
-    blocks = tf.split(values, routed.answer_rows(), num=routes.num_servers) if routes.num_servers > 1 else [values]
+def _of(updates: Sequence[RowUpdate], told: RoutedGradients) -> list[_Order]:
+    """One a server, for gradients that are sorted out."""
+    by_table = {id(update.table): update for update in updates}
     orders = []
-    for server, pieces in enumerate(routes.pieces):
+    for server, pieces in enumerate(told.routes.pieces):
         if pieces:
-            variables = [_variables(updates[table], shard) for table, shard in pieces]
-            message = pack_update(updates[0].hyper, routed.requests[server], blocks[server])
+            variables = [_variables(by_table[id(told.tables[table])], shard) for table, shard in pieces]
+            message = pack_update(updates[0].hyper, told.requests[server], told.blocks[server])
             orders.append(_Order(server, updates[0].rule, variables, message))
     return orders
 
@@ -134,12 +167,12 @@ def _variables(update: RowUpdate, shard: int) -> list[Any]:
     return [table.shards[shard] for table in (update.table, *update.slots)]
 
 
-def _unchanged(updates: list[RowUpdate], known: Sequence[TableGradient]) -> Group | None:
+def _unchanged(tables: Sequence[Any], gradients: Sequence[Any], known: Sequence[TableGradient]) -> Group | None:
     """The group whose gradients these are: all of its tables, each looked up once, and nothing changed since."""
     given = {id(gradient.values): gradient for gradient in known}
-    sources = [given.get(id(update.gradient.values)) for update in updates]
+    sources = [given.get(id(gradient.values)) for gradient in gradients]
     group = sources[0].group if sources[0] is not None else None
-    if group is None or len(group.tables) != len(updates):
+    if group is None or len(group.tables) != len(tables):
         return None
     return group if all(source is not None and source.group is group for source in sources) else None
 

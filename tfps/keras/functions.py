@@ -10,7 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.keras import averages, geo
+from tfps.errors import ConfigError
+from tfps.keras import averages, geo, sync
 from tfps.keras._compat import tree
 from tfps.keras.variables import held
 from tfps.placement.report import summary
@@ -18,9 +19,13 @@ from tfps.strategy.inputs import Epoch, as_tensor, worker_iterator
 from tfps.strategy.pool import Calls
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
+from tfps.training.batches import next_or_again
 from tfps.training.closure import Closure, Program, Result
 from tfps.training.first_steps import FirstSteps
-from tfps.training.stream import Runner, Stream, stream
+from tfps.training.order import LENGTH, Order
+from tfps.training.stream import Runner, Stream
+from tfps.training.streams import stream
+from tfps.training.sync.steps import SyncSteps
 from tfps.training.whole_window import WholeWindow
 
 _LOG = logging.getLogger("tfps")
@@ -47,6 +52,7 @@ class StepFunction:
         self._updates = updates
         self._strategy: ParameterServerStrategy = model.distribute_strategy
         self._first_steps = FirstSteps(self._strategy) if updates else None
+        self._sync = self._sync_steps() if updates else None
         self._closure: Closure | None = None
         self._stream: Stream | None = None
         self._logs: dict[str, Any] = {}
@@ -107,15 +113,30 @@ class StepFunction:
         for data in batches:
             batch = tree.map_structure(as_tensor, data)
             calls = Calls(runner.pool, "a step on one batch", runner.timeout_s)
-            calls.submit(0, None, functools.partial(runner.over_batches, 0, [batch]))
-            runner.done(calls.take()[1])
+            calls.submit(0, None, functools.partial(runner.over_batches, Order(1, 0), [batch]))
+            result = runner.read(calls.take()[1])
+            if self._sync is not None:
+                self._sync.rules.update([0])
+            runner.done(result)
         return self._results()
+
+    def _sync_steps(self) -> SyncSteps | None:
+        """What synchronous steps need; None in every other mode."""
+        mode, workers = sync.mode_of(self._model.optimizer), self._strategy.num_workers
+        if mode is None:
+            return None
+        if mode.drop_slowest >= workers:
+            raise ConfigError(
+                f"`drop_slowest` of Sync must be below the number of workers, {workers}. Received: {mode.drop_slowest}."
+            )
+        return SyncSteps(self._strategy, str(next(_NUMBERS)), mode.drop_slowest, mode.max_staleness)
 
     def _runner(self, over_iterator: Any = None) -> Runner:
         return Runner(
             self._strategy.pool,
-            lambda worker, steps: over_iterator(tf.constant([steps, worker], tf.int64)),
-            lambda worker, batches: self._on_batches(tf.constant(worker, tf.int64), batches),
+            lambda order: over_iterator(order.tensor()),
+            lambda order, batches: self._on_batches(order.tensor(), batches),
+            self._read,
             self._done,
             self._closure_steps,
             self._strategy.closure_timeout_s,
@@ -144,7 +165,7 @@ class StepFunction:
             epoch.start_on_workers(name)
         if self._first_steps is not None:
             self._first_steps.began(epoch.source.fed)
-        return stream(self._runner(run_iterator), epoch, epoch.source.steps_per_epoch)
+        return stream(self._runner(run_iterator), epoch, self._sync.rules if self._sync else None)
 
     def _function_over(self, element_spec: Any) -> tuple[str, Any]:
         """The workers' iterator for batches of this kind, by name, and the closure over it."""
@@ -152,39 +173,45 @@ class StepFunction:
         if key not in self._over_iterator:
             name = f"tfps_input_{next(_NUMBERS)}"
 
-            def trace(order: Any) -> Any:
-                iterator = worker_iterator(name, element_spec)
-                return self._make_closure().over_iterator(iterator.get_next_as_optional, order[0], order[1])
+            def trace(tensor: Any) -> Any:
+                order = Order.read(tensor)
+                next_batch = worker_iterator(name, element_spec).get_next_as_optional
+                if self._sync is not None and self._sync.rules.drop_slowest:
+                    next_batch = functools.partial(next_or_again, name, element_spec, next_batch, order.again > 0)
+                return self._make_closure(self._closure_steps).over_iterator(next_batch, order)
 
             self._over_iterator[key] = (
                 name,
-                tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec([2], tf.int64)),
+                tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec([LENGTH], tf.int64)),
             )
         return self._over_iterator[key]
 
-    def _trace_batches(self, worker: Any, batches: list[Any]) -> Any:
-        return self._make_closure().over_batches(batches, worker)
+    def _trace_batches(self, order: Any, batches: list[Any]) -> Any:
+        steps = len(batches) if self._mode is None else self._closure_steps
+        return self._make_closure(steps).over_batches(batches, Order.read(order))
 
-    def _make_closure(self) -> Closure:
+    def _make_closure(self, steps: int) -> Closure:
+        """Traces closures of up to so many steps."""
         model = self._model
-        kept = [*model.variables, *(model.optimizer.variables if self._updates and model.optimizer else [])]
+        updated = self._updates and self._sync is None and model.optimizer
+        kept = [*model.variables, *(model.optimizer.variables if updated else [])]
         window = geo.window_mode(model, self._strategy.num_workers) if self._updates else None
         program = Program(
             self._traced_step,
             held(kept, DenseVariable),
             held(model.metrics_variables, SumVariable),
-            self._scales(),
-            self._updates,
+            self._scales(steps) if updated else {},
+            bool(updated),
             prefetches=self._strategy.prefetch_lookups,
             window=window,
             train_window=self._traced_window if window and hasattr(model, "train_window") else None,
         )
-        self._closure = self._closure or Closure(program)
-        return self._closure
+        self._closure = self._sync.closure(program) if self._sync else Closure(program)
+        return self._closure  # any of them reads the results of all
 
-    def _scales(self) -> dict[Any, float]:
+    def _scales(self, steps: int) -> dict[Any, float]:
         workers = self._strategy.num_workers
-        return averages.push_scales(self._model, self._closure_steps, workers) | geo.dense_scales(self._model, workers)
+        return averages.push_scales(self._model, steps, workers) | geo.dense_scales(self._model, workers)
 
     def _traced_step(self, batch: Any) -> Mapping[str, Any]:
         return self._traced(lambda: self._step(_without_optionals(batch)))
@@ -200,16 +227,17 @@ class StepFunction:
             known = set(self._model.get_metrics_result())
         return {} if not isinstance(logs, Mapping) or set(logs) <= known else logs
 
-    def _done(self, vector: Any) -> Result:
+    def _read(self, vector: Any) -> Result:
         assert self._closure is not None
-        result = self._closure.read(vector)
+        return self._closure.read(vector)
+
+    def _done(self, result: Result) -> None:
         for variable, added in zip(held(self._model.metrics_variables, SumVariable), result.sums, strict=True):
             variable.assign_add(added)
         if result.steps:
             self._last_logs = result.logs
         if self._first_steps is not None and self._stream is not None:  # while the stream is full, and not at its end
             self._first_steps.done(result.steps)
-        return result
 
 
 def _without_optionals(batch: Any) -> Any:

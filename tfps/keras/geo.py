@@ -7,6 +7,7 @@ from tfps.embedding.table import Table
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.keras._compat import keras
+from tfps.keras.modes import Moded, know, with_mode
 from tfps.keras.variables import held
 from tfps.strategy.variables import DenseVariable
 from tfps.training.window import WindowMode
@@ -43,43 +44,14 @@ class GeoMode:
         return 1.0 / num_workers if self.merge == "mean" else 1.0
 
 
-class _Geo:
-    """What an optimizer in GEO mode has beside its own class: the mode, which is saved with it."""
+class _Geo(Moded):
+    """An optimizer in GEO mode."""
 
-    tfps_mode: GeoMode
-
-    def get_config(self) -> dict[str, Any]:
-        """The optimizer's own, and the mode."""
-        own: dict[str, Any] = super().get_config()  # type: ignore[misc]
-        return own | dataclasses.asdict(self.tfps_mode)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], *args: Any) -> Any:
-        """The optimizer and its mode, as they were saved."""
-        mode = {field.name: config[field.name] for field in dataclasses.fields(GeoMode)}
-        own = {name: value for name, value in config.items() if name not in mode}
-        return geo(super().from_config(own, *args), **mode)  # type: ignore[misc]
+    prefix = "Geo"
+    mode_type = GeoMode
 
 
-_KINDS: dict[type, type] = {}
-
-
-def _kind(inner: type) -> type:
-    """The class of `inner` in GEO mode; one class for each."""
-    if inner not in _KINDS:
-        made = type(f"Geo{inner.__name__}", (_Geo, inner), {"__doc__": f"{inner.__name__} in windows of batches."})
-        _KINDS[inner] = keras.saving.register_keras_serializable("tfps")(made)
-    return _KINDS[inner]
-
-
-for _inner in (
-    keras.optimizers.SGD,
-    keras.optimizers.Adagrad,
-    keras.optimizers.Adam,
-    keras.optimizers.AdamW,
-    keras.optimizers.RMSprop,
-):
-    _kind(_inner)  # known before a saved model asks for it
+know(_Geo)
 
 
 def geo(optimizer: Any, push_every: int = 100, merge: str = "cap") -> Any:
@@ -122,10 +94,7 @@ def geo(optimizer: Any, push_every: int = 100, merge: str = "cap") -> Any:
             "`optimizer` must be one whose rows can be added up, for GEO: a row of Ftrl is a function of its slots, "
             f"and the sum of two such rows is not that of the sums. Received: {type(optimizer).__name__}."
         )
-    if not isinstance(optimizer, _Geo):
-        optimizer.__class__ = _kind(type(optimizer))
-    object.__setattr__(optimizer, "tfps_mode", mode)
-    return optimizer
+    return with_mode(optimizer, _Geo, mode)
 
 
 def mode_of(optimizer: Any) -> GeoMode | None:

@@ -1,11 +1,13 @@
 """What a Keras optimizer does in a step: dense variables are the worker's copies, rows go to their servers."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding.merged import MergedGradient, push_merged
 from tfps.embedding.push import push
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
@@ -53,32 +55,50 @@ def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], lear
             tables.append((gradient, value))
         else:
             dense.append((gradient, variable))
-    for gradient, variable in _update_fused(optimizer, dense, learning_rate):
-        optimizer.update_step(gradient, variable, learning_rate)
-    if tables:
-        current = step.current()
-        known = current.gradients if current else []
-        push(row_optimizers.row_updates(optimizer, tables, tf.cast(learning_rate, tf.float32)), known)
+    current = step.current()
+    if current is not None and current.contributions is not None:
+        raise UnsupportedError(
+            "every optimizer of a synchronous step must be in the mode of tfps.optimizers.Sync. "
+            f"Received: {type(optimizer).__name__}."
+        )
+    for device, pairs in _by_device(dense).items():
+        with tf.device(device) if device else contextlib.nullcontext():
+            for gradient, variable in _update_fused(optimizer, pairs, learning_rate):
+                optimizer.update_step(gradient, variable, learning_rate)
+    updates = row_optimizers.row_updates(optimizer, tables, tf.cast(learning_rate, tf.float32)) if tables else []
+    merged = [update for update in updates if isinstance(update.gradient, MergedGradient)]
+    push_merged(merged)
+    push([update for update in updates if update not in merged], current.gradients if current else [])
+
+
+def _by_device(pairs: list[tuple[Any, Any]]) -> dict[Any, list[tuple[Any, Any]]]:
+    """Dense variables by where they are updated: none for the worker's copies, else their server."""
+    found: dict[Any, list[tuple[Any, Any]]] = {}
+    for gradient, variable in pairs:
+        value = variable._value if isinstance(variable, Variable) else variable
+        at_home = isinstance(value, DenseVariable) and value.handle is value.home_handle
+        found.setdefault(value.home_handle.device if at_home else None, []).append((gradient, variable))
+    return found
 
 
 def _update_fused(optimizer: Any, pairs: list[tuple[Any, Any]], learning_rate: Any) -> list[tuple[Any, Any]]:
-    """Updates the worker's copies of dense variables in one op; returns the pairs that it could not."""
+    """Updates dense variables of one place in one op; returns the pairs that it could not."""
     try:
         found = row_optimizers.rule_of(optimizer, tf.cast(learning_rate, tf.float32))
     except UnsupportedError:  # a variant without a rule, which may train models without tables
         found = None
     if found is None or not library.available():
         return pairs
-    gradients, copies, left = [], [], []
+    gradients, handles, left = [], [], []
     for gradient, variable in pairs:
-        handles = [_copy_of(v) for v in (variable, *found.slots_of(variable))] if _plain(gradient) else [None]
-        if None in handles:
+        places = [_handle_of(v) for v in (variable, *found.slots_of(variable))] if _plain(gradient) else [None]
+        if None in places:
             left.append((gradient, variable))
         else:
             gradients.append(gradient)
-            copies.append(handles)
-    if copies:
-        apply_dense(found.rule, copies, gradients, found.hyper(0.0))
+            handles.append(places)
+    if handles:
+        apply_dense(found.rule, handles, gradients, found.hyper(0.0))
     return left
 
 
@@ -86,12 +106,12 @@ def _plain(gradient: Any) -> bool:
     return tf.is_tensor(gradient) and not isinstance(gradient, tf.IndexedSlices) and gradient.dtype == tf.float32
 
 
-def _copy_of(variable: Any) -> Any | None:
-    """Handle of the worker's copy of a float32 variable; None where there is none."""
-    value, current = variable._value, step.current()
-    if current is None or not isinstance(value, DenseVariable) or value.dtype != tf.float32:
+def _handle_of(variable: Any) -> Any | None:
+    """Handle of a float32 variable in a step under trace, of the worker's copy where there is one; None elsewhere."""
+    value = variable._value
+    if step.current() is None or not isinstance(value, DenseVariable) or value.dtype != tf.float32:
         return None
-    return current.copy_of(value.key)
+    return value.handle
 
 
 def clip_gradients(stock: Any, optimizer: Any, gradients: list[Any]) -> list[Any]:
@@ -101,10 +121,43 @@ def clip_gradients(stock: Any, optimizer: Any, gradients: list[Any]) -> list[Any
     """
     if not (optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue):
         return gradients
+    if any(isinstance(gradient, MergedGradient) for gradient in gradients):
+        return _clip_merged(optimizer, gradients)
     gradients = [_summed(gradient) for gradient in gradients]
     if optimizer.clipnorm or not optimizer.global_clipnorm:
         return stock(optimizer, gradients)
     return tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)[0]
+
+
+def _clip_merged(optimizer: Any, gradients: list[Any]) -> list[Any]:
+    """The same where gradients lie on their servers: only their norms cross."""
+    if not optimizer.clipnorm and not optimizer.global_clipnorm:
+        limit = optimizer.clipvalue
+        return [
+            gradient.limited(limit)
+            if isinstance(gradient, MergedGradient)
+            else tf.clip_by_value(gradient, -limit, limit)
+            for gradient in gradients
+        ]
+    norms = [tf.sqrt(_square_sum(gradient)) for gradient in gradients]
+    limit = optimizer.clipnorm or optimizer.global_clipnorm
+    if not optimizer.clipnorm:
+        norms = [tf.linalg.norm(tf.stack(norms))] * len(norms)
+    return [_scaled(gradient, limit / tf.maximum(norm, limit)) for gradient, norm in zip(gradients, norms, strict=True)]
+
+
+def _square_sum(gradient: Any) -> Any:
+    if isinstance(gradient, MergedGradient):
+        return gradient.square_sum()
+    with tf.device(gradient.device):
+        return tf.reduce_sum(tf.square(gradient))
+
+
+def _scaled(gradient: Any, factor: Any) -> Any:
+    if isinstance(gradient, MergedGradient):
+        return gradient.scaled(factor)
+    with tf.device(gradient.device):
+        return gradient * factor
 
 
 def _summed(gradient: Any) -> Any:

@@ -27,7 +27,7 @@ from tfps.ops import library
 from tfps.placement.model import Plan
 from tfps.placement.planner import IncrementalPlacer
 from tfps.placement.spec import VariableSpec
-from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table, server_device
+from tfps.strategy.creation import CHIEF_DEVICE, Recipe, create_dense, create_sum, create_table, server_device
 from tfps.strategy.inputs import WorkerInput
 from tfps.strategy.pool import WorkerPool
 from tfps.strategy.variables import DenseVariable
@@ -100,6 +100,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self._names: dict[str, int] = {}
         self._dense: list[weakref.ref[DenseVariable]] = []
         self._pool: WorkerPool | None = None
+        self._server_pool: WorkerPool | None = None
         self.dense_exchange_every = dense_exchange_every or max(1, _DENSE_STEPS // self.num_workers)
         self.prefetch_lookups = bool(prefetch_lookups)
         self.closure_timeout_s = closure_timeout_s
@@ -139,16 +140,27 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     def pool(self) -> WorkerPool:
         """Runs closures on the workers."""
         if self._pool is None:
-            self._pool = WorkerPool(self.worker_devices, lambda error: translate(error, self._faulty), self.check)
+            self._pool = self._new_pool(self.worker_devices)
         return self._pool
+
+    @property
+    def server_pool(self) -> WorkerPool:
+        """Runs functions whose parts go to all servers; the chief leads them, as servers do not know each other."""
+        if self._server_pool is None:
+            self._server_pool = self._new_pool([CHIEF_DEVICE])
+        return self._server_pool
+
+    def _new_pool(self, devices: list[str]) -> WorkerPool:
+        return WorkerPool(devices, lambda error: translate(error, self._faulty), self.check)
 
     def close(self) -> None:
         """Ends the embedded cluster; nothing made in the scope can be used after it.
 
         Without it the cluster ends with the process.
         """
-        if self._pool is not None:
-            self._pool.close()
+        for pool in (self._pool, self._server_pool):
+            if pool is not None:
+                pool.close()
         if self.cluster is not None:
             self.cluster.stop()
 

@@ -18,6 +18,47 @@ def next_unless(last: Any, next_batch: Callable[[], Any], batch: Any) -> Any:
     return tf.cond(last, lambda: tf.experimental.Optional.empty(batch.element_spec), next_batch)
 
 
+def next_or_again(name: str, element_spec: Any, next_batch: Callable[[], Any], again: Any) -> Any:
+    """The next batch of the input, or the one that this gave last; an Optional either way.
+
+    Args:
+        name: of the input, on the worker.
+        element_spec: of a batch.
+        next_batch: reads one as a `tf.experimental.Optional`.
+        again: bool scalar, whether the last one is wanted.
+    """
+    whole = tf.nest.flatten(element_spec, expand_composites=True)
+    leaves = [leaf for leaf in whole if hasattr(leaf, "dtype")]
+    handles = [
+        tf.raw_ops.VarHandleOp(dtype=leaf.dtype, shape=leaf.shape, shared_name=f"tfps_batch_{name}_{number}")
+        for number, leaf in enumerate(leaves)
+    ]
+
+    def last() -> Any:
+        values = iter(
+            tf.raw_ops.ReadVariableOp(resource=handle, dtype=leaf.dtype)
+            for handle, leaf in zip(handles, leaves, strict=True)
+        )
+        filled = [next(values) if hasattr(leaf, "dtype") else tf.experimental.Optional.empty(None) for leaf in whole]
+        return tf.experimental.Optional.from_value(
+            tf.nest.pack_sequence_as(element_spec, filled, expand_composites=True)
+        )
+
+    def keep(batch: Any) -> Any:
+        tensors = tf.nest.flatten(batch, expand_composites=True)
+        given = [tensor for tensor, leaf in zip(tensors, whole, strict=True) if hasattr(leaf, "dtype")]
+        for handle, tensor in zip(handles, given, strict=True):
+            tf.raw_ops.AssignVariableOp(resource=handle, value=tensor)
+        return tf.constant(0)
+
+    def following() -> Any:
+        batch = next_batch()
+        tf.cond(batch.has_value(), lambda: keep(batch.get_value()), lambda: tf.constant(0))
+        return batch
+
+    return tf.cond(again, last, following)
+
+
 class Batches:
     """The batches of a window as tensors that a loop can write and read.
 

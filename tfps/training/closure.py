@@ -21,6 +21,7 @@ from tfps.training.batches import next_unless, of_one_shape
 from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.lanes import lanes, pack
+from tfps.training.order import Order
 from tfps.training.prefetching import Ahead
 from tfps.training.whole_window import Train, WholeWindow, join_window, read_window
 from tfps.training.window import Window, WindowMode
@@ -67,37 +68,42 @@ class Result:
 
 
 class Closure:
-    """Traces the closures of one program and reads their results."""
+    """Traces the closures of one program and reads their results.
+
+    Attributes:
+        contributes: whether its steps give their gradients away.
+    """
+
+    contributes = False
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self._log_names: list[str] = []
 
-    def over_iterator(self, next_batch: Callable[[], Any], max_steps: Any, worker: Any) -> Any:
-        """Graph of up to `max_steps` steps.
+    def over_iterator(self, next_batch: Callable[[], Any], order: Order) -> Any:
+        """Graph of up to `order.steps` steps.
 
         Args:
             next_batch: gives the next batch as a `tf.experimental.Optional`, empty at the end of the input.
-            max_steps: int64 scalar.
-            worker: number of the worker, int64 scalar.
+            order: of the chief.
 
         Returns:
             The result as a float32 vector.
         """
-        exchange, copies = self._begin(worker)
+        exchange, copies = self._begin(order.worker)
         first = next_batch()
         run = functools.partial(self._run, copies)
         if self._program.train_window is not None:
-            return self._end(exchange, copies, *self._train(copies, *read_window(next_batch, first, max_steps)))
+            return self._end(exchange, copies, *self._train(copies, *read_window(next_batch, first, order.steps)))
         recording = Recording(run, first.element_spec)
         if self._program.window is not None:
             window = Window(recording, first.element_spec, self._program.window)
-            count = window.read(next_batch, first, max_steps)
+            count = window.read(next_batch, first, order.steps)
             return self._end(exchange, copies, count, window.train(count, run))
         ahead = Ahead(recording, first) if self._program.prefetches and recording.tables else None
 
         def body(done: Any, logs: Any, batch: Any, rows: Any) -> Any:
-            following = next_unless(done + 1 >= max_steps, next_batch, batch)
+            following = next_unless(done + 1 >= order.steps, next_batch, batch)
             # Asked for before the step is traced: its push waits for them, and they do not wait for its push.
             next_rows = ahead.ask(following) if ahead else []
             lookups = recording.lookups(batch.get_value()) if ahead is None else ahead.answer(rows)
@@ -111,9 +117,9 @@ class Closure:
         )
         return self._end(exchange, copies, steps, logs)
 
-    def over_batches(self, batches: list[Any], worker: Any) -> Any:
+    def over_batches(self, batches: list[Any], order: Order) -> Any:
         """Graph of one step a batch; returns the result as a float32 vector."""
-        exchange, copies = self._begin(worker)
+        exchange, copies = self._begin(order.worker)
         run = functools.partial(self._run, copies)
         if self._program.train_window is not None:
             return self._end(exchange, copies, *self._train(copies, *join_window(of_one_shape(batches))))
@@ -159,8 +165,7 @@ class Closure:
 
     def _run(self, copies: dict[Hashable, Any], lookups: DirectLookups, batch: Any, stand_ins: Any = None) -> Any:
         """One step; returns its logs as a float32 vector."""
-        with step.tracing(step.Step(lookups, copies, stand_ins)):
-            return self._noted(self._program.run(batch))
+        return self._traced(step.Step(lookups, copies, stand_ins, self.contributes), batch)
 
     def _train(self, copies: dict[Hashable, Any], steps: Any, batches: Any) -> tuple[Any, Any]:
         """A window that the model trains in one go; returns its steps and logs."""
@@ -168,6 +173,10 @@ class Closure:
         assert program.window is not None and program.train_window is not None
         with step.tracing(step.Step(DirectLookups(), copies)):
             return steps, self._noted(program.train_window(batches, steps, WholeWindow(program.window)))
+
+    def _traced(self, traced: step.Step, batch: Any) -> Any:
+        with step.tracing(traced):
+            return self._noted(self._program.run(batch))
 
     def _noted(self, logs: Mapping[str, Any]) -> Any:
         """Logs as a float32 vector, whose names are kept."""

@@ -113,6 +113,10 @@ class Exchange:
             for v, value in zip(variables, now, strict=True)
         }
 
+    def moved(self, variable: DenseVariable) -> Any:
+        """What a copy has moved by since the pull; of a bool its value."""
+        return self._delta(variable)
+
     def _delta(self, variable: DenseVariable) -> Any:
         now, before = _read(self.copies[variable.key], variable), self._pulled[variable.key]
         if variable.dtype == tf.bool:

@@ -15,6 +15,7 @@ from typing import Any
 from tfps.strategy.inputs import Epoch
 from tfps.strategy.pool import Calls, WorkerPool
 from tfps.training.closure import Result
+from tfps.training.order import Order
 
 _IN_FLIGHT = 2
 """Closures a worker has: one runs, the next waits for it, so that a worker is never idle for a round trip."""
@@ -29,18 +30,20 @@ class Runner:
 
     Args:
         pool: of the workers.
-        over_iterator: (worker, steps): runs up to so many steps over the worker's iterator.
-        over_batches: (worker, batches): runs a step over each of some batches of the chief.
-        done: is told of each result.
+        over_iterator: runs up to so many steps as the order says over a worker's iterator.
+        over_batches: runs a step over each of some batches of the chief.
+        read: the result that a closure returned.
+        done: is told of each result that counts.
         most: steps a closure at most.
         timeout_s: seconds a closure may take.
         windows: whether a closure is a window (GEO): cut shorter than `most` only where workers would get none.
     """
 
     pool: WorkerPool
-    over_iterator: Callable[[int, int], Any]
-    over_batches: Callable[[int, list[Any]], Any]
-    done: Callable[[Any], Result]
+    over_iterator: Callable[[Order], Any]
+    over_batches: Callable[[Order, list[Any]], Any]
+    read: Callable[[Any], Result]
+    done: Callable[[Result], None]
     most: int
     timeout_s: float
     windows: bool = False
@@ -112,9 +115,10 @@ class Stream(abc.ABC):
     def _collect(self) -> None:
         (worker, asked), vector = self._calls.take()
         self._busy[worker] -= 1
-        steps = self.runner.done(vector).steps
-        self._ready += steps
-        self._landed(worker, asked, steps)
+        result = self.runner.read(vector)
+        self.runner.done(result)
+        self._ready += result.steps
+        self._landed(worker, asked, result.steps)
 
 
 class ShippedStream(Stream):
@@ -131,7 +135,7 @@ class ShippedStream(Stream):
                 if self._busy[worker] <= turn and asked > 0:
                     if self.budget is not None:
                         self.budget -= asked
-                    self._fly(worker, asked, functools.partial(self.runner.over_iterator, worker, asked))
+                    self._fly(worker, asked, functools.partial(self.runner.over_iterator, Order(asked, worker)))
 
     def _landed(self, worker: int, asked: int, steps: int) -> None:
         if steps < asked:
@@ -146,7 +150,9 @@ class FedStream(Stream):
     def _launch(self) -> None:
         while min(self._busy) < _IN_FLIGHT and (batches := self._next_batches()):
             worker = self._busy.index(min(self._busy))
-            self._fly(worker, len(batches), functools.partial(self.runner.over_batches, worker, batches))
+            self._fly(
+                worker, len(batches), functools.partial(self.runner.over_batches, Order(len(batches), worker), batches)
+            )
 
     def _next_batches(self) -> list[Any]:
         """The batches of the next closure; none at the end."""
@@ -160,8 +166,3 @@ class FedStream(Stream):
 
     def _landed(self, worker: int, asked: int, steps: int) -> None:
         """Nothing: each batch is a step."""
-
-
-def stream(runner: Runner, epoch: Epoch, budget: int | None) -> Stream:
-    """The stream that fits the input."""
-    return (FedStream if epoch.source.fed else ShippedStream)(runner, epoch, budget)

@@ -1,0 +1,250 @@
+"""Sync: one update a global step, equal to that of one process with the joined batch; each batch is trained once."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfps
+from tfps.errors import ConfigError, UnsupportedError
+
+ROWS = 300
+DECAY = keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)
+INNER = {
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "adagrad": lambda: keras.optimizers.Adagrad(DECAY, clipnorm=0.01),
+    "adam": lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.02),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1, clipvalue=0.002),
+}
+
+
+def model_of(strategy, optimizer, seed=7):
+    """Two tables of different widths, one of them looked up twice with ids that both lookups have."""
+    keras.utils.set_random_seed(seed)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        inputs = keras.Input((3,), dtype="int64")
+        wide, narrow = keras.layers.Embedding(ROWS, 4), keras.layers.Embedding(ROWS, 1)
+        rows = [keras.layers.Flatten()(wide(inputs[:, :2])), wide(inputs[:, 2]), narrow(inputs[:, 1])]
+        hidden = keras.layers.Dense(8, activation="tanh")(keras.layers.Concatenate()(rows))
+        model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+        model.compile(optimizer=optimizer, loss="mse", metrics=["mae"])
+    return model
+
+
+def arrays(examples):
+    ids = np.random.default_rng(1).zipf(1.3, (examples, 3)) % ROWS
+    return ids, (ids[:, :1] % 7).astype("float32")
+
+
+def batches(data, size):
+    return tf.data.Dataset.from_tensor_slices(data).batch(size)
+
+
+def fed(dataset):
+    given = list(dataset)
+    return tf.data.Dataset.from_generator(lambda: given, output_signature=dataset.element_spec)
+
+
+def state(model):
+    return [*model.get_weights(), *(np.asarray(v) for v in model.optimizer.variables[2:])]
+
+
+def joined(strategy, optimizer, data, size, epochs):
+    """What one worker reaches with the joined batches of all of them, an update after the other."""
+    model = model_of(strategy, optimizer)
+    for _ in range(epochs):
+        for batch in batches(data, size):
+            model.train_on_batch(*batch)
+    return model
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_workers_make_the_update_of_the_joined_batch(strategy, name):
+    data = arrays(17 * 32 + 5)  # the last batch is small, and one worker has one more than the other
+    model = model_of(strategy, tfps.optimizers.Sync(INNER[name]()))
+    history = model.fit(batches(data, 32), epochs=2, verbose=0)
+    twin = joined(strategy, INNER[name](), data, 64, epochs=2)
+    assert int(model.optimizer.iterations) == int(twin.optimizer.iterations) == 2 * 9
+    for ours, theirs in zip(state(model), state(twin), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
+    assert len(history.history["loss"]) == 2
+
+
+def test_the_chief_feeds_batches_that_only_it_can_read(strategy):
+    data = arrays(9 * 32)
+    model = model_of(strategy, tfps.optimizers.Sync(keras.optimizers.SGD(0.1)))
+    model.fit(fed(batches(data, 32)), verbose=0)
+    alone = model_of(None, keras.optimizers.SGD(0.1))
+    alone.fit(batches(data, 64), verbose=0)
+    for ours, theirs in zip(state(model), state(alone), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
+
+
+def test_one_batch_is_one_update(strategy):
+    data = arrays(32)
+    model = model_of(strategy, tfps.optimizers.Sync(keras.optimizers.SGD(0.1)))
+    alone = model_of(None, keras.optimizers.SGD(0.1))
+    for _ in range(3):
+        model.train_on_batch(*data)
+        alone.train_on_batch(*data)
+    assert int(model.optimizer.iterations) == 3
+    for ours, theirs in zip(state(model), state(alone), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+class NegativeMean(keras.losses.Loss):
+    """Its gradient does not depend on the weights, so the sum of all updates tells which batches they were made of."""
+
+    def call(self, y_true, y_pred):
+        return -keras.ops.mean(keras.ops.sum(y_pred, axis=-1), axis=-1)
+
+
+def counter(strategy, **mode):
+    with strategy.scope():
+        table = keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")
+        model = keras.Sequential([keras.Input((1,), dtype="int64"), table])
+        optimizer = tfps.optimizers.Sync(keras.optimizers.SGD(64.0), **mode)
+        model.compile(optimizer, NegativeMean(), metrics=[Examples()])
+    return model
+
+
+class Examples(keras.metrics.Sum):
+    """Counts examples."""
+
+    def __init__(self, **kwargs):
+        super().__init__(name="examples", **kwargs)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        super().update_state(keras.ops.ones((keras.ops.shape(y_pred)[0],)))
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_every_update_counts_every_batch_once(strategy, staleness):
+    """A power of two of examples, at a rate of as many, moves a row by exactly its share of the joined batch."""
+    ids = np.random.default_rng(0).integers(0, ROWS, (64 * 32, 1))
+    model = counter(strategy, max_staleness=staleness)
+    history = model.fit(ids, np.zeros((64 * 32, 1, 4), np.float32), batch_size=32, epochs=2, verbose=0)
+    seen = np.bincount(ids.reshape(-1), minlength=ROWS)
+    assert int(model.optimizer.iterations) == 2 * 32
+    np.testing.assert_array_equal(model.get_weights()[0], np.repeat(2.0 * seen[:, None], 4, 1))
+    assert history.history["examples"] == [64 * 32, 64 * 32]
+
+
+def test_a_budget_of_steps_is_kept(strategy):
+    data = tf.data.Dataset.from_tensors((np.ones((32, 1), np.int64), np.zeros((32, 1, 4), np.float32))).repeat()
+    model = counter(strategy)
+    history = model.fit(data, steps_per_epoch=7, epochs=2, verbose=0)
+    assert int(model.optimizer.iterations) == 2 * 4
+    assert history.history["examples"] == [7 * 32, 7 * 32]
+
+
+@pytest.mark.parametrize("from_chief", [False, True], ids=["shipped", "fed"])
+def test_what_comes_late_goes_again(strategy, from_chief):
+    """The second worker is slow: updates are made without it, and still each batch is trained once."""
+
+    def slow(x, y, number):
+        turns = 20 * (number % 2)
+        spun = tf.while_loop(lambda i, a: i < turns, lambda i, a: (i + 1, a @ a / 300), (0, tf.ones([300, 300])))[1]
+        return x, y + 0.0 * spun[0, 0]
+
+    ids = np.random.default_rng(0).integers(0, ROWS, (40 * 32, 1))
+    y = np.zeros((40 * 32, 1, 4), np.float32)
+    data = tf.data.Dataset.from_tensor_slices((ids, y, np.arange(40 * 32, dtype=np.int32) // 32)).batch(32)
+    data = data.map(lambda x, y, number: slow(x, y, number[0]))
+    model = counter(strategy, drop_slowest=1)
+    history = model.fit(fed(data) if from_chief else data, epochs=2, verbose=0)
+    assert history.history["examples"] == [40 * 32, 40 * 32]
+    assert 2 * 20 <= int(model.optimizer.iterations) <= 2 * 40
+    # Each update adds 64 in all, whatever the number of its batches.
+    assert model.get_weights()[0].sum() == 64.0 * 4 * int(model.optimizer.iterations)
+
+
+def test_layers_with_state_of_their_own_get_the_mean_of_the_workers(strategy):
+    keras.utils.set_random_seed(5)
+    with strategy.scope():
+        norm = keras.layers.BatchNormalization(momentum=0.5)
+        model = keras.Sequential([keras.Input((2,)), norm, keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+        model.compile(tfps.optimizers.Sync(keras.optimizers.SGD(0.01)), "mse")
+    x = np.random.default_rng(0).normal(3.0, 2.0, (8 * 16, 2)).astype("float32")
+    model.fit(x, x[:, :1], batch_size=16, shuffle=False, verbose=0)
+    means = x.reshape(4, 2, 16, 2).mean(2).mean(1)  # of each global step over its two batches
+    expected = np.zeros(2)
+    for mean in means:
+        expected = 0.5 * expected + 0.5 * mean
+    np.testing.assert_allclose(norm.moving_mean.numpy(), expected, rtol=1e-5)
+
+
+def test_rows_are_merged_and_updated_where_they_are(strategy):
+    model = model_of(strategy, tfps.optimizers.Sync(keras.optimizers.Adagrad(0.1)))
+    model.fit(batches(arrays(64), 32), verbose=0)
+    (update,) = model.train_function._sync._run._list_all_concrete_functions()
+    ops = {op.name: op for op in update.graph.get_operations()}
+    applied = [op for op in ops.values() if op.type in ("TfpsApplyRows", "ResourceScatterNdAdd")]
+    assert len(applied) >= strategy.num_servers
+    for op in applied:
+        assert "/job:ps" in op.device
+        for source in op.inputs:
+            assert source.dtype == tf.resource or source.op.device == op.device or source.op.type == "Const", source
+
+
+def test_a_saved_model_goes_on(strategy, tmp_path):
+    data = arrays(8 * 32)
+    model = model_of(strategy, tfps.optimizers.Sync(keras.optimizers.Adam(0.01), max_staleness=1))
+    model.fit(batches(data, 32), verbose=0)
+    model.save(tmp_path / "m.keras")
+    with strategy.scope():
+        again = keras.models.load_model(tmp_path / "m.keras")
+    assert again.optimizer.tfps_mode == model.optimizer.tfps_mode and again.optimizer.tfps_mode.max_staleness == 1
+    for ours, theirs in zip(state(again), state(model), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    again.fit(batches(data, 32), verbose=0)
+    assert int(again.optimizer.iterations) == 8
+    alone = keras.models.load_model(tmp_path / "m.keras")  # without the strategy
+    alone.fit(batches(data, 64), verbose=0)
+    assert int(alone.optimizer.iterations) == 8
+
+
+def test_what_sync_cannot_do_is_said(strategy):
+    with pytest.raises(ConfigError, match=r"`drop_slowest` must be an integer of at least 0. Received: -1"):
+        tfps.optimizers.Sync("sgd", drop_slowest=-1)
+    with pytest.raises(ConfigError, match=r"`max_staleness` must be an integer.*Received: 0.5"):
+        tfps.optimizers.Sync("sgd", max_staleness=0.5)
+    with pytest.raises(ConfigError, match=r"must not both.*drop_slowest=1, max_staleness=2"):
+        tfps.optimizers.Sync("sgd", drop_slowest=1, max_staleness=2)
+    with pytest.raises(UnsupportedError, match=r"one of Geo and Sync. Received: GeoSGD"):
+        tfps.optimizers.Sync(tfps.optimizers.Geo("sgd"))
+    model = model_of(strategy, tfps.optimizers.Sync("sgd", drop_slowest=2))
+    with pytest.raises(ConfigError, match=r"below the number of workers, 2. Received: 2"):
+        model.fit(batches(arrays(64), 32), verbose=0)
+
+
+class TwoOptimizers(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = keras.layers.Dense(1), keras.layers.Dense(1)
+        self.second = keras.optimizers.SGD(0.1)
+
+    def call(self, x):
+        return self.one(x) + self.other(x)
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape(persistent=True) as tape:
+            loss = tf.reduce_mean((self(x) - y) ** 2)
+        self.optimizer.apply(tape.gradient(loss, self.one.trainable_variables), self.one.trainable_variables)
+        self.second.apply(tape.gradient(loss, self.other.trainable_variables), self.other.trainable_variables)
+        return {"loss": loss}
+
+
+def test_an_optimizer_left_out_of_the_mode_is_not_lost_in_silence(strategy):
+    with strategy.scope():
+        model = TwoOptimizers()
+        model.compile(tfps.optimizers.Sync("sgd"))
+        model.one.build((None, 2))
+        model.other.build((None, 2))
+        model.optimizer.build(model.one.trainable_variables)
+        model.second.build(model.other.trainable_variables)
+    with pytest.raises(UnsupportedError, match=r"every optimizer of a synchronous step.*Received: SGD"):
+        model.fit(np.ones((8, 2), np.float32), np.ones((8, 1), np.float32), verbose=0)

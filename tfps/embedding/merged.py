@@ -1,0 +1,148 @@
+"""Row gradients of several workers, merged beside their rows: the mean for each row, and one update of it.
+
+Each worker leaves with each server what it would have pushed there. The server sums it per row, divides by the number
+of examples, and applies the optimizer once. No row and no gradient crosses between servers; for clipping by norm,
+scalars do.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.embedding.push import RowUpdate
+from tfps.ops.apply_rows import apply_rows, pack_update
+from tfps.ops.route_unique import route_unique
+from tfps.ops.routes import RouteMap, TableRoute
+from tfps.ops.row_request import split_request
+from tfps.ops.segment_sum_rows import segment_sum_rows
+from tfps.placement.routing import Routing
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ServerRows:
+    """What one server has merged for its pieces of tables of one width.
+
+    Args:
+        pieces: (table, shard) each.
+        request: the rows that have a gradient, as `route_unique` makes requests.
+        rows: their gradients, [m, dim], on the server.
+    """
+
+    pieces: tuple[tuple[Any, int], ...]
+    request: Any
+    rows: Any
+
+    def split(self) -> tuple[list[Any], list[Any]]:
+        """For each piece its local rows, int64 [m_p], and their gradients, [m_p, dim]."""
+        counts, local = split_request(self.request, len(self.pieces))
+        return local, tf.split(self.rows, counts, num=len(self.pieces))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MergedGradient:
+    """The gradient of one table, in parts that lie on its servers; stands for an IndexedSlices.
+
+    Args:
+        table: the table.
+        parts: (what a server merged, which of its pieces) each.
+        factor: multiplies every row; None for 1.
+        limit: bounds the size of every element, before the factor; None where there is none.
+    """
+
+    table: Any
+    parts: tuple[tuple[ServerRows, int], ...]
+    factor: Any = None
+    limit: float | None = None
+
+    def square_sum(self) -> Any:
+        """Sum of the squares of all elements, a scalar; each server adds up its own."""
+        sums = []
+        for merged, piece in self.parts:
+            with tf.device(merged.rows.device):
+                sums.append(tf.reduce_sum(tf.square(merged.split()[1][piece])))
+        return tf.add_n(sums)
+
+    def scaled(self, factor: Any) -> "MergedGradient":
+        """This one with every row multiplied."""
+        return dataclasses.replace(self, factor=factor if self.factor is None else self.factor * factor)
+
+    def limited(self, limit: float) -> "MergedGradient":
+        """This one with every element between -limit and limit."""
+        return dataclasses.replace(self, limit=limit)
+
+    def changed(self, rows: Any) -> Any:
+        """Rows of one part with the limit and the factor applied."""
+        rows = rows if self.limit is None else tf.clip_by_value(rows, -self.limit, self.limit)
+        return rows if self.factor is None else rows * self.factor
+
+
+def merge(pieces: Sequence[tuple[Any, int]], messages: Sequence[Any], total: Any) -> ServerRows:
+    """Merges what workers left with one server; to be called with that server as the device.
+
+    Args:
+        pieces: (table, shard) each, of one width.
+        messages: from `RoutedGradients.message`, with the examples of the worker's batch as the factor.
+        total: examples of all workers, a scalar.
+    """
+    dim = pieces[0][0].dim
+    local: list[list[Any]] = [[] for _ in pieces]
+    rows: list[list[Any]] = [[] for _ in pieces]
+    for message in messages:
+        for piece, (wanted, gradients) in enumerate(zip(*_taken_apart(message, len(pieces), dim), strict=True)):
+            local[piece].append(wanted)
+            rows[piece].append(gradients)
+    routed = route_unique(_as_tables(pieces), [tf.concat(ids, 0) for ids in local])
+    summed = segment_sum_rows([tf.concat(r, 0) for r in rows], routed.inverse, tf.size(routed.unique_ids))
+    return ServerRows(tuple(pieces), routed.requests[0], summed / total)
+
+
+def push_merged(updates: Sequence[RowUpdate]) -> list[Any]:
+    """Applies updates whose gradients are `MergedGradient`s; returns the operations."""
+    servers = {id(merged): merged for update in updates for merged, _ in update.gradient.parts}
+    operations = []
+    for merged in servers.values():
+        groups: dict[Any, list[tuple[RowUpdate, int]]] = {}
+        for update in updates:
+            for part, piece in update.gradient.parts:
+                if part is merged:
+                    groups.setdefault((update.rule.name, id(update.hyper)), []).append((update, piece))
+        operations += [_apply(merged, sorted(chosen, key=lambda one: one[1])) for chosen in groups.values()]
+    return operations
+
+
+def _apply(merged: ServerRows, chosen: list[tuple[RowUpdate, int]]) -> Any:
+    """One update of some pieces of a server."""
+    first = chosen[0][0]
+    variables = []
+    for update, piece in chosen:
+        shard = merged.pieces[piece][1]
+        variables.append([table.shards[shard] for table in (update.table, *update.slots)])
+    with tf.device(merged.rows.device):
+        plain = all(update.gradient.factor is None and update.gradient.limit is None for update, _ in chosen)
+        if plain and len(chosen) == len(merged.pieces):
+            request, rows = merged.request, merged.rows
+        else:
+            local, split = merged.split()
+            sizes = tf.stack([tf.size(local[piece], tf.int64) for _, piece in chosen])
+            request = tf.concat([sizes, *(local[piece] for _, piece in chosen)], 0)
+            rows = tf.concat([update.gradient.changed(split[piece]) for update, piece in chosen], 0)
+        return apply_rows(first.rule, variables, pack_update(first.hyper, request, rows))
+
+
+def _taken_apart(message: Any, pieces: int, dim: int) -> tuple[list[Any], list[Any]]:
+    """For each piece the local rows that a worker has gradients for, and these."""
+    rows = (tf.size(message) - 2 * pieces) // (dim + 2)
+    end = 2 * (pieces + rows)
+    counts, local = split_request(tf.bitcast(tf.reshape(message[:end], [-1, 2]), tf.int64), pieces)
+    return local, tf.split(tf.reshape(message[end:], [-1, dim]), counts, num=pieces)
+
+
+def _as_tables(pieces: Sequence[tuple[Any, int]]) -> RouteMap:
+    """The pieces as tables of one server, so that the op that makes ids unique takes local rows."""
+    tables = tuple(
+        TableRoute(f"{table.name}/{shard}", Routing("div", int(table.shards[shard].shape[0]), 1), (0,))
+        for table, shard in pieces
+    )
+    return RouteMap(tables, 1)

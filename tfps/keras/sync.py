@@ -1,0 +1,104 @@
+"""`Sync`: a Keras optimizer that makes one update a global step, of the mean gradient of all workers' batches."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from tfps import step
+from tfps.errors import ConfigError
+from tfps.keras._compat import Variable, keras
+from tfps.keras.modes import Moded, know, with_mode
+
+
+@dataclasses.dataclass(frozen=True)
+class SyncMode:
+    """How an optimizer made by `Sync` trains.
+
+    Args:
+        drop_slowest: workers that a step does not wait for, at least 0.
+        max_staleness: updates that a batch may miss, at least 0.
+
+    Raises:
+        ConfigError: an argument breaks its rule.
+    """
+
+    drop_slowest: int
+    max_staleness: int
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        for name in ("drop_slowest", "max_staleness"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ConfigError(f"`{name}` must be an integer of at least 0. Received: {value!r}.")
+        if self.drop_slowest and self.max_staleness:
+            raise ConfigError(
+                "`drop_slowest` and `max_staleness` must not both be above 0: the one drops what is late, the other "
+                f"allows for it. Received: drop_slowest={self.drop_slowest}, max_staleness={self.max_staleness}."
+            )
+
+
+class _Sync(Moded):
+    """An optimizer in synchronous mode."""
+
+    prefix = "Sync"
+    mode_type = SyncMode
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
+        """On a worker: gives the gradients to the global step. Where they are merged: updates."""
+        current = step.current()
+        update = super().apply  # type: ignore[misc]
+        if current is None or current.contributions is None:
+            update(grads, trainable_variables)
+            return
+        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)  # type: ignore[attr-defined]
+        pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
+        values = [v._value if isinstance(v, Variable) else v for _, v in pairs]
+        kept = [variable for _, variable in pairs]
+        current.contributions.append(step.Contribution([g for g, _ in pairs], values, lambda mean: update(mean, kept)))
+
+
+know(_Sync)
+
+
+def sync(optimizer: Any, drop_slowest: int = 0, max_staleness: int = 0) -> Any:
+    """Trains synchronously: each global step takes a batch of every worker and makes one update of their mean gradient.
+
+    The mean is weighted by the examples of each batch, so that the update is that of one process with the joined
+    batch; of a row of a table it is the mean over all examples too, and the row is updated once. `iterations` counts
+    updates: an epoch of N batches has N divided by the workers, rounded up. In the last steps of an epoch workers that
+    have no batch left contribute nothing. Layers that look at a whole batch (`BatchNormalization`) see the worker's.
+
+    The mode is the optimizer's, which is returned, now an instance of a subclass of its class: everything that holds
+    for it (learning rate, schedules, slots, saving) still does. Without `tfps.ParameterServerStrategy` it trains as it
+    always did.
+
+    Args:
+        optimizer: a Keras optimizer, or its name.
+        drop_slowest: a step does not wait for so many workers; what comes too late is dropped, and its batch goes
+            again into a later step, so that each is trained once.
+        max_staleness: a worker may begin a batch before so many of its own last ones are part of an update. 0 waits
+            for each; 1 hides the exchange behind the next batch.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: an argument breaks its rule.
+        UnsupportedError: the optimizer is in another mode.
+
+    Example:
+        >>> import keras, tfps
+        >>> optimizer = tfps.optimizers.Sync(keras.optimizers.Adam(0.001))
+        >>> optimizer.tfps_mode.drop_slowest, isinstance(optimizer, keras.optimizers.Adam)
+        (0, True)
+    """
+    mode = SyncMode(drop_slowest, max_staleness)
+    optimizer = keras.optimizers.get(optimizer)
+    return with_mode(optimizer, _Sync, mode)
+
+
+def mode_of(optimizer: Any) -> SyncMode | None:
+    """The mode of an optimizer made by `Sync`; None for any other."""
+    mode = getattr(optimizer, "tfps_mode", None)
+    return mode if isinstance(mode, SyncMode) else None

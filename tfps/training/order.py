@@ -1,0 +1,35 @@
+"""What the chief tells a worker with each closure, as one small tensor."""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+LENGTH = 4
+"""Elements of the tensor."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """One closure: integers on the chief, int64 scalars in the graph of a closure.
+
+    Args:
+        steps: to make at most.
+        worker: number of the worker whose share of the input it is; random generators draw by it.
+        place: where the contribution of a synchronous step waits on the servers.
+        again: 1 to take the batch of the closure before once more, 0 to take the next.
+    """
+
+    steps: Any
+    worker: Any
+    place: Any = 0
+    again: Any = 0
+
+    @classmethod
+    def read(cls, tensor: Any) -> "Order":
+        """The order in a tensor from `tensor()`."""
+        return cls(*tf.unstack(tensor, num=LENGTH))
+
+    def tensor(self) -> Any:
+        """int64 [LENGTH]."""
+        return tf.constant(dataclasses.astuple(self), tf.int64)

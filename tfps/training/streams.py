@@ -1,0 +1,19 @@
+"""Which stream an epoch gets."""
+
+from tfps.strategy.inputs import Epoch
+from tfps.training.stream import FedStream, Runner, ShippedStream, Stream
+from tfps.training.sync.stream import Rules, SyncStream
+
+
+def stream(runner: Runner, epoch: Epoch, rules: Rules | None = None) -> Stream:
+    """The stream that fits the input and the mode.
+
+    Args:
+        runner: runs the closures.
+        epoch: the input; it says how many steps there are at most.
+        rules: of synchronous training; None for every other mode.
+    """
+    budget = epoch.source.steps_per_epoch
+    if rules is not None:
+        return SyncStream(runner, epoch, budget, rules)
+    return (FedStream if epoch.source.fed else ShippedStream)(runner, epoch, budget)

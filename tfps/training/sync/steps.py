@@ -1,0 +1,54 @@
+"""Synchronous training of one model: its closures, the stage they fill, and the update they wait for."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.strategy.pool import Calls
+from tfps.strategy.strategy import ParameterServerStrategy
+from tfps.training.closure import Program
+from tfps.training.sync.contribution import ContributionClosure
+from tfps.training.sync.stage import Stage
+from tfps.training.sync.stream import Rules
+from tfps.training.sync.update import update
+
+
+class SyncSteps:
+    """What the global steps of one model share.
+
+    Args:
+        strategy: whose workers and servers make them.
+        name: which no other has.
+        drop_slowest: workers that an update does not wait for, below the number of workers.
+        max_staleness: updates that a contribution may miss.
+
+    Attributes:
+        rules: when an update is made.
+    """
+
+    def __init__(self, strategy: ParameterServerStrategy, name: str, drop_slowest: int, max_staleness: int) -> None:
+        self._strategy = strategy
+        self.rules = Rules(drop_slowest, max_staleness, self._update)
+        self._stage = Stage(name, strategy.num_workers * self.rules.slots)
+        self._closure: ContributionClosure | None = None
+        self._run = tf.function(self._trace, autograph=False)
+
+    def closure(self, program: Program) -> ContributionClosure:
+        """Traces the contributions of a program; the updates are of what the last one was made of."""
+        self._closure = ContributionClosure(program, self._stage)
+        return self._closure
+
+    def _update(self, places: Sequence[int]) -> None:
+        """Makes the update of what waits in some places."""
+        merged = tf.constant([place in places for place in range(self._stage.places)])
+        calls = Calls(self._strategy.server_pool, "the update of a synchronous step", self._strategy.closure_timeout_s)
+        calls.submit(0, None, functools.partial(self._run, merged))
+        calls.take()
+
+    def _trace(self, merged: Any) -> Any:
+        assert self._closure is not None and self._closure.layout is not None  # a contribution was traced before
+        with self._strategy.scope():
+            update(self._closure.layout, self._stage, merged)
+        return tf.constant(True)
