@@ -1,5 +1,6 @@
 # make demo    trains the example job on a cluster of processes on this machine
 # make test    runs the tests; both first make .venv with the package and its C++ ops (about two minutes, once)
+# make test-slow    trains the examples' models on real data, each for a minute or more
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -14,7 +15,7 @@ PYTEST_ARGS ?=
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 OPS := $(shell find tfps_ops -name '*.cc' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test lint format asan tsan test-versions clean
+.PHONY: demo test test-slow lint format asan tsan test-versions clean
 .DELETE_ON_ERROR:
 
 # TensorFlow comes before the package: the ops are compiled against the very one that will load them.
@@ -37,6 +38,9 @@ demo: $(VENV)/.package
 
 test: $(VENV)/.package
 	$(VENV)/bin/pytest -q $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.package
+	$(VENV)/bin/pytest -q -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .

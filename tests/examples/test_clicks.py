@@ -14,13 +14,13 @@ LAUNCH = "import sys; from tfps.cli.launch import main; sys.exit(main(sys.argv[1
 
 
 @pytest.fixture(scope="module")
-def ctr_dnn():
-    from examples import ctr_dnn
+def clicks():
+    import clicks
 
-    return ctr_dnn
+    return clicks
 
 
-def arguments(ctr_dnn, path, form="criteo", batch=7):
+def arguments(clicks, path, form="criteo", batch=7):
     return argparse.Namespace(data=str(path), format=form, batch=batch, rows=1000)
 
 
@@ -28,44 +28,44 @@ def criteo_line(label="0", numbers=("1",) * 13, words=("68fd1e64",) * 26):
     return "\t".join([label, *numbers, *words])
 
 
-def test_missing_negative_and_large_numbers(ctr_dnn):
+def test_missing_negative_and_large_numbers(clicks):
     numbers = ["", "-1", "0", "2147483647", *["5"] * 9]
-    (ids, scaled), labels = ctr_dnn.parse([criteo_line("1", numbers), criteo_line()], ctr_dnn.FORMATS["criteo"], 10**6)
+    (ids, scaled), labels = clicks.parse([criteo_line("1", numbers), criteo_line()], clicks.FORMATS["criteo"], 10**6)
     assert ids.shape == (2, 39) and scaled.shape == (2, 13)
     np.testing.assert_allclose(scaled[0, :4], [0, -np.log(2), 0, np.log1p(2147483647.0)], rtol=1e-6)
     np.testing.assert_array_equal(labels, [[1], [0]])
     assert ids[0, 0] != ids[1, 0], "missing and 1 must be two features"
 
 
-def test_a_missing_number_is_not_zero_and_a_column_is_part_of_its_feature(ctr_dnn):
+def test_a_missing_number_is_not_zero_and_a_column_is_part_of_its_feature(clicks):
     lines = [criteo_line(numbers=["", *["0"] * 12]), criteo_line(numbers=["0"] * 13)]
-    (ids, _), _ = ctr_dnn.parse(lines, ctr_dnn.FORMATS["criteo"], 2**40)
+    (ids, _), _ = clicks.parse(lines, clicks.FORMATS["criteo"], 2**40)
     assert ids[0, 0] != ids[1, 0]
     assert len(set(ids[1].numpy())) == 39, "the same word in two columns must be two features"
 
 
-def test_adult_cells_and_labels(ctr_dnn):
+def test_adult_cells_and_labels(clicks):
     line = "39, ?, 77516, Bachelors, 13, a, b, c, d, Male, 2174, 0, 40, ?, "
-    (ids, scaled), labels = ctr_dnn.parse([line + ">50K", line + "<=50K."], ctr_dnn.FORMATS["adult"], 1000)
+    (ids, scaled), labels = clicks.parse([line + ">50K", line + "<=50K."], clicks.FORMATS["adult"], 1000)
     np.testing.assert_array_equal(labels, [[1], [0]])
     np.testing.assert_array_equal(ids[0], ids[1])
     np.testing.assert_allclose(scaled[0, 3], np.log1p(2174), rtol=1e-6)
 
 
-def test_every_line_is_trained_on_or_held_out_once(ctr_dnn, tmp_path):
+def test_every_line_is_trained_on_or_held_out_once(clicks, tmp_path):
     path = tmp_path / "rows"
     path.write_text("\n".join(criteo_line(numbers=[str(n)] * 13) for n in range(57)) + "\n\n")
     training, held_out = (
         [n for (_, scaled), _ in part for n in np.rint(np.expm1(scaled[:, 0])).astype(int).tolist()]
-        for part in ctr_dnn.datasets(arguments(ctr_dnn, path))
+        for part in clicks.datasets(arguments(clicks, path))
     )
     assert held_out == [0, 10, 20, 30, 40, 50]
     assert sorted(training + held_out) == list(range(57)) and training != sorted(training)
 
 
-def test_no_such_file(ctr_dnn):
+def test_no_such_file(clicks):
     with pytest.raises(SystemExit, match="nowhere"):
-        ctr_dnn.datasets(arguments(ctr_dnn, "nowhere*.tsv"))
+        clicks.datasets(arguments(clicks, "nowhere*.tsv"))
 
 
 def test_adult_embedded(run, head):

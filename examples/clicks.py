@@ -1,0 +1,133 @@
+"""What the click models here share: files of rows as batches, the command line, training and its report.
+
+Every cell of a line becomes a row of one large embedding table, found by hashing; numbers are also given as such. The
+workers read the files, so these must be where the workers are.
+
+Formats: `criteo` (label, 13 integers, 26 categories, between tabs; the Criteo click logs) and `adult` (the census
+data of UCI, between commas, whose last column is the label). An empty cell or "?" is a missing one.
+"""
+
+import argparse
+import dataclasses
+import functools
+import glob
+from collections.abc import Callable
+
+import cluster
+import keras
+import tensorflow as tf
+
+HELD_OUT = 10  # of so many lines one is held out
+SHUFFLED = 20_000  # lines that are mixed at a time
+BUCKETS = 4  # per unit of a number's logarithm
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """What stands where in a line.
+
+    Args:
+        separator: between cells.
+        label: index of the label's cell.
+        numbers: indices of the cells with numbers.
+        categories: indices of the cells with words.
+    """
+
+    separator: str
+    label: int
+    numbers: tuple[int, ...]
+    categories: tuple[int, ...]
+
+    @property
+    def columns(self) -> int:
+        """Cells of a line."""
+        return 1 + self.inputs
+
+    @property
+    def inputs(self) -> int:
+        """Cells a model is given."""
+        return len(self.numbers) + len(self.categories)
+
+
+FORMATS = {
+    "criteo": Format("\t", 0, tuple(range(1, 14)), tuple(range(14, 40))),
+    "adult": Format(",", 14, (0, 2, 4, 10, 11, 12), (1, 3, 5, 6, 7, 8, 9, 13)),
+}
+
+
+def parse(lines: tf.Tensor, form: Format, rows: int) -> tuple:
+    """Lines [batch] as ids [batch, inputs] below `rows` and numbers [batch, numbers], and labels [batch, 1]."""
+    cells = tf.io.decode_csv(lines, [[""]] * form.columns, field_delim=form.separator, use_quote_delim=False)
+    cells = tf.strings.strip(tf.stack(cells, axis=1))
+    numbers, buckets = read_numbers(tf.gather(cells, form.numbers, axis=1))
+    words = tf.concat([buckets, tf.gather(cells, form.categories, axis=1)], axis=1)
+    names = tf.constant([f"{column}=" for column in (*form.numbers, *form.categories)])
+    ids = tf.strings.to_hash_bucket_fast(names + words, rows)  # "3=ab": the same word in two columns is two features
+    labels = tf.strings.regex_full_match(cells[:, form.label], r"1|>50K\.?")
+    return (ids, numbers), tf.cast(labels, tf.float32)[:, tf.newaxis]
+
+
+def read_numbers(cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Numbers of any sign on a logarithmic scale, and as words for hashing; missing ones are 0 and "missing"."""
+    missing = tf.strings.regex_full_match(cells, r"\??")
+    values = tf.strings.to_number(tf.where(missing, "0", cells))
+    scaled = tf.sign(values) * tf.math.log1p(tf.abs(values))
+    buckets = tf.strings.as_string(tf.cast(tf.floor(scaled * BUCKETS), tf.int32))
+    return scaled, tf.where(missing, "missing", buckets)
+
+
+def datasets(args: argparse.Namespace) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Batches to train on, and held-out ones. TensorFlow operations alone, so both run on the workers."""
+    files = sorted(glob.glob(args.data))
+    if not files:
+        raise SystemExit(f"--data must name a file, or several with a pattern. Received: {args.data!r}, which is none.")
+    groups = tf.data.TextLineDataset(files).batch(HELD_OUT)
+    groups = groups.map(lambda lines: tf.boolean_mask(lines, tf.strings.length(lines) > 0))
+
+    def batches(lines: tf.data.Dataset) -> tf.data.Dataset:
+        read = functools.partial(parse, form=FORMATS[args.format], rows=args.rows)
+        return lines.batch(args.batch).map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(4)
+
+    training = groups.map(lambda lines: lines[1:]).unbatch().shuffle(SHUFFLED)
+    return batches(training), batches(groups.map(lambda lines: lines[:1]).unbatch())
+
+
+def inputs(form: Format) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """What a model is given: ids [batch, inputs] and numbers [batch, numbers]."""
+    return keras.Input((form.inputs,), dtype="int64"), keras.Input((len(form.numbers),))
+
+
+def tower(features: keras.KerasTensor, hidden: list[int]) -> keras.KerasTensor:
+    """Dense layers of `hidden` units, one over the other."""
+    for units in hidden:
+        features = keras.layers.Dense(units, activation="relu")(features)
+    return features
+
+
+def parse_arguments(description: str) -> argparse.Namespace:
+    """The command line of a click model."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="FILE", help="a file of rows, or a pattern ('day_*.tsv')")
+    parser.add_argument("--format", choices=FORMATS, default="criteo", help="default %(default)s")
+    cluster.add_arguments(parser)
+    parser.add_argument("--epochs", type=int, default=4, help="default %(default)s")
+    parser.add_argument("--batch", type=int, default=256, help="rows a step (default %(default)s)")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the table (default %(default)s)")
+    parser.add_argument("--dim", type=int, default=8, help="floats a row of the table (default %(default)s)")
+    parser.add_argument("--hidden", type=int, nargs="*", default=[64], help="units of the dense layers (default 64)")
+    parser.add_argument("--rate", type=float, default=0.1, help="learning rate of Adagrad (default %(default)s)")
+    return parser.parse_args()
+
+
+def train(args: argparse.Namespace, build_model: Callable[[Format], keras.Model]) -> None:
+    """Trains what `build_model` makes, and reports; the model is plain Keras, made in the scope."""
+    strategy = cluster.make_strategy(args)  # in a worker or a parameter server this line serves to the end
+    training, held_out = datasets(args)
+    with strategy.scope():
+        model = build_model(FORMATS[args.format])
+        model.compile(keras.optimizers.Adagrad(args.rate), loss="binary_crossentropy", metrics=["auc"])
+    model.fit(training, epochs=args.epochs, validation_data=held_out)
+
+    learned = model.evaluate(held_out, return_dict=True, verbose=0)
+    print(f"on held-out rows: AUC {learned['auc']:.4f}, loss {learned['loss']:.4f}")
+    print(strategy.plan.table())

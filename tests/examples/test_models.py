@@ -1,0 +1,33 @@
+"""The models of the examples on real data: each must reach its figure on what it was not trained on."""
+
+import re
+
+import pytest
+
+ADULT = ("--format", "adult", "--rows", 50_000, "--rate", 0.2, "--ps", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "reached"), [("ctr_dnn", 0.895), ("deepfm", 0.9), ("dcn", 0.9)])
+def test_click_models_on_adult(run, data, name, reached):
+    output = run(f"examples/{name}.py", "--data", data / "adult_census/adult.data", *ADULT)
+    assert float(re.search(r"AUC ([\d.]+)", output)[1]) > reached, output
+    assert "embeddings" in output and "by hash" in output
+
+
+@pytest.mark.slow
+def test_gru4rec_on_movielens(run, data):
+    output = run("examples/gru4rec.py", "--data", data / "ml-latest-small/ratings.csv", "--ps", 1)
+    reached, known = map(float, re.search(r"recall@20 ([\d.]+); .* items ([\d.]+)", output).groups())
+    assert reached > 0.07 and reached > 1.2 * known, output
+
+
+def test_sessions_are_cut_by_user_and_time(tmp_path):
+    import gru4rec
+
+    path = tmp_path / "ratings.csv"
+    lines = [f"{user},{100 - time},3.0,{time}" for user in range(20) for time in (2, 1, 3)]
+    path.write_text("\n".join(["userId,movieId,rating,timestamp", *lines]) + "\n")
+    training, held_out, items = gru4rec.read_sessions(str(path))
+    assert (len(training), len(held_out), items) == (18, 2, 4)
+    assert training[0].tolist() == [3, 2, 1] + [0] * 18
