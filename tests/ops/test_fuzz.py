@@ -169,9 +169,49 @@ def combine_weights_case(rng, ops):
     return lambda: ops.tfps_combine_weights_grad(combiner=combiner, **given, **tensors)
 
 
-@pytest.mark.parametrize(
-    "case", [route_case, gather_case, apply_case, dense_case, segment_sum_case, combine_case, combine_weights_case]
-)
+def draw_case(rng, ops):
+    """Vectors that fit 4 rows, and half the time one of them anything."""
+    tensors = {
+        "positives": tf.constant(rng.integers(0, 4, rng.integers(0, 9))),
+        "aliases": tf.constant(rng.integers(0, 2**31, 4) * 2**32 + rng.integers(0, 4, 4)),
+        "seed": tf.constant(rng.choice(INTEGERS, 2)),
+    }
+    if rng.random() < 0.5:
+        tensors[str(rng.choice(list(tensors)))] = integers(rng)
+    rows = int(rng.choice([4, 4, 4, 4, 1, 2**40]))
+    return lambda: ops.tfps_draw_targets(rows=rows, negatives=int(rng.choice([1, 3, 3, 0])), **tensors)
+
+
+def pairs_case(rng, ops):
+    """Pairs that fit 4 rows, and half the time one tensor of them anything."""
+    rule = str(rng.choice(["sgd", "adagrad", "adagrad", "adam"], p=[0.45, 0.25, 0.25, 0.05]))
+    count, slots = int(rng.integers(0, 9)), int(rule != "sgd")
+    tensors = {
+        "centers": tf.constant(rng.integers(0, 4, count), tf.int32),
+        "targets": tf.constant(rng.integers(0, 4, [count, rng.integers(0, 4)]), tf.int32),
+        "hyperparameters": tf.ones([2 + slots]),
+    }
+    wrong = str(rng.choice(["centers", "targets", "hyperparameters", "none"], p=[0.2, 0.2, 0.1, 0.5]))
+    if wrong != "none":
+        tensors[wrong] = floats(rng) if wrong == "hyperparameters" else integers(rng, np.int32)
+    matrices = [matrix(rng, 4) for _ in range(1 + slots + int(rng.random() < 0.1))]
+    return lambda: ops.tfps_train_pairs(rows=matrices, rule=rule, **tensors)
+
+
+CASES = [
+    route_case,
+    gather_case,
+    apply_case,
+    dense_case,
+    segment_sum_case,
+    combine_case,
+    combine_weights_case,
+    draw_case,
+    pairs_case,
+]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_malformed_input_is_an_error_not_a_crash(case):
     rng = np.random.default_rng(4)
     ops = library.load()

@@ -102,6 +102,29 @@ def combine_weights_grad(gradients, rows, places, segments, weights, combiner="s
     ]
 
 
+def draw(positives, aliases=(None,), seed=(2,), negatives=5):
+    return [
+        library.load().tfps_draw_targets(
+            positives=placeholder(tf.int64, positives),
+            aliases=placeholder(tf.int64, aliases),
+            seed=placeholder(tf.int64, seed),
+            rows=9,
+            negatives=negatives,
+        )
+    ]
+
+
+def train(rows, centers, targets, hyper=(3,)):
+    trained = library.load().tfps_train_pairs(
+        rows=[placeholder(tf.float32, r) for r in rows],
+        centers=placeholder(tf.int32, centers),
+        targets=placeholder(tf.int32, targets),
+        hyperparameters=placeholder(tf.float32, hyper),
+        rule="adagrad",
+    )
+    return [*trained.deltas, trained.loss]
+
+
 V = [None]
 FITS = [
     (lambda: route([[3, 2], None]), [V, V, V, V, [2], [3, 2], None]),
@@ -122,6 +145,10 @@ FITS = [
     (lambda: combine_grad([5, 4], [7], [None], [[7]], count=0), [[0, 4]]),
     (lambda: combine_weights_grad([5, 4], [9, None], [None], [7], None), [[7]]),
     (lambda: combine_weights_grad(None, None, None, None, None), [[None]]),
+    (lambda: draw([7]), [[7, 6]]),
+    (lambda: draw(None, None, None, 1), [[None, 2]]),
+    (lambda: train([[5, 4], [None, 4]], [7], [None, 6]), [[5, 4], [5, 4], []]),
+    (lambda: train([None], None, None, None), [[None, None], []]),
 ]
 FAILS = [
     (lambda: gather([1]), "Negative dimension size"),
@@ -146,6 +173,16 @@ FAILS = [
     (lambda: combine_grad([5, 4, 3], [7], [7]), "must be rank 2"),
     (lambda: combine_weights_grad([5, 4], [9, 3], [7], [7], [7]), "must be equal"),
     (lambda: combine_weights_grad([5, 4], [9, 4], [7], [7], [7], "max"), "max. not in"),
+    (lambda: draw([7, 1]), "must be rank 1"),
+    (lambda: draw([7], [9, 1]), "must be rank 1"),
+    (lambda: draw([7], seed=[3]), "must be 2"),
+    (lambda: draw([7], negatives=0), "less than minimum 1"),
+    (lambda: train([[5, 4], [6, 4]], [7], [7, 6]), "must be equal"),
+    (lambda: train([[5]], [7], [7, 6]), "must be rank 2|same rank|equal rank"),
+    (lambda: train([[5, 4]], [7], [8, 6]), "must be equal"),
+    (lambda: train([[5, 4]], [7, 1], [7, 6]), "must be rank 1"),
+    (lambda: train([[5, 4]], [7], [7]), "must be rank 2"),
+    (lambda: train([[5, 4]], [7], [7, 6], []), "must be rank 1"),
 ]
 
 

@@ -1,5 +1,6 @@
 #include "tfps_ops/core/cpu_target.h"
 
+#include "tfps_ops/core/pair_kernels.h"
 #include "tfps_ops/core/row_kernels.h"
 
 namespace tfps {
@@ -25,6 +26,14 @@ const RowKernels& RowKernelsFor(CpuTarget target) {
   if (target == CpuTarget::kAvx2) return avx2::kRowKernels;
 #endif
   return baseline::kRowKernels;
+}
+
+const PairKernels& PairKernelsFor(CpuTarget target) {
+#if defined(__x86_64__)
+  if (target == CpuTarget::kAvx512) return avx512::kPairKernels;
+  if (target == CpuTarget::kAvx2) return avx2::kPairKernels;
+#endif
+  return baseline::kPairKernels;
 }
 
 }  // namespace tfps

@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "tfps_ops/core/pair_kernels.h"
 #include "tfps_ops/core/row_kernels.h"
 
 #if defined(__clang__)
@@ -29,9 +30,20 @@ inline Vec LoadPart(const float* p, int64_t n) { return _mm256_maskload_ps(p, Fi
 inline void StorePart(float* p, int64_t n, Vec v) { _mm256_maskstore_ps(p, FirstLanes(n), v); }
 inline Vec Sqrt(Vec v) { return _mm256_sqrt_ps(v); }
 
+constexpr int kMostVecs = 0;
+constexpr int kVecsALine = 2;
+
+inline float SumOfLine(const Vec* line) {
+  const __m256 eight = line[0] + line[1];
+  const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+  const __m128 two = four + _mm_movehl_ps(four, four);
+  return two[0] + two[1];
+}
+
 }  // namespace
 
 #include "tfps_ops/core/row_kernels.inc"
+#include "tfps_ops/core/pair_kernels.inc"
 
 }  // namespace avx2
 }  // namespace tfps

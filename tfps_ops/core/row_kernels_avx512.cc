@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "tfps_ops/core/pair_kernels.h"
 #include "tfps_ops/core/row_kernels.h"
 
 #if defined(__clang__)
@@ -28,9 +29,22 @@ inline void StorePart(float* p, int64_t n, Vec v) { _mm512_mask_storeu_ps(p, Fir
 // The masked form, because GCC 12 warns that the plain one reads what it leaves undefined.
 inline Vec Sqrt(Vec v) { return _mm512_maskz_sqrt_ps(0xffff, v); }
 
+constexpr int kMostVecs = 8;
+constexpr int kVecsALine = 1;
+
+inline float SumOfLine(const Vec* line) {
+  float lanes[kWidth];
+  Store(lanes, line[0]);
+  const __m256 eight = _mm256_loadu_ps(lanes) + _mm256_loadu_ps(lanes + 8);
+  const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+  const __m128 two = four + _mm_movehl_ps(four, four);
+  return two[0] + two[1];
+}
+
 }  // namespace
 
 #include "tfps_ops/core/row_kernels.inc"
+#include "tfps_ops/core/pair_kernels.inc"
 
 }  // namespace avx512
 }  // namespace tfps

@@ -1,4 +1,5 @@
 // The loops over rows for any CPU: four floats at a time.
+#include "tfps_ops/core/pair_kernels.h"
 #include "tfps_ops/core/row_kernels.h"
 
 namespace tfps {
@@ -33,9 +34,18 @@ inline Vec Sqrt(Vec v) {
   return Vec{__builtin_sqrtf(v[0]), __builtin_sqrtf(v[1]), __builtin_sqrtf(v[2]), __builtin_sqrtf(v[3])};
 }
 
+constexpr int kMostVecs = 0;
+constexpr int kVecsALine = 4;
+
+inline float SumOfLine(const Vec* line) {
+  const Vec four = (line[0] + line[2]) + (line[1] + line[3]);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
 }  // namespace
 
 #include "tfps_ops/core/row_kernels.inc"
+#include "tfps_ops/core/pair_kernels.inc"
 
 }  // namespace baseline
 }  // namespace tfps

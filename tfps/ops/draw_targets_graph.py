@@ -1,0 +1,56 @@
+"""`draw_targets` by TensorFlow's own ops, to the bit; tfps_ops/core/negative_sampler.h says how a row is drawn."""
+
+from typing import Any
+
+import tensorflow as tf
+
+_ATTEMPTS = 4
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def draw_targets_graph(positives: Any, aliases: Any, seed: Any, rows: int, count: int) -> Any:
+    """See `draw_targets`.
+
+    Args:
+        positives: int64 [n].
+        aliases: int64 [rows], or empty.
+        seed: int64 [2].
+        rows: of the table.
+        count: negatives of a pair.
+    """
+    key, counter = tf.unstack(tf.bitcast(seed, tf.uint64))
+    mixed = _mix(_mix(key + _number(_GOLDEN)) + _number(_GOLDEN) * counter)
+    pairs = tf.shape(positives, tf.int64)[0]
+    places = tf.reshape(tf.range(pairs * (1 + count)), [-1, 1 + count])[:, 1:]
+    positives = positives[:, tf.newaxis]
+    drawn = tf.broadcast_to((positives + 1) % rows, tf.shape(places))
+    for attempt in reversed(range(_ATTEMPTS)):
+        numbers = tf.bitcast(places * _ATTEMPTS + attempt, tf.uint64)
+        found = _row(_mix(mixed + _number(_GOLDEN) * numbers), aliases, rows)
+        drawn = tf.where(found == positives, drawn, found)
+    return tf.concat([positives, drawn], 1)
+
+
+def _row(random: Any, aliases: Any, rows: int) -> Any:
+    high, low = _right(random, 32), random & _number(0xFFFFFFFF)
+    column = tf.bitcast(_right(high * _number(rows), 32), tf.int64)
+    if aliases.shape == [0]:
+        return column
+    alias = tf.bitcast(tf.gather(aliases, column), tf.uint64)
+    # The comparison is of numbers below 2^32, for which there is one of int64.
+    stays = tf.bitcast(low, tf.int64) < tf.bitcast(_right(alias, 32), tf.int64)
+    return tf.where(stays, column, tf.bitcast(alias & _number(0xFFFFFFFF), tf.int64))
+
+
+def _mix(z: Any) -> Any:
+    z = (z ^ _right(z, 30)) * _number(0xBF58476D1CE4E5B9)
+    z = (z ^ _right(z, 27)) * _number(0x94D049BB133111EB)
+    return z ^ _right(z, 31)
+
+
+def _right(z: Any, bits: int) -> Any:
+    return tf.bitwise.right_shift(z, _number(bits))
+
+
+def _number(value: int) -> Any:
+    return tf.constant(value, tf.uint64)

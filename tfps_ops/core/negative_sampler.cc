@@ -1,0 +1,57 @@
+#include "tfps_ops/core/negative_sampler.h"
+
+namespace tfps {
+namespace {
+
+constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
+constexpr int kAttempts = 4;
+constexpr int64_t kNanosecondsADraw = 10;
+
+// The finalizer of splitmix64 (Steele, Lea and Flood 2014): 64 bits that look random for a number that does not.
+inline uint64_t Mix(uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+inline int64_t Row(const NegativeSampler& sampler, uint64_t random) {
+  const int64_t column = static_cast<int64_t>(((random >> 32) * static_cast<uint64_t>(sampler.rows)) >> 32);
+  if (sampler.aliases == nullptr) return column;
+  const uint64_t alias = static_cast<uint64_t>(sampler.aliases[column]);
+  return (random & 0xffffffffu) < alias >> 32 ? column : static_cast<int64_t>(alias & 0xffffffffu);
+}
+
+inline int64_t Draw(const NegativeSampler& sampler, uint64_t place, int64_t positive) {
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    const int64_t row = Row(sampler, Mix(sampler.seed + kGolden * (place * kAttempts + attempt)));
+    if (row != positive) return row;
+  }
+  return (positive + 1) % sampler.rows;
+}
+
+}  // namespace
+
+int64_t FirstBadAlias(const NegativeSampler& sampler) {
+  for (int64_t c = 0; sampler.aliases != nullptr && c < sampler.rows; ++c) {
+    if ((sampler.aliases[c] & 0xffffffff) >= sampler.rows) return c;
+  }
+  return -1;
+}
+
+uint64_t MixedSeed(int64_t key, int64_t counter) {
+  return Mix(Mix(static_cast<uint64_t>(key) + kGolden) + kGolden * static_cast<uint64_t>(counter));
+}
+
+void DrawTargets(const NegativeSampler& sampler, const int64_t* positives, int64_t count, int64_t width,
+                 int64_t* targets, const ParallelFor& parallel) {
+  parallel(count, width * kNanosecondsADraw, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      targets[i * width] = positives[i];
+      for (int64_t j = 1; j < width; ++j) {
+        targets[i * width + j] = Draw(sampler, i * width + j, positives[i]);
+      }
+    }
+  });
+}
+
+}  // namespace tfps

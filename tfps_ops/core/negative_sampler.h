@@ -1,0 +1,36 @@
+// Rows drawn at random beside each positive one: the negatives of word2vec and its kin.
+//
+// A draw is a function of (seed, place), so any number of threads and the TensorFlow graph in
+// tfps/ops/draw_targets_graph.py draw the same. A draw costs a product, a shift or two and one fetch from the alias table
+// (Walker 1977): column c of it is chosen evenly; its low 32 bits are the row taken in place of c where 32 further random
+// bits are not below its high 32 bits. Example of two rows with the weights 3 and 1: {2^32 - 1 : 0, 2^31 : 0}.
+#ifndef TFPS_OPS_CORE_NEGATIVE_SAMPLER_H_
+#define TFPS_OPS_CORE_NEGATIVE_SAMPLER_H_
+
+#include <cstdint>
+
+#include "tfps_ops/core/parallel.h"
+
+namespace tfps {
+
+// Nothing is owned.
+struct NegativeSampler {
+  const int64_t* aliases = nullptr;  // [rows], columns as above; null: each row is as likely as another
+  int64_t rows = 0;                  // 2 to 2^31
+  uint64_t seed = 0;
+};
+
+// The first column that takes a row at or above `rows`, or -1 where none does. O(rows).
+int64_t FirstBadAlias(const NegativeSampler& sampler);
+
+// What a seed of two numbers, such as a key and a counter, comes to.
+uint64_t MixedSeed(int64_t key, int64_t counter);
+
+// targets[i] = {positives[i], then width - 1 rows that are not positives[i]}, [count, width]. One that is drawn equal to
+// the positive is drawn anew, up to four times; then its neighbour is taken.
+void DrawTargets(const NegativeSampler& sampler, const int64_t* positives, int64_t count, int64_t width,
+                 int64_t* targets, const ParallelFor& parallel);
+
+}  // namespace tfps
+
+#endif  // TFPS_OPS_CORE_NEGATIVE_SAMPLER_H_

@@ -1,0 +1,41 @@
+// The loop over the pairs of pair_trainer.h, compiled once for each kind of CPU as those of row_kernels.h are.
+#ifndef TFPS_OPS_CORE_PAIR_KERNELS_H_
+#define TFPS_OPS_CORE_PAIR_KERNELS_H_
+
+#include <cstdint>
+
+#include "tfps_ops/core/cpu_target.h"
+#include "tfps_ops/core/pair_trainer.h"
+#include "tfps_ops/core/row_rules.h"
+
+namespace tfps {
+
+constexpr int64_t kFloatsALine = 16;
+
+// Rows that lie in whole cache lines: what is beyond `dim` in a row is 0, in a slot 1, and stays without effect.
+struct PairBlock {
+  Pairs pairs;
+  float* rows[1 + kMaxSlots] = {};  // rows and slots, each [any, stride]
+  int64_t stride = 0;               // a multiple of kFloatsALine, at least 1
+  float* scratch = nullptr;         // [3, stride], in whole cache lines
+};
+
+// Trains the pairs and returns the sum of their losses.
+template <class Rule>
+using TrainPairs = double (*)(const Rule& rule, const PairBlock& block);
+
+struct PairKernels {
+  TrainPairs<SgdRule> sgd;
+  TrainPairs<AdagradRule> adagrad;
+};
+
+// The loops for `target`, which this CPU must support.
+const PairKernels& PairKernelsFor(CpuTarget target);
+
+namespace baseline { extern const PairKernels kPairKernels; }
+namespace avx2 { extern const PairKernels kPairKernels; }
+namespace avx512 { extern const PairKernels kPairKernels; }
+
+}  // namespace tfps
+
+#endif  // TFPS_OPS_CORE_PAIR_KERNELS_H_

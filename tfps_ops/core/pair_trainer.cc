@@ -1,0 +1,105 @@
+#include "tfps_ops/core/pair_trainer.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "tfps_ops/core/pair_kernels.h"
+
+namespace tfps {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+// Memory for floats on large pages where the system has them: rows are read in no order, and on small pages each read
+// would also miss the buffer of addresses.
+class LargeBuffer {
+ public:
+  explicit LargeBuffer(int64_t floats) {
+    const size_t bytes = (floats * sizeof(float) / kHugePage + 1) * kHugePage;
+    data_ = static_cast<float*>(std::aligned_alloc(kHugePage, bytes));
+    if (data_ == nullptr) throw std::bad_alloc();
+#if defined(__linux__)
+    madvise(data_, bytes, MADV_HUGEPAGE);  // where it fails it is only slower
+#endif
+  }
+  ~LargeBuffer() { std::free(data_); }
+  LargeBuffer(const LargeBuffer&) = delete;
+  LargeBuffer& operator=(const LargeBuffer&) = delete;
+  float* data() { return data_; }
+
+ private:
+  float* data_;
+};
+
+// Each row with `filler` behind it, up to the next one.
+void CopyPadded(const float* from, int64_t rows, int64_t dim, float filler, int64_t stride, float* to) {
+  for (int64_t r = 0; r < rows; ++r, from += dim, to += stride) {
+    std::memcpy(to, from, dim * sizeof(float));
+    for (int64_t j = dim; j < stride; ++j) to[j] = filler;
+  }
+}
+
+void Subtract(const float* after, int64_t stride, const float* before, int64_t rows, int64_t dim, float* deltas) {
+  for (int64_t r = 0; r < rows; ++r, after += stride, before += dim, deltas += dim) {
+    for (int64_t j = 0; j < dim; ++j) deltas[j] = after[j] - before[j];
+  }
+}
+
+template <class Rule>
+class RulePairTrainer : public PairTrainer {
+ public:
+  explicit RulePairTrainer(TrainPairs<Rule> train) : train_(train) {}
+
+  int slots() const override { return Rule::kSlots; }
+
+  int hyperparameters() const override { return sizeof(Rule) / sizeof(float); }
+
+  double Train(const float* hyperparameters, const Pairs& pairs, const TrainedRows& rows) const override {
+    Rule rule;
+    std::memcpy(&rule, hyperparameters, sizeof(rule));
+    PairBlock block;
+    block.pairs = pairs;
+    block.stride = (rows.dim + kFloatsALine - 1) / kFloatsALine * kFloatsALine;
+    LargeBuffer buffer((rows.rows * (1 + Rule::kSlots) + 3) * block.stride);
+    for (int i = 0; i <= Rule::kSlots; ++i) {
+      block.rows[i] = buffer.data() + i * rows.rows * block.stride;
+      CopyPadded(rows.before[i], rows.rows, rows.dim, i == 0 ? 0 : 1, block.stride, block.rows[i]);
+    }
+    block.scratch = buffer.data() + (1 + Rule::kSlots) * rows.rows * block.stride;
+    const double loss = train_(rule, block);
+    for (int i = 0; i <= Rule::kSlots; ++i) {
+      Subtract(block.rows[i], block.stride, rows.before[i], rows.rows, rows.dim, rows.deltas[i]);
+    }
+    return loss;
+  }
+
+ private:
+  const TrainPairs<Rule> train_;
+};
+
+}  // namespace
+
+int64_t FirstBadPair(const Pairs& pairs, int64_t rows) {
+  for (int64_t i = 0; i < pairs.count; ++i) {
+    bool good = pairs.centers[i] >= 0 && pairs.centers[i] < rows;
+    for (int64_t j = i * pairs.width; j < (i + 1) * pairs.width; ++j) {
+      good &= pairs.targets[j] >= 0 && pairs.targets[j] < rows;
+    }
+    if (!good) return i;
+  }
+  return -1;
+}
+
+std::unique_ptr<PairTrainer> MakePairTrainer(const std::string& rule, CpuTarget target) {
+  const PairKernels& kernels = PairKernelsFor(target);
+  if (rule == "sgd") return std::make_unique<RulePairTrainer<SgdRule>>(kernels.sgd);
+  if (rule == "adagrad") return std::make_unique<RulePairTrainer<AdagradRule>>(kernels.adagrad);
+  return nullptr;
+}
+
+}  // namespace tfps

@@ -1,0 +1,65 @@
+// Kernel of TfpsDrawTargets: unpacks tensors and calls core/negative_sampler.h.
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tfps_ops/core/negative_sampler.h"
+#include "tfps_ops/kernels/device_parallel.h"
+
+namespace tfps {
+namespace {
+
+namespace tf = ::tensorflow;
+
+constexpr int64_t kMaxRows = int64_t{1} << 31;
+
+class DrawTargetsOp : public tf::OpKernel {
+ public:
+  explicit DrawTargetsOp(tf::OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("rows", &rows_));
+    OP_REQUIRES_OK(context, context->GetAttr("negatives", &negatives_));
+    OP_REQUIRES(context, rows_ >= 2 && rows_ <= kMaxRows,
+                tf::errors::InvalidArgument("`rows` must be 2 to 2^31. Received: ", rows_));
+    OP_REQUIRES(context, negatives_ >= 1 && negatives_ < kMaxRows,
+                tf::errors::InvalidArgument("`negatives` must be 1 to 2^31 - 1. Received: ", negatives_));
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    const tf::Tensor& positives = context->input(0);
+    NegativeSampler sampler;
+    OP_REQUIRES(context, positives.dims() == 1,
+                tf::errors::InvalidArgument("`positives` must be a vector. Received: shape ",
+                                            positives.shape().DebugString()));
+    OP_REQUIRES_OK(context, ReadSampler(context->input(1), context->input(2), &sampler));
+    tf::TensorShape shape;
+    OP_REQUIRES_OK(context,
+                   tf::TensorShape::BuildTensorShape({positives.NumElements(), 1 + negatives_}, &shape));
+    tf::Tensor* targets = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &targets));
+    DrawTargets(sampler, positives.flat<int64_t>().data(), positives.NumElements(), 1 + negatives_,
+                targets->flat<int64_t>().data(), DeviceParallel(context));
+  }
+
+ private:
+  absl::Status ReadSampler(const tf::Tensor& aliases, const tf::Tensor& seed, NegativeSampler* sampler) const {
+    if (aliases.dims() != 1 || (aliases.NumElements() != 0 && aliases.NumElements() != rows_)) {
+      return tf::errors::InvalidArgument("`aliases` must be a vector of `rows`, ", rows_, ", or empty. Received: shape ",
+                                         aliases.shape().DebugString());
+    }
+    if (seed.dims() != 1 || seed.NumElements() != 2) {
+      return tf::errors::InvalidArgument("`seed` must be two numbers. Received: shape ", seed.shape().DebugString());
+    }
+    sampler->rows = rows_;
+    sampler->aliases = aliases.NumElements() == 0 ? nullptr : aliases.flat<int64_t>().data();
+    sampler->seed = MixedSeed(seed.flat<int64_t>()(0), seed.flat<int64_t>()(1));
+    const int64_t bad = FirstBadAlias(*sampler);
+    if (bad < 0) return absl::OkStatus();
+    return tf::errors::InvalidArgument("`aliases` must hold rows below ", rows_, " in its low 32 bits. Received: ",
+                                       sampler->aliases[bad] & 0xffffffff, " in column ", bad);
+  }
+
+  int64_t rows_ = 0;
+  int64_t negatives_ = 0;
+};
+
+REGISTER_KERNEL_BUILDER(Name("TfpsDrawTargets").Device(tf::DEVICE_CPU), DrawTargetsOp);
+
+}  // namespace
+}  // namespace tfps

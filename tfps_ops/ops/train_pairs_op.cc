@@ -1,0 +1,50 @@
+// Registration, shape function and documentation of TfpsTrainPairs.
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace tfps {
+namespace {
+
+using ::tensorflow::shape_inference::DimensionHandle;
+using ::tensorflow::shape_inference::InferenceContext;
+using ::tensorflow::shape_inference::ShapeHandle;
+
+absl::Status TrainPairsShape(InferenceContext* c) {
+  std::vector<ShapeHandle> rows;
+  ShapeHandle matrix = c->Matrix(InferenceContext::kUnknownDim, InferenceContext::kUnknownDim);
+  ShapeHandle centers, targets, hyper;
+  DimensionHandle count;
+  TF_RETURN_IF_ERROR(c->input("rows", &rows));
+  for (const ShapeHandle& one : rows) TF_RETURN_IF_ERROR(c->Merge(matrix, one, &matrix));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(c->num_inputs() - 3), 1, &centers));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(c->num_inputs() - 2), 2, &targets));
+  TF_RETURN_IF_ERROR(c->Merge(c->Dim(centers, 0), c->Dim(targets, 0), &count));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(c->num_inputs() - 1), 1, &hyper));
+  TF_RETURN_IF_ERROR(c->set_output("deltas", std::vector<ShapeHandle>(rows.size(), matrix)));
+  return c->set_output("loss", {c->Scalar()});
+}
+
+REGISTER_OP("TfpsTrainPairs")
+    .Input("rows: K * float")
+    .Input("centers: int32")
+    .Input("targets: int32")
+    .Input("hyperparameters: float")
+    .Output("deltas: K * float")
+    .Output("loss: double")
+    .Attr("K: int >= 1")
+    .Attr("rule: string")
+    .SetShapeFn(TrainPairsShape)
+    .Doc(R"doc(
+Trains pairs of rows with a logistic loss, one pair after the other, each against rows of its own that it must not score high.
+
+rows: The rows and as many slots as the rule has, [M, dim] each.
+centers: [n], the row of each pair that is scored with each of its targets.
+targets: [n, width], rows; the first of a pair is the positive one, the others are negative.
+hyperparameters: Those of the rule and last the decay, as for TfpsApplyRows.
+deltas: What training adds to each of `rows`.
+loss: The sum over all targets, each in turn before its update.
+rule: "sgd" or "adagrad"; see core/pair_trainer.h for the order of the updates.
+)doc");
+
+}  // namespace
+}  // namespace tfps
