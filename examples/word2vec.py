@@ -5,8 +5,9 @@
     TF_CONFIG='...' python examples/word2vec.py                  one role of a cluster, on each of its machines
 
 Skip-gram with negative sampling: a word's vector learns to tell the words that stand near it from words drawn at
-random. Both tables (a word as a centre, a word as a context) live on the parameter servers; a step moves only the rows
-of its own words. Without --data the text is the sample of Wikipedia inside the gensim package. Any text will do:
+random. Both tables (a word as a center, a word as a context) live on the parameter servers. Workers train in GEO mode:
+one pulls the rows of a window of batches, trains them in one go, and pushes by how much they moved. Without --data the
+text is the sample of Wikipedia inside the gensim package. Any text will do:
 
     python examples/word2vec.py --data book.txt --output vectors.txt
 """
@@ -20,42 +21,10 @@ import re
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import tfps
 
 WINDOW = 5  # words on each side that count as near
-NEGATIVES = 5.0  # how much the random words of a pair weigh against its true neighbour
-DRAWN = 64  # random words a step; its pairs share them, which makes their scores one matrix product
-
-
-class SkipGram(keras.Model):
-    """Scores pairs of words that stood near each other, and the same centres with random words.
-
-    Args:
-        words: size of the vocabulary.
-        dim: length of a vector.
-    """
-
-    def __init__(self, words: int, dim: int) -> None:
-        super().__init__()
-        small = keras.initializers.RandomUniform(-0.5 / dim, 0.5 / dim)
-        self.centers = keras.layers.Embedding(words, dim, embeddings_initializer=small, name="centers")
-        self.contexts = keras.layers.Embedding(words, dim, embeddings_initializer="zeros", name="contexts")
-
-    def call(self, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Scores [batch, 1 + drawn], the true neighbour first, for ids [batch], [batch] and [drawn]."""
-        center_ids, context_ids, random_ids = inputs
-        centers = self.centers(center_ids)
-        true = keras.ops.sum(centers * self.contexts(context_ids), axis=1, keepdims=True)
-        random = keras.ops.matmul(centers, keras.ops.transpose(self.contexts(random_ids)))
-        return keras.ops.concatenate([true, random], axis=1)
-
-
-def negative_sampling(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
-    """The loss of each pair: the true neighbour should score high, the random words low."""
-    true, random = scores[:, 0], scores[:, 1:]
-    return keras.ops.softplus(-true) + NEGATIVES * keras.ops.mean(keras.ops.softplus(random), axis=1)
 
 
 class Text:
@@ -64,10 +33,10 @@ class Text:
     Args:
         text: any text; words are runs of the letters a to z.
         min_count: rarer words are left out.
-        keep_above: frequent words are thinned out, the more the further their share of the text is above this.
+        threshold: frequent words are thinned out, the more the further their share of the text is above this.
     """
 
-    def __init__(self, text: str, min_count: int = 5, keep_above: float = 1e-4) -> None:
+    def __init__(self, text: str, min_count: int = 5, threshold: float = 1e-3) -> None:
         found = re.findall("[a-z]+", text.lower())
         self.words = [word for word, count in collections.Counter(found).most_common() if count >= min_count]
         if not self.words:
@@ -75,30 +44,8 @@ class Text:
         self.ids = {word: index for index, word in enumerate(self.words)}
         tokens = np.array([self.ids[word] for word in found if word in self.ids])
         self.counts = np.bincount(tokens)
-        share = self.counts / len(tokens)
-        kept = np.sqrt(keep_above / share) + keep_above / share
+        kept = tfps.text.keep_probabilities(self.counts, threshold)
         self.tokens = tokens[np.random.default_rng(0).random(len(tokens)) < kept[tokens]]  # [positions]
-
-
-def batches(text: Text, steps: int, batch: int) -> tf.data.Dataset:
-    """A batch a step: `batch` random positions, a neighbour of each, random words; no two steps draw the same.
-
-    It is made of TensorFlow operations alone, so it runs on the workers; the chief reads nothing.
-    """
-    tokens = tf.constant(text.tokens, tf.int32)
-    near = np.repeat(np.arange(1, WINDOW + 1), np.arange(WINDOW, 0, -1))  # the nearer, the likelier
-    offsets = tf.constant(np.concatenate([-near, near]), tf.int32)
-    share = text.counts**0.75  # Mikolov et al. 2013: between the words' frequency and all alike
-    limits = tf.constant(np.cumsum(share) / share.sum(), tf.float32)
-
-    def draw(step: tf.Tensor) -> tuple:
-        numbers = tf.random.stateless_uniform([2, batch], seed=[0, step])
-        position = WINDOW + tf.cast(numbers[0] * (len(text.tokens) - 2 * WINDOW), tf.int32)
-        neighbour = position + tf.gather(offsets, tf.cast(numbers[1] * len(offsets), tf.int32))
-        drawn = tf.searchsorted(limits[:-1], tf.random.stateless_uniform([DRAWN], seed=[1, step]))
-        return (tf.gather(tokens, position), tf.gather(tokens, neighbour), drawn), tf.ones([batch, 1])
-
-    return tf.data.Dataset.range(steps).map(draw).prefetch(4)
 
 
 def wikipedia_sample() -> str:
@@ -153,9 +100,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", metavar="FILE", help="save the vectors as text, in word2vec's format")
     parser.add_argument("--ps", type=int, default=2, help="parameter servers, without TF_CONFIG (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="workers, without TF_CONFIG (default %(default)s)")
-    parser.add_argument("--epochs", type=int, default=3, help="default %(default)s")
+    parser.add_argument("--epochs", type=int, default=10, help="default %(default)s")
     parser.add_argument("--batch", type=int, default=1024, help="pairs a step (default %(default)s)")
     parser.add_argument("--dim", type=int, default=100, help="length of a vector (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=0.025, help="learning rate at first (default %(default)s)")
+    parser.add_argument("--push-every", type=int, default=100, help="batches of a window (default %(default)s)")
     return parser.parse_args()
 
 
@@ -170,11 +119,13 @@ def main() -> None:
     steps = max(1, len(text.tokens) * (WINDOW + 1) // args.batch)  # an epoch: as many pairs as the text has
     print(f"{len(text.tokens):,} words of text, {len(text.words):,} different ones, {steps:,} steps an epoch")
 
+    total = steps * args.epochs
     with strategy.scope():
-        model = SkipGram(len(text.words), args.dim)
-        # Gradients of a mean over the batch are small; Adagrad must not begin with a large divisor.
-        model.compile(keras.optimizers.Adagrad(0.2, initial_accumulator_value=1e-7), loss=negative_sampling)
-    model.fit(batches(text, steps * args.epochs, args.batch), epochs=args.epochs, steps_per_epoch=steps)
+        model = tfps.models.SkipGram(len(text.words), args.dim, negatives=5, counts=text.counts)
+        rate = keras.optimizers.schedules.PolynomialDecay(args.rate, total, args.rate / 100)
+        model.compile(tfps.optimizers.Geo(keras.optimizers.SGD(rate), push_every=args.push_every))
+    data = tfps.text.neighbour_pairs(text.tokens, WINDOW, args.batch, total)
+    model.fit(data, epochs=args.epochs, steps_per_epoch=steps)
 
     vectors = model.centers.get_weights()[0]
     report(text, vectors, judged_pairs(args.wordsim))

@@ -13,9 +13,20 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = {
-    "tfps": {"LocalCluster", "ParameterServerStrategy", "__version__", "layers", "models", "nn", "optimizers", "plan"},
+    "tfps": {
+        "LocalCluster",
+        "ParameterServerStrategy",
+        "__version__",
+        "layers",
+        "models",
+        "nn",
+        "optimizers",
+        "plan",
+        "text",
+    },
     "tfps.layers": {"EmbeddingBag"},
     "tfps.models": {"SkipGram"},
+    "tfps.text": {"keep_probabilities", "neighbour_pairs"},
     "tfps.optimizers": {"Geo", "Sync"},
     "tfps.nn": {"embedding_lookup", "embedding_lookup_sparse", "safe_embedding_lookup_sparse"},
     "tfps.errors": {
@@ -67,7 +78,7 @@ INTERNAL = {
     "share_batches",
     "slots_of",
 }
-NOT_CALLED = {"__version__", "layers", "models", "nn", "optimizers"}
+NOT_CALLED = {"__version__", "layers", "models", "nn", "optimizers", "text"}
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in sorted(names - NOT_CALLED)]
 
 

@@ -6,12 +6,22 @@ from typing import TYPE_CHECKING, Any
 from tfps.version import __version__
 
 if TYPE_CHECKING:
-    from tfps import layers, models, nn, optimizers
+    from tfps import layers, models, nn, optimizers, text
     from tfps.cluster.local import LocalCluster
     from tfps.keras.planning import plan
     from tfps.strategy.strategy import ParameterServerStrategy
 
-__all__ = ["LocalCluster", "ParameterServerStrategy", "__version__", "layers", "models", "nn", "optimizers", "plan"]
+__all__ = [
+    "LocalCluster",
+    "ParameterServerStrategy",
+    "__version__",
+    "layers",
+    "models",
+    "nn",
+    "optimizers",
+    "plan",
+    "text",
+]
 
 
 def __dir__() -> list[str]:
@@ -35,6 +45,6 @@ def __getattr__(name: str) -> Any:
         from tfps.keras.planning import plan
 
         return plan
-    if name in ("layers", "models", "nn", "optimizers"):
+    if name in ("layers", "models", "nn", "optimizers", "text"):
         return importlib.import_module(f"tfps.{name}")
     raise AttributeError(f"module 'tfps' has no attribute {name!r}. Valid: {__all__}.")

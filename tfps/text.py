@@ -1,0 +1,79 @@
+"""From text to what a `tfps.models.SkipGram` trains on: frequent words thinned out, words paired with neighbours."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfps.errors import ConfigError
+
+__all__ = ["keep_probabilities", "neighbour_pairs"]
+
+
+def keep_probabilities(counts: Any, threshold: float = 1e-3) -> Any:
+    """How likely word2vec keeps a place of a text, by the word there: frequent words say little about their neighbours.
+
+    Args:
+        counts: how often each word comes, [words].
+        threshold: words are kept whole whose share f of the text is below about this; others with the probability
+            sqrt(threshold / f) + threshold / f.
+
+    Returns:
+        float64, [words], at most 1.
+
+    Raises:
+        ConfigError: the threshold is not above 0, or there are no words.
+
+    Source:
+        The code of word2vec.c (`sample`); the paper, Mikolov et al. 2013, section 2.3, has only the root.
+
+    Example:
+        >>> keep_probabilities([900_000, 99_000, 1_000]).round(3).tolist()
+        [0.034, 0.111, 1.0]
+    """
+    counts = np.asarray(counts, np.float64)
+    if threshold <= 0 or not counts.sum() > 0:
+        raise ConfigError(
+            "`threshold` and the sum of `counts` must be above 0. "
+            f"Received: threshold={threshold}, and counts that come to {counts.sum()}."
+        )
+    # A word that never comes has no place to keep.
+    part = threshold * counts.sum() / np.maximum(counts, np.finfo(float).tiny)
+    return np.minimum(np.sqrt(part) + part, 1.0)
+
+
+def neighbour_pairs(tokens: Any, window: int, batch: int, steps: int, seed: int = 0) -> Any:
+    """Batches of pairs: places of a text drawn at random, and for each a neighbour, the nearer the likelier.
+
+    It is made of TensorFlow operations alone, so workers run it; no two steps draw the same.
+
+    Args:
+        tokens: the text as ids, [places].
+        window: how many words on each side are neighbours, at least 1. One at distance d is drawn in proportion to
+            window + 1 - d, as word2vec does, which draws the width of each window.
+        batch: pairs a step.
+        steps: batches there are.
+        seed: of the draws.
+
+    Returns:
+        A `tf.data.Dataset` of (centers, contexts), int32 [batch] each.
+
+    Raises:
+        ConfigError: the window or the batch is below 1, or the text is shorter than a window and its center.
+    """
+    if window < 1 or batch < 1 or len(tokens) < 2 * window + 1:
+        raise ConfigError(
+            "`window` and `batch` must be at least 1, and `tokens` at least 2 * window + 1. "
+            f"Received: window={window}, batch={batch} and {len(tokens)} tokens."
+        )
+    text = tf.constant(tokens, tf.int32)
+    near = np.repeat(np.arange(1, window + 1), np.arange(window, 0, -1))
+    offsets = tf.constant(np.concatenate([-near, near]), tf.int32)
+
+    def draw(step: Any) -> Any:
+        numbers = tf.random.stateless_uniform([2, batch], seed=[seed, step], dtype=tf.float64)
+        place = window + tf.cast(numbers[0] * (len(tokens) - 2 * window), tf.int32)
+        neighbour = place + tf.gather(offsets, tf.cast(numbers[1] * len(offsets), tf.int32))
+        return tf.gather(text, place), tf.gather(text, neighbour)
+
+    return tf.data.Dataset.range(steps).map(draw).prefetch(4)
