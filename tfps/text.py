@@ -37,8 +37,8 @@ def keep_probabilities(counts: Any, threshold: float = 1e-3) -> Any:
             "`threshold` and the sum of `counts` must be above 0. "
             f"Received: threshold={threshold}, and counts that come to {counts.sum()}."
         )
-    # A word that never comes has no place to keep.
-    part = threshold * counts.sum() / np.maximum(counts, np.finfo(float).tiny)
+    # A word that never comes has no place to lose.
+    part = np.divide(threshold * counts.sum(), counts, out=np.ones_like(counts), where=counts > 0)
     return np.minimum(np.sqrt(part) + part, 1.0)
 
 
