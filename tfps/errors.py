@@ -26,7 +26,16 @@ class LibraryError(TfpsError, RuntimeError):
 
 
 class ClusterError(TfpsError, RuntimeError):
-    """The cluster failed: a task did not start, died, or cannot be reached."""
+    """The cluster failed: a task did not start, died, or cannot be reached.
+
+    Args:
+        message: what happened.
+        task: job and number of the task to blame, where it is known.
+    """
+
+    def __init__(self, message: str, task: tuple[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.task = task
 
 
 class TaskDiedError(ClusterError):

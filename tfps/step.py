@@ -46,6 +46,7 @@ class Step:
         copies: worker-local resource handles by variable key; a variable that is not in it stays on its server.
         stand_ins: what is looked up and updated instead of a table, by table key.
         contributes: whether its gradients go into an update that is made elsewhere.
+        stamp: of what it pushes to servers, a `tfps.ops.once.Stamp`; None where nobody sends it again.
 
     Attributes:
         gradients: what backward passes of lookups gave; the push of the same step looks here.
@@ -58,7 +59,9 @@ class Step:
         copies: dict[Hashable, Any],
         stand_ins: Mapping[Hashable, Any] | None = None,
         contributes: bool = False,
+        stamp: Any = None,
     ) -> None:
+        self.stamp = stamp
         self.lookups = lookups
         self.contributions: list[Contribution] | None = [] if contributes else None
         self.stand_ins = stand_ins or {}

@@ -29,7 +29,9 @@ def cluster():
 
 @pytest.fixture
 def pool(cluster):
-    made = WorkerPool(["/device:CPU:0"] * 2, lambda error: ValueError(f"translated {error.message}"), cluster.check)
+    made = WorkerPool(
+        ["/device:CPU:0"] * 2, lambda worker, error: ValueError(f"translated {error.message}"), cluster.check
+    )
     yield made
     made.close()
 

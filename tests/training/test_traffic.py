@@ -67,7 +67,7 @@ def test_bytes_depend_on_the_batch_and_not_on_the_table(strategy, quiet):
 
 def graphs(model):
     """The nodes of the closure and of each function it calls: the body of the loop over steps is one of these."""
-    (_, concrete), *_ = model.train_function._over_iterator.values()
+    concrete, *_ = model.train_function._over_iterator.values()
     graph = concrete.graph.as_graph_def()
     return [list(graph.node), *(list(function.node_def) for function in graph.library.function)]
 

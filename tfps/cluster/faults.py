@@ -85,19 +85,21 @@ def _dead_task(cluster: Cluster) -> TaskDiedError | None:
 
 
 def _lost(text: str, cluster: Cluster, what: str) -> ClusterError:
-    return ClusterError(f"{_who(text, cluster)} {what}. TensorFlow says: {_reason(text)}")
-
-
-def _who(text: str, cluster: Cluster) -> str:
-    """The task to blame: the peer at the broken end of the connection, else the innermost target named."""
     spec = cluster.spec if isinstance(cluster, LocalCluster) and cluster.tasks else cluster
+    task = _task_to_blame(text, spec)
+    who = "A server" if task is None else _with_address(*task, spec)
+    return ClusterError(f"{who} {what}. TensorFlow says: {_reason(text)}", task)
+
+
+def _task_to_blame(text: str, spec: Any) -> tuple[str, int] | None:
+    """The peer at the broken end of the connection, else the innermost target named."""
     if isinstance(spec, ClusterSpec):
         for peer in _PEER.finditer(text):
             if name := spec.task_at(peer["address"]):
-                return f"{name} at {peer['address']}"
-    if task := _TASK.search(text):
-        return _with_address(task["job"], int(task["index"]), spec)
-    return "A server"
+                job, index = name.split()
+                return job, int(index)
+    task = _TASK.search(text)
+    return (task["job"], int(task["index"])) if task else None
 
 
 def _with_address(job: str, index: int, spec: Any) -> str:

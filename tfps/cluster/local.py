@@ -133,6 +133,10 @@ class LocalCluster:
         """Raises `TaskDiedError`, naming the task, with the tail of its log, if one has ended."""
         require_running(self._group, "check").check()
 
+    def do_without(self, job: str, index: int) -> None:
+        """`check` passes over the end of this server from now on."""
+        require_running(self._group, "do_without").do_without(job, index)
+
     def stop(self) -> None:
         """Ends the servers; a later `start` begins anew. Does nothing if there are none."""
         with self._lock:

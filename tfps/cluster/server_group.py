@@ -92,6 +92,7 @@ class ServerGroup:
         self._pending = b""
         self._up: dict[tuple[str, int], Task] = {}
         self._ended: dict[tuple[str, int], int] = {}  # exit status
+        self._done_without: set[tuple[str, int]] = set()
         self._ready = self._closed = False
 
     @property
@@ -156,12 +157,18 @@ class ServerGroup:
         with self._lock:
             self._read_events(0)
             for key, status in self._ended.items():
-                raise TaskDiedError(self._describe_end(self._orders[key], status))
+                if key not in self._done_without:
+                    raise TaskDiedError(self._describe_end(self._orders[key], status), key)
             if self._closed and self._process is not None:
                 raise TaskDiedError(
                     "The process that holds the servers of this machine ended, and they with it. The last lines of "
                     f"its log {self._zygote_log}:\n{logs.tail(self._zygote_log)}"
                 )
+
+    def do_without(self, job: str, index: int) -> None:
+        """`check` passes over the end of this server from now on."""
+        with self._lock:
+            self._done_without.add((job, index))
 
     def stop(self) -> None:
         """Kills every server and waits until they are gone. Does nothing in a fork, or if they were stopped."""

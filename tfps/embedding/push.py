@@ -6,7 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import Group, TableGradient, routes_of, sent_as_one
+from tfps.embedding.lookup import Group, TableGradient, joined, parted, routes_of, sent_as_one
+from tfps.embedding.once import LANES, Stamp
 from tfps.ops.apply_rows import apply_rows, pack_update
 from tfps.ops.route_unique import route_unique
 from tfps.ops.routes import RouteMap
@@ -33,13 +34,14 @@ class RowUpdate:
     hyper: Any
 
 
-def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient]) -> list[Any]:
+def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient], stamp: Stamp | None = None) -> list[Any]:
     """Applies updates beside their rows.
 
     Args:
         updates: at most one a table.
         known: what the lookups of this step gave as gradients. Where the optimizer changed none of them (did not clip,
             say) they are pushed as they are; others are summed and routed again.
+        stamp: a server that has seen it lets the push pass.
 
     Returns:
         The operations, one a server and width; what they need crosses as one message a server.
@@ -47,28 +49,30 @@ def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient]) -> list[A
     groups: dict[Any, list[RowUpdate]] = {}
     for update in updates:
         groups.setdefault((update.table.dim, update.table.dtype, update.rule.name, id(update.hyper)), []).append(update)
-    return _sent([order for group in groups.values() for order in _orders(group, known)])
+    return _sent([order for group in groups.values() for order in _orders(group, known)], stamp)
 
 
-def add(deltas: Sequence[tuple[Any, Any, Any]]) -> list[Any]:
+def add(deltas: Sequence[tuple[Any, Any, Any]], stamp: Stamp | None = None) -> list[Any]:
     """Adds to rows, beside them.
 
     Args:
         deltas: (table, ids [m], float32 [m, dim]); a table once, and in it each id.
+        stamp: a server that has seen it lets the push pass.
 
     Returns:
         The operations, as `push`.
     """
     hyper = _adding()
     updates = [RowUpdate(table, [], tf.IndexedSlices(delta, ids), RULES["sgd"], hyper) for table, ids, delta in deltas]
-    return push(updates, [])
+    return push(updates, [], stamp)
 
 
-def add_to(deltas: Sequence[tuple[Group, Any]]) -> list[Any]:
+def add_to(deltas: Sequence[tuple[Group, Any]], stamp: Stamp | None = None) -> list[Any]:
     """Adds to the rows of groups, by the requests that brought them.
 
     Args:
         deltas: (group, float32 [M, dim] in the order of its answer) each.
+        stamp: a server that has seen it lets the push pass.
 
     Returns:
         The operations, as `push`.
@@ -79,7 +83,7 @@ def add_to(deltas: Sequence[tuple[Group, Any]]) -> list[Any]:
         servers = group.routes.num_servers
         blocks = tf.split(delta, group.routed.answer_rows(), num=servers) if servers > 1 else [delta]
         orders += _of(updates, RoutedGradients(group.tables, group.routes, group.routed.requests, tuple(blocks)))
-    return _sent(orders)
+    return _sent(orders, stamp)
 
 
 def _adding() -> Any:
@@ -177,17 +181,29 @@ def _unchanged(tables: Sequence[Any], gradients: Sequence[Any], known: Sequence[
     return group if all(source is not None and source.group is group for source in sources) else None
 
 
-def _sent(orders: Sequence[_Order]) -> list[Any]:
+def _sent(orders: Sequence[_Order], stamp: Stamp | None) -> list[Any]:
     """The operations of all orders, as one message a server."""
     servers = list(dict.fromkeys(order.server for order in orders))
     return [
-        operation for server in servers for operation in _send([order for order in orders if order.server == server])
+        operation
+        for server in servers
+        for operation in _send([order for order in orders if order.server == server], stamp)
     ]
 
 
-def _send(orders: Sequence[_Order]) -> list[Any]:
+def _send(orders: Sequence[_Order], stamp: Stamp | None) -> list[Any]:
     """Orders of one server, as one message."""
+    device = orders[0].variables[0][0].device
+
+    def apply(messages: Sequence[Any]) -> list[Any]:
+        return [
+            apply_rows(order.rule, order.variables, message) for order, message in zip(orders, messages, strict=True)
+        ]
+
     messages = [order.message for order in orders]
-    if len(orders) > 1:
-        messages = sent_as_one(messages, orders[0].variables[0][0].device)
-    return [apply_rows(order.rule, order.variables, message) for order, message in zip(orders, messages, strict=True)]
+    if stamp is None:
+        return apply(sent_as_one(messages, device) if len(orders) > 1 else messages)
+    whole = tf.concat([messages[0] if len(messages) == 1 else joined(messages), stamp.lanes()], 0)
+    with tf.device(device):
+        body, lanes = tf.split(tf.identity(whole), [-1, LANES])
+        return [stamp.ledger.once(lanes, lambda: apply(parted(body, len(messages)) if len(messages) > 1 else [body]))]

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.embedding.lookup import Group, pull, route
+from tfps.embedding.once import Stamp
 from tfps.embedding.push import add_to
 from tfps.errors import ConfigError
 
@@ -81,11 +82,12 @@ def pull_window(lookups: Sequence[tuple[Any, Any]], slots: Sequence[Sequence[Any
     return WindowRows(tuple(dataclasses.replace(g, answer=a) for g, a in zip(groups, pull(groups), strict=True)))
 
 
-def push_window(rows: WindowRows, deltas: Sequence[Any]) -> list[Any]:
+def push_window(rows: WindowRows, deltas: Sequence[Any], stamp: Stamp | None = None) -> list[Any]:
     """Adds to rows and slots beside them; returns the operations.
 
     Args:
         rows: as pulled.
         deltas: for each of `rows.matrices` what to add, in its order.
+        stamp: a server that has seen it lets the push pass.
     """
-    return add_to(list(zip(rows.groups, deltas, strict=True)))
+    return add_to(list(zip(rows.groups, deltas, strict=True)), stamp)

@@ -10,12 +10,15 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps.embedding.once import Ledger
 from tfps.errors import ConfigError
 from tfps.keras import averages, geo, sync
 from tfps.keras._compat import tree
 from tfps.keras.variables import held
 from tfps.placement.report import summary
+from tfps.strategy.creation import server_device
 from tfps.strategy.inputs import Epoch, as_tensor, worker_iterator
+from tfps.strategy.losses import WorkerLostError
 from tfps.strategy.pool import Calls
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
@@ -60,7 +63,10 @@ class StepFunction:
         self._logs_at = 0.0
         self.called = -1
         self._on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
-        self._over_iterator: dict[str, tuple[str, Any]] = {}
+        self._over_iterator: dict[str, Any] = {}
+        self._kinds: dict[str, str] = {}
+        self._ordered = [0] * self._strategy.num_workers
+        self._ledgers = self._new_ledgers() if updates and self._sync is None else None
 
     def __call__(self, iterator: Any) -> dict[str, Any]:
         """Hands out `steps_per_execution` steps that are done; returns logs, which may lag.
@@ -112,13 +118,29 @@ class StepFunction:
         runner = self._runner()
         for data in batches:
             batch = tree.map_structure(as_tensor, data)
-            calls = Calls(runner.pool, "a step on one batch", runner.timeout_s)
-            calls.submit(0, None, functools.partial(runner.over_batches, Order(1, 0), [batch]))
-            result = runner.read(calls.take()[1])
+            result = runner.read(self._on_one_worker(runner, runner.order(0, 1), batch))
             if self._sync is not None:
                 self._sync.rules.update([0])
             runner.done(result)
         return self._results()
+
+    def _on_one_worker(self, runner: Runner, order: Order, batch: Any) -> Any:
+        """What a step on one batch of the chief returns."""
+        calls = Calls(runner.pool, "a step on one batch", runner.timeout_s)
+        while True:
+            step_on = functools.partial(runner.over_batches, order, [batch])
+            calls.submit(runner.host_of(order.share), None, step_on)
+            if not isinstance(vector := calls.take()[1], WorkerLostError):
+                return vector
+
+    def _new_ledgers(self) -> tuple[Ledger, Ledger]:
+        """Of the pushes of rows and of dense variables."""
+        name, workers = str(next(_NUMBERS)), self._strategy.num_workers
+        ledgers = Ledger(f"{name}_rows", workers), Ledger(f"{name}_dense", workers)
+        for server in range(self._strategy.num_servers):
+            for ledger in ledgers:
+                ledger.open(server_device(server))
+        return ledgers
 
     def _sync_steps(self) -> SyncSteps | None:
         """What synchronous steps need; None in every other mode."""
@@ -131,11 +153,14 @@ class StepFunction:
             )
         return SyncSteps(self._strategy, str(next(_NUMBERS)), mode.drop_slowest, mode.max_staleness)
 
-    def _runner(self, over_iterator: Any = None) -> Runner:
+    def _runner(self, epoch: Epoch | None = None) -> Runner:
         return Runner(
             self._strategy.pool,
-            lambda order: over_iterator(order.tensor()),
+            self._strategy.host_of,
+            lambda order: self._over_iterator[epoch.names[order.share]](order.tensor()),  # type: ignore[union-attr]
             lambda order, batches: self._on_batches(order.tensor(), batches),
+            self._start,
+            self._ordered,
             self._read,
             self._done,
             self._closure_steps,
@@ -159,19 +184,30 @@ class StepFunction:
         """Starts the workers' iterators and traces what is new, before any closure runs."""
         if not self._over_iterator:
             _LOG.info("%s", summary(self._strategy.plan))
-        run_iterator: Any = None
-        if not epoch.source.fed:
-            name, run_iterator = self._function_over(epoch.source.element_spec)
-            epoch.start_on_workers(name)
+        if not epoch.source.fed and not epoch.hosts:
+            epoch.source.epochs += 1
+            for share in range(self._strategy.num_workers):
+                self._start(epoch, share)
         if self._first_steps is not None:
             self._first_steps.began(epoch.source.fed)
-        return stream(self._runner(run_iterator), epoch, self._sync.rules if self._sync else None)
+        return stream(self._runner(epoch), epoch, self._sync.rules if self._sync else None)
 
-    def _function_over(self, element_spec: Any) -> tuple[str, Any]:
-        """The workers' iterator for batches of this kind, by name, and the closure over it."""
-        key = repr(element_spec)
-        if key not in self._over_iterator:
-            name = f"tfps_input_{next(_NUMBERS)}"
+    def _start(self, epoch: Epoch, share: int) -> None:
+        """Makes a worker's share of an epoch begin, or go on, on that worker or on another if it is gone."""
+        while True:
+            host = self._strategy.host_of(share)
+            name = self._function_over(epoch.source.element_spec, "" if host == share else f"_{share}")
+            try:
+                self._strategy.pool.call(host, functools.partial(epoch.start, share, host, name))
+                return
+            except WorkerLostError:
+                continue
+
+    def _function_over(self, element_spec: Any, suffix: str) -> str:
+        """The name of the iterators for batches of this kind, whose closures are traced."""
+        kind = self._kinds.setdefault(repr(element_spec), f"tfps_input_{next(_NUMBERS)}")
+        name = kind + suffix
+        if name not in self._over_iterator:
 
             def trace(tensor: Any) -> Any:
                 order = Order.read(tensor)
@@ -180,11 +216,9 @@ class StepFunction:
                     next_batch = functools.partial(next_or_again, name, element_spec, next_batch, order.again > 0)
                 return self._make_closure(self._closure_steps).over_iterator(next_batch, order)
 
-            self._over_iterator[key] = (
-                name,
-                tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec([LENGTH], tf.int64)),
-            )
-        return self._over_iterator[key]
+            traced = tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec([LENGTH], tf.int64))
+            self._over_iterator[name] = traced
+        return name
 
     def _trace_batches(self, order: Any, batches: list[Any]) -> Any:
         steps = len(batches) if self._mode is None else self._closure_steps
@@ -205,6 +239,7 @@ class StepFunction:
             prefetches=self._strategy.prefetch_lookups,
             window=window,
             train_window=self._traced_window if window and hasattr(model, "train_window") else None,
+            ledgers=self._ledgers,
         )
         self._closure = self._sync.closure(program) if self._sync else Closure(program)
         return self._closure  # any of them reads the results of all

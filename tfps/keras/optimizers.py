@@ -68,7 +68,8 @@ def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], lear
     updates = row_optimizers.row_updates(optimizer, tables, tf.cast(learning_rate, tf.float32)) if tables else []
     merged = [update for update in updates if isinstance(update.gradient, MergedGradient)]
     push_merged(merged)
-    push([update for update in updates if update not in merged], current.gradients if current else [])
+    direct = [update for update in updates if update not in merged]
+    push(direct, current.gradients if current else [], current.stamp if current else None)
 
 
 def _by_device(pairs: list[tuple[Any, Any]]) -> dict[Any, list[tuple[Any, Any]]]:

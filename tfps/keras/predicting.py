@@ -1,6 +1,7 @@
 """`predict`: batches go to whichever worker is free, their results come back in the order of the input."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from tfps import step
 from tfps.keras._compat import TFEpochIterator, keras, tree
 from tfps.keras.variables import held
 from tfps.strategy.inputs import as_tensor, of_this_context
+from tfps.strategy.losses import WorkerLostError
 from tfps.strategy.pool import Calls
 from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import Exchange
@@ -72,28 +74,37 @@ def _results(model: Any, batches: Any, steps: int | None) -> Any:
     function = _function_of(model)
     calls = Calls(strategy.pool, "predictions for a batch", strategy.closure_timeout_s)
     early: dict[int, Any] = {}
+    asked: dict[int, Any] = {}
     given = 0
+
+    def ask(number: int) -> None:
+        calls.submit(strategy.host_of(number % strategy.num_workers), number, asked[number])
+
     try:
         for number, batch in enumerate(batches):
             if steps is not None and number >= steps:
                 break
-            inputs = tree.map_structure(as_tensor, batch)
-            calls.submit(number % strategy.num_workers, number, functools.partial(function, inputs))
+            asked[number] = functools.partial(function, tree.map_structure(as_tensor, batch))
+            ask(number)
             if number - given + 1 >= _IN_FLIGHT * strategy.num_workers:
-                yield _in_turn(calls, early, given)
+                yield _in_turn(calls, early, given, ask)
                 given += 1
+                del asked[given - 1]
         while calls or early:
-            yield _in_turn(calls, early, given)
+            yield _in_turn(calls, early, given, ask)
             given += 1
     finally:
         calls.abandon(0.0)
 
 
-def _in_turn(calls: Calls, early: dict[int, Any], number: int) -> Any:
+def _in_turn(calls: Calls, early: dict[int, Any], number: int, ask: Callable[[int], None]) -> Any:
     """Waits for the outputs of one batch; those of later ones that end before it are kept in `early`."""
     while number not in early:
         tag, outputs = calls.take()
-        early[tag] = outputs
+        if isinstance(outputs, WorkerLostError):
+            ask(tag)
+        else:
+            early[tag] = outputs
     return early.pop(number)
 
 

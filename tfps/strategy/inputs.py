@@ -27,6 +27,7 @@ class WorkerInput:
     Attributes:
         steps_per_epoch: batches an epoch takes; None for all there are.
         num_batches: batches there are, where that is known.
+        epochs: how often it was begun on the workers.
     """
 
     def __init__(self, dataset: Any, devices: list[str]) -> None:
@@ -35,7 +36,8 @@ class WorkerInput:
         self.steps_per_epoch: int | None = None
         self.num_batches: int | None = None
         self._graph = shippable_graph(dataset)
-        self._shipped: list[Any] = []
+        self._shipped: dict[int, Any] = {}
+        self.epochs = 0
 
     @property
     def element_spec(self) -> Any:
@@ -51,15 +53,22 @@ class WorkerInput:
         """Starts an epoch."""
         return Epoch(self)
 
-    def shares(self) -> list[Any]:
-        """The dataset on each worker, as a tensor there; made at the first call."""
-        if not self._shipped:
-            for index, device in enumerate(self.devices):
-                with tf.device(device):
-                    graph = tf.constant(share_of(self._graph, len(self.devices), index))
-                    share = tf.raw_ops.DatasetFromGraph(graph_def=graph)
-                    self._shipped.append(_read_ahead(share, self.element_spec))
-        return self._shipped
+    def share_on(self, share: int) -> Any:
+        """One worker's share of the dataset, as a tensor on that worker; made at the first call."""
+        if share not in self._shipped:
+            with tf.device(self.devices[share]):
+                graph = tf.constant(share_of(self._graph, len(self.devices), share))
+                self._shipped[share] = _read_ahead(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
+        return self._shipped[share]
+
+    def rest_on(self, share: int, device: str, taken: int) -> Any:
+        """The same on a device of another worker, without the batches that were taken of it."""
+        with tf.device(device):
+            graph = tf.constant(share_of(self._graph, len(self.devices), share))
+            whole = tf.raw_ops.DatasetFromGraph(graph_def=graph)
+            kinds = _kinds(self.element_spec)
+            rest = tf.raw_ops.SkipDataset(input_dataset=whole, count=tf.constant(taken, tf.int64), **kinds)
+            return _read_ahead(rest, self.element_spec)
 
 
 class Epoch:
@@ -67,12 +76,16 @@ class Epoch:
 
     Attributes:
         source: the input.
-        on_workers: name of the iterator on every worker once it is started, None before.
+        hosts: for each worker's share of it the worker that iterates over it; empty before that begins.
+        names: of their iterators.
+        taken: batches of each share that were trained.
     """
 
     def __init__(self, source: WorkerInput) -> None:
         self.source = source
-        self.on_workers: str | None = None
+        self.hosts: dict[int, int] = {}
+        self.names: dict[int, str] = {}
+        self.taken = [0] * len(source.devices)
         self._iterator: Any = None
 
     def __iter__(self) -> "Epoch":
@@ -85,15 +98,22 @@ class Epoch:
             self._iterator = iter(of_this_context(self.source.dataset))
         return next(self._iterator)
 
-    def start_on_workers(self, name: str) -> None:
-        """Makes the iterators on the workers begin; does nothing if they have."""
-        if self.on_workers == name:
-            return
-        for device, share in zip(self.source.devices, self.source.shares(), strict=True):
-            with tf.device(device):
-                iterator = iterator_handle(name, self.source.element_spec)
-                tf.raw_ops.MakeIterator(dataset=share, iterator=iterator)
-        self.on_workers = name
+    def start(self, share: int, host: int, name: str) -> tuple[()]:
+        """Makes the iterator of one worker's share begin: on that worker, or on another that never had it.
+
+        Where it had begun before it goes on after the batches that were taken.
+        """
+        device, turns = self.source.devices[host], 1
+        with tf.device(device):
+            if host == share and share not in self.hosts:
+                dataset = self.source.share_on(share)
+            else:
+                dataset, turns = self.source.rest_on(share, device, self.taken[share]), self.source.epochs
+            iterator = iterator_handle(name, self.source.element_spec)
+            for _ in range(turns):  # a shuffle draws new numbers for each epoch, and has to come to those of this one
+                tf.raw_ops.MakeIterator(dataset=dataset, iterator=iterator)
+        self.hosts[share], self.names[share] = host, name
+        return ()
 
 
 def of_this_context(dataset: Any) -> Any:
@@ -118,23 +138,22 @@ def _read_ahead(dataset: Any, element_spec: Any) -> Any:
     """
     options = tf.data.Options()
     options.autotune.enabled = False
-    kinds = {
-        "output_types": structure.get_flat_tensor_types(element_spec),
-        "output_shapes": structure.get_flat_tensor_shapes(element_spec),
-    }
+    kinds = _kinds(element_spec)
     ahead = tf.raw_ops.PrefetchDataset(input_dataset=dataset, buffer_size=_PREFETCH, **kinds)
     serialized = options._to_proto().SerializeToString()
     return tf.raw_ops.OptionsDataset(input_dataset=ahead, serialized_options=serialized, **kinds)
 
 
+def _kinds(element_spec: Any) -> dict[str, Any]:
+    return {
+        "output_types": structure.get_flat_tensor_types(element_spec),
+        "output_shapes": structure.get_flat_tensor_shapes(element_spec),
+    }
+
+
 def iterator_handle(name: str, element_spec: Any) -> Any:
     """The iterator of that name on the device of the caller."""
-    return tf.raw_ops.IteratorV2(
-        shared_name=name,
-        container="",
-        output_types=structure.get_flat_tensor_types(element_spec),
-        output_shapes=structure.get_flat_tensor_shapes(element_spec),
-    )
+    return tf.raw_ops.IteratorV2(shared_name=name, container="", **_kinds(element_spec))
 
 
 def worker_iterator(name: str, element_spec: Any) -> Any:

@@ -11,12 +11,15 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context  # executors are not public
+from tensorflow.python.eager.executor import new_executor
 
 from tfps.errors import ClusterTimeoutError
+from tfps.strategy.losses import WorkerLostError
 
 _CHECK_EVERY_S = 1.0
 """How often a wait looks whether the servers live."""
@@ -39,17 +42,19 @@ class WorkerPool:
 
     Args:
         devices: of the workers.
-        translate: turns an error of TensorFlow's runtime into one of ours.
+        translate: turns an error of TensorFlow's runtime, in a call on a worker, into one of ours.
         check: raises if a server has died; asked while waiting.
     """
 
     def __init__(
-        self, devices: list[str], translate: Callable[[Exception], Exception], check: Callable[[], None]
+        self, devices: list[str], translate: Callable[[int, Exception], Exception], check: Callable[[], None]
     ) -> None:
         self.devices = devices
         self.check = check
         self._translate = translate
         self._orders: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in devices]
+        # Of its own for each, as TensorFlow reports what is wrong with a task in whatever an executor does next.
+        self._executors = [new_executor(enable_async=False) for _ in devices]
         self._closed = threading.Event()
         self._ran: list[tuple[float, float | None]] = [(0.0, None)] * len(devices)
         self._threads = [
@@ -66,11 +71,13 @@ class WorkerPool:
 
     def call(self, worker: int, function: Callable[[], Any]) -> Any:
         """Runs `function` with ops placed on a worker; its result, a structure of tensors, comes as numpy."""
+        executor = self._executors[worker]
         try:
-            with tf.device(self.devices[worker]):
+            with context.executor_scope(executor), tf.device(self.devices[worker]):
                 return tf.nest.map_structure(lambda t: t.numpy(), function())
         except tf.errors.OpError as error:
-            raise self._translate(error) from error
+            executor.clear_error()
+            raise self._translate(worker, error) from error
 
     def busy_s(self) -> list[float]:
         """For each worker the seconds in which it had a call to run, so far."""
@@ -109,30 +116,50 @@ class Calls:
         self._pool, self._what, self._timeout_s = pool, what, timeout_s
         self._landed: queue.SimpleQueue[Landed] = queue.SimpleQueue()
         self._dropped = threading.Event()
+        self._broken: dict[Hashable, WorkerLostError] = {}
         self._under_way = 0
 
     def __len__(self) -> int:
         """Calls submitted whose end was not taken."""
         return self._under_way
 
-    def submit(self, worker: int, tag: Any, function: Callable[[], Any]) -> None:
-        """Runs `function` on a worker, after what that worker was given before."""
-        landed, dropped, pool = self._landed, self._dropped, self._pool
+    def submit(self, worker: int, tag: Any, function: Callable[[], Any], chain: Hashable = None) -> None:
+        """Runs `function` on a worker, after what that worker was given before.
+
+        Args:
+            worker: its number.
+            tag: comes back with the result.
+            function: as for `WorkerPool.call`.
+            chain: of calls that build on one another: when one of them is lost, those that come after it are not made,
+                and are lost too, until `mend`.
+        """
+        landed, dropped, broken, pool = self._landed, self._dropped, self._broken, self._pool
 
         def run() -> None:
             if dropped.is_set():
                 landed.put(Landed(tag))
                 return
+            if chain is not None and chain in broken:
+                landed.put(Landed(tag, error=broken[chain]))
+                return
             try:
                 landed.put(Landed(tag, pool.call(worker, function)))
             except BaseException as error:
+                if isinstance(error, WorkerLostError):
+                    broken[chain] = error
                 landed.put(Landed(tag, error=error))
 
         self._under_way += 1
         pool.order(worker, run)
 
+    def mend(self, chain: Hashable) -> None:
+        """Calls of a chain that lost one are made again; none of it may be under way."""
+        self._broken.pop(chain, None)
+
     def take(self) -> tuple[Any, Any]:
         """Waits for one call, whichever ends first; returns its tag and its result.
+
+        The result of a call on a worker that is gone is the `WorkerLostError`: it has to be made again on another.
 
         Raises:
             TaskDiedError: a server died meanwhile.
@@ -141,6 +168,8 @@ class Calls:
         landed = self._next(self._timeout_s, self._pool.check)
         if landed is None:
             raise ClusterTimeoutError(f"waited {self._timeout_s:.0f} s for {self._what}; no worker was done with one.")
+        if isinstance(landed.error, WorkerLostError):
+            return landed.tag, landed.error
         if landed.error is not None:
             raise landed.error
         return landed.tag, landed.value

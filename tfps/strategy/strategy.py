@@ -29,6 +29,7 @@ from tfps.placement.planner import IncrementalPlacer
 from tfps.placement.spec import VariableSpec
 from tfps.strategy.creation import CHIEF_DEVICE, Recipe, create_dense, create_sum, create_table, server_device
 from tfps.strategy.inputs import WorkerInput
+from tfps.strategy.losses import Losses
 from tfps.strategy.pool import WorkerPool
 from tfps.strategy.variables import DenseVariable
 
@@ -94,6 +95,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self._faulty = self.cluster or spec
         with translated(self._faulty):
             super().__init__(_resolver(spec))
+        self._losses = Losses(self.num_workers, self._faulty)
         self._placer = IncrementalPlacer(self._num_ps, variable_partitioner, plan=plan)
         self._bookkeeping = self._placer if plan is None else IncrementalPlacer(self._num_ps)
         self._slot_of: Any = None
@@ -132,26 +134,27 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         return [f"/job:worker/replica:0/task:{index}/device:CPU:0" for index in range(self.num_workers)]
 
     def check(self) -> None:
-        """Raises `TaskDiedError`, naming the task, if a server of the embedded cluster has ended."""
-        if self.cluster is not None:
-            self.cluster.check()
+        """Raises `TaskDiedError` if a parameter server of the embedded cluster has ended, or its last worker."""
+        self._losses.check()
+
+    def host_of(self, share: int) -> int:
+        """The worker that does the work of worker `share`: itself, unless it is gone."""
+        return self._losses.host_of(share)
 
     @property
     def pool(self) -> WorkerPool:
         """Runs closures on the workers."""
         if self._pool is None:
-            self._pool = self._new_pool(self.worker_devices)
+            self._pool = WorkerPool(self.worker_devices, self._losses.translate, self.check)
         return self._pool
 
     @property
     def server_pool(self) -> WorkerPool:
         """Runs functions whose parts go to all servers; the chief leads them, as servers do not know each other."""
         if self._server_pool is None:
-            self._server_pool = self._new_pool([CHIEF_DEVICE])
+            leads = [CHIEF_DEVICE]
+            self._server_pool = WorkerPool(leads, lambda _, error: translate(error, self._faulty), self.check)
         return self._server_pool
-
-    def _new_pool(self, devices: list[str]) -> WorkerPool:
-        return WorkerPool(devices, lambda error: translate(error, self._faulty), self.check)
 
     def close(self) -> None:
         """Ends the embedded cluster; nothing made in the scope can be used after it.

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding.once import Ledger, Stamp
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import next_unless, of_one_shape
 from tfps.training.exchange import Exchange, local_copy
@@ -40,6 +41,7 @@ class Program:
         prefetches: whether rows of the next batch are asked for while a step computes: they miss that step's update.
         window: how the steps of a closure train on rows of their own, where they do (GEO).
         train_window: trains a whole window in place of its steps, where there is one: (batches, steps, window) -> logs.
+        ledgers: of the pushes of rows and of dense variables, so that none counts twice; None where nothing is pushed.
     """
 
     run: Callable[[Any], Mapping[str, Any]]
@@ -50,6 +52,7 @@ class Program:
     prefetches: bool = False
     window: WindowMode | None = None
     train_window: Train | None = None
+    ledgers: tuple[Ledger, Ledger] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,16 +93,17 @@ class Closure:
         Returns:
             The result as a float32 vector.
         """
-        exchange, copies = self._begin(order.worker)
+        exchange, copies = self._begin(order.share)
         first = next_batch()
         run = functools.partial(self._run, copies)
         if self._program.train_window is not None:
-            return self._end(exchange, copies, *self._train(copies, *read_window(next_batch, first, order.steps)))
+            return self._train(exchange, copies, order, *read_window(next_batch, first, order.steps))
         recording = Recording(run, first.element_spec)
         if self._program.window is not None:
             window = Window(recording, first.element_spec, self._program.window)
             count = window.read(next_batch, first, order.steps)
-            return self._end(exchange, copies, count, window.train(count, run))
+            last = window.train(count, run, self._stamp(0, order, count))
+            return self._end(exchange, copies, order, count, last)
         ahead = Ahead(recording, first) if self._program.prefetches and recording.tables else None
 
         def body(done: Any, logs: Any, batch: Any, rows: Any) -> Any:
@@ -107,7 +111,8 @@ class Closure:
             # Asked for before the step is traced: its push waits for them, and they do not wait for its push.
             next_rows = ahead.ask(following) if ahead else []
             lookups = recording.lookups(batch.get_value()) if ahead is None else ahead.answer(rows)
-            return done + 1, run(lookups, batch.get_value()), following, next_rows
+            logs = run(lookups, batch.get_value(), stamp=self._stamp(0, order, done + 1))
+            return done + 1, logs, following, next_rows
 
         steps, logs, *_ = tf.while_loop(
             lambda done, logs, batch, rows: batch.has_value(),
@@ -115,24 +120,26 @@ class Closure:
             (tf.constant(0, tf.int64), tf.zeros(recording.result.shape), first, ahead.rows if ahead else []),
             parallel_iterations=1,
         )
-        return self._end(exchange, copies, steps, logs)
+        return self._end(exchange, copies, order, steps, logs)
 
     def over_batches(self, batches: list[Any], order: Order) -> Any:
         """Graph of one step a batch; returns the result as a float32 vector."""
-        exchange, copies = self._begin(order.worker)
+        exchange, copies = self._begin(order.share)
         run = functools.partial(self._run, copies)
         if self._program.train_window is not None:
-            return self._end(exchange, copies, *self._train(copies, *join_window(of_one_shape(batches))))
+            return self._train(exchange, copies, order, *join_window(of_one_shape(batches)))
         if self._program.window is not None:
             batches = of_one_shape(batches)
             window = Window(Recording(run, batches[0]), batches[0], self._program.window)
             count = window.take(batches)
-            return self._end(exchange, copies, count, window.train(count, run))
+            last = window.train(count, run, self._stamp(0, order, count))
+            return self._end(exchange, copies, order, count, last)
         logs: Any = None
-        for batch in batches:
+        for number, batch in enumerate(batches):
             with tf.control_dependencies([] if logs is None else [logs]):
-                logs = run(Recording(run, batch).lookups(batch), batch)
-        return self._end(exchange, copies, tf.constant(len(batches), tf.int64), logs)
+                stamp = self._stamp(0, order, number + 1)
+                logs = run(Recording(run, batch).lookups(batch), batch, stamp=stamp)
+        return self._end(exchange, copies, order, tf.constant(len(batches), tf.int64), logs)
 
     def read(self, vector: Any) -> Result:
         """The result that a closure returned, on the chief."""
@@ -157,22 +164,36 @@ class Closure:
             tf.raw_ops.AssignVariableOp(resource=copies[variable.key], value=tf.zeros(variable.shape, variable.dtype))
         return exchange, copies
 
-    def _end(self, exchange: Exchange, copies: dict[Hashable, Any], steps: Any, logs: Any) -> Any:
+    def _end(self, exchange: Exchange, copies: dict[Hashable, Any], order: Order, steps: Any, logs: Any) -> Any:
         if self._program.updates:
-            exchange.push()
+            exchange.push(self._stamp(1, order, steps))
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self._program.sums]
         return pack([steps, *sums, logs])
 
-    def _run(self, copies: dict[Hashable, Any], lookups: DirectLookups, batch: Any, stand_ins: Any = None) -> Any:
-        """One step; returns its logs as a float32 vector."""
-        return self._traced(step.Step(lookups, copies, stand_ins, self.contributes), batch)
+    def _stamp(self, kind: int, order: Order, done: Any) -> Stamp | None:
+        """Of the push of rows (0) or of dense variables (1) after so many steps of a closure."""
+        ledgers = self._program.ledgers
+        return None if ledgers is None else Stamp(ledgers[kind], order.share, order.first + tf.cast(done, tf.int64))
 
-    def _train(self, copies: dict[Hashable, Any], steps: Any, batches: Any) -> tuple[Any, Any]:
-        """A window that the model trains in one go; returns its steps and logs."""
+    def _run(
+        self,
+        copies: dict[Hashable, Any],
+        lookups: DirectLookups,
+        batch: Any,
+        stand_ins: Any = None,
+        stamp: Stamp | None = None,
+    ) -> Any:
+        """One step; returns its logs as a float32 vector."""
+        return self._traced(step.Step(lookups, copies, stand_ins, self.contributes, stamp), batch)
+
+    def _train(self, exchange: Exchange, copies: dict[Hashable, Any], order: Order, steps: Any, batches: Any) -> Any:
+        """A window that the model trains in one go, to the end of the closure."""
         program = self._program
         assert program.window is not None and program.train_window is not None
+        window = WholeWindow(program.window, self._stamp(0, order, steps))
         with step.tracing(step.Step(DirectLookups(), copies)):
-            return steps, self._noted(program.train_window(batches, steps, WholeWindow(program.window)))
+            logs = self._noted(program.train_window(batches, steps, window))
+        return self._end(exchange, copies, order, steps, logs)
 
     def _traced(self, traced: step.Step, batch: Any) -> Any:
         with step.tracing(traced):

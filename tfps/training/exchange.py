@@ -5,13 +5,15 @@ whatever the Keras optimizer did is kept and no other worker's push is lost. Wit
 process reaches (up to the rounding of one subtraction and one addition).
 """
 
+import functools
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from tfps.embedding.once import LANES, Stamp
 from tfps.strategy.variables import DenseVariable, SeedVariable, StepVariable
-from tfps.training.lanes import pack, unpack
+from tfps.training.lanes import lanes, pack, unpack
 
 _KEY_STEP = 104_729
 """How far the keys of two workers' random generators are apart; worker 0 draws what one process would."""
@@ -85,18 +87,21 @@ class Exchange:
                 operations.append(tf.raw_ops.AssignVariableOp(resource=self.copies[variable.key], value=value))
         return operations
 
-    def push(self) -> list[Any]:
-        """Adds what the copies have moved by to what the servers hold; returns the additions."""
+    def push(self, stamp: Stamp | None = None) -> list[Any]:
+        """Adds what the copies have moved by to what the servers hold; returns the additions.
+
+        Args:
+            stamp: a server that has seen it lets the push pass.
+        """
         operations = []
         for device, variables in self._by_server.items():
             deltas: dict[Hashable, Any] = {v.key: self._delta(v) for v in variables}
             deltas |= self._shares(device, [v for v in variables if v.key in self._capped], deltas)
-            buffer = pack(list(deltas.values()))
+            buffer = pack([*deltas.values(), *([stamp.lanes()] if stamp else [])])
             with tf.device(device):
-                parts = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
-                for variable, part in zip(variables, parts, strict=True):
-                    if variable.dtype != tf.bool:
-                        operations.append(tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=part))
+                arrived = tf.identity(buffer)
+                add = functools.partial(_add, variables, arrived)
+                operations += [stamp.ledger.once(arrived[-LANES:], add)] if stamp else add()
         return operations
 
     def _shares(self, device: str, variables: list[DenseVariable], deltas: Mapping[Hashable, Any]) -> dict[Any, Any]:
@@ -124,6 +129,17 @@ class Exchange:
         delta = now - before
         scale = self._scales.get(variable.key, 1.0)
         return delta if scale == 1.0 or not variable.dtype.is_floating else delta * tf.cast(scale, delta.dtype)
+
+
+def _add(variables: list[DenseVariable], buffer: Any) -> list[Any]:
+    """Adds a buffer of deltas to what a server holds."""
+    sizes = sum(lanes(v.shape.num_elements(), v.dtype) for v in variables)
+    parts = unpack(buffer[:sizes], [v.shape for v in variables], [v.dtype for v in variables])
+    return [
+        tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=part)
+        for variable, part in zip(variables, parts, strict=True)
+        if variable.dtype != tf.bool
+    ]
 
 
 def _read(handle: Any, variable: StepVariable) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-LENGTH = 4
+LENGTH = 5
 """Elements of the tensor."""
 
 
@@ -15,13 +15,15 @@ class Order:
 
     Args:
         steps: to make at most.
-        worker: number of the worker whose share of the input it is; random generators draw by it.
+        share: number of the worker whose share of the input it is; random generators draw by it.
+        first: steps that were ordered before it of this share, whether or not there were so many.
         place: where the contribution of a synchronous step waits on the servers.
         again: 1 to take the batch of the closure before once more, 0 to take the next.
     """
 
     steps: Any
-    worker: Any
+    share: Any
+    first: Any = 0
     place: Any = 0
     again: Any = 0
 

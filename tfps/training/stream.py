@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfps.strategy.inputs import Epoch
+from tfps.strategy.losses import WorkerLostError
 from tfps.strategy.pool import Calls, WorkerPool
 from tfps.training.closure import Result
 from tfps.training.order import Order
@@ -30,8 +31,11 @@ class Runner:
 
     Args:
         pool: of the workers.
-        over_iterator: runs up to so many steps as the order says over a worker's iterator.
+        host_of: the worker that does the work of a share.
+        over_iterator: runs up to so many steps as the order says over the iterator of its share.
         over_batches: runs a step over each of some batches of the chief.
+        go_on: makes the iterator of a share, whose worker is gone, begin elsewhere after what was taken of it.
+        numbers: for each share, steps that were ordered of it.
         read: the result that a closure returned.
         done: is told of each result that counts.
         most: steps a closure at most.
@@ -40,17 +44,36 @@ class Runner:
     """
 
     pool: WorkerPool
+    host_of: Callable[[int], int]
     over_iterator: Callable[[Order], Any]
     over_batches: Callable[[Order, list[Any]], Any]
+    go_on: Callable[[Epoch, int], None]
+    numbers: list[int]
     read: Callable[[Any], Result]
     done: Callable[[Result], None]
     most: int
     timeout_s: float
     windows: bool = False
 
+    def order(self, share: int, steps: int) -> Order:
+        """The next closure of a share."""
+        self.numbers[share] += steps
+        return Order(steps, share, self.numbers[share] - steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flight:
+    """A closure under way: its order, and the chief's batches if it has some."""
+
+    order: Order
+    batches: list[Any] | None = None
+
 
 class Stream(abc.ABC):
     """The steps of one epoch.
+
+    Where a worker is lost, its share of the input goes on elsewhere: closures that were under way are made again in
+    their order, with the same numbers, so that servers know what of them they have seen.
 
     Args:
         runner: runs them.
@@ -67,6 +90,7 @@ class Stream(abc.ABC):
         self._whole = budget
         self._calls = Calls(runner.pool, f"closures of up to {runner.most} steps", runner.timeout_s)
         self._busy = [0] * len(runner.pool.devices)
+        self._to_repeat: list[list[Flight]] = [[] for _ in self._busy]
         parts = len(self._busy) * (1 if runner.windows else _CLOSURES_AN_EPOCH)
         batches = epoch.source.num_batches
         self._closure_steps = min(runner.most, -(-batches // parts)) if batches else runner.most
@@ -105,20 +129,43 @@ class Stream(abc.ABC):
         """Begins what can be begun."""
 
     @abc.abstractmethod
-    def _landed(self, worker: int, asked: int, steps: int) -> None:
-        """Takes note of a closure that did `steps` of `asked`."""
+    def _landed(self, flight: Flight, result: Result) -> None:
+        """Takes note of a closure that is done."""
 
-    def _fly(self, worker: int, asked: int, function: Callable[[], Any]) -> None:
-        self._busy[worker] += 1
-        self._calls.submit(worker, (worker, asked), function)
+    def _fly(self, flight: Flight) -> None:
+        self._busy[flight.order.share] += 1
+        function = functools.partial(self.runner.over_iterator, flight.order)
+        if flight.batches is not None:
+            function = functools.partial(self.runner.over_batches, flight.order, flight.batches)
+        share = flight.order.share
+        worker = self.runner.host_of(share) if self.epoch.source.fed else self.epoch.hosts[share]
+        self._calls.submit(worker, flight, function, chain=share)
 
     def _collect(self) -> None:
-        (worker, asked), vector = self._calls.take()
-        self._busy[worker] -= 1
-        result = self.runner.read(vector)
+        flight, value = self._calls.take()
+        share = flight.order.share
+        self._busy[share] -= 1
+        if isinstance(value, WorkerLostError):
+            self._to_repeat[share].append(flight)
+            if not self._busy[share]:
+                self._repeat(share)
+        else:
+            self._landed(flight, self.runner.read(value))
+
+    def _repeat(self, share: int) -> None:
+        """Makes the lost closures of a share again, when all of them are known."""
+        lost, self._to_repeat[share] = self._to_repeat[share], []
+        self._calls.mend(share)
+        if not self.epoch.source.fed:
+            self.runner.go_on(self.epoch, share)
+        for flight in sorted(lost, key=lambda flight: flight.order.first):
+            self._fly(flight)
+
+    def _count(self, flight: Flight, result: Result) -> None:
+        """The steps of a closure are part of the training."""
         self.runner.done(result)
         self._ready += result.steps
-        self._landed(worker, asked, result.steps)
+        self.epoch.taken[flight.order.share] += result.steps
 
 
 class ShippedStream(Stream):
@@ -130,29 +177,33 @@ class ShippedStream(Stream):
 
     def _launch(self) -> None:
         for turn in range(_IN_FLIGHT):
-            for worker in sorted(self._live):
+            for share in sorted(self._live):
                 asked = self._closure_steps if self.budget is None else min(self._closure_steps, self.budget)
-                if self._busy[worker] <= turn and asked > 0:
+                if self._busy[share] <= turn and asked > 0 and not self._to_repeat[share]:
                     if self.budget is not None:
                         self.budget -= asked
-                    self._fly(worker, asked, functools.partial(self.runner.over_iterator, Order(asked, worker)))
+                    self._fly(Flight(self.runner.order(share, asked)))
 
-    def _landed(self, worker: int, asked: int, steps: int) -> None:
-        if steps < asked:
-            self._live.discard(worker)
+    def _landed(self, flight: Flight, result: Result) -> None:
+        self._count(flight, result)
+        if result.steps < flight.order.steps:
+            self._live.discard(flight.order.share)
             if self.budget is not None:
-                self.budget += asked - steps
+                self.budget += flight.order.steps - result.steps
 
 
 class FedStream(Stream):
     """The chief reads batches and hands each to the worker with least to do."""
 
     def _launch(self) -> None:
-        while min(self._busy) < _IN_FLIGHT and (batches := self._next_batches()):
-            worker = self._busy.index(min(self._busy))
-            self._fly(
-                worker, len(batches), functools.partial(self.runner.over_batches, Order(len(batches), worker), batches)
-            )
+        while (share := self._idlest()) is not None and (batches := self._next_batches()):
+            self._fly(Flight(self.runner.order(share, len(batches)), batches))
+
+    def _idlest(self) -> int | None:
+        """The share with least under way, of workers that live; None where all have enough."""
+        live = [share for share in range(len(self._busy)) if self.runner.host_of(share) == share]
+        share = min(live, key=lambda share: self._busy[share])
+        return share if self._busy[share] < _IN_FLIGHT else None
 
     def _next_batches(self) -> list[Any]:
         """The batches of the next closure; none at the end."""
@@ -164,5 +215,5 @@ class FedStream(Stream):
             self.budget = 0
         return batches
 
-    def _landed(self, worker: int, asked: int, steps: int) -> None:
-        """Nothing: each batch is a step."""
+    def _landed(self, flight: Flight, result: Result) -> None:
+        self._count(flight, result)

@@ -19,7 +19,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps.embedding.once import Stamp
 from tfps.embedding.window_rows import WindowRows, pull_window, push_window
+from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, next_unless
 from tfps.training.exchange import share
 from tfps.training.window import WindowMode
@@ -30,10 +32,12 @@ class WholeWindow:
 
     Args:
         mode: how windows are trained.
+        stamp: of the push.
     """
 
-    def __init__(self, mode: WindowMode) -> None:
-        self._mode = mode
+    def __init__(self, mode: WindowMode, stamp: Stamp | None = None) -> None:
+        self._mode, self._stamp = mode, stamp
+        self._pushed = False
 
     def pull(self, lookups: Sequence[tuple[Any, Any]]) -> WindowRows:
         """Rows and slots from the servers, each once.
@@ -45,12 +49,18 @@ class WholeWindow:
         return pull_window(pairs, [self._mode.slots.get(table.key, ()) for table, _ in pairs])
 
     def push(self, rows: WindowRows, deltas: Sequence[Any]) -> None:
-        """Adds deltas on the servers, merged as the optimizer's mode says.
+        """Adds deltas on the servers, merged as the optimizer's mode says; to be called once.
 
         Args:
             rows: as pulled.
             deltas: one for each of `rows.matrices`.
+
+        Raises:
+            UnsupportedError: it was called before; a server would let the second push of a window pass.
         """
+        if self._pushed:
+            raise UnsupportedError("`push` of a window must be called once. Received: a second call.")
+        self._pushed = True
         merged = [
             delta * rows.shared_by_table([self._mode.scales.get(table.key, 1.0) for table in group.tables])
             if any(self._mode.scales.get(table.key, 1.0) != 1.0 for table in group.tables)
@@ -61,7 +71,7 @@ class WholeWindow:
             with tf.control_dependencies(deltas[:1]):
                 now = rows.now()  # not before the window is trained: what others have pushed by then counts
             merged[0] = deltas[0] * share(deltas[0], now - rows.matrices[0], axis=1)
-        push_window(rows, merged)
+        push_window(rows, merged, self._stamp)
 
 
 def read_window(next_batch: Callable[[], Any], first: Any, max_steps: Any) -> tuple[Any, Any]:

@@ -87,12 +87,13 @@ class Window:
         self._batches = Batches(self._spec, arrays)
         return tf.constant(len(batches), tf.int64)
 
-    def train(self, count: Any, run: Callable[[Any, Any, Mapping[Hashable, Any]], Any]) -> Any:
+    def train(self, count: Any, run: Callable[[Any, Any, Mapping[Hashable, Any]], Any], stamp: Any = None) -> Any:
         """Pulls, runs `count` steps, pushes; returns the last step's logs.
 
         Args:
             count: int64 scalar.
             run: (lookups, batch, stand-ins) -> logs of a step.
+            stamp: of the push.
         """
         asked = route(self._recording.tables, [ids.concat() for ids in self._ids])
         local, tallies = self._pull(asked)
@@ -120,7 +121,7 @@ class Window:
         with tf.control_dependencies([logs]):
             # Not before the steps are done: what others have pushed by then counts.
             ids = {key: tf.identity(tally) for key, tally in tallies.items()}
-        self._push(local, ids)
+        self._push(local, ids, stamp)
         return logs
 
     def _noted(self, number: Any, batch: Any, arrays: Any, ids: Any) -> Any:
@@ -138,7 +139,7 @@ class Window:
         found = fetch(list(tables.values()), [tallies[key] for key in tables]) if tables else []
         return {one.table.key: LocalTable(one.table, expand(one)) for one in found}, tallies
 
-    def _push(self, local: Mapping[Hashable, LocalTable], tallies: Mapping[Hashable, Any]) -> None:
+    def _push(self, local: Mapping[Hashable, LocalTable], tallies: Mapping[Hashable, Any], stamp: Any) -> None:
         shares = self._shares(local, tallies)
         deltas = []
         for table in {table.key: table for table in self._recording.tables}.values():
@@ -146,7 +147,7 @@ class Window:
             for moved in [table, *slots] if slots is not None else []:
                 delta = local[moved.key].delta() * shares.get(moved.key, self._mode.scales.get(moved.key, 1.0))
                 deltas.append((moved, tallies[moved.key], delta))
-        add(deltas)
+        add(deltas, stamp)
 
     def _shares(self, local: Mapping[Hashable, LocalTable], tallies: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """For capped tables a share for each row, after a look at what the servers hold by now."""

@@ -36,7 +36,7 @@ class ContributionClosure(Closure):
 
     def over_iterator(self, next_batch: Callable[[], Any], order: Order) -> Any:
         """Graph of one contribution; none where the input has ended."""
-        exchange, copies = self._begin(order.worker)
+        exchange, copies = self._begin(order.share)
         batch = next_batch()
         recording = Recording(functools.partial(self._run, copies), batch.element_spec)
         logs = tf.cond(
@@ -44,14 +44,14 @@ class ContributionClosure(Closure):
             lambda: self._contribute(exchange, copies, recording.lookups(batch.get_value()), batch.get_value(), order),
             lambda: tf.zeros(recording.result.shape),
         )
-        return self._end(exchange, copies, tf.cast(batch.has_value(), tf.int64), logs)
+        return self._end(exchange, copies, order, tf.cast(batch.has_value(), tf.int64), logs)
 
     def over_batches(self, batches: list[Any], order: Order) -> Any:
         """Graph of the contribution of one batch."""
-        exchange, copies = self._begin(order.worker)
+        exchange, copies = self._begin(order.share)
         recording = Recording(functools.partial(self._run, copies), batches[0])
         logs = self._contribute(exchange, copies, recording.lookups(batches[0]), batches[0], order)
-        return self._end(exchange, copies, tf.constant(1, tf.int64), logs)
+        return self._end(exchange, copies, order, tf.constant(1, tf.int64), logs)
 
     def _contribute(
         self, exchange: Exchange, copies: dict[Hashable, Any], lookups: DirectLookups, batch: Any, order: Order

@@ -10,14 +10,13 @@ Threading: the training loop's thread; closures run on the pool's.
 
 import collections
 import dataclasses
-import functools
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from tfps.strategy.inputs import Epoch
 from tfps.training.closure import Result
 from tfps.training.order import Order
-from tfps.training.stream import Runner, Stream
+from tfps.training.stream import Flight, Runner, Stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +40,10 @@ class Rules:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sent:
-    """A contribution: its place on the servers, the updates made when it began, and the chief's batch if it has one."""
+class _Contribution(Flight):
+    """A closure under way, and how many updates were made when it began."""
 
-    share: int
-    place: int
-    began: int
-    batch: Any
+    began: int = 0
 
 
 @dataclasses.dataclass
@@ -55,15 +51,9 @@ class _Share:
     """Where one worker's share of the input stands."""
 
     begun: int = 0
-    under_way: int = 0
-    waiting: collections.deque[tuple[_Sent, Result]] = dataclasses.field(default_factory=collections.deque)
+    waiting: collections.deque[tuple[_Contribution, Result]] = dataclasses.field(default_factory=collections.deque)
     ended: bool = False
-    again: _Sent | None = None
-
-    @property
-    def unmerged(self) -> int:
-        """Contributions that began and are no part of an update."""
-        return self.under_way + len(self.waiting)
+    again: _Contribution | None = None
 
 
 class SyncStream(Stream):
@@ -86,59 +76,64 @@ class SyncStream(Stream):
     def _launch(self) -> None:
         for turn in range(self._rules.slots):
             for number, share in enumerate(self._shares):
-                if share.unmerged <= turn and self._may_begin(share):
+                if self._unmerged(number) <= turn and self._may_begin(share) and not self._to_repeat[number]:
                     self._begin(number, share)
+
+    def _unmerged(self, number: int) -> int:
+        """Contributions of a share that began and are no part of an update."""
+        return self._busy[number] + len(self._to_repeat[number]) + len(self._shares[number].waiting)
 
     def _may_begin(self, share: _Share) -> bool:
         return share.again is not None or not (share.ended or self.budget == 0)
 
     def _begin(self, number: int, share: _Share) -> None:
         again, share.again = share.again, None
-        batch = again.batch if again is not None else None
+        batches = again.batches if again is not None else None
         if again is None:
-            if self.epoch.source.fed and (batch := next(self.epoch, None)) is None:
+            if self.epoch.source.fed and not (batches := list(itertools.islice(self.epoch, 1))):
                 for one in self._shares:
                     one.ended = True
                 return
             if self.budget is not None:
                 self.budget -= 1
         place = number * self._rules.slots + share.begun % self._rules.slots
-        order = Order(1, number, place, int(again is not None))
+        order = Order(1, number, share.begun, place, int(again is not None))
         share.begun += 1
-        share.under_way += 1
-        function = functools.partial(self.runner.over_iterator, order)
-        if self.epoch.source.fed:
-            function = functools.partial(self.runner.over_batches, order, [batch])
-        self._calls.submit(number, _Sent(number, place, self._updates, batch), function)
+        self._fly(_Contribution(order, batches, self._updates))
 
-    def _collect(self) -> None:
-        sent, vector = self._calls.take()
-        share, result = self._shares[sent.share], self.runner.read(vector)
-        share.under_way -= 1
+    def _repeat(self, share: int) -> None:
+        """Makes lost contributions again, from batches that are read anew."""
+        lost = self._to_repeat[share]
+        self._to_repeat[share] = [
+            dataclasses.replace(one, order=dataclasses.replace(one.order, again=0)) for one in lost
+        ]
+        super()._repeat(share)
+
+    def _landed(self, flight: Flight, result: Result) -> None:
+        assert isinstance(flight, _Contribution)
+        share = self._shares[flight.order.share]
         if not result.steps:
             share.ended = True
             if self.budget is not None:
                 self.budget += 1
-        elif self._updates - sent.began > self._rules.max_staleness:
-            share.again = sent
+        elif self._updates - flight.began > self._rules.max_staleness:
+            share.again = flight
         else:
-            share.waiting.append((sent, result))
+            share.waiting.append((flight, result))
+            self.epoch.taken[flight.order.share] += 1
         while self._update():
             pass
 
     def _update(self) -> bool:
         """Makes the next update if enough contributions wait for it; returns whether."""
-        expected = [share for share in self._shares if share.unmerged or self._may_begin(share)]
+        expected = [one for number, one in enumerate(self._shares) if self._unmerged(number) or self._may_begin(one)]
         ready = [share for share in expected if share.waiting]
         if not ready or len(ready) < len(expected) - self._rules.drop_slowest:
             return False
         taken = [share.waiting.popleft() for share in ready]
-        self._rules.update([sent.place for sent, _ in taken])
+        self._rules.update([contribution.order.place for contribution, _ in taken])
         self._updates += 1
         for _, result in taken:
             self.runner.done(result)
         self._ready += len(taken)
         return True
-
-    def _landed(self, worker: int, asked: int, steps: int) -> None:
-        """Nothing: a landed contribution is not yet a step."""

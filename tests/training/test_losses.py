@@ -1,0 +1,106 @@
+"""Workers that are killed in between: the others do their part, and each update counts once, in all three modes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+PROGRAM = """
+import json, os, signal, keras, numpy as np, tensorflow as tf, tfps
+
+ROWS, BATCHES, SIZE = 300, 400, 8
+
+class Gradient(keras.losses.Loss):
+    # Its gradient does not depend on the weights: -1 for every element, or that divided by the examples.
+    def __init__(self, mean):
+        super().__init__(reduction=None)
+        self.mean = mean
+
+    def call(self, y_true, y_pred):
+        total = -keras.ops.sum(y_pred)
+        return total / SIZE if self.mean else total
+
+class Examples(keras.metrics.Sum):
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        super().update_state(keras.ops.ones((keras.ops.shape(y_pred)[0],)))
+
+class Kill(keras.callbacks.Callback):
+    # In the middle of the second of three epochs.
+    def __init__(self, victim):
+        super().__init__()
+        self.victim, self.seen = victim, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen += 1
+        if self.seen == BATCHES + BATCHES // 2:
+            task = next(t for t in strategy.cluster.tasks if (t.order.job, t.order.index) == ("worker", self.victim))
+            os.kill(task.pid, signal.SIGKILL)
+
+MODES = {
+    "async": (lambda: keras.optimizers.SGD(1.0), False),
+    "geo": (lambda: tfps.optimizers.Geo(keras.optimizers.SGD(1.0), push_every=5, merge="sum"), False),
+    "sync": (lambda: tfps.optimizers.Sync(keras.optimizers.SGD(float(SIZE))), True),
+}
+strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=2, num_workers=4))
+ids = np.random.default_rng(0).integers(0, ROWS, (BATCHES * SIZE, 2))
+data = tf.data.Dataset.from_tensor_slices((ids, np.zeros((len(ids), 2, 4), "float32")))
+data = data.shuffle(len(ids), seed=1).batch(SIZE)
+for victim, (mode, (optimizer, mean)) in enumerate(MODES.items(), start=1):
+    with strategy.scope():
+        table = keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")
+        model = keras.Sequential([keras.Input((2,), dtype="int64"), table])
+        model.compile(optimizer(), Gradient(mean), metrics=[Examples(name="examples")])
+    history = model.fit(data, epochs=3, verbose=0, callbacks=[Kill(victim)])
+    found = {
+        "mode": mode,
+        "examples": history.history["examples"],
+        "iterations": int(model.optimizer.iterations),
+        "table": model.get_weights()[0][:, 0].tolist(),
+        "evaluated": model.evaluate(data, verbose=0, return_dict=True)["examples"],
+        "predicted": len(model.predict(ids[:50], verbose=0)),
+    }
+    print(json.dumps(found), flush=True)
+    model.train_on_batch(ids[:SIZE], np.zeros((SIZE, 2, 4), "float32"))
+strategy.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What each mode gave, in a cluster that loses a worker in each."""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert "the other workers go on without worker 3" in done.stderr
+    return {result.pop("mode"): result for result in results}
+
+
+def seen(rows=300, batches=400, size=8):
+    ids = np.random.default_rng(0).integers(0, rows, (batches * size, 2))
+    return np.bincount(ids.reshape(-1), minlength=rows)
+
+
+@pytest.mark.parametrize("mode", ["async", "geo"])
+def test_each_update_counts_once(found, mode):
+    assert found[mode]["iterations"] == 3 * 400
+    np.testing.assert_array_equal(found[mode]["table"], 3 * seen())
+
+
+def test_each_global_step_is_of_as_many_batches_as_before(found):
+    """Of four workers one died with each mode, so two are left at the end; a step still takes four batches."""
+    assert found["sync"]["iterations"] == 3 * 100
+    np.testing.assert_allclose(found["sync"]["table"], 3 * seen() / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["async", "geo", "sync"])
+def test_an_epoch_is_still_an_epoch(found, mode):
+    assert found[mode]["examples"] == [3200, 3200, 3200]
+    assert found[mode]["evaluated"] == 3200 and found[mode]["predicted"] == 50

@@ -1,0 +1,76 @@
+"""Pushes that count once, however often they are sent: each carries a stamp, and a server knows the last it has seen.
+
+A worker that dies may have pushed to some servers and not to others. Whoever does its work again pushes all of it, with
+the same stamps; a server that has seen a stamp lets what comes with it pass.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+LANES = 4
+"""Float32 lanes that a stamp takes in a message."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ledger:
+    """The last stamps that each server has seen: a variable on each, found by name.
+
+    Args:
+        name: which no other has.
+        shares: how many senders there are; the stamps of each grow.
+    """
+
+    name: str
+    shares: int
+
+    def open(self, device: str) -> None:
+        """Makes the variable of one server, run eagerly; no stamp was seen."""
+        with tf.device(device):
+            tf.raw_ops.AssignVariableOp(resource=self._handle(), value=tf.zeros([self.shares], tf.int64))
+
+    def once(self, stamp: Any, operations: Callable[[], Any]) -> Any:
+        """Runs operations if it is the first time that a stamp comes; to be called with the server as the device.
+
+        Senders do not send at once what they send again, so between the look and the note nobody else comes.
+
+        Args:
+            stamp: float32 [LANES] of a `Stamp`.
+            operations: traces them; they return nothing that is used.
+        """
+        share, number = tf.unstack(tf.bitcast(tf.reshape(stamp, [2, 2]), tf.int64), num=2)
+        handle = self._handle()
+        last = tf.gather(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.int64), share)
+        with tf.control_dependencies([last]):
+            noted = tf.raw_ops.ResourceScatterMax(resource=handle, indices=share, updates=number)
+
+        def run() -> Any:
+            operations()
+            return tf.constant(0)
+
+        with tf.control_dependencies([noted]):
+            return tf.cond(number > last, run, lambda: tf.constant(0))
+
+    def _handle(self) -> Any:
+        return tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[self.shares], shared_name=f"tfps_ledger_{self.name}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stamp:
+    """What a push is known by.
+
+    Args:
+        ledger: of the servers.
+        share: who sends, an int64 scalar.
+        number: int64 scalar, above 0; a share's numbers grow.
+    """
+
+    ledger: Ledger
+    share: Any
+    number: Any
+
+    def lanes(self) -> Any:
+        """float32 [LANES], its bits."""
+        return tf.reshape(tf.bitcast(tf.stack([self.share, self.number]), tf.float32), [-1])
