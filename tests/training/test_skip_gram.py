@@ -130,7 +130,23 @@ def test_a_window_touches_no_server_between_pull_and_push(strategy):
     made.fit(*some_pairs(400), batch_size=8, verbose=0)
     closure, *functions = graphs(made)
     assert sum(node.op == "TfpsTrainPairs" for node in closure) == 1
-    assert not [node.name for nodes in functions for node in nodes if "/job:ps/" in node.device]
-    for op in ("TfpsGatherRows", "TfpsApplyRows"):
-        places = [node.device for node in closure if node.op == op]
-        assert len(places) == len(set(places)) > 0 and all("/job:ps/" in place for place in places)
+    reading = [nodes for nodes in functions if any(node.op == "IteratorGetNextAsOptional" for node in nodes)]
+    assert reading and not [node.name for nodes in reading for node in nodes if "/job:ps/" in node.device]
+    places = [node.device for node in closure if node.op == "TfpsGatherRows"]
+    assert len(places) == len(set(places)) > 0 and all("/job:ps/" in place for place in places)
+    assert sum(node.op == "TfpsApplyRows" for nodes in [closure, *functions] for node in nodes) == len(places)
+
+
+def test_a_window_is_pushed_once(strategy):
+    class Twice(tfps.models.SkipGram):
+        def train_window(self, batches, steps, window):
+            rows = window.pull([(self.centers.embeddings, batches[0])])
+            for _ in range(2):
+                window.push(rows, [tf.zeros_like(matrix) for matrix in rows.matrices])
+            return {}
+
+    with strategy.scope():
+        made = Twice(WORDS, DIM)
+        made.compile(tfps.optimizers.Geo("sgd"))
+    with pytest.raises(UnsupportedError, match="`push` of a window must be called once"):
+        made.fit(*some_pairs(40), verbose=0)
