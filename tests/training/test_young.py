@@ -20,7 +20,7 @@ class Calls:
     def __len__(self):
         return len(self._calls)
 
-    def submit(self, worker, tag, function):
+    def submit(self, worker, tag, function, chain=None):
         self._calls.append((tag, function))
 
     def take(self):
@@ -38,26 +38,32 @@ class Cluster:
         pool = types.SimpleNamespace(devices=list(range(workers)))
         settings = {"most": 20, "timeout_s": 1.0, "windows": True} | runner
         runner = closures.Runner(
-            pool, self._run, lambda order, _: self._run(order), self._read, lambda _: None, **settings
+            pool,
+            host_of=lambda share: share,
+            over_iterator=self._run,
+            over_batches=lambda order, _: self._run(order),
+            go_on=lambda *_: None,
+            numbers=[0] * workers,
+            read=lambda steps: Result(steps, [], {}),
+            done=lambda _: None,
+            **settings,
         )
         source = types.SimpleNamespace(num_batches=None if fed else BATCHES, fed=fed, steps_per_epoch=None)
-        self.stream = streams.stream(runner, Input(source))
+        self.stream = streams.stream(runner, Input(source, workers))
 
     def _run(self, order):
-        steps = min(order.steps, self._left[order.worker]) if not self.stream.epoch.source.fed else order.steps
-        self._left[order.worker] -= steps
-        self.orders.append((order.worker, steps))
+        steps = min(order.steps, self._left[order.share]) if not self.stream.epoch.source.fed else order.steps
+        self._left[order.share] -= steps
+        self.orders.append((order.share, steps))
         return steps
-
-    def _read(self, steps):
-        return Result(steps, [], {})
 
 
 class Input:
     """What the chief feeds from, where it does."""
 
-    def __init__(self, source):
+    def __init__(self, source, workers):
         self.source, self._batches = source, iter(range(BATCHES))
+        self.hosts, self.taken = list(range(workers)), [0] * workers
 
     def __iter__(self):
         return self._batches
