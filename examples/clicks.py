@@ -119,12 +119,13 @@ def parse_arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(args: argparse.Namespace, build_model: Callable[[Format], keras.Model]) -> None:
-    """Trains what `build_model` makes, and reports; the model is plain Keras, made in the scope."""
+def main(description: str, build_model: Callable[[Format, int, int, list[int]], keras.Model]) -> None:
+    """Trains what `build_model` makes of a format, the table's rows, floats a row and dense units; and reports."""
+    args = parse_arguments(description)
     strategy = cluster.make_strategy(args)  # in a worker or a parameter server this line serves to the end
     training, held_out = datasets(args)
     with strategy.scope():
-        model = build_model(FORMATS[args.format])
+        model = build_model(FORMATS[args.format], args.rows, args.dim, args.hidden)
         model.compile(keras.optimizers.Adagrad(args.rate), loss="binary_crossentropy", metrics=["auc"])
     model.fit(training, epochs=args.epochs, validation_data=held_out)
 

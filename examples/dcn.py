@@ -43,11 +43,5 @@ def build_model(form: clicks.Format, rows: int, dim: int, hidden: list[int]) -> 
     return keras.Model([ids, numbers], keras.layers.Dense(1, activation="sigmoid")(both))
 
 
-def main() -> None:
-    """Trains and reports."""
-    args = clicks.parse_arguments(__doc__)
-    clicks.train(args, lambda form: build_model(form, args.rows, args.dim, args.hidden))
-
-
 if __name__ == "__main__":
-    main()
+    clicks.main(__doc__, build_model)

@@ -100,12 +100,16 @@ def test_launch_commands_parse():
 
 
 def test_benchmark_commands_parse():
-    from benchmarks import ctr_dnn, word2vec
+    from benchmarks import convergence, ctr_dnn, word2vec
 
     options = re.findall(r"`(--[^`]*--versus [^`]*)`", text_of("README.md"))
     assert len(options) >= 3
     for line in options:
         (word2vec if "--mode" in line else ctr_dnn)._parser().parse_args(shlex.split(line))
+    lines = [line for line in commands() if "benchmarks.convergence" in line]
+    assert len(lines) >= 3
+    for line in lines:
+        convergence._parser().parse_args(shlex.split(line)[3:])
     named = {name for document in DOCUMENTS for name in re.findall(r"python -m benchmarks\.(\w+)", text_of(document))}
     assert {"ctr_dnn", "ops", "startup"} <= named
     assert all((ROOT / "benchmarks" / f"{name}.py").is_file() for name in named)
@@ -165,6 +169,7 @@ def test_rules_are_those_of_the_table():
 def test_numbers_are_those_of_the_code(strategy):
     from tfps.keras.variables import _TABLE_ROWS
     from tfps.training.exchange import _KEY_STEP
+    from tfps.training.pace import UNSEEN
     from tfps.training.stream import _CLOSURES_AN_EPOCH
 
     between = strategy.dense_exchange_every * strategy.num_workers
@@ -172,6 +177,7 @@ def test_numbers_are_those_of_the_code(strategy):
     assert f"at most {between} steps between two exchanges" in text_of("README.md")
     assert f"at least {_CLOSURES_AN_EPOCH} closures" in text_of("docs/architecture.md")
     assert f"`strategy.closure_timeout_s` ({strategy.closure_timeout_s:.0f} s)" in text_of("docs/architecture.md")
+    assert f"from step `{UNSEEN} * n` on" in text_of("docs/optimizers.md").replace("\n", " ")
     assert f"n * {_KEY_STEP:,}" in text_of("docs/optimizers.md")
     assert f"at least {_TABLE_ROWS:,} rows" in text_of("docs/architecture.md")
 

@@ -1,5 +1,6 @@
 """The models of the examples on real data: each must reach its figure on what it was not trained on."""
 
+import json
 import re
 
 import pytest
@@ -20,6 +21,18 @@ def test_gru4rec_on_movielens(run, data):
     output = run("examples/gru4rec.py", "--data", data / "ml-latest-small/ratings.csv", "--ps", 1)
     reached, known = map(float, re.search(r"recall@20 ([\d.]+); .* items ([\d.]+)", output).groups())
     assert reached > 0.07 and reached > 1.2 * known, output
+
+
+@pytest.mark.slow
+def test_modes_learn_on_adult_what_one_process_learns(run, data, tmp_path):
+    """As docs/convergence.md has it, with a seed that it does not have."""
+    runs = tmp_path / "runs.jsonl"
+    settings = ("--task", "adult", "--modes", "one", "async", "geo", "--workers", 2, 4, "--seeds", 7, "--out", runs)
+    run("-m", "benchmarks.convergence", "--data", data, *settings)
+    found = {(one["name"], one["workers"]): one["curve"][-1]["auc"] for one in map(json.loads, runs.open())}
+    alone = found.pop(("one", 2))
+    assert alone > 0.905 and len(found) == 4
+    assert not {how: auc for how, auc in found.items() if auc < alone - 0.003}, found
 
 
 def test_sessions_are_cut_by_user_and_time(tmp_path):

@@ -99,9 +99,10 @@ def test_an_epoch_shorter_than_a_window_is_shared_out(strategy, monkeypatch, fed
     if fed:
         data = tf.data.Dataset.from_generator(lambda: iter([batch] * 40), output_signature=data.element_spec)
     model = counter(strategy, push_every=1000, merge="sum")
+    model.optimizer.iterations.assign(1000)  # as after so many: a young model has shorter windows yet
     model.fit(data, steps_per_epoch=20, verbose=0)
     assert set(used) == set(range(strategy.num_workers))
-    assert int(model.optimizer.iterations) == 20 and model.get_weights()[0][1, 0] == 2 * 8 * 20
+    assert int(model.optimizer.iterations) == 1020 and model.get_weights()[0][1, 0] == 2 * 8 * 20
 
 
 def test_mean_is_the_mean_of_the_workers(strategy):
@@ -150,6 +151,17 @@ def test_a_step_within_a_window_exchanges_nothing(strategy):
     assert not [node.name for nodes in functions for node in nodes if "/job:ps/" in node.device]
     places = [node.device for node in closure if node.op == "TfpsGatherRows"]
     assert len(places) == len(set(places)) > 0 and all("/job:ps/" in place for place in places)
+
+
+@pytest.mark.parametrize(("merge", "workers", "warns"), [("sum", 4, True), ("sum", 2, False), ("cap", 4, False)])
+def test_what_may_diverge_is_said(strategy, caplog, merge, workers, warns):
+    from tfps.keras.geo import window_mode
+
+    model = counter(strategy, merge=merge)
+    model.optimizer.build(model.trainable_variables)
+    with caplog.at_level("WARNING", "tfps"):
+        window_mode(model, workers)
+    assert ["may diverge" in record.getMessage() for record in caplog.records] == [True] * warns
 
 
 @pytest.mark.parametrize(

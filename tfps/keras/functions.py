@@ -166,6 +166,7 @@ class StepFunction:
             self._closure_steps,
             self._strategy.closure_timeout_s,
             windows=self._mode is not None,
+            trained=0 if self._mode is None else int(self._model.optimizer.iterations),
         )
 
     @property

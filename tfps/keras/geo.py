@@ -1,6 +1,7 @@
 """`Geo`: a Keras optimizer that trains windows of batches on a worker's own rows and pushes what they moved by."""
 
 import dataclasses
+import logging
 from typing import Any
 
 from tfps.embedding.table import Table
@@ -12,7 +13,10 @@ from tfps.keras.variables import held
 from tfps.strategy.variables import DenseVariable
 from tfps.training.window import WindowMode
 
+_LOG = logging.getLogger("tfps")
 MERGES = ("cap", "mean", "sum")
+_SAFE_SUM = 2
+"""Workers whose whole deltas were seen to add up without harm where all of them move the same rows."""
 _SUMS = ("_accumulators",)
 """Slots that add up over batches: what each worker added to them counts in full."""
 
@@ -58,7 +62,8 @@ def geo(optimizer: Any, push_every: int = 100, merge: str = "cap") -> Any:
     """Trains in GEO mode: a worker takes a window of batches, trains on rows of its own, and pushes deltas.
 
     Within a window a worker exchanges nothing, so a step costs hardly more than in one process; the price is that
-    workers do not see each other's windows under way. With one worker the result is that of one process.
+    workers do not see each other's windows under way. With one worker the result is that of one process. With more, a
+    young model is trained by one of them in windows of one batch; both grow with what it was trained for.
 
     The mode is the optimizer's, which is returned, now an instance of a subclass of its class: everything that holds
     for it (learning rate, schedules, slots, saving) still does. Without `tfps.ParameterServerStrategy` it trains as it
@@ -71,7 +76,7 @@ def geo(optimizer: Any, push_every: int = 100, merge: str = "cap") -> Any:
             further others have gone the same way, so that together they go one and a half times as far as one of them.
             "mean" adds each delta divided by the number of workers: it cannot overshoot, and learns as slowly as at a
             rate that much lower. "sum" adds them whole: right where workers touch different rows; where they touch the
-            same it may diverge.
+            same it may diverge, and more than two workers are warned of.
 
     Returns:
         The optimizer.
@@ -108,6 +113,12 @@ def window_mode(model: Any, num_workers: int) -> WindowMode | None:
     mode = mode_of(model.optimizer)
     if mode is None:
         return None
+    if mode.merge == "sum" and num_workers > _SAFE_SUM:
+        _LOG.warning(
+            'merge="sum" adds the windows of %d workers whole: where they move the same rows or dense variables, that '
+            'overshoots and may diverge. merge="cap" holds it back; docs/convergence.md has figures.',
+            num_workers,
+        )
     share = mode.share(num_workers)
     slots, scales = {}, {}
     for table in held(model.trainable_variables, Table):

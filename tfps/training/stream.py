@@ -17,6 +17,7 @@ from tfps.strategy.losses import WorkerLostError
 from tfps.strategy.pool import Calls, WorkerPool
 from tfps.training.closure import Result
 from tfps.training.order import Order
+from tfps.training.pace import of_few_lengths, pace
 
 _IN_FLIGHT = 2
 """Closures a worker has: one runs, the next waits for it, so that a worker is never idle for a round trip."""
@@ -40,7 +41,9 @@ class Runner:
         done: is told of each result that counts.
         most: steps a closure at most.
         timeout_s: seconds a closure may take.
-        windows: whether a closure is a window (GEO): cut shorter than `most` only where workers would get none.
+        windows: whether a closure is a window (GEO): cut shorter than `most` only where workers would get none, and
+            while the model is young.
+        trained: steps that the model was trained for before this epoch.
     """
 
     pool: WorkerPool
@@ -54,6 +57,7 @@ class Runner:
     most: int
     timeout_s: float
     windows: bool = False
+    trained: int = 0
 
     def order(self, share: int, steps: int) -> Order:
         """The next closure of a share."""
@@ -124,6 +128,12 @@ class Stream(abc.ABC):
         self.budget = 0
         self._calls.abandon(timeout_s)
 
+    def _pace(self) -> tuple[int, int]:
+        """How many workers may be at work, and the steps of a closure."""
+        if not self.runner.windows:
+            return len(self._busy), self._closure_steps
+        return pace(self.runner.trained + self._handed + self._ready, len(self._busy), self._closure_steps)
+
     @abc.abstractmethod
     def _launch(self) -> None:
         """Begins what can be begun."""
@@ -176,9 +186,10 @@ class ShippedStream(Stream):
         self._live = set(range(len(self._busy)))
 
     def _launch(self) -> None:
+        workers, steps = self._pace()
         for turn in range(_IN_FLIGHT):
-            for share in sorted(self._live):
-                asked = self._closure_steps if self.budget is None else min(self._closure_steps, self.budget)
+            for share in sorted(self._live)[:workers]:
+                asked = steps if self.budget is None else min(steps, self.budget)
                 if self._busy[share] <= turn and asked > 0 and not self._to_repeat[share]:
                     if self.budget is not None:
                         self.budget -= asked
@@ -196,18 +207,19 @@ class FedStream(Stream):
     """The chief reads batches and hands each to the worker with least to do."""
 
     def _launch(self) -> None:
-        while (share := self._idlest()) is not None and (batches := self._next_batches()):
+        workers, steps = self._pace()
+        while (share := self._idlest(workers)) is not None and (batches := self._next_batches(steps)):
             self._fly(Flight(self.runner.order(share, len(batches)), batches))
 
-    def _idlest(self) -> int | None:
-        """The share with least under way, of workers that live; None where all have enough."""
+    def _idlest(self, workers: int) -> int | None:
+        """The share with least under way, of the first workers that live; None where all have enough."""
         live = [share for share in range(len(self._busy)) if self.runner.host_of(share) == share]
-        share = min(live, key=lambda share: self._busy[share])
+        share = min(live[:workers], key=lambda share: self._busy[share])
         return share if self._busy[share] < _IN_FLIGHT else None
 
-    def _next_batches(self) -> list[Any]:
+    def _next_batches(self, steps: int) -> list[Any]:
         """The batches of the next closure; none at the end."""
-        most = self._closure_steps if self.runner.windows else 1
+        most = of_few_lengths(steps, self._closure_steps) if self.runner.windows else 1
         batches = list(itertools.islice(self.epoch, most if self.budget is None else min(most, self.budget)))
         if self.budget is not None:
             self.budget -= len(batches)

@@ -1,0 +1,105 @@
+"""What is learned on held-out data, by every mode of training: against examples, and against time.
+
+    python -m benchmarks.convergence --data ../shared/data --modes one async geo --workers 2 4 --seeds 0 1 2
+    python -m benchmarks.convergence --data ... --modes geo --push-every 1 10 100 --merges cap mean --out runs.jsonl
+    python -m benchmarks.convergence --table runs.jsonl --plot adult.png
+
+Every run is a line of JSON, appended to the file of --out; --table makes a table of final figures, and --plot a
+picture, of all lines of a file. Each number of workers is a cluster of its own, which serves all of its runs. The axis
+of time is that of this machine: many workers on few cores take turns.
+"""
+
+import argparse
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+
+MODES = ("one", "joined", "async", "sync", "geo")
+MERGES = ("cap", "mean", "sum")
+
+
+def main() -> None:
+    """Runs the command."""
+    args = _parser().parse_args()
+    if args.table:
+        from benchmarks import convergence_report
+
+        runs = [json.loads(line) for line in pathlib.Path(args.table).read_text(encoding="utf-8").splitlines()]
+        print(convergence_report.table(runs))
+        if args.plot:
+            convergence_report.draw(runs, args.plot)
+        return
+    if not args.data:
+        raise SystemExit("--data must name the folder with the data sets, unless --table is given.")
+    if args.inner:
+        _runs(args)
+        return
+    for workers in args.workers if set(args.modes) != {"one"} else args.workers[:1]:
+        command = [sys.executable, "-m", "benchmarks.convergence", "--inner", *_of_workers(args, workers)]
+        subprocess.run(command, check=True)
+
+
+def _runs(args: argparse.Namespace) -> None:
+    """All runs of one number of workers."""
+    import tfps
+    from benchmarks.convergence_run import Mode, Run
+    from benchmarks.convergence_tasks import task_named
+
+    (workers,) = args.workers
+    task = task_named(args)
+    strategy = None
+    for name in args.modes:
+        variants = itertools.product(args.push_every, args.merges) if name == "geo" else [(None, None)]
+        for (push_every, merge), rate in itertools.product(variants, args.rates):
+            mode = Mode(name, push_every, merge, rate)
+            if mode.distributed and strategy is None:
+                strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=workers))
+            run = Run(task, mode, workers, strategy if mode.distributed else None)
+            for seed in args.seeds:
+                _note(run.train(seed), args.out)
+
+
+def _note(result: dict, path: str | None) -> None:
+    line = json.dumps(result)
+    print(line, flush=True)
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _of_workers(args: argparse.Namespace, workers: int) -> list[str]:
+    """The command line for one number of workers; what needs no cluster is run with the first alone."""
+    names = ("modes", "push_every", "merges", "seeds", "rates")
+    given = {name: getattr(args, name) for name in names}
+    if workers != args.workers[0]:
+        given["modes"] = [mode for mode in args.modes if mode != "one"]
+    lists = [[f"--{name.replace('_', '-')}", *map(str, values)] for name, values in given.items()]
+    out = ["--out", args.out] if args.out else []
+    return ["--data", args.data, "--task", args.task, "--workers", str(workers), *sum(lists, []), *out]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "benchmarks.convergence", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", help="the folder with the data sets")
+    parser.add_argument("--task", choices=("adult", "criteo", "words"), default="adult", help="default %(default)s")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: all")
+    parser.add_argument("--workers", nargs="+", type=int, default=[2], help="default 2")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
+    parser.add_argument("--push-every", nargs="+", type=int, default=[20], help="windows of GEO (default 20)")
+    parser.add_argument("--merges", nargs="+", choices=MERGES, default=["cap"], help="of GEO (default cap)")
+    parser.add_argument(
+        "--rates", nargs="+", type=float, default=[1.0], help="factors of the learning rate (default 1)"
+    )
+    parser.add_argument("--out", help="a file that lines are appended to")
+    parser.add_argument("--table", metavar="FILE", help="show what such a file holds, and train nothing")
+    parser.add_argument("--plot", metavar="PNG", help="with --table: a picture to write")
+    parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)  # runs of one number of workers
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""One way of training on one cluster, run for several seeds: what is learned on held-out data, epoch by epoch."""
+
+import contextlib
+import dataclasses
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+import tfps
+from benchmarks.convergence_tasks import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """How a run trains.
+
+    Args:
+        name: "one" (one process), "joined" (one process whose batch is that of all workers), "async", "sync" or "geo".
+        push_every: batches of a window (GEO).
+        merge: of windows (GEO).
+        rate: what the learning rate is multiplied by.
+    """
+
+    name: str
+    push_every: int | None = None
+    merge: str | None = None
+    rate: float = 1.0
+
+    @property
+    def distributed(self) -> bool:
+        """Whether it needs a cluster."""
+        return self.name not in ("one", "joined")
+
+    def optimizer(self, inner: Any) -> Any:
+        """The optimizer of this mode around a plain one."""
+        inner.learning_rate = float(inner.learning_rate) * self.rate
+        if self.name == "geo":
+            return tfps.optimizers.Geo(inner, push_every=self.push_every, merge=self.merge)
+        return tfps.optimizers.Sync(inner) if self.name == "sync" else inner
+
+
+class Run:
+    """Traces once; each `train` begins from other first values and sees another order.
+
+    Args:
+        task: what is trained.
+        mode: how.
+        workers: of the cluster; of "joined" those whose batches are joined.
+        strategy: the cluster, where the mode needs one.
+    """
+
+    def __init__(self, task: Task, mode: Mode, workers: int, strategy: Any = None) -> None:
+        self._task, self._mode, self._workers = task, mode, workers
+        self._twin = task.build()
+        with strategy.scope() if strategy is not None else contextlib.nullcontext():
+            self._model = task.build()
+            self._model.compile(mode.optimizer(task.optimizer()), loss=task.loss)
+        self._size = task.batch * (workers if mode.name == "joined" else 1)
+        self._model.fit(task.batches(0, self._size).take(2 * workers), verbose=0)  # traces
+        inner = task.optimizer()
+        inner.build(self._twin.trainable_variables)
+        self._first_slots = [float(np.max(variable)) for variable in inner.variables[2:]]
+
+    def train(self, seed: int) -> dict[str, Any]:
+        """Trains from first values of this seed; returns the figures after each epoch."""
+        self._reset(seed)
+        epochs, steps = self._task.epochs, self._task.steps * self._task.batch // self._size
+        curve, seconds = [], 0.0
+        for epoch in range(epochs):
+            begun = time.monotonic()
+            self._model.fit(self._task.batches(seed * epochs + epoch, self._size).take(steps), verbose=0)
+            seconds += time.monotonic() - begun
+            self._twin.set_weights(self._model.get_weights())
+            figures = {name: round(value, 5) for name, value in self._task.judge(self._twin).items()}
+            curve.append({"examples": (epoch + 1) * steps * self._size, "seconds": round(seconds, 2)} | figures)
+        return {"task": self._task.name, **dataclasses.asdict(self._mode), "workers": self._workers, "seed": seed} | {
+            "curve": curve
+        }
+
+    def _reset(self, seed: int) -> None:
+        keras.utils.set_random_seed(seed)
+        first = self._task.build()
+        self._model.set_weights(first.get_weights())
+        optimizer = self._model.optimizer
+        optimizer.iterations.assign(0)
+        for variable, value in zip(optimizer.variables[2:], self._first_slots, strict=True):
+            variable.assign(np.full(variable.shape, value, np.float32))
