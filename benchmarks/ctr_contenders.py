@@ -4,6 +4,8 @@ import abc
 import os
 from typing import Any
 
+from benchmarks.crossings import crossings
+from benchmarks.ctr_setup import Setup
 from benchmarks.ctr_task import CtrTask, adagrad, build_model, dataset
 from benchmarks.meter import Meter
 
@@ -34,6 +36,10 @@ class Contender(abc.ABC):
             roles["servers" if task.order.job == "ps" else "workers"].append(task.pid)
         return roles
 
+    def traffic(self) -> dict[str, float]:
+        """Remote tensors a step, where they can be counted."""
+        return {}
+
     def _start(self, num_ps: int, num_workers: int) -> Any:
         import tfps
 
@@ -41,20 +47,33 @@ class Contender(abc.ABC):
 
 
 class Tfps(Contender):
-    """Plain Keras 3 in the scope of `tfps.ParameterServerStrategy`."""
+    """Plain Keras 3 in the scope of `tfps.ParameterServerStrategy`; on the cluster of TF_CONFIG where that is set.
 
-    def __init__(self, task: CtrTask, num_ps: int, num_workers: int) -> None:
+    Args:
+        task: the work.
+        num_ps: parameter servers.
+        num_workers: workers.
+        setup: the mode, where it is not the default.
+    """
+
+    def __init__(self, task: CtrTask, num_ps: int, num_workers: int, setup: Setup | None = None) -> None:
         super().__init__(task, num_ps, num_workers)
         import keras
 
-        import tfps
-
-        with tfps.ParameterServerStrategy(self.cluster).scope():
-            self._model = _compiled(task, keras, keras.optimizers)
+        setup = setup or Setup(num_ps, num_workers)
+        with setup.strategy(self.cluster).scope():
+            self._model = build_model(task, keras)
+            self._model.compile(optimizer=setup.optimizer(adagrad(keras.optimizers)), loss="binary_crossentropy")
         self._fit = Fit(self._model, keras, dataset(task))
 
     def train(self, steps: int, meter: Meter) -> None:
         self._fit(steps, meter)
+
+    def traffic(self) -> dict[str, float]:
+        return crossings(self._model)
+
+    def _start(self, num_ps: int, num_workers: int) -> Any:
+        return None if os.environ.get("TF_CONFIG") else super()._start(num_ps, num_workers)
 
 
 class Local(Contender):

@@ -3,6 +3,7 @@
     python -m benchmarks.ctr_dnn --ps 1 --workers 2 --batch 512 --tables 26 --seconds 5
     python -m benchmarks.ctr_dnn --baseline stock-loop
     python -m benchmarks.ctr_dnn --versus stock-loop --rounds 3
+    python -m benchmarks.ctr_dnn --mode geo
 
 Prints one line of JSON. On a machine whose speed changes under load only the ratio that --versus gives means much: both
 sides are set up at once and then run in turns, and their medians are compared.
@@ -14,6 +15,7 @@ import sys
 
 from benchmarks.ctr_contenders import CONTENDERS
 from benchmarks.ctr_run import CtrRun
+from benchmarks.ctr_setup import MODES, Setup
 from benchmarks.ctr_task import CtrTask
 from benchmarks.turns import compare, take_turns
 
@@ -25,7 +27,7 @@ def main() -> None:
     if args.versus:
         print(json.dumps(compare(_commands(args), args.rounds)))
         return
-    run = CtrRun(args.baseline, task, (args.ps, args.workers), args.seconds)
+    run = CtrRun(args.baseline, task, Setup(args.ps, args.workers, args.mode, args.exchange_every), args.seconds)
     if args.turns:
         take_turns(run.measure)
     else:
@@ -51,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="about how long a measurement takes (default %(default)s)"
     )
+    parser.add_argument("--mode", choices=MODES, default="async", help="how tfps trains (default %(default)s)")
+    parser.add_argument("--exchange-every", type=int, help="steps between exchanges of dense variables, of tfps")
     parser.add_argument("--baseline", choices=CONTENDERS, default="tfps", help="who trains (default %(default)s)")
     parser.add_argument("--versus", choices=CONTENDERS, help="measure --baseline and this one in turns")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default %(default)s)")
@@ -62,6 +66,8 @@ def _commands(args: argparse.Namespace) -> dict[str, list[str]]:
     """The two sides of --versus, by name."""
     sizes = ("ps", "workers", "batch", "slots", "tables", "rows", "dim", "seconds")
     shared = [f"--{name}={getattr(args, name)}" for name in sizes]
+    shared += [f"--mode={args.mode}"]
+    shared += [f"--exchange-every={args.exchange_every}"] if args.exchange_every else []
     base = [sys.executable, "-m", "benchmarks.ctr_dnn", "--turns", *shared]
     return {name: [*base, f"--baseline={name}"] for name in (args.baseline, args.versus)}
 

@@ -3,12 +3,19 @@
 from typing import Any
 
 from benchmarks.ctr_contenders import CONTENDERS
+from benchmarks.ctr_setup import Setup
 from benchmarks.ctr_task import CtrTask
 from benchmarks.meter import Meter, Reading
 
 _WARM_UP_STEPS = 30
 _TRIAL_EXAMPLES = 51_200
+_CLOSURES_AN_EPOCH = 8  # of a worker, at least: docs/architecture.md
 _FEWEST_STEPS = 32  # fewer would measure how a run begins and ends
+
+
+def closure_steps(steps: int, workers: int, most: int) -> int:
+    """Steps of a closure in an epoch of so many steps: fewer than `most` where the epoch is short."""
+    return min(most, -(-steps // (workers * _CLOSURES_AN_EPOCH)))
 
 
 class CtrRun:
@@ -17,13 +24,14 @@ class CtrRun:
     Args:
         name: of the contender.
         task: the work.
-        cluster: parameter servers and workers.
+        setup: on how many processes, and how.
         seconds: about how long `measure` takes.
     """
 
-    def __init__(self, name: str, task: CtrTask, cluster: tuple[int, int], seconds: float) -> None:
+    def __init__(self, name: str, task: CtrTask, setup: Setup, seconds: float) -> None:
         self._name, self._task = name, task
-        self._contender = CONTENDERS[name](task, *cluster)
+        mode = {"setup": setup} if name == "tfps" else {}
+        self._contender = CONTENDERS[name](task, setup.ps, setup.workers, **mode)
         self._train(_WARM_UP_STEPS)
         trial = max(_FEWEST_STEPS, _TRIAL_EXAMPLES // task.batch)
         self._steps = max(_FEWEST_STEPS, round(seconds * trial / self._train(trial).seconds))
@@ -39,6 +47,7 @@ class CtrRun:
             "seconds": round(reading.seconds, 2),
             "cpu_ms_per_1000_examples": {role: round(1000 * ms / examples, 2) for role, ms in reading.cpu_ms.items()},
             "loopback_bytes_per_step_at_most": reading.loopback_bytes // steps,
+            **self._contender.traffic(),
         }
 
     def _train(self, steps: int) -> Reading:

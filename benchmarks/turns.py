@@ -53,7 +53,7 @@ def in_turns(
         For each program the median of `examples_per_s`, that of the CPU milliseconds that all its processes spend on
         1,000 examples, and every result.
     """
-    sides = {name: _Side(name, command) for name, command in commands.items()}
+    sides = {name: Side(name, command) for name, command in commands.items()}
     try:
         for side in sides.values():
             side.result()
@@ -70,19 +70,28 @@ def in_turns(
             side.end()
 
 
-class _Side:
-    """One program; `end` must be called."""
+class Side:
+    """One program; `end` must be called.
 
-    def __init__(self, name: str, command: Sequence[str]) -> None:
+    Args:
+        name: for messages.
+        command: the program, which calls `take_turns`.
+        environment: its own, where not that of this process.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.results: list[dict[str, Any]] = []
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # In a session of its own each side has a share of the processor of its own, where the kernel groups by session.
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(command, text=True, env=environment, start_new_session=True, **pipes)
 
-    def turn(self) -> None:
-        """Has the program measure once."""
+    def turn(self) -> dict[str, Any]:
+        """Has the program measure once; returns what it found."""
         assert self._process.stdin is not None
         print(file=self._process.stdin, flush=True)
         self.results.append(self.result())
+        return self.results[-1]
 
     def result(self) -> dict[str, Any]:
         """Waits for the program's next result."""

@@ -1,0 +1,49 @@
+"""How the CTR-DNN is trained: how many processes, in which mode, how often dense variables cross."""
+
+import dataclasses
+from typing import Any
+
+MODES = ("async", "sync", "geo")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A cluster and a mode; the mode and `exchange_every` are for tfps alone.
+
+    Args:
+        ps: parameter servers.
+        workers: workers.
+        mode: one of `MODES`.
+        exchange_every: steps of a closure, in GEO of a window; None for the default.
+    """
+
+    ps: int = 1
+    workers: int = 2
+    mode: str = "async"
+    exchange_every: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        if self.mode not in MODES:
+            raise ValueError(f"`mode` must be one of {MODES}. Received: {self.mode!r}.")
+        if self.exchange_every is not None and self.mode == "sync":
+            raise ValueError("`exchange_every` must be None in sync mode, where a closure is a step.")
+
+    def optimizer(self, optimizer: Any) -> Any:
+        """The Keras optimizer in this mode."""
+        import tfps
+
+        if self.mode == "sync":
+            return tfps.optimizers.Sync(optimizer)
+        if self.mode == "geo":
+            return tfps.optimizers.Geo(
+                optimizer, **({"push_every": self.exchange_every} if self.exchange_every else {})
+            )
+        return optimizer
+
+    def strategy(self, cluster: Any) -> Any:
+        """A strategy on this cluster, or on that of TF_CONFIG where it is None."""
+        import tfps
+
+        every = {"dense_exchange_every": self.exchange_every} if self.exchange_every and self.mode == "async" else {}
+        return tfps.ParameterServerStrategy(cluster, **every)

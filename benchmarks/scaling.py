@@ -1,0 +1,192 @@
+"""Projects a cluster's speed from measured constants: `benchmarks.scaling_model`, filled in and held against real runs.
+
+    python -m benchmarks.scaling --measure docs/scaling_constants.json     measures the constants (root: bytes, delays)
+    python -m benchmarks.scaling --check docs/scaling_constants.json       real runs, and what the model says of them
+    python -m benchmarks.scaling --project docs/scaling_constants.json     up to 1,000 workers, 100 servers, 1e11 rows
+
+Prints a line of JSON for each run, or each cluster projected. The CPU figures are those of the machine that measured.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.ctr_run import closure_steps
+from benchmarks.ctr_task import CtrTask, clicks
+from benchmarks.private_net import private
+from benchmarks.scaling_fit import Run, fit
+from benchmarks.scaling_model import Costs, Hosts, Job, bytes_per_step, cpu_ms, project
+from benchmarks.scaling_plot import draw
+from benchmarks.turns import in_turns
+
+_BASE_BYTES = 0.5e9
+"""Memory of a server process that holds nothing, TensorFlow for the most part."""
+_ROWS = CtrTask().rows
+_REFERENCE = (1, 1, 512, 8)
+_FIT = (_REFERENCE, (1, 1, 512, 1), (1, 1, 4096, 4), (2, 1, 512, 8))
+_CHECK = (_REFERENCE, (1, 2, 512, 4), (1, 4, 512, 2), (2, 2, 512, 8), (2, 4, 1024, 2))
+"""Servers, workers, batch, steps a closure. The check runs the reference too: how fast the machine is now."""
+_PROJECTED = (
+    # workers, servers, rows, batch, steps a closure
+    (2, 1, 1e6, 512, 16),
+    (10, 2, 1e8, 512, 32),
+    (100, 10, 1e9, 512, 1),
+    (100, 10, 1e9, 512, 32),
+    (100, 2, 1e9, 512, 32),
+    (1000, 100, 1e11, 512, 1),
+    (1000, 100, 1e11, 512, 32),
+    (1000, 100, 1e11, 512, 100),
+    (1000, 100, 1e11, 4096, 32),
+    (1000, 20, 1e11, 4096, 32),
+    (1000, 100, 1e12, 4096, 32),
+)
+
+
+def main() -> None:
+    """Runs the command."""
+    args = _parser().parse_args()
+    if args.measure:
+        _measure(args)
+    elif args.check:
+        _check(args)
+    else:
+        costs = _read(args.project)
+        for projected in _project(costs):
+            print(json.dumps(projected))
+        if args.plot:
+            draw(costs, _ways(), args.plot)
+
+
+def _measure(args: argparse.Namespace) -> None:
+    runs = _runs(_FIT, args)
+    delays = _delays(args)
+    costs = fit(runs, delays, _BASE_BYTES)
+    text = json.dumps({"costs": dataclasses.asdict(costs), "runs": [_line(run) for run in runs]}, indent=1)
+    pathlib.Path(args.measure).write_text(text + "\n")
+    print(json.dumps(dataclasses.asdict(costs)))
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Of each run what was measured, and what the model says if the machine is as fast as its reference run shows."""
+    costs = _read(args.check)
+    runs = _runs(_CHECK, args)
+    speed = sum(cpu_ms(costs, runs[0].job).values()) / sum(runs[0].cpu_ms.values())
+    for run in runs[1:]:
+        hosts = Hosts(server_cores=args.cores, server_gbit_s=1000, delay_ms=0, speed=speed, shared_cores=args.cores)
+        predicted = project(costs, run.job, hosts)
+        cpu = {role: round(ms / speed, 2) for role, ms in cpu_ms(costs, run.job).items()}
+        said = {"cpu_ms": cpu, "steps_per_s": round(predicted.steps_per_s, 1), "binds": predicted.binds}
+        said["bytes"] = round(bytes_per_step(costs, run.job))
+        print(json.dumps({"speed": round(speed, 2), "measured": _line(run), "predicted": said}))
+
+
+def _project(costs: Costs) -> list[dict[str, Any]]:
+    found = []
+    for workers, servers, rows, batch, steps in _PROJECTED:
+        job = Job(workers, servers, rows, batch, _unique(batch, int(rows)), steps)
+        projected = project(costs, job, Hosts())
+        bounds = {name: round(bound) for name, bound in projected.bounds.items()}
+        found.append(
+            {
+                "workers": workers,
+                "servers": servers,
+                "rows": rows,
+                "batch": batch,
+                "steps_per_closure": steps,
+                "examples_per_s": round(projected.examples_per_s),
+                "binds": projected.binds,
+                "bounds_steps_per_s": bounds,
+                "server_gb": round(projected.server_bytes / 1e9, 1),
+            }
+        )
+    return found
+
+
+def _ways() -> list[tuple[str, Job]]:
+    """What the picture compares."""
+    shapes = ((2, 512, 1), (2, 512, 32), (20, 512, 32), (100, 512, 32), (100, 4096, 32))
+    labels = "{} servers, batch {}, {} steps a closure"
+    return [
+        (labels.format(*shape), Job(1, servers, 1e9, batch, _unique(batch, int(1e9)), steps))
+        for shape in shapes
+        for servers, batch, steps in [shape]
+    ]
+
+
+def _runs(shapes: Sequence[tuple[int, int, int, int]], args: argparse.Namespace) -> list[Run]:
+    """Clusters of this machine, all up at once and measured in turns; medians."""
+    names = {str(shape): shape for shape in shapes}
+    *_, turns = in_turns({name: private(_command(shape, args)) for name, shape in names.items()}, args.rounds)
+    return [_run(shape, turns[name]) for name, shape in names.items()]
+
+
+def _command(shape: tuple[int, int, int, int], args: argparse.Namespace) -> list[str]:
+    options = zip(("ps", "workers", "batch", "exchange-every"), shape, strict=True)
+    sizes = [f"--{name}={value}" for name, value in options]
+    return [sys.executable, "-m", "benchmarks.ctr_dnn", "--turns", f"--seconds={args.seconds}", *sizes]
+
+
+def _run(shape: tuple[int, int, int, int], turns: Any) -> Run:
+    servers, workers, batch, most = shape
+    steps = closure_steps(turns[0]["steps"], workers, most)
+    job = Job(workers, servers, _ROWS, batch, _unique(batch, _ROWS), steps)
+    by_role = [turn["cpu_ms_per_1000_examples"] for turn in turns]
+    cpu = {role: statistics.median(turn[role] for turn in by_role) * batch / 1000 for role in by_role[0]}
+    nbytes = statistics.median(turn["loopback_bytes_per_step_at_most"] for turn in turns)
+    return Run(job, cpu, nbytes, statistics.median(turn["examples_per_s"] for turn in turns) / batch)
+
+
+def _unique(batch: int, rows: int) -> float:
+    """Rows that a step asks for, each once: the mean over some batches of the CTR-DNN's ids."""
+    ids = clicks(CtrTask(batch=batch, rows=rows))[0]
+    return float(np.mean([np.unique(step).size for step in ids[:8]]))
+
+
+def _delays(args: argparse.Namespace) -> tuple[float, float]:
+    """One-way delays that a step, and a closure, waits for: from how much longer steps take behind 10 ms."""
+    found = []
+    for steps in (1, 8):
+        command = [sys.executable, "-m", "benchmarks.delay", "--delays", "0", "10", f"--exchange-every={steps}"]
+        done = subprocess.run([*command, f"--rounds={args.rounds}"], stdout=subprocess.PIPE, text=True, check=True)
+        line = json.loads(done.stdout.splitlines()[-1])
+        took = line["step_ms_by_delay_ms"]
+        found.append((1 / line["steps_per_closure"], (took["10.0"] - took["0.0"]) / 10))
+    (often, more), (rarely, less) = found
+    a_closure = max(0.0, (more - less) / (often - rarely))
+    return round(max(0.0, less - a_closure * rarely), 2), round(a_closure, 2)
+
+
+def _line(run: Run) -> dict[str, Any]:
+    job = {name: getattr(run.job, name) for name in ("servers", "workers", "batch", "steps_per_closure")}
+    cpu = {role: round(ms, 2) for role, ms in run.cpu_ms.items()}
+    return {**job, "cpu_ms": cpu, "bytes": round(run.step_bytes), "steps_per_s": round(run.steps_per_s, 1)}
+
+
+def _read(path: str) -> Costs:
+    return Costs(**json.loads(pathlib.Path(path).read_text())["costs"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "benchmarks.scaling", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    for name in ("measure", "check", "project"):
+        what.add_argument(f"--{name}", metavar="JSON", help="the file of constants")
+    parser.add_argument("--plot", help="with --project: a picture to write, .png or .svg")
+    parser.add_argument("--seconds", type=float, default=3.0, help="about how long a turn takes (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each run (default %(default)s)")
+    parser.add_argument("--cores", type=float, default=2, help="of this machine, for --check (default %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

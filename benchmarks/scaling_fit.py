@@ -1,0 +1,66 @@
+"""From runs to constants: each cost is linear in what a step does, so a few runs that differ in it give the factors."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.scaling_model import Costs, Job
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One measured run.
+
+    Args:
+        job: what ran.
+        cpu_ms: a step, by role.
+        step_bytes: what crossed, a step.
+        steps_per_s: of all workers.
+    """
+
+    job: Job
+    cpu_ms: Mapping[str, float]
+    step_bytes: float
+    steps_per_s: float
+
+
+def fit(runs: Sequence[Run], delays: tuple[float, float], server_base_bytes: float) -> Costs:
+    """Least squares of relative errors, without negative factors.
+
+    Args:
+        runs: at least four that differ in servers, batch and steps a closure.
+        delays: one-way delays a step, and a closure, waits for.
+        server_base_bytes: memory of a server that holds nothing.
+    """
+    closure = [1 / run.job.steps_per_closure for run in runs]
+    servers = [run.job.servers for run in runs]
+    rows = [run.job.unique_rows for run in runs]
+    examples = [run.job.batch for run in runs]
+    factors: dict[str, Any] = {}
+    factors["chief_ms_per_closure"], factors["chief_ms_per_step"] = _factors(
+        [closure, [1.0] * len(runs)], [run.cpu_ms["chief"] for run in runs]
+    )
+    for role, other, size in (("server", "row", rows), ("worker", "example", examples)):
+        names = [f"{role}_ms_per_{what}" for what in ("request", other, "closure")]
+        factors |= zip(names, _factors([servers, size, closure], [r.cpu_ms[role + "s"] for r in runs]), strict=True)
+    names = ["bytes_per_request", "bytes_per_row", "bytes_per_closure"]
+    factors |= zip(names, _factors([servers, rows, closure], [run.step_bytes for run in runs]), strict=True)
+    return Costs(
+        **factors, delays_per_step=delays[0], delays_per_closure=delays[1], server_base_bytes=server_base_bytes
+    )
+
+
+def _factors(columns: Sequence[Sequence[float]], found: Sequence[float]) -> list[float]:
+    """Factors of the columns whose sums come nearest to what was found; one that would be negative is 0."""
+    matrix, target = np.array(columns, float).T, np.array(found, float)
+    matrix, target = matrix / target[:, None], np.ones_like(target)
+    kept = list(range(len(columns)))
+    while kept:
+        values = np.linalg.lstsq(matrix[:, kept], target, rcond=None)[0]
+        if values.min() >= 0:
+            break
+        kept.pop(int(values.argmin()))
+    result = dict(zip(kept, values.tolist(), strict=True)) if kept else {}
+    return [float(f"{result.get(index, 0.0):.4g}") for index in range(len(columns))]
