@@ -13,9 +13,10 @@ _CLOSURES_AN_EPOCH = 8  # of a worker, at least: docs/architecture.md
 _FEWEST_STEPS = 32  # fewer would measure how a run begins and ends
 
 
-def closure_steps(steps: int, workers: int, most: int) -> int:
-    """Steps of a closure in an epoch of so many steps: fewer than `most` where the epoch is short."""
-    return min(most, -(-steps // (workers * _CLOSURES_AN_EPOCH)))
+def closure_steps(steps: int, workers: int, most: int) -> float:
+    """Steps of a closure, on average, in an epoch of so many steps: fewer than `most` where the epoch is short."""
+    most = min(most, -(-steps // (workers * _CLOSURES_AN_EPOCH)))
+    return round(steps / -(-steps // most), 2)
 
 
 class CtrRun:

@@ -34,6 +34,7 @@ _REFERENCE = (1, 1, 512, 8)
 _FIT = (_REFERENCE, (1, 1, 512, 1), (1, 1, 4096, 4), (2, 1, 512, 8))
 _CHECK = (_REFERENCE, (1, 2, 512, 4), (1, 4, 512, 2), (2, 2, 512, 8), (2, 4, 1024, 2))
 """Servers, workers, batch, steps a closure. The check runs the reference too: how fast the machine is now."""
+_DELAYS = ("0", "5", "10", "20")
 _PROJECTED = (
     # workers, servers, rows, batch, steps a closure
     (2, 1, 1e6, 512, 16),
@@ -67,9 +68,10 @@ def main() -> None:
 
 def _measure(args: argparse.Namespace) -> None:
     runs = _runs(_FIT, args)
-    delays = _delays(args)
-    costs = fit(runs, delays, _BASE_BYTES)
-    text = json.dumps({"costs": dataclasses.asdict(costs), "runs": [_line(run) for run in runs]}, indent=1)
+    chief = _chief_ms()
+    costs = fit(runs, chief, _delays(args), _BASE_BYTES)
+    found = {"costs": dataclasses.asdict(costs), "runs": [_line(run) for run in runs], "chief_ms": chief}
+    text = json.dumps(found, indent=1)
     pathlib.Path(args.measure).write_text(text + "\n")
     print(json.dumps(dataclasses.asdict(costs)))
 
@@ -91,7 +93,7 @@ def _check(args: argparse.Namespace) -> None:
 def _project(costs: Costs) -> list[dict[str, Any]]:
     found = []
     for workers, servers, rows, batch, steps in _PROJECTED:
-        job = Job(workers, servers, rows, batch, _unique(batch, int(rows)), steps)
+        job = Job(workers, servers, rows, batch, _unique(batch, int(rows)), steps, steps)
         projected = project(costs, job, Hosts())
         bounds = {name: round(bound) for name, bound in projected.bounds.items()}
         found.append(
@@ -115,7 +117,7 @@ def _ways() -> list[tuple[str, Job]]:
     shapes = ((2, 512, 1), (2, 512, 32), (20, 512, 32), (100, 512, 32), (100, 4096, 32))
     labels = "{} servers, batch {}, {} steps a closure"
     return [
-        (labels.format(*shape), Job(1, servers, 1e9, batch, _unique(batch, int(1e9)), steps))
+        (labels.format(*shape), Job(1, servers, 1e9, batch, _unique(batch, int(1e9)), steps, steps))
         for shape in shapes
         for servers, batch, steps in [shape]
     ]
@@ -150,18 +152,30 @@ def _unique(batch: int, rows: int) -> float:
     return float(np.mean([np.unique(step).size for step in ids[:8]]))
 
 
+def _chief_ms() -> dict[int, float]:
+    """CPU of the chief a step that costs next to nothing, by steps a closure."""
+    command = [sys.executable, "-m", "benchmarks.chief", "--steps-per-closure", "10", "100"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])["steps_per_closure"]
+    return {int(steps): one["chief_cpu_ms_per_1000_steps"] / 1000 for steps, one in found.items()}
+
+
 def _delays(args: argparse.Namespace) -> tuple[float, float]:
-    """One-way delays that a step, and a closure, waits for: from how much longer steps take behind 10 ms."""
+    """One-way delays that a step, and a closure, waits for: from how much longer steps take behind them."""
     found = []
     for steps in (1, 8):
-        command = [sys.executable, "-m", "benchmarks.delay", "--delays", "0", "10", f"--exchange-every={steps}"]
+        command = [sys.executable, "-m", "benchmarks.delay", "--delays", *_DELAYS, f"--exchange-every={steps}"]
         done = subprocess.run([*command, f"--rounds={args.rounds}"], stdout=subprocess.PIPE, text=True, check=True)
         line = json.loads(done.stdout.splitlines()[-1])
-        took = line["step_ms_by_delay_ms"]
-        found.append((1 / line["steps_per_closure"], (took["10.0"] - took["0.0"]) / 10))
+        found.append((1 / line["steps_per_closure"], _slope(line["step_ms_by_delay_ms"])))
     (often, more), (rarely, less) = found
     a_closure = max(0.0, (more - less) / (often - rarely))
     return round(max(0.0, less - a_closure * rarely), 2), round(a_closure, 2)
+
+
+def _slope(took: dict[str, float]) -> float:
+    """Milliseconds that a step takes longer for each millisecond of delay, over all delays."""
+    return float(np.polyfit([float(delay) for delay in took], list(took.values()), 1)[0])
 
 
 def _line(run: Run) -> dict[str, Any]:

@@ -26,11 +26,14 @@ class Run:
     steps_per_s: float
 
 
-def fit(runs: Sequence[Run], delays: tuple[float, float], server_base_bytes: float) -> Costs:
+def fit(
+    runs: Sequence[Run], chief_ms: Mapping[int, float], delays: tuple[float, float], server_base_bytes: float
+) -> Costs:
     """Least squares of relative errors, without negative factors.
 
     Args:
         runs: at least four that differ in servers, batch and steps a closure.
+        chief_ms: CPU of the chief a step when nothing else costs, by steps a closure, which are also those a callback.
         delays: one-way delays a step, and a closure, waits for.
         server_base_bytes: memory of a server that holds nothing.
     """
@@ -39,9 +42,11 @@ def fit(runs: Sequence[Run], delays: tuple[float, float], server_base_bytes: flo
     rows = [run.job.unique_rows for run in runs]
     examples = [run.job.batch for run in runs]
     factors: dict[str, Any] = {}
-    factors["chief_ms_per_closure"], factors["chief_ms_per_step"] = _factors(
-        [closure, [1.0] * len(runs)], [run.cpu_ms["chief"] for run in runs]
-    )
+    alone, together = [1 / steps for steps in chief_ms], len(runs) + len(chief_ms)
+    columns = [closure + alone, [1 / run.job.steps_per_callback for run in runs] + alone, [1.0] * together]
+    names = ["chief_ms_per_closure", "chief_ms_per_callback", "chief_ms_per_step"]
+    found = [run.cpu_ms["chief"] for run in runs] + list(chief_ms.values())
+    factors |= zip(names, _factors(columns, found), strict=True)
     for role, other, size in (("server", "row", rows), ("worker", "example", examples)):
         names = [f"{role}_ms_per_{what}" for what in ("request", other, "closure")]
         factors |= zip(names, _factors([servers, size, closure], [r.cpu_ms[role + "s"] for r in runs]), strict=True)

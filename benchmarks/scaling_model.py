@@ -22,7 +22,8 @@ class Costs:
 
     Args:
         chief_ms_per_closure: CPU of the chief a closure.
-        chief_ms_per_step: CPU of the chief a step, callbacks included.
+        chief_ms_per_step: CPU of the chief a step.
+        chief_ms_per_callback: CPU of the chief each time Keras's loop comes round, callbacks included.
         server_ms_per_request: CPU of a server for one step of one worker, however small.
         server_ms_per_row: CPU of a server to read and update one unique row.
         server_ms_per_closure: CPU of all servers to give dense variables out and to add deltas.
@@ -39,6 +40,7 @@ class Costs:
 
     chief_ms_per_closure: float
     chief_ms_per_step: float
+    chief_ms_per_callback: float
     server_ms_per_request: float
     server_ms_per_row: float
     server_ms_per_closure: float
@@ -70,6 +72,7 @@ class Job:
         batch: examples a step.
         unique_rows: rows that a step asks for, each once.
         steps_per_closure: steps between two exchanges of dense variables.
+        steps_per_callback: `compile(steps_per_execution=)`.
         dim: floats a row.
         slots: floats of optimizer state for each of a row.
     """
@@ -79,7 +82,8 @@ class Job:
     rows: float
     batch: int
     unique_rows: float
-    steps_per_closure: int
+    steps_per_closure: float
+    steps_per_callback: float = 1
     dim: int = 10
     slots: int = 1
 
@@ -126,7 +130,9 @@ def cpu_ms(costs: Costs, job: Job) -> dict[str, float]:
     """CPU milliseconds of one step, by role, of all servers together."""
     each = 1 / job.steps_per_closure
     return {
-        "chief": costs.chief_ms_per_step + costs.chief_ms_per_closure * each,
+        "chief": costs.chief_ms_per_step
+        + costs.chief_ms_per_closure * each
+        + costs.chief_ms_per_callback / job.steps_per_callback,
         "workers": costs.worker_ms_per_request * job.servers
         + costs.worker_ms_per_example * job.batch
         + costs.worker_ms_per_closure * each,

@@ -11,6 +11,7 @@ from benchmarks.scaling_model import Costs, Hosts, Job, bytes_per_step, cpu_ms, 
 COSTS = Costs(
     chief_ms_per_closure=1.0,
     chief_ms_per_step=0.1,
+    chief_ms_per_callback=0.4,
     server_ms_per_request=0.5,
     server_ms_per_row=0.001,
     server_ms_per_closure=4.0,
@@ -24,7 +25,7 @@ COSTS = Costs(
     delays_per_closure=4.0,
     server_base_bytes=5e8,
 )
-JOB = Job(workers=4, servers=2, rows=1e6, batch=512, unique_rows=3000, steps_per_closure=32)
+JOB = Job(workers=4, servers=2, rows=1e6, batch=512, unique_rows=3000, steps_per_closure=32, steps_per_callback=32)
 HOSTS = Hosts()
 
 
@@ -34,7 +35,7 @@ def change(value, **fields):
 
 def test_a_step_is_the_sum_of_its_parts():
     assert cpu_ms(COSTS, JOB) == pytest.approx(
-        {"chief": 0.1 + 1 / 32, "workers": 1.0 + 10.24 + 6 / 32, "servers": 1.0 + 3.0 + 4 / 32}
+        {"chief": 0.1 + 1.4 / 32, "workers": 1.0 + 10.24 + 6 / 32, "servers": 1.0 + 3.0 + 4 / 32}
     )
     assert bytes_per_step(COSTS, JOB) == pytest.approx(1000 + 300_000 + 100_000)
     assert server_bytes(COSTS, JOB) == 5e8 + 1e6 * 10 * 4 * 2 / 2
@@ -95,9 +96,17 @@ def test_delay_slows_by_the_messages_that_are_waited_for():
 
 
 def test_constants_are_found_again():
-    jobs = [change(JOB, servers=s, batch=b, unique_rows=6 * b, steps_per_closure=k) for s, b, k in SHAPES]
+    jobs = [
+        change(JOB, servers=s, batch=b, unique_rows=6 * b, steps_per_closure=k, steps_per_callback=1)
+        for s, b, k in SHAPES
+    ]
     runs = [Run(job, cpu_ms(COSTS, job), bytes_per_step(COSTS, job), 1.0) for job in jobs]
-    found = fit(runs, (COSTS.delays_per_step, COSTS.delays_per_closure), COSTS.server_base_bytes)
+    found = fit(
+        runs,
+        {steps: 0.1 + 1.4 / steps for steps in (1, 10, 100)},
+        (COSTS.delays_per_step, COSTS.delays_per_closure),
+        COSTS.server_base_bytes,
+    )
     assert dataclasses.asdict(found) == pytest.approx(dataclasses.asdict(COSTS), rel=1e-3)
 
 
@@ -106,9 +115,9 @@ SHAPES = [(1, 512, 32), (1, 512, 4), (1, 4096, 32), (2, 512, 32)]
 
 def test_no_constant_is_negative():
     jobs = [change(JOB, servers=s, batch=b, steps_per_closure=k) for s, b, k in SHAPES]
-    noisy = [{"chief": 1.0 - 0.2 * job.servers, "workers": 5 / job.servers, "servers": 3.0} for job in jobs]
+    noisy = [{"chief": 1.5 - 0.2 * job.servers, "workers": 5 / job.servers, "servers": 3.0} for job in jobs]
     runs = [Run(job, cpu, 1e6 / job.servers, 1.0) for job, cpu in zip(jobs, noisy, strict=True)]
-    assert min(dataclasses.asdict(fit(runs, (1.0, 1.0), 0.0)).values()) >= 0
+    assert min(dataclasses.asdict(fit(runs, {1: 1.5, 10: 0.2}, (1.0, 1.0), 0.0)).values()) >= 0
 
 
 def test_wrong_sizes_are_refused():
