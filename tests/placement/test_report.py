@@ -5,7 +5,7 @@ import builtins
 import pytest
 
 from tfps.errors import LibraryError
-from tfps.placement.advice import advise
+from tfps.placement.advice import advise, start_up
 from tfps.placement.balancers import RoundRobin
 from tfps.placement.model import Placement, Plan
 from tfps.placement.partitioners import FixedShards
@@ -41,6 +41,27 @@ def test_summary_is_one_line_with_the_totals(criteo_specs):
     text = summary(plan(criteo_specs, 8))
     assert "\n" not in text
     assert "34 variables, 4.3 GB with slots, on 8 parameter servers" in text
+
+
+def test_the_line_at_start_up_counts_what_steps_ask_for(criteo_specs):
+    made = plan(criteo_specs, 8)
+    asked = {f"c{i}": 512 for i in range(26)}
+    line = start_up(made, asked, 8, 4)
+    assert "\n" not in line and "guess" not in line and "servers : workers is best about 1 : 3 to 1 : 5" in line
+    rows = [
+        int(start_up(made, ids, 8).split(" rows a step")[0].split()[-1]) for ids in (asked, dict.fromkeys(asked, 64))
+    ]
+    assert rows[0] > 2 * rows[1] > 0
+    nothing = start_up(made, {"none of these": 5}, 8)
+    assert "moves, each way, 0 B of rows" in nothing
+    assert "fewer servers" in start_up(made, asked, 8) and "fewer servers" not in start_up(
+        plan(criteo_specs, 1), asked, 1
+    )
+
+
+@pytest.mark.parametrize("asked", [{}, {"c0": None}])
+def test_what_is_guessed_is_called_so(criteo_specs, asked):
+    assert "a guess" in start_up(plan(criteo_specs, 2), asked, 2)
 
 
 @pytest.mark.parametrize(

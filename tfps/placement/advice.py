@@ -1,9 +1,10 @@
 """What a plan suggests to change before anything runs. Every piece of advice says why."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 
 from tfps.placement.model import Plan, ServerLoad
-from tfps.placement.report import largest_to_mean
+from tfps.placement.report import largest_to_mean, summary
 from tfps.placement.text import human_bytes
 
 _UNEVEN = 1.2
@@ -32,6 +33,38 @@ def advise(plan: Plan, num_workers: int | None = None, dense_exchange_every: int
         *_idle(plan, loads),
         _ratio(plan, loads, num_workers, dense_exchange_every),
     ]
+
+
+def start_up(plan: Plan, asked: Mapping[str, int | None], num_workers: int, dense_exchange_every: int = 1) -> str:
+    """One line for the log at the first `fit`: what servers hold and carry, and the advice on it.
+
+    Args:
+        plan: of all variables that were made, slots included.
+        asked: ids that one step asks for, by table, None where batches differ; empty if nothing is known.
+        num_workers: workers of the cluster.
+        dense_exchange_every: steps between two exchanges of dense variables.
+    """
+    counted = _with_traffic(plan, asked) if asked else plan
+    loads = counted.loads()
+    most = max(loads, key=lambda load: load.bytes_with_slots)
+    busiest = max(loads, key=lambda load: load.rows_per_step)
+    advice = " ".join(advise(counted, num_workers, dense_exchange_every))
+    guessed = "" if asked and None not in asked.values() else " (a guess: how many ids a batch has is not known yet)"
+    return (
+        f"{summary(counted)} At most on one server: {human_bytes(most.bytes_with_slots)} with slots, "
+        f"{busiest.rows_per_step:.0f} rows a step{guessed}. {advice}"
+    )
+
+
+def _with_traffic(plan: Plan, asked: Mapping[str, int | None]) -> Plan:
+    """The plan with what steps ask for; tables that they do not name, such as slots, are asked for nothing."""
+    placements = [
+        dataclasses.replace(p, spec=dataclasses.replace(p.spec, rows_per_step=asked.get(p.spec.name, 0)))
+        if p.spec.is_table
+        else p
+        for p in plan
+    ]
+    return Plan(plan.num_servers, tuple(placements))
 
 
 def _over_partitioned(plan: Plan) -> Iterator[str]:
@@ -90,7 +123,8 @@ def _ratio(plan: Plan, loads: tuple[ServerLoad, ...], num_workers: int | None, e
         f"variables, {share:.2%} of the model: a {kind} model, for which servers : workers is best about "
         f"{_ratios(few, many)}; here {plan.num_servers} : {_span(plan.num_servers * few, plan.num_servers * many)}."
     )
-    if num_workers is None or plan.num_servers * few <= num_workers <= plan.num_servers * many:
+    fits = num_workers is None or plan.num_servers * few <= num_workers <= plan.num_servers * many
+    if num_workers is None or fits or (plan.num_servers == 1 and num_workers < few):
         return text
     return f"{text} {_towards(num_workers, plan.num_servers * few)}"
 

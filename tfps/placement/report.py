@@ -13,16 +13,14 @@ def plan_table(plan: Plan) -> str:
 
 
 def summary(plan: Plan) -> str:
-    """One line for the log at start-up."""
+    """One sentence on what servers hold, and how evenly."""
     loads = plan.loads()
     memory = sum(load.bytes_with_slots for load in loads)
     even = largest_to_mean([load.bytes_with_slots for load in loads])
     asked = largest_to_mean([load.rows_per_step for load in loads])
     return (
         f"{len(plan.placements)} variables, {human_bytes(memory)} with slots, on {plan.num_servers} parameter servers; "
-        f"largest / mean: {even:.2f} in bytes, {asked:.2f} in rows asked for; a step of one worker moves, each way, "
-        f"{human_bytes(sum(load.row_bytes_per_step for load in loads))} of rows and "
-        f"{human_bytes(sum(load.dense_bytes_per_step for load in loads))} of dense variables."
+        f"largest / mean: {even:.2f} in bytes, {asked:.2f} in rows asked for."
     )
 
 

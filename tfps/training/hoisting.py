@@ -106,6 +106,16 @@ class Recording:
         known.update(zip(map(id, sources), tf.nest.flatten(batch, expand_composites=True), strict=True))
         return [_copy(recorded.ids, known) for recorded in self._early]
 
+    @property
+    def asked(self) -> dict[str, int | None]:
+        """Ids that one step asks for, by table, repeats counted; None where batches differ in their number."""
+        found: dict[str, int | None] = {}
+        for recorded in self._lookups:
+            more = None if recorded.ids is None else recorded.ids.shape.num_elements()
+            before = found.get(recorded.table.name, 0)
+            found[recorded.table.name] = None if more is None or before is None else before + more
+        return found
+
     def no_ids(self) -> list[Any]:
         """Ids of the same kind for a step that will not be: none, or zeros where their number is fixed."""
         shapes = [[size or 0 for size in recorded.ids.shape] for recorded in self._early]
