@@ -11,6 +11,7 @@ _WARM_UP_STEPS = 30
 _TRIAL_EXAMPLES = 51_200
 _CLOSURES_AN_EPOCH = 8  # of a worker, at least: docs/architecture.md
 _FEWEST_STEPS = 32  # fewer would measure how a run begins and ends
+_LONG_STEPS, _LONG_EXAMPLES = 256, 131_072  # closures are as long as they can be from 256 steps on: 32 x 8
 
 
 def closure_steps(steps: int, workers: int, most: int) -> float:
@@ -35,7 +36,9 @@ class CtrRun:
         self._contender = CONTENDERS[name](task, setup.ps, setup.workers, **mode)
         self._train(_WARM_UP_STEPS)
         trial = max(_FEWEST_STEPS, _TRIAL_EXAMPLES // task.batch)
-        self._steps = max(_FEWEST_STEPS, round(seconds * trial / self._train(trial).seconds))
+        long = min(_LONG_STEPS, _LONG_EXAMPLES // task.batch) if setup.exchange_every is None else 0
+        fewest = max(_FEWEST_STEPS, long)
+        self._steps = max(fewest, round(seconds * trial / self._train(trial).seconds))
 
     def measure(self) -> dict[str, Any]:
         """Trains for about the given seconds and returns the figures."""

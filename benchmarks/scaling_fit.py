@@ -47,9 +47,11 @@ def fit(
     names = ["chief_ms_per_closure", "chief_ms_per_callback", "chief_ms_per_step"]
     found = [run.cpu_ms["chief"] for run in runs] + list(chief_ms.values())
     factors |= zip(names, _factors(columns, found), strict=True)
-    for role, other, size in (("server", "row", rows), ("worker", "example", examples)):
-        names = [f"{role}_ms_per_{what}" for what in ("request", other, "closure")]
-        factors |= zip(names, _factors([servers, size, closure], [r.cpu_ms[role + "s"] for r in runs]), strict=True)
+    names = [f"server_ms_per_{what}" for what in ("request", "row", "closure")]
+    factors |= zip(names, _factors([servers, rows, closure], [run.cpu_ms["servers"] for run in runs]), strict=True)
+    names = [f"worker_ms_per_{what}" for what in ("step", "request", "example", "closure")]
+    columns = [[1.0] * len(runs), servers, examples, closure]
+    factors |= zip(names, _factors(columns, [run.cpu_ms["workers"] for run in runs]), strict=True)
     names = ["bytes_per_request", "bytes_per_row", "bytes_per_closure"]
     factors |= zip(names, _factors([servers, rows, closure], [run.step_bytes for run in runs]), strict=True)
     return Costs(

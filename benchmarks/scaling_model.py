@@ -27,6 +27,7 @@ class Costs:
         server_ms_per_request: CPU of a server for one step of one worker, however small.
         server_ms_per_row: CPU of a server to read and update one unique row.
         server_ms_per_closure: CPU of all servers to give dense variables out and to add deltas.
+        worker_ms_per_step: CPU of a worker a step, whatever its size.
         worker_ms_per_request: CPU of a worker a step and server.
         worker_ms_per_example: CPU of a worker an example: the model itself, and its rows.
         worker_ms_per_closure: CPU of a worker to take dense variables in and to send deltas.
@@ -44,6 +45,7 @@ class Costs:
     server_ms_per_request: float
     server_ms_per_row: float
     server_ms_per_closure: float
+    worker_ms_per_step: float
     worker_ms_per_request: float
     worker_ms_per_example: float
     worker_ms_per_closure: float
@@ -133,7 +135,8 @@ def cpu_ms(costs: Costs, job: Job) -> dict[str, float]:
         "chief": costs.chief_ms_per_step
         + costs.chief_ms_per_closure * each
         + costs.chief_ms_per_callback / job.steps_per_callback,
-        "workers": costs.worker_ms_per_request * job.servers
+        "workers": costs.worker_ms_per_step
+        + costs.worker_ms_per_request * job.servers
         + costs.worker_ms_per_example * job.batch
         + costs.worker_ms_per_closure * each,
         "servers": costs.server_ms_per_request * job.servers

@@ -15,6 +15,7 @@ COSTS = Costs(
     server_ms_per_request=0.5,
     server_ms_per_row=0.001,
     server_ms_per_closure=4.0,
+    worker_ms_per_step=0.3,
     worker_ms_per_request=0.5,
     worker_ms_per_example=0.02,
     worker_ms_per_closure=6.0,
@@ -35,11 +36,11 @@ def change(value, **fields):
 
 def test_a_step_is_the_sum_of_its_parts():
     assert cpu_ms(COSTS, JOB) == pytest.approx(
-        {"chief": 0.1 + 1.4 / 32, "workers": 1.0 + 10.24 + 6 / 32, "servers": 1.0 + 3.0 + 4 / 32}
+        {"chief": 0.1 + 1.4 / 32, "workers": 1.3 + 10.24 + 6 / 32, "servers": 1.0 + 3.0 + 4 / 32}
     )
     assert bytes_per_step(COSTS, JOB) == pytest.approx(1000 + 300_000 + 100_000)
     assert server_bytes(COSTS, JOB) == 5e8 + 1e6 * 10 * 4 * 2 / 2
-    busy = 1.0 + 10.24 + 6 / 32 + (4 + 4 / 32) / 2 + 1 / 32
+    busy = 1.3 + 10.24 + 6 / 32 + (4 + 4 / 32) / 2 + 1 / 32
     assert step_ms(COSTS, JOB, HOSTS) == pytest.approx(busy + 1000 * 401_000 / 4 * 8 / 10e9 + (3 + 4 / 32) * 0.1)
 
 
