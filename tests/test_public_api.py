@@ -69,6 +69,7 @@ SIGNATURES = {
 OF_THE_STRATEGY = {"check", "close", "num_servers", "num_workers", "plan", "worker_devices"}
 # What the packages above ask of it; may change without notice.
 INTERNAL = {
+    "host_of",
     "create",
     "dense_variables",
     "place_plain",

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import tfps
 from tfps.errors import ConfigError, UnsupportedError
+from tfps.training.pace import LONGEST, Length
 
 ROWS = 300
 INNER = {
@@ -148,7 +149,9 @@ def test_a_step_within_a_window_exchanges_nothing(strategy):
     model.fit(np.ones((640, 2), np.int64), np.zeros((640, 2, 4), np.float32), batch_size=8, verbose=0)
     closure, *functions = graphs(model)  # the loops over batches and over steps are among the functions
     assert any(node.op == "TfpsSegmentSumRows" for nodes in functions for node in nodes)
-    assert not [node.name for nodes in functions for node in nodes if "/job:ps/" in node.device]
+    # Servers do something only where a push that they have not seen is taken, which is outside of the loops.
+    at_servers = [node.name for nodes in functions for node in nodes if "/job:ps/" in node.device]
+    assert at_servers and all(name.startswith("cond") for name in at_servers)
     places = [node.device for node in closure if node.op == "TfpsGatherRows"]
     assert len(places) == len(set(places)) > 0 and all("/job:ps/" in place for place in places)
 
@@ -212,3 +215,44 @@ def test_the_mode_is_saved_with_the_model(strategy, tmp_path):
     assert loaded.optimizer.tfps_mode == model.optimizer.tfps_mode
     loaded.fit(np.ones((8, 2), np.int64), np.zeros((8, 2, 4), np.float32), verbose=0)  # and trains without a cluster
     assert int(loaded.optimizer.iterations) == 2
+
+
+def test_the_drift_of_an_epoch_is_in_its_logs(one_worker):
+    model = counter(one_worker, push_every=5)
+    history = model.fit(np.ones((160, 2), np.int64), np.zeros((160, 2, 4), np.float32), batch_size=8, verbose=0)
+    # Each of 4 windows moves the 4 elements of one row by 1 for each of its 5 * 8 * 2 lookups.
+    np.testing.assert_allclose(history.history["geo_delta_norm"], [80 * 2.0])
+    assert "geo_conflicts" not in history.history  # nobody else is there
+
+
+def test_rows_that_others_moved_are_counted(strategy):
+    model = counter(strategy, push_every=4)
+    model.optimizer.iterations.assign(1_000_000)  # an old model, which all workers train at once
+    ids = np.ones((64 * 8, 2), np.int64)
+    history = model.fit(ids, np.zeros((64 * 8, 2, 4), np.float32), batch_size=8, epochs=2, verbose=0)
+    assert all(0.0 < share <= 1.0 for share in history.history["geo_conflicts"])
+    evaluated = model.evaluate(ids, np.zeros((64 * 8, 2, 4), np.float32), verbose=0, return_dict=True)
+    assert "geo_delta_norm" not in evaluated
+
+
+@pytest.mark.parametrize(
+    ("of_window", "of_step", "found"),
+    [(1.0, 1.0, 16), (10.0, 1.0, 256), (1e6, 1.0, 1024), (0.0, 1.0, 4)],
+)
+def test_auto_makes_windows_longer_while_that_pays(of_window, of_step, found):
+    """The cost of a step in a window of K is of_window / K + of_step: four times as long is worth it above 10 %."""
+    length = Length()
+    for _ in range(100):
+        length.ran(length.steps, of_window + length.steps * of_step)
+        length.ran(length.steps + 1, 0.0)  # the last of an epoch, of another length, tells nothing
+    assert length.steps == found and (length.settled or found == LONGEST)
+
+
+def test_auto_trains_each_batch_once(strategy):
+    model = counter(strategy, push_every="auto", merge="sum")
+    model.optimizer.iterations.assign(1_000_000)
+    ids = np.random.default_rng(0).integers(0, ROWS, (1003, 2))
+    model.fit(ids, np.zeros((1003, 2, 4), np.float32), batch_size=8, epochs=2, verbose=0)
+    seen = np.bincount(ids.reshape(-1), minlength=ROWS)
+    np.testing.assert_array_equal(model.get_weights()[0], np.repeat(2.0 * seen[:, None], 4, 1))
+    assert model.train_function._length.steps > 1

@@ -24,8 +24,10 @@ from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import next_or_again
 from tfps.training.closure import Closure, Program, Result
+from tfps.training.drift import Drift
 from tfps.training.first_steps import FirstSteps
 from tfps.training.order import LENGTH, Order
+from tfps.training.pace import LONGEST, Length
 from tfps.training.stream import Runner, Stream
 from tfps.training.streams import stream
 from tfps.training.sync.steps import SyncSteps
@@ -65,6 +67,8 @@ class StepFunction:
         self._on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
         self._over_iterator: dict[str, Any] = {}
         self._kinds: dict[str, str] = {}
+        self._length = Length() if self._mode is not None and self._mode.push_every == "auto" else None
+        self._drift = Drift()
         self._ordered = [0] * self._strategy.num_workers
         self._ledgers = self._new_ledgers() if updates and self._sync is None else None
 
@@ -107,10 +111,10 @@ class StepFunction:
     def _results(self) -> dict[str, Any]:
         self._logs_at = time.monotonic()
         results = self._model.get_metrics_result()
-        if not self._last_logs:
-            return results
-        # A user's own logs; those that name a metric show its result, not the last step's value.
-        return {name: results.get(name, value) for name, value in self._last_logs.items()}
+        if self._last_logs:
+            # A user's own logs; those that name a metric show its result, not the last step's value.
+            results = {name: results.get(name, value) for name, value in self._last_logs.items()}
+        return {**results, **self._drift.logs()}
 
     def _single(self, batches: Any) -> dict[str, Any]:
         """`train_on_batch` and `test_on_batch`: the batch goes to a worker, its result is waited for."""
@@ -167,6 +171,7 @@ class StepFunction:
             self._strategy.closure_timeout_s,
             windows=self._mode is not None,
             trained=0 if self._mode is None else int(self._model.optimizer.iterations),
+            length=self._length,
         )
 
     @property
@@ -177,7 +182,7 @@ class StepFunction:
     def _closure_steps(self) -> int:
         """Steps of a closure at most: a window's, else what the user compiled with, else the strategy's default."""
         if self._mode is not None:
-            return self._mode.push_every
+            return LONGEST if self._mode.push_every == "auto" else int(self._mode.push_every)
         chosen = int(self._model.steps_per_execution)
         return chosen if chosen > 1 else self._strategy.dense_exchange_every
 
@@ -189,6 +194,7 @@ class StepFunction:
             epoch.source.epochs += 1
             for share in range(self._strategy.num_workers):
                 self._start(epoch, share)
+        self._drift = Drift()
         if self._first_steps is not None:
             self._first_steps.began(epoch.source.fed)
         return stream(self._runner(epoch), epoch, self._sync.rules if self._sync else None)
@@ -268,6 +274,8 @@ class StepFunction:
         return self._closure.read(vector)
 
     def _done(self, result: Result) -> None:
+        if result.drift is not None and result.steps:
+            self._drift = self._drift.after(result.drift)
         for variable, added in zip(held(self._model.metrics_variables, SumVariable), result.sums, strict=True):
             variable.assign_add(added)
         if result.steps:

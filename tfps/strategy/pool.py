@@ -30,11 +30,12 @@ _CLOSE_S = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Landed:
-    """What became of one call: the tag it was submitted with and its result, or its error."""
+    """What became of one call: the tag it was submitted with, its result or its error, and how long it ran."""
 
     tag: Any
     value: Any = None
     error: BaseException | None = None
+    seconds: float = 0.0
 
 
 class WorkerPool:
@@ -110,6 +111,9 @@ class Calls:
         pool: runs them.
         what: is waited for, for messages.
         timeout_s: seconds to wait for any one of them.
+
+    Attributes:
+        last_s: seconds that the call ran whose result was taken last.
     """
 
     def __init__(self, pool: WorkerPool, what: str, timeout_s: float) -> None:
@@ -118,6 +122,7 @@ class Calls:
         self._dropped = threading.Event()
         self._broken: dict[Hashable, WorkerLostError] = {}
         self._under_way = 0
+        self.last_s = 0.0
 
     def __len__(self) -> int:
         """Calls submitted whose end was not taken."""
@@ -142,8 +147,10 @@ class Calls:
             if chain is not None and chain in broken:
                 landed.put(Landed(tag, error=broken[chain]))
                 return
+            began = time.monotonic()
             try:
-                landed.put(Landed(tag, pool.call(worker, function)))
+                value = pool.call(worker, function)
+                landed.put(Landed(tag, value, seconds=time.monotonic() - began))
             except BaseException as error:
                 if isinstance(error, WorkerLostError):
                     broken[chain] = error
@@ -172,6 +179,7 @@ class Calls:
             return landed.tag, landed.error
         if landed.error is not None:
             raise landed.error
+        self.last_s = landed.seconds
         return landed.tag, landed.value
 
     def abandon(self, timeout_s: float) -> None:

@@ -19,6 +19,7 @@ from tfps import step
 from tfps.embedding.once import Ledger, Stamp
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import next_unless, of_one_shape
+from tfps.training.drift import DRIFT_LANES, Drift
 from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.lanes import lanes, pack
@@ -63,11 +64,13 @@ class Result:
         steps: batches it took.
         sums: what it added to each metric state, in the order of the program.
         logs: the last step's logs by name.
+        drift: of a window (GEO), what it has moved; None for every other closure.
     """
 
     steps: int
     sums: list[Any]
     logs: dict[str, float]
+    drift: Drift | None = None
 
 
 class Closure:
@@ -103,7 +106,7 @@ class Closure:
             window = Window(recording, first.element_spec, self._program.window)
             count = window.read(next_batch, first, order.steps)
             last = window.train(count, run, self._stamp(0, order, count))
-            return self._end(exchange, copies, order, count, last)
+            return self._end(exchange, copies, order, count, last, window.drift)
         ahead = Ahead(recording, first) if self._program.prefetches and recording.tables else None
 
         def body(done: Any, logs: Any, batch: Any, rows: Any) -> Any:
@@ -133,7 +136,7 @@ class Closure:
             window = Window(Recording(run, batches[0]), batches[0], self._program.window)
             count = window.take(batches)
             last = window.train(count, run, self._stamp(0, order, count))
-            return self._end(exchange, copies, order, count, last)
+            return self._end(exchange, copies, order, count, last, window.drift)
         logs: Any = None
         for number, batch in enumerate(batches):
             with tf.control_dependencies([] if logs is None else [logs]):
@@ -151,7 +154,10 @@ class Closure:
             end = at + lanes(size, variable.dtype)
             sums.append(_as(values[at:end], variable))
             at = end
-        return Result(steps, sums, dict(zip(self._log_names, values[at:].tolist(), strict=True)))
+        drift = None
+        if self._program.window is not None:
+            drift, at = Drift.read(values[at : at + DRIFT_LANES]), at + DRIFT_LANES
+        return Result(steps, sums, dict(zip(self._log_names, values[at:].tolist(), strict=True)), drift)
 
     def _begin(self, worker: Any) -> tuple[Exchange, dict[Hashable, Any]]:
         window = self._program.window
@@ -164,11 +170,13 @@ class Closure:
             tf.raw_ops.AssignVariableOp(resource=copies[variable.key], value=tf.zeros(variable.shape, variable.dtype))
         return exchange, copies
 
-    def _end(self, exchange: Exchange, copies: dict[Hashable, Any], order: Order, steps: Any, logs: Any) -> Any:
+    def _end(
+        self, exchange: Exchange, copies: dict[Hashable, Any], order: Order, steps: Any, logs: Any, drift: Any = None
+    ) -> Any:
         if self._program.updates:
             exchange.push(self._stamp(1, order, steps))
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self._program.sums]
-        return pack([steps, *sums, logs])
+        return pack([steps, *sums, *([] if drift is None else [drift]), logs])
 
     def _stamp(self, kind: int, order: Order, done: Any) -> Stamp | None:
         """Of the push of rows (0) or of dense variables (1) after so many steps of a closure."""
@@ -193,7 +201,7 @@ class Closure:
         window = WholeWindow(program.window, self._stamp(0, order, steps))
         with step.tracing(step.Step(DirectLookups(), copies)):
             logs = self._noted(program.train_window(batches, steps, window))
-        return self._end(exchange, copies, order, steps, logs)
+        return self._end(exchange, copies, order, steps, logs, window.drift)
 
     def _traced(self, traced: step.Step, batch: Any) -> Any:
         with step.tracing(traced):

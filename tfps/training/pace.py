@@ -5,6 +5,18 @@ overshoots; with Adagrad it also lowers the rates for good. So workers and the s
 model was trained for: with 4 workers all are at work after 96 steps, and have windows of 25 after 3,200.
 """
 
+import logging
+import math
+import statistics
+
+LONGEST = 1024
+"""Steps of a window at most where nobody said how many: a worker's memory grows with them."""
+_SHORTEST, _FACTOR = 4, 4
+_WINDOWS = 5
+"""Windows of one length that are timed."""
+_WORTH_IT = 0.9
+_LOG = logging.getLogger("tfps")
+
 UNSEEN = 32
 """Windows under way are, together, at most one step for so many that the model was trained for."""
 
@@ -21,6 +33,41 @@ def pace(trained: int, workers: int, most: int) -> tuple[int, int]:
         return 1, most
     unseen = trained // UNSEEN
     return min(workers, 1 + unseen), max(1, min(most, unseen // workers))
+
+
+class Length:
+    """Finds how long windows are to be: four times as long, again and again, while that makes a step a tenth cheaper.
+
+    What an exchange costs a window is shared by its steps, so a step gets cheaper until only what grows with the window
+    is left; longer windows would be staler for nothing.
+
+    Attributes:
+        steps: of a window by now.
+        settled: whether it stays.
+    """
+
+    def __init__(self) -> None:
+        self.steps = _SHORTEST
+        self.settled = False
+        self._seconds: list[float] = []
+        self._before = math.inf
+
+    def ran(self, steps: int, seconds: float) -> None:
+        """A window of so many steps took so many seconds."""
+        if self.settled or steps != self.steps:
+            return
+        self._seconds.append(seconds / steps)
+        if len(self._seconds) < _WINDOWS:
+            return
+        now, self._seconds = statistics.median(self._seconds), []
+        if now > _WORTH_IT * self._before:
+            self.steps //= _FACTOR
+        elif self.steps < LONGEST:
+            self._before = now
+            self.steps *= _FACTOR
+            return
+        self.settled = True
+        _LOG.info("GEO: windows of %d steps from here on", self.steps)
 
 
 def of_few_lengths(steps: int, most: int) -> int:

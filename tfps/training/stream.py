@@ -17,7 +17,7 @@ from tfps.strategy.losses import WorkerLostError
 from tfps.strategy.pool import Calls, WorkerPool
 from tfps.training.closure import Result
 from tfps.training.order import Order
-from tfps.training.pace import of_few_lengths, pace
+from tfps.training.pace import Length, of_few_lengths, pace
 
 _IN_FLIGHT = 2
 """Closures a worker has: one runs, the next waits for it, so that a worker is never idle for a round trip."""
@@ -44,6 +44,7 @@ class Runner:
         windows: whether a closure is a window (GEO): cut shorter than `most` only where workers would get none, and
             while the model is young.
         trained: steps that the model was trained for before this epoch.
+        length: finds how long windows are to be, up to `most`; None where they have that many steps.
     """
 
     pool: WorkerPool
@@ -58,6 +59,7 @@ class Runner:
     timeout_s: float
     windows: bool = False
     trained: int = 0
+    length: Length | None = None
 
     def order(self, share: int, steps: int) -> Order:
         """The next closure of a share."""
@@ -132,7 +134,9 @@ class Stream(abc.ABC):
         """How many workers may be at work, and the steps of a closure."""
         if not self.runner.windows:
             return len(self._busy), self._closure_steps
-        return pace(self.runner.trained + self._handed + self._ready, len(self._busy), self._closure_steps)
+        length = self.runner.length
+        most = self._closure_steps if length is None else min(self._closure_steps, length.steps)
+        return pace(self.runner.trained + self._handed + self._ready, len(self._busy), most)
 
     @abc.abstractmethod
     def _launch(self) -> None:
@@ -160,7 +164,10 @@ class Stream(abc.ABC):
             if not self._busy[share]:
                 self._repeat(share)
         else:
-            self._landed(flight, self.runner.read(value))
+            result = self.runner.read(value)
+            if self.runner.length is not None:
+                self.runner.length.ran(result.steps, self._calls.last_s)
+            self._landed(flight, result)
 
     def _repeat(self, share: int) -> None:
         """Makes the lost closures of a share again, when all of them are known."""

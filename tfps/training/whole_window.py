@@ -23,6 +23,7 @@ from tfps.embedding.once import Stamp
 from tfps.embedding.window_rows import WindowRows, pull_window, push_window
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, next_unless
+from tfps.training.drift import measured
 from tfps.training.exchange import share
 from tfps.training.window import WindowMode
 
@@ -33,11 +34,15 @@ class WholeWindow:
     Args:
         mode: how windows are trained.
         stamp: of the push.
+
+    Attributes:
+        drift: what it has moved, a tensor, once it is pushed.
     """
 
     def __init__(self, mode: WindowMode, stamp: Stamp | None = None) -> None:
         self._mode, self._stamp = mode, stamp
         self._pushed = False
+        self.drift: Any = measured([])
 
     def pull(self, lookups: Sequence[tuple[Any, Any]]) -> WindowRows:
         """Rows and slots from the servers, each once.
@@ -67,10 +72,13 @@ class WholeWindow:
             else delta
             for group, delta in zip(rows.groups, deltas, strict=True)
         ]
+        others = None
         if any(table.key in self._mode.capped for table in rows.groups[0].tables):
             with tf.control_dependencies(deltas[:1]):
                 now = rows.now()  # not before the window is trained: what others have pushed by then counts
-            merged[0] = deltas[0] * share(deltas[0], now - rows.matrices[0], axis=1)
+            others = now - rows.matrices[0]
+            merged[0] = deltas[0] * share(deltas[0], others, axis=1)
+        self.drift = measured([(merged[0], others)])
         push_window(rows, merged, self._stamp)
 
 

@@ -18,6 +18,7 @@ from tfps.embedding.push import add
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, growing_array, next_unless
+from tfps.training.drift import measured
 from tfps.training.exchange import share
 from tfps.training.hoisting import Recording
 
@@ -45,6 +46,9 @@ class Window:
         recording: of the step.
         spec: of a batch.
         mode: how it is trained.
+
+    Attributes:
+        drift: what it has moved, a tensor, once it is trained.
     """
 
     def __init__(self, recording: Recording, spec: Any, mode: WindowMode) -> None:
@@ -55,6 +59,7 @@ class Window:
             )
         self._recording, self._spec, self._mode = recording, spec, mode
         self._batches = Batches(spec)
+        self.drift: Any = None
         self._ids = [growing_array(tf.int64, [None]) for _ in recording.tables]
 
     def read(self, next_batch: Callable[[], Any], first: Any, max_steps: Any) -> Any:
@@ -140,20 +145,22 @@ class Window:
         return {one.table.key: LocalTable(one.table, expand(one)) for one in found}, tallies
 
     def _push(self, local: Mapping[Hashable, LocalTable], tallies: Mapping[Hashable, Any], stamp: Any) -> None:
-        shares = self._shares(local, tallies)
+        others = self._others(local, tallies)
         deltas = []
         for table in {table.key: table for table in self._recording.tables}.values():
             slots = self._mode.slots.get(table.key)
             for moved in [table, *slots] if slots is not None else []:
-                delta = local[moved.key].delta() * shares.get(moved.key, self._mode.scales.get(moved.key, 1.0))
-                deltas.append((moved, tallies[moved.key], delta))
+                delta = local[moved.key].delta()
+                if moved.key in others:
+                    factor = share(delta, others[moved.key], axis=1)
+                else:
+                    factor = self._mode.scales.get(moved.key, 1.0)
+                deltas.append((moved, tallies[moved.key], delta * factor))
         add(deltas, stamp)
+        self.drift = measured([(delta, others.get(one.key)) for one, _, delta in deltas if one.key in self._mode.slots])
 
-    def _shares(self, local: Mapping[Hashable, LocalTable], tallies: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """For capped tables a share for each row, after a look at what the servers hold by now."""
+    def _others(self, local: Mapping[Hashable, LocalTable], tallies: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """What others have moved the rows of capped tables by meanwhile, after a look at what the servers hold."""
         tables = [t for t in {t.key: t for t in self._recording.tables}.values() if t.key in self._mode.capped]
         found = fetch(tables, [tallies[table.key] for table in tables]) if tables else []
-        return {
-            one.table.key: share(local[one.table.key].delta(), expand(one) - local[one.table.key].pulled, axis=1)
-            for one in found
-        }
+        return {one.table.key: expand(one) - local[one.table.key].pulled for one in found}
