@@ -15,7 +15,7 @@ from tfps.errors import ConfigError
 from tfps.keras import averages, geo, sync
 from tfps.keras._compat import tree
 from tfps.keras.variables import held
-from tfps.placement.report import summary
+from tfps.placement.advice import start_up
 from tfps.strategy.creation import server_device
 from tfps.strategy.inputs import Epoch, as_tensor, worker_iterator
 from tfps.strategy.losses import WorkerLostError
@@ -188,13 +188,15 @@ class StepFunction:
 
     def _begin(self, epoch: Epoch) -> Stream:
         """Starts the workers' iterators and traces what is new, before any closure runs."""
-        if not self._over_iterator:
-            _LOG.info("%s", summary(self._strategy.plan))
+        new = not self._over_iterator
         if not epoch.source.fed and not epoch.hosts:
             epoch.source.epochs += 1
             for share in range(self._strategy.num_workers):
                 self._start(epoch, share)
         self._drift = Drift()
+        if new and self._updates:
+            asked = self._closure.asked if self._closure is not None else {}
+            _LOG.info("%s", start_up(self._strategy.plan, asked, self._strategy.num_workers, self._closure_steps))
         if self._first_steps is not None:
             self._first_steps.began(epoch.source.fed)
         return stream(self._runner(epoch), epoch, self._sync.rules if self._sync else None)

@@ -78,6 +78,7 @@ class Closure:
 
     Attributes:
         contributes: whether its steps give their gradients away.
+        asked: ids that one step asks for, by table, as far as they are known once a graph over an iterator is traced.
     """
 
     contributes = False
@@ -85,6 +86,7 @@ class Closure:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._log_names: list[str] = []
+        self.asked: dict[str, int | None] = {}
 
     def over_iterator(self, next_batch: Callable[[], Any], order: Order) -> Any:
         """Graph of up to `order.steps` steps.
@@ -102,6 +104,7 @@ class Closure:
         if self._program.train_window is not None:
             return self._train(exchange, copies, order, *read_window(next_batch, first, order.steps))
         recording = Recording(run, first.element_spec)
+        self.asked = recording.asked
         if self._program.window is not None:
             window = Window(recording, first.element_spec, self._program.window)
             count = window.read(next_batch, first, order.steps)
