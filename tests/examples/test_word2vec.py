@@ -35,9 +35,9 @@ def test_wikipedia_embedded(run, data, tmp_path):
     output = run(
         *("examples/word2vec.py", "--data", data / "wiki_w2v/wiki_text8like.txt"),
         *("--wordsim", data / "wiki_w2v/wordsim353.tsv", "--output", tmp_path / "vectors.txt"),
-        *("--epochs", 5, "--dim", 50),
+        *("--epochs", 10, "--dim", 50),
     )
-    assert float(re.search(r"similarity: (-?[\d.]+)", output)[1]) > 0.3, output
+    assert float(re.search(r"similarity: (-?[\d.]+)", output)[1]) > 0.35, output
     first, *rows = (tmp_path / "vectors.txt").read_text().splitlines()
     assert first == f"{len(rows)} 50" and len(rows[0].split()) == 51
     assert re.search(r"contexts/embeddings +\[8639, 50\]", output)

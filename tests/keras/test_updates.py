@@ -68,10 +68,13 @@ def test_a_moving_average_is_pushed_in_part_where_workers_would_overshoot(strate
     with strategy.scope():
         model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(momentum=momentum)])
         model.compile("sgd", "mse")
-    model.train_on_batch(np.full((4, 1), 5.0), np.zeros((4, 1)))
+    batch = np.full((4, 1), 5.0), np.zeros((4, 1))
+    model.fit(tf.data.Dataset.from_tensors(batch).repeat(), steps_per_epoch=1, verbose=0)
     together = strategy.num_workers * (1 - momentum**strategy.dense_exchange_every)
     moved = (1 - momentum) * 5.0 / max(1.0, together)
     assert model.layers[0].moving_mean.numpy()[0] == pytest.approx(moved, rel=1e-5)
+    model.train_on_batch(*batch)  # a step by itself overshoots nothing
+    assert model.layers[0].moving_mean.numpy()[0] == pytest.approx(moved + (1 - momentum) * (5.0 - moved), rel=1e-5)
     assert (together > 1) == (momentum == 0.9), "one of each"
 
 
