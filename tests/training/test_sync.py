@@ -13,7 +13,6 @@ from tfps.errors import ConfigError, UnsupportedError
 ROWS = 300
 DECAY = keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)
 INNER = {
-    "sgd": lambda: keras.optimizers.SGD(0.1),
     "adagrad": lambda: keras.optimizers.Adagrad(DECAY, clipnorm=0.01),
     "adam": lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.02),
     "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1, clipvalue=0.002),
@@ -51,12 +50,11 @@ def state(model):
     return [*model.get_weights(), *(np.asarray(v) for v in model.optimizer.variables[2:])]
 
 
-def joined(strategy, optimizer, data, size, epochs):
+def joined(strategy, optimizer, data, size):
     """What one worker reaches with the joined batches of all of them, an update after the other."""
     model = model_of(strategy, optimizer)
-    for _ in range(epochs):
-        for batch in batches(data, size):
-            model.train_on_batch(*batch)
+    for batch in batches(data, size):
+        model.train_on_batch(*batch)
     return model
 
 
@@ -64,12 +62,11 @@ def joined(strategy, optimizer, data, size, epochs):
 def test_workers_make_the_update_of_the_joined_batch(strategy, name):
     data = arrays(17 * 32 + 5)  # the last batch is small, and one worker has one more than the other
     model = model_of(strategy, tfps.optimizers.Sync(INNER[name]()))
-    history = model.fit(batches(data, 32), epochs=2, verbose=0)
-    twin = joined(strategy, INNER[name](), data, 64, epochs=2)
-    assert int(model.optimizer.iterations) == int(twin.optimizer.iterations) == 2 * 9
+    model.fit(batches(data, 32), verbose=0)
+    twin = joined(strategy, INNER[name](), data, 64)
+    assert int(model.optimizer.iterations) == int(twin.optimizer.iterations) == 9
     for ours, theirs in zip(state(model), state(twin), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
-    assert len(history.history["loss"]) == 2
 
 
 def test_the_chief_feeds_batches_that_only_it_can_read(strategy):
@@ -120,7 +117,7 @@ class Examples(keras.metrics.Sum):
         super().update_state(keras.ops.ones((keras.ops.shape(y_pred)[0],)))
 
 
-@pytest.mark.parametrize("staleness", [0, 1, 3])
+@pytest.mark.parametrize("staleness", [0, 3])
 def test_every_update_counts_every_batch_once(strategy, staleness):
     """A power of two of examples, at a rate of as many, moves a row by exactly its share of the joined batch."""
     ids = np.random.default_rng(0).integers(0, ROWS, (64 * 32, 1))
@@ -149,14 +146,15 @@ def test_what_comes_late_goes_again(strategy, from_chief):
         spun = tf.while_loop(lambda i, a: i < turns, lambda i, a: (i + 1, a @ a / 300), (0, tf.ones([300, 300])))[1]
         return x, y + 0.0 * spun[0, 0]
 
-    ids = np.random.default_rng(0).integers(0, ROWS, (40 * 32, 1))
-    y = np.zeros((40 * 32, 1, 4), np.float32)
-    data = tf.data.Dataset.from_tensor_slices((ids, y, np.arange(40 * 32, dtype=np.int32) // 32)).batch(32)
+    examples = 20 * 32
+    ids = np.random.default_rng(0).integers(0, ROWS, (examples, 1))
+    y = np.zeros((examples, 1, 4), np.float32)
+    data = tf.data.Dataset.from_tensor_slices((ids, y, np.arange(examples, dtype=np.int32) // 32)).batch(32)
     data = data.map(lambda x, y, number: slow(x, y, number[0]))
     model = counter(strategy, drop_slowest=1)
     history = model.fit(fed(data) if from_chief else data, epochs=2, verbose=0)
-    assert history.history["examples"] == [40 * 32, 40 * 32]
-    assert 2 * 20 <= int(model.optimizer.iterations) <= 2 * 40
+    assert history.history["examples"] == [examples, examples]
+    assert 2 * 10 <= int(model.optimizer.iterations) <= 2 * 20
     # Each update adds 64 in all, whatever the number of its batches.
     assert model.get_weights()[0].sum() == 64.0 * 4 * int(model.optimizer.iterations)
 

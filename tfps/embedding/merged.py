@@ -6,6 +6,7 @@ scalars do.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ class ServerRows:
     request: Any
     rows: Any
 
+    @functools.cached_property
     def split(self) -> tuple[list[Any], list[Any]]:
         """For each piece its local rows, int64 [m_p], and their gradients, [m_p, dim]."""
         counts, local = split_request(self.request, len(self.pieces))
@@ -61,7 +63,7 @@ class MergedGradient:
         sums = []
         for merged, piece in self.parts:
             with tf.device(merged.rows.device):
-                sums.append(tf.reduce_sum(tf.square(merged.split()[1][piece])))
+                sums.append(tf.reduce_sum(tf.square(merged.split[1][piece])))
         return tf.add_n(sums)
 
     def scaled(self, factor: Any) -> "MergedGradient":
@@ -124,7 +126,7 @@ def _apply(merged: ServerRows, chosen: list[tuple[RowUpdate, int]]) -> Any:
         if plain and len(chosen) == len(merged.pieces):
             request, rows = merged.request, merged.rows
         else:
-            local, split = merged.split()
+            local, split = merged.split
             sizes = tf.stack([tf.size(local[piece], tf.int64) for _, piece in chosen])
             request = tf.concat([sizes, *(local[piece] for _, piece in chosen)], 0)
             rows = tf.concat([update.gradient.changed(split[piece]) for update, piece in chosen], 0)

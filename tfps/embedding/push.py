@@ -205,5 +205,10 @@ def _send(orders: Sequence[_Order], stamp: Stamp | None) -> list[Any]:
         return apply(sent_as_one(messages, device) if len(orders) > 1 else messages)
     whole = tf.concat([messages[0] if len(messages) == 1 else joined(messages), stamp.lanes()], 0)
     with tf.device(device):
-        body, lanes = tf.split(tf.identity(whole), [-1, LANES])
-        return [stamp.ledger.once(lanes, lambda: apply(parted(body, len(messages)) if len(messages) > 1 else [body]))]
+        arrived = tf.identity(whole)
+        body = arrived[:-LANES]  # unlike a split, a slice from the beginning is not copied
+        return [
+            stamp.ledger.once(
+                arrived[-LANES:], lambda: apply(parted(body, len(messages)) if len(messages) > 1 else [body])
+            )
+        ]

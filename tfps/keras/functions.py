@@ -158,10 +158,11 @@ class StepFunction:
         return SyncSteps(self._strategy, str(next(_NUMBERS)), mode.drop_slowest, mode.max_staleness)
 
     def _runner(self, epoch: Epoch | None = None) -> Runner:
+        names = {} if epoch is None else epoch.names
         return Runner(
             self._strategy.pool,
             self._strategy.host_of,
-            lambda order: self._over_iterator[epoch.names[order.share]](order.tensor()),  # type: ignore[union-attr]
+            lambda order: self._over_iterator[names[order.share]](order.tensor()),
             lambda order, batches: self._on_batches(order.tensor(), batches),
             self._start,
             self._ordered,

@@ -1,15 +1,33 @@
 """The mode of training is a property of the optimizer: it becomes an instance of a subclass that carries the mode."""
 
 import dataclasses
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfps.errors import UnsupportedError
 from tfps.keras._compat import keras
 
+if TYPE_CHECKING:
+
+    class _Optimizer:
+        """What a mode builds on of the optimizer that it is mixed into."""
+
+        _trainable_variables: list[Any]
+
+        def get_config(self) -> dict[str, Any]: ...
+
+        @classmethod
+        def from_config(cls, config: dict[str, Any], *args: Any) -> Any: ...
+
+        def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None: ...
+
+else:
+    _Optimizer = object
+
 _KINDS: dict[tuple[type, type], type] = {}
 
 
-class Moded:
+class Moded(_Optimizer):
     """What an optimizer in a mode has beside its own class: the mode, which is saved with it.
 
     Attributes:
@@ -24,8 +42,7 @@ class Moded:
 
     def get_config(self) -> dict[str, Any]:
         """The optimizer's own, and the mode."""
-        own: dict[str, Any] = super().get_config()  # type: ignore[misc]
-        return own | dataclasses.asdict(self.tfps_mode)
+        return super().get_config() | dataclasses.asdict(self.tfps_mode)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], *args: Any) -> Any:
@@ -33,7 +50,7 @@ class Moded:
         names = {field.name for field in dataclasses.fields(cls.mode_type)}
         mode = cls.mode_type(**{name: value for name, value in config.items() if name in names})
         own = {name: value for name, value in config.items() if name not in names}
-        optimizer = super().from_config(own, *args)  # type: ignore[misc]
+        optimizer = super().from_config(own, *args)
         object.__setattr__(optimizer, "tfps_mode", mode)
         return optimizer
 

@@ -47,11 +47,11 @@ class _Sync(Moded):
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         """On a worker: gives the gradients to the global step. Where they are merged: updates."""
         current = step.current()
-        update = super().apply  # type: ignore[misc]
+        update = super().apply
         if current is None or current.contributions is None:
             update(grads, trainable_variables)
             return
-        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)  # type: ignore[attr-defined]
+        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
         values = [v._value if isinstance(v, Variable) else v for _, v in pairs]
         kept = [variable for _, variable in pairs]
