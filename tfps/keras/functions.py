@@ -27,6 +27,7 @@ from tfps.training.closure import Closure, Program, Result
 from tfps.training.drift import Drift
 from tfps.training.first_steps import FirstSteps
 from tfps.training.order import LENGTH, Order
+from tfps.training.overlapped import WINDOWS
 from tfps.training.pace import LONGEST, Length
 from tfps.training.stream import Runner, Stream
 from tfps.training.streams import stream
@@ -173,11 +174,16 @@ class StepFunction:
             windows=self._mode is not None,
             trained=0 if self._mode is None else int(self._model.optimizer.iterations),
             length=self._length,
+            windows_each=WINDOWS if self._overlaps else 1,
         )
 
     @property
     def _mode(self) -> geo.GeoMode | None:
         return geo.mode_of(self._model.optimizer) if self._updates else None
+
+    @property
+    def _overlaps(self) -> bool:
+        return self._mode is not None and self._mode.overlap
 
     @property
     def _closure_steps(self) -> int:
@@ -248,6 +254,7 @@ class StepFunction:
             bool(updated),
             prefetches=self._strategy.prefetch_lookups,
             window=window,
+            overlaps=self._overlaps,
             train_window=self._traced_window if window and hasattr(model, "train_window") else None,
             ledgers=self._ledgers,
         )

@@ -28,6 +28,7 @@ class GeoMode:
     Args:
         push_every: batches of a window, at least 1; "auto" to find it by timing.
         merge: what servers make of the deltas of several workers, one of `MERGES`.
+        overlap: whether the exchange of one window goes on while the next is trained.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -35,6 +36,7 @@ class GeoMode:
 
     push_every: int | str
     merge: str
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -45,6 +47,8 @@ class GeoMode:
             )
         if self.merge not in MERGES:
             raise ConfigError(f"`merge` must be one of {MERGES}. Received: {self.merge!r}.")
+        if not isinstance(self.overlap, bool):
+            raise ConfigError(f"`overlap` must be True or False. Received: {self.overlap!r}.")
 
     def share(self, num_workers: int) -> float:
         """The share of a worker's delta that is added to what the servers hold, where it does not depend on them."""
@@ -61,7 +65,7 @@ class _Geo(Moded):
 know(_Geo)
 
 
-def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap") -> Any:
+def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap: bool = False) -> Any:
     """Trains in GEO mode: a worker takes a window of batches, trains on rows of its own, and pushes deltas.
 
     Within a window a worker exchanges nothing, so a step costs hardly more than in one process; the price is that
@@ -81,6 +85,11 @@ def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap") -> Any:
             "mean" adds each delta divided by the number of workers: it cannot overshoot, and learns as slowly as at a
             rate that much lower. "sum" adds them whole: right where workers touch different rows; where they touch the
             same it may diverge, and more than two workers are warned of.
+        overlap: while a window is trained, push the deltas of the one before and pull the rows of the next. A worker
+            still misses nothing of its own (with one the result is that of one process), but sees what others push a
+            window later, and holds the rows of two windows. Worth it where exchanges take long, as over a slow network.
+            Inputs that the chief reads are exchanged without; a model that trains whole windows (`train_window`) has to
+            be.
 
     Returns:
         The optimizer.
@@ -96,7 +105,7 @@ def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap") -> Any:
         (50, True)
     """
     optimizer = keras.optimizers.get(optimizer)
-    mode = GeoMode(push_every, merge)
+    mode = GeoMode(push_every, merge, overlap)
     row_optimizers.check(optimizer)
     if isinstance(optimizer, keras.optimizers.Ftrl):
         raise UnsupportedError(
@@ -117,6 +126,10 @@ def window_mode(model: Any, num_workers: int) -> WindowMode | None:
     mode = mode_of(model.optimizer)
     if mode is None:
         return None
+    if mode.overlap and hasattr(model, "train_window"):
+        raise UnsupportedError(
+            f"`overlap` of Geo must be False for a model that trains whole windows. Received: {model.__class__.__name__}."
+        )
     if mode.merge == "sum" and num_workers > _SAFE_SUM:
         _LOG.warning(
             'merge="sum" adds the windows of %d workers whole: where they move the same rows or dense variables, that '

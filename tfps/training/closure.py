@@ -24,6 +24,7 @@ from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.lanes import lanes, pack
 from tfps.training.order import Order
+from tfps.training.overlapped import Overlapped
 from tfps.training.prefetching import Ahead
 from tfps.training.whole_window import Train, WholeWindow, join_window, read_window
 from tfps.training.window import Window, WindowMode
@@ -41,6 +42,7 @@ class Program:
         updates: whether steps change the variables; without, nothing is pushed.
         prefetches: whether rows of the next batch are asked for while a step computes: they miss that step's update.
         window: how the steps of a closure train on rows of their own, where they do (GEO).
+        overlaps: whether a closure has several windows, and exchanges one while it trains another.
         train_window: trains a whole window in place of its steps, where there is one: (batches, steps, window) -> logs.
         ledgers: of the pushes of rows and of dense variables, so that none counts twice; None where nothing is pushed.
     """
@@ -52,6 +54,7 @@ class Program:
     updates: bool
     prefetches: bool = False
     window: WindowMode | None = None
+    overlaps: bool = False
     train_window: Train | None = None
     ledgers: tuple[Ledger, Ledger] | None = None
 
@@ -103,13 +106,17 @@ class Closure:
         run = functools.partial(self._run, copies)
         if self._program.train_window is not None:
             return self._train(exchange, copies, order, *read_window(next_batch, first, order.steps))
-        recording = Recording(run, first.element_spec)
+        recording, spec = Recording(run, first.element_spec), first.element_spec
         self.asked = recording.asked
+        if self._program.window is not None and self._program.overlaps:
+            stamps = functools.partial(self._stamps, order)
+            windows = Overlapped(recording, spec, self._program.window, exchange, run, stamps)
+            return self._result(copies, *windows.train(next_batch, first, order))
         if self._program.window is not None:
-            window = Window(recording, first.element_spec, self._program.window)
+            window = Window(recording, spec, self._program.window)
             count = window.read(next_batch, first, order.steps)
-            last = window.train(count, run, self._stamp(0, order, count))
-            return self._end(exchange, copies, order, count, last, window.drift)
+            last, drift = window.train(count, run, self._stamps(order, count)[0])
+            return self._end(exchange, copies, order, count, last, drift)
         ahead = Ahead(recording, first) if self._program.prefetches and recording.tables else None
 
         def body(done: Any, logs: Any, batch: Any, rows: Any) -> Any:
@@ -117,7 +124,7 @@ class Closure:
             # Asked for before the step is traced: its push waits for them, and they do not wait for its push.
             next_rows = ahead.ask(following) if ahead else []
             lookups = recording.lookups(batch.get_value()) if ahead is None else ahead.answer(rows)
-            logs = run(lookups, batch.get_value(), stamp=self._stamp(0, order, done + 1))
+            logs = run(lookups, batch.get_value(), stamp=self._stamps(order, done + 1)[0])
             return done + 1, logs, following, next_rows
 
         steps, logs, *_ = tf.while_loop(
@@ -138,12 +145,12 @@ class Closure:
             batches = of_one_shape(batches)
             window = Window(Recording(run, batches[0]), batches[0], self._program.window)
             count = window.take(batches)
-            last = window.train(count, run, self._stamp(0, order, count))
-            return self._end(exchange, copies, order, count, last, window.drift)
+            last, drift = window.train(count, run, self._stamps(order, count)[0])
+            return self._end(exchange, copies, order, count, last, drift)
         logs: Any = None
         for number, batch in enumerate(batches):
             with tf.control_dependencies([] if logs is None else [logs]):
-                stamp = self._stamp(0, order, number + 1)
+                stamp, _ = self._stamps(order, number + 1)
                 logs = run(Recording(run, batch).lookups(batch), batch, stamp=stamp)
         return self._end(exchange, copies, order, tf.constant(len(batches), tf.int64), logs)
 
@@ -177,14 +184,20 @@ class Closure:
         self, exchange: Exchange, copies: dict[Hashable, Any], order: Order, steps: Any, logs: Any, drift: Any = None
     ) -> Any:
         if self._program.updates:
-            exchange.push(self._stamp(1, order, steps))
+            exchange.push(self._stamps(order, steps)[1])
+        return self._result(copies, steps, logs, drift)
+
+    def _result(self, copies: dict[Hashable, Any], steps: Any, logs: Any, drift: Any = None) -> Any:
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self._program.sums]
         return pack([steps, *sums, *([] if drift is None else [drift]), logs])
 
-    def _stamp(self, kind: int, order: Order, done: Any) -> Stamp | None:
-        """Of the push of rows (0) or of dense variables (1) after so many steps of a closure."""
-        ledgers = self._program.ledgers
-        return None if ledgers is None else Stamp(ledgers[kind], order.share, order.first + tf.cast(done, tf.int64))
+    def _stamps(self, order: Order, done: Any) -> tuple[Stamp | None, Stamp | None]:
+        """Of the pushes of rows and of dense variables after so many steps of a closure."""
+        if self._program.ledgers is None:
+            return None, None
+        rows, dense = self._program.ledgers
+        number = order.first + tf.cast(done, tf.int64)
+        return Stamp(rows, order.share, number), Stamp(dense, order.share, number)
 
     def _run(
         self,
@@ -201,7 +214,7 @@ class Closure:
         """A window that the model trains in one go, to the end of the closure."""
         program = self._program
         assert program.window is not None and program.train_window is not None
-        window = WholeWindow(program.window, self._stamp(0, order, steps))
+        window = WholeWindow(program.window, self._stamps(order, steps)[0])
         with step.tracing(step.Step(DirectLookups(), copies)):
             logs = self._noted(program.train_window(batches, steps, window))
         return self._end(exchange, copies, order, steps, logs, window.drift)

@@ -46,14 +46,22 @@ def share(delta: Any, others: Any, axis: int | None = None) -> Any:
     return tf.clip_by_value(_CAP - tf.maximum(tf.math.divide_no_nan(along, length), 0.0), 0.0, 1.0)
 
 
+Values = dict[Hashable, Any]
+"""A tensor for each variable, by its key."""
+
+
 class Exchange:
-    """One pull and one push, traced into one closure.
+    """One pull and one push, traced into one closure; `fetch` to `send` are the parts of several.
 
     Args:
         variables: what crosses.
         scales: by variable key, the share of its delta that is pushed; 1 where there is none.
         worker: number of the worker, an int64 scalar; random generators draw by it.
         capped: keys of float variables whose share follows from what others have moved them by meanwhile.
+
+    Attributes:
+        pulled: what `pull` filled the copies with.
+        copies: handles of the worker's copies, by key.
     """
 
     def __init__(
@@ -69,61 +77,97 @@ class Exchange:
         self._scales = scales or {}
         self._capped = capped
         self._worker = tf.cast(worker, tf.int64)
-        self._pulled: dict[Hashable, Any] = {}
-        self.copies: dict[Hashable, Any] = {}
+        self.pulled: Values = {}
+        self._variables = [v for of_server in self._by_server.values() for v in of_server]
+        self.copies: Values = {v.key: local_copy(v) for v in self._variables}
 
-    def pull(self) -> list[Any]:
-        """Fills the worker's copies; returns the assignments."""
-        operations = []
-        for device, variables in self._by_server.items():
-            with tf.device(device):
-                buffer = pack([_read(v.home_handle, v) for v in variables])
-            values = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
-            for variable, value in zip(variables, values, strict=True):
-                self.copies[variable.key] = local_copy(variable)
-                if isinstance(variable, SeedVariable):
-                    value += tf.cast(tf.stack([self._worker * _KEY_STEP, 0]), value.dtype)
-                self._pulled[variable.key] = value
-                operations.append(tf.raw_ops.AssignVariableOp(resource=self.copies[variable.key], value=value))
-        return operations
+    def pull(self) -> None:
+        """Fills the worker's copies."""
+        self.pulled = self.fetch()
+        self.fill(self.pulled)
 
-    def push(self, stamp: Stamp | None = None) -> list[Any]:
-        """Adds what the copies have moved by to what the servers hold; returns the additions.
+    def push(self, stamp: Stamp | None = None) -> None:
+        """Adds what the copies have moved by to what the servers hold.
 
         Args:
             stamp: a server that has seen it lets the push pass.
         """
-        operations = []
+        self.send(self.deltas(self.pulled), self.pulled, stamp)
+
+    def fetch(self) -> Values:
+        """What the servers hold, by key; random generators as this worker draws."""
+        values: Values = {}
         for device, variables in self._by_server.items():
-            deltas: dict[Hashable, Any] = {v.key: self._delta(v) for v in variables}
-            deltas |= self._shares(device, [v for v in variables if v.key in self._capped], deltas)
-            buffer = pack([*deltas.values(), *([stamp.lanes()] if stamp else [])])
+            values |= self._held(device, variables)
+            for variable in variables:
+                if isinstance(variable, SeedVariable):
+                    key = tf.stack([self._worker * _KEY_STEP, 0])
+                    values[variable.key] += tf.cast(key, variable.dtype)
+        return values
+
+    def fill(self, values: Values) -> None:
+        """Makes the worker's copies what is given for each."""
+        for variable in self._variables:
+            tf.raw_ops.AssignVariableOp(resource=self.copies[variable.key], value=values[variable.key])
+
+    def deltas(self, since: Values) -> Values:
+        """What the copies have moved by, as far as it is pushed; of a bool its value.
+
+        Args:
+            since: what they were filled with.
+        """
+        return {v.key: self._delta(v, since[v.key]) for v in self._variables}
+
+    def sums(self, values: Values, deltas: Values) -> Values:
+        """Values and deltas added up; of a bool the delta, which is its value."""
+        return {v.key: deltas[v.key] if v.dtype == tf.bool else values[v.key] + deltas[v.key] for v in self._variables}
+
+    def send(self, deltas: Values, base: Values, stamp: Stamp | None = None) -> Values:
+        """Adds deltas to what the servers hold; returns what was added.
+
+        Args:
+            deltas: by key.
+            base: what the servers would hold if nobody else had pushed meanwhile.
+            stamp: a server that has seen it lets the push pass.
+        """
+        pushed: Values = {}
+        for device, variables in self._by_server.items():
+            of_server: Values = {v.key: deltas[v.key] for v in variables}
+            of_server |= self._shares(device, [v for v in variables if v.key in self._capped], deltas, base)
+            buffer = pack([*of_server.values(), *([stamp.lanes()] if stamp else [])])
             with tf.device(device):
                 arrived = tf.identity(buffer)
                 add = functools.partial(_add, variables, arrived)
-                operations += [stamp.ledger.once(arrived[-LANES:], add)] if stamp else add()
-        return operations
+                if stamp:
+                    stamp.ledger.once(arrived[-LANES:], add)
+                else:
+                    add()
+            pushed |= of_server
+        return pushed
 
-    def _shares(self, device: str, variables: list[DenseVariable], deltas: Mapping[Hashable, Any]) -> dict[Any, Any]:
+    def moved(self, variable: DenseVariable) -> Any:
+        """What a copy has moved by since the pull; of a bool its value."""
+        return self._delta(variable, self.pulled[variable.key])
+
+    def _held(self, device: str, variables: list[DenseVariable]) -> Values:
+        """What a server holds of some variables, by key."""
+        with tf.device(device):
+            buffer = pack([_read(v.home_handle, v) for v in variables])
+        values = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
+        return {v.key: value for v, value in zip(variables, values, strict=True)}
+
+    def _shares(self, device: str, variables: list[DenseVariable], deltas: Values, base: Values) -> Values:
         """The shares of some deltas, after a look at what the server holds by now."""
         if not variables:
             return {}
         with tf.control_dependencies([deltas[v.key] for v in variables]):
             read_after = tf.no_op()
-        with tf.device(device), tf.control_dependencies([read_after]):
-            buffer = pack([_read(v.home_handle, v) for v in variables])
-        now = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
-        return {
-            v.key: deltas[v.key] * share(deltas[v.key], value - self._pulled[v.key])
-            for v, value in zip(variables, now, strict=True)
-        }
+        with tf.control_dependencies([read_after]):
+            now = self._held(device, variables)
+        return {key: deltas[key] * share(deltas[key], value - base[key]) for key, value in now.items()}
 
-    def moved(self, variable: DenseVariable) -> Any:
-        """What a copy has moved by since the pull; of a bool its value."""
-        return self._delta(variable)
-
-    def _delta(self, variable: DenseVariable) -> Any:
-        now, before = _read(self.copies[variable.key], variable), self._pulled[variable.key]
+    def _delta(self, variable: DenseVariable, before: Any) -> Any:
+        now = _read(self.copies[variable.key], variable)
         if variable.dtype == tf.bool:
             return now
         delta = now - before

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-LENGTH = 5
+LENGTH = 6
 """Elements of the tensor."""
 
 
@@ -19,6 +19,7 @@ class Order:
         first: steps that were ordered before it of this share, whether or not there were so many.
         place: where the contribution of a synchronous step waits on the servers.
         again: 1 to take the batch of the closure before once more, 0 to take the next.
+        window: steps of a window at most, where a closure has several of them.
     """
 
     steps: Any
@@ -26,6 +27,7 @@ class Order:
     first: Any = 0
     place: Any = 0
     again: Any = 0
+    window: Any = 0
 
     @classmethod
     def read(cls, tensor: Any) -> "Order":

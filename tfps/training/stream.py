@@ -45,6 +45,7 @@ class Runner:
             while the model is young.
         trained: steps that the model was trained for before this epoch.
         length: finds how long windows are to be, up to `most`; None where they have that many steps.
+        windows_each: windows of a closure over an iterator; more than one where they overlap.
     """
 
     pool: WorkerPool
@@ -60,11 +61,12 @@ class Runner:
     windows: bool = False
     trained: int = 0
     length: Length | None = None
+    windows_each: int = 1
 
-    def order(self, share: int, steps: int) -> Order:
+    def order(self, share: int, steps: int, window: int = 0) -> Order:
         """The next closure of a share."""
         self.numbers[share] += steps
-        return Order(steps, share, self.numbers[share] - steps)
+        return Order(steps, share, self.numbers[share] - steps, window=window)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +138,9 @@ class Stream(abc.ABC):
             return len(self._busy), self._closure_steps
         length = self.runner.length
         most = self._closure_steps if length is None else min(self._closure_steps, length.steps)
-        return pace(self.runner.trained + self._handed + self._ready, len(self._busy), most)
+        trained = self.runner.trained + self._handed + self._ready
+        # What overlaps is unseen for twice as long.
+        return pace(trained if self.runner.windows_each == 1 else trained // 2, len(self._busy), most)
 
     @abc.abstractmethod
     def _launch(self) -> None:
@@ -166,7 +170,8 @@ class Stream(abc.ABC):
         else:
             result = self.runner.read(value)
             if self.runner.length is not None:
-                self.runner.length.ran(result.steps, self._calls.last_s)
+                windows = max(1, -(-result.steps // (flight.order.window or self.runner.most)))
+                self.runner.length.ran(result.steps // windows, self._calls.last_s / windows)
             self._landed(flight, result)
 
     def _repeat(self, share: int) -> None:
@@ -195,12 +200,20 @@ class ShippedStream(Stream):
     def _launch(self) -> None:
         workers, steps = self._pace()
         for turn in range(_IN_FLIGHT):
-            for share in sorted(self._live)[:workers]:
-                asked = steps if self.budget is None else min(steps, self.budget)
+            shares = sorted(self._live)[:workers]
+            for share in shares:
+                asked = self._asked(steps, len(shares))
                 if self._busy[share] <= turn and asked > 0 and not self._to_repeat[share]:
                     if self.budget is not None:
                         self.budget -= asked
-                    self._fly(Flight(self.runner.order(share, asked)))
+                    self._fly(Flight(self.runner.order(share, asked, steps)))
+
+    def _asked(self, steps: int, shares: int) -> int:
+        """Steps of the next closure: of as many windows as it may have, but so that there are some for each share."""
+        if self.budget is None:
+            return steps * self.runner.windows_each
+        windows = min(self.runner.windows_each, max(1, self.budget // (steps * shares)))
+        return min(steps * windows, self.budget)
 
     def _landed(self, flight: Flight, result: Result) -> None:
         self._count(flight, result)

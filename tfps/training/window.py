@@ -4,6 +4,8 @@ The path of a window: (1) read its batches, and their ids with the function that
 a server for the unique rows of the window and their slots; (3) steps on this compact copy, with the optimizer as it is;
 (4) one push a server of `latest - pulled`, which the server adds. Nothing is left over: what a window learnt is with
 the servers when it ends. Memory: twice the window's unique rows and their slots, and the window's batches.
+
+`tfps.training.overlapped` runs the same parts of several windows beside one another.
 """
 
 import dataclasses
@@ -39,28 +41,60 @@ class WindowMode:
     capped: frozenset[Hashable] = frozenset()
 
 
+Run = Callable[[Any, Any, Mapping[Hashable, Any]], Any]
+"""A step: (lookups, batch, stand-ins) -> its logs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pulled:
+    """What the servers sent for a window.
+
+    Args:
+        places: for each lookup of the step the row of each id, int32, those of one batch after the other.
+        tallies: for each table the ids of its rows, int64 [m], each once.
+        rows: for each of `Window.held` its rows, [m, dim].
+    """
+
+    places: list[Any]
+    tallies: list[Any]
+    rows: list[Any]
+
+
 class Window:
-    """The batches of one window and the ids they ask for; grows batch by batch, then trains.
+    """The batches of one window and the ids they ask for; grows batch by batch, then pulls, trains and pushes.
 
     Args:
         recording: of the step.
         spec: of a batch.
         mode: how it is trained.
+        arrays: the tensors of the batches of a window that was read; new ones where None.
 
     Attributes:
-        drift: what it has moved, a tensor, once it is trained.
+        held: what a window holds rows of: (table or slot, number of its table in `Pulled.tallies`) each.
+        capped: which of these, by number, are pushed by what others have moved them by meanwhile.
     """
 
-    def __init__(self, recording: Recording, spec: Any, mode: WindowMode) -> None:
+    def __init__(self, recording: Recording, spec: Any, mode: WindowMode, arrays: Sequence[Any] | None = None) -> None:
         if recording.late:
             raise UnsupportedError(
                 "GEO pulls the rows of a window before its steps, so the ids of every lookup must follow from the "
                 f"inputs. Received: a lookup of table {recording.late[0].name!r} whose ids depend on something else."
             )
         self._recording, self._spec, self._mode = recording, spec, mode
-        self._batches = Batches(spec)
-        self.drift: Any = None
+        self._batches = Batches(spec, arrays)
         self._ids = [growing_array(tf.int64, [None]) for _ in recording.tables]
+        self._tables = list({table.key: table for table in recording.tables}.values())
+        self.held = [
+            (one, number)
+            for number, table in enumerate(self._tables)
+            for one in [table, *mode.slots.get(table.key, ())]
+        ]
+        self.capped = [i for i, (one, _) in enumerate(self.held) if one.key in mode.capped]
+
+    @property
+    def arrays(self) -> list[Any]:
+        """The tensors of the batches, for a loop to carry."""
+        return self._batches.arrays
 
     def read(self, next_batch: Callable[[], Any], first: Any, max_steps: Any) -> Any:
         """Takes up to `max_steps` batches; returns how many, int64.
@@ -92,75 +126,99 @@ class Window:
         self._batches = Batches(self._spec, arrays)
         return tf.constant(len(batches), tf.int64)
 
-    def train(self, count: Any, run: Callable[[Any, Any, Mapping[Hashable, Any]], Any], stamp: Any = None) -> Any:
-        """Pulls, runs `count` steps, pushes; returns the last step's logs.
+    def train(self, count: Any, run: Run, stamp: Any = None) -> tuple[Any, Any]:
+        """Pulls, runs `count` steps, pushes; returns the last step's logs and what it measured of its drift.
 
         Args:
             count: int64 scalar.
-            run: (lookups, batch, stand-ins) -> logs of a step.
+            run: a step.
             stamp: of the push.
         """
+        pulled = self.pull()
+        deltas, logs = self.steps(count, pulled.places, pulled.rows, run)
+        with tf.control_dependencies(deltas):
+            # Not before the steps are done: what others have pushed by then counts.
+            tallies = [tf.identity(ids) for ids in pulled.tallies]
+        _, drift = self.push(tallies, deltas, [pulled.rows[i] for i in self.capped], stamp)
+        return logs, drift
+
+    def pull(self) -> Pulled:
+        """The rows of its tables and their slots; each comes once."""
         asked = route(self._recording.tables, [ids.concat() for ids in self._ids])
-        local, tallies = self._pull(asked)
-        places = [one.group.table_places[one.index] for one in asked]
+        of_table = {one.table.key: one.tally for one in asked}
+        tallies = [of_table[table.key] for table in self._tables]
+        found = fetch([one for one, _ in self.held], [tallies[number] for _, number in self.held])
+        return Pulled([one.group.table_places[one.index] for one in asked], tallies, [expand(one) for one in found])
+
+    def steps(self, count: Any, places: Sequence[Any], rows: Sequence[Any], run: Run) -> tuple[list[Any], Any]:
+        """Runs `count` steps; returns what they moved each of `held` by, and the last step's logs.
+
+        Args:
+            count: int64 scalar.
+            places: of the pull.
+            rows: for each of `held` what it begins with.
+            run: a step.
+        """
+        recording = self._recording
+        local = {one.key: LocalTable(one, begin) for (one, _), begin in zip(self.held, rows, strict=True)}
 
         def body(number: Any, logs: Any, starts: Any) -> Any:
             batch = self._batches.batch(tf.cast(number, tf.int32))
-            ids = self._recording.ids(batch)
+            ids = recording.ids(batch)
             sizes = tf.stack([tf.size(wanted) for wanted in ids]) if ids else starts
             positions = [
                 tf.reshape(places[i][starts[i] : starts[i] + sizes[i]], tf.shape(wanted))
                 for i, wanted in enumerate(ids)
             ]
-            found = fetch([local[table.key] for table in self._recording.tables], positions) if ids else []
-            return number + 1, run(self._recording.replay(found), batch, local), starts + sizes
+            found = fetch([local[table.key] for table in recording.tables], positions) if ids else []
+            return number + 1, run(recording.replay(found), batch, local), starts + sizes
 
-        logs = tf.zeros(self._recording.result.shape)
-        start = tf.zeros([len(places)], tf.int32)
         _, logs, _ = tf.while_loop(
             lambda number, *_: number < count,
             body,
-            (tf.constant(0, tf.int64), logs, start),
+            (tf.constant(0, tf.int64), tf.zeros(recording.result.shape), tf.zeros([len(places)], tf.int32)),
             parallel_iterations=1,
         )
         with tf.control_dependencies([logs]):
-            # Not before the steps are done: what others have pushed by then counts.
-            ids = {key: tf.identity(tally) for key, tally in tallies.items()}
-        self._push(local, ids, stamp)
-        return logs
+            return [local[one.key].delta() for one, _ in self.held], logs
+
+    def push(
+        self, tallies: Sequence[Any], deltas: Sequence[Any], base: Sequence[Any], stamp: Any = None
+    ) -> tuple[list[Any], Any]:
+        """Adds deltas on the servers; returns what was added of each, and what it measured of the drift.
+
+        Args:
+            tallies: of the pull.
+            deltas: for each of `held`, of which those of slots whose table is not trained stay here.
+            base: for each of `capped` the rows that servers would hold if nobody else had pushed meanwhile.
+            stamp: of the push.
+        """
+        others = self._others(tallies, base)
+        pushed = [
+            delta * (share(delta, others[i], axis=1) if i in others else self.scale(i))
+            for i, delta in enumerate(deltas)
+        ]
+        trained = [i for i, (_, number) in enumerate(self.held) if self._tables[number].key in self._mode.slots]
+        add([(self.held[i][0], tallies[self.held[i][1]], pushed[i]) for i in trained], stamp)
+        return pushed, measured([(pushed[i], others.get(i)) for i in trained if self._is_table(i)])
+
+    def scale(self, i: int) -> float:
+        """The share of the delta of one of `held` that is pushed, where it does not depend on others."""
+        return self._mode.scales.get(self.held[i][0].key, 1.0)
+
+    def _is_table(self, i: int) -> bool:
+        one, number = self.held[i]
+        return one is self._tables[number]
 
     def _noted(self, number: Any, batch: Any, arrays: Any, ids: Any) -> Any:
         noted = Batches(self._spec, arrays).with_batch(number, batch).arrays
         wanted = [tf.reshape(tf.cast(one, tf.int64), [-1]) for one in self._recording.ids(batch)]
         return noted, [array.write(number, one) for array, one in zip(ids, wanted, strict=True)]
 
-    def _pull(self, asked: Sequence[Any]) -> tuple[dict[Hashable, LocalTable], dict[Hashable, Any]]:
-        """The rows of the tables and their slots, and the unique ids they have, by key."""
-        tables = {one.table.key: one.table for one in asked}
-        tallies = {one.table.key: one.tally for one in asked}
-        for key in list(tables):
-            for slot in self._mode.slots.get(key, ()):
-                tables[slot.key], tallies[slot.key] = slot, tallies[key]
-        found = fetch(list(tables.values()), [tallies[key] for key in tables]) if tables else []
-        return {one.table.key: LocalTable(one.table, expand(one)) for one in found}, tallies
-
-    def _push(self, local: Mapping[Hashable, LocalTable], tallies: Mapping[Hashable, Any], stamp: Any) -> None:
-        others = self._others(local, tallies)
-        deltas = []
-        for table in {table.key: table for table in self._recording.tables}.values():
-            slots = self._mode.slots.get(table.key)
-            for moved in [table, *slots] if slots is not None else []:
-                delta = local[moved.key].delta()
-                if moved.key in others:
-                    factor = share(delta, others[moved.key], axis=1)
-                else:
-                    factor = self._mode.scales.get(moved.key, 1.0)
-                deltas.append((moved, tallies[moved.key], delta * factor))
-        add(deltas, stamp)
-        self.drift = measured([(delta, others.get(one.key)) for one, _, delta in deltas if one.key in self._mode.slots])
-
-    def _others(self, local: Mapping[Hashable, LocalTable], tallies: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """What others have moved the rows of capped tables by meanwhile, after a look at what the servers hold."""
-        tables = [t for t in {t.key: t for t in self._recording.tables}.values() if t.key in self._mode.capped]
-        found = fetch(tables, [tallies[table.key] for table in tables]) if tables else []
-        return {one.table.key: expand(one) - local[one.table.key].pulled for one in found}
+    def _others(self, tallies: Sequence[Any], base: Sequence[Any]) -> dict[int, Any]:
+        """What others have moved the rows of `capped` by meanwhile, after a look at what the servers hold."""
+        if not self.capped:
+            return {}
+        looked = [self.held[i] for i in self.capped]
+        found = fetch([one for one, _ in looked], [tallies[number] for _, number in looked])
+        return {i: expand(now) - before for i, now, before in zip(self.capped, found, base, strict=True)}

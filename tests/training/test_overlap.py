@@ -1,0 +1,99 @@
+"""GEO with overlap: windows are exchanged while others are trained, and still nothing is lost, twice, or missed."""
+
+import numpy as np
+import pytest
+from tests.training.test_geo import INNER, ROWS, counter, fit
+
+import tfps
+from tfps.errors import ConfigError, UnsupportedError
+from tfps.training.overlapped import WINDOWS
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad"])
+def test_one_worker_misses_nothing_of_its_own(one_worker, name):
+    """20 batches in windows of 3: two closures, the last window short; each window has rows of the one before."""
+    found = fit(one_worker, tfps.optimizers.Geo(INNER[name](), push_every=3, overlap=True))
+    for ours, theirs in zip(found, fit(None, INNER[name]()), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("push_every", [1, 5, "auto"])
+def test_every_delta_arrives_once(strategy, push_every):
+    ids = np.random.default_rng(0).integers(0, ROWS, (1003, 2))
+    model = counter(strategy, push_every=push_every, merge="sum", overlap=True)
+    model.optimizer.iterations.assign(1_000_000)  # an old model, which all workers train at once
+    model.fit(ids, np.zeros((1003, 2, 4), np.float32), batch_size=8, epochs=2, verbose=0)
+    seen = np.bincount(ids.reshape(-1), minlength=ROWS)
+    np.testing.assert_array_equal(model.get_weights()[0], np.repeat(2.0 * seen[:, None], 4, 1))
+    assert int(model.optimizer.iterations) == 1_000_000 + 2 * 126
+
+
+def test_own_windows_are_no_conflict(strategy):
+    """A worker's own delta, pushed after its next window was pulled, is not what others did: nothing is held back."""
+    model = counter(strategy, push_every=5, overlap=True)
+    x, y = np.ones((40 * 8, 2), np.int64), np.zeros((40 * 8, 2, 4), np.float32)
+    history = model.fit(x, y, batch_size=8, verbose=0).history  # a young model, which one worker trains
+    assert history["geo_conflicts"] == [0.0]
+    np.testing.assert_array_equal(model.get_weights()[0][1], 2 * 40 * 8)
+
+
+def test_the_exchange_does_not_wait_for_the_steps_nor_they_for_it(strategy):
+    model = counter(strategy, push_every=5, overlap=True)
+    model.fit(np.ones((640, 2), np.int64), np.zeros((640, 2, 4), np.float32), batch_size=8, verbose=0)
+    (closure,) = model.train_function._over_iterator.values()
+    functions = {function.signature.name: function for function in closure.graph.as_graph_def().library.function}
+
+    def has(name, op):
+        nodes = functions[name].node_def
+        return any(node.op == op or ("body" in node.attr and has(node.attr["body"].func.name, op)) for node in nodes)
+
+    (turn,) = [
+        f.node_def
+        for f in functions.values()
+        if any(node.op == "TfpsGatherRows" and "/job:ps/" in node.device for node in f.node_def)
+        and any(node.op in ("While", "StatelessWhile") for node in f.node_def)
+    ]
+    by_name = {node.name: node for node in turn}
+
+    def before(node):
+        waiting, seen = [node.name], set()
+        while waiting:
+            name = waiting.pop()
+            if name in by_name and name not in seen:
+                seen.add(name)
+                waiting += [one.lstrip("^").split(":")[0] for one in by_name[name].input]
+        return seen - {node.name}
+
+    loops = [node for node in turn if node.op in ("While", "StatelessWhile")]
+    (steps,) = [node for node in loops if has(node.attr["body"].func.name, "TfpsSegmentSumRows")]
+    gathers = [node for node in turn if node.op == "TfpsGatherRows" and "/job:ps/" in node.device]
+    pushes = [node.name for node in turn if node.op in ("If", "StatelessIf") and "/job:ps/" in node.device]
+    assert gathers and pushes
+    for gather in gathers:
+        assert steps.name not in before(gather) and gather.name not in before(steps)
+    assert not set(pushes) & before(steps)
+    # What is pulled for the next window has seen what was pushed of the last.
+    assert any(set(pushes) & before(gather) for gather in gathers)
+
+
+def test_closures_have_several_windows(strategy):
+    results = []
+    model = counter(strategy, push_every=5, merge="sum", overlap=True)
+    model.optimizer.iterations.assign(1_000_000)
+    model.fit(np.ones((16, 2), np.int64), np.zeros((16, 2, 4), np.float32), batch_size=8, verbose=0)
+    read = model.train_function._read
+    object.__setattr__(model.train_function, "_read", lambda vector: results.append(read(vector)) or results[-1])
+    ids = np.ones((8 * 5 * WINDOWS * 4, 2), np.int64)
+    model.fit(ids, np.zeros((len(ids), 2, 4), np.float32), batch_size=8, verbose=0)
+    assert max(result.steps for result in results) == 5 * WINDOWS
+    assert sum(result.drift.windows for result in results) == 4 * WINDOWS
+
+
+def test_what_cannot_overlap_is_refused(strategy):
+    with pytest.raises(ConfigError, match="overlap.*True or False.*Received: 1"):
+        tfps.optimizers.Geo("sgd", overlap=1)
+    with strategy.scope():
+        model = tfps.models.SkipGram(100, 8)
+        model.compile(tfps.optimizers.Geo("sgd", overlap=True))
+    with pytest.raises(UnsupportedError, match="overlap.*SkipGram"):
+        model.fit(np.ones((16, 2), np.int64), batch_size=8, verbose=0)

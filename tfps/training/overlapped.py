@@ -1,0 +1,186 @@
+"""GEO with overlap: while a window is trained, the deltas of the one before go out and the rows of the next come in.
+
+The path of window k in a closure of several: (1) while window k - 1 is trained, the deltas of k - 2 are pushed, the
+batches of k are read, and its rows are pulled, in this order; (2) when k - 1 is done, what it has moved is added to
+those of its rows that k has as well, and to the dense variables; (3) k is trained on that. So a worker misses nothing
+of its own, and with one worker the result is that of one process; what others push it sees a window later than without
+overlap, so that a window is up to two windows behind the servers. The first pull and the last push of a closure wait.
+
+Memory: the rows and slots of two windows, and the batches of two.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.embedding.once import Stamp
+from tfps.training.batches import next_unless
+from tfps.training.drift import DRIFT_LANES
+from tfps.training.exchange import Exchange
+from tfps.training.hoisting import Recording
+from tfps.training.order import Order
+from tfps.training.window import Pulled, Run, Window, WindowMode
+
+WINDOWS = 4
+"""Windows of a closure."""
+
+
+class Overlapped:
+    """The windows of one closure.
+
+    Args:
+        recording: of the step.
+        spec: of a batch.
+        mode: how windows are trained.
+        exchange: of the dense variables, which are pulled.
+        run: a step.
+        stamps: those of the pushes of rows and of dense variables after so many steps of the closure.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        spec: Any,
+        mode: WindowMode,
+        exchange: Exchange,
+        run: Run,
+        stamps: Callable[[Any], tuple[Stamp | None, Stamp | None]],
+    ) -> None:
+        self._recording, self._spec, self._mode = recording, spec, mode
+        self._exchange, self._run, self._stamps = exchange, run, stamps
+
+    def train(self, next_batch: Callable[[], Any], first: Any, order: Order) -> tuple[Any, Any, Any]:
+        """Trains windows until the order is done or the input ends.
+
+        Args:
+            next_batch: gives the next batch as a `tf.experimental.Optional`, empty at the end of the input.
+            first: the first one.
+            order: of the chief.
+
+        Returns:
+            The steps there were, int64; the last one's logs; the drift of the windows, added up.
+        """
+
+        def body(state: Any) -> Any:
+            done = state["done"] + state["count"]
+            window, following = self._window(state["arrays"]), self._window()
+            # Beside each other: the exchange of the windows before and after ...
+            pushed, drift = self._push(window, state)
+            left = order.steps - done
+            count = following.read(
+                next_batch, next_unless(left <= 0, next_batch, first), tf.minimum(order.window, left)
+            )
+            pulled, fetched = following.pull(), self._exchange.fetch()
+            # ... and the steps of this one.
+            deltas, logs = window.steps(state["count"], state["places"], state["start"], self._run)
+            moved = self._exchange.deltas(state["dense"])
+            begin = self._exchange.sums(fetched, moved)
+            self._exchange.fill(begin)
+            own = [_met(ids, before) for ids, before in zip(pulled.tallies, state["tallies"], strict=True)]
+            start = [
+                _added(rows, delta * window.scale(i), own[number])
+                for i, ((_, number), rows, delta) in enumerate(zip(window.held, pulled.rows, deltas, strict=True))
+            ]
+            base = [
+                _added(rows, pushed[0][i], state["own"][window.held[i][1]])
+                for i, rows in zip(window.capped, state["rows"], strict=True)
+            ]
+            return (
+                {
+                    **self._read(following, count, pulled, own),
+                    "done": done,
+                    "start": start,
+                    "dense": begin,
+                    "fetched": fetched,
+                    "before": {
+                        "done": done,
+                        "tallies": state["tallies"],
+                        "deltas": deltas,
+                        "base": base,
+                        "moved": moved,
+                        "dense_base": self._exchange.sums(state["fetched"], pushed[1]),
+                    },
+                    "logs": logs,
+                    "drift": state["drift"] + drift,
+                },
+            )
+
+        (last,) = tf.while_loop(
+            lambda state: state["count"] > 0,
+            body,
+            (self._begun(next_batch, first, order),),
+            parallel_iterations=1,
+        )
+        _, drift = self._push(self._window(last["arrays"]), last)
+        return last["done"], last["logs"], last["drift"] + drift
+
+    def _begun(self, next_batch: Callable[[], Any], first: Any, order: Order) -> Any:
+        """What the loop begins with: the first window, and none before it."""
+        dense = self._exchange.pulled
+        window = self._window()
+        count = window.read(next_batch, first, tf.minimum(order.window, order.steps))
+        pulled, nothing = window.pull(), tf.constant(0, tf.int64)
+        none = [_of_any_length(tf.zeros([0], tf.int64)) for _ in pulled.tallies]
+        deltas = [_of_any_length(tf.zeros([0, one.dim], one.dtype)) for one, _ in window.held]
+        still = {key: tf.zeros_like(value) for key, value in dense.items()}
+        return {
+            **self._read(window, count, pulled, [(ids, ids) for ids in none]),
+            "done": nothing,
+            "start": pulled.rows,
+            "dense": dense,
+            "fetched": dense,
+            "before": {
+                "done": nothing,
+                "tallies": none,
+                "deltas": deltas,
+                "base": [deltas[i] for i in window.capped],
+                "moved": still,
+                "dense_base": dense,
+            },
+            "logs": tf.zeros(self._recording.result.shape),
+            "drift": tf.zeros([DRIFT_LANES]),
+        }
+
+    def _window(self, arrays: Any = None) -> Window:
+        return Window(self._recording, self._spec, self._mode, arrays)
+
+    def _read(self, window: Window, count: Any, pulled: Pulled, own: Any) -> dict[str, Any]:
+        """A window that was read and pulled; `own` says which of its rows the one before it has as well."""
+        return {
+            "count": count,
+            "arrays": window.arrays,
+            "places": [_of_any_length(places) for places in pulled.places],
+            "tallies": [_of_any_length(ids) for ids in pulled.tallies],
+            "rows": [pulled.rows[i] for i in window.capped],
+            "own": own,
+        }
+
+    def _push(self, window: Window, state: Any) -> tuple[tuple[list[Any], dict[Hashable, Any]], Any]:
+        """Pushes the window before; returns what was added of rows and dense variables, and the drift.
+
+        Of none before the first the stamp is not new, so the servers let it pass.
+        """
+        before = state["before"]
+        of_rows, of_dense = self._stamps(before["done"])
+        pushed, drift = window.push(before["tallies"], before["deltas"], before["base"], of_rows)
+        sent = self._exchange.send(before["moved"], before["dense_base"], of_dense)
+        return (pushed, sent), tf.where(before["done"] > 0, drift, 0.0)
+
+
+def _met(ids: Any, before: Any) -> tuple[Any, Any]:
+    """Where in `ids`, and where in `before`, the ids are that both have; each has an id once."""
+    places = tf.unique(tf.concat([before, ids], 0)).idx[tf.size(before) :]
+    here = tf.reshape(tf.where(places < tf.size(before)), [-1])
+    return here, tf.cast(tf.gather(places, here), tf.int64)
+
+
+def _added(rows: Any, deltas: Any, own: tuple[Any, Any]) -> Any:
+    """Rows with the deltas of those that both windows have."""
+    here, before = own
+    return tf.tensor_scatter_nd_add(rows, here[:, tf.newaxis], tf.gather(deltas, before))
+
+
+def _of_any_length(tensor: Any) -> Any:
+    """A tensor of which the graph forgets the length, as it is another in each turn of a loop."""
+    return tf.compat.v1.placeholder_with_default(tensor, [None, *tensor.shape[1:]])
