@@ -15,12 +15,14 @@ class Setup:
         workers: workers.
         mode: one of `MODES`.
         exchange_every: steps of a closure, in GEO of a window; None for the default.
+        overlap: in GEO, whether a window is exchanged while another is trained.
     """
 
     ps: int = 1
     workers: int = 2
     mode: str = "async"
     exchange_every: int | None = None
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -28,6 +30,8 @@ class Setup:
             raise ValueError(f"`mode` must be one of {MODES}. Received: {self.mode!r}.")
         if self.exchange_every is not None and self.mode == "sync":
             raise ValueError("`exchange_every` must be None in sync mode, where a closure is a step.")
+        if self.overlap and self.mode != "geo":
+            raise ValueError(f"`overlap` must be False but in GEO mode. Received: True in mode {self.mode!r}.")
 
     def optimizer(self, optimizer: Any) -> Any:
         """The Keras optimizer in this mode."""
@@ -36,9 +40,8 @@ class Setup:
         if self.mode == "sync":
             return tfps.optimizers.Sync(optimizer)
         if self.mode == "geo":
-            return tfps.optimizers.Geo(
-                optimizer, **({"push_every": self.exchange_every} if self.exchange_every else {})
-            )
+            every = {"push_every": self.exchange_every} if self.exchange_every else {}
+            return tfps.optimizers.Geo(optimizer, overlap=self.overlap, **every)
         return optimizer
 
     def strategy(self, cluster: Any) -> Any:

@@ -32,7 +32,11 @@ def main() -> None:
     )
     parser.add_argument("--delays", type=float, nargs="+", default=[0, 5, 20], help="ms one way (default %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="workers (default %(default)s)")
-    parser.add_argument("--exchange-every", type=int, default=32, help="steps a closure (default %(default)s)")
+    parser.add_argument(
+        "--exchange-every", type=int, default=32, help="steps a closure or window (default %(default)s)"
+    )
+    parser.add_argument("--mode", choices=("async", "geo"), default="async", help="of training (default %(default)s)")
+    parser.add_argument("--overlap", action="store_true", help="in GEO: exchange a window while another is trained")
     parser.add_argument("--batch", type=int, default=512, help="examples a step (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn without delay (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each delay (default %(default)s)")
@@ -72,6 +76,7 @@ def _measure(args: argparse.Namespace) -> dict[str, object]:
 
 def _chief(args: argparse.Namespace) -> list[str]:
     sizes = [f"--workers={args.workers}", f"--batch={args.batch}", f"--exchange-every={args.exchange_every}"]
+    sizes += [f"--mode={args.mode}", *["--overlap"] * args.overlap]
     return [sys.executable, "-m", "benchmarks.ctr_dnn", "--turns", *sizes, f"--seconds={args.seconds}"]
 
 

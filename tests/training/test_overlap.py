@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from tests.training.test_geo import INNER, ROWS, counter, fit
 
 import tfps
+from tests.training.test_geo import INNER, ROWS, counter, fit
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.training.overlapped import WINDOWS
 

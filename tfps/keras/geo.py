@@ -128,7 +128,8 @@ def window_mode(model: Any, num_workers: int) -> WindowMode | None:
         return None
     if mode.overlap and hasattr(model, "train_window"):
         raise UnsupportedError(
-            f"`overlap` of Geo must be False for a model that trains whole windows. Received: {model.__class__.__name__}."
+            "`overlap` of Geo must be False for a model that trains whole windows. "
+            f"Received: {model.__class__.__name__}."
         )
     if mode.merge == "sum" and num_workers > _SAFE_SUM:
         _LOG.warning(
