@@ -52,8 +52,9 @@ def _runs(args: argparse.Namespace) -> None:
     strategy = None
     for name in args.modes:
         variants = itertools.product(args.push_every, args.merges) if name == "geo" else [(None, None)]
-        for (push_every, merge), rate in itertools.product(variants, args.rates):
-            mode = Mode(name, push_every, merge, rate)
+        exchanges = args.exchange_every if name == "async" else [0]
+        for (push_every, merge), rate, every in itertools.product(variants, args.rates, exchanges):
+            mode = Mode(name, push_every, merge, rate, every or None, args.overlap and name == "geo")
             if mode.distributed and strategy is None:
                 strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=workers))
             run = Run(task, mode, workers, strategy if mode.distributed else None)
@@ -71,12 +72,12 @@ def _note(result: dict, path: str | None) -> None:
 
 def _of_workers(args: argparse.Namespace, workers: int) -> list[str]:
     """The command line for one number of workers; what needs no cluster is run with the first alone."""
-    names = ("modes", "push_every", "merges", "seeds", "rates")
+    names = ("modes", "push_every", "merges", "seeds", "rates", "exchange_every")
     given = {name: getattr(args, name) for name in names}
     if workers != args.workers[0]:
         given["modes"] = [mode for mode in args.modes if mode != "one"]
     lists = [[f"--{name.replace('_', '-')}", *map(str, values)] for name, values in given.items()]
-    out = ["--out", args.out] if args.out else []
+    out = [*["--overlap"] * args.overlap, *(["--out", args.out] if args.out else [])]
     return ["--data", args.data, "--task", args.task, "--workers", str(workers), *sum(lists, []), *out]
 
 
@@ -94,6 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rates", nargs="+", type=float, default=[1.0], help="factors of the learning rate (default 1)"
     )
+    parser.add_argument(
+        "--exchange-every",
+        nargs="+",
+        type=int,
+        default=[0],
+        help="steps between exchanges of dense variables, of async (default 0: the strategy's own)",
+    )
+    parser.add_argument("--overlap", action="store_true", help="GEO exchanges a window while another is trained")
     parser.add_argument("--out", help="a file that lines are appended to")
     parser.add_argument("--table", metavar="FILE", help="show what such a file holds, and train nothing")
     parser.add_argument("--plot", metavar="PNG", help="with --table: a picture to write")

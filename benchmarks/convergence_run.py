@@ -21,12 +21,16 @@ class Mode:
         push_every: batches of a window (GEO).
         merge: of windows (GEO).
         rate: what the learning rate is multiplied by.
+        exchange_every: steps between exchanges of dense variables ("async"); None for the strategy's default.
+        overlap: whether windows are exchanged while others are trained (GEO).
     """
 
     name: str
     push_every: int | None = None
     merge: str | None = None
     rate: float = 1.0
+    exchange_every: int | None = None
+    overlap: bool = False
 
     @property
     def distributed(self) -> bool:
@@ -37,7 +41,7 @@ class Mode:
         """The optimizer of this mode around a plain one."""
         inner.learning_rate = float(inner.learning_rate) * self.rate
         if self.name == "geo":
-            return tfps.optimizers.Geo(inner, push_every=self.push_every, merge=self.merge)
+            return tfps.optimizers.Geo(inner, push_every=self.push_every, merge=self.merge, overlap=self.overlap)
         return tfps.optimizers.Sync(inner) if self.name == "sync" else inner
 
 
@@ -54,6 +58,8 @@ class Run:
     def __init__(self, task: Task, mode: Mode, workers: int, strategy: Any = None) -> None:
         self._task, self._mode, self._workers = task, mode, workers
         self._twin = task.build()
+        if strategy is not None:
+            strategy.dense_exchange_every = mode.exchange_every or max(1, 32 // workers)
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self._model = task.build()
             self._model.compile(mode.optimizer(task.optimizer()), loss=task.loss)

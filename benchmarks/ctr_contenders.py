@@ -1,4 +1,4 @@
-"""Who trains the CTR-DNN: tfps, stock TensorFlow in two ways, one process. Same model, data and server processes."""
+"""Who trains the CTR-DNN: tfps and stock TensorFlow, each in two ways, and one process; same model, data, servers."""
 
 import abc
 import os
@@ -76,6 +76,27 @@ class Tfps(Contender):
         return None if os.environ.get("TF_CONFIG") else super()._start(num_ps, num_workers)
 
 
+class OwnLoop(Contender):
+    """A hand-written loop over TensorFlow's ClusterCoordinator, on `tfps.ParameterServerStrategy`."""
+
+    def __init__(self, task: CtrTask, num_ps: int, num_workers: int) -> None:
+        super().__init__(task, num_ps, num_workers)
+        import keras
+
+        import tfps
+
+        strategy = tfps.ParameterServerStrategy(self.cluster)
+        with strategy.scope():
+            model, optimizer = build_model(task, keras), adagrad(keras.optimizers)
+            optimizer.build(model.trainable_variables)
+        self._loop = Loop(
+            strategy, _loop_step(strategy, model, optimizer, keras.losses.BinaryCrossentropy(reduction="none")), task
+        )
+
+    def train(self, steps: int, meter: Meter) -> None:
+        self._loop(steps, meter)
+
+
 class Local(Contender):
     """Plain Keras 3 in one process, with no strategy."""
 
@@ -122,22 +143,16 @@ class StockLoop(Contender):
 
     def __init__(self, task: CtrTask, num_ps: int, num_workers: int) -> None:
         super().__init__(task, num_ps, num_workers)
-        import tensorflow as tf
         import tf_keras
 
         strategy = stock_strategy(self.cluster)
-        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
         with strategy.scope():
             model, optimizer = build_model(task, tf_keras), adagrad(tf_keras.optimizers.legacy)
-        self._step = _stock_step(strategy, model, optimizer, tf_keras.losses.BinaryCrossentropy(reduction="none"))
-        self._batches = iter(self._coordinator.create_per_worker_dataset(lambda: dataset(task)))
+        loss_of = tf_keras.losses.BinaryCrossentropy(reduction="none")
+        self._loop = Loop(strategy, _loop_step(strategy, model, optimizer, loss_of), task)
 
     def train(self, steps: int, meter: Meter) -> None:
-        meter.start()
-        for _ in range(steps):
-            self._coordinator.schedule(self._step, args=(self._batches,))
-        self._coordinator.join()
-        meter.stop()
+        self._loop(steps, meter)
 
 
 CONTENDERS: dict[str, type[Contender]] = {
@@ -145,6 +160,7 @@ CONTENDERS: dict[str, type[Contender]] = {
     "stock-fit": StockFit,
     "stock-fit-legacy": StockFitLegacy,
     "stock-loop": StockLoop,
+    "own-loop": OwnLoop,
     "local": Local,
 }
 
@@ -179,7 +195,24 @@ class Fit:
         self._model.fit(self._data, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[timer])
 
 
-def _stock_step(strategy: Any, model: Any, optimizer: Any, loss_of: Any) -> Any:
+class Loop:
+    """Schedules a step as often as asked on TensorFlow's ClusterCoordinator, whatever the strategy."""
+
+    def __init__(self, strategy: Any, step: Any, task: CtrTask) -> None:
+        import tensorflow as tf
+
+        self._coordinator, self._step = tf.distribute.coordinator.ClusterCoordinator(strategy), step
+        self._batches = iter(self._coordinator.create_per_worker_dataset(lambda: dataset(task)))
+
+    def __call__(self, steps: int, meter: Meter) -> None:
+        meter.start()
+        for _ in range(steps):
+            self._coordinator.schedule(self._step, args=(self._batches,))
+        self._coordinator.join()
+        meter.stop()
+
+
+def _loop_step(strategy: Any, model: Any, optimizer: Any, loss_of: Any) -> Any:
     import tensorflow as tf
 
     def train(batch: Any) -> None:
@@ -187,7 +220,7 @@ def _stock_step(strategy: Any, model: Any, optimizer: Any, loss_of: Any) -> Any:
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(loss_of(labels, model(inputs, training=True)))
         variables = model.trainable_variables
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        optimizer.apply_gradients(list(zip(tape.gradient(loss, variables), variables, strict=True)))
 
     @tf.function
     def step(batches: Any) -> None:

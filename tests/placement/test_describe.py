@@ -78,7 +78,6 @@ def test_a_table_of_ten_billion_rows_takes_no_memory():
         ("ftrl", 2),
         ("lion", 1),
     ],
-    ids=str,
 )
 def test_slots_are_the_optimizers_own(optimizer, slots):
     specs = describe(lambda: functional(optimizer=optimizer() if callable(optimizer) else optimizer))

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import json, os, signal, keras, numpy as np, tensorflow as tf, tfps
 
-ROWS, BATCHES, SIZE = 300, 400, 8
+ROWS, BATCHES, SIZE = 300, 120, 8
 
 class Gradient(keras.losses.Loss):
     # Its gradient does not depend on the weights: -1 for every element, or that divided by the examples.
@@ -62,13 +62,17 @@ for victim, (mode, (optimizer, mean)) in enumerate(MODES.items(), start=1):
         "examples": history.history["examples"],
         "iterations": int(model.optimizer.iterations),
         "table": model.get_weights()[0][:, 0].tolist(),
-        "evaluated": model.evaluate(data, verbose=0, return_dict=True)["examples"],
-        "predicted": len(model.predict(ids[:50], verbose=0)),
     }
+    if mode == "async":  # the others do it alike
+        found["evaluated"] = model.evaluate(data, verbose=0, return_dict=True)["examples"]
+        found["predicted"] = len(model.predict(ids[:50], verbose=0))
     print(json.dumps(found), flush=True)
     model.train_on_batch(ids[:SIZE], np.zeros((SIZE, 2, 4), "float32"))
 strategy.close()
 """
+
+
+pytestmark = pytest.mark.xdist_group("losses")  # so that the cluster of the fixture is started once
 
 
 @pytest.fixture(scope="module")
@@ -84,24 +88,27 @@ def found():
     return {result.pop("mode"): result for result in results}
 
 
-def seen(rows=300, batches=400, size=8):
+def seen(rows=300, batches=120, size=8):
     ids = np.random.default_rng(0).integers(0, rows, (batches * size, 2))
     return np.bincount(ids.reshape(-1), minlength=rows)
 
 
 @pytest.mark.parametrize("mode", ["async", "geo", "overlap"])
 def test_each_update_counts_once(found, mode):
-    assert found[mode]["iterations"] == 3 * 400
+    assert found[mode]["iterations"] == 3 * 120
     np.testing.assert_array_equal(found[mode]["table"], 3 * seen())
 
 
 def test_each_global_step_is_of_as_many_batches_as_before(found):
     """Of five workers one died with each mode, so one is left at the end; a step still takes five batches."""
-    assert found["sync"]["iterations"] == 3 * 80
+    assert found["sync"]["iterations"] == 3 * 24
     np.testing.assert_allclose(found["sync"]["table"], 3 * seen() / 5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["async", "geo", "overlap", "sync"])
 def test_an_epoch_is_still_an_epoch(found, mode):
-    assert found[mode]["examples"] == [3200, 3200, 3200]
-    assert found[mode]["evaluated"] == 3200 and found[mode]["predicted"] == 50
+    assert found[mode]["examples"] == [960, 960, 960]
+
+
+def test_the_others_evaluate_and_predict(found):
+    assert found["async"]["evaluated"] == 960 and found["async"]["predicted"] == 50

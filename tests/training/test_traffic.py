@@ -58,6 +58,7 @@ def bytes_a_step(model, steps=64):
     return min(counts)
 
 
+@pytest.mark.alone
 def test_bytes_depend_on_the_batch_and_not_on_the_table(strategy, quiet):
     small, large = (bytes_a_step(model_of(strategy, rows)) for rows in (10_001, 1_000_001))
     assert large == pytest.approx(small, rel=0.15)
@@ -123,6 +124,7 @@ def forget_peak():
         pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
+@pytest.mark.alone
 def test_a_table_is_made_and_trained_without_passing_through_the_chief(strategy):
     rows = 10_000_000  # 640 MB; SGD keeps no slots beside them
     model_of(strategy, 1000).fit(batches().map(lambda ids, y: (ids % 1000, y)), steps_per_epoch=4, verbose=0)

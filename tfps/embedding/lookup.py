@@ -41,12 +41,6 @@ class Group:
     places: tuple[Any, ...]
     table_places: tuple[Any, ...]
 
-    def in_answer_order(self, rows: Sequence[Any]) -> Any:
-        """Rows of the tallies, one [m_t, dim] a table, as one matrix in the order of the answer, [M, dim]."""
-        if len(rows) == 1:
-            return rows[0]
-        return tf.gather(tf.concat(rows, 0), tf.math.invert_permutation(self.routed.table_order))
-
     def pieces(self, server: int) -> list[tuple[Any, int]]:
         """The (table, shard) that a server holds, in the order of its requests; empty where it holds none."""
         if server >= self.routes.num_servers:
@@ -247,9 +241,9 @@ def expand(found: Found) -> Any:
         return tf.gather(group.answer, group.places[index])
 
     def backward(upstream: Any) -> Any:
-        upstream, places = tf.cast(upstream, tf.float32), group.table_places[index]
-        summed = segment_sum_rows([upstream], [places], tf.size(found.tally, tf.int64))
-        return table_gradient(current, found, summed)
+        upstream = tf.cast(upstream, tf.float32)
+        summed = segment_sum_rows([upstream], [group.table_places[index]], tf.size(found.tally, tf.int64))
+        return table_gradient(current, found, summed, (upstream, group.places[index]))
 
     @tf.custom_gradient
     def with_gradient(_: Any) -> Any:
@@ -267,17 +261,43 @@ def watching(found: Found) -> step.Step | None:
     return current
 
 
-def table_gradient(current: step.Step, found: Found, summed: Any) -> Any:
+def table_gradient(current: step.Step, found: Found, summed: Any, unsummed: tuple[Any, Any] | None = None) -> Any:
     """The sums of a table's unique ids, [m_t, dim], as the tape gets them; noted for the push of the step."""
     table = found.table
-    current.gradients.append(TableGradient(table, found.group, summed))
+    current.gradients.append(TableGradient(table, found.group, summed, unsummed))
     return tf.IndexedSlices(summed, found.tally, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TableGradient:
-    """What the backward pass of one lookup gave: the sums of a table's unique ids in a group, [m_t, dim]."""
+    """What the backward pass of one lookup gave.
+
+    Args:
+        table: the table.
+        group: what was asked with it.
+        values: the sums of the table's unique ids, [m_t, dim].
+        unsummed: what they are the sums of, where that is known: the gradient of each place, and its row of the
+            group's answer. One sum over all tables of a group costs less than one for each; those are then not made.
+    """
 
     table: Any
     group: Group
     values: Any
+    unsummed: tuple[Any, Any] | None = None
+
+
+def in_answer_order(gradients: Sequence[TableGradient]) -> Any:
+    """The sums of all unique ids of a group, [M, dim], in the order of its answer.
+
+    Args:
+        gradients: of the group's tables, in their order.
+    """
+    group = gradients[0].group
+    unsummed = [gradient.unsummed for gradient in gradients if gradient.unsummed is not None]
+    if len(unsummed) == len(gradients):
+        places = [rows for _, rows in unsummed]
+        return segment_sum_rows([values for values, _ in unsummed], places, tf.size(group.routed.unique_ids, tf.int64))
+    if len(gradients) == 1:
+        return gradients[0].values
+    order = tf.math.invert_permutation(group.routed.table_order)
+    return tf.gather(tf.concat([gradient.values for gradient in gradients], 0), order)

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import Group, TableGradient, joined, parted, routes_of, sent_as_one
+from tfps.embedding.lookup import Group, TableGradient, in_answer_order, joined, parted, routes_of, sent_as_one
 from tfps.embedding.once import LANES, Stamp
 from tfps.ops.apply_rows import apply_rows, pack_update
 from tfps.ops.route_unique import route_unique
@@ -137,11 +137,11 @@ def routed(tables: Sequence[Any], gradients: Sequence[Any], known: Sequence[Tabl
         gradients: a `tf.IndexedSlices` a table; ids may repeat.
         known: what the lookups of this step gave as gradients, as for `push`.
     """
-    group = _unchanged(tables, gradients, known)
-    if group is not None:
-        by_table = {id(table): gradient for table, gradient in zip(tables, gradients, strict=True)}
+    unchanged = _unchanged(gradients, known)
+    if unchanged:
+        group = unchanged[0].group
         tables, routes, ids = group.tables, group.routes, group.routed
-        summed = group.in_answer_order([by_table[id(table)].values for table in tables])
+        summed = in_answer_order(unchanged)
     else:
         routes = routes_of(tables)
         ids = route_unique(routes, [gradient.indices for gradient in gradients])
@@ -171,14 +171,18 @@ def _variables(update: RowUpdate, shard: int) -> list[Any]:
     return [table.shards[shard] for table in (update.table, *update.slots)]
 
 
-def _unchanged(tables: Sequence[Any], gradients: Sequence[Any], known: Sequence[TableGradient]) -> Group | None:
-    """The group whose gradients these are: all of its tables, each looked up once, and nothing changed since."""
+def _unchanged(gradients: Sequence[Any], known: Sequence[TableGradient]) -> list[TableGradient]:
+    """Where they come from, in the order of the tables of a group: all of these, each looked up once, nothing changed.
+
+    Empty where that is not so.
+    """
     given = {id(gradient.values): gradient for gradient in known}
     sources = [given.get(id(gradient.values)) for gradient in gradients]
     group = sources[0].group if sources[0] is not None else None
-    if group is None or len(group.tables) != len(tables):
-        return None
-    return group if all(source is not None and source.group is group for source in sources) else None
+    by_table = {id(source.table): source for source in sources if source is not None and source.group is group}
+    if group is None or len(by_table) != len(gradients) or len(gradients) != len(group.tables):
+        return []
+    return [by_table[id(table)] for table in group.tables]
 
 
 def _sent(orders: Sequence[_Order], stamp: Stamp | None) -> list[Any]:
