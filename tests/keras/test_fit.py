@@ -1,6 +1,8 @@
 """Stock Keras training under the strategy: what goes in, what is counted, what callbacks see."""
 
+import gc
 import time
+import weakref
 
 import keras
 import numpy as np
@@ -76,6 +78,25 @@ def test_an_epoch_trains_each_example_once(counter, kind):
     np.testing.assert_array_equal(counter.get_weights()[0], np.full((ROWS, 4), 2.0))
     assert int(counter.optimizer.iterations) == 2 * steps
     assert len(history.history["loss"]) == 2
+
+
+def test_a_dataset_is_sent_to_the_workers_once(counter, monkeypatch):
+    from tfps.strategy import inputs
+
+    sent, share_of = [], inputs.share_of
+    monkeypatch.setattr(inputs, "share_of", lambda *share: sent.append(share[1:]) or share_of(*share))
+    dataset = pairs().shuffle(ROWS, seed=3).batch(7)
+    for _ in range(3):
+        counter.fit(dataset, verbose=0)
+    assert sorted(sent) == [(2, 0), (2, 1)]
+    np.testing.assert_array_equal(counter.get_weights()[0], np.full((ROWS, 4), 3.0))
+    counter.fit(dataset.take(9), verbose=0)  # another dataset
+    assert len(sent) == 4
+    kept = weakref.ref(getattr(dataset, inputs._KEPT)[1])
+    del dataset
+    counter.fit(pairs().batch(7), verbose=0)
+    gc.collect()
+    assert kept() is None
 
 
 def test_an_input_smaller_than_the_workers(counter):

@@ -5,6 +5,8 @@ there. Where that cannot be (Python generators, `keras.utils.PyDataset`, resourc
 memory) the chief iterates and feeds batches to whichever worker is free.
 """
 
+import functools
+import weakref
 from typing import Any
 
 import tensorflow as tf
@@ -16,6 +18,50 @@ from tfps.strategy.shipping import share_of, shippable_graph, without_devices
 _PREFETCH = 4
 """Batches a worker reads ahead."""
 
+_MAX_KEPT_BYTES = 256 << 20
+"""A dataset of up to so many bytes, data in memory included, stays with the workers for the next `fit`."""
+
+_KEPT = "_tfps_shares"
+
+
+class Shares:
+    """What the workers have of a dataset: each the graph of its share, sent when it is first asked for.
+
+    Args:
+        dataset: of batches.
+        devices: of the workers.
+
+    Attributes:
+        devices: of the workers.
+        element_spec: of one batch.
+        graph: of the dataset; None where it cannot leave the chief.
+        epochs: how often an iterator over it was begun on the workers.
+    """
+
+    def __init__(self, dataset: Any, devices: list[str]) -> None:
+        self.devices = devices
+        self.element_spec = dataset.element_spec
+        self.graph = shippable_graph(dataset)
+        self.epochs = 0
+        self._sent: dict[int, Any] = {}
+
+    def on_its_worker(self, share: int) -> Any:
+        """One worker's share, as a tensor on that worker; made at the first call."""
+        if share not in self._sent:
+            with tf.device(self.devices[share]):
+                graph = tf.constant(share_of(self.graph, len(self.devices), share))
+                self._sent[share] = _read_ahead(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
+        return self._sent[share]
+
+    def rest_on(self, share: int, device: str, taken: int) -> Any:
+        """The same on a device of another worker, without the batches that were taken of it."""
+        with tf.device(device):
+            graph = tf.constant(share_of(self.graph, len(self.devices), share))
+            whole = tf.raw_ops.DatasetFromGraph(graph_def=graph)
+            kinds = _kinds(self.element_spec)
+            rest = tf.raw_ops.SkipDataset(input_dataset=whole, count=tf.constant(taken, tf.int64), **kinds)
+            return _read_ahead(rest, self.element_spec)
+
 
 class WorkerInput:
     """A dataset of batches for all workers; iterate over it to start an epoch.
@@ -23,21 +69,32 @@ class WorkerInput:
     Args:
         dataset: of batches.
         devices: of the workers.
+        owner: whose workers they are. Where it has had this very dataset before, the workers have it still.
 
     Attributes:
         steps_per_epoch: batches an epoch takes; None for all there are.
         num_batches: batches there are, where that is known.
-        epochs: how often it was begun on the workers.
     """
 
-    def __init__(self, dataset: Any, devices: list[str]) -> None:
+    def __init__(self, dataset: Any, devices: list[str], owner: Any = None) -> None:
         self.dataset = dataset
         self.devices = devices
         self.steps_per_epoch: int | None = None
         self.num_batches: int | None = None
-        self._graph = shippable_graph(dataset)
-        self._shipped: dict[int, Any] = {}
-        self.epochs = 0
+        self._owner = owner
+
+    @functools.cached_property
+    def shares(self) -> Shares:
+        """What the workers have of it."""
+        kept: Shares | None
+        owner, kept = getattr(self.dataset, _KEPT, (lambda: None, None))
+        if kept is not None and owner() is self._owner and kept.devices == self.devices:
+            return kept
+        shares = Shares(self.dataset, self.devices)
+        if self._owner is not None and shares.graph is not None and shares.graph.ByteSize() <= _MAX_KEPT_BYTES:
+            # With the dataset, so that it goes when that does.
+            setattr(self.dataset, _KEPT, (weakref.ref(self._owner), shares))
+        return shares
 
     @property
     def element_spec(self) -> Any:
@@ -47,28 +104,11 @@ class WorkerInput:
     @property
     def fed(self) -> bool:
         """Whether the chief iterates."""
-        return self._graph is None
+        return self.shares.graph is None
 
     def __iter__(self) -> "Epoch":
         """Starts an epoch."""
         return Epoch(self)
-
-    def share_on(self, share: int) -> Any:
-        """One worker's share of the dataset, as a tensor on that worker; made at the first call."""
-        if share not in self._shipped:
-            with tf.device(self.devices[share]):
-                graph = tf.constant(share_of(self._graph, len(self.devices), share))
-                self._shipped[share] = _read_ahead(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
-        return self._shipped[share]
-
-    def rest_on(self, share: int, device: str, taken: int) -> Any:
-        """The same on a device of another worker, without the batches that were taken of it."""
-        with tf.device(device):
-            graph = tf.constant(share_of(self._graph, len(self.devices), share))
-            whole = tf.raw_ops.DatasetFromGraph(graph_def=graph)
-            kinds = _kinds(self.element_spec)
-            rest = tf.raw_ops.SkipDataset(input_dataset=whole, count=tf.constant(taken, tf.int64), **kinds)
-            return _read_ahead(rest, self.element_spec)
 
 
 class Epoch:
@@ -106,9 +146,10 @@ class Epoch:
         device, turns = self.source.devices[host], 1
         with tf.device(device):
             if host == share and share not in self.hosts:
-                dataset = self.source.share_on(share)
+                dataset = self.source.shares.on_its_worker(share)
             else:
-                dataset, turns = self.source.rest_on(share, device, self.taken[share]), self.source.epochs
+                shares = self.source.shares
+                dataset, turns = shares.rest_on(share, device, self.taken[share]), shares.epochs
             iterator = iterator_handle(name, self.source.element_spec)
             for _ in range(turns):  # a shuffle draws new numbers for each epoch, and has to come to those of this one
                 tf.raw_ops.MakeIterator(dataset=dataset, iterator=iterator)

@@ -169,7 +169,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     def share_batches(self, dataset: Any) -> WorkerInput:
         """Shares a dataset of batches between the workers: each batch goes to one of them."""
-        return WorkerInput(dataset, self.worker_devices)
+        return WorkerInput(dataset, self.worker_devices, owner=self)
 
     @property
     def plan(self) -> Plan:
