@@ -25,7 +25,7 @@ def model_of(strategy, optimizer, seed=7):
     with strategy.scope() if strategy else contextlib.nullcontext():
         inputs = keras.Input((3,), dtype="int64")
         wide, narrow = keras.layers.Embedding(ROWS, 4), keras.layers.Embedding(ROWS, 1)
-        rows = [keras.layers.Flatten()(wide(inputs)), wide(inputs[:, 2]), narrow(inputs[:, 1])]
+        rows = [wide(inputs[:, 0]), wide(inputs[:, 2]), narrow(inputs[:, 1])]
         hidden = keras.layers.Dense(8, activation="tanh")(keras.layers.Concatenate()(rows))
         model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
         model.compile(optimizer=optimizer, loss="mse", metrics=["mae"])
