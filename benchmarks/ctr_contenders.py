@@ -2,6 +2,7 @@
 
 import abc
 import os
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.crossings import crossings
@@ -89,9 +90,8 @@ class OwnLoop(Contender):
         with strategy.scope():
             model, optimizer = build_model(task, keras), adagrad(keras.optimizers)
             optimizer.build(model.trainable_variables)
-        self._loop = Loop(
-            strategy, _loop_step(strategy, model, optimizer, keras.losses.BinaryCrossentropy(reduction="none")), task
-        )
+        step = _loop_step(strategy, model, optimizer, keras.losses.BinaryCrossentropy(reduction="none"))
+        self._loop = Loop(strategy, step, lambda: dataset(task))
 
     def train(self, steps: int, meter: Meter) -> None:
         self._loop(steps, meter)
@@ -149,7 +149,7 @@ class StockLoop(Contender):
         with strategy.scope():
             model, optimizer = build_model(task, tf_keras), adagrad(tf_keras.optimizers.legacy)
         loss_of = tf_keras.losses.BinaryCrossentropy(reduction="none")
-        self._loop = Loop(strategy, _loop_step(strategy, model, optimizer, loss_of), task)
+        self._loop = Loop(strategy, _loop_step(strategy, model, optimizer, loss_of), lambda: dataset(task))
 
     def train(self, steps: int, meter: Meter) -> None:
         self._loop(steps, meter)
@@ -198,11 +198,11 @@ class Fit:
 class Loop:
     """Schedules a step as often as asked on TensorFlow's ClusterCoordinator, whatever the strategy."""
 
-    def __init__(self, strategy: Any, step: Any, task: CtrTask) -> None:
+    def __init__(self, strategy: Any, step: Any, make_dataset: Callable[[], Any]) -> None:
         import tensorflow as tf
 
         self._coordinator, self._step = tf.distribute.coordinator.ClusterCoordinator(strategy), step
-        self._batches = iter(self._coordinator.create_per_worker_dataset(lambda: dataset(task)))
+        self._batches = iter(self._coordinator.create_per_worker_dataset(make_dataset))
 
     def __call__(self, steps: int, meter: Meter) -> None:
         meter.start()

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from benchmarks.ctr_contenders import Contender, Fit, stock_strategy
+from benchmarks.ctr_contenders import Contender, Fit, Loop, stock_strategy
 from benchmarks.meter import Meter
 from benchmarks.w2v_task import LEARNING_RATE, W2vTask, dataset, pairs_of_a_text, text
 
@@ -55,7 +55,6 @@ class StockLoop(Contender):
         import tf_keras
 
         strategy = stock_strategy(self.cluster)
-        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
         small = tf.random_uniform_initializer(-0.5 / task.dim, 0.5 / task.dim)
         with strategy.scope():
             tables = [
@@ -63,15 +62,11 @@ class StockLoop(Contender):
                 for name, start in (("centers", small), ("contexts", tf.zeros_initializer()))
             ]
             optimizer = tf_keras.optimizers.legacy.SGD(LEARNING_RATE)  # it touches only the batch's rows
-        self._step = _stock_step(strategy, tables, optimizer)
-        self._batches = iter(self._coordinator.create_per_worker_dataset(lambda: dataset(task, with_negatives=True)))
+        step = _stock_step(strategy, tables, optimizer)
+        self._loop = Loop(strategy, step, lambda: dataset(task, with_negatives=True))
 
     def train(self, steps: int, meter: Meter) -> float:
-        meter.start()
-        for _ in range(steps):
-            self._coordinator.schedule(self._step, args=(self._batches,))
-        self._coordinator.join()
-        meter.stop()
+        self._loop(steps, meter)
         return steps * self.task.batch
 
 
