@@ -10,6 +10,9 @@ import numpy as np
 
 import tfps
 from benchmarks.convergence_tasks import Task
+from tfps.training import stream
+
+_CLOSURES_AN_EPOCH = stream.CLOSURES_AN_EPOCH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +63,12 @@ class Run:
         self._twin = task.build()
         if strategy is not None:
             strategy.dense_exchange_every = mode.exchange_every or max(1, 32 // workers)
+        # Where it is given, so short an epoch is not to be cut finer.
+        stream.CLOSURES_AN_EPOCH = 1 if mode.exchange_every else _CLOSURES_AN_EPOCH
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self._model = task.build()
             self._model.compile(mode.optimizer(task.optimizer()), loss=task.loss)
-        self._size = task.batch * (workers if mode.name == "joined" else 1)
-        self._model.fit(task.batches(0, self._size).take(2 * workers), verbose=0)  # traces
+        self._model.fit(self._epoch(0).take(2 * workers), verbose=0)  # traces
         inner = task.optimizer()
         inner.build(self._twin.trainable_variables)
         self._first_slots = [float(np.max(variable)) for variable in inner.variables[2:]]
@@ -72,18 +76,23 @@ class Run:
     def train(self, seed: int) -> dict[str, Any]:
         """Trains from first values of this seed; returns the figures after each epoch."""
         self._reset(seed)
-        epochs, steps = self._task.epochs, self._task.steps * self._task.batch // self._size
+        epochs, examples = self._task.epochs, self._task.steps * self._task.batch
         curve, seconds = [], 0.0
         for epoch in range(epochs):
             begun = time.monotonic()
-            self._model.fit(self._task.batches(seed * epochs + epoch, self._size).take(steps), verbose=0)
+            self._model.fit(self._epoch(seed * epochs + epoch), verbose=0)
             seconds += time.monotonic() - begun
             self._twin.set_weights(self._model.get_weights())
             figures = {name: round(value, 5) for name, value in self._task.judge(self._twin).items()}
-            curve.append({"examples": (epoch + 1) * steps * self._size, "seconds": round(seconds, 2)} | figures)
+            curve.append({"examples": (epoch + 1) * examples, "seconds": round(seconds, 2)} | figures)
         return {"task": self._task.name, **dataclasses.asdict(self._mode), "workers": self._workers, "seed": seed} | {
             "curve": curve
         }
+
+    def _epoch(self, seed: int) -> Any:
+        """The batches of one epoch; "joined" has the same examples in batches as large as those of all workers."""
+        batches = self._task.batches(seed, self._task.batch).take(self._task.steps)
+        return batches.unbatch().batch(self._task.batch * self._workers) if self._mode.name == "joined" else batches
 
     def _reset(self, seed: int) -> None:
         keras.utils.set_random_seed(seed)

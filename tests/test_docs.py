@@ -170,12 +170,12 @@ def test_numbers_are_those_of_the_code(strategy):
     from tfps.keras.variables import _TABLE_ROWS
     from tfps.training.exchange import _KEY_STEP
     from tfps.training.pace import UNSEEN
-    from tfps.training.stream import _CLOSURES_AN_EPOCH
+    from tfps.training.stream import CLOSURES_AN_EPOCH
 
     between = strategy.dense_exchange_every * strategy.num_workers
     assert f"which is {between} divided by the workers" in text_of("docs/optimizers.md")
     assert f"at most {between} steps between two exchanges" in text_of("README.md")
-    assert f"at least {_CLOSURES_AN_EPOCH} closures" in text_of("docs/architecture.md")
+    assert f"at least {CLOSURES_AN_EPOCH} closures" in text_of("docs/architecture.md")
     assert f"`strategy.closure_timeout_s` ({strategy.closure_timeout_s:.0f} s)" in text_of("docs/architecture.md")
     assert f"from step `{UNSEEN} * n` on" in text_of("docs/optimizers.md").replace("\n", " ")
     assert f"n * {_KEY_STEP:,}" in text_of("docs/optimizers.md")

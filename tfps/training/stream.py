@@ -22,7 +22,7 @@ from tfps.training.pace import Length, of_few_lengths, pace
 _IN_FLIGHT = 2
 """Closures a worker has: one runs, the next waits for it, so that a worker is never idle for a round trip."""
 
-_CLOSURES_AN_EPOCH = 8
+CLOSURES_AN_EPOCH = 8
 """Closures a worker's epoch is cut into at least, so that workers of a short one exchange what they learn."""
 
 
@@ -99,7 +99,7 @@ class Stream(abc.ABC):
         self._calls = Calls(runner.pool, f"closures of up to {runner.most} steps", runner.timeout_s)
         self._busy = [0] * len(runner.pool.devices)
         self._to_repeat: list[list[Flight]] = [[] for _ in self._busy]
-        parts = len(self._busy) * (1 if runner.windows else _CLOSURES_AN_EPOCH)
+        parts = len(self._busy) * (1 if runner.windows else CLOSURES_AN_EPOCH)
         batches = epoch.source.num_batches
         self._closure_steps = min(runner.most, -(-batches // parts)) if batches else runner.most
 
