@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 
@@ -38,6 +39,40 @@ def test_coordinator_loop_counts_every_step(strategy):
     np.testing.assert_array_equal(table.get_weights()[0], np.full((20, 4), 30.0))
     assert float(model.layers[-1].bias.numpy()[0]) == 30.0
     assert float(mean.result()) == 1.0 and float(mean.variables[1].numpy()) == 150.0
+
+
+def test_all_tables_of_a_step_share_a_request(strategy):
+    with strategy.scope():
+        tables = [keras.layers.Embedding(20, 4, embeddings_initializer="zeros") for _ in range(3)]
+        inputs = keras.Input((), dtype="int64")
+        model = keras.Model(inputs, keras.layers.Add()([table(inputs) for table in tables]))
+        optimizer = keras.optimizers.SGD(1.0)
+        optimizer.build(model.trainable_variables)
+    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    data = coordinator.create_per_worker_dataset(lambda: tf.data.Dataset.from_tensors(tf.range(20)).repeat())
+
+    @tf.function
+    def step(iterator):
+        def replica(ids):
+            with tf.GradientTape() as tape:
+                loss = -tf.reduce_sum(model(ids))
+            optimizer.apply_gradients(zip(tape.gradient(loss, model.variables), model.variables, strict=True))
+            return loss
+
+        return strategy.run(replica, args=(next(iterator),))
+
+    iterator = iter(data)
+    for _ in range(5):
+        coordinator.schedule(step, args=(iterator,))
+    coordinator.join()
+    for weights in model.get_weights():
+        np.testing.assert_array_equal(weights, np.full((20, 4), 5.0))
+    nodes = step._list_all_concrete_functions()[0].graph.as_graph_def().node
+    gathers = [node.device for node in nodes if node.op == "TfpsGatherRows"]
+    if not gathers:
+        pytest.skip("the ops are not built: TensorFlow's own send more")
+    assert len(gathers) == len(set(gathers)) == strategy.num_servers
+    assert all("/job:ps/" in device for device in gathers)
 
 
 def test_plain_variables_are_placed_by_load(strategy):

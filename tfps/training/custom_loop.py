@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import tensorflow as tf
+
 from tfps import step
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.exchange import Exchange
-from tfps.training.hoisting import DirectLookups
+from tfps.training.hoisting import DirectLookups, Recording
 
 
 def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,9 +20,22 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Any])
     def stepped(*args: Any, **kwargs: Any) -> Any:
         exchange = Exchange(strategy.dense_variables)
         exchange.pull()
-        with step.tracing(step.Step(DirectLookups(), exchange.copies)):
-            result = function(*args, **kwargs)
+
+        def run(lookups: Any, given: Any) -> Any:
+            with step.tracing(step.Step(lookups, exchange.copies)):
+                return function(*given[0], **given[1])
+
+        given = args, kwargs
+        result = run(_lookups(run, given), given)
         exchange.push()
         return result
 
     return stepped
+
+
+def _lookups(run: Callable[[Any, Any], Any], given: Any) -> DirectLookups:
+    """Asks for the rows of all lookups at once, as far as their ids follow from tensors that the step is given."""
+    leaves = tf.nest.flatten(given, expand_composites=True)
+    if tf.executing_eagerly() or not all(isinstance(leaf, tf.Tensor) for leaf in leaves):
+        return DirectLookups()
+    return Recording(run, given).lookups(given)
