@@ -6,6 +6,16 @@ import pytest
 import tensorflow as tf
 
 
+def schedule(strategy, step, times):
+    """Runs a step so often on whichever worker is free, each time on the ids of all 20 rows."""
+    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    data = coordinator.create_per_worker_dataset(lambda: tf.data.Dataset.from_tensors(tf.range(20)).repeat())
+    iterator = iter(data)
+    for _ in range(times):
+        coordinator.schedule(step, args=(iterator,))
+    coordinator.join()
+
+
 def test_coordinator_loop_counts_every_step(strategy):
     with strategy.scope():
         table = keras.layers.Embedding(20, 4, embeddings_initializer="zeros")
@@ -15,8 +25,6 @@ def test_coordinator_loop_counts_every_step(strategy):
         optimizer = keras.optimizers.SGD(1.0)
         optimizer.build(model.trainable_variables)
         mean = keras.metrics.Mean()
-    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
-    data = coordinator.create_per_worker_dataset(lambda: tf.data.Dataset.from_tensors(tf.range(20)).repeat())
 
     @tf.function
     def step(iterator):
@@ -31,10 +39,7 @@ def test_coordinator_loop_counts_every_step(strategy):
 
         return strategy.run(replica, args=(next(iterator),))
 
-    iterator = iter(data)
-    for _ in range(30):
-        coordinator.schedule(step, args=(iterator,))
-    coordinator.join()
+    schedule(strategy, step, 30)
     assert int(optimizer.iterations) == 30
     np.testing.assert_array_equal(table.get_weights()[0], np.full((20, 4), 30.0))
     assert float(model.layers[-1].bias.numpy()[0]) == 30.0
@@ -48,8 +53,6 @@ def test_all_tables_of_a_step_share_a_request(strategy):
         model = keras.Model(inputs, keras.layers.Add()([table(inputs) for table in tables]))
         optimizer = keras.optimizers.SGD(1.0)
         optimizer.build(model.trainable_variables)
-    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
-    data = coordinator.create_per_worker_dataset(lambda: tf.data.Dataset.from_tensors(tf.range(20)).repeat())
 
     @tf.function
     def step(iterator):
@@ -61,10 +64,7 @@ def test_all_tables_of_a_step_share_a_request(strategy):
 
         return strategy.run(replica, args=(next(iterator),))
 
-    iterator = iter(data)
-    for _ in range(5):
-        coordinator.schedule(step, args=(iterator,))
-    coordinator.join()
+    schedule(strategy, step, 5)
     for weights in model.get_weights():
         np.testing.assert_array_equal(weights, np.full((20, 4), 5.0))
     nodes = step._list_all_concrete_functions()[0].graph.as_graph_def().node

@@ -6,7 +6,7 @@ those of its rows that k has as well, and to the dense variables; (3) k is train
 of its own, and with one worker the result is that of one process; what others push it sees a window later than without
 overlap, so that a window is up to two windows behind the servers. The first pull and the last push of a closure wait.
 
-Memory: the rows and slots of two windows, and the batches of two.
+Memory: the rows and slots of two windows, the batches of two, and the deltas of the one before.
 """
 
 from collections.abc import Callable, Hashable
