@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tensorflow.core.framework.types_pb2 import DT_RESOURCE
+
 
 def crossings(model: Any) -> dict[str, float]:
     """Tensors that cross, either way, from the devices of the graph that `fit` traced.
@@ -10,15 +12,16 @@ def crossings(model: Any) -> dict[str, float]:
         model: a Keras model of our strategy that was fitted.
 
     Returns:
-        For all servers together: those of the loop over steps, once a step, and those around it, once a closure.
+        For all servers together: those of the loop over steps, for each step of a turn, and those around it, once a closure.
     """
     concrete, *_ = model.train_function._over_iterator.values()
     graph = concrete.graph.as_graph_def()
-    functions = [list(function.node_def) for function in graph.library.function]
-    body = max(functions, key=_gathers, default=[])
-    in_loop = body if _gathers(body) else []
+    bodies = [list(function.node_def) for function in graph.library.function]
+    bodies = sorted(filter(_gathers, bodies), key=_gathers) or [[]]
+    step, turn = bodies[0], bodies[-1]
+    steps = _gathers(turn) // max(1, _gathers(step))
     return {
-        "remote_tensors_per_step": len(_crossing(in_loop)),
+        "remote_tensors_per_step": len(_crossing(turn)) / max(1, steps),
         "remote_tensors_per_closure": len(_crossing(graph.node)),
     }
 
@@ -28,10 +31,11 @@ def _gathers(nodes: Any) -> int:
 
 
 def _crossing(nodes: Any) -> set[tuple[str, str, str]]:
-    """(tensor, its number, where it goes) of each edge between the worker and a server."""
-    where = {node.name: node.device if "/job:ps/" in node.device else "worker" for node in nodes}
+    """(tensor, its number, where it goes) of each edge between the worker and a server; handles stay where they are."""
+    values = [node for node in nodes if node.attr["dtype"].type != DT_RESOURCE]
+    where = {node.name: node.device if "/job:ps/" in node.device else "worker" for node in values}
     found = set()
-    for node in nodes:
+    for node in values:
         for source in node.input:
             name, *output = source.removeprefix("^").split(":")
             if not source.startswith("^") and name in where and where[name] != where[node.name]:

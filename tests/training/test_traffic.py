@@ -67,50 +67,99 @@ def test_bytes_depend_on_the_batch_and_not_on_the_table(strategy, quiet):
 
 
 def graphs(model):
-    """The nodes of the closure and of each function it calls: the body of the loop over steps is one of these."""
+    """The nodes of the closure and of each function it calls, among them the bodies of the loops over steps."""
     concrete, *_ = model.train_function._over_iterator.values()
     graph = concrete.graph.as_graph_def()
     return [list(graph.node), *(list(function.node_def) for function in graph.library.function)]
 
 
-@pytest.mark.parametrize("dims", [(16,), (16,) * 5, (16, 1, 16, 8)])
-def test_rows_are_read_and_updated_beside_them_once_a_step_and_server(strategy, dims):
+READS, WRITES = ("TfpsGatherRows", "ResourceGather"), ("TfpsApplyRows", "ResourceScatterNdAdd")
+DIMS = [(16,), (16,) * 5, (16, 1, 16, 8)]
+STEPS = (1, 4)
+"""Of the two loops: four steps a turn, and what is left."""
+
+
+@pytest.mark.parametrize("dims", DIMS)
+def test_rows_are_read_and_updated_beside_them_once_a_step_and_server(strategy, monkeypatch, dims):
+    monkeypatch.setattr(strategy, "prefetch_lookups", False)
     model = model_of(strategy, 20_000, dims)
     model.fit(batches(), steps_per_epoch=2, verbose=0)
-    reads, writes = ("TfpsGatherRows", "ResourceGather"), ("TfpsApplyRows", "ResourceScatterNdAdd")
-    for kind in (reads, writes):
+    for kind in (READS, WRITES):
         of_graphs = [[node.device for node in nodes if node.op in kind] for nodes in graphs(model)]
-        assert any(of_graphs) and all("/job:ps/" in place for places in of_graphs for place in places)
-        if any(node.op == kind[0] for nodes in graphs(model) for node in nodes):
-            # Reads of both servers are in the loop; each server's writes in the branch for a push it has not seen.
-            servers = 2 if kind is reads else 1
-            found = [places for places in of_graphs if places]
-            assert len(found) == 2 // servers
-            assert all(len(places) == servers * len(set(dims)) and len(set(places)) == servers for places in found)
+        found = sorted((places for places in of_graphs if places), key=len)
+        assert found and all("/job:ps/" in place for places in found for place in places)
+        if not any(node.op == kind[0] for nodes in graphs(model) for node in nodes):
+            continue
+        if kind is READS:  # both servers' in the loop
+            assert [len(places) for places in found] == [2 * len(set(dims)) * steps for steps in STEPS]
+            assert all(len(set(places)) == 2 for places in found)
+        else:  # each server's in the branch for a push that it has not seen
+            assert len(found) == 2 * sum(STEPS)
+            assert all(len(places) == len(set(dims)) and len(set(places)) == 1 for places in found)
 
 
-class Crossings:
-    """Tensors that go from the worker to a server or back in a step, from the devices of the loop's body."""
+def crossings(nodes):
+    """Tensors that go from the worker to a server or back, from the devices of a graph's nodes; no handles."""
+    values = [node for node in nodes if node.attr["dtype"].type != tf.resource.as_datatype_enum]
+    where = {node.name: node.device if "/job:ps/" in node.device else "worker" for node in values}
+    found = set()
+    for node in nodes:
+        for source in node.input:
+            name, *output = source.removeprefix("^").split(":")
+            if {name, node.name} <= where.keys() and where[name] != where[node.name] and not source.startswith("^"):
+                found.add((name, output[-1] if output else "0", where[node.name]))
+    return found
 
-    def __init__(self, model):
-        body = max(graphs(model), key=lambda nodes: sum(node.op == "TfpsGatherRows" for node in nodes))
-        where = {node.name: node.device if "/job:ps/" in node.device else "worker" for node in body}
-        self.tensors = set()
-        for node in body:
-            for source in node.input:
-                name, *output = source.removeprefix("^").split(":")
-                if name in where and where[name] != where[node.name] and not source.startswith("^"):
-                    self.tensors.add((name, output[-1] if output else "0", where[node.name]))
 
-
-@pytest.mark.parametrize("dims", [(16,), (16,) * 5, (16, 1, 16, 8)])
-def test_a_step_sends_one_request_and_one_push_and_gets_one_answer_a_server(strategy, dims):
+@pytest.mark.parametrize("prefetch", [False, True])
+@pytest.mark.parametrize("dims", DIMS)
+def test_a_step_sends_one_request_and_one_push_and_gets_one_answer_a_server(strategy, monkeypatch, dims, prefetch):
+    monkeypatch.setattr(strategy, "prefetch_lookups", prefetch)
     model = model_of(strategy, 20_000, dims)
     model.fit(batches(), steps_per_epoch=2, verbose=0)
-    if not any(node.op == "TfpsApplyRows" for nodes in graphs(model) for node in nodes):
+    closure, *functions = graphs(model)
+    if not any(node.op == "TfpsApplyRows" for nodes in functions for node in nodes):
         pytest.skip("the ops are not built: TensorFlow's own send more")
-    crossings = Crossings(model).tensors
-    assert len(crossings) == 3 * 2, crossings
+    loops = sorted((nodes for nodes in functions if any(node.op in READS for node in nodes)), key=len)
+    assert [len(crossings(nodes)) for nodes in loops] == [3 * 2 * steps for steps in STEPS]
+    # Dense variables of one server or both there and back, and the rows of the first batch where they come ahead.
+    assert len(crossings(closure)) - 2 * 2 * prefetch in (2, 4)
+
+
+def before(name, nodes):
+    """The names of all nodes that a node waits for."""
+    by_name, waiting, seen = {node.name: node for node in nodes}, [name], set()
+    while waiting:
+        name = waiting.pop()
+        if name in by_name and name not in seen:
+            seen.add(name)
+            waiting += [one.lstrip("^").split(":")[0] for one in by_name[name].input]
+    return seen - {name}
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_within_a_turn_servers_wait_for_pushes_and_workers_do_not(strategy, monkeypatch, prefetch):
+    monkeypatch.setattr(strategy, "prefetch_lookups", prefetch)
+    model = model_of(strategy, 20_000)
+    model.fit(batches(), steps_per_epoch=2, verbose=0)
+    turn = max(graphs(model), key=lambda nodes: sum(node.op in READS for node in nodes))
+    for server in ("/job:ps/replica:0/task:0", "/job:ps/replica:0/task:1"):
+        here = [node for node in turn if server in node.device]
+        reads = [node.name for node in here if node.op in READS]
+        pushes = {node.name for node in here if node.op in ("If", "StatelessIf")}
+        assert len(reads) == len(pushes) == 4
+        # Rows of a step have seen all pushes of the steps before it, or all but the last where they are asked for ahead.
+        assert sorted(len(pushes & before(read, turn)) for read in reads) == [0, 1, 2, 3]
+    # What a worker sends waits for rows, and for nothing else of a server: for no push.
+    nodes = {node.name: node for node in turn if "/job:ps/" not in node.device}
+    waiting, met = [name for name, _, to in crossings(turn) if to != "worker"], set()
+    while waiting:
+        name = waiting.pop()
+        if name not in met:
+            met.add(name)
+            waiting += [one.lstrip("^").split(":")[0] for one in nodes[name].input] if name in nodes else []
+    of_servers = [node.op for node in turn if node.name in met - nodes.keys()]
+    assert of_servers and set(of_servers) <= {"TfpsGatherRows", "ResourceGather"}, of_servers
 
 
 def peak_bytes():

@@ -5,6 +5,7 @@ the same stamps; a server that has seen a stamp lets what comes with it pass.
 """
 
 import dataclasses
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ import tensorflow as tf
 
 LANES = 4
 """Float32 lanes that a stamp takes in a message."""
+
+
+_HANDLES: weakref.WeakKeyDictionary[Any, dict[tuple[str, str], Any]] = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Ledger:
             operations: traces them; they return nothing that is used.
         """
         share, number = tf.unstack(tf.bitcast(tf.reshape(stamp, [2, 2]), tf.int64), num=2)
-        handle = self._handle()
+        handle = self._handle_in(number.graph, number.device)
         last = tf.gather(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.int64), share)
         with tf.control_dependencies([last]):
             noted = tf.raw_ops.ResourceScatterMax(resource=handle, indices=share, updates=number)
@@ -55,6 +59,14 @@ class Ledger:
 
     def _handle(self) -> Any:
         return tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[self.shares], shared_name=f"tfps_ledger_{self.name}")
+
+    def _handle_in(self, graph: Any, device: str) -> Any:
+        """One handle for each graph and device, so that the looks and notes of its pushes are made in their order."""
+        handles = _HANDLES.setdefault(graph, {})
+        if (self.name, device) not in handles:
+            with tf.control_dependencies(None), tf.device(device):
+                handles[self.name, device] = self._handle()
+        return handles[self.name, device]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ from tfps.training.drift import Drift
 from tfps.training.first_steps import FirstSteps
 from tfps.training.order import LENGTH, Order
 from tfps.training.overlapped import WINDOWS
+from tfps.training.spans import SPANS
 from tfps.training.pace import LONGEST, Length
 from tfps.training.stream import Runner, Stream
 from tfps.training.streams import stream
@@ -174,7 +175,7 @@ class StepFunction:
             windows=self._mode is not None,
             trained=0 if self._mode is None else int(self._model.optimizer.iterations),
             length=self._length,
-            windows_each=WINDOWS if self._overlaps else 1,
+            windows_each=self._parts,
         )
 
     @property
@@ -183,7 +184,16 @@ class StepFunction:
 
     @property
     def _overlaps(self) -> bool:
-        return self._mode is not None and self._mode.overlap
+        if self._mode is not None:
+            return bool(self._mode.overlap)
+        return self._updates and self._sync is None and self._strategy.overlap_dense_exchange
+
+    @property
+    def _parts(self) -> int:
+        """Windows or spans of a closure over an iterator."""
+        if not self._overlaps:
+            return 1
+        return SPANS if self._mode is None else WINDOWS
 
     @property
     def _closure_steps(self) -> int:
@@ -252,6 +262,7 @@ class StepFunction:
             held(model.metrics_variables, SumVariable),
             self._scales(steps) if updated else {},
             bool(updated),
+            steps,
             prefetches=self._strategy.prefetch_lookups,
             window=window,
             overlaps=self._overlaps,

@@ -54,9 +54,12 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             freshest values and costs most. By default 32 divided by the workers, so that what all workers do between
             two exchanges stays bounded, and less where an epoch has few batches. `compile(steps_per_execution=)` goes
             first.
+        overlap_dense_exchange: whether dense variables cross while steps are made, in place of between them. What other
+            workers do is then seen up to twice as late, and nothing of one's own. Meant for workers far from their
+            servers; asynchronous training alone knows it.
         prefetch_lookups: whether a worker asks for the rows of its next batch while it computes one. They then miss the
-            update of that one step. It hides the way to the servers and back, and costs CPU time, on servers too: meant
-            for workers that wait for a network; where all share full cores it costs a tenth.
+            update of that one step, and the way to the servers and back is hidden. By default where there is more than
+            one worker: there rows miss the steps that others make meanwhile in any case.
         closure_timeout_s: seconds to wait for a closure before it counts as hung.
 
     Raises:
@@ -79,7 +82,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         variable_partitioner: Any = None,
         plan: Plan | None = None,
         dense_exchange_every: int | None = None,
-        prefetch_lookups: bool = False,
+        overlap_dense_exchange: bool = False,
+        prefetch_lookups: bool | None = None,
         closure_timeout_s: float = 600.0,
     ) -> None:
         _check_positive("dense_exchange_every", dense_exchange_every)
@@ -104,7 +108,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
         self.dense_exchange_every = dense_exchange_every or max(1, _DENSE_STEPS // self.num_workers)
-        self.prefetch_lookups = bool(prefetch_lookups)
+        self.overlap_dense_exchange = bool(overlap_dense_exchange)
+        self.prefetch_lookups = self.num_workers > 1 if prefetch_lookups is None else bool(prefetch_lookups)
         self.closure_timeout_s = closure_timeout_s
         self._extended.__class__ = _Extended  # TensorFlow makes it and leaves no way to name another class
 

@@ -3,7 +3,7 @@
 The path of a closure: (1) one buffer of dense variables comes from each server; (2) each step takes a batch from the
 worker's own iterator (or the batch the chief fed), looks its rows up and pushes their gradients; where rows are
 prefetched, those of the next batch are asked for while this one computes, before its push; (3) one buffer of
-dense deltas goes back to each server, and (4) the number of steps, the metric sums and the logs go to the chief as one
+dense deltas goes back to each server (with overlap, (1) and (3) happen several times, beside the steps), and (4) the number of steps, the metric sums and the logs go to the chief as one
 vector.
 """
 
@@ -18,14 +18,15 @@ import tensorflow as tf
 from tfps import step
 from tfps.embedding.once import Ledger, Stamp
 from tfps.strategy.variables import DenseVariable, SumVariable
-from tfps.training.batches import next_unless, of_one_shape
+from tfps.training.batches import of_one_shape
 from tfps.training.drift import DRIFT_LANES, Drift
 from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.lanes import lanes, pack
 from tfps.training.order import Order
 from tfps.training.overlapped import Overlapped
-from tfps.training.prefetching import Ahead
+from tfps.training.spans import train_spans
+from tfps.training.turns import Turns, steps_of_turn
 from tfps.training.whole_window import Train, WholeWindow, join_window, read_window
 from tfps.training.window import Window, WindowMode
 
@@ -40,9 +41,10 @@ class Program:
         sums: metric state that comes back.
         scales: share of a variable's delta that is pushed, by key, 1 where there is none.
         updates: whether steps change the variables; without, nothing is pushed.
+        steps: of a closure at most.
         prefetches: whether rows of the next batch are asked for while a step computes: they miss that step's update.
         window: how the steps of a closure train on rows of their own, where they do (GEO).
-        overlaps: whether a closure has several windows, and exchanges one while it trains another.
+        overlaps: whether a closure has several windows, or spans, and exchanges one while it trains another.
         train_window: trains a whole window in place of its steps, where there is one: (batches, steps, window) -> logs.
         ledgers: of the pushes of rows and of dense variables, so that none counts twice; None where nothing is pushed.
     """
@@ -52,6 +54,7 @@ class Program:
     sums: list[SumVariable]
     scales: Mapping[Hashable, float]
     updates: bool
+    steps: int
     prefetches: bool = False
     window: WindowMode | None = None
     overlaps: bool = False
@@ -117,23 +120,14 @@ class Closure:
             count = window.read(next_batch, first, order.steps)
             last, drift = window.train(count, run, self._stamps(order, count)[0])
             return self._end(exchange, copies, order, count, last, drift)
-        ahead = Ahead(recording, first) if self._program.prefetches and recording.tables else None
-
-        def body(done: Any, logs: Any, batch: Any, rows: Any) -> Any:
-            following = next_unless(done + 1 >= order.steps, next_batch, batch)
-            # Asked for before the step is traced: its push waits for them, and they do not wait for its push.
-            next_rows = ahead.ask(following) if ahead else []
-            lookups = recording.lookups(batch.get_value()) if ahead is None else ahead.answer(rows)
-            logs = run(lookups, batch.get_value(), stamp=self._stamps(order, done + 1)[0])
-            return done + 1, logs, following, next_rows
-
-        steps, logs, *_ = tf.while_loop(
-            lambda done, logs, batch, rows: batch.has_value(),
-            body,
-            (tf.constant(0, tf.int64), tf.zeros(recording.result.shape), first, ahead.rows if ahead else []),
-            parallel_iterations=1,
-        )
-        return self._end(exchange, copies, order, steps, logs)
+        size = steps_of_turn(recording.operations, self._program.steps)
+        turns = Turns(recording, run, lambda done: self._stamps(order, done)[0], size, self._program.prefetches)
+        state = turns.begun(next_batch, first, order)
+        if self._program.overlaps:
+            state = train_spans(turns, state, exchange, lambda done: self._stamps(order, done)[1], order)
+            return self._result(copies, state["done"], state["logs"])
+        state = turns.train(state, order.steps)
+        return self._end(exchange, copies, order, state["done"], state["logs"])
 
     def over_batches(self, batches: list[Any], order: Order) -> Any:
         """Graph of one step a batch; returns the result as a float32 vector."""

@@ -107,6 +107,11 @@ class Recording:
         return [_copy(recorded.ids, known) for recorded in self._early]
 
     @property
+    def operations(self) -> int:
+        """Operations of the step."""
+        return len(self._graph.get_operations())
+
+    @property
     def asked(self) -> dict[str, int | None]:
         """Ids that one step asks for, by table, repeats counted; None where batches differ in their number."""
         found: dict[str, int | None] = {}

@@ -1,0 +1,70 @@
+"""Several steps a turn of the loop: nothing changes, whatever is left of an input or of a closure."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfps.training.turns import steps_of_turn
+
+ROWS, SIZE = 50, 8
+
+
+@pytest.mark.parametrize(
+    ("operations", "most", "steps"),
+    [(200, 16, 4), (200, 3, 3), (200, 1, 1), (800, 16, 3), (1_200, 16, 2), (2_500, 16, 1), (90_000, 16, 1), (0, 16, 4)],
+)
+def test_large_steps_have_turns_of_their_own(operations, most, steps):
+    assert steps_of_turn(operations, most) == steps
+
+
+def ids_of(batches):
+    """Each batch holds an id at most once, where Keras's own sparse updates are exact."""
+    random = np.random.default_rng(3)
+    return np.stack([random.permutation(ROWS)[:SIZE] for _ in range(batches)]).reshape(-1)
+
+
+def of_unknown_length(data):
+    """Closures over it are as long as they can be."""
+    return data.filter(lambda *_: True)
+
+
+def weights(strategy, batches, closure):
+    keras.utils.set_random_seed(4)
+    ids = ids_of(batches)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        given = keras.Input((), dtype="int64")
+        rows = [keras.layers.Embedding(ROWS, dim)(given) for dim in (4, 3)]
+        model = keras.Model(given, keras.layers.Dense(1)(keras.layers.Concatenate()(rows)))
+        schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)
+        model.compile(keras.optimizers.Adagrad(schedule), "mse", metrics=["mae"], steps_per_execution=closure)
+    data = tf.data.Dataset.from_tensor_slices((ids, (ids % 7).astype("float32"))).batch(SIZE)
+    if strategy is not None:
+        data = of_unknown_length(data)
+    history = model.fit(data, epochs=2, verbose=0).history
+    return [*model.get_weights(), np.array(history["loss"]), np.array(history["mae"]), int(model.optimizer.iterations)]
+
+
+@pytest.mark.parametrize(("batches", "closure"), [(16, 8), (23, 8), (22, 6), (3, 4), (5, 4), (9, 3)])
+def test_one_worker_gives_what_one_process_gives(one_worker, batches, closure):
+    """Whole turns, turns and a rest in each closure, an input that ends within a turn."""
+    for ours, theirs in zip(weights(one_worker, batches, closure), weights(None, batches, 1), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+@pytest.mark.parametrize("batches", [37, 64])
+def test_every_update_arrives_once(strategy, monkeypatch, batches, prefetch):
+    monkeypatch.setattr(strategy, "prefetch_lookups", prefetch)
+    ids = np.random.default_rng(0).integers(0, ROWS, (batches * SIZE - 3, 2))
+    with strategy.scope():
+        table = keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")
+        model = keras.Sequential([keras.Input((2,), dtype="int64"), table])
+        model.compile(keras.optimizers.SGD(1.0), lambda y, rows: -keras.ops.sum(rows))
+    data = tf.data.Dataset.from_tensor_slices((ids, np.zeros((len(ids), 2, 4), "float32"))).batch(SIZE)
+    model.fit(of_unknown_length(data), epochs=2, verbose=0)
+    seen = np.bincount(ids.reshape(-1), minlength=ROWS)
+    np.testing.assert_array_equal(model.get_weights()[0], np.repeat(2.0 * seen[:, None], 4, 1))
+    assert int(model.optimizer.iterations) == 2 * batches
