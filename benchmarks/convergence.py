@@ -3,9 +3,10 @@
     python -m benchmarks.convergence --data ../shared/data --modes one async geo --workers 2 4 --seeds 0 1 2
     python -m benchmarks.convergence --data ... --modes geo --push-every 1 10 100 --merges cap mean --out runs.jsonl
     python -m benchmarks.convergence --table runs.jsonl --plot adult.png
+    python -m benchmarks.convergence --grid runs.jsonl
 
-Every run is a line of JSON, appended to the file of --out; --table makes a table of final figures, and --plot a
-picture, of all lines of a file. Each number of workers is a cluster of its own, which serves all of its runs. The axis
+Every run is a line of JSON, appended to the file of --out; --table makes a table of final figures, --grid a short one
+with a column for each number of workers, and --plot a picture, of all lines of a file. Each number of workers is a cluster of its own, which serves all of its runs. The axis
 of time is that of this machine: many workers on few cores take turns.
 """
 
@@ -23,16 +24,17 @@ MERGES = ("cap", "mean", "sum")
 def main() -> None:
     """Runs the command."""
     args = _parser().parse_args()
-    if args.table:
+    if args.table or args.grid:
         from benchmarks import convergence_report
 
-        runs = [json.loads(line) for line in pathlib.Path(args.table).read_text(encoding="utf-8").splitlines()]
-        print(convergence_report.table(runs))
+        lines = pathlib.Path(args.table or args.grid).read_text(encoding="utf-8").splitlines()
+        runs = [json.loads(line) for line in lines]
+        print(convergence_report.table(runs) if args.table else convergence_report.grid(runs))
         if args.plot:
             convergence_report.draw(runs, args.plot)
         return
     if not args.data:
-        raise SystemExit("--data must name the folder with the data sets, unless --table is given.")
+        raise SystemExit("--data must name the folder with the data sets, unless --table or --grid is given.")
     if args.inner:
         _runs(args)
         return
@@ -54,7 +56,7 @@ def _runs(args: argparse.Namespace) -> None:
         variants = itertools.product(args.push_every, args.merges) if name == "geo" else [(None, None)]
         exchanges = args.exchange_every if name == "async" else [0]
         for (push_every, merge), rate, every in itertools.product(variants, args.rates, exchanges):
-            mode = Mode(name, push_every, merge, rate, every or None, args.overlap and name == "geo")
+            mode = Mode(name, push_every, merge, rate, every or None, args.overlap and name in ("async", "geo"))
             if mode.distributed and strategy is None:
                 strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=workers))
             run = Run(task, mode, workers, strategy if mode.distributed else None)
@@ -102,10 +104,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[0],
         help="steps between exchanges of dense variables, of async (default 0: the strategy's own)",
     )
-    parser.add_argument("--overlap", action="store_true", help="GEO exchanges a window while another is trained")
+    parser.add_argument("--overlap", action="store_true", help="GEO and async exchange while they train")
     parser.add_argument("--out", help="a file that lines are appended to")
     parser.add_argument("--table", metavar="FILE", help="show what such a file holds, and train nothing")
-    parser.add_argument("--plot", metavar="PNG", help="with --table: a picture to write")
+    parser.add_argument("--grid", metavar="FILE", help="the same, as differences to one process by workers")
+    parser.add_argument("--plot", metavar="PNG", help="with --table or --grid: a picture to write")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)  # runs of one number of workers
     return parser
 

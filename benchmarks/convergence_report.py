@@ -29,6 +29,24 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def grid(runs: Sequence[dict[str, Any]]) -> str:
+    """A row for each way of training, a column for each number of workers: what the last figure differs by from one process.
+
+    Differences are means over the seeds that both have.
+    """
+    metric = metric_of(runs)
+    alone = {run["seed"]: run["curve"][-1][metric] for run in runs if run["name"] == "one"}
+    columns = sorted({run["workers"] for run in runs if run["name"] != "one"})
+    cells: dict[str, dict[Any, str]] = collections.defaultdict(dict)
+    for name, workers, group in groups(runs):
+        if name != "one":
+            cells[name][workers] = spread([run["curve"][-1][metric] - alone[run["seed"]] for run in group], "+")
+    lines = [f"| {metric} to one process | {' | '.join(map(str, columns))} |", "|---" * (1 + len(columns)) + "|"]
+    return "\n".join(
+        [*lines, *(f"| {name} | {' | '.join(row.get(n, '') for n in columns)} |" for name, row in cells.items())]
+    )
+
+
 def draw(runs: Sequence[dict[str, Any]], path: str) -> None:
     """The metric against examples and against time, a line for each way of training: means over the seeds."""
     import matplotlib

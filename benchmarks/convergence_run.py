@@ -25,7 +25,7 @@ class Mode:
         merge: of windows (GEO).
         rate: what the learning rate is multiplied by.
         exchange_every: steps between exchanges of dense variables ("async"); None for the strategy's default.
-        overlap: whether windows are exchanged while others are trained (GEO).
+        overlap: whether windows (GEO) or dense variables ("async") are exchanged while others are trained.
     """
 
     name: str
@@ -42,7 +42,6 @@ class Mode:
 
     def optimizer(self, inner: Any) -> Any:
         """The optimizer of this mode around a plain one."""
-        inner.learning_rate = float(inner.learning_rate) * self.rate
         if self.name == "geo":
             return tfps.optimizers.Geo(inner, push_every=self.push_every, merge=self.merge, overlap=self.overlap)
         return tfps.optimizers.Sync(inner) if self.name == "sync" else inner
@@ -63,15 +62,16 @@ class Run:
         self._twin = task.build()
         if strategy is not None:
             strategy.dense_exchange_every = mode.exchange_every or max(1, 32 // workers)
+            strategy.overlap_dense_exchange = mode.overlap and mode.name == "async"
         # Where it is given, so short an epoch is not to be cut finer.
         stream.CLOSURES_AN_EPOCH = 1 if mode.exchange_every else _CLOSURES_AN_EPOCH
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self._model = task.build()
-            self._model.compile(mode.optimizer(task.optimizer()), loss=task.loss)
+            self._model.compile(mode.optimizer(task.optimizer(mode.rate)), loss=task.loss)
         self._model.fit(self._epoch(0).take(2 * workers), verbose=0)  # traces
-        inner = task.optimizer()
+        inner = task.optimizer(mode.rate)
         inner.build(self._twin.trainable_variables)
-        self._first_slots = [float(np.max(variable)) for variable in inner.variables[2:]]
+        self._first_slots = [float(np.max(variable)) for variable in _slots(inner)]
 
     def train(self, seed: int) -> dict[str, Any]:
         """Trains from first values of this seed; returns the figures after each epoch."""
@@ -100,5 +100,10 @@ class Run:
         self._model.set_weights(first.get_weights())
         optimizer = self._model.optimizer
         optimizer.iterations.assign(0)
-        for variable, value in zip(optimizer.variables[2:], self._first_slots, strict=True):
+        for variable, value in zip(_slots(optimizer), self._first_slots, strict=True):
             variable.assign(np.full(variable.shape, value, np.float32))
+
+
+def _slots(optimizer: Any) -> list[Any]:
+    """Its variables but the number of steps and the learning rate."""
+    return [variable for variable in optimizer.variables if len(variable.shape) > 0]

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import tfps
+
 EXAMPLES = str(pathlib.Path(__file__).parents[1] / "examples")
 if EXAMPLES not in sys.path:
     sys.path.append(EXAMPLES)  # programs there import each other, as scripts do
@@ -27,8 +29,8 @@ class Task:
         epochs: passes over the examples.
         steps: batches of an epoch, before they are joined.
         build: makes the model; not compiled.
-        loss: of the model.
-        optimizer: makes a new one.
+        loss: of the model; None where it has its own.
+        optimizer: makes a new one, with so many times the learning rate.
         batches: (epoch, batch size) -> the batches of an epoch; no two epochs have the same order.
         judge: of a model that holds what was learned: figures on held-out data by name.
     """
@@ -40,7 +42,7 @@ class Task:
     steps: int
     build: Callable[[], Any]
     loss: Any
-    optimizer: Callable[[], Any]
+    optimizer: Callable[[float], Any]
     batches: Callable[[int, int], Any]
     judge: Callable[[Any], dict[str, float]]
 
@@ -72,28 +74,16 @@ def words(data: pathlib.Path) -> Task:
         return {"spearman": word2vec.spearman(scores, np.sum(unit[left] * unit[right], axis=1))}
 
     def build() -> Any:
-        model = word2vec.SkipGram(len(text.words), 100)
-        for table in (model.centers, model.contexts):
-            table.build((None,))
-        model.built = True
-        return model
+        return tfps.models.SkipGram(len(text.words), 100, negatives=5, counts=text.counts)
+
+    def optimizer(factor: float) -> Any:
+        rate = 0.1 * factor  # of word2vec: 0.025, for ten epochs
+        return keras.optimizers.SGD(keras.optimizers.schedules.PolynomialDecay(rate, epochs * steps, rate / 100))
 
     def batches(epoch: int, size: int) -> Any:
-        an_epoch = steps * batch // size
-        return word2vec.batches(text, an_epoch * (epoch + 1), size).skip(an_epoch * epoch)
+        return tfps.text.neighbour_pairs(text.tokens, word2vec.WINDOW, size, steps * batch // size, seed=epoch)
 
-    return Task(
-        "words",
-        "spearman",
-        batch,
-        epochs,
-        steps,
-        build,
-        word2vec.negative_sampling,
-        lambda: keras.optimizers.Adagrad(0.2, initial_accumulator_value=1e-7),
-        batches,
-        judge,
-    )
+    return Task("words", "spearman", batch, epochs, steps, build, None, optimizer, batches, judge)
 
 
 TASKS: dict[str, Callable[[pathlib.Path], Task]] = {"adult": adult, "criteo": criteo, "words": words}
@@ -130,7 +120,7 @@ def _clicks(name: str, path: pathlib.Path, rows: int, rate: float, held_out: int
         int(np.sum(~held)) // 256,
         build,
         keras.losses.BinaryCrossentropy(from_logits=True),
-        lambda: keras.optimizers.Adagrad(rate),
+        lambda factor: keras.optimizers.Adagrad(rate * factor),
         batches,
         judge,
     )

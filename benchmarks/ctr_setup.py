@@ -15,7 +15,8 @@ class Setup:
         workers: workers.
         mode: one of `MODES`.
         exchange_every: steps of a closure, in GEO of a window; None for the default.
-        overlap: in GEO, whether a window is exchanged while another is trained.
+        overlap: whether windows, or dense variables in async mode, are exchanged while others are trained.
+        prefetch: whether rows are asked for a step ahead (async); None for the default.
     """
 
     ps: int = 1
@@ -23,6 +24,7 @@ class Setup:
     mode: str = "async"
     exchange_every: int | None = None
     overlap: bool = False
+    prefetch: bool | None = None
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -30,8 +32,8 @@ class Setup:
             raise ValueError(f"`mode` must be one of {MODES}. Received: {self.mode!r}.")
         if self.exchange_every is not None and self.mode == "sync":
             raise ValueError("`exchange_every` must be None in sync mode, where a closure is a step.")
-        if self.overlap and self.mode != "geo":
-            raise ValueError(f"`overlap` must be False but in GEO mode. Received: True in mode {self.mode!r}.")
+        if self.overlap and self.mode == "sync":
+            raise ValueError("`overlap` must be False in sync mode, where every step waits for the one before.")
 
     def optimizer(self, optimizer: Any) -> Any:
         """The Keras optimizer in this mode."""
@@ -48,5 +50,11 @@ class Setup:
         """A strategy on this cluster, or on that of TF_CONFIG where it is None."""
         import tfps
 
-        every = {"dense_exchange_every": self.exchange_every} if self.exchange_every and self.mode == "async" else {}
-        return tfps.ParameterServerStrategy(cluster, **every)
+        if self.mode != "async":
+            return tfps.ParameterServerStrategy(cluster)
+        return tfps.ParameterServerStrategy(
+            cluster,
+            dense_exchange_every=self.exchange_every,
+            overlap_dense_exchange=self.overlap,
+            prefetch_lookups=self.prefetch,
+        )

@@ -31,6 +31,17 @@ def test_the_table_compares_the_same_seeds():
     ]
 
 
+def test_the_grid_has_a_column_for_each_number_of_workers():
+    runs = [run("one", 0, 0.8), run("one", 1, 0.6), *(run("async", 0, 0.75, workers=n) for n in (8, 2))]
+    runs += [run("geo", seed, 0.65, push_every=20, merge="sum", overlap=True) for seed in (0, 1)]
+    assert convergence_report.grid(runs).splitlines() == [
+        "| auc to one process | 2 | 8 |",
+        "|---|---|---|",
+        "| async | -0.0500 +- 0.0000 | -0.0500 +- 0.0000 |",
+        "| geo 20 sum overlapped | -0.0500 +- 0.1000 |  |",
+    ]
+
+
 def test_a_picture_is_small(tmp_path):
     runs = [run("one", 0, 0.8), run("async", 0, 0.7), run("geo", 0, 0.6, push_every=20, merge="cap", rate=1.4)]
     convergence_report.draw(runs, str(tmp_path / "curves.png"))

@@ -29,8 +29,9 @@ from tfps.training.first_steps import FirstSteps
 from tfps.training.order import LENGTH, Order
 from tfps.training.overlapped import WINDOWS
 from tfps.training.spans import SPANS
+from tfps.training.turns import MOST_STEPS
 from tfps.training.pace import LONGEST, Length
-from tfps.training.stream import Runner, Stream
+from tfps.training.stream import Runner, Stream, closure_steps
 from tfps.training.streams import stream
 from tfps.training.sync.steps import SyncSteps
 from tfps.training.whole_window import WholeWindow
@@ -68,7 +69,7 @@ class StepFunction:
         self.called = -1
         self._on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
         self._over_iterator: dict[str, Any] = {}
-        self._kinds: dict[str, str] = {}
+        self._kinds: dict[str, tuple[str, int]] = {}
         self._length = Length() if self._mode is not None and self._mode.push_every == "auto" else None
         self._drift = Drift()
         self._ordered = [0] * self._strategy.num_workers
@@ -222,16 +223,23 @@ class StepFunction:
         """Makes a worker's share of an epoch begin, or go on, on that worker or on another if it is gone."""
         while True:
             host = self._strategy.host_of(share)
-            name = self._function_over(epoch.source.element_spec, "" if host == share else f"_{share}")
+            name = self._function_over(epoch.source, "" if host == share else f"_{share}")
             try:
                 self._strategy.pool.call(host, functools.partial(epoch.start, share, host, name))
                 return
             except WorkerLostError:
                 continue
 
-    def _function_over(self, element_spec: Any, suffix: str) -> str:
-        """The name of the iterators for batches of this kind, whose closures are traced."""
-        kind = self._kinds.setdefault(repr(element_spec), f"tfps_input_{next(_NUMBERS)}")
+    def _function_over(self, source: Any, suffix: str) -> str:
+        """The name of the iterators for batches of this kind, whose closures are traced.
+
+        They are traced once more where an epoch is so much longer that its closures have longer turns.
+        """
+        element_spec, turn = source.element_spec, self._steps_of_turn(source.num_batches)
+        kind, traced_for = self._kinds.get(repr(element_spec), ("", 0))
+        if traced_for < turn:
+            kind = f"tfps_input_{next(_NUMBERS)}"
+            self._kinds[repr(element_spec)] = kind, turn
         name = kind + suffix
         if name not in self._over_iterator:
 
@@ -240,7 +248,7 @@ class StepFunction:
                 next_batch = worker_iterator(name, element_spec).get_next_as_optional
                 if self._sync is not None and self._sync.rules.drop_slowest:
                     next_batch = functools.partial(next_or_again, name, element_spec, next_batch, order.again > 0)
-                return self._make_closure(self._closure_steps).over_iterator(next_batch, order)
+                return self._make_closure(self._closure_steps, turn).over_iterator(next_batch, order)
 
             traced = tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec([LENGTH], tf.int64))
             self._over_iterator[name] = traced
@@ -250,8 +258,14 @@ class StepFunction:
         steps = len(batches) if self._mode is None else self._closure_steps
         return self._make_closure(steps).over_batches(batches, Order.read(order))
 
-    def _make_closure(self, steps: int) -> Closure:
-        """Traces closures of up to so many steps."""
+    def _steps_of_turn(self, batches: int | None) -> int:
+        """Steps of a turn at most, in an epoch of so many batches: what is longer than a closure is traced for nothing."""
+        if self._mode is not None or self._sync is not None:
+            return 1
+        return min(MOST_STEPS, closure_steps(batches, self._strategy.num_workers, self._closure_steps))
+
+    def _make_closure(self, steps: int, turn: int = 1) -> Closure:
+        """Traces closures of up to so many steps, up to `turn` in a turn of their loop."""
         model = self._model
         updated = self._updates and self._sync is None and model.optimizer
         kept = [*model.variables, *(model.optimizer.variables if updated else [])]
@@ -262,7 +276,7 @@ class StepFunction:
             held(model.metrics_variables, SumVariable),
             self._scales(steps) if updated else {},
             bool(updated),
-            steps,
+            turn,
             prefetches=self._strategy.prefetch_lookups,
             window=window,
             overlaps=self._overlaps,

@@ -41,7 +41,7 @@ class Program:
         sums: metric state that comes back.
         scales: share of a variable's delta that is pushed, by key, 1 where there is none.
         updates: whether steps change the variables; without, nothing is pushed.
-        steps: of a closure at most.
+        turn: steps of a turn of its loop at most.
         prefetches: whether rows of the next batch are asked for while a step computes: they miss that step's update.
         window: how the steps of a closure train on rows of their own, where they do (GEO).
         overlaps: whether a closure has several windows, or spans, and exchanges one while it trains another.
@@ -54,7 +54,7 @@ class Program:
     sums: list[SumVariable]
     scales: Mapping[Hashable, float]
     updates: bool
-    steps: int
+    turn: int
     prefetches: bool = False
     window: WindowMode | None = None
     overlaps: bool = False
@@ -120,7 +120,7 @@ class Closure:
             count = window.read(next_batch, first, order.steps)
             last, drift = window.train(count, run, self._stamps(order, count)[0])
             return self._end(exchange, copies, order, count, last, drift)
-        size = steps_of_turn(recording.operations, self._program.steps)
+        size = steps_of_turn(recording.operations, self._program.turn)
         turns = Turns(recording, run, lambda done: self._stamps(order, done)[0], size, self._program.prefetches)
         state = turns.begun(next_batch, first, order)
         if self._program.overlaps:

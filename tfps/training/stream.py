@@ -77,6 +77,19 @@ class Flight:
     batches: list[Any] | None = None
 
 
+def closure_steps(batches: int | None, workers: int, most: int, windows: bool = False) -> int:
+    """Steps of a closure, so that each worker has some.
+
+    Args:
+        batches: of the epoch; None where nobody knows.
+        workers: there are.
+        most: steps of a closure, however long the epoch.
+        windows: whether a closure is a window (GEO).
+    """
+    parts = workers * (1 if windows else CLOSURES_AN_EPOCH)
+    return min(most, -(-batches // parts)) if batches else most
+
+
 class Stream(abc.ABC):
     """The steps of one epoch.
 
@@ -99,9 +112,7 @@ class Stream(abc.ABC):
         self._calls = Calls(runner.pool, f"closures of up to {runner.most} steps", runner.timeout_s)
         self._busy = [0] * len(runner.pool.devices)
         self._to_repeat: list[list[Flight]] = [[] for _ in self._busy]
-        parts = len(self._busy) * (1 if runner.windows else CLOSURES_AN_EPOCH)
-        batches = epoch.source.num_batches
-        self._closure_steps = min(runner.most, -(-batches // parts)) if batches else runner.most
+        self._closure_steps = closure_steps(epoch.source.num_batches, len(self._busy), runner.most, runner.windows)
 
     def take(self, count: int) -> int:
         """Waits for up to `count` steps more to be done; returns how many, 0 at the end."""

@@ -21,7 +21,7 @@ from tfps.training.hoisting import Recording
 from tfps.training.order import Order
 from tfps.training.prefetching import Ahead
 
-_MOST_STEPS = 4
+MOST_STEPS = 4
 """Steps of a turn at most: a quarter of its round trips is little beside what steps themselves cross for."""
 
 _MOST_OPERATIONS = 2_500
@@ -35,13 +35,13 @@ Run = Callable[..., Any]
 
 
 def steps_of_turn(operations: int, most: int) -> int:
-    """Steps of a turn: as many as a closure has, up to four, and fewer where each is large.
+    """Steps of a turn: fewer than `most` where each is large.
 
     Args:
         operations: of a step.
-        most: steps of a closure.
+        most: steps of a turn, however small they are.
     """
-    return max(1, min(_MOST_STEPS, most, _MOST_OPERATIONS // max(1, operations)))
+    return max(1, min(most, _MOST_OPERATIONS // max(1, operations)))
 
 
 class Turns:
