@@ -6,8 +6,9 @@
     python -m benchmarks.convergence --grid runs.jsonl
 
 Every run is a line of JSON, appended to the file of --out; --table makes a table of final figures, --grid a short one
-with a column for each number of workers, and --plot a picture, of all lines of a file. Each number of workers is a cluster of its own, which serves all of its runs. The axis
-of time is that of this machine: many workers on few cores take turns.
+with a column for each number of workers, and --plot a picture, of all lines of a file. Each number of workers is a
+cluster of its own, which serves all of its runs. The axis of time is that of this machine: many workers on few cores
+take turns.
 """
 
 import argparse

@@ -30,9 +30,9 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def grid(runs: Sequence[dict[str, Any]]) -> str:
-    """A row for each way of training, a column for each number of workers: what the last figure differs by from one process.
+    """A row for each way of training, a column for each number of workers: last figures, less those of one process.
 
-    Differences are means over the seeds that both have.
+    Means and spreads are those of the differences on the same seeds.
     """
     metric = metric_of(runs)
     alone = {run["seed"]: run["curve"][-1][metric] for run in runs if run["name"] == "one"}

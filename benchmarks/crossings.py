@@ -12,7 +12,8 @@ def crossings(model: Any) -> dict[str, float]:
         model: a Keras model of our strategy that was fitted.
 
     Returns:
-        For all servers together: those of the loop over steps, for each step of a turn, and those around it, once a closure.
+        For all servers together: those of the loop over steps, for each step of a turn, and those around it, once a
+        closure.
     """
     *_, concrete = model.train_function._over_iterator.values()
     graph = concrete.graph.as_graph_def()

@@ -63,7 +63,8 @@ SIGNATURES = {
     "plan": "model num_ps variable_partitioner inputs batch_size balancer routing",
     "LocalCluster": "num_ps num_workers start_timeout_s ps_threads worker_threads log_dir",
     "ParameterServerStrategy": (
-        "cluster variable_partitioner plan dense_exchange_every overlap_dense_exchange prefetch_lookups closure_timeout_s"
+        "cluster variable_partitioner plan dense_exchange_every overlap_dense_exchange prefetch_lookups "
+        "closure_timeout_s"
     ),
 }
 OF_THE_STRATEGY = {"check", "close", "num_servers", "num_workers", "plan", "worker_devices"}

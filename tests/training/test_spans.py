@@ -1,4 +1,4 @@
-"""Dense variables that cross while steps are made: nothing of a worker's own is missed, nothing is lost or counts twice."""
+"""Dense variables that cross while steps are made: nothing of one's own is missed, nothing is lost or counts twice."""
 
 import keras
 import numpy as np

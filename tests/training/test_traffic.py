@@ -77,15 +77,13 @@ READS, WRITES = ("TfpsGatherRows", "ResourceGather"), ("TfpsApplyRows", "Resourc
 DIMS = [(16,), (16,) * 5, (16, 1, 16, 8)]
 STEPS = (1, 4)
 """Of the two loops: four steps a turn, and what is left."""
-LONG = 64
-"""Steps of an epoch whose closures have four each."""
 
 
 @pytest.mark.parametrize("dims", DIMS)
 def test_rows_are_read_and_updated_beside_them_once_a_step_and_server(strategy, monkeypatch, dims):
     monkeypatch.setattr(strategy, "prefetch_lookups", False)
     model = model_of(strategy, 20_000, dims)
-    model.fit(batches(), steps_per_epoch=LONG, verbose=0)
+    model.fit(batches(), steps_per_epoch=2, verbose=0)
     for kind in (READS, WRITES):
         of_graphs = [[node.device for node in nodes if node.op in kind] for nodes in graphs(model)]
         found = sorted((places for places in of_graphs if places), key=len)
@@ -118,7 +116,7 @@ def crossings(nodes):
 def test_a_step_sends_one_request_and_one_push_and_gets_one_answer_a_server(strategy, monkeypatch, dims, prefetch):
     monkeypatch.setattr(strategy, "prefetch_lookups", prefetch)
     model = model_of(strategy, 20_000, dims)
-    model.fit(batches(), steps_per_epoch=LONG, verbose=0)
+    model.fit(batches(), steps_per_epoch=2, verbose=0)
     closure, *functions = graphs(model)
     if not any(node.op == "TfpsApplyRows" for nodes in functions for node in nodes):
         pytest.skip("the ops are not built: TensorFlow's own send more")
@@ -143,14 +141,14 @@ def before(name, nodes):
 def test_within_a_turn_servers_wait_for_pushes_and_workers_do_not(strategy, monkeypatch, prefetch):
     monkeypatch.setattr(strategy, "prefetch_lookups", prefetch)
     model = model_of(strategy, 20_000)
-    model.fit(batches(), steps_per_epoch=LONG, verbose=0)
+    model.fit(batches(), steps_per_epoch=2, verbose=0)
     turn = max(graphs(model), key=lambda nodes: sum(node.op in READS for node in nodes))
     for server in ("/job:ps/replica:0/task:0", "/job:ps/replica:0/task:1"):
         here = [node for node in turn if server in node.device]
         reads = [node.name for node in here if node.op in READS]
         pushes = {node.name for node in here if node.op in ("If", "StatelessIf")}
         assert len(reads) == len(pushes) == 4
-        # Rows of a step have seen all pushes of the steps before it, or all but the last where they are asked for ahead.
+        # Rows of a step have seen all pushes of the steps before it, or all but the last where they come ahead.
         assert sorted(len(pushes & before(read, turn)) for read in reads) == [0, 1, 2, 3]
     # What a worker sends waits for rows, and for nothing else of a server: for no push.
     nodes = {node.name: node for node in turn if "/job:ps/" not in node.device}

@@ -28,12 +28,12 @@ from tfps.training.drift import Drift
 from tfps.training.first_steps import FirstSteps
 from tfps.training.order import LENGTH, Order
 from tfps.training.overlapped import WINDOWS
-from tfps.training.spans import SPANS
-from tfps.training.turns import MOST_STEPS
 from tfps.training.pace import LONGEST, Length
+from tfps.training.spans import SPANS
 from tfps.training.stream import Runner, Stream, closure_steps
 from tfps.training.streams import stream
 from tfps.training.sync.steps import SyncSteps
+from tfps.training.turns import MOST_STEPS
 from tfps.training.whole_window import WholeWindow
 
 _LOG = logging.getLogger("tfps")
@@ -233,9 +233,9 @@ class StepFunction:
     def _function_over(self, source: Any, suffix: str) -> str:
         """The name of the iterators for batches of this kind, whose closures are traced.
 
-        They are traced once more where an epoch is so much longer that its closures have longer turns.
+        They are traced once more where an input is so much longer that its closures have longer turns.
         """
-        element_spec, turn = source.element_spec, self._steps_of_turn(source.num_batches)
+        element_spec, turn = source.element_spec, self._steps_of_turn(source.most_batches)
         kind, traced_for = self._kinds.get(repr(element_spec), ("", 0))
         if traced_for < turn:
             kind = f"tfps_input_{next(_NUMBERS)}"
@@ -259,7 +259,7 @@ class StepFunction:
         return self._make_closure(steps).over_batches(batches, Order.read(order))
 
     def _steps_of_turn(self, batches: int | None) -> int:
-        """Steps of a turn at most, in an epoch of so many batches: what is longer than a closure is traced for nothing."""
+        """Steps of a turn at most, of an input of so many batches: more than a closure's are traced for nothing."""
         if self._mode is not None or self._sync is not None:
             return 1
         return min(MOST_STEPS, closure_steps(batches, self._strategy.num_workers, self._closure_steps))

@@ -97,6 +97,12 @@ class WorkerInput:
         return shares
 
     @property
+    def most_batches(self) -> int | None:
+        """Batches that any epoch over it can have; None where nobody knows, or there is no end."""
+        number = int(self.dataset.cardinality())
+        return number if number >= 0 else None
+
+    @property
     def element_spec(self) -> Any:
         """Of one batch; Keras builds models from it."""
         return self.dataset.element_spec

@@ -3,8 +3,8 @@
 The path of a closure: (1) one buffer of dense variables comes from each server; (2) each step takes a batch from the
 worker's own iterator (or the batch the chief fed), looks its rows up and pushes their gradients; where rows are
 prefetched, those of the next batch are asked for while this one computes, before its push; (3) one buffer of
-dense deltas goes back to each server (with overlap, (1) and (3) happen several times, beside the steps), and (4) the number of steps, the metric sums and the logs go to the chief as one
-vector.
+dense deltas goes back to each server, and (4) the number of steps, the metric sums and the logs go to the chief as one
+vector. With overlap, (1) and (3) happen several times, beside the steps.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Asynchronous steps with overlap: dense variables cross while steps are made.
 
 A closure has several spans of steps. While span k is trained, the deltas of span k - 1 are pushed and then the dense
-variables are pulled, and nobody waits for either; at its end what k has moved is added to what came, and k + 1 goes on from
-there. So a worker misses nothing of its own, and with one worker the result is that of one process; what others
+variables are pulled, and nobody waits for either; at its end what k has moved is added to what came, and k + 1 goes on
+from there. So a worker misses nothing of its own, and with one worker the result is that of one process; what others
 push it sees up to two spans later in place of one. The first pull and the last push of a closure wait.
 """
 

@@ -1,11 +1,11 @@
 """The steps of a closure over an iterator: a loop with several steps a turn.
 
-Each turn is a round trip to every server, whatever it holds: the loop runs on all devices of its steps, a turn begins on a
-server when the worker has said that there is one, and ends on the worker when all of it has ended on the servers.
+Each turn is a round trip to every server, whatever it holds: the loop runs on all devices of its steps, a turn begins
+on a server when the worker has said that there is one, and ends on the worker when all of it has ended on the servers.
 Within a turn nothing of that is waited for. A step asks for its rows as soon as its batch is read; the server answers
 once it has applied the worker's push of the step before, and the worker never waits for a push.
 
-What is left of an input after the last whole turn, and of a closure that is no multiple of one, is trained step by step.
+What is left of an input after whole turns, and of a closure that is no multiple of one, is trained step by step.
 """
 
 import functools
