@@ -27,8 +27,7 @@ def main() -> None:
     if args.versus:
         print(json.dumps(compare(_commands(args), args.rounds)))
         return
-    prefetch = None if args.prefetch is None else args.prefetch == "on"
-    setup = Setup(args.ps, args.workers, args.mode, args.exchange_every, args.overlap, prefetch)
+    setup = Setup(args.ps, args.workers, args.mode, args.exchange_every, args.overlap, args.prefetch)
     run = CtrRun(args.baseline, task, setup, args.seconds)
     if args.turns:
         take_turns(run.measure)
@@ -58,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mode", choices=MODES, default="async", help="how tfps trains (default %(default)s)")
     parser.add_argument("--exchange-every", type=int, help="steps between exchanges of dense variables, of tfps")
     parser.add_argument("--overlap", action="store_true", help="async and GEO: exchange while training")
-    parser.add_argument("--prefetch", choices=("on", "off"), help="async: ask for rows a step ahead (default: tfps's)")
+    parser.add_argument("--prefetch", action="store_true", help="async: ask for rows a step ahead")
     parser.add_argument("--baseline", choices=CONTENDERS, default="tfps", help="who trains (default %(default)s)")
     parser.add_argument("--versus", choices=CONTENDERS, help="measure --baseline and this one in turns")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default %(default)s)")
@@ -73,7 +72,7 @@ def _commands(args: argparse.Namespace) -> dict[str, list[str]]:
     shared += [f"--mode={args.mode}"]
     shared += [f"--exchange-every={args.exchange_every}"] if args.exchange_every else []
     shared += ["--overlap"] * args.overlap
-    shared += [f"--prefetch={args.prefetch}"] if args.prefetch else []
+    shared += ["--prefetch"] * args.prefetch
     base = [sys.executable, "-m", "benchmarks.ctr_dnn", "--turns", *shared]
     return {name: [*base, f"--baseline={name}"] for name in (args.baseline, args.versus)}
 

@@ -16,7 +16,7 @@ class Setup:
         mode: one of `MODES`.
         exchange_every: steps of a closure, in GEO of a window; None for the default.
         overlap: whether windows, or dense variables in async mode, are exchanged while others are trained.
-        prefetch: whether rows are asked for a step ahead (async); None for the default.
+        prefetch: whether rows are asked for a step ahead (async).
     """
 
     ps: int = 1
@@ -24,7 +24,7 @@ class Setup:
     mode: str = "async"
     exchange_every: int | None = None
     overlap: bool = False
-    prefetch: bool | None = None
+    prefetch: bool = False
 
     def __post_init__(self) -> None:
         """Checks the fields."""

@@ -37,7 +37,7 @@ def main() -> None:
     )
     parser.add_argument("--mode", choices=("async", "geo"), default="async", help="of training (default %(default)s)")
     parser.add_argument("--overlap", action="store_true", help="exchange while training")
-    parser.add_argument("--prefetch", choices=("on", "off"), help="async: ask for rows a step ahead (default: tfps's)")
+    parser.add_argument("--prefetch", action="store_true", help="async: ask for rows a step ahead")
     parser.add_argument("--batch", type=int, default=512, help="examples a step (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn without delay (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each delay (default %(default)s)")
@@ -78,7 +78,7 @@ def _measure(args: argparse.Namespace) -> dict[str, object]:
 def _chief(args: argparse.Namespace) -> list[str]:
     sizes = [f"--workers={args.workers}", f"--batch={args.batch}", f"--exchange-every={args.exchange_every}"]
     sizes += [f"--mode={args.mode}", *["--overlap"] * args.overlap]
-    sizes += [f"--prefetch={args.prefetch}"] if args.prefetch else []
+    sizes += ["--prefetch"] * args.prefetch
     return [sys.executable, "-m", "benchmarks.ctr_dnn", "--turns", *sizes, f"--seconds={args.seconds}"]
 
 

@@ -58,8 +58,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             workers do is then seen up to twice as late, and nothing of one's own. Meant for workers far from their
             servers; asynchronous training alone knows it.
         prefetch_lookups: whether a worker asks for the rows of its next batch while it computes one. They then miss the
-            update of that one step, and the way to the servers and back is hidden. By default where there is more than
-            one worker: there rows miss the steps that others make meanwhile in any case.
+            update of that one step, and those that others make meanwhile. It hides the way to the servers and back, and
+            is a twenty-fifth faster where there is none; with four workers it costs a thousandth of AUC.
         closure_timeout_s: seconds to wait for a closure before it counts as hung.
 
     Raises:
@@ -83,7 +83,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         plan: Plan | None = None,
         dense_exchange_every: int | None = None,
         overlap_dense_exchange: bool = False,
-        prefetch_lookups: bool | None = None,
+        prefetch_lookups: bool = False,
         closure_timeout_s: float = 600.0,
     ) -> None:
         _check_positive("dense_exchange_every", dense_exchange_every)
@@ -109,7 +109,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self._server_pool: WorkerPool | None = None
         self.dense_exchange_every = dense_exchange_every or max(1, _DENSE_STEPS // self.num_workers)
         self.overlap_dense_exchange = bool(overlap_dense_exchange)
-        self.prefetch_lookups = self.num_workers > 1 if prefetch_lookups is None else bool(prefetch_lookups)
+        self.prefetch_lookups = bool(prefetch_lookups)
         self.closure_timeout_s = closure_timeout_s
         self._extended.__class__ = _Extended  # TensorFlow makes it and leaves no way to name another class
 
