@@ -5,7 +5,6 @@ the same stamps; a server that has seen a stamp lets what comes with it pass.
 """
 
 import dataclasses
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,7 @@ import tensorflow as tf
 LANES = 4
 """Float32 lanes that a stamp takes in a message."""
 
-
-_HANDLES: weakref.WeakKeyDictionary[Any, dict[tuple[str, str], Any]] = weakref.WeakKeyDictionary()
+_HANDLES = "_tfps_ledger_handles"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +60,9 @@ class Ledger:
 
     def _handle_in(self, graph: Any, device: str) -> Any:
         """One handle for each graph and device, so that the looks and notes of its pushes are made in their order."""
-        handles = _HANDLES.setdefault(graph, {})
+        handles = getattr(graph, _HANDLES, None)
+        if handles is None:
+            setattr(graph, _HANDLES, handles := {})  # with the graph, so that they go when it does
         if (self.name, device) not in handles:
             with tf.control_dependencies(None), tf.device(device):
                 handles[self.name, device] = self._handle()
