@@ -111,8 +111,7 @@ def crossings(nodes):
     return found
 
 
-@pytest.mark.parametrize("prefetch", [False, True])
-@pytest.mark.parametrize("dims", DIMS)
+@pytest.mark.parametrize(("dims", "prefetch"), [*((dims, False) for dims in DIMS), (DIMS[-1], True)])
 def test_a_step_sends_one_request_and_one_push_and_gets_one_answer_a_server(strategy, monkeypatch, dims, prefetch):
     monkeypatch.setattr(strategy, "prefetch_lookups", prefetch)
     model = model_of(strategy, 20_000, dims)
