@@ -36,6 +36,8 @@ def grid(runs: Sequence[dict[str, Any]]) -> str:
     """
     metric = metric_of(runs)
     alone = {run["seed"]: run["curve"][-1][metric] for run in runs if run["name"] == "one"}
+    if missing := {run["seed"] for run in runs} - alone.keys():
+        raise SystemExit(f"--grid needs a run of one process (--modes one) for each seed. Missing: {sorted(missing)}.")
     columns = sorted({run["workers"] for run in runs if run["name"] != "one"})
     cells: dict[str, dict[Any, str]] = collections.defaultdict(dict)
     for name, workers, group in groups(runs):

@@ -96,7 +96,7 @@ class WorkerInput:
             setattr(self.dataset, _KEPT, (weakref.ref(self._owner), shares))
         return shares
 
-    @property
+    @functools.cached_property
     def most_batches(self) -> int | None:
         """Batches that any epoch over it can have; None where nobody knows, or there is no end."""
         number = int(self.dataset.cardinality())

@@ -19,7 +19,7 @@ class Order:
         first: steps that were ordered before it of this share, whether or not there were so many.
         place: where the contribution of a synchronous step waits on the servers.
         again: 1 to take the batch of the closure before once more, 0 to take the next.
-        window: steps of a window at most, where a closure has several of them.
+        window: steps of a window or a span at most, where a closure has several of them.
     """
 
     steps: Any

@@ -45,7 +45,7 @@ class Runner:
             while the model is young.
         trained: steps that the model was trained for before this epoch.
         length: finds how long windows are to be, up to `most`; None where they have that many steps.
-        windows_each: windows of a closure over an iterator; more than one where they overlap.
+        windows_each: windows, or spans, of a closure over an iterator; more than one where they overlap.
     """
 
     pool: WorkerPool
