@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tfps
+from tests.training.graphs import before
 from tests.training.test_geo import INNER, ROWS, counter, fit
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.training.overlapped import WINDOWS
@@ -53,27 +54,16 @@ def test_the_exchange_does_not_wait_for_the_steps_nor_they_for_it(strategy):
         if any(node.op == "TfpsGatherRows" and "/job:ps/" in node.device for node in f.node_def)
         and any(node.op in ("While", "StatelessWhile") for node in f.node_def)
     ]
-    by_name = {node.name: node for node in turn}
-
-    def before(node):
-        waiting, seen = [node.name], set()
-        while waiting:
-            name = waiting.pop()
-            if name in by_name and name not in seen:
-                seen.add(name)
-                waiting += [one.lstrip("^").split(":")[0] for one in by_name[name].input]
-        return seen - {node.name}
-
     loops = [node for node in turn if node.op in ("While", "StatelessWhile")]
     (steps,) = [node for node in loops if has(node.attr["body"].func.name, "TfpsSegmentSumRows")]
     gathers = [node for node in turn if node.op == "TfpsGatherRows" and "/job:ps/" in node.device]
     pushes = [node.name for node in turn if node.op in ("If", "StatelessIf") and "/job:ps/" in node.device]
     assert gathers and pushes
     for gather in gathers:
-        assert steps.name not in before(gather) and gather.name not in before(steps)
-    assert not set(pushes) & before(steps)
+        assert steps.name not in before(gather.name, turn) and gather.name not in before(steps.name, turn)
+    assert not set(pushes) & before(steps.name, turn)
     # What is pulled for the next window has seen what was pushed of the last.
-    assert any(set(pushes) & before(gather) for gather in gathers)
+    assert any(set(pushes) & before(gather.name, turn) for gather in gathers)
 
 
 def test_closures_have_several_windows(strategy):

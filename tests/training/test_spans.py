@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.training.graphs import before
 from tests.training.test_turns import weights
 from tfps.training.spans import SPANS
 
@@ -63,22 +64,11 @@ def test_the_exchange_does_not_wait_for_the_steps_nor_they_for_it(overlap, strat
         return [node for node in nodes if node.op in ("While", "StatelessWhile")]
 
     (span,) = [nodes for nodes in functions.values() if len(loops(nodes)) == 2]  # turns, and what is left
-    by_name = {node.name: node for node in span}
-
-    def before(name):
-        waiting, seen = [name], set()
-        while waiting:
-            name = waiting.pop()
-            if name in by_name and name not in seen:
-                seen.add(name)
-                waiting += [one.lstrip("^").split(":")[0] for one in by_name[name].input]
-        return seen - {name}
-
     steps = {node.name for node in loops(span)}
     pushes = {node.name for node in span if node.op in ("If", "StatelessIf") and "/job:ps/" in node.device}
     pulls = {node.name for node in span if node.op == "ReadVariableOp" and "/job:ps/" in node.device}
     assert pushes and pulls
-    assert not any(steps & before(name) for name in pushes | pulls)
-    assert not any((pushes | pulls) & before(name) for name in steps)
+    assert not any(steps & before(name, span) for name in pushes | pulls)
+    assert not any((pushes | pulls) & before(name, span) for name in steps)
     # What is pulled has seen what was pushed.
-    assert any(pushes & before(name) for name in pulls)
+    assert any(pushes & before(name, span) for name in pulls)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.training.graphs import before
+
 BATCH = 256
 
 
@@ -80,8 +82,7 @@ STEPS = (1, 4)
 
 
 @pytest.mark.parametrize("dims", DIMS)
-def test_rows_are_read_and_updated_beside_them_once_a_step_and_server(strategy, monkeypatch, dims):
-    monkeypatch.setattr(strategy, "prefetch_lookups", False)
+def test_rows_are_read_and_updated_beside_them_once_a_step_and_server(strategy, dims):
     model = model_of(strategy, 20_000, dims)
     model.fit(batches(), steps_per_epoch=2, verbose=0)
     for kind in (READS, WRITES):
@@ -123,17 +124,6 @@ def test_a_step_sends_one_request_and_one_push_and_gets_one_answer_a_server(stra
     assert [len(crossings(nodes)) for nodes in loops] == [3 * 2 * steps for steps in STEPS]
     # Dense variables of one server or both there and back, and the rows of the first batch where they come ahead.
     assert len(crossings(closure)) - 2 * 2 * prefetch in (2, 4)
-
-
-def before(name, nodes):
-    """The names of all nodes that a node waits for."""
-    by_name, waiting, seen = {node.name: node for node in nodes}, [name], set()
-    while waiting:
-        name = waiting.pop()
-        if name in by_name and name not in seen:
-            seen.add(name)
-            waiting += [one.lstrip("^").split(":")[0] for one in by_name[name].input]
-    return seen - {name}
 
 
 @pytest.mark.parametrize("prefetch", [False, True])
