@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfps.training.closure import Closure
 from tfps.training.turns import steps_of_turn
 
 ROWS, SIZE = 50, 8
@@ -31,7 +32,16 @@ def of_unknown_length(data):
     return data.filter(lambda *_: True)
 
 
-def weights(strategy, batches, closure):
+def fed(data):
+    """Read by the chief, which cannot know how many batches there are."""
+    batches = list(data)
+    return tf.data.Dataset.from_generator(lambda: batches, output_signature=data.element_spec)
+
+
+INPUTS = pytest.mark.parametrize("read_by", [of_unknown_length, fed], ids=["workers", "chief"])
+
+
+def weights(strategy, batches, closure, read_by=None):
     keras.utils.set_random_seed(4)
     ids = ids_of(batches)
     with strategy.scope() if strategy else contextlib.nullcontext():
@@ -42,20 +52,22 @@ def weights(strategy, batches, closure):
         model.compile(keras.optimizers.Adagrad(schedule), "mse", metrics=["mae"], steps_per_execution=closure)
     data = tf.data.Dataset.from_tensor_slices((ids, (ids % 7).astype("float32"))).batch(SIZE)
     if strategy is not None:
-        data = of_unknown_length(data)
+        data = read_by(data)
     history = model.fit(data, epochs=2, verbose=0).history
     return [*model.get_weights(), np.array(history["loss"]), np.array(history["mae"]), int(model.optimizer.iterations)]
 
 
+@INPUTS
 @pytest.mark.parametrize(("batches", "closure"), [(23, 8), (22, 6), (3, 4), (9, 3)])
-def test_one_worker_gives_what_one_process_gives(one_worker, batches, closure):
+def test_one_worker_gives_what_one_process_gives(one_worker, batches, closure, read_by):
     """Whole turns, turns and a rest in each closure, an input that ends within a turn."""
-    for ours, theirs in zip(weights(one_worker, batches, closure), weights(None, batches, 1), strict=True):
+    for ours, theirs in zip(weights(one_worker, batches, closure, read_by), weights(None, batches, 1), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
 
 
+@INPUTS
 @pytest.mark.parametrize("prefetch", [False, True])
-def test_every_update_arrives_once(strategy, monkeypatch, prefetch):
+def test_every_update_arrives_once(strategy, monkeypatch, prefetch, read_by):
     batches = 37
     monkeypatch.setattr(strategy, "prefetch_lookups", prefetch)
     ids = np.random.default_rng(0).integers(0, ROWS, (batches * SIZE - 3, 2))
@@ -64,7 +76,7 @@ def test_every_update_arrives_once(strategy, monkeypatch, prefetch):
         model = keras.Sequential([keras.Input((2,), dtype="int64"), table])
         model.compile(keras.optimizers.SGD(1.0), lambda y, rows: -keras.ops.sum(rows))
     data = tf.data.Dataset.from_tensor_slices((ids, np.zeros((len(ids), 2, 4), "float32"))).batch(SIZE)
-    model.fit(of_unknown_length(data), epochs=2, verbose=0)
+    model.fit(read_by(data), epochs=2, verbose=0)
     seen = np.bincount(ids.reshape(-1), minlength=ROWS)
     np.testing.assert_array_equal(model.get_weights()[0], np.repeat(2.0 * seen[:, None], 4, 1))
     assert int(model.optimizer.iterations) == 2 * batches
@@ -81,3 +93,22 @@ def test_longer_epochs_get_longer_turns(one_worker):
         traced.append(len(model.train_function._over_iterator))
     assert traced == [1, 1, 2, 3, 3, 3]  # turns of 1, 2 and 4 steps
     assert int(model.optimizer.iterations) == 168
+
+
+def test_batches_of_the_chief_go_out_several_at_a_time(one_worker, monkeypatch):
+    with one_worker.scope():
+        model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 4)])
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+    ids, steps, read = ids_of(15), [], Closure.read
+    data = tf.data.Dataset.from_tensor_slices((ids, np.zeros((len(ids), 4), np.float32))).batch(SIZE)
+
+    def noted(self, vector):
+        steps.append(read(self, vector).steps)
+        return read(self, vector)
+
+    monkeypatch.setattr(Closure, "read", noted)
+    for _ in range(2):
+        model.fit(fed(data), verbose=0)
+    assert sum(steps) == 30
+    assert set(steps) == {1, 4}  # those before the first is traced, and what is left at the end, go one by one
+    assert steps[-6:] == [4, 4, 4, 1, 1, 1]

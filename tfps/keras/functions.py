@@ -33,7 +33,7 @@ from tfps.training.spans import SPANS
 from tfps.training.stream import Runner, Stream, closure_steps
 from tfps.training.streams import stream
 from tfps.training.sync.steps import SyncSteps
-from tfps.training.turns import MOST_STEPS
+from tfps.training.turns import MOST_STEPS, steps_of_turn
 from tfps.training.whole_window import WholeWindow
 
 _LOG = logging.getLogger("tfps")
@@ -177,6 +177,7 @@ class StepFunction:
             trained=0 if self._mode is None else int(self._model.optimizer.iterations),
             length=self._length,
             windows_each=self._parts,
+            fed_steps=self._fed_steps,
         )
 
     @property
@@ -263,6 +264,11 @@ class StepFunction:
         if self._mode is not None or self._sync is not None:
             return 1
         return min(MOST_STEPS, closure_steps(batches, self._strategy.num_workers, self._closure_steps))
+
+    def _fed_steps(self) -> int:
+        """Steps of a closure over batches of the chief: as many as a turn has, but one until a step is traced."""
+        operations = self._closure.operations if self._closure is not None else 0
+        return steps_of_turn(operations, MOST_STEPS) if operations else 1
 
     def _make_closure(self, steps: int, turn: int = 1) -> Closure:
         """Traces closures of up to so many steps, up to `turn` in a turn of their loop."""

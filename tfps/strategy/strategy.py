@@ -52,8 +52,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         plan: a `tfps.placement` plan to follow.
         dense_exchange_every: steps a worker makes between two exchanges of dense variables, in one closure; 1 gives the
             freshest values and costs most. By default 32 divided by the workers, so that what all workers do between
-            two exchanges stays bounded, and less where an epoch has few batches. `compile(steps_per_execution=)` goes
-            first.
+            two exchanges stays bounded, and less where an epoch has few batches, or the chief reads the input.
+            `compile(steps_per_execution=)` goes first.
         overlap_dense_exchange: whether dense variables cross while steps are made, in place of between them. What other
             workers do is then seen up to twice as late, and nothing of one's own. Meant for workers far from their
             servers; asynchronous training alone knows it.

@@ -85,6 +85,7 @@ class Closure:
     Attributes:
         contributes: whether its steps give their gradients away.
         asked: ids that one step asks for, by table, as far as they are known once a graph over an iterator is traced.
+        operations: of a step; 0 before one is traced.
     """
 
     contributes = False
@@ -93,6 +94,7 @@ class Closure:
         self._program = program
         self._log_names: list[str] = []
         self.asked: dict[str, int | None] = {}
+        self.operations = 0
 
     def over_iterator(self, next_batch: Callable[[], Any], order: Order) -> Any:
         """Graph of up to `order.steps` steps.
@@ -110,7 +112,7 @@ class Closure:
         if self._program.train_window is not None:
             return self._train(exchange, copies, order, *read_window(next_batch, first, order.steps))
         recording, spec = Recording(run, first.element_spec), first.element_spec
-        self.asked = recording.asked
+        self.asked, self.operations = recording.asked, recording.operations
         if self._program.window is not None and self._program.overlaps:
             stamps = functools.partial(self._stamps, order)
             windows = Overlapped(recording, spec, self._program.window, exchange, run, stamps)
@@ -120,7 +122,7 @@ class Closure:
             count = window.read(next_batch, first, order.steps)
             last, drift = window.train(count, run, self._stamps(order, count)[0])
             return self._end(exchange, copies, order, count, last, drift)
-        size = steps_of_turn(recording.operations, self._program.turn)
+        size = steps_of_turn(self.operations, self._program.turn)
         turns = Turns(recording, run, lambda done: self._stamps(order, done)[0], size, self._program.prefetches)
         state = turns.begun(next_batch, first, order)
         if self._program.overlaps:
@@ -133,19 +135,19 @@ class Closure:
         """Graph of one step a batch; returns the result as a float32 vector."""
         exchange, copies = self._begin(order.share)
         run = functools.partial(self._run, copies)
+        batches = of_one_shape(batches)
         if self._program.train_window is not None:
-            return self._train(exchange, copies, order, *join_window(of_one_shape(batches)))
+            return self._train(exchange, copies, order, *join_window(batches))
+        recording = Recording(run, batches[0])
+        self.operations = recording.operations
         if self._program.window is not None:
-            batches = of_one_shape(batches)
-            window = Window(Recording(run, batches[0]), batches[0], self._program.window)
+            window = Window(recording, batches[0], self._program.window)
             count = window.take(batches)
             last, drift = window.train(count, run, self._stamps(order, count)[0])
             return self._end(exchange, copies, order, count, last, drift)
         logs: Any = None
-        for number, batch in enumerate(batches):
-            with tf.control_dependencies([] if logs is None else [logs]):
-                stamp, _ = self._stamps(order, number + 1)
-                logs = run(Recording(run, batch).lookups(batch), batch, stamp=stamp)
+        for number, batch in enumerate(batches, 1):
+            logs = run(recording.lookups(batch), batch, stamp=self._stamps(order, number)[0])
         return self._end(exchange, copies, order, tf.constant(len(batches), tf.int64), logs)
 
     def read(self, vector: Any) -> Result:

@@ -46,6 +46,7 @@ class Runner:
         trained: steps that the model was trained for before this epoch.
         length: finds how long windows are to be, up to `most`; None where they have that many steps.
         windows_each: windows, or spans, of a closure over an iterator; more than one where they overlap.
+        fed_steps: steps of a closure over batches of the chief at most, where it is no window.
     """
 
     pool: WorkerPool
@@ -62,6 +63,7 @@ class Runner:
     trained: int = 0
     length: Length | None = None
     windows_each: int = 1
+    fed_steps: Callable[[], int] = lambda: 1
 
     def order(self, share: int, steps: int, window: int = 0) -> Order:
         """The next closure of a share."""
@@ -239,8 +241,9 @@ class FedStream(Stream):
 
     def _launch(self) -> None:
         workers, steps = self._pace()
-        while (share := self._idlest(workers)) is not None and (batches := self._next_batches(steps)):
-            self._fly(Flight(self.runner.order(share, len(batches)), batches))
+        while (share := self._idlest(workers)) is not None and (closures := self._next_closures(steps)):
+            for batches in closures:
+                self._fly(Flight(self.runner.order(share, len(batches)), batches))
 
     def _idlest(self, workers: int) -> int | None:
         """The share with least under way, of the first workers that live; None where all have enough."""
@@ -248,15 +251,23 @@ class FedStream(Stream):
         share = min(live[:workers], key=lambda share: self._busy[share])
         return share if self._busy[share] < _IN_FLIGHT else None
 
-    def _next_batches(self, steps: int) -> list[Any]:
-        """The batches of the next closure; none at the end."""
-        most = of_few_lengths(steps, self._closure_steps) if self.runner.windows else 1
+    def _next_closures(self, steps: int) -> list[list[Any]]:
+        """The batches of the next closure; of several where too few are left for a whole one; none at the end.
+
+        Closures are traced for each number of batches, so a rest is trained batch by batch.
+        """
+        if self.runner.windows:
+            most = of_few_lengths(steps, self._closure_steps)
+        else:
+            most = min(steps, self.runner.fed_steps())
         batches = list(itertools.islice(self.epoch, most if self.budget is None else min(most, self.budget)))
         if self.budget is not None:
             self.budget -= len(batches)
         if len(batches) < most:
             self.budget = 0
-        return batches
+        if self.runner.windows and batches:
+            return [batches]
+        return [batches] if len(batches) == most else [[batch] for batch in batches]
 
     def _landed(self, flight: Flight, result: Result) -> None:
         self._count(flight, result)
