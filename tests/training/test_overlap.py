@@ -6,7 +6,7 @@ import pytest
 import tfps
 from tests.training.graphs import before
 from tests.training.test_geo import INNER, ROWS, counter, fit
-from tfps.errors import ConfigError, UnsupportedError
+from tfps.errors import ConfigError
 from tfps.training.overlapped import WINDOWS
 
 
@@ -38,24 +38,37 @@ def test_own_windows_are_no_conflict(strategy):
     np.testing.assert_array_equal(model.get_weights()[0][1], 2 * 40 * 8)
 
 
-def test_the_exchange_does_not_wait_for_the_steps_nor_they_for_it(strategy):
+def skip_gram(strategy):
+    with strategy.scope():
+        model = tfps.models.SkipGram(ROWS, 8)
+        model.compile(tfps.optimizers.Geo("sgd", push_every=5, overlap=True))
+    model.fit(np.ones(640, np.int64), np.ones(640, np.int64), batch_size=8, verbose=0)
+    return model
+
+
+def counted(strategy):
     model = counter(strategy, push_every=5, overlap=True)
     model.fit(np.ones((640, 2), np.int64), np.zeros((640, 2, 4), np.float32), batch_size=8, verbose=0)
-    (closure,) = model.train_function._over_iterator.values()
+    return model
+
+
+@pytest.mark.parametrize(("trained", "step"), [(counted, "TfpsSegmentSumRows"), (skip_gram, "TfpsTrainPairs")])
+def test_the_exchange_does_not_wait_for_the_steps_nor_they_for_it(strategy, trained, step):
+    (closure,) = trained(strategy).train_function._over_iterator.values()
     functions = {function.signature.name: function for function in closure.graph.as_graph_def().library.function}
 
-    def has(name, op):
-        nodes = functions[name].node_def
-        return any(node.op == op or ("body" in node.attr and has(node.attr["body"].func.name, op)) for node in nodes)
+    def has(node):
+        """Whether a node makes steps, or is a loop that does."""
+        body = functions[node.attr["body"].func.name].node_def if "body" in node.attr else []
+        return node.op == step or any(map(has, body))
 
     (turn,) = [
         f.node_def
         for f in functions.values()
         if any(node.op == "TfpsGatherRows" and "/job:ps/" in node.device for node in f.node_def)
-        and any(node.op in ("While", "StatelessWhile") for node in f.node_def)
+        and any(map(has, f.node_def))
     ]
-    loops = [node for node in turn if node.op in ("While", "StatelessWhile")]
-    (steps,) = [node for node in loops if has(node.attr["body"].func.name, "TfpsSegmentSumRows")]
+    steps = next(iter([node for node in turn if has(node) and "body" in node.attr] or filter(has, turn)))
     gathers = [node for node in turn if node.op == "TfpsGatherRows" and "/job:ps/" in node.device]
     pushes = [node.name for node in turn if node.op in ("If", "StatelessIf") and "/job:ps/" in node.device]
     assert gathers and pushes
@@ -79,11 +92,6 @@ def test_closures_have_several_windows(strategy):
     assert sum(result.drift.windows for result in results) == 4 * WINDOWS
 
 
-def test_what_cannot_overlap_is_refused(strategy):
+def test_what_overlap_may_be():
     with pytest.raises(ConfigError, match="overlap.*True or False.*Received: 1"):
         tfps.optimizers.Geo("sgd", overlap=1)
-    with strategy.scope():
-        model = tfps.models.SkipGram(100, 8)
-        model.compile(tfps.optimizers.Geo("sgd", overlap=True))
-    with pytest.raises(UnsupportedError, match="overlap.*SkipGram"):
-        model.fit(np.ones((16, 2), np.int64), batch_size=8, verbose=0)

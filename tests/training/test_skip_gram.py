@@ -31,12 +31,13 @@ def some_pairs(count):
     return centers, (centers + random.integers(1, 4, count)) % WORDS
 
 
-def one_after_the_other(before, centers, contexts, rule, windows):
-    """What a loop makes of the tables: window after window, the pairs of each in order, with its own draws."""
+def one_after_the_other(before, centers, contexts, rule, draws):
+    """What a loop makes of the tables: window after window, the pairs of each in order, with the draws of a number."""
     tables = np.concatenate(before)
     slots = [np.full_like(tables, 0.1)] if rule == "adagrad" else []
     losses = 0.0
-    for number, (c, x) in enumerate(zip(np.split(centers, windows), np.split(contexts, windows), strict=True)):
+    parts = (np.split(ids, len(draws)) for ids in (centers, contexts))
+    for number, c, x in zip(draws, *parts, strict=True):
         targets = draw_targets(x, NEGATIVES, [SEED, number]).numpy() + WORDS
         hyper = [0.2, 1e-7, 0.0] if rule == "adagrad" else [0.2, 0.0]
         deltas, loss = brute_force(rule, [tables, *slots], c, targets, hyper)
@@ -45,27 +46,29 @@ def one_after_the_other(before, centers, contexts, rule, windows):
     return [*np.split(tables, 2)], losses / len(centers)
 
 
-@pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
+@pytest.mark.parametrize(("fed", "overlap"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("rule", ["sgd", "adagrad"])
-def test_windows_train_pair_after_pair(one_worker, rule, fed):
+def test_windows_train_pair_after_pair(one_worker, rule, fed, overlap):
     inner = {"sgd": keras.optimizers.SGD, "adagrad": keras.optimizers.Adagrad}[rule](0.2)
-    made = model(one_worker, tfps.optimizers.Geo(inner, push_every=5))
+    made = model(one_worker, tfps.optimizers.Geo(inner, push_every=5, overlap=overlap))
     start, (centers, contexts) = made.get_weights()[:2], some_pairs(600)
     data = tf.data.Dataset.from_tensor_slices((centers, contexts)).batch(20)
     if fed:
         batches = list(data)
         data = tf.data.Dataset.from_generator(lambda: batches, output_signature=data.element_spec)
     history = made.fit(data, verbose=0).history
-    expected, loss = one_after_the_other(start, centers, contexts, rule, windows=6)
+    # A closure of overlapped windows, here 4, also draws for the one after its last.
+    draws = [0, 1, 2, 3, 5, 6] if overlap else range(6)
+    expected, loss = one_after_the_other(start, centers, contexts, rule, draws)
     for ours, theirs in zip(made.get_weights(), expected, strict=False):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(history["loss"], [loss], rtol=1e-4)
     assert int(made.optimizer.iterations) == 30
 
 
-@pytest.mark.parametrize("merge", ["cap", "mean", "sum"])
-def test_two_workers_learn_and_count_every_batch(strategy, merge):
-    made = model(strategy, tfps.optimizers.Geo(keras.optimizers.SGD(0.1), push_every=4, merge=merge))
+@pytest.mark.parametrize(("merge", "overlap"), [("cap", False), ("cap", True), ("mean", False), ("sum", False)])
+def test_two_workers_learn_and_count_every_batch(strategy, merge, overlap):
+    made = model(strategy, tfps.optimizers.Geo(keras.optimizers.SGD(0.1), push_every=4, merge=merge, overlap=overlap))
     centers, contexts = some_pairs(4010)
     history = made.fit(centers, contexts, batch_size=20, epochs=3, verbose=0).history["loss"]
     assert int(made.optimizer.iterations) == 3 * 201
@@ -137,16 +140,70 @@ def test_a_window_touches_no_server_between_pull_and_push(strategy):
     assert sum(node.op == "TfpsApplyRows" for nodes in [closure, *functions] for node in nodes) == len(places)
 
 
-def test_a_window_is_pushed_once(strategy):
-    class Twice(tfps.models.SkipGram):
-        def train_window(self, batches, steps, window):
-            rows = window.pull([(self.centers.embeddings, batches[0])])
-            for _ in range(2):
-                window.push(rows, [tf.zeros_like(matrix) for matrix in rows.matrices])
-            return {}
+class Tally(keras.Model):
+    """Adds 1 to a row for each id; of two tables, so that an id of one is not taken for the same id of the other."""
 
+    def __init__(self):
+        super().__init__()
+        self.tables = [keras.layers.Embedding(WORDS, DIM, embeddings_initializer="zeros") for _ in range(2)]
+        for table in self.tables:
+            table.build()
+        self.built = True
+
+    def window_lookups(self, batches):
+        return [(table.embeddings, ids) for table, ids in zip(self.tables, batches, strict=True)]
+
+    def train_window(self, batches, rows, steps):
+        self.optimizer.iterations.assign_add(tf.cast(steps, self.optimizer.iterations.dtype))
+        sums = [
+            tf.math.unsorted_segment_sum(tf.ones([tf.size(at), DIM]), at, tf.shape(rows.matrices[0])[0])
+            for at in rows.positions
+        ]
+        return [tf.add_n(sums)], {"steps": tf.cast(steps, tf.float32)}
+
+
+def tally(strategy, model, **mode):
     with strategy.scope():
-        made = Twice(WORDS, DIM)
-        made.compile(tfps.optimizers.Geo("sgd"))
-    with pytest.raises(UnsupportedError, match="`push` of a window must be called once"):
-        made.fit(*some_pairs(40), verbose=0)
+        made = model()
+        made.compile(tfps.optimizers.Geo("sgd", **mode))
+    return made
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_every_delta_of_a_whole_window_arrives_once(strategy, overlap):
+    made = tally(strategy, Tally, push_every=5, merge="sum", overlap=overlap)
+    made.optimizer.iterations.assign(1_000_000)  # an old model, which all workers train at once
+    pairs = some_pairs(1003)
+    logs = made.fit(*pairs, batch_size=8, epochs=2, verbose=0).history
+    for ids, rows in zip(pairs, made.get_weights(), strict=False):
+        seen = np.bincount(ids, minlength=WORDS)
+        np.testing.assert_array_equal(rows, np.repeat(2.0 * seen[:, None], DIM, 1))
+    assert int(made.optimizer.iterations) == 1_000_000 + 2 * 126
+    assert 1 <= logs["steps"][0] <= 5
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_own_windows_are_no_conflict(strategy, overlap):
+    """Of a young model, which one worker trains: nothing is held back."""
+    made = tally(strategy, Tally, push_every=5, overlap=overlap)
+    ones = np.ones(320, np.int64)
+    history = made.fit(ones, ones, batch_size=8, verbose=0).history
+    assert history["geo_conflicts"] == [0.0]
+    for rows in made.get_weights():
+        np.testing.assert_array_equal(rows, np.where(np.arange(WORDS)[:, None] == 1, 320.0, 0.0).repeat(DIM, 1))
+
+
+def test_methods_that_do_not_fit_are_named(strategy):
+    class NoLookups(Tally):
+        window_lookups = None
+
+    class TooFew(Tally):
+        def train_window(self, batches, rows, steps):
+            return [], {}
+
+    for wrong, message in [
+        (NoLookups, "`window_lookups` beside `train_window`.*Received: NoLookups"),
+        (TooFew, "one delta for each of `rows.matrices`, 1.*Received: 0"),
+    ]:
+        with pytest.raises(UnsupportedError, match=message):
+            tally(strategy, wrong).fit(*some_pairs(40), verbose=0)

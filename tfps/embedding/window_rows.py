@@ -15,6 +15,9 @@ from tfps.embedding.once import Stamp
 from tfps.embedding.push import add_to
 from tfps.errors import ConfigError
 
+_KEYS = 1 << 40
+"""Of each table: more than it can have rows."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WindowRows:
@@ -26,6 +29,7 @@ class WindowRows:
     Attributes:
         matrices: the rows, then each slot, float32 [M, dim] each.
         positions: for each lookup the row of the matrices of each of its ids, int32, of the shape of the ids.
+        keys: of each row of the matrices a number that no other row of any table has, int64 [M].
     """
 
     groups: tuple[Group, ...]
@@ -40,20 +44,49 @@ class WindowRows:
         """See the class."""
         return self.groups[0].places
 
+    @property
+    def keys(self) -> Any:
+        """See the class."""
+        ids, tables = self.groups[0].routed.unique_ids, len(self.groups[0].tables)
+        return (
+            ids
+            if tables == 1
+            else ids + self._by_table(tf.constant([_KEYS * table for table in range(tables)], tf.int64))
+        )
+
+    @property
+    def requests(self) -> list[Any]:
+        """The tensors that say where the rows are, for a loop to carry: with others, these are other rows."""
+        return self.groups[0].tensors()[:-1]
+
+    @property
+    def no_requests(self) -> list[Any]:
+        """Such tensors of no rows at all."""
+        routed = self.groups[0].routed
+        counts = [tf.zeros([pieces], tf.int64) for pieces in routed.pieces]
+        *rest, sizes = self.requests[len(counts) :]
+        return [*counts, *(tensor[:0] for tensor in rest), tf.zeros_like(sizes)]
+
+    def with_requests(self, requests: Sequence[Any], matrices: Sequence[Any]) -> "WindowRows":
+        """Other rows of the same tables."""
+        return WindowRows(
+            tuple(group.with_tensors([*requests, matrix]) for group, matrix in zip(self.groups, matrices, strict=True))
+        )
+
     def now(self) -> Any:
-        """The rows as the servers hold them by now, [M, dim]; read after the control dependencies in force."""
-        group = self.groups[0]
-        requests = tuple(tf.identity(request) for request in group.routed.requests)
-        routed = dataclasses.replace(group.routed, requests=requests)
-        return pull([dataclasses.replace(group, routed=routed)])[0]
+        """The rows as the servers hold them by now, [M, dim]."""
+        return pull(self.groups[:1])[0]
 
     def shared_by_table(self, shares: Sequence[float]) -> Any:
         """A number for each table as a number for each row, [M, 1], or one for all where they are alike."""
         if len(set(shares)) == 1:
             return shares[0]
+        return self._by_table(tf.constant(shares, tf.float32))[:, tf.newaxis]
+
+    def _by_table(self, values: Any) -> Any:
+        """A value for each table, [tables], as one for each row, [M]."""
         routed = self.groups[0].routed
-        by_tally = tf.repeat(tf.constant(shares, tf.float32), routed.table_sizes)
-        return tf.gather(by_tally, tf.math.invert_permutation(routed.table_order))[:, tf.newaxis]
+        return tf.gather(tf.repeat(values, routed.table_sizes), tf.math.invert_permutation(routed.table_order))
 
 
 def pull_window(lookups: Sequence[tuple[Any, Any]], slots: Sequence[Sequence[Any]]) -> WindowRows:

@@ -1,17 +1,18 @@
 """The functions a model's training loop calls: one step of training or evaluation, run by the workers."""
 
+import contextlib
 import functools
 import itertools
 import logging
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from tfps.embedding.once import Ledger
-from tfps.errors import ConfigError
+from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import averages, geo, sync
 from tfps.keras._compat import tree
 from tfps.keras.variables import held
@@ -34,7 +35,7 @@ from tfps.training.stream import Runner, Stream, closure_steps
 from tfps.training.streams import stream
 from tfps.training.sync.steps import SyncSteps
 from tfps.training.turns import MOST_STEPS, steps_of_turn
-from tfps.training.whole_window import WholeWindow
+from tfps.training.whole_window import WindowMethods
 
 _LOG = logging.getLogger("tfps")
 _NUMBERS = itertools.count()
@@ -286,7 +287,7 @@ class StepFunction:
             prefetches=self._strategy.prefetch_lookups,
             window=window,
             overlaps=self._overlaps,
-            train_window=self._traced_window if window and hasattr(model, "train_window") else None,
+            window_methods=self._window_methods() if window and hasattr(model, "train_window") else None,
             ledgers=self._ledgers,
         )
         self._closure = self._sync.closure(program) if self._sync else Closure(program)
@@ -297,17 +298,37 @@ class StepFunction:
         return averages.push_scales(self._model, steps, workers) | geo.dense_scales(self._model, workers)
 
     def _traced_step(self, batch: Any) -> Mapping[str, Any]:
-        return self._traced(lambda: self._step(_without_optionals(batch)))
+        with self._in_scope():
+            return self._own_logs(self._step(_without_optionals(batch)))
 
-    def _traced_window(self, batches: Any, steps: Any, window: WholeWindow) -> Mapping[str, Any]:
-        return self._traced(lambda: self._model.train_window(_without_optionals(batches), steps, window))
+    def _window_methods(self) -> WindowMethods:
+        if not callable(getattr(self._model, "window_lookups", None)):
+            raise UnsupportedError(
+                "a model that trains whole windows must have a method `window_lookups` beside `train_window`. "
+                f"Received: {self._model.__class__.__name__}."
+            )
 
-    def _traced(self, run: Callable[[], Any]) -> Mapping[str, Any]:
-        """Runs a step where it is traced; returns the logs that metrics do not give."""
+        def lookups(batches: Any) -> Any:
+            with self._in_scope():
+                return self._model.window_lookups(_without_optionals(batches))
+
+        def train(batches: Any, rows: Any, steps: Any) -> Any:
+            with self._in_scope():
+                deltas, logs = self._model.train_window(_without_optionals(batches), rows, steps)
+                return deltas, self._own_logs(logs)
+
+        return WindowMethods(lookups, train)
+
+    @contextlib.contextmanager
+    def _in_scope(self) -> Iterator[None]:
+        """Where a model's methods are traced."""
         replica = tf.distribute.ReplicaContext(self._strategy, replica_id_in_sync_group=0)
         with self._strategy.scope(), replica:
-            logs = run()
-            known = set(self._model.get_metrics_result())
+            yield
+
+    def _own_logs(self, logs: Any) -> Mapping[str, Any]:
+        """The logs that metrics do not give."""
+        known = set(self._model.get_metrics_result())
         return {} if not isinstance(logs, Mapping) or set(logs) <= known else logs
 
     def _read(self, vector: Any) -> Result:

@@ -88,8 +88,7 @@ def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap
         overlap: while a window is trained, push the deltas of the one before and pull the rows of the next. A worker
             still misses nothing of its own (with one the result is that of one process), but sees what others push a
             window later, and holds the rows of two windows. Worth it where exchanges take long, as over a slow network.
-            Windows of inputs that the chief reads are exchanged without it; a model that trains whole windows by a
-            `train_window` of its own refuses it.
+            Windows of inputs that the chief reads are exchanged without it.
 
     Returns:
         The optimizer.
@@ -126,11 +125,6 @@ def window_mode(model: Any, num_workers: int) -> WindowMode | None:
     mode = mode_of(model.optimizer)
     if mode is None:
         return None
-    if mode.overlap and hasattr(model, "train_window"):
-        raise UnsupportedError(
-            "`overlap` of Geo must be False for a model that trains whole windows. "
-            f"Received: {model.__class__.__name__}."
-        )
     if mode.merge == "sum" and num_workers > _SAFE_SUM:
         _LOG.warning(
             'merge="sum" adds the windows of %d workers whole: where they move the same rows or dense variables, that '

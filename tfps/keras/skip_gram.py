@@ -109,13 +109,22 @@ class SkipGram(keras.Model):
         """The loss of one batch."""
         return self._reported(*self._loss_of(data))
 
-    def train_window(self, batches: Any, steps: Any, window: Any) -> Mapping[str, Any]:
+    def window_lookups(self, batches: Any) -> list[tuple[Any, Any]]:
+        """The rows that a window of batches needs; see `tfps/training/whole_window.py`.
+
+        Args:
+            batches: (centers, contexts) of the whole window.
+        """
+        centers, contexts = _pairs_of(batches)
+        return [(self.centers.embeddings, centers), (self.contexts.embeddings, self._targets(contexts))]
+
+    def train_window(self, batches: Any, rows: Any, steps: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """A window of batches in one op, pair after pair; see `tfps/training/whole_window.py`.
 
         Args:
             batches: (centers, contexts) of the whole window.
+            rows: those of `window_lookups`.
             steps: batches that they were, int64 scalar.
-            window: gives rows and takes deltas.
 
         Raises:
             UnsupportedError: the optimizer does more than pairs can be trained by.
@@ -129,13 +138,10 @@ class SkipGram(keras.Model):
                 "`optimizer` must be SGD without momentum or Adagrad, where a SkipGram trains in windows. "
                 f"Received: {type(optimizer).__name__}."
             )
-        centers, contexts = _pairs_of(batches)
-        targets = self._targets(contexts)
-        rows = window.pull([(self.centers.embeddings, centers), (self.contexts.embeddings, targets)])
-        deltas, loss = train_pairs(found.rule, rows.matrices, rows.positions[0], rows.positions[1], found.hyper(0.0))
-        window.push(rows, deltas)
+        centers, targets = rows.positions
+        deltas, loss = train_pairs(found.rule, rows.matrices, centers, targets, found.hyper(0.0))
         optimizer.iterations.assign_add(tf.cast(steps, optimizer.iterations.dtype))
-        return self._reported(tf.cast(loss, tf.float32), tf.size(centers))
+        return deltas, self._reported(tf.cast(loss, tf.float32), tf.size(centers))
 
     def get_config(self) -> dict[str, Any]:
         """What makes the same model again, untrained."""

@@ -27,8 +27,8 @@ from tfps.training.order import Order
 from tfps.training.overlapped import Overlapped
 from tfps.training.spans import train_spans
 from tfps.training.turns import Turns, steps_of_turn
-from tfps.training.whole_window import Train, WholeWindow, join_window, read_window
-from tfps.training.window import Window, WindowMode
+from tfps.training.whole_window import WholeWindow, WindowMethods
+from tfps.training.window import Window, WindowMode, train_one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Program:
         prefetches: whether rows of the next batch are asked for while a step computes: they miss that step's update.
         window: how the steps of a closure train on rows of their own, where they do (GEO).
         overlaps: whether a closure has several windows, or spans, and exchanges one while it trains another.
-        train_window: trains a whole window in place of its steps, where there is one: (batches, steps, window) -> logs.
+        window_methods: of a model that trains a whole window in place of its steps; None for all others.
         ledgers: of the pushes of rows and of dense variables, so that none counts twice; None where nothing is pushed.
     """
 
@@ -58,7 +58,7 @@ class Program:
     prefetches: bool = False
     window: WindowMode | None = None
     overlaps: bool = False
-    train_window: Train | None = None
+    window_methods: WindowMethods | None = None
     ledgers: tuple[Ledger, Ledger] | None = None
 
 
@@ -108,20 +108,16 @@ class Closure:
         """
         exchange, copies = self._begin(order.share)
         first = next_batch()
-        run = functools.partial(self._run, copies)
-        if self._program.train_window is not None:
-            return self._train(exchange, copies, order, *read_window(next_batch, first, order.steps))
-        recording, spec = Recording(run, first.element_spec), first.element_spec
-        self.asked, self.operations = recording.asked, recording.operations
-        if self._program.window is not None and self._program.overlaps:
-            stamps = functools.partial(self._stamps, order)
-            windows = Overlapped(recording, spec, self._program.window, exchange, run, stamps)
-            return self._result(copies, *windows.train(next_batch, first, order))
         if self._program.window is not None:
-            window = Window(recording, spec, self._program.window)
+            window, logs = self._window(copies, first.element_spec)
+            if self._program.overlaps:
+                windows = Overlapped(window, logs, exchange, functools.partial(self._stamps, order))
+                return self._result(copies, *windows.train(next_batch, first, order))
             count = window.read(next_batch, first, order.steps)
-            last, drift = window.train(count, run, self._stamps(order, count)[0])
+            last, drift = train_one(window, count, self._stamps(order, count)[0])
             return self._end(exchange, copies, order, count, last, drift)
+        run = functools.partial(self._run, copies)
+        recording = self._record(run, first.element_spec)
         size = steps_of_turn(self.operations, self._program.turn)
         turns = Turns(recording, run, lambda done: self._stamps(order, done)[0], size, self._program.prefetches)
         state = turns.begun(next_batch, first, order)
@@ -134,17 +130,14 @@ class Closure:
     def over_batches(self, batches: list[Any], order: Order) -> Any:
         """Graph of one step a batch; returns the result as a float32 vector."""
         exchange, copies = self._begin(order.share)
-        run = functools.partial(self._run, copies)
         batches = of_one_shape(batches)
-        if self._program.train_window is not None:
-            return self._train(exchange, copies, order, *join_window(batches))
-        recording = Recording(run, batches[0])
-        self.operations = recording.operations
         if self._program.window is not None:
-            window = Window(recording, batches[0], self._program.window)
+            window, _ = self._window(copies, batches[0])
             count = window.take(batches)
-            last, drift = window.train(count, run, self._stamps(order, count)[0])
+            last, drift = train_one(window, count, self._stamps(order, count)[0])
             return self._end(exchange, copies, order, count, last, drift)
+        run = functools.partial(self._run, copies)
+        recording = self._record(run, batches[0])
         logs: Any = None
         for number, batch in enumerate(batches, 1):
             logs = run(recording.lookups(batch), batch, stamp=self._stamps(order, number)[0])
@@ -185,6 +178,7 @@ class Closure:
 
     def _result(self, copies: dict[Hashable, Any], steps: Any, logs: Any, drift: Any = None) -> Any:
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self._program.sums]
+        logs = tf.pad(logs, [[0, len(self._log_names) - tf.size(logs)]])  # of no window at all there are none
         return pack([steps, *sums, *([] if drift is None else [drift]), logs])
 
     def _stamps(self, order: Order, done: Any) -> tuple[Stamp | None, Stamp | None]:
@@ -206,14 +200,31 @@ class Closure:
         """One step; returns its logs as a float32 vector."""
         return self._traced(step.Step(lookups, copies, stand_ins, self.contributes, stamp), batch)
 
-    def _train(self, exchange: Exchange, copies: dict[Hashable, Any], order: Order, steps: Any, batches: Any) -> Any:
-        """A window that the model trains in one go, to the end of the closure."""
-        program = self._program
-        assert program.window is not None and program.train_window is not None
-        window = WholeWindow(program.window, self._stamps(order, steps)[0])
-        with step.tracing(step.Step(DirectLookups(), copies)):
-            logs = self._noted(program.train_window(batches, steps, window))
-        return self._end(exchange, copies, order, steps, logs, window.drift)
+    def _record(self, run: Callable[..., Any], spec: Any) -> Recording:
+        recording = Recording(run, spec)
+        self.asked, self.operations = recording.asked, recording.operations
+        return recording
+
+    def _window(self, copies: dict[Hashable, Any], spec: Any) -> tuple[Any, Any]:
+        """A window without batches, and the logs of one that makes no steps."""
+        mode, methods = self._program.window, self._program.window_methods
+        assert mode is not None
+        if methods is None:
+            run = functools.partial(self._run, copies)
+            recording = self._record(run, spec)
+            return Window(recording, spec, mode, run), tf.zeros(recording.result.shape)
+
+        def lookups(batches: Any) -> Any:
+            with step.tracing(step.Step(DirectLookups(), copies)):
+                return methods.lookups(batches)
+
+        def train(batches: Any, rows: Any, steps: Any) -> Any:
+            with step.tracing(step.Step(DirectLookups(), copies)):
+                deltas, logs = methods.train(batches, rows, steps)
+                return deltas, self._noted(logs)
+
+        # How many logs there are is known when it is traced, not before.
+        return WholeWindow(lookups, train, spec, mode), tf.compat.v1.placeholder_with_default(tf.zeros([0]), [None])
 
     def _traced(self, traced: step.Step, batch: Any) -> Any:
         with step.tracing(traced):

@@ -6,10 +6,13 @@ those of its rows that k has as well, and to the dense variables; (3) k is train
 of its own, and with one worker the result is that of one process; what others push it sees a window later than without
 overlap, so that a window is up to two windows behind the servers. The first pull and the last push of a closure wait.
 
+A turn that trains the last window of a closure looks for one more as well, and finds it empty; a `WholeWindow` that
+draws random ids draws for that one too.
+
 Memory: the rows and slots of two windows, the batches of two, and the deltas of the one before.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -18,9 +21,7 @@ from tfps.embedding.once import Stamp
 from tfps.training.batches import next_unless
 from tfps.training.drift import DRIFT_LANES
 from tfps.training.exchange import Exchange
-from tfps.training.hoisting import Recording
 from tfps.training.order import Order
-from tfps.training.window import Pulled, Run, Window, WindowMode
 
 WINDOWS = 4
 """Windows of a closure."""
@@ -30,25 +31,20 @@ class Overlapped:
     """The windows of one closure.
 
     Args:
-        recording: of the step.
-        spec: of a batch.
-        mode: how windows are trained.
+        window: one without batches, a `Window` or a `WholeWindow`; the others are made like it.
+        logs: what the logs are before the first.
         exchange: of the dense variables, which are pulled.
-        run: a step.
         stamps: those of the pushes of rows and of dense variables after so many steps of the closure.
     """
 
     def __init__(
         self,
-        recording: Recording,
-        spec: Any,
-        mode: WindowMode,
+        window: Any,
+        logs: Any,
         exchange: Exchange,
-        run: Run,
         stamps: Callable[[Any], tuple[Stamp | None, Stamp | None]],
     ) -> None:
-        self._recording, self._spec, self._mode = recording, spec, mode
-        self._exchange, self._run, self._stamps = exchange, run, stamps
+        self._first, self._logs, self._exchange, self._stamps = window, logs, exchange, stamps
 
     def train(self, next_batch: Callable[[], Any], first: Any, order: Order) -> tuple[Any, Any, Any]:
         """Trains windows until the order is done or the input ends.
@@ -64,7 +60,7 @@ class Overlapped:
 
         def body(state: Any) -> Any:
             done = state["done"] + state["count"]
-            window, following = self._window(state["arrays"]), self._window()
+            window, following = self._first.like(state["carried"]), self._first.like()
             # Beside each other: the exchange of the windows before and after ...
             pushed, drift = self._push(window, state)
             left = order.steps - done
@@ -73,29 +69,29 @@ class Overlapped:
             )
             pulled, fetched = following.pull(), self._exchange.fetch()
             # ... and the steps of this one.
-            deltas, logs = window.steps(state["count"], state["places"], state["start"], self._run)
+            deltas, logs = window.steps(state["count"], state["start"])
             moved = self._exchange.deltas(state["dense"])
             begin = self._exchange.sums(fetched, moved)
             self._exchange.fill(begin)
-            own = [_met(ids, before) for ids, before in zip(pulled.tallies, state["tallies"], strict=True)]
+            own = [_met(ids, before) for ids, before in zip(following.keys, window.keys, strict=True)]
             start = [
                 _added(rows, delta * window.scale(i), own[number])
-                for i, ((_, number), rows, delta) in enumerate(zip(window.held, pulled.rows, deltas, strict=True))
+                for i, (number, rows, delta) in enumerate(zip(window.key_of, pulled, deltas, strict=True))
             ]
             base = [
-                _added(rows, pushed[0][i], state["own"][window.held[i][1]])
+                _added(rows, pushed[0][i], state["own"][window.key_of[i]])
                 for i, rows in zip(window.capped, state["rows"], strict=True)
             ]
             return (
                 {
-                    **self._read(following, count, pulled, own),
+                    **_read(following, count, pulled, own),
                     "done": done,
                     "start": start,
                     "dense": begin,
                     "fetched": fetched,
                     "before": {
                         "done": done,
-                        "tallies": state["tallies"],
+                        "sent": window.sent,
                         "deltas": deltas,
                         "base": base,
                         "moved": moved,
@@ -112,60 +108,55 @@ class Overlapped:
             (self._begun(next_batch, first, order),),
             parallel_iterations=1,
         )
-        _, drift = self._push(self._window(last["arrays"]), last)
+        _, drift = self._push(self._first.like(last["carried"]), last)
         return last["done"], last["logs"], last["drift"] + drift
 
     def _begun(self, next_batch: Callable[[], Any], first: Any, order: Order) -> Any:
         """What the loop begins with: the first window, and none before it."""
-        dense = self._exchange.pulled
-        window = self._window()
+        dense, window = self._exchange.pulled, self._first
         count = window.read(next_batch, first, tf.minimum(order.window, order.steps))
         pulled, nothing = window.pull(), tf.constant(0, tf.int64)
-        none = [_of_any_length(tf.zeros([0], tf.int64)) for _ in pulled.tallies]
-        deltas = [_of_any_length(tf.zeros([0, one.dim], one.dtype)) for one, _ in window.held]
+        sent, deltas = (_of_any_length(tensors) for tensors in window.nothing)
+        none = _of_any_length([ids[:0] for ids in window.keys])
         still = {key: tf.zeros_like(value) for key, value in dense.items()}
         return {
-            **self._read(window, count, pulled, [(ids, ids) for ids in none]),
+            **_read(window, count, pulled, [(ids, ids) for ids in none]),
             "done": nothing,
-            "start": pulled.rows,
+            "start": _of_any_length(pulled),
             "dense": dense,
             "fetched": dense,
             "before": {
                 "done": nothing,
-                "tallies": none,
+                "sent": sent,
                 "deltas": deltas,
                 "base": [deltas[i] for i in window.capped],
                 "moved": still,
                 "dense_base": dense,
             },
-            "logs": tf.zeros(self._recording.result.shape),
+            "logs": self._logs,
             "drift": tf.zeros([DRIFT_LANES]),
         }
 
-    def _window(self, arrays: Any = None) -> Window:
-        return Window(self._recording, self._spec, self._mode, arrays)
-
-    def _read(self, window: Window, count: Any, pulled: Pulled, own: Any) -> dict[str, Any]:
-        """A window that was read and pulled; `own` says which of its rows the one before it has as well."""
-        return {
-            "count": count,
-            "arrays": window.arrays,
-            "places": [_of_any_length(places) for places in pulled.places],
-            "tallies": [_of_any_length(ids) for ids in pulled.tallies],
-            "rows": [pulled.rows[i] for i in window.capped],
-            "own": own,
-        }
-
-    def _push(self, window: Window, state: Any) -> tuple[tuple[list[Any], dict[Hashable, Any]], Any]:
+    def _push(self, window: Any, state: Any) -> tuple[tuple[list[Any], dict[Hashable, Any]], Any]:
         """Pushes the window before; returns what was added of rows and dense variables, and the drift.
 
         Of none before the first the stamp is not new, so the servers let it pass.
         """
         before = state["before"]
         of_rows, of_dense = self._stamps(before["done"])
-        pushed, drift = window.push(before["tallies"], before["deltas"], before["base"], of_rows)
+        pushed, drift = window.push(before["sent"], before["deltas"], before["base"], of_rows)
         sent = self._exchange.send(before["moved"], before["dense_base"], of_dense)
         return (pushed, sent), tf.where(before["done"] > 0, drift, 0.0)
+
+
+def _read(window: Any, count: Any, pulled: Sequence[Any], own: Any) -> dict[str, Any]:
+    """A window that was read and pulled; `own` says which of its rows the one before it has as well."""
+    return {
+        "count": count,
+        "carried": _of_any_length(window.carried),
+        "rows": _of_any_length([pulled[i] for i in window.capped]),
+        "own": own,
+    }
 
 
 def _met(ids: Any, before: Any) -> tuple[Any, Any]:
@@ -181,6 +172,11 @@ def _added(rows: Any, deltas: Any, own: tuple[Any, Any]) -> Any:
     return tf.tensor_scatter_nd_add(rows, here[:, tf.newaxis], tf.gather(deltas, before))
 
 
-def _of_any_length(tensor: Any) -> Any:
-    """A tensor of which the graph forgets the length, as it is another in each turn of a loop."""
-    return tf.compat.v1.placeholder_with_default(tensor, [None, *tensor.shape[1:]])
+def _of_any_length(values: Sequence[Any]) -> list[Any]:
+    """Tensors of which the graph forgets the length, as it is another in each turn of a loop; arrays as they are."""
+    return [
+        value
+        if isinstance(value, tf.TensorArray) or not value.shape.rank
+        else tf.compat.v1.placeholder_with_default(value, [None, *value.shape[1:]])
+        for value in values
+    ]

@@ -1,25 +1,28 @@
 """Windows that a model trains in one go: for models whose step is so small that a graph of it costs more than its work.
 
-Any model may offer a method
+Any model may offer two methods
 
-    def train_window(self, batches, steps, window): ...
+    def window_lookups(self, batches): ...
+    def train_window(self, batches, rows, steps): ...
 
-and is then asked for whole windows in GEO mode, instead of for steps by its `train_step`: `batches` has the structure
+and is then asked for whole windows in GEO mode, instead of for steps by its `train_step`. `batches` has the structure
 of a batch, with the tensors of all batches of the window one after the other; `steps`, an int64 scalar, says how many
-they were; `window` is a `WholeWindow`. The method gets rows by `window.pull`, trains, hands what it moved them by to
-`window.push`, counts `steps` in `optimizer.iterations`, and returns logs as a `train_step` does. It runs while a graph
-is traced, and dense variables are the worker's copies, as in a step. `tfps.models.SkipGram` is such a model.
+they were. `window_lookups` returns what rows they need: a list of (variable of an Embedding, ids of any shape), all of
+one width. `train_window` gets these rows and their slots (`rows.matrices`, `rows.positions`; see
+`tfps.embedding.window_rows`), trains, counts `steps` in `optimizer.iterations`, and returns what it moved each of the
+matrices by, and logs as a `train_step` does. Both run while a graph is traced, and dense variables are the worker's
+copies, as in a step. `tfps.models.SkipGram` is such a model.
 
 Memory: the window's unique rows and slots four times (as pulled, padded to train on, by how much they moved, and as the
 message that says so), and the window's batches.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.once import Stamp
 from tfps.embedding.window_rows import WindowRows, pull_window, push_window
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, next_unless
@@ -28,89 +31,158 @@ from tfps.training.exchange import share
 from tfps.training.window import WindowMode
 
 
-class WholeWindow:
-    """What `train_window` gets rows from and gives deltas to.
+@dataclasses.dataclass(frozen=True)
+class WindowMethods:
+    """What a model offers.
 
     Args:
-        mode: how windows are trained.
-        stamp: of the push.
-
-    Attributes:
-        drift: what it has moved, a tensor, once it is pushed.
+        lookups: its `window_lookups`.
+        train: its `train_window`.
     """
 
-    def __init__(self, mode: WindowMode, stamp: Stamp | None = None) -> None:
-        self._mode, self._stamp = mode, stamp
-        self._pushed = False
-        self.drift: Any = measured([])
+    lookups: Callable[[Any], Sequence[tuple[Any, Any]]]
+    train: Callable[[Any, WindowRows, Any], tuple[Sequence[Any], Mapping[str, Any]]]
 
-    def pull(self, lookups: Sequence[tuple[Any, Any]]) -> WindowRows:
-        """Rows and slots from the servers, each once.
+
+class WholeWindow:
+    """The batches of one window, which the model trains; the same parts as `tfps.training.window.Window` has.
+
+    Args:
+        lookups: gives what rows batches need.
+        train: (batches, rows, steps) -> deltas, logs as a vector.
+        spec: of a batch.
+        mode: how it is trained.
+    """
+
+    def __init__(self, lookups: Callable[[Any], Any], train: Callable[..., Any], spec: Any, mode: WindowMode) -> None:
+        self._lookups, self._train, self._spec, self._mode = lookups, train, spec, mode
+        self._batches: Any = None
+        self._rows: WindowRows
+
+    def read(self, next_batch: Callable[[], Any], first: Any, max_steps: Any) -> Any:
+        """Takes up to `max_steps` batches; returns how many, int64.
 
         Args:
-            lookups: (Keras variable or table, integer ids of any shape) each; all of one width.
+            next_batch: gives the next batch as a `tf.experimental.Optional`, empty at the end of the input.
+            first: the first one.
+            max_steps: int64 scalar.
         """
-        pairs = [(getattr(variable, "_value", variable), ids) for variable, ids in lookups]
-        return pull_window(pairs, [self._mode.slots.get(table.key, ()) for table, _ in pairs])
 
-    def push(self, rows: WindowRows, deltas: Sequence[Any]) -> None:
-        """Adds deltas on the servers, merged as the optimizer's mode says; to be called once.
+        def body(count: Any, batch: Any, arrays: Any) -> Any:
+            arrays = Batches(self._spec, arrays).with_batch(tf.cast(count, tf.int32), batch.get_value()).arrays
+            return count + 1, next_unless(count + 1 >= max_steps, next_batch, batch), arrays
+
+        count, _, arrays = tf.while_loop(
+            lambda count, batch, arrays: batch.has_value(),
+            body,
+            (tf.constant(0, tf.int64), first, Batches(self._spec).arrays),
+            parallel_iterations=1,
+        )
+        self._batches = Batches(self._spec, arrays).joined()
+        return count
+
+    def take(self, batches: Sequence[Any]) -> Any:
+        """Takes batches that were fed; returns how many, int64."""
+        joined = Batches(self._spec)
+        for number, batch in enumerate(batches):
+            joined = joined.with_batch(number, batch)
+        self._batches = joined.joined()
+        return tf.constant(len(batches), tf.int64)
+
+    @property
+    def carried(self) -> list[Any]:
+        """The tensors that make it up once it is pulled, but its rows, for a loop to carry."""
+        return [*_tensors(self._batches), *self._rows.requests]
+
+    def like(self, carried: Sequence[Any] = ()) -> "WholeWindow":
+        """Another window, made up of such tensors; one without batches where there are none."""
+        other = WholeWindow(self._lookups, self._train, self._spec, self._mode)
+        if carried:
+            batches = len(_tensors(self._batches))
+            other._batches = _with_tensors(self._batches, carried[:batches])
+            other._rows = self._rows.with_requests(carried[batches:], [None] * len(self._rows.groups))
+        return other
+
+    def pull(self) -> list[Any]:
+        """Its rows, then each slot, [M, dim] each."""
+        lookups = [(getattr(variable, "_value", variable), ids) for variable, ids in self._lookups(self._batches)]
+        self._rows = pull_window(lookups, [self._mode.slots.get(table.key, ()) for table, _ in lookups])
+        return self._rows.matrices
+
+    @property
+    def keys(self) -> list[Any]:
+        """Ids of its rows, each once: one vector, as it holds one matrix of rows."""
+        return [self._rows.keys]
+
+    @property
+    def key_of(self) -> list[int]:
+        """For the rows and each slot which of `keys` are its ids."""
+        return [0] * len(self._rows.groups)
+
+    @property
+    def capped(self) -> list[int]:
+        """Which of rows and slots are pushed by what others have moved them by meanwhile."""
+        return [0] if any(table.key in self._mode.capped for table in self._rows.groups[0].tables) else []
+
+    def scale(self, i: int) -> Any:
+        """The share of a delta of rows or a slot that is pushed, where it does not depend on others."""
+        return self._rows.shared_by_table([self._mode.scales.get(one.key, 1.0) for one in self._rows.groups[i].tables])
+
+    def steps(self, count: Any, rows: Sequence[Any]) -> tuple[list[Any], Any]:
+        """Trains; returns by what it moved rows and slots, and the logs.
 
         Args:
-            rows: as pulled.
-            deltas: one for each of `rows.matrices`.
+            count: batches there are, int64 scalar.
+            rows: what rows and slots begin with.
 
         Raises:
-            UnsupportedError: it was called before; a server would let the second push of a window pass.
+            UnsupportedError: the model did not return one delta for each.
         """
-        if self._pushed:
-            raise UnsupportedError("`push` of a window must be called once. Received: a second call.")
-        self._pushed = True
-        merged = [
-            delta * rows.shared_by_table([self._mode.scales.get(table.key, 1.0) for table in group.tables])
-            if any(self._mode.scales.get(table.key, 1.0) != 1.0 for table in group.tables)
-            else delta
-            for group, delta in zip(rows.groups, deltas, strict=True)
-        ]
-        others = None
-        if any(table.key in self._mode.capped for table in rows.groups[0].tables):
-            with tf.control_dependencies(deltas[:1]):
-                now = rows.now()  # not before the window is trained: what others have pushed by then counts
-            others = now - rows.matrices[0]
-            merged[0] = deltas[0] * share(deltas[0], others, axis=1)
-        self.drift = measured([(merged[0], others)])
-        push_window(rows, merged, self._stamp)
+        deltas, logs = self._train(self._batches, self._rows.with_requests(self._rows.requests, rows), count)
+        if len(deltas) != len(rows):
+            raise UnsupportedError(
+                f"`train_window` must return one delta for each of `rows.matrices`, {len(rows)}, and logs. "
+                f"Received: {len(deltas)} deltas."
+            )
+        return list(deltas), logs
+
+    @property
+    def sent(self) -> list[Any]:
+        """The tensors that a push needs beside the deltas."""
+        return self._rows.requests
+
+    @property
+    def nothing(self) -> tuple[list[Any], list[Any]]:
+        """What a push of no rows needs, and its deltas."""
+        return self._rows.no_requests, [matrix[:0] for matrix in self._rows.matrices]
+
+    def push(
+        self, sent: Sequence[Any], deltas: Sequence[Any], base: Sequence[Any], stamp: Any = None
+    ) -> tuple[list[Any], Any]:
+        """Adds deltas on the servers; returns what was added, and what it measured of the drift.
+
+        Args:
+            sent: of `sent`.
+            deltas: of rows and slots.
+            base: for each of `capped` the rows that servers would hold if nobody else had pushed meanwhile.
+            stamp: of the push.
+        """
+        window = self.like(self.carried)
+        window._rows = self._rows.with_requests(sent, [None] * len(deltas))
+        pushed, others = [delta * window.scale(i) for i, delta in enumerate(deltas)], None
+        if window.capped:
+            others = window._rows.now() - base[0]
+            pushed[0] = deltas[0] * share(deltas[0], others, axis=1)
+        push_window(window._rows, pushed, stamp)
+        return pushed, measured([(pushed[0], others)])
 
 
-def read_window(next_batch: Callable[[], Any], first: Any, max_steps: Any) -> tuple[Any, Any]:
-    """Takes up to `max_steps` batches; returns how many, int64, and their tensors one after the other.
-
-    Args:
-        next_batch: gives the next batch as a `tf.experimental.Optional`, empty at the end of the input.
-        first: the first one.
-        max_steps: int64 scalar.
-    """
-    spec = first.element_spec
-
-    def body(count: Any, batch: Any, arrays: Any) -> Any:
-        arrays = Batches(spec, arrays).with_batch(tf.cast(count, tf.int32), batch.get_value()).arrays
-        return count + 1, next_unless(count + 1 >= max_steps, next_batch, batch), arrays
-
-    count, _, arrays = tf.while_loop(
-        lambda count, batch, arrays: batch.has_value(),
-        body,
-        (tf.constant(0, tf.int64), first, Batches(spec).arrays),
-        parallel_iterations=1,
-    )
-    return count, Batches(spec, arrays).joined()
+def _tensors(batches: Any) -> list[Any]:
+    return [leaf for leaf in tf.nest.flatten(batches, expand_composites=True) if leaf is not None]
 
 
-def join_window(batches: Sequence[Any]) -> tuple[Any, Any]:
-    """The same of batches that were fed."""
-    joined = Batches(batches[0])
-    for number, batch in enumerate(batches):
-        joined = joined.with_batch(number, batch)
-    return tf.constant(len(batches), tf.int64), joined.joined()
-
-
-Train = Callable[[Any, Any, WholeWindow], Mapping[str, Any]]
+def _with_tensors(batches: Any, tensors: Sequence[Any]) -> Any:
+    left = iter(tensors)
+    leaves = tf.nest.flatten(batches, expand_composites=True)
+    filled = [None if leaf is None else next(left) for leaf in leaves]
+    return tf.nest.pack_sequence_as(batches, filled, expand_composites=True)

@@ -9,6 +9,7 @@ the servers when it ends. Memory: twice the window's unique rows and their slots
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -45,21 +46,6 @@ Run = Callable[[Any, Any, Mapping[Hashable, Any]], Any]
 """A step: (lookups, batch, stand-ins) -> its logs."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Pulled:
-    """What the servers sent for a window.
-
-    Args:
-        places: for each lookup of the step the row of each id, int32, those of one batch after the other.
-        tallies: for each table the ids of its rows, int64 [m], each once.
-        rows: for each of `Window.held` its rows, [m, dim].
-    """
-
-    places: list[Any]
-    tallies: list[Any]
-    rows: list[Any]
-
-
 class Window:
     """The batches of one window and the ids they ask for; grows batch by batch, then pulls, trains and pushes.
 
@@ -67,34 +53,30 @@ class Window:
         recording: of the step.
         spec: of a batch.
         mode: how it is trained.
-        arrays: the tensors of the batches of a window that was read; new ones where None.
+        run: a step.
 
     Attributes:
-        held: what a window holds rows of: (table or slot, number of its table in `Pulled.tallies`) each.
+        keys: once it is pulled, for each table the ids of its rows, int64 [m], each once.
+        key_of: for each table and slot that it holds rows of which of `keys` are its ids.
         capped: which of these, by number, are pushed by what others have moved them by meanwhile.
     """
 
-    def __init__(self, recording: Recording, spec: Any, mode: WindowMode, arrays: Sequence[Any] | None = None) -> None:
+    def __init__(self, recording: Recording, spec: Any, mode: WindowMode, run: Run) -> None:
         if recording.late:
             raise UnsupportedError(
                 "GEO pulls the rows of a window before its steps, so the ids of every lookup must follow from the "
                 f"inputs. Received: a lookup of table {recording.late[0].name!r} whose ids depend on something else."
             )
-        self._recording, self._spec, self._mode = recording, spec, mode
-        self._batches = Batches(spec, arrays)
+        self._recording, self._spec, self._mode, self._run = recording, spec, mode, run
+        self._batches = Batches(spec)
+        self._places: list[Any] = []
+        self.keys: list[Any] = []
         self._ids = [growing_array(tf.int64, [None]) for _ in recording.tables]
         self._tables = list({table.key: table for table in recording.tables}.values())
-        self.held = [
-            (one, number)
-            for number, table in enumerate(self._tables)
-            for one in [table, *mode.slots.get(table.key, ())]
-        ]
-        self.capped = [i for i, (one, _) in enumerate(self.held) if one.key in mode.capped]
-
-    @property
-    def arrays(self) -> list[Any]:
-        """The tensors of the batches, for a loop to carry."""
-        return self._batches.arrays
+        held = [[table, *mode.slots.get(table.key, ())] for table in self._tables]
+        self._held = [one for of_table in held for one in of_table]
+        self.key_of = [number for number, of_table in enumerate(held) for _ in of_table]
+        self.capped = [i for i, one in enumerate(self._held) if one.key in mode.capped]
 
     def read(self, next_batch: Callable[[], Any], first: Any, max_steps: Any) -> Any:
         """Takes up to `max_steps` batches; returns how many, int64.
@@ -126,41 +108,39 @@ class Window:
         self._batches = Batches(self._spec, arrays)
         return tf.constant(len(batches), tf.int64)
 
-    def train(self, count: Any, run: Run, stamp: Any = None) -> tuple[Any, Any]:
-        """Pulls, runs `count` steps, pushes; returns the last step's logs and what it measured of its drift.
+    @property
+    def carried(self) -> list[Any]:
+        """What makes it up once it is pulled, but its rows, for a loop to carry."""
+        return [*self._batches.arrays, *self._places, *self.keys]
 
-        Args:
-            count: int64 scalar.
-            run: a step.
-            stamp: of the push.
-        """
-        pulled = self.pull()
-        deltas, logs = self.steps(count, pulled.places, pulled.rows, run)
-        with tf.control_dependencies(deltas):
-            # Not before the steps are done: what others have pushed by then counts.
-            tallies = [tf.identity(ids) for ids in pulled.tallies]
-        _, drift = self.push(tallies, deltas, [pulled.rows[i] for i in self.capped], stamp)
-        return logs, drift
+    def like(self, carried: Sequence[Any] = ()) -> "Window":
+        """Another window, made up of such tensors; one without batches where there are none."""
+        other = Window(self._recording, self._spec, self._mode, self._run)
+        if carried:
+            left, counts = iter(carried), (len(self._batches.arrays), len(self._places), len(self.keys))
+            arrays, other._places, other.keys = (list(itertools.islice(left, count)) for count in counts)
+            other._batches = Batches(self._spec, arrays)
+        return other
 
-    def pull(self) -> Pulled:
-        """The rows of its tables and their slots; each comes once."""
+    def pull(self) -> list[Any]:
+        """The rows of each table and slot that it holds rows of, [m, dim] each; each row comes once."""
         asked = route(self._recording.tables, [ids.concat() for ids in self._ids])
         of_table = {one.table.key: one.tally for one in asked}
-        tallies = [of_table[table.key] for table in self._tables]
-        found = fetch([one for one, _ in self.held], [tallies[number] for _, number in self.held])
-        return Pulled([one.group.table_places[one.index] for one in asked], tallies, [expand(one) for one in found])
+        self.keys = [of_table[table.key] for table in self._tables]
+        self._places = [one.group.table_places[one.index] for one in asked]
+        found = fetch(self._held, [self.keys[number] for number in self.key_of])
+        return [expand(one) for one in found]
 
-    def steps(self, count: Any, places: Sequence[Any], rows: Sequence[Any], run: Run) -> tuple[list[Any], Any]:
-        """Runs `count` steps; returns what they moved each of `held` by, and the last step's logs.
+    def steps(self, count: Any, rows: Sequence[Any]) -> tuple[list[Any], Any]:
+        """Runs `count` steps; returns what they moved each table and slot by, and the last step's logs.
 
         Args:
             count: int64 scalar.
-            places: of the pull.
-            rows: for each of `held` what it begins with.
-            run: a step.
+            rows: what each table and slot begins with.
         """
         recording = self._recording
-        local = {one.key: LocalTable(one, begin) for (one, _), begin in zip(self.held, rows, strict=True)}
+        places = self._places
+        local = {one.key: LocalTable(one, begin) for one, begin in zip(self._held, rows, strict=True)}
 
         def body(number: Any, logs: Any, starts: Any) -> Any:
             batch = self._batches.batch(tf.cast(number, tf.int32))
@@ -171,7 +151,7 @@ class Window:
                 for i, wanted in enumerate(ids)
             ]
             found = fetch([local[table.key] for table in recording.tables], positions) if ids else []
-            return number + 1, run(recording.replay(found), batch, local), starts + sizes
+            return number + 1, self._run(recording.replay(found), batch, local), starts + sizes
 
         _, logs, _ = tf.while_loop(
             lambda number, *_: number < count,
@@ -180,45 +160,69 @@ class Window:
             parallel_iterations=1,
         )
         with tf.control_dependencies([logs]):
-            return [local[one.key].delta() for one, _ in self.held], logs
+            return [local[one.key].delta() for one in self._held], logs
+
+    @property
+    def sent(self) -> list[Any]:
+        """The tensors that a push needs beside the deltas."""
+        return self.keys
+
+    @property
+    def nothing(self) -> tuple[list[Any], list[Any]]:
+        """What a push of no rows needs, and its deltas."""
+        return [ids[:0] for ids in self.keys], [tf.zeros([0, one.dim], one.dtype) for one in self._held]
 
     def push(
-        self, tallies: Sequence[Any], deltas: Sequence[Any], base: Sequence[Any], stamp: Any = None
+        self, sent: Sequence[Any], deltas: Sequence[Any], base: Sequence[Any], stamp: Any = None
     ) -> tuple[list[Any], Any]:
         """Adds deltas on the servers; returns what was added of each, and what it measured of the drift.
 
         Args:
-            tallies: of the pull.
-            deltas: for each of `held`, of which those of slots whose table is not trained stay here.
+            sent: of `sent`.
+            deltas: of each table and slot; those of slots whose table is not trained stay here.
             base: for each of `capped` the rows that servers would hold if nobody else had pushed meanwhile.
             stamp: of the push.
         """
-        others = self._others(tallies, base)
+        ids = [sent[number] for number in self.key_of]
+        others = self._others(ids, base)
         pushed = [
             delta * (share(delta, others[i], axis=1) if i in others else self.scale(i))
             for i, delta in enumerate(deltas)
         ]
-        trained = [i for i, (_, number) in enumerate(self.held) if self._tables[number].key in self._mode.slots]
-        add([(self.held[i][0], tallies[self.held[i][1]], pushed[i]) for i in trained], stamp)
-        return pushed, measured([(pushed[i], others.get(i)) for i in trained if self._is_table(i)])
+        trained = [i for i, number in enumerate(self.key_of) if self._tables[number].key in self._mode.slots]
+        add([(self._held[i], ids[i], pushed[i]) for i in trained], stamp)
+        of_tables = [i for i in trained if self._held[i] is self._tables[self.key_of[i]]]
+        return pushed, measured([(pushed[i], others.get(i)) for i in of_tables])
 
     def scale(self, i: int) -> float:
-        """The share of the delta of one of `held` that is pushed, where it does not depend on others."""
-        return self._mode.scales.get(self.held[i][0].key, 1.0)
-
-    def _is_table(self, i: int) -> bool:
-        one, number = self.held[i]
-        return one is self._tables[number]
+        """The share of the delta of a table or slot that is pushed, where it does not depend on others."""
+        return self._mode.scales.get(self._held[i].key, 1.0)
 
     def _noted(self, number: Any, batch: Any, arrays: Any, ids: Any) -> Any:
         noted = Batches(self._spec, arrays).with_batch(number, batch).arrays
         wanted = [tf.reshape(tf.cast(one, tf.int64), [-1]) for one in self._recording.ids(batch)]
         return noted, [array.write(number, one) for array, one in zip(ids, wanted, strict=True)]
 
-    def _others(self, tallies: Sequence[Any], base: Sequence[Any]) -> dict[int, Any]:
+    def _others(self, ids: Sequence[Any], base: Sequence[Any]) -> dict[int, Any]:
         """What others have moved the rows of `capped` by meanwhile, after a look at what the servers hold."""
         if not self.capped:
             return {}
-        looked = [self.held[i] for i in self.capped]
-        found = fetch([one for one, _ in looked], [tallies[number] for _, number in looked])
+        found = fetch([self._held[i] for i in self.capped], [ids[i] for i in self.capped])
         return {i: expand(now) - before for i, now, before in zip(self.capped, found, base, strict=True)}
+
+
+def train_one(window: Any, count: Any, stamp: Any = None) -> tuple[Any, Any]:
+    """Pulls a window that was read, makes its `count` steps, pushes; returns the last logs and the drift.
+
+    Args:
+        window: a `Window`, or a `WholeWindow`.
+        count: int64 scalar.
+        stamp: of the push.
+    """
+    rows = window.pull()
+    deltas, logs = window.steps(count, rows)
+    with tf.control_dependencies(deltas):
+        # Not before the steps are done: what others have pushed by then counts.
+        sent = [tf.identity(tensor) for tensor in window.sent]
+    _, drift = window.push(sent, deltas, [rows[i] for i in window.capped], stamp)
+    return logs, drift
