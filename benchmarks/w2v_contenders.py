@@ -36,7 +36,8 @@ class Geo(Contender):
         model.optimizer.iterations.assign(_TRAINED_STEPS)
 
     def _optimizer(self, tfps: Any, inner: Any) -> Any:
-        return tfps.optimizers.Geo(inner, push_every=self.task.push_every, merge=self.task.merge)
+        task = self.task
+        return tfps.optimizers.Geo(inner, push_every=task.push_every, merge=task.merge, overlap=task.overlap)
 
 
 class Async(Geo):

@@ -22,6 +22,7 @@ class W2vTask:
         batch: pairs a step.
         push_every: batches of a window, in GEO mode.
         merge: of windows, in GEO mode.
+        overlap: whether they are exchanged while others are trained.
     """
 
     vocab: int = 100_000
@@ -30,6 +31,7 @@ class W2vTask:
     batch: int = 1_000
     push_every: int = 1_000
     merge: str = "cap"
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         """Checks the sizes."""

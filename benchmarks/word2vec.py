@@ -76,7 +76,7 @@ class W2vRun:
 def main() -> None:
     """Runs the command."""
     args = _parser().parse_args()
-    task = W2vTask(*(getattr(args, name) for name, _ in _SIZES), args.merge)
+    task = W2vTask(*(getattr(args, name) for name, _ in _SIZES), args.merge, args.overlap)
     if args.versus:
         print(json.dumps(compare(_commands(args), args.rounds, "pairs")))
         return
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         flag, default = f"--{name.replace('_', '-')}", getattr(W2vTask, name)
         parser.add_argument(flag, type=int, default=default, help=f"{meaning} (default %(default)s)")
     parser.add_argument("--merge", default=W2vTask.merge, help="of windows, in GEO mode (default %(default)s)")
+    parser.add_argument("--overlap", action="store_true", help="GEO: exchange a window while another is trained")
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="about how long a measurement takes (default %(default)s)"
     )
@@ -112,6 +113,7 @@ def _commands(args: argparse.Namespace) -> dict[str, list[str]]:
     """The two sides of --versus, by name."""
     sizes = ["ps", "workers", *(name for name, _ in _SIZES), "merge", "seconds"]
     shared = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in sizes]
+    shared += ["--overlap"] * args.overlap
     base = [sys.executable, "-m", "benchmarks.word2vec", "--turns", *shared]
     first = [f"--baseline={args.baseline}"] if args.baseline else [f"--mode={args.mode}"]
     return {args.baseline or args.mode: [*base, *first], args.versus: [*base, f"--baseline={args.versus}"]}
