@@ -38,7 +38,7 @@ demo: $(VENV)/.package
 
 # Most of a test is waiting for processes, so two run at a time; each with a cluster of its own.
 test: $(VENV)/.package
-	$(VENV)/bin/pytest -q -n 2 --dist loadgroup -m 'not slow and not alone' $(PYTEST_ARGS)
+	$(VENV)/bin/pytest -q -n 2 -m 'not slow and not alone' $(PYTEST_ARGS)
 	$(VENV)/bin/pytest -q -m alone $(PYTEST_ARGS) || [ $$? = 5 ]  # 5: PYTEST_ARGS name none of them
 
 test-slow: $(VENV)/.package

@@ -41,7 +41,7 @@ def fed(data):
 INPUTS = pytest.mark.parametrize("read_by", [of_unknown_length, fed], ids=["workers", "chief"])
 
 
-def weights(strategy, batches, closure, read_by=None):
+def weights(strategy, batches, closure, read_by=of_unknown_length):
     keras.utils.set_random_seed(4)
     ids = ids_of(batches)
     with strategy.scope() if strategy else contextlib.nullcontext():
