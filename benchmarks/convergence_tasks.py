@@ -77,7 +77,7 @@ def words(data: pathlib.Path) -> Task:
         return tfps.models.SkipGram(len(text.words), 100, negatives=5, counts=text.counts)
 
     def optimizer(factor: float) -> Any:
-        rate = 0.1 * factor  # of word2vec: 0.025, for ten epochs
+        rate = 0.05 * factor  # of word2vec: 0.025, for ten epochs
         return keras.optimizers.SGD(keras.optimizers.schedules.PolynomialDecay(rate, epochs * steps, rate / 100))
 
     def batches(epoch: int, size: int) -> Any:
