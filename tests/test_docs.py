@@ -169,7 +169,7 @@ def test_rules_are_those_of_the_table():
 def test_numbers_are_those_of_the_code(strategy):
     from tfps.keras.variables import _TABLE_ROWS
     from tfps.training.exchange import _KEY_STEP
-    from tfps.training.pace import UNSEEN
+    from tfps.training.pace import UNSEEN, UNSEEN_OF_MANY
     from tfps.training.stream import CLOSURES_AN_EPOCH
 
     between = strategy.dense_exchange_every * strategy.num_workers
@@ -178,6 +178,8 @@ def test_numbers_are_those_of_the_code(strategy):
     assert f"at least {CLOSURES_AN_EPOCH} closures" in text_of("docs/architecture.md")
     assert f"`strategy.closure_timeout_s` ({strategy.closure_timeout_s:.0f} s)" in text_of("docs/architecture.md")
     assert f"from step `{UNSEEN} * n` on" in text_of("docs/optimizers.md").replace("\n", " ")
+    assert f"`iterations / {2 * UNSEEN}`" in text_of("docs/optimizers.md")
+    assert f"`iterations / ({UNSEEN_OF_MANY} * N)`" in text_of("docs/optimizers.md")
     assert f"n * {_KEY_STEP:,}" in text_of("docs/optimizers.md")
     assert f"at least {_TABLE_ROWS:,} rows" in text_of("docs/architecture.md")
 

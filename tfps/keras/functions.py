@@ -25,7 +25,7 @@ from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import next_or_again
 from tfps.training.closure import Closure, Program, Result
-from tfps.training.drift import Drift
+from tfps.training.drift import Drift, Runaway
 from tfps.training.first_steps import FirstSteps
 from tfps.training.order import LENGTH, Order
 from tfps.training.overlapped import WINDOWS
@@ -72,7 +72,7 @@ class StepFunction:
         self._over_iterator: dict[str, Any] = {}
         self._kinds: dict[str, tuple[str, int]] = {}
         self._length = Length() if self._mode is not None and self._mode.push_every == "auto" else None
-        self._drift = Drift()
+        self._drift, self._runaway = Drift(), Runaway()
         self._ordered = [0] * self._strategy.num_workers
         self._ledgers = self._new_ledgers() if updates and self._sync is None else None
 
@@ -110,6 +110,7 @@ class StepFunction:
     def finish(self) -> dict[str, Any]:
         """Ends an epoch: waits for all steps and returns the final logs."""
         self.join()
+        self._runaway.look(self._drift)
         return self._results()
 
     def _results(self) -> dict[str, Any]:

@@ -155,7 +155,7 @@ class Closure:
             at = end
         drift = None
         if self._program.window is not None:
-            drift, at = Drift.read(values[at : at + DRIFT_LANES]), at + DRIFT_LANES
+            drift, at = Drift.read(values[at : at + DRIFT_LANES], steps), at + DRIFT_LANES
         return Result(steps, sums, dict(zip(self._log_names, values[at:].tolist(), strict=True)), drift)
 
     def _begin(self, worker: Any) -> tuple[Exchange, dict[Hashable, Any]]:

@@ -1,6 +1,7 @@
 """How far windows go from what the servers hold (GEO): the size of their deltas, and rows that others moved as well."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,11 @@ import tensorflow as tf
 
 DRIFT_LANES = 4
 """Float32 lanes of a measurement."""
+
+_GROWN, _CONFLICTING = 1.5, 0.25
+"""SkipGram that ran away moved twice as far a step, with 47 to 76 % of rows in conflict; where it learnt, 0.9 times."""
+
+_LOG = logging.getLogger("tfps")
 
 
 def measured(deltas: Sequence[tuple[Any, Any]]) -> Any:
@@ -34,17 +40,20 @@ class Drift:
         conflicts: rows that others had moved meanwhile.
         rows: rows at which they looked for that; none but with merge="cap" and more than one worker.
         windows: how many they were.
+        steps: of all of them.
     """
 
     squares: float = 0.0
     conflicts: float = 0.0
     rows: float = 0.0
     windows: float = 0.0
+    steps: float = 0.0
 
     @classmethod
-    def read(cls, values: Any) -> "Drift":
-        """Of one window, from the value of `measured`."""
-        return cls(*(float(value) for value in values))
+    def read(cls, values: Any, steps: int) -> "Drift":
+        """Of one window, or of some, from the value of `measured`, and the steps they had."""
+        squares, conflicts, rows, windows = (float(value) for value in values)
+        return cls(squares, conflicts, rows, windows, float(steps))
 
     def after(self, other: "Drift") -> "Drift":
         """These windows and others."""
@@ -60,4 +69,40 @@ class Drift:
         if not self.windows:
             return {}
         logs = {"geo_delta_norm": math.sqrt(self.squares / self.windows)}
-        return logs | ({"geo_conflicts": self.conflicts / self.rows} if self.rows else {})
+        return logs | ({"geo_conflicts": self.conflicting} if self.rows else {})
+
+    @property
+    def speed(self) -> float:
+        """How far a window moves its rows for each of its steps."""
+        return math.sqrt(self.squares * self.windows) / self.steps if self.steps else 0.0
+
+    @property
+    def conflicting(self) -> float:
+        """The share of rows that others had moved meanwhile."""
+        return self.conflicts / self.rows if self.rows else 0.0
+
+
+class Runaway:
+    """Notices windows that drive each other apart: what workers undo of one another grows from epoch to epoch.
+
+    As long as windows work together, one of twice as many steps moves its rows at most twice as far.
+    """
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._said = False
+
+    def look(self, epoch: Drift) -> None:
+        """At what an epoch's windows have moved; says once in the log when it looks wrong."""
+        before, self._before = self._before, epoch.speed
+        if self._said or not before or epoch.speed < _GROWN * before or epoch.conflicting < _CONFLICTING:
+            return
+        self._said = True
+        _LOG.warning(
+            "GEO: a step now moves the rows of its window %.1f times as far as in the epoch before, and other workers "
+            "had moved %.0f %% of them by the time it ended. If the loss does not fall, windows run away from each "
+            "other: lower `push_every`, now %.0f steps a window, the learning rate, or the number of workers.",
+            epoch.speed / before,
+            100 * epoch.conflicting,
+            epoch.steps / epoch.windows,
+        )

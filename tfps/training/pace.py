@@ -2,12 +2,12 @@
 
 What workers learn beside one another, unseen, is added up. In a young model all of it points the same way, and the sum
 overshoots; with Adagrad it also lowers the rates for good. So workers and the steps of their windows grow with what the
-model was trained for: with 2 workers both are at work after 32 steps, and have windows of 50 after 3,200; with 4 all are
-at work after 96 steps, and have windows of 6 after 3,200.
+model was trained for: with 2 workers both are at work after 32 steps, and have windows of 50 after 3,200; with 4 all
+are at work after 96 steps, and have windows of 6 after 3,200.
 
-Why more than two are held back more: a row that a window of w steps takes the share 1 - exp(-lw) of the way to where it
-is pulled is taken N times as far by N of them. With two that is never more than twice the way, from where it comes back.
-With more it runs away unless Nw, all that is under way, is below about 2/l, whatever N is.
+Why more than two are held back more: a row that a window of w steps takes the share 1 - exp(-lw) of the way to where
+it is pulled is taken N times as far by N of them. With two that is never more than twice the way, from where it comes
+back. With more it runs away unless Nw, all that is under way, is below about 2/l, whatever N is.
 """
 
 import logging
