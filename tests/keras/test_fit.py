@@ -289,7 +289,6 @@ def test_what_has_no_row_wise_form_is_refused(strategy):
 
     for optimizer, arguments, name in [
         (keras.optimizers.Lamb(), {}, "Lamb"),
-        (keras.optimizers.Adam(amsgrad=True), {}, "amsgrad"),
         (keras.optimizers.SGD(use_ema=True), {}, "use_ema"),
         (keras.optimizers.SGD(), {"embeddings_regularizer": "l2"}, "regularizer"),
         (keras.optimizers.SGD(), {"embeddings_constraint": "non_neg"}, "constraint"),

@@ -17,6 +17,11 @@ CASES = {
     "momentum": (keras.optimizers.SGD, {"momentum": 0.9, "nesterov": False}),
     "adagrad": (keras.optimizers.Adagrad, {"epsilon": 1e-4}),
     "adam": (keras.optimizers.Adam, {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-4}),
+    "adam_amsgrad": (keras.optimizers.Adam, {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-4, "amsgrad": True}),
+    "adamax": (keras.optimizers.Adamax, {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-4}),
+    "nadam": (keras.optimizers.Nadam, {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-4}),
+    "lion": (keras.optimizers.Lion, {"beta_1": 0.8, "beta_2": 0.9}),
+    "adadelta": (keras.optimizers.Adadelta, {"rho": 0.8, "epsilon": 1e-2}),
     "rmsprop": (keras.optimizers.RMSprop, {"rho": 0.8, "epsilon": 1e-4}),
     "rmsprop_momentum": (keras.optimizers.RMSprop, {"rho": 0.8, "epsilon": 1e-4, "momentum": 0.5}),
     "rmsprop_centered": (keras.optimizers.RMSprop, {"rho": 0.8, "epsilon": 1e-4, "centered": True}),
@@ -50,7 +55,7 @@ def hyper_of(rule, settings, step, decay=0.0):
 def variables_of(optimizer, table):
     """The table and its slots, started as Keras starts them."""
     optimizer.build([keras.Variable(table)])
-    slots = [v.numpy() for v in optimizer.variables[2:]]
+    slots = [v.numpy() for v in slots_of(optimizer)]
     return [tf.Variable(table), *map(tf.Variable, slots)]
 
 
@@ -58,7 +63,12 @@ def keras_steps(optimizer, table, gradients):
     variable = keras.Variable(table)
     for gradient in gradients:
         optimizer.apply([tf.constant(gradient)], [variable])
-    return [variable.numpy(), *(v.numpy() for v in optimizer.variables[2:])]
+    return [variable.numpy(), *(v.numpy() for v in slots_of(optimizer))]
+
+
+def slots_of(optimizer):
+    """After the iterations and the learning rate; the product of Nadam, a number, is no slot."""
+    return [v for v in optimizer.variables[2:] if v is not getattr(optimizer, "_u_product", None)]
 
 
 def run_steps(rule, settings, variables, local, gradients, decay=0.0):

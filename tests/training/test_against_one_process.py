@@ -49,6 +49,38 @@ def test_one_worker_gives_what_one_process_gives(one_worker, optimizer):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
+        lambda: keras.optimizers.Adam(0.01),
+        lambda: keras.optimizers.Adam(0.01, amsgrad=True),
+        lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+        lambda: keras.optimizers.Adamax(0.01),
+        lambda: keras.optimizers.Nadam(0.01),
+        lambda: keras.optimizers.Lion(0.01),
+        lambda: keras.optimizers.Adadelta(1.0),
+        lambda: keras.optimizers.RMSprop(0.01, momentum=0.5, centered=True),
+    ],
+    ids=["nesterov", "adam", "amsgrad", "adamw", "adamax", "nadam", "lion", "adadelta", "rmsprop"],
+)
+def test_where_every_batch_has_every_row_momenta_are_those_of_one_process(one_worker, optimizer):
+    def trained(strategy):
+        keras.utils.set_random_seed(7)
+        random = np.random.default_rng(1)
+        ids = np.stack([random.permutation(40) for _ in range(20)]).reshape(-1)
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(40, 4)])
+            model.add(keras.layers.Dense(1))
+            model.compile(optimizer=optimizer(), loss="mse")
+        labels = (1 + ids % 7).astype("float32")  # 0 would give gradients that are nothing but rounding
+        model.fit(ids, labels, batch_size=40, epochs=2, shuffle=False, verbose=0)
+        return [*model.get_weights(), *(np.asarray(v) for v in model.optimizer.variables)]
+
+    for ours, theirs in zip(trained(one_worker), trained(None), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
+
+
 @pytest.mark.parametrize("lookups", [1, 2])
 @pytest.mark.parametrize("prefetch", [False, True])
 def test_prefetched_rows_miss_the_update_of_one_step(one_worker, monkeypatch, prefetch, lookups):

@@ -16,6 +16,7 @@ INNER = {
     "adagrad": lambda: keras.optimizers.Adagrad(DECAY, clipnorm=0.01),
     "adam": lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.02),
     "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1, clipvalue=0.002),
+    "nadam": lambda: keras.optimizers.Nadam(0.01),
 }
 
 
@@ -47,7 +48,10 @@ def fed(dataset):
 
 
 def state(model):
-    return [*model.get_weights(), *(np.asarray(v) for v in model.optimizer.variables[2:])]
+    """Weights and slots; a number that Nadam keeps is merged otherwise by steps that are not synchronous."""
+    number = getattr(model.optimizer, "_u_product", None)
+    slots = [v for v in model.optimizer.variables[2:] if v is not number]
+    return [*model.get_weights(), *(np.asarray(v) for v in slots)]
 
 
 def joined(strategy, optimizer, data, size):

@@ -11,6 +11,15 @@ from typing import Any
 from tfps.keras._compat import Variable, keras
 from tfps.strategy.variables import DenseVariable
 
+_ADAMS = {"_momentums": "beta_1", "_velocities": "beta_2", "_velocity_hats": "beta_2", "momentums": "momentum"}
+"""Slots and the attributes that hold their decays: of Adam, its kin, and SGD."""
+_DECAYS = {
+    keras.optimizers.RMSprop: {"_velocities": "rho", "_momentums": "momentum", "_average_gradients": "rho"},
+    keras.optimizers.Adadelta: {"_accumulated_grads": "rho", "_accumulated_delta_vars": "rho"},
+    keras.optimizers.Adamax: {"_m": "beta_1", "_u": "beta_2"},
+    keras.optimizers.Lion: {"_momentums": "beta_2"},
+}
+
 
 def push_scales(model: Any, steps: int, num_workers: int) -> dict[Any, float]:
     """The share of its delta that each moving average pushes, by variable key; those that push all are left out.
@@ -25,6 +34,9 @@ def push_scales(model: Any, steps: int, num_workers: int) -> dict[Any, float]:
         overshoot = num_workers * (1.0 - decay**steps)
         if isinstance(variable._value, DenseVariable) and overshoot > 1.0:
             scales[variable._value.key] = 1.0 / overshoot
+    product = getattr(model.optimizer, "_u_product", None)  # of Nadam, which it is multiplied by: no sum either
+    if product is not None and isinstance(product._value, DenseVariable) and num_workers > 1:
+        scales[product._value.key] = 1.0 / num_workers
     return scales
 
 
@@ -34,12 +46,10 @@ def _of_layers(model: Any) -> list[tuple[Any, float]]:
 
 
 def _of_optimizer(optimizer: Any) -> list[tuple[Any, float]]:
-    decays = {"_momentums": "beta_1", "_velocities": "beta_2", "momentums": "momentum"}
-    if isinstance(optimizer, keras.optimizers.RMSprop):
-        decays = {"_velocities": "rho", "_momentums": "momentum", "_average_gradients": "rho"}
+    own = [decays for kind, decays in _DECAYS.items() if isinstance(optimizer, kind)]
     return [
         (variable, float(getattr(optimizer, decay)))
-        for slots, decay in decays.items()
+        for slots, decay in (own[0] if own else _ADAMS).items()
         if isinstance(getattr(optimizer, decay, None), int | float)
         for variable in getattr(optimizer, slots, None) or []
         if isinstance(variable, Variable)

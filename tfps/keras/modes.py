@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfps.errors import UnsupportedError
 from tfps.keras._compat import keras
+from tfps.keras.row_optimizers import KINDS
 
 if TYPE_CHECKING:
 
@@ -88,12 +89,5 @@ def kind(mixin: type[Moded], inner: type) -> type:
 
 def know(mixin: type[Moded]) -> None:
     """Makes the classes that a saved model may name before its optimizer is made again."""
-    for inner in (
-        keras.optimizers.SGD,
-        keras.optimizers.Adagrad,
-        keras.optimizers.Adam,
-        keras.optimizers.AdamW,
-        keras.optimizers.RMSprop,
-        keras.optimizers.Ftrl,
-    ):
+    for inner in KINDS:
         kind(mixin, inner)

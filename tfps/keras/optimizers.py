@@ -84,10 +84,7 @@ def _by_device(pairs: list[tuple[Any, Any]]) -> dict[Any, list[tuple[Any, Any]]]
 
 def _update_fused(optimizer: Any, pairs: list[tuple[Any, Any]], learning_rate: Any) -> list[tuple[Any, Any]]:
     """Updates dense variables of one place in one op; returns the pairs that it could not."""
-    try:
-        found = row_optimizers.rule_of(optimizer, tf.cast(learning_rate, tf.float32))
-    except UnsupportedError:  # a variant without a rule, which may train models without tables
-        found = None
+    found = row_optimizers.rule_of(optimizer, tf.cast(learning_rate, tf.float32))
     if found is None or not library.available():
         return pairs
     gradients, handles, left = [], [], []

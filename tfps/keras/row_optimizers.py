@@ -28,9 +28,29 @@ def _adagrad(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
 
 def _adam(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
     if optimizer.amsgrad:
-        raise UnsupportedError("`amsgrad` of Adam has no row-wise form. Received: amsgrad=True. Valid: False.")
-    hyper = {"beta_1": optimizer.beta_1, "beta_2": optimizer.beta_2, "epsilon": optimizer.epsilon}
-    return "adam", ("_momentums", "_velocities"), hyper
+        return "adam_amsgrad", ("_momentums", "_velocities", "_velocity_hats"), _betas(optimizer)
+    return "adam", ("_momentums", "_velocities"), _betas(optimizer)
+
+
+def _adamax(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    return "adamax", ("_m", "_u"), _betas(optimizer)
+
+
+def _nadam(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    return "nadam", ("_momentums", "_velocities"), _betas(optimizer)
+
+
+def _lion(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    return "lion", ("_momentums",), {"beta_1": optimizer.beta_1, "beta_2": optimizer.beta_2}
+
+
+def _adadelta(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    slots = "_accumulated_grads", "_accumulated_delta_vars"
+    return "adadelta", slots, {"rho": optimizer.rho, "epsilon": optimizer.epsilon}
+
+
+def _betas(optimizer: Any) -> dict[str, Any]:
+    return {"beta_1": optimizer.beta_1, "beta_2": optimizer.beta_2, "epsilon": optimizer.epsilon}
 
 
 def _rmsprop(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
@@ -58,9 +78,15 @@ _ADAPTERS: dict[type, Adapter] = {
     keras.optimizers.Adagrad: _adagrad,
     keras.optimizers.Adam: _adam,
     keras.optimizers.AdamW: _adam,
+    keras.optimizers.Adamax: _adamax,
+    keras.optimizers.Nadam: _nadam,
+    keras.optimizers.Lion: _lion,
+    keras.optimizers.Adadelta: _adadelta,
     keras.optimizers.RMSprop: _rmsprop,
     keras.optimizers.Ftrl: _ftrl,
 }
+KINDS = tuple(_ADAPTERS)
+"""The optimizers with a row-wise form."""
 
 
 def _adapter_of(optimizer: Any) -> Adapter | None:

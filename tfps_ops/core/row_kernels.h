@@ -84,6 +84,11 @@ struct RowKernels {
   ApplyRows<MomentumRule> momentum;
   ApplyRows<AdagradRule> adagrad;
   ApplyRows<AdamRule> adam;
+  ApplyRows<AdamAmsgradRule> adam_amsgrad;
+  ApplyRows<AdamaxRule> adamax;
+  ApplyRows<NadamRule> nadam;
+  ApplyRows<LionRule> lion;
+  ApplyRows<AdadeltaRule> adadelta;
   ApplyRows<RmspropRule> rmsprop;
   ApplyRows<RmspropMomentumRule> rmsprop_momentum;
   ApplyRows<RmspropCenteredRule> rmsprop_centered;

@@ -47,6 +47,60 @@ struct AdamRule {
   float decay;
 };
 
+// As AdamRule, but with h = max(h, v) in the place of v under the root
+struct AdamAmsgradRule {
+  static constexpr int kSlots = 3;  // m, v, h
+  float learning_rate;
+  float beta_1;
+  float beta_2;
+  float epsilon;
+  float step;
+  float decay;
+};
+
+// m += (g - m) * (1 - beta_1);  u = max(beta_2 * u, |g|);  w -= learning_rate / (1 - beta_1 ^ step) * m / (u + epsilon)
+struct AdamaxRule {
+  static constexpr int kSlots = 2;  // m, u
+  float learning_rate;
+  float beta_1;
+  float beta_2;
+  float epsilon;
+  float step;
+  float decay;
+};
+
+// m and v as in AdamRule;  w -= learning_rate * (next * m / (1 - product * next) + (1 - now) * g / (1 - product)) /
+// (sqrt(v / (1 - beta_2 ^ step)) + epsilon), where now = beta_1 * (1 - 0.96 ^ step / 2), next is that of step + 1, and
+// product is that of all steps' `now` up to this one. (Keras keeps it in a variable; workers could not add that up.)
+struct NadamRule {
+  static constexpr int kSlots = 2;  // m, v
+  float learning_rate;
+  float beta_1;
+  float beta_2;
+  float epsilon;
+  float step;
+  float decay;
+};
+
+// w -= learning_rate * sign(beta_1 * m + (1 - beta_1) * g);  then m = beta_2 * m + (1 - beta_2) * g
+struct LionRule {
+  static constexpr int kSlots = 1;  // m
+  float learning_rate;
+  float beta_1;
+  float beta_2;
+  float decay;
+};
+
+// a = rho * a + (1 - rho) * g * g;  d = sqrt(x + epsilon) * g / sqrt(a + epsilon);  x = rho * x + (1 - rho) * d * d;
+// w -= learning_rate * d
+struct AdadeltaRule {
+  static constexpr int kSlots = 2;  // a, x
+  float learning_rate;
+  float rho;
+  float epsilon;
+  float decay;
+};
+
 // v += (g * g - v) * (1 - rho);  w -= learning_rate * g / sqrt(v + epsilon)
 struct RmspropRule {
   static constexpr int kSlots = 1;  // v

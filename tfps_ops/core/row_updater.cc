@@ -10,11 +10,35 @@ namespace {
 template <class Rule>
 void Prepare(Rule*) {}
 
-// The learning rate takes up the bias correction. In doubles: 1 - 0.999 has few digits left as a float.
-void Prepare(AdamRule* rule) {
-  const double first = 1 - std::pow(double{rule->beta_1}, double{rule->step});
-  const double second = 1 - std::pow(double{rule->beta_2}, double{rule->step});
+// What a moving average of so many steps that began at 0 is short by. In doubles: 1 - 0.999 has few digits left as a float.
+double Correction(float decay, float step) { return 1 - std::pow(double{decay}, double{step}); }
+
+// The learning rate takes up the bias correction.
+template <class Rule>
+void CorrectRate(Rule* rule) {
+  const double first = Correction(rule->beta_1, rule->step), second = Correction(rule->beta_2, rule->step);
   rule->learning_rate = static_cast<float>(rule->learning_rate * std::sqrt(second) / first);
+}
+
+void Prepare(AdamRule* rule) { CorrectRate(rule); }
+
+void Prepare(AdamAmsgradRule* rule) { CorrectRate(rule); }
+
+void Prepare(AdamaxRule* rule) {
+  rule->learning_rate = static_cast<float>(rule->learning_rate / Correction(rule->beta_1, rule->step));
+}
+
+// The fields become the factors that the loop needs, see its Step.
+void Prepare(NadamRule* rule) {
+  constexpr int kDecaying = 600;  // steps after which 0.96 ^ step / 2 is too small to count
+  double product = std::pow(double{rule->beta_1}, double{rule->step}), power = 1;
+  for (int step = 1; step <= rule->step && step <= kDecaying; ++step) product *= 1 - 0.5 * (power *= 0.96);
+  const auto momentum = [rule](double step) { return rule->beta_1 * (1 - 0.5 * std::pow(0.96, step)); };
+  const double now = momentum(rule->step), next = momentum(rule->step + 1.0);
+  const double root = std::sqrt(Correction(rule->beta_2, rule->step)), rate = rule->learning_rate * root;
+  rule->learning_rate = static_cast<float>(rate * next / (1 - product * next));
+  rule->step = static_cast<float>(rate * (1 - now) / (1 - product));
+  rule->epsilon = static_cast<float>(rule->epsilon * root);
 }
 
 // The rows [begin, end) of a block.
@@ -61,6 +85,11 @@ std::unique_ptr<RowUpdater> MakeRowUpdater(const std::string& rule, CpuTarget ta
   if (rule == "momentum") return Make(kernels.momentum);
   if (rule == "adagrad") return Make(kernels.adagrad);
   if (rule == "adam") return Make(kernels.adam);
+  if (rule == "adam_amsgrad") return Make(kernels.adam_amsgrad);
+  if (rule == "adamax") return Make(kernels.adamax);
+  if (rule == "nadam") return Make(kernels.nadam);
+  if (rule == "lion") return Make(kernels.lion);
+  if (rule == "adadelta") return Make(kernels.adadelta);
   if (rule == "rmsprop") return Make(kernels.rmsprop);
   if (rule == "rmsprop_momentum") return Make(kernels.rmsprop_momentum);
   if (rule == "rmsprop_centered") return Make(kernels.rmsprop_centered);

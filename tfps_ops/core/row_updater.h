@@ -28,8 +28,9 @@ class RowUpdater {
   virtual void Apply(const float* hyperparameters, const RowBlock& block, const ParallelFor& parallel) const = 0;
 };
 
-// The updater called `rule` (sgd, momentum, adagrad, adam, rmsprop, rmsprop_momentum, rmsprop_centered,
-// rmsprop_momentum_centered or ftrl), on the best loops this CPU can run or on those of `target`; null for another name.
+// The updater called `rule` (sgd, momentum, adagrad, adam, adam_amsgrad, adamax, nadam, lion, adadelta, rmsprop,
+// rmsprop_momentum, rmsprop_centered, rmsprop_momentum_centered or ftrl), on the best loops this CPU can run or on those
+// of `target`; null for another name.
 std::unique_ptr<RowUpdater> MakeRowUpdater(const std::string& rule, CpuTarget target = BestCpuTarget());
 
 }  // namespace tfps

@@ -15,6 +15,11 @@ const std::map<std::string, std::vector<float>> kRules = {
     {"momentum", {0.1f, 0.9f, 1.0f, 0.01f}},
     {"adagrad", {0.1f, 1e-3f, 0.01f}},
     {"adam", {0.1f, 0.9f, 0.99f, 1e-3f, 3.0f, 0.01f}},
+    {"adam_amsgrad", {0.1f, 0.9f, 0.99f, 1e-3f, 3.0f, 0.01f}},
+    {"adamax", {0.1f, 0.9f, 0.99f, 1e-3f, 3.0f, 0.01f}},
+    {"nadam", {0.1f, 0.9f, 0.99f, 1e-3f, 3.0f, 0.01f}},
+    {"lion", {0.1f, 0.9f, 0.99f, 0.01f}},
+    {"adadelta", {0.1f, 0.9f, 1e-3f, 0.01f}},
     {"rmsprop", {0.1f, 0.9f, 1e-3f, 0.0f}},
     {"rmsprop_momentum", {0.1f, 0.9f, 1e-3f, 0.5f, 0.01f}},
     {"rmsprop_centered", {0.1f, 0.9f, 1e-3f, 0.01f}},
@@ -108,9 +113,20 @@ TFPS_TEST(HandComputedRows) {
   const float adam[] = {0.5f, 0.5f, 0.75f, 0.0f, 1.0f, 0.0f};  // m = 1/2, v = 1/4, alpha = 1/2 * (1/2) / (1/2), w = -1/2
   MakeRowUpdater("adam")->Apply(adam, block, InCallersThread);
   TFPS_CHECK(slot == 0.5f && other == 0.25f && w == -0.5f);
+  const float lion[] = {0.5f, 0.5f, 0.75f, 0.0f};  // w = -1/2 - 1/2 * sign(1/4 + 1/2), m = 3/4 * 1/2 + 1/4
+  MakeRowUpdater("lion")->Apply(lion, block, InCallersThread);
+  TFPS_CHECK(slot == 0.625f && w == -1.0f);
+  slot = 0;
+  const float adamax[] = {0.5f, 0.5f, 0.5f, 0.0f, 1.0f, 0.0f};  // m = 1/2, u = 1, w = -1 - 1/2 / (1/2) * 1/2
+  MakeRowUpdater("adamax")->Apply(adamax, block, InCallersThread);
+  TFPS_CHECK(slot == 0.5f && other == 1.0f && w == -1.5f);
+  slot = 0, other = 4;
+  const float adadelta[] = {0.5f, 0.75f, 0.0f, 0.0f};  // a = 1/4, d = 2 / (1/2), x = 3 + 1/4 * 16, w = -3/2 - 1/2 * 4
+  MakeRowUpdater("adadelta")->Apply(adadelta, block, InCallersThread);
+  TFPS_CHECK(slot == 0.25f && other == 7.0f && w == -3.5f);
 }
 
-TFPS_TEST(AnUnknownRuleIsNull) { TFPS_CHECK(MakeRowUpdater("adamax") == nullptr); }
+TFPS_TEST(AnUnknownRuleIsNull) { TFPS_CHECK(MakeRowUpdater("lamb") == nullptr); }
 
 }  // namespace
 }  // namespace tfps

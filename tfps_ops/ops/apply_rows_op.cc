@@ -36,7 +36,8 @@ variables: Handles of float variables, [any, dim]: the tables, then the first sl
 message: The hyperparameters of the rule, in the order of core/row_rules.h; the bits of a request, two floats an element:
     how many rows of each table get a gradient, then those m rows, table after table, each at most once; and [m, dim] gradients.
 tables: How many tables there are.
-rule: sgd, momentum, adagrad, adam, rmsprop, rmsprop_momentum, rmsprop_centered, rmsprop_momentum_centered or ftrl.
+rule: sgd, momentum, adagrad, adam, adam_amsgrad, adamax, nadam, lion, adadelta, rmsprop, rmsprop_momentum, rmsprop_centered,
+    rmsprop_momentum_centered or ftrl.
 )doc");
 
 }  // namespace
