@@ -27,6 +27,17 @@ def strategy():
 
 
 @pytest.fixture
+def one_worker(strategy):
+    """A strategy whose steps follow one another as in one process, with the settings of a cluster of one worker."""
+    before = strategy._num_workers, strategy._pool
+    strategy._num_workers, strategy._pool = 1, None
+    yield strategy
+    if strategy._pool is not None:
+        strategy._pool.close()
+    strategy._num_workers, strategy._pool = before
+
+
+@pytest.fixture
 def data():
     """Where the real data sets are; the test is skipped where they are not."""
     if not DATA.is_dir():

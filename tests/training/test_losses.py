@@ -10,7 +10,7 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
-import json, os, signal, keras, numpy as np, tensorflow as tf, tfps
+import json, os, signal, threading, time, keras, numpy as np, tensorflow as tf, tfps
 
 ROWS, BATCHES, SIZE = 300, 120, 8
 
@@ -71,6 +71,30 @@ for victim, (mode, (optimizer, mean)) in enumerate(MODES.items(), start=1):
         found["predicted"] = len(model.predict(ids[:50], verbose=0))
     print(json.dumps(found), flush=True)
     model.train_on_batch(ids[:SIZE], np.zeros((SIZE, 2, 4), "float32"))
+
+class Hang(keras.callbacks.Callback):
+    # The one worker that is left stops, and does not end.
+    stopped_at = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.stopped_at is None:
+            task = next(t for t in strategy.cluster.tasks if (t.order.job, t.order.index) == ("worker", 0))
+            os.kill(task.pid, signal.SIGSTOP)
+            self.stopped_at = time.monotonic()
+
+def beat():
+    while not over.wait(0.2):
+        beats.append(time.monotonic())
+
+beats, over, hang, strategy.closure_timeout_s = [], threading.Event(), Hang(), 5.0
+threading.Thread(target=beat, daemon=True).start()
+try:
+    model.fit(data, verbose=0, callbacks=[hang])
+except tfps.errors.ClusterTimeoutError as error:
+    over.set()
+    gaps = [after - before for before, after in zip(beats, beats[1:])]
+    hung = {"mode": "hung", "raised": str(error), "after_s": time.monotonic() - hang.stopped_at, "still_s": max(gaps)}
+    print(json.dumps(hung), flush=True)
 strategy.close()
 """
 
@@ -95,6 +119,9 @@ def seen(rows=300, batches=120, size=8):
 def test_each_update_counts_once_in_all_modes():
     """One test, as a cluster of six workers that die one after the other is not started twice."""
     by_mode = found()
+    hung = by_mode.pop("hung")  # the last of all
+    assert "waited 5 s for" in hung["raised"] and hung["after_s"] < 60
+    assert hung["still_s"] < hung["after_s"] / 2, "the chief's Python stood still while it waited"
     assert list(by_mode) == ["async", "geo", "overlap", "async, overlap", "sync"]
     for mode, result in by_mode.items():
         assert result["examples"] == [960, 960, 960], mode

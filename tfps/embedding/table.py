@@ -135,7 +135,8 @@ class Table:
             return tf.convert_to_tensor(self.numpy(), dtype)
         message = (
             f"tfps: a step asked for the whole table {self.name} ({self.rows} x {self.dim}), which would cross to the "
-            "worker. Ask for rows: keras.layers.Embedding, keras.ops.take or tf.gather."
+            "worker. Ask for rows: keras.layers.Embedding, keras.ops.take, tf.gather or tfps.nn.embedding_lookup; for all "
+            "of a small one, layer(keras.ops.arange(rows))."
         )
         never = tf.strings.to_number(message, out_type=tf.float32, name="whole_table_read")
         return tf.cast(tf.broadcast_to(never, self.shape), dtype or self.dtype)
@@ -152,6 +153,12 @@ class Table:
 
     def _restore_from_tensors(self, restored_tensors: dict[str, Any]) -> "Table":
         return self.assign(restored_tensors["VARIABLE_VALUE"])
+
+    def _export_to_saved_model_graph(self, *args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedError(
+            "`tf.saved_model.save` cannot write a table, whose rows are on several servers. "
+            f"Received: table {self.name!r}. Valid: `model.export(path)`, which puts tables together."
+        )
 
     def __repr__(self) -> str:
         """Name, shape and servers."""

@@ -32,6 +32,7 @@ __all__ = [
     "Variable",
     "array_slicing",
     "creating_layer",
+    "forget_uninitialized",
     "in_stateless_scope",
     "keras",
     "standardize_dtype",
@@ -42,6 +43,11 @@ __all__ = [
 def standardize_dtype(dtype: Any) -> str:
     """A dtype of Keras, TensorFlow or numpy by its name."""
     return str(backend.standardize_dtype(dtype))
+
+
+def forget_uninitialized() -> None:
+    """Drops what Keras would still give first values: variables of a model that could not be built."""
+    global_state.set_global_attribute("uninitialized_variables", [])
 
 
 def creating_layer() -> Any:

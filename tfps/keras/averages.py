@@ -9,6 +9,8 @@ worker pushes all of it.
 from typing import Any
 
 from tfps.keras._compat import Variable, keras
+from tfps.keras.optimizers import of_model
+from tfps.keras.variables import held
 from tfps.strategy.variables import DenseVariable
 
 _ADAMS = {"_momentums": "beta_1", "_velocities": "beta_2", "_velocity_hats": "beta_2", "momentums": "momentum"}
@@ -30,13 +32,15 @@ def push_scales(model: Any, steps: int, num_workers: int) -> dict[Any, float]:
         num_workers: that push at once.
     """
     scales = {}
-    for variable, decay in [*_of_layers(model), *_of_optimizer(model.optimizer)]:
+    optimizers = of_model(model)
+    averages = [average for optimizer in optimizers for average in _of_optimizer(optimizer)]
+    for variable, decay in [*_of_layers(model), *averages]:
         overshoot = num_workers * (1.0 - decay**steps)
         if isinstance(variable._value, DenseVariable) and overshoot > 1.0:
             scales[variable._value.key] = 1.0 / overshoot
-    product = getattr(model.optimizer, "_u_product", None)  # of Nadam, which it is multiplied by: no sum either
-    if product is not None and isinstance(product._value, DenseVariable) and num_workers > 1:
-        scales[product._value.key] = 1.0 / num_workers
+    products = [optimizer._u_product for optimizer in optimizers if hasattr(optimizer, "_u_product")]
+    for product in held(products, DenseVariable):  # of Nadam, whose steps multiply it: no sum either
+        scales[product.key] = 1.0 / num_workers
     return scales
 
 

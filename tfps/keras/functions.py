@@ -11,10 +11,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps import step
 from tfps.embedding.once import Ledger
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import averages, geo, sync
 from tfps.keras._compat import tree
+from tfps.keras.optimizers import of_model
 from tfps.keras.variables import held
 from tfps.placement.advice import start_up
 from tfps.strategy.creation import server_device
@@ -27,6 +29,7 @@ from tfps.training.batches import next_or_again
 from tfps.training.closure import Closure, Program, Result
 from tfps.training.drift import Drift, Runaway
 from tfps.training.first_steps import FirstSteps
+from tfps.training.hoisting import Recording
 from tfps.training.order import LENGTH, Order
 from tfps.training.overlapped import WINDOWS
 from tfps.training.pace import LONGEST, Length
@@ -251,7 +254,7 @@ class StepFunction:
                 next_batch = worker_iterator(name, element_spec).get_next_as_optional
                 if self._sync is not None and self._sync.rules.drop_slowest:
                     next_batch = functools.partial(next_or_again, name, element_spec, next_batch, order.again > 0)
-                return self._make_closure(self._closure_steps, turn).over_iterator(next_batch, order)
+                return self._make_closure(element_spec, self._closure_steps, turn).over_iterator(next_batch, order)
 
             traced = tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec([LENGTH], tf.int64))
             self._over_iterator[name] = traced
@@ -259,7 +262,7 @@ class StepFunction:
 
     def _trace_batches(self, order: Any, batches: list[Any]) -> Any:
         steps = len(batches) if self._mode is None else self._closure_steps
-        return self._make_closure(steps).over_batches(batches, Order.read(order))
+        return self._make_closure(batches[0], steps).over_batches(batches, Order.read(order))
 
     def _steps_of_turn(self, batches: int | None) -> int:
         """Steps of a turn at most, of an input of so many batches: more than a closure's are traced for nothing."""
@@ -272,18 +275,20 @@ class StepFunction:
         operations = self._closure.operations if self._closure is not None else 0
         return steps_of_turn(operations, MOST_STEPS) if operations else 1
 
-    def _make_closure(self, steps: int, turn: int = 1) -> Closure:
-        """Traces closures of up to so many steps, up to `turn` in a turn of their loop."""
-        model = self._model
-        updated = self._updates and self._sync is None and model.optimizer
-        kept = [*model.variables, *(model.optimizer.variables if updated else [])]
+    def _make_closure(self, spec: Any, steps: int, turn: int = 1) -> Closure:
+        """Traces closures of up to so many steps over batches like `spec`, up to `turn` in a turn of their loop."""
+        model, optimizers = self._model, of_model(self._model)
+        updated = self._updates and self._sync is None
+        if updated and not all(optimizer.built for optimizer in optimizers):
+            Recording(self._alone, spec)  # a step that builds those it applies, so that their slots are known
+        kept = [*model.variables, *(v for one in optimizers if updated for v in one.variables)]
         window = geo.window_mode(model, self._strategy.num_workers) if self._updates else None
         program = Program(
             self._traced_step,
             held(kept, DenseVariable),
             held(model.metrics_variables, SumVariable),
             self._scales(steps) if updated else {},
-            bool(updated),
+            updated,
             turn,
             prefetches=self._strategy.prefetch_lookups,
             window=window,
@@ -301,6 +306,11 @@ class StepFunction:
     def _traced_step(self, batch: Any) -> Mapping[str, Any]:
         with self._in_scope():
             return self._own_logs(self._step(_without_optionals(batch)))
+
+    def _alone(self, lookups: Any, batch: Any) -> Any:
+        """A step on what the servers hold."""
+        with step.tracing(step.Step(lookups, {})):
+            return self._traced_step(batch)
 
     def _window_methods(self) -> WindowMethods:
         if not callable(getattr(self._model, "window_lookups", None)):
@@ -329,7 +339,7 @@ class StepFunction:
 
     def _own_logs(self, logs: Any) -> Mapping[str, Any]:
         """The logs that metrics do not give."""
-        known = set(self._model.get_metrics_result())
+        known, logs = set(self._model.get_metrics_result()), _flat(logs)
         return {} if not isinstance(logs, Mapping) or set(logs) <= known else logs
 
     def _read(self, vector: Any) -> Result:
@@ -345,6 +355,14 @@ class StepFunction:
             self._last_logs = result.logs
         if self._first_steps is not None and self._stream is not None:  # while the stream is full, and not at its end
             self._first_steps.done(result.steps)
+
+
+def _flat(logs: Any) -> Any:
+    """Logs of one level: the result of all compiled metrics is a dictionary, which Keras flattens too."""
+    if not isinstance(logs, Mapping):
+        return logs
+    levels = [_flat(value) if isinstance(value, Mapping) else {name: value} for name, value in logs.items()]
+    return {name: value for level in levels for name, value in level.items()}
 
 
 def _without_optionals(batch: Any) -> Any:

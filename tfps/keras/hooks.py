@@ -19,6 +19,7 @@ from tfps.keras._compat import (
     TFOptimizer,
     Trainer,
     Variable,
+    forget_uninitialized,
     in_stateless_scope,
     keras,
 )
@@ -67,6 +68,8 @@ def _install_variable_hooks() -> None:
     _replace(Variable, "assign_add", _assign_add, _is_atomic)
     _replace(Variable, "assign_sub", _assign_sub, _is_atomic)
     Variable.sparse_read = property(_sparse_read)
+    stock = Variable.trainable
+    Variable.trainable = stock.setter(functools.partial(_set_trainable, stock.fset))
 
 
 def _note_maker(stock: Any, variable: Any, *args: Any, **kwargs: Any) -> None:
@@ -81,7 +84,11 @@ def _strategy() -> ParameterServerStrategy:
 
 
 def _initialize_with_initializer(stock: Any, variable: Any, initializer: Any) -> None:
-    variable._value = variables.create(_strategy(), variable, initializer)
+    try:
+        variable._value = variables.create(_strategy(), variable, initializer)
+    except BaseException:
+        forget_uninitialized()  # or Keras would try it again with the next model
+        raise
 
 
 def _initialize(stock: Any, variable: Any, value: Any) -> None:
@@ -102,6 +109,13 @@ def _assign_add(stock: Any, variable: Any, value: Any) -> Any:
 
 def _assign_sub(stock: Any, variable: Any, value: Any) -> Any:
     return variable._value.assign_sub(tf.cast(value, variable._value.dtype))
+
+
+def _set_trainable(stock: Any, variable: Any, value: bool) -> None:
+    """Keras tells only its own variable when a layer is frozen or thawed; tapes ask ours."""
+    stock(variable, value)
+    if isinstance(getattr(variable, "_value", None), StepVariable | Table):
+        variable._value.trainable = variable.trainable
 
 
 def _sparse_read(variable: Any) -> Any:
@@ -128,7 +142,7 @@ def _add_slot(stock: Any, optimizer: Any, reference_variable: Any, *args: Any, *
     strategy = optimizer._distribution_strategy
     value = reference_variable._value if isinstance(reference_variable, Variable) else reference_variable
     base = super(TFOptimizer, optimizer).add_variable_from_reference
-    with strategy.scope(), strategy.slots_of(value):
+    with strategy.outside_steps(), strategy.slots_of(value):
         return base(reference_variable, *args, **kwargs)
 
 

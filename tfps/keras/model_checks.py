@@ -6,26 +6,44 @@ from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.keras._compat import keras
+from tfps.keras.geo import GeoMode
+from tfps.keras.optimizers import of_model
 from tfps.keras.variables import adopt, held
 from tfps.strategy.strategy import ParameterServerStrategy
 
 
 def prepare(model: Any, strategy: ParameterServerStrategy) -> None:
-    """Takes in an optimizer and metrics that were made outside the scope."""
-    optimizer = model.optimizer
-    if optimizer is not None and optimizer._distribution_strategy is not strategy:
-        if optimizer.built:
-            raise UnsupportedError(
-                "`optimizer` must be made, or the model compiled, inside `strategy.scope()`, before it is built. "
-                f"Received: {type(optimizer).__name__}, built with {len(optimizer.variables)} variables outside."
-            )
-        optimizer._distribution_strategy = strategy
-        adopt(strategy, optimizer.variables, "none")
+    """Takes in optimizers and metrics that were made outside the scope."""
+    for optimizer in of_model(model):
+        if optimizer._distribution_strategy is not strategy:
+            _take_in(optimizer, strategy)
+        if optimizer is not model.optimizer:
+            _check_mode(optimizer, model.optimizer)
     adopt(strategy, model.metrics_variables, "metric")
     if model.run_eagerly:
         raise UnsupportedError(
             "`run_eagerly` must be False, because steps run on the workers, as graphs. Received: True. "
             "To step through a model, build it without the strategy."
+        )
+
+
+def _take_in(optimizer: Any, strategy: ParameterServerStrategy) -> None:
+    if optimizer.built:
+        raise UnsupportedError(
+            "`optimizer` must be made, or the model compiled, inside `strategy.scope()`, before it is built. "
+            f"Received: {type(optimizer).__name__}, built with {len(optimizer.variables)} variables outside."
+        )
+    optimizer._distribution_strategy = strategy
+    adopt(strategy, optimizer.variables, "none")
+
+
+def _check_mode(optimizer: Any, compiled: Any) -> None:
+    """Of an optimizer that a model applies beside the one it was compiled with, which chooses the mode of its steps."""
+    mode, steps = (type(getattr(one, "tfps_mode", None)) for one in (optimizer, compiled))
+    if mode is not steps or steps is GeoMode:
+        raise UnsupportedError(
+            "every optimizer of a model must be in the mode of the one given to `compile`, and Geo takes no other "
+            f"beside that. Received: {type(optimizer).__name__}, beside {type(compiled).__name__} of `compile`."
         )
 
 

@@ -12,7 +12,7 @@ from tfps.embedding.push import push
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
-from tfps.keras._compat import Variable
+from tfps.keras._compat import Variable, keras
 from tfps.ops import library
 from tfps.ops.apply_dense import apply_dense
 from tfps.ops.segment_sum_rows import segment_sum_rows
@@ -35,8 +35,17 @@ class InTurn(list[Any]):
     def __iter__(self) -> Iterator[Any]:
         """Each variable, in the scope in which its slots belong."""
         for variable in super().__iter__():
-            with self._strategy.scope(), self._strategy.slots_of(variable._value):
+            with self._strategy.outside_steps(), self._strategy.slots_of(variable._value):
                 yield variable
+
+
+def of_model(model: Any) -> list[Any]:
+    """The optimizer that a model was compiled with, and those it holds itself, which its `train_step` may apply."""
+    held = [model.optimizer]
+    for value in vars(model).values():
+        members = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        held += [member for member in members if isinstance(member, keras.optimizers.Optimizer)]
+    return list({id(optimizer): optimizer for optimizer in held if optimizer is not None}.values())
 
 
 def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:

@@ -104,6 +104,11 @@ def check(optimizer: Any) -> None:
     Raises:
         UnsupportedError: it has no row-wise form; the message lists those that have.
     """
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise UnsupportedError(
+            "`optimizer` must be none that scales the loss, which Keras makes of it under the policy 'mixed_float16'. "
+            "Received: LossScaleOptimizer. Valid: the policies 'float32' and 'mixed_bfloat16', which need no scaling."
+        )
     adapter = _adapter_of(optimizer)
     if adapter is None:
         valid = ", ".join(sorted({kind.__name__ for kind in _ADAPTERS}))
@@ -127,9 +132,13 @@ def row_updates(optimizer: Any, pairs: list[tuple[Any, Table]], learning_rate: A
         optimizer: of Keras, built.
         pairs: (IndexedSlices, table) each.
         learning_rate: of this step, a scalar tensor.
+
+    Raises:
+        UnsupportedError: it has no row-wise form.
     """
+    check(optimizer)  # one that a model applies beside its own is seen here first
     found = rule_of(optimizer, learning_rate)
-    assert found is not None  # `check` has passed
+    assert found is not None
     plain = found.hyper(0.0)
     decayed = None if optimizer.weight_decay is None else found.hyper(optimizer.weight_decay * learning_rate)
     updates = []

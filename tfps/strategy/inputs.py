@@ -48,19 +48,25 @@ class Shares:
     def on_its_worker(self, share: int) -> Any:
         """One worker's share, as a tensor on that worker; made at the first call."""
         if share not in self._sent:
+            graph = self._of(share)
             with tf.device(self.devices[share]):
-                graph = tf.constant(share_of(self.graph, len(self.devices), share))
                 self._sent[share] = _read_ahead(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
         return self._sent[share]
 
     def rest_on(self, share: int, device: str, taken: int) -> Any:
         """The same on a device of another worker, without the batches that were taken of it."""
+        graph = self._of(share)
+        with tf.device(None):
+            count = tf.constant(taken, tf.int64)
         with tf.device(device):
-            graph = tf.constant(share_of(self.graph, len(self.devices), share))
             whole = tf.raw_ops.DatasetFromGraph(graph_def=graph)
-            kinds = _kinds(self.element_spec)
-            rest = tf.raw_ops.SkipDataset(input_dataset=whole, count=tf.constant(taken, tf.int64), **kinds)
+            rest = tf.raw_ops.SkipDataset(input_dataset=whole, count=count, **_kinds(self.element_spec))
             return _read_ahead(rest, self.element_spec)
+
+    def _of(self, share: int) -> Any:
+        """A share's graph, on the chief: made on a worker's device it would be sent while Python stands still."""
+        with tf.device(None):
+            return tf.constant(share_of(self.graph, len(self.devices), share))
 
 
 class WorkerInput:

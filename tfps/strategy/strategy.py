@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.distribute import distribute_lib  # how to leave a replica is not public
 from tensorflow.python.distribute import parameter_server_strategy_v2  # the extended class is not public
 
 from tfps import step
@@ -180,6 +181,20 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     def plan(self) -> Plan:
         """Where every variable made so far lives."""
         return self._placer.plan
+
+    @contextlib.contextmanager
+    def outside_steps(self) -> Iterator[None]:
+        """The scope, also where a step is traced: an optimizer may build itself in one.
+
+        That is in a replica, where TensorFlow lets nobody enter a scope.
+        """
+        with tf.init_scope():
+            distribute_lib._push_per_thread_mode(distribute_lib._CrossReplicaThreadMode(self))
+            try:
+                with self.scope():
+                    yield
+            finally:
+                distribute_lib._pop_per_thread_mode()
 
     @contextlib.contextmanager
     def slots_of(self, variable: Any) -> Iterator[None]:

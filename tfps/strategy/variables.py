@@ -35,6 +35,15 @@ class StepVariable(resource_variable_ops.ResourceVariable):
             super().__init__(initial_value, trainable=trainable, name=name, dtype=dtype, shape=shape)
 
     @property
+    def trainable(self) -> bool:
+        """Whether tapes watch it. Keras changes that when a layer is frozen or thawed."""
+        return bool(self._trainable)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = value
+
+    @property
     def handle(self) -> Any:
         """The worker's copy inside a step that has one, else the resource itself."""
         current = step.current()

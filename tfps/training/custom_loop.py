@@ -1,6 +1,6 @@
 """Hand-written loops: what `strategy.run` does inside a function that a `ClusterCoordinator` schedules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import tensorflow as tf
@@ -18,24 +18,26 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Any])
     """
 
     def stepped(*args: Any, **kwargs: Any) -> Any:
-        exchange = Exchange(strategy.dense_variables)
-        exchange.pull()
+        copies: dict[Hashable, Any] = {}
 
         def run(lookups: Any, given: Any) -> Any:
-            with step.tracing(step.Step(lookups, exchange.copies)):
+            with step.tracing(step.Step(lookups, copies)):
                 return function(*given[0], **given[1])
 
         given = args, kwargs
-        result = run(_lookups(run, given), given)
+        recording = _recording(run, given)  # in which an optimizer may build itself: only then all variables are known
+        exchange = Exchange(strategy.dense_variables)
+        exchange.pull()
+        copies.update(exchange.copies)
+        result = run(recording.lookups(given) if recording else DirectLookups(), given)
         exchange.push()
         return result
 
     return stepped
 
 
-def _lookups(run: Callable[[Any, Any], Any], given: Any) -> DirectLookups:
-    """Asks for the rows of all lookups at once, as far as their ids follow from tensors that the step is given."""
+def _recording(run: Callable[[Any, Any], Any], given: Any) -> Recording | None:
+    """Of a step that is given tensors and nothing else: the rows of all its lookups can be asked for at once."""
     leaves = tf.nest.flatten(given, expand_composites=True)
-    if tf.executing_eagerly() or not all(isinstance(leaf, tf.Tensor) for leaf in leaves):
-        return DirectLookups()
-    return Recording(run, given).lookups(given)
+    known = not tf.executing_eagerly() and all(isinstance(leaf, tf.Tensor) for leaf in leaves)
+    return Recording(run, given) if known else None

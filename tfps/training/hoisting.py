@@ -101,9 +101,13 @@ class Recording:
 
     def ids(self, batch: Any) -> list[Any]:
         """The ids that the early lookups of a step over `batch` ask for: just the operations that lead to them."""
-        known = {id(internal): external for external, internal in self._graph.captures}
+        known = {internal.name: external for external, internal in self._graph.captures}
+        # What is another for each worker, as the hash table of a lookup layer, is captured when the graph is called.
+        late = zip(self._graph.deferred_external_captures, self._graph.deferred_internal_captures, strict=True)
+        known.update({internal.name: capture()[0] for capture, internal in late if isinstance(internal, tf.Tensor)})
         sources = tf.nest.flatten(self._stand_in, expand_composites=True)
-        known.update(zip(map(id, sources), tf.nest.flatten(batch, expand_composites=True), strict=True))
+        given = zip(sources, tf.nest.flatten(batch, expand_composites=True), strict=True)
+        known.update({internal.name: external for internal, external in given if internal is not None})
         return [_copy(recorded.ids, known) for recorded in self._early]
 
     @property
@@ -139,12 +143,12 @@ class Recording:
         return self.replay(fetch(self.tables, self.ids(batch)))
 
 
-def _copy(tensor: Any, known: dict[int, Any]) -> Any:
-    """A tensor of the recording in the current graph; `known` has by `id` what was copied, to begin with the inputs."""
+def _copy(tensor: Any, known: dict[str, Any]) -> Any:
+    """A tensor of the recording in the current graph; `known` has by name what was copied, to begin with the inputs."""
     waiting = [tensor]
     while waiting:
-        inputs = [source for source in waiting[-1].op.inputs if id(source) not in known]
-        if id(waiting[-1]) in known:
+        inputs = [source for source in waiting[-1].op.inputs if source.name not in known]
+        if waiting[-1].name in known:
             waiting.pop()
         elif inputs:
             waiting += inputs
@@ -152,13 +156,15 @@ def _copy(tensor: Any, known: dict[int, Any]) -> Any:
             op = waiting.pop().op
             copied = tf.compat.v1.get_default_graph().create_op(
                 op.type,
-                [known[id(source)] for source in op.inputs],
+                [known[source.name] for source in op.inputs],
                 [output.dtype for output in op.outputs],
                 attrs={key: op.node_def.attr[key] for key in op.node_def.attr if not key.startswith("_")},
                 name=op.name,
             )
-            known.update({id(old): new for old, new in zip(op.outputs, copied.outputs, strict=True)})
-    return known[id(tensor)]
+            for old, new in zip(op.outputs, copied.outputs, strict=True):
+                new.set_shape(old.shape)  # which not every operation can infer again, such as that of a lookup layer
+                known[old.name] = new
+    return known[tensor.name]
 
 
 def _placeholder(tensor: Any) -> Any:

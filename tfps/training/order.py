@@ -35,5 +35,9 @@ class Order:
         return cls(*tf.unstack(tensor, num=LENGTH))
 
     def tensor(self) -> Any:
-        """int64 [LENGTH]."""
-        return tf.constant(dataclasses.astuple(self), tf.int64)
+        """int64 [LENGTH], on the chief: it crosses with the call.
+
+        A constant made on the worker's device is sent at once, and Python stands still until the worker answers.
+        """
+        with tf.device(None):
+            return tf.constant(dataclasses.astuple(self), tf.int64)

@@ -1,0 +1,216 @@
+"""Models as people write them, with steps, optimizers and layers of their own: what one process does with them."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfps
+from tfps.errors import UnsupportedError
+
+ROWS = 60
+IDS = np.random.default_rng(0).integers(0, ROWS, (96, 2))
+LABELS = (IDS.sum(1, keepdims=True) % 3).astype("float32")
+
+
+def here(strategy):
+    """A scope, or none for one process."""
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def assert_alike(strategy, train, rtol=2e-4):
+    """What `train(scope)` returns is alike in one process and with one worker."""
+    found = []
+    for scope in (strategy, None):
+        keras.utils.set_random_seed(3)
+        found.append(train(scope))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-5)
+
+
+@pytest.mark.parametrize("built", [True, False], ids=["functional", "deferred"])
+def test_layers_that_were_frozen_train_once_they_are_thawed(one_worker, built):
+    def train(strategy):
+        with here(strategy):
+            frozen = [keras.layers.Embedding(ROWS, 4, trainable=False), keras.layers.Dense(3, trainable=False)]
+            layers = [frozen[0], keras.layers.Flatten(), frozen[1], keras.layers.Dense(1)]
+            model = keras.Sequential([*([keras.Input((2,), dtype="int64")] if built else []), *layers])
+            model.compile(keras.optimizers.SGD(0.1), "mse")
+        model.fit(IDS, LABELS, batch_size=32, shuffle=False, verbose=0)
+        before = [weights.copy() for layer in frozen for weights in layer.get_weights()]
+        for layer in frozen:
+            layer.trainable = True
+        with here(strategy):
+            model.compile(keras.optimizers.SGD(0.1), "mse")
+        model.fit(IDS, LABELS, batch_size=32, shuffle=False, verbose=0)
+        after = [weights for layer in frozen for weights in layer.get_weights()]
+        assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(after, before, strict=True))
+        return after
+
+    assert_alike(one_worker, train)
+
+
+def test_tables_frozen_later_stay_as_they_are(strategy):
+    with strategy.scope():
+        tables = [keras.layers.Embedding(ROWS, 4) for _ in range(2)]
+        inputs = keras.Input((2,), dtype="int64")
+        rows = keras.layers.Concatenate()([table(inputs[:, i]) for i, table in enumerate(tables)])
+        model = keras.Model(inputs, keras.layers.Dense(1)(rows))
+    tables[0].trainable = False
+    with strategy.scope():
+        model.compile("sgd", "mse")
+    before = [table.get_weights()[0] for table in tables]
+    model.fit(IDS, LABELS, batch_size=16, verbose=0)
+    moved = [np.abs(table.get_weights()[0] - b).max() for table, b in zip(tables, before, strict=True)]
+    assert moved[0] == 0 and moved[1] > 1e-4
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["integers", "strings"])
+def test_lookup_layers_in_the_model(one_worker, words):
+    names = np.array([f"w{i}" for i in range(ROWS)]) if words else np.arange(1000, 1000 + ROWS)
+
+    def train(strategy):
+        with here(strategy):
+            inputs = [keras.Input((1,), dtype="string" if words else "int64") for _ in range(2)]
+            kind = keras.layers.StringLookup if words else keras.layers.IntegerLookup
+            ids = [kind(vocabulary=list(names))(one) for one in inputs]
+            rows = [keras.layers.Flatten()(keras.layers.Embedding(ROWS + 1, 4)(one)) for one in ids]
+            model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()(rows)))
+            model.compile(keras.optimizers.SGD(0.1), "mse")
+        given = [tf.constant(names[IDS[:, i : i + 1]]) for i in range(2)]
+        data = tf.data.Dataset.from_tensor_slices((tuple(given), LABELS)).batch(32)
+        model.fit(data, verbose=0)
+        return [*model.get_weights(), model.predict(data, verbose=0)]
+
+    assert_alike(one_worker, train)
+
+
+def test_the_result_of_all_compiled_metrics_may_be_a_log(one_worker):
+    class Own(keras.Model):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                found = self(x, training=True)
+                loss = self.compute_loss(y=y, y_pred=found)
+            self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+            for metric in self.metrics:
+                if metric.name == "loss":
+                    metric.update_state(loss)
+                else:
+                    metric.update_state(y, found)
+            return {metric.name: metric.result() for metric in self.metrics}
+
+    def train(strategy):
+        with here(strategy):
+            inputs = keras.Input((2,), dtype="int64")
+            rows = keras.layers.Flatten()(keras.layers.Embedding(ROWS, 4)(inputs))
+            model = Own(inputs, keras.layers.Dense(1)(rows))
+            model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
+        history = model.fit(IDS, LABELS, batch_size=32, shuffle=False, verbose=0).history
+        assert set(history) == {"loss", "mae"}
+        return history["loss"], history["mae"]
+
+    assert_alike(one_worker, train)
+
+
+class TwoOptimizers(keras.Model):
+    """Each of its parts has an optimizer of its own, which builds itself at the first step."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.table = keras.layers.Embedding(ROWS, 4, embeddings_initializer="ones")
+        self.kernel = keras.layers.Dense(1)
+        self.first, self.second = first, second
+
+    def call(self, ids):
+        return self.kernel(keras.ops.reshape(self.table(ids), (-1, 8)))
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean(keras.ops.square(self(x) - y))
+        parts = self.table.trainable_weights, self.kernel.trainable_weights
+        gradients = tape.gradient(loss, parts)
+        for optimizer, gradient, weights in zip((self.first, self.second), gradients, parts, strict=True):
+            optimizer.apply_gradients(zip(gradient, weights, strict=True))
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["made in the scope", "made outside"])
+def test_a_model_may_hold_optimizers_of_its_own(one_worker, outside):
+    def train(strategy):
+        with contextlib.nullcontext() if outside else here(strategy):
+            optimizers = keras.optimizers.SGD(0.1), keras.optimizers.Adam(0.01)
+        with here(strategy):
+            model = TwoOptimizers(*optimizers)
+            model.compile()
+        model.fit(IDS, LABELS, batch_size=32, epochs=2, shuffle=False, verbose=0)
+        assert [int(optimizer.iterations) for optimizer in optimizers] == [6, 6]
+        return [*model.get_weights(), *(np.asarray(v) for v in optimizers[1].variables)]
+
+    assert_alike(one_worker, train, rtol=2e-3)
+
+
+def test_every_step_of_each_optimizer_counts(strategy):
+    with strategy.scope():
+        model = TwoOptimizers(keras.optimizers.SGD(0.1, momentum=0.5), keras.optimizers.Adam(0.01))
+        model.compile()
+    model.fit(IDS, LABELS, batch_size=4, epochs=2, verbose=0)
+    assert int(model.first.iterations) == int(model.second.iterations) == 48
+
+
+def test_a_mode_of_an_optimizer_beside_the_compiled_one_is_refused(strategy):
+    for inner in (tfps.optimizers.Sync(keras.optimizers.SGD(0.1)), tfps.optimizers.Geo(keras.optimizers.SGD(0.1))):
+        with strategy.scope():
+            model = TwoOptimizers(inner, keras.optimizers.SGD(0.1))
+            model.compile()
+        with pytest.raises(UnsupportedError, match="mode of the one given to `compile`"):
+            model.fit(IDS, LABELS, batch_size=4, verbose=0)
+
+
+def test_an_optimizer_without_a_row_wise_form_may_train_what_is_dense(strategy):
+    with strategy.scope():
+        model = TwoOptimizers(keras.optimizers.SGD(0.1), keras.optimizers.Lamb(0.01))
+        model.compile()
+    model.fit(IDS, LABELS, batch_size=32, verbose=0)
+    with strategy.scope():
+        model = TwoOptimizers(keras.optimizers.Lamb(0.1), keras.optimizers.SGD(0.01))
+        model.compile()
+    with pytest.raises(UnsupportedError, match=r"row-wise form.*Lamb"):
+        model.fit(IDS, LABELS, batch_size=32, verbose=0)
+
+
+def test_a_model_that_was_refused_does_not_stand_in_the_way_of_the_next(strategy):
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        with strategy.scope():
+            refused = keras.Sequential([keras.layers.Embedding(ROWS, 4), keras.layers.Flatten(), keras.layers.Dense(1)])
+            refused.compile("sgd", "mse")
+        with pytest.raises(Exception, match="float32"):
+            refused.fit(IDS, LABELS, verbose=0)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    with strategy.scope():
+        model = keras.Sequential([keras.layers.Embedding(ROWS, 4), keras.layers.Flatten(), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    model.fit(IDS, LABELS, verbose=0)
+
+
+def test_mixed_float16_is_refused_by_its_name(strategy):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with strategy.scope():
+            model = keras.Sequential([keras.layers.Embedding(ROWS, 4), keras.layers.Flatten(), keras.layers.Dense(1)])
+            with pytest.raises(UnsupportedError, match=r"mixed_float16.*LossScaleOptimizer.*mixed_bfloat16"):
+                model.compile("sgd", "mse")
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_a_saved_model_of_tensorflow_is_refused_with_what_to_do(strategy, tmp_path):
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((2,), dtype="int64"), keras.layers.Embedding(ROWS, 4)])
+    with pytest.raises(UnsupportedError, match=r"model\.export"):
+        tf.saved_model.save(model, str(tmp_path / "model"))
