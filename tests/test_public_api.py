@@ -78,6 +78,7 @@ INTERNAL = {
     "run_in_step",
     "server_pool",
     "share_batches",
+    "outside_steps",
     "slots_of",
 }
 NOT_CALLED = {"__version__", "layers", "models", "nn", "optimizers", "text"}

@@ -29,11 +29,18 @@ def test_steps_and_seeds_draw_differently_and_the_same_again():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: keep_probabilities([1], 0), "threshold=0"),
-        (lambda: keep_probabilities([0, 0]), "come to 0"),
-        (lambda: neighbour_pairs([1] * 10, 5, 9, 1), "10 tokens"),
-        (lambda: neighbour_pairs([1] * 10, 0, 9, 1), "window=0"),
-        (lambda: neighbour_pairs([1] * 10, 1, 0, 1), "batch=0"),
+        (lambda: keep_probabilities([1], 0), "`threshold` must be above 0. Received: 0"),
+        (lambda: keep_probabilities([1], float("nan")), "`threshold`.*nan"),
+        (lambda: keep_probabilities([0, 0]), "`counts`.*not all 0"),
+        (lambda: keep_probabilities([9, -5]), "`counts`.*from -5"),
+        (lambda: neighbour_pairs([1] * 10, 5, 9, 1), r"`tokens`.*11.*Received: int64 of shape \(10,\)"),
+        (lambda: neighbour_pairs([[1] * 10] * 10, 1, 9, 1), r"`tokens`.*shape \(10, 10\)"),
+        (lambda: neighbour_pairs([0.5] * 10, 1, 9, 1), "`tokens`.*float64"),
+        (lambda: neighbour_pairs([2**33] * 10, 1, 9, 1), "`tokens` must be from 0 to 2147483647"),
+        (lambda: neighbour_pairs([1] * 10, 0, 9, 1), "`window`.*Received: 0"),
+        (lambda: neighbour_pairs([1] * 10, 1.5, 9, 1), "`window`.*Received: 1.5"),
+        (lambda: neighbour_pairs([1] * 10, 1, 0, 1), "`batch`.*Received: 0"),
+        (lambda: neighbour_pairs([1] * 10, 1, 9, -1), "`steps`.*Received: -1"),
     ],
 )
 def test_bad_arguments_are_named(call, message):

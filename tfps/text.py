@@ -6,8 +6,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfps.errors import ConfigError
+from tfps.types import is_integer
 
 __all__ = ["keep_probabilities", "neighbour_pairs"]
+
+_MOST = 2**31 - 1
+"""Ids are int32 on their way to a model."""
 
 
 def keep_probabilities(counts: Any, threshold: float = 1e-3) -> Any:
@@ -22,7 +26,7 @@ def keep_probabilities(counts: Any, threshold: float = 1e-3) -> Any:
         float64, [words], at most 1.
 
     Raises:
-        ConfigError: the threshold is not above 0, or there are no words.
+        ConfigError: the threshold is not above 0, a count is below 0, or there are no words.
 
     Source:
         The code of word2vec.c (`sample`); the paper, Mikolov et al. 2013, section 2.3, has only the root.
@@ -32,10 +36,12 @@ def keep_probabilities(counts: Any, threshold: float = 1e-3) -> Any:
         [0.034, 0.111, 1.0]
     """
     counts = np.asarray(counts, np.float64)
-    if threshold <= 0 or not counts.sum() > 0:
+    if not threshold > 0:
+        raise ConfigError(f"`threshold` must be above 0. Received: {threshold!r}.")
+    if not (np.isfinite(counts).all() and counts.min(initial=0.0) >= 0 and counts.sum() > 0):
         raise ConfigError(
-            "`threshold` and the sum of `counts` must be above 0. "
-            f"Received: threshold={threshold}, and counts that come to {counts.sum()}."
+            "`counts` must be finite, none below 0 and not all 0. "
+            f"Received: from {counts.min(initial=0.0)} to {counts.max(initial=0.0)}, {counts.size} of them."
         )
     # A word that never comes has no place to lose.
     part = np.divide(threshold * counts.sum(), counts, out=np.ones_like(counts), where=counts > 0)
@@ -59,13 +65,19 @@ def neighbour_pairs(tokens: Any, window: int, batch: int, steps: int, seed: int 
         A `tf.data.Dataset` of (centers, contexts), int32 [batch] each.
 
     Raises:
-        ConfigError: the window or the batch is below 1, or the text is shorter than a window and its center.
+        ConfigError: an argument breaks its rule, or the text is shorter than a window and its center.
     """
-    if window < 1 or batch < 1 or len(tokens) < 2 * window + 1:
+    for name, value, least in (("window", window, 1), ("batch", batch, 1), ("steps", steps, 0)):
+        if not is_integer(value) or value < least:
+            raise ConfigError(f"`{name}` must be an integer of at least {least}. Received: {value!r}.")
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer) or len(tokens) < 2 * window + 1:
         raise ConfigError(
-            "`window` and `batch` must be at least 1, and `tokens` at least 2 * window + 1. "
-            f"Received: window={window}, batch={batch} and {len(tokens)} tokens."
+            f"`tokens` must be a vector of integers, at least 2 * window + 1, {2 * window + 1}, of them. "
+            f"Received: {tokens.dtype} of shape {tokens.shape}."
         )
+    if tokens.min() < 0 or tokens.max() > _MOST:
+        raise ConfigError(f"`tokens` must be from 0 to {_MOST}. Received: from {tokens.min()} to {tokens.max()}.")
     text = tf.constant(tokens, tf.int32)
     near = np.repeat(np.arange(1, window + 1), np.arange(window, 0, -1))
     offsets = tf.constant(np.concatenate([-near, near]), tf.int32)

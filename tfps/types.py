@@ -3,5 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+
 JSON: TypeAlias = Mapping[str, Any] | Sequence[Any] | str | int | float | bool | None
 Shape: TypeAlias = tuple[int, ...]
+
+
+def is_integer(value: object) -> bool:
+    """Whether a value is a whole number of Python or numpy, which True and False are not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -42,9 +42,11 @@ for variable in built.trainable_variables:
     assert value.placement.servers == planned.servers, variable.path
     assert value.placement.routing == planned.routing, variable.path
     devices = [shard.device for shard in value.shards] if isinstance(value, Table) else [value.device]
-    assert [f"task:{server}/" in device for server, device in zip(planned.servers, devices)], variable.path
+    assert all(f"task:{server}/" in device for server, device in zip(planned.servers, devices)), variable.path
     momentum = built.optimizer._momentums[built.optimizer._get_variable_index(variable)]._value
     assert momentum.placement.servers == planned.servers, variable.path
+seeds = [variable for variable in built.variables if "seed" in variable.path]
+assert seeds and all(v._value.placement.servers == plan.find(v.path).servers for v in seeds)
 with strategy.scope():
     import keras
     try:
@@ -121,6 +123,42 @@ def test_a_function_a_model_and_its_variables_give_one_plan():
     assert {placement.routing.kind for placement in made if placement.routing} == {"mod"}
     unbuilt = tfps.plan(lambda: keras.Sequential([keras.layers.Dense(2)]), 1, inputs=np.zeros((1, 5), "float32"))
     assert [placement.spec.shape for placement in unbuilt] == [(5, 2), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_ps": 2.5}, "`num_servers` must be an integer.*2.5"),
+        ({"num_ps": "4"}, "`num_servers` must be an integer.*'4'"),
+        ({"num_ps": True}, "`num_servers` must be an integer.*True"),
+        ({"balancer": GreedyBytes}, "`balancer` must be one of.*GreedyBytes"),
+        ({"variable_partitioner": FixedShards}, "`partitioner` must be a partitioner.*FixedShards"),
+        ({"batch_size": 0}, "`batch_size` must be an integer of at least 1. Received: 0"),
+    ],
+)
+def test_what_is_no_argument_is_named(arguments, message):
+    with pytest.raises(PlanError, match=message):
+        tfps.plan([VariableSpec("v", (2,))], **{"num_ps": 2} | arguments)
+    with pytest.raises(PlanError, match="`shards` must be an integer.*2.5"):
+        FixedShards(2.5)
+    with pytest.raises(PlanError, match="`shape` of variable 'v'.*Received: 5"):
+        VariableSpec("v", 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"plan": "plan.json"}, r"`plan` must be a Plan; `Plan.load\(path\)`.*'plan.json'"),
+        ({"plan": tfps.plan([VariableSpec("v", (2,))], 3)}, "`plan` must be for 2 servers. Received: one for 3"),
+        ({"variable_partitioner": "auto"}, "`partitioner` must be a partitioner.*'auto'"),
+        ({"dense_exchange_every": 1.5}, "`dense_exchange_every` must be an integer.*1.5"),
+    ],
+)
+def test_bad_arguments_start_nothing(arguments, message):
+    cluster = tfps.LocalCluster(num_ps=2, num_workers=1)
+    with pytest.raises(ValueError, match=message):
+        tfps.ParameterServerStrategy(cluster, **arguments)
+    assert not cluster.tasks
 
 
 @pytest.mark.parametrize("wrong", [3, "model", [keras.layers.Dense], [VariableSpec("v", (2,)), 3]])

@@ -61,6 +61,9 @@ def inputs(seed):
     }
 
 
+NO_BAGS = tf.SparseTensor(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), [0, 6])
+
+
 def calls(nn, x):
     """Every kind of call, by name: functions of `params`; `nn` is tf.nn or tfps.nn."""
     pool, safe = nn.embedding_lookup_sparse, nn.safe_embedding_lookup_sparse
@@ -72,6 +75,9 @@ def calls(nn, x):
         "default combiner": lambda params: pool(params, x["full"], None),
         "cube": lambda params: safe(params, x["cube"], x["cube_weights"]),
         "cube, default": lambda params: safe(params, x["cube"], default_id=3),
+        "no bags": lambda params: safe(params, NO_BAGS),
+        "no bags, default": lambda params: safe(params, NO_BAGS, default_id=3),
+        "no bags, default, weights": lambda params: safe(params, NO_BAGS, tf.cast(NO_BAGS, tf.float32), default_id=3),
     }
     for combiner, kind in itertools.product(COMBINERS, ("some", "full")):
         arguments = {"sp_ids": x[kind], "combiner": combiner}

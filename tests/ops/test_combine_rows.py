@@ -89,6 +89,12 @@ def test_what_is_out_of_range_or_order_is_an_error(way, places, segments, combin
         combine_rows(tf.ones([5, 2]), places, pooling)
 
 
+def test_rows_of_no_elements_cost_nothing_however_many_bags(monkeypatch):
+    monkeypatch.delenv("TFPS_DISABLE_OPS", raising=False)
+    pooling = Pooling(tf.constant([], tf.int64), tf.constant(2**40, tf.int64), "sum", None)
+    assert combine_rows(tf.zeros([1, 0]), tf.constant([], tf.int32), pooling).shape == (2**40, 0)
+
+
 def test_other_dtypes_and_gathered_results(way, rng):
     rows, places, segments, weights = example(rng, 50, 4)
     double = tf.constant(rows, tf.float64)

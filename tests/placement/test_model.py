@@ -24,14 +24,17 @@ def test_bytes_of_a_spec():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "", "shape": (1,)}, "`name` must not be empty"),
+        ({"name": "", "shape": (1,)}, "`name` must be a text that is not empty"),
         ({"name": "v", "shape": (None, 2)}, "`shape` of variable 'v' .*None, 2"),
         ({"name": "v", "shape": (-1,)}, "`shape` of variable 'v' .*-1"),
         ({"name": "v", "shape": (5,), "is_table": True}, r"`shape` of variable 'v' must be \[rows, width, ...\]"),
         ({"name": "v", "shape": (0, 5), "is_table": True}, "`shape` of variable 'v' .*at least one row"),
         ({"name": "v", "shape": (1,), "dtype": "string"}, "`dtype` must name a type.*'string'"),
         ({"name": "v", "shape": (1,), "dtype": "str"}, "`dtype` must name a type.*'str'"),
-        ({"name": "v", "shape": (1,), "slots": -1}, "`slots` of variable 'v' must be at least 0. Received: -1"),
+        (
+            {"name": "v", "shape": (1,), "slots": -1},
+            "`slots` of variable 'v' must be an integer of at least 0. Received: -1",
+        ),
         ({"name": "v", "shape": (1,), "rows_per_step": -2}, "`rows_per_step` of variable 'v' .*Received: -2"),
         ({"name": "v", "shape": (1,), "rows_per_step": float("nan")}, "`rows_per_step` .*Received: nan"),
     ],
@@ -108,8 +111,12 @@ def _edited(change):
         ("[1]", "must be a plan that `save` wrote"),
         ("{}", "must be a plan that `save` wrote.*'format'"),
         (_edited(lambda data: data.update(format=99)), "`format` of a saved plan must be 1. Received: 99"),
-        (_edited(lambda data: data.update(num_servers=0)), "`num_servers` must be at least 1"),
-        (_edited(lambda data: data.update(num_servers="2")), "must be a plan that `save` wrote"),
+        (_edited(lambda data: data.update(num_servers=0)), "`num_servers` must be an integer of at least 1"),
+        (_edited(lambda data: data.update(num_servers=2.0)), "`num_servers` must be an integer"),
+        (_edited(lambda data: data["variables"][0].update(name=5)), "`name` must be a text"),
+        (_edited(lambda data: data["variables"][0].update(is_table="yes")), "`is_table`.*True or False"),
+        (_edited(lambda data: data["variables"][0].update(servers=[1.0])), "must be on servers 0 to"),
+        (_edited(lambda data: data.update(num_servers="2")), "`num_servers` must be an integer"),
         (_edited(lambda data: data["variables"][0].pop("routing")), "must be a plan that `save` wrote.*'routing'"),
         (_edited(lambda data: data["variables"][0].update(colour=1)), "must be a plan that `save` wrote.*colour"),
         (_edited(lambda data: data["variables"][0]["routing"].update(rows=9)), "must route 10 rows. Received: 9"),
@@ -125,6 +132,12 @@ def test_broken_files_are_refused(text, message):
 def test_an_unreadable_file_is_named(tmp_path):
     with pytest.raises(PlanError, match="`path` must be a readable plan. Received: .*none.json"):
         Plan.load(tmp_path / "none.json")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "plan.json").write_bytes(bytes([0x80, 0xFF, 0x00]))
+    with pytest.raises(PlanError, match="`path` must be a readable plan. Received: .*plan.json"):
+        Plan.load(tmp_path / "plan.json")
 
 
 def test_find_lists_what_is_valid():

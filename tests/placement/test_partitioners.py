@@ -61,7 +61,7 @@ def test_limits_on_bytes_hold(seed):
 
 @pytest.mark.parametrize("make", [FixedShards, MinBytes, MaxBytes, Auto])
 def test_limits_must_be_positive(make):
-    with pytest.raises(PlanError, match="must be at least 1. Received: 0"):
+    with pytest.raises(PlanError, match="must be an integer of at least 1. Received: 0"):
         make(0)
 
 

@@ -240,9 +240,9 @@ def test_a_model_that_does_not_fit_a_followed_plan_is_refused(spec, message):
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(PlanError, match="`num_servers` must be at least 1. Received: 0"):
+    with pytest.raises(PlanError, match="`num_servers` must be an integer of at least 1. Received: 0"):
         IncrementalPlacer(0)
-    with pytest.raises(PlanError, match="`num_servers` must be at least 1. Received: 0"):
+    with pytest.raises(PlanError, match="`num_servers` must be an integer of at least 1. Received: 0"):
         plan([], 0)
     with pytest.raises(PlanError, match="`plan` must be for 3 servers. Received: one for 2"):
         IncrementalPlacer(3, plan=Plan(2))

@@ -108,7 +108,7 @@ def test_uneven_and_idle_servers_are_named():
     [
         ([table()], "sparse", "2 : 6 to 10"),
         ([VariableSpec(f"k{i}", (400, 400)) for i in range(4)], "dense", "2 : 2."),
-        ([table(rows=20_000), VariableSpec("k", (400, 400))], "mixed", "2 : 2 to 6"),
+        ([table(rows=20_000), *(VariableSpec(f"k{i}", (400, 400)) for i in range(3))], "mixed", "2 : 2 to 6"),
     ],
     ids=["sparse", "dense", "mixed"],
 )
@@ -127,8 +127,34 @@ def test_too_few_and_too_many_workers_are_told_apart():
 
 def test_dense_traffic_falls_with_rarer_exchange(criteo_specs):
     made = plan(criteo_specs, 8)
-    assert any("Dense variables are 86% of the bytes of a step" in text for text in advise(made))
+    assert any(
+        "Dense variables are 86% of the bytes of a step" in text for text in advise(made, dense_exchange_every=1)
+    )
     assert not any("Dense variables are" in text for text in advise(made, dense_exchange_every=20))
+
+
+def test_an_mlp_beside_a_large_table_is_no_sparse_model():
+    specs = [table(rows=100_000_000), VariableSpec("kernel", (4000, 4000))]
+    assert "a dense model" in advise(plan(specs, 2), dense_exchange_every=1)[-1]
+    assert "a sparse model" in advise(plan(specs, 2), dense_exchange_every=10_000)[-1]
+
+
+def test_what_a_strategy_would_do_is_what_is_advised_on():
+    made = plan([table(), VariableSpec("kernel", (400, 400))], 2)
+    assert advise(made, 4) == advise(made, 4, 8) != advise(made, 4, 1)
+    assert advise(made) == advise(made, None, 16)
+
+
+def test_nobody_is_told_to_split_tables_where_a_kernel_is_heaviest():
+    advice = advise(plan([VariableSpec("wide", (8192, 8192)), VariableSpec("narrow", (8, 8))], 4))
+    uneven = [text for text in advice if text.startswith("Uneven")]
+    assert len(uneven) == 1 and "'wide'" in uneven[0] and "fewer servers" in uneven[0] and "tables" not in uneven[0]
+
+
+def test_slots_are_not_called_over_partitioned():
+    specs = [table("small", 80), table("small/accumulator", 80)]
+    line = start_up(plan(specs, 8, partitioner=FixedShards(8)), {"small": 512}, 8)
+    assert line.count("Over-partitioned") == 1
 
 
 def test_compare_names_every_change():

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from tfps.placement.bottleneck import Task, Watched, judge, together
 from tfps.training import cpu_times, first_steps
 from tfps.training.cpu_times import CpuTime, parsed
 
@@ -80,6 +81,32 @@ def test_a_fit_says_once_what_limits_it(strategy, monkeypatch, caplog):
         model.train_on_batch(np.zeros((64, 4)), np.zeros(64))
     (line,) = lines(caplog)
     assert all(noun in line for noun in ("servers ", "workers ", "chief ", " steps in "))
+
+
+def test_short_epochs_are_seen_together(strategy, monkeypatch, caplog):
+    """An epoch has six closures a worker, and twenty are asked for; also with evaluations in between."""
+    monkeypatch.setattr(first_steps, "_SECONDS", 0.0)
+    monkeypatch.setattr(first_steps, "_CLOSURES", 20)
+    parts = []
+    monkeypatch.setattr(first_steps, "judge", lambda seen: (parts.append(seen), judge(seen))[1])
+    with strategy.scope():
+        model = keras.Sequential([keras.layers.Embedding(1000, 8), keras.layers.Flatten(), keras.layers.Dense(1)])
+        model.compile(optimizer="sgd", loss="mse")
+    x, y = np.arange(64 * 24 * 4).reshape(-1, 4) % 1000, np.ones(64 * 24)
+    with caplog.at_level(logging.INFO, "tfps"):
+        model.fit(x, y, batch_size=64, epochs=8, verbose=0, validation_data=(x, y))
+    assert len(lines(caplog)) == len(parts) == 1
+    assert parts[0].steps > 24, "of more than one epoch"
+
+
+def test_several_watches_are_one():
+    one = Watched(10, 1.0, (Task("ps", 0, "h", 0.5, 2, 2, 0.2), Task("worker", 0, "h", 1.0, 1, 2)), 0.1, False)
+    other = Watched(30, 3.0, (Task("ps", 0, "h", 0.9, 2, 2, 0.6),), 0.5, False)
+    found = together([one, other])
+    assert (found.steps, found.seconds, found.waiting) == (40, 4.0, pytest.approx(0.4))
+    assert [(task.job, task.used, task.host_idle) for task in found.tasks] == [
+        ("ps", pytest.approx(0.8), pytest.approx(0.5))
+    ]
 
 
 def test_epochs_that_are_too_short_say_nothing(strategy, monkeypatch, caplog):

@@ -177,6 +177,7 @@ def test_what_may_diverge_is_said(strategy, caplog, merge, workers, warns):
     [
         ({"push_every": 0}, r"push_every.*at least 1.*Received: 0"),
         ({"push_every": True}, r"push_every.*Received: True"),
+        ({"push_every": "often"}, r"push_every.*Received: 'often'"),
         ({"merge": "max"}, r"merge.*mean.*sum.*Received: 'max'"),
     ],
 )
@@ -187,8 +188,20 @@ def test_bad_arguments_are_named(arguments, message):
 
 @pytest.mark.parametrize("optimizer", [keras.optimizers.Ftrl(), keras.optimizers.Lamb()])
 def test_an_optimizer_whose_deltas_mean_nothing_is_refused(optimizer):
-    with pytest.raises(UnsupportedError, match=type(optimizer).__name__):
+    with pytest.raises(UnsupportedError, match=rf"Received: {type(optimizer).__name__}. Valid: Adadelta.* SGD"):
         tfps.optimizers.Geo(optimizer)
+
+
+@pytest.mark.parametrize("given", [None, 3, "nope", keras.layers.Dense])
+@pytest.mark.parametrize("mode", [tfps.optimizers.Geo, tfps.optimizers.Sync])
+def test_what_is_no_optimizer_is_named(mode, given):
+    with pytest.raises(ConfigError, match="`optimizer` must be a Keras optimizer, or the name of one.*Received: "):
+        mode(given)
+
+
+def test_numbers_of_numpy_are_numbers():
+    optimizer = tfps.optimizers.Geo("sgd", push_every=np.int64(3))
+    assert optimizer.tfps_mode.push_every == 3 and type(optimizer.tfps_mode.push_every) is int
 
 
 def test_ids_that_depend_on_rows_are_refused(strategy):

@@ -110,7 +110,16 @@ def test_optimizers_that_pairs_cannot_be_trained_by(strategy, name, settings):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"dim": 0}, "`dim`"), ({"counts": [1, 2]}, "`counts`.*Received: 2"), ({"negatives": 0}, "`count`")],
+    [
+        ({"dim": 0}, "`dim`"),
+        ({"dim": "x"}, "`dim`.*'x'"),
+        ({"vocabulary": 0}, "`vocabulary`.*Received: 0"),
+        ({"counts": [1, 2]}, r"`counts`.*Received: shape \(2,\)"),
+        ({"counts": [-1] * WORDS}, "`counts`.*from -1"),
+        ({"negatives": 0}, "`negatives`"),
+        ({"negatives": 1.5}, "`negatives`.*1.5"),
+        ({"power": "x"}, "`power`.*'x'"),
+    ],
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ConfigError, match=message):

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "--batch", type=int, default=512, help="examples in a step of one worker (default: %(default)s)"
     )
     parser.add_argument(
-        "--dense-exchange-every", type=int, default=1, help="steps between exchanges of dense variables"
+        "--dense-exchange-every", type=int, help="steps between exchanges of dense variables (default: 32 / workers)"
     )
     parser.add_argument("--routing", choices=("hash", "mod", "div"), default="hash", help="how rows go to shards")
     parser.add_argument("--balancer", choices=_BALANCERS, default="bytes-and-traffic")

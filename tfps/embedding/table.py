@@ -135,8 +135,8 @@ class Table:
             return tf.convert_to_tensor(self.numpy(), dtype)
         message = (
             f"tfps: a step asked for the whole table {self.name} ({self.rows} x {self.dim}), which would cross to the "
-            "worker. Ask for rows: keras.layers.Embedding, keras.ops.take, tf.gather or tfps.nn.embedding_lookup; for all "
-            "of a small one, layer(keras.ops.arange(rows))."
+            "worker. Ask for rows: keras.layers.Embedding, keras.ops.take, tf.gather or tfps.nn.embedding_lookup; of a "
+            "small one for all of them, layer(keras.ops.arange(rows))."
         )
         never = tf.strings.to_number(message, out_type=tf.float32, name="whole_table_read")
         return tf.cast(tf.broadcast_to(never, self.shape), dtype or self.dtype)

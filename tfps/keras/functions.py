@@ -13,12 +13,14 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.once import Ledger
+from tfps.embedding.table import Table
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import averages, geo, sync
 from tfps.keras._compat import tree
 from tfps.keras.optimizers import of_model
 from tfps.keras.variables import held
 from tfps.placement.advice import start_up
+from tfps.placement.model import Plan
 from tfps.strategy.creation import server_device
 from tfps.strategy.inputs import Epoch, as_tensor, worker_iterator
 from tfps.strategy.losses import WorkerLostError
@@ -112,6 +114,8 @@ class StepFunction:
 
     def finish(self) -> dict[str, Any]:
         """Ends an epoch: waits for all steps and returns the final logs."""
+        if self._first_steps is not None:
+            self._first_steps.ended()
         self.join()
         self._runaway.look(self._drift)
         return self._results()
@@ -219,11 +223,16 @@ class StepFunction:
                 self._start(epoch, share)
         self._drift = Drift()
         if new and self._updates:
-            asked = self._closure.asked if self._closure is not None else {}
-            _LOG.info("%s", start_up(self._strategy.plan, asked, self._strategy.num_workers, self._closure_steps))
+            asked = self._closure.asked(epoch.source.examples) if self._closure is not None else {}
+            _LOG.info("%s", start_up(self._plan(), asked, self._strategy.num_workers, self._closure_steps))
         if self._first_steps is not None:
             self._first_steps.began(epoch.source.fed)
         return stream(self._runner(epoch), epoch, self._sync.rules if self._sync else None)
+
+    def _plan(self) -> Plan:
+        """Where the variables of this model are, and what its optimizers keep of them."""
+        kept = [*self._model.variables, *(v for one in of_model(self._model) for v in one.variables)]
+        return Plan(self._strategy.num_servers, tuple(v.placement for v in held(kept, (Table, DenseVariable))))
 
     def _start(self, epoch: Epoch, share: int) -> None:
         """Makes a worker's share of an epoch begin, or go on, on that worker or on another if it is gone."""

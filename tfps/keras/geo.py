@@ -8,10 +8,11 @@ from tfps.embedding.table import Table
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.keras._compat import keras
-from tfps.keras.modes import Moded, know, with_mode
+from tfps.keras.modes import Moded, know, optimizer_of, with_mode
 from tfps.keras.variables import held
 from tfps.strategy.variables import DenseVariable
 from tfps.training.window import WindowMode
+from tfps.types import is_integer
 
 _LOG = logging.getLogger("tfps")
 MERGES = ("cap", "mean", "sum")
@@ -40,11 +41,12 @@ class GeoMode:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        number = isinstance(self.push_every, int) and not isinstance(self.push_every, bool)
-        if self.push_every != "auto" and not (number and int(self.push_every) >= 1):
+        auto = isinstance(self.push_every, str) and self.push_every == "auto"
+        if not auto and not (is_integer(self.push_every) and int(self.push_every) >= 1):
             raise ConfigError(
                 f'`push_every` must be an integer of at least 1, or "auto". Received: {self.push_every!r}.'
             )
+        object.__setattr__(self, "push_every", "auto" if auto else int(self.push_every))  # numpy's would not be saved
         if self.merge not in MERGES:
             raise ConfigError(f"`merge` must be one of {MERGES}. Received: {self.merge!r}.")
         if not isinstance(self.overlap, bool):
@@ -103,14 +105,15 @@ def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap
         >>> optimizer.tfps_mode.push_every, isinstance(optimizer, keras.optimizers.Adagrad)
         (50, True)
     """
-    optimizer = keras.optimizers.get(optimizer)
+    optimizer = optimizer_of(optimizer)
     mode = GeoMode(push_every, merge, overlap)
-    row_optimizers.check(optimizer)
     if isinstance(optimizer, keras.optimizers.Ftrl):
         raise UnsupportedError(
             "`optimizer` must be one whose rows can be added up, for GEO: a row of Ftrl is a function of its slots, "
-            f"and the sum of two such rows is not that of the sums. Received: {type(optimizer).__name__}."
+            f"and the sum of two such rows is not that of the sums. Received: {type(optimizer).__name__}. "
+            f"Valid: {', '.join(sorted(row_optimizers.names() - {'Ftrl'}))}."
         )
+    row_optimizers.check(optimizer)
     return with_mode(optimizer, _Geo, mode)
 
 

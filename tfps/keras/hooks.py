@@ -14,6 +14,7 @@ from tfps.errors import ClusterError
 from tfps.keras import exporting, model_checks, optimizers, predicting, variables
 from tfps.keras._compat import (
     UNREFERENCED_SLOTS,
+    ArrayDataAdapter,
     TensorFlowTrainer,
     TFEpochIterator,
     TFOptimizer,
@@ -185,6 +186,8 @@ def _epoch_iterator(stock: Any, iterator: Any, distribute_strategy: Any = None, 
     iterator._distributed_dataset = distribute_strategy.share_batches(dataset)
     iterator._distributed_dataset.steps_per_epoch = iterator.steps_per_epoch
     iterator._distributed_dataset.num_batches = iterator.num_batches
+    if isinstance(iterator.data_adapter, ArrayDataAdapter):
+        iterator._distributed_dataset.examples = iterator.data_adapter.batch_size
     iterator._steps_seen = 0  # which Keras before 3.7 sets in the constructor that this one replaces
 
 

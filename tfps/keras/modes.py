@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tfps.errors import UnsupportedError
+from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras._compat import keras
 from tfps.keras.row_optimizers import KINDS
 
@@ -56,6 +56,23 @@ class Moded(_Optimizer):
         return optimizer
 
 
+def optimizer_of(given: Any) -> Any:
+    """The optimizer that a user gave: one of Keras, its configuration, or its name.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        optimizer = keras.optimizers.get(given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"`optimizer` must be a Keras optimizer, or the name of one, such as 'adagrad'. Received: {given!r}."
+        ) from error
+    if optimizer is None:
+        raise ConfigError("`optimizer` must be a Keras optimizer, or the name of one. Received: None.")
+    return optimizer
+
+
 def with_mode(optimizer: Any, mixin: type[Moded], mode: Any) -> Any:
     """Puts an optimizer into a mode; returns it.
 
@@ -70,7 +87,7 @@ def with_mode(optimizer: Any, mixin: type[Moded], mode: Any) -> Any:
     if isinstance(optimizer, Moded) and not isinstance(optimizer, mixin):
         raise UnsupportedError(
             f"`optimizer` must not be in another mode already: an optimizer has one of Geo and Sync. "
-            f"Received: {type(optimizer).__name__}."
+            f"Received: {type(optimizer).__name__}. Valid: an optimizer as Keras makes it."
         )
     if not isinstance(optimizer, mixin):
         optimizer.__class__ = kind(mixin, type(optimizer))

@@ -11,6 +11,7 @@ from tfps.placement import planner
 from tfps.placement.model import Plan
 from tfps.placement.routing import RoutingKind
 from tfps.placement.spec import VariableSpec
+from tfps.types import is_integer
 
 
 def plan(
@@ -58,6 +59,8 @@ def plan(
         >>> [load.bytes_with_slots for load in plan.loads()]
         [32000000000, 32000000000, 32000000000, 32000000000]
     """
+    if not is_integer(batch_size) or batch_size < 1:
+        raise PlanError(f"`batch_size` must be an integer of at least 1. Received: {batch_size!r}.")
     return planner.plan(_specs(model, inputs, batch_size), num_ps, variable_partitioner, balancer, routing)
 
 

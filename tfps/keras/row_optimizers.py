@@ -89,6 +89,11 @@ KINDS = tuple(_ADAPTERS)
 """The optimizers with a row-wise form."""
 
 
+def names() -> set[str]:
+    """Of the optimizers with a row-wise form, for messages."""
+    return {kind.__name__ for kind in KINDS}
+
+
 def _adapter_of(optimizer: Any) -> Adapter | None:
     """The adapter of an optimizer, or of the one it derives from and whose update it keeps."""
     for kind in type(optimizer).__mro__:
@@ -111,7 +116,7 @@ def check(optimizer: Any) -> None:
         )
     adapter = _adapter_of(optimizer)
     if adapter is None:
-        valid = ", ".join(sorted({kind.__name__ for kind in _ADAPTERS}))
+        valid = ", ".join(sorted(names()))
         raise UnsupportedError(
             "`optimizer` must have a row-wise form for models with tables. "
             f"Received: {type(optimizer).__name__}. Valid: {valid}."

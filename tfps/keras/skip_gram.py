@@ -11,6 +11,7 @@ from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.ops.draw_targets import Negatives, alias_table, draw_targets
 from tfps.ops.train_pairs import RULES, train_pairs
+from tfps.types import is_integer
 
 
 @keras.saving.register_keras_serializable("tfps")
@@ -64,10 +65,13 @@ class SkipGram(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if dim < 1:
-            raise ConfigError(f"`dim` must be at least 1. Received: {dim}.")
-        if counts is not None and len(counts) != vocabulary:
-            raise ConfigError(f"`counts` must be one for each of {vocabulary} ids. Received: {len(counts)}.")
+        for name, value, least in (("vocabulary", vocabulary, 2), ("dim", dim, 1), ("negatives", negatives, 1)):
+            if not is_integer(value) or value < least:
+                raise ConfigError(f"`{name}` must be an integer of at least {least}. Received: {value!r}.")
+        if isinstance(power, str) or not np.isfinite(power):
+            raise ConfigError(f"`power` must be a finite number. Received: {power!r}.")
+        if counts is not None:
+            _check_counts(np.asarray(counts, np.float64), vocabulary)
         self._config = {"vocabulary": vocabulary, "dim": dim, "negatives": negatives, "power": power, "seed": seed}
         seen = None if counts is None else np.asarray(counts, np.float64)
         aliases = None if seen is None else alias_table(seen**power)
@@ -182,3 +186,13 @@ def _check_optimizer(optimizer: Any) -> None:
                 f"`{name}` works on the gradient of a batch, and there is none where a SkipGram trains in windows. "
                 f"Received: {getattr(optimizer, name)!r}. Valid: None."
             )
+
+
+def _check_counts(counts: Any, vocabulary: int) -> None:
+    if counts.shape != (vocabulary,):
+        raise ConfigError(f"`counts` must be one for each of {vocabulary} ids. Received: shape {counts.shape}.")
+    if not np.isfinite(counts).all() or counts.min() < 0 or not counts.any():
+        raise ConfigError(
+            "`counts` must be finite, none below 0 and not all 0. "
+            f"Received: from {counts.min()} to {counts.max()}, {np.count_nonzero(counts)} of them not 0."
+        )

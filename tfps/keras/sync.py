@@ -6,8 +6,9 @@ from typing import Any
 
 from tfps import step
 from tfps.errors import ConfigError
-from tfps.keras._compat import Variable, keras
-from tfps.keras.modes import Moded, know, with_mode
+from tfps.keras._compat import Variable
+from tfps.keras.modes import Moded, know, optimizer_of, with_mode
+from tfps.types import is_integer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +30,9 @@ class SyncMode:
         """Checks the fields."""
         for name in ("drop_slowest", "max_staleness"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            if not is_integer(value) or value < 0:
                 raise ConfigError(f"`{name}` must be an integer of at least 0. Received: {value!r}.")
+            object.__setattr__(self, name, int(value))  # numpy's would not be saved
         if self.drop_slowest and self.max_staleness:
             raise ConfigError(
                 "`drop_slowest` and `max_staleness` must not both be above 0: the one drops what is late, the other "
@@ -94,7 +96,7 @@ def sync(optimizer: Any, drop_slowest: int = 0, max_staleness: int = 0) -> Any:
         (0, True)
     """
     mode = SyncMode(drop_slowest, max_staleness)
-    optimizer = keras.optimizers.get(optimizer)
+    optimizer = optimizer_of(optimizer)
     return with_mode(optimizer, _Sync, mode)
 
 

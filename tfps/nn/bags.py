@@ -38,7 +38,8 @@ class Bags:
         filled = tf.raw_ops.RaggedFillEmptyRows(
             value_rowids=self.bag, values=values, nrows=self.count, default_value=tf.cast(default, values.dtype)
         )
-        return filled.output_value_rowids, filled.output_values
+        # Of no bags at all the operation returns rowids of two dimensions.
+        return tf.reshape(filled.output_value_rowids, [-1]), tf.reshape(filled.output_values, [-1])
 
     def to_the_last(self) -> "Bags":
         """Without the bags after the last that is not empty, as `tf.nn.embedding_lookup_sparse` leaves them out."""

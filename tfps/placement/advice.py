@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from tfps.placement.model import Plan, ServerLoad
+from tfps.placement.model import Plan, ServerLoad, placement_loads
 from tfps.placement.report import largest_to_mean, summary
 from tfps.placement.text import human_bytes
 
@@ -15,34 +15,49 @@ _MUCH_DENSE = 0.5
 """Part of a step's bytes that is dense, above which rows are not what limits the servers."""
 _DENSE_MODEL, _MIXED_MODEL = 0.5, 0.1
 """Part of the model that one step moves, above which a model counts as dense, or as mixed; below it is sparse."""
+_DENSE_TRAFFIC, _MIXED_TRAFFIC = 0.9, 0.7
+"""The same for the dense part of what a step moves: a large table does not make an MLP beside it any lighter."""
+_STEPS_UNSEEN = 32
+_WORKERS = 2
+"""Workers where nobody said how many: those of a cluster of this machine."""
 
 
-def advise(plan: Plan, num_workers: int | None = None, dense_exchange_every: int = 1) -> list[str]:
+def default_exchange_every(num_workers: int) -> int:
+    """Steps of a worker between two exchanges of dense variables, where nobody says: 32 of all workers together."""
+    return max(1, _STEPS_UNSEEN // num_workers)
+
+
+def advise(plan: Plan, num_workers: int | None = None, dense_exchange_every: int | None = None) -> list[str]:
     """Advice on a plan, one sentence or two each, the ratio of servers to workers last.
 
     Args:
         plan: the plan.
         num_workers: workers of the cluster; None if not decided.
-        dense_exchange_every: steps between two exchanges of dense variables.
+        dense_exchange_every: steps between two exchanges of dense variables; None for what a strategy does by itself
+            with so many workers.
     """
+    if dense_exchange_every is None:
+        dense_exchange_every = default_exchange_every(num_workers or _WORKERS)
     loads = plan.loads()
     return [
         *_over_partitioned(plan),
         *_dense_traffic(plan, loads, dense_exchange_every),
-        *_uneven(loads),
+        *_uneven(plan, loads),
         *_idle(plan, loads),
         _ratio(plan, loads, num_workers, dense_exchange_every),
     ]
 
 
-def start_up(plan: Plan, asked: Mapping[str, int | None], num_workers: int, dense_exchange_every: int = 1) -> str:
+def start_up(
+    plan: Plan, asked: Mapping[str, int | None], num_workers: int, dense_exchange_every: int | None = None
+) -> str:
     """One line for the log at the first `fit`: what servers hold and carry, and the advice on it.
 
     Args:
         plan: of all variables that were made, slots included.
         asked: ids that one step asks for, by table, None where batches differ; empty if nothing is known.
         num_workers: workers of the cluster.
-        dense_exchange_every: steps between two exchanges of dense variables.
+        dense_exchange_every: as of `advise`.
     """
     counted = _with_traffic(plan, asked) if asked else plan
     loads = counted.loads()
@@ -70,6 +85,8 @@ def _with_traffic(plan: Plan, asked: Mapping[str, int | None]) -> Plan:
 def _over_partitioned(plan: Plan) -> Iterator[str]:
     for placement in plan:
         spec, shards = placement.spec, len(placement.shards)
+        if spec.is_table and spec.rows_per_step == 0:
+            continue  # nobody asks for its rows, as of a slot, which lies where its table does
         if shards > 1 and not spec.is_table:
             yield (
                 f"Over-partitioned: dense variable {spec.name!r} ({human_bytes(spec.nbytes)}) is split over {shards} "
@@ -96,15 +113,32 @@ def _dense_traffic(plan: Plan, loads: tuple[ServerLoad, ...], every: int) -> Ite
     )
 
 
-def _uneven(loads: tuple[ServerLoad, ...]) -> Iterator[str]:
+def _uneven(plan: Plan, loads: tuple[ServerLoad, ...]) -> Iterator[str]:
     for noun, field in (("memory", "bytes_with_slots"), ("rows asked for", "rows_per_step")):
         values = [getattr(load, field) for load in loads]
         if (ratio := largest_to_mean(values)) > _UNEVEN:
             server = values.index(max(values))
             yield (
-                f"Uneven: server {server} has {ratio:.2f} times the mean in {noun}, and every step waits for it. Split "
-                "the largest tables on it (Auto, MinBytes), route rows by hash, balance by bytes and traffic."
+                f"Uneven: server {server} has {ratio:.2f} times the mean in {noun}, and every step waits for it. "
+                f"{_relief(plan, server, field)}"
             )
+
+
+def _relief(plan: Plan, server: int, field: str) -> str:
+    """What would make a server lighter: that depends on what is heaviest on it."""
+    parts = [
+        (getattr(load, field), placement.spec)
+        for placement in plan
+        for load in placement_loads(placement)
+        if load.server == server
+    ]
+    heaviest = max(parts, key=lambda part: part[0])[1]
+    if heaviest.is_table:
+        return "Split the largest tables on it (Auto, MinBytes), route rows by hash, balance by bytes and traffic."
+    return (
+        f"Dense variable {heaviest.name!r} ({human_bytes(heaviest.bytes_with_slots)} with slots) is heaviest on it "
+        "and stays whole, as a step needs all of it: fewer servers, or a smaller layer, would even it out."
+    )
 
 
 def _idle(plan: Plan, loads: tuple[ServerLoad, ...]) -> Iterator[str]:
@@ -117,11 +151,12 @@ def _ratio(plan: Plan, loads: tuple[ServerLoad, ...], num_workers: int | None, e
     rows, dense = _step_bytes(loads, every)
     nbytes = sum(load.nbytes for load in loads)
     share = (rows + dense) / nbytes if nbytes else 0.0
-    few, many, kind = _workers_per_server(share)
+    few, many, kind = _workers_per_server(share, dense / (rows + dense) if rows + dense else 0.0)
     text = (
         f"A step of one worker moves, each way, {human_bytes(rows)} of rows and {human_bytes(dense)} of dense "
-        f"variables, {share:.2%} of the model: a {kind} model, for which servers : workers is best about "
-        f"{_ratios(few, many)}; here {plan.num_servers} : {_span(plan.num_servers * few, plan.num_servers * many)}."
+        f"variables, {share:.2%} of the model: by its traffic a {kind} model, for which servers : workers is best "
+        f"about {_ratios(few, many)}; here {plan.num_servers} : "
+        f"{_span(plan.num_servers * few, plan.num_servers * many)}."
     )
     fits = num_workers is None or plan.num_servers * few <= num_workers <= plan.num_servers * many
     if num_workers is None or fits or (plan.num_servers == 1 and num_workers < few):
@@ -135,11 +170,11 @@ def _step_bytes(loads: tuple[ServerLoad, ...], every: int) -> tuple[float, float
     return rows, sum(load.dense_bytes_per_step for load in loads) / every
 
 
-def _workers_per_server(share: float) -> tuple[int, int, str]:
-    """(fewest, most, kind of model) by the part of the model that one step moves."""
-    if share > _DENSE_MODEL:
+def _workers_per_server(share: float, dense: float) -> tuple[int, int, str]:
+    """(fewest, most, kind of model) by the part of the model that one step moves, and how much of that is dense."""
+    if share > _DENSE_MODEL or dense > _DENSE_TRAFFIC:
         return 1, 1, "dense"
-    return (1, 3, "mixed") if share > _MIXED_MODEL else (3, 5, "sparse")
+    return (1, 3, "mixed") if share > _MIXED_MODEL or dense > _MIXED_TRAFFIC else (3, 5, "sparse")
 
 
 def _ratios(few: int, many: int) -> str:

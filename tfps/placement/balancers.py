@@ -80,7 +80,8 @@ def as_balancer(balancer: Any) -> Balancer:
     """
     if balancer is None:
         return GreedyBytesAndTraffic()
-    if not all(callable(getattr(balancer, method, None)) for method in ("assign", "assign_all")):
+    methods = (getattr(balancer, method, None) for method in ("assign", "assign_all"))
+    if isinstance(balancer, type) or not all(map(callable, methods)):
         valid = [rule.__name__ for rule in (RoundRobin, GreedyBytes, GreedyBytesAndTraffic)]
         raise PlanError(f"`balancer` must be one of {valid} or have their methods. Received: {balancer!r}.")
     return balancer

@@ -1,6 +1,7 @@
 """What limits a cluster that was watched for some steps, and what to change: the advice that no plan can give."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 Limit: TypeAlias = Literal["servers", "workers", "chief", "messages", "unknown"]
@@ -68,6 +69,27 @@ class Watched:
     def of(self, job: str) -> list[Task]:
         """The tasks of one job."""
         return [task for task in self.tasks if task.job == job]
+
+
+def together(parts: Sequence[Watched]) -> Watched:
+    """Several watches of one cluster as one, of the tasks that were seen in all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    seconds = sum(part.seconds for part in parts)
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(value * part.seconds for value, part in zip(values, parts, strict=True)) / seconds
+
+    found = [{(task.job, task.index): task for task in part.tasks} for part in parts]
+    tasks = [
+        dataclasses.replace(
+            task, used=mean(each[key].used for each in found), host_idle=mean(each[key].host_idle for each in found)
+        )
+        for key, task in found[-1].items()
+        if all(key in each for each in found)
+    ]
+    waiting = mean(part.waiting for part in parts)
+    return Watched(sum(part.steps for part in parts), seconds, tuple(tasks), waiting, parts[-1].fed)
 
 
 class Verdict(NamedTuple):

@@ -10,6 +10,7 @@ from tfps.errors import PlanError
 from tfps.placement.routing import Routing
 from tfps.placement.spec import VariableSpec
 from tfps.placement.traffic import table_traffic
+from tfps.types import is_integer
 
 __all__ = ["Placement", "Plan", "ServerLoad", "Shard", "VariableSpec"]
 
@@ -138,15 +139,15 @@ class Plan:
     def __post_init__(self) -> None:
         """Checks names and servers; a list given as `placements` becomes a tuple."""
         object.__setattr__(self, "placements", tuple(self.placements))
-        if self.num_servers < 1:
-            raise PlanError(f"`num_servers` must be at least 1. Received: {self.num_servers}.")
+        if not is_integer(self.num_servers) or self.num_servers < 1:
+            raise PlanError(f"`num_servers` must be an integer of at least 1. Received: {self.num_servers!r}.")
         seen: set[str] = set()
         for placement in self.placements:
             name = placement.spec.name
             if name in seen:
                 raise PlanError(f"`placements` must hold every variable once. Received: {name!r} twice.")
             seen.add(name)
-            if not all(0 <= server < self.num_servers for server in placement.servers):
+            if not all(is_integer(server) and 0 <= server < self.num_servers for server in placement.servers):
                 valid = f"servers 0 to {self.num_servers - 1}"
                 raise PlanError(f"`shards` of variable {name!r} must be on {valid}. Received: {placement.servers}.")
 
@@ -228,7 +229,7 @@ class Plan:
         """
         try:
             return cls.from_json(pathlib.Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"`path` must be a readable plan. Received: {str(path)!r} ({error}).") from error
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from tfps.errors import PlanError
 from tfps.placement.spec import VariableSpec
+from tfps.types import is_integer
 
 
 class Partitioner(Protocol):
@@ -157,7 +158,7 @@ def as_partitioner(partitioner: Any) -> Partitioner:
         return Auto()
     if isinstance(partitioner, FixedShards | MinBytes | MaxBytes | Auto | FromTensorFlow):
         return partitioner
-    if not callable(partitioner):
+    if isinstance(partitioner, type) or not callable(partitioner):
         raise PlanError(f"`partitioner` must be a partitioner of tfps or TensorFlow. Received: {partitioner!r}.")
     return _by_signature(partitioner)
 
@@ -176,5 +177,5 @@ def _clamp(shards: int, spec: VariableSpec, limit: int) -> int:
 
 
 def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise PlanError(f"`{name}` must be at least 1. Received: {value}.")
+    if not is_integer(value) or value < 1:
+        raise PlanError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")

@@ -95,6 +95,8 @@ class IncrementalPlacer:
     ) -> None:
         """See the class."""
         self._splitter = Splitter(num_servers, as_partitioner(partitioner), routing)
+        if plan is not None and not isinstance(plan, Plan):
+            raise PlanError(f"`plan` must be a Plan; `Plan.load(path)` reads one. Received: {plan!r}.")
         if plan is not None and plan.num_servers != num_servers:
             raise PlanError(f"`plan` must be for {num_servers} servers. Received: one for {plan.num_servers}.")
         self._balancer = as_balancer(balancer)
@@ -108,6 +110,10 @@ class IncrementalPlacer:
         """The variables placed so far, in order."""
         with self._lock:
             return Plan(self._splitter.num_servers, tuple(self._placed.values()))
+
+    def plans(self, name: str) -> bool:
+        """Whether it follows a plan that holds a variable of this name."""
+        return self._follow is not None and name in self._follow
 
     def place(self, spec: VariableSpec) -> Placement:
         """Places one more variable.

@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
 from tfps.errors import PlanError
-from tfps.types import Shape
+from tfps.types import Shape, is_integer
 
 _NARROW_BYTES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "int4": 1, "uint4": 1}
 """Types that Keras and TensorFlow have and numpy has not."""
@@ -22,7 +23,7 @@ def dtype_bytes(dtype: str) -> int:
         return _NARROW_BYTES[dtype]
     try:
         size = np.dtype(dtype).itemsize
-    except TypeError:
+    except (TypeError, ValueError):
         size = 0
     if not size:
         raise PlanError(f"`dtype` must name a type of fixed size, such as 'float32'. Received: {dtype!r}.")
@@ -56,16 +57,21 @@ class VariableSpec:
 
     def __post_init__(self) -> None:
         """Checks the fields; a list given as `shape` becomes a tuple."""
+        if not isinstance(self.name, str) or not self.name:
+            raise PlanError(f"`name` must be a text that is not empty. Received: {self.name!r}.")
+        if not isinstance(self.shape, Iterable):
+            self._refuse("shape", "a tuple of sizes", self.shape)
         object.__setattr__(self, "shape", tuple(self.shape))
-        if not self.name:
-            raise PlanError("`name` must not be empty. Received: ''.")
+        for field in ("trainable", "is_table"):
+            if not isinstance(getattr(self, field), bool):
+                self._refuse(field, "True or False", getattr(self, field))
         if not all(isinstance(size, int | np.integer) and size >= 0 for size in self.shape):
             self._refuse("shape", "a tuple of sizes known beforehand, each at least 0", self.shape)
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
         if self.is_table and (len(self.shape) < 2 or not self.shape[0]):
             self._refuse("shape", "[rows, width, ...] with at least one row for a table", self.shape)
-        if self.slots < 0:
-            self._refuse("slots", "at least 0", self.slots)
+        if not is_integer(self.slots) or self.slots < 0:
+            self._refuse("slots", "an integer of at least 0", self.slots)
         if self.rows_per_step is not None and not 0 <= self.rows_per_step < math.inf:
             self._refuse("rows_per_step", "None or a finite number of ids, at least 0", self.rows_per_step)
         dtype_bytes(self.dtype)

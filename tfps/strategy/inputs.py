@@ -80,6 +80,7 @@ class WorkerInput:
     Attributes:
         steps_per_epoch: batches an epoch takes; None for all there are.
         num_batches: batches there are, where that is known.
+        examples: of a batch, where that is known; the last may have fewer.
     """
 
     def __init__(self, dataset: Any, devices: list[str], owner: Any = None) -> None:
@@ -87,6 +88,7 @@ class WorkerInput:
         self.devices = devices
         self.steps_per_epoch: int | None = None
         self.num_batches: int | None = None
+        self.examples: int | None = None
         self._owner = owner
 
     @functools.cached_property

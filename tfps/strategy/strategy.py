@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.distribute import distribute_lib  # how to leave a replica is not public
-from tensorflow.python.distribute import parameter_server_strategy_v2  # the extended class is not public
+from tensorflow.python.distribute import (
+    distribute_lib,  # how to leave a replica is not public
+    parameter_server_strategy_v2,  # the extended class is not public
+)
 
 from tfps import step
 from tfps.cluster.faults import translate, translated
@@ -25,6 +27,7 @@ from tfps.cluster.tf_config import TaskConfig, from_environment
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError
 from tfps.ops import library
+from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
 from tfps.placement.planner import IncrementalPlacer
 from tfps.placement.spec import VariableSpec
@@ -33,10 +36,9 @@ from tfps.strategy.inputs import WorkerInput
 from tfps.strategy.losses import Losses
 from tfps.strategy.pool import WorkerPool
 from tfps.strategy.variables import DenseVariable
+from tfps.types import is_integer
 
 _LOG = logging.getLogger("tfps")
-_DENSE_STEPS = 32
-"""Steps that all workers together make between two exchanges of dense variables, unless told otherwise."""
 
 
 class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
@@ -87,7 +89,11 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         prefetch_lookups: bool = False,
         closure_timeout_s: float = 600.0,
     ) -> None:
-        _check_positive("dense_exchange_every", dense_exchange_every)
+        if not (dense_exchange_every is None or (is_integer(dense_exchange_every) and dense_exchange_every >= 1)):
+            raise ConfigError(
+                "`dense_exchange_every` must be an integer of at least 1, or None for the default. "
+                f"Received: {dense_exchange_every!r}."
+            )
         _check_positive("closure_timeout_s", closure_timeout_s)
         config = from_environment()
         if config is not None and cluster is not None:
@@ -95,20 +101,23 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
                 "`cluster` must not be given where TF_CONFIG is set: TF_CONFIG already says where the cluster is."
             )
         library.load()  # built for another TensorFlow: said here, and not by servers that do not come up
-        self.cluster = cluster
+        self.cluster, num_ps = None, config.cluster.num_ps if config is not None else 0
+        if config is None:
+            self.cluster = cluster or LocalCluster()
+            num_ps = self.cluster.num_ps
+        self._placer = IncrementalPlacer(num_ps, variable_partitioner, plan=plan)  # checks both of them
+        self._bookkeeping = self._placer if plan is None else IncrementalPlacer(num_ps)
         spec = self._start(config)
         self._faulty = self.cluster or spec
         with translated(self._faulty):
             super().__init__(_resolver(spec))
         self._losses = Losses(self.num_workers, self._faulty)
-        self._placer = IncrementalPlacer(self._num_ps, variable_partitioner, plan=plan)
-        self._bookkeeping = self._placer if plan is None else IncrementalPlacer(self._num_ps)
         self._slot_of: Any = None
         self._names: dict[str, int] = {}
         self._dense: list[weakref.ref[DenseVariable]] = []
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
-        self.dense_exchange_every = dense_exchange_every or max(1, _DENSE_STEPS // self.num_workers)
+        self.dense_exchange_every = dense_exchange_every or default_exchange_every(self.num_workers)
         self.overlap_dense_exchange = bool(overlap_dense_exchange)
         self.prefetch_lookups = bool(prefetch_lookups)
         self.closure_timeout_s = closure_timeout_s
@@ -116,7 +125,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     def _start(self, config: TaskConfig | None) -> Any:
         if config is None:
-            self.cluster = self.cluster or LocalCluster()
+            assert self.cluster is not None
             self.cluster.start()
             return self.cluster.spec
         if config.task_type != "chief":
@@ -225,12 +234,16 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         if isinstance(self._slot_of, DenseVariable) and self._slot_of.placement.spec.shape == spec.shape:
             placement = self._placer.place_like(spec, self._slot_of.placement)
         else:
-            placement = (self._bookkeeping if recipe.bookkeeping else self._placer).place(spec)
+            placement = self._placer_of(spec, recipe).place(spec)
         if spec.is_table:
             return create_table(placement, recipe, spec.trainable)
         variable = create_dense(placement, recipe, spec.trainable)
         self._dense.append(weakref.ref(variable))
         return variable
+
+    def _placer_of(self, spec: VariableSpec, recipe: Recipe) -> IncrementalPlacer:
+        """A plan need not hold bookkeeping, such as a counter of an optimizer; where it does it is followed."""
+        return self._bookkeeping if recipe.bookkeeping and not self._placer.plans(spec.name) else self._placer
 
     @property
     def dense_variables(self) -> list[DenseVariable]:

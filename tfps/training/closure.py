@@ -84,7 +84,6 @@ class Closure:
 
     Attributes:
         contributes: whether its steps give their gradients away.
-        asked: ids that one step asks for, by table, as far as they are known once a graph over an iterator is traced.
         operations: of a step; 0 before one is traced.
     """
 
@@ -93,8 +92,16 @@ class Closure:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._log_names: list[str] = []
-        self.asked: dict[str, int | None] = {}
         self.operations = 0
+        self._recording: Recording | None = None
+
+    def asked(self, examples: int | None) -> dict[str, int | None]:
+        """Ids that one step asks for, by table, as far as they are known; nothing before a step was traced.
+
+        Args:
+            examples: of a batch, where they are known and not part of its shape.
+        """
+        return {} if self._recording is None else self._recording.asked(examples)
 
     def over_iterator(self, next_batch: Callable[[], Any], order: Order) -> Any:
         """Graph of up to `order.steps` steps.
@@ -201,8 +208,8 @@ class Closure:
         return self._traced(step.Step(lookups, copies, stand_ins, self.contributes, stamp), batch)
 
     def _record(self, run: Callable[..., Any], spec: Any) -> Recording:
-        recording = Recording(run, spec)
-        self.asked, self.operations = recording.asked, recording.operations
+        self._recording = recording = Recording(run, spec)
+        self.operations = recording.operations
         return recording
 
     def _window(self, copies: dict[Hashable, Any], spec: Any) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from tfps.placement.bottleneck import Task, Verdict, Watched, judge
+from tfps.placement.bottleneck import Task, Verdict, Watched, judge, together
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.cpu_times import CpuTime, cpu_times
 
@@ -14,13 +14,15 @@ _CLOSURES = 4
 """Closures a worker that are watched, at least; what is under way at either end is a part of them."""
 _SECONDS = 2.0
 """Seconds that are watched, at least: CPU time comes in hundredths."""
+_STREAMS = 50
+"""Streams, which are epochs, that are looked at for so long, at most: a look at another machine takes milliseconds."""
 
 
 class FirstSteps:
-    """A duty of the training loop: told of every closure, it looks at the cluster twice and logs one line.
+    """A duty of the training loop: told of every closure, it looks at the cluster now and then and logs one line.
 
-    States: waiting (for `began`) -> warm-up -> watching -> said. A stream that ends before it was watched for long
-    enough is forgotten, and the next one begins anew. Threading: the training loop's thread.
+    States: waiting (for `began`) -> warm-up -> watching -> said. What was seen of a stream that ends is kept, and the
+    next one adds to it, as epochs may be short; not for ever. Threading: the training loop's thread.
 
     Args:
         strategy: whose steps they are.
@@ -31,13 +33,17 @@ class FirstSteps:
         self._fed = False
         self._closures = self._steps = 0
         self._start: _Look | None = None
+        self._seen: list[Watched] = []
+        self._seen_closures = 0
         self._under_way = False
         self.verdict: Verdict | None = None
 
     def began(self, fed: bool) -> None:
         """A stream of steps begins, whose batches the chief reads or the workers."""
         self._fed, self._closures, self._start = fed, 0, None
-        self._under_way = self.verdict is None
+        self._under_way = self.verdict is None and len(self._seen) < _STREAMS
+        if self._under_way and self._seen:
+            self._watch()  # what the warm-up is for was done
 
     def done(self, steps: int) -> None:
         """A closure of so many steps is done."""
@@ -45,16 +51,30 @@ class FirstSteps:
             return
         self._closures += 1
         self._steps += steps
-        if self._start is None and self._closures >= _WARM_CLOSURES * self._strategy.num_workers:
-            self._start, self._closures, self._steps = _Look(self._strategy), 0, 0
-        elif self._start is not None and self._is_enough(self._start):
-            self.verdict = judge(_Look(self._strategy).since(self._start, self._steps, self._fed))
-            self._under_way = False
-            _LOG.info("%s", self.verdict.advice)
+        if self._start is not None:
+            self._judge_if_enough()
+        elif self._closures >= _WARM_CLOSURES * self._strategy.num_workers:
+            self._watch()
 
-    def _is_enough(self, start: "_Look") -> bool:
-        long_enough = time.monotonic() - start.at >= _SECONDS
-        return long_enough and self._closures >= _CLOSURES * self._strategy.num_workers
+    def ended(self) -> None:
+        """The stream is at its end: what comes now, as an evaluation, is not the steps'."""
+        if self._under_way and self._start is not None and self._closures:
+            self._seen.append(_Look(self._strategy).since(self._start, self._steps, self._fed))
+            self._seen_closures += self._closures
+        self._start, self._under_way = None, False
+
+    def _watch(self) -> None:
+        self._start, self._closures, self._steps = _Look(self._strategy), 0, 0
+
+    def _judge_if_enough(self) -> None:
+        assert self._start is not None
+        seconds = time.monotonic() - self._start.at + sum(seen.seconds for seen in self._seen)
+        closures = self._closures + self._seen_closures
+        if seconds < _SECONDS or closures < _CLOSURES * self._strategy.num_workers:
+            return
+        seen = [*self._seen, _Look(self._strategy).since(self._start, self._steps, self._fed)]
+        self.verdict, self._under_way = judge(together(seen)), False
+        _LOG.info("%s", self.verdict.advice)
 
 
 class _Look:

@@ -115,12 +115,15 @@ class Recording:
         """Operations of the step."""
         return len(self._graph.get_operations())
 
-    @property
-    def asked(self) -> dict[str, int | None]:
-        """Ids that one step asks for, by table, repeats counted; None where batches differ in their number."""
+    def asked(self, examples: int | None) -> dict[str, int | None]:
+        """Ids that one step asks for, by table, repeats counted; None where batches differ in their number.
+
+        Args:
+            examples: of a batch, where they are known and not part of its shape; the last one may have fewer.
+        """
         found: dict[str, int | None] = {}
         for recorded in self._lookups:
-            more = None if recorded.ids is None else recorded.ids.shape.num_elements()
+            more = None if recorded.ids is None else _size(recorded.ids.shape, examples)
             before = found.get(recorded.table.name, 0)
             found[recorded.table.name] = None if more is None or before is None else before + more
         return found
@@ -165,6 +168,13 @@ def _copy(tensor: Any, known: dict[str, Any]) -> Any:
                 new.set_shape(old.shape)  # which not every operation can infer again, such as that of a lookup layer
                 known[old.name] = new
     return known[tensor.name]
+
+
+def _size(shape: Any, examples: int | None) -> int | None:
+    """Elements of a tensor whose first dimension, where it is not known, is that of the examples."""
+    if shape.rank and shape[0] is None and examples is not None:
+        shape = shape[1:].concatenate([examples])
+    return None if shape.num_elements() is None else int(shape.num_elements())
 
 
 def _placeholder(tensor: Any) -> Any:

@@ -97,6 +97,7 @@ class CombineRowsOp : public CombineOp {
     OP_REQUIRES_OK(context, ReadCount(context, "num_segments", &count));
     OP_REQUIRES_OK(context, ReadBags(context, rows->dim_size(0), count, rows->dim_size(1), &bags));
     OP_REQUIRES_OK(context, AllocateMatrix(context, count, bags.dim, &combined));
+    if (combined->NumElements() == 0) return;  // rows of no elements take no memory, whatever the number of bags
     CombineRows(bags, rows->flat<float>().data(), combined->flat<float>().data(), DeviceParallel(context));
   }
 };
@@ -114,6 +115,7 @@ class CombineRowsGradOp : public CombineOp {
     OP_REQUIRES_OK(context, ReadCount(context, "num_rows", &rows));
     OP_REQUIRES_OK(context, ReadBags(context, rows, gradients->dim_size(0), gradients->dim_size(1), &bags));
     OP_REQUIRES_OK(context, AllocateMatrix(context, rows, bags.dim, &sums));
+    if (sums->NumElements() == 0) return;
     CombineRowsGradient(bags, gradients->flat<float>().data(), sums->flat<float>().data(), DeviceParallel(context));
   }
 };
