@@ -50,6 +50,7 @@ class Step:
 
     Attributes:
         gradients: what backward passes of lookups gave; the push of the same step looks here.
+        looked_up: (table, ids) of each lookup so far.
         contributions: gradients given away so far; None where the step makes its updates itself.
     """
 
@@ -69,6 +70,7 @@ class Step:
         self._graph = tf.compat.v1.get_default_graph()
         self._sources: dict[Hashable, Any] = {}
         self.gradients: list[Any] = []
+        self.looked_up: list[tuple[Any, Any]] = []
 
     def copy_of(self, key: Hashable) -> Any | None:
         """Handle of the worker's own copy, or None where there is none."""

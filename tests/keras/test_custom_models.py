@@ -209,6 +209,43 @@ def test_mixed_float16_is_refused_by_its_name(strategy):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.parametrize("mode", ["async", "sync", "geo"])
+@pytest.mark.parametrize("every", [True, False], ids=["every row in each batch", "some rows"])
+def test_a_regularizer_of_a_table_sees_the_rows_of_the_batch(one_worker, mode, every):
+    # The official example of collaborative filtering has such tables.
+    ids = np.stack([np.random.default_rng(i).permutation(30 if every else ROWS)[:30] for i in range(8)]).reshape(-1)
+    rate, strength = 0.5, 0.1
+    with one_worker.scope():
+        table = keras.layers.Embedding(
+            ROWS, 2, embeddings_initializer="ones", embeddings_regularizer=keras.regularizers.L2(strength)
+        )
+        plain = keras.layers.Embedding(ROWS, 2, embeddings_initializer="ones")
+        inputs = keras.Input((), dtype="int64")
+        model = keras.Model(inputs, keras.layers.Add()([table(inputs), table(inputs), plain(inputs)]))
+        optimizer = keras.optimizers.SGD(rate)
+        modes = {"async": lambda: optimizer, "sync": tfps.optimizers.Sync, "geo": tfps.optimizers.Geo}
+        model.compile(optimizer if mode == "async" else modes[mode](optimizer), lambda y, found: 0.0 * found)
+    history = model.fit(ids, np.zeros(len(ids)), batch_size=30, shuffle=False, verbose=0)
+    # The gradient of strength * w^2 is 2 * strength * w, once for each batch that has the row: not for each lookup.
+    left = (1 - rate * 2 * strength) ** np.bincount(ids, minlength=ROWS)
+    np.testing.assert_allclose(table.get_weights()[0][:, 0], left, rtol=1e-5)
+    np.testing.assert_array_equal(plain.get_weights()[0], np.ones((ROWS, 2)))
+    assert history.history["loss"][0] > 0
+    if every:
+        keras.utils.set_random_seed(1)
+        alone = keras.Sequential(
+            [
+                keras.layers.Embedding(
+                    30, 2, embeddings_initializer="ones", embeddings_regularizer=keras.regularizers.L2(strength)
+                )
+            ]
+        )
+        alone.compile(keras.optimizers.SGD(rate), lambda y, found: 0.0 * found)
+        expected = alone.fit(ids, np.zeros(len(ids)), batch_size=30, shuffle=False, verbose=0)
+        np.testing.assert_allclose(alone.get_weights()[0], table.get_weights()[0][:30], rtol=1e-5)
+        assert history.history["loss"] == pytest.approx(expected.history["loss"], rel=1e-4)
+
+
 def test_a_saved_model_of_tensorflow_is_refused_with_what_to_do(strategy, tmp_path):
     with strategy.scope():
         model = keras.Sequential([keras.Input((2,), dtype="int64"), keras.layers.Embedding(ROWS, 4)])

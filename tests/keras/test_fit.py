@@ -290,7 +290,6 @@ def test_what_has_no_row_wise_form_is_refused(strategy):
     for optimizer, arguments, name in [
         (keras.optimizers.Lamb(), {}, "Lamb"),
         (keras.optimizers.SGD(use_ema=True), {}, "use_ema"),
-        (keras.optimizers.SGD(), {"embeddings_regularizer": "l2"}, "regularizer"),
         (keras.optimizers.SGD(), {"embeddings_constraint": "non_neg"}, "constraint"),
     ]:
         with pytest.raises(tfps.errors.UnsupportedError, match=name):

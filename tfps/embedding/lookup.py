@@ -99,7 +99,10 @@ def find(table: Any, ids: Any) -> Found:
         ids: integer tensor of any shape.
     """
     current = step.current()
-    return fetch([table], [ids])[0] if current is None else current.lookups.find(table, ids)
+    if current is None:
+        return fetch([table], [ids])[0]
+    current.looked_up.append((table, ids))
+    return current.lookups.find(table, ids)
 
 
 def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> list[Found]:

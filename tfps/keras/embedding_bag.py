@@ -25,7 +25,7 @@ class EmbeddingBag(keras.layers.Embedding):
         output_dim: width of a row.
         combiner: "sum"; "mean", over the sum of the weights; or "sqrtn", over the root of the sum of their squares.
         embeddings_initializer: of the table.
-        embeddings_regularizer: of the table; must be None on parameter servers, as it would read all rows.
+        embeddings_regularizer: of the table; on parameter servers it sees the rows of a batch, each once.
         embeddings_constraint: of the table; must be None on parameter servers.
         mask_zero: whether id 0 is padding, left out of its bag.
         **kwargs: of `keras.layers.Embedding`.

@@ -9,9 +9,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps import step
 from tfps.embedding.table import Table
 from tfps.errors import ClusterError
-from tfps.keras import exporting, model_checks, optimizers, predicting, variables
+from tfps.keras import exporting, model_checks, optimizers, predicting, regularizing, variables
 from tfps.keras._compat import (
     UNREFERENCED_SLOTS,
     ArrayDataAdapter,
@@ -171,7 +172,12 @@ def _install_trainer_hooks() -> None:
     # Not of Model: Keras leaves a loaded model uncompiled where its `compile` is another than this class has.
     _replace(Trainer, "compile", _compile, ours)
     _replace(keras.Model, "export", exporting.export, ours)
+    _replace(keras.layers.Layer, "_get_regularization_losses", regularizing.losses, _in_a_step)
     _replace(TFEpochIterator, "__init__", _epoch_iterator, _for_our_strategy)
+
+
+def _in_a_step(layer: Any) -> bool:
+    return step.current() is not None
 
 
 def _for_our_strategy(iterator: Any, distribute_strategy: Any = None, *args: Any, **kwargs: Any) -> bool:

@@ -1,5 +1,6 @@
 """What a model must be for a parameter server, checked when it is built, before any step."""
 
+import logging
 from typing import Any
 
 from tfps.embedding.table import Table
@@ -10,6 +11,8 @@ from tfps.keras.geo import GeoMode
 from tfps.keras.optimizers import of_model
 from tfps.keras.variables import adopt, held
 from tfps.strategy.strategy import ParameterServerStrategy
+
+_LOG = logging.getLogger("tfps")
 
 
 def prepare(model: Any, strategy: ParameterServerStrategy) -> None:
@@ -63,12 +66,17 @@ def check_built(model: Any) -> None:
     """
     tables = [variable for variable in model.trainable_variables if isinstance(variable._value, Table)]
     for variable in tables:
-        for name in ("regularizer", "constraint"):
-            if getattr(variable, name, None) is not None:
-                raise UnsupportedError(
-                    f"`{name}` of table {variable.path!r} would read every row in every step. "
-                    f"Received: {getattr(variable, name)!r}. Valid: None; an activity regularizer sees the rows."
-                )
+        if variable.constraint is not None:
+            raise UnsupportedError(
+                f"`constraint` of table {variable.path!r} would read every row in every step. "
+                f"Received: {variable.constraint!r}. Valid: None."
+            )
+        if variable.regularizer is not None:
+            _LOG.warning(
+                "the regularizer of table %r sees the rows of a batch, each once, where in one process it sees the whole "
+                "table: a row is held back in the steps that have it.",
+                variable.path,
+            )
     if tables and model.optimizer is not None:
         row_optimizers.check(model.optimizer)
 
