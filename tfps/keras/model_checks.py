@@ -1,6 +1,7 @@
 """What a model must be for a parameter server, checked when it is built, before any step."""
 
 import logging
+import weakref
 from typing import Any
 
 from tfps.embedding.table import Table
@@ -13,6 +14,8 @@ from tfps.keras.variables import adopt, held
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _LOG = logging.getLogger("tfps")
+_SAID: weakref.WeakSet[Table] = weakref.WeakSet()
+"""Tables of which it was said what their regularizer sees."""
 
 
 def prepare(model: Any, strategy: ParameterServerStrategy) -> None:
@@ -71,10 +74,11 @@ def check_built(model: Any) -> None:
                 f"`constraint` of table {variable.path!r} would read every row in every step. "
                 f"Received: {variable.constraint!r}. Valid: None."
             )
-        if variable.regularizer is not None:
+        if variable.regularizer is not None and variable._value not in _SAID:
+            _SAID.add(variable._value)
             _LOG.warning(
-                "the regularizer of table %r sees the rows of a batch, each once, where in one process it sees the whole "
-                "table: a row is held back in the steps that have it.",
+                "the regularizer of table %r sees the rows of a batch, each once, and in one process the whole table: here "
+                "a row is held back in the steps that have it.",
                 variable.path,
             )
     if tables and model.optimizer is not None:

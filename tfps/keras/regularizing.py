@@ -10,7 +10,7 @@ from tfps.errors import UnsupportedError
 
 
 def losses(stock: Any, layer: Any) -> list[Any]:
-    """Stands for Keras's `_get_regularization_losses` in a step; that of a table looks its rows up again, all at once."""
+    """Stands for Keras's `_get_regularization_losses` in a step; that of a table looks its rows up once more."""
     regularized = [(v, v.regularizer) for v in layer.trainable_weights if isinstance(v._value, Table) and v.regularizer]
     try:
         for variable, _ in regularized:
