@@ -77,7 +77,7 @@ def check_built(model: Any) -> None:
         if variable.regularizer is not None and variable._value not in _SAID:
             _SAID.add(variable._value)
             _LOG.warning(
-                "the regularizer of table %r sees the rows of a batch, each once (in one process the whole table): a row "
+                "the regularizer of table %r sees the rows of a batch, each once (in one process all rows): a row "
                 "is held back in the steps that have it.",
                 variable.path,
             )
