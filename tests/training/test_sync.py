@@ -248,5 +248,5 @@ def test_an_optimizer_left_out_of_the_mode_is_not_lost_in_silence(strategy):
         model.other.build((None, 2))
         model.optimizer.build(model.one.trainable_variables)
         model.second.build(model.other.trainable_variables)
-    with pytest.raises(UnsupportedError, match=r"every optimizer of a synchronous step.*Received: SGD"):
+    with pytest.raises(UnsupportedError, match=r"every optimizer of a model must be in the mode.*Received: SGD"):
         model.fit(np.ones((8, 2), np.float32), np.ones((8, 1), np.float32), verbose=0)
