@@ -46,7 +46,7 @@ class Step:
         copies: worker-local resource handles by variable key; a variable that is not in it stays on its server.
         stand_ins: what is looked up and updated instead of a table, by table key.
         contributes: whether its gradients go into an update that is made elsewhere.
-        stamp: of what it pushes to servers, a `tfps.ops.once.Stamp`; None where nobody sends it again.
+        stamp: of what it pushes to servers, a `tfps.embedding.once.Stamp`; None where nobody sends it again.
 
     Attributes:
         gradients: what backward passes of lookups gave; the push of the same step looks here.
@@ -63,6 +63,7 @@ class Step:
         stamp: Any = None,
     ) -> None:
         self.stamp = stamp
+        self._pushes = 0
         self.lookups = lookups
         self.contributions: list[Contribution] | None = [] if contributes else None
         self.stand_ins = stand_ins or {}
@@ -71,6 +72,11 @@ class Step:
         self._sources: dict[Hashable, Any] = {}
         self.gradients: list[Any] = []
         self.looked_up: list[tuple[Any, Any]] = []
+
+    def next_stamp(self) -> Any:
+        """That of the next push of rows: a step has one for each time that an optimizer is applied."""
+        self._pushes += 1
+        return None if self.stamp is None else self.stamp.nth(self._pushes - 1)
 
     def copy_of(self, key: Hashable) -> Any | None:
         """Handle of the worker's own copy, or None where there is none."""

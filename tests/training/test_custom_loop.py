@@ -85,3 +85,26 @@ def test_plain_variables_are_placed_by_load(strategy):
         small = [tf.Variable(tf.zeros([100, 100])) for _ in range(4)]
     assert len({v.device for v in small}) == 1 and small[0].device != large.device
     assert sum(load.nbytes for load in strategy.plan.loads()) - sum(load.nbytes for load in before) == 560_000
+
+
+def test_a_plain_variable_beside_a_model(strategy):
+    with strategy.scope():
+        table = keras.layers.Embedding(20, 2, embeddings_initializer="zeros")
+        table.build()
+        plain = tf.Variable(0.0)
+        optimizer = keras.optimizers.SGD(1.0)
+
+    @tf.function
+    def step(iterator):
+        def replica(ids):
+            variables = [*table.trainable_weights, plain]
+            with tf.GradientTape() as tape:
+                loss = -tf.reduce_sum(table(ids)) - plain
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            return loss
+
+        return strategy.run(replica, args=(next(iterator),))
+
+    schedule(strategy, step, 10)
+    assert float(plain.numpy()) == 10.0
+    np.testing.assert_array_equal(table.get_weights()[0], np.full((20, 2), 10.0))

@@ -13,6 +13,9 @@ import tensorflow as tf
 LANES = 4
 """Float32 lanes that a stamp takes in a message."""
 
+PUSHES = 64
+"""Pushes of one step at most: its optimizers make one each time that they are applied."""
+
 _HANDLES = "_tfps_ledger_handles"
 
 
@@ -82,6 +85,10 @@ class Stamp:
     ledger: Ledger
     share: Any
     number: Any
+
+    def nth(self, push: int) -> "Stamp":
+        """That of one push of several, counted from 0; `number` is a multiple of `PUSHES`."""
+        return dataclasses.replace(self, number=self.number + push)
 
     def lanes(self) -> Any:
         """float32 [LANES], its bits."""

@@ -49,7 +49,8 @@ def _check_mode(optimizer: Any, compiled: Any) -> None:
     if mode is not steps or steps is GeoMode:
         raise UnsupportedError(
             "every optimizer of a model must be in the mode of the one given to `compile`, and Geo takes no other "
-            f"beside that. Received: {type(optimizer).__name__}, beside {type(compiled).__name__} of `compile`."
+            f"beside that. Received: {type(optimizer).__name__}, beside {type(compiled).__name__}. "
+            "Valid: `compile(optimizer=...)` with one of them, which by itself takes another."
         )
 
 

@@ -61,6 +61,11 @@ def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], lear
     for gradient, variable in zip(gradients, variables, strict=True):
         value = variable._value if isinstance(variable, Variable) else variable
         if isinstance(value, Table):
+            if not isinstance(gradient, tf.IndexedSlices | MergedGradient):
+                raise UnsupportedError(
+                    f"the gradient of table {value.name!r} must be that of its lookups, tf.IndexedSlices: a dense one "
+                    f"would be as large as the table. Received: {type(gradient).__name__}."
+                )
             tables.append((gradient, value))
         else:
             dense.append((gradient, variable))
@@ -78,7 +83,8 @@ def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], lear
     merged = [update for update in updates if isinstance(update.gradient, MergedGradient)]
     push_merged(merged)
     direct = [update for update in updates if update not in merged]
-    push(direct, current.gradients if current else [], current.stamp if current else None)
+    if direct:
+        push(direct, current.gradients if current else [], current.next_stamp() if current else None)
 
 
 def _by_device(pairs: list[tuple[Any, Any]]) -> dict[Any, list[tuple[Any, Any]]]:
@@ -115,7 +121,7 @@ def _plain(gradient: Any) -> bool:
 
 def _handle_of(variable: Any) -> Any | None:
     """Handle of a float32 variable in a step under trace, of the worker's copy where there is one; None elsewhere."""
-    value = variable._value
+    value = variable._value if isinstance(variable, Variable) else variable
     if step.current() is None or not isinstance(value, DenseVariable) or value.dtype != tf.float32:
         return None
     return value.handle

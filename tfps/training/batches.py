@@ -7,6 +7,22 @@ from typing import Any
 import tensorflow as tf
 
 
+def where_there(there: Any, take: Callable[[], Any], nothing: Any) -> Any:
+    """What `take` gives where `there` holds, else `nothing`: tensors of the same kinds, whose sizes may differ.
+
+    It is a loop of one turn. A branch of TensorFlow's cannot capture what is another for each worker, as is the hash
+    table of a lookup layer; a loop can.
+    """
+    shapes = tf.nest.map_structure(lambda tensor: tf.TensorShape([None] * tensor.shape.rank), nothing)
+    _, found = tf.while_loop(
+        lambda there, _: there,
+        lambda *_: (False, take()),
+        (there, nothing),
+        shape_invariants=(tf.TensorShape([]), shapes),
+    )
+    return found
+
+
 def next_unless(last: Any, next_batch: Callable[[], Any], batch: Any) -> Any:
     """The next batch of the input as a `tf.experimental.Optional`; an empty one, and nothing read, after the last.
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
-from tfps.embedding.once import Ledger, Stamp
+from tfps.embedding.once import PUSHES, Ledger, Stamp
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import of_one_shape
 from tfps.training.drift import DRIFT_LANES, Drift
@@ -194,7 +194,7 @@ class Closure:
             return None, None
         rows, dense = self._program.ledgers
         number = order.first + tf.cast(done, tf.int64)
-        return Stamp(rows, order.share, number), Stamp(dense, order.share, number)
+        return Stamp(rows, order.share, number * PUSHES), Stamp(dense, order.share, number)
 
     def _run(
         self,

@@ -128,6 +128,11 @@ class Recording:
             found[recorded.table.name] = None if more is None or before is None else before + more
         return found
 
+    @property
+    def shapes(self) -> list[Any]:
+        """Of the ids of the early lookups, as far as they are alike for all batches."""
+        return [recorded.ids.shape for recorded in self._early]
+
     def no_ids(self) -> list[Any]:
         """Ids of the same kind for a step that will not be: none, or zeros where their number is fixed."""
         shapes = [[size or 0 for size in recorded.ids.shape] for recorded in self._early]

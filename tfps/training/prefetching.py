@@ -5,9 +5,8 @@ Staleness: rows that come ahead miss the update of the one step that runs meanwh
 
 from typing import Any
 
-import tensorflow as tf
-
 from tfps.embedding.lookup import Found, fetch
+from tfps.training.batches import where_there
 from tfps.training.hoisting import DirectLookups, Recording
 
 
@@ -44,7 +43,9 @@ class Ahead:
 
     def _fetch(self, batch: Any) -> list[Found]:
         recording = self._recording
-        ids = tf.cond(batch.has_value(), lambda: recording.ids(batch.get_value()), recording.no_ids)
+        ids = where_there(batch.has_value(), lambda: recording.ids(batch.get_value()), recording.no_ids())
+        for found, shape in zip(ids, recording.shapes, strict=True):
+            found.set_shape(shape)
         return fetch(recording.tables, ids)
 
     def _flat(self, found: list[Found]) -> list[Any]:

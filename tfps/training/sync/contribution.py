@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.errors import UnsupportedError
+from tfps.training.batches import where_there
 from tfps.training.closure import Closure, Program
 from tfps.training.exchange import Exchange
 from tfps.training.hoisting import DirectLookups, Recording
@@ -39,10 +40,10 @@ class ContributionClosure(Closure):
         exchange, copies = self._begin(order.share)
         batch = next_batch()
         recording = Recording(functools.partial(self._run, copies), batch.element_spec)
-        logs = tf.cond(
+        logs = where_there(
             batch.has_value(),
             lambda: self._contribute(exchange, copies, recording.lookups(batch.get_value()), batch.get_value(), order),
-            lambda: tf.zeros(recording.result.shape),
+            tf.zeros(recording.result.shape),
         )
         return self._end(exchange, copies, order, tf.cast(batch.has_value(), tf.int64), logs)
 
