@@ -202,6 +202,24 @@ def test_every_push_of_a_step_counts(strategy, how):
     np.testing.assert_array_equal(found[1], 0 * seen if how == "one table twice" else seen)
 
 
+def test_more_pushes_than_a_step_has_stamps_for_are_refused(strategy):
+    class Often(Counts):
+        def train_step(self, data):
+            weights = self.tables[0].trainable_weights
+            with tf.GradientTape() as tape:
+                loss = -keras.ops.sum(self(data[0]))
+            gradients = tape.gradient(loss, weights)
+            for _ in range(65):
+                self.optimizers[0].apply_gradients(zip(gradients, weights, strict=True))
+            return {"loss": loss}
+
+    with strategy.scope():
+        model = Often("")
+        model.compile()
+    with pytest.raises(UnsupportedError, match="at most 64 times"):
+        model.fit(IDS, LABELS, batch_size=32, verbose=0)
+
+
 def test_a_dense_gradient_of_a_table_is_refused(strategy):
     class Summed(TwoOptimizers):
         def train_step(self, data):

@@ -10,6 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps.errors import UnsupportedError
+
 LANES = 4
 """Float32 lanes that a stamp takes in a message."""
 
@@ -87,7 +89,13 @@ class Stamp:
     number: Any
 
     def nth(self, push: int) -> "Stamp":
-        """That of one push of several, counted from 0; `number` is a multiple of `PUSHES`."""
+        """That of one push of several, counted from 0; `number` is a multiple of `PUSHES`.
+
+        Raises:
+            UnsupportedError: there are too many: the next stamps are those of another step.
+        """
+        if push >= PUSHES:
+            raise UnsupportedError(f"a step must apply optimizers to tables at most {PUSHES} times. Received: more.")
         return dataclasses.replace(self, number=self.number + push)
 
     def lanes(self) -> Any:
