@@ -36,10 +36,13 @@ class Bags:
 
     def _filled(self, values: Any, default: Any) -> tuple[Any, Any]:
         filled = tf.raw_ops.RaggedFillEmptyRows(
-            value_rowids=self.bag, values=values, nrows=self.count, default_value=tf.cast(default, values.dtype)
+            value_rowids=self.bag,
+            values=values,
+            nrows=tf.maximum(self.count, 1),  # of no bags the operation returns rowids of two dimensions
+            default_value=tf.cast(default, values.dtype),
         )
-        # Of no bags at all the operation returns rowids of two dimensions.
-        return tf.reshape(filled.output_value_rowids, [-1]), tf.reshape(filled.output_values, [-1])
+        end = tf.where(self.count > 0, tf.size(filled.output_values), 0)
+        return filled.output_value_rowids[:end], filled.output_values[:end]
 
     def to_the_last(self) -> "Bags":
         """Without the bags after the last that is not empty, as `tf.nn.embedding_lookup_sparse` leaves them out."""
