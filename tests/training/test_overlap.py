@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfps
 from tests.training.graphs import before
@@ -10,23 +11,32 @@ from tfps.errors import ConfigError
 from tfps.training.overlapped import WINDOWS
 
 
+@pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
 @pytest.mark.parametrize("name", ["sgd", "adagrad"])
-def test_one_worker_misses_nothing_of_its_own(one_worker, name):
+def test_one_worker_misses_nothing_of_its_own(one_worker, name, fed):
     """20 batches in windows of 3: two closures, the last window short; each window has rows of the one before."""
-    found = fit(one_worker, tfps.optimizers.Geo(INNER[name](), push_every=3, overlap=True))
+    found = fit(one_worker, tfps.optimizers.Geo(INNER[name](), push_every=3, overlap=True), fed)
     for ours, theirs in zip(found, fit(None, INNER[name]()), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
 
 
+@pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
 @pytest.mark.parametrize("push_every", [1, 5, "auto"])
-def test_every_delta_arrives_once(strategy, push_every):
+def test_every_delta_arrives_once(strategy, push_every, fed):
     ids = np.random.default_rng(0).integers(0, ROWS, (1003, 2))
     model = counter(strategy, push_every=push_every, merge="sum", overlap=True)
     model.optimizer.iterations.assign(1_000_000)  # an old model, which all workers train at once
-    model.fit(ids, np.zeros((1003, 2, 4), np.float32), batch_size=8, epochs=2, verbose=0)
+    model.fit(data(ids, fed), epochs=2, verbose=0)
     seen = np.bincount(ids.reshape(-1), minlength=ROWS)
     np.testing.assert_array_equal(model.get_weights()[0], np.repeat(2.0 * seen[:, None], 4, 1))
     assert int(model.optimizer.iterations) == 1_000_000 + 2 * 126
+
+
+def data(ids, fed):
+    """Batches of 8 that the workers read, or of a generator, which the chief does."""
+    pairs = tf.data.Dataset.from_tensor_slices((ids, np.zeros((*ids.shape, 4), np.float32))).batch(8)
+    given = list(pairs)
+    return tf.data.Dataset.from_generator(lambda: given, output_signature=pairs.element_spec) if fed else pairs
 
 
 def test_own_windows_are_no_conflict(strategy):
@@ -79,7 +89,8 @@ def test_the_exchange_does_not_wait_for_the_steps_nor_they_for_it(strategy, trai
     assert any(set(pushes) & before(gather.name, turn) for gather in gathers)
 
 
-def test_closures_have_several_windows(strategy):
+@pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
+def test_closures_have_several_windows(strategy, fed):
     results = []
     model = counter(strategy, push_every=5, merge="sum", overlap=True)
     model.optimizer.iterations.assign(1_000_000)
@@ -87,7 +98,7 @@ def test_closures_have_several_windows(strategy):
     read = model.train_function._read
     object.__setattr__(model.train_function, "_read", lambda vector: results.append(read(vector)) or results[-1])
     ids = np.ones((8 * 5 * WINDOWS * 4, 2), np.int64)
-    model.fit(ids, np.zeros((len(ids), 2, 4), np.float32), batch_size=8, verbose=0)
+    model.fit(data(ids, fed), steps_per_epoch=len(ids) // 8, verbose=0)
     assert max(result.steps for result in results) == 5 * WINDOWS
     assert sum(result.drift.windows for result in results) == 4 * WINDOWS
 

@@ -90,7 +90,6 @@ def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap
         overlap: while a window is trained, push the deltas of the one before and pull the rows of the next. A worker
             still misses nothing of its own (with one the result is that of one process), but sees what others push a
             window later, and holds the rows of two windows. Worth it where exchanges take long, as over a slow network.
-            Windows of inputs that the chief reads are exchanged without it.
 
     Returns:
         The optimizer.

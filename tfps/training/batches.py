@@ -118,6 +118,31 @@ def growing_array(dtype: Any, shape: Any) -> Any:
     return tf.TensorArray(dtype, 0, dynamic_size=True, infer_shape=False, element_shape=shape, clear_after_read=False)
 
 
+def one_by_one(batches: Sequence[Any]) -> Callable[[], Any]:
+    """Gives batches of one shape as a worker's iterator would.
+
+    Returns:
+        A function; the graph of each call takes the next batch, as an Optional, which is empty after the last.
+    """
+    spec = tf.nest.map_structure(tf.type_spec_from_value, batches[0])
+    kept = Batches(spec)
+    for number, batch in enumerate(batches):
+        kept = kept.with_batch(number, batch)
+    taken = tf.raw_ops.VarHandleOp(dtype=tf.int32, shape=[], shared_name="tfps_batches_taken")
+    tf.raw_ops.AssignVariableOp(resource=taken, value=0)
+
+    def next_batch() -> Any:
+        number = tf.raw_ops.ReadVariableOp(resource=taken, dtype=tf.int32)
+        tf.raw_ops.AssignVariableOp(resource=taken, value=number + 1)
+        return tf.cond(
+            number < len(batches),
+            lambda: tf.experimental.Optional.from_value(kept.batch(number)),
+            lambda: tf.experimental.Optional.empty(spec),
+        )
+
+    return next_batch
+
+
 def of_one_shape(batches: Sequence[Any]) -> list[Any]:
     """Batches whose tensors forget the sizes in which they differ, such as that of an epoch's last."""
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfps import step
 from tfps.embedding.once import PUSHES, Ledger, Stamp
 from tfps.strategy.variables import DenseVariable, SumVariable
-from tfps.training.batches import of_one_shape
+from tfps.training.batches import of_one_shape, one_by_one
 from tfps.training.drift import DRIFT_LANES, Drift
 from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DirectLookups, Recording
@@ -116,10 +116,9 @@ class Closure:
         exchange, copies = self._begin(order.share)
         first = next_batch()
         if self._program.window is not None:
-            window, logs = self._window(copies, first.element_spec)
             if self._program.overlaps:
-                windows = Overlapped(window, logs, exchange, functools.partial(self._stamps, order))
-                return self._result(copies, *windows.train(next_batch, first, order))
+                return self._overlapped(exchange, copies, next_batch, first, order)
+            window, logs = self._window(copies, first.element_spec)
             count = window.read(next_batch, first, order.steps)
             last, drift = train_one(window, count, self._stamps(order, count)[0])
             return self._end(exchange, copies, order, count, last, drift)
@@ -139,6 +138,9 @@ class Closure:
         exchange, copies = self._begin(order.share)
         batches = of_one_shape(batches)
         if self._program.window is not None:
+            if self._program.overlaps and len(batches) > 1:
+                next_batch = one_by_one(batches)
+                return self._overlapped(exchange, copies, next_batch, next_batch(), order)
             window, _ = self._window(copies, batches[0])
             count = window.take(batches)
             last, drift = train_one(window, count, self._stamps(order, count)[0])
@@ -164,6 +166,13 @@ class Closure:
         if self._program.window is not None:
             drift, at = Drift.read(values[at : at + DRIFT_LANES], steps), at + DRIFT_LANES
         return Result(steps, sums, dict(zip(self._log_names, values[at:].tolist(), strict=True)), drift)
+
+    def _overlapped(
+        self, exchange: Exchange, copies: dict[Hashable, Any], next_batch: Callable[[], Any], first: Any, order: Order
+    ) -> Any:
+        window, logs = self._window(copies, first.element_spec)
+        windows = Overlapped(window, logs, exchange, functools.partial(self._stamps, order))
+        return self._result(copies, *windows.train(next_batch, first, order))
 
     def _begin(self, worker: Any) -> tuple[Exchange, dict[Hashable, Any]]:
         window = self._program.window

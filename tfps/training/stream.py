@@ -45,7 +45,7 @@ class Runner:
             while the model is young.
         trained: steps that the model was trained for before this epoch.
         length: finds how long windows are to be, up to `most`; None where they have that many steps.
-        windows_each: windows, or spans, of a closure over an iterator; more than one where they overlap.
+        windows_each: windows of a closure, or spans of one over an iterator; more than one where they overlap.
         fed_steps: steps of a closure over batches of the chief at most, where it is no window.
     """
 
@@ -155,6 +155,13 @@ class Stream(abc.ABC):
         # What overlaps is unseen for twice as long.
         return pace(trained if self.runner.windows_each == 1 else trained // 2, len(self._busy), most)
 
+    def _asked(self, steps: int, shares: int) -> int:
+        """Steps of the next closure: of as many windows as it may have, but so that there are some for each share."""
+        if self.budget is None:
+            return steps * self.runner.windows_each
+        windows = min(self.runner.windows_each, max(1, self.budget // (steps * shares)))
+        return min(steps * windows, self.budget)
+
     @abc.abstractmethod
     def _launch(self) -> None:
         """Begins what can be begun."""
@@ -221,13 +228,6 @@ class ShippedStream(Stream):
                         self.budget -= asked
                     self._fly(Flight(self.runner.order(share, asked, steps)))
 
-    def _asked(self, steps: int, shares: int) -> int:
-        """Steps of the next closure: of as many windows as it may have, but so that there are some for each share."""
-        if self.budget is None:
-            return steps * self.runner.windows_each
-        windows = min(self.runner.windows_each, max(1, self.budget // (steps * shares)))
-        return min(steps * windows, self.budget)
-
     def _landed(self, flight: Flight, result: Result) -> None:
         self._count(flight, result)
         if result.steps < flight.order.steps:
@@ -241,9 +241,11 @@ class FedStream(Stream):
 
     def _launch(self) -> None:
         workers, steps = self._pace()
-        while (share := self._idlest(workers)) is not None and (closures := self._next_closures(steps)):
+        if self.runner.windows:
+            steps = of_few_lengths(steps, self._closure_steps)
+        while (share := self._idlest(workers)) is not None and (closures := self._next_closures(steps, workers)):
             for batches in closures:
-                self._fly(Flight(self.runner.order(share, len(batches)), batches))
+                self._fly(Flight(self.runner.order(share, len(batches), steps), batches))
 
     def _idlest(self, workers: int) -> int | None:
         """The share with least under way, of the first workers that live; None where all have enough."""
@@ -251,13 +253,15 @@ class FedStream(Stream):
         share = min(live[:workers], key=lambda share: self._busy[share])
         return share if self._busy[share] < _IN_FLIGHT else None
 
-    def _next_closures(self, steps: int) -> list[list[Any]]:
+    def _next_closures(self, steps: int, workers: int) -> list[list[Any]]:
         """The batches of the next closure; of several where too few are left for a whole one; none at the end.
 
-        Closures are traced for each number of batches, so a rest is trained batch by batch.
+        Closures are traced for each number of batches, so a rest is trained batch by batch where it is no window.
         """
         if self.runner.windows:
-            most = of_few_lengths(steps, self._closure_steps)
+            # All windows of a closure or one of them: no number in between, which would be traced as well.
+            all_of_them = steps * self.runner.windows_each
+            most = all_of_them if self._asked(steps, workers) == all_of_them else steps
         else:
             most = min(steps, self.runner.fed_steps())
         batches = list(itertools.islice(self.epoch, most if self.budget is None else min(most, self.budget)))
@@ -265,9 +269,9 @@ class FedStream(Stream):
             self.budget -= len(batches)
         if len(batches) < most:
             self.budget = 0
-        if self.runner.windows and batches:
-            return [batches]
-        return [batches] if len(batches) == most else [[batch] for batch in batches]
+        if self.runner.windows or len(batches) == most:
+            return [batches] if batches else []
+        return [[batch] for batch in batches]
 
     def _landed(self, flight: Flight, result: Result) -> None:
         self._count(flight, result)
