@@ -47,6 +47,7 @@ class Step:
         stand_ins: what is looked up and updated instead of a table, by table key.
         contributes: whether its gradients go into an update that is made elsewhere.
         stamp: of what it pushes to servers, a `tfps.embedding.once.Stamp`; None where nobody sends it again.
+        by_hand: whether it is one of a hand-written loop.
 
     Attributes:
         gradients: what backward passes of lookups gave; the push of the same step looks here.
@@ -61,8 +62,9 @@ class Step:
         stand_ins: Mapping[Hashable, Any] | None = None,
         contributes: bool = False,
         stamp: Any = None,
+        by_hand: bool = False,
     ) -> None:
-        self.stamp = stamp
+        self.stamp, self.by_hand = stamp, by_hand
         self._pushes = 0
         self.lookups = lookups
         self.contributions: list[Contribution] | None = [] if contributes else None

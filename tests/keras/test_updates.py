@@ -1,9 +1,13 @@
 """What one step does to variables, by hand-computed values; Keras's own parts of it are not ours to test."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+import tfps
 
 ROWS = 60
 
@@ -63,19 +67,71 @@ def test_workers_draw_different_numbers(strategy):
     assert len(np.unique(drawn, axis=0)) == batches and 0.4 < drawn.mean() < 0.6
 
 
-@pytest.mark.parametrize("momentum", [0.9, 0.99])
-def test_a_moving_average_is_pushed_in_part_where_workers_would_overshoot(strategy, momentum):
+STEPS = 96  # of which windows of an old model have 5 each
+AVERAGES = {
+    "sgd": (lambda: keras.optimizers.SGD(0.1, momentum=0.97), {"momentums": 0.97}),
+    "adam": (
+        lambda: keras.optimizers.Adam(beta_1=0.97, beta_2=0.98, amsgrad=True),
+        {"_momentums": 0.97, "_velocities": 0.98},
+    ),
+    "adamax": (lambda: keras.optimizers.Adamax(beta_1=0.97, beta_2=0.98), {"_m": 0.97, "_u": 0.98}),
+    "lion": (lambda: keras.optimizers.Lion(beta_2=0.98), {"_momentums": 0.98}),
+    "rmsprop": (
+        lambda: keras.optimizers.RMSprop(rho=0.97, momentum=0.96, centered=True),
+        {"_velocities": 0.97, "_average_gradients": 0.97},
+    ),
+    "adadelta": (
+        lambda: keras.optimizers.Adadelta(rho=0.97),
+        {"_accumulated_grads": 0.97, "_accumulated_delta_vars": 0.97},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        *(("async", name) for name in AVERAGES),
+        *((mode, "rmsprop") for mode in ("overlapped async", "geo", "overlapped geo")),
+    ],
+)
+def test_averages_keep_what_the_steps_of_all_workers_keep(strategy, monkeypatch, mode, name):
+    """Where gradients are 0 an average is multiplied by its decay in each step, whoever makes it and whenever."""
+    monkeypatch.setattr(strategy, "overlap_dense_exchange", mode == "overlapped async")
+    make, decays = AVERAGES[name]
     with strategy.scope():
-        model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(momentum=momentum)])
-        model.compile("sgd", "mse")
-    batch = np.full((4, 1), 5.0), np.zeros((4, 1))
-    model.fit(tf.data.Dataset.from_tensors(batch).repeat(), steps_per_epoch=1, verbose=0)
-    together = strategy.num_workers * (1 - momentum**strategy.dense_exchange_every)
-    moved = (1 - momentum) * 5.0 / max(1.0, together)
-    assert model.layers[0].moving_mean.numpy()[0] == pytest.approx(moved, rel=1e-5)
-    model.train_on_batch(*batch)  # a step by itself overshoots nothing
-    assert model.layers[0].moving_mean.numpy()[0] == pytest.approx(moved + (1 - momentum) * (5.0 - moved), rel=1e-5)
-    assert (together > 1) == (momentum == 0.9), "one of each"
+        norm = keras.layers.BatchNormalization(momentum=0.97)
+        layers = [keras.Input((3,), dtype="int64"), embedding(), keras.layers.Flatten(), keras.layers.Dense(2), norm]
+        model = keras.Sequential(layers)
+        optimizer = make()
+        if "geo" in mode:
+            optimizer = tfps.optimizers.Geo(optimizer, push_every=5, overlap="overlapped" in mode)
+        model.compile(optimizer, lambda labels, outputs: 0.0 * outputs)
+    x, y = np.tile(np.arange(3), (STEPS * 4, 1)), np.zeros((STEPS * 4, 2))
+    model.fit(x[:4], y[:4], batch_size=4, verbose=0)
+    slots = {slots: getattr(optimizer, slots) for slots in decays}
+    for variable in sum(slots.values(), [norm.moving_variance]):
+        variable.assign(np.full(variable.shape, 1.0))
+    optimizer.iterations.assign(1_000_000)  # an old model, which all workers train at once
+    model.fit(x, y, batch_size=4, verbose=0)
+    assert int(optimizer.iterations) == 1_000_000 + STEPS
+    for kind, variables in slots.items():
+        for variable in variables:
+            found = variable.numpy()[:3] if variable.shape == (ROWS, 1) else variable.numpy()
+            np.testing.assert_allclose(found, np.full(found.shape, decays[kind] ** STEPS), rtol=1e-3)
+    # Its batches are all alike, so their variance is 0.
+    np.testing.assert_allclose(norm.moving_variance.numpy(), 0.97**STEPS, rtol=1e-3)
+
+
+def test_a_product_is_that_of_the_steps_of_all_workers(strategy):
+    def trained(strategy):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+            model.compile(keras.optimizers.Nadam(beta_1=0.9), "mse")
+        model.fit(np.ones((64, 1)), np.ones((64, 1)), batch_size=4, verbose=0)
+        return model.optimizer._u_product.numpy()
+
+    # The factor follows from the number of the step, which two workers that do not see each other both have.
+    assert trained(strategy) == pytest.approx(trained(None), rel=0.5)
 
 
 @pytest.mark.parametrize(("chosen", "steps"), [(1, 16), (8, 8), (64, 32)])

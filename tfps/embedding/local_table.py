@@ -35,9 +35,13 @@ class LocalTable:
         """What a gradient tape watches, as for the table."""
         return self._table.handle
 
-    def delta(self) -> Any:
-        """What the steps so far have moved the rows by, [m, dim]."""
-        return self.shards[0].read_value() - self.pulled
+    def delta(self, kept: Any = None) -> Any:
+        """What the steps so far have moved the rows by, [m, dim].
+
+        Args:
+            kept: of averages, the part of a row that the steps keep: then what they have added to it.
+        """
+        return self.shards[0].read_value() - (self.pulled if kept is None else kept * self.pulled)
 
 
 class _Rows:

@@ -182,8 +182,9 @@ def _parted(inverse: Any, ids: list[Any]) -> list[Any]:
 def pull(groups: Sequence[Group]) -> list[Any]:
     """The rows of each group, gathered beside the shards: one request and one answer a server for all of them."""
     blocks: list[list[Any]] = [[] for _ in groups]
+    most = max((group.routes.num_servers for group in groups), default=0)
     dtypes = {group.tables[0].dtype for group in groups}  # float32, but for tables that a user put together
-    for server, dtype in itertools.product(range(max(group.routes.num_servers for group in groups)), dtypes):
+    for server, dtype in itertools.product(range(most), dtypes):
         asked = [i for i, group in enumerate(groups) if group.pieces(server) and group.tables[0].dtype == dtype]
         for i, block in zip(asked, _gather([groups[i] for i in asked], server) if asked else [], strict=True):
             blocks[i].append(block)

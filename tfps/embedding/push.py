@@ -52,43 +52,54 @@ def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient], stamp: St
     return _sent([order for group in groups.values() for order in _orders(group, known)], stamp)
 
 
-def add(deltas: Sequence[tuple[Any, Any, Any]], stamp: Stamp | None = None) -> list[Any]:
+def add(deltas: Sequence[tuple[Any, Any, Any, Any]], stamp: Stamp | None = None) -> list[Any]:
     """Adds to rows, beside them.
 
     Args:
-        deltas: (table, ids [m], float32 [m, dim]); a table once, and in it each id.
+        deltas: (table, ids [m], float32 [m, dim], the part that is kept of what the rows were, None for all of it); a
+            table once, and in it each id.
         stamp: a server that has seen it lets the push pass.
 
     Returns:
         The operations, as `push`.
     """
-    hyper = _adding()
-    updates = [RowUpdate(table, [], tf.IndexedSlices(delta, ids), RULES["sgd"], hyper) for table, ids, delta in deltas]
+    hyper = _adding([kept for *_, kept in deltas])
+    updates = [
+        RowUpdate(table, [], tf.IndexedSlices(delta, ids), RULES["sgd"], hyper[id(kept)])
+        for table, ids, delta, kept in deltas
+    ]
     return push(updates, [], stamp)
 
 
-def add_to(deltas: Sequence[tuple[Group, Any]], stamp: Stamp | None = None) -> list[Any]:
+def add_to(deltas: Sequence[tuple[Group, Any, Any]], stamp: Stamp | None = None) -> list[Any]:
     """Adds to the rows of groups, by the requests that brought them.
 
     Args:
-        deltas: (group, float32 [M, dim] in the order of its answer) each.
+        deltas: (group, float32 [M, dim] in the order of its answer, the part that is kept as for `add`) each.
         stamp: a server that has seen it lets the push pass.
 
     Returns:
         The operations, as `push`.
     """
-    hyper, orders = _adding(), []
-    for group, delta in deltas:
-        updates = [RowUpdate(table, [], None, RULES["sgd"], hyper) for table in group.tables]
+    hyper, orders = _adding([kept for *_, kept in deltas]), []
+    for group, delta, kept in deltas:
+        updates = [RowUpdate(table, [], None, RULES["sgd"], hyper[id(kept)]) for table in group.tables]
         servers = group.routes.num_servers
         blocks = tf.split(delta, group.routed.answer_rows(), num=servers) if servers > 1 else [delta]
         orders += _of(updates, RoutedGradients(group.tables, group.routes, group.routed.requests, tuple(blocks)))
     return _sent(orders, stamp)
 
 
-def _adding() -> Any:
-    """Gradient descent at rate -1, without decay, adds the gradient, to the bit."""
-    return tf.constant([-1.0, 0.0])
+def _adding(kept: Sequence[Any]) -> dict[int, Any]:
+    """Gradient descent at rate -1 adds the gradient, to the bit, and before that decays what is not kept.
+
+    Args:
+        kept: the part that is kept, or None for all of it.
+
+    Returns:
+        Hyperparameters by the identity of the part.
+    """
+    return {id(part): tf.stack([-1.0, 0.0 if part is None else 1.0 - part]) for part in kept}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

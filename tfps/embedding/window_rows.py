@@ -115,12 +115,13 @@ def pull_window(lookups: Sequence[tuple[Any, Any]], slots: Sequence[Sequence[Any
     return WindowRows(tuple(dataclasses.replace(g, answer=a) for g, a in zip(groups, pull(groups), strict=True)))
 
 
-def push_window(rows: WindowRows, deltas: Sequence[Any], stamp: Stamp | None = None) -> list[Any]:
+def push_window(rows: WindowRows, deltas: Sequence[Any], kept: Sequence[Any], stamp: Stamp | None = None) -> list[Any]:
     """Adds to rows and slots beside them; returns the operations.
 
     Args:
         rows: as pulled.
         deltas: for each of `rows.matrices` what to add, in its order.
+        kept: for each of them the part that is kept of what the rows were, None for all of it.
         stamp: a server that has seen it lets the push pass.
     """
-    return add_to(list(zip(rows.groups, deltas, strict=True)), stamp)
+    return add_to(list(zip(rows.groups, deltas, kept, strict=True)), stamp)

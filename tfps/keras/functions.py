@@ -57,7 +57,7 @@ class StepFunction:
         updates: whether the step changes variables.
 
     Attributes:
-        called: grows with every call for an epoch's steps, over all functions; -1 before the first.
+        called: whether an epoch's steps were asked for.
     """
 
     def __init__(self, model: Any, step: Any, updates: bool) -> None:
@@ -72,7 +72,8 @@ class StepFunction:
         self._logs: dict[str, Any] = {}
         self._last_logs: dict[str, float] = {}
         self._logs_at = 0.0
-        self.called = -1
+        self.called = False
+        self._modes = self._modes_now()
         self._on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
         self._over_iterator: dict[str, Any] = {}
         self._kinds: dict[str, tuple[str, int]] = {}
@@ -89,7 +90,7 @@ class StepFunction:
         """
         if not isinstance(iterator, Epoch):
             return self._single(iterator)
-        self.called = next(_NUMBERS)
+        self.called = True
         if self._stream is None or self._stream.epoch is not iterator or self._stream.spent:
             self.join()
             self._stream = self._begin(iterator)
@@ -100,11 +101,21 @@ class StepFunction:
             self._logs = self._results()
         return self._logs
 
+    @property
+    def outdated(self) -> bool:
+        """Whether the mode of the optimizer is another than the steps were made for."""
+        return self._modes != self._modes_now()
+
     def join(self) -> None:
-        """Waits for the steps under way."""
-        under_way, self._stream = self._stream, None
-        if under_way is not None:
-            under_way.join()
+        """Ends the epoch where it is, and waits for the steps under way."""
+        if self._stream is not None:
+            self._stream.join()
+            self._stream = None  # not before: if it fails, what is under way has to be abandoned
+
+    def settle(self) -> None:
+        """Waits for the steps under way; the epoch goes on after it."""
+        if self._stream is not None:
+            self._stream.settle()
 
     def abandon(self, timeout_s: float) -> None:
         """Ends the epoch where it is, because it failed: what is under way has `timeout_s` to end."""
@@ -189,6 +200,10 @@ class StepFunction:
             fed_steps=self._fed_steps,
         )
 
+    def _modes_now(self) -> tuple[Any, Any]:
+        optimizer = self._model.optimizer if self._updates else None
+        return geo.mode_of(optimizer), sync.mode_of(optimizer)
+
     @property
     def _mode(self) -> geo.GeoMode | None:
         return geo.mode_of(self._model.optimizer) if self._updates else None
@@ -217,11 +232,12 @@ class StepFunction:
     def _begin(self, epoch: Epoch) -> Stream:
         """Starts the workers' iterators and traces what is new, before any closure runs."""
         new = not self._over_iterator
+        self._strategy.pool.settle(self._strategy.closure_timeout_s)
         if not epoch.source.fed and not epoch.hosts:
             epoch.source.shares.epochs += 1
             for share in range(self._strategy.num_workers):
                 self._start(epoch, share)
-        self._drift = Drift()
+        self._drift, self._logs = Drift(), {}
         if new and self._updates:
             asked = self._closure.asked(epoch.source.examples) if self._closure is not None else {}
             _LOG.info("%s", start_up(self._plan(), asked, self._strategy.num_workers, self._closure_steps))
@@ -263,15 +279,21 @@ class StepFunction:
                 next_batch = worker_iterator(name, element_spec).get_next_as_optional
                 if self._sync is not None and self._sync.rules.drop_slowest:
                     next_batch = functools.partial(next_or_again, name, element_spec, next_batch, order.again > 0)
-                return self._make_closure(element_spec, self._closure_steps, turn).over_iterator(next_batch, order)
+                closure = self._make_closure(element_spec, turn)
+                return self._traced(closure, closure.over_iterator(next_batch, order))
 
             traced = tf.function(trace, autograph=False).get_concrete_function(tf.TensorSpec([LENGTH], tf.int64))
             self._over_iterator[name] = traced
         return name
 
     def _trace_batches(self, order: Any, batches: list[Any]) -> Any:
-        steps = len(batches) if self._mode is None else self._closure_steps
-        return self._make_closure(batches[0], steps).over_batches(batches, Order.read(order))
+        closure = self._make_closure(batches[0])
+        return self._traced(closure, closure.over_batches(batches, Order.read(order)))
+
+    def _traced(self, closure: Closure, graph: Any) -> Any:
+        """Any closure that is traced reads the results of all; threads of workers trace while others read."""
+        self._closure = closure
+        return graph
 
     def _steps_of_turn(self, batches: int | None) -> int:
         """Steps of a turn at most, of an input of so many batches: more than a closure's are traced for nothing."""
@@ -284,19 +306,21 @@ class StepFunction:
         operations = self._closure.operations if self._closure is not None else 0
         return steps_of_turn(operations, MOST_STEPS) if operations else 1
 
-    def _make_closure(self, spec: Any, steps: int, turn: int = 1) -> Closure:
-        """Traces closures of up to so many steps over batches like `spec`, up to `turn` in a turn of their loop."""
-        model, optimizers = self._model, of_model(self._model)
+    def _make_closure(self, spec: Any, turn: int = 1) -> Closure:
+        """Traces closures over batches like `spec`, up to `turn` steps in a turn of their loop."""
+        model, optimizers, workers = self._model, of_model(self._model), self._strategy.num_workers
         updated = self._updates and self._sync is None
         if updated and not all(optimizer.built for optimizer in optimizers):
             Recording(self._alone, spec)  # a step that builds those it applies, so that their slots are known
         kept = [*model.variables, *(v for one in optimizers if updated for v in one.variables)]
-        window = geo.window_mode(model, self._strategy.num_workers) if self._updates else None
+        if updated:
+            averages.note_averages(model)
+        window = geo.window_mode(model, workers) if self._updates else None
         program = Program(
             self._traced_step,
             held(kept, DenseVariable),
             held(model.metrics_variables, SumVariable),
-            self._scales(steps) if updated else {},
+            geo.dense_scales(model, workers) if updated else {},
             updated,
             turn,
             prefetches=self._strategy.prefetch_lookups,
@@ -305,12 +329,7 @@ class StepFunction:
             window_methods=self._window_methods() if window and hasattr(model, "train_window") else None,
             ledgers=self._ledgers,
         )
-        self._closure = self._sync.closure(program) if self._sync else Closure(program)
-        return self._closure  # any of them reads the results of all
-
-    def _scales(self, steps: int) -> dict[Any, float]:
-        workers = self._strategy.num_workers
-        return averages.push_scales(self._model, steps, workers) | geo.dense_scales(self._model, workers)
+        return self._sync.closure(program) if self._sync else Closure(program)
 
     def _traced_step(self, batch: Any) -> Mapping[str, Any]:
         with self._in_scope():

@@ -6,7 +6,7 @@ from typing import Any
 
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError, UnsupportedError
-from tfps.keras import row_optimizers
+from tfps.keras import averages, row_optimizers
 from tfps.keras._compat import keras
 from tfps.keras.modes import Moded, know, optimizer_of, with_mode
 from tfps.keras.variables import held
@@ -18,8 +18,6 @@ _LOG = logging.getLogger("tfps")
 MERGES = ("cap", "mean", "sum")
 _SAFE_SUM = 2
 """Workers whose whole deltas were seen to add up without harm where all of them move the same rows."""
-_SUMS = ("_accumulators",)
-"""Slots that add up over batches: what each worker added to them counts in full."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,16 +132,17 @@ def window_mode(model: Any, num_workers: int) -> WindowMode | None:
             num_workers,
         )
     share = mode.share(num_workers)
-    slots, scales = {}, {}
+    slots, scales, decays = {}, {}, {}
     for table in held(model.trainable_variables, Table):
         names = row_optimizers.slot_names(model.optimizer)
         of_table = {name: row_optimizers.slot_of(model.optimizer, name, table)._value for name in names}
         slots[table.key] = list(of_table.values())
         scales[table.key] = share
-        scales.update({slot.key: _slot_share(name, num_workers) for name, slot in of_table.items()})
+        of_averages = averages.decays(model.optimizer)
+        decays.update({slot.key: of_averages[name] for name, slot in of_table.items() if name in of_averages})
     weights = [*held(model.trainable_variables, Table), *held(model.trainable_variables, DenseVariable)]
     capped = frozenset(variable.key for variable in weights) if mode.merge == "cap" and num_workers > 1 else frozenset()
-    return WindowMode(slots, scales, capped)
+    return WindowMode(slots, scales, decays, capped)
 
 
 def dense_scales(model: Any, num_workers: int) -> dict[Any, float]:
@@ -151,13 +150,4 @@ def dense_scales(model: Any, num_workers: int) -> dict[Any, float]:
     mode = mode_of(model.optimizer)
     if mode is None or num_workers == 1:
         return {}
-    scales = {v.key: mode.share(num_workers) for v in held(model.trainable_variables, DenseVariable)}
-    for name in row_optimizers.slot_names(model.optimizer):
-        for slot in held(getattr(model.optimizer, name), DenseVariable):
-            scales[slot.key] = _slot_share(name, num_workers)
-    return scales
-
-
-def _slot_share(name: str, num_workers: int) -> float:
-    """Sums are added up; a moving average of each worker is one of as many opinions."""
-    return 1.0 if name in _SUMS else 1.0 / num_workers
+    return {v.key: mode.share(num_workers) for v in held(model.trainable_variables, DenseVariable)}

@@ -4,6 +4,7 @@ Each hook asks for the strategy's type first; with any other strategy, or with n
 """
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,8 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.table import Table
-from tfps.errors import ClusterError
-from tfps.keras import exporting, model_checks, optimizers, predicting, regularizing, variables
+from tfps.errors import ClusterError, UnsupportedError
+from tfps.keras import averages, exporting, model_checks, optimizers, predicting, regularizing, variables
 from tfps.keras._compat import (
     UNREFERENCED_SLOTS,
     ArrayDataAdapter,
@@ -27,12 +28,15 @@ from tfps.keras._compat import (
 )
 from tfps.keras.arrays import dataset_of
 from tfps.keras.functions import StepFunction
+from tfps.keras.modes import Moded
 from tfps.keras.variables import current_strategy
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import StepVariable
 from tfps.training.custom_loop import run_in_step
 
 _INSTALLED: set[str] = set()
+_MAKING: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()
+"""For each model the functions whose steps are being made: a callback of `fit` may call `evaluate`."""
 _GIVE_UP_S = 5.0
 """Seconds that closures under way have to end when the cluster fails or the user interrupts."""
 
@@ -133,11 +137,22 @@ def _sparse_read(variable: Any) -> Any:
 def _install_optimizer_hooks() -> None:
     ours = lambda optimizer, *args, **kwargs: isinstance(optimizer._distribution_strategy, ParameterServerStrategy)  # noqa: E731
     _replace(TFOptimizer, "add_variable_from_reference", _add_slot, ours)
-    _replace(TFOptimizer, "_backend_update_step", lambda stock, *args: optimizers.update_step(*args), ours)
+    _replace(TFOptimizer, "_backend_update_step", _update_step, ours)
     _replace(TFOptimizer, "_clip_gradients", optimizers.clip_gradients, ours)
     _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
     for kind in UNREFERENCED_SLOTS:
         _replace(kind, "build", _build_in_turn, ours)
+
+
+def _update_step(stock: Any, optimizer: Any, *args: Any) -> None:
+    current = step.current()
+    if current is not None and current.by_hand and isinstance(optimizer, Moded):
+        raise UnsupportedError(
+            "`optimizer` must have no mode in a hand-written loop, which trains asynchronously. "
+            f"Received: {type(optimizer).__name__}. Valid: one as Keras makes it, or `fit` with a `train_step`."
+        )
+    averages.note_slots(optimizer)
+    optimizers.update_step(optimizer, *args)
 
 
 def _add_slot(stock: Any, optimizer: Any, reference_variable: Any, *args: Any, **kwargs: Any) -> Any:
@@ -162,9 +177,9 @@ def _install_trainer_hooks() -> None:
         "make_test_function": _make_test_function,
         "_get_metrics_result_or_logs": _metrics_result_or_logs,
         "_maybe_symbolic_build": _symbolic_build,
-        "fit": _ending_well,
-        "evaluate": _ending_well,
-        "predict": predicting.predict,
+        "fit": functools.partial(_ending_well, "train_function"),
+        "evaluate": functools.partial(_ending_well, "test_function"),
+        "predict": _predict,
         "predict_on_batch": predicting.predict_on_batch,
     }
     for name, hook in hooks.items():
@@ -172,6 +187,8 @@ def _install_trainer_hooks() -> None:
     # Not of Model: Keras leaves a loaded model uncompiled where its `compile` is another than this class has.
     _replace(Trainer, "compile", _compile, ours)
     _replace(keras.Model, "export", exporting.export, ours)
+    for name in ("save", "save_weights", "get_weights"):
+        _replace(keras.Model, name, _of_whole_steps, ours)
     _replace(keras.layers.Layer, "_get_regularization_losses", regularizing.losses, _in_a_step)
     _replace(TFEpochIterator, "__init__", _epoch_iterator, _for_our_strategy)
 
@@ -203,7 +220,8 @@ def _compile(stock: Any, model: Any, *args: Any, **kwargs: Any) -> None:
 
 
 def _make_train_function(stock: Any, model: Any, force: bool = False) -> Any:
-    if model.train_function is None or force:
+    made = model.train_function
+    if made is None or force or (isinstance(made, StepFunction) and made.outdated):
         object.__setattr__(model, "train_function", StepFunction(model, model.train_step, updates=True))
     return model.train_function
 
@@ -214,25 +232,51 @@ def _make_test_function(stock: Any, model: Any, force: bool = False) -> Any:
     return model.test_function
 
 
-def _ending_well(stock: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-    """`fit` and `evaluate`: when one fails, nothing that it began may change the model after it."""
+def _ending_well(name: str, stock: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    """`fit` and `evaluate`: when one fails, nothing that it began may change the model after it.
+
+    Args:
+        name: of the function whose steps it makes.
+        stock: Keras's own.
+        model: a Keras model.
+        *args: of the method.
+        **kwargs: of the method.
+    """
+    _settle(model)  # for an evaluate within an epoch, by a callback
+    _MAKING.setdefault(model, []).append(name)
     try:
         return stock(model, *args, **kwargs)
     except BaseException as error:
-        patient = isinstance(error, Exception) and not isinstance(error, ClusterError)
-        for function in _step_functions(model):
+        function = getattr(model, name, None)
+        if isinstance(function, StepFunction):
+            patient = isinstance(error, Exception) and not isinstance(error, ClusterError)
             function.abandon(model._distribute_strategy.closure_timeout_s if patient else _GIVE_UP_S)
         raise
-
-
-def _step_functions(model: Any) -> list[StepFunction]:
-    return [f for f in (model.train_function, model.test_function) if isinstance(f, StepFunction)]
+    finally:
+        _MAKING[model].pop()
 
 
 def _metrics_result_or_logs(stock: Any, model: Any, logs: Any) -> Any:
     """Called at the end of an epoch and of evaluate: nothing may be under way after it."""
-    functions = [f for f in _step_functions(model) if f.called >= 0]
-    return max(functions, key=lambda f: f.called).finish() if functions else stock(model, logs)
+    making = _MAKING.get(model)
+    function = getattr(model, making[-1], None) if making else None
+    return function.finish() if isinstance(function, StepFunction) and function.called else stock(model, logs)
+
+
+def _settle(model: Any) -> None:
+    """Waits for the steps under way, so that what is read next is what whole steps have left."""
+    if isinstance(model.train_function, StepFunction):
+        model.train_function.settle()
+
+
+def _of_whole_steps(stock: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    _settle(model)
+    return stock(model, *args, **kwargs)
+
+
+def _predict(stock: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    _settle(model)
+    return predicting.predict(stock, model, *args, **kwargs)
 
 
 def _symbolic_build(stock: Any, model: Any, iterator: Any = None, data_batch: Any = None) -> None:

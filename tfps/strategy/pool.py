@@ -7,6 +7,7 @@ take their locks leaves them held, and the process, which joins such threads bef
 
 import atexit
 import dataclasses
+import logging
 import queue
 import threading
 import time
@@ -21,6 +22,7 @@ from tensorflow.python.eager.executor import new_executor
 from tfps.errors import ClusterTimeoutError
 from tfps.strategy.losses import WorkerLostError
 
+_LOG = logging.getLogger("tfps")
 _CHECK_EVERY_S = 1.0
 """How often a wait looks whether the servers live."""
 
@@ -57,6 +59,7 @@ class WorkerPool:
         # Of its own for each, as TensorFlow reports what is wrong with a task in whatever an executor does next.
         self._executors = [new_executor(enable_async=False) for _ in devices]
         self._closed = threading.Event()
+        self._left: list[Calls] = []
         self._ran: list[tuple[float, float | None]] = [(0.0, None)] * len(devices)
         self._threads = [
             threading.Thread(target=self._work, args=(index,), daemon=True, name=f"tfps-worker-{index}")
@@ -79,6 +82,21 @@ class WorkerPool:
         except tf.errors.OpError as error:
             executor.clear_error()
             raise self._translate(worker, error) from error
+
+    def leave(self, calls: "Calls") -> None:
+        """Takes note of calls that nobody waits for, and that may still run."""
+        self._left.append(calls)
+
+    def settle(self, timeout_s: float) -> None:
+        """Waits for calls that were left, before others use what they use.
+
+        Raises:
+            ClusterTimeoutError: they did not end in time.
+        """
+        while self._left:
+            if not self._left[-1].ended(timeout_s):
+                raise ClusterTimeoutError(f"waited {timeout_s:.0f} s for steps of a `fit` that was interrupted to end.")
+            self._left.pop()
 
     def busy_s(self) -> list[float]:
         """For each worker the seconds in which it had a call to run, so far."""
@@ -185,9 +203,20 @@ class Calls:
     def abandon(self, timeout_s: float) -> None:
         """Drops the calls that have not begun and waits up to `timeout_s` for the others; their results are lost."""
         self._dropped.set()
+        self._pool.leave(self)  # before the wait, which may be interrupted too
+        if not self.ended(timeout_s):
+            _LOG.warning(
+                "%d %s still run: until they end, the model may change, and the next `fit` waits for them.",
+                self._under_way,
+                self._what,
+            )
+
+    def ended(self, timeout_s: float) -> bool:
+        """Waits up to `timeout_s` for all calls, whose results are lost; returns whether they have ended."""
         deadline = time.monotonic() + timeout_s
         while self._under_way and self._next(deadline - time.monotonic(), lambda: None):
             pass
+        return not self._under_way
 
     def _next(self, timeout_s: float, check: Callable[[], None]) -> Landed | None:
         deadline = time.monotonic() + timeout_s

@@ -5,7 +5,9 @@ copy (see `tfps.step`), so that stock Keras and TensorFlow code reads and writes
 that the server (or the chief) holds.
 """
 
+import dataclasses
 import itertools
+from collections.abc import Hashable
 from typing import Any
 
 import tensorflow as tf
@@ -63,14 +65,29 @@ class StepVariable(resource_variable_ops.ResourceVariable):
             return self.read_value()
 
 
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """A moving average: a step keeps a part of it and adds something new (see `tfps.strategy.averages`).
+
+    Args:
+        decay: the part that a step keeps; None of a product, which a step multiplies by what it likes.
+        counter: key of the variable that counts the steps; of a product its own.
+    """
+
+    decay: float | None
+    counter: Hashable
+
+
 class DenseVariable(StepVariable):
     """A variable that one server holds and that crosses whole: kernels, biases, their slots, counters.
 
     Attributes:
         placement: where the plan put it.
+        average: what makes it a moving average; None of all others, whose changes are added up.
     """
 
     placement: Placement
+    average: Average | None = None
 
 
 class SeedVariable(DenseVariable):

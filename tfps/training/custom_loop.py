@@ -21,7 +21,7 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Any])
         copies: dict[Hashable, Any] = {}
 
         def run(lookups: Any, given: Any) -> Any:
-            with step.tracing(step.Step(lookups, copies)):
+            with step.tracing(step.Step(lookups, copies, by_hand=True)):
                 return function(*given[0], **given[1])
 
         given = args, kwargs

@@ -95,14 +95,16 @@ class Runaway:
     def look(self, epoch: Drift) -> None:
         """At what an epoch's windows have moved; says once in the log when it looks wrong."""
         before, self._before = self._before, epoch.speed
-        if self._said or not before or epoch.speed < _GROWN * before or epoch.conflicting < _CONFLICTING:
+        looked = epoch.rows > 0  # only "cap" does; what sums or means of windows do to each other shows in the speed
+        if self._said or not before or epoch.speed < _GROWN * before or (looked and epoch.conflicting < _CONFLICTING):
             return
         self._said = True
+        conflicts = "other workers had moved %.0f %% of them by the time it ended" % (100 * epoch.conflicting)
         _LOG.warning(
-            "GEO: a step now moves the rows of its window %.1f times as far as in the epoch before, and other workers "
-            "had moved %.0f %% of them by the time it ended. If the loss does not fall, windows run away from each "
-            "other: lower `push_every`, now %.0f steps a window, the learning rate, or the number of workers.",
+            "GEO: a step now moves the rows of its window %.1f times as far as in the epoch before%s. If the loss does "
+            "not fall, windows run away from each other: lower `push_every`, now %.0f steps a window, the learning "
+            "rate, or the number of workers.",
             epoch.speed / before,
-            100 * epoch.conflicting,
+            f", and {conflicts}" if looked else "",
             epoch.steps / epoch.windows,
         )

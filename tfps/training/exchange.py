@@ -2,7 +2,8 @@
 
 In between the worker works on copies of its own. What it pushes is `copy - pulled`, which the server adds, so that
 whatever the Keras optimizer did is kept and no other worker's push is lost. With one worker that is the value one
-process reaches (up to the rounding of one subtraction and one addition).
+process reaches (up to the rounding of one subtraction and one addition). Moving averages are no sums: see
+`tfps.strategy.averages`.
 """
 
 import functools
@@ -12,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.embedding.once import LANES, Stamp
+from tfps.strategy import averages
 from tfps.strategy.variables import DenseVariable, SeedVariable, StepVariable
 from tfps.training.lanes import lanes, pack, unpack
 
@@ -111,16 +113,21 @@ class Exchange:
             tf.raw_ops.AssignVariableOp(resource=self.copies[variable.key], value=values[variable.key])
 
     def deltas(self, since: Values) -> Values:
-        """What the copies have moved by, as far as it is pushed; of a bool its value.
+        """What the copies have moved by, as far as it is pushed; of a bool its value, of averages see there.
 
         Args:
             since: what they were filled with.
         """
-        return {v.key: self._delta(v, since[v.key]) for v in self._variables}
+        deltas: Values = {v.key: self._delta(v, since[v.key]) for v in self._variables}
+        return deltas | {
+            v.key: averages.pushed(v, since[v.key], _read(self.copies[v.key], v), deltas)
+            for v in self._variables
+            if averages.is_average(v, deltas)
+        }
 
     def sums(self, values: Values, deltas: Values) -> Values:
-        """Values and deltas added up; of a bool the delta, which is its value."""
-        return {v.key: deltas[v.key] if v.dtype == tf.bool else values[v.key] + deltas[v.key] for v in self._variables}
+        """Values and deltas added up; of a bool the delta, which is its value, of averages as the servers do it."""
+        return {v.key: _sum(v, values[v.key], deltas) for v in self._variables}
 
     def send(self, deltas: Values, base: Values, stamp: Stamp | None = None) -> Values:
         """Adds deltas to what the servers hold; returns what was added.
@@ -134,10 +141,12 @@ class Exchange:
         for device, variables in self._by_server.items():
             of_server: Values = {v.key: deltas[v.key] for v in variables}
             of_server |= self._shares(device, [v for v in variables if v.key in self._capped], deltas, base)
-            buffer = pack([*of_server.values(), *([stamp.lanes()] if stamp else [])])
+            kept = {v.key: averages.kept(v, deltas) for v in variables if averages.is_average(v, deltas)}
+            parts = [tf.cast(part, tf.float32) for part in kept.values()]
+            buffer = pack([*of_server.values(), *parts, *([stamp.lanes()] if stamp else [])])
             with tf.device(device):
                 arrived = tf.identity(buffer)
-                add = functools.partial(_add, variables, arrived)
+                add = functools.partial(_add, variables, list(kept), arrived)
                 if stamp:
                     stamp.ledger.once(arrived[-LANES:], add)
                 else:
@@ -175,15 +184,26 @@ class Exchange:
         return delta if scale == 1.0 or not variable.dtype.is_floating else delta * tf.cast(scale, delta.dtype)
 
 
-def _add(variables: list[DenseVariable], buffer: Any) -> list[Any]:
-    """Adds a buffer of deltas to what a server holds."""
+def _sum(variable: DenseVariable, value: Any, deltas: Values) -> Any:
+    if variable.dtype == tf.bool:
+        return deltas[variable.key]
+    if averages.is_average(variable, deltas):
+        return averages.moved(variable, value, deltas)
+    return value + deltas[variable.key]
+
+
+def _add(variables: list[DenseVariable], of_averages: list[Hashable], buffer: Any) -> list[Any]:
+    """Adds a buffer of deltas to what a server holds; after them, in order, are the parts that averages keep."""
     sizes = sum(lanes(v.shape.num_elements(), v.dtype) for v in variables)
-    parts = unpack(buffer[:sizes], [v.shape for v in variables], [v.dtype for v in variables])
-    return [
-        tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=part)
-        for variable, part in zip(variables, parts, strict=True)
-        if variable.dtype != tf.bool
+    deltas = unpack(buffer[:sizes], [v.shape for v in variables], [v.dtype for v in variables])
+    kept = {key: buffer[sizes + number] for number, key in enumerate(of_averages)}
+    added = [
+        tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=delta)
+        for variable, delta in zip(variables, deltas, strict=True)
+        if variable.dtype != tf.bool and variable.key not in kept
     ]
+    pushed = zip(variables, deltas, strict=True)
+    return added + averages.move((v, delta, kept[v.key]) for v, delta in pushed if v.key in kept)
 
 
 def _read(handle: Any, variable: StepVariable) -> Any:

@@ -74,8 +74,9 @@ class Overlapped:
             begin = self._exchange.sums(fetched, moved)
             self._exchange.fill(begin)
             own = [_met(ids, before) for ids, before in zip(following.keys, window.keys, strict=True)]
+            kept = window.kept(state["count"])
             start = [
-                _added(rows, delta * window.scale(i), own[number])
+                _added(rows, delta * window.scale(i), own[number], kept[i])
                 for i, (number, rows, delta) in enumerate(zip(window.key_of, pulled, deltas, strict=True))
             ]
             base = [
@@ -91,6 +92,7 @@ class Overlapped:
                     "fetched": fetched,
                     "before": {
                         "done": done,
+                        "count": state["count"],
                         "sent": window.sent,
                         "deltas": deltas,
                         "base": base,
@@ -127,6 +129,7 @@ class Overlapped:
             "fetched": dense,
             "before": {
                 "done": nothing,
+                "count": nothing,
                 "sent": sent,
                 "deltas": deltas,
                 "base": [deltas[i] for i in window.capped],
@@ -144,7 +147,7 @@ class Overlapped:
         """
         before = state["before"]
         of_rows, of_dense = self._stamps(before["done"])
-        pushed, drift = window.push(before["sent"], before["deltas"], before["base"], of_rows)
+        pushed, drift = window.push(before["count"], before["sent"], before["deltas"], before["base"], of_rows)
         sent = self._exchange.send(before["moved"], before["dense_base"], of_dense)
         return (pushed, sent), tf.where(before["done"] > 0, drift, 0.0)
 
@@ -166,10 +169,13 @@ def _met(ids: Any, before: Any) -> tuple[Any, Any]:
     return here, tf.cast(tf.gather(places, here), tf.int64)
 
 
-def _added(rows: Any, deltas: Any, own: tuple[Any, Any]) -> Any:
-    """Rows with the deltas of those that both windows have."""
+def _added(rows: Any, deltas: Any, own: tuple[Any, Any], kept: Any = None) -> Any:
+    """Rows with the deltas of those that both windows have; of averages a part is kept of what these rows were."""
     here, before = own
-    return tf.tensor_scatter_nd_add(rows, here[:, tf.newaxis], tf.gather(deltas, before))
+    deltas = tf.gather(deltas, before)
+    if kept is not None:
+        deltas -= (1 - kept) * tf.gather(rows, here)
+    return tf.tensor_scatter_nd_add(rows, here[:, tf.newaxis], deltas)
 
 
 def _of_any_length(values: Sequence[Any]) -> list[Any]:

@@ -19,6 +19,9 @@ from tfps.training.closure import Result
 from tfps.training.order import Order
 from tfps.training.pace import Length, of_few_lengths, pace
 
+_MOST_MISSED = 8
+"""Windows (GEO) that each other worker may end or begin while one is under way."""
+
 _IN_FLIGHT = 2
 """Closures a worker has: one runs, the next waits for it, so that a worker is never idle for a round trip."""
 
@@ -113,6 +116,8 @@ class Stream(abc.ABC):
         self._whole = budget
         self._calls = Calls(runner.pool, f"closures of up to {runner.most} steps", runner.timeout_s)
         self._busy = [0] * len(runner.pool.devices)
+        self._ended = [0] * len(self._busy)
+        self._ended_before: list[list[int]] = [[] for _ in self._busy]
         self._to_repeat: list[list[Flight]] = [[] for _ in self._busy]
         self._closure_steps = closure_steps(epoch.source.num_batches, len(self._busy), runner.most, runner.windows)
 
@@ -139,6 +144,11 @@ class Stream(abc.ABC):
         while self._calls:
             self._collect()
         self._ready = 0
+
+    def settle(self) -> None:
+        """Waits for what is under way, and begins nothing meanwhile; the epoch goes on after it."""
+        while self._calls:
+            self._collect()
 
     def abandon(self, timeout_s: float) -> None:
         """Ends the epoch where it is: what has not begun is dropped, what runs has `timeout_s` to end."""
@@ -170,7 +180,25 @@ class Stream(abc.ABC):
     def _landed(self, flight: Flight, result: Result) -> None:
         """Takes note of a closure that is done."""
 
+    def _may_run_ahead(self, share: int) -> bool:
+        """Whether no window under way would miss too many of this share's windows."""
+        if not self.runner.windows:
+            return True
+        most = max(_IN_FLIGHT, _MOST_MISSED // self.runner.windows_each)
+        begun = self._ended[share] + self._busy[share]
+        return all(
+            begun - before[share] < most
+            for other, before in enumerate(self._ended_before)
+            if other != share and self._busy[other]
+        )
+
+    def _began(self, share: int) -> None:
+        """The next closure of a share runs from here on: what the others have ended it does not miss."""
+        self._ended_before[share] = list(self._ended)
+
     def _fly(self, flight: Flight) -> None:
+        if not self._busy[flight.order.share]:
+            self._began(flight.order.share)
         self._busy[flight.order.share] += 1
         function = functools.partial(self.runner.over_iterator, flight.order)
         if flight.batches is not None:
@@ -183,6 +211,8 @@ class Stream(abc.ABC):
         flight, value = self._calls.take()
         share = flight.order.share
         self._busy[share] -= 1
+        self._ended[share] += 1
+        self._began(share)
         if isinstance(value, WorkerLostError):
             self._to_repeat[share].append(flight)
             if not self._busy[share]:
@@ -223,7 +253,8 @@ class ShippedStream(Stream):
             shares = sorted(self._live)[:workers]
             for share in shares:
                 asked = self._asked(steps, len(shares))
-                if self._busy[share] <= turn and asked > 0 and not self._to_repeat[share]:
+                may = self._busy[share] <= turn and self._may_run_ahead(share)
+                if may and asked > 0 and not self._to_repeat[share]:
                     if self.budget is not None:
                         self.budget -= asked
                     self._fly(Flight(self.runner.order(share, asked, steps)))
@@ -250,13 +281,14 @@ class FedStream(Stream):
     def _idlest(self, workers: int) -> int | None:
         """The share with least under way, of the first workers that live; None where all have enough."""
         live = [share for share in range(len(self._busy)) if self.runner.host_of(share) == share]
-        share = min(live[:workers], key=lambda share: self._busy[share])
-        return share if self._busy[share] < _IN_FLIGHT else None
+        free = [share for share in live[:workers] if self._busy[share] < _IN_FLIGHT and self._may_run_ahead(share)]
+        return min(free, key=lambda share: self._busy[share], default=None)
 
     def _next_closures(self, steps: int, workers: int) -> list[list[Any]]:
         """The batches of the next closure; of several where too few are left for a whole one; none at the end.
 
-        Closures are traced for each number of batches, so a rest is trained batch by batch where it is no window.
+        Closures are traced for each number of batches, so a rest is trained batch by batch, or in
+        windows of few lengths.
         """
         if self.runner.windows:
             # All windows of a closure or one of them: no number in between, which would be traced as well.
@@ -269,9 +301,14 @@ class FedStream(Stream):
             self.budget -= len(batches)
         if len(batches) < most:
             self.budget = 0
-        if self.runner.windows or len(batches) == most:
+        if len(batches) == most:
             return [batches] if batches else []
-        return [[batch] for batch in batches]
+        closures = []
+        while batches:
+            length = of_few_lengths(min(len(batches), steps), self._closure_steps) if self.runner.windows else 1
+            closures.append(batches[:length])
+            batches = batches[length:]
+        return closures
 
     def _landed(self, flight: Flight, result: Result) -> None:
         self._count(flight, result)

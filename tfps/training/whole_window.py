@@ -28,7 +28,7 @@ from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, next_unless
 from tfps.training.drift import measured
 from tfps.training.exchange import share
-from tfps.training.window import WindowMode
+from tfps.training.window import WindowMode, kept_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ class WholeWindow:
         return self._rows.shared_by_table([self._mode.scales.get(one.key, 1.0) for one in self._rows.groups[i].tables])
 
     def steps(self, count: Any, rows: Sequence[Any]) -> tuple[list[Any], Any]:
-        """Trains; returns by what it moved rows and slots, and the logs.
+        """Trains; returns by what it moved rows and slots, of averages what it added to them, and the logs.
 
         Args:
             count: batches there are, int64 scalar.
@@ -144,7 +144,11 @@ class WholeWindow:
                 f"`train_window` must return one delta for each of `rows.matrices`, {len(rows)}, and logs. "
                 f"Received: {len(deltas)} deltas."
             )
-        return list(deltas), logs
+        kept = self.kept(count)
+        return [
+            delta if part is None else delta + (1 - part) * begin
+            for delta, part, begin in zip(deltas, kept, rows, strict=True)
+        ], logs
 
     @property
     def sent(self) -> list[Any]:
@@ -157,11 +161,12 @@ class WholeWindow:
         return self._rows.no_requests, [matrix[:0] for matrix in self._rows.matrices]
 
     def push(
-        self, sent: Sequence[Any], deltas: Sequence[Any], base: Sequence[Any], stamp: Any = None
+        self, count: Any, sent: Sequence[Any], deltas: Sequence[Any], base: Sequence[Any], stamp: Any = None
     ) -> tuple[list[Any], Any]:
         """Adds deltas on the servers; returns what was added, and what it measured of the drift.
 
         Args:
+            count: steps that were made.
             sent: of `sent`.
             deltas: of rows and slots.
             base: for each of `capped` the rows that servers would hold if nobody else had pushed meanwhile.
@@ -173,8 +178,12 @@ class WholeWindow:
         if window.capped:
             others = window._rows.now() - base[0]
             pushed[0] = deltas[0] * share(deltas[0], others, axis=1)
-        push_window(window._rows, pushed, stamp)
+        push_window(window._rows, pushed, self.kept(count), stamp)
         return pushed, measured([(pushed[0], others)])
+
+    def kept(self, count: Any) -> list[Any]:
+        """Of rows and each slot the part that `count` steps keep, of averages; None of all others."""
+        return kept_of([self._mode.decays.get(group.tables[0].key) for group in self._rows.groups], count)
 
 
 def _tensors(batches: Any) -> list[Any]:

@@ -20,6 +20,7 @@ from tfps.embedding.lookup import expand, fetch, route
 from tfps.embedding.push import add
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
+from tfps.strategy import averages
 from tfps.training.batches import Batches, growing_array, next_unless
 from tfps.training.drift import measured
 from tfps.training.exchange import share
@@ -32,13 +33,16 @@ class WindowMode:
 
     Args:
         slots: the optimizer's slot tables of each table that it trains, by the key of the table.
-        scales: share of a table's delta that is pushed, by the key of the table or slot table; 1 where there is none.
+        scales: share of a table's delta that is pushed, by the key of the table; 1 where there is none.
+        decays: of the slots that are moving averages, by the key of the slot table (see `tfps.strategy.averages`). All
+            rows of a window keep what its steps keep of a row that is in each of their batches.
         capped: keys of tables and dense variables whose share follows from what others have moved them by meanwhile,
             of a table for each row (see `tfps.training.exchange.share`).
     """
 
     slots: Mapping[Hashable, Sequence[Table]]
     scales: Mapping[Hashable, float]
+    decays: Mapping[Hashable, float] = dataclasses.field(default_factory=dict)
     capped: frozenset[Hashable] = frozenset()
 
 
@@ -132,7 +136,7 @@ class Window:
         return [expand(one) for one in found]
 
     def steps(self, count: Any, rows: Sequence[Any]) -> tuple[list[Any], Any]:
-        """Runs `count` steps; returns what they moved each table and slot by, and the last step's logs.
+        """Runs `count` steps; returns what they moved each table by, of averages what they added, and the last logs.
 
         Args:
             count: int64 scalar.
@@ -160,7 +164,8 @@ class Window:
             parallel_iterations=1,
         )
         with tf.control_dependencies([logs]):
-            return [local[one.key].delta() for one in self._held], logs
+            kept = self.kept(count)
+            return [local[one.key].delta(part) for one, part in zip(self._held, kept, strict=True)], logs
 
     @property
     def sent(self) -> list[Any]:
@@ -173,11 +178,12 @@ class Window:
         return [ids[:0] for ids in self.keys], [tf.zeros([0, one.dim], one.dtype) for one in self._held]
 
     def push(
-        self, sent: Sequence[Any], deltas: Sequence[Any], base: Sequence[Any], stamp: Any = None
+        self, count: Any, sent: Sequence[Any], deltas: Sequence[Any], base: Sequence[Any], stamp: Any = None
     ) -> tuple[list[Any], Any]:
         """Adds deltas on the servers; returns what was added of each, and what it measured of the drift.
 
         Args:
+            count: steps that were made.
             sent: of `sent`.
             deltas: of each table and slot; those of slots whose table is not trained stay here.
             base: for each of `capped` the rows that servers would hold if nobody else had pushed meanwhile.
@@ -190,13 +196,18 @@ class Window:
             for i, delta in enumerate(deltas)
         ]
         trained = [i for i, number in enumerate(self.key_of) if self._tables[number].key in self._mode.slots]
-        add([(self._held[i], ids[i], pushed[i]) for i in trained], stamp)
+        kept = self.kept(count)
+        add([(self._held[i], ids[i], pushed[i], kept[i]) for i in trained], stamp)
         of_tables = [i for i in trained if self._held[i] is self._tables[self.key_of[i]]]
         return pushed, measured([(pushed[i], others.get(i)) for i in of_tables])
 
     def scale(self, i: int) -> float:
         """The share of the delta of a table or slot that is pushed, where it does not depend on others."""
         return self._mode.scales.get(self._held[i].key, 1.0)
+
+    def kept(self, count: Any) -> list[Any]:
+        """Of the rows of each table and slot the part that `count` steps keep, of averages; None of all others."""
+        return kept_of([self._mode.decays.get(one.key) for one in self._held], count)
 
     def _noted(self, number: Any, batch: Any, arrays: Any, ids: Any) -> Any:
         noted = Batches(self._spec, arrays).with_batch(number, batch).arrays
@@ -209,6 +220,12 @@ class Window:
             return {}
         found = fetch([self._held[i] for i in self.capped], [ids[i] for i in self.capped])
         return {i: expand(now) - before for i, now, before in zip(self.capped, found, base, strict=True)}
+
+
+def kept_of(decays: Sequence[float | None], count: Any) -> list[Any]:
+    """The part that `count` steps keep of averages with these decays, one tensor for all that are alike."""
+    parts = {decay: None if decay is None else averages.keep(decay, count) for decay in decays}
+    return [parts[decay] for decay in decays]
 
 
 def train_one(window: Any, count: Any, stamp: Any = None) -> tuple[Any, Any]:
@@ -224,5 +241,5 @@ def train_one(window: Any, count: Any, stamp: Any = None) -> tuple[Any, Any]:
     with tf.control_dependencies(deltas):
         # Not before the steps are done: what others have pushed by then counts.
         sent = [tf.identity(tensor) for tensor in window.sent]
-    _, drift = window.push(sent, deltas, [rows[i] for i in window.capped], stamp)
+    _, drift = window.push(count, sent, deltas, [rows[i] for i in window.capped], stamp)
     return logs, drift
