@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tfps.errors import ConfigError
-from tfps.ops.combine_rows import COMBINERS, Pooling, combine_rows
+from tfps.ops import library
+from tfps.ops.combine_rows import COMBINERS, Pooling, combine_rows, combine_weights_gradient
 
 ROWS, BAGS = 30, 12
 
@@ -93,6 +94,15 @@ def test_rows_of_no_elements_cost_nothing_however_many_bags(monkeypatch):
     monkeypatch.delenv("TFPS_DISABLE_OPS", raising=False)
     pooling = Pooling(tf.constant([], tf.int64), tf.constant(2**40, tf.int64), "sum", None)
     assert combine_rows(tf.zeros([1, 0]), tf.constant([], tf.int32), pooling).shape == (2**40, 0)
+
+
+@pytest.mark.parametrize("combiner", COMBINERS)
+def test_nor_do_their_weights_gradients(monkeypatch, combiner):
+    monkeypatch.delenv("TFPS_DISABLE_OPS", raising=False)
+    assert library.available()
+    pooling = Pooling(tf.constant([0, 0, 2**39], tf.int64), tf.constant(2**40, tf.int64), combiner, tf.ones([3]))
+    gradients = combine_weights_gradient(tf.zeros([2**40, 0]), tf.zeros([5, 0]), tf.constant([0, 4, 1]), pooling)
+    np.testing.assert_array_equal(gradients, [0, 0, 0])
 
 
 def test_other_dtypes_and_gathered_results(way, rng):

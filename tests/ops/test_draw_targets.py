@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfps.errors import ConfigError
+from tfps.ops import library
 from tfps.ops.draw_targets import Negatives, alias_table, draw_targets
 
 
@@ -43,6 +44,7 @@ def test_the_graph_draws_what_the_library_draws(monkeypatch, rng, rows, weighted
         pytest.skip("as many weights")
     negatives = Negatives(rows, 4, alias_table(rng.random(rows)) if weighted else None)
     positives = rng.integers(0, rows, 500).astype(np.int32)
+    assert library.available(), "the C++ ops are not built: run `make test`"
     for seed in ([0, 0], [-1, 2**62], [2**40, -(2**63)]):
         monkeypatch.delenv("TFPS_DISABLE_OPS", raising=False)
         expected = draw_targets(positives, negatives, seed)
@@ -72,6 +74,12 @@ def test_no_pairs(way):
 def test_negatives_that_cannot_be(arguments, message):
     with pytest.raises(ConfigError, match=message):
         Negatives(*arguments)
+
+
+@pytest.mark.parametrize("positive", [5, -1, 2**63 - 1, -(2**63)])
+def test_a_positive_out_of_range_is_an_error(way, positive):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"(?s)`positives` .*below the rows, 5.*Received.*{positive}"):
+        draw_targets([0, positive], Negatives(5, 1), [0, 0])
 
 
 def test_an_alias_out_of_range_is_an_error(monkeypatch):

@@ -71,6 +71,22 @@ def test_pairs_follow_one_another(way):
     np.testing.assert_allclose(negative[0], [[-slope * 0.5], [0.5 - slope]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["sgd", "adagrad"])
+def test_a_loss_that_is_no_number_is_seen(way, rng, rule):
+    """And a model that has run away with it, by TerminateOnNaN."""
+    matrices, centers, targets = example(rng, rule, 8, 20, 3)
+    matrices[0][:] = np.nan
+    deltas, loss = train_pairs(RULES[rule], matrices, centers, targets, HYPER[rule])
+    assert np.isnan(loss) and np.isnan(deltas[0]).any()
+
+
+def test_a_loss_has_a_limit_for_each_target(way):
+    """The probabilities of twelve targets, each the smallest float, are beyond a double."""
+    rows = np.array([[10.0, 1.0], [10.0, 1.0], [-10.0, 1.0]], np.float32)
+    _, loss = train_pairs(RULES["sgd"], [rows], [0, 0], [[2, *[1] * 11]] * 2, [0.0, 0.0])
+    np.testing.assert_allclose(loss, 2 * 12 * 87.33654, rtol=1e-6)
+
+
 def test_inputs_stay_as_they_are(way, rng):
     matrices, centers, targets = example(rng, "adagrad", 16, 20, 3)
     tensors = [tf.constant(matrix) for matrix in matrices]

@@ -3,10 +3,13 @@
 import random
 import sys
 
+import numpy as np
 import pytest
 
 from tfps.errors import PlanError
+from tfps.placement.model import Plan
 from tfps.placement.partitioners import Auto, FixedShards, FromTensorFlow, MaxBytes, MinBytes, as_partitioner
+from tfps.placement.planner import plan
 from tfps.placement.spec import VariableSpec
 
 
@@ -38,6 +41,24 @@ def table(rows, width=16, **kwargs):
 )
 def test_shards_on_eight_servers(partitioner, spec, shards):
     assert partitioner(spec, 8) == shards
+
+
+@pytest.mark.parametrize(
+    "partitioner",
+    [
+        FixedShards(np.int64(3)),
+        MinBytes(np.int32(64), np.int64(5)),
+        MaxBytes(np.int64(64), np.uint8(5)),
+        Auto(np.int64(2), np.int64(2)),
+        lambda spec, num_servers: np.int64(3),
+    ],
+    ids=str,
+)
+def test_numbers_of_numpy_are_saved_as_those_of_python(partitioner, tmp_path):
+    made = plan([table(100, rows_per_step=np.int64(5), slots=np.int32(1))], np.int64(4), partitioner)
+    made.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == made
+    assert type(table(9, rows_per_step=np.float32(0.5)).rows_per_step) is float
 
 
 @pytest.mark.parametrize(

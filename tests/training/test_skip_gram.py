@@ -108,6 +108,27 @@ def test_optimizers_that_pairs_cannot_be_trained_by(strategy, name, settings):
         made.fit(*some_pairs(40), verbose=0)
 
 
+@pytest.mark.parametrize("rule", ["SGD", "Adagrad"])
+@pytest.mark.parametrize("frozen", ["centers", "contexts"])
+def test_a_frozen_table_is_refused_where_a_window_is_trained_in_one_go(one_worker, rule, frozen):
+    made = model(one_worker, tfps.optimizers.Geo(getattr(keras.optimizers, rule)(0.2), push_every=5))
+    getattr(made, frozen).trainable = False
+    start = made.get_weights()[:2]
+    with pytest.raises(UnsupportedError, match=f"must be trainable.*Received: .*{frozen}"):
+        made.fit(*some_pairs(100), batch_size=20, verbose=0)
+    for now, before in zip(made.get_weights(), start, strict=False):
+        np.testing.assert_array_equal(now, before)
+
+
+def test_a_frozen_table_stays_where_a_batch_is_a_step(one_worker):
+    made = model(one_worker, keras.optimizers.SGD(0.5))
+    made.centers.trainable = False
+    start = made.get_weights()[:2]
+    made.fit(*some_pairs(100), batch_size=20, verbose=0)
+    np.testing.assert_array_equal(made.get_weights()[0], start[0])
+    assert (made.get_weights()[1] != start[1]).any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

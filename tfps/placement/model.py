@@ -141,6 +141,7 @@ class Plan:
         object.__setattr__(self, "placements", tuple(self.placements))
         if not is_integer(self.num_servers) or self.num_servers < 1:
             raise PlanError(f"`num_servers` must be an integer of at least 1. Received: {self.num_servers!r}.")
+        object.__setattr__(self, "num_servers", int(self.num_servers))
         seen: set[str] = set()
         for placement in self.placements:
             name = placement.spec.name

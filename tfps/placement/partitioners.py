@@ -35,7 +35,7 @@ class FixedShards:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        _check_positive("shards", self.shards)
+        _check_positive(self, "shards")
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
         """Number of shards of `spec`."""
@@ -56,8 +56,9 @@ class MinBytes:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        _check_positive("min_shard_bytes", self.min_shard_bytes)
-        _check_positive("max_shards", 1 if self.max_shards is None else self.max_shards)
+        _check_positive(self, "min_shard_bytes")
+        if self.max_shards is not None:
+            _check_positive(self, "max_shards")
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
         """Number of shards of `spec`."""
@@ -78,8 +79,9 @@ class MaxBytes:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        _check_positive("max_shard_bytes", self.max_shard_bytes)
-        _check_positive("max_shards", 1 if self.max_shards is None else self.max_shards)
+        _check_positive(self, "max_shard_bytes")
+        if self.max_shards is not None:
+            _check_positive(self, "max_shards")
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
         """Number of shards of `spec`."""
@@ -103,8 +105,8 @@ class Auto:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        _check_positive("min_shard_rows", self.min_shard_rows)
-        _check_positive("min_shard_bytes", self.min_shard_bytes)
+        _check_positive(self, "min_shard_rows")
+        _check_positive(self, "min_shard_bytes")
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
         """Number of shards of `spec`."""
@@ -176,6 +178,9 @@ def _clamp(shards: int, spec: VariableSpec, limit: int) -> int:
     return max(1, min(shards, limit, spec.rows)) if spec.is_table else 1
 
 
-def _check_positive(name: str, value: int) -> None:
+def _check_positive(partitioner: Any, name: str) -> None:
+    """Checks a field; an integer of numpy becomes one of Python, as JSON has no other."""
+    value = getattr(partitioner, name)
     if not is_integer(value) or value < 1:
         raise PlanError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
+    object.__setattr__(partitioner, name, int(value))

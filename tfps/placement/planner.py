@@ -1,6 +1,7 @@
 """From variables to a plan: all at once, or one at a time as a model creates them."""
 
 import dataclasses
+import operator
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -66,7 +67,7 @@ class Splitter:
 
     def split(self, spec: VariableSpec) -> Placement:
         """The shards of a variable, all on server 0."""
-        shards = self.partitioner(spec, self.num_servers)
+        shards = operator.index(self.partitioner(spec, self.num_servers))  # of numpy: JSON has no such integer
         routing = Routing(self.routing, spec.rows, shards) if spec.is_table or shards > 1 else None
         return Placement.on(spec, [0] * shards, routing)
 

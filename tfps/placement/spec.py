@@ -56,7 +56,7 @@ class VariableSpec:
     is_table: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the fields; a list given as `shape` becomes a tuple."""
+        """Checks the fields; a list given as `shape` becomes a tuple, numbers of numpy those of Python, for JSON."""
         if not isinstance(self.name, str) or not self.name:
             raise PlanError(f"`name` must be a text that is not empty. Received: {self.name!r}.")
         if not isinstance(self.shape, Iterable):
@@ -72,8 +72,12 @@ class VariableSpec:
             self._refuse("shape", "[rows, width, ...] with at least one row for a table", self.shape)
         if not is_integer(self.slots) or self.slots < 0:
             self._refuse("slots", "an integer of at least 0", self.slots)
+        object.__setattr__(self, "slots", int(self.slots))
         if self.rows_per_step is not None and not 0 <= self.rows_per_step < math.inf:
             self._refuse("rows_per_step", "None or a finite number of ids, at least 0", self.rows_per_step)
+        if self.rows_per_step is not None:
+            number = int if is_integer(self.rows_per_step) else float
+            object.__setattr__(self, "rows_per_step", number(self.rows_per_step))
         dtype_bytes(self.dtype)
 
     @property

@@ -7,8 +7,8 @@ Any model may offer two methods
 
 and is then asked for whole windows in GEO mode, instead of for steps by its `train_step`. `batches` has the structure
 of a batch, with the tensors of all batches of the window one after the other; `steps`, an int64 scalar, says how many
-they were. `window_lookups` returns what rows they need: a list of (variable of an Embedding, ids of any shape), all of
-one width. `train_window` gets these rows and their slots (`rows.matrices`, `rows.positions`; see
+they were. `window_lookups` returns what rows they need: a list of (variable of an Embedding, ids of any shape), all
+trainable and of one width. `train_window` gets these rows and their slots (`rows.matrices`, `rows.positions`; see
 `tfps.embedding.window_rows`), trains, counts `steps` in `optimizer.iterations`, and returns what it moved each of the
 matrices by, and logs as a `train_step` does. Both run while a graph is traced, and dense variables are the worker's
 copies, as in a step. `tfps.models.SkipGram` is such a model.
@@ -104,9 +104,20 @@ class WholeWindow:
         return other
 
     def pull(self) -> list[Any]:
-        """Its rows, then each slot, [M, dim] each."""
+        """Its rows, then each slot, [M, dim] each.
+
+        Raises:
+            UnsupportedError: a table is frozen. What moves within a window is the model's affair, so to hold back its
+                deltas alone would train the others against rows that had moved.
+        """
         lookups = [(getattr(variable, "_value", variable), ids) for variable, ids in self._lookups(self._batches)]
-        self._rows = pull_window(lookups, [self._mode.slots.get(table.key, ()) for table, _ in lookups])
+        frozen = [table.name for table, _ in lookups if table.key not in self._mode.slots]
+        if frozen:
+            raise UnsupportedError(
+                "every table of `window_lookups` must be trainable, as GEO has such a model train all of a window's "
+                f"rows in one go; an optimizer that is not in GEO mode leaves frozen tables alone. Received: {frozen}."
+            )
+        self._rows = pull_window(lookups, [self._mode.slots[table.key] for table, _ in lookups])
         return self._rows.matrices
 
     @property

@@ -38,6 +38,13 @@ int64_t FirstBadAlias(const NegativeSampler& sampler) {
   return -1;
 }
 
+int64_t FirstBadPositive(const NegativeSampler& sampler, const int64_t* positives, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (positives[i] < 0 || positives[i] >= sampler.rows) return i;
+  }
+  return -1;
+}
+
 uint64_t MixedSeed(int64_t key, int64_t counter) {
   return Mix(Mix(static_cast<uint64_t>(key) + kGolden) + kGolden * static_cast<uint64_t>(counter));
 }

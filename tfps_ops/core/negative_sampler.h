@@ -23,11 +23,14 @@ struct NegativeSampler {
 // The first column that takes a row at or above `rows`, or -1 where none does. O(rows).
 int64_t FirstBadAlias(const NegativeSampler& sampler);
 
+// The first of `count` positives that is not in [0, rows), or -1 where there is none.
+int64_t FirstBadPositive(const NegativeSampler& sampler, const int64_t* positives, int64_t count);
+
 // What a seed of two numbers, such as a key and a counter, comes to.
 uint64_t MixedSeed(int64_t key, int64_t counter);
 
 // targets[i] = {positives[i], then width - 1 rows that are not positives[i]}, [count, width]. One that is drawn equal to
-// the positive is drawn anew, up to four times; then its neighbour is taken.
+// the positive is drawn anew, up to four times; then its neighbour is taken. Each positive is in [0, rows).
 void DrawTargets(const NegativeSampler& sampler, const int64_t* positives, int64_t count, int64_t width,
                  int64_t* targets, const ParallelFor& parallel);
 

@@ -69,5 +69,14 @@ TFPS_TEST(BadAliasesAreFound) {
   TFPS_CHECK(FirstBadAlias({nullptr, 2, 0}) == -1);
 }
 
+TFPS_TEST(BadPositivesAreFound) {
+  const std::vector<int64_t> positives = {0, 2, 3, -1, INT64_MIN, INT64_MAX};
+  const NegativeSampler sampler{nullptr, 3, 0};
+  TFPS_CHECK(FirstBadPositive(sampler, positives.data(), 0) == -1);
+  TFPS_CHECK(FirstBadPositive(sampler, positives.data(), 2) == -1);
+  TFPS_CHECK(FirstBadPositive(sampler, positives.data(), 6) == 2);
+  for (int i = 2; i < 6; ++i) TFPS_CHECK(FirstBadPositive(sampler, positives.data() + i, 1) == 0);
+}
+
 }  // namespace
 }  // namespace tfps

@@ -13,18 +13,21 @@
 namespace tfps {
 namespace {
 
+constexpr size_t kCacheLine = kFloatsALine * sizeof(float);
 constexpr size_t kHugePage = size_t{2} << 20;
 
-// Memory for floats on large pages where the system has them: rows are read in no order, and on small pages each read
-// would also miss the buffer of addresses.
+// Memory for floats, in whole cache lines; much of it on large pages where the system has them: rows are read in no
+// order, and on small pages each read would also miss the buffer of addresses. The buffer holds the addresses of a little
+// anyway, and a large page is cleared whole, whatever is used of it.
 class LargeBuffer {
  public:
   explicit LargeBuffer(int64_t floats) {
-    const size_t bytes = (floats * sizeof(float) / kHugePage + 1) * kHugePage;
-    data_ = static_cast<float*>(std::aligned_alloc(kHugePage, bytes));
+    const size_t needed = floats * sizeof(float), page = needed < kHugePage / 2 ? kCacheLine : kHugePage;
+    const size_t bytes = (needed / page + 1) * page;
+    data_ = static_cast<float*>(std::aligned_alloc(page, bytes));
     if (data_ == nullptr) throw std::bad_alloc();
 #if defined(__linux__)
-    madvise(data_, bytes, MADV_HUGEPAGE);  // where it fails it is only slower
+    if (page == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);  // where it fails it is only slower
 #endif
   }
   ~LargeBuffer() { std::free(data_); }

@@ -6,7 +6,7 @@
 //   g += slope * t, for the t before its update;  then the rule updates t with the gradient slope * c
 // and then the rule updates the center's row with g. So a target that a pair has twice is updated twice, one after the
 // other, as in word2vec.c. The loss of a target is softplus(-score) or softplus(score), but at most 87.3, the logarithm of
-// the smallest float.
+// the smallest float; that of a score that is no number is none either.
 #ifndef TFPS_OPS_CORE_PAIR_TRAINER_H_
 #define TFPS_OPS_CORE_PAIR_TRAINER_H_
 

@@ -1,5 +1,6 @@
 #include "tfps_ops/core/pair_trainer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -133,6 +134,36 @@ TFPS_TEST(ALossThatNoFloatHoldsIsLimited) {
   example.rows[0] = 100, example.rows[1] = -100;
   const double loss = MakePairTrainer("sgd")->Train(kSgd.data(), example.pairs, example.trained);
   TFPS_CHECK(std::fabs(loss - 87.3365) < 1e-3);
+}
+
+TFPS_TEST(ALossThatNoDoubleHoldsTheProbabilityOfIsTheSumOfItsTargets) {
+  for (const char* rule : {"sgd", "adagrad"}) {
+    for (CpuTarget target : SupportedCpuTargets()) {
+      for (int64_t dim : {1, 100, 200}) {
+        Example example(2, 12, dim, 7);
+        for (int64_t i = 0; i < 2 * 12; ++i) example.targets[i] = i % 12 == 0 ? 2 : 1;
+        for (int64_t i = 0; i < 2; ++i) example.centers[i] = 0;
+        std::fill(example.rows.begin(), example.rows.end(), 0.0f);
+        // A score of -100 for the first target, of 100 for the others.
+        example.rows[0] = 10, example.rows[dim] = 10, example.rows[2 * dim] = -10;
+        const float still[] = {0, 1e-7f, 0};  // at a rate of 0 the second pair finds the rows as the first did
+        const double loss = MakePairTrainer(rule, target)->Train(still, example.pairs, example.trained);
+        TFPS_CHECK(std::fabs(loss - 2 * 12 * 87.3365) < 1e-2);
+      }
+    }
+  }
+}
+
+TFPS_TEST(RowsThatAreNoNumbersHaveALossThatIsNone) {
+  for (CpuTarget target : SupportedCpuTargets()) {
+    for (int64_t dim : {1, 100, 200}) {
+      for (int64_t width : {1, 6, 12}) {
+        Example example(3, width, dim, 7);
+        std::fill(example.rows.begin(), example.rows.end(), NAN);
+        TFPS_CHECK(std::isnan(MakePairTrainer("sgd", target)->Train(kSgd.data(), example.pairs, example.trained)));
+      }
+    }
+  }
 }
 
 TFPS_TEST(BadPairsAreFound) {

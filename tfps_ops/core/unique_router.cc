@@ -17,7 +17,7 @@ class IdNumbers {
     direct_ = rows <= int64_t{1} << bits;
     shift_ = 64 - bits;
     mask_ = (int64_t{1} << bits) - 1;
-    slots_.assign(mask_ + 1, -1);
+    slots_.assign(direct_ ? rows : mask_ + 1, -1);
   }
 
   // The number of `id`; one past the members so far, which then are one more, where it is new.

@@ -132,6 +132,10 @@ class CombineWeightsGradOp : public CombineOp {
     OP_REQUIRES_OK(context, ReadMatrix(context, "gradients", rows->dim_size(1), &gradients));
     OP_REQUIRES_OK(context, ReadBags(context, rows->dim_size(0), gradients->dim_size(0), rows->dim_size(1), &bags));
     OP_REQUIRES_OK(context, context->allocate_output(0, {bags.elements}, &out));
+    if (bags.dim == 0) {  // as above: gradients of no elements may be any number of bags
+      out->flat<float>().setZero();
+      return;
+    }
     CombineWeightsGradient(bags, gradients->flat<float>().data(), rows->flat<float>().data(), out->flat<float>().data(),
                            DeviceParallel(context));
   }

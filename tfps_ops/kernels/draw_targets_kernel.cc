@@ -28,12 +28,17 @@ class DrawTargetsOp : public tf::OpKernel {
                 tf::errors::InvalidArgument("`positives` must be a vector. Received: shape ",
                                             positives.shape().DebugString()));
     OP_REQUIRES_OK(context, ReadSampler(context->input(1), context->input(2), &sampler));
+    const int64_t* values = positives.flat<int64_t>().data();
+    const int64_t bad = FirstBadPositive(sampler, values, positives.NumElements());
+    OP_REQUIRES(context, bad < 0,
+                tf::errors::InvalidArgument("`positives` must be at least 0 and below the rows, ", rows_,
+                                            ". Received: ", values[bad < 0 ? 0 : bad], " as element ", bad));
     tf::TensorShape shape;
     OP_REQUIRES_OK(context,
                    tf::TensorShape::BuildTensorShape({positives.NumElements(), 1 + negatives_}, &shape));
     tf::Tensor* targets = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &targets));
-    DrawTargets(sampler, positives.flat<int64_t>().data(), positives.NumElements(), 1 + negatives_,
+    DrawTargets(sampler, values, positives.NumElements(), 1 + negatives_,
                 targets->flat<int64_t>().data(), DeviceParallel(context));
   }
 
