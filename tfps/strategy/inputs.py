@@ -41,7 +41,7 @@ class Shares:
     def __init__(self, dataset: Any, devices: list[str]) -> None:
         self.devices = devices
         self.element_spec = dataset.element_spec
-        self.graph = shippable_graph(dataset)
+        self.graph = shippable_graph(dataset, len(devices))
         self.epochs = 0
         self._sent: dict[int, Any] = {}
 
