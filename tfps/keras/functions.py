@@ -218,7 +218,7 @@ class StepFunction:
         """Starts the workers' iterators and traces what is new, before any closure runs."""
         new = not self._over_iterator
         if not epoch.source.fed and not epoch.hosts:
-            epoch.source.shares.epochs += 1
+            epoch.begin()
             for share in range(self._strategy.num_workers):
                 self._start(epoch, share)
         self._drift = Drift()
