@@ -1,5 +1,6 @@
-"""Inputs read from files by the workers: each line once, by whole files where that can be and by batches elsewhere."""
+"""Inputs read by the workers: each line once, by files where that can be and by batches elsewhere, in one order."""
 
+import functools
 import pathlib
 
 import keras
@@ -68,7 +69,7 @@ BY_BATCH = {
 
 def split(dataset):
     """Whether two workers would get whole files."""
-    return shipping.split_by_file(shipping.shippable_graph(dataset), 2)
+    return shipping.split_by_file(shipping.shippable_graph(dataset, 2), 2)
 
 
 def examples(batch):
@@ -76,13 +77,13 @@ def examples(batch):
     return tf.cast(tf.shape(batch)[0], tf.float32)
 
 
-def trained(strategy, dataset):
-    """How often each line was trained in two epochs."""
+def trained(strategy, dataset, epochs=2):
+    """How often each line was trained."""
     with strategy.scope():
         table = keras.layers.Embedding(LINES + 1, 1, embeddings_initializer="zeros")
         model = keras.Sequential([keras.Input((), dtype="int64"), table])
         model.compile(keras.optimizers.SGD(1.0), loss=lambda labels, rows: -rows * examples(rows))
-    model.fit(dataset.map(lambda ids: (ids, tf.cast(ids, tf.float32)[:, None])), epochs=2, verbose=0)
+    model.fit(dataset.map(lambda ids: (ids, tf.cast(ids, tf.float32)[:, None])), epochs=epochs, verbose=0)
     return model.get_weights()[0][:, 0]
 
 
@@ -103,3 +104,63 @@ def test_batches_go_to_workers_where_files_would_change_the_epoch(strategy, name
     assert not split(BY_BATCH[kind](names))
     lines = 1 if kind == "fewer files than workers" else LINES
     np.testing.assert_array_equal(trained(strategy, BY_BATCH[kind](names)), [2] * lines + [0] * (LINES + 1 - lines))
+
+
+def slowly(number):
+    """The same, after a time that nobody knows before."""
+    began = tf.timestamp()
+    waits = (number + tf.cast(1000 * began, tf.int64)) % 5 == 0
+    until = began + tf.where(waits, tf.constant(0.05, tf.float64), 0.0)
+    turns = tf.while_loop(lambda _: tf.timestamp() < until, lambda turn: turn + 1, [tf.constant(0)])[0]
+    return number + 0 * tf.cast(turns, number.dtype)
+
+
+def with_options(dataset, deterministic=True):
+    """With more threads than a small machine has."""
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 8
+    if not deterministic:
+        options.deterministic = False
+    return dataset.with_options(options)
+
+
+def ten_each(function):
+    return lambda begin: function(tf.data.Dataset.range(begin, tf.minimum(begin + 10, LINES)))
+
+
+def halves():
+    return [tf.data.Dataset.range(LINES // 2), tf.data.Dataset.range(LINES // 2, LINES)]
+
+
+numbers = functools.partial(tf.data.Dataset.range, LINES)
+tens = functools.partial(tf.data.Dataset.range, 0, LINES, 10)
+IN_NO_ORDER = {
+    "drawn from two": lambda: tf.data.Dataset.sample_from_datasets(halves(), [0.5, 0.5]),
+    "drawn anew": lambda: tf.data.Dataset.sample_from_datasets(halves(), [0.5, 0.5], rerandomize_each_iteration=True),
+    "mapped": lambda: numbers().map(slowly, num_parallel_calls=4, deterministic=False),
+    "by its options": lambda: with_options(numbers().map(slowly, num_parallel_calls=4), deterministic=False),
+    "interleaved": lambda: tens().interleave(
+        ten_each(lambda ten: ten.map(slowly)), cycle_length=4, num_parallel_calls=4, deterministic=False
+    ),
+    "batched": lambda: numbers().map(slowly).batch(3, num_parallel_calls=4, deterministic=False).unbatch(),
+    "shuffled inside": lambda: tens().flat_map(ten_each(lambda ten: ten.shuffle(10))),
+}
+
+
+@pytest.mark.parametrize("kind", IN_NO_ORDER)
+def test_inputs_in_no_order_are_trained_once(strategy, kind):
+    dataset = IN_NO_ORDER[kind]().prefetch(1).batch(1)  # TensorFlow makes one of `map` and `batch`, in order
+    np.testing.assert_array_equal(trained(strategy, with_options(dataset))[:LINES], 2)
+
+
+def test_chance_keeps_the_same_for_all_workers(strategy):
+    drawn = numbers().map(lambda x: (slowly(x), tf.random.uniform([])), num_parallel_calls=4)
+    kept = drawn.filter(lambda _, chance: chance < 0.5).map(lambda x, _: x)
+    often = trained(strategy, with_options(kept.batch(1)), epochs=1)
+    assert set(often.tolist()) == {0.0, 1.0}
+
+
+def test_what_is_drawn_in_functions_is_sent_with_a_seed_alone():
+    shuffled = [tens().flat_map(ten_each(lambda ten, s=seed: ten.shuffle(10, seed=s))) for seed in (None, 3)]
+    assert [shipping.shippable_graph(dataset, 2) is not None for dataset in shuffled] == [False, True]
+    assert shipping.shippable_graph(shuffled[0], 1) is not None

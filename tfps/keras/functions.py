@@ -234,7 +234,7 @@ class StepFunction:
         new = not self._over_iterator
         self._strategy.pool.settle(self._strategy.closure_timeout_s)
         if not epoch.source.fed and not epoch.hosts:
-            epoch.source.shares.epochs += 1
+            epoch.begin()
             for share in range(self._strategy.num_workers):
                 self._start(epoch, share)
         self._drift, self._logs = Drift(), {}

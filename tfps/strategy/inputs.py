@@ -41,7 +41,7 @@ class Shares:
     def __init__(self, dataset: Any, devices: list[str]) -> None:
         self.devices = devices
         self.element_spec = dataset.element_spec
-        self.graph = shippable_graph(dataset)
+        self.graph = shippable_graph(dataset, len(devices))
         self.epochs = 0
         self._sent: dict[int, Any] = {}
 
@@ -133,10 +133,12 @@ class Epoch:
         hosts: for each worker's share of it the worker that iterates over it; empty before that begins.
         names: of their iterators.
         taken: batches of each share that were trained.
+        number: of the pass among those over the same dataset, from 1 on; 0 before it begins.
     """
 
     def __init__(self, source: WorkerInput) -> None:
         self.source = source
+        self.number = 0
         self.hosts: dict[int, int] = {}
         self.names: dict[int, str] = {}
         self.taken = [0] * len(source.devices)
@@ -152,6 +154,11 @@ class Epoch:
             self._iterator = iter(of_this_context(self.source.dataset))
         return next(self._iterator)
 
+    def begin(self) -> None:
+        """Counts it, before any worker's share begins."""
+        self.source.shares.epochs += 1
+        self.number = self.source.shares.epochs
+
     def start(self, share: int, host: int, name: str) -> tuple[()]:
         """Makes the iterator of one worker's share begin: on that worker, or on another that never had it.
 
@@ -162,8 +169,8 @@ class Epoch:
             if host == share and share not in self.hosts:
                 dataset = self.source.shares.on_its_worker(share)
             else:
-                shares = self.source.shares
-                dataset, turns = shares.rest_on(share, device, self.taken[share]), shares.epochs
+                dataset = self.source.shares.rest_on(share, device, self.taken[share])
+                turns = self.number  # not of the passes so far: others may have begun meanwhile, as an evaluation does
             iterator = iterator_handle(name, self.source.element_spec)
             for _ in range(turns):  # a shuffle draws new numbers for each epoch, and has to come to those of this one
                 tf.raw_ops.MakeIterator(dataset=dataset, iterator=iterator)

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 from google.protobuf import message as protobuf_message
-from tensorflow.core.framework import graph_pb2  # the serialised form of a dataset
+from tensorflow.core.framework import dataset_options_pb2, graph_pb2  # the serialised form of a dataset
 
 _LOG = logging.getLogger("tfps")
 _MAX_BYTES = 1 << 30
@@ -19,6 +19,8 @@ _PER_ELEMENT = {
     "OptionsDataset",
     "ModelDataset",
 }
+_FUNCTIONS = {"f", "predicate", "key_func"}
+_BY_VALUE = {"UnbatchDataset", "DirectedInterleaveDataset"}
 _READERS = {
     "TextLineDataset",
     "TFRecordDataset",
@@ -40,6 +42,16 @@ _FILE_BY_FILE = _PER_ELEMENT | {
     "UnbatchDataset",
     "RepeatDataset",
 }
+_SEEDS_AT = {
+    "ShuffleDataset": 2,
+    "ShuffleAndRepeatDataset": 2,
+    "SamplingDataset": 2,
+    "RandomDataset": 0,
+    "RandomDatasetV2": 0,
+}
+"""Which input of a dataset is the first of its two seeds."""
+
+_DETACHED = {"ShuffleDatasetV2", "ShuffleDatasetV3", "ShuffleAndRepeatDatasetV2"}
 _STATEFUL_RANDOM = {
     "RandomShuffle",
     "RandomUniform",
@@ -50,8 +62,8 @@ _STATEFUL_RANDOM = {
 }
 
 
-def shippable_graph(dataset: Any) -> graph_pb2.GraphDef | None:
-    """The dataset as a graph, or None where it cannot leave this process."""
+def shippable_graph(dataset: Any, num_workers: int) -> graph_pb2.GraphDef | None:
+    """The dataset as a graph, or None where it cannot leave this process, or workers would not see one order."""
     try:
         graph = without_devices(dataset)
     except (tf.errors.OpError, ValueError, protobuf_message.DecodeError) as error:
@@ -63,6 +75,11 @@ def shippable_graph(dataset: Any) -> graph_pb2.GraphDef | None:
     if python := _UNSHIPPABLE & {node.op for node in _all_nodes(graph)}:
         _say_fed(f"it calls Python ({', '.join(sorted(python))})")
         return None
+    by_batch = num_workers > 1 and not split_by_file(graph, num_workers)
+    if by_batch and (inner := _draw_anew(graph)):
+        _say_fed(f"a function of it has randomness without a seed ({', '.join(sorted(inner))})")
+        return None
+    _fix_order(graph)
     _fix_seeds(graph)
     return graph
 
@@ -157,23 +174,70 @@ def _is_stateful(graph: graph_pb2.GraphDef, node: Any) -> bool:
     )
 
 
+def _fix_order(graph: graph_pb2.GraphDef) -> None:
+    """Elements come in the order of the input, not as they are done: that would be another on every worker."""
+    for node in _all_nodes(graph):
+        if "Dataset" in node.op and "deterministic" in node.attr:
+            node.attr["deterministic"].s = b"true"
+        if "Dataset" in node.op and "sloppy" in node.attr:
+            node.attr["sloppy"].b = False
+        if node.op == "OptionsDataset":
+            options = dataset_options_pb2.Options.FromString(node.attr["serialized_options"].s)
+            options.deterministic = True
+            node.attr["serialized_options"].s = options.SerializeToString()
+    for node in list(graph.node):
+        if node.op == "ParallelMapDatasetV2" and _is_stateful(graph, node) and _decides(graph, node):
+            node.input[-1] = _constant(graph, f"{node.name}/tfps_calls", 1)  # or numbers are drawn as calls race
+
+
+def _decides(graph: graph_pb2.GraphDef, start: Any) -> bool:
+    """Whether what comes out of a dataset can decide which elements there are: an operation after it has a function."""
+    after = {start.name}
+    for node in graph.node:  # each comes after its inputs
+        if "Dataset" in node.op and not after.isdisjoint(node.input):
+            after.add(node.name)
+            if node.op not in _PER_ELEMENT and (_FUNCTIONS & set(node.attr) or node.op in _BY_VALUE):
+                return True
+    return False
+
+
+def _draw_anew(graph: graph_pb2.GraphDef) -> set[str]:
+    """Datasets inside functions that are random without a seed.
+
+    With one they would give the same for each element, and in each epoch.
+    """
+    found = set()
+    for function in graph.library.function:
+        zeros = {f"{n.name}:output:0" for n in function.node_def if _is_seed(n) and not _value(n).any()}
+        for node in function.node_def:
+            start = _SEEDS_AT.get(node.op[:-2] if node.op in _DETACHED else node.op)
+            if node.op == "ShuffleDatasetV2" or start is not None and zeros.issuperset(node.input[start : start + 2]):
+                found.add(node.op)
+    return found
+
+
 def _fix_seeds(graph: graph_pb2.GraphDef) -> None:
     """Gives every source of randomness without a seed one, so that all workers put the elements in one order.
 
     The seeds come from Python's `random`, which `keras.utils.set_random_seed` seeds.
     """
-    constants = {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in graph.node if _is_seed(node)}
+    constants = {node.name: _value(node) for node in graph.node if _is_seed(node)}
     for node in list(graph.node):
-        if node.op in ("ShuffleDatasetV2", "ShuffleDatasetV3", "ShuffleAndRepeatDatasetV2"):
+        if node.op in _DETACHED:
             _detach_seed_generator(graph, node)
-        if node.op in ("ShuffleDataset", "ShuffleAndRepeatDataset") and all(
-            constants.get(n, 0) == 0 for n in node.input[2:4]
-        ):
-            for index in (2, 3):
+        if node.op == "RandomDatasetV2":  # of no other op: it makes a generator of its own where it finds none
+            node.input[2] = graph.node.add(name=f"{node.name}/tfps_no_generator", op="DummySeedGenerator").name
+        start = _SEEDS_AT.get(node.op)
+        if start is not None and all(constants.get(n, 0) == 0 for n in node.input[start : start + 2]):
+            for index in (start, start + 1):
                 node.input[index] = _constant(graph, f"{node.name}/tfps_seed_{index}", random.getrandbits(31))
     for node in _all_nodes(graph):
         if node.op in _STATEFUL_RANDOM and not node.attr["seed"].i and not node.attr["seed2"].i:
             node.attr["seed"].i, node.attr["seed2"].i = random.getrandbits(31), random.getrandbits(31)
+
+
+def _value(constant: Any) -> Any:
+    return tf.make_ndarray(constant.attr["value"].tensor)
 
 
 def _is_seed(node: Any) -> bool:
