@@ -95,6 +95,69 @@ def test_one_batch_is_one_update(strategy):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def with_empty(number, of):
+    """Batches of 8 examples, but one of none."""
+
+    def batch(i):
+        rows = tf.where(i == number, 0, 8)
+        return tf.random.stateless_normal([rows, 2], tf.stack([i, 0])), tf.ones([rows, 1])
+
+    return tf.data.Dataset.range(of).map(batch)
+
+
+class OwnMean(keras.losses.Loss):
+    """A mean whose gradient over no examples is NaN."""
+
+    def __init__(self):
+        super().__init__(reduction=None)
+
+    def call(self, y_true, y_pred):
+        return tf.reduce_mean((y_true - y_pred) ** 2)
+
+
+@pytest.mark.parametrize("loss", ["mse", OwnMean()], ids=["keras", "nan"])
+def test_a_batch_without_examples_is_no_part_of_the_mean(strategy, loss):
+    """Beside another batch it counts nothing; alone in its step it is an update with zero gradients, as in Keras."""
+
+    def dense(scope):
+        keras.utils.set_random_seed(7)
+        with scope.scope() if scope else contextlib.nullcontext():
+            layers = [keras.layers.Embedding(ROWS, 2), keras.layers.Flatten(), keras.layers.Dense(1)]
+            inputs = keras.Input((2,))
+            rows = layers[1](layers[0](keras.ops.cast(inputs > 0, "int32")))
+            model = keras.Model(inputs, layers[2](keras.layers.Concatenate()([rows, inputs])))
+            sgd = keras.optimizers.SGD(0.1)
+            model.compile(tfps.optimizers.Sync(sgd) if scope else sgd, loss if scope else "mse")
+        return model
+
+    model, alone = dense(strategy), dense(None)
+    model.fit(with_empty(4, 5), verbose=0)  # the fifth: alone in its step
+    batches = list(with_empty(4, 5))
+    for first, second in ((0, 1), (2, 3)):
+        alone.train_on_batch(*(tf.concat(pair, 0) for pair in zip(batches[first], batches[second], strict=True)))
+    alone.train_on_batch(*batches[4])
+    model.fit(with_empty(1, 2), verbose=0)  # beside another
+    alone.train_on_batch(*next(iter(with_empty(1, 2))))
+    assert int(model.optimizer.iterations) == int(alone.optimizer.iterations) == 4
+    for ours, theirs in zip(state(model), state(alone), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_averages_and_flags_stay_in_a_step_without_examples(strategy):
+    with strategy.scope():
+        norm = keras.layers.BatchNormalization()
+        model = keras.Sequential([keras.Input((2,)), norm, keras.layers.Dense(1)])
+        model.flag = keras.Variable(True, dtype="bool", trainable=False)
+        model.compile(tfps.optimizers.Sync(keras.optimizers.SGD(0.1, momentum=0.9)), "mse")
+    model.train_on_batch(np.ones((8, 2), np.float32), np.ones((8, 1), np.float32))
+    averages, slots = [norm.moving_mean.numpy(), norm.moving_variance.numpy()], state(model)[len(model.weights) :]
+    model.train_on_batch(np.zeros((0, 2), np.float32), np.zeros((0, 1), np.float32))
+    assert int(model.optimizer.iterations) == 2 and bool(model.flag.numpy())
+    np.testing.assert_array_equal([norm.moving_mean.numpy(), norm.moving_variance.numpy()], averages)
+    for now, before in zip(state(model)[len(model.weights) :], slots, strict=True):
+        np.testing.assert_allclose(now, 0.9 * before, rtol=1e-6)
+
+
 class NegativeMean(keras.losses.Loss):
     """Its gradient does not depend on the weights, so the sum of all updates tells which batches they were made of."""
 
