@@ -1,6 +1,7 @@
 """Sync: one update a global step, equal to that of one process with the joined batch; each batch is trained once."""
 
 import contextlib
+import types
 
 import keras
 import numpy as np
@@ -9,6 +10,9 @@ import tensorflow as tf
 
 import tfps
 from tfps.errors import ConfigError, UnsupportedError
+from tfps.training import stream as streams
+from tfps.training.closure import Result
+from tfps.training.sync.stream import Rules, SyncStream
 
 ROWS = 300
 DECAY = keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)
@@ -202,6 +206,51 @@ def test_a_budget_of_steps_is_kept(strategy):
     history = model.fit(data, steps_per_epoch=7, epochs=2, verbose=0)
     assert int(model.optimizer.iterations) == 2 * 4
     assert history.history["examples"] == [7 * 32, 7 * 32]
+
+
+class Calls(list):
+    """Calls that end when they are taken, in the order in which they were made."""
+
+    def __init__(self, *_):
+        super().__init__()
+
+    def submit(self, worker, flight, function, chain=None):
+        self.append((flight, function))
+
+    def take(self):
+        flight, function = self.pop(0)
+        return flight, function()
+
+
+def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
+    """Not even where a share turns out to have ended, and what it was to have of the budget is left over."""
+    monkeypatch.setattr(streams, "Calls", Calls)
+    left, begun = [8, 1, 8], []
+
+    def over_iterator(order):
+        begun.append(order.share)
+        left[order.share] -= 1
+        return int(left[order.share] >= 0)
+
+    runner = streams.Runner(
+        types.SimpleNamespace(devices=[0, 1, 2]),
+        host_of=lambda share: share,
+        over_iterator=over_iterator,
+        over_batches=None,
+        go_on=None,
+        numbers=[0, 0, 0],
+        read=lambda steps: Result(steps, [], {}),
+        done=lambda _: None,
+        most=1,
+        timeout_s=1.0,
+    )
+    source = types.SimpleNamespace(num_batches=9, fed=False, steps_per_epoch=9)
+    epoch = types.SimpleNamespace(source=source, hosts=[0, 1, 2], taken=[0, 0, 0])
+    stream = SyncStream(runner, epoch, 9, Rules(1, 0, lambda places: None))
+    assert stream.take(2) == 2 and begun == [0, 1]  # the third comes late
+    stream._launch()  # the second share has no more, which nobody knows yet
+    stream.join()
+    assert begun.count(0) == 2 and epoch.taken == [2, 1, 1]
 
 
 @pytest.mark.parametrize("from_chief", [False, True], ids=["shipped", "fed"])
