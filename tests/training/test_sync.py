@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tfps
 from tfps.errors import ConfigError, UnsupportedError
+from tfps.keras.functions import StepFunction
 from tfps.training import stream as streams
 from tfps.training.closure import Result
 from tfps.training.sync.stream import Rules, SyncStream
@@ -251,6 +252,20 @@ def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
     stream._launch()  # the second share has no more, which nobody knows yet
     stream.join()
     assert begun.count(0) == 2 and epoch.taken == [2, 1, 1]
+
+
+def test_an_update_is_made_of_a_step_whose_trace_has_ended(strategy, monkeypatch):
+    """Not of one that a worker's thread is about to trace, as for a batch of another shape."""
+    model, on_one_worker = counter(strategy), StepFunction._on_one_worker
+
+    def and_another_begins(self, *args):
+        result = on_one_worker(self, *args)
+        self._sync.closure(self._closure._program)
+        return result
+
+    monkeypatch.setattr(StepFunction, "_on_one_worker", and_another_begins)
+    model.train_on_batch(np.ones((8, 1), np.int64), np.zeros((8, 1, 4), np.float32))
+    assert int(model.optimizer.iterations) == 1 and model.get_weights()[0].sum() == 64.0 * 4
 
 
 @pytest.mark.parametrize("from_chief", [False, True], ids=["shipped", "fed"])

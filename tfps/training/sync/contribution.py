@@ -23,17 +23,15 @@ class ContributionClosure(Closure):
     Args:
         program: of the step; its variables are pulled, and nothing is pushed.
         stage: where contributions wait.
-
-    Attributes:
-        layout: of the contributions; None before the first trace.
+        traced: is told the layout of the contributions when a step is traced.
     """
 
     contributes = True
 
-    def __init__(self, program: Program, stage: Stage) -> None:
+    def __init__(self, program: Program, stage: Stage, traced: Callable[[Layout], None]) -> None:
         super().__init__(program)
         self._stage = stage
-        self.layout: Layout | None = None
+        self._tell = traced
 
     def over_iterator(self, next_batch: Callable[[], Any], order: Order) -> Any:
         """Graph of one contribution; none where the input has ended."""
@@ -66,12 +64,13 @@ class ContributionClosure(Closure):
             )
         has_gradient = {value.key for contribution in given for value in contribution.values}
         others = [v for v in self._program.variables if v.key not in has_gradient and not v.trainable]
-        self.layout = Layout(given, traced.gradients, others)
+        layout = Layout(given, traced.gradients, others)
         with tf.control_dependencies([logs]):
             moved = {variable.key: exchange.moved(variable) for variable in others}
-        for server in self.layout.servers:
-            message = self.layout.message(server, _examples(batch), moved)
+        for server in layout.servers:
+            message = layout.message(server, _examples(batch), moved)
             self._stage.put(server, tf.cast(order.place, tf.int32), message)
+        self._tell(layout)
         return logs
 
 
