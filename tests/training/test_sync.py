@@ -163,6 +163,59 @@ def test_averages_and_flags_stay_in_a_step_without_examples(strategy):
         np.testing.assert_allclose(now, 0.9 * before, rtol=1e-6)
 
 
+class OfWidth(keras.Model):
+    """One layer over features that come flat with their lengths, ragged or sparse."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = keras.layers.Dense(1)
+        self.last.build((None, 5))
+        self.built = True
+
+    def call(self, x):
+        if isinstance(x, dict):
+            x = tf.RaggedTensor.from_row_lengths(x["flat"], x["lengths"])
+        dense = tf.sparse.to_dense(x) if isinstance(x, tf.SparseTensor) else x.to_tensor(shape=[None, 5])
+        return self.last(tf.ensure_shape(dense, [None, 5]))
+
+    def train_step(self, data):
+        x, y = (data["x"], data["y"]) if isinstance(data, dict) else data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self(x) - y) ** 2)
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("kind", ["flat", "ragged", "sparse", "dict"])
+def test_batches_count_by_their_examples_whatever_their_features(strategy, kind):
+    """Of 8 and 3 examples, the fewer with more values."""
+    lengths = np.array([1] * 8 + [5] * 3)
+    values = np.random.default_rng(3).normal(size=lengths.sum()).astype("float32")
+    ragged = tf.RaggedTensor.from_row_lengths(values, lengths)
+
+    def of_kind(x, y):
+        if kind == "sparse":
+            return tf.sparse.reorder(tf.sparse.from_dense(x.to_tensor(shape=[None, 5]))), y
+        if kind == "ragged":
+            return x, y
+        return ({"flat": x.values, "lengths": x.row_lengths()}, y) if kind == "flat" else {"x": x, "y": y}
+
+    data = tf.data.Dataset.from_tensor_slices((ragged, np.arange(11.0, dtype=np.float32)[:, None]))
+    weights = []
+    for size in (8, 11):
+        keras.utils.set_random_seed(7)
+        with strategy.scope():
+            model = OfWidth()
+            sgd = keras.optimizers.SGD(0.1)
+            model.compile(tfps.optimizers.Sync(sgd) if size == 8 else sgd)
+            model.optimizer.build(model.trainable_variables)
+        model.fit(data.batch(size).map(of_kind), verbose=0)
+        assert int(model.optimizer.iterations) == 1
+        weights.append(model.get_weights())
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 class NegativeMean(keras.losses.Loss):
     """Its gradient does not depend on the weights, so the sum of all updates tells which batches they were made of."""
 

@@ -75,7 +75,20 @@ class ContributionClosure(Closure):
 
 
 def _examples(batch: Any) -> Any:
-    """How many examples a batch has, a float32 scalar: the rows of its first tensor."""
-    first = tf.nest.flatten(batch)[0]
-    rows = first.nrows() if isinstance(first, tf.RaggedTensor) else tf.shape(first)[0]
+    """How many examples a batch has, a float32 scalar: the rows of its labels, which features may be without."""
+    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+    features = [leaf for leaf in tf.nest.flatten(parts[:1]) if _has_rows(leaf)]
+    labels = [leaf for leaf in tf.nest.flatten(parts[1:2]) if _has_rows(leaf)]
+    plain = [leaf for leaf in features if isinstance(leaf, tf.Tensor)]
+    first = next(iter([*labels, *plain, *features]), None)
+    if first is None:
+        return tf.ones([])  # numbers alone: one example
+    if isinstance(first, tf.RaggedTensor):
+        rows = first.nrows()
+    else:
+        rows = first.dense_shape[0] if isinstance(first, tf.SparseTensor) else tf.shape(first)[0]
     return tf.cast(rows, tf.float32)
+
+
+def _has_rows(leaf: Any) -> bool:
+    return isinstance(leaf, tf.Tensor | tf.RaggedTensor | tf.SparseTensor) and leaf.shape.rank != 0
