@@ -1,6 +1,7 @@
 """Sync: one update a global step, equal to that of one process with the joined batch; each batch is trained once."""
 
 import contextlib
+import types
 
 import keras
 import numpy as np
@@ -9,6 +10,10 @@ import tensorflow as tf
 
 import tfps
 from tfps.errors import ConfigError, UnsupportedError
+from tfps.keras.functions import StepFunction
+from tfps.training import stream as streams
+from tfps.training.closure import Result
+from tfps.training.sync.stream import Rules, SyncStream
 
 ROWS = 300
 DECAY = keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)
@@ -95,6 +100,122 @@ def test_one_batch_is_one_update(strategy):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def with_empty(number, of):
+    """Batches of 8 examples, but one of none."""
+
+    def batch(i):
+        rows = tf.where(i == number, 0, 8)
+        return tf.random.stateless_normal([rows, 2], tf.stack([i, 0])), tf.ones([rows, 1])
+
+    return tf.data.Dataset.range(of).map(batch)
+
+
+class OwnMean(keras.losses.Loss):
+    """A mean whose gradient over no examples is NaN."""
+
+    def __init__(self):
+        super().__init__(reduction=None)
+
+    def call(self, y_true, y_pred):
+        return tf.reduce_mean((y_true - y_pred) ** 2)
+
+
+@pytest.mark.parametrize("loss", ["mse", OwnMean()], ids=["keras", "nan"])
+def test_a_batch_without_examples_is_no_part_of_the_mean(strategy, loss):
+    """Beside another batch it counts nothing; alone in its step it is an update with zero gradients, as in Keras."""
+
+    def dense(scope):
+        keras.utils.set_random_seed(7)
+        with scope.scope() if scope else contextlib.nullcontext():
+            layers = [keras.layers.Embedding(ROWS, 2), keras.layers.Flatten(), keras.layers.Dense(1)]
+            inputs = keras.Input((2,))
+            rows = layers[1](layers[0](keras.ops.cast(inputs > 0, "int32")))
+            model = keras.Model(inputs, layers[2](keras.layers.Concatenate()([rows, inputs])))
+            sgd = keras.optimizers.SGD(0.1)
+            model.compile(tfps.optimizers.Sync(sgd) if scope else sgd, loss if scope else "mse")
+        return model
+
+    model, alone = dense(strategy), dense(None)
+    model.fit(with_empty(4, 5), verbose=0)  # the fifth: alone in its step
+    batches = list(with_empty(4, 5))
+    for first, second in ((0, 1), (2, 3)):
+        alone.train_on_batch(*(tf.concat(pair, 0) for pair in zip(batches[first], batches[second], strict=True)))
+    alone.train_on_batch(*batches[4])
+    model.fit(with_empty(1, 2), verbose=0)  # beside another
+    alone.train_on_batch(*next(iter(with_empty(1, 2))))
+    assert int(model.optimizer.iterations) == int(alone.optimizer.iterations) == 4
+    for ours, theirs in zip(state(model), state(alone), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_averages_and_flags_stay_in_a_step_without_examples(strategy):
+    with strategy.scope():
+        norm = keras.layers.BatchNormalization()
+        model = keras.Sequential([keras.Input((2,)), norm, keras.layers.Dense(1)])
+        model.flag = keras.Variable(True, dtype="bool", trainable=False)
+        model.compile(tfps.optimizers.Sync(keras.optimizers.SGD(0.1, momentum=0.9)), "mse")
+    model.train_on_batch(np.ones((8, 2), np.float32), np.ones((8, 1), np.float32))
+    averages, slots = [norm.moving_mean.numpy(), norm.moving_variance.numpy()], state(model)[len(model.weights) :]
+    model.train_on_batch(np.zeros((0, 2), np.float32), np.zeros((0, 1), np.float32))
+    assert int(model.optimizer.iterations) == 2 and bool(model.flag.numpy())
+    np.testing.assert_array_equal([norm.moving_mean.numpy(), norm.moving_variance.numpy()], averages)
+    for now, before in zip(state(model)[len(model.weights) :], slots, strict=True):
+        np.testing.assert_allclose(now, 0.9 * before, rtol=1e-6)
+
+
+class OfWidth(keras.Model):
+    """One layer over features that come flat with their lengths, ragged or sparse."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = keras.layers.Dense(1)
+        self.last.build((None, 5))
+        self.built = True
+
+    def call(self, x):
+        if isinstance(x, dict):
+            x = tf.RaggedTensor.from_row_lengths(x["flat"], x["lengths"])
+        dense = tf.sparse.to_dense(x) if isinstance(x, tf.SparseTensor) else x.to_tensor(shape=[None, 5])
+        return self.last(tf.ensure_shape(dense, [None, 5]))
+
+    def train_step(self, data):
+        x, y = (data["x"], data["y"]) if isinstance(data, dict) else data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self(x) - y) ** 2)
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("kind", ["flat", "ragged", "sparse", "dict"])
+def test_batches_count_by_their_examples_whatever_their_features(strategy, kind):
+    """Of 8 and 3 examples, the fewer with more values."""
+    lengths = np.array([1] * 8 + [5] * 3)
+    values = np.random.default_rng(3).normal(size=lengths.sum()).astype("float32")
+    ragged = tf.RaggedTensor.from_row_lengths(values, lengths)
+
+    def of_kind(x, y):
+        if kind == "sparse":
+            return tf.sparse.reorder(tf.sparse.from_dense(x.to_tensor(shape=[None, 5]))), y
+        if kind == "ragged":
+            return x, y
+        return ({"flat": x.values, "lengths": x.row_lengths()}, y) if kind == "flat" else {"x": x, "y": y}
+
+    data = tf.data.Dataset.from_tensor_slices((ragged, np.arange(11.0, dtype=np.float32)[:, None]))
+    weights = []
+    for size in (8, 11):
+        keras.utils.set_random_seed(7)
+        with strategy.scope():
+            model = OfWidth()
+            sgd = keras.optimizers.SGD(0.1)
+            model.compile(tfps.optimizers.Sync(sgd) if size == 8 else sgd)
+            model.optimizer.build(model.trainable_variables)
+        model.fit(data.batch(size).map(of_kind), verbose=0)
+        assert int(model.optimizer.iterations) == 1
+        weights.append(model.get_weights())
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 class NegativeMean(keras.losses.Loss):
     """Its gradient does not depend on the weights, so the sum of all updates tells which batches they were made of."""
 
@@ -139,6 +260,65 @@ def test_a_budget_of_steps_is_kept(strategy):
     history = model.fit(data, steps_per_epoch=7, epochs=2, verbose=0)
     assert int(model.optimizer.iterations) == 2 * 4
     assert history.history["examples"] == [7 * 32, 7 * 32]
+
+
+class Calls(list):
+    """Calls that end when they are taken, in the order in which they were made."""
+
+    def __init__(self, *_):
+        super().__init__()
+
+    def submit(self, worker, flight, function, chain=None):
+        self.append((flight, function))
+
+    def take(self):
+        flight, function = self.pop(0)
+        return flight, function()
+
+
+def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
+    """Not even where a share turns out to have ended, and what it was to have of the budget is left over."""
+    monkeypatch.setattr(streams, "Calls", Calls)
+    left, begun = [8, 1, 8], []
+
+    def over_iterator(order):
+        begun.append(order.share)
+        left[order.share] -= 1
+        return int(left[order.share] >= 0)
+
+    runner = streams.Runner(
+        types.SimpleNamespace(devices=[0, 1, 2]),
+        host_of=lambda share: share,
+        over_iterator=over_iterator,
+        over_batches=None,
+        go_on=None,
+        numbers=[0, 0, 0],
+        read=lambda steps: Result(steps, [], {}),
+        done=lambda _: None,
+        most=1,
+        timeout_s=1.0,
+    )
+    source = types.SimpleNamespace(num_batches=9, fed=False, steps_per_epoch=9)
+    epoch = types.SimpleNamespace(source=source, hosts=[0, 1, 2], taken=[0, 0, 0])
+    stream = SyncStream(runner, epoch, 9, Rules(1, 0, lambda places: None))
+    assert stream.take(2) == 2 and begun == [0, 1]  # the third comes late
+    stream._launch()  # the second share has no more, which nobody knows yet
+    stream.join()
+    assert begun.count(0) == 2 and epoch.taken == [2, 1, 1]
+
+
+def test_an_update_is_made_of_a_step_whose_trace_has_ended(strategy, monkeypatch):
+    """Not of one that a worker's thread is about to trace, as for a batch of another shape."""
+    model, on_one_worker = counter(strategy), StepFunction._on_one_worker
+
+    def and_another_begins(self, *args):
+        result = on_one_worker(self, *args)
+        self._sync.closure(self._closure._program)
+        return result
+
+    monkeypatch.setattr(StepFunction, "_on_one_worker", and_another_begins)
+    model.train_on_batch(np.ones((8, 1), np.int64), np.zeros((8, 1, 4), np.float32))
+    assert int(model.optimizer.iterations) == 1 and model.get_weights()[0].sum() == 64.0 * 4
 
 
 @pytest.mark.parametrize("from_chief", [False, True], ids=["shipped", "fed"])

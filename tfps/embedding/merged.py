@@ -97,7 +97,7 @@ def merge(pieces: Sequence[tuple[Any, int]], messages: Sequence[Any], total: Any
             rows[piece].append(gradients)
     routed = route_unique(_as_tables(pieces), [tf.concat(ids, 0) for ids in local])
     summed = segment_sum_rows([tf.concat(r, 0) for r in rows], routed.inverse, tf.size(routed.unique_ids))
-    return ServerRows(tuple(pieces), routed.requests[0], summed / total)
+    return ServerRows(tuple(pieces), routed.requests[0], tf.math.divide_no_nan(summed, total))
 
 
 def push_merged(updates: Sequence[RowUpdate]) -> list[Any]:

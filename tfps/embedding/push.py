@@ -136,8 +136,9 @@ class RoutedGradients:
     blocks: tuple[Any, ...]
 
     def message(self, server: int, factor: Any) -> Any:
-        """What one server is left with: the rows and `factor` times their gradients, float32."""
-        return pack_update(tf.zeros([0]), self.requests[server], self.blocks[server] * factor)
+        """What one server is left with: the rows and `factor` times their gradients, float32; 0 times NaN is 0."""
+        block = tf.math.multiply_no_nan(self.blocks[server], factor)
+        return pack_update(tf.zeros([0]), self.requests[server], block)
 
 
 def routed(tables: Sequence[Any], gradients: Sequence[Any], known: Sequence[TableGradient]) -> RoutedGradients:

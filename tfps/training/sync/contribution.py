@@ -23,17 +23,15 @@ class ContributionClosure(Closure):
     Args:
         program: of the step; its variables are pulled, and nothing is pushed.
         stage: where contributions wait.
-
-    Attributes:
-        layout: of the contributions; None before the first trace.
+        traced: is told the layout of the contributions when a step is traced.
     """
 
     contributes = True
 
-    def __init__(self, program: Program, stage: Stage) -> None:
+    def __init__(self, program: Program, stage: Stage, traced: Callable[[Layout], None]) -> None:
         super().__init__(program)
         self._stage = stage
-        self.layout: Layout | None = None
+        self._tell = traced
 
     def over_iterator(self, next_batch: Callable[[], Any], order: Order) -> Any:
         """Graph of one contribution; none where the input has ended."""
@@ -66,17 +64,31 @@ class ContributionClosure(Closure):
             )
         has_gradient = {value.key for contribution in given for value in contribution.values}
         others = [v for v in self._program.variables if v.key not in has_gradient and not v.trainable]
-        self.layout = Layout(given, traced.gradients, others)
+        layout = Layout(given, traced.gradients, others)
         with tf.control_dependencies([logs]):
             moved = {variable.key: exchange.moved(variable) for variable in others}
-        for server in self.layout.servers:
-            message = self.layout.message(server, _examples(batch), moved)
+        for server in layout.servers:
+            message = layout.message(server, _examples(batch), moved)
             self._stage.put(server, tf.cast(order.place, tf.int32), message)
+        self._tell(layout)
         return logs
 
 
 def _examples(batch: Any) -> Any:
-    """How many examples a batch has, a float32 scalar: the rows of its first tensor."""
-    first = tf.nest.flatten(batch)[0]
-    rows = first.nrows() if isinstance(first, tf.RaggedTensor) else tf.shape(first)[0]
+    """How many examples a batch has, a float32 scalar: the rows of its labels, which features may be without."""
+    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+    features = [leaf for leaf in tf.nest.flatten(parts[:1]) if _has_rows(leaf)]
+    labels = [leaf for leaf in tf.nest.flatten(parts[1:2]) if _has_rows(leaf)]
+    plain = [leaf for leaf in features if isinstance(leaf, tf.Tensor)]
+    first = next(iter([*labels, *plain, *features]), None)
+    if first is None:
+        return tf.ones([])  # numbers alone: one example
+    if isinstance(first, tf.RaggedTensor):
+        rows = first.nrows()
+    else:
+        rows = first.dense_shape[0] if isinstance(first, tf.SparseTensor) else tf.shape(first)[0]
     return tf.cast(rows, tf.float32)
+
+
+def _has_rows(leaf: Any) -> bool:
+    return isinstance(leaf, tf.Tensor | tf.RaggedTensor | tf.SparseTensor) and leaf.shape.rank != 0

@@ -29,11 +29,13 @@ class Received:
         dense: by position among the values of all contributions, the mean gradient.
         moved: what each of the other variables has moved by, in the mean.
         rows: for each width of tables that the server has shards of.
+        examples: a float32 scalar. Where it is 0 all means are 0: Keras, too, updates by zeros after an empty batch.
     """
 
     dense: dict[int, Any]
     moved: list[tuple[DenseVariable, Any]]
     rows: list[ServerRows]
+    examples: Any
 
 
 class Layout:
@@ -73,7 +75,8 @@ class Layout:
         floats = [_as_dense(self._gradients[position]) for position, _ in self._dense_of(server)]
         floats += [moved[variable.key] for variable in self._others_of(server)]
         flat = [tf.reshape(tf.cast(tensor, tf.float32), [-1]) for tensor in floats]
-        head = tf.concat([tf.ones([1]), *flat], 0) * examples
+        # The mean over an empty batch may be NaN, and 0 times that is.
+        head = tf.math.multiply_no_nan(tf.concat([tf.ones([1]), *flat], 0), examples)
         rows = [width.message(server, examples) for width in self._widths_of(server)]
         return joined([head, *rows])
 
@@ -86,7 +89,7 @@ class Layout:
         shapes = [value.shape for value in [*(value for _, value in dense), *others]]
         examples, *flat = tf.split(total, [1, *(shape.num_elements() for shape in shapes)])
         examples = examples[0]
-        means = [tf.reshape(tensor / examples, shape) for tensor, shape in zip(flat, shapes, strict=True)]
+        means = [tf.reshape(tf.math.divide_no_nan(t, examples), shape) for t, shape in zip(flat, shapes, strict=True)]
         rows = []
         for number, width in enumerate(widths):
             pieces = [(width.tables[table], shard) for table, shard in width.routes.pieces[server]]
@@ -96,6 +99,7 @@ class Layout:
             dict(zip(positions, means[: len(dense)], strict=True)),
             list(zip(others, means[len(dense) :], strict=True)),
             rows,
+            examples,
         )
 
     def nothing(self, server: int) -> np.ndarray[Any, Any]:

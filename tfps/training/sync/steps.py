@@ -10,6 +10,7 @@ from tfps.strategy.pool import Calls
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.closure import Program
 from tfps.training.sync.contribution import ContributionClosure
+from tfps.training.sync.layout import Layout
 from tfps.training.sync.stage import Stage
 from tfps.training.sync.stream import Rules
 from tfps.training.sync.update import update
@@ -32,13 +33,16 @@ class SyncSteps:
         self._strategy = strategy
         self.rules = Rules(drop_slowest, max_staleness, self._update)
         self._stage = Stage(name, strategy.num_workers * self.rules.slots)
-        self._closure: ContributionClosure | None = None
+        self._layout: Layout | None = None
         self._run = tf.function(self._trace, autograph=False)
 
     def closure(self, program: Program) -> ContributionClosure:
         """Traces the contributions of a program; the updates are of what the last one was made of."""
-        self._closure = ContributionClosure(program, self._stage)
-        return self._closure
+        return ContributionClosure(program, self._stage, self._traced)
+
+    def _traced(self, layout: Layout) -> None:
+        """Takes note of the layout of a step; while a thread traces it, updates are of one that was traced before."""
+        self._layout = layout
 
     def _update(self, places: Sequence[int]) -> None:
         """Makes the update of what waits in some places."""
@@ -48,7 +52,8 @@ class SyncSteps:
         calls.take()
 
     def _trace(self, merged: Any) -> Any:
-        assert self._closure is not None and self._closure.layout is not None  # a contribution was traced before
+        layout = self._layout
+        assert layout is not None  # a contribution was traced before
         with self._strategy.scope():
-            update(self._closure.layout, self._stage, merged)
+            update(layout, self._stage, merged)
         return tf.constant(True)

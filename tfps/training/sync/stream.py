@@ -67,7 +67,8 @@ class SyncStream(Stream):
 
     def join(self) -> None:
         """Waits for what is under way and makes it part of an update; no other batch is begun."""
-        self.budget = 0
+        for share in self._shares:
+            share.ended = True  # whatever a share that has ended gives back to the budget
         while self._calls or any(share.again for share in self._shares):
             self._launch()
             self._collect()

@@ -26,7 +26,7 @@ def update(layout: Layout, stage: Stage, merged: Any) -> None:
     for server, one in received.items():
         with tf.device(server_device(server)):
             for variable, moved in one.moved:
-                _move(variable, moved)
+                _move(variable, moved, one.examples)
 
 
 def _received(layout: Layout, stage: Stage, merged: Any, server: int) -> Received:
@@ -37,10 +37,12 @@ def _received(layout: Layout, stage: Stage, merged: Any, server: int) -> Receive
         return layout.read(server, messages)
 
 
-def _move(variable: DenseVariable, moved: Any) -> None:
-    """Adds a mean of what workers moved a variable by; counters count in whole steps."""
+def _move(variable: DenseVariable, moved: Any, examples: Any) -> None:
+    """Adds a mean of what workers moved a variable by; counters count in whole steps, a bool is what most made it."""
     if variable.dtype == tf.bool:
-        tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=moved > 0.5)
+        before = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=tf.bool)
+        value = tf.where(examples > 0.0, moved > 0.5, before)
+        tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=value)
     else:
         moved = moved if variable.dtype.is_floating else tf.round(moved)
         value = tf.cast(moved, variable.dtype)
