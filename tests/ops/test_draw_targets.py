@@ -78,7 +78,9 @@ def test_negatives_that_cannot_be(arguments, message):
 
 @pytest.mark.parametrize("positive", [5, -1, 2**63 - 1, -(2**63)])
 def test_a_positive_out_of_range_is_an_error(way, positive):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"(?s)`positives` .*below the rows, 5.*Received.*{positive}"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=f"(?s)`positives` .*below the rows, 5.*Received.*{positive}"
+    ):
         draw_targets([0, positive], Negatives(5, 1), [0, 0])
 
 
