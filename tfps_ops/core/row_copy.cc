@@ -8,8 +8,12 @@ namespace {
 constexpr int64_t kAhead = 8;
 constexpr int64_t kFloatsALine = 16;
 
+// What is left of a row behind its last whole line may cross into one more, unless it is a power of two: rows begin at a
+// multiple of that.
 inline void Prefetch(const float* row, int64_t dim) {
   for (int64_t j = 0; j < dim; j += kFloatsALine) __builtin_prefetch(row + j);
+  const int64_t tail = dim % kFloatsALine;
+  if ((tail & (tail - 1)) != 0) __builtin_prefetch(row + dim - 1);
 }
 
 }  // namespace
