@@ -77,6 +77,7 @@ class StepFunction:
         self._on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
         self._over_iterator: dict[str, Any] = {}
         self._kinds: dict[str, tuple[str, int]] = {}
+        self._named = self._strategy.iterators.named_by(self)
         self._length = Length() if self._mode is not None and self._mode.push_every == "auto" else None
         self._drift, self._runaway = Drift(), Runaway()
         self._ordered = [0] * self._strategy.num_workers
@@ -233,6 +234,7 @@ class StepFunction:
         """Starts the workers' iterators and traces what is new, before any closure runs."""
         new = not self._over_iterator
         self._strategy.pool.settle(self._strategy.closure_timeout_s)
+        self._strategy.iterators.destroy_abandoned()
         if not epoch.source.fed and not epoch.hosts:
             epoch.begin()
             for share in range(self._strategy.num_workers):
@@ -255,6 +257,7 @@ class StepFunction:
         while True:
             host = self._strategy.host_of(share)
             name = self._function_over(epoch.source, "" if host == share else f"_{share}")
+            self._named[host, name] = epoch.source.element_spec
             try:
                 self._strategy.pool.call(host, functools.partial(epoch.start, share, host, name))
                 return

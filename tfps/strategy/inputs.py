@@ -5,6 +5,8 @@ there. Where that cannot be (Python generators, `keras.utils.PyDataset`, resourc
 memory) the chief iterates and feeds batches to whichever worker is free.
 """
 
+import collections
+import contextlib
 import functools
 import weakref
 from typing import Any
@@ -13,6 +15,7 @@ import tensorflow as tf
 from tensorflow.python.data.ops import dataset_ops, iterator_ops  # an iterator found by name is not public
 from tensorflow.python.data.util import structure
 
+from tfps.strategy.losses import WorkerLostError
 from tfps.strategy.shipping import share_of, shippable_graph, without_devices
 
 _PREFETCH = 4
@@ -176,6 +179,52 @@ class Epoch:
                 tf.raw_ops.MakeIterator(dataset=dataset, iterator=iterator)
         self.hosts[share], self.names[share] = host, name
         return ()
+
+
+class Iterators:
+    """The iterators on the workers. Each is found by its name, so that it has no end of its own.
+
+    Args:
+        strategy: whose workers they are.
+
+    Threading: whoever names iterators may be collected in any thread, maybe in the midst of a call; what it named waits
+    until the thread that starts epochs asks for it.
+    """
+
+    def __init__(self, strategy: Any) -> None:
+        self._strategy = weakref.proxy(strategy)
+        self._abandoned: collections.deque[dict[tuple[int, str], Any]] = collections.deque()
+
+    def named_by(self, owner: Any) -> dict[tuple[int, str], Any]:
+        """Where to note an owner's iterators: by worker and name, the `element_spec`. They go some time after it."""
+        named: dict[tuple[int, str], Any] = {}
+        weakref.finalize(owner, self._abandoned.append, named).atexit = False
+        return named
+
+    def destroy_abandoned(self) -> None:
+        """Destroys, on the workers that live, those whose owners are gone."""
+        while self._abandoned:
+            for (host, name), element_spec in self._abandoned.popleft().items():
+                while self._strategy.host_of(host) == host:
+                    # The loss may be of another worker, and then it is tried again.
+                    with contextlib.suppress(WorkerLostError):
+                        self._strategy.pool.call(host, functools.partial(_destroy, name, element_spec))
+                        break
+
+
+def _destroy(name: str, element_spec: Any) -> tuple[()]:
+    """Destroys an iterator on the device of the caller. It is emptied first: what ran with it may hold it for ever."""
+    iterator, kinds = iterator_handle(name, element_spec), _kinds(element_spec)
+    parts = [_none_of(*kind) for kind in zip(kinds["output_types"], kinds["output_shapes"], strict=True)]
+    empty = tf.raw_ops.TensorSliceDataset(components=parts, output_shapes=kinds["output_shapes"])
+    tf.raw_ops.MakeIterator(dataset=empty, iterator=iterator)
+    tf.raw_ops.DestroyResourceOp(resource=iterator)
+    return ()
+
+
+def _none_of(dtype: Any, shape: Any) -> Any:
+    dims = [0, *(size or 0 for size in shape or [])]
+    return tf.raw_ops.Fill(dims=dims, value=tf.raw_ops.OptionalNone()) if dtype == tf.variant else tf.zeros(dims, dtype)
 
 
 def of_this_context(dataset: Any) -> Any:

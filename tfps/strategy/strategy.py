@@ -32,7 +32,7 @@ from tfps.placement.model import Plan
 from tfps.placement.planner import IncrementalPlacer
 from tfps.placement.spec import VariableSpec
 from tfps.strategy.creation import CHIEF_DEVICE, Recipe, create_dense, create_sum, create_table, server_device
-from tfps.strategy.inputs import WorkerInput
+from tfps.strategy.inputs import Iterators, WorkerInput
 from tfps.strategy.losses import Losses
 from tfps.strategy.pool import WorkerPool
 from tfps.strategy.variables import DenseVariable
@@ -115,6 +115,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self._slot_of: Any = None
         self._names: dict[str, int] = {}
         self._dense: list[weakref.ref[DenseVariable]] = []
+        self.iterators = Iterators(self)
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
         self.dense_exchange_every = dense_exchange_every or default_exchange_every(self.num_workers)
