@@ -67,9 +67,11 @@ def sync(optimizer: Any, drop_slowest: int = 0, max_staleness: int = 0) -> Any:
     """Trains synchronously: each global step takes a batch of every worker and makes one update of their mean gradient.
 
     The mean is weighted by the examples of each batch, so that the update is that of one process with the joined
-    batch; of a row of a table it is the mean over all examples too, and the row is updated once. `iterations` counts
-    updates: an epoch of N batches has N divided by the workers, rounded up. In the last steps of an epoch workers that
-    have no batch left contribute nothing. Layers that look at a whole batch (`BatchNormalization`) see the worker's.
+    batch where the loss is a mean over examples (others, such as masked ones: docs/optimizers.md); of a row of a table
+    it is the mean over all examples too, and the row is updated once. `iterations` counts updates: an epoch has as many
+    as the longest share of a worker has batches, and more with `drop_slowest`. In the last steps of an epoch workers
+    that have no batch left contribute nothing. Layers that look at a whole batch (`BatchNormalization`) see the
+    worker's, and need a momentum of at least 1 - 1 / (4 * max_staleness).
 
     The mode is the optimizer's, which is returned, now an instance of a subclass of its class: everything that holds
     for it (learning rate, schedules, slots, saving) still does. Without `tfps.ParameterServerStrategy` it trains as it
