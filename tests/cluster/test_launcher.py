@@ -76,6 +76,22 @@ def test_dead_server_is_named(run, program, processes, tmp_path):
     assert processes.wait_until_gone(everything)
 
 
+def test_a_worker_that_dies_is_done_without(run, program, processes, tmp_path):
+    """The program goes on with the other, and its status is the launcher's; without that one it ends."""
+    logs = tmp_path / "logs"
+    wait = "import time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.1)\nsys.exit(3)"
+    launched = run(
+        command("--ps", "1", "--workers", "2", "--log-dir", str(logs), "--", program(wait), str(tmp_path / "go"))
+    )
+    launched.wait_for("ready")
+    everything = processes.descendants(launched.process.pid)
+    signal_process(next(pid for pid in everything if log_of(pid).endswith("worker-1.log")))
+    launched.wait_for("the other workers go on: worker 1")
+    (tmp_path / "go").touch()
+    assert launched.wait() == 3
+    assert "chief 0 ended with status 3" in launched.output()
+
+
 def log_of(pid):
     try:
         return os.readlink(f"/proc/{pid}/fd/1")

@@ -304,6 +304,15 @@ def test_an_id_out_of_range_names_table_id_and_range(counter):
     np.testing.assert_array_equal(counter.get_weights()[0], np.ones((ROWS, 4)))
 
 
+def test_ids_that_float32_rounds_are_refused(strategy):
+    """Keras makes float32 of an input that has no dtype, and two ids of a large table could be one then."""
+    with strategy.scope():
+        model = keras.Sequential([keras.layers.Embedding((1 << 24) + 1, 1, embeddings_initializer="zeros")])
+        model.compile("sgd", "mse")
+    with pytest.raises(Exception, match='integers from the input on: as float32.*Valid: keras.Input.*dtype="int64"'):
+        model.fit(np.ones((4, 1), np.int64), np.ones((4, 1, 1)), verbose=0)
+
+
 def test_a_fit_that_fails_changes_nothing_after_it(counter):
     ids = np.ones(1_000_000, np.int64)
     ids[150_000] = 77  # the first closure of worker 1 fails at once, while worker 0 has 100,000 rows of its own to do

@@ -127,7 +127,7 @@ def test_a_window_misses_a_bounded_number_of_others(strategy, monkeypatch):
     model.fit(slow(160, lambda i: tf.where(i % 2 == 0, 200, 0)), verbose=0)
     own = [place for place, share in enumerate(order) if share == 0]
     between = [b - a - 1 for a, b in zip(own, own[1:], strict=False)]
-    assert len(order) == 80 and 2 < max(between) <= stream._MOST_MISSED + 1
+    assert len(order) >= 80 and 2 < max(between) <= stream._MOST_MISSED + 1
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -168,7 +168,7 @@ def test_hand_written_loops_refuse_optimizers_in_a_mode(strategy):
         optimizer = tfps.optimizers.Sync(keras.optimizers.SGD(1.0))
         optimizer.build(table.trainable_variables)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(ids):
         def replica(ids):
             with tf.GradientTape() as tape:

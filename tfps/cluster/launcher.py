@@ -155,16 +155,27 @@ def _supervise(chief: ChiefProcess, group: ServerGroup) -> int:
     """Waits for the program to end, and watches the servers meanwhile."""
     timeout_s = env.start_timeout_s()
     while (status := chief.wait(_POLL_S)) is None:
-        group.check()
+        _check(group)
         group.check_in_time(timeout_s)
     try:
-        group.check()
+        _check(group)
     except TaskDiedError as error:  # most likely why the program failed
         logs.say(f"error: {error}")
         return status or _FAILED
     if status:
         logs.say(f"chief 0 ended with status {status}")
     return status
+
+
+def _check(group: ServerGroup) -> None:
+    """Raises `TaskDiedError` if a server is dead without which the program cannot go on."""
+    try:
+        group.check()
+    except TaskDiedError as died:
+        if died.task is None or not group.may_do_without(*died.task):
+            raise
+        group.do_without(*died.task)
+        logs.say(f"the other workers go on: {died}")
 
 
 def _interrupt(chief: ChiefProcess | None, number: int) -> int:

@@ -170,6 +170,12 @@ class ServerGroup:
         with self._lock:
             self._done_without.add((job, index))
 
+    def may_do_without(self, job: str, index: int) -> bool:
+        """Whether others can do its work: a worker's, once all servers have come up, while another worker lives."""
+        with self._lock:
+            others = [key for key in self._up if key[0] == "worker" and key not in self._ended and key != (job, index)]
+            return job == "worker" and self.is_up and bool(others)
+
     def stop(self) -> None:
         """Kills every server and waits until they are gone. Does nothing in a fork, or if they were stopped."""
         with self._lock:

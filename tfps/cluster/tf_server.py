@@ -24,7 +24,7 @@ def load_tensorflow() -> Any:
     return tf
 
 
-def start_server(job: str, index: int, addresses: Mapping[int, str], threads: int = 0, use_gpus: bool = True) -> str:
+def start_server(job: str, index: int, addresses: Mapping[int, str], threads: int = 0) -> str:
     """Starts the server of one task and returns the address it is bound to.
 
     Args:
@@ -33,15 +33,14 @@ def start_server(job: str, index: int, addresses: Mapping[int, str], threads: in
         addresses: "host:port" by task index, at least this task's; port 0 has the system pick one. The chief sends
             every server the whole cluster when it connects, so other tasks need not be known here.
         threads: compute threads of one op (intra-op); 0 for one a core.
-        use_gpus: whether the task may compute on this machine's GPUs.
 
     Raises:
         ClusterError: the port cannot be bound.
     """
     tf = load_tensorflow()
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads)
-    if not use_gpus:
-        config.device_count["GPU"] = 0  # else TensorFlow looks for them and logs an error where there is no driver
+    # Closures run on CPUs. TensorFlow would take the GPUs' memory, or log an error where there is no driver.
+    config.device_count["GPU"] = 0
     try:
         server = tf.distribute.Server({job: dict(addresses)}, job, index, protocol="grpc", config=config)
     except tf.errors.OpError as error:

@@ -127,7 +127,7 @@ def _run_task(order: dict[str, Any], events: int, zygote: int) -> NoReturn:
     try:
         _become_task(order, zygote)
         job, index = order["job"], order["index"]
-        address = tf_server.start_server(job, index, {index: order["address"]}, order["threads"], use_gpus=False)
+        address = tf_server.start_server(job, index, {index: order["address"]}, order["threads"])
         _send(events, _event("started", order, os.getpid()) | {"address": address})
         os.close(events)
         while True:

@@ -13,10 +13,14 @@ import tensorflow as tf
 from tensorflow.python.eager import tape as tape_lib  # how a variable tells the tapes that it was read is not public
 
 from tfps import step
+from tfps.errors import UnsupportedError
 from tfps.ops.gather_rows import gather_rows
 from tfps.ops.route_unique import RoutedIds, route_unique
 from tfps.ops.routes import RouteMap, TableRoute
 from tfps.ops.segment_sum_rows import segment_sum_rows
+
+_EXACT_FLOAT32 = 1 << 24
+"""Integers up to this are themselves as float32."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,11 +102,27 @@ def find(table: Any, ids: Any) -> Found:
         table: the table.
         ids: integer tensor of any shape.
     """
+    _check_not_rounded(table, ids)
     current = step.current()
     if current is None:
         return fetch([table], [ids])[0]
     current.looked_up.append((table, ids))
     return current.lookups.find(table, ids)
+
+
+def _check_not_rounded(table: Any, ids: Any) -> None:
+    """Refuses ids that were float32 before Keras made them integers, where the table has more rows than that counts."""
+    if table.rows <= _EXACT_FLOAT32 or tf.executing_eagerly():
+        return
+    cast = ids.op
+    if cast.type == "SelectV2":  # Keras counts negative ids from the end
+        cast = cast.inputs[2].op
+    if cast.type == "Cast" and cast.inputs[0].dtype in (tf.float16, tf.bfloat16, tf.float32):
+        raise UnsupportedError(
+            f"ids of table {table.name!r} must be integers from the input on: as {cast.inputs[0].dtype.name}, which is "
+            f"what Keras makes of an input that has no dtype, ids above {_EXACT_FLOAT32:,} are rounded, and the table "
+            f'has {table.rows:,} rows. Valid: keras.Input(..., dtype="int64").'
+        )
 
 
 def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> list[Found]:

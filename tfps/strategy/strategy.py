@@ -8,6 +8,7 @@ TensorFlow, in other processes.
 import contextlib
 import dataclasses
 import logging
+import numbers
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -99,6 +100,11 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         if config is not None and cluster is not None:
             raise ConfigError(
                 "`cluster` must not be given where TF_CONFIG is set: TF_CONFIG already says where the cluster is."
+            )
+        if not isinstance(cluster, LocalCluster | None):
+            raise ConfigError(
+                "`cluster` must be a tfps.LocalCluster, or None for the default or where TF_CONFIG says where the "
+                f"cluster is. Received: {cluster!r}."
             )
         library.load()  # built for another TensorFlow: said here, and not by servers that do not come up
         self.cluster, num_ps = None, config.cluster.num_ps if config is not None else 0
@@ -286,9 +292,9 @@ class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
             return next_creator(**kwargs)
 
 
-def _check_positive(name: str, value: float | None) -> None:
-    if value is not None and (isinstance(value, bool) or not value > 0):
-        raise ConfigError(f"`{name}` must be above 0, or None for the default. Received: {value!r}.")
+def _check_positive(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value > 0:
+        raise ConfigError(f"`{name}` must be a number above 0. Received: {value!r}.")
 
 
 def _resolver(spec: Any) -> Any:
