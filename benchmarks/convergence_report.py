@@ -1,6 +1,7 @@
 """What the lines of the convergence benchmark come to: a table of final figures, and a picture."""
 
 import collections
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -92,6 +93,9 @@ def name_of(run: dict[str, Any]) -> str:
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean +- half of what lies between the lowest and the highest."""
-    half = (max(values) - min(values)) / 2
-    return f"{statistics.mean(values):{sign}.4f} +- {half:.4f}"
+    """Mean +- half of what lies between the lowest and the highest; of one value itself, of what is none "diverged"."""
+    mean = statistics.mean(values)
+    if not math.isfinite(mean):
+        return "diverged"
+    half = f" +- {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
+    return f"{mean:{sign}.4f}{half}"

@@ -41,7 +41,7 @@ def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient], stamp: St
         updates: at most one a table.
         known: what the lookups of this step gave as gradients. Where the optimizer changed none of them (did not clip,
             say) they are pushed as they are; others are summed and routed again.
-        stamp: a server that has seen it lets the push pass.
+        stamp: a server that has applied it ignores the push.
 
     Returns:
         The operations, one a server and width; what they need crosses as one message a server.
@@ -58,7 +58,7 @@ def add(deltas: Sequence[tuple[Any, Any, Any, Any]], stamp: Stamp | None = None)
     Args:
         deltas: (table, ids [m], float32 [m, dim], the part that is kept of what the rows were, None for all of it); a
             table once, and in it each id.
-        stamp: a server that has seen it lets the push pass.
+        stamp: a server that has applied it ignores the push.
 
     Returns:
         The operations, as `push`.
@@ -76,7 +76,7 @@ def add_to(deltas: Sequence[tuple[Group, Any, Any]], stamp: Stamp | None = None)
 
     Args:
         deltas: (group, float32 [M, dim] in the order of its answer, the part that is kept as for `add`) each.
-        stamp: a server that has seen it lets the push pass.
+        stamp: a server that has applied it ignores the push.
 
     Returns:
         The operations, as `push`.

@@ -122,6 +122,6 @@ def push_window(rows: WindowRows, deltas: Sequence[Any], kept: Sequence[Any], st
         rows: as pulled.
         deltas: for each of `rows.matrices` what to add, in its order.
         kept: for each of them the part that is kept of what the rows were, None for all of it.
-        stamp: a server that has seen it lets the push pass.
+        stamp: a server that has applied it ignores the push.
     """
     return add_to(list(zip(rows.groups, deltas, kept, strict=True)), stamp)

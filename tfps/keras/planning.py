@@ -52,7 +52,7 @@ def plan(
     Example:
         >>> import keras, tfps
         >>> def build():
-        ...     model = keras.Sequential([keras.Input((3,)), keras.layers.Embedding(10**9, 16)])
+        ...     model = keras.Sequential([keras.Input((3,), dtype="int64"), keras.layers.Embedding(10**9, 16)])
         ...     model.compile("adagrad", "mse")
         ...     return model
         >>> plan = tfps.plan(build, num_ps=4)

@@ -73,7 +73,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     Example:
         >>> strategy = tfps.ParameterServerStrategy()  # doctest: +SKIP
         >>> with strategy.scope():  # doctest: +SKIP
-        ...     model = keras.Sequential([keras.layers.Embedding(1_000_000, 16), keras.layers.Dense(1)])
+        ...     ids = keras.Input((), dtype="int64")
+        ...     model = keras.Sequential([ids, keras.layers.Embedding(1_000_000, 16), keras.layers.Dense(1)])
     """
 
     run_in_step: Callable[..., Any] | None = None

@@ -92,7 +92,7 @@ class Exchange:
         """Adds what the copies have moved by to what the servers hold.
 
         Args:
-            stamp: a server that has seen it lets the push pass.
+            stamp: a server that has applied it ignores the push.
         """
         self.send(self.deltas(self.pulled), self.pulled, stamp)
 
@@ -135,7 +135,7 @@ class Exchange:
         Args:
             deltas: by key.
             base: what the servers would hold if nobody else had pushed meanwhile.
-            stamp: a server that has seen it lets the push pass.
+            stamp: a server that has applied it ignores the push.
         """
         pushed: Values = {}
         for device, variables in self._by_server.items():

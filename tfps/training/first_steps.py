@@ -9,7 +9,7 @@ from tfps.training.cpu_times import CpuTime, cpu_times
 
 _LOG = logging.getLogger("tfps")
 _WARM_CLOSURES = 2
-"""Closures a worker that are let pass: the first ones set up what later ones find."""
+"""Closures a worker that are skipped: the first ones set up what later ones find."""
 _CLOSURES = 4
 """Closures a worker that are watched, at least; what is under way at either end is a part of them."""
 _SECONDS = 2.0
