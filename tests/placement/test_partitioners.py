@@ -52,7 +52,7 @@ def test_shards_on_eight_servers(partitioner, spec, shards):
         Auto(np.int64(2), np.int64(2)),
         lambda spec, num_servers: np.int64(3),
     ],
-    ids=str,
+    ids=["fixed", "min", "max", "auto", "own"],
 )
 def test_numbers_of_numpy_are_saved_as_those_of_python(partitioner, tmp_path):
     made = plan([table(100, rows_per_step=np.int64(5), slots=np.int32(1))], np.int64(4), partitioner)
