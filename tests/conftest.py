@@ -29,12 +29,14 @@ def strategy():
 @pytest.fixture
 def one_worker(strategy):
     """A strategy whose steps follow one another as in one process, with the settings of a cluster of one worker."""
-    before = strategy._num_workers, strategy._pool
-    strategy._num_workers, strategy._pool = 1, None
+    from tfps.strategy.inputs import Iterators
+
+    before = strategy._num_workers, strategy._pool, strategy.iterators
+    strategy._num_workers, strategy._pool, strategy.iterators = 1, None, Iterators(strategy)
     yield strategy
     if strategy._pool is not None:
         strategy._pool.close()
-    strategy._num_workers, strategy._pool = before
+    strategy._num_workers, strategy._pool, strategy.iterators = before
 
 
 @pytest.fixture
