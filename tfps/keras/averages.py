@@ -35,7 +35,8 @@ def note_averages(model: Any) -> None:
 
 def note_slots(optimizer: Any) -> None:
     """Tells the slots of a built optimizer which are averages."""
-    for slots, decay in decays(optimizer).items():
+    noted: dict[str, float | None] = dict.fromkeys(getattr(optimizer, "means", ()))
+    for slots, decay in (noted | decays(optimizer)).items():
         for variable in getattr(optimizer, slots, None) or []:
             _note(variable, decay, optimizer)
     product = getattr(optimizer, "_u_product", None)  # of Nadam
@@ -47,7 +48,10 @@ def decays(optimizer: Any) -> dict[str, float]:
     """The decay of each kind of slot that is an average, by the attribute in which an optimizer keeps it."""
     own = [names for kind, names in _DECAYS.items() if isinstance(optimizer, kind)]
     found = {slots: getattr(optimizer, name, None) for slots, name in (own[0] if own else _ADAMS).items()}
-    return {slots: float(decay) for slots, decay in found.items() if isinstance(decay, int | float)}
+    means = getattr(optimizer, "means", ())  # of its mode
+    return {
+        slots: float(decay) for slots, decay in found.items() if isinstance(decay, int | float) and slots not in means
+    }
 
 
 def _note(variable: Any, decay: float | None, optimizer: Any) -> None:

@@ -60,6 +60,7 @@ class _Geo(Moded):
 
     prefix = "Geo"
     mode_type = GeoMode
+    means = ("momentums",)  # of SGD: a velocity moves every worker that pulls it, each for a whole window
 
 
 know(_Geo)
@@ -140,6 +141,7 @@ def window_mode(model: Any, num_workers: int) -> WindowMode | None:
         scales[table.key] = share
         of_averages = averages.decays(model.optimizer)
         decays.update({slot.key: of_averages[name] for name, slot in of_table.items() if name in of_averages})
+        scales.update({slot.key: 1.0 / num_workers for name, slot in of_table.items() if name in _Geo.means})
     weights = [*held(model.trainable_variables, Table), *held(model.trainable_variables, DenseVariable)]
     capped = frozenset(variable.key for variable in weights) if mode.merge == "cap" and num_workers > 1 else frozenset()
     return WindowMode(slots, scales, decays, capped)
@@ -150,4 +152,6 @@ def dense_scales(model: Any, num_workers: int) -> dict[Any, float]:
     mode = mode_of(model.optimizer)
     if mode is None or num_workers == 1:
         return {}
-    return {v.key: mode.share(num_workers) for v in held(model.trainable_variables, DenseVariable)}
+    scales = {v.key: mode.share(num_workers) for v in held(model.trainable_variables, DenseVariable)}
+    means = [slot for name in _Geo.means for slot in getattr(model.optimizer, name, None) or []]
+    return scales | {slot.key: 1.0 / num_workers for slot in held(means, DenseVariable)}

@@ -34,11 +34,13 @@ class Moded(_Optimizer):
     Attributes:
         prefix: of the names of the subclasses.
         mode_type: a frozen dataclass that checks itself; its fields are the arguments of the mode.
+        means: slots of which each worker pushes its part of a mean, by the attribute that holds them.
         tfps_mode: one of that type.
     """
 
     prefix: ClassVar[str]
     mode_type: ClassVar[type]
+    means: ClassVar[tuple[str, ...]] = ()
     tfps_mode: Any
 
     def get_config(self) -> dict[str, Any]:
