@@ -122,6 +122,22 @@ def test_averages_keep_what_the_steps_of_all_workers_keep(strategy, monkeypatch,
     np.testing.assert_allclose(norm.moving_variance.numpy(), 0.97**STEPS, rtol=1e-3)
 
 
+def test_velocities_of_sgd_are_means_under_geo(strategy):
+    """One window of one step, by one of two workers, whose gradient is 0: half of what the velocity lost is pushed."""
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((), dtype="int64"), embedding(), keras.layers.Dense(1)])
+        model.compile(
+            tfps.optimizers.Geo(keras.optimizers.SGD(0.1, momentum=0.5)), lambda labels, outputs: 0.0 * outputs
+        )
+    x, y = np.arange(3), np.zeros((3, 1))
+    model.fit(x, y, batch_size=3, verbose=0)
+    for variable in model.optimizer.momentums:
+        variable.assign(np.full(variable.shape, 1.0))
+    model.fit(x, y, batch_size=3, verbose=0)
+    for variable in model.optimizer.momentums:
+        np.testing.assert_allclose(variable.numpy()[:3], 0.75, rtol=1e-5)
+
+
 def test_a_product_is_that_of_the_steps_of_all_workers(strategy):
     def trained(strategy):
         with strategy.scope() if strategy else contextlib.nullcontext():

@@ -18,6 +18,11 @@ def epoch(norm, steps, conflicting=0.6, windows=10.0):
     return Drift(norm**2 * windows, 100 * conflicting, 100.0, windows, steps * windows)
 
 
+def not_looked(norm, steps, windows=10.0):
+    """The same, where nobody asked what others had moved."""
+    return Drift(norm**2 * windows, 0.0, 0.0, windows, steps * windows)
+
+
 @pytest.mark.parametrize(
     ("epochs", "said"),
     [
@@ -26,6 +31,7 @@ def epoch(norm, steps, conflicting=0.6, windows=10.0):
         ([epoch(2.2, 1.2), epoch(2.8, 2.6)], False),  # and when it learnt
         ([epoch(1.0, 1.0), epoch(40.0, 40.0)], False),  # longer windows, all of whose steps go one way
         ([epoch(1.0, 10.0), epoch(9.0, 10.0, 0.1)], False),  # nobody else was there
+        ([not_looked(1.0, 10.0), not_looked(9.0, 10.0)], True),  # "sum" and "mean" look at no conflicts
         ([Drift(), epoch(29.0, 10.0)], False),  # nothing to compare it with
     ],
 )

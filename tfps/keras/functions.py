@@ -55,9 +55,6 @@ class StepFunction:
         model: a Keras model of our strategy.
         step: `model.train_step` or `model.test_step`.
         updates: whether the step changes variables.
-
-    Attributes:
-        called: whether an epoch's steps were asked for.
     """
 
     def __init__(self, model: Any, step: Any, updates: bool) -> None:
@@ -72,7 +69,6 @@ class StepFunction:
         self._logs: dict[str, Any] = {}
         self._last_logs: dict[str, float] = {}
         self._logs_at = 0.0
-        self.called = False
         self._modes = self._modes_now()
         self._on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
         self._over_iterator: dict[str, Any] = {}
@@ -91,7 +87,6 @@ class StepFunction:
         """
         if not isinstance(iterator, Epoch):
             return self._single(iterator)
-        self.called = True
         if self._stream is None or self._stream.epoch is not iterator or self._stream.spent:
             self.join()
             self._stream = self._begin(iterator)

@@ -79,7 +79,8 @@ def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap
 
     Args:
         optimizer: a Keras optimizer with a row-wise form, or its name; not Ftrl, whose rows follow from its slots.
-        push_every: batches of a window: the bound of the staleness, and what memory grows with. "auto" makes windows
+        push_every: batches of a window, which memory grows with. A window misses at most 8 of each other worker's.
+            "auto" makes windows
             longer, up to 1,024 batches, while that makes a step cheaper by a tenth.
         merge: "cap" adds a worker's delta whole where nobody else has moved the row meanwhile, and less of it the
             further others have gone the same way, so that together they go one and a half times as far as one of them.

@@ -260,7 +260,7 @@ def _metrics_result_or_logs(stock: Any, model: Any, logs: Any) -> Any:
     """Called at the end of an epoch and of evaluate: nothing may be under way after it."""
     making = _MAKING.get(model)
     function = getattr(model, making[-1], None) if making else None
-    return function.finish() if isinstance(function, StepFunction) and function.called else stock(model, logs)
+    return function.finish() if isinstance(function, StepFunction) else stock(model, logs)
 
 
 def _settle(model: Any) -> None:

@@ -118,12 +118,13 @@ class Exchange:
         Args:
             since: what they were filled with.
         """
-        deltas: Values = {v.key: self._delta(v, since[v.key]) for v in self._variables}
-        return deltas | {
-            v.key: averages.pushed(v, since[v.key], _read(self.copies[v.key], v), deltas)
-            for v in self._variables
-            if averages.is_average(v, deltas)
-        }
+        deltas: Values = {v.key: self._delta(v, since[v.key]) for v in self._variables if v.average is None}
+        for v in self._variables:
+            if averages.is_average(v, deltas):
+                deltas[v.key] = averages.pushed(v, since[v.key], _read(self.copies[v.key], v), deltas)
+            elif v.key not in deltas:
+                deltas[v.key] = self._delta(v, since[v.key])
+        return deltas
 
     def sums(self, values: Values, deltas: Values) -> Values:
         """Values and deltas added up; of a bool the delta, which is its value, of averages as the servers do it."""
