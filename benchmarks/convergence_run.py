@@ -10,9 +10,9 @@ import numpy as np
 
 import tfps
 from benchmarks.convergence_tasks import Task
-from tfps.training import stream
+from tfps.training import schedule
 
-_CLOSURES_AN_EPOCH = stream.CLOSURES_AN_EPOCH
+_CLOSURES_AN_EPOCH = schedule.CLOSURES_AN_EPOCH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Run:
             strategy.dense_exchange_every = mode.exchange_every or max(1, 32 // workers)
             strategy.overlap_dense_exchange = mode.overlap and mode.name == "async"
         # Where it is given, so short an epoch is not to be cut finer.
-        stream.CLOSURES_AN_EPOCH = 1 if mode.exchange_every else _CLOSURES_AN_EPOCH
+        schedule.CLOSURES_AN_EPOCH = 1 if mode.exchange_every else _CLOSURES_AN_EPOCH
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self._model = task.build()
             self._model.compile(mode.optimizer(task.optimizer(mode.rate)), loss=task.loss)

@@ -29,7 +29,7 @@ def strategy():
 @pytest.fixture
 def one_worker(strategy):
     """A strategy whose steps follow one another as in one process, with the settings of a cluster of one worker."""
-    from tfps.strategy.inputs import Iterators
+    from tfps.inputs.worker_input import Iterators
 
     before = strategy._num_workers, strategy._pool, strategy.iterators
     strategy._num_workers, strategy._pool, strategy.iterators = 1, None, Iterators(strategy)

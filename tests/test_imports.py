@@ -7,15 +7,17 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tfps"
 # Modules that stand below every package: they import only each other, in this order, and everyone may import them.
-BASE = ("errors", "types", "env", "version", "step")
+BASE = ("errors", "types", "env", "version", "jobs", "step")
 ALLOWED = {
     "placement": set(),
     "ops": set(),
     "cluster": {"ops"},  # a server loads the library, or it could not run the graphs it is sent
     "embedding": {"ops", "placement"},
     "nn": {"embedding", "ops", "placement"},
-    "strategy": {"cluster", "placement", "embedding", "ops"},
-    "training": {"embedding", "placement", "strategy"},
+    "runtime": {"cluster"},
+    "inputs": {"runtime"},
+    "strategy": {"cluster", "embedding", "inputs", "ops", "placement", "runtime"},
+    "training": {"cluster", "embedding", "inputs", "ops", "placement", "runtime", "strategy"},
 }
 # Any of the above; nothing below imports these.
 TOP = ("keras", "cli", "__init__", "optimizers", "layers", "models", "text", "api")

@@ -46,7 +46,7 @@ class Step:
         copies: worker-local resource handles by variable key; a variable that is not in it stays on its server.
         stand_ins: what is looked up and updated instead of a table, by table key.
         contributes: whether its gradients go into an update that is made elsewhere.
-        stamp: of what it pushes to servers, a `tfps.embedding.once.Stamp`; None where nobody sends it again.
+        stamp: of what it pushes to servers, a `tfps.embedding.push_dedup.Stamp`; None where nobody sends it again.
         by_hand: whether it is one of a hand-written loop.
 
     Attributes:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfps.strategy import shipping
+from tfps.inputs import shipping
 
 LINES = 61
 FILES = 5

@@ -81,7 +81,7 @@ def test_an_epoch_trains_each_example_once(counter, kind):
 
 
 def test_a_dataset_is_sent_to_the_workers_once(counter, monkeypatch):
-    from tfps.strategy import inputs
+    from tfps.inputs import worker_input as inputs
 
     sent, share_of = [], inputs.share_of
     monkeypatch.setattr(inputs, "share_of", lambda *share: sent.append(share[1:]) or share_of(*share))

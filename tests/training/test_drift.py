@@ -9,8 +9,8 @@ import tensorflow as tf
 
 import tfps
 from tests.training.test_skip_gram import Tally
-from tfps.training import drift
-from tfps.training.drift import Drift, Runaway
+from tfps.training.geo import drift
+from tfps.training.geo.drift import Drift, Runaway
 
 
 def epoch(norm, steps, conflicting=0.6, windows=10.0):

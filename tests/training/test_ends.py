@@ -12,7 +12,7 @@ import tensorflow as tf
 import tfps
 from tests.training.test_geo import counter
 from tfps.errors import UnsupportedError
-from tfps.training import stream
+from tfps.training import schedule
 
 
 def slow(batches, turns=lambda i: 20):
@@ -116,9 +116,9 @@ def count(seen):
 
 
 def test_a_window_misses_a_bounded_number_of_others(strategy, monkeypatch):
-    landed, order = stream.ShippedStream._landed, []
+    landed, order = schedule.ShippedStream._landed, []
     monkeypatch.setattr(
-        stream.ShippedStream,
+        schedule.ShippedStream,
         "_landed",
         lambda self, flight, result: (order.append(flight.order.share), landed(self, flight, result)),
     )
@@ -127,7 +127,7 @@ def test_a_window_misses_a_bounded_number_of_others(strategy, monkeypatch):
     model.fit(slow(160, lambda i: tf.where(i % 2 == 0, 200, 0)), verbose=0)
     own = [place for place, share in enumerate(order) if share == 0]
     between = [b - a - 1 for a, b in zip(own, own[1:], strict=False)]
-    assert len(order) >= 80 and 2 < max(between) <= stream._MOST_MISSED + 1
+    assert len(order) >= 80 and 2 < max(between) <= schedule._MOST_MISSED + 1
 
 
 @pytest.mark.parametrize("overlap", [False, True])

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tfps
 from tfps.errors import ConfigError, UnsupportedError
-from tfps.training.pace import LONGEST, Length
+from tfps.training.geo.pace import LONGEST, Length
 
 ROWS = 300
 INNER = {

@@ -8,7 +8,7 @@ import tfps
 from tests.training.graphs import before
 from tests.training.test_geo import INNER, ROWS, counter, fit
 from tfps.errors import ConfigError
-from tfps.training.overlapped import WINDOWS
+from tfps.training.geo.overlapped import WINDOWS
 
 
 @pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])

@@ -6,7 +6,7 @@ import pytest
 
 from tests.training.graphs import before
 from tests.training.test_turns import weights
-from tfps.training.spans import SPANS
+from tfps.training.asynchronous.spans import SPANS
 
 
 @pytest.fixture

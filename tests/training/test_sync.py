@@ -11,9 +11,9 @@ import tensorflow as tf
 import tfps
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.functions import StepFunction
-from tfps.training import stream as streams
+from tfps.training import schedule as schedules
 from tfps.training.closure import Result
-from tfps.training.sync.stream import Rules, SyncStream
+from tfps.training.synchronous.schedule import Rules, SyncStream
 
 ROWS = 300
 DECAY = keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)
@@ -278,7 +278,7 @@ class Calls(list):
 
 def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
     """Not even where a share turns out to have ended, and what it was to have of the budget is left over."""
-    monkeypatch.setattr(streams, "Calls", Calls)
+    monkeypatch.setattr(schedules, "Calls", Calls)
     left, begun = [8, 1, 8], []
 
     def over_iterator(order):
@@ -286,7 +286,7 @@ def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
         left[order.share] -= 1
         return int(left[order.share] >= 0)
 
-    runner = streams.Runner(
+    runner = schedules.Runner(
         types.SimpleNamespace(devices=[0, 1, 2]),
         host_of=lambda share: share,
         over_iterator=over_iterator,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfps.training.asynchronous.turns import steps_of_turn
 from tfps.training.closure import Closure
-from tfps.training.turns import steps_of_turn
 
 ROWS, SIZE = 50, 8
 

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from tfps.training import stream as closures
+from tfps.training import schedule as closures
 from tfps.training import streams
 from tfps.training.closure import Result
 

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 
 from tfps.cluster.processes import tied_command
-from tfps.cluster.streams import Terminal
+from tfps.cluster.terminal import Terminal
 from tfps.cluster.tf_config import TaskConfig
 
 _SIGNAL_BASE = 128  # a shell's status for a program ended by signal n is 128 + n

@@ -21,7 +21,7 @@ from tfps.cluster.ports import reserve_address
 from tfps.cluster.processes import cores_each
 from tfps.cluster.server_group import ServerGroup, TaskOrder
 from tfps.cluster.spec import ClusterSpec
-from tfps.cluster.streams import Terminal
+from tfps.cluster.terminal import Terminal
 from tfps.cluster.tf_config import TaskConfig
 from tfps.errors import ClusterError, ConfigError, TaskDiedError
 

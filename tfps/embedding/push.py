@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.embedding.lookup import Group, TableGradient, in_answer_order, joined, parted, routes_of, sent_as_one
-from tfps.embedding.once import LANES, Stamp
+from tfps.embedding.push_dedup import LANES, Stamp
 from tfps.ops.apply_rows import apply_rows, pack_update
 from tfps.ops.route_unique import route_unique
 from tfps.ops.routes import RouteMap

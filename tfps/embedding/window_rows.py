@@ -11,8 +11,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.embedding.lookup import Group, pull, route
-from tfps.embedding.once import Stamp
 from tfps.embedding.push import add_to
+from tfps.embedding.push_dedup import Stamp
 from tfps.errors import ConfigError
 
 _KEYS = 1 << 40

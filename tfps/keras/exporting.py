@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps.cluster import devices
 from tfps.embedding.table import Table
 from tfps.keras._compat import Variable
 from tfps.strategy.variables import StepVariable
@@ -32,5 +33,5 @@ def on_chief(model: Any) -> Iterator[None]:
 
 
 def _copy(value: Any) -> tf.Variable:
-    with tf.device("/device:CPU:0"):
+    with tf.device(devices.CHIEF):
         return tf.Variable(value.numpy(), dtype=value.dtype, trainable=value.trainable, name=value.name.split(":")[0])

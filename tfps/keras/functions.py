@@ -12,35 +12,35 @@ from typing import Any
 import tensorflow as tf
 
 from tfps import step
-from tfps.embedding.once import Ledger
+from tfps.cluster import devices
+from tfps.embedding.push_dedup import Ledger
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError, UnsupportedError
-from tfps.keras import averages, geo, sync
+from tfps.inputs.worker_input import Epoch, as_tensor, worker_iterator
+from tfps.keras import geo, moving_averages, sync
 from tfps.keras._compat import tree
 from tfps.keras.optimizers import of_model
 from tfps.keras.variables import held
 from tfps.placement.advice import start_up
 from tfps.placement.model import Plan
-from tfps.strategy.creation import server_device
-from tfps.strategy.inputs import Epoch, as_tensor, worker_iterator
-from tfps.strategy.losses import WorkerLostError
-from tfps.strategy.pool import Calls
+from tfps.runtime.losses import WorkerLostError
+from tfps.runtime.pool import Calls
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
+from tfps.training.asynchronous.spans import SPANS
+from tfps.training.asynchronous.turns import MOST_STEPS, steps_of_turn
 from tfps.training.batches import next_or_again
 from tfps.training.closure import Closure, Program, Result
-from tfps.training.drift import Drift, Runaway
 from tfps.training.first_steps import FirstSteps
+from tfps.training.geo.drift import Drift, Runaway
+from tfps.training.geo.overlapped import WINDOWS
+from tfps.training.geo.pace import LONGEST, Length
+from tfps.training.geo.whole_window import WindowMethods
 from tfps.training.hoisting import Recording
 from tfps.training.order import LENGTH, Order
-from tfps.training.overlapped import WINDOWS
-from tfps.training.pace import LONGEST, Length
-from tfps.training.spans import SPANS
-from tfps.training.stream import Runner, Stream, closure_steps
+from tfps.training.schedule import Runner, Stream, closure_steps
 from tfps.training.streams import stream
-from tfps.training.sync.steps import SyncSteps
-from tfps.training.turns import MOST_STEPS, steps_of_turn
-from tfps.training.whole_window import WindowMethods
+from tfps.training.synchronous.steps import SyncSteps
 
 _LOG = logging.getLogger("tfps")
 _NUMBERS = itertools.count()
@@ -162,7 +162,7 @@ class StepFunction:
         ledgers = Ledger(f"{name}_rows", workers), Ledger(f"{name}_dense", workers)
         for server in range(self._strategy.num_servers):
             for ledger in ledgers:
-                ledger.open(server_device(server))
+                ledger.open(devices.server(server))
         return ledgers
 
     def _sync_steps(self) -> SyncSteps | None:
@@ -312,7 +312,7 @@ class StepFunction:
             Recording(self._alone, spec)  # a step that builds those it applies, so that their slots are known
         kept = [*model.variables, *(v for one in optimizers if updated for v in one.variables)]
         if updated:
-            averages.note_averages(model)
+            moving_averages.note_averages(model)
         window = geo.window_mode(model, workers) if self._updates else None
         program = Program(
             self._traced_step,

@@ -6,12 +6,12 @@ from typing import Any
 
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError, UnsupportedError
-from tfps.keras import averages, row_optimizers
+from tfps.keras import moving_averages, row_optimizers
 from tfps.keras._compat import keras
 from tfps.keras.modes import Moded, know, optimizer_of, with_mode
 from tfps.keras.variables import held
 from tfps.strategy.variables import DenseVariable
-from tfps.training.window import WindowMode
+from tfps.training.geo.window import WindowMode
 from tfps.types import is_integer
 
 _LOG = logging.getLogger("tfps")
@@ -140,7 +140,7 @@ def window_mode(model: Any, num_workers: int) -> WindowMode | None:
         of_table = {name: row_optimizers.slot_of(model.optimizer, name, table)._value for name in names}
         slots[table.key] = list(of_table.values())
         scales[table.key] = share
-        of_averages = averages.decays(model.optimizer)
+        of_averages = moving_averages.decays(model.optimizer)
         decays.update({slot.key: of_averages[name] for name, slot in of_table.items() if name in of_averages})
         scales.update({slot.key: 1.0 / num_workers for name, slot in of_table.items() if name in _Geo.means})
     weights = [*held(model.trainable_variables, Table), *held(model.trainable_variables, DenseVariable)]

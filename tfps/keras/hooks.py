@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfps import step
 from tfps.embedding.table import Table
 from tfps.errors import ClusterError, UnsupportedError
-from tfps.keras import averages, exporting, model_checks, optimizers, predicting, regularizing, variables
+from tfps.keras import exporting, model_checks, moving_averages, optimizers, predicting, regularizing, variables
 from tfps.keras._compat import (
     UNREFERENCED_SLOTS,
     ArrayDataAdapter,
@@ -151,7 +151,7 @@ def _update_step(stock: Any, optimizer: Any, *args: Any) -> None:
             "`optimizer` must have no mode in a hand-written loop, which trains asynchronously. "
             f"Received: {type(optimizer).__name__}. Valid: one as Keras makes it, or `fit` with a `train_step`."
         )
-    averages.note_slots(optimizer)
+    moving_averages.note_slots(optimizer)
     optimizers.update_step(optimizer, *args)
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
+from tfps.inputs.worker_input import as_tensor, of_this_context
 from tfps.keras._compat import TFEpochIterator, keras, tree
 from tfps.keras.variables import held
-from tfps.strategy.inputs import as_tensor, of_this_context
-from tfps.strategy.losses import WorkerLostError
-from tfps.strategy.pool import Calls
+from tfps.runtime.losses import WorkerLostError
+from tfps.runtime.pool import Calls
 from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import Exchange
 from tfps.training.hoisting import Recording

@@ -114,7 +114,7 @@ class SkipGram(keras.Model):
         return self._reported(*self._loss_of(data))
 
     def window_lookups(self, batches: Any) -> list[tuple[Any, Any]]:
-        """The rows that a window of batches needs; see `tfps/training/whole_window.py`.
+        """The rows that a window of batches needs; see `tfps/training/geo/whole_window.py`.
 
         Args:
             batches: (centers, contexts) of the whole window.
@@ -123,7 +123,7 @@ class SkipGram(keras.Model):
         return [(self.centers.embeddings, centers), (self.contexts.embeddings, self._targets(contexts))]
 
     def train_window(self, batches: Any, rows: Any, steps: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        """A window of batches in one op, pair after pair; see `tfps/training/whole_window.py`.
+        """A window of batches in one op, pair after pair; see `tfps/training/geo/whole_window.py`.
 
         Args:
             batches: (centers, contexts) of the whole window.

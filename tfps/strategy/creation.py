@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps.cluster import devices
 from tfps.embedding.initialization import RowSource, fill
 from tfps.embedding.table import Table
 from tfps.ops.routing_graph import global_of
@@ -14,7 +15,6 @@ from tfps.placement.model import Placement
 from tfps.placement.spec import VariableSpec
 from tfps.strategy.variables import DenseVariable, SeedVariable, SumVariable
 
-CHIEF_DEVICE = "/device:CPU:0"
 _LARGE_BYTES = 1 << 30
 _LOG = logging.getLogger("tfps")
 
@@ -38,15 +38,10 @@ class Recipe:
     bookkeeping: bool = False
 
 
-def server_device(server: int) -> str:
-    """The device of one parameter server."""
-    return f"/job:ps/replica:0/task:{server}/device:CPU:0"
-
-
 def create_dense(placement: Placement, recipe: Recipe, trainable: bool) -> DenseVariable:
     """A variable that one server holds whole."""
     spec = placement.spec
-    device = server_device(placement.servers[0])
+    device = devices.server(placement.servers[0])
     kind = SeedVariable if recipe.is_seed else DenseVariable
     variable = kind(
         recipe.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=trainable, device=device
@@ -58,7 +53,7 @@ def create_dense(placement: Placement, recipe: Recipe, trainable: bool) -> Dense
 def create_sum(spec: VariableSpec, recipe: Recipe) -> SumVariable:
     """A sum over the workers, held by the chief."""
     return SumVariable(
-        recipe.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=False, device=CHIEF_DEVICE
+        recipe.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=False, device=devices.CHIEF
     )
 
 
@@ -85,7 +80,7 @@ def _create_shard(spec: VariableSpec, server: int, index: int, rows: int, value:
         dtype=spec.dtype,
         shape=shape,
         trainable=False,
-        device=server_device(server),
+        device=devices.server(server),
     )
 
 

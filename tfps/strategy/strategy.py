@@ -19,7 +19,8 @@ from tensorflow.python.distribute import (
     parameter_server_strategy_v2,  # the extended class is not public
 )
 
-from tfps import step
+from tfps import jobs, step
+from tfps.cluster import devices
 from tfps.cluster.faults import translate, translated
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.reach import wait_for_servers
@@ -27,15 +28,15 @@ from tfps.cluster.server import serve
 from tfps.cluster.tf_config import TaskConfig, from_environment
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError
+from tfps.inputs.worker_input import Iterators, WorkerInput
 from tfps.ops import library
 from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
 from tfps.placement.planner import IncrementalPlacer
 from tfps.placement.spec import VariableSpec
-from tfps.strategy.creation import CHIEF_DEVICE, Recipe, create_dense, create_sum, create_table, server_device
-from tfps.strategy.inputs import Iterators, WorkerInput
-from tfps.strategy.losses import Losses
-from tfps.strategy.pool import WorkerPool
+from tfps.runtime.losses import Losses
+from tfps.runtime.pool import WorkerPool
+from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table
 from tfps.strategy.variables import DenseVariable
 from tfps.types import is_integer
 
@@ -136,7 +137,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             assert self.cluster is not None
             self.cluster.start()
             return self.cluster.spec
-        if config.task_type != "chief":
+        if config.task_type != jobs.CHIEF:
             serve(config)
         wait_for_servers(config.cluster)
         return config.cluster
@@ -154,7 +155,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     @property
     def worker_devices(self) -> list[str]:
         """One device a worker."""
-        return [f"/job:worker/replica:0/task:{index}/device:CPU:0" for index in range(self.num_workers)]
+        return [devices.Worker(index).compute_device for index in range(self.num_workers)]
 
     def check(self) -> None:
         """Raises `TaskDiedError` if a parameter server of the embedded cluster has ended, or its last worker."""
@@ -175,7 +176,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     def server_pool(self) -> WorkerPool:
         """Runs functions whose parts go to all servers; the chief leads them, as servers do not know each other."""
         if self._server_pool is None:
-            leads = [CHIEF_DEVICE]
+            leads = [devices.CHIEF]
             self._server_pool = WorkerPool(leads, lambda _, error: translate(error, self._faulty), self.check)
         return self._server_pool
 
@@ -288,7 +289,7 @@ class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
         return super()._call_for_each_replica(fn, args, kwargs)
 
     def _create_variable_round_robin(self, next_creator: Any, **kwargs: Any) -> Any:
-        device = server_device(self._container_strategy().place_plain(kwargs))
+        device = devices.server(self._container_strategy().place_plain(kwargs))
         with tf.compat.v1.colocate_with(None, ignore_existing=True), tf.device(device):
             return next_creator(**kwargs)
 
@@ -299,5 +300,5 @@ def _check_positive(name: str, value: float) -> None:
 
 
 def _resolver(spec: Any) -> Any:
-    task = {"task_type": "chief", "task_id": 0} if spec.chief else {}
+    task = {"task_type": jobs.CHIEF, "task_id": 0} if spec.chief else {}
     return tf.distribute.cluster_resolver.SimpleClusterResolver(spec.resolver_spec(), rpc_layer="grpc", **task)

@@ -67,7 +67,7 @@ class StepVariable(resource_variable_ops.ResourceVariable):
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """A moving average: a step keeps a part of it and adds something new (see `tfps.strategy.averages`).
+    """A moving average: a step keeps a part of it and adds something new (see `tfps.training.moving_averages`).
 
     Args:
         decay: the part that a step keeps; None of a product, which a step multiplies by what it likes.

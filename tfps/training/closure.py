@@ -16,19 +16,19 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
-from tfps.embedding.once import PUSHES, Ledger, Stamp
+from tfps.embedding.push_dedup import PUSHES, Ledger, Stamp
 from tfps.strategy.variables import DenseVariable, SumVariable
+from tfps.training.asynchronous.spans import train_spans
+from tfps.training.asynchronous.turns import Turns, steps_of_turn
 from tfps.training.batches import of_one_shape, one_by_one
-from tfps.training.drift import DRIFT_LANES, Drift
 from tfps.training.exchange import Exchange, local_copy
+from tfps.training.geo.drift import DRIFT_LANES, Drift
+from tfps.training.geo.overlapped import Overlapped
+from tfps.training.geo.whole_window import WholeWindow, WindowMethods
+from tfps.training.geo.window import Window, WindowMode, train_one
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.lanes import lanes, pack
 from tfps.training.order import Order
-from tfps.training.overlapped import Overlapped
-from tfps.training.spans import train_spans
-from tfps.training.turns import Turns, steps_of_turn
-from tfps.training.whole_window import WholeWindow, WindowMethods
-from tfps.training.window import Window, WindowMode, train_one
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps import jobs
+from tfps.cluster import devices
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _SAMPLE = 8
@@ -57,11 +59,11 @@ def cpu_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
 
 
 def _of_chief(strategy: ParameterServerStrategy) -> CpuTime:
-    addresses = strategy._cluster_resolver.cluster_spec().as_dict().get("chief", [])
+    addresses = strategy._cluster_resolver.cluster_spec().as_dict().get(jobs.CHIEF, [])
     host = _HERE if strategy.cluster is not None or not addresses else _host(addresses[0])
     cores = os.cpu_count() or 1
-    no_proc = CpuTime("chief", 0, host, time.process_time(), cores, cores, time.monotonic())
-    return parsed("chief", 0, host, _text_of("self")) or no_proc
+    no_proc = CpuTime(jobs.CHIEF, 0, host, time.process_time(), cores, cores, time.monotonic())
+    return parsed(jobs.CHIEF, 0, host, _text_of("self")) or no_proc
 
 
 def _of_embedded(strategy: ParameterServerStrategy) -> list[CpuTime]:
@@ -84,8 +86,8 @@ def _text_of(process: str) -> str:
 
 def _of_remote(strategy: ParameterServerStrategy) -> list[CpuTime]:
     spec = strategy._cluster_resolver.cluster_spec().as_dict()
-    tasks = [(job, index) for job in ("ps", "worker") for index in _sample(len(spec[job]))]
-    texts = _within(_LIMIT_S, lambda: _read_there([f"/job:{job}/task:{index}/device:CPU:0" for job, index in tasks]))
+    tasks = [(job, index) for job in (jobs.PS, jobs.WORKER) for index in _sample(len(spec[job]))]
+    texts = _within(_LIMIT_S, lambda: _read_there([devices.of_task(job, index) for job, index in tasks]))
     found = [
         parsed(job, index, _host(spec[job][index]), text)
         for (job, index), text in zip(tasks, texts or [""] * len(tasks), strict=True)

@@ -3,7 +3,7 @@
 In between the worker works on copies of its own. What it pushes is `copy - pulled`, which the server adds, so that
 whatever the Keras optimizer did is kept and no other worker's push is lost. With one worker that is the value one
 process reaches (up to the rounding of one subtraction and one addition). Moving averages are no sums: see
-`tfps.strategy.averages`.
+`tfps.training.moving_averages`.
 """
 
 import functools
@@ -12,9 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.once import LANES, Stamp
-from tfps.strategy import averages
+from tfps.embedding.push_dedup import LANES, Stamp
 from tfps.strategy.variables import DenseVariable, SeedVariable, StepVariable
+from tfps.training import moving_averages
 from tfps.training.lanes import lanes, pack, unpack
 
 _KEY_STEP = 104_729
@@ -120,8 +120,8 @@ class Exchange:
         """
         deltas: Values = {v.key: self._delta(v, since[v.key]) for v in self._variables if v.average is None}
         for v in self._variables:
-            if averages.is_average(v, deltas):
-                deltas[v.key] = averages.pushed(v, since[v.key], _read(self.copies[v.key], v), deltas)
+            if moving_averages.is_average(v, deltas):
+                deltas[v.key] = moving_averages.pushed(v, since[v.key], _read(self.copies[v.key], v), deltas)
             elif v.key not in deltas:
                 deltas[v.key] = self._delta(v, since[v.key])
         return deltas
@@ -142,7 +142,7 @@ class Exchange:
         for device, variables in self._by_server.items():
             of_server: Values = {v.key: deltas[v.key] for v in variables}
             of_server |= self._shares(device, [v for v in variables if v.key in self._capped], deltas, base)
-            kept = {v.key: averages.kept(v, deltas) for v in variables if averages.is_average(v, deltas)}
+            kept = {v.key: moving_averages.kept(v, deltas) for v in variables if moving_averages.is_average(v, deltas)}
             parts = [tf.cast(part, tf.float32) for part in kept.values()]
             buffer = pack([*of_server.values(), *parts, *([stamp.lanes()] if stamp else [])])
             with tf.device(device):
@@ -188,8 +188,8 @@ class Exchange:
 def _sum(variable: DenseVariable, value: Any, deltas: Values) -> Any:
     if variable.dtype == tf.bool:
         return deltas[variable.key]
-    if averages.is_average(variable, deltas):
-        return averages.moved(variable, value, deltas)
+    if moving_averages.is_average(variable, deltas):
+        return moving_averages.moved(variable, value, deltas)
     return value + deltas[variable.key]
 
 
@@ -204,7 +204,7 @@ def _add(variables: list[DenseVariable], of_averages: list[Hashable], buffer: An
         if variable.dtype != tf.bool and variable.key not in kept
     ]
     pushed = zip(variables, deltas, strict=True)
-    return added + averages.move((v, delta, kept[v.key]) for v, delta in pushed if v.key in kept)
+    return added + moving_averages.move((v, delta, kept[v.key]) for v, delta in pushed if v.key in kept)
 
 
 def _read(handle: Any, variable: StepVariable) -> Any:

@@ -1,8 +1,8 @@
 """Which stream an epoch gets."""
 
-from tfps.strategy.inputs import Epoch
-from tfps.training.stream import FedStream, Runner, ShippedStream, Stream
-from tfps.training.sync.stream import Rules, SyncStream
+from tfps.inputs.worker_input import Epoch
+from tfps.training.schedule import FedStream, Runner, ShippedStream, Stream
+from tfps.training.synchronous.schedule import Rules, SyncStream
 
 
 def stream(runner: Runner, epoch: Epoch, rules: Rules | None = None) -> Stream:

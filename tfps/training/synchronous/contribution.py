@@ -13,8 +13,8 @@ from tfps.training.closure import Closure, Program
 from tfps.training.exchange import Exchange
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.order import Order
-from tfps.training.sync.layout import Layout
-from tfps.training.sync.stage import Stage
+from tfps.training.synchronous.layout import Layout
+from tfps.training.synchronous.stage import Stage
 
 
 class ContributionClosure(Closure):

@@ -12,12 +12,12 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from tfps.strategy.inputs import Epoch
-from tfps.strategy.losses import WorkerLostError
-from tfps.strategy.pool import Calls, WorkerPool
+from tfps.inputs.worker_input import Epoch
+from tfps.runtime.losses import WorkerLostError
+from tfps.runtime.pool import Calls, WorkerPool
 from tfps.training.closure import Result
+from tfps.training.geo.pace import Length, of_few_lengths, pace
 from tfps.training.order import Order
-from tfps.training.pace import Length, of_few_lengths, pace
 
 _MOST_MISSED = 8
 """Windows (GEO) that each other worker may end or begin while one is under way."""

@@ -15,11 +15,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.once import Stamp
+from tfps.embedding.push_dedup import Stamp
+from tfps.training.asynchronous.prefetching import Ahead
 from tfps.training.batches import next_unless
 from tfps.training.hoisting import Recording
 from tfps.training.order import Order
-from tfps.training.prefetching import Ahead
 
 MOST_STEPS = 4
 """Steps of a turn at most: a quarter of its round trips is little beside what steps themselves cross for."""

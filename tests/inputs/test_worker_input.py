@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfps.strategy.inputs import WorkerInput, iterator_handle, worker_iterator
+from tfps.inputs.worker_input import WorkerInput, iterator_handle, worker_iterator
 
 BATCHES = 20
 

@@ -5,11 +5,11 @@ from typing import Any
 import tensorflow as tf
 
 from tfps import step
-from tfps.strategy.creation import server_device
+from tfps.cluster import devices
 from tfps.strategy.variables import DenseVariable
 from tfps.training.hoisting import DirectLookups
-from tfps.training.sync.layout import Layout, Received
-from tfps.training.sync.stage import Stage
+from tfps.training.synchronous.layout import Layout, Received
+from tfps.training.synchronous.stage import Stage
 
 
 def update(layout: Layout, stage: Stage, merged: Any) -> None:
@@ -24,13 +24,13 @@ def update(layout: Layout, stage: Stage, merged: Any) -> None:
     with step.tracing(step.Step(DirectLookups(), {})):
         layout.update(received)
     for server, one in received.items():
-        with tf.device(server_device(server)):
+        with tf.device(devices.server(server)):
             for variable, moved in one.moved:
                 _move(variable, moved, one.examples)
 
 
 def _received(layout: Layout, stage: Stage, merged: Any, server: int) -> Received:
-    with tf.device(server_device(server)):
+    with tf.device(devices.server(server)):
         nothing = tf.constant(layout.nothing(server))
         there = tf.unstack(tf.identity(merged), num=stage.places)
         messages = [stage.take(server, place, is_there, nothing) for place, is_there in enumerate(there)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps import jobs
 from tfps.cluster.faults import translate
 from tfps.cluster.local import LocalCluster
 from tfps.errors import ClusterError, TaskDiedError
@@ -59,7 +60,7 @@ class Losses:
     def translate(self, worker: int, error: Exception) -> Exception:
         """The error of ours for one of TensorFlow that a call on a worker ended with."""
         if worker in self._lost and isinstance(error, tf.errors.OpError):
-            return WorkerLostError(f"worker {worker} is gone", ("worker", worker))
+            return WorkerLostError(f"worker {worker} is gone", (jobs.WORKER, worker))
         ours = translate(error, self._cluster)
         if isinstance(ours, ClusterError) and self._lose(ours):
             return WorkerLostError(str(ours), ours.task)
@@ -69,12 +70,12 @@ class Losses:
         """Notes that the worker to blame is gone, if it is one and not the last; returns whether it is."""
         job, worker = error.task or ("", 0)
         with self._lock:
-            if job != "worker" or len(self._lost | {worker}) == self._num_workers:
+            if job != jobs.WORKER or len(self._lost | {worker}) == self._num_workers:
                 return False
             known = worker in self._lost
             self._lost.add(worker)
         if not known:
             if isinstance(self._cluster, LocalCluster):
-                self._cluster.do_without("worker", worker)
+                self._cluster.do_without(jobs.WORKER, worker)
             _LOG.warning("the other workers go on without worker %d, and do its part: %s", worker, error)
         return True

@@ -15,8 +15,8 @@ import tensorflow as tf
 from tensorflow.python.data.ops import dataset_ops, iterator_ops  # an iterator found by name is not public
 from tensorflow.python.data.util import structure
 
-from tfps.strategy.losses import WorkerLostError
-from tfps.strategy.shipping import share_of, shippable_graph, without_devices
+from tfps.inputs.shipping import share_of, shippable_graph, without_devices
+from tfps.runtime.losses import WorkerLostError
 
 _PREFETCH = 4
 """Batches a worker reads ahead."""

@@ -13,10 +13,10 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
-from tfps.strategy.inputs import Epoch
+from tfps.inputs.worker_input import Epoch
 from tfps.training.closure import Result
 from tfps.training.order import Order
-from tfps.training.stream import Flight, Runner, Stream
+from tfps.training.schedule import Flight, Runner, Stream
 
 
 @dataclasses.dataclass(frozen=True)

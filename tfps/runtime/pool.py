@@ -20,7 +20,7 @@ from tensorflow.python.eager import context  # executors are not public
 from tensorflow.python.eager.executor import new_executor
 
 from tfps.errors import ClusterTimeoutError
-from tfps.strategy.losses import WorkerLostError
+from tfps.runtime.losses import WorkerLostError
 
 _LOG = logging.getLogger("tfps")
 _CHECK_EVERY_S = 1.0

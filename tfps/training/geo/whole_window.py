@@ -26,9 +26,9 @@ import tensorflow as tf
 from tfps.embedding.window_rows import WindowRows, pull_window, push_window
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, next_unless
-from tfps.training.drift import measured
 from tfps.training.exchange import share
-from tfps.training.window import WindowMode, kept_of
+from tfps.training.geo.drift import measured
+from tfps.training.geo.window import WindowMode, kept_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class WindowMethods:
 
 
 class WholeWindow:
-    """The batches of one window, which the model trains; the same parts as `tfps.training.window.Window` has.
+    """The batches of one window, which the model trains; the same parts as `tfps.training.geo.window.Window` has.
 
     Args:
         lookups: gives what rows batches need.

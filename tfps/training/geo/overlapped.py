@@ -17,10 +17,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.once import Stamp
+from tfps.embedding.push_dedup import Stamp
 from tfps.training.batches import next_unless
-from tfps.training.drift import DRIFT_LANES
 from tfps.training.exchange import Exchange
+from tfps.training.geo.drift import DRIFT_LANES
 from tfps.training.order import Order
 
 WINDOWS = 4

@@ -6,14 +6,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.strategy.pool import Calls
+from tfps.runtime.pool import Calls
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.closure import Program
-from tfps.training.sync.contribution import ContributionClosure
-from tfps.training.sync.layout import Layout
-from tfps.training.sync.stage import Stage
-from tfps.training.sync.stream import Rules
-from tfps.training.sync.update import update
+from tfps.training.synchronous.contribution import ContributionClosure
+from tfps.training.synchronous.layout import Layout
+from tfps.training.synchronous.schedule import Rules
+from tfps.training.synchronous.stage import Stage
+from tfps.training.synchronous.update import update
 
 
 class SyncSteps:

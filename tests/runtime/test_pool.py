@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfps.errors import ClusterTimeoutError, TaskDiedError
-from tfps.strategy.pool import Calls, WorkerPool
+from tfps.runtime.pool import Calls, WorkerPool
 
 LONG_S = 240.0
 

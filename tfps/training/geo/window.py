@@ -5,7 +5,7 @@ a server for the unique rows of the window and their slots; (3) steps on this co
 (4) one push a server of `latest - pulled`, which the server adds. Nothing is left over: what a window learnt is with
 the servers when it ends. Memory: twice the window's unique rows and their slots, and the window's batches.
 
-`tfps.training.overlapped` runs the same parts of several windows beside one another.
+`tfps.training.geo.overlapped` runs the same parts of several windows beside one another.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ from tfps.embedding.lookup import expand, fetch, route
 from tfps.embedding.push import add
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
-from tfps.strategy import averages
+from tfps.training import moving_averages
 from tfps.training.batches import Batches, growing_array, next_unless
-from tfps.training.drift import measured
 from tfps.training.exchange import share
+from tfps.training.geo.drift import measured
 from tfps.training.hoisting import Recording
 
 
@@ -34,8 +34,9 @@ class WindowMode:
     Args:
         slots: the optimizer's slot tables of each table that it trains, by the key of the table.
         scales: share of a table's delta that is pushed, by the key of the table; 1 where there is none.
-        decays: of the slots that are moving averages, by the key of the slot table (see `tfps.strategy.averages`). All
-            rows of a window keep what its steps keep of a row that is in each of their batches.
+        decays: of the slots that are moving averages, by the key of the slot table (see
+            `tfps.training.moving_averages`). All rows of a window keep what its steps keep of a row that is in each of
+            their batches.
         capped: keys of tables and dense variables whose share follows from what others have moved them by meanwhile,
             of a table for each row (see `tfps.training.exchange.share`).
     """
@@ -224,7 +225,7 @@ class Window:
 
 def kept_of(decays: Sequence[float | None], count: Any) -> list[Any]:
     """The part that `count` steps keep of averages with these decays, one tensor for all that are alike."""
-    parts = {decay: None if decay is None else averages.keep(decay, count) for decay in decays}
+    parts = {decay: None if decay is None else moving_averages.keep(decay, count) for decay in decays}
     return [parts[decay] for decay in decays]
 
 

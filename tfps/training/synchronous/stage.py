@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.strategy.creation import server_device
+from tfps.cluster import devices
 
 
 class Stage:
@@ -27,7 +27,7 @@ class Stage:
             place: int32 scalar, below the number of places.
             message: float32 vector.
         """
-        with tf.device(server_device(server)):
+        with tf.device(devices.server(server)):
             arrived = tf.identity(message)
             writes = [functools.partial(self._write, server, number, arrived) for number in range(self.places)]
             return writes[0]() if len(writes) == 1 else tf.switch_case(tf.identity(place), writes)
@@ -45,13 +45,13 @@ class Stage:
         return tf.ensure_shape(tf.cond(is_there, read, lambda: otherwise), [None])
 
     def _write(self, server: int, place: int, message: Any) -> Any:
-        with tf.device(server_device(server)):
+        with tf.device(devices.server(server)):
             write = tf.raw_ops.AssignVariableOp(resource=self._handle(place), value=message)
             with tf.control_dependencies([write]):
                 return tf.constant(True)
 
     def _read(self, server: int, place: int) -> Any:
-        with tf.device(server_device(server)):
+        with tf.device(devices.server(server)):
             return tf.raw_ops.ReadVariableOp(resource=self._handle(place), dtype=tf.float32)
 
     def _handle(self, place: int) -> Any:

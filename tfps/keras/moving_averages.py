@@ -1,6 +1,6 @@
 """Which variables are moving averages, and what counts their steps.
 
-`tfps.strategy.averages` has what that means where several workers push.
+`tfps.training.moving_averages` has what that means where several workers push.
 """
 
 from typing import Any

@@ -1,0 +1,50 @@
+"""The TensorFlow devices of a cluster's tasks. The one place that spells a device name.
+
+A parameter server keeps its variables on its CPU. A worker computes on one device; `Worker.compute_device` says
+which, so that a worker with a card needs a change here and nowhere else. Pure functions, any thread.
+"""
+
+import dataclasses
+
+from tfps import jobs
+
+CHIEF = "/device:CPU:0"
+"""The chief's own device. It names no job, so it is right before the chief connects to its cluster and after."""
+
+
+def of_task(job: str, index: int, device: str = "CPU:0") -> str:
+    """The full name of a device of one task.
+
+    Args:
+        job: "ps" or "worker".
+        index: the task's position in its job, from 0.
+        device: kind and number of the device on that task.
+
+    Example:
+        >>> of_task("ps", 1)
+        '/job:ps/replica:0/task:1/device:CPU:0'
+    """
+    return f"/job:{job}/replica:0/task:{index}/device:{device}"
+
+
+def server(index: int) -> str:
+    """The device of a parameter server: its variables live there, and graphs on their rows run there."""
+    return of_task(jobs.PS, index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """A worker and where it computes.
+
+    Args:
+        index: the worker's position in its job, from 0.
+        device: kind and number of the device that runs its steps.
+    """
+
+    index: int
+    device: str = "CPU:0"
+
+    @property
+    def compute_device(self) -> str:
+        """The full name of the device that runs the worker's steps."""
+        return of_task(jobs.WORKER, self.index, self.device)

@@ -1,0 +1,13 @@
+"""The names of the jobs of a cluster, as TF_CONFIG, device names and messages spell them."""
+
+CHIEF = "chief"
+"""Runs the user's program and tells the others what to do. One a cluster."""
+
+PS = "ps"
+"""A parameter server: holds variables and works on them when asked."""
+
+WORKER = "worker"
+"""Computes the steps of the model."""
+
+JOBS = (CHIEF, WORKER, PS)
+"""Every job a cluster may have."""

@@ -1,0 +1,1 @@
+"""GEO training: a worker trains a window of batches on its own rows, then pushes the deltas of the rows it touched."""
