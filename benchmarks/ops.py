@@ -23,7 +23,7 @@ from tfps.ops.combine_rows import Pooling, combine_rows
 from tfps.ops.gather_rows import gather_rows
 from tfps.ops.route_unique import route_unique
 from tfps.ops.routes import RouteMap, TableRoute
-from tfps.ops.row_rules import RULES
+from tfps.ops.row_rules import ROW_RULES
 from tfps.ops.segment_sum_rows import segment_sum_rows
 from tfps.placement.routing import Routing
 
@@ -126,7 +126,7 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
     gradients = [tf.ones([options.batch, dim]) for _ in range(tables)]
 
     def update(name: str) -> Case:
-        rule = RULES[name]
+        rule = ROW_RULES[name]
         hyper = tf.constant([HYPER.get(h, 1e-3) for h in rule.hyperparameters] + [0.0])
         variables = [shard[: 1 + len(rule.slots)] for shard in shards]
         message = pack_update(hyper, request, tf.ones([asked, dim]))

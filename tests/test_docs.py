@@ -157,10 +157,10 @@ def test_imports_are_those_of_the_table():
 
 def test_rules_are_those_of_the_table():
     from tfps.keras import row_optimizers
-    from tfps.ops.row_rules import RULES
+    from tfps.ops.row_rules import ROW_RULES
 
     rows = table("docs/optimizers.md", "Keras optimizer", "rule", "slots", "what one gradient row does")
-    assert {row[1]: len(code(row[2])) for row in rows} == {name: len(rule.slots) for name, rule in RULES.items()}
+    assert {row[1]: len(code(row[2])) for row in rows} == {name: len(rule.slots) for name, rule in ROW_RULES.items()}
     named = {kind.__name__ for kind in row_optimizers._ADAPTERS}
     assert {name for row in rows for name in re.findall(r"(?<![=\w])[A-Z]\w+", row[0])} == named
     assert all(name in text_of("README.md") for name in named)

@@ -18,8 +18,8 @@ import tensorflow as tf
 class Lookups(Protocol):
     """Answers the lookups of a traced step."""
 
-    def find(self, table: Any, ids: Any) -> Any:
-        """The rows of `table` for `ids` of any shape, each once: a `tfps.embedding.lookup.Found`."""
+    def look_up(self, table: Any, ids: Any) -> Any:
+        """The rows of `table` for `ids` of any shape, each once: a `tfps.embedding.lookup.LookupResult`."""
         ...
 
 
@@ -46,7 +46,7 @@ class Step:
         copies: worker-local resource handles by variable key; a variable that is not in it stays on its server.
         stand_ins: what is looked up and updated instead of a table, by table key.
         contributes: whether its gradients go into an update that is made elsewhere.
-        stamp: of what it pushes to servers, a `tfps.embedding.push_dedup.Stamp`; None where nobody sends it again.
+        push_id: of what it pushes to servers, a `tfps.embedding.push_dedup.PushId`; None where nobody sends it again.
         by_hand: whether it is one of a hand-written loop.
 
     Attributes:
@@ -61,10 +61,10 @@ class Step:
         copies: dict[Hashable, Any],
         stand_ins: Mapping[Hashable, Any] | None = None,
         contributes: bool = False,
-        stamp: Any = None,
+        push_id: Any = None,
         by_hand: bool = False,
     ) -> None:
-        self.stamp, self.by_hand = stamp, by_hand
+        self.push_id, self.by_hand = push_id, by_hand
         self._pushes = 0
         self.lookups = lookups
         self.contributions: list[Contribution] | None = [] if contributes else None
@@ -75,10 +75,10 @@ class Step:
         self.gradients: list[Any] = []
         self.looked_up: list[tuple[Any, Any]] = []
 
-    def next_stamp(self) -> Any:
+    def next_push_id(self) -> Any:
         """That of the next push of rows: a step has one for each time that an optimizer is applied."""
         self._pushes += 1
-        return None if self.stamp is None else self.stamp.nth(self._pushes - 1)
+        return None if self.push_id is None else self.push_id.nth(self._pushes - 1)
 
     def copy_of(self, key: Hashable) -> Any | None:
         """Handle of the worker's own copy, or None where there is none."""

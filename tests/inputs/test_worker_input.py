@@ -1,4 +1,4 @@
-"""What workers have of an input: whose share goes on elsewhere, and what is left when nobody asks for it any more."""
+"""What workers have of an input: whose shard goes on elsewhere, and what is left when nobody asks for it any more."""
 
 import gc
 

@@ -83,8 +83,8 @@ def test_an_epoch_trains_each_example_once(counter, kind):
 def test_a_dataset_is_sent_to_the_workers_once(counter, monkeypatch):
     from tfps.inputs import worker_input as inputs
 
-    sent, share_of = [], inputs.share_of
-    monkeypatch.setattr(inputs, "share_of", lambda *share: sent.append(share[1:]) or share_of(*share))
+    sent, shard_of = [], inputs.shard_of
+    monkeypatch.setattr(inputs, "shard_of", lambda *share: sent.append(share[1:]) or shard_of(*share))
     dataset = pairs().shuffle(ROWS, seed=3).batch(7)
     for _ in range(3):
         counter.fit(dataset, verbose=0)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfps.errors import ConfigError
 from tfps.ops.apply_rows import apply_rows, pack_update
-from tfps.ops.row_rules import RULES
+from tfps.ops.row_rules import ROW_RULES
 
 RATE = 0.05
 DECAY = 0.1
@@ -82,7 +82,7 @@ def run_steps(rule, settings, variables, local, gradients, decay=0.0):
 @pytest.mark.parametrize("name", CASES)
 def test_equals_keras_on_the_rows_and_leaves_the_others(way, rng, name, dim, decay):
     make, settings = CASES[name]
-    rule, local = RULES[name], [7, 2, 11]
+    rule, local = ROW_RULES[name], [7, 2, 11]
     table = rng.normal(size=[13, dim]).astype(np.float32)
     gradients = rng.normal(size=[4, 3, dim]).astype(np.float32)
     variables = variables_of(make(RATE, **settings), table)
@@ -109,14 +109,14 @@ def test_equals_keras_with_other_settings(way, rng, name, settings):
     make, table = CASES[name][0], rng.normal(size=[3, 5]).astype(np.float32)
     gradients = rng.normal(size=[3, 3, 5]).astype(np.float32)
     variables = variables_of(make(RATE, **settings), table)
-    run_steps(RULES[name], settings, variables, [0, 1, 2], gradients)
+    run_steps(ROW_RULES[name], settings, variables, [0, 1, 2], gradients)
     for variable, wanted in zip(variables, keras_steps(make(RATE, **settings), table, gradients), strict=True):
         np.testing.assert_allclose(variable.numpy(), wanted, rtol=5e-4, atol=5e-5)
 
 
 @pytest.mark.parametrize("counts", [[3, 0, 2], [900, 5000, 0]])
 def test_several_tables_in_one_message(way, rng, counts):
-    rule, dim = RULES["adagrad"], 6
+    rule, dim = ROW_RULES["adagrad"], 6
     tables = [
         [tf.Variable(rng.normal(size=[6000, dim]), dtype=tf.float32), tf.Variable(tf.ones([6000, dim]))] for _ in counts
     ]
@@ -132,14 +132,14 @@ def test_several_tables_in_one_message(way, rng, counts):
 
 
 def test_every_rule_is_tested():
-    assert set(CASES) == set(RULES)
+    assert set(CASES) == set(ROW_RULES)
 
 
 def test_what_was_read_before_stays_as_it_was(way):
     table = tf.Variable(tf.zeros([4, 2]))
     read = tf.identity(table.read_value())  # a checkpoint's view of the table
     alias = table.value()
-    apply_rows(RULES["sgd"], [[table]], pack_update([1.0, 0.0], tf.constant([1, 2], tf.int64), tf.ones([1, 2])))
+    apply_rows(ROW_RULES["sgd"], [[table]], pack_update([1.0, 0.0], tf.constant([1, 2], tf.int64), tf.ones([1, 2])))
     np.testing.assert_array_equal(table.numpy()[2], [-1, -1])
     np.testing.assert_array_equal(read, np.zeros([4, 2]))
     np.testing.assert_array_equal(alias, np.zeros([4, 2]))
@@ -148,10 +148,10 @@ def test_what_was_read_before_stays_as_it_was(way):
 def test_assign_and_update_take_turns(way):
     table = tf.Variable(tf.zeros([4, 2]))
     message = pack_update([1.0, 0.0], tf.constant([1, 0], tf.int64), tf.ones([1, 2]))
-    apply_rows(RULES["sgd"], [[table]], message)
+    apply_rows(ROW_RULES["sgd"], [[table]], message)
     fresh = tf.ones([4, 2])
     table.assign(fresh)
-    apply_rows(RULES["sgd"], [[table]], message)
+    apply_rows(ROW_RULES["sgd"], [[table]], message)
     np.testing.assert_array_equal(table.numpy()[:2], [[0, 0], [1, 1]])
     np.testing.assert_array_equal(fresh, np.ones([4, 2]))
 
@@ -159,7 +159,7 @@ def test_assign_and_update_take_turns(way):
 @pytest.mark.parametrize("size", [0, 3, 4, 6, 9])
 def test_a_message_of_a_wrong_size_is_an_error(way, size):
     with pytest.raises(tf.errors.InvalidArgumentError):
-        apply_rows(RULES["sgd"], [[tf.Variable(tf.zeros([4, 2]))]], tf.ones([size]))
+        apply_rows(ROW_RULES["sgd"], [[tf.Variable(tf.zeros([4, 2]))]], tf.ones([size]))
 
 
 @pytest.mark.parametrize("request_", [[1, 4], [1, -1], [2, 1], [0, 1], [-1, 1]])
@@ -167,11 +167,11 @@ def test_a_request_that_does_not_fit_is_an_error_and_changes_nothing(way, reques
     table = tf.Variable(tf.zeros([4, 2]))
     message = pack_update([1.0, 0.0], tf.constant(request_, tf.int64), tf.ones([1, 2]))
     with pytest.raises(tf.errors.InvalidArgumentError):
-        apply_rows(RULES["sgd"], [[table]], message)
+        apply_rows(ROW_RULES["sgd"], [[table]], message)
     np.testing.assert_array_equal(table.numpy(), np.zeros([4, 2]))
 
 
 def test_arguments_are_checked():
     table = tf.Variable(tf.zeros([4, 2]))
     with pytest.raises(ConfigError, match=r"slots \('accumulator',\) for rule 'adagrad'. Received: 1"):
-        apply_rows(RULES["adagrad"], [[table]], [0.0])
+        apply_rows(ROW_RULES["adagrad"], [[table]], [0.0])

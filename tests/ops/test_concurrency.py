@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfps.ops.apply_rows import apply_rows, pack_update
 from tfps.ops.gather_rows import gather_rows
-from tfps.ops.row_rules import RULES
+from tfps.ops.row_rules import ROW_RULES
 
 LIMIT_S = 300
 # Large enough for an update to be interrupted half way; much smaller, and the tests pass without any lock.
@@ -42,7 +42,7 @@ def test_no_update_is_lost_whatever_the_order_of_the_tables(way):
         request = np.concatenate([[ROWS, ROWS], EVERY_ROW, EVERY_ROW]).astype(np.int64)
         message = pack_update([1.0, 0.0], request, tf.ones([2 * ROWS, DIM]))
         for _ in range(steps):
-            apply_rows(RULES["sgd"], [[table] for table in tables], message)
+            apply_rows(ROW_RULES["sgd"], [[table] for table in tables], message)
 
     run_all(*(lambda order=order: updates(order) for order in ([first, second], [second, first]) for _ in range(2)))
     np.testing.assert_array_equal(first.numpy(), np.full([ROWS, DIM], -4 * steps))
@@ -57,7 +57,7 @@ def test_slots_follow_their_rows(way):
 
     def updates():
         for _ in range(60):
-            apply_rows(RULES["adagrad"], [[table, slot]], message)
+            apply_rows(ROW_RULES["adagrad"], [[table, slot]], message)
 
     run_all(updates, updates, updates)
     np.testing.assert_array_equal(slot.numpy(), np.full([ROWS, DIM], 180))
@@ -73,7 +73,7 @@ def test_no_row_is_seen_half_updated(way):
     def updates():
         count = 0
         while count < 60 or (len(seen) < 3 and count < 10_000):  # readers may be long in getting a core
-            apply_rows(RULES["sgd"], [[table]], message)
+            apply_rows(ROW_RULES["sgd"], [[table]], message)
             count += 1
         done.set()
 
@@ -96,7 +96,7 @@ def test_dense_reads_while_rows_are_updated(way):
 
     def updates():
         for _ in range(60):
-            apply_rows(RULES["sgd"], [[table]], message)
+            apply_rows(ROW_RULES["sgd"], [[table]], message)
         done.set()
 
     def reads():

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfps.ops import library
-from tfps.ops.row_rules import RULES
+from tfps.ops.row_rules import ROW_RULES
 
 SHAPES = [(), (0,), (1,), (2,), (3,), (7,), (50,), (2, 2), (3, 0), (1, 4, 2)]
 INTEGERS = [-(2**63), -(2**40), -1, 0, 1, 2, 3, 4, 5, 7, 2**31, 2**40, 2**62, 2**63 - 1]
@@ -95,7 +95,7 @@ def gather_case(rng, ops):
 
 
 def apply_case(rng, ops):
-    rule = RULES[str(rng.choice(list(RULES)))]
+    rule = ROW_RULES[str(rng.choice(list(ROW_RULES)))]
     tables = int(rng.integers(1, 4))
     variables = [handle(rng) for _ in range(tables * (1 + len(rule.slots)) + int(rng.random() < 0.1))]
     message = floats(rng)
@@ -109,7 +109,7 @@ def apply_case(rng, ops):
 
 
 def dense_case(rng, ops):
-    rule = RULES[str(rng.choice(list(RULES)))]
+    rule = ROW_RULES[str(rng.choice(list(ROW_RULES)))]
     count = int(rng.integers(1, 4))
     variables = [handle(rng) for _ in range(count * (1 + len(rule.slots)) + int(rng.random() < 0.1))]
     gradients = [tf.ones([4, 2]) if rng.random() < 0.9 else floats(rng) for _ in range(count)]

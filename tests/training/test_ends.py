@@ -116,11 +116,11 @@ def count(seen):
 
 
 def test_a_window_misses_a_bounded_number_of_others(strategy, monkeypatch):
-    landed, order = schedule.ShippedStream._landed, []
+    landed, order = schedule.ShippedSchedule._on_result, []
     monkeypatch.setattr(
-        schedule.ShippedStream,
-        "_landed",
-        lambda self, flight, result: (order.append(flight.order.share), landed(self, flight, result)),
+        schedule.ShippedSchedule,
+        "_on_result",
+        lambda self, flight, result: (order.append(flight.order.shard), landed(self, flight, result)),
     )
     model = counter(strategy, push_every=2)
     model.optimizer.iterations.assign(1_000_000)

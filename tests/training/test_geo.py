@@ -134,7 +134,7 @@ def test_workers_that_move_one_row_alike_are_capped(strategy):
 
 
 def test_the_share_of_a_capped_delta(strategy):
-    from tfps.training.exchange import share
+    from tfps.training.exchange import damping
 
     random = np.random.default_rng(3)
     delta, others = random.normal(size=(2, 50, 4)).astype(np.float32)
@@ -142,9 +142,9 @@ def test_the_share_of_a_capped_delta(strategy):
     expected = []
     for d, m in zip(delta, others, strict=True):
         expected.append(min(1.0, max(0.0, 1.5 - max(0.0, float(d @ m) / float(d @ d)))))
-    np.testing.assert_allclose(share(delta, others, axis=1)[:, 0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(damping(delta, others, axis=1)[:, 0], expected, rtol=1e-4, atol=1e-5)
     assert expected[0] == 1.0 and abs(expected[10] - 0.5) < 1e-5 and expected[20] == 0.0
-    assert float(tf.reshape(share(np.zeros(3, np.float32), np.ones(3, np.float32)), [])) == 1.0  # nothing moved
+    assert float(tf.reshape(damping(np.zeros(3, np.float32), np.ones(3, np.float32)), [])) == 1.0  # nothing moved
 
 
 def test_a_step_within_a_window_exchanges_nothing(strategy):

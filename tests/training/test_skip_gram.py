@@ -192,7 +192,7 @@ class Tally(keras.Model):
         return [tf.add_n(sums)], {"steps": tf.cast(steps, tf.float32)}
 
 
-def tally(strategy, model, **mode):
+def table_ids(strategy, model, **mode):
     with strategy.scope():
         made = model()
         made.compile(tfps.optimizers.Geo("sgd", **mode))
@@ -201,7 +201,7 @@ def tally(strategy, model, **mode):
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_every_delta_of_a_whole_window_arrives_once(strategy, overlap):
-    made = tally(strategy, Tally, push_every=5, merge="sum", overlap=overlap)
+    made = table_ids(strategy, Tally, push_every=5, merge="sum", overlap=overlap)
     made.optimizer.iterations.assign(1_000_000)  # an old model, which all workers train at once
     pairs = some_pairs(1003)
     logs = made.fit(*pairs, batch_size=8, epochs=2, verbose=0).history
@@ -215,7 +215,7 @@ def test_every_delta_of_a_whole_window_arrives_once(strategy, overlap):
 @pytest.mark.parametrize("overlap", [False, True])
 def test_own_windows_are_no_conflict(strategy, overlap):
     """Of a young model, which one worker trains: nothing is held back."""
-    made = tally(strategy, Tally, push_every=5, overlap=overlap)
+    made = table_ids(strategy, Tally, push_every=5, overlap=overlap)
     pairs = np.ones(320, np.int64), np.arange(320) % 8 // 6  # id 1 of both tables, but not as often
     history = made.fit(*pairs, batch_size=8, shuffle=False, verbose=0).history
     assert history["geo_conflicts"] == [0.0]
@@ -236,4 +236,4 @@ def test_methods_that_do_not_fit_are_named(strategy):
         (TooFew, "one delta for each of `rows.matrices`, 1.*Received: 0"),
     ]:
         with pytest.raises(UnsupportedError, match=message):
-            tally(strategy, wrong).fit(*some_pairs(40), verbose=0)
+            table_ids(strategy, wrong).fit(*some_pairs(40), verbose=0)

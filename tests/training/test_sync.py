@@ -13,7 +13,7 @@ from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.functions import StepFunction
 from tfps.training import schedule as schedules
 from tfps.training.closure import Result
-from tfps.training.synchronous.schedule import Rules, SyncStream
+from tfps.training.synchronous.schedule import SyncSchedule, UpdatePolicy
 
 ROWS = 300
 DECAY = keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)
@@ -282,16 +282,16 @@ def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
     left, begun = [8, 1, 8], []
 
     def over_iterator(order):
-        begun.append(order.share)
-        left[order.share] -= 1
-        return int(left[order.share] >= 0)
+        begun.append(order.shard)
+        left[order.shard] -= 1
+        return int(left[order.shard] >= 0)
 
     runner = schedules.Runner(
         types.SimpleNamespace(devices=[0, 1, 2]),
         host_of=lambda share: share,
         over_iterator=over_iterator,
         over_batches=None,
-        go_on=None,
+        resume_shard=None,
         numbers=[0, 0, 0],
         read=lambda steps: Result(steps, [], {}),
         done=lambda _: None,
@@ -300,7 +300,7 @@ def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
     )
     source = types.SimpleNamespace(num_batches=9, fed=False, steps_per_epoch=9)
     epoch = types.SimpleNamespace(source=source, hosts=[0, 1, 2], taken=[0, 0, 0])
-    stream = SyncStream(runner, epoch, 9, Rules(1, 0, lambda places: None))
+    stream = SyncSchedule(runner, epoch, 9, UpdatePolicy(1, 0, lambda places: None))
     assert stream.take(2) == 2 and begun == [0, 1]  # the third comes late
     stream._launch()  # the second share has no more, which nobody knows yet
     stream.join()

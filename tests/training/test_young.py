@@ -5,7 +5,7 @@ import types
 import pytest
 
 from tfps.training import schedule as closures
-from tfps.training import streams
+from tfps.training import schedules
 from tfps.training.closure import Result
 
 BATCHES = 4_000
@@ -42,19 +42,19 @@ class Cluster:
             host_of=lambda share: share,
             over_iterator=self._run,
             over_batches=lambda order, _: self._run(order),
-            go_on=lambda *_: None,
+            resume_shard=lambda *_: None,
             numbers=[0] * workers,
             read=lambda steps: Result(steps, [], {}),
             done=lambda _: None,
             **settings,
         )
         source = types.SimpleNamespace(num_batches=None if fed else BATCHES, fed=fed, steps_per_epoch=None)
-        self.stream = streams.stream(runner, Input(source, workers))
+        self.stream = schedules.make_schedule(runner, Input(source, workers))
 
     def _run(self, order):
-        steps = min(order.steps, self._left[order.share]) if not self.stream.epoch.source.fed else order.steps
-        self._left[order.share] -= steps
-        self.orders.append((order.share, steps))
+        steps = min(order.steps, self._left[order.shard]) if not self.stream.epoch.source.fed else order.steps
+        self._left[order.shard] -= steps
+        self.orders.append((order.shard, steps))
         return steps
 
 

@@ -172,9 +172,9 @@ def _check(group: ServerGroup) -> None:
     try:
         group.check()
     except TaskDiedError as died:
-        if died.task is None or not group.may_do_without(*died.task):
+        if died.task is None or not group.may_remove_task(*died.task):
             raise
-        group.do_without(*died.task)
+        group.remove_task(*died.task)
         logs.say(f"the other workers go on: {died}")
 
 

@@ -133,9 +133,9 @@ class LocalCluster:
         """Raises `TaskDiedError`, naming the task, with the tail of its log, if one has ended."""
         require_running(self._group, "check").check()
 
-    def do_without(self, job: str, index: int) -> None:
+    def remove_task(self, job: str, index: int) -> None:
         """`check` passes over the end of this server from now on."""
-        require_running(self._group, "do_without").do_without(job, index)
+        require_running(self._group, "remove_task").remove_task(job, index)
 
     def stop(self) -> None:
         """Ends the servers; a later `start` begins anew. Does nothing if there are none."""

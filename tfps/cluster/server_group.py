@@ -92,7 +92,7 @@ class ServerGroup:
         self._pending = b""
         self._up: dict[tuple[str, int], Task] = {}
         self._ended: dict[tuple[str, int], int] = {}  # exit status
-        self._done_without: set[tuple[str, int]] = set()
+        self._removed: set[tuple[str, int]] = set()
         self._ready = self._closed = False
 
     @property
@@ -157,7 +157,7 @@ class ServerGroup:
         with self._lock:
             self._read_events(0)
             for key, status in self._ended.items():
-                if key not in self._done_without:
+                if key not in self._removed:
                     raise TaskDiedError(self._describe_end(self._orders[key], status), key)
             if self._closed and self._process is not None:
                 raise TaskDiedError(
@@ -165,12 +165,12 @@ class ServerGroup:
                     f"its log {self._zygote_log}:\n{logs.tail(self._zygote_log)}"
                 )
 
-    def do_without(self, job: str, index: int) -> None:
+    def remove_task(self, job: str, index: int) -> None:
         """`check` passes over the end of this server from now on."""
         with self._lock:
-            self._done_without.add((job, index))
+            self._removed.add((job, index))
 
-    def may_do_without(self, job: str, index: int) -> bool:
+    def may_remove_task(self, job: str, index: int) -> bool:
         """Whether others can do its work: a worker's, once all servers have come up, while another worker lives."""
         with self._lock:
             others = [key for key in self._up if key[0] == "worker" and key not in self._ended and key != (job, index)]

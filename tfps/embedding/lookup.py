@@ -32,16 +32,16 @@ class Group:
         routes: where their shards are.
         routed: the ids of this step.
         answer: the unique rows, [M, dim]: what the servers sent, one after the other.
-        tallies: for each table its unique ids.
+        table_ids: for each table its unique ids.
         places: for each lookup the row of the answer of each of its ids, of the shape of the ids.
-        table_places: for each lookup the same as positions in the tally of its table.
+        table_places: for each lookup the same as positions in the table_ids of its table.
     """
 
     tables: tuple[Any, ...]
     routes: RouteMap
     routed: RoutedIds
     answer: Any
-    tallies: tuple[Any, ...]
+    table_ids: tuple[Any, ...]
     places: tuple[Any, ...]
     table_places: tuple[Any, ...]
 
@@ -58,7 +58,7 @@ class Group:
     def tensors(self) -> list[Any]:
         """Everything of it that is a tensor, for a loop to carry from one turn to the next."""
         routed = self.routed
-        fields = (routed.requests, routed.inverse, self.tallies, self.places, self.table_places)
+        fields = (routed.requests, routed.inverse, self.table_ids, self.places, self.table_places)
         return [
             *(tensor for field in fields for tensor in field),
             routed.unique_ids,
@@ -75,14 +75,14 @@ class Group:
             return tuple(next(left) for _ in field)
 
         requests, inverse = like(self.routed.requests), like(self.routed.inverse)
-        tallies, places, table_places = like(self.tallies), like(self.places), like(self.table_places)
+        table_ids, places, table_places = like(self.table_ids), like(self.places), like(self.table_places)
         unique_ids, table_order, table_sizes, answer = left
         routed = RoutedIds(requests, unique_ids, table_order, table_sizes, inverse, self.routed.pieces)
-        return Group(self.tables, self.routes, routed, answer, tallies, places, table_places)
+        return Group(self.tables, self.routes, routed, answer, table_ids, places, table_places)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Found:
+class LookupResult:
     """One lookup's share of a group: `index` counts the group's lookups."""
 
     table: Any
@@ -90,12 +90,12 @@ class Found:
     index: int
 
     @property
-    def tally(self) -> Any:
+    def table_ids(self) -> Any:
         """The unique ids of the table, int64 [m_t], which its other lookups of the group share."""
-        return next(ids for one, ids in zip(self.group.tables, self.group.tallies, strict=True) if one is self.table)
+        return next(ids for one, ids in zip(self.group.tables, self.group.table_ids, strict=True) if one is self.table)
 
 
-def find(table: Any, ids: Any) -> Found:
+def look_up(table: Any, ids: Any) -> LookupResult:
     """The rows of one table: by the step under trace, or from the servers at once where there is none.
 
     Args:
@@ -107,7 +107,7 @@ def find(table: Any, ids: Any) -> Found:
     if current is None:
         return fetch([table], [ids])[0]
     current.looked_up.append((table, ids))
-    return current.lookups.find(table, ids)
+    return current.lookups.look_up(table, ids)
 
 
 def _check_not_rounded(table: Any, ids: Any) -> None:
@@ -125,7 +125,7 @@ def _check_not_rounded(table: Any, ids: Any) -> None:
         )
 
 
-def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> list[Found]:
+def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> list[LookupResult]:
     """Asks the servers for the rows of several lookups at once, each row once.
 
     Args:
@@ -142,15 +142,15 @@ def fetch(tables: Sequence[Any], ids: Sequence[Any]) -> list[Found]:
     return [dataclasses.replace(one, group=answered[id(one.group)]) for one in found]
 
 
-def route(tables: Sequence[Any], ids: Sequence[Any]) -> list[Found]:
+def route(tables: Sequence[Any], ids: Sequence[Any]) -> list[LookupResult]:
     """What `fetch` would ask for: unique ids and where each is, but no answer; arguments as there."""
     by_kind: dict[Any, list[int]] = {}
     for i, table in enumerate(tables):
         by_kind.setdefault((table.dim, table.dtype), []).append(i)
-    found: dict[int, Found] = {}
+    found: dict[int, LookupResult] = {}
     for members in by_kind.values():
         group = _routed([tables[i] for i in members], [ids[i] for i in members])
-        found.update({i: Found(tables[i], group, index) for index, i in enumerate(members)})
+        found.update({i: LookupResult(tables[i], group, index) for index, i in enumerate(members)})
     return [found[i] for i in range(len(tables))]
 
 
@@ -161,13 +161,13 @@ def _routed(tables: Sequence[Any], ids: Sequence[Any]) -> Group:
     of_table = [[i for i, table in enumerate(tables) if table is one] for one in unique]
     routes = routes_of(unique)
     routed = route_unique(routes, [_one_vector([ids[i] for i in lookups]) for lookups in of_table])
-    tallies, local = _by_table(routed)
+    table_ids, local = _by_table(routed)
     places: dict[int, tuple[Any, Any]] = {}
     for lookups, inverse, positions in zip(of_table, routed.inverse, local, strict=True):
         wanted = [ids[i] for i in lookups]
         places.update(zip(lookups, zip(_parted(inverse, wanted), _parted(positions, wanted), strict=True), strict=True))
     ordered = [places[i] for i in range(len(tables))]
-    return Group(tuple(unique), routes, routed, None, tallies, *(tuple(of) for of in zip(*ordered, strict=True)))
+    return Group(tuple(unique), routes, routed, None, table_ids, *(tuple(of) for of in zip(*ordered, strict=True)))
 
 
 def _by_table(routed: RoutedIds) -> tuple[tuple[Any, ...], list[Any]]:
@@ -176,8 +176,8 @@ def _by_table(routed: RoutedIds) -> tuple[tuple[Any, ...], list[Any]]:
         return (routed.unique_ids,), [routed.inverse[0]]
     position = tf.math.invert_permutation(routed.table_order)
     starts = tf.unstack(tf.cast(tf.cumsum(routed.table_sizes, exclusive=True), tf.int32), num=len(routed.inverse))
-    tallies = tf.split(tf.gather(routed.unique_ids, routed.table_order), routed.table_sizes, num=len(routed.inverse))
-    return tuple(tallies), [
+    table_ids = tf.split(tf.gather(routed.unique_ids, routed.table_order), routed.table_sizes, num=len(routed.inverse))
+    return tuple(table_ids), [
         tf.gather(position, inverse) - start for inverse, start in zip(routed.inverse, starts, strict=True)
     ]
 
@@ -216,7 +216,7 @@ def _gather(groups: Sequence[Group], server: int) -> list[Any]:
     requests = [group.routed.requests[server] for group in groups]
     if len(groups) == 1:
         return [gather_rows(groups[0].shards(server), requests[0])]
-    received = sent_as_one(requests, groups[0].shards(server)[0].device)
+    received = send_as_one(requests, groups[0].shards(server)[0].device)
     rows = [gather_rows(group.shards(server), request) for group, request in zip(groups, received, strict=True)]
     with tf.device(rows[0].device):
         answer = tf.concat([tf.reshape(block, [-1]) for block in rows], 0)
@@ -225,27 +225,27 @@ def _gather(groups: Sequence[Group], server: int) -> list[Any]:
     return [tf.reshape(part, [-1, group.tables[0].dim]) for part, group in zip(parts, groups, strict=True)]
 
 
-def sent_as_one(vectors: Sequence[Any], device: str) -> list[Any]:
+def send_as_one(vectors: Sequence[Any], device: str) -> list[Any]:
     """Vectors of one dtype on another device, to which they go as one tensor: each that crosses costs a message.
 
     Args:
         vectors: 1-D tensors of a 32 or 64 bit type.
         device: where they are wanted.
     """
-    message = joined(vectors)
+    message = concat_with_sizes(vectors)
     with tf.device(device):
-        return parted(tf.identity(message), len(vectors))
+        return split_by_sizes(tf.identity(message), len(vectors))
 
 
-def joined(vectors: Sequence[Any]) -> Any:
+def concat_with_sizes(vectors: Sequence[Any]) -> Any:
     """Vectors of one 32 or 64 bit dtype as one: the bits of their sizes, then one after the other."""
     sizes = tf.stack([tf.size(vector) for vector in vectors])
     header = tf.bitcast(tf.cast(sizes, _size_kind(vectors[0].dtype)), vectors[0].dtype)
     return tf.concat([header, *vectors], 0)
 
 
-def parted(message: Any, count: int) -> list[Any]:
-    """The `count` vectors that `joined` put together."""
+def split_by_sizes(message: Any, count: int) -> list[Any]:
+    """The `count` vectors that `concat_with_sizes` put together."""
     header, body = tf.split(message, [count, -1])
     return list(tf.split(body, tf.bitcast(header, _size_kind(message.dtype)), num=count))
 
@@ -254,7 +254,7 @@ def _size_kind(dtype: Any) -> Any:
     return tf.int32 if dtype.size == 4 else tf.int64
 
 
-def expand(found: Found) -> Any:
+def expand(found: LookupResult) -> Any:
     """The rows of one lookup in the shape of its ids, `ids.shape + [dim]`, with their gradient for the table.
 
     That is an IndexedSlices in which each id comes once.
@@ -266,7 +266,7 @@ def expand(found: Found) -> Any:
 
     def backward(upstream: Any) -> Any:
         upstream = tf.cast(upstream, tf.float32)
-        summed = segment_sum_rows([upstream], [group.table_places[index]], tf.size(found.tally, tf.int64))
+        summed = segment_sum_rows([upstream], [group.table_places[index]], tf.size(found.table_ids, tf.int64))
         return table_gradient(current, found, summed, (upstream, group.places[index]))
 
     @tf.custom_gradient
@@ -276,7 +276,7 @@ def expand(found: Found) -> Any:
     return with_gradient(current.gradient_source(found.table.key))
 
 
-def watching(found: Found) -> step.Step | None:
+def watching(found: LookupResult) -> step.Step | None:
     """The step whose tapes are told that a lookup reads its table; None where nobody can ask for a gradient."""
     current = step.current()
     if current is None or not found.table.trainable:
@@ -285,11 +285,13 @@ def watching(found: Found) -> step.Step | None:
     return current
 
 
-def table_gradient(current: step.Step, found: Found, summed: Any, unsummed: tuple[Any, Any] | None = None) -> Any:
+def table_gradient(
+    current: step.Step, found: LookupResult, summed: Any, unsummed: tuple[Any, Any] | None = None
+) -> Any:
     """The sums of a table's unique ids, [m_t, dim], as the tape gets them; noted for the push of the step."""
     table = found.table
     current.gradients.append(TableGradient(table, found.group, summed, unsummed))
-    return tf.IndexedSlices(summed, found.tally, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
+    return tf.IndexedSlices(summed, found.table_ids, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import Found, table_gradient, watching
+from tfps.embedding.lookup import LookupResult, table_gradient, watching
 from tfps.ops.combine_rows import (
     Pooling,
     combine_rows,
@@ -19,7 +19,7 @@ from tfps.ops.combine_rows import (
 )
 
 
-def pool(found: Found, pooling: Pooling) -> Any:
+def pool(found: LookupResult, pooling: Pooling) -> Any:
     """The rows of one lookup pooled, with their gradient for the table and for the weights.
 
     Args:
@@ -39,7 +39,7 @@ def pool(found: Found, pooling: Pooling) -> Any:
     def backward(upstream: Any) -> Any:
         upstream = tf.convert_to_tensor(upstream)  # it may be IndexedSlices
         own = group.table_places[index]
-        summed = combine_rows_gradient(upstream, own, pooling, tf.size(found.tally, tf.int64))
+        summed = combine_rows_gradient(upstream, own, pooling, tf.size(found.table_ids, tf.int64))
         to_table = table_gradient(current, found, tf.cast(summed, tf.float32))
         if pooling.weights is None:
             return to_table

@@ -6,12 +6,20 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import Group, TableGradient, in_answer_order, joined, parted, routes_of, sent_as_one
-from tfps.embedding.push_dedup import LANES, Stamp
+from tfps.embedding.lookup import (
+    Group,
+    TableGradient,
+    concat_with_sizes,
+    in_answer_order,
+    routes_of,
+    send_as_one,
+    split_by_sizes,
+)
+from tfps.embedding.push_dedup import PUSH_ID_LANES, PushId
 from tfps.ops.apply_rows import apply_rows, pack_update
 from tfps.ops.route_unique import route_unique
 from tfps.ops.routes import RouteMap
-from tfps.ops.row_rules import RULES, RowRule
+from tfps.ops.row_rules import ROW_RULES, RowRule
 from tfps.ops.segment_sum_rows import segment_sum_rows
 
 
@@ -34,14 +42,14 @@ class RowUpdate:
     hyper: Any
 
 
-def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient], stamp: Stamp | None = None) -> list[Any]:
+def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient], push_id: PushId | None = None) -> list[Any]:
     """Applies updates beside their rows.
 
     Args:
         updates: at most one a table.
         known: what the lookups of this step gave as gradients. Where the optimizer changed none of them (did not clip,
             say) they are pushed as they are; others are summed and routed again.
-        stamp: a server that has applied it ignores the push.
+        push_id: a server that has applied it ignores the push.
 
     Returns:
         The operations, one a server and width; what they need crosses as one message a server.
@@ -49,45 +57,45 @@ def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient], stamp: St
     groups: dict[Any, list[RowUpdate]] = {}
     for update in updates:
         groups.setdefault((update.table.dim, update.table.dtype, update.rule.name, id(update.hyper)), []).append(update)
-    return _sent([order for group in groups.values() for order in _orders(group, known)], stamp)
+    return _sent([order for group in groups.values() for order in _orders(group, known)], push_id)
 
 
-def add(deltas: Sequence[tuple[Any, Any, Any, Any]], stamp: Stamp | None = None) -> list[Any]:
+def add(deltas: Sequence[tuple[Any, Any, Any, Any]], push_id: PushId | None = None) -> list[Any]:
     """Adds to rows, beside them.
 
     Args:
         deltas: (table, ids [m], float32 [m, dim], the part that is kept of what the rows were, None for all of it); a
             table once, and in it each id.
-        stamp: a server that has applied it ignores the push.
+        push_id: a server that has applied it ignores the push.
 
     Returns:
         The operations, as `push`.
     """
     hyper = _adding([kept for *_, kept in deltas])
     updates = [
-        RowUpdate(table, [], tf.IndexedSlices(delta, ids), RULES["sgd"], hyper[id(kept)])
+        RowUpdate(table, [], tf.IndexedSlices(delta, ids), ROW_RULES["sgd"], hyper[id(kept)])
         for table, ids, delta, kept in deltas
     ]
-    return push(updates, [], stamp)
+    return push(updates, [], push_id)
 
 
-def add_to(deltas: Sequence[tuple[Group, Any, Any]], stamp: Stamp | None = None) -> list[Any]:
+def add_to(deltas: Sequence[tuple[Group, Any, Any]], push_id: PushId | None = None) -> list[Any]:
     """Adds to the rows of groups, by the requests that brought them.
 
     Args:
         deltas: (group, float32 [M, dim] in the order of its answer, the part that is kept as for `add`) each.
-        stamp: a server that has applied it ignores the push.
+        push_id: a server that has applied it ignores the push.
 
     Returns:
         The operations, as `push`.
     """
     hyper, orders = _adding([kept for *_, kept in deltas]), []
     for group, delta, kept in deltas:
-        updates = [RowUpdate(table, [], None, RULES["sgd"], hyper[id(kept)]) for table in group.tables]
+        updates = [RowUpdate(table, [], None, ROW_RULES["sgd"], hyper[id(kept)]) for table in group.tables]
         servers = group.routes.num_servers
         blocks = tf.split(delta, group.routed.answer_rows(), num=servers) if servers > 1 else [delta]
         orders += _of(updates, RoutedGradients(group.tables, group.routes, group.routed.requests, tuple(blocks)))
-    return _sent(orders, stamp)
+    return _sent(orders, push_id)
 
 
 def _adding(kept: Sequence[Any]) -> dict[int, Any]:
@@ -197,17 +205,17 @@ def _unchanged(gradients: Sequence[Any], known: Sequence[TableGradient]) -> list
     return [by_table[id(table)] for table in group.tables]
 
 
-def _sent(orders: Sequence[_Order], stamp: Stamp | None) -> list[Any]:
+def _sent(orders: Sequence[_Order], push_id: PushId | None) -> list[Any]:
     """The operations of all orders, as one message a server."""
     servers = list(dict.fromkeys(order.server for order in orders))
     return [
         operation
         for server in servers
-        for operation in _send([order for order in orders if order.server == server], stamp)
+        for operation in _send([order for order in orders if order.server == server], push_id)
     ]
 
 
-def _send(orders: Sequence[_Order], stamp: Stamp | None) -> list[Any]:
+def _send(orders: Sequence[_Order], push_id: PushId | None) -> list[Any]:
     """Orders of one server, as one message."""
     device = orders[0].variables[0][0].device
 
@@ -217,14 +225,15 @@ def _send(orders: Sequence[_Order], stamp: Stamp | None) -> list[Any]:
         ]
 
     messages = [order.message for order in orders]
-    if stamp is None:
-        return apply(sent_as_one(messages, device) if len(orders) > 1 else messages)
-    whole = tf.concat([messages[0] if len(messages) == 1 else joined(messages), stamp.lanes()], 0)
+    if push_id is None:
+        return apply(send_as_one(messages, device) if len(orders) > 1 else messages)
+    whole = tf.concat([messages[0] if len(messages) == 1 else concat_with_sizes(messages), push_id.lanes()], 0)
     with tf.device(device):
         arrived = tf.identity(whole)
-        body = arrived[:-LANES]  # unlike a split, a slice from the beginning is not copied
+        body = arrived[:-PUSH_ID_LANES]  # unlike a split, a slice from the beginning is not copied
         return [
-            stamp.ledger.once(
-                arrived[-LANES:], lambda: apply(parted(body, len(messages)) if len(messages) > 1 else [body])
+            push_id.ledger.apply_if_new(
+                arrived[-PUSH_ID_LANES:],
+                lambda: apply(split_by_sizes(body, len(messages)) if len(messages) > 1 else [body]),
             )
         ]

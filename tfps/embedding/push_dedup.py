@@ -1,7 +1,7 @@
-"""Pushes that count once, however often they are sent: each carries a stamp, and a server knows the last it has seen.
+"""Pushes that count once, however often they are sent: each carries a push_id, and a server knows the last it has seen.
 
 A worker that dies may have pushed to some servers and not to others. Whoever does its work again pushes all of it, with
-the same stamps; a server that has seen a stamp lets what comes with it pass.
+the same push_ids; a server that has seen a push_id lets what comes with it pass.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tfps.errors import UnsupportedError
 
-LANES = 4
-"""Float32 lanes that a stamp takes in a message."""
+PUSH_ID_LANES = 4
+"""Float32 lanes that a push_id takes in a message."""
 
 PUSHES = 64
 """Pushes of one step at most: its optimizers make one each time that they are applied."""
@@ -22,32 +22,32 @@ _HANDLES = "_tfps_ledger_handles"
 
 
 @dataclasses.dataclass(frozen=True)
-class Ledger:
-    """The last stamps that each server has seen: a variable on each, found by name.
+class PushLedger:
+    """The last push_ids that each server has seen: a variable on each, found by name.
 
     Args:
         name: which no other has.
-        shares: how many senders there are; the stamps of each grow.
+        shares: how many senders there are; the push_ids of each grow.
     """
 
     name: str
     shares: int
 
     def open(self, device: str) -> None:
-        """Makes the variable of one server, run eagerly; no stamp was seen."""
+        """Makes the variable of one server, run eagerly; no push_id was seen."""
         with tf.device(device):
             tf.raw_ops.AssignVariableOp(resource=self._handle(), value=tf.zeros([self.shares], tf.int64))
 
-    def once(self, stamp: Any, operations: Callable[[], Any]) -> Any:
-        """Runs operations if it is the first time that a stamp comes; to be called with the server as the device.
+    def apply_if_new(self, push_id: Any, operations: Callable[[], Any]) -> Any:
+        """Runs operations if it is the first time that a push_id comes; to be called with the server as the device.
 
         Senders do not send at once what they send again, so between the look and the note nobody else comes.
 
         Args:
-            stamp: float32 [LANES] of a `Stamp`.
+            push_id: float32 [PUSH_ID_LANES] of a `PushId`.
             operations: traces them; they return nothing that is used.
         """
-        share, number = tf.unstack(tf.bitcast(tf.reshape(stamp, [2, 2]), tf.int64), num=2)
+        share, number = tf.unstack(tf.bitcast(tf.reshape(push_id, [2, 2]), tf.int64), num=2)
         handle = self._handle_in(number.graph, number.device)
         last = tf.gather(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.int64), share)
         with tf.control_dependencies([last]):
@@ -75,7 +75,7 @@ class Ledger:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stamp:
+class PushId:
     """What a push is known by.
 
     Args:
@@ -84,20 +84,20 @@ class Stamp:
         number: int64 scalar, above 0; a share's numbers grow.
     """
 
-    ledger: Ledger
+    ledger: PushLedger
     share: Any
     number: Any
 
-    def nth(self, push: int) -> "Stamp":
+    def nth(self, push: int) -> "PushId":
         """That of one push of several, counted from 0; `number` is a multiple of `PUSHES`.
 
         Raises:
-            UnsupportedError: there are too many: the next stamps are those of another step.
+            UnsupportedError: there are too many: the next push_ids are those of another step.
         """
         if push >= PUSHES:
             raise UnsupportedError(f"a step must apply optimizers to tables at most {PUSHES} times. Received: more.")
         return dataclasses.replace(self, number=self.number + push)
 
     def lanes(self) -> Any:
-        """float32 [LANES], its bits."""
+        """float32 [PUSH_ID_LANES], its bits."""
         return tf.reshape(tf.bitcast(tf.stack([self.share, self.number]), tf.float32), [-1])

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
-from tfps.embedding.lookup import expand, find
+from tfps.embedding.lookup import expand, look_up
 from tfps.errors import UnsupportedError
 from tfps.ops.routing_graph import global_of
 from tfps.placement.model import Placement
@@ -84,7 +84,7 @@ class Table:
             A tensor of shape `indices.shape + [dim]`.
         """
         with tf.name_scope(name or "table_lookup"):
-            return expand(find(self, indices))
+            return expand(look_up(self, indices))
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The whole table on the chief, [rows, dim]; needs that much memory here."""

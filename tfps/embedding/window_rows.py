@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfps.embedding.lookup import Group, pull, route
 from tfps.embedding.push import add_to
-from tfps.embedding.push_dedup import Stamp
+from tfps.embedding.push_dedup import PushId
 from tfps.errors import ConfigError
 
 _KEYS = 1 << 40
@@ -115,13 +115,15 @@ def pull_window(lookups: Sequence[tuple[Any, Any]], slots: Sequence[Sequence[Any
     return WindowRows(tuple(dataclasses.replace(g, answer=a) for g, a in zip(groups, pull(groups), strict=True)))
 
 
-def push_window(rows: WindowRows, deltas: Sequence[Any], kept: Sequence[Any], stamp: Stamp | None = None) -> list[Any]:
+def push_window(
+    rows: WindowRows, deltas: Sequence[Any], kept: Sequence[Any], push_id: PushId | None = None
+) -> list[Any]:
     """Adds to rows and slots beside them; returns the operations.
 
     Args:
         rows: as pulled.
         deltas: for each of `rows.matrices` what to add, in its order.
         kept: for each of them the part that is kept of what the rows were, None for all of it.
-        stamp: a server that has applied it ignores the push.
+        push_id: a server that has applied it ignores the push.
     """
-    return add_to(list(zip(rows.groups, deltas, kept, strict=True)), stamp)
+    return add_to(list(zip(rows.groups, deltas, kept, strict=True)), push_id)

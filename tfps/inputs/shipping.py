@@ -1,4 +1,4 @@
-"""A dataset's graph, made fit to run on every worker: one order everywhere, each worker's share cut out early."""
+"""A dataset's graph, made fit to run on every worker: one order everywhere, each worker's shard cut out early."""
 
 import logging
 import random
@@ -93,7 +93,7 @@ def without_devices(dataset: Any) -> graph_pb2.GraphDef:
     return graph
 
 
-def share_of(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> bytes:
+def shard_of(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> bytes:
     """The graph with every `num_workers`-th element from `worker` on, taken before work is spent on the others.
 
     An element (a batch) is what the dataset gives; operations that turn one element into one element run after.

@@ -1,6 +1,6 @@
 """One dataset, all workers: each element is seen by exactly one of them.
 
-A dataset made of `tf.data` operations alone is shipped: its graph goes to the workers, which iterate over their share
+A dataset made of `tf.data` operations alone is shipped: its graph goes to the workers, which iterate over their shard
 there. Where that cannot be (Python generators, `keras.utils.PyDataset`, resources of the chief, very large arrays in
 memory) the chief iterates and feeds batches to whichever worker is free.
 """
@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow.python.data.ops import dataset_ops, iterator_ops  # an iterator found by name is not public
 from tensorflow.python.data.util import structure
 
-from tfps.inputs.shipping import share_of, shippable_graph, without_devices
+from tfps.inputs.shipping import shard_of, shippable_graph, without_devices
 from tfps.runtime.losses import WorkerLostError
 
 _PREFETCH = 4
@@ -24,11 +24,11 @@ _PREFETCH = 4
 _MAX_KEPT_BYTES = 256 << 20
 """A dataset of up to so many bytes, data in memory included, stays with the workers for the next `fit`."""
 
-_KEPT = "_tfps_shares"
+_KEPT = "_tfps_input_shards"
 
 
-class Shares:
-    """What the workers have of a dataset: each the graph of its share, sent when it is first asked for.
+class InputShards:
+    """What the workers have of a dataset: each the graph of its shard, sent when it is first asked for.
 
     Args:
         dataset: of batches.
@@ -48,17 +48,17 @@ class Shares:
         self.epochs = 0
         self._sent: dict[int, Any] = {}
 
-    def on_its_worker(self, share: int) -> Any:
-        """One worker's share, as a tensor on that worker; made at the first call."""
-        if share not in self._sent:
-            graph = self._of(share)
-            with tf.device(self.devices[share]):
-                self._sent[share] = _read_ahead(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
-        return self._sent[share]
+    def on_its_worker(self, shard: int) -> Any:
+        """One worker's shard, as a tensor on that worker; made at the first call."""
+        if shard not in self._sent:
+            graph = self._of(shard)
+            with tf.device(self.devices[shard]):
+                self._sent[shard] = _read_ahead(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
+        return self._sent[shard]
 
-    def rest_on(self, share: int, device: str, taken: int) -> Any:
+    def rest_on(self, shard: int, device: str, taken: int) -> Any:
         """The same on a device of another worker, without the batches that were taken of it."""
-        graph = self._of(share)
+        graph = self._of(shard)
         with tf.device(None):
             count = tf.constant(taken, tf.int64)
         with tf.device(device):
@@ -66,10 +66,10 @@ class Shares:
             rest = tf.raw_ops.SkipDataset(input_dataset=whole, count=count, **_kinds(self.element_spec))
             return _read_ahead(rest, self.element_spec)
 
-    def _of(self, share: int) -> Any:
-        """A share's graph, on the chief: made on a worker's device it would be sent while Python stands still."""
+    def _of(self, shard: int) -> Any:
+        """A shard's graph, on the chief: made on a worker's device it would be sent while Python stands still."""
         with tf.device(None):
-            return tf.constant(share_of(self.graph, len(self.devices), share))
+            return tf.constant(shard_of(self.graph, len(self.devices), shard))
 
 
 class WorkerInput:
@@ -95,17 +95,17 @@ class WorkerInput:
         self._owner = owner
 
     @functools.cached_property
-    def shares(self) -> Shares:
+    def shards(self) -> InputShards:
         """What the workers have of it."""
-        kept: Shares | None
+        kept: InputShards | None
         owner, kept = getattr(self.dataset, _KEPT, (lambda: None, None))
         if kept is not None and owner() is self._owner and kept.devices == self.devices:
             return kept
-        shares = Shares(self.dataset, self.devices)
-        if self._owner is not None and shares.graph is not None and shares.graph.ByteSize() <= _MAX_KEPT_BYTES:
+        shards = InputShards(self.dataset, self.devices)
+        if self._owner is not None and shards.graph is not None and shards.graph.ByteSize() <= _MAX_KEPT_BYTES:
             # With the dataset, so that it goes when that does.
-            setattr(self.dataset, _KEPT, (weakref.ref(self._owner), shares))
-        return shares
+            setattr(self.dataset, _KEPT, (weakref.ref(self._owner), shards))
+        return shards
 
     @functools.cached_property
     def most_batches(self) -> int | None:
@@ -121,7 +121,7 @@ class WorkerInput:
     @property
     def fed(self) -> bool:
         """Whether the chief iterates."""
-        return self.shares.graph is None
+        return self.shards.graph is None
 
     def __iter__(self) -> "Epoch":
         """Starts an epoch."""
@@ -133,9 +133,9 @@ class Epoch:
 
     Attributes:
         source: the input.
-        hosts: for each worker's share of it the worker that iterates over it; empty before that begins.
+        hosts: for each worker's shard of it the worker that iterates over it; empty before that begins.
         names: of their iterators.
-        taken: batches of each share that were trained.
+        taken: batches of each shard that were trained.
         number: of the pass among those over the same dataset, from 1 on; 0 before it begins.
     """
 
@@ -158,26 +158,26 @@ class Epoch:
         return next(self._iterator)
 
     def begin(self) -> None:
-        """Counts it, before any worker's share begins."""
-        self.source.shares.epochs += 1
-        self.number = self.source.shares.epochs
+        """Counts it, before any worker's shard begins."""
+        self.source.shards.epochs += 1
+        self.number = self.source.shards.epochs
 
-    def start(self, share: int, host: int, name: str) -> tuple[()]:
-        """Makes the iterator of one worker's share begin: on that worker, or on another that never had it.
+    def start(self, shard: int, host: int, name: str) -> tuple[()]:
+        """Makes the iterator of one worker's shard begin: on that worker, or on another that never had it.
 
         Where it had begun before it goes on after the batches that were taken.
         """
         device, turns = self.source.devices[host], 1
         with tf.device(device):
-            if host == share and share not in self.hosts:
-                dataset = self.source.shares.on_its_worker(share)
+            if host == shard and shard not in self.hosts:
+                dataset = self.source.shards.on_its_worker(shard)
             else:
-                dataset = self.source.shares.rest_on(share, device, self.taken[share])
+                dataset = self.source.shards.rest_on(shard, device, self.taken[shard])
                 turns = self.number  # not of the passes so far: others may have begun meanwhile, as an evaluation does
             iterator = iterator_handle(name, self.source.element_spec)
             for _ in range(turns):  # a shuffle draws new numbers for each epoch, and has to come to those of this one
                 tf.raw_ops.MakeIterator(dataset=dataset, iterator=iterator)
-        self.hosts[share], self.names[share] = host, name
+        self.hosts[shard], self.names[shard] = host, name
         return ()
 
 

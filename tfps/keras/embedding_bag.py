@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfps.embedding.table import Table
 from tfps.nn.bags import Bags, bags_of, bags_of_dense, check_weights, in_shape_of
 from tfps.nn.combiners import combine
-from tfps.nn.rows import held, pooled_rows_of
+from tfps.nn.rows import pooled_rows_of, resolve_params
 from tfps.ops.combine_rows import check_combiner
 
 
@@ -74,7 +74,7 @@ class EmbeddingBag(keras.layers.Embedding):
         ids = inputs if inputs.dtype in (tf.int32, tf.int64) else tf.cast(inputs, tf.int32)  # as Embedding does
         dense = not isinstance(ids, (tf.SparseTensor, tf.RaggedTensor))
         check_weights(ids, weights, "inputs")
-        if dense and not isinstance(held(self.embeddings), Table):
+        if dense and not isinstance(resolve_params(self.embeddings), Table):
             pooled = self._pool_dense(ids, weights)
         else:
             bags = bags_of_dense(ids, weights) if dense else bags_of(ids, weights, "inputs")
@@ -82,7 +82,7 @@ class EmbeddingBag(keras.layers.Embedding):
         return tf.cast(pooled, self.compute_dtype)
 
     def _pool(self, bags: Bags) -> Any:
-        table = held(self.embeddings)
+        table = resolve_params(self.embeddings)
         if isinstance(table, Table):
             return pooled_rows_of(table, bags, self.combiner)
         add_up = functools.partial(tf.math.segment_sum, segment_ids=bags.bag)

@@ -13,14 +13,14 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.cluster import devices
-from tfps.embedding.push_dedup import Ledger
+from tfps.embedding.push_dedup import PushLedger
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.inputs.worker_input import Epoch, as_tensor, worker_iterator
 from tfps.keras import geo, moving_averages, sync
 from tfps.keras._compat import tree
 from tfps.keras.optimizers import of_model
-from tfps.keras.variables import held
+from tfps.keras.variables import stored_values
 from tfps.placement.advice import start_up
 from tfps.placement.model import Plan
 from tfps.runtime.losses import WorkerLostError
@@ -38,8 +38,8 @@ from tfps.training.geo.pace import LONGEST, Length
 from tfps.training.geo.whole_window import WindowMethods
 from tfps.training.hoisting import Recording
 from tfps.training.order import LENGTH, Order
-from tfps.training.schedule import Runner, Stream, closure_steps
-from tfps.training.streams import stream
+from tfps.training.schedule import Runner, Schedule, closure_steps
+from tfps.training.schedules import make_schedule
 from tfps.training.synchronous.steps import SyncSteps
 
 _LOG = logging.getLogger("tfps")
@@ -65,7 +65,7 @@ class StepFunction:
         self._first_steps = FirstSteps(self._strategy) if updates else None
         self._sync = self._sync_steps() if updates else None
         self._closure: Closure | None = None
-        self._stream: Stream | None = None
+        self._schedule: Schedule | None = None
         self._logs: dict[str, Any] = {}
         self._last_logs: dict[str, float] = {}
         self._logs_at = 0.0
@@ -87,10 +87,10 @@ class StepFunction:
         """
         if not isinstance(iterator, Epoch):
             return self._single(iterator)
-        if self._stream is None or self._stream.epoch is not iterator or self._stream.spent:
+        if self._schedule is None or self._schedule.epoch is not iterator or self._schedule.spent:
             self.join()
-            self._stream = self._begin(iterator)
-        taken = self._stream.take(self._model.steps_per_execution)
+            self._schedule = self._begin(iterator)
+        taken = self._schedule.take(self._model.steps_per_execution)
         if not taken:
             raise StopIteration
         if time.monotonic() - self._logs_at > _LOGS_EVERY_S or not self._logs:
@@ -104,18 +104,18 @@ class StepFunction:
 
     def join(self) -> None:
         """Ends the epoch where it is, and waits for the steps under way."""
-        if self._stream is not None:
-            self._stream.join()
-            self._stream = None  # not before: if it fails, what is under way has to be abandoned
+        if self._schedule is not None:
+            self._schedule.join()
+            self._schedule = None  # not before: if it fails, what is under way has to be abandoned
 
     def settle(self) -> None:
         """Waits for the steps under way; the epoch goes on after it."""
-        if self._stream is not None:
-            self._stream.settle()
+        if self._schedule is not None:
+            self._schedule.settle()
 
     def abandon(self, timeout_s: float) -> None:
         """Ends the epoch where it is, because it failed: what is under way has `timeout_s` to end."""
-        under_way, self._stream = self._stream, None
+        under_way, self._schedule = self._schedule, None
         if under_way is not None:
             under_way.abandon(timeout_s)
 
@@ -143,7 +143,7 @@ class StepFunction:
             batch = tree.map_structure(as_tensor, data)
             result = runner.read(self._on_one_worker(runner, runner.order(0, 1), batch))
             if self._sync is not None:
-                self._sync.rules.update([0])
+                self._sync.policy.update([0])
             runner.done(result)
         return self._results()
 
@@ -152,14 +152,14 @@ class StepFunction:
         calls = Calls(runner.pool, "a step on one batch", runner.timeout_s)
         while True:
             step_on = functools.partial(runner.over_batches, order, [batch])
-            calls.submit(runner.host_of(order.share), None, step_on)
+            calls.submit(runner.host_of(order.shard), None, step_on)
             if not isinstance(vector := calls.take()[1], WorkerLostError):
                 return vector
 
-    def _new_ledgers(self) -> tuple[Ledger, Ledger]:
+    def _new_ledgers(self) -> tuple[PushLedger, PushLedger]:
         """Of the pushes of rows and of dense variables."""
         name, workers = str(next(_NUMBERS)), self._strategy.num_workers
-        ledgers = Ledger(f"{name}_rows", workers), Ledger(f"{name}_dense", workers)
+        ledgers = PushLedger(f"{name}_rows", workers), PushLedger(f"{name}_dense", workers)
         for server in range(self._strategy.num_servers):
             for ledger in ledgers:
                 ledger.open(devices.server(server))
@@ -181,7 +181,7 @@ class StepFunction:
         return Runner(
             self._strategy.pool,
             self._strategy.host_of,
-            lambda order: self._over_iterator[names[order.share]](order.tensor()),
+            lambda order: self._over_iterator[names[order.shard]](order.tensor()),
             lambda order, batches: self._on_batches(order.tensor(), batches),
             self._start,
             self._ordered,
@@ -225,36 +225,36 @@ class StepFunction:
         chosen = int(self._model.steps_per_execution)
         return chosen if chosen > 1 else self._strategy.dense_exchange_every
 
-    def _begin(self, epoch: Epoch) -> Stream:
+    def _begin(self, epoch: Epoch) -> Schedule:
         """Starts the workers' iterators and traces what is new, before any closure runs."""
         new = not self._over_iterator
         self._strategy.pool.settle(self._strategy.closure_timeout_s)
         self._strategy.iterators.destroy_abandoned()
         if not epoch.source.fed and not epoch.hosts:
             epoch.begin()
-            for share in range(self._strategy.num_workers):
-                self._start(epoch, share)
+            for shard in range(self._strategy.num_workers):
+                self._start(epoch, shard)
         self._drift, self._logs = Drift(), {}
         if new and self._updates:
             asked = self._closure.asked(epoch.source.examples) if self._closure is not None else {}
             _LOG.info("%s", start_up(self._plan(), asked, self._strategy.num_workers, self._closure_steps))
         if self._first_steps is not None:
             self._first_steps.began(epoch.source.fed)
-        return stream(self._runner(epoch), epoch, self._sync.rules if self._sync else None)
+        return make_schedule(self._runner(epoch), epoch, self._sync.policy if self._sync else None)
 
     def _plan(self) -> Plan:
         """Where the variables of this model are, and what its optimizers keep of them."""
         kept = [*self._model.variables, *(v for one in of_model(self._model) for v in one.variables)]
-        return Plan(self._strategy.num_servers, tuple(v.placement for v in held(kept, (Table, DenseVariable))))
+        return Plan(self._strategy.num_servers, tuple(v.placement for v in stored_values(kept, (Table, DenseVariable))))
 
-    def _start(self, epoch: Epoch, share: int) -> None:
-        """Makes a worker's share of an epoch begin, or go on, on that worker or on another if it is gone."""
+    def _start(self, epoch: Epoch, shard: int) -> None:
+        """Makes a worker's shard of an epoch begin, or go on, on that worker or on another if it is gone."""
         while True:
-            host = self._strategy.host_of(share)
-            name = self._function_over(epoch.source, "" if host == share else f"_{share}")
+            host = self._strategy.host_of(shard)
+            name = self._function_over(epoch.source, "" if host == shard else f"_{shard}")
             self._named[host, name] = epoch.source.element_spec
             try:
-                self._strategy.pool.call(host, functools.partial(epoch.start, share, host, name))
+                self._strategy.pool.call(host, functools.partial(epoch.start, shard, host, name))
                 return
             except WorkerLostError:
                 continue
@@ -275,7 +275,7 @@ class StepFunction:
             def trace(tensor: Any) -> Any:
                 order = Order.read(tensor)
                 next_batch = worker_iterator(name, element_spec).get_next_as_optional
-                if self._sync is not None and self._sync.rules.drop_slowest:
+                if self._sync is not None and self._sync.policy.drop_slowest:
                     next_batch = functools.partial(next_or_again, name, element_spec, next_batch, order.again > 0)
                 closure = self._make_closure(element_spec, turn)
                 return self._traced(closure, closure.over_iterator(next_batch, order))
@@ -316,8 +316,8 @@ class StepFunction:
         window = geo.window_mode(model, workers) if self._updates else None
         program = Program(
             self._traced_step,
-            held(kept, DenseVariable),
-            held(model.metrics_variables, SumVariable),
+            stored_values(kept, DenseVariable),
+            stored_values(model.metrics_variables, SumVariable),
             geo.dense_scales(model, workers) if updated else {},
             updated,
             turn,
@@ -375,11 +375,11 @@ class StepFunction:
     def _done(self, result: Result) -> None:
         if result.drift is not None and result.steps:
             self._drift = self._drift.after(result.drift)
-        for variable, added in zip(held(self._model.metrics_variables, SumVariable), result.sums, strict=True):
+        for variable, added in zip(stored_values(self._model.metrics_variables, SumVariable), result.sums, strict=True):
             variable.assign_add(added)
         if result.steps:
             self._last_logs = result.logs
-        if self._first_steps is not None and self._stream is not None:  # while the stream is full, and not at its end
+        if self._first_steps is not None and self._schedule is not None:  # while the stream is full, and not at its end
             self._first_steps.done(result.steps)
 
 

@@ -9,7 +9,7 @@ from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import moving_averages, row_optimizers
 from tfps.keras._compat import keras
 from tfps.keras.modes import Moded, know, optimizer_of, with_mode
-from tfps.keras.variables import held
+from tfps.keras.variables import stored_values
 from tfps.strategy.variables import DenseVariable
 from tfps.training.geo.window import WindowMode
 from tfps.types import is_integer
@@ -50,7 +50,7 @@ class GeoMode:
         if not isinstance(self.overlap, bool):
             raise ConfigError(f"`overlap` must be True or False. Received: {self.overlap!r}.")
 
-    def share(self, num_workers: int) -> float:
+    def delta_scale(self, num_workers: int) -> float:
         """The share of a worker's delta that is added to what the servers hold, where it does not depend on them."""
         return 1.0 / num_workers if self.merge == "mean" else 1.0
 
@@ -133,9 +133,9 @@ def window_mode(model: Any, num_workers: int) -> WindowMode | None:
             'overshoots and may diverge. merge="cap" holds it back; docs/convergence.md has figures.',
             num_workers,
         )
-    share = mode.share(num_workers)
+    share = mode.delta_scale(num_workers)
     slots, scales, decays = {}, {}, {}
-    for table in held(model.trainable_variables, Table):
+    for table in stored_values(model.trainable_variables, Table):
         names = row_optimizers.slot_names(model.optimizer)
         of_table = {name: row_optimizers.slot_of(model.optimizer, name, table)._value for name in names}
         slots[table.key] = list(of_table.values())
@@ -143,7 +143,10 @@ def window_mode(model: Any, num_workers: int) -> WindowMode | None:
         of_averages = moving_averages.decays(model.optimizer)
         decays.update({slot.key: of_averages[name] for name, slot in of_table.items() if name in of_averages})
         scales.update({slot.key: 1.0 / num_workers for name, slot in of_table.items() if name in _Geo.means})
-    weights = [*held(model.trainable_variables, Table), *held(model.trainable_variables, DenseVariable)]
+    weights = [
+        *stored_values(model.trainable_variables, Table),
+        *stored_values(model.trainable_variables, DenseVariable),
+    ]
     capped = frozenset(variable.key for variable in weights) if mode.merge == "cap" and num_workers > 1 else frozenset()
     return WindowMode(slots, scales, decays, capped)
 
@@ -153,6 +156,6 @@ def dense_scales(model: Any, num_workers: int) -> dict[Any, float]:
     mode = mode_of(model.optimizer)
     if mode is None or num_workers == 1:
         return {}
-    scales = {v.key: mode.share(num_workers) for v in held(model.trainable_variables, DenseVariable)}
+    scales = {v.key: mode.delta_scale(num_workers) for v in stored_values(model.trainable_variables, DenseVariable)}
     means = [slot for name in _Geo.means for slot in getattr(model.optimizer, name, None) or []]
-    return scales | {slot.key: 1.0 / num_workers for slot in held(means, DenseVariable)}
+    return scales | {slot.key: 1.0 / num_workers for slot in stored_values(means, DenseVariable)}

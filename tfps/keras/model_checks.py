@@ -10,7 +10,7 @@ from tfps.keras import row_optimizers
 from tfps.keras._compat import keras
 from tfps.keras.geo import GeoMode
 from tfps.keras.optimizers import of_model
-from tfps.keras.variables import adopt, held
+from tfps.keras.variables import adopt, stored_values
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _LOG = logging.getLogger("tfps")
@@ -88,4 +88,4 @@ def check_built(model: Any) -> None:
 
 def tables_of(model: Any) -> list[Table]:
     """The tables of a model, each once."""
-    return held(model.variables, Table)
+    return stored_values(model.variables, Table)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfps.keras._compat import keras
 from tfps.keras.optimizers import of_model
-from tfps.keras.variables import held
+from tfps.keras.variables import stored_values
 from tfps.strategy.variables import Average, DenseVariable
 
 _ADAMS = {"_momentums": "beta_1", "_velocities": "beta_2", "_velocity_hats": "beta_2", "momentums": "momentum"}
@@ -40,7 +40,7 @@ def note_slots(optimizer: Any) -> None:
         for variable in getattr(optimizer, slots, None) or []:
             _note(variable, decay, optimizer)
     product = getattr(optimizer, "_u_product", None)  # of Nadam
-    for value in held([] if product is None else [product], DenseVariable):
+    for value in stored_values([] if product is None else [product], DenseVariable):
         value.average = Average(None, value.key)
 
 

@@ -84,7 +84,7 @@ def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], lear
     push_merged(merged)
     direct = [update for update in updates if update not in merged]
     if direct:
-        push(direct, current.gradients if current else [], current.next_stamp() if current else None)
+        push(direct, current.gradients if current else [], current.next_push_id() if current else None)
 
 
 def _by_device(pairs: list[tuple[Any, Any]]) -> dict[Any, list[tuple[Any, Any]]]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfps import step
 from tfps.inputs.worker_input import as_tensor, of_this_context
 from tfps.keras._compat import TFEpochIterator, keras, tree
-from tfps.keras.variables import held
+from tfps.keras.variables import stored_values
 from tfps.runtime.losses import WorkerLostError
 from tfps.runtime.pool import Calls
 from tfps.strategy.variables import DenseVariable
@@ -118,7 +118,7 @@ def _function_of(model: Any) -> Any:
     if model.predict_function is None:
 
         def trace(batch: Any) -> Any:
-            exchange = Exchange(held(model.variables, DenseVariable))
+            exchange = Exchange(stored_values(model.variables, DenseVariable))
             exchange.pull()
 
             def run(lookups: Any, inputs: Any) -> Any:

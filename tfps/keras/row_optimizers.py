@@ -11,7 +11,7 @@ from tfps.embedding.push import RowUpdate
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras._compat import keras
-from tfps.ops.row_rules import RULES, RowRule
+from tfps.ops.row_rules import ROW_RULES, RowRule
 
 Adapter = Callable[[Any], tuple[str, tuple[str, ...], dict[str, Any]]]
 
@@ -155,7 +155,7 @@ def row_updates(optimizer: Any, pairs: list[tuple[Any, Table]], learning_rate: A
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class BoundRule:
     """An optimizer's rule in one step.
 
     Args:
@@ -174,7 +174,7 @@ class Rule:
         return tf.stack([tf.cast(number, tf.float32) for number in numbers])
 
 
-def rule_of(optimizer: Any, learning_rate: Any) -> Rule | None:
+def rule_of(optimizer: Any, learning_rate: Any) -> BoundRule | None:
     """The rule of a built optimizer; None for one that updates in a way of its own.
 
     Args:
@@ -190,7 +190,7 @@ def rule_of(optimizer: Any, learning_rate: Any) -> Rule | None:
     def slots_of(variable: Any) -> list[Any]:
         return [slot_of(optimizer, slot, variable) for slot in slots]
 
-    return Rule(RULES[name], values, slots_of)
+    return BoundRule(ROW_RULES[name], values, slots_of)
 
 
 def slot_names(optimizer: Any) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.ops.draw_targets import Negatives, alias_table, draw_targets
-from tfps.ops.train_pairs import RULES, train_pairs
+from tfps.ops.train_pairs import PAIR_RULES, train_pairs
 from tfps.types import is_integer
 
 
@@ -137,7 +137,7 @@ class SkipGram(keras.Model):
         _check_optimizer(optimizer)
         # The rate is that of the window's first batch.
         found = row_optimizers.rule_of(optimizer, tf.cast(optimizer.learning_rate, tf.float32))
-        if found is None or found.rule.name not in RULES:
+        if found is None or found.rule.name not in PAIR_RULES:
             raise UnsupportedError(
                 "`optimizer` must be SGD without momentum or Adagrad, where a SkipGram trains in windows. "
                 f"Received: {type(optimizer).__name__}."

@@ -76,7 +76,7 @@ def adopt(strategy: ParameterServerStrategy, variables: list[Any], maker: str) -
             variable._value = create_from_value(strategy, variable, variable._value.numpy())
 
 
-def held(variables: list[Any], kind: type | tuple[type, ...]) -> list[Any]:
+def stored_values(variables: list[Any], kind: type | tuple[type, ...]) -> list[Any]:
     """What Keras variables hold, of some kind, each once."""
     values = [variable._value if isinstance(variable, Variable) else variable for variable in variables]
     return list({id(value): value for value in values if isinstance(value, kind)}.values())

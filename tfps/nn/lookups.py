@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfps.embedding.table import Table
 from tfps.nn.bags import bags_of, in_shape_of
-from tfps.nn.rows import held, pooled_rows_of, rows_of
+from tfps.nn.rows import pooled_rows_of, resolve_params, rows_of
 from tfps.ops.combine_rows import check_combiner
 
 
@@ -37,7 +37,7 @@ def embedding_lookup(params: Any, ids: Any, max_norm: Any = None, name: str | No
         >>> embedding_lookup(rows, [1, 1, 0]).numpy().tolist()
         [[3.0, 4.0], [3.0, 4.0], [1.0, 2.0]]
     """
-    table = held(params)
+    table = resolve_params(params)
     if not isinstance(table, Table):
         return tf.nn.embedding_lookup(table, ids, max_norm, name)
     with tf.name_scope(name or "embedding_lookup"):
@@ -85,7 +85,7 @@ def embedding_lookup_sparse(
         >>> embedding_lookup_sparse(rows, tf.ragged.constant([[0, 1], [1]]), None, "sum").numpy().tolist()
         [[4.0, 6.0], [3.0, 4.0]]
     """
-    table = held(params)
+    table = resolve_params(params)
     if not isinstance(table, Table):
         return tf.nn.embedding_lookup_sparse(table, sp_ids, sp_weights, combiner, max_norm, name, allow_fast_lookup)
     combiner = "mean" if combiner is None else combiner
@@ -136,7 +136,7 @@ def safe_embedding_lookup_sparse(
         >>> safe_embedding_lookup_sparse(rows, tf.ragged.constant([[0, 1], [], [-1, 1]])).numpy().tolist()
         [[2.0, 3.0], [0.0, 0.0], [3.0, 4.0]]
     """
-    table = held(embedding_weights)
+    table = resolve_params(embedding_weights)
     if not isinstance(table, Table):
         return tf.nn.safe_embedding_lookup_sparse(
             table, sparse_ids, sparse_weights, combiner, default_id, max_norm, name, allow_fast_lookup

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import find
+from tfps.embedding.lookup import look_up
 from tfps.embedding.pooled import pool
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
@@ -12,7 +12,7 @@ from tfps.nn.bags import Bags
 from tfps.ops.combine_rows import combine_rows
 
 
-def held(params: Any) -> Any:
+def resolve_params(params: Any) -> Any:
     """The table that `params` is or holds; else `params` as `tf.nn` takes it, for which a Keras variable is its value.
 
     Args:
@@ -22,8 +22,8 @@ def held(params: Any) -> Any:
         UnsupportedError: `params` lists a table together with something else.
     """
     if not isinstance(params, (list, tuple)):
-        return _held_by(params)
-    parts = [_held_by(part) for part in params]
+        return _resolve_part(params)
+    parts = [_resolve_part(part) for part in params]
     if len(parts) > 1 and any(isinstance(part, Table) for part in parts):
         raise UnsupportedError(
             "`params` must not list a table together with others as parts of one: a table is split by its plan. "
@@ -32,7 +32,7 @@ def held(params: Any) -> Any:
     return parts[0] if len(parts) == 1 else parts
 
 
-def _held_by(part: Any) -> Any:
+def _resolve_part(part: Any) -> Any:
     table = getattr(part, "_value", None)
     if isinstance(table, Table):
         return table  # under mixed precision `value` would cast it: read all of it
@@ -77,7 +77,7 @@ def pooled_rows_of(table: Table, bags: Bags, combiner: str, max_norm: Any = None
     """
     _check_ids(table, bags.ids)
     if max_norm is None:
-        return pool(find(table, bags.ids), bags.pooling(combiner))
+        return pool(look_up(table, bags.ids), bags.pooling(combiner))
     clipped, places = _clipped_rows(table, bags.ids, max_norm)
     return combine_rows(clipped, places, bags.pooling(combiner))
 

@@ -16,7 +16,7 @@ def apply_dense(rule: RowRule, variables: Sequence[Sequence[Any]], gradients: Se
     A Keras optimizer takes five to ten ops a variable, each a pass over memory; this is one.
 
     Args:
-        rule: the optimizer, one of `tfps.ops.row_rules.RULES`.
+        rule: the optimizer, one of `tfps.ops.row_rules.ROW_RULES`.
         variables: for each gradient the handle of its variable, then those of its slots in the rule's order; float32.
         gradients: float32, each of the shape of its variable.
         hyper: the rule's hyperparameters in order and last the decay, float32 [h + 1].

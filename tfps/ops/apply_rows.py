@@ -34,7 +34,7 @@ def apply_rows(rule: RowRule, variables: Sequence[Sequence[Any]], message: Any) 
     variable's atomically: none is lost, but of two updates of one row at once the second knows nothing of the first.
 
     Args:
-        rule: the optimizer, one of `tfps.ops.row_rules.RULES`.
+        rule: the optimizer, one of `tfps.ops.row_rules.ROW_RULES`.
         variables: for each table of the server, in the order of the request's pieces: the table, then its slots in the
             rule's order; float32, [any, dim] each.
         message: from `pack_update`.

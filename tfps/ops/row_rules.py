@@ -162,7 +162,7 @@ _ADAM = ("learning_rate", "beta_1", "beta_2", "epsilon", "step")
 _FTRL = ("learning_rate", "learning_rate_power", "l1", "l2", "l2_shrinkage", "beta")
 _CENTERED = ("velocity", "momentum", "average_gradient")
 
-RULES: Mapping[str, RowRule] = {
+ROW_RULES: Mapping[str, RowRule] = {
     rule.name: rule
     for rule in (
         RowRule("sgd", (), ("learning_rate",), _sgd),

@@ -8,7 +8,7 @@ from tfps.ops import library
 from tfps.ops.row_rules import RowRule
 from tfps.ops.train_pairs_graph import train_pairs_graph
 
-RULES = ("sgd", "adagrad")
+PAIR_RULES = ("sgd", "adagrad")
 """Names of the rules by which pairs can be trained one after the other."""
 
 
@@ -19,7 +19,7 @@ def train_pairs(rule: RowRule, rows: Sequence[Any], centers: Any, targets: Any, 
     of c * t goes into the center's gradient, and t is updated at once; then the center is.
 
     Args:
-        rule: of `RULES`.
+        rule: of `PAIR_RULES`.
         rows: the rows and as many slots as the rule has, float32 [M, dim] each.
         centers: int32 [n], rows.
         targets: int32 [n, width], rows; the first of a pair is its positive one, the others are negative.
@@ -33,9 +33,9 @@ def train_pairs(rule: RowRule, rows: Sequence[Any], centers: Any, targets: Any, 
         UnsupportedError: the rule is another.
         tf.errors.InvalidArgumentError: a row is not below M, or the shapes do not fit.
     """
-    if rule.name not in RULES:
+    if rule.name not in PAIR_RULES:
         raise UnsupportedError(
-            f"`rule` must be one by which pairs are trained. Received: {rule.name!r}. Valid: {RULES}."
+            f"`rule` must be one by which pairs are trained. Received: {rule.name!r}. Valid: {PAIR_RULES}."
         )
     if len(rows) != 1 + len(rule.slots):
         raise ConfigError(f"`rows` must be the rows and the slots {rule.slots}. Received: {len(rows)} matrices.")

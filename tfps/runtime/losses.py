@@ -37,11 +37,11 @@ class Losses:
         self._lost: set[int] = set()
         self._lock = threading.Lock()
 
-    def host_of(self, share: int) -> int:
-        """The worker that does the work of worker `share`: itself, unless it is gone."""
+    def host_of(self, shard: int) -> int:
+        """The worker that does the work of worker `shard`: itself, unless it is gone."""
         with self._lock:
             left = [worker for worker in range(self._num_workers) if worker not in self._lost]
-        return share if share in left else left[share % len(left)]
+        return shard if shard in left else left[shard % len(left)]
 
     def check(self) -> None:
         """Looks at the processes of an embedded cluster.
@@ -76,6 +76,6 @@ class Losses:
             self._lost.add(worker)
         if not known:
             if isinstance(self._cluster, LocalCluster):
-                self._cluster.do_without(jobs.WORKER, worker)
+                self._cluster.remove_task(jobs.WORKER, worker)
             _LOG.warning("the other workers go on without worker %d, and do its part: %s", worker, error)
         return True

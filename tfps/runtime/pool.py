@@ -1,6 +1,6 @@
 """One thread of the chief for each worker, which runs one closure at a time there.
 
-Threading: a `Calls` is used by one thread; any number of them share the pool. Results come through
+Threading: a `Calls` is used by one thread; any number of them shard the pool. Results come through
 `queue.SimpleQueue` and the threads are daemons, not the `concurrent.futures` kind: an interrupt that comes while those
 take their locks leaves them held, and the process, which joins such threads before anything else, never ends.
 """

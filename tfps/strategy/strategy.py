@@ -161,9 +161,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         """Raises `TaskDiedError` if a parameter server of the embedded cluster has ended, or its last worker."""
         self._losses.check()
 
-    def host_of(self, share: int) -> int:
-        """The worker that does the work of worker `share`: itself, unless it is gone."""
-        return self._losses.host_of(share)
+    def host_of(self, shard: int) -> int:
+        """The worker that does the work of worker `shard`: itself, unless it is gone."""
+        return self._losses.host_of(shard)
 
     @property
     def pool(self) -> WorkerPool:

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
-from tfps.embedding.push_dedup import PUSHES, Ledger, Stamp
+from tfps.embedding.push_dedup import PUSHES, PushId, PushLedger
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.asynchronous.spans import train_spans
 from tfps.training.asynchronous.turns import Turns, steps_of_turn
@@ -39,7 +39,7 @@ class Program:
         run: a step: takes a batch and returns its logs as float32 scalars by name; none where metric state gives them.
         variables: dense variables that cross.
         sums: metric state that comes back.
-        scales: share of a variable's delta that is pushed, by key, 1 where there is none.
+        scales: shard of a variable's delta that is pushed, by key, 1 where there is none.
         updates: whether steps change the variables; without, nothing is pushed.
         turn: steps of a turn of its loop at most.
         prefetches: whether rows of the next batch are asked for while a step computes: they miss that step's update.
@@ -59,7 +59,7 @@ class Program:
     window: WindowMode | None = None
     overlaps: bool = False
     window_methods: WindowMethods | None = None
-    ledgers: tuple[Ledger, Ledger] | None = None
+    ledgers: tuple[PushLedger, PushLedger] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,29 +113,29 @@ class Closure:
         Returns:
             The result as a float32 vector.
         """
-        exchange, copies = self._begin(order.share)
+        exchange, copies = self._begin(order.shard)
         first = next_batch()
         if self._program.window is not None:
             if self._program.overlaps:
                 return self._overlapped(exchange, copies, next_batch, first, order)
             window, logs = self._window(copies, first.element_spec)
             count = window.read(next_batch, first, order.steps)
-            last, drift = train_one(window, count, self._stamps(order, count)[0])
+            last, drift = train_one(window, count, self._push_ids(order, count)[0])
             return self._end(exchange, copies, order, count, last, drift)
         run = functools.partial(self._run, copies)
         recording = self._record(run, first.element_spec)
         size = steps_of_turn(self.operations, self._program.turn)
-        turns = Turns(recording, run, lambda done: self._stamps(order, done)[0], size, self._program.prefetches)
+        turns = Turns(recording, run, lambda done: self._push_ids(order, done)[0], size, self._program.prefetches)
         state = turns.begun(next_batch, first, order)
         if self._program.overlaps:
-            state = train_spans(turns, state, exchange, lambda done: self._stamps(order, done)[1], order)
+            state = train_spans(turns, state, exchange, lambda done: self._push_ids(order, done)[1], order)
             return self._result(copies, state["done"], state["logs"])
         state = turns.train(state, order.steps)
         return self._end(exchange, copies, order, state["done"], state["logs"])
 
     def over_batches(self, batches: list[Any], order: Order) -> Any:
         """Graph of one step a batch; returns the result as a float32 vector."""
-        exchange, copies = self._begin(order.share)
+        exchange, copies = self._begin(order.shard)
         batches = of_one_shape(batches)
         if self._program.window is not None:
             if self._program.overlaps and len(batches) > 1:
@@ -143,13 +143,13 @@ class Closure:
                 return self._overlapped(exchange, copies, next_batch, next_batch(), order)
             window, _ = self._window(copies, batches[0])
             count = window.take(batches)
-            last, drift = train_one(window, count, self._stamps(order, count)[0])
+            last, drift = train_one(window, count, self._push_ids(order, count)[0])
             return self._end(exchange, copies, order, count, last, drift)
         run = functools.partial(self._run, copies)
         recording = self._record(run, batches[0])
         logs: Any = None
         for number, batch in enumerate(batches, 1):
-            logs = run(recording.lookups(batch), batch, stamp=self._stamps(order, number)[0])
+            logs = run(recording.lookups(batch), batch, push_id=self._push_ids(order, number)[0])
         return self._end(exchange, copies, order, tf.constant(len(batches), tf.int64), logs)
 
     def read(self, vector: Any) -> Result:
@@ -171,7 +171,7 @@ class Closure:
         self, exchange: Exchange, copies: dict[Hashable, Any], next_batch: Callable[[], Any], first: Any, order: Order
     ) -> Any:
         window, logs = self._window(copies, first.element_spec)
-        windows = Overlapped(window, logs, exchange, functools.partial(self._stamps, order))
+        windows = Overlapped(window, logs, exchange, functools.partial(self._push_ids, order))
         return self._result(copies, *windows.train(next_batch, first, order))
 
     def _begin(self, worker: Any) -> tuple[Exchange, dict[Hashable, Any]]:
@@ -189,7 +189,7 @@ class Closure:
         self, exchange: Exchange, copies: dict[Hashable, Any], order: Order, steps: Any, logs: Any, drift: Any = None
     ) -> Any:
         if self._program.updates:
-            exchange.push(self._stamps(order, steps)[1])
+            exchange.push(self._push_ids(order, steps)[1])
         return self._result(copies, steps, logs, drift)
 
     def _result(self, copies: dict[Hashable, Any], steps: Any, logs: Any, drift: Any = None) -> Any:
@@ -197,13 +197,13 @@ class Closure:
         logs = tf.pad(logs, [[0, len(self._log_names) - tf.size(logs)]])  # of no window at all there are none
         return pack([steps, *sums, *([] if drift is None else [drift]), logs])
 
-    def _stamps(self, order: Order, done: Any) -> tuple[Stamp | None, Stamp | None]:
+    def _push_ids(self, order: Order, done: Any) -> tuple[PushId | None, PushId | None]:
         """Of the pushes of rows and of dense variables after so many steps of a closure."""
         if self._program.ledgers is None:
             return None, None
         rows, dense = self._program.ledgers
         number = order.first + tf.cast(done, tf.int64)
-        return Stamp(rows, order.share, number * PUSHES), Stamp(dense, order.share, number)
+        return PushId(rows, order.shard, number * PUSHES), PushId(dense, order.shard, number)
 
     def _run(
         self,
@@ -211,10 +211,10 @@ class Closure:
         lookups: DirectLookups,
         batch: Any,
         stand_ins: Any = None,
-        stamp: Stamp | None = None,
+        push_id: PushId | None = None,
     ) -> Any:
         """One step; returns its logs as a float32 vector."""
-        return self._traced(step.Step(lookups, copies, stand_ins, self.contributes, stamp), batch)
+        return self._traced(step.Step(lookups, copies, stand_ins, self.contributes, push_id), batch)
 
     def _record(self, run: Callable[..., Any], spec: Any) -> Recording:
         self._recording = recording = Recording(run, spec)

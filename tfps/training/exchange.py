@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.push_dedup import LANES, Stamp
+from tfps.embedding.push_dedup import PUSH_ID_LANES, PushId
 from tfps.strategy.variables import DenseVariable, SeedVariable, StepVariable
 from tfps.training import moving_averages
 from tfps.training.lanes import lanes, pack, unpack
@@ -31,7 +31,7 @@ def local_copy(variable: StepVariable) -> Any:
     )
 
 
-def share(delta: Any, others: Any, axis: int | None = None) -> Any:
+def damping(delta: Any, others: Any, axis: int | None = None) -> Any:
     """The share of a delta that is pushed where workers begin from one value and do not see each other's windows.
 
     s = clip(1.5 - max(0, <delta, others>/<delta, delta>), 0, 1): all of it where nobody else moved the value, or moved
@@ -88,13 +88,13 @@ class Exchange:
         self.pulled = self.fetch()
         self.fill(self.pulled)
 
-    def push(self, stamp: Stamp | None = None) -> None:
+    def push(self, push_id: PushId | None = None) -> None:
         """Adds what the copies have moved by to what the servers hold.
 
         Args:
-            stamp: a server that has applied it ignores the push.
+            push_id: a server that has applied it ignores the push.
         """
-        self.send(self.deltas(self.pulled), self.pulled, stamp)
+        self.send(self.deltas(self.pulled), self.pulled, push_id)
 
     def fetch(self) -> Values:
         """What the servers hold, by key; random generators as this worker draws."""
@@ -130,13 +130,13 @@ class Exchange:
         """Values and deltas added up; of a bool the delta, which is its value, of averages as the servers do it."""
         return {v.key: _sum(v, values[v.key], deltas) for v in self._variables}
 
-    def send(self, deltas: Values, base: Values, stamp: Stamp | None = None) -> Values:
+    def send(self, deltas: Values, base: Values, push_id: PushId | None = None) -> Values:
         """Adds deltas to what the servers hold; returns what was added.
 
         Args:
             deltas: by key.
             base: what the servers would hold if nobody else had pushed meanwhile.
-            stamp: a server that has applied it ignores the push.
+            push_id: a server that has applied it ignores the push.
         """
         pushed: Values = {}
         for device, variables in self._by_server.items():
@@ -144,12 +144,12 @@ class Exchange:
             of_server |= self._shares(device, [v for v in variables if v.key in self._capped], deltas, base)
             kept = {v.key: moving_averages.kept(v, deltas) for v in variables if moving_averages.is_average(v, deltas)}
             parts = [tf.cast(part, tf.float32) for part in kept.values()]
-            buffer = pack([*of_server.values(), *parts, *([stamp.lanes()] if stamp else [])])
+            buffer = pack([*of_server.values(), *parts, *([push_id.lanes()] if push_id else [])])
             with tf.device(device):
                 arrived = tf.identity(buffer)
                 add = functools.partial(_add, variables, list(kept), arrived)
-                if stamp:
-                    stamp.ledger.once(arrived[-LANES:], add)
+                if push_id:
+                    push_id.ledger.apply_if_new(arrived[-PUSH_ID_LANES:], add)
                 else:
                     add()
             pushed |= of_server
@@ -174,7 +174,7 @@ class Exchange:
             read_after = tf.no_op()
         with tf.control_dependencies([read_after]):
             now = self._held(device, variables)
-        return {key: deltas[key] * share(deltas[key], value - base[key]) for key, value in now.items()}
+        return {key: deltas[key] * damping(deltas[key], value - base[key]) for key, value in now.items()}
 
     def _delta(self, variable: DenseVariable, before: Any) -> Any:
         now = _read(self.copies[variable.key], variable)

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import Found, fetch
+from tfps.embedding.lookup import LookupResult, fetch
 from tfps.errors import UnsupportedError
 
 _PURE_THOUGH_STATEFUL = {"LookupTableFindV2"}
@@ -22,7 +22,7 @@ _PURE_THOUGH_STATEFUL = {"LookupTableFindV2"}
 class DirectLookups:
     """Serves each lookup where the model asks for it: a request and an answer a server for each."""
 
-    def find(self, table: Any, ids: Any) -> Found:
+    def look_up(self, table: Any, ids: Any) -> LookupResult:
         """Rows of `table` for `ids`."""
         return fetch([table], [ids])[0]
 
@@ -46,11 +46,11 @@ class Recorder(DirectLookups):
         self.lookups: list[Recorded] = []
         self._graph = graph
 
-    def find(self, table: Any, ids: Any) -> Found:
+    def look_up(self, table: Any, ids: Any) -> LookupResult:
         """Rows of `table` for `ids`, which nobody will evaluate."""
         ids = tf.convert_to_tensor(ids)
         self.lookups.append(Recorded(table, ids if ids.graph is self._graph and _is_pure(ids) else None))
-        return super().find(table, ids)
+        return super().look_up(table, ids)
 
 
 class Replay(DirectLookups):
@@ -61,10 +61,10 @@ class Replay(DirectLookups):
         tables: the table of each.
     """
 
-    def __init__(self, found: Sequence[Found | None], tables: Sequence[Any]) -> None:
+    def __init__(self, found: Sequence[LookupResult | None], tables: Sequence[Any]) -> None:
         self._left = list(zip(found, tables, strict=True))
 
-    def find(self, table: Any, ids: Any) -> Found:
+    def look_up(self, table: Any, ids: Any) -> LookupResult:
         """Rows of `table` for `ids`."""
         if not self._left or self._left[0][1] is not table:
             raise UnsupportedError(
@@ -72,7 +72,7 @@ class Replay(DirectLookups):
                 f"Received: table {table.name!r}. Recorded: {self._left[0][1].name if self._left else None!r}."
             )
         found, _ = self._left.pop(0)
-        return super().find(table, ids) if found is None else found
+        return super().look_up(table, ids) if found is None else found
 
 
 class Recording:
@@ -138,7 +138,7 @@ class Recording:
         shapes = [[size or 0 for size in recorded.ids.shape] for recorded in self._early]
         return [tf.zeros(shape, recorded.ids.dtype) for shape, recorded in zip(shapes, self._early, strict=True)]
 
-    def replay(self, found: Sequence[Found]) -> DirectLookups:
+    def replay(self, found: Sequence[LookupResult]) -> DirectLookups:
         """Answers the lookups of a step with what was `found` for its `ids`."""
         left = iter(found)
         answers = [next(left) if recorded.ids is not None else None for recorded in self._lookups]

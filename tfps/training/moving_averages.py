@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.ops.apply_dense import apply_dense
-from tfps.ops.row_rules import RULES
+from tfps.ops.row_rules import ROW_RULES
 from tfps.strategy.variables import Average, DenseVariable
 
 
@@ -69,7 +69,7 @@ def move(variables: Iterable[tuple[DenseVariable, Any, Any]]) -> list[Any]:
         handles, news, parts = zip(*of_average, strict=True)
         # Gradient descent at rate -1 adds; what it lets decay before that is what an average does not keep.
         hyper = tf.stack([-1.0, 1.0 - parts[0]])
-        operations.append(apply_dense(RULES["sgd"], [[handle] for handle in handles], news, hyper))
+        operations.append(apply_dense(ROW_RULES["sgd"], [[handle] for handle in handles], news, hyper))
     return operations
 
 

@@ -15,15 +15,15 @@ class Order:
 
     Args:
         steps: to make at most.
-        share: number of the worker whose share of the input it is; random generators draw by it.
-        first: steps that were ordered before it of this share, whether or not there were so many.
+        shard: number of the worker whose shard of the input it is; random generators draw by it.
+        first: steps that were ordered before it of this shard, whether or not there were so many.
         place: where the contribution of a synchronous step waits on the servers.
         again: 1 to take the batch of the closure before once more, 0 to take the next.
         window: steps of a window or a span at most, where a closure has several of them.
     """
 
     steps: Any
-    share: Any
+    shard: Any
     first: Any = 0
     place: Any = 0
     again: Any = 0

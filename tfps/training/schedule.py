@@ -35,11 +35,11 @@ class Runner:
 
     Args:
         pool: of the workers.
-        host_of: the worker that does the work of a share.
-        over_iterator: runs up to so many steps as the order says over the iterator of its share.
+        host_of: the worker that does the work of a shard.
+        over_iterator: runs up to so many steps as the order says over the iterator of its shard.
         over_batches: runs a step over each of some batches of the chief.
-        go_on: makes the iterator of a share, whose worker is gone, begin elsewhere after what was taken of it.
-        numbers: for each share, steps that were ordered of it.
+        resume_shard: makes the iterator of a shard, whose worker is gone, begin elsewhere after what was taken of it.
+        numbers: for each shard, steps that were ordered of it.
         read: the result that a closure returned.
         done: is told of each result that counts.
         most: steps a closure at most.
@@ -56,7 +56,7 @@ class Runner:
     host_of: Callable[[int], int]
     over_iterator: Callable[[Order], Any]
     over_batches: Callable[[Order, list[Any]], Any]
-    go_on: Callable[[Epoch, int], None]
+    resume_shard: Callable[[Epoch, int], None]
     numbers: list[int]
     read: Callable[[Any], Result]
     done: Callable[[Result], None]
@@ -68,14 +68,14 @@ class Runner:
     windows_each: int = 1
     fed_steps: Callable[[], int] = lambda: 1
 
-    def order(self, share: int, steps: int, window: int = 0) -> Order:
-        """The next closure of a share."""
-        self.numbers[share] += steps
-        return Order(steps, share, self.numbers[share] - steps, window=window)
+    def order(self, shard: int, steps: int, window: int = 0) -> Order:
+        """The next closure of a shard."""
+        self.numbers[shard] += steps
+        return Order(steps, shard, self.numbers[shard] - steps, window=window)
 
 
 @dataclasses.dataclass(frozen=True)
-class Flight:
+class InFlight:
     """A closure under way: its order, and the chief's batches if it has some."""
 
     order: Order
@@ -95,10 +95,10 @@ def closure_steps(batches: int | None, workers: int, most: int, windows: bool = 
     return min(most, -(-batches // parts)) if batches else most
 
 
-class Stream(abc.ABC):
+class Schedule(abc.ABC):
     """The steps of one epoch.
 
-    Where a worker is lost, its share of the input goes on elsewhere: closures that were under way are made again in
+    Where a worker is lost, its shard of the input goes on elsewhere: closures that were under way are made again in
     their order, with the same numbers, so that servers know what of them they have seen.
 
     Args:
@@ -118,7 +118,7 @@ class Stream(abc.ABC):
         self._busy = [0] * len(runner.pool.devices)
         self._ended = [0] * len(self._busy)
         self._ended_before: list[list[int]] = [[] for _ in self._busy]
-        self._to_repeat: list[list[Flight]] = [[] for _ in self._busy]
+        self._to_repeat: list[list[InFlight]] = [[] for _ in self._busy]
         self._closure_steps = closure_steps(epoch.source.num_batches, len(self._busy), runner.most, runner.windows)
 
     def take(self, count: int) -> int:
@@ -127,7 +127,7 @@ class Stream(abc.ABC):
             self._launch()
             if not self._calls:
                 break
-            self._collect()
+            self._take_result()
         given = min(count, self._ready)
         self._ready -= given
         self._handed += given
@@ -142,13 +142,13 @@ class Stream(abc.ABC):
         """Waits for what is under way; nothing more is begun."""
         self.budget = 0
         while self._calls:
-            self._collect()
+            self._take_result()
         self._ready = 0
 
     def settle(self) -> None:
         """Waits for what is under way, and begins nothing meanwhile; the epoch goes on after it."""
         while self._calls:
-            self._collect()
+            self._take_result()
 
     def abandon(self, timeout_s: float) -> None:
         """Ends the epoch where it is: what has not begun is dropped, what runs has `timeout_s` to end."""
@@ -165,11 +165,11 @@ class Stream(abc.ABC):
         # What overlaps is unseen for twice as long.
         return pace(trained if self.runner.windows_each == 1 else trained // 2, len(self._busy), most)
 
-    def _asked(self, steps: int, shares: int) -> int:
-        """Steps of the next closure: of as many windows as it may have, but so that there are some for each share."""
+    def _asked(self, steps: int, shards: int) -> int:
+        """Steps of the next closure: of as many windows as it may have, but so that there are some for each shard."""
         if self.budget is None:
             return steps * self.runner.windows_each
-        windows = min(self.runner.windows_each, max(1, self.budget // (steps * shares)))
+        windows = min(self.runner.windows_each, max(1, self.budget // (steps * shards)))
         return min(steps * windows, self.budget)
 
     @abc.abstractmethod
@@ -177,71 +177,71 @@ class Stream(abc.ABC):
         """Begins what can be begun."""
 
     @abc.abstractmethod
-    def _landed(self, flight: Flight, result: Result) -> None:
+    def _on_result(self, flight: InFlight, result: Result) -> None:
         """Takes note of a closure that is done."""
 
-    def _may_run_ahead(self, share: int) -> bool:
-        """Whether no window under way would miss too many of this share's windows."""
+    def _may_run_ahead(self, shard: int) -> bool:
+        """Whether no window under way would miss too many of this shard's windows."""
         if not self.runner.windows:
             return True
         most = max(_IN_FLIGHT, _MOST_MISSED // self.runner.windows_each)
-        begun = self._ended[share] + self._busy[share]
+        begun = self._ended[shard] + self._busy[shard]
         return all(
-            begun - before[share] < most
+            begun - before[shard] < most
             for other, before in enumerate(self._ended_before)
-            if other != share and self._busy[other]
+            if other != shard and self._busy[other]
         )
 
-    def _began(self, share: int) -> None:
-        """The next closure of a share runs from here on: what the others have ended it does not miss."""
-        self._ended_before[share] = list(self._ended)
+    def _began(self, shard: int) -> None:
+        """The next closure of a shard runs from here on: what the others have ended it does not miss."""
+        self._ended_before[shard] = list(self._ended)
 
-    def _fly(self, flight: Flight) -> None:
-        if not self._busy[flight.order.share]:
-            self._began(flight.order.share)
-        self._busy[flight.order.share] += 1
+    def _submit(self, flight: InFlight) -> None:
+        if not self._busy[flight.order.shard]:
+            self._began(flight.order.shard)
+        self._busy[flight.order.shard] += 1
         function = functools.partial(self.runner.over_iterator, flight.order)
         if flight.batches is not None:
             function = functools.partial(self.runner.over_batches, flight.order, flight.batches)
-        share = flight.order.share
-        worker = self.runner.host_of(share) if self.epoch.source.fed else self.epoch.hosts[share]
-        self._calls.submit(worker, flight, function, chain=share)
+        shard = flight.order.shard
+        worker = self.runner.host_of(shard) if self.epoch.source.fed else self.epoch.hosts[shard]
+        self._calls.submit(worker, flight, function, chain=shard)
 
-    def _collect(self) -> None:
+    def _take_result(self) -> None:
         flight, value = self._calls.take()
-        share = flight.order.share
-        self._busy[share] -= 1
-        self._ended[share] += 1
-        self._began(share)
+        shard = flight.order.shard
+        self._busy[shard] -= 1
+        self._ended[shard] += 1
+        self._began(shard)
         if isinstance(value, WorkerLostError):
-            self._to_repeat[share].append(flight)
-            if not self._busy[share]:
-                self._repeat(share)
+            self._to_repeat[shard].append(flight)
+            if not self._busy[shard]:
+                self._repeat(shard)
         else:
             result = self.runner.read(value)
             if self.runner.length is not None:
                 windows = max(1, -(-result.steps // (flight.order.window or self.runner.most)))
                 self.runner.length.ran(result.steps // windows, self._calls.last_s / windows)
-            self._landed(flight, result)
+            self._on_result(flight, result)
 
-    def _repeat(self, share: int) -> None:
-        """Makes the lost closures of a share again, when all of them are known."""
-        lost, self._to_repeat[share] = self._to_repeat[share], []
-        self._calls.mend(share)
+    def _repeat(self, shard: int) -> None:
+        """Makes the lost closures of a shard again, when all of them are known."""
+        lost, self._to_repeat[shard] = self._to_repeat[shard], []
+        self._calls.mend(shard)
         if not self.epoch.source.fed:
-            self.runner.go_on(self.epoch, share)
+            self.runner.resume_shard(self.epoch, shard)
         for flight in sorted(lost, key=lambda flight: flight.order.first):
-            self._fly(flight)
+            self._submit(flight)
 
-    def _count(self, flight: Flight, result: Result) -> None:
+    def _count(self, flight: InFlight, result: Result) -> None:
         """The steps of a closure are part of the training."""
         self.runner.done(result)
         self._ready += result.steps
-        self.epoch.taken[flight.order.share] += result.steps
+        self.epoch.taken[flight.order.shard] += result.steps
 
 
-class ShippedStream(Stream):
-    """Each worker runs over its own share of the input."""
+class ShippedSchedule(Schedule):
+    """Each worker runs over its own shard of the input."""
 
     def __init__(self, runner: Runner, epoch: Epoch, budget: int | None) -> None:
         super().__init__(runner, epoch, budget)
@@ -250,39 +250,39 @@ class ShippedStream(Stream):
     def _launch(self) -> None:
         workers, steps = self._pace()
         for turn in range(_IN_FLIGHT):
-            shares = sorted(self._live)[:workers]
-            for share in shares:
-                asked = self._asked(steps, len(shares))
-                may = self._busy[share] <= turn and self._may_run_ahead(share)
-                if may and asked > 0 and not self._to_repeat[share]:
+            shards = sorted(self._live)[:workers]
+            for shard in shards:
+                asked = self._asked(steps, len(shards))
+                may = self._busy[shard] <= turn and self._may_run_ahead(shard)
+                if may and asked > 0 and not self._to_repeat[shard]:
                     if self.budget is not None:
                         self.budget -= asked
-                    self._fly(Flight(self.runner.order(share, asked, steps)))
+                    self._submit(InFlight(self.runner.order(shard, asked, steps)))
 
-    def _landed(self, flight: Flight, result: Result) -> None:
+    def _on_result(self, flight: InFlight, result: Result) -> None:
         self._count(flight, result)
         if result.steps < flight.order.steps:
-            self._live.discard(flight.order.share)
+            self._live.discard(flight.order.shard)
             if self.budget is not None:
                 self.budget += flight.order.steps - result.steps
 
 
-class FedStream(Stream):
+class FedSchedule(Schedule):
     """The chief reads batches and hands each to the worker with least to do."""
 
     def _launch(self) -> None:
         workers, steps = self._pace()
         if self.runner.windows:
             steps = of_few_lengths(steps, self._closure_steps)
-        while (share := self._idlest(workers)) is not None and (closures := self._next_closures(steps, workers)):
+        while (shard := self._idlest(workers)) is not None and (closures := self._next_closures(steps, workers)):
             for batches in closures:
-                self._fly(Flight(self.runner.order(share, len(batches), steps), batches))
+                self._submit(InFlight(self.runner.order(shard, len(batches), steps), batches))
 
     def _idlest(self, workers: int) -> int | None:
-        """The share with least under way, of the first workers that live; None where all have enough."""
-        live = [share for share in range(len(self._busy)) if self.runner.host_of(share) == share]
-        free = [share for share in live[:workers] if self._busy[share] < _IN_FLIGHT and self._may_run_ahead(share)]
-        return min(free, key=lambda share: self._busy[share], default=None)
+        """The shard with least under way, of the first workers that live; None where all have enough."""
+        live = [shard for shard in range(len(self._busy)) if self.runner.host_of(shard) == shard]
+        free = [shard for shard in live[:workers] if self._busy[shard] < _IN_FLIGHT and self._may_run_ahead(shard)]
+        return min(free, key=lambda shard: self._busy[shard], default=None)
 
     def _next_closures(self, steps: int, workers: int) -> list[list[Any]]:
         """The batches of the next closure; of several where too few are left for a whole one; none at the end.
@@ -310,5 +310,5 @@ class FedStream(Stream):
             batches = batches[length:]
         return closures
 
-    def _landed(self, flight: Flight, result: Result) -> None:
+    def _on_result(self, flight: InFlight, result: Result) -> None:
         self._count(flight, result)

@@ -5,7 +5,7 @@ Staleness: rows that come ahead miss the update of the one step that runs meanwh
 
 from typing import Any
 
-from tfps.embedding.lookup import Found, fetch
+from tfps.embedding.lookup import LookupResult, fetch
 from tfps.training.batches import where_there
 from tfps.training.hoisting import DirectLookups, Recording
 
@@ -38,18 +38,18 @@ class Ahead:
             for group in self._groups(self._pattern)
         }
         return self._recording.replay(
-            [Found(found.table, groups[id(found.group)], found.index) for found in self._pattern]
+            [LookupResult(found.table, groups[id(found.group)], found.index) for found in self._pattern]
         )
 
-    def _fetch(self, batch: Any) -> list[Found]:
+    def _fetch(self, batch: Any) -> list[LookupResult]:
         recording = self._recording
         ids = where_there(batch.has_value(), lambda: recording.ids(batch.get_value()), recording.no_ids())
         for found, shape in zip(ids, recording.shapes, strict=True):
             found.set_shape(shape)
         return fetch(recording.tables, ids)
 
-    def _flat(self, found: list[Found]) -> list[Any]:
+    def _flat(self, found: list[LookupResult]) -> list[Any]:
         return [tensor for group in self._groups(found) for tensor in group.tensors()]
 
-    def _groups(self, found: list[Found]) -> list[Any]:
+    def _groups(self, found: list[LookupResult]) -> list[Any]:
         return list({id(one.group): one.group for one in found}.values())

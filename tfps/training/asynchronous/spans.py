@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.push_dedup import Stamp
+from tfps.embedding.push_dedup import PushId
 from tfps.training.asynchronous.turns import State, Turns
 from tfps.training.exchange import Exchange
 from tfps.training.order import Order
@@ -21,7 +21,7 @@ SPANS = 4
 
 
 def train_spans(
-    turns: Turns, state: State, exchange: Exchange, stamp: Callable[[Any], Stamp | None], order: Order
+    turns: Turns, state: State, exchange: Exchange, push_id: Callable[[Any], PushId | None], order: Order
 ) -> State:
     """Makes steps until the order is done or the input ends, and pushes what they changed.
 
@@ -29,7 +29,7 @@ def train_spans(
         turns: the loop over steps.
         state: before the first of them.
         exchange: of the dense variables, which are pulled.
-        stamp: of the push of dense variables after so many steps of the closure.
+        push_id: of the push of dense variables after so many steps of the closure.
         order: of the chief; its window is a span.
 
     Returns:
@@ -38,7 +38,7 @@ def train_spans(
 
     def span(carried: Any) -> Any:
         state = carried["steps"]
-        exchange.send(carried["moved"], {}, stamp(state["done"]))  # of none before the first: a stamp that was seen
+        exchange.send(carried["moved"], {}, push_id(state["done"]))  # of none before the first: a push_id that was seen
         fetched = exchange.fetch()
         state = turns.train(state, tf.minimum(state["done"] + order.window, order.steps))
         moved = exchange.deltas(carried["dense"])
@@ -53,5 +53,5 @@ def train_spans(
         ({"steps": state, "dense": exchange.pulled, "moved": still},),
         parallel_iterations=1,
     )
-    exchange.send(last["moved"], {}, stamp(last["steps"]["done"]))
+    exchange.send(last["moved"], {}, push_id(last["steps"]["done"]))
     return last["steps"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.push_dedup import Stamp
+from tfps.embedding.push_dedup import PushId
 from tfps.training.asynchronous.prefetching import Ahead
 from tfps.training.batches import next_unless
 from tfps.training.hoisting import Recording
@@ -31,7 +31,7 @@ State = dict[str, Any]
 """What the loop carries: steps that are done, the last one's logs, the next batches, the rows of the first of them."""
 
 Run = Callable[..., Any]
-"""A step: takes what answers its lookups, its batch and its `stamp`, and returns its logs."""
+"""A step: takes what answers its lookups, its batch and its `push_id`, and returns its logs."""
 
 
 def steps_of_turn(operations: int, most: int) -> int:
@@ -50,15 +50,15 @@ class Turns:
     Args:
         recording: of the step.
         run: a step.
-        stamp: of the push of rows after so many steps of the closure.
+        push_id: of the push of rows after so many steps of the closure.
         steps: of a turn.
         prefetches: whether rows of the next batch are asked for while a step computes.
     """
 
     def __init__(
-        self, recording: Recording, run: Run, stamp: Callable[[Any], Stamp | None], steps: int, prefetches: bool
+        self, recording: Recording, run: Run, push_id: Callable[[Any], PushId | None], steps: int, prefetches: bool
     ) -> None:
-        self._recording, self._run, self._stamp, self._steps = recording, run, stamp, steps
+        self._recording, self._run, self._push_id, self._steps = recording, run, push_id, steps
         self._prefetches = prefetches and bool(recording.tables)
         self._ahead: Ahead | None = None
         self._next_batch: Callable[[], Any]
@@ -115,6 +115,6 @@ class Turns:
             # Asked for before the step is traced: its push waits for them, and they do not wait for its push.
             coming = self._ahead.ask(after) if self._ahead else []
             lookups = self._ahead.answer(rows) if self._ahead else self._recording.lookups(batch.get_value())
-            logs = self._run(lookups, batch.get_value(), stamp=self._stamp(done + number + 1))
+            logs = self._run(lookups, batch.get_value(), push_id=self._push_id(done + number + 1))
             rows = coming
         return logs, rows

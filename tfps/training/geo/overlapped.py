@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.push_dedup import Stamp
+from tfps.embedding.push_dedup import PushId
 from tfps.training.batches import next_unless
 from tfps.training.exchange import Exchange
 from tfps.training.geo.drift import DRIFT_LANES
@@ -34,7 +34,7 @@ class Overlapped:
         window: one without batches, a `Window` or a `WholeWindow`; the others are made like it.
         logs: what the logs are before the first.
         exchange: of the dense variables, which are pulled.
-        stamps: those of the pushes of rows and of dense variables after so many steps of the closure.
+        push_ids: those of the pushes of rows and of dense variables after so many steps of the closure.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class Overlapped:
         window: Any,
         logs: Any,
         exchange: Exchange,
-        stamps: Callable[[Any], tuple[Stamp | None, Stamp | None]],
+        push_ids: Callable[[Any], tuple[PushId | None, PushId | None]],
     ) -> None:
-        self._first, self._logs, self._exchange, self._stamps = window, logs, exchange, stamps
+        self._first, self._logs, self._exchange, self._push_ids = window, logs, exchange, push_ids
 
     def train(self, next_batch: Callable[[], Any], first: Any, order: Order) -> tuple[Any, Any, Any]:
         """Trains windows until the order is done or the input ends.
@@ -143,10 +143,10 @@ class Overlapped:
     def _push(self, window: Any, state: Any) -> tuple[tuple[list[Any], dict[Hashable, Any]], Any]:
         """Pushes the window before; returns what was added of rows and dense variables, and the drift.
 
-        Of none before the first the stamp is not new, so the servers let it pass.
+        Of none before the first the push_id is not new, so the servers let it pass.
         """
         before = state["before"]
-        of_rows, of_dense = self._stamps(before["done"])
+        of_rows, of_dense = self._push_ids(before["done"])
         pushed, drift = window.push(before["count"], before["sent"], before["deltas"], before["base"], of_rows)
         sent = self._exchange.send(before["moved"], before["dense_base"], of_dense)
         return (pushed, sent), tf.where(before["done"] > 0, drift, 0.0)

@@ -26,7 +26,7 @@ import tensorflow as tf
 from tfps.embedding.window_rows import WindowRows, pull_window, push_window
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, next_unless
-from tfps.training.exchange import share
+from tfps.training.exchange import damping
 from tfps.training.geo.drift import measured
 from tfps.training.geo.window import WindowMode, kept_of
 
@@ -172,7 +172,7 @@ class WholeWindow:
         return self._rows.no_requests, [matrix[:0] for matrix in self._rows.matrices]
 
     def push(
-        self, count: Any, sent: Sequence[Any], deltas: Sequence[Any], base: Sequence[Any], stamp: Any = None
+        self, count: Any, sent: Sequence[Any], deltas: Sequence[Any], base: Sequence[Any], push_id: Any = None
     ) -> tuple[list[Any], Any]:
         """Adds deltas on the servers; returns what was added, and what it measured of the drift.
 
@@ -181,15 +181,15 @@ class WholeWindow:
             sent: of `sent`.
             deltas: of rows and slots.
             base: for each of `capped` the rows that servers would hold if nobody else had pushed meanwhile.
-            stamp: of the push.
+            push_id: of the push.
         """
         window = self.like(self.carried)
         window._rows = self._rows.with_requests(sent, [None] * len(deltas))
         pushed, others = [delta * window.scale(i) for i, delta in enumerate(deltas)], None
         if window.capped:
             others = window._rows.now() - base[0]
-            pushed[0] = deltas[0] * share(deltas[0], others, axis=1)
-        push_window(window._rows, pushed, self.kept(count), stamp)
+            pushed[0] = deltas[0] * damping(deltas[0], others, axis=1)
+        push_window(window._rows, pushed, self.kept(count), push_id)
         return pushed, measured([(pushed[0], others)])
 
     def kept(self, count: Any) -> list[Any]:

@@ -22,7 +22,7 @@ from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.training import moving_averages
 from tfps.training.batches import Batches, growing_array, next_unless
-from tfps.training.exchange import share
+from tfps.training.exchange import damping
 from tfps.training.geo.drift import measured
 from tfps.training.hoisting import Recording
 
@@ -38,7 +38,7 @@ class WindowMode:
             `tfps.training.moving_averages`). All rows of a window keep what its steps keep of a row that is in each of
             their batches.
         capped: keys of tables and dense variables whose share follows from what others have moved them by meanwhile,
-            of a table for each row (see `tfps.training.exchange.share`).
+            of a table for each row (see `tfps.training.exchange.damping`).
     """
 
     slots: Mapping[Hashable, Sequence[Table]]
@@ -130,7 +130,7 @@ class Window:
     def pull(self) -> list[Any]:
         """The rows of each table and slot that it holds rows of, [m, dim] each; each row comes once."""
         asked = route(self._recording.tables, [ids.concat() for ids in self._ids])
-        of_table = {one.table.key: one.tally for one in asked}
+        of_table = {one.table.key: one.table_ids for one in asked}
         self.keys = [of_table[table.key] for table in self._tables]
         self._places = [one.group.table_places[one.index] for one in asked]
         found = fetch(self._held, [self.keys[number] for number in self.key_of])
@@ -179,7 +179,7 @@ class Window:
         return [ids[:0] for ids in self.keys], [tf.zeros([0, one.dim], one.dtype) for one in self._held]
 
     def push(
-        self, count: Any, sent: Sequence[Any], deltas: Sequence[Any], base: Sequence[Any], stamp: Any = None
+        self, count: Any, sent: Sequence[Any], deltas: Sequence[Any], base: Sequence[Any], push_id: Any = None
     ) -> tuple[list[Any], Any]:
         """Adds deltas on the servers; returns what was added of each, and what it measured of the drift.
 
@@ -188,17 +188,17 @@ class Window:
             sent: of `sent`.
             deltas: of each table and slot; those of slots whose table is not trained stay here.
             base: for each of `capped` the rows that servers would hold if nobody else had pushed meanwhile.
-            stamp: of the push.
+            push_id: of the push.
         """
         ids = [sent[number] for number in self.key_of]
         others = self._others(ids, base)
         pushed = [
-            delta * (share(delta, others[i], axis=1) if i in others else self.scale(i))
+            delta * (damping(delta, others[i], axis=1) if i in others else self.scale(i))
             for i, delta in enumerate(deltas)
         ]
         trained = [i for i, number in enumerate(self.key_of) if self._tables[number].key in self._mode.slots]
         kept = self.kept(count)
-        add([(self._held[i], ids[i], pushed[i], kept[i]) for i in trained], stamp)
+        add([(self._held[i], ids[i], pushed[i], kept[i]) for i in trained], push_id)
         of_tables = [i for i in trained if self._held[i] is self._tables[self.key_of[i]]]
         return pushed, measured([(pushed[i], others.get(i)) for i in of_tables])
 
@@ -229,18 +229,18 @@ def kept_of(decays: Sequence[float | None], count: Any) -> list[Any]:
     return [parts[decay] for decay in decays]
 
 
-def train_one(window: Any, count: Any, stamp: Any = None) -> tuple[Any, Any]:
+def train_one(window: Any, count: Any, push_id: Any = None) -> tuple[Any, Any]:
     """Pulls a window that was read, makes its `count` steps, pushes; returns the last logs and the drift.
 
     Args:
         window: a `Window`, or a `WholeWindow`.
         count: int64 scalar.
-        stamp: of the push.
+        push_id: of the push.
     """
     rows = window.pull()
     deltas, logs = window.steps(count, rows)
     with tf.control_dependencies(deltas):
         # Not before the steps are done: what others have pushed by then counts.
         sent = [tf.identity(tensor) for tensor in window.sent]
-    _, drift = window.push(count, sent, deltas, [rows[i] for i in window.capped], stamp)
+    _, drift = window.push(count, sent, deltas, [rows[i] for i in window.capped], push_id)
     return logs, drift

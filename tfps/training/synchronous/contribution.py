@@ -35,7 +35,7 @@ class ContributionClosure(Closure):
 
     def over_iterator(self, next_batch: Callable[[], Any], order: Order) -> Any:
         """Graph of one contribution; none where the input has ended."""
-        exchange, copies = self._begin(order.share)
+        exchange, copies = self._begin(order.shard)
         batch = next_batch()
         recording = Recording(functools.partial(self._run, copies), batch.element_spec)
         logs = where_there(
@@ -47,7 +47,7 @@ class ContributionClosure(Closure):
 
     def over_batches(self, batches: list[Any], order: Order) -> Any:
         """Graph of the contribution of one batch."""
-        exchange, copies = self._begin(order.share)
+        exchange, copies = self._begin(order.shard)
         recording = Recording(functools.partial(self._run, copies), batches[0])
         logs = self._contribute(exchange, copies, recording.lookups(batches[0]), batches[0], order)
         return self._end(exchange, copies, order, tf.constant(1, tf.int64), logs)

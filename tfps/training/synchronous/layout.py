@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfps.embedding.lookup import TableGradient, joined, parted
+from tfps.embedding.lookup import TableGradient, concat_with_sizes, split_by_sizes
 from tfps.embedding.merged import MergedGradient, ServerRows, merge
 from tfps.embedding.push import RoutedGradients, routed
 from tfps.embedding.table import Table
@@ -78,12 +78,12 @@ class Layout:
         # The mean over an empty batch may be NaN, and 0 times that is.
         head = tf.math.multiply_no_nan(tf.concat([tf.ones([1]), *flat], 0), examples)
         rows = [width.message(server, examples) for width in self._widths_of(server)]
-        return joined([head, *rows])
+        return concat_with_sizes([head, *rows])
 
     def read(self, server: int, messages: Sequence[Any]) -> Received:
         """What a server makes of messages; to be called with it as the device."""
         widths = self._widths_of(server)
-        parts = [parted(message, 1 + len(widths)) for message in messages]
+        parts = [split_by_sizes(message, 1 + len(widths)) for message in messages]
         total = tf.add_n([part[0] for part in parts])
         dense, others = self._dense_of(server), self._others_of(server)
         shapes = [value.shape for value in [*(value for _, value in dense), *others]]

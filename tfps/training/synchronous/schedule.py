@@ -1,7 +1,7 @@
 """Global steps of one epoch: which worker takes which batch when, and which contributions make an update together.
 
 A contribution goes through: under way (a worker computes it) -> waiting (its message is with the servers) -> merged.
-A share of the input is a worker's: it has at most `max_staleness + 1` contributions that are not merged, each in a
+A shard of the input is a worker's: it has at most `max_staleness + 1` contributions that are not merged, each in a
 place of its own, and is merged in the order in which it began. So a contribution misses at most `max_staleness`
 updates, and where that is 0 none. One that lands after an update that did not wait for it is dropped, and its batch
 goes again.
@@ -16,15 +16,15 @@ from collections.abc import Callable, Sequence
 from tfps.inputs.worker_input import Epoch
 from tfps.training.closure import Result
 from tfps.training.order import Order
-from tfps.training.schedule import Flight, Runner, Stream
+from tfps.training.schedule import InFlight, Runner, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class UpdatePolicy:
     """When an update is made.
 
     Args:
-        drop_slowest: shares that it does not wait for.
+        drop_slowest: shards that it does not wait for.
         max_staleness: updates that a contribution may miss.
         update: makes it of the contributions in the places that are given.
     """
@@ -35,20 +35,20 @@ class Rules:
 
     @property
     def slots(self) -> int:
-        """Places that a share needs."""
+        """Places that a shard needs."""
         return self.max_staleness + 1
 
 
 @dataclasses.dataclass(frozen=True)
-class _Contribution(Flight):
+class _Contribution(InFlight):
     """A closure under way, and how many updates were made when it began."""
 
     began: int = 0
 
 
 @dataclasses.dataclass
-class _Share:
-    """Where one worker's share of the input stands."""
+class _ShardState:
+    """Where one worker's shard of the input stands."""
 
     begun: int = 0
     waiting: collections.deque[tuple[_Contribution, Result]] = dataclasses.field(default_factory=collections.deque)
@@ -56,83 +56,83 @@ class _Share:
     again: _Contribution | None = None
 
 
-class SyncStream(Stream):
+class SyncSchedule(Schedule):
     """The global steps of one epoch; hands out a step for each batch that is part of an update."""
 
-    def __init__(self, runner: Runner, epoch: Epoch, budget: int | None, rules: Rules) -> None:
+    def __init__(self, runner: Runner, epoch: Epoch, budget: int | None, policy: UpdatePolicy) -> None:
         super().__init__(runner, epoch, budget)
-        self._rules = rules
-        self._shares = [_Share() for _ in self._busy]
+        self._policy = policy
+        self._shards = [_ShardState() for _ in self._busy]
         self._updates = 0
 
     def join(self) -> None:
         """Waits for what is under way and makes it part of an update; no other batch is begun."""
-        for share in self._shares:
-            share.ended = True  # whatever a share that has ended gives back to the budget
-        while self._calls or any(share.again for share in self._shares):
+        for shard in self._shards:
+            shard.ended = True  # whatever a shard that has ended gives back to the budget
+        while self._calls or any(shard.again for shard in self._shards):
             self._launch()
-            self._collect()
+            self._take_result()
         self._ready = 0
 
     def _launch(self) -> None:
-        for turn in range(self._rules.slots):
-            for number, share in enumerate(self._shares):
-                if self._unmerged(number) <= turn and self._may_begin(share) and not self._to_repeat[number]:
-                    self._begin(number, share)
+        for turn in range(self._policy.slots):
+            for number, shard in enumerate(self._shards):
+                if self._unmerged(number) <= turn and self._may_begin(shard) and not self._to_repeat[number]:
+                    self._begin(number, shard)
 
     def _unmerged(self, number: int) -> int:
-        """Contributions of a share that began and are no part of an update."""
-        return self._busy[number] + len(self._to_repeat[number]) + len(self._shares[number].waiting)
+        """Contributions of a shard that began and are no part of an update."""
+        return self._busy[number] + len(self._to_repeat[number]) + len(self._shards[number].waiting)
 
-    def _may_begin(self, share: _Share) -> bool:
-        return share.again is not None or not (share.ended or self.budget == 0)
+    def _may_begin(self, shard: _ShardState) -> bool:
+        return shard.again is not None or not (shard.ended or self.budget == 0)
 
-    def _begin(self, number: int, share: _Share) -> None:
-        again, share.again = share.again, None
+    def _begin(self, number: int, shard: _ShardState) -> None:
+        again, shard.again = shard.again, None
         batches = again.batches if again is not None else None
         if again is None:
             if self.epoch.source.fed and not (batches := list(itertools.islice(self.epoch, 1))):
-                for one in self._shares:
+                for one in self._shards:
                     one.ended = True
                 return
             if self.budget is not None:
                 self.budget -= 1
-        place = number * self._rules.slots + share.begun % self._rules.slots
-        order = Order(1, number, share.begun, place, int(again is not None))
-        share.begun += 1
-        self._fly(_Contribution(order, batches, self._updates))
+        place = number * self._policy.slots + shard.begun % self._policy.slots
+        order = Order(1, number, shard.begun, place, int(again is not None))
+        shard.begun += 1
+        self._submit(_Contribution(order, batches, self._updates))
 
-    def _repeat(self, share: int) -> None:
+    def _repeat(self, shard: int) -> None:
         """Makes lost contributions again, from batches that are read anew."""
-        lost = self._to_repeat[share]
-        self._to_repeat[share] = [
+        lost = self._to_repeat[shard]
+        self._to_repeat[shard] = [
             dataclasses.replace(one, order=dataclasses.replace(one.order, again=0)) for one in lost
         ]
-        super()._repeat(share)
+        super()._repeat(shard)
 
-    def _landed(self, flight: Flight, result: Result) -> None:
+    def _on_result(self, flight: InFlight, result: Result) -> None:
         assert isinstance(flight, _Contribution)
-        share = self._shares[flight.order.share]
+        shard = self._shards[flight.order.shard]
         if not result.steps:
-            share.ended = True
+            shard.ended = True
             if self.budget is not None:
                 self.budget += 1
-        elif self._updates - flight.began > self._rules.max_staleness:
-            share.again = flight
+        elif self._updates - flight.began > self._policy.max_staleness:
+            shard.again = flight
         else:
-            share.waiting.append((flight, result))
-            self.epoch.taken[flight.order.share] += 1
+            shard.waiting.append((flight, result))
+            self.epoch.taken[flight.order.shard] += 1
         while self._update():
             pass
 
     def _update(self) -> bool:
         """Makes the next update if enough contributions wait for it; returns whether."""
-        expected = [one for number, one in enumerate(self._shares) if self._unmerged(number) or self._may_begin(one)]
-        ready = [share for share in expected if share.waiting]
-        if not ready or len(ready) < len(expected) - self._rules.drop_slowest:
+        expected = [one for number, one in enumerate(self._shards) if self._unmerged(number) or self._may_begin(one)]
+        ready = [shard for shard in expected if shard.waiting]
+        if not ready or len(ready) < len(expected) - self._policy.drop_slowest:
             return False
-        taken = [share.waiting.popleft() for share in ready]
-        self._rules.update([contribution.order.place for contribution, _ in taken])
+        taken = [shard.waiting.popleft() for shard in ready]
+        self._policy.update([contribution.order.place for contribution, _ in taken])
         self._updates += 1
         for _, result in taken:
             self.runner.done(result)

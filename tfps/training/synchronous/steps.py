@@ -11,7 +11,7 @@ from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.closure import Program
 from tfps.training.synchronous.contribution import ContributionClosure
 from tfps.training.synchronous.layout import Layout
-from tfps.training.synchronous.schedule import Rules
+from tfps.training.synchronous.schedule import UpdatePolicy
 from tfps.training.synchronous.stage import Stage
 from tfps.training.synchronous.update import update
 
@@ -26,13 +26,13 @@ class SyncSteps:
         max_staleness: updates that a contribution may miss.
 
     Attributes:
-        rules: when an update is made.
+        policy: when an update is made.
     """
 
     def __init__(self, strategy: ParameterServerStrategy, name: str, drop_slowest: int, max_staleness: int) -> None:
         self._strategy = strategy
-        self.rules = Rules(drop_slowest, max_staleness, self._update)
-        self._stage = Stage(name, strategy.num_workers * self.rules.slots)
+        self.policy = UpdatePolicy(drop_slowest, max_staleness, self._update)
+        self._stage = Stage(name, strategy.num_workers * self.policy.slots)
         self._layout: Layout | None = None
         self._run = tf.function(self._trace, autograph=False)
 
