@@ -56,12 +56,12 @@ def cluster():
 @pytest.mark.parametrize("name", ["num_ps", "num_workers", "ps_threads", "worker_threads"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
 def test_refuses_counts(name, value):
-    with pytest.raises(ConfigError, match=f"`{name}` must be an integer of at least 1. Received: {value!r}"):
+    with pytest.raises(ConfigError, match=f"`{name}` must be an integer of at least 1.*. Received: {value!r}"):
         LocalCluster(**{name: value})
 
 
 def test_refuses_timeout():
-    with pytest.raises(ConfigError, match="`start_timeout_s` must be above 0. Received: 0"):
+    with pytest.raises(ConfigError, match="`start_timeout_s` must be a number above 0.*. Received: 0"):
         LocalCluster(start_timeout_s=0)
 
 
