@@ -1,4 +1,4 @@
-"""The source distribution has every file of the repository, so that whoever has it can build, lint and test as a checkout can."""
+"""The source distribution has every file of the repository: whoever has it can build, lint and test as in a checkout."""
 
 import pathlib
 import subprocess
