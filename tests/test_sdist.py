@@ -1,4 +1,4 @@
-"""The source distribution has every file of the repository: whoever has it can build, lint and test as in a checkout."""
+"""The source distribution has every file of the repository, so that it can be built, linted and tested as a checkout."""
 
 import pathlib
 import subprocess
