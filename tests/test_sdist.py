@@ -1,4 +1,4 @@
-"""The source distribution has every file of the repository, so that it can be built, linted and tested as a checkout."""
+"""The source distribution has every file of the repository: it can be built, linted and tested as a checkout can."""
 
 import pathlib
 import subprocess
