@@ -54,6 +54,7 @@ class Command:
 
     def help_text(self) -> str:
         """The usage line, the description, and a line or two for each flag."""
+        # A flag with a short name is listed under both names, and is shown once.
         names = dict.fromkeys(flag.name for flag in map(self.flags.__getitem__, self.flags))
         lines = [_flag_line(self.flags[name]) for name in names]
         return "\n".join([self._usage_line(), "", self._description.strip(), "", "flags:", *lines])

@@ -47,6 +47,7 @@ class _CountParser(flags.ArgumentParser):
         return "int"
 
 
+# Not intermixed: `tfps-launch --ps 2 train.py --ps 7` gives the program its own `--ps 7`.
 COMMAND = Command("tfps-launch", "[flags] program [arguments of the program]", _DESCRIPTION, intermixed=False)
 
 
@@ -54,6 +55,7 @@ def _define_count(name: str, help_text: str) -> flags.FlagHolder:
     return flags.DEFINE(_CountParser(), name, None, help_text, COMMAND.flags, flags.ArgumentSerializer())
 
 
+# No default values here: a count that was given is an error where TF_CONFIG names the cluster.
 _PS = _define_count("ps", f"Parameter servers (default {_DEFAULT_PS}).")
 _WORKERS = _define_count("workers", f"Workers (default {_DEFAULT_WORKERS}).")
 _LOG_DIR = flags.DEFINE_string("log-dir", None, "Keep a log file of each task there.", flag_values=COMMAND.flags)
@@ -83,6 +85,7 @@ def _launch(arguments: list[str]) -> int:
         config = tf_config.from_environment()
         if config is not None:
             _check_no_counts(config)
+            # Becomes the program or a server; this process does not come back.
             launcher.run_role(config, program)
         return launcher.run_local(_plan(program))
     except ConfigError as error:

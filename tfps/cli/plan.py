@@ -35,6 +35,7 @@ COMMAND = Command("tfps-plan", "[flags] model.py|plan.json", __doc__ or "", inte
 _FLAGS = COMMAND.flags
 _PS = flags.DEFINE_integer("ps", None, "Parameter servers; a saved plan knows its own.", flag_values=_FLAGS)
 _WORKERS = flags.DEFINE_integer("workers", None, "Workers, for the advice on their ratio.", flag_values=_FLAGS)
+# Lookups and rows a step follow from the batch, so it decides how tables are weighed against dense variables.
 _BATCH = flags.DEFINE_integer("batch", 512, "Examples in a step of one worker (default 512).", flag_values=_FLAGS)
 _EXCHANGE = flags.DEFINE_integer(
     "dense-exchange-every",
@@ -93,6 +94,7 @@ def _show(arguments: list[str]) -> int:
 
 
 def _plan_of(model: str) -> Plan:
+    # Not by flag parsers, so that a bad number ends with status 1 and one line, as a bad model does.
     for flag in (_PS, _WORKERS, _BATCH, _EXCHANGE):
         if flag.value is not None and flag.value < 1:
             raise PlanError(f"`--{flag.name}` must be at least 1. Received: {flag.value}.")
@@ -150,6 +152,7 @@ class _Source:
         """Runs the file and returns its model."""
         sys.path.insert(0, str(pathlib.Path(self._path).resolve().parent))  # as python itself does
         try:
+            # Not "__main__": the training at the end of the file must not start.
             self._names = runpy.run_path(self._path, run_name="tfps_plan")
             return self._find()
         finally:
@@ -162,6 +165,7 @@ class _Source:
     def _find(self) -> "keras.Model":
         import keras
 
+        # A named function wins, then the usual names; a single model under any name comes last.
         for name in [self._function] if self._function else _FUNCTIONS:
             value = self._names.get(name)
             if isinstance(value, keras.Model):
