@@ -107,4 +107,4 @@ test-version-%:
 	    TENSORFLOW='tensorflow~=$(word 1,$(version)).0' KERAS='keras~=$(word 2,$(version)).0'
 
 clean:
-	rm -rf build dist *.egg-info .venv .venv-* tfps/ops/_tfps_ops.so tfps/ops/_build_info.json
+	rm -rf build dist *.egg-info .coverage* .venv .venv-* tfps/ops/_tfps_ops.so tfps/ops/_build_info.json
