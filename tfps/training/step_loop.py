@@ -37,7 +37,7 @@ class StepLoop(Closure):
         recording = self._record(run, first.element_spec)
         size = steps_of_turn(self.operations, self._turn)
         turns = Turns(recording, run, row_push_id, size, self._prefetches)
-        return turns, turns.begun(source.next, first, order)
+        return turns, turns.initial_state(source.next, first, order)
 
     def _unrolled(self, batches: Sequence[Nest], copies: Copies, row_push_id: PushIdOf) -> tf.Tensor:
         """One step after the other over fed batches; returns the logs of the last."""

@@ -11,6 +11,7 @@ from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange
 from tfps.training.geo.drift import DRIFT_LANES
 from tfps.training.geo.overlapped import Overlapped
+from tfps.training.geo.step_window import StepWindow
 from tfps.training.geo.whole_window import WholeWindow, WindowMethods
 from tfps.training.geo.window import Window, WindowSettings, train_one
 from tfps.training.hoisting import DirectLookups
@@ -63,9 +64,7 @@ class WindowClosure(Closure):
         window, _ = self._window(copies, batches[0])
         return self._trained(exchange, copies, window, window.take(batches), order)
 
-    def _trained(
-        self, exchange: Exchange, copies: Copies, window: Window | WholeWindow, count: tf.Tensor, order: Order
-    ) -> tf.Tensor:
+    def _trained(self, exchange: Exchange, copies: Copies, window: Window, count: tf.Tensor, order: Order) -> tf.Tensor:
         ids = self._ledgers.ids(order, count)
         logs, drift = train_one(window, count, ids.rows)
         exchange.push(ids.dense)
@@ -83,12 +82,12 @@ class WindowClosure(Closure):
         windows = Overlapped(window, logs, exchange, functools.partial(self._ledgers.ids, order))
         return self._result(copies, *windows.train(next_batch, first, order))
 
-    def _window(self, copies: Copies, spec: Nest) -> tuple[Window | WholeWindow, tf.Tensor]:
+    def _window(self, copies: Copies, spec: Nest) -> tuple[Window, tf.Tensor]:
         """A window without batches, and the logs of one that makes no steps."""
         if self._methods is None:
             run = functools.partial(self._run, copies)
             recording = self._record(run, spec)
-            return Window(recording, spec, self._settings, run), tf.zeros(recording.result.shape)
+            return StepWindow(recording, spec, self._settings, run), tf.zeros(recording.result.shape)
         # How many logs there are is known when the window is traced, not before.
         logs = tf.compat.v1.placeholder_with_default(tf.zeros([0]), [None])
         return self._whole_window(self._methods, copies, spec), logs
