@@ -103,7 +103,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         )
         config = from_environment()
         arguments.check_against(config)
-        library.load()  # built for another TensorFlow: said here, and not by servers that do not come up
+        # A library that was built for another TensorFlow is reported here, and not by servers that do not come up.
+        library.load()
         if config is None:
             self.cluster: LocalCluster | None = arguments.cluster or LocalCluster()
             num_ps = self.cluster.num_ps
@@ -111,6 +112,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             self.cluster, num_ps = None, config.cluster.num_ps
         self.factory = VariableFactory(num_ps, arguments.variable_partitioner, arguments.plan)  # checks both of them
         self.connection = self._start(config)
+        # From here on nothing can fail that would have to stop the cluster.
         self._losses = Losses(self.num_workers, self.connection.cluster)
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
@@ -119,13 +121,15 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.overlap_dense_exchange = arguments.overlap_dense_exchange
         self.prefetch_lookups = arguments.prefetch_lookups
         self.closure_timeout_s = arguments.closure_timeout_s
-        self._extended.__class__ = Extended  # TensorFlow makes it and leaves no way to name another class
+        # TensorFlow makes it, and leaves no way to name another class.
+        self._extended.__class__ = Extended
 
     # The cluster: its start and its end.
 
     def _start(self, config: TaskConfig | None) -> Connection:
         """Brings the cluster up and connects to it; a server of TF_CONFIG does not return."""
         if config is not None:
+            # `serve` ends the process when the chief is done, so below this line is the chief alone.
             if config.task_type != jobs.CHIEF:
                 serve(config)
             wait_for_servers(config.cluster)
@@ -136,12 +140,14 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             self.cluster.start()
             return self._connect(self.cluster, self.cluster.spec)
         except BaseException:
-            if not was_up:  # what this call started must not stay, whatever went wrong
+            # Whatever went wrong, a Ctrl-C too, what this call started must not stay.
+            if not was_up:
                 self.cluster.stop()
             raise
 
     def _connect(self, cluster: LocalCluster | ClusterSpec, spec: ClusterSpec) -> Connection:
         with translated(cluster):
+            # TensorFlow connects in its constructor.
             make = functools.partial(super().__init__, _resolver(spec))
             return connect(cluster, make)
 
@@ -241,6 +247,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         That is in a replica, where TensorFlow lets nobody enter a scope.
         """
         with tf.init_scope():
+            # TensorFlow keeps a stack of modes a thread; in the cross-replica mode a scope may be entered.
             distribute_lib._push_per_thread_mode(distribute_lib._CrossReplicaThreadMode(self))
             try:
                 with self.scope():
