@@ -54,7 +54,7 @@ def test_a_graph_reads_what_this_machine_reads(strategy, monkeypatch):
 def test_a_cluster_that_does_not_answer_is_not_waited_for(strategy, monkeypatch):
     monkeypatch.setattr(strategy, "cluster", None)
     monkeypatch.setattr(cpu_times, "_LIMIT_S", 0.1)
-    monkeypatch.setattr(cpu_times, "_read_there", lambda devices: time.sleep(2))
+    monkeypatch.setattr(cpu_times, "_read_remote", lambda devices: time.sleep(2))
     assert [read.job for read in cpu_times.cpu_times(strategy)] == ["chief"]
 
 
