@@ -106,7 +106,7 @@ def _read_remote(places: list[str]) -> list[str]:
         texts = []
         for device in places:
             with tf.device(device):
-                # Files of /proc have a size of 0; this reads until the end all the same, `tf.io.read_file` does not.
+                # Files of /proc have no size to go by; this reads until the end.
                 lines = tf.data.TextLineDataset([name.format("self") for name in _FILES])
                 texts.append(lines.reduce("", lambda before, line: tf.strings.join([before, line], "\n")))
         return texts

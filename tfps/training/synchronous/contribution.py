@@ -9,7 +9,7 @@ from tfps import step
 from tfps.errors import UnsupportedError
 from tfps.training.batches import WorkerBatches, where_there
 from tfps.training.closure import Closure, Copies, Program
-from tfps.training.exchange import Exchange
+from tfps.training.exchange import Exchange, Values
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.order import Order
 from tfps.training.synchronous.layout import Layout
@@ -67,7 +67,7 @@ class ContributionClosure(Closure):
         layout = Layout(given, traced.gradients, others)
         # The copies of these have their new values once the step has run, and its logs are its last result.
         with tf.control_dependencies([logs]):
-            moved = {variable.key: exchange.moved(variable) for variable in others}
+            moved: Values = {variable.key: exchange.moved(variable) for variable in others}
         for server in layout.servers:
             message = layout.message(server, _examples(batch), moved)
             self._stage.put(server, tf.cast(order.place, tf.int32), message)

@@ -131,9 +131,9 @@ class Layout:
 
     def _means(self, received: dict[int, Received]) -> list[tf.Tensor | MergedGradient]:
         """The mean gradient of each value; that of a table is spread over the servers that have its rows."""
-        found: dict[int, tf.Tensor | MergedGradient] = {
-            position: mean for one in received.values() for position, mean in one.dense.items()
-        }
+        found: dict[int, tf.Tensor | MergedGradient] = {}
+        for one in received.values():
+            found.update(one.dense)
         for position, value in enumerate(self.values):
             if isinstance(value, Table):
                 parts = [
