@@ -44,6 +44,7 @@ class StepFunction:
 
     def __init__(self, model: keras.Model, step: Callable[[Nest], Nest], updates: bool) -> None:
         self._steps = steps = ModelSteps(model, step)
+        # The settings are values: those of an optimizer that was put into another mode differ from these.
         self._settings = settings_of(model.optimizer) if updates else None
         self.mode = make_mode(steps) if updates else Evaluation(steps.strategy, steps.closure_steps)
         program = functools.partial(steps.program, self.mode.applies_updates)
@@ -61,6 +62,7 @@ class StepFunction:
         """
         if not isinstance(iterator, Epoch):
             return self._run_single(iterator)
+        # An input that was used up, or another one, begins another epoch.
         if self._schedule is None or self._schedule.epoch is not iterator or self._schedule.spent:
             self.join()
             self._schedule = self._begin(iterator)
@@ -101,12 +103,14 @@ class StepFunction:
         """`train_on_batch` and `test_on_batch`: the batch goes to a worker, its result is waited for."""
         self.join()
         for data in batches:
+            # On the chief; it crosses with the call.
             batch = tree.map_structure(as_tensor, data)
             self._count(self.mode.run_batch(functools.partial(self._runner.run_batch, batch)))
         return self._logs.current()
 
     def _begin(self, epoch: Epoch) -> Schedule:
         """Starts the workers' iterators and traces what is new, before any closure runs."""
+        # Before they are started: the first time a model is trained it logs its plan, once the lookups are known.
         new = not self.closures.by_iterator
         self.closures.start(epoch)
         self._logs.begin()

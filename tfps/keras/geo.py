@@ -64,6 +64,7 @@ class GeoMode(ModeSettings):
 
     def make_mode(self, steps: ModelSteps) -> Mode:
         """GEO training of a model."""
+        # The text "auto" is for users; to the mode it is the absence of a number.
         push_every = None if isinstance(self.push_every, str) else self.push_every
         return Geo(steps.strategy, GeoModel(steps, self), push_every, self.overlap)
 
@@ -184,6 +185,7 @@ def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> 
             'overshoots and may diverge. merge="cap" holds it back; docs/convergence.md has figures.',
             num_workers,
         )
+    # Slots exist by now: the optimizer was built before the closure is traced.
     optimizer = model.optimizer
     tables = stored_values(model.trainable_variables, Table)
     weights = [*tables, *stored_values(model.trainable_variables, DenseVariable)]
@@ -196,6 +198,7 @@ def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> 
         }
         slots[table.key] = list(of_table.values())
         decays.update({slot.key: averages[name] for name, slot in of_table.items() if name in averages})
+        # Each worker pushes its part of the mean: with a velocity added whole, all would move by the sum of velocities.
         scales.update({slot.key: 1.0 / num_workers for name, slot in of_table.items() if name in settings.means})
     dense_means = [slot for name in settings.means for slot in getattr(optimizer, name, None) or []]
     scales.update({slot.key: 1.0 / num_workers for slot in stored_values(dense_means, DenseVariable)})

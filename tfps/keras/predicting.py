@@ -96,6 +96,7 @@ def _results(model: keras.Model, batches: Iterable[Nest], steps: int | None) -> 
     given = 0
 
     def ask(number: int) -> None:
+        # Round robin; a worker that is lost is replaced by one that lives.
         calls.submit(strategy.host_of(number % strategy.num_workers), number, asked[number])
 
     try:
@@ -104,6 +105,7 @@ def _results(model: keras.Model, batches: Iterable[Nest], steps: int | None) -> 
                 break
             asked[number] = functools.partial(function, tree.map_structure(as_tensor, batch))
             ask(number)
+            # All workers have enough to do: waits for the oldest batch before the next is read.
             if number - given + 1 >= _IN_FLIGHT * strategy.num_workers:
                 yield _wait_for(calls, early, given, ask)
                 given += 1
@@ -133,6 +135,7 @@ def _predict_function(model: keras.Model) -> Callable[[Nest], Nest]:
 
         def trace(batch: Nest) -> Nest:
             exchange = Exchange(stored_values(model.variables, DenseVariable))
+            # Nothing is pushed: the copies are read and forgotten.
             exchange.pull()
 
             def run(lookups: DirectLookups, inputs: Nest) -> Nest:

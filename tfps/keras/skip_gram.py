@@ -84,6 +84,7 @@ class SkipGram(keras.Model):
         self.contexts = keras.layers.Embedding(vocabulary, dim, embeddings_initializer="zeros", name="contexts")
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.loss_tracker = keras.metrics.Mean("loss")
+        # Both tables are made at once, whatever the first batch: their shapes follow from the arguments.
         self.build(None)
 
     def build(self, input_shape: Nest) -> None:
@@ -106,6 +107,7 @@ class SkipGram(keras.Model):
         """One batch of pairs by TensorFlow's operations."""
         with tf.GradientTape() as tape:
             loss, pairs = self._loss_of(data)
+        # The gradients of both tables are those of the rows that were looked up, not of whole tables.
         weights = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return self._reported(loss, pairs)
@@ -165,6 +167,7 @@ class SkipGram(keras.Model):
         scores = tf.einsum("nd,nkd->nk", self.centers(centers), self.contexts(self._targets(contexts)))
         # softplus(-s) is the logistic loss of a pair that belongs together, softplus(s) that of a negative.
         signs = tf.concat([-tf.ones_like(scores[:, :1]), tf.ones_like(scores[:, 1:])], 1)
+        # In a sum the gradient of a pair does not depend on the size of the batch.
         return tf.reduce_sum(tf.math.softplus(signs * scores)), tf.size(centers)
 
     def _reported(self, loss: tf.Tensor, pairs: tf.Tensor) -> Mapping[str, tf.Tensor]:

@@ -23,11 +23,13 @@ class SyncOptimizer(Moded):
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
         """On a worker: gives the gradients to the global step. Where they are merged: updates."""
         current = step.current()
+        # Bound here: `super()` would not work inside the function below, which runs later.
         update = super().apply
         if current is None or current.contributions is None:
             update(grads, trainable_variables)
             return
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        # As Keras does: a variable without a gradient is left alone.
         pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
         values = [v._value if isinstance(v, Variable) else v for _, v in pairs]
         updated = [variable for _, variable in pairs]

@@ -73,6 +73,7 @@ def _of_embedded(strategy: ParameterServerStrategy) -> list[CpuTime]:
     assert strategy.cluster is not None
     found = []
     for task in strategy.cluster.tasks:
+        # A process of the embedded cluster may be limited to fewer threads than its machine has cores.
         read = parsed(task.order.job, task.order.index, _HERE, _text_of(str(task.pid)))
         if read is not None:
             found.append(dataclasses.replace(read, cores=min(task.order.threads or read.cores, read.cores)))
@@ -124,6 +125,7 @@ def _within(limit_s: float, function: Callable[[], list[str]]) -> list[str] | No
         except tf.errors.OpError:
             results.put(None)
 
+    # A daemon: a machine that does not answer must not keep the program from ending.
     threading.Thread(target=run, daemon=True, name="tfps-cpu-times").start()
     try:
         return results.get(timeout=limit_s)

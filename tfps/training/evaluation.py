@@ -18,6 +18,8 @@ class EvaluationClosure(StepLoop):
     def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
         """Traces the loop over the worker's iterator."""
         _, copies = self._pull(order)
+        # No push, hence no id of one: a closure that is made again changes nothing twice. Metric sums are safe too, as
+        # the chief adds up only results that it gets.
         turns, state = self._loop(source, order, copies, lambda done: None)
         state = turns.train(state, order.steps)
         return self._result(copies, state["done"], state["logs"])

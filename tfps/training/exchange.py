@@ -82,6 +82,7 @@ class Exchange:
         worker: tf.Tensor | int = 0,
         capped: Collection[VariableKey] = (),
     ) -> None:
+        # By device of the server, so that each gets one message. Dictionaries keep their order: both ends rely on it.
         self._by_server: dict[str, list[DenseVariable]] = {}
         for variable in variables:
             self._by_server.setdefault(variable.home_handle.device, []).append(variable)
@@ -158,6 +159,7 @@ class Exchange:
             # The message: deltas in the order of the variables, factors in that of the averages, the id.
             buffer = pack([*of_server.values(), *factors, *([push_id.lanes()] if push_id else [])])
             with tf.device(device):
+                # With the server as the device: the message crosses here.
                 arrived = tf.identity(buffer)
                 add = functools.partial(_add, variables, [v.key for v in averages], arrived)
                 if push_id:
@@ -174,6 +176,7 @@ class Exchange:
     def _values_on(self, device: str, variables: list[DenseVariable]) -> Values:
         """The values that a server has of some variables: one message."""
         with tf.device(device):
+            # Packed on the server: one tensor crosses, however many variables there are.
             buffer = pack([_read(v.home_handle, v) for v in variables])
         values = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
         return {v.key: value for v, value in zip(variables, values, strict=True)}
@@ -193,6 +196,7 @@ class Exchange:
         now = _read(self.copies[variable.key], variable)
         if variable.dtype == tf.bool:
             return now
+        # A counter of steps is an integer: its delta is exact, and never scaled.
         delta = now - before
         scale = self._scales.get(variable.key, 1.0)
         return delta if scale == 1.0 or not variable.dtype.is_floating else delta * tf.cast(scale, delta.dtype)
@@ -208,6 +212,7 @@ def _sum(variable: DenseVariable, value: tf.Tensor, deltas: Values) -> tf.Tensor
 
 def _add(variables: list[DenseVariable], averages: list[VariableKey], buffer: tf.Tensor) -> list[tf.Operation]:
     """Adds the deltas of a message on a server; see `Exchange.send` for its layout."""
+    # After the deltas come the factors of averages, one lane each, then the push id.
     sizes = sum(lanes(v.shape.num_elements(), v.dtype) for v in variables)
     deltas = unpack(buffer[:sizes], [v.shape for v in variables], [v.dtype for v in variables])
     factors = {key: buffer[sizes + number] for number, key in enumerate(averages)}

@@ -70,6 +70,7 @@ class FirstSteps:
     def ended(self) -> None:
         """The epoch has ended: the CPU time from now on, as of an evaluation, is not that of training steps."""
         if self._watches and self._start is not None and self._closures:
+            # Kept for the next epoch. The time between two epochs is not part of either.
             self._seen.append(_Look(self._strategy).since(self._start, self._steps, self._fed))
             self._seen_closures += self._closures
         self._start, self._watches = None, False
@@ -79,6 +80,7 @@ class FirstSteps:
 
     def _judge_if_enough(self) -> None:
         assert self._start is not None
+        # Together with what epochs before have shown: each alone may have been too short.
         seconds = time.monotonic() - self._start.at + sum(seen.seconds for seen in self._seen)
         closures = self._closures + self._seen_closures
         if seconds < _SECONDS or closures < _CLOSURES * self._strategy.num_workers:
@@ -102,6 +104,8 @@ class _Look:
         # A task that one of the looks could not read is left out.
         before = {(time.job, time.index): time for time in start.cpu}
         pairs = [(before[time.job, time.index], time) for time in self.cpu if (time.job, time.index) in before]
+        # The part of the time in which the threads of workers had nothing to run: where it is large, the chief limits
+        # the steps.
         ran = sum(self.busy_s) - sum(start.busy_s)
         waiting = 1 - min(1.0, ran / seconds / len(self.busy_s))
         return Watched(steps, seconds, tuple(_task(old, new, seconds) for old, new in pairs), waiting, fed)

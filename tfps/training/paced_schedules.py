@@ -44,6 +44,7 @@ class PacedSchedule(Schedule):
         return min(pace.steps * parts, self.budget)
 
     def _on_result(self, flight: InFlight, result: Result) -> None:
+        # Before the count: a pacing that finds a better length applies it to the closure that is begun next.
         self._pacing.on_closure(flight.order, result.steps, self._calls.last_s)
         self.runner.count(result)
         self._ready += result.steps
@@ -63,6 +64,7 @@ class ShippedSchedule(PacedSchedule):
         for turn in range(IN_FLIGHT):
             shards = sorted(self._live)[: pace.workers]
             for shard in shards:
+                # Asked anew for each shard: what the one before took is gone from the budget.
                 asked = self._asked(pace, len(shards))
                 may = self.progress.under_way[shard] <= turn and self._pacing.may_begin(shard, self.progress)
                 if may and asked > 0 and not self._to_repeat[shard]:
@@ -89,6 +91,7 @@ class FedSchedule(PacedSchedule):
     def _idlest(self, workers: int) -> int | None:
         """The shard with least under way, of the first workers that live; None where all have enough."""
         under_way = self.progress.under_way
+        # Fed batches belong to no shard, so a shard whose worker is lost is left out, and its batches go to others.
         live = [shard for shard in range(len(under_way)) if self.runner.workers.host_of(shard) == shard]
         free = [
             shard
@@ -105,6 +108,7 @@ class FedSchedule(PacedSchedule):
         if len(batches) == most:
             return [batches] if batches else []
         self.budget = 0  # the input has ended, or the budget has
+        # Example: 11 batches are left of windows of 16; windows of few lengths make 4, 4, 1, 1, 1 of them.
         closures: list[Sequence[Nest]] = []
         while batches:
             length = self._pacing.fed_rest(pace, len(batches))

@@ -54,6 +54,7 @@ class Drift:
     @classmethod
     def of(cls, totals: EpochTotals) -> "Drift":
         """The drift of an epoch so far; its closures have measured what `measured` computes."""
+        # Before the first window of an epoch.
         if not totals.measured:
             return cls()
         squares, conflicts, rows, windows = totals.measured
@@ -100,6 +101,7 @@ class Runaway:
         looked = epoch.rows > 0
         if self._said or not before or epoch.speed < _GROWN * before or (looked and epoch.conflicting < _CONFLICTING):
             return
+        # Once a model: each epoch that follows would say the same.
         self._said = True
         conflicts = "other workers had moved %.0f %% of them by the time it ended" % (100 * epoch.conflicting)
         _LOG.warning(

@@ -43,6 +43,7 @@ class Length:
         self._seconds.append(seconds / steps)
         if len(self._seconds) < _WINDOWS:
             return
+        # The median: a window may have waited for another program on its machine.
         now, self._seconds = statistics.median(self._seconds), []
         if now > _WORTH_IT * self._before:
             self.steps //= _FACTOR

@@ -87,7 +87,9 @@ class StepWindow(Window):
 
     def with_tensors(self, tensors: Sequence[LoopTensor]) -> "StepWindow":
         """A pulled window made of `loop_tensors`."""
+        # Only what changes from turn to turn is in the tensors; the rest follows from the recording.
         other = self.without_batches()
+        # In the order of `loop_tensors`.
         remaining, counts = iter(tensors), (len(self._batches.arrays), len(self._places), len(self._keys))
         arrays, other._places, other._keys = (list(itertools.islice(remaining, count)) for count in counts)
         other._batches = Batches(self._spec, arrays)
@@ -99,6 +101,7 @@ class StepWindow(Window):
 
     def pull(self) -> list[tf.Tensor]:
         """Asks for the rows of all lookups of all batches at once."""
+        # All lookups at once, so ids that two lookups of a table share are asked for once.
         routed = route(self._recording.tables, [ids.concat() for ids in self._ids])
         ids_of = {lookup.table.key: lookup.table_ids for lookup in routed}
         self._keys = [ids_of[table.key] for table in self._trained]

@@ -107,6 +107,7 @@ class WholeWindow(Window):
         other = self.without_batches()
         batches = len(_tensors(self._batches))
         other._batches = _with_tensors(self._batches, tensors[:batches])
+        # Without matrices: the rows themselves are in the state of the loop, as what a window begins with.
         other._rows = self._rows.with_requests(tensors[batches:], [None] * len(self._rows.groups))
         return other
 
@@ -121,6 +122,7 @@ class WholeWindow(Window):
             UnsupportedError: a table is frozen. The model alone moves rows within a window, so to hold back the deltas
                 of one table would train the others against rows that had moved.
         """
+        # A Keras variable stands for the table that it has.
         lookups = [(getattr(variable, "_value", variable), ids) for variable, ids in self._lookups(self._batches)]
         frozen = [table.name for table, _ in lookups if table.key not in self._settings.slots]
         if frozen:
@@ -193,8 +195,10 @@ class WholeWindow(Window):
         push_id: PushId,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Damps or scales the deltas and adds them by one push a server."""
+        # The rows that are pushed may be those of an earlier window than this one: only the requests say which.
         window = self.with_tensors(self.loop_tensors)
         window._rows = self._rows.with_requests(push_tensors, [None] * len(deltas))
+        # All deltas are scaled first; where rows are capped, theirs are damped instead.
         pushed, others = [delta * window.scale(i) for i, delta in enumerate(deltas)], None
         if window.capped:
             others = window._rows.now() - base[0]

@@ -85,6 +85,7 @@ class Layout:
         """
         # IndexedSlices of a dense variable, as of a small Embedding outside of tables, become dense here.
         floats = [tf.convert_to_tensor(self._gradients[position]) for position, _ in self._dense_of(server)]
+        # First gradients, then deltas of the others, in the order in which `read` splits them.
         floats += [moved[variable.key] for variable in self._others_of(server)]
         flat = [tf.reshape(tf.cast(tensor, tf.float32), [-1]) for tensor in floats]
         # The mean over an empty batch may be NaN, and 0 times that is.
@@ -94,6 +95,7 @@ class Layout:
 
     def read(self, server: int, messages: Sequence[tf.Tensor]) -> Received:
         """Sums and divides messages on a server; to be called with it as the device."""
+        # As many parts as the writer made: one of dense values, one for each width of tables.
         widths = self._widths_of(server)
         parts = [split_by_sizes(message, 1 + len(widths)) for message in messages]
         total = tf.add_n([part[0] for part in parts])

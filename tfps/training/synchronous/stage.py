@@ -46,6 +46,7 @@ class Stage:
             otherwise: float32 vector.
         """
         read = functools.partial(self._read, server, place)
+        # The read is in a branch: a place that was never written has no value, and reading it would fail.
         return tf.ensure_shape(tf.cond(is_there, read, lambda: otherwise), [None])
 
     def _write(self, server: int, place: int, message: tf.Tensor) -> tf.Tensor:
