@@ -11,7 +11,7 @@ import pytest
 
 from tfps.placement.bottleneck import Task, Watched, judge, together
 from tfps.training import cpu_times, first_steps
-from tfps.training.cpu_times import CpuTime, parsed
+from tfps.training.cpu_times import CpuTime, parse_times
 
 STATUS = "Name:\tpython\nCpus_allowed:\tff\nCpus_allowed_list:\t0-3,7\nMems_allowed:\t1\n"
 HOST = "cpu  9 9 9 300 100 0 2 5 0 0\ncpu0 1 2 3\ncpu1 4 5 6\nintr 7 cpu2\n"
@@ -26,13 +26,13 @@ def numbers(utime, stime, name="python"):
 @pytest.mark.parametrize("start", ["", "\n"])
 def test_what_proc_says_is_read(name, start):
     tick = 1 / os.sysconf("SC_CLK_TCK")
-    read = parsed("ps", 1, "h", start + numbers(250, 50, name) + STATUS + HOST)
+    read = parse_times("ps", 1, "h", start + numbers(250, 50, name) + STATUS + HOST)
     assert read == CpuTime("ps", 1, "h", 300 * tick, 5, 5, 200 * tick)
 
 
 @pytest.mark.parametrize("text", ["", "17 (python) S 1 2\n" + STATUS + HOST, numbers(1, 2) + STATUS, "no such file"])
 def test_what_is_no_such_text_is_left_out(text):
-    assert parsed("ps", 1, "h", text) is None
+    assert parse_times("ps", 1, "h", text) is None
 
 
 def by_task(times):

@@ -95,7 +95,7 @@ class StepFunction:
     def finish(self) -> dict[str, Any]:
         """Ends an epoch: waits for all steps and returns the final logs."""
         if self._first_steps is not None:
-            self._first_steps.ended()
+            self._first_steps.end_epoch()
         self.join()
         return self._logs.current(ended=True)
 
@@ -117,7 +117,7 @@ class StepFunction:
         if self._first_steps is not None:
             if new:
                 self._log_plan(epoch)
-            self._first_steps.began(epoch.source.fed)
+            self._first_steps.begin_epoch(epoch.source.fed)
         return self.mode.schedule(self._runner, epoch)
 
     def _log_plan(self, epoch: Epoch) -> None:
@@ -130,4 +130,4 @@ class StepFunction:
         self._logs.add(result)
         if self._first_steps is not None and self._schedule is not None:
             # Of an epoch alone: a single batch says nothing about what the cluster can do.
-            self._first_steps.done(result.steps)
+            self._first_steps.count(result.steps)

@@ -110,11 +110,11 @@ class SkipGram(keras.Model):
         # The gradients of both tables are those of the rows that were looked up, not of whole tables.
         weights = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
-        return self._reported(loss, pairs)
+        return self._report(loss, pairs)
 
     def test_step(self, data: Nest) -> Mapping[str, tf.Tensor]:
         """The loss of one batch."""
-        return self._reported(*self._loss_of(data))
+        return self._report(*self._loss_of(data))
 
     def window_lookups(self, batches: Nest) -> list[tuple[tf.Variable, tf.Tensor]]:
         """The rows that a window of batches needs; see `tfps/training/geo/whole_window.py`.
@@ -150,7 +150,7 @@ class SkipGram(keras.Model):
         centers, targets = rows.positions
         deltas, loss = train_pairs(found.rule, rows.matrices, centers, targets, found.hyper(0.0))
         optimizer.iterations.assign_add(tf.cast(steps, optimizer.iterations.dtype))
-        return deltas, self._reported(tf.cast(loss, tf.float32), tf.size(centers))
+        return deltas, self._report(tf.cast(loss, tf.float32), tf.size(centers))
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make the same model again, untrained."""
@@ -170,7 +170,7 @@ class SkipGram(keras.Model):
         # In a sum the gradient of a pair does not depend on the size of the batch.
         return tf.reduce_sum(tf.math.softplus(signs * scores)), tf.size(centers)
 
-    def _reported(self, loss: tf.Tensor, pairs: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    def _report(self, loss: tf.Tensor, pairs: tf.Tensor) -> Mapping[str, tf.Tensor]:
         """Adds the mean loss of some pairs to the metric; returns the logs."""
         pairs = tf.cast(pairs, tf.float32)
         self.loss_tracker.update_state(tf.math.divide_no_nan(loss, pairs), sample_weight=pairs)

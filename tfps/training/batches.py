@@ -136,7 +136,7 @@ class Batches:
             ]
         )
 
-    def concatenated(self) -> Nest:
+    def concatenate(self) -> Nest:
         """All of them as one batch, along the first dimension, which each tensor must have."""
         return self._pack([array.concat() for array in self.arrays])
 

@@ -57,30 +57,33 @@ def cpu_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
     Args:
         strategy: whose cluster it is.
     """
-    return [_of_chief(strategy), *(_of_embedded(strategy) if strategy.cluster is not None else _of_remote(strategy))]
+    return [
+        _chief_time(strategy),
+        *(_embedded_times(strategy) if strategy.cluster is not None else _remote_times(strategy)),
+    ]
 
 
-def _of_chief(strategy: ParameterServerStrategy) -> CpuTime:
+def _chief_time(strategy: ParameterServerStrategy) -> CpuTime:
     addresses = strategy._cluster_resolver.cluster_spec().as_dict().get(jobs.CHIEF, [])
     host = _HERE if strategy.cluster is not None or not addresses else _host(addresses[0])
     cores = os.cpu_count() or 1
     # Where there is no /proc the chief still knows its own time; its machine counts as busy with nothing else.
     no_proc = CpuTime(jobs.CHIEF, 0, host, time.process_time(), cores, cores, time.monotonic())
-    return parsed(jobs.CHIEF, 0, host, _text_of("self")) or no_proc
+    return parse_times(jobs.CHIEF, 0, host, _read_proc("self")) or no_proc
 
 
-def _of_embedded(strategy: ParameterServerStrategy) -> list[CpuTime]:
+def _embedded_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
     assert strategy.cluster is not None
     found = []
     for task in strategy.cluster.tasks:
         # A process of the embedded cluster may be limited to fewer threads than its machine has cores.
-        read = parsed(task.order.job, task.order.index, _HERE, _text_of(str(task.pid)))
+        read = parse_times(task.order.job, task.order.index, _HERE, _read_proc(str(task.pid)))
         if read is not None:
             found.append(dataclasses.replace(read, cores=min(task.order.threads or read.cores, read.cores)))
     return found
 
 
-def _text_of(process: str) -> str:
+def _read_proc(process: str) -> str:
     """The text of /proc about a process here; "" where there is no /proc, or the process has just ended."""
     try:
         return "\n".join(pathlib.Path(name.format(process)).read_text() for name in _FILES)
@@ -88,12 +91,12 @@ def _text_of(process: str) -> str:
         return ""
 
 
-def _of_remote(strategy: ParameterServerStrategy) -> list[CpuTime]:
+def _remote_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
     spec = strategy._cluster_resolver.cluster_spec().as_dict()
     tasks = [(job, index) for job in (jobs.PS, jobs.WORKER) for index in _sample(len(spec[job]))]
     texts = _within(_LIMIT_S, lambda: _read_remote([devices.of_task(job, index) for job, index in tasks]))
     found = [
-        parsed(job, index, _host(spec[job][index]), text)
+        parse_times(job, index, _host(spec[job][index]), text)
         for (job, index), text in zip(tasks, texts or [""] * len(tasks), strict=True)
     ]
     return [read for read in found if read is not None]
@@ -133,7 +136,7 @@ def _within(limit_s: float, function: Callable[[], list[str]]) -> list[str] | No
         return None
 
 
-def parsed(job: str, index: int, host: str, text: str) -> CpuTime | None:
+def parse_times(job: str, index: int, host: str, text: str) -> CpuTime | None:
     """Parses the texts of /proc/<pid>/stat, /proc/<pid>/status and /proc/stat; None where they are something else."""
     # stat of the process: "17 (a name) S ...". Fields 14 and 15 are its CPU time in ticks. The name may be any text, so
     # the closing bracket is the last one.

@@ -27,7 +27,7 @@ class EvaluationClosure(StepLoop):
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Traces a step for each fed batch."""
         _, copies = self._pull(order)
-        logs = self._unrolled(batches, copies, lambda done: None)
+        logs = self._run_each(batches, copies, lambda done: None)
         return self._result(copies, tf.constant(len(batches), tf.int64), logs)
 
 

@@ -133,7 +133,7 @@ class Exchange:
         deltas: Values = {v.key: self._delta(v, since[v.key]) for v in self._variables if v.average is None}
         for v in self._variables:
             if moving_averages.is_average(v, deltas):
-                deltas[v.key] = moving_averages.pushed(v, since[v.key], _read(self.copies[v.key], v), deltas)
+                deltas[v.key] = moving_averages.push_value(v, since[v.key], _read(self.copies[v.key], v), deltas)
             elif v.key not in deltas:
                 deltas[v.key] = self._delta(v, since[v.key])
         return deltas
@@ -153,7 +153,7 @@ class Exchange:
         pushed: Values = {}
         for device, variables in self._by_server.items():
             of_server: Values = {v.key: deltas[v.key] for v in variables}
-            of_server |= self._damped(device, [v for v in variables if v.key in self._capped], deltas, base)
+            of_server |= self._damp(device, [v for v in variables if v.key in self._capped], deltas, base)
             averages = [v for v in variables if moving_averages.is_average(v, deltas)]
             factors = [tf.cast(moving_averages.keep_factor(v, deltas), tf.float32) for v in averages]
             # The message: deltas in the order of the variables, factors in that of the averages, the id.
@@ -169,7 +169,7 @@ class Exchange:
             pushed |= of_server
         return pushed
 
-    def moved(self, variable: DenseVariable) -> tf.Tensor:
+    def delta_since_pull(self, variable: DenseVariable) -> tf.Tensor:
         """The delta of a copy since the pull; of a bool its value."""
         return self._delta(variable, self.pulled[variable.key])
 
@@ -181,7 +181,7 @@ class Exchange:
         values = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
         return {v.key: value for v, value in zip(variables, values, strict=True)}
 
-    def _damped(self, device: str, variables: list[DenseVariable], deltas: Values, base: Values) -> Values:
+    def _damp(self, device: str, variables: list[DenseVariable], deltas: Values, base: Values) -> Values:
         """Some deltas, damped by what others have moved the variables meanwhile: asks the server what it has now."""
         if not variables:
             return {}
@@ -206,7 +206,7 @@ def _sum(variable: DenseVariable, value: tf.Tensor, deltas: Values) -> tf.Tensor
     if variable.dtype == tf.bool:
         return deltas[variable.key]
     if moving_averages.is_average(variable, deltas):
-        return moving_averages.composed(variable, value, deltas)
+        return moving_averages.value_after(variable, value, deltas)
     return value + deltas[variable.key]
 
 

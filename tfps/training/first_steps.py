@@ -45,7 +45,7 @@ class FirstSteps:
         self._watches = False
         self.verdict: Verdict | None = None
 
-    def began(self, fed: bool) -> None:
+    def begin_epoch(self, fed: bool) -> None:
         """An epoch begins.
 
         Args:
@@ -56,7 +56,7 @@ class FirstSteps:
         if self._watches and self._seen:
             self._begin_watch()  # an epoch before has had the warm-up
 
-    def done(self, steps: int) -> None:
+    def count(self, steps: int) -> None:
         """A closure of so many steps is done."""
         if not self._watches:
             return
@@ -67,7 +67,7 @@ class FirstSteps:
         elif self._closures >= _WARM_CLOSURES * self._strategy.num_workers:
             self._begin_watch()
 
-    def ended(self) -> None:
+    def end_epoch(self) -> None:
         """The epoch has ended: the CPU time from now on, as of an evaluation, is not that of training steps."""
         if self._watches and self._start is not None and self._closures:
             # Kept for the next epoch. The time between two epochs is not part of either.

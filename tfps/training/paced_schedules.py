@@ -36,7 +36,7 @@ class PacedSchedule(Schedule):
     def _pace(self) -> Pace:
         return self._pacing.pace(self._handed + self._ready)
 
-    def _asked(self, pace: Pace, shards: int) -> int:
+    def _closure_size(self, pace: Pace, shards: int) -> int:
         """Steps of the next closure: of as many parts as it may have, but so that there are some for each shard."""
         if self.budget is None:
             return pace.steps * self._pacing.parts
@@ -65,7 +65,7 @@ class ShippedSchedule(PacedSchedule):
             shards = sorted(self._live)[: pace.workers]
             for shard in shards:
                 # Asked anew for each shard: what the one before took is gone from the budget.
-                asked = self._asked(pace, len(shards))
+                asked = self._closure_size(pace, len(shards))
                 may = self.progress.under_way[shard] <= turn and self._pacing.may_begin(shard, self.progress)
                 if may and asked > 0 and not self._to_repeat[shard]:
                     self._spend(asked)
@@ -102,7 +102,7 @@ class FedSchedule(PacedSchedule):
 
     def _next_closures(self, pace: Pace) -> list[Sequence[Nest]]:
         """The batches of the next closure; of several where too few are left for a whole one; none at the end."""
-        most = self._pacing.fed_steps(pace, self._asked(pace, pace.workers))
+        most = self._pacing.fed_steps(pace, self._closure_size(pace, pace.workers))
         batches = list(itertools.islice(self.epoch, most if self.budget is None else min(most, self.budget)))
         self._spend(len(batches))
         if len(batches) == most:

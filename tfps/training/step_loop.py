@@ -40,7 +40,7 @@ class StepLoop(Closure):
         turns = Turns(recording, run, row_push_id, size, self._prefetches)
         return turns, turns.initial_state(source.next, first, order)
 
-    def _unrolled(self, batches: Sequence[Nest], copies: Copies, row_push_id: PushIdOf) -> tf.Tensor:
+    def _run_each(self, batches: Sequence[Nest], copies: Copies, row_push_id: PushIdOf) -> tf.Tensor:
         """One step after the other over fed batches; returns the logs of the last."""
         batches = of_one_shape(batches)
         run = functools.partial(self._run, copies)

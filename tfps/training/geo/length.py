@@ -35,7 +35,7 @@ class Length:
         self._seconds: list[float] = []
         self._before = math.inf
 
-    def ran(self, steps: int, seconds: float) -> None:
+    def add_timing(self, steps: int, seconds: float) -> None:
         """Takes into account that a window of so many steps took so many seconds."""
         # The last windows of an epoch are shorter, and those of a young model.
         if self.settled or steps != self.steps:

@@ -99,5 +99,5 @@ class Geo(Mode):
         """The drift of the epoch's windows; warns at its end if windows drive each other apart."""
         drift = Drift.of(totals)
         if ended:
-            self._runaway.look(drift)
+            self._runaway.compare(drift)
         return drift.logs()

@@ -165,7 +165,7 @@ class Overlapped:
     def _base(self, window: Window, state: State, pushed: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """For each capped table the rows that servers hold if nobody else pushes: as pulled, and the push before."""
         return [
-            _added(rows, pushed[i], state["own"][window.key_of[i]])
+            _add_to_common(rows, pushed[i], state["own"][window.key_of[i]])
             for i, rows in zip(window.capped, state["rows"], strict=True)
         ]
 
@@ -180,7 +180,7 @@ def _start(
     """What the next window begins with: its rows as pulled, and what this window has moved of them."""
     factors = window.keep_factors(count)
     return [
-        _added(rows, delta * window.scale(i), own[number], factors[i])
+        _add_to_common(rows, delta * window.scale(i), own[number], factors[i])
         for i, (number, rows, delta) in enumerate(zip(window.key_of, pulled, deltas, strict=True))
     ]
 
@@ -209,7 +209,7 @@ def _common(ids: tf.Tensor, before: tf.Tensor) -> CommonRows:
     return here, tf.cast(tf.gather(places, here), tf.int64)
 
 
-def _added(rows: tf.Tensor, deltas: tf.Tensor, common: CommonRows, keep: tf.Tensor | None = None) -> tf.Tensor:
+def _add_to_common(rows: tf.Tensor, deltas: tf.Tensor, common: CommonRows, keep: tf.Tensor | None = None) -> tf.Tensor:
     """Rows of a window with the deltas of the window before added to those that both have.
 
     Args:

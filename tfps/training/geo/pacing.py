@@ -90,4 +90,4 @@ class WindowPacing(Pacing):
         """Lets the length of windows follow from what they cost."""
         if self._length is not None:
             windows = max(1, -(-steps // order.window))
-            self._length.ran(steps // windows, seconds / windows)
+            self._length.add_timing(steps // windows, seconds / windows)

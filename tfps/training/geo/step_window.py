@@ -13,7 +13,7 @@ from tfps.embedding.push_dedup import PushId
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, NextBatch, growing_array, next_unless
 from tfps.training.exchange import damping
-from tfps.training.geo.drift import measured
+from tfps.training.geo.drift import measure_drift
 from tfps.training.geo.window import LoopTensor, Window, WindowSettings, keep_factors
 from tfps.training.hoisting import Recording
 from tfps.types import Nest, VariableKey
@@ -192,7 +192,7 @@ class StepWindow(Window):
         factors = self.keep_factors(count)
         add([(self._tables[i], ids[i], pushed[i], factors[i]) for i in trained], push_id)
         without_slots = [i for i in trained if self._tables[i] is self._trained[self._key_of[i]]]
-        return pushed, measured([(pushed[i], others.get(i)) for i in without_slots])
+        return pushed, measure_drift([(pushed[i], others.get(i)) for i in without_slots])
 
     def _with_batch(
         self, number: tf.Tensor | int, batch: Nest, arrays: list[tf.TensorArray], ids: list[tf.TensorArray]

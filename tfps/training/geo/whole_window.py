@@ -28,7 +28,7 @@ from tfps.embedding.window_rows import WindowRows, pull_window, push_window
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, NextBatch, next_unless
 from tfps.training.exchange import damping
-from tfps.training.geo.drift import measured
+from tfps.training.geo.drift import measure_drift
 from tfps.training.geo.window import LoopTensor, Window, WindowSettings, keep_factors
 from tfps.types import Nest
 
@@ -86,7 +86,7 @@ class WholeWindow(Window):
             (tf.constant(0, tf.int64), first, Batches(self._spec).arrays),
             parallel_iterations=1,
         )
-        self._batches = Batches(self._spec, arrays).concatenated()
+        self._batches = Batches(self._spec, arrays).concatenate()
         return count
 
     def take(self, batches: Sequence[Nest]) -> tf.Tensor:
@@ -94,7 +94,7 @@ class WholeWindow(Window):
         taken = Batches(self._spec)
         for number, batch in enumerate(batches):
             taken = taken.with_batch(number, batch)
-        self._batches = taken.concatenated()
+        self._batches = taken.concatenate()
         return tf.constant(len(batches), tf.int64)
 
     @property
@@ -204,7 +204,7 @@ class WholeWindow(Window):
             others = window._rows.now() - base[0]
             pushed[0] = deltas[0] * damping(deltas[0], others, axis=1)
         push_window(window._rows, pushed, self.keep_factors(count), push_id)
-        return pushed, measured([(pushed[0], others)])
+        return pushed, measure_drift([(pushed[0], others)])
 
 
 def _tensors(batches: Nest) -> list[tf.Tensor]:

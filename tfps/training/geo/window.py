@@ -135,7 +135,7 @@ class Window(abc.ABC):
         base: Sequence[tf.Tensor],
         push_id: PushId,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Adds deltas on the servers; returns what was added to each table, and the drift, see `drift.measured`.
+        """Adds deltas on the servers; returns what was added to each table, and the drift, see `drift.measure_drift`.
 
         Args:
             count: steps that were made.

@@ -68,7 +68,7 @@ class ContributionClosure(Closure):
         layout = Layout(given, traced.gradients, others)
         # The copies of these have their new values once the step has run, and its logs are its last result.
         with tf.control_dependencies([logs]):
-            moved: Values = {variable.key: exchange.moved(variable) for variable in others}
+            moved: Values = {variable.key: exchange.delta_since_pull(variable) for variable in others}
         for server in layout.servers:
             message = layout.message(server, _examples(batch), moved)
             self._stage.put(server, tf.cast(order.place, tf.int32), message)

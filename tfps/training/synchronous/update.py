@@ -18,7 +18,7 @@ def update(layout: Layout, stage: Stage, merged: tf.Tensor) -> None:
         stage: where the messages wait.
         merged: for each place whether its message is part of this update, bool [places].
     """
-    received = {server: _received(layout, stage, merged, server) for server in layout.servers}
+    received = {server: _receive(layout, stage, merged, server) for server in layout.servers}
     # A step without copies: variables are those on the servers, and the optimizer updates them there.
     with step.tracing(step.Step(DirectLookups(), {})):
         layout.update(received)
@@ -28,7 +28,7 @@ def update(layout: Layout, stage: Stage, merged: tf.Tensor) -> None:
                 _move(variable, moved, one.examples)
 
 
-def _received(layout: Layout, stage: Stage, merged: tf.Tensor, server: int) -> Received:
+def _receive(layout: Layout, stage: Stage, merged: tf.Tensor, server: int) -> Received:
     with tf.device(devices.server(server)):
         nothing = tf.constant(layout.empty_message(server))
         # A place that is not merged counts as a message of no examples: the graph is the same for all places.
