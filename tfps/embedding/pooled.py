@@ -8,7 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import LookupResult, table_gradient, watching
+from tfps.embedding.lookup_group import LookupResult
+from tfps.embedding.table_gradient import table_gradient, watch
 from tfps.ops.combine_rows import (
     Pooling,
     combine_rows,
@@ -29,17 +30,15 @@ def pool(found: LookupResult, pooling: Pooling) -> Any:
     Returns:
         [bags, dim]. Its gradient for the table is an IndexedSlices in which each id comes once.
     """
-    group, index = found.group, found.index
-    places = group.places[index]
-    current = watching(found)
+    group, places = found.group, found.places
+    current = watch(found)
     if current is None:
         return combine_rows(group.answer, places, pooling)
     pooling = weighed_as(pooling, group.answer.dtype)
 
     def backward(upstream: Any) -> Any:
         upstream = tf.convert_to_tensor(upstream)  # it may be IndexedSlices
-        own = group.table_places[index]
-        summed = combine_rows_gradient(upstream, own, pooling, tf.size(found.table_ids, tf.int64))
+        summed = combine_rows_gradient(upstream, found.table_places, pooling, tf.size(found.table_ids, tf.int64))
         to_table = table_gradient(current, found, tf.cast(summed, tf.float32))
         if pooling.weights is None:
             return to_table

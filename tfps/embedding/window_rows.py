@@ -10,8 +10,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import Group, pull, route
-from tfps.embedding.push import add_to
+from tfps.embedding.lookup_group import LookupGroup, route
+from tfps.embedding.pulling import pull
+from tfps.embedding.push import add_to_groups
 from tfps.embedding.push_dedup import PushId
 from tfps.errors import ConfigError
 
@@ -32,7 +33,7 @@ class WindowRows:
         keys: of each row of the matrices a number that no other row of any table has, int64 [M].
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[LookupGroup, ...]
 
     @property
     def matrices(self) -> list[Any]:
@@ -116,14 +117,14 @@ def pull_window(lookups: Sequence[tuple[Any, Any]], slots: Sequence[Sequence[Any
 
 
 def push_window(
-    rows: WindowRows, deltas: Sequence[Any], kept: Sequence[Any], push_id: PushId | None = None
+    rows: WindowRows, deltas: Sequence[Any], keeps: Sequence[tf.Tensor | None], push_id: PushId | None = None
 ) -> list[Any]:
     """Adds to rows and slots beside them; returns the operations.
 
     Args:
         rows: as pulled.
         deltas: for each of `rows.matrices` what to add, in its order.
-        kept: for each of them the part that is kept of what the rows were, None for all of it.
+        keeps: for each of them the fraction of the old rows that stays, None for all of it.
         push_id: a server that has applied it ignores the push.
     """
-    return add_to(list(zip(rows.groups, deltas, kept, strict=True)), push_id)
+    return add_to_groups(list(zip(rows.groups, deltas, keeps, strict=True)), push_id)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfps.embedding.initialization import InitialValue
+from tfps.embedding.sharded_table import ShardedTable
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras._compat import Variable, creating_layer, keras, standardize_dtype
@@ -38,12 +40,14 @@ def create(strategy: ParameterServerStrategy, variable: Any, initializer: Any) -
     spec = VariableSpec(
         variable.path, shape, dtype, trainable=variable.trainable, is_table=_is_table(variable, shape, dtype)
     )
+    initial = InitialValue(
+        lambda: initializer(shape, dtype=dtype), row_source(initializer, shape, dtype), _constant(initializer)
+    )
     recipe = Recipe(
-        lambda: initializer(shape, dtype=dtype),
-        row_source(initializer, shape, dtype),
-        _constant(initializer),
-        variable._tfps_maker == "seed",
-        not _of_layer(variable),
+        initial,
+        variable._tfps_table_type,
+        is_seed=variable._tfps_maker == "seed",
+        bookkeeping=not _of_layer(variable),
     )
     with tf.init_scope():
         return strategy.create(spec, recipe, summed=_is_metric(variable))
@@ -57,7 +61,7 @@ def create_from_value(strategy: ParameterServerStrategy, variable: Any, value: A
     with tf.init_scope():
         return strategy.create(
             spec,
-            Recipe(lambda: tf.convert_to_tensor(array, dtype), bookkeeping=not _of_layer(variable)),
+            Recipe(InitialValue(lambda: tf.convert_to_tensor(array, dtype)), bookkeeping=not _of_layer(variable)),
             summed=_is_metric(variable),
         )
 
@@ -88,6 +92,7 @@ def note_maker(variable: Any) -> None:
     kinds = {"metric": keras.metrics.Metric, "seed": keras.random.SeedGenerator, "embedding": keras.layers.Embedding}
     named = next((name for name, kind in kinds.items() if isinstance(maker, kind)), None)
     variable._tfps_maker = named or ("layer" if isinstance(maker, keras.layers.Layer) else "none")
+    variable._tfps_table_type = getattr(maker, "tfps_table_type", ShardedTable)
 
 
 def looks_like_table(shape: tuple[int, ...], name: str, of_embedding: bool) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import LookupResult, fetch
+from tfps.embedding.lookup import fetch
+from tfps.embedding.lookup_group import LookupResult
 from tfps.errors import UnsupportedError
 
 _PURE_THOUGH_STATEFUL = {"LookupTableFindV2"}

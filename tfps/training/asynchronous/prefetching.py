@@ -5,7 +5,8 @@ Staleness: rows that come ahead miss the update of the one step that runs meanwh
 
 from typing import Any
 
-from tfps.embedding.lookup import LookupResult, fetch
+from tfps.embedding.lookup import fetch
+from tfps.embedding.lookup_group import LookupResult
 from tfps.training.batches import where_there
 from tfps.training.hoisting import DirectLookups, Recording
 

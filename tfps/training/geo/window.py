@@ -16,7 +16,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.embedding.local_table import LocalTable
-from tfps.embedding.lookup import expand, fetch, route
+from tfps.embedding.lookup import expand, fetch
+from tfps.embedding.lookup_group import route
 from tfps.embedding.push import add
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError

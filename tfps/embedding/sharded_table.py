@@ -1,0 +1,53 @@
+"""`ShardedTable`: a table with a fixed number of rows, in one variable a shard."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+from tensorflow.python.ops import resource_variable_ops  # the class tf.Variable makes is not public
+
+from tfps.embedding.initialization import InitialValue, fill
+from tfps.embedding.table import Table, routing_of
+from tfps.embedding.variable_row_store import VariableRowStore
+from tfps.placement.model import Placement
+from tfps.placement.spec import VariableSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in `typing` from Python 3.11 on
+
+
+class ShardedTable(Table):
+    """All rows exist from the start, in one matrix a shard: the table of `keras.layers.Embedding`.
+
+    Memory: `rows * dim` floats over all servers, and nothing beside them. This class and `VariableRowStore` alone
+    know that shards are variables.
+    """
+
+    @classmethod
+    def create(cls, placement: Placement, initial: InitialValue, devices: Sequence[str], trainable: bool) -> "Self":
+        """See `Table`."""
+        constant = 0.0 if initial.constant is None else initial.constant
+        stores = [
+            VariableRowStore(_create_variable(placement.spec, shard.index, shard.rows, constant, device))
+            for shard, device in zip(placement.shards, devices, strict=True)
+        ]
+        if initial.constant is None:
+            fill(stores, routing_of(placement), initial, placement.spec)
+        return cls(placement, stores, trainable)
+
+
+def _create_variable(spec: VariableSpec, index: int, rows: int, value: float, device: str) -> tf.Variable:
+    """The variable of one shard, every element being `value`.
+
+    The value is a function, so that it is made on the server. The class is named because `tf.Variable` would ask the
+    strategy, whose scope this is in, where to put it.
+    """
+    shape = (rows, *spec.shape[1:])
+    with tf.device(device):
+        return resource_variable_ops.ResourceVariable(
+            lambda: tf.fill(shape, tf.cast(value, spec.dtype)),
+            trainable=False,
+            name=f"{spec.name}/shard_{index}",
+            dtype=spec.dtype,
+            shape=shape,
+        )
