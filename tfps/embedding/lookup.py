@@ -33,7 +33,7 @@ def look_up(table: RoutedRows, ids: tf.Tensor) -> LookupResult:
     if current is None:
         return fetch([table], [ids])[0]
     current.looked_up.append((table, ids))
-    return current.lookups.look_up(table, ids)  # type: ignore[no-any-return]
+    return current.lookups.look_up(table, ids)
 
 
 def _check_not_rounded(table: RoutedRows, ids: tf.Tensor) -> None:

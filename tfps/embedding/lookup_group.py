@@ -35,7 +35,7 @@ class LookupGroup:
     tables: tuple[RoutedRows, ...]
     routes: RouteMap
     routed: RoutedIds
-    answer: tf.Tensor | None
+    answer: tf.Tensor
     table_ids: tuple[tf.Tensor, ...]
     places: tuple[tf.Tensor, ...]
     table_places: tuple[tf.Tensor, ...]

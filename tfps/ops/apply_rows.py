@@ -89,13 +89,29 @@ def apply_rows_graph(rule: RowRule, variables: Sequence[Sequence[Any]], message:
     return tf.group(*(_update(rule, table, hyper, where, gradient) for table, where, gradient in updates))
 
 
-def _update(rule: RowRule, table: Sequence[Any], hyper: Any, local: Any, gradient: Any) -> Any:
-    hyper, gradient = tf.cast(hyper, table[0].dtype), tf.cast(gradient, table[0].dtype)
+def update_deltas(rule: RowRule, rows: Sequence[Any], hyper: Any, gradient: Any) -> list[Any]:
+    """What an update adds to some rows and to their slots.
+
+    Args:
+        rule: the optimizer.
+        rows: the rows, [m, dim], and those of each slot.
+        hyper: hyperparameters in the rule's order and last the decay, [h + 1].
+        gradient: [m, dim].
+
+    Returns:
+        A tensor like each of `rows`.
+    """
+    hyper, gradient = tf.cast(hyper, rows[0].dtype), tf.cast(gradient, rows[0].dtype)
     named = dict(zip(rule.hyperparameters, tf.unstack(hyper[:-1], num=len(rule.hyperparameters)), strict=True))
-    rows = [tf.raw_ops.ResourceGather(resource=v.handle, indices=local, dtype=v.dtype) for v in table]
     decayed = rows[0] - rows[0] * hyper[-1]
-    deltas = rule.formula(decayed, rows[1:], gradient, named)
+    deltas = rule.formula(decayed, list(rows[1:]), gradient, named)
     deltas[0] += decayed - rows[0]
+    return deltas
+
+
+def _update(rule: RowRule, table: Sequence[Any], hyper: Any, local: Any, gradient: Any) -> Any:
+    rows = [tf.raw_ops.ResourceGather(resource=v.handle, indices=local, dtype=v.dtype) for v in table]
+    deltas = update_deltas(rule, rows, hyper, gradient)
     where = local[:, tf.newaxis]
     # Unlike ResourceScatterAdd, which shares the lock, this op excludes other writers.
     return tf.group(
