@@ -15,6 +15,7 @@ from tensorflow.python.eager import tape as tape_lib  # how a variable tells the
 from tfps import step
 from tfps.errors import UnsupportedError
 from tfps.ops.gather_rows import gather_rows
+from tfps.ops.graph_gradient import with_gradient
 from tfps.ops.route_unique import RoutedIds, route_unique
 from tfps.ops.routes import RouteMap, TableRoute
 from tfps.ops.segment_sum_rows import segment_sum_rows
@@ -267,13 +268,10 @@ def expand(found: LookupResult) -> Any:
     def backward(upstream: Any) -> Any:
         upstream = tf.cast(upstream, tf.float32)
         summed = segment_sum_rows([upstream], [group.table_places[index]], tf.size(found.table_ids, tf.int64))
-        return table_gradient(current, found, summed, (upstream, group.places[index]))
+        return [table_gradient(current, found, summed, (upstream, group.places[index]))]
 
-    @tf.custom_gradient
-    def with_gradient(_: Any) -> Any:
-        return tf.gather(group.answer, group.places[index]), backward
-
-    return with_gradient(current.gradient_source(found.table.key))
+    rows = tf.gather(group.answer, group.places[index])
+    return with_gradient(rows, [current.gradient_source(found.table.key)], backward)
 
 
 def watching(found: LookupResult) -> step.Step | None:

@@ -17,6 +17,7 @@ from tfps.ops.combine_rows import (
     combined,
     weighed_as,
 )
+from tfps.ops.graph_gradient import with_gradient
 
 
 def pool(found: LookupResult, pooling: Pooling) -> Any:
@@ -42,12 +43,8 @@ def pool(found: LookupResult, pooling: Pooling) -> Any:
         summed = combine_rows_gradient(upstream, own, pooling, tf.size(found.table_ids, tf.int64))
         to_table = table_gradient(current, found, tf.cast(summed, tf.float32))
         if pooling.weights is None:
-            return to_table
+            return [to_table]
         return to_table, combine_weights_gradient(upstream, group.answer, places, pooling)
 
-    @tf.custom_gradient
-    def with_gradient(*_: Any) -> Any:
-        return combined(group.answer, places, pooling), backward
-
-    source = current.gradient_source(found.table.key)
-    return with_gradient(source) if pooling.weights is None else with_gradient(source, pooling.weights)
+    inputs = [current.gradient_source(found.table.key), *([] if pooling.weights is None else [pooling.weights])]
+    return with_gradient(combined(group.answer, places, pooling), inputs, backward)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfps.errors import ConfigError
 from tfps.ops import combine_rows_graph as graph
 from tfps.ops import library
+from tfps.ops.graph_gradient import with_gradient
 
 COMBINERS = ("mean", "sqrtn", "sum")
 
@@ -65,18 +66,15 @@ def combine_rows(rows: Any, places: Any, pooling: Pooling) -> Any:
     rows, places = tf.convert_to_tensor(rows), tf.convert_to_tensor(places)
     pooling = weighed_as(pooling, rows.dtype)
 
-    @tf.custom_gradient
-    def combine(rows: Any, *_: Any) -> Any:
-        def gradient(upstream: Any) -> tuple[Any, ...]:
-            upstream = tf.convert_to_tensor(upstream)  # it may be IndexedSlices
-            for_rows = combine_rows_gradient(upstream, places, pooling, tf.shape(rows, tf.int64)[0])
-            if pooling.weights is None:
-                return for_rows
-            return for_rows, combine_weights_gradient(upstream, rows, places, pooling)
+    def backward(upstream: Any) -> Any:
+        upstream = tf.convert_to_tensor(upstream)  # it may be IndexedSlices
+        for_rows = combine_rows_gradient(upstream, places, pooling, tf.shape(rows, tf.int64)[0])
+        if pooling.weights is None:
+            return [for_rows]
+        return for_rows, combine_weights_gradient(upstream, rows, places, pooling)
 
-        return combined(rows, places, pooling), gradient
-
-    return combine(rows, *([] if pooling.weights is None else [pooling.weights]))
+    inputs = [rows, *([] if pooling.weights is None else [pooling.weights])]
+    return with_gradient(combined(rows, places, pooling), inputs, backward)
 
 
 def weighed_as(pooling: Pooling, dtype: Any) -> Pooling:
