@@ -15,6 +15,7 @@ from tfps.embedding.pulling import pull
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.table_gradient import table_gradient, watch
 from tfps.errors import UnsupportedError
+from tfps.ops.graph_gradient import with_gradient
 from tfps.ops.segment_sum_rows import segment_sum_rows
 
 _EXACT_FLOAT32 = 1 << 24
@@ -79,13 +80,10 @@ def expand(found: LookupResult) -> tf.Tensor:
     if current is None:
         return tf.gather(group.answer, found.places)
 
-    def backward(upstream: tf.Tensor) -> tf.IndexedSlices:
+    def backward(upstream: tf.Tensor) -> list[tf.IndexedSlices]:
         upstream = tf.cast(upstream, tf.float32)
         summed = segment_sum_rows([upstream], [found.table_places], tf.size(found.table_ids, tf.int64))
-        return table_gradient(current, found, summed, (upstream, found.places))
+        return [table_gradient(current, found, summed, (upstream, found.places))]
 
-    @tf.custom_gradient
-    def with_gradient(_: tf.Tensor) -> tuple[tf.Tensor, object]:
-        return tf.gather(group.answer, found.places), backward
-
-    return with_gradient(current.gradient_source(found.table.key))
+    rows = tf.gather(group.answer, found.places)
+    return with_gradient(rows, [current.gradient_source(found.table.key)], backward)

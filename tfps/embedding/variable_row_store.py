@@ -10,6 +10,7 @@ from tfps.embedding.row_store import RowStore
 from tfps.ops.apply_rows import apply_rows
 from tfps.ops.gather_rows import gather_rows
 from tfps.ops.row_rules import RowRule
+from tfps.ops.touched_rows import touched_rows, watch_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in `typing` from Python 3.11 on
@@ -81,5 +82,9 @@ class VariableRowStore(RowStore):
             yield np.arange(start, end), [store.read(start, end) for store in (self, *slots)]
 
     def touched_since(self, cursor: int | None) -> tuple[np.ndarray[Any, Any], int]:
-        """See `RowStore`; needs the C++ ops."""
-        raise NotImplementedError
+        """See `RowStore`; needs the C++ ops, which alone see each update of a row."""
+        if cursor is None:
+            watch_rows(self.variable)  # does nothing where it is watched already
+        rows, now = touched_rows(self.variable, cursor or 0)
+        touched = rows.numpy() if cursor is not None else np.zeros(0, np.int64)
+        return touched, int(now)
