@@ -7,14 +7,14 @@ that the server (or the chief) holds.
 
 import dataclasses
 import itertools
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Callable
 
 import tensorflow as tf
 from tensorflow.python.ops import resource_variable_ops  # the class tf.Variable makes is not public
 
 from tfps import step
 from tfps.placement.model import Placement
+from tfps.types import Shape, VariableKey
 
 _KEYS = itertools.count()
 
@@ -31,7 +31,16 @@ class StepVariable(resource_variable_ops.ResourceVariable):
         device: where it lives, for example "/job:ps/task:1/device:CPU:0".
     """
 
-    def __init__(self, initial_value: Any, *, name: str, dtype: Any, shape: Any, trainable: bool, device: str) -> None:
+    def __init__(
+        self,
+        initial_value: tf.Tensor | Callable[[], tf.Tensor],
+        *,
+        name: str,
+        dtype: str | tf.DType,
+        shape: Shape | tf.TensorShape,
+        trainable: bool,
+        device: str,
+    ) -> None:
         self.key = next(_KEYS)
         with tf.device(device):
             super().__init__(initial_value, trainable=trainable, name=name, dtype=dtype, shape=shape)
@@ -46,18 +55,19 @@ class StepVariable(resource_variable_ops.ResourceVariable):
         self._trainable = value
 
     @property
-    def handle(self) -> Any:
+    def handle(self) -> tf.Tensor:
         """The worker's copy inside a step that has one, else the resource itself."""
         current = step.current()
+        # TensorFlow's constructor asks for the handle before this class has set the key.
         copy = current.copy_of(self.key) if current is not None and hasattr(self, "key") else None
         return self.home_handle if copy is None else copy
 
     @property
-    def home_handle(self) -> Any:
+    def home_handle(self) -> tf.Tensor:
         """The resource on the server or the chief, wherever it is asked for."""
         return self._handle
 
-    def _lazy_read(self, op: Any) -> Any:
+    def _lazy_read(self, op: tf.Operation) -> tf.Tensor:
         """Reads after an assignment go where the assignment went, not to `_handle`."""
         if self.handle is self.home_handle:
             return super()._lazy_read(op)
@@ -67,15 +77,18 @@ class StepVariable(resource_variable_ops.ResourceVariable):
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """A moving average: a step keeps a part of it and adds something new (see `tfps.training.moving_averages`).
+    """Marks a variable as a moving average: a step keeps a fraction of it and adds something new.
+
+    `tfps.training.moving_averages` merges those of several workers. A running product, as Nadam keeps of its momenta,
+    is marked too: there the fraction is another one in each step.
 
     Args:
-        decay: the part that a step keeps; None of a product, which a step multiplies by what it likes.
-        counter: key of the variable that counts the steps; of a product its own.
+        decay: the fraction that a step keeps; None for a product.
+        counter: key of the variable that counts the steps; for a product its own key.
     """
 
     decay: float | None
-    counter: Hashable
+    counter: VariableKey
 
 
 class DenseVariable(StepVariable):
@@ -83,7 +96,7 @@ class DenseVariable(StepVariable):
 
     Attributes:
         placement: where the plan put it.
-        average: what makes it a moving average; None of all others, whose changes are added up.
+        average: how it is averaged, if it is a moving average; None for all others, whose changes are added up.
     """
 
     placement: Placement
