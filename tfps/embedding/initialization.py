@@ -50,9 +50,7 @@ def fill(stores: Sequence[RowStore], routing: Routing, initial: InitialValue, sp
         initial: the values.
         spec: of the table.
     """
-    source = initial.rows
-    if initial.constant is not None:
-        source = lambda start, end: tf.fill([end - start, spec.shape[1]], tf.cast(initial.constant, spec.dtype))  # noqa: E731
+    source = _constant_rows(initial.constant, spec) if initial.constant is not None else initial.rows
     if source is None:
         _fill_from_whole(stores, routing, initial.whole, spec)
         return
@@ -64,6 +62,10 @@ def fill(stores: Sequence[RowStore], routing: Routing, initial: InitialValue, sp
         with tf.device(store.device):
             for start in range(0, spec.rows, step):
                 _fill_chunk(routing, index, store, source, (start, min(spec.rows, start + step)))
+
+
+def _constant_rows(value: float, spec: VariableSpec) -> RowSource:
+    return lambda start, end: tf.fill([end - start, spec.shape[1]], tf.cast(value, spec.dtype))
 
 
 def _fill_from_whole(
@@ -86,6 +88,7 @@ def _fill_chunk(routing: Routing, index: int, store: RowStore, source: RowSource
     first, last = _local_span(routing, index, start, end)
     if first == last:
         return
+    # All rows of the span are drawn, as the generator counts them, and those of other shards are dropped.
     local = tf.range(first, last, dtype=tf.int64)
     store.assign(local, tf.gather(source(start, end), global_of(routing, index, local) - start))
 
@@ -96,5 +99,6 @@ def _local_span(routing: Routing, index: int, start: int, end: int) -> tuple[int
     if routing.kind == "div" or routing.shards == 1:
         first = int(routing.global_of(index, np.array(0)))
         return min(max(start - first, 0), count), min(max(end - first, 0), count)
+    # Blocks of `shards` neighbours share a local row, so the first and the last id of the span bound the range.
     _, local = routing.locate(np.array([start, end - 1]))
     return min(int(local[0]), count), min(int(local[1]) + 1, count)

@@ -29,6 +29,7 @@ class LocalTable(RoutedRows):
         routing = Routing("mod", table.rows, 1)
         store = VariableRowStore(self._variable, table.rows)
         super().__init__(table.key, table.name, routing, (0,), [store], table.trainable)
+        # Tapes tell variables apart by these, and a window may be traced beside lookups of the table itself.
         self._unique_id = self._shared_name = f"{table._unique_id}_window"
         self.pulled = rows
 
@@ -50,6 +51,7 @@ class _LocalVariable:
     def __init__(self, name: str, rows: tf.Tensor, table: Table) -> None:
         self.dtype = table.dtype
         self.shape = tf.TensorShape([None, table.dim])
+        # Found by name in the resource manager of whichever worker runs the graph.
         self.handle = tf.raw_ops.VarHandleOp(dtype=self.dtype, shape=self.shape, shared_name=f"tfps_{name}")
         tf.raw_ops.AssignVariableOp(resource=self.handle, value=rows)
 

@@ -33,6 +33,7 @@ def look_up(table: RoutedRows, ids: tf.Tensor) -> LookupResult:
     current = step.current()
     if current is None:
         return fetch([table], [ids])[0]
+    # Regularizers ask for the rows of the step again, by these ids.
     current.looked_up.append((table, ids))
     return current.lookups.look_up(table, ids)
 
@@ -42,7 +43,8 @@ def _check_not_rounded(table: RoutedRows, ids: tf.Tensor) -> None:
     if table.rows <= _EXACT_FLOAT32 or tf.executing_eagerly():
         return
     cast = ids.op
-    if cast.type == "SelectV2":  # Keras counts negative ids from the end
+    # Keras counts negative ids from the end: where(ids < 0, ids + rows, ids).
+    if cast.type == "SelectV2":
         cast = cast.inputs[2].op
     if cast.type == "Cast" and cast.inputs[0].dtype in (tf.float16, tf.bfloat16, tf.float32):
         raise UnsupportedError(
@@ -64,6 +66,7 @@ def fetch(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[Lookup
     """
     found = route(tables, ids)
     groups = list({id(one.group): one.group for one in found}.values())
+    # Results are values: the routed ones stay as they are, and the answered ones share one new group for each old one.
     answered = {
         id(group): dataclasses.replace(group, answer=answer) for group, answer in zip(groups, pull(groups), strict=True)
     }
@@ -81,6 +84,7 @@ def expand(found: LookupResult) -> tf.Tensor:
         return tf.gather(group.answer, found.places)
 
     def backward(upstream: tf.Tensor) -> list[tf.IndexedSlices]:
+        # Under a mixed precision policy the layer has cast the rows, but tables and gradients are float32.
         upstream = tf.cast(upstream, tf.float32)
         summed = segment_sum_rows([upstream], [found.table_places], tf.size(found.table_ids, tf.int64))
         return [table_gradient(current, found, summed, (upstream, found.places))]

@@ -60,6 +60,7 @@ class LookupGroup:
 
     def with_tensors(self, tensors: Sequence[tf.Tensor | None]) -> "LookupGroup":
         """The group with other tensors, in the order of `tensors()`."""
+        # Must take the fields in the order in which `tensors` lists them.
         remaining = iter(tensors)
 
         def take_for(field: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
@@ -112,6 +113,7 @@ def route(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[Lookup
     Returns:
         A result a lookup, whose groups have no answer yet.
     """
+    # Groups keep the order of the first lookup of their kind, so that a second trace makes the same graph.
     by_kind: dict[tuple[type[RowStore], int, tf.DType], list[int]] = {}
     for i, table in enumerate(tables):
         by_kind.setdefault(table.kind, []).append(i)
@@ -132,6 +134,7 @@ def _route_group(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> Look
     """The group of some lookups of tables of one kind."""
     unique = list({id(table): table for table in tables}.values())
     ids = [tf.cast(tf.convert_to_tensor(wanted), tf.int64) for wanted in ids]
+    # Example: lookups of tables (a, b, a) give unique = [a, b] and lookups_of = [[0, 2], [1]].
     # Lookups of one table share one deduplication: lookups_of[t] lists them for table t.
     lookups_of = [[i for i, table in enumerate(tables) if table is one] for one in unique]
     routes = routes_of(unique)
@@ -148,8 +151,10 @@ def _route_group(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> Look
 
 def _split_by_table(routed: RoutedIds) -> tuple[tuple[tf.Tensor, ...], list[tf.Tensor]]:
     """For each table its unique ids, and its inverse as positions in them."""
+    # With one table the answer has only its rows, in the order of its unique ids.
     if len(routed.inverse) == 1:
         return (routed.unique_ids,), [routed.inverse[0]]
+    # routed.inverse counts rows of the answer, in which the tables are mixed; `position` counts table by table.
     position = tf.math.invert_permutation(routed.table_order)
     starts = tf.unstack(tf.cast(tf.cumsum(routed.table_sizes, exclusive=True), tf.int32), num=len(routed.inverse))
     table_ids = tf.split(tf.gather(routed.unique_ids, routed.table_order), routed.table_sizes, num=len(routed.inverse))

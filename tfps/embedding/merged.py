@@ -90,6 +90,7 @@ def merge(pieces: Sequence[tuple[RoutedRows, int]], messages: Sequence[tf.Tensor
         messages: from `RoutedGradients.message`, with the examples of the worker's batch as the factor.
         total: examples of all workers, a scalar.
     """
+    # local[p] and rows[p] have a tensor for each worker that left rows of piece p.
     dim = pieces[0][0].dim
     local: list[list[tf.Tensor]] = [[] for _ in pieces]
     rows: list[list[tf.Tensor]] = [[] for _ in pieces]
@@ -100,6 +101,7 @@ def merge(pieces: Sequence[tuple[RoutedRows, int]], messages: Sequence[tf.Tensor
     # The op that makes ids unique and sorts them by table serves here for local rows.
     routed = route_unique(_as_tables(pieces), [tf.concat(ids, 0) for ids in local])
     summed = segment_sum_rows([tf.concat(r, 0) for r in rows], routed.inverse, tf.size(routed.unique_ids))
+    # No examples at all: every gradient is 0, as Keras, too, updates by zeros after an empty batch.
     return ServerRows(tuple(pieces), routed.requests[0], tf.math.divide_no_nan(summed, total))
 
 
@@ -123,6 +125,7 @@ def _apply(merged: ServerRows, chosen: list[tuple[RowUpdate, int]]) -> tf.Operat
     first = chosen[0][0]
     stores = [update.stores(merged.pieces[piece][1]) for update, piece in chosen]
     with tf.device(merged.rows.device):
+        # Without clipping, and with one optimizer for all pieces, what was merged is applied as it is.
         plain = all(update.gradient.factor is None and update.gradient.limit is None for update, _ in chosen)
         if plain and len(chosen) == len(merged.pieces):
             request, rows = merged.request, merged.rows
@@ -136,6 +139,7 @@ def _apply(merged: ServerRows, chosen: list[tuple[RowUpdate, int]]) -> tf.Operat
 
 def _split_message(message: tf.Tensor, pieces: int, dim: int) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """For each piece the local rows that a worker has gradients for, and these."""
+    # Such a message has no hyperparameters: they come with the update, and are the same for all workers.
     _, request, gradients = unpack_update(message, 0, pieces, dim)
     counts, local = split_request(request, pieces)
     return local, tf.split(gradients, counts, num=pieces)

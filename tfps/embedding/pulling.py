@@ -43,6 +43,7 @@ def _pull_from(server: int, groups: Sequence[LookupGroup]) -> list[tf.Tensor]:
         answer = tf.concat([tf.reshape(block, [-1]) for block in rows], 0)
     # The worker knows how many rows it asked for, so the answer carries no sizes.
     counts = [group.routed.answer_rows()[server] * group.tables[0].dim for group in groups]
+    # The identity is on the worker: it is what crosses.
     parts = tf.split(tf.identity(answer), counts, num=len(groups))
     return [tf.reshape(part, [-1, group.tables[0].dim]) for part, group in zip(parts, groups, strict=True)]
 

@@ -99,6 +99,7 @@ def add_to_groups(
     """
     hyper, orders = _hyper_of_add([keep for *_, keep in deltas]), []
     for group, delta, keep in deltas:
+        # The gradients are routed already, so the updates carry none.
         updates = [RowUpdate(table, [], None, ROW_RULES["sgd"], hyper[id(keep)]) for table in group.tables]
         orders += _orders_of(updates, RoutedGradients.of_group(group, delta))
     return _send_all(orders, push_id)
@@ -136,6 +137,7 @@ class _Order:
 
 def _orders_of(updates: Sequence[RowUpdate], gradients: RoutedGradients) -> list[_Order]:
     """One order a server for updates of tables of one kind, rule and hyperparameters."""
+    # The gradients of a group list the tables in the order of its lookups, the optimizer has its own.
     by_table = {id(update.table): update for update in updates}
     orders = []
     for server, pieces in enumerate(gradients.routes.pieces):
@@ -148,6 +150,7 @@ def _orders_of(updates: Sequence[RowUpdate], gradients: RoutedGradients) -> list
 
 def _send_all(orders: Sequence[_Order], push_id: PushId | None) -> list[tf.Operation]:
     """The operations of all orders, whose messages go to each server as one."""
+    # In the order in which they come first, which is the same whenever the step is traced.
     servers = list(dict.fromkeys(order.server for order in orders))
     return [
         operation
@@ -158,6 +161,7 @@ def _send_all(orders: Sequence[_Order], push_id: PushId | None) -> list[tf.Opera
 
 def _send(orders: Sequence[_Order], push_id: PushId | None) -> list[tf.Operation]:
     """Orders of one server, as one message."""
+    # All stores of the orders are on this server.
     device = orders[0].stores[0][0].device
 
     def apply(messages: Sequence[tf.Tensor]) -> list[tf.Operation]:
@@ -168,8 +172,10 @@ def _send(orders: Sequence[_Order], push_id: PushId | None) -> list[tf.Operation
         return apply(send_as_one(messages, device) if len(orders) > 1 else messages)
     whole = tf.concat([messages[0] if len(messages) == 1 else concat_with_sizes(messages), push_id.lanes()], 0)
     with tf.device(device):
+        # One tensor crosses: this copy. All slices of it are taken on the server.
         arrived = tf.identity(whole)
-        body = arrived[:-PUSH_ID_LANES]  # unlike a split, a slice from the beginning is not copied
+        # The id is at the end, because a slice from the beginning is not copied; a split would be.
+        body = arrived[:-PUSH_ID_LANES]
         return [
             push_id.ledger.apply_if_new(
                 arrived[-PUSH_ID_LANES:],

@@ -41,6 +41,7 @@ class PushLedger:
 
     def open(self, device: str) -> None:
         """Makes the ledger of one server, with no push applied. Runs eagerly."""
+        # Numbers are above 0, so with zeros every push is new.
         with tf.device(device):
             tf.raw_ops.AssignVariableOp(resource=self._handle(), value=tf.zeros([self.senders], tf.int64))
 
@@ -57,10 +58,11 @@ class PushLedger:
         Returns:
             A tensor that is there once they are done, or were skipped.
         """
+        # The lanes are the bits of two int64.
         sender, number = tf.unstack(tf.bitcast(tf.reshape(push_id, [2, 2]), tf.int64), num=2)
         handle = self._handle_in(number.graph, number.device)
         last = tf.gather(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.int64), sender)
-        # The number is recorded before the operations run: a push that dies with its server is not applied twice.
+        # Recorded before the update runs. If the server dies in between, rows and record are lost together.
         with tf.control_dependencies([last]):
             recorded = tf.raw_ops.ResourceScatterMax(resource=handle, indices=sender, updates=number)
 

@@ -37,6 +37,7 @@ class RoutedGradients:
 
     def message(self, server: int, factor: tf.Tensor) -> tf.Tensor:
         """What one server gets: the rows and `factor` times their gradients, float32; 0 times NaN is 0."""
+        # The mean over an empty batch may be NaN, and a worker without examples must leave zeros.
         block = tf.math.multiply_no_nan(self.blocks[server], factor)
         return pack_update(tf.zeros([0]), self.requests[server], block)
 
@@ -55,6 +56,7 @@ def route_gradients(
     unchanged = _sources_of(gradients, known)
     if unchanged:
         return RoutedGradients.of_group(unchanged[0].group, sum_in_answer_order(unchanged))
+    # Ids may repeat: two lookups of one table, say. The ops that serve lookups make them unique here as well.
     routes = routes_of(tables)
     routed = route_unique(routes, [gradient.indices for gradient in gradients])
     summed = segment_sum_rows([gradient.values for gradient in gradients], routed.inverse, tf.size(routed.unique_ids))
@@ -74,6 +76,7 @@ def _sources_of(gradients: Sequence[tf.IndexedSlices], known: Sequence[TableGrad
     Empty unless the gradients are exactly those of one group: every table of it, each looked up once, and none of them
     changed since.
     """
+    # An optimizer that clips, or a tape that adds two lookups up, makes new tensors: identity tells.
     given = {id(gradient.values): gradient for gradient in known}
     sources = [given.get(id(gradient.values)) for gradient in gradients]
     group = sources[0].group if sources[0] is not None else None

@@ -41,6 +41,7 @@ class RoutedRows:
     ) -> None:
         self.key, self.name, self.trainable = key, name, trainable
         self.routing, self.servers = routing, servers
+        # Every shard has rows of the same width, so the first store speaks for all.
         self.stores = tuple(stores)
         self.dim, self.dtype = self.stores[0].dim, self.stores[0].dtype
         # Tapes of TensorFlow ask for these of what they take for a variable.

@@ -39,6 +39,9 @@ class RowStore(abc.ABC):
     def __init__(self, device: str, dtype: tf.DType, dim: int, rows: int) -> None:
         self.device, self.dtype, self.dim, self.rows = device, dtype, dim, rows
 
+    # Class methods, because one operation serves the stores of many tables: an operation on another task costs about a
+    # millisecond, and a model may have dozens of tables.
+
     @classmethod
     @abc.abstractmethod
     def gather(cls, stores: Sequence["Self"], request: tf.Tensor) -> tf.Tensor:
@@ -65,6 +68,8 @@ class RowStore(abc.ABC):
         Returns:
             The operation; None when run eagerly.
         """
+
+    # The methods below are for the chief: first values, saving, loading, exporting.
 
     @abc.abstractmethod
     def assign(self, local: tf.Tensor, rows: tf.Tensor) -> None:

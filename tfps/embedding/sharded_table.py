@@ -26,6 +26,8 @@ class ShardedTable(Table):
     @classmethod
     def create(cls, placement: Placement, initial: InitialValue, devices: Sequence[str], trainable: bool) -> "Self":
         """See `Table`."""
+        # A constant is the initial value of the variables. Anything else is drawn into them, chunk by chunk: an initial
+        # value of that kind would need the memory of the shard twice.
         constant = 0.0 if initial.constant is None else initial.constant
         stores = [
             VariableRowStore(_create_variable(placement.spec, shard.index, shard.rows, constant, device))
@@ -37,12 +39,10 @@ class ShardedTable(Table):
 
 
 def _create_variable(spec: VariableSpec, index: int, rows: int, value: float, device: str) -> tf.Variable:
-    """The variable of one shard, every element being `value`.
-
-    The value is a function, so that it is made on the server. The class is named because `tf.Variable` would ask the
-    strategy, whose scope this is in, where to put it.
-    """
+    """The variable of one shard, every element being `value`."""
     shape = (rows, *spec.shape[1:])
+    # The value is a function, so that it is computed on the server. The class is named, because `tf.Variable` would ask
+    # the strategy, in whose scope this runs, where to put it.
     with tf.device(device):
         return resource_variable_ops.ResourceVariable(
             lambda: tf.fill(shape, tf.cast(value, spec.dtype)),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _KEYS = itertools.count()
 _CHUNK_BYTES = 64 << 20
+"""Bytes of rows that cross at a time: enough that a message costs nothing, little beside the memory of the chief."""
 
 TouchedCursor = tuple[int, ...]
 """A moment in the life of a table: the cursor of each of its stores."""
@@ -64,6 +65,7 @@ class Table(RoutedRows, abc.ABC):
     """
 
     def __init__(self, placement: Placement, stores: Sequence[RowStore], trainable: bool = True) -> None:
+        # A key of its own, and not the name, which a table of another model may have too.
         routing = routing_of(placement)
         super().__init__(("table", next(_KEYS)), placement.spec.name, routing, placement.servers, stores, trainable)
         self.placement = placement
@@ -112,6 +114,7 @@ class Table(RoutedRows, abc.ABC):
         """
         chunk_rows = chunk_rows or self._chunk_rows
         for shard, store in enumerate(self.stores):
+            # A slot has the routing of its table, so shard for shard and row for row they are beside each other.
             for local, (rows, *of_slots) in store.scan([slot.stores[shard] for slot in slots], chunk_rows):
                 yield RowChunk(self.routing.global_of(shard, local), rows, tuple(of_slots))
 
@@ -124,6 +127,7 @@ class Table(RoutedRows, abc.ABC):
         """
         shards, local = self.routing.locate(ids)
         for shard, store in enumerate(self.stores):
+            # Example: ids [4, 7, 9] on shards [1, 0, 1] give shard 1 the positions [0, 2].
             chosen = np.flatnonzero(shards == shard)
             if chosen.size:
                 store.assign(local[chosen], rows[chosen].astype(self.dtype.as_numpy_dtype, copy=False))
@@ -142,6 +146,7 @@ class Table(RoutedRows, abc.ABC):
         Raises:
             UnsupportedError: the stores cannot watch their rows.
         """
+        # Each store counts its own updates, so a moment of the table is a cursor of each.
         cursors = [None] * len(self.stores) if cursor is None else cursor
         found = [store.touched_since(one) for store, one in zip(self.stores, cursors, strict=True)]
         ids = [self.routing.global_of(shard, local) for shard, (local, _) in enumerate(found)]
@@ -149,6 +154,7 @@ class Table(RoutedRows, abc.ABC):
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The whole table on the chief, [rows, dim]; needs that much memory here."""
+        # Zeros and not empty: a table that grows may lack rows. Pages that are never written take no memory.
         whole = np.zeros(self.placement.spec.shape, self.dtype.as_numpy_dtype)
         for chunk in self.scan():
             whole[chunk.ids] = chunk.rows.numpy()
@@ -171,6 +177,7 @@ class Table(RoutedRows, abc.ABC):
             raise ValueError(
                 f"`value` must have the shape of table {self.name!r}. Received: {whole.shape}. Valid: {self.shape}."
             )
+        # By chunks, so that the copies that each shard is sent stay small.
         for start in range(0, self.rows, self._chunk_rows):
             end = min(self.rows, start + self._chunk_rows)
             self.assign_rows(np.arange(start, end), whole[start:end])
@@ -197,6 +204,8 @@ class Table(RoutedRows, abc.ABC):
             "worker. Ask for rows: keras.layers.Embedding, keras.ops.take, tf.gather or tfps.nn.embedding_lookup; of a "
             "small one for all of them, layer(keras.ops.arange(rows))."
         )
+        # Keras asks for the shape of a variable by converting it. The conversion of the message fails with the message
+        # in the error, if the tensor is ever evaluated.
         never = tf.strings.to_number(message, out_type=tf.float32, name="whole_table_read")
         return tf.cast(tf.broadcast_to(never, self.shape), dtype or self.dtype)
 

@@ -39,6 +39,7 @@ def watch(found: LookupResult) -> step.Step | None:
     current = step.current()
     if current is None or not found.table.trainable:
         return None
+    # Without it a tape that watches "all trainable variables" would not know of the table.
     tape_lib.variable_accessed(found.table)
     return current
 
@@ -69,11 +70,13 @@ def sum_in_answer_order(gradients: Sequence[TableGradient]) -> tf.Tensor:
         gradients: one for each table of the group, in the order of its tables.
     """
     group = gradients[0].group
+    # The usual case: no sum was needed so far, and one over all tables is made here.
     unsummed = [gradient.unsummed for gradient in gradients if gradient.unsummed is not None]
     if len(unsummed) == len(gradients):
         places = [rows for _, rows in unsummed]
         return segment_sum_rows([values for values, _ in unsummed], places, tf.size(group.routed.unique_ids, tf.int64))
     if len(gradients) == 1:
         return gradients[0].values
+    # table_order lists, table by table, where in the answer each unique id is; its inverse brings the sums there.
     order = tf.math.invert_permutation(group.routed.table_order)
     return tf.gather(tf.concat([gradient.values for gradient in gradients], 0), order)

@@ -64,25 +64,29 @@ class VariableRowStore(RowStore):
 
     def assign(self, local: tf.Tensor, rows: tf.Tensor) -> None:
         """See `RowStore`."""
+        # `tf.Variable.scatter_update` would do the same; a local variable has only a handle.
         with tf.device(self.device):
             tf.raw_ops.ResourceScatterUpdate(resource=self.variable.handle, indices=local, updates=rows)
 
     def read(self, start: int, end: int) -> tf.Tensor:
         """The local rows from `start` to `end`, [end - start, dim], on the server."""
         with tf.device(self.device):
-            if (start, end) == (0, self.rows):  # a read takes no second copy on the server, which a gather does
+            # A plain read hands out the buffer of the variable; a gather would copy it on the server first.
+            if (start, end) == (0, self.rows):
                 return tf.raw_ops.ReadVariableOp(resource=self.variable.handle, dtype=self.dtype)
             local = tf.range(start, end, dtype=tf.int64)
             return tf.raw_ops.ResourceGather(resource=self.variable.handle, indices=local, dtype=self.dtype)
 
     def scan(self, slots: Sequence["Self"], chunk_rows: int) -> Iterator[tuple[np.ndarray[Any, Any], list[tf.Tensor]]]:
         """See `RowStore`."""
+        # Local rows are the rows of the matrix, so a chunk is a range and its numbers need not be sent.
         for start in range(0, self.rows, chunk_rows):
             end = min(self.rows, start + chunk_rows)
             yield np.arange(start, end), [store.read(start, end) for store in (self, *slots)]
 
     def touched_since(self, cursor: int | None) -> tuple[np.ndarray[Any, Any], int]:
         """See `RowStore`; needs the C++ ops, which alone see each update of a row."""
+        # The first update that is seen has number 1, so cursor 0 is the moment when the watch began.
         if cursor is None:
             watch_rows(self.variable)  # does nothing where it is watched already
         rows, now = touched_rows(self.variable, cursor or 0)

@@ -51,11 +51,13 @@ class WindowRows:
     @property
     def requests(self) -> list[tf.Tensor]:
         """The tensors that say where the rows are, for a loop to carry. `with_requests` takes them."""
+        # All but the answer, which comes last.
         return self.groups[0].tensors()[:-1]
 
     @property
     def no_requests(self) -> list[tf.Tensor]:
         """The same tensors for a window of no rows."""
+        # A request of no rows is a count of 0 for each piece; everything else is empty.
         routed = self.groups[0].routed
         counts = [tf.zeros([pieces], tf.int64) for pieces in routed.pieces]
         *rest, sizes = self.requests[len(counts) :]
@@ -84,6 +86,7 @@ class WindowRows:
 
     def _by_table(self, values: tf.Tensor) -> tf.Tensor:
         """Spreads a value for each table, [tables], over its rows: [M]."""
+        # Example: sizes [2, 1] and values [a, b] give [a, a, b] table by table, then in the order of the answer.
         routed = self.groups[0].routed
         return tf.gather(tf.repeat(values, routed.table_sizes), tf.math.invert_permutation(routed.table_order))
 

@@ -88,6 +88,7 @@ class EmbeddingBag(keras.layers.Embedding):
         if isinstance(table, Table):
             return pooled_rows_of(table, bags, self.combiner)
         add_up = functools.partial(tf.math.segment_sum, segment_ids=bags.bag)
+        # Without servers there is no unique set of rows to combine: TensorFlow's own ops copy a row for each id.
         pooled = combine(self._rows(bags.ids), bags.weights, self.combiner, add_up)
         # segment_sum ends with the last bag that has an id; empty ones after it are added here.
         return tf.pad(pooled, [[0, bags.count - tf.shape(pooled, tf.int64)[0]], [0, 0]])
@@ -95,6 +96,7 @@ class EmbeddingBag(keras.layers.Embedding):
     def _pool_dense(self, ids: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
         """Dense bags of a layer that holds no table: all have one size, so no index of bags is needed."""
         if self.mask_zero:
+            # A weight of 0 leaves an id out of the sum and out of the divisor.
             seen = tf.cast(ids != 0, tf.float32)
             weights = seen if weights is None else seen * tf.cast(weights, tf.float32)
         return combine(self._rows(ids), weights, self.combiner, functools.partial(tf.reduce_sum, axis=-2))

@@ -22,6 +22,7 @@ def export(stock: Callable[..., None], model: keras.Model, *args: Any, **kwargs:
 def on_chief(model: keras.Model) -> Iterator[None]:
     """Inside, the model's variables are copies on the chief. Changes to them are lost at the end."""
     moved = [v for v in model.variables if isinstance(v, Variable) and isinstance(v._value, StepVariable | Table)]
+    # Keras variables keep their identity and only what they hold changes, so the layers notice nothing.
     before = [variable._value for variable in moved]
     try:
         for variable in moved:
@@ -33,5 +34,6 @@ def on_chief(model: keras.Model) -> Iterator[None]:
 
 
 def _copy(value: StepVariable | Table) -> tf.Variable:
+    # Names of TensorFlow variables end in ":0", which a new one may not have.
     with tf.device(devices.CHIEF):
         return tf.Variable(value.numpy(), dtype=value.dtype, trainable=value.trainable, name=value.name.split(":")[0])

@@ -36,6 +36,7 @@ def _rows_of_step(table: Table) -> tf.Tensor | None:
     asked = [tf.reshape(tf.cast(ids, tf.int64), [-1]) for one, ids in current.looked_up if one is table]
     if not asked:
         return None
+    # Ids of a branch are tensors of its own graph, and what they are is unknown where it is not taken.
     here = tf.compat.v1.get_default_graph()
     if any(ids.graph is not here for ids in asked):
         raise UnsupportedError(

@@ -54,6 +54,7 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
         is_seed=variable._tfps_maker == "seed",
         bookkeeping=not _of_layer(variable),
     )
+    # An optimizer may build its slots while a step is traced: variables are made outside of that graph.
     with tf.init_scope():
         return strategy.create(spec, recipe, summed=_is_metric(variable))
 
@@ -89,6 +90,7 @@ def adopt(strategy: ParameterServerStrategy, variables: list[Variable], maker: s
 
 def stored_values(variables: Iterable[Variable | T], kind: type[T] | tuple[type[T], ...]) -> list[T]:
     """The tables or variables of some type that Keras variables hold, each once."""
+    # By identity, as tables and variables cannot be compared; tied layers hold one of them twice.
     values = [variable._value if isinstance(variable, Variable) else variable for variable in variables]
     return list({id(value): value for value in values if isinstance(value, kind)}.values())
 

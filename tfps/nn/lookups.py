@@ -93,6 +93,7 @@ def embedding_lookup_sparse(
     table = resolve_params(params)
     if not isinstance(table, Table):
         return tf.nn.embedding_lookup_sparse(table, sp_ids, sp_weights, combiner, max_norm, name, allow_fast_lookup)
+    # None means "mean" to tf.nn, which says so in a warning.
     combiner = "mean" if combiner is None else combiner
     check_combiner(combiner)
     with tf.name_scope(name or "embedding_lookup_sparse"):
@@ -150,6 +151,7 @@ def safe_embedding_lookup_sparse(
     check_combiner(kind)
     with tf.name_scope(name or "safe_embedding_lookup_sparse"):
         bags = bags_of(sparse_ids, sparse_weights, "sparse_ids")
+        # What tf.nn leaves out: negative ids, and weights that are not above 0 unless they are only added up.
         keep = bags.ids >= 0
         if bags.weights is not None and kind != "sum":
             keep &= bags.weights > 0

@@ -28,6 +28,7 @@ def resolve_params(params: object) -> Params | list[Params]:
     if not isinstance(params, (list, tuple)):
         return _resolve_part(params)
     parts = [_resolve_part(part) for part in params]
+    # tf.nn takes a list for the shards of one table.
     if len(parts) > 1 and any(isinstance(part, Table) for part in parts):
         raise UnsupportedError(
             "`params` must not list a table together with others as parts of one: a table is split by its plan. "
@@ -96,5 +97,6 @@ def _check_ids(table: Table, ids: tf.Tensor) -> None:
 
 def _clipped_rows(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The rows of the unique ids, each clipped once, and the position of the row of each id, [ids]."""
+    # A norm costs more than a row: ids that repeat share one.
     unique, places = tf.unique(tf.reshape(ids, [-1]))
     return tf.clip_by_norm(table.sparse_read(unique), max_norm, axes=[1]), places

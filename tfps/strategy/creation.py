@@ -32,6 +32,7 @@ def create_dense(placement: Placement, recipe: Recipe, trainable: bool) -> Dense
     """A variable that one server holds whole."""
     spec = placement.spec
     device = devices.server(placement.servers[0])
+    # Workers must not draw the same numbers, so the state of a generator is a type of its own.
     kind = SeedVariable if recipe.is_seed else DenseVariable
     variable = kind(
         recipe.initial.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=trainable, device=device
@@ -49,6 +50,7 @@ def create_sum(spec: VariableSpec, recipe: Recipe) -> SumVariable:
 
 def create_table(placement: Placement, recipe: Recipe, trainable: bool) -> Table:
     """A table of the type that the recipe names, filled on the servers."""
+    # The strategy knows where servers are; a table only gets to know where its stores go.
     on = [devices.server(server) for server in placement.servers]
     return recipe.table_type.create(placement, recipe.initial, on, trainable)
 

@@ -69,6 +69,7 @@ class StepVariable(resource_variable_ops.ResourceVariable):
 
     def _lazy_read(self, op: tf.Operation) -> tf.Tensor:
         """Reads after an assignment go where the assignment went, not to `_handle`."""
+        # In a step the assignment went to the worker's copy, and so must the read.
         if self.handle is self.home_handle:
             return super()._lazy_read(op)
         with tf.control_dependencies([op]):
