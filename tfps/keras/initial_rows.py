@@ -30,7 +30,7 @@ def row_source(initializer: keras.initializers.Initializer, shape: tuple[int, ..
     """
     if len(shape) != 2 or dtype != "float32" or not isinstance(getattr(initializer, "seed", None), int):
         return None
-    # The types are compared exactly: a subclass may draw in another way. Without an integer seed nothing can be redrawn.
+    # The types are compared exactly, as a subclass may draw in another way.
     if type(initializer) is keras.initializers.RandomUniform:
         return _uniform(initializer.seed, initializer.minval, initializer.maxval, shape[1])
     if type(initializer) is keras.initializers.RandomNormal:
