@@ -7,12 +7,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tfps"
 # Modules that stand below every package: they import only each other, in this order, and everyone may import them.
-BASE = ("errors", "types", "env", "version", "jobs", "step")
+BASE = ("errors", "types", "checks", "env", "version", "jobs", "step")
 ALLOWED = {
     "placement": set(),
     "ops": set(),
     "cluster": {"ops"},  # a server loads the library, or it could not run the graphs it is sent
-    "embedding": {"ops", "placement"},
+    "embedding": {"cluster", "ops", "placement"},
     "nn": {"embedding", "ops", "placement"},
     "runtime": {"cluster"},
     "inputs": {"runtime"},

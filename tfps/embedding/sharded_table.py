@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
-from tensorflow.python.ops import resource_variable_ops  # the class tf.Variable makes is not public
 
+from tfps.cluster.remote_variable import RemoteVariable
 from tfps.embedding.initialization import InitialValue, fill
 from tfps.embedding.table import Table, routing_of
 from tfps.embedding.variable_row_store import VariableRowStore
@@ -38,16 +38,15 @@ class ShardedTable(Table):
         return cls(placement, stores, trainable)
 
 
-def _create_variable(spec: VariableSpec, index: int, rows: int, value: float, device: str) -> tf.Variable:
+def _create_variable(spec: VariableSpec, index: int, rows: int, value: float, device: str) -> RemoteVariable:
     """The variable of one shard, every element being `value`."""
     shape = (rows, *spec.shape[1:])
-    # The value is a function, so that it is computed on the server. The class is named, because `tf.Variable` would ask
-    # the strategy, in whose scope this runs, where to put it.
-    with tf.device(device):
-        return resource_variable_ops.ResourceVariable(
-            lambda: tf.fill(shape, tf.cast(value, spec.dtype)),
-            trainable=False,
-            name=f"{spec.name}/shard_{index}",
-            dtype=spec.dtype,
-            shape=shape,
-        )
+    # A function, so that the value is computed on the server.
+    return RemoteVariable(
+        lambda: tf.fill(shape, tf.cast(value, spec.dtype)),
+        name=f"{spec.name}/shard_{index}",
+        dtype=spec.dtype,
+        shape=shape,
+        trainable=False,
+        device=device,
+    )

@@ -23,6 +23,9 @@ class RowVariable(Protocol):
     def handle(self) -> tf.Tensor:
         """Resource handle of a variable."""
 
+    def read_value(self) -> tf.Tensor:
+        """All rows."""
+
     @property
     def device(self) -> str:
         """Where the variable is."""
@@ -70,12 +73,11 @@ class VariableRowStore(RowStore):
 
     def read(self, start: int, end: int) -> tf.Tensor:
         """The local rows from `start` to `end`, [end - start, dim], on the server."""
+        # A plain read hands out the buffer of the variable; a gather would copy it on the server first.
+        if (start, end) == (0, self.rows):
+            return self.variable.read_value()
         with tf.device(self.device):
-            # A plain read hands out the buffer of the variable; a gather would copy it on the server first.
-            if (start, end) == (0, self.rows):
-                return tf.raw_ops.ReadVariableOp(resource=self.variable.handle, dtype=self.dtype)
-            local = tf.range(start, end, dtype=tf.int64)
-            return tf.raw_ops.ResourceGather(resource=self.variable.handle, indices=local, dtype=self.dtype)
+            return self.gather([self], tf.concat([[end - start], tf.range(start, end, dtype=tf.int64)], 0))
 
     def scan(self, slots: Sequence["Self"], chunk_rows: int) -> Iterator[tuple[np.ndarray[Any, Any], list[tf.Tensor]]]:
         """See `RowStore`."""

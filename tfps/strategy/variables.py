@@ -10,17 +10,17 @@ import itertools
 from collections.abc import Callable
 
 import tensorflow as tf
-from tensorflow.python.ops import resource_variable_ops  # the class tf.Variable makes is not public
 
 from tfps import step
+from tfps.cluster.remote_variable import RemoteVariable
 from tfps.placement.model import Placement
 from tfps.types import Shape, VariableKey
 
 _KEYS = itertools.count()
 
 
-class StepVariable(resource_variable_ops.ResourceVariable):
-    """A resource variable that a traced step replaces by the worker's own copy.
+class StepVariable(RemoteVariable):
+    """A variable that a traced step replaces by the worker's own copy.
 
     Args:
         initial_value: a tensor, or a function of no argument, run on the device of the variable.
@@ -42,8 +42,7 @@ class StepVariable(resource_variable_ops.ResourceVariable):
         device: str,
     ) -> None:
         self.key = next(_KEYS)
-        with tf.device(device):
-            super().__init__(initial_value, trainable=trainable, name=name, dtype=dtype, shape=shape)
+        super().__init__(initial_value, trainable=trainable, name=name, dtype=dtype, shape=shape, device=device)
 
     @property
     def trainable(self) -> bool:
@@ -61,11 +60,6 @@ class StepVariable(resource_variable_ops.ResourceVariable):
         # TensorFlow's constructor asks for the handle before this class has set the key.
         copy = current.copy_of(self.key) if current is not None and hasattr(self, "key") else None
         return self.home_handle if copy is None else copy
-
-    @property
-    def home_handle(self) -> tf.Tensor:
-        """The resource on the server or the chief, wherever it is asked for."""
-        return self._handle
 
     def _lazy_read(self, op: tf.Operation) -> tf.Tensor:
         """Reads after an assignment go where the assignment went, not to `_handle`."""
