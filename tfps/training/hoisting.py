@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import LookupResult, fetch
+from tfps.embedding.lookup import fetch
+from tfps.embedding.lookup_group import LookupResult
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.types import Nest

@@ -7,7 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import LookupResult, fetch
+from tfps.embedding.lookup import fetch
+from tfps.embedding.lookup_group import LookupResult
 from tfps.training.batches import where_there
 from tfps.training.hoisting import DirectLookups, Recording
 

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from tfps.embedding.local_table import LocalTable
-from tfps.embedding.lookup import expand, fetch, route
+from tfps.embedding.lookup import expand, fetch
+from tfps.embedding.lookup_group import route
 from tfps.embedding.push import add
 from tfps.embedding.push_dedup import PushId
 from tfps.errors import UnsupportedError

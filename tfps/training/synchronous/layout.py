@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfps.embedding.lookup import TableGradient, concat_with_sizes, split_by_sizes
 from tfps.embedding.merged import MergedGradient, ServerRows, merge
-from tfps.embedding.push import RoutedGradients, routed
+from tfps.embedding.messages import concat_with_sizes, split_by_sizes
+from tfps.embedding.routed_gradients import RoutedGradients, route_gradients
 from tfps.embedding.table import Table
+from tfps.embedding.table_gradient import TableGradient
 from tfps.errors import UnsupportedError
 from tfps.step import Contribution
 from tfps.strategy.variables import DenseVariable
@@ -155,9 +156,10 @@ class Layout:
             groups: dict[Any, list[tuple[Any, Any]]] = {}
             for value, gradient in zip(contribution.values, contribution.gradients, strict=True):
                 if isinstance(value, Table):
-                    groups.setdefault((value.dim, value.dtype), []).append((value, gradient))
+                    groups.setdefault(value.kind, []).append((value, gradient))
             for pairs in groups.values():
-                widths.append(routed([table for table, _ in pairs], [gradient for _, gradient in pairs], self._known))
+                tables, gradients = zip(*pairs, strict=True)
+                widths.append(route_gradients(tables, gradients, self._known))
         return widths
 
     def _dense_of(self, server: int) -> list[tuple[int, DenseVariable]]:
