@@ -115,7 +115,8 @@ def test_dead_task_is_named_with_its_log(processes):
     assert processes.living(others) == []
 
 
-def test_start_has_a_limit(tmp_path, left_behind):
+def test_start_has_a_limit(tmp_path, left_behind, monkeypatch):
+    monkeypatch.setenv("TF_CPP_VMODULE", "of_this_test=1")  # a zygote of its own, which has TensorFlow to import
     cluster = LocalCluster(1, 1, start_timeout_s=0.2, log_dir=str(tmp_path))
     with pytest.raises(ClusterTimeoutError, match=r"ps 0, worker 0 did not come up within 0.2 s"):
         cluster.start()
