@@ -15,7 +15,7 @@ from tfps.embedding.table import Table
 from tfps.placement.model import Plan
 from tfps.placement.planner import IncrementalPlacer
 from tfps.placement.spec import VariableSpec
-from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table
+from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table, is_slot_shape
 from tfps.strategy.variables import DenseVariable, SumVariable
 
 
@@ -72,10 +72,13 @@ class VariableFactory:
         if summed:
             return create_sum(spec, recipe)
         spec = dataclasses.replace(spec, name=self._unique(spec.name))
-        beside = self._slot_of.placement if isinstance(self._slot_of, Table | DenseVariable) else None
+        if isinstance(self._slot_of, Table) and is_slot_shape(spec.shape, self._slot_of):
+            spec = dataclasses.replace(spec, is_table=True)
+            placement = self._placer.place_like(spec, self._slot_of.placement)
+            return self._slot_of.create_slot(placement, recipe.initial)
+        beside = self._slot_of.placement if isinstance(self._slot_of, DenseVariable) else None
         # A slot has the shape of its variable, or one number for each row of it.
         if beside is not None and spec.shape in (beside.spec.shape, (*beside.spec.shape[:1], 1)):
-            spec = dataclasses.replace(spec, is_table=isinstance(self._slot_of, Table))
             placement = self._placer.place_like(spec, beside)
         else:
             placement = self._placer_of(spec, recipe).place(spec)
