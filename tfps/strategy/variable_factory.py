@@ -77,8 +77,10 @@ class VariableFactory:
             spec = dataclasses.replace(spec, is_table=True)
             placement = self._placer.place_like(spec, self._slot_of.placement)
             return self._slot_of.create_slot(placement, recipe.initial)
-        if isinstance(self._slot_of, DenseVariable) and self._slot_of.placement.spec.shape == spec.shape:
-            placement = self._placer.place_like(spec, self._slot_of.placement)
+        beside = self._slot_of.placement if isinstance(self._slot_of, DenseVariable) else None
+        # A slot has the shape of its variable, or one number for each row of it.
+        if beside is not None and spec.shape in (beside.spec.shape, (*beside.spec.shape[:1], 1)):
+            placement = self._placer.place_like(spec, beside)
         else:
             placement = self._placer_of(spec, recipe).place(spec)
         if spec.is_table:
