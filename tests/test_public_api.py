@@ -73,6 +73,7 @@ INTERNAL = {
     "host_of",
     "create",
     "dense_variables",
+    "watched_cluster",
     "place_plain",
     "pool",
     "run_in_step",

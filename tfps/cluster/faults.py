@@ -1,18 +1,22 @@
-"""Foreign errors into ours. The one place that tells TensorFlow's failures apart by their text.
+"""TensorFlow's errors translated into ours. The one place that tells its failures apart by their text.
 
-Pure but for asking a `LocalCluster` which of its processes live; any thread. `translate` may wait up to a second for
-the news of a death.
+An error of ours is short and says what happened last; the text of TensorFlow goes to the file of `fault_log`, which the
+message names. So ours are raised `from None`: the original stays in `__context__`, for a debugger.
+
+Threading: any thread. Cost: microseconds, but `translate` may wait up to a second for the news of a death, and writes
+to the log file. It asks a `LocalCluster` which of its processes live.
 """
 
 import contextlib
 import re
 import time
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import NoReturn, TypeAlias
 
+from tfps.cluster import fault_log
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
-from tfps.errors import ClusterError, LibraryError, TaskDiedError, TfpsError
+from tfps.errors import ClusterError, IdRangeError, LibraryError, TaskDiedError, TfpsError
 
 Cluster: TypeAlias = LocalCluster | ClusterSpec | None
 
@@ -31,27 +35,50 @@ _NEWS_S = 1.0
 
 @contextlib.contextmanager
 def translated(cluster: Cluster) -> Iterator[None]:
-    """Runs a block so that the failures of the cluster in it are raised as ours, with the foreign error as cause."""
+    """Runs a block and raises the failures of the cluster, and ids out of range, as ours.
+
+    Args:
+        cluster: as for `translate`.
+    """
     try:
         yield
     except Exception as error:
-        ours = translate(error, cluster)
-        if ours is error:
-            raise
-        raise ours from error
+        raise_translated(error, translate(error, cluster))
+
+
+def raise_translated(error: BaseException, ours: BaseException) -> NoReturn:
+    """Raises what `translate` made of an error; call it where the error is being handled.
+
+    Args:
+        error: what was caught.
+        ours: its translation; `error` itself where there is none.
+    """
+    if ours is error:
+        raise error
+    # Without its traceback: frames of the translation, or of a thread that ran the call, say nothing to the user.
+    raise ours.with_traceback(None) from None
 
 
 def translate(error: Exception, cluster: Cluster) -> Exception:
-    """The error of ours that says what happened, or `error` itself if the cluster is not to blame.
+    """The error of ours that says what happened, or `error` itself if it is none of the cluster's or of a lookup's.
 
     Args:
         error: what TensorFlow, or a closure of its coordinator, raised.
         cluster: the cluster it ran on. For a `LocalCluster` a dead server is named with the tail of its log.
     """
-    # A closure that was aborted, or whose inputs failed, carries the error that did it.
-    error_text = str(getattr(error, "original_exception", None) or error)
     if isinstance(error, TfpsError):
         return error
+    ours = _translation(error, cluster)
+    if ours is None:
+        return error
+    if path := fault_log.record(error):
+        ours.args = (f"{ours} What TensorFlow says is in {path}", *ours.args[1:])
+    return ours
+
+
+def _translation(error: Exception, cluster: Cluster) -> TfpsError | None:
+    # A closure that was aborted, or whose inputs failed, carries the error that did it.
+    error_text = str(getattr(error, "original_exception", None) or error)
     if missing := _NO_OP.search(error_text):
         return _library_error(missing["op"], error_text)
     if _NO_PORT.search(error_text):
@@ -60,7 +87,16 @@ def translate(error: Exception, cluster: Cluster) -> Exception:
         return _lost(error_text, cluster, "was started again and has lost what it held")
     if _UNREACHABLE.search(error_text) and _is_connectivity(error):
         return _dead_task(cluster) or _lost(error_text, cluster, "cannot be reached")
-    return error
+    return _id_out_of_range(error, error_text)
+
+
+def _id_out_of_range(error: Exception, error_text: str) -> IdRangeError | None:
+    import tensorflow as tf
+
+    from tfps.ops import id_range
+
+    of_tensorflow = isinstance(getattr(error, "original_exception", None) or error, tf.errors.InvalidArgumentError)
+    return id_range.find(error_text) if of_tensorflow else None
 
 
 def _is_connectivity(error: Exception) -> bool:
@@ -91,7 +127,7 @@ def _lost(text: str, cluster: Cluster, what: str) -> ClusterError:
     return ClusterError(f"{who} {what}. TensorFlow says: {_reason(text)}", task)
 
 
-def _task_to_blame(text: str, spec: Any) -> tuple[str, int] | None:
+def _task_to_blame(text: str, spec: ClusterSpec | None) -> tuple[str, int] | None:
     """The peer at the broken end of the connection, else the innermost target named."""
     if isinstance(spec, ClusterSpec):
         for peer in _PEER.finditer(text):
@@ -102,7 +138,7 @@ def _task_to_blame(text: str, spec: Any) -> tuple[str, int] | None:
     return (task["job"], int(task["index"])) if task else None
 
 
-def _with_address(job: str, index: int, spec: Any) -> str:
+def _with_address(job: str, index: int, spec: ClusterSpec | None) -> str:
     addresses = getattr(spec, job, ())
     return f"{job} {index} at {addresses[index]}" if index < len(addresses) else f"{job} {index}"
 

@@ -21,7 +21,7 @@ from tensorflow.python.distribute import (
 
 from tfps import jobs, step
 from tfps.cluster import devices
-from tfps.cluster.faults import translate, translated
+from tfps.cluster.faults import Cluster, translate, translated
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.reach import wait_for_servers
 from tfps.cluster.server import serve
@@ -36,6 +36,7 @@ from tfps.placement.planner import IncrementalPlacer
 from tfps.placement.spec import VariableSpec
 from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
+from tfps.strategy.coordinator import Coordinator
 from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table
 from tfps.strategy.variables import DenseVariable
 from tfps.types import is_integer
@@ -141,6 +142,22 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             serve(config)
         wait_for_servers(config.cluster)
         return config.cluster
+
+    @property
+    def watched_cluster(self) -> Cluster:
+        """The cluster, for whoever translates its failures."""
+        return self._faulty
+
+    @property
+    def _cluster_coordinator(self) -> Coordinator | None:
+        """The coordinator of hand-written loops: TensorFlow makes it, and keeps it here."""
+        return self._coordinator
+
+    @_cluster_coordinator.setter
+    def _cluster_coordinator(self, coordinator: Any) -> None:
+        if coordinator is not None:
+            coordinator.__class__ = Coordinator
+        self._coordinator: Coordinator | None = coordinator
 
     @property
     def num_servers(self) -> int:
