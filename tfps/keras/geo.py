@@ -4,15 +4,15 @@ import dataclasses
 import logging
 from typing import Any
 
+from tfps.checks import check_bool, check_choice, check_integer
 from tfps.embedding.table import Table
-from tfps.errors import ConfigError, UnsupportedError
+from tfps.errors import UnsupportedError
 from tfps.keras import moving_averages, row_optimizers
 from tfps.keras._compat import keras
 from tfps.keras.modes import Moded, know, optimizer_of, with_mode
 from tfps.keras.variables import stored_values
 from tfps.strategy.variables import DenseVariable
 from tfps.training.geo.window import WindowMode
-from tfps.types import is_integer
 
 _LOG = logging.getLogger("tfps")
 MERGES = ("cap", "mean", "sum")
@@ -39,16 +39,11 @@ class GeoMode:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        auto = isinstance(self.push_every, str) and self.push_every == "auto"
-        if not auto and not (is_integer(self.push_every) and int(self.push_every) >= 1):
-            raise ConfigError(
-                f'`push_every` must be an integer of at least 1, or "auto". Received: {self.push_every!r}.'
-            )
-        object.__setattr__(self, "push_every", "auto" if auto else int(self.push_every))  # numpy's would not be saved
-        if self.merge not in MERGES:
-            raise ConfigError(f"`merge` must be one of {MERGES}. Received: {self.merge!r}.")
-        if not isinstance(self.overlap, bool):
-            raise ConfigError(f"`overlap` must be True or False. Received: {self.overlap!r}.")
+        if not (isinstance(self.push_every, str) and self.push_every == "auto"):
+            push_every = check_integer("push_every", self.push_every, at_least=1, valid='"auto"')
+            object.__setattr__(self, "push_every", push_every)
+        check_choice("merge", self.merge, MERGES)
+        object.__setattr__(self, "overlap", check_bool("overlap", self.overlap))
 
     def delta_scale(self, num_workers: int) -> float:
         """The share of a worker's delta that is added to what the servers hold, where it does not depend on them."""

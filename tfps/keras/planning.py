@@ -1,17 +1,17 @@
 """`tfps.plan`: where every byte of a model will live, before anything is started."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, get_args
 
 import keras
 
+from tfps.checks import check_choice, check_integer
 from tfps.errors import PlanError
 from tfps.keras.describe import DEFAULT_BATCH_SIZE, describe
 from tfps.placement import planner
 from tfps.placement.model import Plan
 from tfps.placement.routing import RoutingKind
 from tfps.placement.spec import VariableSpec
-from tfps.types import is_integer
 
 
 def plan(
@@ -59,8 +59,9 @@ def plan(
         >>> [load.bytes_with_slots for load in plan.loads()]
         [32000000000, 32000000000, 32000000000, 32000000000]
     """
-    if not is_integer(batch_size) or batch_size < 1:
-        raise PlanError(f"`batch_size` must be an integer of at least 1. Received: {batch_size!r}.")
+    batch_size = check_integer("batch_size", batch_size, at_least=1, error=PlanError)
+    check_integer("num_ps", num_ps, at_least=1, error=PlanError)
+    check_choice("routing", routing, get_args(RoutingKind), error=PlanError)
     return planner.plan(_specs(model, inputs, batch_size), num_ps, variable_partitioner, balancer, routing)
 
 

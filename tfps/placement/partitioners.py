@@ -10,9 +10,9 @@ import math
 import sys
 from typing import Any, Protocol
 
+from tfps.checks import check_integer
 from tfps.errors import PlanError
 from tfps.placement.spec import VariableSpec
-from tfps.types import is_integer
 
 
 class Partitioner(Protocol):
@@ -57,8 +57,7 @@ class MinBytes:
     def __post_init__(self) -> None:
         """Checks the fields."""
         _check_positive(self, "min_shard_bytes")
-        if self.max_shards is not None:
-            _check_positive(self, "max_shards")
+        _check_positive(self, "max_shards", optional=True)
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
         """Number of shards of `spec`."""
@@ -80,8 +79,7 @@ class MaxBytes:
     def __post_init__(self) -> None:
         """Checks the fields."""
         _check_positive(self, "max_shard_bytes")
-        if self.max_shards is not None:
-            _check_positive(self, "max_shards")
+        _check_positive(self, "max_shards", optional=True)
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
         """Number of shards of `spec`."""
@@ -178,9 +176,10 @@ def _clamp(shards: int, spec: VariableSpec, limit: int) -> int:
     return max(1, min(shards, limit, spec.rows)) if spec.is_table else 1
 
 
-def _check_positive(partitioner: Any, name: str) -> None:
-    """Checks a field; an integer of numpy becomes one of Python, as JSON has no other."""
+def _check_positive(partitioner: Partitioner, name: str, optional: bool = False) -> None:
+    """Checks a field, and makes an integer of numpy one of Python."""
     value = getattr(partitioner, name)
-    if not is_integer(value) or value < 1:
-        raise PlanError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
-    object.__setattr__(partitioner, name, int(value))
+    if value is None and optional:
+        return
+    valid = "None for no limit" if optional else ""
+    object.__setattr__(partitioner, name, check_integer(name, value, at_least=1, error=PlanError, valid=valid))

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+from tfps.checks import check_integer, check_list, check_type
 from tfps.errors import PlanError
 from tfps.placement.balancers import as_balancer
 from tfps.placement.loads import Loads, demand_of
@@ -38,7 +39,10 @@ def plan(
         PlanError: an argument breaks its rule.
     """
     splitter = Splitter(num_servers, as_partitioner(partitioner), routing)
-    splits = [splitter.split(spec) for spec in specs]
+    wanted = check_list("specs", specs, "a list of VariableSpec", error=PlanError)
+    for index, spec in enumerate(wanted):
+        check_type(f"specs[{index}]", spec, VariableSpec, "a VariableSpec", error=PlanError)
+    splits = [splitter.split(spec) for spec in wanted]
     servers = as_balancer(balancer).assign_all([demand_of(split) for split in splits], num_servers)
     return Plan(num_servers, tuple(Placement.on(s.spec, on, s.routing) for s, on in zip(splits, servers, strict=True)))
 
@@ -62,7 +66,8 @@ class Splitter:
 
     def __post_init__(self) -> None:
         """Checks the fields, by the checks of what they are for."""
-        Plan(self.num_servers)
+        num_servers = check_integer("num_servers", self.num_servers, at_least=1, error=PlanError)
+        object.__setattr__(self, "num_servers", num_servers)
         Routing(self.routing, 1, 1)
 
     def split(self, spec: VariableSpec) -> Placement:
@@ -96,8 +101,8 @@ class IncrementalPlacer:
     ) -> None:
         """See the class."""
         self._splitter = Splitter(num_servers, as_partitioner(partitioner), routing)
-        if plan is not None and not isinstance(plan, Plan):
-            raise PlanError(f"`plan` must be a Plan; `Plan.load(path)` reads one. Received: {plan!r}.")
+        if plan is not None:
+            check_type("plan", plan, Plan, "a Plan, which `Plan.load(path)` reads", error=PlanError)
         if plan is not None and plan.num_servers != num_servers:
             raise PlanError(f"`plan` must be for {num_servers} servers. Received: one for {plan.num_servers}.")
         self._balancer = as_balancer(balancer)
