@@ -1,15 +1,16 @@
 """`tfps.plan`: where every byte of a model will live, before anything is started."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, get_args
+from typing import Any
 
 import keras
 
-from tfps.checks import check_choice, check_integer
+from tfps.checks import check_integer
 from tfps.errors import PlanError
 from tfps.keras.describe import DEFAULT_BATCH_SIZE, describe
 from tfps.placement import planner
 from tfps.placement.model import Plan
+from tfps.placement.partitioners import as_partitioner
 from tfps.placement.routing import RoutingKind
 from tfps.placement.spec import VariableSpec
 
@@ -61,8 +62,8 @@ def plan(
     """
     batch_size = check_integer("batch_size", batch_size, at_least=1, error=PlanError)
     check_integer("num_ps", num_ps, at_least=1, error=PlanError)
-    check_choice("routing", routing, get_args(RoutingKind), error=PlanError)
-    return planner.plan(_specs(model, inputs, batch_size), num_ps, variable_partitioner, balancer, routing)
+    partitioner = as_partitioner(variable_partitioner, "variable_partitioner")
+    return planner.plan(_specs(model, inputs, batch_size), num_ps, partitioner, balancer, routing)
 
 
 def _specs(model: Any, inputs: Any, batch_size: int) -> list[VariableSpec]:

@@ -10,7 +10,7 @@ import math
 import sys
 from typing import Any, Protocol
 
-from tfps.checks import check_integer
+from tfps.checks import check_callable, check_integer
 from tfps.errors import PlanError
 from tfps.placement.spec import VariableSpec
 
@@ -148,8 +148,12 @@ def _to_tensorflow(spec: VariableSpec) -> tuple[Any, Any]:
     return tensorflow.TensorShape(spec.shape), tensorflow.as_dtype(spec.dtype)
 
 
-def as_partitioner(partitioner: Any) -> Partitioner:
+def as_partitioner(partitioner: Any, name: str = "partitioner") -> Partitioner:
     """The given partitioner; one of TensorFlow's is wrapped, None stands for `Auto()`.
+
+    Args:
+        partitioner: what the user gave.
+        name: of the argument it was given as, for the message.
 
     Raises:
         PlanError: it is not a partitioner.
@@ -158,8 +162,7 @@ def as_partitioner(partitioner: Any) -> Partitioner:
         return Auto()
     if isinstance(partitioner, FixedShards | MinBytes | MaxBytes | Auto | FromTensorFlow):
         return partitioner
-    if isinstance(partitioner, type) or not callable(partitioner):
-        raise PlanError(f"`partitioner` must be a partitioner of tfps or TensorFlow. Received: {partitioner!r}.")
+    check_callable(name, partitioner, "a partitioner of tfps or TensorFlow", error=PlanError)
     return _by_signature(partitioner)
 
 

@@ -4,9 +4,9 @@ import dataclasses
 import operator
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
-from tfps.checks import check_integer, check_list, check_type
+from tfps.checks import check_choice, check_integer, check_list, check_type
 from tfps.errors import PlanError
 from tfps.placement.balancers import as_balancer
 from tfps.placement.loads import Loads, demand_of
@@ -65,10 +65,10 @@ class Splitter:
     routing: RoutingKind
 
     def __post_init__(self) -> None:
-        """Checks the fields, by the checks of what they are for."""
+        """Checks the fields."""
         num_servers = check_integer("num_servers", self.num_servers, at_least=1, error=PlanError)
         object.__setattr__(self, "num_servers", num_servers)
-        Routing(self.routing, 1, 1)
+        check_choice("routing", self.routing, get_args(RoutingKind), error=PlanError)
 
     def split(self, spec: VariableSpec) -> Placement:
         """The shards of a variable, all on server 0."""
