@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.eager import tape as tape_lib  # how a variable tells the tapes that it was read is not public
 
 from tfps import step
-from tfps.errors import UnsupportedError
+from tfps.errors import IdRangeError, UnsupportedError
 from tfps.ops.gather_rows import gather_rows
 from tfps.ops.route_unique import RoutedIds, route_unique
 from tfps.ops.routes import RouteMap, TableRoute
@@ -105,7 +105,10 @@ def look_up(table: Any, ids: Any) -> LookupResult:
     _check_not_rounded(table, ids)
     current = step.current()
     if current is None:
-        return fetch([table], [ids])[0]
+        try:
+            return fetch([table], [ids])[0]
+        except IdRangeError as error:
+            raise error.with_traceback(None) from None  # frames below this one say nothing to the user
     current.looked_up.append((table, ids))
     return current.lookups.look_up(table, ids)
 
