@@ -73,7 +73,6 @@ INTERNAL = {
     "host_of",
     "create",
     "dense_variables",
-    "watched_cluster",
     "place_plain",
     "pool",
     "run_in_step",

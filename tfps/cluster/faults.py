@@ -121,10 +121,17 @@ def _dead_task(cluster: Cluster) -> TaskDiedError | None:
 
 
 def _lost(text: str, cluster: Cluster, what: str) -> ClusterError:
-    spec = cluster.spec if isinstance(cluster, LocalCluster) and cluster.tasks else cluster
+    spec = _spec_of(cluster)
     task = _task_to_blame(text, spec)
     who = "A server" if task is None else _with_address(*task, spec)
     return ClusterError(f"{who} {what}. TensorFlow says: {_reason(text)}", task)
+
+
+def _spec_of(cluster: Cluster) -> ClusterSpec | None:
+    """Where the tasks are; None where nobody knows, as of an embedded cluster that has stopped."""
+    if isinstance(cluster, LocalCluster):
+        return cluster.spec if cluster.tasks else None
+    return cluster
 
 
 def _task_to_blame(text: str, spec: ClusterSpec | None) -> tuple[str, int] | None:

@@ -15,12 +15,12 @@ from tfps.cluster.faults import Cluster, translated
 class RemoteValue(values.RemoteValueImpl):
     """The result of one scheduled function."""
 
-    watched_cluster: Cluster = None
+    cluster: Cluster = None
     """The cluster it is computed on, for messages."""
 
     def get(self) -> Any:
         """Waits for the function; see `tf.distribute.coordinator.RemoteValue`."""
-        with translated(self.watched_cluster):
+        with translated(self.cluster):
             return super().get()
 
 
@@ -29,18 +29,18 @@ class Coordinator(tf.distribute.coordinator.ClusterCoordinator):
 
     def schedule(self, fn: Any, args: Any = None, kwargs: Any = None) -> Any:
         """Has a worker run `fn`; raises what an earlier function failed with."""
-        with translated(self.strategy.watched_cluster):
+        with translated(self.strategy.connection.cluster):
             result = super().schedule(fn, args, kwargs)
         # Not a structure: one result stands for everything that `fn` returns.
-        result.__class__, result.watched_cluster = RemoteValue, self.strategy.watched_cluster
+        result.__class__, result.cluster = RemoteValue, self.strategy.connection.cluster
         return result
 
     def join(self) -> None:
         """Waits for all functions; raises what one of them failed with."""
-        with translated(self.strategy.watched_cluster):
+        with translated(self.strategy.connection.cluster):
             super().join()
 
     def done(self) -> bool:
         """Whether all functions have ended; raises what one of them failed with."""
-        with translated(self.strategy.watched_cluster):
+        with translated(self.strategy.connection.cluster):
             return bool(super().done())
