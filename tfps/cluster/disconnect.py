@@ -43,7 +43,7 @@ def _disconnect(spec: ClusterSpec) -> None:
 
 def _holds(server_def: Any, spec: ClusterSpec) -> bool:
     connected = {address for job in server_def.cluster.job for address in job.tasks.values()}
-    return all(address in connected for _, _, address in spec.servers())
+    return all(endpoint.dial in connected for _, _, endpoint in spec.servers())
 
 
 def _alone(server_def: Any) -> Any:

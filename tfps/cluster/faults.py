@@ -13,14 +13,13 @@ import time
 from collections.abc import Iterator
 from typing import NoReturn, TypeAlias
 
-from tfps.cluster import fault_log
+from tfps.cluster import devices, fault_log
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ClusterError, IdRangeError, LibraryError, TaskDiedError, TfpsError
 
 Cluster: TypeAlias = LocalCluster | ClusterSpec | None
 
-_TASK = re.compile(r"/job:(?P<job>ps|worker)/(?:replica:\d+/)?task:(?P<index>\d+)")
 _PEER = re.compile(r"ipv[46]:(?P<address>\S+?:\d+)\b")
 _UNREACHABLE = re.compile(
     r"failed to connect to all addresses|connection reset by peer|connection refused|socket closed|broken pipe|"
@@ -72,7 +71,10 @@ def translate(error: Exception, cluster: Cluster) -> Exception:
     if ours is None:
         return error
     if path := fault_log.record(error):
-        ours.args = (f"{ours} What TensorFlow says is in {path}", *ours.args[1:])
+        text = str(ours)
+        # After the tail of a log the file gets a line of its own.
+        gap = "\n" if "\n" in text else " " if text.endswith(".") else ". "
+        ours.args = (f"{text}{gap}TensorFlow's full message: {path}", *ours.args[1:])
     return ours
 
 
@@ -138,21 +140,19 @@ def _task_to_blame(text: str, spec: ClusterSpec | None) -> tuple[str, int] | Non
     """The peer at the broken end of the connection, else the innermost target named."""
     if isinstance(spec, ClusterSpec):
         for peer in _PEER.finditer(text):
-            if name := spec.task_at(peer["address"]):
-                job, index = name.split()
-                return job, int(index)
-    task = _TASK.search(text)
-    return (task["job"], int(task["index"])) if task else None
+            if task := spec.task_at(peer["address"]):
+                return task
+    return devices.find_task(text)
 
 
 def _with_address(job: str, index: int, spec: ClusterSpec | None) -> str:
-    addresses = getattr(spec, job, ())
-    return f"{job} {index} at {addresses[index]}" if index < len(addresses) else f"{job} {index}"
+    endpoints = () if spec is None else spec.endpoints(job)
+    return f"{job} {index} at {endpoints[index]}" if index < len(endpoints) else f"{job} {index}"
 
 
 def _library_error(op: str, text: str) -> LibraryError:
-    task = _TASK.search(text)
-    where = f"{task['job']} {task['index']}" if task else "A server"
+    task = devices.find_task(text)
+    where = "A server" if task is None else f"{task[0]} {task[1]}"
     return LibraryError(
         f"{where} does not know the op {op!r}: it was not started by tfps, or by one without the C++ library. Install "
         "the same tfps on every host, or set TFPS_DISABLE_OPS=1 on the chief."

@@ -8,7 +8,8 @@ import time
 
 from tfps import env
 from tfps.cluster import logs
-from tfps.cluster.spec import ClusterSpec, split_address
+from tfps.cluster.endpoints import split_address
+from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ClusterTimeoutError
 
 CONNECT_S = 2.0
@@ -53,12 +54,12 @@ def unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> dict[s
         only: try no others than these keys of an earlier answer.
     """
     missing = {}
-    for job, index, address in spec.servers():
-        key = f"{job} {index} at {address}"
+    for job, index, endpoint in spec.servers():
+        key = f"{job} {index} at {endpoint}"
         if only is not None and key not in only:
             continue
         try:
-            connect(address).close()
+            connect(endpoint.dial).close()
         except OSError as error:
             missing[key] = error.strerror or str(error) or "timed out"
     return missing

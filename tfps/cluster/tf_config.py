@@ -8,8 +8,10 @@ import json
 from typing import Any
 
 from tfps import env
-from tfps.cluster.spec import JOBS, ClusterSpec, check_addresses
+from tfps.cluster.endpoints import Endpoint, check_addresses
+from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ConfigError
+from tfps.jobs import CHIEF, JOBS
 
 _EVALUATOR_HINT = (
     "An evaluator must stay outside a parameter-server cluster, whose chief would wait for it for ever: start it as "
@@ -36,10 +38,10 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         """Checks that the task is one of the cluster's."""
-        if not self.cluster.chief:
+        if not self.cluster.endpoints(CHIEF):
             raise ConfigError(f"`cluster.chief` must list one address. Received: {self.cluster.as_dict()!r}.")
         _check_task_type(self.task_type)
-        _check_task_index(self.task_index, self.task_type, len(getattr(self.cluster, self.task_type)))
+        _check_task_index(self.task_index, self.task_type, len(self.cluster.endpoints(self.task_type)))
 
     @property
     def name(self) -> str:
@@ -47,10 +49,9 @@ class TaskConfig:
         return f"{self.task_type} {self.task_index}"
 
     @property
-    def address(self) -> str:
-        """This task's own "host:port"."""
-        address: str = getattr(self.cluster, self.task_type)[self.task_index]
-        return address
+    def endpoint(self) -> Endpoint:
+        """Where this task listens, and where others dial it."""
+        return self.cluster.endpoints(self.task_type)[self.task_index]
 
     def to_json(self) -> str:
         """The TF_CONFIG text that parses to this task."""
@@ -136,7 +137,7 @@ def _check_job(job: str) -> None:
     if job == "evaluator":
         raise ConfigError(f"`cluster.evaluator` must be left out. {_EVALUATOR_HINT}. Received: 'evaluator'.")
     if job == "master":
-        raise ConfigError("`cluster.master` must be named \"chief\", as TensorFlow 2 calls it. Received: 'master'.")
+        raise ConfigError(f"`cluster.master` must be named \"{CHIEF}\", as TensorFlow 2 calls it. Received: 'master'.")
     if job not in JOBS:
         raise ConfigError(f"`cluster` must hold the jobs {', '.join(JOBS)} alone. Received: {job!r}.")
 

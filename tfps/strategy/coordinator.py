@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.python.distribute.coordinator import values  # results of `schedule` have no public class
 
 from tfps.cluster.faults import Cluster, translated
+from tfps.errors import ClusterError, IdRangeError
 
 
 class RemoteValue(values.RemoteValueImpl):
@@ -44,3 +45,10 @@ class Coordinator(tf.distribute.coordinator.ClusterCoordinator):
         """Whether all functions have ended; raises what one of them failed with."""
         with translated(self.strategy.connection.cluster):
             return bool(super().done())
+
+    def fetch(self, val: Any) -> Any:
+        """Waits for the results in a structure; raises what one of their functions failed with."""
+        try:
+            return super().fetch(val)
+        except (ClusterError, IdRangeError) as error:
+            raise error.with_traceback(None) from None  # frames of TensorFlow's structures say nothing to the user
