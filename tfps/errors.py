@@ -64,11 +64,13 @@ class ClusterError(TfpsError, RuntimeError):
     Args:
         message: what happened.
         task: job and number of the task to blame, where it is known.
+        summary: the message in one line, where it has more.
     """
 
-    def __init__(self, message: str, task: tuple[str, int] | None = None) -> None:
+    def __init__(self, message: str, task: tuple[str, int] | None = None, summary: str = "") -> None:
         super().__init__(message)
         self.task = task
+        self.summary = summary or message
 
 
 class TaskDiedError(ClusterError):

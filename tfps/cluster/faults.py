@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import NoReturn, TypeAlias
 
-from tfps.cluster import devices, fault_log
+from tfps.cluster import devices, fault_log, tf_logging
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ClusterError, IdRangeError, LibraryError, TaskDiedError, TfpsError
@@ -125,6 +125,7 @@ def _dead_task(cluster: Cluster) -> TaskDiedError | None:
 def _lost(text: str, cluster: Cluster, what: str) -> ClusterError:
     spec = _spec_of(cluster)
     task = _task_to_blame(text, spec)
+    tf_logging.quieten()
     who = "A server" if task is None else _with_address(*task, spec)
     return ClusterError(f"{who} {what}. TensorFlow says: {_reason(text)}", task)
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 
 from tfps import jobs
-from tfps.cluster import logs
+from tfps.cluster import logs, tf_logging
 from tfps.cluster.endpoints import Endpoint
 from tfps.cluster.zygote_link import Event, ZygoteLink, current_link, server_environment
 from tfps.errors import ClusterError, ClusterTimeoutError, TaskDiedError
@@ -165,7 +165,8 @@ class ServerGroup:
             self._read_events(0)
             for key, status in self._ended.items():
                 if key not in self._removed:
-                    raise TaskDiedError(self._describe_end(self._orders[key], status), key)
+                    tf_logging.quieten()
+                    raise self._death_of(self._orders[key], status)
             if self._link is not None and self._link.closed:
                 raise TaskDiedError(
                     "The process that holds the servers of this machine ended, and they with it. The last lines of "
@@ -228,12 +229,14 @@ class ServerGroup:
             f"lines of its log {path}:\n{logs.tail(path)}"
         )
 
-    def _describe_end(self, order: TaskOrder, status: int) -> str:
+    def _death_of(self, order: TaskOrder, status: int) -> TaskDiedError:
         task = self._up.get((order.job, order.index))
         process = f" (process {task.pid} at {task.endpoint})" if task else ""
-        return (
-            f"{order.name}{process} ended {logs.describe_status(status)}. The last lines of its log "
-            f"{order.log_path}:\n{logs.tail(order.log_path)}"
+        what = f"{order.name}{process} ended {logs.describe_status(status)}"
+        return TaskDiedError(
+            f"{what}. The last lines of its log {order.log_path}:\n{logs.tail(order.log_path)}",
+            (order.job, order.index),
+            summary=f"{what}. Its log: {order.log_path}",
         )
 
 
