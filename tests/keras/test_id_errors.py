@@ -165,6 +165,7 @@ def test_a_program_that_does_not_catch_it_prints_at_most_25_lines(tmp_path):
         "TF_CPP_MIN_LOG_LEVEL": "2"
     }
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "ready\n" in done.stderr, done.stderr
     lines = done.stderr.partition("ready\n")[2].splitlines()
     assert len(lines) <= 25, done.stderr
     assert lines[-1].startswith("tfps.errors.IdRangeError: every id that layer 'sequential/item' looks up")
