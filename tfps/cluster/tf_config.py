@@ -12,6 +12,7 @@ from tfps.cluster.endpoints import Endpoint, check_addresses
 from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ConfigError
 from tfps.jobs import CHIEF, JOBS
+from tfps.types import JSON
 
 _EVALUATOR_HINT = (
     "An evaluator must stay outside a parameter-server cluster, whose chief would wait for it for ever: start it as "
@@ -87,7 +88,7 @@ def parse_tf_config(text: str) -> TaskConfig:
         raise ConfigError(f"TF_CONFIG: {error}") from None
 
 
-def _load(text: str) -> Any:
+def _load(text: str) -> JSON:
     try:
         return json.loads(text, object_pairs_hook=_without_doubles)
     except json.JSONDecodeError as error:
@@ -95,7 +96,7 @@ def _load(text: str) -> Any:
         raise ConfigError(f"it must be JSON, but {error.msg} at {where}. Received: {_short(text)}.") from None
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_doubles(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     # json keeps the last of two equal keys in silence: half of the workers would go missing.
     keys = [key for key, _ in pairs]
     doubled = sorted({key for key in keys if keys.count(key) > 1})
@@ -104,7 +105,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _object(key: str, value: Any) -> dict[str, Any]:
+def _object(key: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"`{key}` must be a JSON object. Received: {_short(value)}.")
     return value
@@ -118,7 +119,7 @@ def _required(holder: dict[str, Any], key: str, path: str) -> Any:
     return holder[key]
 
 
-def _check_rpc_layer(layer: Any) -> None:
+def _check_rpc_layer(layer: object) -> None:
     if layer != "grpc":
         raise ConfigError(f'`rpc_layer` must be "grpc" or left out. Received: {layer!r}.')
 
@@ -161,6 +162,6 @@ def _check_task_index(index: object, task_type: str, count: int) -> None:
         )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 200 else text[:200] + "..."
