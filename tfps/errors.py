@@ -49,6 +49,7 @@ class IdRangeError(TfpsError, IndexError):
         place: tuple[int, ...] | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> None:
+        # Keywords, because `pickle` and Keras make a copy of an exception from its message alone.
         super().__init__(message)
         self.table, self.layer, self.rows = table, layer, rows
         self.id, self.place, self.shape = id, place, shape

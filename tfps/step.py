@@ -32,6 +32,15 @@ class Lookups(Protocol):
         ...
 
 
+class Keyed(Protocol):
+    """A table or a dense variable, of which this module needs no more than the key."""
+
+    @property
+    def key(self) -> VariableKey:
+        """Tells it from all others."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contribution:
     """Gradients that an optimizer handed over instead of making its update.
@@ -43,7 +52,7 @@ class Contribution:
     """
 
     gradients: Sequence[Gradient]
-    values: Sequence[object]
+    values: Sequence[Keyed]
     update: Callable[[Sequence[Gradient]], None]
 
 

@@ -13,7 +13,9 @@ CHIEF = "/device:CPU:0"
 """The chief's own device. It names no job, so it is right before the chief connects to its cluster and after."""
 
 
+# TensorFlow writes a device with and without its replica: "/job:ps/task:1", "/job:ps/replica:0/task:1/device:CPU:0".
 _TASK = re.compile(rf"/job:(?P<job>{jobs.PS}|{jobs.WORKER})/(?:replica:\d+/)?task:(?P<index>\d+)")
+# The job of every process until it connects; then the chief's own devices are called by the chief's job.
 _UNCONNECTED = "/job:localhost"
 
 

@@ -48,6 +48,7 @@ def _holds(server_def: Any, spec: ClusterSpec) -> bool:
 
 def _alone(server_def: Any) -> Any:
     """The same definition with the chief's own job only."""
+    # A copy, because TensorFlow compares the new definition with its own.
     alone = type(server_def)()
     alone.CopyFrom(server_def)
     for job in server_def.cluster.job:

@@ -47,12 +47,14 @@ class Endpoint:
 
 def split_address(address: str) -> tuple[str, int]:
     """Splits a checked "host:port"; the brackets of "[::1]:2222" are taken off."""
+    # From the right, because an IPv6 host has colons of its own.
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def canonical(address: str) -> str:
     """One spelling of an address: localhost:2222 and 127.0.0.1:2222 are one port, and two servers there would clash."""
+    # Names of hosts know no case. Other names for one host are not resolved: that could wait for a name server.
     host, port = split_address(address.lower())
     return f"{'127.0.0.1' if host == 'localhost' else host}:{port}"
 
@@ -77,6 +79,7 @@ def check_address(key: str, address: object) -> None:
     """
     if not isinstance(address, str):
         raise ConfigError(f'`{key}` must be a string "host:port". Received: {address!r}.')
+    # "http://a:1" and "a:1/b" fail here, and so do a missing host, a missing port and spaces.
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise ConfigError(

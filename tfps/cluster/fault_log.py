@@ -28,6 +28,7 @@ def record(error: BaseException) -> str | None:
     Returns:
         The path of the file; None if it cannot be written.
     """
+    # Outside the lock: a text of many megabytes takes a while, and other workers' threads may fail at the same time.
     text = "".join(traceback.format_exception(error))
     now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
     try:
@@ -43,6 +44,7 @@ def record(error: BaseException) -> str | None:
 
 def _path() -> str:
     process = os.getpid()
+    # `mkstemp` makes it readable for its owner alone: a traceback may quote the user's data.
     if process not in _PATHS:
         descriptor, _PATHS[process] = tempfile.mkstemp(prefix=f"tfps-faults-{process}-", suffix=".log")
         os.close(descriptor)

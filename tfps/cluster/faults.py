@@ -81,6 +81,7 @@ def translate(error: Exception, cluster: Cluster) -> Exception:
 def _translation(error: Exception, cluster: Cluster) -> TfpsError | None:
     # A closure that was aborted, or whose inputs failed, carries the error that did it.
     error_text = str(getattr(error, "original_exception", None) or error)
+    # From the most telling to the least: a server without our ops may also close its connection.
     if missing := _NO_OP.search(error_text):
         return _library_error(missing["op"], error_text)
     if _NO_PORT.search(error_text):
@@ -139,6 +140,8 @@ def _spec_of(cluster: Cluster) -> ClusterSpec | None:
 
 def _task_to_blame(text: str, spec: ClusterSpec | None) -> tuple[str, int] | None:
     """The peer at the broken end of the connection, else the innermost target named."""
+    # Example: worker 0 reports that ps 1 refuses its connection. The text names worker 0 as the remote target, and only
+    # the peer's address, "ipv4:10.0.0.5:2222", says who is to blame.
     if isinstance(spec, ClusterSpec):
         for peer in _PEER.finditer(text):
             if task := spec.task_at(peer["address"]):

@@ -92,6 +92,7 @@ def run_role(config: TaskConfig, program: Sequence[str]) -> None:
     """
     if config.task_type != jobs.CHIEF:
         server.serve(config)
+    # In place of this process, so that signals, exit status and process id are the program's own.
     command = program_command(program)
     os.execvp(command[0], command)
 
@@ -105,6 +106,7 @@ def run_local(plan: LaunchPlan) -> int:
     """
     terminal = Terminal()
     log_dir = _make_log_dir(plan.log_dir)
+    # The program learns its cluster as in production, by TF_CONFIG: nothing in it depends on the launcher.
     config = TaskConfig(_reserve_cluster(plan), jobs.CHIEF, 0)
     group = ServerGroup(_make_orders(config.cluster, log_dir), log_dir, temporary=plan.log_dir is None)
     chief = None
@@ -121,6 +123,7 @@ def run_local(plan: LaunchPlan) -> int:
     except _Interrupted as interruption:
         return _interrupt(chief, interruption.number)
     finally:
+        # A second Ctrl-C must not interrupt the end, which would leave processes behind.
         _ignore_signals(handlers)
         _end(chief, group, terminal)
         _restore(handlers)
@@ -154,6 +157,7 @@ def _show(group: ServerGroup, terminal: Terminal) -> None:
 
 def _supervise(chief: ChiefProcess, group: ServerGroup) -> int:
     """Waits for the program to end, and watches the servers meanwhile."""
+    # Polled in turn: a dead server leaves the program waiting for minutes, so its end must be seen while it runs.
     timeout_s = env.start_timeout_s()
     while (status := chief.wait(_POLL_S)) is None:
         _check(group)

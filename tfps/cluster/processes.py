@@ -34,6 +34,7 @@ def boot_command(statement: str, *arguments: str) -> list[str]:
 
     The process gets this one's `sys.path`, so that it finds the same tfps wherever it was started.
     """
+    # As JSON in an argument: PYTHONPATH would also reach the processes that this one starts, and paths may hold colons.
     prelude = "import json, sys; sys.path[:] = json.loads(sys.argv[1])"
     return [sys.executable, "-c", f"{prelude}; {statement}", json.dumps(sys.path), *arguments]
 
@@ -48,6 +49,7 @@ def tied_command(command: Sequence[str]) -> list[str]:
 
 def exec_tied(parent: int, command: Sequence[str]) -> NoReturn:
     """Becomes `command`, which the kernel kills when the process `parent`, which started this one, ends."""
+    # First the request, then the look: a parent that ends between the two is caught by one of them.
     signal_on_parent_death(signal.SIGKILL)
     if parent_is_gone(parent):  # it ended before the line above
         sys.exit(1)
@@ -56,6 +58,7 @@ def exec_tied(parent: int, command: Sequence[str]) -> NoReturn:
 
 def cores_each(count: int) -> int:
     """The cores each of `count` processes may compute on if they share this machine without fighting; at least 1."""
+    # The affinity and not the count of the machine: a container may have a few of its cores.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // count)
 

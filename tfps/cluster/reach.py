@@ -32,6 +32,7 @@ def wait_for_servers(spec: ClusterSpec, timeout_s: float | None = None) -> None:
     started = time.monotonic()
     next_report_s = _REPORT_S
     missing = unreachable(spec)
+    # Tasks come up in any order, so a refused connection is no failure until the limit has passed.
     while missing:
         waited_s = time.monotonic() - started
         if waited_s > timeout_s:
@@ -58,6 +59,7 @@ def unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> dict[s
         key = f"{job} {index} at {endpoint}"
         if only is not None and key not in only:
             continue
+        # The address that others dial: a server may well listen while a service in front of it is not there yet.
         try:
             connect(endpoint.dial).close()
         except OSError as error:

@@ -32,6 +32,7 @@ def serve(config: TaskConfig) -> NoReturn:
     if config.task_type == jobs.CHIEF:
         valid = " or ".join(map(repr, (jobs.PS, jobs.WORKER)))
         raise ConfigError(f"`config.task_type` must be {valid} to serve. Received: {config.task_type!r}.")
+    # The process is a server's and not the user's: it says what went wrong in a line and needs no traceback.
     try:
         serve_until_done(config)
     except TfpsError as error:
@@ -54,6 +55,7 @@ def serve_until_done(config: TaskConfig) -> None:
     start_server(config.task_type, config.task_index, config.endpoint.listen)
     logs.say(f"{config.name} listens at {config.endpoint.listen} and waits for the chief at {chief}")
     chief_watch.wait_for_chief(config.name, chief.dial, env.join_timeout_s())
+    # From here the chief is watched, and not waited for: it may take days, and its end is the end of this process.
     logs.say(f"{config.name} serves the chief at {chief}")
     chief_watch.wait_until_done(chief.dial, env.chief_grace_s())
     logs.say(f"{config.name} ends: the chief at {chief} is done")

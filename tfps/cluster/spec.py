@@ -39,6 +39,7 @@ class ClusterSpec:
     def __post_init__(self) -> None:
         """Checks the whole spec, so that no invalid one exists."""
         for job, limit in ((jobs.CHIEF, (0, 1)), (jobs.WORKER, (1, None)), (jobs.PS, (1, None))):
+            # The check comes before the conversion, so that its message shows what the user wrote.
             given = getattr(self, job)
             addresses = tuple(map(_dialled, given)) if isinstance(given, tuple | list) else given
             check_addresses(f"cluster.{job}", addresses)
@@ -82,6 +83,7 @@ class ClusterSpec:
     def task_at(self, address: str) -> tuple[str, int] | None:
         """The job and index of the task that is dialled at this address, None if there is none."""
         for job, index, endpoint in self.servers():
+            # TensorFlow's messages name the peer by the address that was dialled.
             if endpoint.is_dialled_at(address):
                 return job, index
         return None
@@ -102,6 +104,7 @@ def _check_count(job: str, addresses: tuple[str, ...], least: int, most: int | N
 
 
 def _check_distinct(spec: ClusterSpec) -> None:
+    # Only the dialled side must differ: two hosts may both listen at 0.0.0.0:2222.
     seen: dict[str, str] = {}
     for job in jobs.JOBS:
         for index, endpoint in enumerate(spec.endpoints(job)):

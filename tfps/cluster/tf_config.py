@@ -78,6 +78,7 @@ def parse_tf_config(text: str) -> TaskConfig:
     Raises:
         ConfigError: naming the key, what it holds and what is valid.
     """
+    # All errors of a parse get one prefix: the rules below are also used on a cluster that came from elsewhere.
     try:
         config = _object("the whole text", _load(text))
         _check_rpc_layer(config.get("rpc_layer", "grpc"))
@@ -125,6 +126,7 @@ def _check_rpc_layer(layer: object) -> None:
 
 
 def _parse_cluster(jobs: dict[str, Any]) -> ClusterSpec:
+    # Unknown jobs first: a misspelt "workers" would otherwise be reported as a missing "worker".
     for job in jobs:
         _check_job(job)
     for job in JOBS:

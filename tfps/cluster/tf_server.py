@@ -37,6 +37,7 @@ def start_server(job: str, index: int, listen: str, threads: int = 0) -> str:
         ClusterError: the port cannot be bound.
     """
     tf = load_tensorflow()
+    # Of one op: two servers on a machine that both take all cores would fight over them.
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads)
     # Closures run on CPUs. TensorFlow would take the GPUs' memory, or log an error where there is no driver.
     config.device_count["GPU"] = 0
