@@ -79,8 +79,8 @@ def raised_eagerly() -> Iterator[None]:
 
 def _error(table: str, rows: int, bad: int, position: int, shape: tuple[int, ...] | None) -> IdRangeError:
     layer = table.rpartition("/")[0] or table
-    place = (position,) if shape is None else tuple(int(index) for index in np.unravel_index(position, shape or (1,)))
-    where = f"ids[{', '.join(map(str, place))}]"
+    place = (position,) if shape is None else tuple(int(index) for index in np.unravel_index(position, shape))
+    where = f"ids[{', '.join(map(str, place))}]" if place else "the only id"
     if shape is not None:
         where += f" of ids of shape {list(shape)}"
     if len(place) > 1:  # a vector may be the ids of several batches, or of ragged rows: it has no example to name
