@@ -101,6 +101,20 @@ def test_the_modes(strategy, mode):
     check(caught.value, caught.value.place if flat else BAD)
 
 
+def test_the_second_lookup_of_a_table_is_named(strategy):
+    with strategy.scope():
+        left, right = keras.Input((4,), dtype="int64"), keras.Input((2,), dtype="int64")
+        table = keras.layers.Embedding(ROWS, 4, name="item")
+        joined = keras.layers.Concatenate(axis=1)([table(left), table(right)])
+        model = keras.Model([left, right], keras.layers.Dense(1)(keras.layers.Flatten()(joined)))
+        model.compile("sgd", "mse")
+    ids = [np.zeros((BATCH, 4), int), np.zeros((BATCH, 2), int)]
+    ids[1][5, 1] = ROWS
+    with pytest.raises(IdRangeError, match=r"ids\[5, 1\] of ids of shape \[8, 2\].*in lookup 2 of 2") as caught:
+        model.fit(ids, np.zeros(BATCH), batch_size=BATCH, shuffle=False, verbose=0)
+    check(caught.value, (5, 1))
+
+
 def test_bags(strategy):
     model = model_of(strategy, layer=tfps.layers.EmbeddingBag(ROWS, 4, name="item"))
     with pytest.raises(IdRangeError) as caught:

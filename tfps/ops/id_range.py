@@ -11,8 +11,9 @@ Position 31 of [4, 8] is ids[3, 7]: example 3, position 7. Pure functions, any t
 """
 
 import contextlib
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +32,24 @@ _CONTEXTS = re.compile(
     r"`positives` must be at least 0 and below the rows, (?P<rows>\d+)\. "
     rf"Received:{_SEP}(?P<id>-?\d+){_SEP}as element{_SEP}(?P<position>\d+)"
 )
+
+_LOOKUPS = re.compile(r"(?P<table>.*) in (?P<count>\d+) lookups of shapes (?P<shapes>[\d?, \[\]]*)")
+_Shape = tuple[int | None, ...]
+
+
+def label(table: str, shapes: Sequence[tf.TensorShape]) -> str:
+    """The name under which an op knows a table whose lookups in a step are joined to one vector of ids.
+
+    Args:
+        table: the table's name.
+        shapes: of the ids of each lookup, as far as they are known when the step is traced.
+
+    Example:
+        >>> label("item", [tf.TensorShape([None, 8]), tf.TensorShape([4])])
+        'item in 2 lookups of shapes [?, 8] [4]'
+    """
+    texts = ["[" + ", ".join("?" if size is None else str(size) for size in shape) + "]" for shape in shapes]
+    return f"{table} in {len(texts)} lookups of shapes {' '.join(texts)}"
 
 
 def check_in_range(table: str, rows: int, ids: tf.Tensor) -> tf.Operation | None:
@@ -78,6 +97,16 @@ def raised_eagerly() -> Iterator[None]:
 
 
 def _error(table: str, rows: int, bad: int, position: int, shape: tuple[int, ...] | None) -> IdRangeError:
+    which = ""
+    if joined := _LOOKUPS.fullmatch(table):
+        table = joined["table"]
+        shapes = [_sizes(text) for text in re.findall(r"\[([^\]]*)\]", joined["shapes"])]
+        number, position, shape = _find_lookup(shapes, position, shape)
+        which = (
+            f" in lookup {number} of {joined['count']} of this table"
+            if number
+            else (f" of its {joined['count']} lookups, one after the other")
+        )
     layer = table.rpartition("/")[0] or table
     place = (position,) if shape is None else tuple(int(index) for index in np.unravel_index(position, shape))
     where = f"ids[{', '.join(map(str, place))}]" if place else "the only id"
@@ -87,9 +116,49 @@ def _error(table: str, rows: int, bad: int, position: int, shape: tuple[int, ...
         where += f": example {place[0]}, position {', '.join(map(str, place[1:]))}"
     message = (
         f"every id that layer {layer!r} looks up in table {table!r} must be at least 0 and below {rows}. "
-        f"Received: {bad}, at {where}."
+        f"Received: {bad}, at {where}{which}."
     )
     if bad < 0:
         # Keras adds `rows` to a negative id before it looks it up, so the op saw another number than the user gave.
         message += f" (An Embedding counts ids from -{rows} to -1 from the end: it may have been given {bad - rows}.)"
     return IdRangeError(message, table=table, layer=layer, id=bad, rows=rows, place=place, shape=shape)
+
+
+def _sizes(text: str) -> _Shape:
+    return tuple(None if size == "?" else int(size) for size in text.replace(" ", "").split(",") if size)
+
+
+def _find_lookup(
+    shapes: Sequence[_Shape], position: int, joined: tuple[int, ...] | None
+) -> tuple[int, int, tuple[int, ...] | None]:
+    """Which lookup a position in the joined ids belongs to.
+
+    Example: shapes [?, 8] and [4], 36 ids in all. The first has 36 - 4 = 32 ids, so its shape is [4, 8], and position
+    33 is the second id of the second lookup.
+
+    Args:
+        shapes: of each lookup; a size that a trace does not know is None.
+        position: of the id in the joined vector.
+        joined: the shape of that vector.
+
+    Returns:
+        The lookup's number from 1, the position in it and its shape; 0 and the arguments where the sizes do not follow.
+    """
+    unknown = [shape for shape in shapes if None in shape]
+    known = sum(math.prod(size or 0 for size in shape) for shape in shapes if None not in shape)
+    each = sum(math.prod(size for size in shape if size is not None) for shape in unknown)
+    left = (joined or (0,))[0] - known
+    # Several unknown sizes are taken for the batch, but vectors may be ragged rows, of any length each.
+    alike = all(shape.count(None) == 1 for shape in unknown) and (
+        len(unknown) < 2 or all(len(shape) > 1 and shape[0] is None for shape in unknown)
+    )
+    if not alike or (unknown and (not each or left % each)):
+        return 0, position, joined
+    batch = left // each if unknown else 0
+    before = 0
+    for number, shape in enumerate(shapes, start=1):
+        full = tuple(batch if size is None else size for size in shape)
+        if position < before + math.prod(full):
+            return number, position - before, full
+        before += math.prod(full)
+    return 0, position, joined
