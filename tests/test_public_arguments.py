@@ -124,6 +124,7 @@ WRONG = [
     (spec, "shape", NOT_SIZES),
     (spec, "dtype", [None, "x", 1, NAN, True, ["float32"]]),
     (spec, "slots", [None, "x", NAN, -1, 1.5, True, [1]]),
+    (spec, "row_slots", [None, "x", NAN, -1, 1.5, True, [1]]),
     (spec, "rows_per_step", ["x", NAN, -1, float("inf"), True, [1]]),
     (spec, "trainable", NOT_BOOLS),
     (spec, "is_table", NOT_BOOLS),

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.model_steps import ModelSteps
+from tfps.keras.multi_optimizer import MULTI_KINDS
 from tfps.keras.row_optimizers import KINDS
 from tfps.training.asynchronous.mode import Asynchronous
 from tfps.training.mode import Mode
@@ -92,7 +93,7 @@ class ModeSettings(abc.ABC):
         """Makes the optimizer classes of the mode, which a saved model names before any optimizer is in it."""
         # Only for settings: optimizer classes are made by `optimizer_kind` and derive from the mixin.
         super().__init_subclass__()
-        for inner in KINDS:
+        for inner in (*KINDS, *MULTI_KINDS):
             optimizer_kind(cls, inner)
 
     @abc.abstractmethod

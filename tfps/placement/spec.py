@@ -39,6 +39,7 @@ class VariableSpec:
         shape: [rows, ...] of a table, any static shape of a dense variable.
         dtype: element type by name.
         slots: optimizer variables of the same shape that live beside it: SGD 0, Adagrad 1, Adam 2.
+        row_slots: optimizer variables with one number for each row that live beside it: RowwiseAdagrad 1.
         rows_per_step: ids that one step of one worker looks up in this table, repeats counted; None if unknown.
         trainable: whether steps push updates to it.
         is_table: whether steps ask for some of its rows (True) or for all of it (False, a dense variable).
@@ -54,6 +55,7 @@ class VariableSpec:
     rows_per_step: float | None = None
     trainable: bool = True
     is_table: bool = False
+    row_slots: int = 0
 
     def __post_init__(self) -> None:
         """Checks the fields. A list as `shape` becomes a tuple, and numbers of numpy become Python's, for JSON."""
@@ -63,8 +65,9 @@ class VariableSpec:
         object.__setattr__(self, "shape", self._checked_shape())
         if self.is_table and (len(self.shape) < 2 or not self.shape[0]):
             self._refuse("shape", "[rows, width, ...] with at least one row for a table", self.shape)
-        slots = check_integer(self._field("slots"), self.slots, at_least=0, error=PlanError)
-        object.__setattr__(self, "slots", slots)
+        for field in ("slots", "row_slots"):
+            slots = check_integer(self._field(field), getattr(self, field), at_least=0, error=PlanError)
+            object.__setattr__(self, field, slots)
         if self.rows_per_step is not None:
             rows = check_number(
                 self._field("rows_per_step"), self.rows_per_step, at_least=0, error=PlanError, valid="None if unknown"
@@ -85,7 +88,11 @@ class VariableSpec:
     @property
     def bytes_with_slots(self) -> int:
         """Bytes of the variable and its slots, which its servers must hold."""
-        return self.nbytes * (1 + self.slots)
+        return self.bytes_of_rows(self.rows)
+
+    def bytes_of_rows(self, rows: int) -> int:
+        """Bytes of some of the rows and their slots."""
+        return rows * (self.row_bytes * (1 + self.slots) + dtype_bytes(self.dtype) * self.row_slots)
 
     @property
     def row_bytes(self) -> int:
