@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow.python.data.ops import dataset_ops, iterator_ops  # an iterator found by name is not public
 from tensorflow.python.data.util import structure
 
+from tfps.cluster import devices
 from tfps.inputs.shipping import shard_of, shippable_graph, without_devices
 from tfps.runtime.losses import WorkerLostError
 
@@ -229,7 +230,8 @@ def _none_of(dtype: Any, shape: Any) -> Any:
 
 def of_this_context(dataset: Any) -> Any:
     """The dataset on the chief's device; one made before the strategy connected is on a device that is no more."""
-    if "/job:localhost" not in dataset._variant_tensor.device or "/job:localhost" in tf.constant(0).device:
+    connected = not devices.is_unconnected(tf.constant(0).device)
+    if not connected or not devices.is_unconnected(dataset._variant_tensor.device):
         return dataset
     variant = tf.raw_ops.DatasetFromGraph(graph_def=without_devices(dataset).SerializeToString())
     moved = dataset_ops._VariantDataset(variant, dataset.element_spec)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.table import Table
-from tfps.errors import ClusterError, UnsupportedError
+from tfps.errors import ClusterError, IdRangeError, UnsupportedError
 from tfps.keras import exporting, model_checks, moving_averages, optimizers, predicting, regularizing, variables
 from tfps.keras._compat import (
     UNREFERENCED_SLOTS,
@@ -61,7 +61,15 @@ def _replace(owner: type, name: str, ours: Callable[..., Any], applies: Callable
 
     @functools.wraps(stock)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return ours(stock, self, *args, **kwargs) if applies(self, *args, **kwargs) else stock(self, *args, **kwargs)
+        if not applies(self, *args, **kwargs):
+            return stock(self, *args, **kwargs)
+        try:
+            return ours(stock, self, *args, **kwargs)
+        except (ClusterError, IdRangeError) as error:
+            if not keras.config.is_traceback_filtering_enabled():
+                raise
+            # The cause is in the data or on another host: frames of Keras and of ours only push the message up.
+            raise error.with_traceback(None) from None
 
     setattr(owner, name, method)
 

@@ -19,7 +19,8 @@ import tensorflow as tf
 from tensorflow.python.eager import context  # executors are not public
 from tensorflow.python.eager.executor import new_executor
 
-from tfps.errors import ClusterTimeoutError
+from tfps.cluster.faults import raise_translated
+from tfps.errors import ClusterTimeoutError, TfpsError
 from tfps.runtime.losses import WorkerLostError
 
 _LOG = logging.getLogger("tfps")
@@ -81,7 +82,7 @@ class WorkerPool:
                 return tf.nest.map_structure(lambda t: t.numpy(), function())
         except tf.errors.OpError as error:
             executor.clear_error()
-            raise self._translate(worker, error) from error
+            raise_translated(error, self._translate(worker, error))
 
     def leave(self, calls: "Calls") -> None:
         """Takes note of calls that nobody waits for, and that may still run."""
@@ -195,6 +196,8 @@ class Calls:
             raise ClusterTimeoutError(f"waited {self._timeout_s:.0f} s for {self._what}; no worker was done with one.")
         if isinstance(landed.error, WorkerLostError):
             return landed.tag, landed.error
+        if isinstance(landed.error, TfpsError):
+            raise landed.error.with_traceback(None)  # which is of the worker's thread, and longer than what it tells
         if landed.error is not None:
             raise landed.error
         self.last_s = landed.seconds

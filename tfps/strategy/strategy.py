@@ -31,6 +31,7 @@ from tfps.placement.spec import VariableSpec
 from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
 from tfps.strategy.arguments import Arguments
+from tfps.strategy.coordinator import Coordinator
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
 from tfps.strategy.start import resolver_of, start
@@ -153,6 +154,17 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.connection.end("its `with` block ended")
 
     # Tasks and what runs on them.
+
+    @property
+    def _cluster_coordinator(self) -> Coordinator | None:
+        """The coordinator of hand-written loops: TensorFlow makes it, and keeps it here."""
+        return self._coordinator
+
+    @_cluster_coordinator.setter
+    def _cluster_coordinator(self, coordinator: Any) -> None:
+        if coordinator is not None:
+            coordinator.__class__ = Coordinator
+        self._coordinator: Coordinator | None = coordinator
 
     @property
     def num_servers(self) -> int:

@@ -82,6 +82,7 @@ void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* 
     if (id < 0 || id >= routing.rows) {
       work->out_of_range = true;
       work->bad_id = id;
+      work->bad_place = i;
       return;
     }
     ids.inverse[i] = numbers.Number(id, &work->unique);

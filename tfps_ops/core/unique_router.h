@@ -66,10 +66,11 @@ class UniqueRouter {
   // `map` must outlive this.
   explicit UniqueRouter(const PieceMap& map) : map_(map), work_(map.tables()) {}
 
-  // Reads the ids of every table, [map.tables()]. Returns the first table with an id outside it, whose id is then in
-  // bad_id(), or kAllInRange.
+  // Reads the ids of every table, [map.tables()]. Returns the first table with an id outside it, or kAllInRange. The id
+  // is then bad_id(), and bad_place() is its index into the ids of that table.
   int64_t Read(const std::vector<TableIds>& ids, const ParallelFor& parallel);
   int64_t bad_id(int64_t table) const { return work_[table].bad_id; }
+  int64_t bad_place(int64_t table) const { return work_[table].bad_place; }
 
   // After Read: length of a server's request, and rows of the answer of all of them.
   int64_t request_size(int64_t server) const { return map_.pieces(server) + rows_[server]; }
@@ -92,6 +93,7 @@ class UniqueRouter {
     int64_t first = 0;               // unique ids of the tables before
     bool out_of_range = false;
     int64_t bad_id = 0;
+    int64_t bad_place = 0;
   };
 
   void ReadTable(const Routing& routing, const TableIds& ids, Work* work) const;

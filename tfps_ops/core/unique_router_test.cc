@@ -123,6 +123,7 @@ TFPS_TEST(TheFirstTableWithABadIdIsNamed) {
     UniqueRouter router(map);
     TFPS_CHECK(router.Read({{good, inverse, 2}, {wrong, inverse, 3}, {wrong, inverse, 3}}, InCallersThread) == 1);
     TFPS_CHECK(router.bad_id(1) == bad);
+    TFPS_CHECK(router.bad_place(1) == 1);
   }
 }
 

@@ -114,7 +114,7 @@ class RouteUniqueOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, Unpack(context, &ids));
     UniqueRouter router(*map_);
     const int64_t bad = router.Read(ids, DeviceParallel(context));
-    OP_REQUIRES(context, bad == UniqueRouter::kAllInRange, OutOfRange(bad, router));
+    OP_REQUIRES(context, bad == UniqueRouter::kAllInRange, OutOfRange(context, bad, router));
     Routed routed;
     OP_REQUIRES_OK(context, Allocate(context, router, &routed));
     router.Write(ids, routed, DeviceParallel(context));
@@ -152,10 +152,13 @@ class RouteUniqueOp : public tf::OpKernel {
     return absl::OkStatus();
   }
 
-  absl::Status OutOfRange(int64_t table, const UniqueRouter& router) const {
+  // tfps/ops/id_range.py reads this message back: the two change together.
+  absl::Status OutOfRange(tf::OpKernelContext* context, int64_t table, const UniqueRouter& router) const {
     if (table == UniqueRouter::kAllInRange) return absl::OkStatus();
     return tf::errors::InvalidArgument("id out of range: table '", names_[table], "' holds ids at least 0 and below ",
-                                       map_->route(table).routing.rows, ". Received: ", router.bad_id(table));
+                                       map_->route(table).routing.rows, ". Received: ", router.bad_id(table),
+                                       " at position ", router.bad_place(table), " of ids of shape ",
+                                       context->input(table).shape().DebugString());
   }
 
   std::vector<std::string> names_;
