@@ -120,6 +120,7 @@ def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap
             f"and the sum of two such rows is not that of the sums. Received: {type(optimizer).__name__}. "
             f"Valid: {', '.join(sorted(row_optimizers.names() - {'Ftrl'}))}."
         )
+    # Before the class of the optimizer is changed: one that is refused stays as it was.
     row_optimizers.check(optimizer)
     return with_mode(optimizer, mode)
 
@@ -150,6 +151,7 @@ class GeoModel:
             UnsupportedError: it has one of the two.
         """
         model = self._steps.model
+        # Looked up by name: any Keras model may have these methods, without a base class of ours.
         if not hasattr(model, "train_window"):
             return None
         if not callable(getattr(model, "window_lookups", None)):
@@ -188,6 +190,7 @@ def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> 
     # Slots exist by now: the optimizer was built before the closure is traced.
     optimizer = model.optimizer
     tables = stored_values(model.trainable_variables, Table)
+    # Only deltas of weights are damped. Those of slots add up, or are composed as moving averages.
     weights = [*tables, *stored_values(model.trainable_variables, DenseVariable)]
     averages = moving_averages.decays(optimizer)
     scales = {weight.key: settings.delta_scale(num_workers) for weight in weights}
