@@ -1,4 +1,4 @@
-"""Sync: one update a global step, equal to that of one process with the concatenated batch; each batch is trained once."""
+"""Sync: one update a global step, equal to that of one process with the concatenated batch; each batch trains once."""
 
 import contextlib
 import types
