@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.model_steps import ModelSteps
+from tfps.keras.multi_optimizer import MULTI_KINDS
 from tfps.keras.row_optimizers import KINDS
 from tfps.training.asynchronous.mode import Asynchronous
 from tfps.training.mode import Mode
@@ -93,7 +94,7 @@ class ModeSettings(abc.ABC):
         # Only for settings: optimizer classes are made by `optimizer_kind` and derive from the mixin.
         super().__init_subclass__()
         # Keras finds a class by the name in the saved file, so it has to be registered before a file is read.
-        for inner in KINDS:
+        for inner in (*KINDS, *MULTI_KINDS):
             optimizer_kind(cls, inner)
 
     @abc.abstractmethod

@@ -12,6 +12,7 @@ from tfps.errors import ConfigError
 from tfps.keras._compat import Variable
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import Moded, ModeSettings, optimizer_of, with_mode
+from tfps.keras.multi_optimizer import is_multi
 from tfps.training.mode import Mode
 from tfps.training.synchronous.mode import Synchronous
 from tfps.types import is_integer
@@ -36,7 +37,16 @@ class SyncOptimizer(Moded):
         values = [v._value if isinstance(v, Variable) else v for _, v in pairs]
         updated = [variable for _, variable in pairs]
         gradients = [gradient for gradient, _ in pairs]
-        current.contributions.append(step.Contribution(gradients, values, lambda mean: update(mean, updated)))
+
+        def apply_means(means: Sequence[tf.Tensor]) -> None:
+            if is_multi(self):
+                # It wants a gradient for every variable it was built with, None for those that have none.
+                by_variable = dict(zip(map(id, updated), means, strict=True))
+                update([by_variable.get(id(variable)) for variable in variables], variables)
+            else:
+                update(means, updated)
+
+        current.contributions.append(step.Contribution(gradients, values, apply_means))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,36 +53,34 @@ void Subtract(const float* after, int64_t stride, const float* before, int64_t r
   }
 }
 
-template <class Rule>
+// Trains pairs by the loop of one rule.
 class RulePairTrainer : public PairTrainer {
  public:
-  explicit RulePairTrainer(TrainPairs<Rule> train) : train_(train) {}
+  explicit RulePairTrainer(const PairKernel& kernel) : kernel_(kernel) {}
 
-  int slots() const override { return Rule::kSlots; }
+  int slots() const override { return kernel_.rule.slot_count(); }
 
-  int hyperparameters() const override { return sizeof(Rule) / sizeof(float); }
+  int hyperparameters() const override { return kernel_.rule.hyperparameter_count; }
 
   double Train(const float* hyperparameters, const Pairs& pairs, const TrainedRows& rows) const override {
-    Rule rule;
-    std::memcpy(&rule, hyperparameters, sizeof(rule));
     PairBlock block;
     block.pairs = pairs;
     block.stride = (rows.dim + kFloatsALine - 1) / kFloatsALine * kFloatsALine;
-    LargeBuffer buffer((rows.rows * (1 + Rule::kSlots) + 3) * block.stride);
-    for (int i = 0; i <= Rule::kSlots; ++i) {
+    LargeBuffer buffer((rows.rows * (1 + slots()) + 3) * block.stride);
+    for (int i = 0; i <= slots(); ++i) {
       block.rows[i] = buffer.data() + i * rows.rows * block.stride;
       CopyPadded(rows.before[i], rows.rows, rows.dim, i == 0 ? 0 : 1, block.stride, block.rows[i]);
     }
-    block.scratch = buffer.data() + (1 + Rule::kSlots) * rows.rows * block.stride;
-    const double loss = train_(rule, block);
-    for (int i = 0; i <= Rule::kSlots; ++i) {
+    block.scratch = buffer.data() + (1 + slots()) * rows.rows * block.stride;
+    const double loss = kernel_.train(hyperparameters, block);
+    for (int i = 0; i <= slots(); ++i) {
       Subtract(block.rows[i], block.stride, rows.before[i], rows.rows, rows.dim, rows.deltas[i]);
     }
     return loss;
   }
 
  private:
-  const TrainPairs<Rule> train_;
+  const PairKernel& kernel_;
 };
 
 }  // namespace
@@ -100,8 +98,9 @@ int64_t FirstBadPair(const Pairs& pairs, int64_t rows) {
 
 std::unique_ptr<PairTrainer> MakePairTrainer(const std::string& rule, CpuTarget target) {
   const PairKernels& kernels = PairKernelsFor(target);
-  if (rule == "sgd") return std::make_unique<RulePairTrainer<SgdRule>>(kernels.sgd);
-  if (rule == "adagrad") return std::make_unique<RulePairTrainer<AdagradRule>>(kernels.adagrad);
+  for (int i = 0; i < kernels.rule_count; ++i) {
+    if (rule == kernels.rules[i].rule.name) return std::make_unique<RulePairTrainer>(kernels.rules[i]);
+  }
   return nullptr;
 }
 

@@ -52,7 +52,7 @@ class PairTrainer {
   virtual double Train(const float* hyperparameters, const Pairs& pairs, const TrainedRows& rows) const = 0;
 };
 
-// For the rule "sgd" or "adagrad" (see row_rules.h); null for another name.
+// For the rule "sgd" or "adagrad" (see rules/sgd.inc, rules/adagrad.inc); null for another name.
 std::unique_ptr<PairTrainer> MakePairTrainer(const std::string& rule, CpuTarget target = BestCpuTarget());
 
 }  // namespace tfps

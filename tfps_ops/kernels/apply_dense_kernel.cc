@@ -40,7 +40,14 @@ class ApplyDenseOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("T", &gradients_));
     updater_ = MakeRowUpdater(rule);
     OP_REQUIRES(context, updater_ != nullptr,
-                tf::errors::InvalidArgument("`rule` must be a row optimizer's name. Received: ", rule));
+                tf::errors::InvalidArgument("`rule` must be a row optimizer's name. Received: ", rule,
+                                            ". Valid: ", RowRuleNames()));
+    for (int i = 0; i < updater_->slots(); ++i) {
+      // A variable is cut into rows of kRow floats, whatever its shape, so that nothing may depend on where a row ends.
+      OP_REQUIRES(context, updater_->SlotWidth(i, kRow) == kRow,
+                  tf::errors::InvalidArgument("`rule` must work element by element. Received: ", rule,
+                                              ", which has a slot with one number a row"));
+    }
     OP_REQUIRES(context, variables == gradients_ * (1 + updater_->slots()),
                 tf::errors::InvalidArgument("`variables` must be ", 1 + updater_->slots(), " for each of ", gradients_,
                                             " gradients. Received: ", variables, " in all"));

@@ -25,7 +25,8 @@ class ApplyRowsOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("K", &variables));
     updater_ = MakeRowUpdater(rule);
     OP_REQUIRES(context, updater_ != nullptr,
-                tf::errors::InvalidArgument("`rule` must be a row optimizer's name. Received: ", rule));
+                tf::errors::InvalidArgument("`rule` must be a row optimizer's name. Received: ", rule,
+                                            ". Valid: ", RowRuleNames()));
     OP_REQUIRES(context, variables == tables_ * (1 + updater_->slots()),
                 tf::errors::InvalidArgument("`variables` must be ", 1 + updater_->slots(), " for each of ", tables_,
                                             " tables. Received: ", variables, " in all"));
@@ -54,10 +55,10 @@ class ApplyRowsOp : public tf::OpKernel {
     }
     ExclusiveLocks locks(vars);
     TF_RETURN_IF_ERROR(CheckTable(vars[0].get(), dim_, update.pieces[table], table));
-    for (const VarPtr& var : vars) {
-      TF_RETURN_IF_ERROR(CheckSlot(var.get(), vars[0].get(), table));
-      TF_RETURN_IF_ERROR(MakeWritable(context, var.get()));
+    for (int i = 0; i < updater_->slots(); ++i) {
+      TF_RETURN_IF_ERROR(CheckSlot(vars[1 + i].get(), vars[0].get(), updater_->SlotWidth(i, dim_), table));
     }
+    for (const VarPtr& var : vars) TF_RETURN_IF_ERROR(MakeWritable(context, var.get()));
     updater_->Apply(update.hyperparameters, BlockOf(vars, update, table), DeviceParallel(context));
     const auto observer = VariableObservers::OfProcess().Find(vars[0].get());
     if (observer != nullptr) observer->OnUpdate(update.pieces[table].rows, update.pieces[table].count);

@@ -30,15 +30,14 @@ absl::Status CheckTable(tf::Var* var, int64_t dim, const PieceRows& piece, int64
   return wrong.empty() ? absl::OkStatus() : tf::errors::InvalidArgument("table ", number, ": ", wrong);
 }
 
-absl::Status CheckSlot(tf::Var* slot, tf::Var* table, int64_t number) {
-  if (slot->is_initialized && slot->tensor()->dtype() == tf::DT_FLOAT &&
-      slot->tensor()->shape() == table->tensor()->shape()) {
+absl::Status CheckSlot(tf::Var* slot, tf::Var* table, int64_t width, int64_t number) {
+  const tf::TensorShape wanted({table->tensor()->dim_size(0), width});
+  if (slot->is_initialized && slot->tensor()->dtype() == tf::DT_FLOAT && slot->tensor()->shape() == wanted) {
     return absl::OkStatus();
   }
   return tf::errors::InvalidArgument("a slot of table ", number, " must be an initialized float variable of shape ",
-                                     table->tensor()->shape().DebugString(), ". Received: ",
-                                     tf::DataTypeString(slot->tensor()->dtype()), " of shape ",
-                                     slot->tensor()->shape().DebugString());
+                                     wanted.DebugString(), ". Received: ", tf::DataTypeString(slot->tensor()->dtype()),
+                                     " of shape ", slot->tensor()->shape().DebugString());
 }
 
 absl::Status MakeWritable(tf::OpKernelContext* context, tf::Var* var) {

@@ -24,8 +24,9 @@ absl::Status FindVariable(::tensorflow::OpKernelContext* context, const ::tensor
 // is what the message calls it.
 absl::Status CheckTable(::tensorflow::Var* var, int64_t dim, const PieceRows& piece, int64_t number);
 
-// That `slot` has the dtype and shape of `table`, which is number `number`; both locks are held.
-absl::Status CheckSlot(::tensorflow::Var* slot, ::tensorflow::Var* table, int64_t number);
+// That `slot` is an initialised matrix of floats with as many rows as `table`, which is number `number`, and `width` columns;
+// both locks are held.
+absl::Status CheckSlot(::tensorflow::Var* slot, ::tensorflow::Var* table, int64_t width, int64_t number);
 
 // Gives `var`, whose exclusive lock is held, a buffer that no reader holds, and makes readers copy from now on: updates in
 // place then cannot change what a dense read (a checkpoint, say) has already been given.

@@ -35,7 +35,7 @@ updated.
 variables: Handles of float variables of any shape: those with a gradient, then the first slot of every one, then the
     second of every one; a slot has the shape of its variable.
 gradients: Of the shape of their variables.
-hyperparameters: Of the rule, in the order of core/row_rules.h.
+hyperparameters: Of the rule, as TfpsRowRules names them and then the decay.
 rule: As in TfpsApplyRows.
 )doc");
 
