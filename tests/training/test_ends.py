@@ -126,7 +126,7 @@ def test_a_window_misses_a_bounded_number_of_others(strategy, monkeypatch):
     model = counter(strategy, push_every=2)
     model.optimizer.iterations.assign(1_000_000)
     model.fit(slow(160, lambda i: tf.where(i % 2 == 0, 200, 0)), verbose=0)
-    own = [place for place, share in enumerate(order) if share == 0]
+    own = [place for place, shard in enumerate(order) if shard == 0]
     between = [b - a - 1 for a, b in zip(own, own[1:], strict=False)]
     assert len(order) >= 80 and 2 < max(between) <= MOST_MISSED + 1
 

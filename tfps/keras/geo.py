@@ -111,6 +111,7 @@ def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap
     """
     optimizer = optimizer_of(optimizer)
     mode = GeoMode(push_every, merge, overlap)
+    # Before the class of the optimizer is changed: one that is refused stays as it was.
     row_optimizers.check_windows(optimizer)
     return with_mode(optimizer, mode)
 
@@ -141,6 +142,7 @@ class GeoModel:
             UnsupportedError: it has one of the two.
         """
         model = self._steps.model
+        # Looked up by name: any Keras model may have these methods, without a base class of ours.
         if not hasattr(model, "train_window"):
             return None
         if not callable(getattr(model, "window_lookups", None)):
@@ -179,6 +181,7 @@ def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> 
     # Slots exist by now: the optimizer was built before the closure is traced. A MultiOptimizer knows all its parts.
     row_optimizers.check_windows(model.optimizer)
     tables = stored_values(model.trainable_variables, Table)
+    # Only deltas of weights are damped. Those of slots add up, or are composed as moving averages.
     weights = [*tables, *stored_values(model.trainable_variables, DenseVariable)]
     scales = {weight.key: settings.delta_scale(num_workers) for weight in weights}
     slots, decays = {}, {}

@@ -151,6 +151,7 @@ class SkipGram(keras.Model):
             )
         centers, targets = rows.positions
         deltas, loss = train_pairs(found.rule, rows.matrices, centers, targets, found.hyper(0.0))
+        # As Keras counts: one for each batch, whatever the number of pairs.
         optimizer.iterations.assign_add(tf.cast(steps, optimizer.iterations.dtype))
         return deltas, self._report(tf.cast(loss, tf.float32), tf.size(centers))
 

@@ -26,6 +26,8 @@ class SyncOptimizer(Moded):
         current = step.current()
         # Bound here: `super()` would not work inside the function below, which runs later.
         update = super().apply
+        # Outside a step of this mode, as in plain Keras or where the servers apply the update, it is an ordinary
+        # optimizer.
         if current is None or current.contributions is None:
             update(grads, trainable_variables)
             return

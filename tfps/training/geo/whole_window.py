@@ -77,6 +77,8 @@ class WholeWindow(Window):
         """Reads batches, and concatenates them."""
 
         def body(count: tf.Tensor, batch: tf.experimental.Optional, arrays: list[tf.TensorArray]) -> Nest:
+            # The same batches as in a window of steps; only their ids are not taken out, as the model asks for rows
+            # itself.
             arrays = Batches(self._spec, arrays).with_batch(tf.cast(count, tf.int32), batch.get_value()).arrays
             return count + 1, next_unless(count + 1 >= max_steps, next_batch, batch), arrays
 
@@ -146,6 +148,7 @@ class WholeWindow(Window):
     @property
     def capped(self) -> list[int]:
         """The rows, if their deltas are damped by what others have moved meanwhile; never a slot."""
+        # All tables of a model are capped or none is, so one of them tells it for all.
         return [0] if any(table.key in self._settings.capped for table in self._rows.groups[0].tables) else []
 
     def scale(self, table: int) -> tf.Tensor | float:
@@ -163,6 +166,7 @@ class WholeWindow(Window):
         Raises:
             UnsupportedError: the model did not return one delta for each matrix.
         """
+        # The matrices come from outside: with overlap a window begins with rows that differ from what was pulled.
         deltas, logs = self._train(self._batches, self._rows.with_requests(self._rows.requests, rows), count)
         if len(deltas) != len(rows):
             raise UnsupportedError(
