@@ -73,7 +73,6 @@ INTERNAL = {
     "host_of",
     "create",
     "dense_variables",
-    "place_plain",
     "pool",
     "run_in_step",
     "server_pool",
