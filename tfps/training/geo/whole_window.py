@@ -154,7 +154,7 @@ class WholeWindow(Window):
     def scale(self, table: int) -> tf.Tensor | float:
         """The factor of each row, [M, 1], or one for all where they are alike."""
         scales = self._settings.scales
-        return self._rows.shared_by_table([scales.get(one.key, 1.0) for one in self._rows.groups[table].tables])
+        return self._rows.spread_by_table([scales.get(one.key, 1.0) for one in self._rows.groups[table].tables])
 
     def keep_factors(self, count: tf.Tensor) -> list[tf.Tensor | None]:
         """For the rows and each slot the part of a moving average that `count` steps keep."""
@@ -205,7 +205,7 @@ class WholeWindow(Window):
         # All deltas are scaled first; where rows are capped, theirs are damped instead.
         pushed, others = [delta * window.scale(i) for i, delta in enumerate(deltas)], None
         if window.capped:
-            others = window._rows.now() - base[0]
+            others = window._rows.pull_again() - base[0]
             pushed[0] = deltas[0] * damping(deltas[0], others, axis=1)
         push_window(window._rows, pushed, self.keep_factors(count), push_id)
         return pushed, measure_drift([(pushed[0], others)])
