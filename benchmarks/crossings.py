@@ -15,7 +15,7 @@ def crossings(model: Any) -> dict[str, float]:
         For all servers together: those of the loop over steps, for each step of a turn, and those around it, once a
         closure.
     """
-    *_, concrete = model.train_function._over_iterator.values()
+    *_, concrete = model.train_function.closures.by_iterator.values()
     graph = concrete.graph.as_graph_def()
     bodies = [list(function.node_def) for function in graph.library.function]
     bodies = sorted(filter(_gathers, bodies), key=_gathers) or [[]]

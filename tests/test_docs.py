@@ -169,8 +169,8 @@ def test_rules_are_those_of_the_table():
 def test_numbers_are_those_of_the_code(strategy):
     from tfps.keras.variables import _TABLE_ROWS
     from tfps.training.exchange import _KEY_STEP
-    from tfps.training.geo.pace import UNSEEN, UNSEEN_OF_MANY
-    from tfps.training.schedule import CLOSURES_AN_EPOCH
+    from tfps.training.geo.pacing import UNSEEN, UNSEEN_OF_MANY
+    from tfps.training.pacing import CLOSURES_AN_EPOCH
 
     between = strategy.dense_exchange_every * strategy.num_workers
     assert f"which is {between} divided by the workers" in text_of("docs/optimizers.md")

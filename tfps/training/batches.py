@@ -1,10 +1,39 @@
-"""Batches inside a closure: read one after the other, or all of a window kept as tensors that loops write and read."""
+"""Batches inside a closure: read one after the other, or all of a closure kept as tensors that loops write and read."""
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
+
+from tfps.inputs.worker_input import worker_iterator
+from tfps.types import Nest
+
+NextBatch: TypeAlias = Callable[[], tf.experimental.Optional]
+"""Traces the read of one batch; the Optional is empty at the end of the input."""
+
+
+class WorkerBatches:
+    """The input of a closure over the worker's own iterator. To be made while the closure is traced.
+
+    Args:
+        name: of the iterator on the worker.
+        element_spec: of a batch.
+    """
+
+    def __init__(self, name: str, element_spec: Nest) -> None:
+        self._name, self._spec = name, element_spec
+        self.next: NextBatch = worker_iterator(name, element_spec).get_next_as_optional
+
+    def next_or_again(self, again: tf.Tensor) -> tf.experimental.Optional:
+        """The next batch, or the one before once more.
+
+        Cost: the worker keeps a copy of the last batch.
+
+        Args:
+            again: bool scalar, whether to give the last batch once more.
+        """
+        return next_or_again(self._name, self._spec, self.next, again)
 
 
 def where_there(there: Any, take: Callable[[], Any], nothing: Any) -> Any:

@@ -115,7 +115,7 @@ class Recording:
         """Operations of the step."""
         return len(self._graph.get_operations())
 
-    def asked(self, examples: int | None) -> dict[str, int | None]:
+    def ids_per_step(self, examples: int | None) -> dict[str, int | None]:
         """Ids that one step asks for, by table, repeats counted; None where batches differ in their number.
 
         Args:

@@ -12,9 +12,9 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.embedding.push_dedup import PushId
-from tfps.training.asynchronous.turns import State, Turns
 from tfps.training.exchange import Exchange
 from tfps.training.order import Order
+from tfps.training.turns import State, Turns
 
 SPANS = 4
 """Spans of a closure."""

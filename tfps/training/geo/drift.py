@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps.training.mode import EpochTotals
+
 DRIFT_LANES = 4
 """Float32 lanes of a measurement."""
 
@@ -18,7 +20,7 @@ _LOG = logging.getLogger("tfps")
 
 
 def measured(deltas: Sequence[tuple[Any, Any]]) -> Any:
-    """What one window has moved, float32 [DRIFT_LANES]; see `Drift.read`.
+    """What one window has moved, float32 [DRIFT_LANES]; see `Drift`.
 
     Args:
         deltas: for each table the rows' deltas as they are pushed, [m, dim], and by how much others have moved these
@@ -50,14 +52,12 @@ class Drift:
     steps: float = 0.0
 
     @classmethod
-    def read(cls, values: Any, steps: int) -> "Drift":
-        """Of one window, or of some, from the value of `measured`, and the steps they had."""
-        squares, conflicts, rows, windows = (float(value) for value in values)
-        return cls(squares, conflicts, rows, windows, float(steps))
-
-    def after(self, other: "Drift") -> "Drift":
-        """These windows and others."""
-        return Drift(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+    def of(cls, totals: EpochTotals) -> "Drift":
+        """The drift of an epoch so far; its closures have measured what `measured` computes."""
+        if not totals.measured:
+            return cls()
+        squares, conflicts, rows, windows = totals.measured
+        return cls(squares, conflicts, rows, windows, float(totals.steps))
 
     def logs(self) -> dict[str, float]:
         """For the logs of an epoch; nothing where there was no window.

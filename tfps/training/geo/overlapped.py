@@ -17,11 +17,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.push_dedup import PushId
 from tfps.training.batches import next_unless
 from tfps.training.exchange import Exchange
 from tfps.training.geo.drift import DRIFT_LANES
 from tfps.training.order import Order
+from tfps.training.push_ids import PushIds
 
 WINDOWS = 4
 """Windows of a closure."""
@@ -42,7 +42,7 @@ class Overlapped:
         window: Any,
         logs: Any,
         exchange: Exchange,
-        push_ids: Callable[[Any], tuple[PushId | None, PushId | None]],
+        push_ids: Callable[[tf.Tensor], PushIds],
     ) -> None:
         self._first, self._logs, self._exchange, self._push_ids = window, logs, exchange, push_ids
 

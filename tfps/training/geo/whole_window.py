@@ -28,7 +28,7 @@ from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, next_unless
 from tfps.training.exchange import damping
 from tfps.training.geo.drift import measured
-from tfps.training.geo.window import WindowMode, kept_of
+from tfps.training.geo.window import WindowSettings, kept_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,9 @@ class WholeWindow:
         mode: how it is trained.
     """
 
-    def __init__(self, lookups: Callable[[Any], Any], train: Callable[..., Any], spec: Any, mode: WindowMode) -> None:
+    def __init__(
+        self, lookups: Callable[[Any], Any], train: Callable[..., Any], spec: Any, mode: WindowSettings
+    ) -> None:
         self._lookups, self._train, self._spec, self._mode = lookups, train, spec, mode
         self._batches: Any = None
         self._rows: WindowRows

@@ -28,7 +28,7 @@ from tfps.training.hoisting import Recording
 
 
 @dataclasses.dataclass(frozen=True)
-class WindowMode:
+class WindowSettings:
     """How a window is trained.
 
     Args:
@@ -66,7 +66,7 @@ class Window:
         capped: which of these, by number, are pushed by what others have moved them by meanwhile.
     """
 
-    def __init__(self, recording: Recording, spec: Any, mode: WindowMode, run: Run) -> None:
+    def __init__(self, recording: Recording, spec: Any, mode: WindowSettings, run: Run) -> None:
         if recording.late:
             raise UnsupportedError(
                 "GEO pulls the rows of a window before its steps, so the ids of every lookup must follow from the "

@@ -1,14 +1,4 @@
-"""How windows begin (GEO): a young model is trained by one worker, in windows of one step.
-
-What workers learn beside one another, unseen, is added up. In a young model all of it points the same way, and the sum
-overshoots; with Adagrad it also lowers the rates for good. So workers and the steps of their windows grow with what the
-model was trained for: with 2 workers both are at work after 32 steps, and have windows of 50 after 3,200; with 4 all
-are at work after 96 steps, and have windows of 6 after 3,200.
-
-Why more than two are held back more: a row that a window of w steps takes the share 1 - exp(-lw) of the way to where
-it is pulled is taken N times as far by N of them. With two that is never more than twice the way, from where it comes
-back. With more it runs away unless Nw, all that is under way, is below about 2/l, whatever N is.
-"""
+"""How long windows are (GEO), where nobody said: as long as pays, found by timing them."""
 
 import logging
 import math
@@ -21,26 +11,6 @@ _WINDOWS = 5
 """Windows of one length that are timed."""
 _WORTH_IT = 0.9
 _LOG = logging.getLogger("tfps")
-
-UNSEEN = 32
-"""Windows of two workers under way are, together, at most one step for so many that the model was trained for."""
-
-UNSEEN_OF_MANY = 128
-"""The same of more workers: SkipGram with 4 and 8 ran away with 32, on 5 million pairs of a small text."""
-
-
-def pace(trained: int, workers: int, most: int) -> tuple[int, int]:
-    """How many workers may be at work, and the steps of a window.
-
-    Args:
-        trained: steps that the model was trained for.
-        workers: there are.
-        most: steps of a window, whatever the model was trained for.
-    """
-    if workers == 1:
-        return 1, most
-    unseen = trained // (UNSEEN if workers == 2 else UNSEEN_OF_MANY)
-    return min(workers, 1 + trained // UNSEEN), max(1, min(most, unseen // workers))
 
 
 class Length:

@@ -16,10 +16,10 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.embedding.push_dedup import PushId
-from tfps.training.asynchronous.prefetching import Ahead
 from tfps.training.batches import next_unless
 from tfps.training.hoisting import Recording
 from tfps.training.order import Order
+from tfps.training.prefetching import Ahead
 
 MOST_STEPS = 4
 """Steps of a turn at most: a quarter of its round trips is little beside what steps themselves cross for."""
@@ -42,6 +42,15 @@ def steps_of_turn(operations: int, most: int) -> int:
         most: steps of a turn, however small they are.
     """
     return max(1, min(most, _MOST_OPERATIONS // max(1, operations)))
+
+
+def fed_steps(operations: int) -> int:
+    """Steps of a closure over batches that the chief feeds: as many as a turn has, but one until a step is traced.
+
+    Args:
+        operations: of a step; 0 where none is traced.
+    """
+    return steps_of_turn(operations, MOST_STEPS) if operations else 1
 
 
 class Turns:
