@@ -33,10 +33,14 @@ class PushLedger:
     name: str
     shares: int
 
-    def open(self, device: str) -> None:
-        """Makes the variable of one server, run eagerly; no push_id was seen."""
-        with tf.device(device):
-            tf.raw_ops.AssignVariableOp(resource=self._handle(), value=tf.zeros([self.shares], tf.int64))
+    @property
+    def variable_name(self) -> str:
+        """The name of the variable on each server. Whoever owns the ledger makes it, with `initial_value`."""
+        return f"tfps_ledger_{self.name}"
+
+    def initial_value(self) -> tf.Tensor:
+        """The last push of each sender, int64 [senders], before the first: 0, as numbers begin at 1."""
+        return tf.zeros([self.shares], tf.int64)
 
     def apply_if_new(self, push_id: Any, operations: Callable[[], Any]) -> Any:
         """Runs operations if it is the first time that a push_id comes; to be called with the server as the device.
@@ -61,7 +65,7 @@ class PushLedger:
             return tf.cond(number > last, run, lambda: tf.constant(0))
 
     def _handle(self) -> Any:
-        return tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[self.shares], shared_name=f"tfps_ledger_{self.name}")
+        return tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[self.shares], shared_name=self.variable_name)
 
     def _handle_in(self, graph: Any, device: str) -> Any:
         """One handle for each graph and device, so that the looks and notes of its pushes are made in their order."""

@@ -1,24 +1,22 @@
 """`predict`: batches go to whichever worker is free, their results come back in the order of the input."""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfps import step
-from tfps.inputs.worker_input import as_tensor, of_this_context
+from tfps.inputs.chief_dataset import as_tensor, in_this_context
 from tfps.keras._compat import TFEpochIterator, keras, tree
 from tfps.keras.variables import stored_values
-from tfps.runtime.losses import WorkerLostError
-from tfps.runtime.pool import Calls
+from tfps.runtime.ordered_results import results_in_order
 from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import Exchange
 from tfps.training.hoisting import Recording
-
-_IN_FLIGHT = 4
-"""Batches a worker has under way."""
+from tfps.types import Nest
 
 
 def predict(
@@ -52,7 +50,7 @@ def predict(
     model.stop_predicting = False
     callbacks.on_predict_begin()
     for number, result in enumerate(
-        _results(model, iter(of_this_context(epoch_iterator._distributed_dataset.dataset)), steps)
+        _results(model, iter(in_this_context(epoch_iterator._distributed_dataset.dataset)), steps)
     ):
         callbacks.on_predict_batch_begin(number)
         outputs.append(result)
@@ -68,44 +66,13 @@ def predict_on_batch(stock: Any, model: Any, x: Any) -> Any:
     return next(iter(_results(model, iter([(x,)]), None)))
 
 
-def _results(model: Any, batches: Any, steps: int | None) -> Any:
+def _results(model: keras.Model, batches: Iterator[Nest], steps: int | None) -> Iterator[Nest]:
     """The outputs of each batch, in order."""
-    strategy = model.distribute_strategy
     function = _function_of(model)
-    calls = Calls(strategy.pool, "predictions for a batch", strategy.closure_timeout_s)
-    early: dict[int, Any] = {}
-    asked: dict[int, Any] = {}
-    given = 0
-
-    def ask(number: int) -> None:
-        calls.submit(strategy.host_of(number % strategy.num_workers), number, asked[number])
-
-    try:
-        for number, batch in enumerate(batches):
-            if steps is not None and number >= steps:
-                break
-            asked[number] = functools.partial(function, tree.map_structure(as_tensor, batch))
-            ask(number)
-            if number - given + 1 >= _IN_FLIGHT * strategy.num_workers:
-                yield _in_turn(calls, early, given, ask)
-                given += 1
-                del asked[given - 1]
-        while calls or early:
-            yield _in_turn(calls, early, given, ask)
-            given += 1
-    finally:
-        calls.abandon(0.0)
-
-
-def _in_turn(calls: Calls, early: dict[int, Any], number: int, ask: Callable[[int], None]) -> Any:
-    """Waits for the outputs of one batch; those of later ones that end before it are kept in `early`."""
-    while number not in early:
-        tag, outputs = calls.take()
-        if isinstance(outputs, WorkerLostError):
-            ask(tag)
-        else:
-            early[tag] = outputs
-    return early.pop(number)
+    calls = (
+        functools.partial(function, tree.map_structure(as_tensor, batch)) for batch in itertools.islice(batches, steps)
+    )
+    return results_in_order(model.distribute_strategy, "predictions for a batch", calls)
 
 
 def _predict_step(model: Any, current: step.Step, batch: Any) -> Any:

@@ -7,9 +7,7 @@ the embedded cluster; elsewhere one call, some ten milliseconds. Where it cannot
 import dataclasses
 import os
 import pathlib
-import queue
 import re
-import threading
 import time
 from typing import Any
 
@@ -17,6 +15,8 @@ import tensorflow as tf
 
 from tfps import jobs
 from tfps.cluster import devices
+from tfps.errors import ClusterTimeoutError
+from tfps.runtime.waiting import Wait, call_within
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _SAMPLE = 8
@@ -87,11 +87,12 @@ def _text_of(process: str) -> str:
 def _of_remote(strategy: ParameterServerStrategy) -> list[CpuTime]:
     spec = strategy._cluster_resolver.cluster_spec().as_dict()
     tasks = [(job, index) for job in (jobs.PS, jobs.WORKER) for index in _sample(len(spec[job]))]
-    texts = _within(_LIMIT_S, lambda: _read_there([devices.of_task(job, index) for job, index in tasks]))
-    found = [
-        parsed(job, index, _host(spec[job][index]), text)
-        for (job, index), text in zip(tasks, texts or [""] * len(tasks), strict=True)
-    ]
+    there = [devices.of_task(job, index) for job, index in tasks]
+    try:
+        texts = call_within(lambda: _read_there(there), Wait("the CPU times of the cluster", _LIMIT_S))
+    except (tf.errors.OpError, ClusterTimeoutError):
+        return []  # advice does without them
+    found = [parsed(job, index, _host(spec[job][index]), text) for (job, index), text in zip(tasks, texts, strict=True)]
     return [read for read in found if read is not None]
 
 
@@ -108,23 +109,6 @@ def _read_there(devices: list[str]) -> list[str]:
         return texts
 
     return [text.numpy().decode() for text in read()]
-
-
-def _within(limit_s: float, function: Any) -> Any | None:
-    """What `function` returns; None where it fails or takes longer, when it is left to itself."""
-    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            results.put(function())
-        except tf.errors.OpError:
-            results.put(None)
-
-    threading.Thread(target=run, daemon=True, name="tfps-cpu-times").start()
-    try:
-        return results.get(timeout=limit_s)
-    except queue.Empty:
-        return None
 
 
 def parsed(job: str, index: int, host: str, text: str) -> CpuTime | None:
