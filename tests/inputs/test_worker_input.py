@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfps.inputs.iterators import as_iterator
+from tfps.inputs.iterators import next_batch
 from tfps.inputs.worker_input import WorkerInput
 
 BATCHES = 20
@@ -19,8 +19,7 @@ def read(strategy, host, iterator, spec, count):
     """Batches from an iterator of a worker."""
 
     def read_there():
-        batches = as_iterator(iterator.handle, spec)
-        return [next(batches) for _ in range(count)]
+        return [next_batch(iterator.handle, spec).get_value() for _ in range(count)]
 
     return [int(batch) for batch in strategy.pool.call(host, read_there)]
 
@@ -117,8 +116,7 @@ def test_batches_of_all_kinds_are_read(strategy, kind):
 
     @tf.function(autograph=False)
     def count(handle):
-        iterator = as_iterator(handle, spec)
-        found = [iterator.get_next_as_optional().has_value() for _ in range(3)]
+        found = [next_batch(handle, spec).has_value() for _ in range(3)]
         return tf.stack(found)
 
     assert strategy.pool.call(1, lambda: count(epoch.iterators[1].handle)).tolist() == [True, True, False]

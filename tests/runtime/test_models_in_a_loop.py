@@ -44,11 +44,13 @@ def test_servers_and_workers_stay_level(strategy):
         assert model() is None
         time.sleep(0.2)  # destruction is not waited for
         seen.append([of_task(task) for task in strategy.cluster.tasks])
-    for task, before, after in zip(strategy.cluster.tasks, seen[WARM_UP], seen[-1], strict=True):
+    for number, task in enumerate(strategy.cluster.tasks):
+        before, after = seen[WARM_UP][number], seen[-1][number]
         name, models = (task.order.job, task.order.index), MODELS - 1 - WARM_UP
-        assert after[0] - before[0] < 0.4 * models * TABLE_MB, (name, [one[0] for one in seen[WARM_UP]])
-        # TensorFlow keeps the kernels of a graph that is on several tasks, and one of them has a thread.
-        assert after[1] - before[1] <= models, name
+        # A table that stays would be half a table and half its slots on each server. TensorFlow keeps the kernels of a
+        # graph whose operations are on several tasks, a few MB.
+        assert after[0] - before[0] < 0.5 * models * TABLE_MB, (name, [one[number] for one in seen])
+        assert after[1] - before[1] <= 3, (name, [one[number] for one in seen])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

@@ -24,11 +24,8 @@ def read(variable):
 
 
 def gone(variable):
-    try:
-        read(variable)
-    except tf.errors.OpError:
-        return True
-    return False
+    with tf.device(variable.device):
+        return not tf.raw_ops.VarIsInitializedOp(resource=variable.handle())
 
 
 def wait_until_gone(variables):
@@ -81,6 +78,7 @@ def test_they_are_destroyed_when_their_owner_is_collected(strategy):
     variables = [RemoteVariable(device, "tfps_test_collected") for device in DEVICES]
     for variable in variables:
         owned.make(variable, lambda: tf.zeros([2]))
+    assert not any(gone(variable) for variable in variables)
     owner.itself = owner  # found by the garbage collector alone
     del owner
     gc.collect()

@@ -100,14 +100,13 @@ class Epoch:
             Nothing, as a structure of tensors, which is what a call on a worker returns.
         """
         device = self.source.devices[host]
-        spec = self.source.element_spec
         with tf.device(device):
             if host == shard and shard not in self.hosts:
-                handle = make_iterator(self.source.shards.dataset_on_worker(shard), spec)
+                handle = make_iterator(self.source.shards.dataset_on_worker(shard))
             else:
                 # This dataset is new on its worker, so its shuffles have drawn for no epoch yet. It takes as many
                 # beginnings as this epoch has a number: later ones (an evaluation, say) may have begun meanwhile.
                 dataset = self.source.shards.remaining_on(shard, device, self.taken[shard])
-                handle = make_iterator(dataset, spec, self.number)
+                handle = make_iterator(dataset, self.number)
         self.hosts[shard], self.iterators[shard] = host, WorkerIterator(kind, handle)
         return ()

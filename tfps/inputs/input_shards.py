@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tfps.cluster.connection import add_user
-from tfps.inputs.iterators import kinds_of, read_ahead
+from tfps.inputs.iterators import kinds_of, worker_dataset
 from tfps.inputs.shipping import shard_of, shippable_graph
 from tfps.types import Nest
 
@@ -42,7 +42,7 @@ class InputShards:
         if shard not in self._sent:
             graph = self._graph_of(shard)
             with tf.device(self.devices[shard]):
-                self._sent[shard] = read_ahead(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
+                self._sent[shard] = worker_dataset(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
         return self._sent[shard]
 
     def remaining_on(self, shard: int, device: str, taken: int) -> tf.Tensor:
@@ -59,7 +59,7 @@ class InputShards:
         with tf.device(device):
             whole = tf.raw_ops.DatasetFromGraph(graph_def=graph)
             remaining = tf.raw_ops.SkipDataset(input_dataset=whole, count=count, **kinds_of(self.element_spec))
-            return read_ahead(remaining, self.element_spec)
+            return worker_dataset(remaining, self.element_spec)
 
     def _graph_of(self, shard: int) -> tf.Tensor:
         """The graph of a shard, a string on the chief.

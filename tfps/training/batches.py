@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from tfps.inputs.iterators import WorkerIterator, as_iterator
+from tfps.inputs.iterators import WorkerIterator, next_batch
 from tfps.types import Nest
 
 NextBatch: TypeAlias = Callable[[], tf.experimental.Optional]
@@ -23,7 +23,7 @@ class WorkerBatches:
 
     def __init__(self, iterator: WorkerIterator, element_spec: Nest) -> None:
         self._name, self._spec = iterator.kind, element_spec
-        self.next: NextBatch = as_iterator(iterator.handle, element_spec).get_next_as_optional
+        self.next: NextBatch = functools.partial(next_batch, iterator.handle, element_spec)
 
     def next_or_again(self, again: tf.Tensor) -> tf.experimental.Optional:
         """The next batch, or the one before once more.
