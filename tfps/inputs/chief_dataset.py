@@ -3,7 +3,7 @@
 import tensorflow as tf
 from tensorflow.python.data.ops import dataset_ops  # a dataset made from its variant is not public
 
-from tfps.inputs.shipping import without_devices
+from tfps.inputs.dataset_graph import without_devices
 from tfps.types import Nest
 
 

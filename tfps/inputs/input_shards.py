@@ -4,7 +4,8 @@ import tensorflow as tf
 
 from tfps.cluster.connection import add_user
 from tfps.inputs.iterators import kinds_of, worker_dataset
-from tfps.inputs.shipping import shard_of, shippable_graph
+from tfps.inputs.sharding import shard_of
+from tfps.inputs.shipping import shippable_graph
 from tfps.types import Nest
 
 
