@@ -1,4 +1,4 @@
-"""How many tensors a step of a traced closure sends between worker and servers: what costs, beside bytes."""
+"""Counts the tensors that a step of a traced closure sends between worker and servers. Each has its price."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tensorflow.core.framework.types_pb2 import DT_RESOURCE
 
 
 def crossings(model: Any) -> dict[str, float]:
-    """Tensors that cross, either way, from the devices of the graph that `fit` traced.
+    """Counts tensors that cross in either direction, from the devices in the graph that `fit` traced.
 
     Args:
         model: a Keras model of our strategy that was fitted.

@@ -95,8 +95,8 @@ def test_launch_commands_parse():
 
     for line in commands():
         if line.startswith("tfps-launch"):
-            arguments = launch._parser().parse_args(shlex.split(line)[1:])
-            assert (arguments.ps, arguments.workers, arguments.program) == (2, 4, ["train.py"])
+            assert launch.COMMAND.parse(shlex.split(line)) == ["tfps-launch", "train.py"]
+            assert (launch.COMMAND.flags.ps, launch.COMMAND.flags.workers) == (2, 4)
 
 
 def test_benchmark_commands_parse():

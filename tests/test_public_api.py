@@ -173,4 +173,6 @@ def test_the_package_says_that_it_is_typed_and_what_its_commands_are():
     assert set(scripts) == {"tfps-launch", "tfps-plan"}
     for target in scripts.values():
         module, function = target.split(":")
-        assert typing.get_type_hints(getattr(importlib.import_module(module), function))["return"] is int
+        command = importlib.import_module(module)
+        assert not inspect.signature(getattr(command, function)).parameters
+        assert typing.get_type_hints(command.main)["return"] is int

@@ -198,6 +198,15 @@ def pairs_case(rng, ops):
     return lambda: ops.tfps_train_pairs(rows=matrices, rule=rule, **tensors)
 
 
+def touched_case(rng, ops):
+    """A variable of which the last of the test was perhaps watched, and any cursor."""
+    variable = handle(rng)
+    if rng.random() < 0.3:
+        return lambda: ops.tfps_watch_rows(variable=variable)
+    cursor = tf.constant(rng.choice(INTEGERS)) if rng.random() < 0.5 else integers(rng)
+    return lambda: ops.tfps_touched_rows(variable=variable, cursor=cursor)
+
+
 CASES = [
     route_case,
     gather_case,
@@ -208,6 +217,7 @@ CASES = [
     combine_weights_case,
     draw_case,
     pairs_case,
+    touched_case,
 ]
 
 

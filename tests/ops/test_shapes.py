@@ -125,6 +125,16 @@ def train(rows, centers, targets, hyper=(3,)):
     return [*trained.deltas, trained.loss]
 
 
+def touched(variable, cursor):
+    found = library.load().tfps_touched_rows(variable=handle(variable), cursor=placeholder(tf.int64, cursor))
+    return [found.rows, found.next_cursor]
+
+
+def watch(variable):
+    library.load().tfps_watch_rows(variable=handle(variable))
+    return []
+
+
 V = [None]
 FITS = [
     (lambda: route([[3, 2], None]), [V, V, V, V, [2], [3, 2], None]),
@@ -149,8 +159,14 @@ FITS = [
     (lambda: draw(None, None, None, 1), [[None, 2]]),
     (lambda: train([[5, 4], [None, 4]], [7], [None, 6]), [[5, 4], [5, 4], []]),
     (lambda: train([None], None, None, None), [[None, None], []]),
+    (lambda: watch(()), []),
+    (lambda: touched((), ()), [V, []]),
+    (lambda: touched(None, None), [V, []]),
 ]
 FAILS = [
+    (lambda: watch([2]), "must be rank 0"),
+    (lambda: touched([2], ()), "must be rank 0"),
+    (lambda: touched((), [1]), "must be rank 0"),
     (lambda: gather([1]), "Negative dimension size"),
     (lambda: gather([]), "must be rank 1"),
     (lambda: gather([3, 3]), "must be rank 1"),

@@ -27,6 +27,9 @@ from tfps.errors import ClusterError, TaskDiedError
 if TYPE_CHECKING:
     from tensorflow.core.protobuf.tensorflow_server_pb2 import ServerDef
 
+_PARTING_S = 0.5
+"""Seconds that variables which are collected with their connection have to leave their servers."""
+
 _LOG = logging.getLogger("tfps")
 
 
@@ -65,6 +68,11 @@ class _Resources:
         """Leaves the cluster to another connection."""
         self._stop = None
 
+    def close_later(self) -> None:
+        """Ends both, in the background: what was collected together with the connection first tells its servers so."""
+        time.sleep(_PARTING_S)
+        self.close()
+
     def close(self) -> None:
         """Ends both."""
         self.close_pools()
@@ -89,7 +97,7 @@ class Connection:
         # By id, as a variable has no hash.
         self._users: weakref.WeakValueDictionary[int, RemoteUser] = weakref.WeakValueDictionary()
         self._resources = _Resources(cluster)
-        self._call_off = background.finalize(self, self._resources.close)
+        self._call_off = background.finalize(self, self._resources.close_later)
 
     @property
     def ended(self) -> bool:

@@ -134,7 +134,11 @@ class LocalCluster:
         with self._lock:
             if self._group is None:
                 group = self._make_group()
-                group.launch()
+                try:
+                    group.launch()
+                except BaseException:
+                    group.stop()
+                    raise
                 self._group = group
 
     def start(self) -> None:

@@ -218,7 +218,7 @@ class ZygoteLink:
     def _start_idle_timer(self) -> None:
         if not self._inboxes and not self._closed:
             self._idle_timer = threading.Timer(IDLE_S, self.end_if_unused)
-            self._idle_timer.daemon = True
+            self._idle_timer.daemon, self._idle_timer.name = True, "tfps-idle-zygote"
             self._idle_timer.start()
 
     def _stop_idle_timer(self) -> None:

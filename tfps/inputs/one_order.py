@@ -98,7 +98,7 @@ def _decides(graph: graph_pb2.GraphDef, start: node_def_pb2.NodeDef) -> bool:
 
 
 def _move_seeds_into(graph: graph_pb2.GraphDef, node: node_def_pb2.NodeDef) -> None:
-    """Makes a shuffle the first version of its op, which holds its seeds: newer ones name a resource of this process."""
+    """Makes a shuffle the first version of its op, which holds its seeds; newer ones name a resource instead."""
     del node.input[-1]
     if node.op == "ShuffleDatasetV2":  # had no seeds of its own
         node.input.extend([add_constant(graph, f"{node.name}/tfps_no_seed", 0)] * 2)

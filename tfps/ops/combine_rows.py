@@ -1,7 +1,6 @@
 """Combines the rows of each bag into one, forward and backward, without copying a row for each id."""
 
 import dataclasses
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -68,13 +67,13 @@ def combine_rows(rows: tf.Tensor, places: tf.Tensor, pooling: Pooling) -> tf.Ten
     rows, places = tf.convert_to_tensor(rows), tf.convert_to_tensor(places)
     pooling = weighed_as(pooling, rows.dtype)
 
-    def backward(upstream: tf.Tensor) -> Sequence[tf.Tensor]:
+    def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
         # The gradient may come as IndexedSlices.
         upstream = tf.convert_to_tensor(upstream)
-        for_rows = combine_rows_gradient(upstream, places, pooling, tf.shape(rows, tf.int64)[0])
-        if pooling.weights is None:
-            return [for_rows]
-        return [for_rows, combine_weights_gradient(upstream, rows, places, pooling)]
+        gradients = [combine_rows_gradient(upstream, places, pooling, tf.shape(rows, tf.int64)[0])]
+        if pooling.weights is not None:
+            gradients.append(combine_weights_gradient(upstream, rows, places, pooling))
+        return gradients
 
     inputs = [rows, *([] if pooling.weights is None else [pooling.weights])]
     return with_gradient(combined(rows, places, pooling), inputs, backward)

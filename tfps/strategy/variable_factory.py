@@ -15,7 +15,7 @@ from tfps.embedding.table import Table
 from tfps.placement.model import Plan
 from tfps.placement.planner import IncrementalPlacer
 from tfps.placement.spec import VariableSpec
-from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table
+from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table, is_slot_shape
 from tfps.strategy.variables import DenseVariable, SumVariable
 
 
@@ -72,9 +72,10 @@ class VariableFactory:
         if summed:
             return create_sum(spec, recipe)
         spec = dataclasses.replace(spec, name=self._unique(spec.name))
-        if isinstance(self._slot_of, Table) and self._slot_of.placement.spec.shape == spec.shape:
+        if isinstance(self._slot_of, Table) and is_slot_shape(spec.shape, self._slot_of):
             spec = dataclasses.replace(spec, is_table=True)
-            return create_table(self._placer.place_like(spec, self._slot_of.placement), recipe, spec.trainable)
+            placement = self._placer.place_like(spec, self._slot_of.placement)
+            return self._slot_of.create_slot(placement, recipe.initial)
         if isinstance(self._slot_of, DenseVariable) and self._slot_of.placement.spec.shape == spec.shape:
             placement = self._placer.place_like(spec, self._slot_of.placement)
         else:

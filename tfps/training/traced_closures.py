@@ -49,6 +49,7 @@ class TracedClosures:
         self.by_iterator: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {}
         self.on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
         self.last: Closure | None = None
+        # By the text of an `element_spec`: the name of its iterators, and the steps of a turn that their graph has.
         self._kinds: dict[str, tuple[str, int]] = {}
         self._variables = strategy.remote_variables.owned_by(self)
 
@@ -79,6 +80,7 @@ class TracedClosures:
 
         Cost: a call to each worker, one after the other.
         """
+        # An epoch that was interrupted may have left closures that still push.
         self._strategy.pool.wait_for_abandoned(self._strategy.closure_timeout_s)
         if not epoch.source.fed and not epoch.hosts:
             epoch.begin()
@@ -104,6 +106,7 @@ class TracedClosures:
         """
         spec, turn = source.element_spec, self._mode.turn_steps(source.most_batches)
         kind, traced_for = self._kinds.get(repr(spec), ("", 0))
+        # A new name means a new graph and new iterators; those of the old name are not used again.
         if traced_for < turn:
             kind = f"tfps_input_{next(_NUMBERS)}"
             self._kinds[repr(spec)] = kind, turn

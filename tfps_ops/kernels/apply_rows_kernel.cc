@@ -7,6 +7,7 @@
 #include "tfps_ops/core/row_updater.h"
 #include "tfps_ops/kernels/device_parallel.h"
 #include "tfps_ops/kernels/row_variables.h"
+#include "tfps_ops/stores/variable_observers.h"
 
 namespace tfps {
 namespace {
@@ -58,6 +59,8 @@ class ApplyRowsOp : public tf::OpKernel {
       TF_RETURN_IF_ERROR(MakeWritable(context, var.get()));
     }
     updater_->Apply(update.hyperparameters, BlockOf(vars, update, table), DeviceParallel(context));
+    const auto observer = VariableObservers::OfProcess().Find(vars[0].get());
+    if (observer != nullptr) observer->OnUpdate(update.pieces[table].rows, update.pieces[table].count);
     return absl::OkStatus();
   }
 

@@ -11,6 +11,7 @@ from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange
 from tfps.training.geo.drift import DRIFT_LANES
 from tfps.training.geo.overlapped import Overlapped
+from tfps.training.geo.step_window import StepWindow
 from tfps.training.geo.whole_window import WholeWindow, WindowMethods
 from tfps.training.geo.window import Window, WindowSettings, train_one
 from tfps.training.hoisting import DirectLookups
@@ -48,30 +49,33 @@ class WindowClosure(Closure):
         exchange, copies = self._pull(order, self._settings.scales, self._settings.capped)
         first = source.next()
         if self._overlaps:
-            return self._overlapped(exchange, copies, source.next, first, order)
+            return self._train_overlapped(exchange, copies, source.next, first, order)
         window, _ = self._window(copies, first.element_spec)
         count = window.read(source.next, first, order.steps)
-        return self._trained(exchange, copies, window, count, order)
+        return self._train_one(exchange, copies, window, count, order)
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Traces a window of fed batches, or several that overlap."""
         exchange, copies = self._pull(order, self._settings.scales, self._settings.capped)
         batches = of_one_shape(batches)
+        # A single batch is one window, and nothing could overlap with it.
         if self._overlaps and len(batches) > 1:
+            # The loop over windows reads as from an iterator, so that there is one form of it.
             next_batch = one_by_one(batches)
-            return self._overlapped(exchange, copies, next_batch, next_batch(), order)
+            return self._train_overlapped(exchange, copies, next_batch, next_batch(), order)
         window, _ = self._window(copies, batches[0])
-        return self._trained(exchange, copies, window, window.take(batches), order)
+        return self._train_one(exchange, copies, window, window.take(batches), order)
 
-    def _trained(
-        self, exchange: Exchange, copies: Copies, window: Window | WholeWindow, count: tf.Tensor, order: Order
+    def _train_one(
+        self, exchange: Exchange, copies: Copies, window: Window, count: tf.Tensor, order: Order
     ) -> tf.Tensor:
+        # By the steps there were, not those ordered: where the input ends early a repeat ends at the same step.
         ids = self._ledgers.ids(order, count)
         logs, drift = train_one(window, count, ids.rows)
         exchange.push(ids.dense)
         return self._result(copies, count, logs, drift)
 
-    def _overlapped(
+    def _train_overlapped(
         self,
         exchange: Exchange,
         copies: Copies,
@@ -83,12 +87,12 @@ class WindowClosure(Closure):
         windows = Overlapped(window, logs, exchange, functools.partial(self._ledgers.ids, order))
         return self._result(copies, *windows.train(next_batch, first, order))
 
-    def _window(self, copies: Copies, spec: Nest) -> tuple[Window | WholeWindow, tf.Tensor]:
+    def _window(self, copies: Copies, spec: Nest) -> tuple[Window, tf.Tensor]:
         """A window without batches, and the logs of one that makes no steps."""
         if self._methods is None:
             run = functools.partial(self._run, copies)
             recording = self._record(run, spec)
-            return Window(recording, spec, self._settings, run), tf.zeros(recording.result.shape)
+            return StepWindow(recording, spec, self._settings, run), tf.zeros(recording.result.shape)
         # How many logs there are is known when the window is traced, not before.
         logs = tf.compat.v1.placeholder_with_default(tf.zeros([0]), [None])
         return self._whole_window(self._methods, copies, spec), logs

@@ -1,10 +1,9 @@
-"""How far windows go from what the servers hold (GEO): the size of their deltas, and rows that others moved as well."""
+"""How far windows go from what the servers have (GEO): the size of their deltas, and rows that others moved as well."""
 
 import dataclasses
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -19,14 +18,15 @@ _GROWN, _CONFLICTING = 1.5, 0.25
 _LOG = logging.getLogger("tfps")
 
 
-def measured(deltas: Sequence[tuple[Any, Any]]) -> Any:
-    """What one window has moved, float32 [DRIFT_LANES]; see `Drift`.
+def measure_drift(deltas: Sequence[tuple[tf.Tensor, tf.Tensor | None]]) -> tf.Tensor:
+    """Measures one window, float32 [DRIFT_LANES]: the first four fields of `Drift`.
 
     Args:
         deltas: for each table the rows' deltas as they are pushed, [m, dim], and by how much others have moved these
             rows since the window was pulled, or None where nobody looked.
     """
-    squares = [2.0 * tf.nn.l2_loss(delta) for delta, _ in deltas]  # in one pass, unlike a sum of squares
+    # l2_loss is half the sum of squares, in one pass over the delta.
+    squares = [2.0 * tf.nn.l2_loss(delta) for delta, _ in deltas]
     looked = [others for _, others in deltas if others is not None]
     moved = [tf.math.count_nonzero(tf.reduce_any(others != 0, 1), dtype=tf.float32) for others in looked]
     rows = [tf.cast(tf.shape(others)[0], tf.float32) for others in looked]
@@ -35,14 +35,14 @@ def measured(deltas: Sequence[tuple[Any, Any]]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Drift:
-    """What some windows have moved.
+    """The drift of some windows; all fields add up.
 
     Args:
-        squares: sum of the squares of all that they pushed to rows.
+        squares: sum of the squares of all elements of the deltas that were pushed to rows.
         conflicts: rows that others had moved meanwhile.
         rows: rows at which they looked for that; none but with merge="cap" and more than one worker.
-        windows: how many they were.
-        steps: of all of them.
+        windows: number of windows.
+        steps: steps of all of them.
     """
 
     squares: float = 0.0
@@ -53,7 +53,8 @@ class Drift:
 
     @classmethod
     def of(cls, totals: EpochTotals) -> "Drift":
-        """The drift of an epoch so far; its closures have measured what `measured` computes."""
+        """The drift of an epoch so far; its closures have measured what `measure_drift` computes."""
+        # Before the first window of an epoch.
         if not totals.measured:
             return cls()
         squares, conflicts, rows, windows = totals.measured
@@ -64,7 +65,7 @@ class Drift:
 
         Returns:
             `geo_delta_norm`: the norm of what a window pushes to rows, the root of the mean of the squares;
-            `geo_conflicts`: the share of its rows that others had moved meanwhile, where that was looked at.
+            `geo_conflicts`: the fraction of its rows that others had moved meanwhile, where that was looked at.
         """
         if not self.windows:
             return {}
@@ -78,26 +79,29 @@ class Drift:
 
     @property
     def conflicting(self) -> float:
-        """The share of rows that others had moved meanwhile."""
+        """The fraction of rows that others had moved meanwhile."""
         return self.conflicts / self.rows if self.rows else 0.0
 
 
 class Runaway:
-    """Notices windows that drive each other apart: what workers undo of one another grows from epoch to epoch.
+    """Warns of windows that drive each other apart: workers undo more and more of each other's steps.
 
-    As long as windows work together, one of twice as many steps moves its rows at most twice as far.
+    As long as windows work together, one of twice as many steps moves its rows at most twice as far. So a step that
+    moves its rows farther than in the epoch before is a sign, and rows in conflict are another.
     """
 
     def __init__(self) -> None:
         self._before = 0.0
         self._said = False
 
-    def look(self, epoch: Drift) -> None:
-        """At what an epoch's windows have moved; says once in the log when it looks wrong."""
+    def compare(self, epoch: Drift) -> None:
+        """Compares an epoch with the one before; says once in the log when it looks wrong."""
         before, self._before = self._before, epoch.speed
-        looked = epoch.rows > 0  # only "cap" does; what sums or means of windows do to each other shows in the speed
+        # Only windows with merge="cap" look for conflicts; of the others the speed alone counts.
+        looked = epoch.rows > 0
         if self._said or not before or epoch.speed < _GROWN * before or (looked and epoch.conflicting < _CONFLICTING):
             return
+        # Once a model: each epoch that follows would say the same.
         self._said = True
         conflicts = "other workers had moved %.0f %% of them by the time it ended" % (100 * epoch.conflicting)
         _LOG.warning(

@@ -1,0 +1,36 @@
+#include "tfps_ops/core/stores/touched_rows.h"
+
+namespace tfps {
+
+void TouchedRows::OnUpdate(const int64_t* rows, int64_t count) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ++update_;
+  for (int64_t i = 0; i < count; ++i) {
+    const size_t number = rows[i] / kPageRows;
+    if (number >= pages_.size()) pages_.resize(number + 1);
+    std::unique_ptr<Page>& page = pages_[number];
+    if (page == nullptr) page = std::make_unique<Page>();
+    page->updates[rows[i] % kPageRows] = update_;
+    page->newest = update_;
+  }
+}
+
+Result<RowsSince> TouchedRows::Since(int64_t cursor) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (cursor < 0 || cursor > update_) {
+    return InvalidArgument("`cursor` must be 0 or come from an earlier call, and is at most ", update_,
+                           " so far. Received: ", cursor, ".");
+  }
+  RowsSince since;
+  since.cursor = update_;
+  for (size_t number = 0; number < pages_.size(); ++number) {
+    const Page* page = pages_[number].get();
+    if (page == nullptr || page->newest <= cursor) continue;
+    for (int64_t i = 0; i < kPageRows; ++i) {
+      if (page->updates[i] > cursor) since.rows.push_back(static_cast<int64_t>(number) * kPageRows + i);
+    }
+  }
+  return since;
+}
+
+}  // namespace tfps
