@@ -98,8 +98,8 @@ def test_every_delta_arrives_once(strategy, push_every, fed):
 
 @pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
 def test_an_epoch_shorter_than_a_window_is_shared_out(strategy, monkeypatch, fed):
-    order, used = strategy.pool.order, []
-    monkeypatch.setattr(strategy.pool, "order", lambda worker, run: (used.append(worker), order(worker, run)))
+    order, used = strategy.pool.run_later, []
+    monkeypatch.setattr(strategy.pool, "run_later", lambda worker, run: (used.append(worker), order(worker, run)))
     batch = np.ones((8, 2), np.int64), np.zeros((8, 2, 4), np.float32)
     data = tf.data.Dataset.from_tensors(batch).repeat()
     if fed:

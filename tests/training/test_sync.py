@@ -280,7 +280,7 @@ def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
     monkeypatch.setattr(runner, "Calls", Calls)
     left, begun = [8, 1, 8], []
 
-    def over_iterator(name, order):
+    def over_iterator(iterator, order):
         begun.append(order.shard)
         left[order.shard] -= 1
         return int(left[order.shard] >= 0)
@@ -290,8 +290,8 @@ def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
     )
     closures = types.SimpleNamespace(over_iterator=over_iterator, read=lambda steps: Result(steps, [], {}))
     source = types.SimpleNamespace(num_batches=9, fed=False, steps_per_epoch=9)
-    names = dict.fromkeys(range(3), "input")
-    epoch = types.SimpleNamespace(source=source, hosts=[0, 1, 2], names=names, taken=[0, 0, 0])
+    iterators = dict.fromkeys(range(3), "input")
+    epoch = types.SimpleNamespace(source=source, hosts=[0, 1, 2], iterators=iterators, taken=[0, 0, 0])
     run_on = runner.Runner(workers, closures, lambda result: None)
     schedule = SyncSchedule(run_on, epoch, UpdatePolicy(1, 0, lambda places: None))
     assert schedule.take(2) == 2 and begun == [0, 1]  # the third comes late

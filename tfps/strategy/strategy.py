@@ -23,13 +23,14 @@ from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import from_environment
 from tfps.embedding.table import Table
-from tfps.inputs.worker_input import Iterators, WorkerInput
+from tfps.inputs.worker_input import WorkerInput
 from tfps.ops import library
 from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
 from tfps.placement.spec import VariableSpec
 from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
+from tfps.runtime.remote_variables import RemoteVariables
 from tfps.strategy.arguments import Arguments
 from tfps.strategy.coordinator import Coordinator
 from tfps.strategy.creation import Recipe
@@ -116,7 +117,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self._losses = Losses(self.num_workers, self.connection.cluster)
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
-        self.iterators = Iterators(self)
+        self.remote_variables = RemoteVariables(self)
         self.dense_exchange_every = arguments.dense_exchange_every or default_exchange_every(self.num_workers)
         self.overlap_dense_exchange = arguments.overlap_dense_exchange
         self.prefetch_lookups = arguments.prefetch_lookups

@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from tfps.inputs.worker_input import Epoch
+from tfps.inputs.epoch import Epoch
 from tfps.training.closure import Closure, Program, Result
 from tfps.training.runner import Runner
 from tfps.training.schedule import Schedule

@@ -16,7 +16,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
-from tfps.inputs.worker_input import Epoch
+from tfps.inputs.epoch import Epoch
 from tfps.training.closure import Result
 from tfps.training.order import Order
 from tfps.training.runner import Runner
