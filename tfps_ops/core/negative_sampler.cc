@@ -31,18 +31,25 @@ inline int64_t Draw(const NegativeSampler& sampler, uint64_t place, int64_t posi
 
 }  // namespace
 
-int64_t FirstBadAlias(const NegativeSampler& sampler) {
+Status CheckAliases(const NegativeSampler& sampler) {
   for (int64_t c = 0; sampler.aliases != nullptr && c < sampler.rows; ++c) {
-    if ((sampler.aliases[c] & 0xffffffff) >= sampler.rows) return c;
+    const int64_t row = sampler.aliases[c] & 0xffffffff;
+    if (row >= sampler.rows) {
+      return InvalidArgument("`aliases` must hold rows below ", sampler.rows, " in its low 32 bits. Received: ", row,
+                             " in column ", c, ".");
+    }
   }
-  return -1;
+  return Status();
 }
 
-int64_t FirstBadPositive(const NegativeSampler& sampler, const int64_t* positives, int64_t count) {
+Status CheckPositives(const NegativeSampler& sampler, const int64_t* positives, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
-    if (positives[i] < 0 || positives[i] >= sampler.rows) return i;
+    if (positives[i] < 0 || positives[i] >= sampler.rows) {
+      return InvalidArgument("`positives` must be at least 0 and below the rows, ", sampler.rows, ". Received: ",
+                             positives[i], " as element ", i, ".");
+    }
   }
-  return -1;
+  return Status();
 }
 
 uint64_t MixedSeed(int64_t key, int64_t counter) {

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "tfps_ops/core/parallel.h"
+#include "tfps_ops/core/status.h"
 
 namespace tfps {
 
@@ -20,11 +21,11 @@ struct NegativeSampler {
   uint64_t seed = 0;
 };
 
-// The first column that takes a row at or above `rows`, or -1 where none does. O(rows).
-int64_t FirstBadAlias(const NegativeSampler& sampler);
+// Whether every column of the alias table takes a row below `rows`; the error names the first that does not. O(rows).
+Status CheckAliases(const NegativeSampler& sampler);
 
-// The first of `count` positives that is not in [0, rows), or -1 where there is none.
-int64_t FirstBadPositive(const NegativeSampler& sampler, const int64_t* positives, int64_t count);
+// Whether all of `count` positives are in [0, rows); the error names the first that is not. O(count).
+Status CheckPositives(const NegativeSampler& sampler, const int64_t* positives, int64_t count);
 
 // What a seed of two numbers, such as a key and a counter, comes to.
 uint64_t MixedSeed(int64_t key, int64_t counter);

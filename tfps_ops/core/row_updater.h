@@ -20,6 +20,10 @@ class RowUpdater {
   // How many variables of the table's shape go with it.
   virtual int slots() const = 0;
 
+  // Floats of a row of slot number `slot`, for a table with rows of `dim` floats: `dim` or 1. A slot has as many rows as
+  // its table.
+  virtual int64_t SlotWidth(int /*slot*/, int64_t dim) const { return dim; }
+
   // How many numbers come with every update: the fields of the rule in row_rules.h, in their order.
   virtual int hyperparameters() const = 0;
 

@@ -8,7 +8,7 @@
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tfps_ops/core/row_updater.h"
 #include "tfps_ops/kernels/device_parallel.h"
-#include "tfps_ops/kernels/row_variables.h"
+#include "tfps_ops/stores/variables.h"
 
 namespace tfps {
 namespace {
@@ -61,7 +61,7 @@ class ApplyDenseOp : public tf::OpKernel {
     for (size_t i = 0; i < vars.size(); ++i) {
       TF_RETURN_IF_ERROR(FindVariable(context, context->input(i * gradients_ + number), &vars[i]));
     }
-    ExclusiveLocks locks(vars);
+    VariableLocks locks(vars, LockMode::kExclusive);
     for (const VarPtr& var : vars) {
       if (!var->is_initialized || var->tensor()->dtype() != tf::DT_FLOAT || var->tensor()->shape() != gradient.shape()) {
         return tf::errors::InvalidArgument("variable ", number, " and its slots must be initialized float variables of "

@@ -1,9 +1,10 @@
-// Kernels of TfpsCombineRows and of its gradients: unpack tensors and call core/segment_combine.h.
+// Kernels of TfpsCombineRows and of its gradients: unpack tensors and call core/rows/segment_combine.h.
 #include <string>
 
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tfps_ops/core/segment_combine.h"
+#include "tfps_ops/core/rows/segment_combine.h"
 #include "tfps_ops/kernels/device_parallel.h"
+#include "tfps_ops/kernels/status_conversion.h"
 
 namespace tfps {
 namespace {
@@ -24,9 +25,9 @@ class CombineOp : public tf::OpKernel {
   static absl::Status ReadMatrix(tf::OpKernelContext* context, const char* name, int64_t dim, const tf::Tensor** matrix) {
     TF_RETURN_IF_ERROR(context->input(name, matrix));
     if ((*matrix)->dims() != 2 || (dim >= 0 && (*matrix)->dim_size(1) != dim)) {
-      return tf::errors::InvalidArgument("`", name, "` must be a matrix", dim < 0 ? "" : " with the columns of the rows, ",
-                                         dim < 0 ? "" : std::to_string(dim), ". Received: shape ",
-                                         (*matrix)->shape().DebugString());
+      return ToTensorFlow(InvalidArgument("`", name, "` must be a matrix", dim < 0 ? "" : " with the columns of the rows, ",
+                                          dim < 0 ? "" : std::to_string(dim), ". Received: shape ",
+                                          (*matrix)->shape().DebugString(), "."));
     }
     return absl::OkStatus();
   }
@@ -34,10 +35,7 @@ class CombineOp : public tf::OpKernel {
   static absl::Status ReadCount(tf::OpKernelContext* context, const char* name, int64_t* count) {
     const tf::Tensor* tensor;
     TF_RETURN_IF_ERROR(context->input(name, &tensor));
-    if (!tf::TensorShapeUtils::IsScalar(tensor->shape()) || tensor->scalar<int64_t>()() < 0) {
-      return tf::errors::InvalidArgument("`", name, "` must be a scalar, at least 0. Received: ",
-                                         tensor->SummarizeValue(4), " of shape ", tensor->shape().DebugString());
-    }
+    TF_RETURN_IF_ERROR(CheckCount(name, *tensor));
     *count = tensor->scalar<int64_t>()();
     return absl::OkStatus();
   }
@@ -50,13 +48,13 @@ class CombineOp : public tf::OpKernel {
     TF_RETURN_IF_ERROR(context->input("segments", &segments));
     TF_RETURN_IF_ERROR(context->input_list("weights", &weights));
     if (places->dims() != 1 || segments->shape() != places->shape()) {
-      return tf::errors::InvalidArgument("`places` and `segments` must be vectors of one length. Received: shapes ",
-                                         places->shape().DebugString(), " and ", segments->shape().DebugString());
+      return ToTensorFlow(InvalidArgument("`places` and `segments` must be vectors of one length. Received: shapes ",
+                                          places->shape().DebugString(), " and ", segments->shape().DebugString(), "."));
     }
     if (weights.size() > 1 || (weights.size() == 1 && weights[0].shape() != places->shape())) {
-      return tf::errors::InvalidArgument("`weights` must be none or one vector as long as `places`, ",
-                                         places->NumElements(), ". Received: ", weights.size(), " of shape ",
-                                         weights[0].shape().DebugString());
+      return ToTensorFlow(InvalidArgument("`weights` must be none or one vector as long as `places`, ",
+                                          places->NumElements(), ". Received: ", weights.size(), " of shape ",
+                                          weights[0].shape().DebugString(), "."));
     }
     *bags = bags_;
     bags->places = places->flat<int32_t>().data();
@@ -66,12 +64,7 @@ class CombineOp : public tf::OpKernel {
     bags->rows = rows;
     bags->count = count;
     bags->dim = dim;
-    const int64_t bad = FirstMisplaced(*bags);
-    if (bad < 0) return absl::OkStatus();
-    return tf::errors::InvalidArgument("`places` must be at least 0 and below the rows, ", rows,
-                                       ", and `segments` ascending, at least 0 and below the bags, ", count,
-                                       ". Received: place ", bags->places[bad], " in segment ", bags->segments[bad],
-                                       " as element ", bad);
+    return ToTensorFlow(CheckBags(*bags));
   }
 
   static absl::Status AllocateMatrix(tf::OpKernelContext* context, int64_t rows, int64_t dim, tf::Tensor** matrix) {

@@ -1,37 +1,38 @@
-// Kernel of TfpsRouteUnique: unpacks attributes and tensors and calls core/unique_router.h.
-#include <limits>
+// Kernel of TfpsRouteUnique: unpacks attributes and tensors and calls core/routing/unique_router.h.
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tfps_ops/core/unique_router.h"
+#include "tfps_ops/core/routing/unique_router.h"
 #include "tfps_ops/kernels/device_parallel.h"
+#include "tfps_ops/kernels/status_conversion.h"
 
 namespace tfps {
 namespace {
 
 namespace tf = ::tensorflow;
 
+// Rows of the answer are counted in int32, and some room is left above.
 constexpr int64_t kMaxIds = int64_t{1} << 30;
 
 absl::Status KindOf(const std::string& name, RoutingKind* kind) {
   if (name == "div") *kind = RoutingKind::kDiv;
   else if (name == "mod") *kind = RoutingKind::kMod;
   else if (name == "hash") *kind = RoutingKind::kHash;
-  else return tf::errors::InvalidArgument("`kinds` must be div, mod or hash. Received: ", name);
+  else return ToTensorFlow(InvalidArgument("`kinds` must be div, mod or hash. Received: ", name));
   return absl::OkStatus();
 }
 
 absl::Status CheckRouting(const Routing& routing) {
   if (routing.rows < 1 || routing.rows > int64_t{1} << 62 || routing.shards < 1 || routing.shards > routing.rows) {
-    return tf::errors::InvalidArgument("`rows` must be 1 to 2^62 and `shards` 1 to rows. Received: ", routing.rows,
-                                       " rows, ", routing.shards, " shards");
+    return ToTensorFlow(InvalidArgument("`rows` must be 1 to 2^62 and `shards` 1 to rows. Received: ", routing.rows,
+                                       " rows, ", routing.shards, " shards"));
   }
   for (int64_t factor : {routing.multiplier, routing.offset}) {
     if (factor < 0 || factor >= Routing::kPrime) {
-      return tf::errors::InvalidArgument("`multipliers` and `offsets` must be at least 0 and below ", Routing::kPrime,
-                                         ". Received: ", factor);
+      return ToTensorFlow(InvalidArgument("`multipliers` and `offsets` must be at least 0 and below ", Routing::kPrime,
+                                         ". Received: ", factor));
     }
   }
   return absl::OkStatus();
@@ -42,13 +43,13 @@ class RouteAttributes {
  public:
   explicit RouteAttributes(tf::OpKernelConstruction* context) : context_(context) {}
 
-  absl::Status Read(std::vector<std::string>* names, std::vector<TableRoute>* routes, int64_t* servers) {
+  absl::Status Read(std::vector<TableRoute>* routes, int64_t* servers) {
     int64_t tables = 0;
     TF_RETURN_IF_ERROR(context_->GetAttr("N", &tables));
     TF_RETURN_IF_ERROR(context_->GetAttr("num_servers", servers));
-    std::vector<std::string> kinds;
+    std::vector<std::string> names, kinds;
     std::vector<int64_t> rows, shards, multipliers, offsets, homes;
-    TF_RETURN_IF_ERROR(ReadList("tables", tables, names));
+    TF_RETURN_IF_ERROR(ReadList("tables", tables, &names));
     TF_RETURN_IF_ERROR(ReadList("kinds", tables, &kinds));
     TF_RETURN_IF_ERROR(ReadList("rows", tables, &rows));
     TF_RETURN_IF_ERROR(ReadList("shards", tables, &shards));
@@ -57,6 +58,7 @@ class RouteAttributes {
     TF_RETURN_IF_ERROR(context_->GetAttr("servers", &homes));
     for (int64_t t = 0; t < tables; ++t) {
       TableRoute route;
+      route.name = names[t];
       TF_RETURN_IF_ERROR(KindOf(kinds[t], &route.routing.kind));
       route.routing.rows = rows[t];
       route.routing.shards = shards[t];
@@ -67,8 +69,8 @@ class RouteAttributes {
       routes->push_back(route);
     }
     return homes.empty() ? absl::OkStatus()
-                         : tf::errors::InvalidArgument("`servers` must name one server a shard. Received: ",
-                                                       homes.size(), " more");
+                         : ToTensorFlow(InvalidArgument("`servers` must name one server a shard. Received: ",
+                                                       homes.size(), " more"));
   }
 
  private:
@@ -76,22 +78,22 @@ class RouteAttributes {
   absl::Status ReadList(const char* name, int64_t tables, std::vector<T>* list) {
     TF_RETURN_IF_ERROR(context_->GetAttr(name, list));
     if (static_cast<int64_t>(list->size()) == tables) return absl::OkStatus();
-    return tf::errors::InvalidArgument("`", name, "` must have an element for each of ", tables,
-                                       " tables. Received: ", list->size());
+    return ToTensorFlow(InvalidArgument("`", name, "` must have an element for each of ", tables,
+                                       " tables. Received: ", list->size()));
   }
 
   // Moves the servers of the route's shards from the front of `homes`.
   static absl::Status TakeServers(int64_t servers, std::vector<int64_t>* homes, TableRoute* route) {
     if (static_cast<int64_t>(homes->size()) < route->routing.shards) {
-      return tf::errors::InvalidArgument("`servers` must name one server a shard. Received: ", homes->size(),
-                                         " for the last ", route->routing.shards, " shards");
+      return ToTensorFlow(InvalidArgument("`servers` must name one server a shard. Received: ", homes->size(),
+                                         " for the last ", route->routing.shards, " shards"));
     }
     route->servers.assign(homes->begin(), homes->begin() + route->routing.shards);
     homes->erase(homes->begin(), homes->begin() + route->routing.shards);
     for (int64_t server : route->servers) {
       if (server < 0 || server >= servers) {
-        return tf::errors::InvalidArgument("`servers` must be at least 0 and below num_servers, ", servers,
-                                           ". Received: ", server);
+        return ToTensorFlow(InvalidArgument("`servers` must be at least 0 and below num_servers, ", servers,
+                                           ". Received: ", server));
       }
     }
     return absl::OkStatus();
@@ -105,7 +107,7 @@ class RouteUniqueOp : public tf::OpKernel {
   explicit RouteUniqueOp(tf::OpKernelConstruction* context) : OpKernel(context) {
     std::vector<TableRoute> routes;
     int64_t servers = 0;
-    OP_REQUIRES_OK(context, RouteAttributes(context).Read(&names_, &routes, &servers));
+    OP_REQUIRES_OK(context, RouteAttributes(context).Read(&routes, &servers));
     map_ = std::make_unique<PieceMap>(routes, servers);
   }
 
@@ -113,8 +115,8 @@ class RouteUniqueOp : public tf::OpKernel {
     std::vector<TableIds> ids;
     OP_REQUIRES_OK(context, Unpack(context, &ids));
     UniqueRouter router(*map_);
-    const int64_t bad = router.Read(ids, DeviceParallel(context));
-    OP_REQUIRES(context, bad == UniqueRouter::kAllInRange, OutOfRange(bad, router));
+    const Status read = router.Read(ids, DeviceParallel(context));
+    OP_REQUIRES(context, read.ok(), OutOfRange(context, read, router.FirstBad()));
     Routed routed;
     OP_REQUIRES_OK(context, Allocate(context, router, &routed));
     router.Write(ids, routed, DeviceParallel(context));
@@ -132,7 +134,7 @@ class RouteUniqueOp : public tf::OpKernel {
       total += input.NumElements();
     }
     if (total <= kMaxIds) return absl::OkStatus();
-    return tf::errors::InvalidArgument("`ids` must be at most 2^30 in all. Received: ", total);
+    return ToTensorFlow(InvalidArgument("`ids` must be at most 2^30 in all. Received: ", total));
   }
 
   // All outputs whose size is known only now; table_sizes is also filled.
@@ -152,13 +154,18 @@ class RouteUniqueOp : public tf::OpKernel {
     return absl::OkStatus();
   }
 
-  absl::Status OutOfRange(int64_t table, const UniqueRouter& router) const {
-    if (table == UniqueRouter::kAllInRange) return absl::OkStatus();
-    return tf::errors::InvalidArgument("id out of range: table '", names_[table], "' holds ids at least 0 and below ",
-                                       map_->route(table).routing.rows, ". Received: ", router.bad_id(table));
+  // The router's error with the place of the id in its tensor, such as "at [3, 1] of ids of shape [4,2].".
+  static absl::Status OutOfRange(tf::OpKernelContext* context, const Status& read, const UniqueRouter::IdPlace& bad) {
+    const tf::TensorShape& shape = context->input(bad.table).shape();
+    std::string place;
+    int64_t rest = bad.element;
+    for (int d = shape.dims() - 1; d >= 0; --d) {
+      place = std::to_string(rest % shape.dim_size(d)) + (place.empty() ? "" : ", ") + place;
+      rest /= shape.dim_size(d);
+    }
+    return ToTensorFlow(InvalidArgument(read.message(), " at [", place, "] of ids of shape ", shape.DebugString(), "."));
   }
 
-  std::vector<std::string> names_;
   std::unique_ptr<PieceMap> map_;
 };
 

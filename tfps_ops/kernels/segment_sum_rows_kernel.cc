@@ -1,9 +1,10 @@
-// Kernel of TfpsSegmentSumRows: unpacks tensors and calls core/segment_sum.h.
+// Kernel of TfpsSegmentSumRows: unpacks tensors and calls core/rows/segment_sum.h.
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tfps_ops/core/segment_sum.h"
+#include "tfps_ops/core/rows/segment_sum.h"
 #include "tfps_ops/kernels/device_parallel.h"
+#include "tfps_ops/kernels/status_conversion.h"
 
 namespace tfps {
 namespace {
@@ -18,9 +19,7 @@ class SegmentSumRowsOp : public tf::OpKernel {
 
   void Compute(tf::OpKernelContext* context) override {
     const tf::Tensor& rows = context->input(context->num_inputs() - 1);
-    OP_REQUIRES(context, tf::TensorShapeUtils::IsScalar(rows.shape()) && rows.scalar<int64_t>()() >= 0,
-                tf::errors::InvalidArgument("`num_rows` must be a scalar, at least 0. Received: ",
-                                            rows.SummarizeValue(4), " of shape ", rows.shape().DebugString()));
+    OP_REQUIRES_OK(context, CheckCount("num_rows", rows));
     const int64_t num_rows = rows.scalar<int64_t>()();
     std::vector<Segment> segments;
     OP_REQUIRES_OK(context, Unpack(context, num_rows, &segments));
@@ -41,16 +40,13 @@ class SegmentSumRowsOp : public tf::OpKernel {
       tf::TensorShape expected = positions[i].shape();
       TF_RETURN_IF_ERROR(expected.AddDimWithStatus(dim_));
       if (gradients[i].shape() != expected) {
-        return tf::errors::InvalidArgument("`gradients[", i, "]` must have the shape of `inverse[", i, "]` and dim, ",
-                                           expected.DebugString(), ". Received: ", gradients[i].shape().DebugString());
+        return ToTensorFlow(InvalidArgument("`gradients[", i, "]` must have the shape of `inverse[", i, "]` and dim, ",
+                                            expected.DebugString(), ". Received: ", gradients[i].shape().DebugString(),
+                                            "."));
       }
       segments->push_back({gradients[i].flat<float>().data(), positions[i].flat<int32_t>().data(),
                            positions[i].NumElements()});
-      const int64_t bad = FirstPositionOutside(segments->back(), num_rows);
-      if (bad >= 0) {
-        return tf::errors::InvalidArgument("`inverse[", i, "]` must be at least 0 and below num_rows, ", num_rows,
-                                           ". Received: ", segments->back().positions[bad]);
-      }
+      TF_RETURN_IF_ERROR(ToTensorFlow(CheckPositions(segments->back(), num_rows), "`inverse[", i, "]`"));
     }
     return absl::OkStatus();
   }

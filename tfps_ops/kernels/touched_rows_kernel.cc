@@ -3,9 +3,9 @@
 #include <memory>
 
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tfps_ops/kernels/row_variables.h"
 #include "tfps_ops/kernels/status_conversion.h"
 #include "tfps_ops/stores/variable_observers.h"
+#include "tfps_ops/stores/variables.h"
 
 namespace tfps {
 namespace {

@@ -1,4 +1,4 @@
-#include "tfps_ops/core/unique_router.h"
+#include "tfps_ops/core/routing/unique_router.h"
 
 #include <algorithm>
 #include <numeric>
@@ -7,10 +7,12 @@
 namespace tfps {
 namespace {
 
-// A set of ids that numbers its members in the order they came. Open addressing, at most half full.
+// A set of ids that numbers its members in the order in which they came. Open addressing with linear probing, at most half
+// full, so that a probe looks at 1.5 slots on average. It holds numbers of 4 bytes and not ids of 8: the ids are in `members`.
 class IdNumbers {
  public:
-  // For at most `ids` members in [0, rows). A table hardly larger than the batch is its own perfect hash.
+  // For at most `ids` members in [0, rows). Where the table of rows is hardly larger than the batch, each row has a slot of its
+  // own, and nothing is hashed. Example: 100 ids take 256 slots; a table of 200 rows is then used directly.
   IdNumbers(int64_t ids, int64_t rows) {
     int bits = 4;
     while ((int64_t{1} << bits) < 2 * ids) ++bits;
@@ -20,7 +22,7 @@ class IdNumbers {
     slots_.assign(direct_ ? rows : mask_ + 1, -1);
   }
 
-  // The number of `id`; one past the members so far, which then are one more, where it is new.
+  // The number of `id`. A new id gets the next number and is appended to `members`.
   int32_t Number(int64_t id, std::vector<int64_t>* members) {
     int64_t slot = direct_ ? id : Hash(id);
     for (; slots_[slot] >= 0; slot = (slot + 1) & mask_) {
@@ -37,13 +39,13 @@ class IdNumbers {
     return static_cast<int64_t>((static_cast<uint64_t>(id) * 0x9e3779b97f4a7c15u) >> shift_);
   }
 
-  std::vector<int32_t> slots_;
-  bool direct_;
+  std::vector<int32_t> slots_;  // the number of the member in each slot; -1: empty
+  bool direct_;                 // whether slot i is for id i
   int shift_;
   int64_t mask_;
 };
 
-// A hash lookup and its share of the routing.
+// What an id costs: a hash lookup, and the routing of the unique ones spread over all.
 constexpr int64_t kNanosecondsAnId = 10;
 
 int64_t NanosecondsATable(const std::vector<TableIds>& ids) {
@@ -61,15 +63,25 @@ PieceMap::PieceMap(std::vector<TableRoute> routes, int64_t servers) : routes_(st
   }
 }
 
-int64_t UniqueRouter::Read(const std::vector<TableIds>& ids, const ParallelFor& parallel) {
+Status UniqueRouter::Read(const std::vector<TableIds>& ids, const ParallelFor& parallel) {
   parallel(map_.tables(), NanosecondsATable(ids), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) ReadTable(map_.route(t).routing, ids[t], &work_[t]);
   });
+  // Looked at only now: whichever thread found a bad id first, the same one is reported.
   for (int64_t t = 0; t < map_.tables(); ++t) {
-    if (work_[t].out_of_range) return t;
+    if (work_[t].bad_element == kNone) continue;
+    return InvalidArgument("id out of range: table '", map_.route(t).name, "' holds ids at least 0 and below ",
+                           map_.route(t).routing.rows, ". Received: ", ids[t].ids[work_[t].bad_element]);
   }
   LayOut();
-  return kAllInRange;
+  return Status();
+}
+
+UniqueRouter::IdPlace UniqueRouter::FirstBad() const {
+  IdPlace place;
+  while (work_[place.table].bad_element == kNone) ++place.table;
+  place.element = work_[place.table].bad_element;
+  return place;
 }
 
 void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* work) const {
@@ -80,8 +92,7 @@ void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* 
   for (int64_t i = 0; i < ids.count; ++i) {
     const int64_t id = ids.ids[i];
     if (id < 0 || id >= routing.rows) {
-      work->out_of_range = true;
-      work->bad_id = id;
+      work->bad_element = i;
       return;
     }
     ids.inverse[i] = numbers.Number(id, &work->unique);
@@ -93,7 +104,8 @@ void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* 
   }
 }
 
-// Where each piece begins, in the answer and in its server's request.
+// Computes where each piece begins, in its server's request and in the answer. Until the ids of all tables are counted neither is
+// known, which is why Read and Write are two passes.
 void UniqueRouter::LayOut() {
   rows_.assign(map_.servers(), 0);
   int64_t first = 0;
@@ -107,6 +119,7 @@ void UniqueRouter::LayOut() {
       rows_[servers[shard]] += work_[t].counts[shard];
     }
   }
+  // The first row of each server in the answer: the rows of the servers before it.
   std::vector<int64_t> first_row(map_.servers());
   std::partial_sum(rows_.begin(), rows_.end() - 1, first_row.begin() + 1);
   for (int64_t t = 0; t < map_.tables(); ++t) {
@@ -133,6 +146,7 @@ void UniqueRouter::WriteTable(int64_t table, const TableIds& ids, const Routed& 
   for (size_t shard = 0; shard < servers.size(); ++shard) {
     out.requests[servers[shard]][map_.piece(table, shard)] = work.counts[shard];
   }
+  // in_answer and in_request are used up: each place moves on as a row is written to it.
   int32_t* row_of = out.table_order + work.first;
   for (size_t u = 0; u < work.unique.size(); ++u) {
     const Place& place = work.places[u];
@@ -141,6 +155,7 @@ void UniqueRouter::WriteTable(int64_t table, const TableIds& ids, const Routed& 
     out.unique_ids[row] = work.unique[u];
     row_of[u] = static_cast<int32_t>(row);
   }
+  // So far `inverse` has the number of each unique id; now it gets that id's row of the answer.
   for (int64_t i = 0; i < ids.count; ++i) ids.inverse[i] = row_of[ids.inverse[i]];
 }
 

@@ -1,4 +1,4 @@
-#include "tfps_ops/core/segment_combine.h"
+#include "tfps_ops/core/rows/segment_combine.h"
 
 #include <algorithm>
 #include <cmath>
@@ -76,14 +76,18 @@ void FromProducts(const Bags& bags, const Bag& bag, float* out) {
 
 }  // namespace
 
-int64_t FirstMisplaced(const Bags& bags) {
+Status CheckBags(const Bags& bags) {
   int64_t before = 0;
   for (int64_t i = 0; i < bags.elements; ++i) {
     const bool in_rows = bags.places[i] >= 0 && bags.places[i] < bags.rows;
-    if (!in_rows || bags.segments[i] < before || bags.segments[i] >= bags.count) return i;
+    if (!in_rows || bags.segments[i] < before || bags.segments[i] >= bags.count) {
+      return InvalidArgument("`places` must be at least 0 and below the rows, ", bags.rows,
+                             ", and `segments` ascending, at least 0 and below the bags, ", bags.count,
+                             ". Received: place ", bags.places[i], " in segment ", bags.segments[i], " as element ", i, ".");
+    }
     before = bags.segments[i];
   }
-  return -1;
+  return Status();
 }
 
 void CombineRows(const Bags& bags, const float* rows, float* combined, const ParallelFor& parallel) {

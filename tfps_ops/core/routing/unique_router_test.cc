@@ -1,4 +1,4 @@
-#include "tfps_ops/core/unique_router.h"
+#include "tfps_ops/core/routing/unique_router.h"
 
 #include <map>
 #include <memory>
@@ -48,7 +48,7 @@ Step RandomIds(const PieceMap& map, Random* random) {
 
 void Run(const PieceMap& map, const ParallelFor& parallel, Step* step) {
   UniqueRouter router(map);
-  TFPS_CHECK(router.Read(step->tables, parallel) == UniqueRouter::kAllInRange);
+  TFPS_CHECK(router.Read(step->tables, parallel).ok());
   Routed out;
   for (int64_t s = 0; s < map.servers(); ++s) step->requests.emplace_back(router.request_size(s));
   for (std::vector<int64_t>& request : step->requests) out.requests.push_back(request.data());
@@ -114,15 +114,73 @@ TFPS_TEST(ThreadsMayShareAMap) {
   for (const Step& step : steps) Check(*map, step);
 }
 
-TFPS_TEST(TheFirstTableWithABadIdIsNamed) {
-  const std::vector<TableRoute> routes(3, TableRoute{Routing{RoutingKind::kMod, 10, 2, 0, 0}, {0, 0}});
-  const PieceMap map(routes, 1);
+TFPS_TEST(TheFirstIdOutOfRangeIsNamedAndPlaced) {
+  const Routing routing{RoutingKind::kMod, 10, 2, 0, 0};
+  const PieceMap map({{routing, {0, 0}, "user"}, {routing, {0, 0}, "item"}, {routing, {0, 0}, "shop"}}, 1);
   for (int64_t bad : {int64_t{-1}, int64_t{10}, INT64_MIN, INT64_MAX}) {
-    const int64_t good[] = {0, 9}, wrong[] = {3, bad, -7};
-    int32_t inverse[3];
-    UniqueRouter router(map);
-    TFPS_CHECK(router.Read({{good, inverse, 2}, {wrong, inverse, 3}, {wrong, inverse, 3}}, InCallersThread) == 1);
-    TFPS_CHECK(router.bad_id(1) == bad);
+    for (const ParallelFor& parallel : {ParallelFor(InCallersThread), ParallelFor(InThreads)}) {
+      const int64_t good[] = {0, 9}, wrong[] = {3, bad, -7};
+      int32_t inverses[3][3];
+      UniqueRouter router(map);
+      const Status status =
+          router.Read({{good, inverses[0], 2}, {wrong, inverses[1], 3}, {wrong, inverses[2], 3}}, parallel);
+      TFPS_CHECK(status.code() == StatusCode::kInvalidArgument);
+      TFPS_CHECK(status.message() == "id out of range: table 'item' holds ids at least 0 and below 10. Received: " +
+                                         std::to_string(bad));
+      TFPS_CHECK(router.FirstBad().table == 1 && router.FirstBad().element == 1);
+    }
+  }
+}
+
+TFPS_TEST(TheExampleOfTheHeader) {
+  const PieceMap map({{{RoutingKind::kMod, 10, 2, 0, 0}, {0, 1}, "item"}}, 2);
+  Step step;
+  step.ids = {{4, 7, 4, 2}};
+  step.inverse = {std::vector<int32_t>(4)};
+  step.tables = {{step.ids[0].data(), step.inverse[0].data(), 4}};
+  Run(map, InCallersThread, &step);
+  TFPS_CHECK(step.requests[0] == (std::vector<int64_t>{2, 2, 1}));
+  TFPS_CHECK(step.requests[1] == (std::vector<int64_t>{1, 3}));
+  TFPS_CHECK(step.unique_ids == (std::vector<int64_t>{4, 2, 7}));
+  TFPS_CHECK(step.inverse[0] == (std::vector<int32_t>{0, 2, 0, 1}));
+  // In table order, as the ids first came: 4, 7, 2.
+  TFPS_CHECK(step.table_order == (std::vector<int32_t>{0, 2, 1}));
+}
+
+TFPS_TEST(AStepWithoutIdsAsksForNothing) {
+  const PieceMap map({{{RoutingKind::kDiv, 10, 2, 0, 0}, {1, 0}, "a"}, {{RoutingKind::kDiv, 3, 1, 0, 0}, {0}, "b"}}, 3);
+  Step step;
+  step.ids = {{}, {}};
+  step.inverse = {{}, {}};
+  step.tables = {{nullptr, nullptr, 0}, {nullptr, nullptr, 0}};
+  Run(map, InThreads, &step);
+  // A count for each piece of each server: server 0 has two, server 1 one, server 2 none.
+  TFPS_CHECK(step.requests[0] == (std::vector<int64_t>{0, 0}));
+  TFPS_CHECK(step.requests[1] == (std::vector<int64_t>{0}));
+  TFPS_CHECK(step.requests[2].empty() && step.unique_ids.empty());
+}
+
+TFPS_TEST(PiecesOfAServerAreNumberedTableAfterTable) {
+  const Routing two{RoutingKind::kDiv, 10, 2, 0, 0}, three{RoutingKind::kDiv, 10, 3, 0, 0};
+  const PieceMap map({{two, {1, 0}, "a"}, {three, {1, 1, 0}, "b"}}, 2);
+  TFPS_CHECK(map.tables() == 2 && map.servers() == 2 && map.pieces(0) == 2 && map.pieces(1) == 3);
+  TFPS_CHECK(map.piece(0, 1) == 0 && map.piece(1, 2) == 1);                          // of server 0
+  TFPS_CHECK(map.piece(0, 0) == 0 && map.piece(1, 0) == 1 && map.piece(1, 1) == 2);  // of server 1
+}
+
+TFPS_TEST(IdsThatHashAlikeStayApart) {
+  // Multiples of a power of two fill a hash table in clusters; many more ids than the smallest table has slots.
+  const int64_t rows = int64_t{1} << 50;
+  const PieceMap map({{{RoutingKind::kHash, rows, 4, 1327217885, 3}, {0, 1, 2, 3}, "a"}}, 4);
+  for (int shift : {0, 8, 16, 32, 40}) {
+    Step step;
+    std::vector<int64_t>& ids = step.ids.emplace_back();
+    for (int64_t i = 0; i < 1000; ++i) ids.push_back((i % 700) << shift);
+    step.inverse.emplace_back(ids.size());
+    step.tables = {{ids.data(), step.inverse[0].data(), 1000}};
+    Run(map, InCallersThread, &step);
+    TFPS_CHECK(step.unique_ids.size() == 700);
+    Check(map, step);
   }
 }
 

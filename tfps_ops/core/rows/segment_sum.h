@@ -1,11 +1,12 @@
 // Sums of the gradients that belong to one row: the backward pass of handing a row to every place that asked for it.
-#ifndef TFPS_OPS_CORE_SEGMENT_SUM_H_
-#define TFPS_OPS_CORE_SEGMENT_SUM_H_
+#ifndef TFPS_OPS_CORE_ROWS_SEGMENT_SUM_H_
+#define TFPS_OPS_CORE_ROWS_SEGMENT_SUM_H_
 
 #include <cstdint>
 #include <vector>
 
 #include "tfps_ops/core/parallel.h"
+#include "tfps_ops/core/status.h"
 
 namespace tfps {
 
@@ -16,8 +17,8 @@ struct Segment {
   int64_t count = 0;
 };
 
-// The first position that is not in [0, rows), or -1 where all are. O(count).
-int64_t FirstPositionOutside(const Segment& segment, int64_t rows);
+// Whether every position is in [0, rows); the error names the first that is not. O(count).
+Status CheckPositions(const Segment& segment, int64_t rows);
 
 // out[r] = sum of the gradients whose position is r, [rows, dim]; rows that nothing belongs to become 0.
 // Positions must be in range. Cost: O(rows * dim + count * dim), and count reads more for each thread.
@@ -26,4 +27,4 @@ void SegmentSum(const std::vector<Segment>& segments, int64_t rows, int64_t dim,
 
 }  // namespace tfps
 
-#endif  // TFPS_OPS_CORE_SEGMENT_SUM_H_
+#endif  // TFPS_OPS_CORE_ROWS_SEGMENT_SUM_H_

@@ -1,4 +1,4 @@
-#include "tfps_ops/core/segment_combine.h"
+#include "tfps_ops/core/rows/segment_combine.h"
 
 #include <algorithm>
 #include <cmath>
@@ -109,7 +109,7 @@ std::vector<float> WithAnyNumberOfThreads(int64_t size, const Run& run) {
 TFPS_TEST(CombinedRowsEqualTheDefinition) {
   ForEachExample([](const Example& example) {
     const Bags& bags = example.bags;
-    TFPS_CHECK(FirstMisplaced(bags) == -1);
+    TFPS_CHECK(CheckBags(bags).ok());
     const std::vector<double> expected = example.Combined();
     const std::vector<float> got = WithAnyNumberOfThreads(
         bags.count * bags.dim,
@@ -174,21 +174,31 @@ TFPS_TEST(EveryCpuTargetCombinesToTheSameBits) {
   }
 }
 
-TFPS_TEST(MisplacedElementsAreFound) {
+// Whether the bags are refused because of element `number`.
+bool RefusedAt(const Bags& bags, int64_t number) {
+  const Status status = CheckBags(bags);
+  return status.code() == StatusCode::kInvalidArgument &&
+         status.message().find(" as element " + std::to_string(number) + ".") != std::string::npos;
+}
+
+TFPS_TEST(MisplacedElementsAreRefused) {
   const int32_t places[] = {0, 8, 9, -1};
   const int64_t ascending[] = {0, 0, 3, 3}, back[] = {0, 2, 1, 3}, negative[] = {-1, 0, 0, 0};
   Bags bags = {Combiner::kSum, places, ascending, nullptr, 2, 9, 4, 1};
-  TFPS_CHECK(FirstMisplaced(bags) == -1);
+  TFPS_CHECK(CheckBags(bags).ok());
   bags.elements = 4;
-  TFPS_CHECK(FirstMisplaced(bags) == 2);
+  TFPS_CHECK(RefusedAt(bags, 2));
+  TFPS_CHECK(CheckBags(bags).message() ==
+             "`places` must be at least 0 and below the rows, 9, and `segments` ascending, at least 0 and below the bags, 4. "
+             "Received: place 9 in segment 3 as element 2.");
   bags.rows = 10;
-  TFPS_CHECK(FirstMisplaced(bags) == 3);
+  TFPS_CHECK(RefusedAt(bags, 3));
   bags.count = 3;
-  TFPS_CHECK(FirstMisplaced(bags) == 2);
+  TFPS_CHECK(RefusedAt(bags, 2));
   bags.segments = back;
-  TFPS_CHECK(FirstMisplaced(bags) == 2);
+  TFPS_CHECK(RefusedAt(bags, 2));
   bags.segments = negative;
-  TFPS_CHECK(FirstMisplaced(bags) == 0);
+  TFPS_CHECK(RefusedAt(bags, 0));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "tfps_ops/core/segment_sum.h"
+#include "tfps_ops/core/rows/segment_sum.h"
 
 #include <algorithm>
 
@@ -6,11 +6,14 @@
 
 namespace tfps {
 
-int64_t FirstPositionOutside(const Segment& segment, int64_t rows) {
+Status CheckPositions(const Segment& segment, int64_t rows) {
   for (int64_t i = 0; i < segment.count; ++i) {
-    if (segment.positions[i] < 0 || segment.positions[i] >= rows) return i;
+    if (segment.positions[i] < 0 || segment.positions[i] >= rows) {
+      return InvalidArgument("rows must be at least 0 and below num_rows, ", rows, ". Received: ", segment.positions[i],
+                             " as element ", i, ".");
+    }
   }
-  return -1;
+  return Status();
 }
 
 void SegmentSum(const std::vector<Segment>& segments, int64_t rows, int64_t dim, float* out,

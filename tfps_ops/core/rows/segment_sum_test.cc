@@ -1,9 +1,8 @@
-#include "tfps_ops/core/segment_sum.h"
+#include "tfps_ops/core/rows/segment_sum.h"
 
 #include <cmath>
 #include <cstring>
 
-#include "tfps_ops/core/row_copy.h"
 #include "tfps_ops/core/testing.h"
 
 namespace tfps {
@@ -28,24 +27,22 @@ TFPS_TEST(SumsEqualASlowTwinWithAnyNumberOfThreads) {
   }
 }
 
-TFPS_TEST(AnEmptySumAndAPositionOutside) {
+TFPS_TEST(NoLookupsSumToNothing) {
   SegmentSum({}, 0, 4, nullptr, InCallersThread);
-  const int32_t positions[] = {0, 2, 3, -1};
-  TFPS_CHECK(FirstPositionOutside({nullptr, positions, 2}, 3) == -1);
-  TFPS_CHECK(FirstPositionOutside({nullptr, positions, 4}, 3) == 2);
-  TFPS_CHECK(FirstPositionOutside({nullptr, positions, 4}, 4) == 3);
+  std::vector<float> out(3 * 4, NAN);
+  SegmentSum({}, 3, 4, out.data(), InThreads);  // rows that no gradient belongs to are 0, not what was there before
+  for (float f : out) TFPS_CHECK(f == 0);
 }
 
-TFPS_TEST(CopiedRowsEqualTheirTable) {
-  Random random(6);
-  for (int64_t dim : {1, 7, 40}) {
-    const std::vector<float> table = random.Floats(30 * dim);
-    std::vector<int64_t> rows(100);
-    for (int64_t& row : rows) row = random.Integer(0, 29);
-    std::vector<float> out(100 * dim);
-    CopyRows(table.data(), {rows.data(), 100, 0}, dim, out.data(), InThreads);
-    for (int64_t i = 0; i < 100 * dim; ++i) TFPS_CHECK(out[i] == table[rows[i / dim] * dim + i % dim]);
-  }
+TFPS_TEST(PositionsOutsideTheRowsAreRefused) {
+  const int32_t positions[] = {0, 2, 3, -1};
+  TFPS_CHECK(CheckPositions({nullptr, positions, 0}, 0).ok());
+  TFPS_CHECK(CheckPositions({nullptr, positions, 2}, 3).ok());
+  TFPS_CHECK(CheckPositions({nullptr, positions, 4}, 3).message() ==
+             "rows must be at least 0 and below num_rows, 3. Received: 3 as element 2.");
+  TFPS_CHECK(CheckPositions({nullptr, positions, 4}, 4).message() ==
+             "rows must be at least 0 and below num_rows, 4. Received: -1 as element 3.");
+  TFPS_CHECK(!CheckPositions({nullptr, positions, 1}, 0).ok());
 }
 
 }  // namespace
