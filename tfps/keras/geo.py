@@ -5,10 +5,10 @@ import logging
 from typing import Any
 
 from tfps.embedding.table import Table
-from tfps.errors import ConfigError, UnsupportedError
+from tfps.errors import ConfigError
 from tfps.keras import moving_averages, row_optimizers
-from tfps.keras._compat import keras
 from tfps.keras.modes import Moded, know, optimizer_of, with_mode
+from tfps.keras.multi_optimizer import part_for, parts_of
 from tfps.keras.variables import stored_values
 from tfps.strategy.variables import DenseVariable
 from tfps.training.geo.window import WindowMode
@@ -60,7 +60,7 @@ class _Geo(Moded):
 
     prefix = "Geo"
     mode_type = GeoMode
-    means = ("momentums",)  # of SGD: a velocity moves every worker that pulls it, each for a whole window
+    means = moving_averages.WINDOW_MEANS
 
 
 know(_Geo)
@@ -106,13 +106,7 @@ def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap
     """
     optimizer = optimizer_of(optimizer)
     mode = GeoMode(push_every, merge, overlap)
-    if isinstance(optimizer, keras.optimizers.Ftrl):
-        raise UnsupportedError(
-            "`optimizer` must be one whose rows can be added up, for GEO: a row of Ftrl is a function of its slots, "
-            f"and the sum of two such rows is not that of the sums. Received: {type(optimizer).__name__}. "
-            f"Valid: {', '.join(sorted(row_optimizers.names() - {'Ftrl'}))}."
-        )
-    row_optimizers.check(optimizer)
+    row_optimizers.check_windows(optimizer)
     return with_mode(optimizer, _Geo, mode)
 
 
@@ -133,14 +127,16 @@ def window_mode(model: Any, num_workers: int) -> WindowMode | None:
             'overshoots and may diverge. merge="cap" holds it back; docs/convergence.md has figures.',
             num_workers,
         )
+    row_optimizers.check_windows(model.optimizer)  # parts that were not known before it was built
     share = mode.delta_scale(num_workers)
     slots, scales, decays = {}, {}, {}
     for table in stored_values(model.trainable_variables, Table):
-        names = row_optimizers.slot_names(model.optimizer)
-        of_table = {name: row_optimizers.slot_of(model.optimizer, name, table)._value for name in names}
+        optimizer = part_for(model.optimizer, table)
+        names = row_optimizers.slot_names(optimizer)
+        of_table = {name: row_optimizers.slot_of(optimizer, name, table)._value for name in names}
         slots[table.key] = list(of_table.values())
         scales[table.key] = share
-        of_averages = moving_averages.decays(model.optimizer)
+        of_averages = moving_averages.decays(optimizer)
         decays.update({slot.key: of_averages[name] for name, slot in of_table.items() if name in of_averages})
         scales.update({slot.key: 1.0 / num_workers for name, slot in of_table.items() if name in _Geo.means})
     weights = [
@@ -157,5 +153,6 @@ def dense_scales(model: Any, num_workers: int) -> dict[Any, float]:
     if mode is None or num_workers == 1:
         return {}
     scales = {v.key: mode.delta_scale(num_workers) for v in stored_values(model.trainable_variables, DenseVariable)}
-    means = [slot for name in _Geo.means for slot in getattr(model.optimizer, name, None) or []]
+    parts = parts_of(model.optimizer)
+    means = [slot for part in parts for name in _Geo.means for slot in getattr(part, name, None) or []]
     return scales | {slot.key: 1.0 / num_workers for slot in stored_values(means, DenseVariable)}

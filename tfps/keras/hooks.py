@@ -29,6 +29,8 @@ from tfps.keras._compat import (
 from tfps.keras.arrays import dataset_of
 from tfps.keras.functions import StepFunction
 from tfps.keras.modes import Moded
+from tfps.keras.multi_optimizer import whole_of
+from tfps.keras.slot_scope import slot_scope
 from tfps.keras.variables import current_strategy
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import StepVariable
@@ -146,25 +148,24 @@ def _install_optimizer_hooks() -> None:
 
 def _update_step(stock: Any, optimizer: Any, *args: Any) -> None:
     current = step.current()
-    if current is not None and current.by_hand and isinstance(optimizer, Moded):
+    whole = whole_of(optimizer)
+    if current is not None and current.by_hand and isinstance(whole, Moded):
         raise UnsupportedError(
             "`optimizer` must have no mode in a hand-written loop, which trains asynchronously. "
-            f"Received: {type(optimizer).__name__}. Valid: one as Keras makes it, or `fit` with a `train_step`."
+            f"Received: {type(whole).__name__}. Valid: one as Keras makes it, or `fit` with a `train_step`."
         )
     moving_averages.note_slots(optimizer)
     optimizers.update_step(optimizer, *args)
 
 
 def _add_slot(stock: Any, optimizer: Any, reference_variable: Any, *args: Any, **kwargs: Any) -> Any:
-    strategy = optimizer._distribution_strategy
-    value = reference_variable._value if isinstance(reference_variable, Variable) else reference_variable
     base = super(TFOptimizer, optimizer).add_variable_from_reference
-    with strategy.outside_steps(), strategy.slots_of(value):
+    with slot_scope(optimizer, reference_variable):
         return base(reference_variable, *args, **kwargs)
 
 
 def _build_in_turn(stock: Any, optimizer: Any, variables: list[Any]) -> None:
-    stock(optimizer, optimizers.InTurn(optimizer._distribution_strategy, variables))
+    stock(optimizer, optimizers.InTurn(optimizer, variables))
 
 
 # Trainers: steps run on the workers.

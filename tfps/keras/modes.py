@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras._compat import keras
+from tfps.keras.multi_optimizer import MULTI_KINDS
 from tfps.keras.row_optimizers import KINDS
 
 if TYPE_CHECKING:
@@ -108,5 +109,5 @@ def kind(mixin: type[Moded], inner: type) -> type:
 
 def know(mixin: type[Moded]) -> None:
     """Makes the classes that a saved model may name before its optimizer is made again."""
-    for inner in KINDS:
+    for inner in (*KINDS, *MULTI_KINDS):
         kind(mixin, inner)

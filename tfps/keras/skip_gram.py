@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import row_optimizers
+from tfps.keras.multi_optimizer import is_multi
 from tfps.ops.draw_targets import Negatives, alias_table, draw_targets
 from tfps.ops.train_pairs import PAIR_RULES, train_pairs
 from tfps.types import is_integer
@@ -135,8 +136,9 @@ class SkipGram(keras.Model):
         """
         optimizer = self.optimizer
         _check_optimizer(optimizer)
-        # The rate is that of the window's first batch.
-        found = row_optimizers.rule_of(optimizer, tf.cast(optimizer.learning_rate, tf.float32))
+        # The rate is that of the window's first batch. A MultiOptimizer has none, and no rule for all rows.
+        rate = None if is_multi(optimizer) else tf.cast(optimizer.learning_rate, tf.float32)
+        found = None if rate is None else row_optimizers.rule_of(optimizer, rate)
         if found is None or found.rule.name not in PAIR_RULES:
             raise UnsupportedError(
                 "`optimizer` must be SGD without momentum or Adagrad, where a SkipGram trains in windows. "

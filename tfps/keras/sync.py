@@ -8,6 +8,7 @@ from tfps import step
 from tfps.errors import ConfigError
 from tfps.keras._compat import Variable
 from tfps.keras.modes import Moded, know, optimizer_of, with_mode
+from tfps.keras.multi_optimizer import is_multi
 from tfps.types import is_integer
 
 
@@ -57,7 +58,16 @@ class _Sync(Moded):
         pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
         values = [v._value if isinstance(v, Variable) else v for _, v in pairs]
         kept = [variable for _, variable in pairs]
-        current.contributions.append(step.Contribution([g for g, _ in pairs], values, lambda mean: update(mean, kept)))
+
+        def update_by(means: Sequence[Any]) -> None:
+            """The update of the variables that have a gradient; a MultiOptimizer is given all, None for the others."""
+            if is_multi(self):
+                by_variable = dict(zip(map(id, kept), means, strict=True))
+                update([by_variable.get(id(variable)) for variable in variables], variables)
+            else:
+                update(means, kept)
+
+        current.contributions.append(step.Contribution([g for g, _ in pairs], values, update_by))
 
 
 know(_Sync)

@@ -111,14 +111,13 @@ def placement_loads(placement: Placement) -> Iterator[ServerLoad]:
     """What each shard of one placement asks of its server."""
     spec = placement.spec
     for index, shard in enumerate(placement.shards):
-        nbytes = shard.rows * spec.row_bytes
-        load = ServerLoad(shard.server, nbytes, nbytes * (1 + spec.slots))
+        load = ServerLoad(shard.server, shard.rows * spec.row_bytes, spec.bytes_of_rows(shard.rows))
         if spec.is_table and placement.routing:
             traffic = table_traffic(spec, placement.routing)
             lookups, rows = float(traffic.lookups[index]), float(traffic.unique[index])
             yield load + ServerLoad(shard.server, 0, 0, lookups, rows, rows * spec.row_bytes)
         else:
-            yield dataclasses.replace(load, dense_bytes_per_step=nbytes)
+            yield dataclasses.replace(load, dense_bytes_per_step=load.nbytes)
 
 
 @dataclasses.dataclass(frozen=True)

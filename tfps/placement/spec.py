@@ -39,6 +39,7 @@ class VariableSpec:
         shape: [rows, ...] of a table, any static shape of a dense variable.
         dtype: element type by name.
         slots: optimizer variables of the same shape that live beside it: SGD 0, Adagrad 1, Adam 2.
+        row_slots: optimizer variables with one number for each row that live beside it: RowwiseAdagrad 1.
         rows_per_step: ids that one step of one worker looks up in this table, repeats counted; None if unknown.
         trainable: whether steps push updates to it.
         is_table: whether steps ask for some of its rows (True) or for all of it (False, a dense variable).
@@ -54,6 +55,7 @@ class VariableSpec:
     rows_per_step: float | None = None
     trainable: bool = True
     is_table: bool = False
+    row_slots: int = 0
 
     def __post_init__(self) -> None:
         """Checks the fields; a list given as `shape` becomes a tuple, numbers of numpy those of Python, for JSON."""
@@ -70,9 +72,11 @@ class VariableSpec:
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
         if self.is_table and (len(self.shape) < 2 or not self.shape[0]):
             self._refuse("shape", "[rows, width, ...] with at least one row for a table", self.shape)
-        if not is_integer(self.slots) or self.slots < 0:
-            self._refuse("slots", "an integer of at least 0", self.slots)
-        object.__setattr__(self, "slots", int(self.slots))
+        for field in ("slots", "row_slots"):
+            number_of_slots = getattr(self, field)
+            if not is_integer(number_of_slots) or number_of_slots < 0:
+                self._refuse(field, "an integer of at least 0", number_of_slots)
+            object.__setattr__(self, field, int(number_of_slots))
         if self.rows_per_step is not None and not 0 <= self.rows_per_step < math.inf:
             self._refuse("rows_per_step", "None or a finite number of ids, at least 0", self.rows_per_step)
         if self.rows_per_step is not None:
@@ -93,7 +97,11 @@ class VariableSpec:
     @property
     def bytes_with_slots(self) -> int:
         """Bytes that a server has to hold for it: the variable and its slots."""
-        return self.nbytes * (1 + self.slots)
+        return self.bytes_of_rows(self.rows)
+
+    def bytes_of_rows(self, rows: int) -> int:
+        """Bytes that a server has to hold for some of the rows and their slots."""
+        return rows * (self.row_bytes * (1 + self.slots) + dtype_bytes(self.dtype) * self.row_slots)
 
     @property
     def row_bytes(self) -> int:

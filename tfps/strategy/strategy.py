@@ -237,11 +237,11 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         if summed:
             return create_sum(spec, recipe)
         spec = dataclasses.replace(spec, name=self._unique(spec.name))
-        if isinstance(self._slot_of, Table) and self._slot_of.placement.spec.shape == spec.shape:
-            spec = dataclasses.replace(spec, is_table=True)
-            return create_table(self._placer.place_like(spec, self._slot_of.placement), recipe, spec.trainable)
-        if isinstance(self._slot_of, DenseVariable) and self._slot_of.placement.spec.shape == spec.shape:
-            placement = self._placer.place_like(spec, self._slot_of.placement)
+        beside = self._slot_of.placement if isinstance(self._slot_of, Table | DenseVariable) else None
+        # A slot has the shape of its variable, or one number for each row of it.
+        if beside is not None and spec.shape in (beside.spec.shape, (*beside.spec.shape[:1], 1)):
+            spec = dataclasses.replace(spec, is_table=isinstance(self._slot_of, Table))
+            placement = self._placer.place_like(spec, beside)
         else:
             placement = self._placer_of(spec, recipe).place(spec)
         if spec.is_table:

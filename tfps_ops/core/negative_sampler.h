@@ -1,4 +1,4 @@
-// Rows drawn at random beside each positive one: the negatives of word2vec and its kin.
+// Rows drawn at random beside each positive one: the negative samples of word2vec and its kin.
 //
 // A draw is a function of (seed, place), so any number of threads and the TensorFlow graph in
 // tfps/ops/draw_targets_graph.py draw the same. A draw costs a product, a shift or two and one fetch from the alias table
@@ -27,7 +27,7 @@ Status CheckAliases(const NegativeSampler& sampler);
 // Whether all of `count` positives are in [0, rows); the error names the first that is not. O(count).
 Status CheckPositives(const NegativeSampler& sampler, const int64_t* positives, int64_t count);
 
-// What a seed of two numbers, such as a key and a counter, comes to.
+// One seed from two numbers, such as the key and the counter of a tf.random.Generator.
 uint64_t MixedSeed(int64_t key, int64_t counter);
 
 // targets[i] = {positives[i], then width - 1 rows that are not positives[i]}, [count, width]. One that is drawn equal to

@@ -17,7 +17,7 @@ namespace tfps {
 // Rows of one table that get a gradient. Rows are within the table and different from each other.
 struct RowBlock {
   float* table = nullptr;                // [table rows, dim]
-  float* slots[kMaxSlots] = {};          // each [table rows, dim]; as many as the rule has
+  float* slots[kMaxSlots] = {};          // as many as the rule has, each [table rows, its SlotWidth]
   const int64_t* rows = nullptr;         // [count]
   const float* gradients = nullptr;      // [count, dim]
   int64_t count = 0;
@@ -71,8 +71,14 @@ struct DotBlock {
   float* out = nullptr;                  // [count]
 };
 
-template <class Rule>
-using ApplyRows = void (*)(const Rule& rule, const RowBlock& block);
+// One rule of rules/*.inc with its loop. Both functions take the numbers of the rule, `rule.hyperparameter_count` floats.
+struct RuleKernel {
+  RowRule rule;
+  // To be called once for an update, before any `apply`: computes in place what is the same for every row.
+  void (*prepare)(float* hyperparameters);
+  // Updates the rows of a block, one after the other. Keeps no state: several threads may call it with different rows.
+  void (*apply)(const float* hyperparameters, const RowBlock& block);
+};
 
 // One set of loops. A const table of functions: copying a pointer to it is all that dispatch costs.
 struct RowKernels {
@@ -80,20 +86,8 @@ struct RowKernels {
   void (*add_shares)(const AddSharesBlock& block);
   void (*pool)(const PoolBlock& block);
   void (*dot)(const DotBlock& block);
-  ApplyRows<SgdRule> sgd;
-  ApplyRows<MomentumRule> momentum;
-  ApplyRows<AdagradRule> adagrad;
-  ApplyRows<AdamRule> adam;
-  ApplyRows<AdamAmsgradRule> adam_amsgrad;
-  ApplyRows<AdamaxRule> adamax;
-  ApplyRows<NadamRule> nadam;
-  ApplyRows<LionRule> lion;
-  ApplyRows<AdadeltaRule> adadelta;
-  ApplyRows<RmspropRule> rmsprop;
-  ApplyRows<RmspropMomentumRule> rmsprop_momentum;
-  ApplyRows<RmspropCenteredRule> rmsprop_centered;
-  ApplyRows<RmspropMomentumCenteredRule> rmsprop_momentum_centered;
-  ApplyRows<FtrlRule> ftrl;
+  const RuleKernel* rules;  // [rule_count], in one order for all targets
+  int rule_count;
 };
 
 // The loops for `target`, which this CPU must support.

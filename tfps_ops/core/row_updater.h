@@ -17,14 +17,14 @@ class RowUpdater {
  public:
   virtual ~RowUpdater() = default;
 
-  // How many variables of the table's shape go with it.
+  // How many variables go with a table.
   virtual int slots() const = 0;
 
   // Floats of a row of slot number `slot`, for a table with rows of `dim` floats: `dim` or 1. A slot has as many rows as
   // its table.
-  virtual int64_t SlotWidth(int /*slot*/, int64_t dim) const { return dim; }
+  virtual int64_t SlotWidth(int slot, int64_t dim) const = 0;
 
-  // How many numbers come with every update: the fields of the rule in row_rules.h, in their order.
+  // How many numbers come with every update: the hyperparameters of the rule in their order, and last the decay.
   virtual int hyperparameters() const = 0;
 
   // Reads, updates and writes each row of the block once. Large blocks are shared out over threads by rows.
@@ -32,9 +32,8 @@ class RowUpdater {
   virtual void Apply(const float* hyperparameters, const RowBlock& block, const ParallelFor& parallel) const = 0;
 };
 
-// The updater called `rule` (sgd, momentum, adagrad, adam, adam_amsgrad, adamax, nadam, lion, adadelta, rmsprop,
-// rmsprop_momentum, rmsprop_centered, rmsprop_momentum_centered or ftrl), on the best loops this CPU can run or on those
-// of `target`; null for another name.
+// The updater of the rule with this name (see RowRules), on the best loops this CPU can run or on those of `target`; null
+// for a name that no rule has.
 std::unique_ptr<RowUpdater> MakeRowUpdater(const std::string& rule, CpuTarget target = BestCpuTarget());
 
 }  // namespace tfps

@@ -24,9 +24,11 @@ class ApplyRowsOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("dim", &dim_));
     OP_REQUIRES_OK(context, context->GetAttr("tables", &tables_));
     OP_REQUIRES_OK(context, context->GetAttr("K", &variables));
+    // Made once: an updater keeps no state, so all calls of this op may share it.
     updater_ = MakeRowUpdater(rule);
     OP_REQUIRES(context, updater_ != nullptr,
-                ToTensorFlow(InvalidArgument("`rule` must be a row optimizer's name. Received: ", rule, ".")));
+                ToTensorFlow(InvalidArgument("`rule` must be a row optimizer's name. Received: ", rule, ". Valid: ",
+                                             RowRuleNames(), ".")));
     OP_REQUIRES(context, variables == tables_ * (1 + updater_->slots()),
                 ToTensorFlow(InvalidArgument("`variables` must be ", 1 + updater_->slots(), " for each of ", tables_,
                                              " tables. Received: ", variables, " in all.")));
@@ -38,6 +40,8 @@ class ApplyRowsOp : public tf::OpKernel {
     const auto update = ReadUpdate(message.flat<float>().data(), message.NumElements(), updater_->hyperparameters(),
                                    tables_, dim_);
     OP_REQUIRES_OK(context, ToTensorFlow(update));
+    // One table after another, each under its own locks: requests of several workers follow each other through the tables,
+    // and a wrong message leaves the tables before the one it names updated.
     for (int64_t table = 0; table < tables_; ++table) {
       if (update.value().pieces[table].count == 0) continue;  // its locks need not be waited for
       OP_REQUIRES_OK(context, Update(context, table, update.value()));

@@ -1,4 +1,7 @@
 // Kernels of TfpsCombineRows and of its gradients: unpack tensors and call core/rows/segment_combine.h.
+//
+// All that a kernel knows is its combiner, so any number of steps share one. Every place and segment is checked before a row is
+// read: they are tensors of the user's graph, and may hold anything.
 #include <string>
 
 #include "tensorflow/core/framework/op_kernel.h"
@@ -12,10 +15,12 @@ namespace {
 namespace tf = ::tensorflow;
 
 // Inputs are checked one by one; what a check needs of an earlier one is known by then.
+// What the three ops have in common: they read bags of elements and write a matrix.
 class CombineOp : public tf::OpKernel {
  public:
   explicit CombineOp(tf::OpKernelConstruction* context) : OpKernel(context) {
     std::string combiner;
+// The op's registration allows these three names only.
     OP_REQUIRES_OK(context, context->GetAttr("combiner", &combiner));
     bags_.combiner = combiner == "sum" ? Combiner::kSum : combiner == "mean" ? Combiner::kMean : Combiner::kSqrtn;
   }
@@ -32,6 +37,7 @@ class CombineOp : public tf::OpKernel {
     return absl::OkStatus();
   }
 
+  // A number of rows or of bags, at least 0.
   static absl::Status ReadCount(tf::OpKernelContext* context, const char* name, int64_t* count) {
     const tf::Tensor* tensor;
     TF_RETURN_IF_ERROR(context->input(name, &tensor));
@@ -47,6 +53,7 @@ class CombineOp : public tf::OpKernel {
     TF_RETURN_IF_ERROR(context->input("places", &places));
     TF_RETURN_IF_ERROR(context->input("segments", &segments));
     TF_RETURN_IF_ERROR(context->input_list("weights", &weights));
+    // The shape functions check the same, where the shapes are known before the step.
     if (places->dims() != 1 || segments->shape() != places->shape()) {
       return ToTensorFlow(InvalidArgument("`places` and `segments` must be vectors of one length. Received: shapes ",
                                           places->shape().DebugString(), " and ", segments->shape().DebugString(), "."));
@@ -56,6 +63,7 @@ class CombineOp : public tf::OpKernel {
                                           places->NumElements(), ". Received: ", weights.size(), " of shape ",
                                           weights[0].shape().DebugString(), "."));
     }
+    // Pointers into the inputs, which live as long as this Compute.
     *bags = bags_;
     bags->places = places->flat<int32_t>().data();
     bags->segments = segments->flat<int64_t>().data();
@@ -67,6 +75,7 @@ class CombineOp : public tf::OpKernel {
     return ToTensorFlow(CheckBags(*bags));
   }
 
+  // The sizes come from the caller, so their product may overflow: that is an error here and no crash.
   static absl::Status AllocateMatrix(tf::OpKernelContext* context, int64_t rows, int64_t dim, tf::Tensor** matrix) {
     tf::TensorShape shape;
     TF_RETURN_IF_ERROR(tf::TensorShape::BuildTensorShape({rows, dim}, &shape));
@@ -77,6 +86,7 @@ class CombineOp : public tf::OpKernel {
   Bags bags_;  // with the combiner and nothing else
 };
 
+// Forward: the rows of each bag combined into one.
 class CombineRowsOp : public CombineOp {
  public:
   using CombineOp::CombineOp;
@@ -95,6 +105,7 @@ class CombineRowsOp : public CombineOp {
   }
 };
 
+// Backward, for the rows: the gradient of each bag spread over the rows of its elements.
 class CombineRowsGradOp : public CombineOp {
  public:
   using CombineOp::CombineOp;
@@ -107,17 +118,20 @@ class CombineRowsGradOp : public CombineOp {
     OP_REQUIRES_OK(context, ReadMatrix(context, "gradients", -1, &gradients));
     OP_REQUIRES_OK(context, ReadCount(context, "num_rows", &rows));
     OP_REQUIRES_OK(context, ReadBags(context, rows, gradients->dim_size(0), gradients->dim_size(1), &bags));
+    // A row that no element has gets a gradient of 0, so the result has all rows.
     OP_REQUIRES_OK(context, AllocateMatrix(context, rows, bags.dim, &sums));
     if (sums->NumElements() == 0) return;
     CombineRowsGradient(bags, gradients->flat<float>().data(), sums->flat<float>().data(), DeviceParallel(context));
   }
 };
 
+// Backward, for the weights: one number an element.
 class CombineWeightsGradOp : public CombineOp {
  public:
   using CombineOp::CombineOp;
 
   void Compute(tf::OpKernelContext* context) override {
+    // Both the rows and the gradients are needed: a weight's gradient is the product of its row and its bag's gradient.
     const tf::Tensor *rows, *gradients;
     tf::Tensor* out;
     Bags bags;

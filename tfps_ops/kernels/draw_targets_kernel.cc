@@ -25,6 +25,7 @@ class DrawTargetsOp : public tf::OpKernel {
 
   void Compute(tf::OpKernelContext* context) override {
     const tf::Tensor& positives = context->input(0);
+    // Inputs are the positives, the alias table and the seed.
     NegativeSampler sampler;
     OP_REQUIRES_OK(context, CheckVector("positives", positives));
     OP_REQUIRES_OK(context, ReadSampler(context->input(1), context->input(2), &sampler));
@@ -40,6 +41,7 @@ class DrawTargetsOp : public tf::OpKernel {
   }
 
  private:
+  // Checks the alias table whole: a draw trusts it, and it may be any tensor.
   absl::Status ReadSampler(const tf::Tensor& aliases, const tf::Tensor& seed, NegativeSampler* sampler) const {
     if (aliases.dims() != 1 || (aliases.NumElements() != 0 && aliases.NumElements() != rows_)) {
       return ToTensorFlow(InvalidArgument("`aliases` must be a vector of `rows`, ", rows_, ", or empty. Received: shape ",

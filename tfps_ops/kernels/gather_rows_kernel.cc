@@ -20,6 +20,7 @@ class GatherRowsOp : public tf::OpKernel {
   }
 
   void Compute(tf::OpKernelContext* context) override {
+    // Inputs are the handles of the tables and, last, the request.
     tf::OpInputList tables;
     OP_REQUIRES_OK(context, context->input_list("tables", &tables));
     const tf::Tensor& request = context->input(tables.size());
@@ -27,6 +28,7 @@ class GatherRowsOp : public tf::OpKernel {
     const auto pieces = ReadRequest(request.flat<int64_t>().data(), request.NumElements(), tables.size());
     OP_REQUIRES_OK(context, ToTensorFlow(pieces));
     tf::TensorShape shape;
+    // All rows lie in one matrix, table after table, so the answer crosses to the worker as one tensor.
     OP_REQUIRES_OK(context, tf::TensorShape::BuildTensorShape({request.NumElements() - tables.size(), dim_}, &shape));
     tf::Tensor* rows = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &rows));

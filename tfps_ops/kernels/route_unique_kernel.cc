@@ -1,4 +1,7 @@
 // Kernel of TfpsRouteUnique: unpacks attributes and tensors and calls core/routing/unique_router.h.
+//
+// Threads: the kernel object is shared by all steps that run at a time; it is constant after its construction. Each Compute has
+// a UniqueRouter of its own.
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,6 +19,7 @@ namespace tf = ::tensorflow;
 // Rows of the answer are counted in int32, and some room is left above.
 constexpr int64_t kMaxIds = int64_t{1} << 30;
 
+// The names are those of placement/routing.py.
 absl::Status KindOf(const std::string& name, RoutingKind* kind) {
   if (name == "div") *kind = RoutingKind::kDiv;
   else if (name == "mod") *kind = RoutingKind::kMod;
@@ -24,6 +28,7 @@ absl::Status KindOf(const std::string& name, RoutingKind* kind) {
   return absl::OkStatus();
 }
 
+// The bounds that routing.h states: within them nothing in a Locator overflows.
 absl::Status CheckRouting(const Routing& routing) {
   if (routing.rows < 1 || routing.rows > int64_t{1} << 62 || routing.shards < 1 || routing.shards > routing.rows) {
     return ToTensorFlow(InvalidArgument("`rows` must be 1 to 2^62 and `shards` 1 to rows. Received: ", routing.rows,
@@ -38,7 +43,8 @@ absl::Status CheckRouting(const Routing& routing) {
   return absl::OkStatus();
 }
 
-// Reads attributes that are lists with an element a table.
+// Reads the attributes that say how tables are routed. They are parallel lists, as an attribute cannot be a list of records.
+// Example, two tables on one server: rows [100, 9], shards [1, 2], servers [0, 0, 0].
 class RouteAttributes {
  public:
   explicit RouteAttributes(tf::OpKernelConstruction* context) : context_(context) {}
@@ -47,6 +53,7 @@ class RouteAttributes {
     int64_t tables = 0;
     TF_RETURN_IF_ERROR(context_->GetAttr("N", &tables));
     TF_RETURN_IF_ERROR(context_->GetAttr("num_servers", servers));
+    // An element a table each, but `servers`, which has one a shard.
     std::vector<std::string> names, kinds;
     std::vector<int64_t> rows, shards, multipliers, offsets, homes;
     TF_RETURN_IF_ERROR(ReadList("tables", tables, &names));
@@ -83,6 +90,7 @@ class RouteAttributes {
   }
 
   // Moves the servers of the route's shards from the front of `homes`.
+  // Example: `homes` [2, 0, 1] and a route of two shards leave [1], and the route has the servers [2, 0].
   static absl::Status TakeServers(int64_t servers, std::vector<int64_t>* homes, TableRoute* route) {
     if (static_cast<int64_t>(homes->size()) < route->routing.shards) {
       return ToTensorFlow(InvalidArgument("`servers` must name one server a shard. Received: ", homes->size(),
@@ -102,6 +110,7 @@ class RouteAttributes {
   tf::OpKernelConstruction* context_;
 };
 
+// The map of pieces is made where the graph is; a step only reads it.
 class RouteUniqueOp : public tf::OpKernel {
  public:
   explicit RouteUniqueOp(tf::OpKernelConstruction* context) : OpKernel(context) {
@@ -114,6 +123,7 @@ class RouteUniqueOp : public tf::OpKernel {
   void Compute(tf::OpKernelContext* context) override {
     std::vector<TableIds> ids;
     OP_REQUIRES_OK(context, Unpack(context, &ids));
+    // Read finds how large the outputs are, Write fills them.
     UniqueRouter router(*map_);
     const Status read = router.Read(ids, DeviceParallel(context));
     OP_REQUIRES(context, read.ok(), OutOfRange(context, read, router.FirstBad()));
@@ -124,7 +134,9 @@ class RouteUniqueOp : public tf::OpKernel {
 
  private:
   // Outputs are the requests, unique_ids, table_order, table_sizes, and an inverse of each table's ids' shape.
+  // Reads the ids of every table and allocates the outputs whose sizes they give.
   absl::Status Unpack(tf::OpKernelContext* context, std::vector<TableIds>* ids) const {
+    // The inverse of a table is allocated before its ids are read, because the router writes it as it goes.
     int64_t total = 0;
     for (int64_t t = 0; t < map_->tables(); ++t) {
       const tf::Tensor& input = context->input(t);
@@ -133,6 +145,7 @@ class RouteUniqueOp : public tf::OpKernel {
       ids->push_back({input.flat<int64_t>().data(), inverse->flat<int32_t>().data(), input.NumElements()});
       total += input.NumElements();
     }
+    // Checked here and not in the router: whoever calls the router has counted the ids already.
     if (total <= kMaxIds) return absl::OkStatus();
     return ToTensorFlow(InvalidArgument("`ids` must be at most 2^30 in all. Received: ", total));
   }
@@ -140,6 +153,7 @@ class RouteUniqueOp : public tf::OpKernel {
   // All outputs whose size is known only now; table_sizes is also filled.
   absl::Status Allocate(tf::OpKernelContext* context, const UniqueRouter& router, Routed* routed) const {
     const int64_t servers = map_->servers();
+    // Output s is the request of server s: a tensor each, as each is sent to another task.
     tf::Tensor* output = nullptr;
     for (int64_t s = 0; s < servers; ++s) {
       TF_RETURN_IF_ERROR(context->allocate_output(s, {router.request_size(s)}, &output));
@@ -166,6 +180,7 @@ class RouteUniqueOp : public tf::OpKernel {
     return ToTensorFlow(InvalidArgument(read.message(), " at [", place, "] of ids of shape ", shape.DebugString(), "."));
   }
 
+  // The pieces of all servers, made once.
   std::unique_ptr<PieceMap> map_;
 };
 

@@ -18,6 +18,7 @@ class ScanRowsOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("K", &variables_));
     OP_REQUIRES_OK(context, context->GetAttr("dim", &dim_));
     OP_REQUIRES_OK(context, context->GetAttr("max_rows", &max_rows_));
+    // A RowMatrix has room for so many slots.
     OP_REQUIRES(context, variables_ <= 1 + kMaxSlots,
                 ToTensorFlow(InvalidArgument("`variables` must be a table and at most ", kMaxSlots,
                                              " slots. Received: ", variables_, " variables.")));
@@ -26,10 +27,12 @@ class ScanRowsOp : public tf::OpKernel {
   void Compute(tf::OpKernelContext* context) override {
     const tf::Tensor& cursor = context->input(variables_);
     OP_REQUIRES_OK(context, CheckCount("cursor", cursor));
+    // The table and its slots; a scan reads them under their locks together.
     std::vector<const tf::Tensor*> handles;
     for (int i = 0; i < variables_; ++i) handles.push_back(&context->input(i));
     std::unique_ptr<RowStore> store;
     OP_REQUIRES_OK(context, OpenRowStore(context, handles, dim_, &store));
+    // The rows are copied under the locks and into tensors after them: updates wait for the first copy only.
     const auto chunk = store->ScanRows(cursor.scalar<int64_t>()(), max_rows_);
     OP_REQUIRES_OK(context, ToTensorFlow(chunk));
     OP_REQUIRES_OK(context, Write(context, chunk.value()));
@@ -53,6 +56,7 @@ class ScanRowsOp : public tf::OpKernel {
     return absl::OkStatus();
   }
 
+  // Copies one part of the chunk into an output.
   static absl::Status WriteMatrix(tf::OpKernelContext* context, int output, int64_t rows, int64_t width,
                                   const std::vector<float>& values) {
     tf::Tensor* matrix = nullptr;

@@ -18,6 +18,7 @@ class SegmentSumRowsOp : public tf::OpKernel {
   }
 
   void Compute(tf::OpKernelContext* context) override {
+    // Inputs are the gradients, the inverse of each, and last how many rows there are.
     const tf::Tensor& rows = context->input(context->num_inputs() - 1);
     OP_REQUIRES_OK(context, CheckCount("num_rows", rows));
     const int64_t num_rows = rows.scalar<int64_t>()();
@@ -25,6 +26,7 @@ class SegmentSumRowsOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, Unpack(context, num_rows, &segments));
     tf::Tensor* out = nullptr;
     tf::TensorShape shape;
+    // num_rows comes with the message, so its product with dim may overflow: an error and no crash.
     OP_REQUIRES_OK(context, tf::TensorShape::BuildTensorShape({num_rows, dim_}, &shape));
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &out));
     SegmentSum(segments, num_rows, dim_, out->flat<float>().data(), DeviceParallel(context));
@@ -37,6 +39,7 @@ class SegmentSumRowsOp : public tf::OpKernel {
     TF_RETURN_IF_ERROR(context->input_list("gradients", &gradients));
     TF_RETURN_IF_ERROR(context->input_list("inverse", &positions));
     for (int i = 0; i < gradients.size(); ++i) {
+      // A lookup of ids [batch, n] has gradients [batch, n, dim]; in memory both are lists of rows.
       tf::TensorShape expected = positions[i].shape();
       TF_RETURN_IF_ERROR(expected.AddDimWithStatus(dim_));
       if (gradients[i].shape() != expected) {

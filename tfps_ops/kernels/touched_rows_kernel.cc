@@ -12,6 +12,7 @@ namespace {
 
 namespace tf = ::tensorflow;
 
+// TfpsWatchRows: makes a variable record the rows of its updates from now on.
 class WatchRowsOp : public tf::OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -24,6 +25,7 @@ class WatchRowsOp : public tf::OpKernel {
   }
 };
 
+// TfpsTouchedRows: reads that record.
 class TouchedRowsOp : public tf::OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -39,6 +41,7 @@ class TouchedRowsOp : public tf::OpKernel {
     OP_REQUIRES(context, touched != nullptr,
                 ToTensorFlow(FailedPrecondition("`variable` must be watched by TfpsWatchRows before its touched rows are "
                                                 "asked for. Received: a variable that nobody watches.")));
+    // An update that comes between the look and this call is in the answer or in the next one; either is right.
     const Result<RowsSince> since = touched->Since(cursor.scalar<int64_t>()());
     OP_REQUIRES_OK(context, ToTensorFlow(since));
     Write(context, since.value());
@@ -51,6 +54,7 @@ class TouchedRowsOp : public tf::OpKernel {
     return VariableObservers::OfProcess().Find(var);
   }
 
+  // Outputs are the rows and the next cursor.
   static void Write(tf::OpKernelContext* context, const RowsSince& since) {
     tf::Tensor *rows = nullptr, *next = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, {static_cast<int64_t>(since.rows.size())}, &rows));

@@ -17,6 +17,8 @@ absl::Status ApplyDenseShape(InferenceContext* c) {
   return c->WithRank(c->input(c->num_inputs() - 1), 1, &checked);
 }
 
+// Stateful, as every op that changes variables.
+// The variables come first and slot after slot, so that an op for another rule differs in K alone.
 REGISTER_OP("TfpsApplyDense")
     .Input("variables: K * resource")
     .Input("gradients: T * float")
@@ -35,7 +37,7 @@ updated.
 variables: Handles of float variables of any shape: those with a gradient, then the first slot of every one, then the
     second of every one; a slot has the shape of its variable.
 gradients: Of the shape of their variables.
-hyperparameters: Of the rule, in the order of core/row_rules.h.
+hyperparameters: Of the rule, as TfpsRowRules names them and then the decay.
 rule: As in TfpsApplyRows.
 )doc");
 

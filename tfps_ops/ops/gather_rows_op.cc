@@ -18,11 +18,14 @@ absl::Status GatherRowsShape(InferenceContext* c) {
   for (int i = 0; i < n; ++i) TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &handle));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(n), 1, &request));
   DimensionHandle rows;
+  // A request that is too short to hold its counts fails here where its length is known, and in the kernel where it is not.
   TF_RETURN_IF_ERROR(c->Subtract(c->Dim(request, 0), n, &rows));
   c->set_output(0, c->Matrix(rows, dim));
   return absl::OkStatus();
 }
 
+// Stateful: two gathers with the same inputs read different rows when an update comes between them.
+// `dim` is an attribute, so that the shape of the result is known where the graph is built.
 REGISTER_OP("TfpsGatherRows")
     .Input("tables: N * resource")
     .Input("request: int64")

@@ -27,6 +27,8 @@ absl::Status ScanRowsShape(InferenceContext* c) {
   return absl::OkStatus();
 }
 
+// Stateful: rows change between two scans. max_rows is an attribute, because it bounds the memory that a server gives for a
+// scan and so belongs to the graph and not to the data.
 REGISTER_OP("TfpsScanRows")
     .Input("variables: K * resource")
     .Input("cursor: int64")

@@ -14,11 +14,13 @@ absl::Status SegmentSumRowsShape(InferenceContext* c) {
   int64_t dim = 0, n = 0;
   TF_RETURN_IF_ERROR(c->GetAttr("dim", &dim));
   TF_RETURN_IF_ERROR(c->GetAttr("N", &n));
+  // Merging is the check: it fails where known dimensions differ and learns those that one side does not know.
   for (int i = 0; i < n; ++i) {
     ShapeHandle expected, merged;
     TF_RETURN_IF_ERROR(c->Concatenate(c->input(n + i), c->Vector(dim), &expected));
     TF_RETURN_IF_ERROR(c->Merge(c->input(i), expected, &merged));
   }
+  // Known where num_rows is a constant of the graph.
   DimensionHandle rows;
   TF_RETURN_IF_ERROR(c->MakeDimForScalarInput(2 * n, &rows));
   c->set_output(0, c->Matrix(rows, dim));

@@ -8,6 +8,7 @@ namespace {
 using ::tensorflow::shape_inference::InferenceContext;
 using ::tensorflow::shape_inference::ShapeHandle;
 
+// There is nothing to say of the output, as there is none; the handle must be one.
 absl::Status WatchRowsShape(InferenceContext* c) {
   ShapeHandle checked;
   return c->WithRank(c->input(0), 0, &checked);
@@ -22,6 +23,7 @@ absl::Status TouchedRowsShape(InferenceContext* c) {
   return absl::OkStatus();
 }
 
+// Both are stateful: one changes what the server records, the other reads what changes with every update.
 REGISTER_OP("TfpsWatchRows")
     .Input("variable: resource")
     .SetIsStateful()

@@ -14,6 +14,7 @@ namespace tf = ::tensorflow;
 
 namespace {
 
+// Each handle is looked up on its own: a slot may be anywhere among the resources of the device.
 absl::Status OpenVariables(tf::OpKernelContext* context, const std::vector<const tf::Tensor*>& handles, int64_t dim,
                            std::unique_ptr<RowStore>* store) {
   std::vector<VarPtr> vars(handles.size());
@@ -30,8 +31,10 @@ absl::Status OpenRowStore(tf::OpKernelContext* context, const std::vector<const 
     return absl::InvalidArgumentError(Concatenated("the handle of a table must be a scalar. Received: shape ",
                                                    handles[0]->shape().DebugString(), "."));
   }
+  // The handle carries a hash of the resource's C++ type, so nothing is looked up to know the kind of store.
   const tf::ResourceHandle& table = handles[0]->flat<tf::ResourceHandle>()(0);
   if (table.hash_code() == tf::TypeIndex::Make<tf::Var>().hash_code()) return OpenVariables(context, handles, dim, store);
+  // A new kind of store adds its case above this line.
   return absl::InvalidArgumentError(Concatenated("a table must be a float variable. Received: the resource '",
                                                  table.name(), "' of type ", table.maybe_type_name(), "."));
 }

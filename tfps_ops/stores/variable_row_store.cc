@@ -8,6 +8,10 @@ namespace tf = ::tensorflow;
 
 namespace {
 
+// Everything about a variable is looked at under its lock, and anew at each call: an assignment may change its shape, and even a
+// table that was right a step ago may have been loaded from another model since.
+
+// Whether the variable can hold rows of `dim` floats. Its lock is held.
 Status CheckTable(tf::Var* var, int64_t dim) {
   const tf::Tensor& table = *var->tensor();
   if (!var->is_initialized) return FailedPrecondition("the table is not initialized.");
@@ -35,6 +39,7 @@ Status VariableRowStore::View(RowMatrix* matrix) const {
   matrix->table = Values(vars_[0].get());
   matrix->rows = vars_[0]->tensor()->dim_size(0);
   matrix->dim = dim_;
+  // Slot i is variable 1 + i.
   matrix->slot_count = static_cast<int>(vars_.size()) - 1;
   for (int i = 0; i < matrix->slot_count; ++i) {
     tf::Var* slot = vars_[1 + i].get();

@@ -29,6 +29,7 @@ Status MakeWritable(tf::OpKernelContext* context, tf::Var* var) {
       return ResourceExhausted("no memory for a copy of a variable that is being read, shape ",
                                tensor->shape().DebugString(), ": ", allocated.message());
     }
+    // Someone has a reference to the buffer: it is theirs from now on, and the variable goes on in the copy.
     std::memcpy(copy.data(), tensor->data(), tensor->TotalBytes());
     *tensor = copy;
   }
@@ -39,6 +40,8 @@ Status MakeWritable(tf::OpKernelContext* context, tf::Var* var) {
 VariableLocks::VariableLocks(const std::vector<VarPtr>& vars, LockMode mode) : mode_(mode) {
   locks_.reserve(vars.size());
   for (const VarPtr& var : vars) locks_.push_back(var->mu());
+  // One order for everybody, so that no two threads wait for each other; and a mutex that is listed twice would wait for
+  // itself.
   std::sort(locks_.begin(), locks_.end(), std::less<>());
   locks_.erase(std::unique(locks_.begin(), locks_.end()), locks_.end());
   for (tf::mutex* lock : locks_) mode_ == LockMode::kExclusive ? lock->lock() : lock->lock_shared();

@@ -14,6 +14,7 @@
 
 namespace tfps {
 
+// How a table is split; see the example above.
 enum class RoutingKind { kDiv, kMod, kHash };
 
 // One row's place: the shard, and the row's number within it.

@@ -14,6 +14,7 @@ class IdNumbers {
   // For at most `ids` members in [0, rows). Where the table of rows is hardly larger than the batch, each row has a slot of its
   // own, and nothing is hashed. Example: 100 ids take 256 slots; a table of 200 rows is then used directly.
   IdNumbers(int64_t ids, int64_t rows) {
+    // At least 16 slots, so that the shift below is never that of a whole word.
     int bits = 4;
     while ((int64_t{1} << bits) < 2 * ids) ++bits;
     direct_ = rows <= int64_t{1} << bits;
@@ -25,6 +26,7 @@ class IdNumbers {
   // The number of `id`. A new id gets the next number and is appended to `members`.
   int32_t Number(int64_t id, std::vector<int64_t>* members) {
     int64_t slot = direct_ ? id : Hash(id);
+    // Ends at an empty slot at the latest, and there is always one. (In a direct table the first look decides.)
     for (; slots_[slot] >= 0; slot = (slot + 1) & mask_) {
       if ((*members)[slots_[slot]] == id) return slots_[slot];
     }
@@ -48,6 +50,8 @@ class IdNumbers {
 // What an id costs: a hash lookup, and the routing of the unique ones spread over all.
 constexpr int64_t kNanosecondsAnId = 10;
 
+// What a table costs on average. Tables of a step are of one kind mostly; a large one among small ones is one thread's work
+// anyway.
 int64_t NanosecondsATable(const std::vector<TableIds>& ids) {
   int64_t count = 0;
   for (const TableIds& table : ids) count += table.count;
@@ -56,6 +60,7 @@ int64_t NanosecondsATable(const std::vector<TableIds>& ids) {
 
 }  // namespace
 
+// Numbers the pieces of each server in the order of the tables.
 PieceMap::PieceMap(std::vector<TableRoute> routes, int64_t servers) : routes_(std::move(routes)), pieces_(servers) {
   for (const TableRoute& route : routes_) {
     std::vector<int64_t>& numbers = numbers_.emplace_back();
@@ -64,6 +69,7 @@ PieceMap::PieceMap(std::vector<TableRoute> routes, int64_t servers) : routes_(st
 }
 
 Status UniqueRouter::Read(const std::vector<TableIds>& ids, const ParallelFor& parallel) {
+  // Tables have nothing in common here, so each is one thread's.
   parallel(map_.tables(), NanosecondsATable(ids), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) ReadTable(map_.route(t).routing, ids[t], &work_[t]);
   });
@@ -87,7 +93,9 @@ UniqueRouter::IdPlace UniqueRouter::FirstBad() const {
 void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* work) const {
   IdNumbers numbers(ids.count, routing.rows);
   const Locator locate(routing);
+  // The most there can be; pages that are never written take no memory.
   work->unique.reserve(std::min(ids.count, routing.rows));
+  // How many unique ids each shard has: the counts that a request begins with.
   work->counts.assign(routing.shards, 0);
   for (int64_t i = 0; i < ids.count; ++i) {
     const int64_t id = ids.ids[i];
@@ -95,8 +103,10 @@ void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* 
       work->bad_element = i;
       return;
     }
+    // For now the number of the unique id; Write replaces it.
     ids.inverse[i] = numbers.Number(id, &work->unique);
   }
+  // Routed once an id, after the ids are unique: a step asks for a popular id hundreds of times.
   work->places.reserve(work->unique.size());
   for (int64_t id : work->unique) {
     work->places.push_back(locate(id));
@@ -107,6 +117,7 @@ void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* 
 // Computes where each piece begins, in its server's request and in the answer. Until the ids of all tables are counted neither is
 // known, which is why Read and Write are two passes.
 void UniqueRouter::LayOut() {
+  // Counts pile up server by server, in the order of the pieces.
   rows_.assign(map_.servers(), 0);
   int64_t first = 0;
   for (int64_t t = 0; t < map_.tables(); ++t) {
@@ -144,6 +155,7 @@ void UniqueRouter::WriteTable(int64_t table, const TableIds& ids, const Routed& 
   Work& work = work_[table];
   const std::vector<int64_t>& servers = map_.route(table).servers;
   for (size_t shard = 0; shard < servers.size(); ++shard) {
+    // The head of each request: a count for each piece.
     out.requests[servers[shard]][map_.piece(table, shard)] = work.counts[shard];
   }
   // in_answer and in_request are used up: each place moves on as a row is written to it.

@@ -1,5 +1,6 @@
 #include "tfps_ops/core/routing/unique_router.h"
 
+#include <algorithm>
 #include <map>
 #include <memory>
 
@@ -145,6 +146,42 @@ TFPS_TEST(TheExampleOfTheHeader) {
   TFPS_CHECK(step.inverse[0] == (std::vector<int32_t>{0, 2, 0, 1}));
   // In table order, as the ids first came: 4, 7, 2.
   TFPS_CHECK(step.table_order == (std::vector<int32_t>{0, 2, 1}));
+}
+
+// The definition of the layout, with a list for each piece: ids are appended as they first come.
+Step Slow(const PieceMap& map, const Step& of) {
+  Step slow;
+  slow.ids = of.ids;
+  std::vector<std::vector<std::vector<int64_t>>> local(map.servers()), global(map.servers());
+  for (int64_t s = 0; s < map.servers(); ++s) local[s].resize(map.pieces(s)), global[s].resize(map.pieces(s));
+  for (int64_t t = 0; t < map.tables(); ++t) {
+    for (int64_t id : of.ids[t]) {
+      const Place place = Locator(map.route(t).routing)(id);
+      const int64_t server = map.route(t).servers[place.shard], piece = map.piece(t, place.shard);
+      std::vector<int64_t>& ids = global[server][piece];
+      if (std::find(ids.begin(), ids.end(), id) != ids.end()) continue;
+      ids.push_back(id);
+      local[server][piece].push_back(place.local);
+    }
+  }
+  for (int64_t s = 0; s < map.servers(); ++s) {
+    std::vector<int64_t>& request = slow.requests.emplace_back();
+    for (const auto& rows : local[s]) request.push_back(rows.size());
+    for (const auto& rows : local[s]) request.insert(request.end(), rows.begin(), rows.end());
+    for (const auto& ids : global[s]) slow.unique_ids.insert(slow.unique_ids.end(), ids.begin(), ids.end());
+  }
+  return slow;
+}
+
+TFPS_TEST(RequestsAreLaidOutAsTheDefinitionSays) {
+  Random random(61);
+  for (int i = 0; i < 60; ++i) {
+    const auto map = RandomMap(&random);
+    Step step = RandomIds(*map, &random);
+    Run(*map, InThreads, &step);
+    const Step slow = Slow(*map, step);
+    TFPS_CHECK(step.requests == slow.requests && step.unique_ids == slow.unique_ids);
+  }
 }
 
 TFPS_TEST(AStepWithoutIdsAsksForNothing) {

@@ -7,10 +7,12 @@ namespace tfps {
 
 Result<std::vector<PieceRows>> ReadRequest(const int64_t* request, int64_t size, int64_t pieces) {
   if (size < pieces) {
+    // "Table" in these messages: users know tables, and a server's pieces are in the order of its tables.
     return InvalidArgument("`request` must begin with a count for each of ", pieces, " tables. Received: ", size,
                            " elements.");
   }
   std::vector<PieceRows> split;
+  // `pieces` is the server's own number of tables, and not from the message: it may be reserved for.
   split.reserve(pieces);
   int64_t first = 0;
   for (int64_t p = 0; p < pieces; ++p) {
@@ -39,6 +41,7 @@ Result<RowUpdate> ReadUpdate(const float* message, int64_t size, int64_t hyperpa
                            " for each row. Received: ", size, " floats.");
   }
   RowUpdate update;
+  // Floats are used where they lie.
   update.hyperparameters = message;
   // The bits of the request begin after an odd number of floats as often as not, so int64s are not read in place.
   update.request.resize(pieces + rest / (dim + 2));

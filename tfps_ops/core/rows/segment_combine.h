@@ -18,6 +18,7 @@
 
 namespace tfps {
 
+// As the combiners of tf.nn.embedding_lookup_sparse.
 enum class Combiner { kSum, kMean, kSqrtn };
 
 // The elements of all bags; nothing is owned.

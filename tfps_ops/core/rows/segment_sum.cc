@@ -23,6 +23,8 @@ void SegmentSum(const std::vector<Segment>& segments, int64_t rows, int64_t dim,
   for (const Segment& segment : segments) count += segment.count;
   // About a nanosecond for four floats added, shared out evenly over the rows of the result.
   const int64_t nanoseconds = rows == 0 ? 1 : std::max<int64_t>(1, (rows + count) * dim / (4 * rows));
+  // Threads split the rows of the result, not the gradients: no two threads add to the same row, and each adds in the order
+  // of the gradients. So any number of threads gives the same bits, for which each thread reads all positions.
   parallel(rows, nanoseconds, [&](int64_t begin, int64_t end) {
     std::fill(out + begin * dim, out + end * dim, 0.0f);
     for (const Segment& segment : segments) {

@@ -1,4 +1,7 @@
-// Sums of the gradients that belong to one row: the backward pass of handing a row to every place that asked for it.
+// Sums of the gradients that belong to one row: the backward pass of a lookup, which copies a row to every place that asked for it.
+//
+// Example: a lookup of the ids 7 4 7 reads rows 1 0 1 of the answer (its `inverse`); the gradients a b c of the three places
+// sum to b for row 0 and to a + c for row 1. A popular id has hundreds of places in a batch, and one row is sent back.
 #ifndef TFPS_OPS_CORE_ROWS_SEGMENT_SUM_H_
 #define TFPS_OPS_CORE_ROWS_SEGMENT_SUM_H_
 
@@ -10,7 +13,7 @@
 
 namespace tfps {
 
-// Gradients of one lookup; nothing is owned.
+// The gradients of one lookup; nothing is owned. A step has one segment for each lookup that it makes.
 struct Segment {
   const float* gradients = nullptr;   // [count, dim]
   const int32_t* positions = nullptr; // [count], the row of the result that each belongs to

@@ -7,17 +7,20 @@ namespace tfps {
 
 MatrixRowStore::MatrixRowStore(std::vector<float> table, int64_t dim, const std::vector<int64_t>& slot_widths)
     : dim_(dim), slot_widths_(slot_widths), table_(std::move(table)) {
+  // Slots have the rows of the table, each with a width of its own.
   const int64_t rows = static_cast<int64_t>(table_.size()) / dim_;
   for (int64_t width : slot_widths_) slots_.emplace_back(rows * width);
 }
 
 Status MatrixRowStore::CopyRows(const RowKeys& keys, float* out, const ParallelFor& parallel) {
+  // Shared: any number of gathers run at once.
   const std::shared_lock<std::shared_mutex> lock(mutex_);
   return tfps::CopyRows(Matrix(), keys, out, parallel);
 }
 
 Status MatrixRowStore::UpdateRows(const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
                                   const float* gradients, const ParallelFor& parallel) {
+  // Exclusive from the checks to the last write, and while the observer is told, as row_observer.h promises it.
   const std::lock_guard<std::shared_mutex> lock(mutex_);
   TFPS_RETURN_IF_ERROR(tfps::UpdateRows(Matrix(), updater, hyperparameters, keys, gradients, parallel));
   if (observer_ != nullptr) observer_->OnUpdate(keys.keys, keys.count);

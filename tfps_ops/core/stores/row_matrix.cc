@@ -7,6 +7,8 @@
 
 namespace tfps {
 
+// One pass before the first row is touched, so that a refused call has changed nothing. It costs about a nanosecond a key,
+// against some 20 for the fetch of the row.
 Status CheckKeys(const RowKeys& keys, int64_t rows) {
   for (int64_t i = 0; i < keys.count; ++i) {
     if (keys.keys[i] < 0 || keys.keys[i] >= rows) {
@@ -40,6 +42,7 @@ Status UpdateRows(const RowMatrix& matrix, const RowUpdater& updater, const floa
                   const float* gradients, const ParallelFor& parallel) {
   TFPS_RETURN_IF_ERROR(CheckKeys(keys, matrix.rows));
   TFPS_RETURN_IF_ERROR(CheckSlots(matrix, updater));
+  // The loops of row_kernels.inc take plain pointers.
   RowBlock block;
   block.table = matrix.table;
   for (int i = 0; i < matrix.slot_count; ++i) block.slots[i] = matrix.slots[i].values;
@@ -58,6 +61,7 @@ Result<RowChunk> ScanRows(const RowMatrix& matrix, int64_t cursor, int64_t max_r
     return InvalidArgument("`cursor` must be 0 or come from an earlier chunk of a scan of ", matrix.rows,
                            " rows. Received: ", cursor, ".");
   }
+  // Not cursor + max_rows, which overflows for a caller that wants everything.
   const int64_t end = cursor + std::min(max_rows, matrix.rows - cursor);
   RowChunk chunk;
   chunk.keys.resize(end - cursor);
@@ -67,6 +71,7 @@ Result<RowChunk> ScanRows(const RowMatrix& matrix, int64_t cursor, int64_t max_r
     const SlotMatrix& slot = matrix.slots[i];
     chunk.slots.emplace_back(slot.values + cursor * slot.width, slot.values + end * slot.width);
   }
+  // The last chunk says that it is the last, so that no reader asks for one more.
   chunk.cursor = end == matrix.rows ? RowStore::kEnd : end;
   return chunk;
 }
