@@ -1,3 +1,4 @@
+// The table from targets to loops, and what the CPU says that it can run.
 #include "tfps_ops/core/cpu_target.h"
 
 #include "tfps_ops/core/pair_kernels.h"

@@ -1,3 +1,5 @@
+// No state: the random bits of a place are a hash of the seed and the place (as in a counter-based generator), so that threads
+// need not take turns and a draw can be repeated anywhere.
 #include "tfps_ops/core/negative_sampler.h"
 
 namespace tfps {

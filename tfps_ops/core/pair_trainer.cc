@@ -1,3 +1,5 @@
+// Rows are copied to whole cache lines, trained there, and the difference is returned. The copy costs a few percent of the
+// training, and saves the loops all partial vectors.
 #include "tfps_ops/core/pair_trainer.h"
 
 #include <cstdlib>
@@ -65,6 +67,7 @@ class RulePairTrainer : public PairTrainer {
 
   int hyperparameters() const override { return kernel_.rule.hyperparameter_count; }
 
+  // Copy in, train, copy the differences out.
   Result<double> Train(const float* hyperparameters, const Pairs& pairs, const TrainedRows& rows) const override {
     PairBlock block;
     block.pairs = pairs;
@@ -82,6 +85,7 @@ class RulePairTrainer : public PairTrainer {
       CopyPadded(rows.before[i], rows.rows, rows.dim, i == 0 ? 0 : 1, block.stride, block.rows[i]);
     }
     block.scratch = buffer.data() + (1 + slots()) * rows.rows * block.stride;
+    // All the time is spent here.
     const double loss = kernel_.train(hyperparameters, block);
     for (int i = 0; i <= slots(); ++i) {
       Subtract(block.rows[i], block.stride, rows.before[i], rows.rows, rows.dim, rows.deltas[i]);

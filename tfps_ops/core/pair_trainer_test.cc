@@ -89,7 +89,7 @@ class Slow {
 };
 
 std::unique_ptr<PairTrainer> Trainer(const char* rule, CpuTarget target = BestCpuTarget()) {
-  return std::move(MakePairTrainer(rule, target).value());
+  return ValueOf(MakePairTrainer(rule, target));
 }
 
 bool Near(double got, double expected) { return std::fabs(got - expected) <= 2e-4 * (1 + std::fabs(expected)); }

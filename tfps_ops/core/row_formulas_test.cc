@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tfps_ops/core/row_updater.h"
@@ -157,7 +158,7 @@ void CheckRule(const std::string& name, const Case& c, int64_t dim, float decay)
   const int64_t rows = 12;
   Random random(dim);
   Table table(name, rows, dim, &random);
-  const auto updater = MakeRowUpdater(name);
+  const auto updater = ValueOf(MakeRowUpdater(name));
   std::vector<float> hyper = c.hyper;
   hyper.push_back(decay);
   TFPS_CHECK(updater->hyperparameters() == static_cast<int>(hyper.size()));
@@ -206,7 +207,7 @@ TFPS_TEST(AnUpdateOfNoRowsChangesNothing) {
     Random random(1);
     Table table(name, 3, 4, &random);
     const auto before = table.buffers;
-    MakeRowUpdater(name)->Apply(hyper.data(), table.block, InThreads);
+    ValueOf(MakeRowUpdater(name))->Apply(hyper.data(), table.block, InThreads);
     TFPS_CHECK(table.buffers == before);
   }
 }
@@ -222,7 +223,7 @@ TFPS_TEST(AnUpdateInPartsEqualsAnUpdateInOne) {
     const std::vector<float> gradients = random.Floats(rows * dim);
     std::vector<int64_t> all(rows);
     for (int64_t i = 0; i < rows; ++i) all[i] = (i * 7) % rows;
-    const auto updater = MakeRowUpdater(name);
+    const auto updater = ValueOf(MakeRowUpdater(name));
     const auto update = [&](Table* table, int64_t begin, int64_t end) {
       table->block.rows = all.data() + begin;
       table->block.gradients = gradients.data() + begin * dim;
@@ -233,6 +234,71 @@ TFPS_TEST(AnUpdateInPartsEqualsAnUpdateInOne) {
     for (int64_t begin : {0, 1, 8, 13}) update(&parts, begin, begin == 0 ? 1 : begin == 1 ? 8 : begin == 8 ? 13 : rows);
     TFPS_CHECK(whole.buffers == parts.buffers);
   }
+}
+
+TFPS_TEST(RowwiseAdagradSharesOneAccumulatorARow) {
+  // a += mean(g * g) over the row;  w -= learning_rate / sqrt(a + epsilon) * g
+  for (CpuTarget target : SupportedCpuTargets()) {
+    const auto updater = ValueOf(MakeRowUpdater("rowwise_adagrad", target));
+    for (int64_t dim : {1, 3, 16, 17, 40}) {
+      TFPS_CHECK(updater->slots() == 1 && updater->SlotWidth(0, dim) == 1);
+      Random random(dim);
+      const int64_t rows = 6;
+      // The accumulators in a buffer of exactly one float a row: a sanitizer sees an update that takes it for a wide slot.
+      std::vector<float> table = random.Floats(rows * dim), accumulators(rows, 0.5f);
+      accumulators.shrink_to_fit();
+      std::vector<double> slow(table.begin(), table.end()), slow_accumulators(rows, 0.5);
+      const std::vector<int64_t> touched = {4, 0, 5};
+      const float hyper[] = {0.1f, 1e-3f, 0.02f};
+      for (int step = 0; step < 4; ++step) {
+        const std::vector<float> gradients = random.Floats(touched.size() * dim);
+        RowBlock block;
+        block.table = table.data();
+        block.slots[0] = accumulators.data();
+        block.rows = touched.data();
+        block.gradients = gradients.data();
+        block.count = touched.size();
+        block.dim = dim;
+        updater->Apply(hyper, block, InThreads);
+        for (size_t k = 0; k < touched.size(); ++k) {
+          double squares = 0;
+          for (int64_t j = 0; j < dim; ++j) squares += double{gradients[k * dim + j]} * gradients[k * dim + j];
+          double& a = slow_accumulators[touched[k]];
+          a += squares / dim;
+          for (int64_t j = 0; j < dim; ++j) {
+            double& w = slow[touched[k] * dim + j];
+            w -= w * 0.02f;
+            w -= 0.1f / std::sqrt(a + 1e-3f) * gradients[k * dim + j];
+          }
+        }
+      }
+      for (int64_t i = 0; i < rows * dim; ++i) TFPS_CHECK(std::fabs(table[i] - slow[i]) < 1e-4 * (1 + std::fabs(slow[i])));
+      for (int64_t r = 0; r < rows; ++r) TFPS_CHECK(std::fabs(accumulators[r] - slow_accumulators[r]) < 1e-4);
+    }
+  }
+}
+
+TFPS_TEST(ThreadsMayUpdateDifferentRowsByOneUpdater) {
+  const auto adam = ValueOf(MakeRowUpdater("adam"));
+  const int64_t rows = 64, dim = 20;
+  const std::vector<float> hyper = {0.1f, 0.9f, 0.99f, 1e-3f, 3, 0.01f};
+  Random random(3), same(3);
+  Table one("adam", rows, dim, &random), many("adam", rows, dim, &same);
+  const std::vector<float> gradients = random.Floats(rows * dim);
+  std::vector<int64_t> all(rows);
+  for (int64_t i = 0; i < rows; ++i) all[i] = i;
+  const auto part = [&](const Table& table, int64_t begin, int64_t end) {
+    RowBlock block = table.block;
+    block.rows = all.data() + begin;
+    block.gradients = gradients.data() + begin * dim;
+    block.count = end - begin;
+    adam->Apply(hyper.data(), block, InCallersThread);
+  };
+  part(one, 0, rows);
+  std::vector<std::thread> threads;
+  for (int64_t begin = 0; begin < rows; begin += 16) threads.emplace_back([&, begin] { part(many, begin, begin + 16); });
+  for (std::thread& thread : threads) thread.join();
+  TFPS_CHECK(one.buffers == many.buffers);
 }
 
 TFPS_TEST(ADecayOfZeroLeavesRowsThatAreNoNumbersAlone) {
@@ -246,7 +312,7 @@ TFPS_TEST(ADecayOfZeroLeavesRowsThatAreNoNumbersAlone) {
   block.gradients = gradients;
   block.count = 1;
   block.dim = 2;
-  for (CpuTarget target : SupportedCpuTargets()) MakeRowUpdater("sgd", target)->Apply(hyper, block, InCallersThread);
+  for (CpuTarget target : SupportedCpuTargets()) ValueOf(MakeRowUpdater("sgd", target))->Apply(hyper, block, InCallersThread);
   TFPS_CHECK(std::isinf(w[0]) && w[1] == 1.0f);
 }
 

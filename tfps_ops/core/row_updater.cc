@@ -1,3 +1,4 @@
+// The adapter from a rule's loop to RowUpdater: prepares the numbers once, then splits the rows over threads.
 #include "tfps_ops/core/row_updater.h"
 
 #include <cstring>
@@ -26,8 +27,10 @@ class RuleUpdater : public RowUpdater {
   int hyperparameters() const override { return kernel_.rule.hyperparameter_count; }
 
   void Apply(const float* hyperparameters, const RowBlock& block, const ParallelFor& parallel) const override {
+    // On the stack: an update is made for each table of each message.
     float prepared[kMaxHyperparameters];
     std::memcpy(prepared, hyperparameters, kernel_.rule.hyperparameter_count * sizeof(float));
+    // On a copy: the message belongs to the caller, and other tables are updated by the same numbers.
     kernel_.prepare(prepared);
     // A fetch from memory and some arithmetic for the row and for each slot.
     parallel(block.count, (20 + block.dim) * (1 + slots()),
@@ -43,6 +46,7 @@ class RuleUpdater : public RowUpdater {
 std::vector<RowRule> RowRules() {
   const RowKernels& kernels = RowKernelsFor(CpuTarget::kBaseline);
   std::vector<RowRule> rules;
+  // The baseline has all rules, as every target does.
   for (int i = 0; i < kernels.rule_count; ++i) rules.push_back(kernels.rules[i].rule);
   return rules;
 }
@@ -53,12 +57,13 @@ std::string RowRuleNames() {
   return names;
 }
 
-std::unique_ptr<RowUpdater> MakeRowUpdater(const std::string& rule, CpuTarget target) {
+Result<std::unique_ptr<RowUpdater>> MakeRowUpdater(const std::string& rule, CpuTarget target) {
   const RowKernels& kernels = RowKernelsFor(target);
   for (int i = 0; i < kernels.rule_count; ++i) {
-    if (rule == kernels.rules[i].rule.name) return std::make_unique<RuleUpdater>(kernels.rules[i]);
+    if (rule != kernels.rules[i].rule.name) continue;
+    return std::unique_ptr<RowUpdater>(std::make_unique<RuleUpdater>(kernels.rules[i]));
   }
-  return nullptr;
+  return InvalidArgument("`rule` must be a row optimizer's name. Received: ", rule, ". Valid: ", RowRuleNames(), ".");
 }
 
 }  // namespace tfps

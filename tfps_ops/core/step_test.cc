@@ -58,7 +58,7 @@ class Cluster {
 
   // What a server does with an update.
   void Apply(int64_t server, const std::vector<float>& message) {
-    const auto adagrad = MakeRowUpdater("adagrad");
+    const auto adagrad = ValueOf(MakeRowUpdater("adagrad"));
     const auto update = ReadUpdate(message.data(), message.size(), adagrad->hyperparameters(), stores_[server].size(), dim_);
     TFPS_CHECK(update.ok());
     for (size_t p = 0; p < stores_[server].size(); ++p) {

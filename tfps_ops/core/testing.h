@@ -7,9 +7,11 @@
 #include <cstdlib>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tfps_ops/core/parallel.h"
+#include "tfps_ops/core/status.h"
 
 namespace tfps {
 
@@ -44,6 +46,14 @@ struct Registration {
       std::abort();                                                                 \
     }                                                                               \
   } while (false)
+
+// The value of a result that must be one; an error is printed, as the reason that the test cannot go on.
+template <class T>
+T ValueOf(Result<T> result) {
+  if (!result.ok()) std::fprintf(stderr, "%s\n", result.status().message().c_str());
+  TFPS_CHECK(result.ok());
+  return std::move(result.value());
+}
 
 // A ParallelFor that starts a thread a range, so that a thread sanitizer sees all there is to see.
 inline void InThreads(int64_t total, int64_t /*nanoseconds*/, const RangeWork& work) {

@@ -2,10 +2,14 @@
 //
 // TensorFlow's own optimizers read and write each variable several times, once for each operation of the formula. Here each
 // element and its slots are read and written once, and the formula is that of the rows.
+//
+// Threads: a variable and its slots are locked exclusively while they are updated; large ones are split over threads.
+// Errors: a gradient that does not fit leaves the variables before it updated. Cost: one pass over each variable.
 #include <cstring>
 #include <memory>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"
@@ -43,10 +47,9 @@ class ApplyDenseOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("rule", &rule));
     OP_REQUIRES_OK(context, context->GetAttr("K", &variables));
     OP_REQUIRES_OK(context, context->GetAttr("T", &gradients_));
-    updater_ = MakeRowUpdater(rule);
-    OP_REQUIRES(context, updater_ != nullptr,
-                ToTensorFlow(InvalidArgument("`rule` must be a row optimizer's name. Received: ", rule, ". Valid: ",
-                                             RowRuleNames(), ".")));
+    auto updater = MakeRowUpdater(rule);
+    OP_REQUIRES_OK(context, ToTensorFlow(updater));
+    updater_ = std::move(updater.value());
     for (int i = 0; i < updater_->slots(); ++i) {
       // A variable is cut into rows of kRow floats, whatever its shape, so that nothing may depend on where a row ends.
       OP_REQUIRES(context, updater_->SlotWidth(i, kRow) == kRow,

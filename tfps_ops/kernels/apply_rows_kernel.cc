@@ -1,6 +1,11 @@
 // Kernel of TfpsApplyRows: unpacks the message and updates the RowStore of each table.
+//
+// Threads: as for the gather, but each table and its slots are locked exclusively, so updates of one table follow one another.
+// Errors: a message that is wrong as a whole changes nothing. One that is wrong for a table leaves the tables before it updated.
+// Cost: a copy of the request, which is not aligned in the message, and a fetch from memory for each row and slot.
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"
@@ -25,10 +30,9 @@ class ApplyRowsOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("tables", &tables_));
     OP_REQUIRES_OK(context, context->GetAttr("K", &variables));
     // Made once: an updater keeps no state, so all calls of this op may share it.
-    updater_ = MakeRowUpdater(rule);
-    OP_REQUIRES(context, updater_ != nullptr,
-                ToTensorFlow(InvalidArgument("`rule` must be a row optimizer's name. Received: ", rule, ". Valid: ",
-                                             RowRuleNames(), ".")));
+    auto updater = MakeRowUpdater(rule);
+    OP_REQUIRES_OK(context, ToTensorFlow(updater));
+    updater_ = std::move(updater.value());
     OP_REQUIRES(context, variables == tables_ * (1 + updater_->slots()),
                 ToTensorFlow(InvalidArgument("`variables` must be ", 1 + updater_->slots(), " for each of ", tables_,
                                              " tables. Received: ", variables, " in all.")));

@@ -83,6 +83,7 @@ class CombineOp : public tf::OpKernel {
   }
 
  private:
+  // Copied by each Compute, which fills in the rest.
   Bags bags_;  // with the combiner and nothing else
 };
 
@@ -100,6 +101,7 @@ class CombineRowsOp : public CombineOp {
     OP_REQUIRES_OK(context, ReadCount(context, "num_segments", &count));
     OP_REQUIRES_OK(context, ReadBags(context, rows->dim_size(0), count, rows->dim_size(1), &bags));
     OP_REQUIRES_OK(context, AllocateMatrix(context, count, bags.dim, &combined));
+    // Nothing to write, and perhaps 2^40 bags to go through.
     if (combined->NumElements() == 0) return;  // rows of no elements take no memory, whatever the number of bags
     CombineRows(bags, rows->flat<float>().data(), combined->flat<float>().data(), DeviceParallel(context));
   }

@@ -64,6 +64,7 @@ class RouteAttributes {
     TF_RETURN_IF_ERROR(ReadList("offsets", tables, &offsets));
     TF_RETURN_IF_ERROR(context_->GetAttr("servers", &homes));
     for (int64_t t = 0; t < tables; ++t) {
+      // Each list has its element for this table; `homes` has one for each of its shards.
       TableRoute route;
       route.name = names[t];
       TF_RETURN_IF_ERROR(KindOf(kinds[t], &route.routing.kind));
@@ -98,6 +99,7 @@ class RouteAttributes {
     }
     route->servers.assign(homes->begin(), homes->begin() + route->routing.shards);
     homes->erase(homes->begin(), homes->begin() + route->routing.shards);
+    // A server that is not there would be a request that is not there.
     for (int64_t server : route->servers) {
       if (server < 0 || server >= servers) {
         return ToTensorFlow(InvalidArgument("`servers` must be at least 0 and below num_servers, ", servers,
@@ -160,6 +162,7 @@ class RouteUniqueOp : public tf::OpKernel {
       routed->requests.push_back(output->flat<int64_t>().data());
     }
     TF_RETURN_IF_ERROR(context->allocate_output(servers, {router.answer_rows()}, &output));
+    // Pointers into the outputs, which Write fills.
     routed->unique_ids = output->flat<int64_t>().data();
     TF_RETURN_IF_ERROR(context->allocate_output(servers + 1, {router.answer_rows()}, &output));
     routed->table_order = output->flat<int32_t>().data();

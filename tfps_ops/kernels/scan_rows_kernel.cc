@@ -1,4 +1,7 @@
 // Kernel of TfpsScanRows: copies a chunk of a RowStore into tensors.
+//
+// Threads: the rows of a chunk and their slots are read under their locks together; updates go on between chunks.
+// Cost: two copies of the chunk, one of them under the locks.
 #include <algorithm>
 #include <memory>
 #include <vector>

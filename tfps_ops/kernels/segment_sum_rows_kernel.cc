@@ -1,4 +1,7 @@
 // Kernel of TfpsSegmentSumRows: unpacks tensors and calls core/rows/segment_sum.h.
+//
+// Threads: a Compute has no state but its tensors. Errors: every position is checked before the first row is added, since a
+// position outside would be a write outside. Cost: one pass over the positions for that, then see SegmentSum.
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"

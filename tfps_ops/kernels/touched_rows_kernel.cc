@@ -1,4 +1,7 @@
 // Kernels of TfpsWatchRows and TfpsTouchedRows: find the variable and call its core/stores/touched_rows.h.
+//
+// Threads: any number may watch and ask while updates run. Cost of asking: see TouchedRows::Since; updates wait for it, as
+// they write to the same record.
 #include <algorithm>
 #include <memory>
 

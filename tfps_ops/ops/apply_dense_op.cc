@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsApplyDense.
+//
+// The shape function checks handles and numbers; the shapes of variables are known where they are only.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 

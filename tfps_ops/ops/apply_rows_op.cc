@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsApplyRows.
+//
+// The shape function knows little: how many rows are updated is in the message.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 

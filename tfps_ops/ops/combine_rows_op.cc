@@ -1,4 +1,7 @@
 // Registration, shape functions and documentation of TfpsCombineRows and of its gradients.
+//
+// The gradients are ops of their own, called by a tf.custom_gradient of tfps/ops/combine_rows.py: an op that has its gradient
+// registered in Python would need that registration in every process that loads a graph.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 

@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsDrawTargets.
+//
+// The shape function knows all but the number of positives.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 

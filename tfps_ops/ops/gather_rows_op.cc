@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsGatherRows.
+//
+// The shape function says how wide the rows are, which layers need to know before they are built.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 

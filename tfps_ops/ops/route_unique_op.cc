@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsRouteUnique.
+//
+// The shape function knows the number of requests and tables; how long each request is depends on the ids.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 

@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsScanRows.
+//
+// One op reads a table and its slots, because only so are both of one moment.
 #include <vector>
 
 #include "tensorflow/core/framework/op.h"

@@ -1,4 +1,6 @@
 // Registration, shape functions and documentation of TfpsWatchRows and TfpsTouchedRows.
+//
+// They are two ops and not one with a flag: who watches decides so once, who asks does so every few seconds.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 

@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsTrainPairs.
+//
+// The shape function checks what it can: all matrices alike, and a row of targets for each center.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 

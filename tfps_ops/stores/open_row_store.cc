@@ -1,3 +1,4 @@
+// The one place that knows which kinds of stores there are.
 #include "tfps_ops/stores/open_row_store.h"
 
 #include <utility>

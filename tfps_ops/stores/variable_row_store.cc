@@ -1,3 +1,6 @@
+// Lock, check, view, and leave the work to core/stores/row_matrix.h.
+//
+// The view is made anew for every call: under the lock nobody moves the buffers, and without it anybody may.
 #include "tfps_ops/stores/variable_row_store.h"
 
 #include "tfps_ops/stores/variable_observers.h"
@@ -30,6 +33,7 @@ Status CheckSlot(tf::Var* var, int64_t rows) {
                          tf::DataTypeString(slot.dtype()), " of shape ", slot.shape().DebugString(), ".");
 }
 
+// The first float of a variable whose dtype has been checked.
 float* Values(tf::Var* var) { return var->tensor()->flat<float>().data(); }
 
 }  // namespace
@@ -74,6 +78,7 @@ Status VariableRowStore::UpdateRows(const RowUpdater& updater, const float* hype
 }
 
 Result<RowChunk> VariableRowStore::ScanRows(int64_t cursor, int64_t max_rows) const {
+  // Shared, but of all: no update comes between the reading of a row and of its slots.
   const VariableLocks locks(vars_, LockMode::kShared);
   RowMatrix matrix;
   TFPS_RETURN_IF_ERROR(View(&matrix));

@@ -1,3 +1,4 @@
+// The few things that every op on variables does, in one place, because each of them has to be right about locks.
 #include "tfps_ops/stores/variables.h"
 
 #include <algorithm>

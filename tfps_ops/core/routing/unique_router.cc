@@ -1,3 +1,6 @@
+// A step in three parts. Read: each table's ids become unique, and each unique id gets its place (threads split the tables).
+// LayOut: the pieces of all tables get their places in requests and answer (one thread; a few numbers a piece).
+// Write: every unique id is written to its request, and every id gets its row of the answer (threads split the tables).
 #include "tfps_ops/core/routing/unique_router.h"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+// Forward, threads split the bags; for the gradient of the rows they split the rows, and each reads all elements. So no two
+// threads write to one row, and each adds in the order of the elements: any number of threads gives the same bits.
 #include "tfps_ops/core/rows/segment_combine.h"
 
 #include <algorithm>
@@ -38,6 +40,7 @@ int64_t NanosecondsABag(const Bags& bags) {
 }
 
 // What the weighted sum of a bag is divided by.
+// Example: the weights 3 and 4 give 7 for mean and 5 for sqrtn.
 float Divisor(const Bags& bags, const Bag& bag) {
   if (bags.combiner == Combiner::kSum) return 1;
   const bool squared = bags.combiner == Combiner::kSqrtn;
@@ -100,6 +103,7 @@ void CombineRows(const Bags& bags, const float* rows, float* combined, const Par
     // The kernel is told how many elements follow the bag, so that it can prefetch the rows of the next bags: short bags
     // would otherwise wait for each of theirs.
     const float* weights = bags.weights == nullptr ? nullptr : bags.weights + bag.begin;
+    // One call a bag: its sum stays in registers until it is divided and stored.
     kernels.pool({rows, bags.places + bag.begin, weights, bag.end - bag.begin, bags.elements - bag.begin, bags.dim,
                   Divisor(bags, bag), combined + bag.index * bags.dim});
   });
@@ -120,6 +124,7 @@ void CombineWeightsGradient(const Bags& bags, const float* gradients, const floa
                             const ParallelFor& parallel) {
   const RowKernels& kernels = RowKernelsFor(BestCpuTarget());
   ForEachBag(bags, NanosecondsABag(bags), parallel, [&](const Bag& bag) {
+    // The product of the bag's gradient with each of its rows; the divisor comes after.
     kernels.dot({gradients + bag.index * bags.dim, rows, bags.places + bag.begin, bag.end - bag.begin, bags.dim,
                  out + bag.begin});
     FromProducts(bags, bag, out);

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "tfps_ops/core/row_kernels.h"
+#include "tfps_ops/core/rows/segment_sum.h"
 #include "tfps_ops/core/testing.h"
 
 namespace tfps {
@@ -172,6 +173,52 @@ TFPS_TEST(EveryCpuTargetCombinesToTheSameBits) {
       TFPS_CHECK(!std::memcmp(out.data(), results[0].data(), out.size() * sizeof(float)));
     }
   }
+}
+
+TFPS_TEST(BagsOfOneElementAreTheirRows) {
+  // Each combiner gives back the row itself: w * r / w, and w * r / sqrt(w * w) for a positive weight.
+  const int64_t dim = 10;
+  for (Combiner combiner : {Combiner::kMean, Combiner::kSqrtn}) {
+    Example example(combiner, true, 20, dim, 12);
+    for (int64_t i = 0; i < 20; ++i) example.segments[i] = i;
+    std::vector<float> combined(20 * dim, NAN);
+    CombineRows(example.bags, example.rows.data(), combined.data(), InThreads);
+    for (int64_t i = 0; i < 20 * dim; ++i) {
+      TFPS_CHECK(Near(combined[i], example.rows[example.places[i / dim] * dim + i % dim], 1e-6));
+    }
+  }
+}
+
+TFPS_TEST(SumsOfUnweightedBagsAreSegmentSumsOfTheirRows) {
+  // The same numbers by another way: rows copied out element by element, and added by the ops of a plain lookup.
+  const int64_t dim = 7;
+  const Example example(Combiner::kSum, false, 40, dim, 13);
+  const Bags& bags = example.bags;
+  std::vector<float> copied(bags.elements * dim), expected(bags.count * dim), got(bags.count * dim);
+  for (int64_t i = 0; i < bags.elements * dim; ++i) copied[i] = example.rows[example.places[i / dim] * dim + i % dim];
+  std::vector<int32_t> positions(example.segments.begin(), example.segments.end());
+  SegmentSum({{copied.data(), positions.data(), bags.elements}}, bags.count, dim, expected.data(), InCallersThread);
+  CombineRows(bags, example.rows.data(), got.data(), InThreads);
+  TFPS_CHECK(got == expected);
+}
+
+TFPS_TEST(GradientsOfRowsSumOverAllBagsThatHaveThem) {
+  // One row in three bags gets the sum of their gradients; a row in none gets 0.
+  const int32_t places[] = {1, 1, 1};
+  const int64_t segments[] = {0, 1, 2};
+  const float gradients[] = {1, 10, 100};
+  float sums[] = {NAN, NAN};
+  const Bags bags = {Combiner::kSum, places, segments, nullptr, 3, 2, 3, 1};
+  CombineRowsGradient(bags, gradients, sums, InThreads);
+  TFPS_CHECK(sums[0] == 0.0f && sums[1] == 111.0f);
+}
+
+TFPS_TEST(NoRowsAndNoBagsAreNoWork) {
+  const Bags bags = {Combiner::kMean, nullptr, nullptr, nullptr, 0, 0, 0, 5};
+  TFPS_CHECK(CheckBags(bags).ok());
+  CombineRows(bags, nullptr, nullptr, InThreads);
+  CombineRowsGradient(bags, nullptr, nullptr, InThreads);
+  CombineWeightsGradient(bags, nullptr, nullptr, nullptr, InThreads);
 }
 
 // Whether the bags are refused because of element `number`.

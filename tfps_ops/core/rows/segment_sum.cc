@@ -1,3 +1,4 @@
+// The result is written in one pass, row by row of each thread's range: it need not be cleared by another op first.
 #include "tfps_ops/core/rows/segment_sum.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-// Sums of the gradients that belong to one row: the backward pass of a lookup, which copies a row to every place that asked for it.
+// Sums of the gradients that belong to one row: the backward pass of a lookup, which copies a row to every place that asked
+// for it.
 //
 // Example: a lookup of the ids 7 4 7 reads rows 1 0 1 of the answer (its `inverse`); the gradients a b c of the three places
 // sum to b for row 0 and to a + c for row 1. A popular id has hundreds of places in a batch, and one row is sent back.

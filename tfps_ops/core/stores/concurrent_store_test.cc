@@ -17,7 +17,7 @@ constexpr int kWorkers = 3, kSteps = 120, kRowsOfStep = 10;
 // Adds 1 to every element of some rows, `steps` times, with other rows each time.
 void Work(RowStore* store, int seed) {
   Random random(seed);
-  const auto sgd = MakeRowUpdater("sgd");
+  const auto sgd = ValueOf(MakeRowUpdater("sgd"));
   const float hyper[] = {-1.0f, 0.0f};
   const std::vector<float> gradients(kRowsOfStep * kDim, 1.0f);
   for (int step = 0; step < kSteps; ++step) {

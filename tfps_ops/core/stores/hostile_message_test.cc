@@ -55,7 +55,7 @@ TFPS_TEST(RandomRequestsAreAnsweredOrRefused) {
 
 TFPS_TEST(RandomUpdatesAreDoneOrRefused) {
   Random random(52);
-  const auto adagrad = MakeRowUpdater("adagrad");
+  const auto adagrad = ValueOf(MakeRowUpdater("adagrad"));
   int done = 0, refused = 0;
   for (int i = 0; i < 2000; ++i) {
     const auto tables = Tables();

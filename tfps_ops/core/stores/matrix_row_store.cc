@@ -1,3 +1,4 @@
+// Lock, view, and leave the work to row_matrix.h: all that a store with fixed rows has to do.
 #include "tfps_ops/core/stores/matrix_row_store.h"
 
 #include <mutex>

@@ -1,3 +1,4 @@
+// Everything is checked first and done then: a call that is refused has not touched a row.
 #include "tfps_ops/core/stores/row_matrix.h"
 
 #include <algorithm>

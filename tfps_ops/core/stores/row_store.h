@@ -59,7 +59,8 @@ class RowStore {
   virtual Status UpdateRows(const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
                             const float* gradients, const ParallelFor& parallel) = 0;
 
-  // Copies out the next rows, at most `max_rows` (at least 1), from `cursor` on: 0 for the first chunk, then that of the chunk before.
+  // Copies out the next rows, at most `max_rows` (at least 1), from `cursor` on: 0 for the first chunk, then the cursor of the
+  // chunk before.
   // Over a whole scan each row that is there from its beginning to its end comes exactly once; one that is inserted or
   // removed meanwhile may come or not. Updates go on between chunks. Cost: O(rows of the chunk); memory for one chunk.
   virtual Result<RowChunk> ScanRows(int64_t cursor, int64_t max_rows) const = 0;

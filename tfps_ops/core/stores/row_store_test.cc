@@ -182,7 +182,7 @@ TFPS_TEST(UpdatesChangeTheirRowsAndSlotsAlone) {
     for (int64_t i = 0; i < kRows; ++i) all[i] = i;
     Copied(store.get(), all, dim);  // so that a store that grows has all rows
     const auto before = Scanned(*store, dim, 7);
-    const auto adagrad = MakeRowUpdater("adagrad");
+    const auto adagrad = ValueOf(MakeRowUpdater("adagrad"));
     const Keys keys = {9, 3};
     const std::vector<float> gradients(keys.size() * dim, 2.0f);
     TFPS_CHECK(store->UpdateRows(*adagrad, kAdagrad.data(), KeysOf(keys), gradients.data(), InCallersThread).ok());
@@ -207,7 +207,7 @@ TFPS_TEST(EveryKindOfStoreTrainsToTheSameRows) {
   };
   for (const Case& c : {Case{"sgd", kSgd, 0}, Case{"adagrad", kAdagrad, 1}, Case{"adam", kAdam, 2}}) {
     for (int64_t dim : {1, 4, 17}) {
-      const auto updater = MakeRowUpdater(c.rule);
+      const auto updater = ValueOf(MakeRowUpdater(c.rule));
       const std::vector<int64_t> widths(c.slots, dim);
       const auto matrix = MakeMatrixStore(dim, widths), map = MakeMapStore(dim, widths);
       Random random(dim);
@@ -267,7 +267,7 @@ TFPS_TEST(AnEmptyStoreIsScannedInOneEmptyChunk) {
 
 TFPS_TEST(TheSlotsOfAnotherOptimizerAreRefused) {
   ForEachStore([](const MakeStore& make) {
-    const auto adagrad = MakeRowUpdater("adagrad");
+    const auto adagrad = ValueOf(MakeRowUpdater("adagrad"));
     const std::vector<float> gradients(3, 1.0f);
     const auto update = [&](const std::vector<int64_t>& widths) {
       const auto store = make(3, widths);
@@ -283,6 +283,26 @@ TFPS_TEST(TheSlotsOfAnotherOptimizerAreRefused) {
   });
 }
 
+TFPS_TEST(SlotsMayBeNarrowerThanTheirRows) {
+  ForEachStore([](const MakeStore& make) {
+    const int64_t dim = 6;
+    const auto store = make(dim, {1});
+    const auto rowwise = ValueOf(MakeRowUpdater("rowwise_adagrad"));
+    const std::vector<float> gradients(2 * dim, 3.0f), hyper = {0.5f, 0.0f, 0.0f};
+    TFPS_CHECK(store->UpdateRows(*rowwise, hyper.data(), KeysOf({8, 1}), gradients.data(), InCallersThread).ok());
+    // a = 9 for the whole row, w moves by 0.5 * 3 / 3; a key has its row and one float more.
+    const auto rows = Scanned(*store, dim, 3);
+    for (int64_t key : {1, 8}) {
+      TFPS_CHECK(static_cast<int64_t>(rows.at(key).size()) == dim + 1 && rows.at(key)[dim] == 9.0f);
+      for (int64_t j = 0; j < dim; ++j) TFPS_CHECK(std::fabs(rows.at(key)[j] - FirstValue(key, j) + 0.5f) < 1e-4f);
+    }
+    const auto wide = make(dim, {dim});
+    TFPS_CHECK(wide->UpdateRows(*rowwise, hyper.data(), KeysOf({8, 1}), gradients.data(), InCallersThread)
+                   .message()
+                   .find("slot 0 must have 1 columns") == 0);
+  });
+}
+
 TFPS_TEST(AStoreWithFixedRowsRefusesOtherKeysAndChangesNothing) {
   MatrixRowStore store(FirstValues(2), 2, {});
   const auto before = Scanned(store, 2, kRows);
@@ -293,7 +313,7 @@ TFPS_TEST(AStoreWithFixedRowsRefusesOtherKeysAndChangesNothing) {
     TFPS_CHECK(copied.code() == StatusCode::kInvalidArgument);
     TFPS_CHECK(copied.message() == "rows must be at least 0 and below 40. Received: " + std::to_string(bad) + ".");
     TFPS_CHECK(out == std::vector<float>(4, -5.0f));
-    const auto sgd = MakeRowUpdater("sgd");
+    const auto sgd = ValueOf(MakeRowUpdater("sgd"));
     TFPS_CHECK(!store.UpdateRows(*sgd, kSgd.data(), KeysOf(keys), out.data(), InCallersThread).ok());
   }
   TFPS_CHECK(Scanned(store, 2, kRows) == before);
@@ -303,7 +323,7 @@ TFPS_TEST(AStoreThatGrowsInsertsOnCopyAndOnUpdate) {
   MapRowStore store(2, {});
   TFPS_CHECK(Copied(&store, {int64_t{1} << 60, -3}, 2)[0] == FirstValue(int64_t{1} << 60, 0));
   const float gradients[] = {1, 2};
-  TFPS_CHECK(store.UpdateRows(*MakeRowUpdater("sgd"), kSgd.data(), KeysOf({5}), gradients, InCallersThread).ok());
+  TFPS_CHECK(store.UpdateRows(*ValueOf(MakeRowUpdater("sgd")), kSgd.data(), KeysOf({5}), gradients, InCallersThread).ok());
   const auto rows = Scanned(store, 2, 1);
   TFPS_CHECK(rows.size() == 3);
   TFPS_CHECK(rows.at(5) == (std::vector<float>{FirstValue(5, 0) - 1, FirstValue(5, 1) - 2}));
@@ -312,7 +332,7 @@ TFPS_TEST(AStoreThatGrowsInsertsOnCopyAndOnUpdate) {
 TFPS_TEST(AnObserverHearsOfUpdatesThatWereDone) {
   MatrixRowStore store(FirstValues(2), 2, {});
   TouchedRows touched;
-  const auto sgd = MakeRowUpdater("sgd");
+  const auto sgd = ValueOf(MakeRowUpdater("sgd"));
   const std::vector<float> gradients(6, 1.0f);
   const auto update = [&](const Keys& keys) {
     return store.UpdateRows(*sgd, kSgd.data(), KeysOf(keys), gradients.data(), InCallersThread).ok();
@@ -331,7 +351,7 @@ TFPS_TEST(ConcurrentUpdatesAreNotLost) {
     constexpr int kThreads = 4, kSteps = 50;
     const int64_t dim = 8;
     const auto store = make(dim, {});
-    const auto sgd = MakeRowUpdater("sgd");
+    const auto sgd = ValueOf(MakeRowUpdater("sgd"));
     const Keys keys = {0, 5, 11};
     const std::vector<float> gradients(keys.size() * dim, -1.0f);  // each update adds 1
     std::vector<std::thread> threads;
@@ -357,7 +377,7 @@ TFPS_TEST(NoRowIsSeenHalfUpdated) {
     constexpr int kSteps = 200;
     const int64_t dim = 64;
     const auto store = make(dim, {dim});
-    const auto adagrad = MakeRowUpdater("adagrad");
+    const auto adagrad = ValueOf(MakeRowUpdater("adagrad"));
     const Keys keys = {3};
     const std::vector<float> gradients(dim, 1.0f), hyper = {-1.0f, 0.0f, 0.0f};
     Copied(store.get(), keys, dim);
