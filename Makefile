@@ -1,6 +1,9 @@
-# make demo    trains the example job on a cluster of processes on this machine
-# make test    runs the tests; both first make .venv with the package and its C++ ops (about two minutes, once)
-# make test-slow    trains the examples' models on real data, each for a minute or more
+# make demo       trains the example job on a cluster of processes on this machine
+# make test       runs the tests; both first make .venv with the package and its C++ ops (about two minutes, once)
+# make test-slow  trains the examples' models on real data, each for a minute or more
+# make lint       ruff and mypy
+# make asan tsan  tests the C++ core under the sanitizers
+# make coverage   runs the tests and reports which lines and branches of tfps/ they reach, remote processes included
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -15,7 +18,7 @@ PYTEST_ARGS ?=
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 OPS := $(shell find tfps_ops -name '*.cc' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test test-slow lint format asan tsan test-versions clean
+.PHONY: environment demo test test-together test-alone test-slow lint format coverage asan tsan test-versions clean
 .DELETE_ON_ERROR:
 
 # TensorFlow comes before the package: the ops are compiled against the very one that will load them.
@@ -33,13 +36,38 @@ $(VENV)/.lint: $(VENV)/.package
 	$(PIP) install --quiet --no-build-isolation --editable '.[lint]' '$(TENSORFLOW)' '$(KERAS)'
 	touch $@
 
-demo: $(VENV)/.package
-	$(VENV)/bin/python $(DEMO) $(DEMO_ARGS)
+environment: $(VENV)/.lint
 
-# Most of a test is waiting for processes, so two run at a time; each with a cluster of its own.
-test: $(VENV)/.package
-	$(VENV)/bin/pytest -q -n 2 -m 'not slow and not alone' $(PYTEST_ARGS)
-	$(VENV)/bin/pytest -q -m alone $(PYTEST_ARGS) || [ $$? = 5 ]  # 5: PYTEST_ARGS name none of them
+# TensorFlow's C++ code logs which CPU instructions it uses and that it finds no GPU. Level 3 stops it, except for the lines
+# that TensorFlow 2.21 writes while it is imported, before it reads the level.
+IMPORT_LOG := ^I0000 |^WARNING: All log messages before absl::InitializeLog
+demo: export TF_CPP_MIN_LOG_LEVEL ?= 3
+demo: $(VENV)/.package
+	$(VENV)/bin/python $(DEMO) $(DEMO_ARGS) 2> >(grep --line-buffered -vE '$(IMPORT_LOG)' >&2)
+
+# Most of a test is waiting for processes, so two run at a time; each of the two has a cluster of its own.
+TOGETHER := -m pytest -q -n 2 --dist worksteal -m 'not slow and not alone'
+# These measure what other tests would disturb.
+ALONE := -m pytest -q -m alone
+
+test:
+	$(MAKE) test-together
+	$(MAKE) test-alone
+
+test-together: $(VENV)/.package
+	$(VENV)/bin/python $(TOGETHER) $(PYTEST_ARGS)
+
+test-alone: $(VENV)/.package
+	$(VENV)/bin/python $(ALONE) $(PYTEST_ARGS) || [ $$? = 5 ]  # 5: PYTEST_ARGS name none of them
+
+# Every Python process that a test starts writes a file of its own (pyproject.toml says how); combined, they are the report.
+COVERAGE := $(VENV)/bin/coverage
+coverage: $(VENV)/.package
+	$(COVERAGE) erase
+	$(COVERAGE) run $(TOGETHER) $(PYTEST_ARGS)
+	$(COVERAGE) run $(ALONE) $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) report
 
 test-slow: $(VENV)/.package
 	$(VENV)/bin/pytest -q -m slow $(PYTEST_ARGS)
@@ -81,4 +109,4 @@ test-version-%:
 	    TENSORFLOW='tensorflow~=$(word 1,$(version)).0' KERAS='keras~=$(word 2,$(version)).0'
 
 clean:
-	rm -rf build dist *.egg-info .venv .venv-* tfps/ops/_tfps_ops.so tfps/ops/_build_info.json
+	rm -rf build dist *.egg-info .coverage* .venv .venv-* tfps/ops/_tfps_ops.so tfps/ops/_build_info.json

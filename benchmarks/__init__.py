@@ -1,1 +1,1 @@
-"""Measurements, each run by name: `python -m benchmarks.ctr_dnn --help`. None of them is a test."""
+"""Measurements, each a command: `python -m benchmarks.ctr_dnn --help`. None of them is a test."""

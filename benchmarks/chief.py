@@ -1,9 +1,9 @@
-"""How many worker steps a second one chief can drive: steps that cost next to nothing, many in a closure.
+"""How many steps a second one chief can drive, with steps that cost next to nothing.
 
     python -m benchmarks.chief --workers 2 --steps-per-closure 1 10 100
 
-Prints one line of JSON: for each number of steps a closure the steps a second of all workers together, and the chief's
-CPU time for 1,000 steps, of which 1,000 divided by the latter is the most that it could drive on one core.
+Prints one line of JSON. For each number of steps a closure it has the steps a second of all workers together, the
+chief's CPU time for 1,000 steps, and the steps a second that one core of the chief could drive at that price.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _measure(strategy: Any, steps_per_closure: int) -> dict[str, float]:
-    """Steps a second of the cheapest model there is: one number, one example a step, callbacks a closure."""
+    """Figures of the cheapest model there is: one weight, one example a step, callbacks once a closure."""
     import keras
     import tensorflow as tf
 

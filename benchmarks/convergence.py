@@ -1,14 +1,13 @@
-"""What is learned on held-out data, by every mode of training: against examples, and against time.
+"""What each mode of training learns, on held-out data, by examples and by time.
 
     python -m benchmarks.convergence --data ../shared/data --modes one async geo --workers 2 4 --seeds 0 1 2
     python -m benchmarks.convergence --data ... --modes geo --push-every 1 10 100 --merges cap mean --out runs.jsonl
     python -m benchmarks.convergence --table runs.jsonl --plot adult.png
     python -m benchmarks.convergence --grid runs.jsonl
 
-Every run is a line of JSON, appended to the file of --out; --table makes a table of final figures, --grid a short one
-with a column for each number of workers, and --plot a picture, of all lines of a file. Each number of workers is a
-cluster of its own, which serves all of its runs. The axis of time is that of this machine: many workers on few cores
-take turns.
+Every run appends a line of JSON to the file of --out. From the lines of such a file --table makes a table of final
+figures, --grid a shorter one with a column for each number of workers, and --plot a picture. Each number of workers
+has a cluster, which serves all of its runs. Time is measured on this machine, where many workers share few cores.
 """
 
 import argparse
@@ -74,7 +73,7 @@ def _note(result: dict, path: str | None) -> None:
 
 
 def _of_workers(args: argparse.Namespace, workers: int) -> list[str]:
-    """The command line for one number of workers; what needs no cluster is run with the first alone."""
+    """The command line for one number of workers. "one" needs no cluster, so it runs with the first number only."""
     names = ("modes", "push_every", "merges", "seeds", "rates", "exchange_every")
     given = {name: getattr(args, name) for name in names}
     if workers != args.workers[0]:

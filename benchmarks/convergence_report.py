@@ -1,4 +1,4 @@
-"""What the lines of the convergence benchmark come to: a table of final figures, and a picture."""
+"""Tables and a picture of the lines that the convergence benchmark writes."""
 
 import collections
 import math
@@ -10,7 +10,7 @@ from typing import Any
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """A row for each way of training: mean and spread over the seeds of the last figures, as a table in Markdown.
 
-    The difference to one process is that of the same seeds, where there is one.
+    The difference to one process compares runs of the same seed; it is empty where one process was not run.
     """
     metric = metric_of(runs)
     alone = {run["seed"]: run["curve"][-1][metric] for run in runs if run["name"] == "one"}
@@ -31,9 +31,9 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def grid(runs: Sequence[dict[str, Any]]) -> str:
-    """A row for each way of training, a column for each number of workers: last figures, less those of one process.
+    """A row for each way of training, a column for each number of workers: last figures minus those of one process.
 
-    Means and spreads are those of the differences on the same seeds.
+    Each difference is between runs of the same seed; a cell has their mean and spread.
     """
     metric = metric_of(runs)
     alone = {run["seed"]: run["curve"][-1][metric] for run in runs if run["name"] == "one"}
@@ -77,7 +77,7 @@ def metric_of(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def groups(runs: Iterable[dict[str, Any]]) -> list[tuple[str, int | str, list[dict[str, Any]]]]:
-    """Runs that differ in their seed alone: name, workers, runs; in the order in which they first came."""
+    """Groups runs that differ in their seed alone: name, workers, runs, in the order of first appearance."""
     found: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
     for run in runs:
         found[name_of(run), "" if run["name"] == "one" else run["workers"]].append(run)
@@ -93,7 +93,7 @@ def name_of(run: dict[str, Any]) -> str:
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean +- half of what lies between the lowest and the highest; of one value itself, of what is none "diverged"."""
+    """Mean +- half the range. One value stands for itself; a mean that is not finite is "diverged"."""
     mean = statistics.mean(values)
     if not math.isfinite(mean):
         return "diverged"

@@ -1,4 +1,4 @@
-"""One way of training on one cluster, run for several seeds: what is learned on held-out data, epoch by epoch."""
+"""Trains one mode on one cluster for several seeds, and judges the model on held-out data after each epoch."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ class Mode:
     """How a run trains.
 
     Args:
-        name: "one" (one process), "joined" (one process whose batch is that of all workers), "async", "sync" or "geo".
+        name: "one" (one process), "joined" (one process, batches of all workers joined), "async", "sync" or "geo".
         push_every: batches of a window (GEO).
         merge: of windows (GEO).
         rate: what the learning rate is multiplied by.
@@ -48,7 +48,7 @@ class Mode:
 
 
 class Run:
-    """Traces once; each `train` begins from other first values and sees another order.
+    """Traces once. Each `train` begins from other first values and sees the data in another order.
 
     Args:
         task: what is trained.
@@ -63,7 +63,7 @@ class Run:
         if strategy is not None:
             strategy.dense_exchange_every = mode.exchange_every or max(1, 32 // workers)
             strategy.overlap_dense_exchange = mode.overlap and mode.name == "async"
-        # Where it is given, so short an epoch is not to be cut finer.
+        # With a given interval, closures must not be cut shorter than it: an epoch of adult has 114 batches.
         schedule.CLOSURES_AN_EPOCH = 1 if mode.exchange_every else _CLOSURES_AN_EPOCH
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self._model = task.build()
@@ -90,7 +90,7 @@ class Run:
         }
 
     def _epoch(self, seed: int) -> Any:
-        """The batches of one epoch; "joined" has the same examples in batches as large as those of all workers."""
+        """The batches of one epoch; for "joined" the batches of all workers, joined."""
         batches = self._task.batches(seed, self._task.batch).take(self._task.steps)
         return batches.unbatch().batch(self._task.batch * self._workers) if self._mode.name == "joined" else batches
 
@@ -105,5 +105,5 @@ class Run:
 
 
 def _slots(optimizer: Any) -> list[Any]:
-    """Its variables but the number of steps and the learning rate."""
+    """The variables of an optimizer without its step count and learning rate, which are scalars."""
     return [variable for variable in optimizer.variables if len(variable.shape) > 0]

@@ -1,4 +1,4 @@
-"""What the convergence benchmark trains: a click model on adult or Criteo, word vectors; and how each is judged."""
+"""What the convergence benchmark trains (a click model on adult or Criteo, word vectors), and how it judges them."""
 
 import argparse
 import dataclasses
@@ -48,12 +48,12 @@ class Task:
 
 
 def adult(data: pathlib.Path) -> Task:
-    """The setting of most figures: every cell of a line hashed to one of 50,000 rows of 8 floats, 64 units."""
+    """The task of most figures: every cell of a line hashed to one of 50,000 rows of 8 floats, 64 units."""
     return _clicks("adult", data / "adult_census/adult.data", rows=50_000, rate=0.2, held_out=10)
 
 
 def criteo(data: pathlib.Path) -> Task:
-    """The first 10,000 lines of a day, of which 265 were clicked; every fourth is held out, or hardly any would be."""
+    """The first 10,000 lines of a day. Only 265 are clicks, so every fourth line is held out, not every tenth."""
     return _clicks("criteo", data / "criteo_1tb_day0_10k/day_0_first10000.tsv", rows=200_000, rate=0.05, held_out=4)
 
 
@@ -127,7 +127,7 @@ def _clicks(name: str, path: pathlib.Path, rows: int, rate: float, held_out: int
 
 
 def area_under_curve(labels: np.ndarray, scores: np.ndarray) -> float:
-    """The chance that a positive scores higher than a negative, equal ones counting half; 0.5 if unknown."""
+    """The chance that a positive scores above a negative; equal scores count half. 0.5 if a score is not finite."""
     if not np.all(np.isfinite(scores)):
         return 0.5
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)

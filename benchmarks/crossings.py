@@ -1,4 +1,4 @@
-"""How many tensors a step of a traced closure sends between worker and servers: what costs, beside bytes."""
+"""Counts the tensors that a step of a traced closure sends between worker and servers. Each has its price."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tensorflow.core.framework.types_pb2 import DT_RESOURCE
 
 
 def crossings(model: Any) -> dict[str, float]:
-    """Tensors that cross, either way, from the devices of the graph that `fit` traced.
+    """Counts tensors that cross in either direction, from the devices in the graph that `fit` traced.
 
     Args:
         model: a Keras model of our strategy that was fitted.
@@ -15,7 +15,7 @@ def crossings(model: Any) -> dict[str, float]:
         For all servers together: those of the loop over steps, for each step of a turn, and those around it, once a
         closure.
     """
-    *_, concrete = model.train_function._over_iterator.values()
+    *_, concrete = model.train_function.closures.by_iterator.values()
     graph = concrete.graph.as_graph_def()
     bodies = [list(function.node_def) for function in graph.library.function]
     bodies = sorted(filter(_gathers, bodies), key=_gathers) or [[]]

@@ -1,4 +1,4 @@
-"""Who trains the CTR-DNN: tfps and stock TensorFlow, each in two ways, and one process; same model, data, servers."""
+"""The contenders that train the CTR-DNN: tfps, stock TensorFlow, one process. They share model, data and servers."""
 
 import abc
 import os
@@ -14,7 +14,7 @@ _UNSPLIT_BYTES = 1 << 20  # stock TensorFlow's partitioner would split dense lay
 
 
 class Contender(abc.ABC):
-    """Builds the model when it is made; `train` may be called any number of times.
+    """Builds its model in the constructor; `train` may then be called any number of times.
 
     Args:
         task: the work.
@@ -28,7 +28,7 @@ class Contender(abc.ABC):
 
     @abc.abstractmethod
     def train(self, steps: int, meter: Meter) -> Any:
-        """Trains `steps` batches over all workers; the meter runs from the first of them to the end of the last."""
+        """Trains `steps` batches over all workers, with the meter running from the first to the end of the last."""
 
     def processes(self) -> dict[str, list[int]]:
         """Process ids by role."""
@@ -132,14 +132,14 @@ class StockFit(Contender):
 
 
 class StockFitLegacy(StockFit):
-    """The same with the optimizer of old, which touches only the batch's rows."""
+    """`StockFit` with the legacy optimizer, which updates only the rows of the batch."""
 
     def _optimizers(self, tf_keras: Any) -> Any:
         return tf_keras.optimizers.legacy
 
 
 class StockLoop(Contender):
-    """A hand-written loop over TensorFlow's ClusterCoordinator, with the faster optimizer."""
+    """A hand-written loop over TensorFlow's ClusterCoordinator, with the legacy optimizer, which is faster."""
 
     def __init__(self, task: CtrTask, num_ps: int, num_workers: int) -> None:
         super().__init__(task, num_ps, num_workers)
@@ -166,7 +166,7 @@ CONTENDERS: dict[str, type[Contender]] = {
 
 
 def stock_strategy(cluster: Any) -> Any:
-    """TensorFlow's own strategy on started server processes of ours."""
+    """Starts our server processes and returns TensorFlow's own strategy on them."""
     import tensorflow as tf
 
     cluster.start()
@@ -183,7 +183,7 @@ def _compiled(task: CtrTask, keras: Any, optimizers: Any) -> Any:
 
 
 class Fit:
-    """Calls `fit` for one epoch of so many steps; the meter runs while the epoch does, not while it is set up."""
+    """Calls `fit` for one epoch of the given steps. The meter runs during the epoch, not while `fit` sets it up."""
 
     def __init__(self, model: Any, keras: Any, data: Any) -> None:
         self._model, self._keras, self._data = model, keras, data
@@ -196,7 +196,7 @@ class Fit:
 
 
 class Loop:
-    """Schedules a step as often as asked on TensorFlow's ClusterCoordinator, whatever the strategy."""
+    """Schedules a step any number of times on TensorFlow's ClusterCoordinator, with any strategy."""
 
     def __init__(self, strategy: Any, step: Any, make_dataset: Callable[[], Any]) -> None:
         import tensorflow as tf

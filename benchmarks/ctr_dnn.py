@@ -5,8 +5,8 @@
     python -m benchmarks.ctr_dnn --versus stock-loop --rounds 3
     python -m benchmarks.ctr_dnn --mode geo
 
-Prints one line of JSON. On a machine whose speed changes under load only the ratio that --versus gives means much: both
-sides are set up at once and then run in turns, and their medians are compared.
+Prints one line of JSON. Where the speed of the machine changes under load, trust only the ratio of --versus: it sets up
+both sides at once, runs them in turns, and compares the medians.
 """
 
 import argparse

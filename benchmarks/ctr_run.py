@@ -1,4 +1,4 @@
-"""One contender on one cluster: warmed up, then measured as often as asked."""
+"""One contender on one cluster: warmed up once, then measured any number of times."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ _LONG_STEPS, _LONG_EXAMPLES = 256, 131_072  # closures are as long as they can b
 
 
 def closure_steps(steps: int, workers: int, most: int) -> float:
-    """Steps of a closure, on average, in an epoch of so many steps: fewer than `most` where the epoch is short."""
+    """The mean steps of a closure in an epoch of `steps`: fewer than `most` where the epoch is short."""
     most = min(most, -(-steps // (workers * _CLOSURES_AN_EPOCH)))
     return round(steps / -(-steps // most), 2)
 
 
 class CtrRun:
-    """Traces and warms up when it is made.
+    """Traces and warms up in the constructor.
 
     Args:
         name: of the contender.
@@ -41,7 +41,7 @@ class CtrRun:
         self._steps = max(fewest, round(seconds * trial / self._train(trial).seconds))
 
     def measure(self) -> dict[str, Any]:
-        """Trains for about the given seconds and returns the figures."""
+        """Trains for about the seconds of the constructor and returns the figures."""
         steps, reading = self._steps, self._train(self._steps)
         examples = steps * self._task.batch
         return {

@@ -1,4 +1,4 @@
-"""How the CTR-DNN is trained: how many processes, in which mode, how often dense variables cross."""
+"""The settings of a CTR-DNN run: processes, mode, and how often dense variables cross."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ MODES = ("async", "sync", "geo")
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A cluster and a mode; the mode and `exchange_every` are for tfps alone.
+    """A cluster and a mode. Only tfps uses the mode and `exchange_every`.
 
     Args:
         ps: parameter servers.
@@ -47,7 +47,7 @@ class Setup:
         return optimizer
 
     def strategy(self, cluster: Any) -> Any:
-        """A strategy on this cluster, or on that of TF_CONFIG where it is None."""
+        """A strategy on this cluster; on the cluster of TF_CONFIG if it is None."""
         import tfps
 
         if self.mode != "async":

@@ -19,7 +19,7 @@ _SCATTER = 2_654_435_761  # a prime: spreads the frequent ranks over a slot's ro
 class CtrTask:
     """A click model: ids in `slots` categorical columns, 13 numbers, an MLP of 400-400-400.
 
-    A slot has rows of its own whatever the number of tables, so that 1 table and 26 are asked for the same rows.
+    A slot has its own rows with any number of tables, so runs with 1 table and with 26 ask for the same rows.
 
     Args:
         batch: examples a step.
@@ -73,7 +73,7 @@ def clicks(task: CtrTask, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def dataset(task: CtrTask) -> Any:
-    """The batches as an endless `tf.data.Dataset` that costs a copy a batch."""
+    """The batches as an endless `tf.data.Dataset`; its price is one copy for each batch."""
     import tensorflow as tf
 
     ids, dense, labels = clicks(task)
@@ -81,7 +81,7 @@ def dataset(task: CtrTask) -> Any:
 
 
 def build_model(task: CtrTask, keras: Any) -> Any:
-    """The model in Keras 3 or in tf_keras, whichever module is given; not compiled."""
+    """Builds the model, not compiled, with the given module: Keras 3 or tf_keras."""
     ids = keras.Input((task.slots,), dtype="int64")
     dense = keras.Input((_DENSE,))
     embedded = [keras.layers.Flatten()(rows) for rows in _embed(task, keras, ids)]
@@ -92,7 +92,7 @@ def build_model(task: CtrTask, keras: Any) -> Any:
 
 
 def adagrad(optimizers: Any) -> Any:
-    """The optimizer, from any Keras's module of optimizers, with one and the same hyperparameters."""
+    """Adagrad from the `optimizers` module of any Keras, always with the same hyperparameters."""
     return optimizers.Adagrad(_LEARNING_RATE, initial_accumulator_value=0.1, epsilon=1e-7)
 
 

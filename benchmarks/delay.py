@@ -1,9 +1,10 @@
-"""Milliseconds of a step when the servers are in a network namespace behind a cable with a delay. Linux, root.
+"""Milliseconds of a step when the network delays every packet between servers and workers. Linux, root.
 
     python -m benchmarks.delay --delays 0 5 20 --workers 1 --exchange-every 32
 
-The chief and the workers are in one namespace, the parameter server in another, and `benchmarks.relay` between them.
-All delays are measured on one cluster, in turns. Prints one line of JSON: delay, one way, and milliseconds a step.
+The chief and the workers run in one network namespace, the parameter server in another; `benchmarks.relay` connects the
+two and delays packets. All delays are measured on one cluster, in turns. Prints one line of JSON: delay, one way, and
+milliseconds a step.
 """
 
 import argparse
@@ -26,7 +27,7 @@ _INSIDE = "--inside"
 
 
 def main() -> None:
-    """Runs the command; the second time in a namespace of its own."""
+    """Runs the command. It first starts itself again, in a namespace of its own, and that run measures."""
     parser = argparse.ArgumentParser(
         "benchmarks.delay", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -114,7 +115,7 @@ def _tf_config(workers: int, job: str, index: int) -> dict[str, str]:
 
 @contextmanager
 def _ended(command: list[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen]:
-    """A program that is ended with the block."""
+    """Runs a program until the block ends."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     program = subprocess.Popen(command, text=True, env=environment, start_new_session=True, **pipes)
     try:

@@ -1,4 +1,4 @@
-"""What a run costs, read from Linux's /proc: wall time, CPU time of each role, bytes over loopback."""
+"""Measures a run through Linux's /proc: wall time, CPU time of each role, bytes over loopback."""
 
 import dataclasses
 import os
@@ -65,6 +65,6 @@ def _loopback_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory this process ever held; unlike `getrusage`, not that of the process it was forked from."""
+    """The most memory this process has held. `getrusage` would include the process that forked it."""
     with open("/proc/self/status") as file:
         return int(next(line for line in file if line.startswith("VmHWM:")).split()[1]) << 10

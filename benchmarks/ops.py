@@ -1,8 +1,8 @@
 """Each op in C++ against its TensorFlow twin, in one process: `python -m benchmarks.ops --batch 512 --tables 26`.
 
-Prints one JSON line: for each op the milliseconds of CPU (user + system) of a call either way and their ratio; for bags
-also of the way that copies a row out for each id before it pools. They take turns, so that a machine that slows down
-slows all.
+Prints one JSON line: for each op the CPU milliseconds (user + system) of a call of either, and their ratio. Bags are
+also measured the usual way, which copies out a row for each id and then pools. They take turns, so that a machine that
+slows down slows all.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def cpu_s() -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An op called on arguments; `expanding` does the same with a row for each id, where that is another way."""
+    """An op and its arguments; `expanding`, if given, computes the same from a row for each id."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]

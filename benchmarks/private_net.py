@@ -1,4 +1,4 @@
-"""A network of its own for a program, so that the bytes it counts on the loopback are nobody else's. Linux, root."""
+"""Runs a program in a network of its own, so that it counts no other program's bytes on the loopback. Linux, root."""
 
 import os
 import shutil

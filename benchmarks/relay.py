@@ -1,12 +1,13 @@
 """A cable with a delay between two network namespaces: two TUN devices, and a process that passes packets between them.
 
-What `tc netem` does, for kernels built without it. Started as a program of its own, so that it does not wait for
-the interpreter of who measures:
+It does the work of `tc netem`, for kernels built without that. It is a program of its own, so that it never waits for
+the Python interpreter of the benchmark:
 
     python -m benchmarks.relay NEAR FAR
 
-makes the TUN devices NEAR and FAR in its network namespace, prints a line, and then delays by the milliseconds of the
-last line of its standard input, both ways. A device may be moved to another namespace: packets still come here.
+makes the TUN devices NEAR and FAR in its network namespace and prints a line. The last line of its standard input is
+the delay in milliseconds, for both directions. A device may be moved to another namespace; its packets still arrive
+here.
 """
 
 import fcntl

@@ -1,10 +1,10 @@
-"""Projects a cluster's speed from measured constants: `benchmarks.scaling_model`, filled in and held against real runs.
+"""Predicts the speed of a cluster with `benchmarks.scaling_model`: measures its constants, checks it against real runs.
 
     python -m benchmarks.scaling --measure docs/scaling_constants.json     measures the constants (root: bytes, delays)
     python -m benchmarks.scaling --check docs/scaling_constants.json       real runs, and what the model says of them
     python -m benchmarks.scaling --project docs/scaling_constants.json     up to 1,000 workers, 100 servers, 1e11 rows
 
-Prints a line of JSON for each run, or each cluster projected. The CPU figures are those of the machine that measured.
+Prints a line of JSON for each run or predicted cluster. CPU figures hold for the machine that measured them.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""From runs to constants: each cost is linear in what a step does, so a few runs that differ in it give the factors."""
+"""Fits the constants of the model: costs are linear in what a step does, so a few different runs give the factors."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

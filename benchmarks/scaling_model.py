@@ -1,13 +1,13 @@
-"""A model of a cluster: how many steps a second it can make at most, and what binds it. No TensorFlow in it.
+"""A model of a cluster: the most steps a second it can make, and what limits it. Needs no TensorFlow.
 
-Four bounds, each a number of steps a second of all workers together; the smallest is the answer, and names what binds:
+There are four bounds, in steps a second of all workers together. The smallest is the prediction:
 
     chief    1000 / (chief CPU ms a step): its Python runs on one core
     server   servers x cores x 1000 / (CPU ms a step of all servers), or servers x bandwidth / bytes, whichever is less
-    worker   workers x 1000 / (milliseconds a step takes from beginning to end when it waits for nobody)
+    worker   workers x 1000 / (milliseconds of a step from beginning to end, without waiting for other workers)
     memory   0 where the rows and their slots do not fit the servers
 
-Bounds, not a simulation: where two are near each other, queues make the truth lower than either.
+This is no simulation: where two bounds are close, queues make the truth lower than either.
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ _WORKERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def draw(costs: Costs, ways: Sequence[tuple[str, Job]], path: str) -> None:
-    """Draws a line a way, a mark where what binds changes.
+    """Draws a line for each way to run the job, with a mark where another bound begins to bind.
 
     Args:
         costs: the constants.

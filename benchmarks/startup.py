@@ -1,9 +1,9 @@
-"""What it costs to begin: seconds until a cluster is ready and until the first step, the chief's memory by table size.
+"""Measures the start: seconds until a cluster is ready and until the first step, and the chief's memory by table size.
 
     python -m benchmarks.startup --rounds 3 --rows 10000 10000000
 
-Prints one line of JSON. Everything is measured in processes of their own, in turns, so that a machine that slows down
-slows all of it; the figures are medians over the rounds.
+Prints one line of JSON with medians over the rounds. Each figure comes from a process of its own, and the processes
+take turns, so that a machine that slows down slows all of them.
 """
 
 import argparse

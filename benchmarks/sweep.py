@@ -5,8 +5,8 @@
     python -m benchmarks.sweep ps 1 2 4 --plot servers.png
     python -m benchmarks.sweep mode async sync geo
 
-Prints one line of JSON: for each value examples a second and CPU time, and both relative to the first value. All
-clusters are up at once, so that each turn finds the machine in the same state: mind the memory.
+Prints one line of JSON: for each value the examples a second and the CPU time, and both relative to the first value.
+All clusters are up at once, so that each turn finds the machine in the same state; this needs memory for all of them.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Compares programs by running them in turns: A B A B, each set up once in a process of its own.
 
-While one runs, the other waits for a line on its standard input, so that both see the machine in the same state.
+While one runs, the other waits for a line on its standard input. So both see the machine in the same state.
 """
 
 import json
@@ -82,7 +82,7 @@ class Side:
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.results: list[dict[str, Any]] = []
-        # In a session of its own each side has a share of the processor of its own, where the kernel groups by session.
+        # The kernel may give each session an equal part of the processor, so each side gets a session of its own.
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, text=True, env=environment, start_new_session=True, **pipes)
 

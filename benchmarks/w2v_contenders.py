@@ -1,4 +1,4 @@
-"""Who trains word2vec: tfps in two modes, a hand-written loop on stock TensorFlow, gensim. The same text for all."""
+"""The contenders that train word2vec: tfps in two modes, a loop on stock TensorFlow, gensim. All read the same text."""
 
 import os
 from typing import Any

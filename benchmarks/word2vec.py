@@ -4,9 +4,9 @@
     python -m benchmarks.word2vec --baseline gensim
     python -m benchmarks.word2vec --versus stock-loop --rounds 3
 
-A pair is a word and a neighbour, with negatives of its own. Prints one line of JSON. The text is made up, its pairs are
-arrays that every worker holds in memory; negatives are drawn on the worker (for stock-loop, beforehand). On a machine
-whose speed changes under load only the ratio that --versus gives means much.
+A pair is a word and a neighbour, with its own negatives. Prints one line of JSON. The text is synthetic, and every
+worker holds its pairs in memory. Workers draw the negatives, except for stock-loop, which gets them drawn beforehand.
+Where the speed of the machine changes under load, trust only the ratio of --versus.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""What the click models here share: files of rows as batches, the command line, training and its report.
+"""The code that the click models share: reading files, the command line, training, the report.
 
-Every cell of a line becomes a row of one large embedding table, found by hashing; numbers are also given as such. The
-workers read the files, so these must be where the workers are.
+Every cell of a line is hashed to a row of one large embedding table. The model also gets the numbers as numbers. The
+workers read the files, so the files must be where the workers are.
 
 Formats: `criteo` (label, 13 integers, 26 categories, between tabs; the Criteo click logs) and `adult` (the census
-data of UCI, between commas, whose last column is the label). An empty cell or "?" is a missing one.
+data of UCI, between commas, whose last column is the label). An empty cell, or "?", is a missing value.
 """
 
 import argparse
@@ -17,14 +17,14 @@ import cluster
 import keras
 import tensorflow as tf
 
-HELD_OUT = 10  # of so many lines one is held out
-SHUFFLED = 20_000  # lines that are mixed at a time
+HELD_OUT = 10  # one line in so many is held out
+SHUFFLED = 20_000  # lines in the shuffle buffer
 BUCKETS = 4  # per unit of a number's logarithm
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """What stands where in a line.
+    """The columns of a line.
 
     Args:
         separator: between cells.
@@ -45,7 +45,7 @@ class Format:
 
     @property
     def inputs(self) -> int:
-        """Cells a model is given."""
+        """Cells that the model gets."""
         return len(self.numbers) + len(self.categories)
 
 
@@ -77,7 +77,7 @@ def read_numbers(cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def datasets(args: argparse.Namespace) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    """Batches to train on, and held-out ones. TensorFlow operations alone, so both run on the workers."""
+    """Batches to train on, and held-out batches. They are TensorFlow operations alone, so workers run both."""
     files = sorted(glob.glob(args.data))
     if not files:
         raise SystemExit(f"--data must name a file, or several with a pattern. Received: {args.data!r}, which is none.")
@@ -93,12 +93,12 @@ def datasets(args: argparse.Namespace) -> tuple[tf.data.Dataset, tf.data.Dataset
 
 
 def inputs(form: Format) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """What a model is given: ids [batch, inputs] and numbers [batch, numbers]."""
+    """The inputs of a model: ids [batch, inputs] and numbers [batch, numbers]."""
     return keras.Input((form.inputs,), dtype="int64"), keras.Input((len(form.numbers),))
 
 
 def tower(features: keras.KerasTensor, hidden: list[int]) -> keras.KerasTensor:
-    """Dense layers of `hidden` units, one over the other."""
+    """A stack of dense layers with `hidden` units."""
     for units in hidden:
         features = keras.layers.Dense(units, activation="relu")(features)
     return features
@@ -120,7 +120,12 @@ def parse_arguments(description: str) -> argparse.Namespace:
 
 
 def main(description: str, build_model: Callable[[Format, int, int, list[int]], keras.Model]) -> None:
-    """Trains what `build_model` makes of a format, the table's rows, floats a row and dense units; and reports."""
+    """Trains a click model and prints what it learned.
+
+    Args:
+        description: the help text of the command.
+        build_model: gets the format, the rows of the table, floats a row and dense units; returns the model.
+    """
     args = parse_arguments(description)
     strategy = cluster.make_strategy(args)  # in a worker or a parameter server this line serves to the end
     training, held_out = datasets(args)

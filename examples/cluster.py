@@ -1,4 +1,4 @@
-"""What programs here share: which cluster they train on, as options of the command line."""
+"""The cluster that an example trains on, as options of its command line."""
 
 import argparse
 import os
@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make_strategy(args: argparse.Namespace) -> tfps.ParameterServerStrategy:
-    """Parameter servers and workers: those of TF_CONFIG, or processes of this machine.
+    """A strategy on the cluster of TF_CONFIG, or on processes of this machine.
 
-    In a worker or a parameter server it does not return: that serves until the chief is done.
+    In a worker or a parameter server this does not return; the process serves until the chief is done.
     """
     keras.utils.set_random_seed(1)
     cluster = None if os.environ.get("TF_CONFIG") else tfps.LocalCluster(num_ps=args.ps, num_workers=args.workers)

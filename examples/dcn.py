@@ -1,11 +1,11 @@
-"""DCN v2 on parameter servers: crosses of features by name, and dense layers, over one table of embeddings.
+"""DCN v2 on parameter servers: cross layers and dense layers over one table of embeddings.
 
     python examples/dcn.py --data day_0.tsv                      a cluster of processes on this machine
     python examples/dcn.py --data adult.data --format adult --rows 50000 --rate 0.2
 
-A cross layer multiplies what it is given by the first input, element by element, after a matrix: n layers make products
-of up to n + 1 features. They stand beside the dense layers ("parallel"), and one unit reads both. Only rows of the
-batch move; the matrices are dense variables. How files are read, and what formats there are, is in clicks.py.
+A cross layer applies a matrix to its input and multiplies the result with the first input, element by element: n layers
+make products of up to n + 1 features. They run parallel to the dense layers, and one unit reads both. Only rows of the
+batch move; the matrices are dense variables. clicks.py reads the files and lists their formats.
 
 Source: Wang et al. 2021, "DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale Learning to Rank
 Systems".
@@ -22,7 +22,7 @@ class Cross(keras.layers.Layer):
     """x0 * (W x + b) + x, for x0 and x of [batch, width]."""
 
     def build(self, first_shape: tuple, features_shape: tuple) -> None:
-        """Makes the matrix."""
+        """Creates the matrix."""
         self.dense = keras.layers.Dense(features_shape[-1])
         self.dense.build(features_shape)
 
@@ -32,10 +32,10 @@ class Cross(keras.layers.Layer):
 
 
 def build_model(form: clicks.Format, rows: int, dim: int, hidden: list[int]) -> keras.Model:
-    """A plain Keras model; where its variables live is the business of the scope it is made in."""
+    """A plain Keras model. The scope it is made in decides where its variables live."""
     ids, numbers = clicks.inputs(form)
     embedded = keras.layers.Embedding(rows, dim, name="features")(ids)
-    scaled = keras.layers.BatchNormalization()(numbers)  # products of what spans decades would drown the others
+    scaled = keras.layers.BatchNormalization()(numbers)  # a product of unscaled numbers would dominate all others
     first = crossed = keras.layers.Concatenate()([keras.layers.Flatten()(embedded), scaled])
     for _ in range(CROSSES):
         crossed = Cross()(first, crossed)

@@ -1,16 +1,16 @@
-"""GRU4Rec on parameter servers: what somebody has watched in order; what comes next, and how often that is right, out.
+"""GRU4Rec on parameter servers: predicts what a user watches next, and prints how often that is right.
 
     python examples/gru4rec.py --data ml-latest-small/ratings.csv       a cluster of processes on this machine
     tfps-launch --ps 2 --workers 2 examples/gru4rec.py --data ...       the same, started from outside
 
 A line of the file is a user, an item, a rating and a time, between commas, after a line of names (the format of
-MovieLens). A user's items in the order of their times are cut into sessions; a recurrent network reads a session and,
-after each item, scores the next one against items drawn at random. Items have two tables (read, and scored), both on
-the parameter servers; a step moves the rows of its batch. Every tenth user is held out, so what is measured is sessions
-of people the model has never seen: in how many cases the true next item is among the 20 that it scores highest.
+MovieLens). The items of a user, ordered by time, are cut into sessions. A recurrent network reads a session and, after
+each item, scores the next one against items drawn at random. Items have two tables (one to read, one to score), both on
+the parameter servers; a step moves the rows of its batch. Every tenth user is held out. The figure is recall@20 on
+these users, whom the model has never seen: how often the true next item is among the 20 with the highest scores.
 
 Source: Hidasi et al. 2016, "Session-based Recommendations with Recurrent Neural Networks"; the loss over drawn items is
-that of Hidasi and Karatzoglou 2018.
+from Hidasi and Karatzoglou 2018.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-HELD_OUT = 10  # of so many users one is held out
-LENGTH = 20  # items of a session that are followed by another
+HELD_OUT = 10  # one user in so many is held out
+LENGTH = 20  # predictions in a session, which has one item more
 DRAWN = 2048  # random items a step, shared by its sessions
 BEST = 20  # how many of the highest scores count
 
@@ -49,12 +49,12 @@ class GRU4Rec(keras.Model):
         return keras.ops.concatenate([true, random], axis=-1)
 
     def states(self, session: tf.Tensor) -> tf.Tensor:
-        """What the network has made of a session after each of its items: [sessions, length, dim]."""
+        """The state of the network after each item of a session: [sessions, length, dim]."""
         return self.network(self.read(session))
 
 
 def read_sessions(path: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Sessions of `LENGTH` + 1 items, filled up with 0 at the end: to train on, held out; and the number of items."""
+    """Sessions of `LENGTH` + 1 items, padded with 0: those to train on, those held out, and the number of items."""
     users, items, times = np.loadtxt(path, delimiter=",", skiprows=1, usecols=(0, 1, 3), dtype=np.int64).T
     known, items = np.unique(items, return_inverse=True)
     order = np.lexsort((np.arange(len(times)), times, users))
@@ -68,7 +68,7 @@ def read_sessions(path: str) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def batches(sessions: np.ndarray, items: int, batch: int) -> tf.data.Dataset:
-    """Batches of sessions with random items; TensorFlow operations alone, so that the workers make their own."""
+    """Batches of sessions with random items. They are TensorFlow operations alone, so workers make their own."""
 
     def with_drawn(rows: tf.Tensor) -> tuple:
         drawn = tf.random.uniform([DRAWN], 1, items, tf.int64)
@@ -80,7 +80,7 @@ def batches(sessions: np.ndarray, items: int, batch: int) -> tf.data.Dataset:
 
 
 def recall(model: GRU4Rec, sessions: np.ndarray) -> float:
-    """The share of next items among the `BEST` that score highest of all."""
+    """The fraction of next items that are among the `BEST` highest scores."""
     scored = model.scored.get_weights()[0][1:]
     network = keras.layers.GRU.from_config(model.network.get_config())  # the same, with its variables on the chief
     network.build((None, None, scored.shape[1]))
@@ -95,7 +95,7 @@ def recall(model: GRU4Rec, sessions: np.ndarray) -> float:
 
 
 def popular(training: np.ndarray, sessions: np.ndarray, items: int) -> float:
-    """The same share for whoever always names the items that most have watched."""
+    """The recall of always predicting the most popular items."""
     counts = np.bincount(training.reshape(-1), minlength=items)
     counts[0] = 0
     return float(np.mean(np.isin(sessions[:, 1:][sessions[:, 1:] > 0], np.argsort(-counts)[:BEST])))

@@ -1,4 +1,4 @@
-"""word2vec on parameter servers: text in; word vectors, and how well they agree with people's judgement, out.
+"""word2vec on parameter servers. It reads a text, trains word vectors, and compares them with people's judgement.
 
     python examples/word2vec.py                                  a cluster of processes on this machine
     tfps-launch --ps 2 --workers 2 examples/word2vec.py          the same, started from outside
@@ -6,8 +6,8 @@
 
 Skip-gram with negative sampling: a word's vector learns to tell the words that stand near it from words drawn at
 random. Both tables (a word as a center, a word as a context) live on the parameter servers. Workers train in GEO mode:
-one pulls the rows of a window of batches, trains them in one go, and pushes by how much they moved. Without --data the
-text is the sample of Wikipedia inside the gensim package. Any text will do:
+a worker pulls the rows of a window of batches, trains all of the window, and pushes by how much the rows moved. Without
+--data the text is a sample of Wikipedia that comes with gensim. Any text will do:
 
     python examples/word2vec.py --data book.txt --output vectors.txt
 """
@@ -33,7 +33,7 @@ class Text:
     Args:
         text: any text; words are runs of the letters a to z.
         min_count: rarer words are left out.
-        threshold: frequent words are thinned out, the more the further their share of the text is above this.
+        threshold: words more frequent than this fraction of the text are thinned out, the more the more frequent.
     """
 
     def __init__(self, text: str, min_count: int = 5, threshold: float = 1e-3) -> None:
@@ -69,7 +69,7 @@ def judged_pairs(path: str | None) -> list[tuple[str, str, float]]:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Correlation of two rankings, equal values sharing their mean rank."""
+    """The correlation of two rankings. Equal values get their mean rank."""
 
     def ranks(values: np.ndarray) -> np.ndarray:
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -79,7 +79,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def report(text: Text, vectors: np.ndarray, judged: list[tuple[str, str, float]]) -> None:
-    """Prints what the vectors [words, dim] know."""
+    """Prints the nearest words of a few, and how well the vectors [words, dim] agree with people's scores."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for word in ("king", "music", "war", "science"):
         if word in text.ids:

@@ -95,8 +95,8 @@ def test_launch_commands_parse():
 
     for line in commands():
         if line.startswith("tfps-launch"):
-            arguments = launch._parser().parse_args(shlex.split(line)[1:])
-            assert (arguments.ps, arguments.workers, arguments.program) == (2, 4, ["train.py"])
+            assert launch.COMMAND.parse(shlex.split(line)) == ["tfps-launch", "train.py"]
+            assert (launch.COMMAND.flags.ps, launch.COMMAND.flags.workers) == (2, 4)
 
 
 def test_benchmark_commands_parse():
@@ -193,8 +193,8 @@ def test_averages_are_those_of_the_table():
 def test_numbers_are_those_of_the_code(strategy):
     from tfps.keras.variables import _TABLE_ROWS
     from tfps.training.exchange import _KEY_STEP
-    from tfps.training.geo.pace import UNSEEN, UNSEEN_OF_MANY
-    from tfps.training.schedule import CLOSURES_AN_EPOCH
+    from tfps.training.geo.pacing import UNSEEN, UNSEEN_OF_MANY
+    from tfps.training.pacing import CLOSURES_AN_EPOCH
 
     between = strategy.dense_exchange_every * strategy.num_workers
     assert f"which is {between} divided by the workers" in text_of("docs/optimizers.md")

@@ -1,7 +1,7 @@
-"""Every environment variable tfps reads, one documented function each.
+"""Every environment variable that tfps reads, one documented function each.
 
-All are read when asked for, never at import, so a program (or a test) may set them at any time before the call.
-No state, safe from any thread, no cost worth naming. A value that breaks its rule raises `ConfigError`.
+A variable is read when its function is called, never at import, so a program may set it at any time before that.
+The functions keep no state and may be called from any thread. A value that breaks its rule raises `ConfigError`.
 """
 
 import os
@@ -16,24 +16,24 @@ def tf_config() -> str | None:
 
 
 def start_timeout_s() -> float:
-    """`TFPS_START_TIMEOUT_S`: seconds a server started on this machine may take to come up. Default 60."""
+    """`TFPS_START_TIMEOUT_S`: seconds in which a server started on this machine must be up. Default 60."""
     return _positive_seconds("TFPS_START_TIMEOUT_S", 60.0)
 
 
 def join_timeout_s() -> float:
     """`TFPS_JOIN_TIMEOUT_S`: seconds the tasks of a TF_CONFIG cluster wait for one another. Default 120.
 
-    The chief waits that long for every server, and each server for the chief. Raise it where tasks are scheduled
-    minutes apart.
+    The chief waits this long for every server, and each server for the chief. Raise it where the scheduler may start
+    tasks minutes apart.
     """
     return _positive_seconds("TFPS_JOIN_TIMEOUT_S", 120.0)
 
 
 def chief_grace_s() -> float | None:
-    """`TFPS_CHIEF_GRACE_S`: seconds a server outlives a chief that is gone; None if unset.
+    """`TFPS_CHIEF_GRACE_S`: seconds that a server goes on after the chief has gone; None if unset.
 
-    Unset, a server ends 2 s after the chief's port is closed and 30 s after its host stopped answering. Set it
-    where a failed chief is started again and should find its servers still there.
+    If unset, a server ends 2 s after the chief's port is closed, and 30 s after the chief's host stops answering.
+    Set it where a failed chief is started again and should find its servers.
     """
     return _positive_seconds("TFPS_CHIEF_GRACE_S", None)
 
@@ -44,7 +44,7 @@ def server_log_level() -> str:
 
 
 def ops_disabled() -> bool:
-    """`TFPS_DISABLE_OPS`: 1 leaves the C++ ops aside and computes with TensorFlow's own. Default 0."""
+    """`TFPS_DISABLE_OPS`: 1 computes with TensorFlow's own ops in place of the C++ ops. Default 0."""
     text = os.environ.get("TFPS_DISABLE_OPS", "").strip()
     if text not in ("", "0", "1"):
         raise ConfigError(f"TFPS_DISABLE_OPS must be 0 or 1. Received: {text!r}.")

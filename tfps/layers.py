@@ -1,4 +1,4 @@
-"""Keras layers of ours, for what Keras has no layer for."""
+"""Keras layers that Keras itself lacks."""
 
 from tfps.keras.embedding_bag import EmbeddingBag
 

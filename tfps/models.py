@@ -1,4 +1,4 @@
-"""Keras models of ours, for what is worth more than its layers: whole windows of batches in one op."""
+"""Keras models with a faster form on parameter servers: they train a whole window of batches in one op."""
 
 from tfps.keras.skip_gram import SkipGram
 

@@ -1,6 +1,7 @@
-"""The mode of training is the optimizer: a plain one is asynchronous.
+"""The optimizer chooses the mode of training: one as Keras makes it trains asynchronously.
 
-`Sync(...)` makes one update of the batches of all workers, `Geo(...)` trains windows of batches on each worker.
+`Sync(optimizer)` makes one update of the batches of all workers. `Geo(optimizer)` lets each worker train windows of
+batches and push the deltas of the rows it touched.
 `RowwiseAdagrad` is an optimizer of its own, for large tables: one accumulator a row.
 """
 

@@ -1,9 +1,8 @@
-"""From text to what a `tfps.models.SkipGram` trains on: frequent words thinned out, words paired with neighbours."""
-
-from typing import Any
+"""Makes training pairs for `tfps.models.SkipGram` of a text: thins out frequent words, pairs words with neighbours."""
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
 
 from tfps.errors import ConfigError
 from tfps.types import is_integer
@@ -11,16 +10,16 @@ from tfps.types import is_integer
 __all__ = ["keep_probabilities", "neighbour_pairs"]
 
 _MOST = 2**31 - 1
-"""Ids are int32 on their way to a model."""
+"""The largest id: ids are int32 in the dataset."""
 
 
-def keep_probabilities(counts: Any, threshold: float = 1e-3) -> Any:
-    """How likely word2vec keeps a place of a text, by the word there: frequent words say little about their neighbours.
+def keep_probabilities(counts: ArrayLike, threshold: float = 1e-3) -> NDArray[np.float64]:
+    """Computes the probability with which word2vec keeps a word: frequent words say little about their neighbours.
 
     Args:
-        counts: how often each word comes, [words].
-        threshold: words are kept whole whose share f of the text is below about this; others with the probability
-            sqrt(threshold / f) + threshold / f.
+        counts: occurrences of each word, [words].
+        threshold: a word that makes up a fraction f of the text is kept with the probability
+            sqrt(threshold / f) + threshold / f, which is at least 1 for f up to about 2.6 * threshold.
 
     Returns:
         float64, [words], at most 1.
@@ -43,23 +42,23 @@ def keep_probabilities(counts: Any, threshold: float = 1e-3) -> Any:
             "`counts` must be finite, none below 0 and not all 0. "
             f"Received: from {counts.min(initial=0.0)} to {counts.max(initial=0.0)}, {counts.size} of them."
         )
-    # A word that never comes has no place to lose.
+    # A word that does not occur is kept: its ratio is 1 by `out`.
     part = np.divide(threshold * counts.sum(), counts, out=np.ones_like(counts), where=counts > 0)
     return np.minimum(np.sqrt(part) + part, 1.0)
 
 
-def neighbour_pairs(tokens: Any, window: int, batch: int, steps: int, seed: int = 0) -> Any:
-    """Batches of pairs: places of a text drawn at random, and for each a neighbour, the nearer the likelier.
+def neighbour_pairs(tokens: ArrayLike, window: int, batch: int, steps: int, seed: int = 0) -> tf.data.Dataset:
+    """Makes batches of pairs: random positions of a text, each with a neighbour; nearer ones are more likely.
 
-    It is made of TensorFlow operations alone, so workers run it; no two steps draw the same.
+    The dataset is made of TensorFlow operations alone, so workers can run it. Each step draws other pairs.
 
     Args:
         tokens: the text as ids, [places].
-        window: how many words on each side are neighbours, at least 1. One at distance d is drawn in proportion to
-            window + 1 - d, as word2vec does, which draws the width of each window.
-        batch: pairs a step.
-        steps: batches there are.
-        seed: of the draws.
+        window: words on each side that count as neighbours, at least 1. One at distance d is drawn in proportion to
+            window + 1 - d; word2vec has the same odds, because it draws the width of each window.
+        batch: pairs in a batch.
+        steps: number of batches.
+        seed: seed of the draws.
 
     Returns:
         A `tf.data.Dataset` of (centers, contexts), int32 [batch] each.
@@ -79,10 +78,12 @@ def neighbour_pairs(tokens: Any, window: int, batch: int, steps: int, seed: int 
     if tokens.min() < 0 or tokens.max() > _MOST:
         raise ConfigError(f"`tokens` must be from 0 to {_MOST}. Received: from {tokens.min()} to {tokens.max()}.")
     text = tf.constant(tokens, tf.int32)
+    # Each distance d stands window + 1 - d times in the list, so a uniform draw has the right odds.
     near = np.repeat(np.arange(1, window + 1), np.arange(window, 0, -1))
     offsets = tf.constant(np.concatenate([-near, near]), tf.int32)
 
-    def draw(step: Any) -> Any:
+    def draw(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # Stateless, so that a batch follows from its number alone, whichever worker makes it.
         numbers = tf.random.stateless_uniform([2, batch], seed=[seed, step], dtype=tf.float64)
         place = window + tf.cast(numbers[0] * (len(tokens) - 2 * window), tf.int32)
         neighbour = place + tf.gather(offsets, tf.cast(numbers[1] * len(offsets), tf.int32))

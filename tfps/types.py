@@ -1,4 +1,4 @@
-"""Types shared by every package of tfps; nothing of ours is imported here."""
+"""Types that every package of tfps shares. This module imports nothing of tfps."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -10,7 +10,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 def is_integer(value: object) -> bool:
-    """Whether a value is a whole number of Python or numpy, which True and False are not."""
+    """Returns whether a value is an integer of Python or numpy. True and False are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

@@ -167,7 +167,7 @@ def test_wrong_counts(monkeypatch, capsys, value):
     with pytest.raises(SystemExit) as caught:
         launch.main([f"--workers={value}", "train.py"])
     assert caught.value.code == 2
-    assert f"argument --workers: must be an integer of at least 1. Received: '{value}'" in capsys.readouterr().err
+    assert f"flag --workers={value}: must be an integer of at least 1. Received: '{value}'" in capsys.readouterr().err
 
 
 def test_plan_checks_itself():

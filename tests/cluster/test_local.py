@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tfps.cluster import zygote_link
 from tfps.cluster.local import LocalCluster
 from tfps.errors import ClusterError, ClusterTimeoutError, ConfigError, TaskDiedError
 
@@ -201,7 +202,7 @@ def test_servers_survive_a_signal_to_the_foreground_group(cluster):
 def test_killed_zygote_takes_its_servers_along(processes):
     with LocalCluster(1, 1) as cluster:
         pids = [task.pid for task in cluster.tasks]
-        os.kill(cluster._group._process.pid, signal.SIGKILL)
+        os.kill(cluster._group._link.pid, signal.SIGKILL)
         assert processes.wait_until_gone(pids)
         with pytest.raises(TaskDiedError, match="process that holds the servers"):
             cluster.check()
@@ -218,3 +219,70 @@ def test_restart_after_stop(cluster, processes):
         assert len(processes.living([task.pid for task in again.tasks])) == 2
     finally:
         again.stop()
+
+
+def test_clusters_share_a_zygote_and_keep_their_logs_apart(tmp_path, processes):
+    with (
+        LocalCluster(1, 1, log_dir=str(tmp_path / "a")) as first,
+        LocalCluster(1, 2, log_dir=str(tmp_path / "b")) as other,
+    ):
+        parents = {parent_of(task.pid) for task in first.tasks + other.tasks}
+        assert parents == {first._group._link.pid}
+        os.kill(other.tasks[2].pid, signal.SIGKILL)
+        with pytest.raises(TaskDiedError, match="^worker 1 "):
+            for _ in range(1200):
+                other.check()
+                time.sleep(0.1)
+        first.check()
+        other.stop()
+        assert processes.living([task.pid for task in first.tasks]) == [task.pid for task in first.tasks]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["ps-0.log", "worker-0.log"]
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["ps-0.log", "worker-0.log", "worker-1.log"]
+
+
+def parent_of(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
+
+
+def test_a_later_cluster_starts_without_an_import(cluster):
+    began = time.monotonic()
+    with LocalCluster(1, 2) as other:
+        assert other._group._link is cluster._group._link
+    # Three forks: about 0.2 s where an import of TensorFlow takes 4 s. Generous, as the machine may be busy.
+    assert time.monotonic() - began < 3
+
+
+def test_a_zygote_that_died_is_started_again(processes):
+    with LocalCluster(1, 1) as first:
+        dead = first._group._link.pid
+        os.kill(dead, signal.SIGKILL)
+        assert processes.wait_until_gone([dead, *(task.pid for task in first.tasks)])
+        with LocalCluster(1, 1) as second:
+            second.check()
+            assert second._group._link.pid != dead
+
+
+def test_servers_run_in_the_directory_of_now(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with LocalCluster(1, 1) as other:
+        assert other._group._link is cluster._group._link
+        pid = other.tasks[0].pid
+        assert os.readlink(f"/proc/{pid}/cwd") == str(tmp_path)
+
+
+def test_a_variable_that_libraries_read_when_loaded_takes_a_new_zygote(cluster, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+    with LocalCluster(1, 1) as other:
+        assert other._group._link is not cluster._group._link
+        cluster.check()
+
+
+def test_an_idle_zygote_ends(monkeypatch, processes):
+    monkeypatch.setattr(zygote_link, "IDLE_S", 0.1)
+    monkeypatch.setenv("TF_CPP_VMODULE", "of_this_test=1")  # a zygote of its own
+    with LocalCluster(1, 1) as cluster:
+        pid = cluster._group._link.pid
+        time.sleep(0.5)
+        assert processes.is_alive(pid)
+    assert processes.wait_until_gone([pid])

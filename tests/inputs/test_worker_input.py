@@ -48,7 +48,7 @@ def fitted(strategy):
 
 def test_iterators_go_after_the_model_they_were_for(strategy):
     model = fitted(strategy)
-    named = dict(model.train_function._named)
+    named = dict(model.train_function.closures._iterators)
     assert {host for host, _ in named} == {0, 1}
     handles = []
     for (host, name), spec in named.items():

@@ -80,6 +80,12 @@ def test_an_epoch_trains_each_example_once(counter, kind):
     assert len(history.history["loss"]) == 2
 
 
+def test_keras_does_not_warn_of_a_shuffle_that_nobody_asked_for(counter, recwarn):
+    counter.fit(pairs().batch(7), verbose=0)
+    counter.fit(((ids[None], zeros[None]) for ids, zeros in generated()), verbose=0)
+    assert not [str(warning.message) for warning in recwarn if "shuffle" in str(warning.message)]
+
+
 def test_a_dataset_is_sent_to_the_workers_once(counter, monkeypatch):
     from tfps.inputs import worker_input as inputs
 

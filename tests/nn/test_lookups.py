@@ -178,7 +178,7 @@ def test_gradients_in_a_step_are_those_of_tf_nn(model):
     assert history.history["total"][0] == pytest.approx(float(loss), rel=1e-4)
     for old, gradient, new in zip(before, gradients, rows(model), strict=True):
         np.testing.assert_allclose(old - new, gradient, rtol=1e-4, atol=1e-4)
-    concrete, *_ = model.train_function._over_iterator.values()
+    concrete, *_ = model.train_function.closures.by_iterator.values()
     graph = concrete.graph.as_graph_def()
     bodies = [graph.node, *(function.node_def for function in graph.library.function)]
     if library.available():

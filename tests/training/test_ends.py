@@ -12,7 +12,8 @@ import tensorflow as tf
 import tfps
 from tests.training.test_geo import counter
 from tfps.errors import UnsupportedError
-from tfps.training import schedule
+from tfps.training import paced_schedules
+from tfps.training.geo.pacing import MOST_MISSED
 
 
 def slow(batches, turns=lambda i: 20):
@@ -116,9 +117,9 @@ def count(seen):
 
 
 def test_a_window_misses_a_bounded_number_of_others(strategy, monkeypatch):
-    landed, order = schedule.ShippedSchedule._on_result, []
+    landed, order = paced_schedules.ShippedSchedule._on_result, []
     monkeypatch.setattr(
-        schedule.ShippedSchedule,
+        paced_schedules.ShippedSchedule,
         "_on_result",
         lambda self, flight, result: (order.append(flight.order.shard), landed(self, flight, result)),
     )
@@ -127,7 +128,7 @@ def test_a_window_misses_a_bounded_number_of_others(strategy, monkeypatch):
     model.fit(slow(160, lambda i: tf.where(i % 2 == 0, 200, 0)), verbose=0)
     own = [place for place, share in enumerate(order) if share == 0]
     between = [b - a - 1 for a, b in zip(own, own[1:], strict=False)]
-    assert len(order) >= 80 and 2 < max(between) <= schedule._MOST_MISSED + 1
+    assert len(order) >= 80 and 2 < max(between) <= MOST_MISSED + 1
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -158,7 +159,7 @@ def test_windows_of_the_chief_have_few_lengths(strategy):
         data = tf.data.Dataset.from_generator(lambda given=given: given, output_signature=slow(1).element_spec)
         model.fit(data, verbose=0)
     assert counted(model) == 2 * (70 + 77 + 83 + 90)
-    assert len(model.train_function._on_batches._list_all_concrete_functions()) <= 3  # of 1, 4 and 16
+    assert len(model.train_function.closures.on_batches._list_all_concrete_functions()) <= 3  # of 1, 4 and 16
 
 
 def test_hand_written_loops_refuse_optimizers_in_a_mode(strategy):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tfps
 from tfps.errors import ConfigError, UnsupportedError
-from tfps.training.geo.pace import LONGEST, Length
+from tfps.training.geo.length import LONGEST, Length
 
 ROWS = 300
 INNER = {
@@ -163,12 +163,12 @@ def test_a_step_within_a_window_exchanges_nothing(strategy):
 
 @pytest.mark.parametrize(("merge", "workers", "warns"), [("sum", 4, True), ("sum", 2, False), ("cap", 4, False)])
 def test_what_may_diverge_is_said(strategy, caplog, merge, workers, warns):
-    from tfps.keras.geo import window_mode
+    from tfps.keras.geo import window_settings
 
     model = counter(strategy, merge=merge)
     model.optimizer.build(model.trainable_variables)
     with caplog.at_level("WARNING", "tfps"):
-        window_mode(model, workers)
+        window_settings(model, model.optimizer.tfps_mode, workers)
     assert ["may diverge" in record.getMessage() for record in caplog.records] == [True] * warns
 
 
@@ -278,4 +278,4 @@ def test_auto_trains_each_batch_once(strategy):
     model.fit(ids, np.zeros((1003, 2, 4), np.float32), batch_size=8, epochs=2, verbose=0)
     seen = np.bincount(ids.reshape(-1), minlength=ROWS)
     np.testing.assert_array_equal(model.get_weights()[0], np.repeat(2.0 * seen[:, None], 4, 1))
-    assert model.train_function._length.steps > 1
+    assert model.train_function.mode.length.steps > 1

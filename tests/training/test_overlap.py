@@ -8,7 +8,9 @@ import tfps
 from tests.training.graphs import before
 from tests.training.test_geo import INNER, ROWS, counter, fit
 from tfps.errors import ConfigError
+from tfps.training.geo.drift import Drift
 from tfps.training.geo.overlapped import WINDOWS
+from tfps.training.mode import EpochTotals
 
 
 @pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
@@ -64,7 +66,7 @@ def counted(strategy):
 
 @pytest.mark.parametrize(("trained", "step"), [(counted, "TfpsSegmentSumRows"), (skip_gram, "TfpsTrainPairs")])
 def test_the_exchange_does_not_wait_for_the_steps_nor_they_for_it(strategy, trained, step):
-    (closure,) = trained(strategy).train_function._over_iterator.values()
+    (closure,) = trained(strategy).train_function.closures.by_iterator.values()
     functions = {function.signature.name: function for function in closure.graph.as_graph_def().library.function}
 
     def has(node):
@@ -95,12 +97,12 @@ def test_closures_have_several_windows(strategy, fed):
     model = counter(strategy, push_every=5, merge="sum", overlap=True)
     model.optimizer.iterations.assign(1_000_000)
     model.fit(np.ones((16, 2), np.int64), np.zeros((16, 2, 4), np.float32), batch_size=8, verbose=0)
-    read = model.train_function._read
-    object.__setattr__(model.train_function, "_read", lambda vector: results.append(read(vector)) or results[-1])
+    read = model.train_function.closures.read
+    model.train_function.closures.read = lambda vector: results.append(read(vector)) or results[-1]
     ids = np.ones((8 * 5 * WINDOWS * 4, 2), np.int64)
     model.fit(data(ids, fed), steps_per_epoch=len(ids) // 8, verbose=0)
     assert max(result.steps for result in results) == 5 * WINDOWS
-    assert sum(result.drift.windows for result in results) == 4 * WINDOWS
+    assert sum(Drift.of(EpochTotals(result.steps, result.measured)).windows for result in results) == 4 * WINDOWS
 
 
 def test_what_overlap_may_be():

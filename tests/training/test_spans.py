@@ -46,8 +46,8 @@ def test_closures_have_several_spans(overlap, strategy):
     model, results = counter(strategy, 3), []
     ids, zeros = np.ones((8 * 8 * 2 * 3 * SPANS, 2), np.int64), np.zeros((8 * 8 * 2 * 3 * SPANS, 2, 4), np.float32)
     model.fit(ids[:16], zeros[:16], batch_size=8, verbose=0)
-    read = model.train_function._read
-    object.__setattr__(model.train_function, "_read", lambda vector: results.append(read(vector)) or results[-1])
+    read = model.train_function.closures.read
+    model.train_function.closures.read = lambda vector: results.append(read(vector)) or results[-1]
     model.fit(ids, zeros, batch_size=8, verbose=0)
     assert max(result.steps for result in results) == 3 * SPANS
 
@@ -55,7 +55,7 @@ def test_closures_have_several_spans(overlap, strategy):
 def test_the_exchange_does_not_wait_for_the_steps_nor_they_for_it(overlap, strategy):
     model = counter(strategy, 8)
     model.fit(np.ones((640, 2), np.int64), np.zeros((640, 2, 4), np.float32), batch_size=8, verbose=0)
-    (closure,) = model.train_function._over_iterator.values()
+    (closure,) = model.train_function.closures.by_iterator.values()
     functions = {
         function.signature.name: function.node_def for function in closure.graph.as_graph_def().library.function
     }

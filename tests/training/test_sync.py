@@ -10,8 +10,7 @@ import tensorflow as tf
 
 import tfps
 from tfps.errors import ConfigError, UnsupportedError
-from tfps.keras.functions import StepFunction
-from tfps.training import schedule as schedules
+from tfps.training import runner
 from tfps.training.closure import Result
 from tfps.training.synchronous.schedule import SyncSchedule, UpdatePolicy
 
@@ -278,45 +277,39 @@ class Calls(list):
 
 def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
     """Not even where a share turns out to have ended, and what it was to have of the budget is left over."""
-    monkeypatch.setattr(schedules, "Calls", Calls)
+    monkeypatch.setattr(runner, "Calls", Calls)
     left, begun = [8, 1, 8], []
 
-    def over_iterator(order):
+    def over_iterator(name, order):
         begun.append(order.shard)
         left[order.shard] -= 1
         return int(left[order.shard] >= 0)
 
-    runner = schedules.Runner(
-        types.SimpleNamespace(devices=[0, 1, 2]),
-        host_of=lambda share: share,
-        over_iterator=over_iterator,
-        over_batches=None,
-        resume_shard=None,
-        numbers=[0, 0, 0],
-        read=lambda steps: Result(steps, [], {}),
-        done=lambda _: None,
-        most=1,
-        timeout_s=1.0,
+    workers = types.SimpleNamespace(
+        pool=types.SimpleNamespace(devices=[0, 1, 2]), host_of=lambda shard: shard, closure_timeout_s=1.0
     )
+    closures = types.SimpleNamespace(over_iterator=over_iterator, read=lambda steps: Result(steps, [], {}))
     source = types.SimpleNamespace(num_batches=9, fed=False, steps_per_epoch=9)
-    epoch = types.SimpleNamespace(source=source, hosts=[0, 1, 2], taken=[0, 0, 0])
-    stream = SyncSchedule(runner, epoch, 9, UpdatePolicy(1, 0, lambda places: None))
-    assert stream.take(2) == 2 and begun == [0, 1]  # the third comes late
-    stream._launch()  # the second share has no more, which nobody knows yet
-    stream.join()
+    names = dict.fromkeys(range(3), "input")
+    epoch = types.SimpleNamespace(source=source, hosts=[0, 1, 2], names=names, taken=[0, 0, 0])
+    run_on = runner.Runner(workers, closures, lambda result: None)
+    schedule = SyncSchedule(run_on, epoch, UpdatePolicy(1, 0, lambda places: None))
+    assert schedule.take(2) == 2 and begun == [0, 1]  # the third comes late
+    schedule._launch()  # the second shard has no more, which nobody knows yet
+    schedule.join()
     assert begun.count(0) == 2 and epoch.taken == [2, 1, 1]
 
 
 def test_an_update_is_made_of_a_step_whose_trace_has_ended(strategy, monkeypatch):
     """Not of one that a worker's thread is about to trace, as for a batch of another shape."""
-    model, on_one_worker = counter(strategy), StepFunction._on_one_worker
+    model, run_batch = counter(strategy), runner.Runner.run_batch
 
     def and_another_begins(self, *args):
-        result = on_one_worker(self, *args)
-        self._sync.closure(self._closure._program)
+        result = run_batch(self, *args)
+        model.train_function.mode.closure(self.closures.last.program, 1)
         return result
 
-    monkeypatch.setattr(StepFunction, "_on_one_worker", and_another_begins)
+    monkeypatch.setattr(runner.Runner, "run_batch", and_another_begins)
     model.train_on_batch(np.ones((8, 1), np.int64), np.zeros((8, 1, 4), np.float32))
     assert int(model.optimizer.iterations) == 1 and model.get_weights()[0].sum() == 64.0 * 4
 
@@ -361,7 +354,7 @@ def test_layers_with_state_of_their_own_get_the_mean_of_the_workers(strategy):
 def test_rows_are_merged_and_updated_where_they_are(strategy):
     model = model_of(strategy, tfps.optimizers.Sync(keras.optimizers.Adagrad(0.1)))
     model.fit(batches(arrays(64), 32), verbose=0)
-    (update,) = model.train_function._sync._run._list_all_concrete_functions()
+    (update,) = model.train_function.mode.update_function._list_all_concrete_functions()
     ops = {op.name: op for op in update.graph.get_operations()}
     applied = [op for op in ops.values() if op.type in ("TfpsApplyRows", "ResourceScatterNdAdd")]
     assert len(applied) >= strategy.num_servers
@@ -395,7 +388,7 @@ def test_what_sync_cannot_do_is_said(strategy):
         tfps.optimizers.Sync("sgd", max_staleness=0.5)
     with pytest.raises(ConfigError, match=r"must not both.*drop_slowest=1, max_staleness=2"):
         tfps.optimizers.Sync("sgd", drop_slowest=1, max_staleness=2)
-    with pytest.raises(UnsupportedError, match=r"one of Geo and Sync. Received: GeoSGD"):
+    with pytest.raises(UnsupportedError, match=r"in the mode of Geo.*that of Sync. Received: GeoSGD"):
         tfps.optimizers.Sync(tfps.optimizers.Geo("sgd"))
     model = model_of(strategy, tfps.optimizers.Sync("sgd", drop_slowest=2))
     with pytest.raises(ConfigError, match=r"below the number of workers, 2. Received: 2"):

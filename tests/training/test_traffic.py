@@ -70,7 +70,7 @@ def test_bytes_depend_on_the_batch_and_not_on_the_table(strategy, quiet):
 
 def graphs(model):
     """The nodes of the closure and of each function it calls, among them the bodies of the loops over steps."""
-    concrete, *_ = model.train_function._over_iterator.values()
+    concrete, *_ = model.train_function.closures.by_iterator.values()
     graph = concrete.graph.as_graph_def()
     return [list(graph.node), *(list(function.node_def) for function in graph.library.function)]
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfps.training.asynchronous.turns import steps_of_turn
 from tfps.training.closure import Closure
+from tfps.training.turns import steps_of_turn
 
 ROWS, SIZE = 50, 8
 
@@ -88,7 +88,7 @@ def test_longer_epochs_get_longer_turns(one_worker):
     for batches in (8, 8, 16, 64, 64, 8):
         ids = ids_of(batches)
         model.fit(ids, np.zeros((len(ids), 4), np.float32), batch_size=SIZE, verbose=0)
-        traced.append(len(model.train_function._over_iterator))
+        traced.append(len(model.train_function.closures.by_iterator))
     assert traced == [1, 1, 2, 3, 3, 3]  # turns of 1, 2 and 4 steps
     assert int(model.optimizer.iterations) == 168
 

@@ -4,15 +4,20 @@ import types
 
 import pytest
 
-from tfps.training import schedule as closures
-from tfps.training import schedules
+from tfps.training import runner
 from tfps.training.closure import Result
+from tfps.training.geo.pacing import WindowPacing
+from tfps.training.paced_schedules import paced_schedule
+from tfps.training.pacing import CLOSURES_AN_EPOCH, Pace, SteadyPacing, closure_steps
 
 BATCHES = 4_000
+MOST = 20
 
 
 class Calls:
-    """Calls that end in the order in which they were made; notes what was under way when each was."""
+    """Calls that end in the order in which they were made."""
+
+    last_s = 0.0
 
     def __init__(self, *_):
         self._calls = []
@@ -29,33 +34,40 @@ class Calls:
 
 
 class Cluster:
-    """Workers that do what they are told at once, each on its own share of the input, and the steps they were told."""
+    """Workers that run closures at once, each on its own shard of the input; `orders` has (shard, steps) of each."""
 
-    def __init__(self, workers, monkeypatch, fed=False, **runner):
-        monkeypatch.setattr(closures, "Calls", Calls)
+    def __init__(self, workers, monkeypatch, fed=False, trained=0, windows=True):
+        monkeypatch.setattr(runner, "Calls", Calls)
         self.orders = []
         self._left = [BATCHES // workers] * workers
-        pool = types.SimpleNamespace(devices=list(range(workers)))
-        settings = {"most": 20, "timeout_s": 1.0, "windows": True} | runner
-        runner = closures.Runner(
-            pool,
-            host_of=lambda share: share,
-            over_iterator=self._run,
-            over_batches=lambda order, _: self._run(order),
-            resume_shard=lambda *_: None,
-            numbers=[0] * workers,
-            read=lambda steps: Result(steps, [], {}),
-            done=lambda _: None,
-            **settings,
-        )
+        self._fed = fed
+        self.pool = types.SimpleNamespace(devices=list(range(workers)))
+        self.closure_timeout_s = 1.0
         source = types.SimpleNamespace(num_batches=None if fed else BATCHES, fed=fed, steps_per_epoch=None)
-        self.stream = schedules.make_schedule(runner, Input(source, workers))
+        if windows:
+            steps = closure_steps(source.num_batches, workers, MOST)
+            pacing = WindowPacing(workers, steps, 1, fed, trained, None)
+        else:
+            steps = closure_steps(source.num_batches, workers * CLOSURES_AN_EPOCH, MOST)
+            pacing = SteadyPacing(Pace(workers, steps), 1, lambda: 1)
+        run_on = runner.Runner(self, self, lambda result: None)
+        self.schedule = paced_schedule(run_on, Input(source, workers), pacing, MOST)
 
-    def _run(self, order):
-        steps = min(order.steps, self._left[order.shard]) if not self.stream.epoch.source.fed else order.steps
+    def host_of(self, shard):
+        return shard
+
+    def over_iterator(self, name, order):
+        steps = min(order.steps, self._left[order.shard])
         self._left[order.shard] -= steps
         self.orders.append((order.shard, steps))
         return steps
+
+    def over_batches(self, batches, order):
+        self.orders.append((order.shard, order.steps))
+        return order.steps
+
+    def read(self, steps):
+        return Result(steps, [], {})
 
 
 class Input:
@@ -64,6 +76,7 @@ class Input:
     def __init__(self, source, workers):
         self.source, self._batches = source, iter(range(BATCHES))
         self.hosts, self.taken = list(range(workers)), [0] * workers
+        self.names = dict.fromkeys(range(workers), "input")
 
     def __iter__(self):
         return self._batches
@@ -71,7 +84,7 @@ class Input:
 
 def trained(cluster):
     """All steps, and for each order the worker, its steps, and how many steps were done before."""
-    while cluster.stream.take(1):
+    while cluster.schedule.take(1):
         pass
     done, notes = 0, []
     for worker, steps in cluster.orders:
@@ -82,11 +95,11 @@ def trained(cluster):
 
 @pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
 @pytest.mark.parametrize("workers", [2, 4, 8])
-def test_what_is_under_way_unseen_is_a_share_of_what_was_trained(monkeypatch, workers, fed):
+def test_what_is_under_way_unseen_is_a_fraction_of_what_was_trained(monkeypatch, workers, fed):
     done, notes = trained(Cluster(workers, monkeypatch, fed))
     assert done == BATCHES
     for worker, steps, before in notes:
-        if before < BATCHES // workers:  # later a worker may be alone, because the others' shares are used up
+        if before < BATCHES // workers:  # later a worker may be alone, because the others' shards are used up
             unseen = before / (32 if workers == 2 else 128)
             assert steps <= max(1, unseen / workers) and worker <= before // 32
     assert {steps for _, steps, _ in notes} >= {1, {2: 16, 4: 4, 8: 1}[workers]} and {
@@ -94,7 +107,7 @@ def test_what_is_under_way_unseen_is_a_share_of_what_was_trained(monkeypatch, wo
     } == set(range(workers))
 
 
-def test_a_worker_whose_share_is_used_up_makes_room(monkeypatch):
+def test_a_worker_whose_shard_is_used_up_makes_room(monkeypatch):
     monkeypatch.setitem(globals(), "BATCHES", 20)  # fewer than a second worker waits for
     done, notes = trained(Cluster(4, monkeypatch))
     assert done == 20 and {worker for worker, _, _ in notes} == {0, 1, 2, 3}
@@ -105,9 +118,9 @@ def test_a_trained_model_and_one_worker_begin_with_whole_windows(monkeypatch, fe
     for cluster in (Cluster(4, monkeypatch, fed, trained=100_000), Cluster(1, monkeypatch, fed)):
         _, notes = trained(cluster)
         assert all(steps == 20 for _, steps, before in notes if before < BATCHES - 80)
-        assert sorted({worker for worker, _, _ in notes[:8]}) == list(range(len(cluster.stream.runner.pool.devices)))
+        assert sorted({worker for worker, _, _ in notes[:8]}) == list(range(len(cluster.pool.devices)))
 
 
-def test_other_modes_are_as_they_were(monkeypatch):
+def test_a_steady_pace_has_all_workers_from_the_first_step_on(monkeypatch):
     _, notes = trained(Cluster(4, monkeypatch, windows=False))
     assert [(worker, steps) for worker, steps, _ in notes[:4]] == [(0, 20), (1, 20), (2, 20), (3, 20)]

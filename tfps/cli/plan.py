@@ -2,109 +2,145 @@
 
     tfps-plan model.py --ps 8 --plot plan.png --json plan.json
 
-model.py defines a function `model()`, `build()`, `build_model()` or `make_model()` that returns a Keras model,
-compiled if optimizer slots shall count, or it holds one in a variable. A model that has to be called before it has
-variables needs a function `inputs()` beside it, which returns what it is called on: `keras.Input`, arrays, or a
-`tf.data.Dataset`. No memory is taken for the variables.
+model.py defines a function `model()`, `build()`, `build_model()` or `make_model()` that returns a Keras model, or it
+has one in a variable. Compile the model if the plan shall count its optimizer slots. A model that has no variables
+before it is called needs a function `inputs()` beside it, which returns what to call it on: `keras.Input`, arrays,
+or a `tf.data.Dataset`. The variables take no memory.
+
+In place of model.py, a plan that was saved with --json may be given.
 """
 
-import argparse
 import pathlib
 import runpy
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from absl import flags
+
+from tfps.cli.command import Command, define_alias
 from tfps.errors import PlanError, TfpsError
 from tfps.placement.advice import advise
 from tfps.placement.balancers import GreedyBytes, GreedyBytesAndTraffic, RoundRobin
 from tfps.placement.model import Plan
 from tfps.placement.report import compare
 
+if TYPE_CHECKING:
+    import keras
+
 _FUNCTIONS = ("model", "build", "build_model", "make_model")
 _BALANCERS = {"bytes-and-traffic": GreedyBytesAndTraffic, "bytes": GreedyBytes, "round-robin": RoundRobin}
+
+COMMAND = Command("tfps-plan", "[flags] model.py|plan.json", __doc__ or "", intermixed=True)
+_FLAGS = COMMAND.flags
+_PS = flags.DEFINE_integer("ps", None, "Parameter servers; a saved plan knows its own.", flag_values=_FLAGS)
+_WORKERS = flags.DEFINE_integer("workers", None, "Workers, for the advice on their ratio.", flag_values=_FLAGS)
+# Lookups and rows a step follow from the batch, so it decides how tables are weighed against dense variables.
+_BATCH = flags.DEFINE_integer("batch", 512, "Examples in a step of one worker (default 512).", flag_values=_FLAGS)
+_EXCHANGE = flags.DEFINE_integer(
+    "dense-exchange-every",
+    None,
+    "Steps between dense exchanges (default 32 / workers).",
+    flag_values=_FLAGS,
+)
+define_alias(_FLAGS, "dense-exchange-every")
+_ROUTING = flags.DEFINE_enum(
+    "routing", "hash", ("hash", "mod", "div"), "How rows go to shards (default hash).", flag_values=_FLAGS
+)
+_BALANCER = flags.DEFINE_enum(
+    "balancer", "bytes-and-traffic", list(_BALANCERS), "What the servers' loads are compared by.", flag_values=_FLAGS
+)
+_FUNCTION = flags.DEFINE_string(
+    "function", None, f"What defines the model (default the first of {', '.join(_FUNCTIONS)}).", flag_values=_FLAGS
+)
+_JSON = flags.DEFINE_string("json", None, "Save the plan in this file; a strategy can follow it.", flag_values=_FLAGS)
+_PLOT = flags.DEFINE_string("plot", None, "Draw the plan (.png, .svg); needs tfps[plot].", flag_values=_FLAGS)
+_COMPARE = flags.DEFINE_string("compare", None, "Say what differs from a plan saved with --json.", flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs tfps-plan.
 
     Args:
-        argv: arguments without the program's name; those of the process where None.
+        argv: arguments without the command's name; those of the process where None.
 
     Returns:
         0, or 1 after a message on standard error.
+
+    Raises:
+        SystemExit: with status 0 after `--help`, 2 after a message that names a wrong flag.
     """
-    args = _parser().parse_args(argv)
+    return _show(COMMAND.parse([COMMAND.name, *(sys.argv[1:] if argv is None else argv)]))
+
+
+def run() -> None:
+    """What the installed script calls: `main` as an absl program, which ends the process."""
+    COMMAND.run(_show)
+
+
+def _show(arguments: list[str]) -> int:
+    if len(arguments) != 2:
+        COMMAND.fail(f"one model file or saved plan must be given. Received: {arguments[1:]}.")
     try:
-        made = _plan_of(args)
-        print(made.table(), "", *advise(made, args.workers, args.dense_exchange_every), sep="\n")
-        if args.compare:
-            print("", compare(Plan.load(args.compare), made), sep="\n")
-        _write(made, args)
+        made = _plan_of(arguments[1])
+        print(made.table(), "", *advise(made, _WORKERS.value, _EXCHANGE.value), sep="\n")
+        if _COMPARE.value:
+            print("", compare(Plan.load(_COMPARE.value), made), sep="\n")
+        _write(made)
     except TfpsError as error:
         print(f"tfps-plan: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "tfps-plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", help="Python file that defines the model, or a plan saved with --json")
-    parser.add_argument("--ps", type=int, help="parameter servers; those of the plan where `model` is one")
-    parser.add_argument("--workers", type=int, help="workers, for the advice on their ratio")
-    parser.add_argument(
-        "--batch", type=int, default=512, help="examples in a step of one worker (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--dense-exchange-every", type=int, help="steps between exchanges of dense variables (default: 32 / workers)"
-    )
-    parser.add_argument("--routing", choices=("hash", "mod", "div"), default="hash", help="how rows go to shards")
-    parser.add_argument("--balancer", choices=_BALANCERS, default="bytes-and-traffic")
-    parser.add_argument("--function", help=f"what defines the model (default: the first of {', '.join(_FUNCTIONS)})")
-    parser.add_argument("--json", metavar="FILE", help="save the plan; a strategy can be told to follow it")
-    parser.add_argument("--plot", metavar="FILE", help="draw the plan (.png, .svg); needs tfps[plot]")
-    parser.add_argument("--compare", metavar="FILE", help="say what differs from a plan saved with --json")
-    return parser
-
-
-def _plan_of(args: argparse.Namespace) -> Plan:
-    for name in ("ps", "workers", "batch", "dense_exchange_every"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise PlanError(f"`--{name.replace('_', '-')}` must be at least 1. Received: {value}.")
-    if args.model.endswith(".json"):
-        return _load(args)
-    if args.ps is None:
+def _plan_of(model: str) -> Plan:
+    # Not by flag parsers, so that a bad number ends with status 1 and one line, as a bad model does.
+    for flag in (_PS, _WORKERS, _BATCH, _EXCHANGE):
+        if flag.value is not None and flag.value < 1:
+            raise PlanError(f"`--{flag.name}` must be at least 1. Received: {flag.value}.")
+    if model.endswith(".json"):
+        return _load(model)
+    if _PS.value is None:
         raise PlanError("`--ps` must be given with a model. Received: none. Valid: the number of parameter servers.")
     from tfps.keras.planning import plan  # imports TensorFlow, which plans themselves do without
 
-    source = _Source(args.model, args.function)
-    chosen = {"balancer": _BALANCERS[args.balancer](), "routing": args.routing}
-    return plan(source.model, args.ps, inputs=source.inputs, batch_size=args.batch, **chosen)
+    source = _Source(model, _FUNCTION.value)
+    balancer = _BALANCERS[_BALANCER.value]()
+    return plan(
+        source.model,
+        _PS.value,
+        inputs=source.inputs,
+        batch_size=_BATCH.value,
+        balancer=balancer,
+        routing=_ROUTING.value,
+    )
 
 
-def _load(args: argparse.Namespace) -> Plan:
-    saved = Plan.load(args.model)
-    if args.ps not in (None, saved.num_servers):
-        raise PlanError(f"`--ps` must be {saved.num_servers}, as in {args.model}. Received: {args.ps}.")
+def _load(path: str) -> Plan:
+    saved = Plan.load(path)
+    if _PS.value not in (None, saved.num_servers):
+        raise PlanError(f"`--ps` must be {saved.num_servers}, as in {path}. Received: {_PS.value}.")
     return saved
 
 
-def _write(made: Plan, args: argparse.Namespace) -> None:
+def _write(made: Plan) -> None:
     try:
-        if args.json:
-            made.save(args.json)
-        if args.plot:
+        if _JSON.value:
+            made.save(_JSON.value)
+        if _PLOT.value:
             from tfps.placement.plot import draw
 
-            draw(made, args.plot)
+            draw(made, _PLOT.value)
     except (OSError, ValueError) as error:  # ValueError: matplotlib knows no format of that suffix
         raise PlanError(f"`--json` and `--plot` must be files that can be written. Received: {error}.") from error
 
 
 class _Source:
-    """The user's file: run once, when the model is first asked for, so that describing it covers its top level too."""
+    """The user's file.
+
+    It is run when the plan asks for the model, not before: models made at its top level are then described, too, and
+    take no memory.
+    """
 
     def __init__(self, path: str, function: str | None) -> None:
         self._path, self._function = path, function
@@ -112,22 +148,24 @@ class _Source:
             raise PlanError(f"`model` must be a Python file or a saved plan. Received: {path!r}, which is no file.")
         self._names: dict[str, Any] = {}
 
-    def model(self) -> Any:
+    def model(self) -> "keras.Model":
         """Runs the file and returns its model."""
         sys.path.insert(0, str(pathlib.Path(self._path).resolve().parent))  # as python itself does
         try:
+            # Not "__main__": the training at the end of the file must not start.
             self._names = runpy.run_path(self._path, run_name="tfps_plan")
             return self._find()
         finally:
             sys.path.pop(0)
 
     def inputs(self) -> Any:
-        """What the file says its model is called on; None if it says nothing."""
+        """What the file's `inputs()` returns, to call the model on; None if there is no such function."""
         return self._names["inputs"]() if callable(self._names.get("inputs")) else None
 
-    def _find(self) -> Any:
+    def _find(self) -> "keras.Model":
         import keras
 
+        # A named function wins, then the usual names; a single model under any name comes last.
         for name in [self._function] if self._function else _FUNCTIONS:
             value = self._names.get(name)
             if isinstance(value, keras.Model):
@@ -143,4 +181,4 @@ class _Source:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

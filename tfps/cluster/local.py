@@ -11,37 +11,50 @@ import tempfile
 import threading
 from types import TracebackType
 
-from tfps import env
+from tfps import env, jobs
+from tfps.checks import check_integer, check_number, check_string
 from tfps.cluster.disconnect import disconnect
 from tfps.cluster.logs import log_path
 from tfps.cluster.ports import LOOPBACK
 from tfps.cluster.processes import cores_each
 from tfps.cluster.server_group import ServerGroup, Task, TaskOrder, require_running
 from tfps.cluster.spec import ClusterSpec
-from tfps.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
+    """The arguments of a `LocalCluster`, checked."""
+
     num_ps: int
     num_workers: int
     start_timeout_s: float | None
     ps_threads: int | None
     worker_threads: int | None
-
-    def __post_init__(self) -> None:
-        for name in ("num_ps", "num_workers", "ps_threads", "worker_threads"):
-            _check_positive(name, getattr(self, name), optional=name.endswith("threads"))
-        if self.start_timeout_s is not None and not self.start_timeout_s > 0:
-            raise ConfigError(f"`start_timeout_s` must be above 0. Received: {self.start_timeout_s!r}.")
+    log_dir: str | None
 
     def threads(self, job: str) -> int:
-        """Compute threads a server: the cores are shared out, so that servers do not fight over them."""
-        chosen = self.ps_threads if job == "ps" else self.worker_threads
+        """Compute threads a server: the cores are divided, so that servers do not fight over them."""
+        chosen = self.ps_threads if job == jobs.PS else self.worker_threads
         return chosen or cores_each(self.count(job))
 
     def count(self, job: str) -> int:
-        return self.num_ps if job == "ps" else self.num_workers
+        """Tasks of a job."""
+        return self.num_ps if job == jobs.PS else self.num_workers
+
+
+def _checked_threads(name: str, value: object) -> int | None:
+    return None if value is None else check_integer(name, value, at_least=1, valid="None for the default")
+
+
+def _checked_seconds(name: str, value: object) -> float | None:
+    return None if value is None else check_number(name, value, above=0, valid="None for the default")
+
+
+def _checked_directory(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return check_string(name, path, valid="the path of a directory, or None for a temporary one")
 
 
 class LocalCluster:
@@ -69,11 +82,19 @@ class LocalCluster:
         start_timeout_s: float | None = None,
         ps_threads: int | None = None,
         worker_threads: int | None = None,
-        log_dir: str | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._settings = _Settings(num_ps, num_workers, start_timeout_s, ps_threads, worker_threads)
-        self._log_dir = log_dir
-        self._lock = threading.RLock()  # guards the two below
+        env.start_timeout_s()  # a variable that breaks its rule is refused now, before processes are started
+        self._settings = _Settings(
+            num_ps=check_integer("num_ps", num_ps, at_least=1),
+            num_workers=check_integer("num_workers", num_workers, at_least=1),
+            start_timeout_s=_checked_seconds("start_timeout_s", start_timeout_s),
+            ps_threads=_checked_threads("ps_threads", ps_threads),
+            worker_threads=_checked_threads("worker_threads", worker_threads),
+            log_dir=_checked_directory("log_dir", log_dir),
+        )
+        self._lock = threading.RLock()  # guards the three below
+        self._stops = 0
         self._group: ServerGroup | None = None
         self._spec: ClusterSpec | None = None
 
@@ -86,6 +107,11 @@ class LocalCluster:
     def num_workers(self) -> int:
         """How many workers there are."""
         return self._settings.num_workers
+
+    @property
+    def stops(self) -> int:
+        """How often it was stopped: whoever uses what its servers hold sees by it that they are no more."""
+        return self._stops
 
     @property
     def spec(self) -> ClusterSpec:
@@ -107,8 +133,13 @@ class LocalCluster:
         """Begins to start the servers and returns at once; `start` waits for them."""
         with self._lock:
             if self._group is None:
-                self._group = self._make_group()
-                self._group.launch()
+                group = self._make_group()
+                try:
+                    group.launch()
+                except BaseException:
+                    group.stop()
+                    raise
+                self._group = group
 
     def start(self) -> None:
         """Starts the servers and waits until they listen. Does nothing if they do.
@@ -120,14 +151,16 @@ class LocalCluster:
         with self._lock:
             if self._spec is not None:
                 return
+            timeout_s = self._settings.start_timeout_s or env.start_timeout_s()  # it may have changed since the check
             self.launch()
             group = require_running(self._group, "start")
             try:
-                group.wait(self._settings.start_timeout_s or env.start_timeout_s())
+                group.wait(timeout_s)
+                self._spec = _spec_of(group.tasks)
             except BaseException:
+                group.stop()
                 self._group = None
                 raise
-            self._spec = _spec_of(group.tasks)
 
     def check(self) -> None:
         """Raises `TaskDiedError`, naming the task, with the tail of its log, if one has ended."""
@@ -144,6 +177,7 @@ class LocalCluster:
                 if self._spec is not None and self._group.running:
                     disconnect(self._spec)
                 self._group.stop()
+                self._stops += 1
             self._group = self._spec = None
 
     def __enter__(self) -> "LocalCluster":
@@ -158,24 +192,18 @@ class LocalCluster:
         self.stop()
 
     def _make_group(self) -> ServerGroup:
-        if self._log_dir is not None:
-            os.makedirs(self._log_dir, exist_ok=True)
-        log_dir = self._log_dir or tempfile.mkdtemp(prefix="tfps-")
+        chosen = self._settings.log_dir
+        if chosen is not None:
+            os.makedirs(chosen, exist_ok=True)
+        log_dir = chosen or tempfile.mkdtemp(prefix="tfps-")
         orders = [
             TaskOrder(job, index, f"{LOOPBACK}:0", log_path(log_dir, job, index), self._settings.threads(job))
-            for job in ("ps", "worker")
+            for job in (jobs.PS, jobs.WORKER)
             for index in range(self._settings.count(job))
         ]
-        return ServerGroup(orders, log_dir, temporary=self._log_dir is None)
+        return ServerGroup(orders, log_dir, temporary=chosen is None)
 
 
 def _spec_of(tasks: tuple[Task, ...]) -> ClusterSpec:
-    addresses = {job: tuple(task.address for task in tasks if task.order.job == job) for job in ("ps", "worker")}
-    return ClusterSpec(worker=addresses["worker"], ps=addresses["ps"])
-
-
-def _check_positive(name: str, value: object, optional: bool) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
+    addresses = {job: tuple(task.address for task in tasks if task.order.job == job) for job in (jobs.PS, jobs.WORKER)}
+    return ClusterSpec(worker=addresses[jobs.WORKER], ps=addresses[jobs.PS])

@@ -1,32 +1,29 @@
-"""A group of server processes on this machine: start, watch, stop.
+"""The servers of one cluster on this machine: start, watch, stop.
 
 Threading: every method may be called from any thread; one lock guards the state. Ownership: the group's processes
 belong to the process that called `launch` and end with it, whatever ends it; a fork of that process neither stops
-nor keeps them. Cost: one import of TensorFlow in a process beside this one, then about 40 ms a server; `check` is one
-non-blocking read.
+nor keeps them. The zygote that forks them serves the other clusters of the program too, and outlives the group.
+Cost: for the first cluster an import of TensorFlow in a process beside this one, then about 40 ms a server; `check`
+is one non-blocking read.
 
 States: new -> launched (`launch`) -> up (`wait`) -> stopped (`stop`, a failed `wait`); none is ever left backwards.
 """
 
+import contextlib
 import dataclasses
-import json
 import os
-import select
 import shutil
-import subprocess
+import signal
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from tfps import env
 from tfps.cluster import logs
-from tfps.cluster.processes import boot_command
+from tfps.cluster.zygote_link import Event, ZygoteLink, current_link, server_environment
 from tfps.errors import ClusterError, ClusterTimeoutError, TaskDiedError
 
 _STOP_S = 5.0
 _POLL_S = 0.1
-_BOOT = "from tfps.cluster import zygote; zygote.main(int(sys.argv[2]), sys.argv[3])"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +74,7 @@ class ServerGroup:
 
     Args:
         orders: one a server.
-        log_dir: an existing directory for the log of the process that forks the servers.
+        log_dir: an existing directory for the logs of the servers.
         temporary: whether `log_dir` is removed when the group ends, unless a server of it died.
     """
 
@@ -85,15 +82,13 @@ class ServerGroup:
         self._orders = {(order.job, order.index): order for order in orders}
         self._log_dir, self._temporary = log_dir, temporary
         self._lock = threading.RLock()  # guards everything below
-        self._process: subprocess.Popen[bytes] | None = None
+        self._link: ZygoteLink | None = None
+        self._key = -1  # of this group, at the link
         self._owner = 0  # process id
         self._launched = 0.0  # time.monotonic()
-        self._orders_fd = self._events_fd = -1
-        self._pending = b""
         self._up: dict[tuple[str, int], Task] = {}
         self._ended: dict[tuple[str, int], int] = {}  # exit status
         self._removed: set[tuple[str, int]] = set()
-        self._ready = self._closed = False
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -110,17 +105,18 @@ class ServerGroup:
     def running(self) -> bool:
         """Whether `launch` was called, and `stop` was not, in this process."""
         with self._lock:
-            return self._process is not None and self._owner == os.getpid()
+            return self._link is not None and self._owner == os.getpid()
 
     def launch(self) -> None:
         """Starts the processes without waiting for them. Does nothing if they were started."""
         with self._lock:
-            if self._process is not None:
+            if self._link is not None:
                 return
             self._owner, self._launched = os.getpid(), time.monotonic()
-            self._start_zygote()
-            lines = "".join(json.dumps(dataclasses.asdict(order)) + "\n" for order in self._orders.values())
-            os.write(self._orders_fd, lines.encode())
+            link = current_link()
+            orders = [dataclasses.asdict(order) for order in self._orders.values()]
+            self._key = link.start(orders, server_environment(), self._log_dir, self._temporary)
+            self._link = link
 
     def wait(self, timeout_s: float) -> None:
         """Waits until every server is up.
@@ -138,7 +134,10 @@ class ServerGroup:
                 self.check()
                 self.check_in_time(timeout_s)
         except BaseException:
+            link = self._link
             self.stop()
+            if link is not None:
+                link.end_if_unused()  # it may be what is wrong; a later cluster starts another
             raise
 
     @property
@@ -159,10 +158,10 @@ class ServerGroup:
             for key, status in self._ended.items():
                 if key not in self._removed:
                     raise TaskDiedError(self._describe_end(self._orders[key], status), key)
-            if self._closed and self._process is not None:
+            if self._link is not None and self._link.closed:
                 raise TaskDiedError(
                     "The process that holds the servers of this machine ended, and they with it. The last lines of "
-                    f"its log {self._zygote_log}:\n{logs.tail(self._zygote_log)}"
+                    f"its log {self._link.log_path}:\n{self._link.tail()}"
                 )
 
     def remove_task(self, job: str, index: int) -> None:
@@ -181,55 +180,29 @@ class ServerGroup:
         with self._lock:
             if not self.running:
                 return
-            process, self._process = self._process, None
-            assert process is not None
-            os.close(self._orders_fd)
-            if not self._ready:
-                process.kill()  # it has no servers yet, and would look at its orders after the import only
-                self._remove_logs()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            os.close(self._events_fd)
+            link, self._link = self._link, None
+            assert link is not None
+            if not link.stop(self._key, _STOP_S):
+                self._kill_servers()  # the zygote hangs
+            if self._temporary and not self._ended:
+                shutil.rmtree(self._log_dir, ignore_errors=True)
 
-    @property
-    def _zygote_log(self) -> str:
-        return os.path.join(self._log_dir, "servers.log")
-
-    def _start_zygote(self) -> None:
-        # Plain descriptors: file objects would be closed, and the servers killed, while Python ends but TensorFlow
-        # still talks to them. The kernel closes these when the process is really gone.
-        orders, self._orders_fd = os.pipe()
-        self._events_fd, events = os.pipe()
-        command = boot_command(_BOOT, str(os.getpid()), self._log_dir if self._temporary else "")
-        with open(self._zygote_log, "ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=orders, stdout=events, stderr=log, env=_zygote_environment(), start_new_session=True
-            )
-        os.close(orders)
-        os.close(events)
-
-    def _remove_logs(self) -> None:
-        if self._temporary:
-            shutil.rmtree(self._log_dir, ignore_errors=True)
+    def _kill_servers(self) -> None:
+        for key, task in self._up.items():
+            if key not in self._ended:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(task.pid, signal.SIGKILL)
 
     def _read_events(self, timeout_s: float) -> None:
         with self._lock:
-            if self._closed or not self.running or not select.select([self._events_fd], [], [], timeout_s)[0]:
+            if self._link is None or not self.running:
                 return
-            data = os.read(self._events_fd, 65536)
-            self._closed = not data
-            *lines, self._pending = (self._pending + data).split(b"\n")
-            for line in lines:
-                self._note(json.loads(line))
+            for event in self._link.events(self._key, timeout_s):
+                self._record(event)
 
-    def _note(self, event: dict[str, Any]) -> None:
+    def _record(self, event: Event) -> None:
         key = (event.get("job", ""), event.get("index", -1))
-        if event["event"] == "ready":
-            self._ready = True
-        elif event["event"] == "started":
+        if event["event"] == "started":
             self._up[key] = Task(self._orders[key], event["pid"], event["address"])
         elif event["event"] == "ended":
             self._ended[key] = event["status"]
@@ -237,7 +210,9 @@ class ServerGroup:
     def _describe_missing(self, timeout_s: float) -> str:
         missing = [order for key, order in self._orders.items() if key not in self._up]
         names = ", ".join(order.name for order in missing)
-        path = missing[0].log_path if os.path.exists(missing[0].log_path) else self._zygote_log
+        path = missing[0].log_path
+        if self._link is not None and not os.path.exists(path):
+            path = self._link.log_path  # it was not forked yet
         return (
             f"{names} did not come up within {timeout_s:g} s (TFPS_START_TIMEOUT_S); the others were stopped. The last "
             f"lines of its log {path}:\n{logs.tail(path)}"
@@ -250,16 +225,6 @@ class ServerGroup:
             f"{order.name}{process} ended {logs.describe_status(status)}. The last lines of its log "
             f"{order.log_path}:\n{logs.tail(order.log_path)}"
         )
-
-
-def _zygote_environment() -> dict[str, str]:
-    environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
-    # CUDA does not survive a fork, so the servers of one machine compute on its cores. OpenBLAS would start threads.
-    return environment | {
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": env.server_log_level(),
-    }
 
 
 def require_running(group: ServerGroup | None, what: str) -> ServerGroup:

@@ -1,12 +1,21 @@
 """The process that forks the servers of this machine: TensorFlow is imported once, not once a server.
 
-It runs apart from the chief (own session, so that a Ctrl-C does not reach it), single-threaded, with no TensorFlow
-context of its own, which makes forking safe. It speaks lines of JSON: orders come on its standard input, one server
-each (`TaskOrder`); events leave on its standard output:
+One zygote serves every cluster that a program starts. It runs apart from the chief (own session, so that a Ctrl-C does
+not reach it), single-threaded, with no TensorFlow context of its own, which makes forking safe. Idle it wakes once a
+second, to see whether the chief still lives, and holds the memory of one import of TensorFlow.
+
+It speaks lines of JSON. Requests come on its standard input; a group is the servers of one cluster:
+
+    {"start": 3, "tasks": [TaskOrder, ...], "environment": {...}, "directory": "/home/me", "log_dir": "/tmp/tfps-x",
+     "temporary": true}
+    {"stop": 3}
+
+Events leave on its standard output:
 
     {"event": "ready"}                                                    TensorFlow is imported
-    {"event": "started", "job": "ps", "index": 0, "pid": 12, "address": "127.0.0.1:4711"}
-    {"event": "ended", "job": "ps", "index": 0, "pid": 12, "status": -9}
+    {"event": "started", "group": 3, "job": "ps", "index": 0, "pid": 12, "address": "127.0.0.1:4711"}
+    {"event": "ended", "group": 3, "job": "ps", "index": 0, "pid": 12, "status": -9}
+    {"event": "stopped", "group": 3}                                      every server of it is gone
 
 It ends, and its servers with it (SIGKILL: a server has nothing to tidy), when its input ends, when the chief's
 process is gone, or when it is itself killed. So nothing outlives the chief, however that ends.
@@ -27,34 +36,47 @@ from tfps.cluster import processes, tf_server
 _POLL_S = 1.0
 
 
-def main(parent: int, temporary_dir: str) -> NoReturn:
-    """Serves orders until the chief (process `parent`) ends, then removes `temporary_dir` ("" for none)."""
+def main(parent: int, log_dir: str) -> NoReturn:
+    """Serves requests until the chief (process `parent`) ends; removes `log_dir`, where its own log is, at the end."""
     events = os.dup(1)
     os.dup2(2, 1)  # what TensorFlow prints goes to the log, never between the events
     zygote = _Zygote(0, events, parent)
     try:
-        _end_with(parent, temporary_dir)
+        _end_with(parent, log_dir)
         import_without_keras()
         zygote.run()
+        shutil.rmtree(log_dir, ignore_errors=True)  # not after an exception: the log says what it was
     finally:
-        clean = zygote.kill_all()
-        if temporary_dir and clean:
-            shutil.rmtree(temporary_dir, ignore_errors=True)
+        zygote.stop_all()
     os._exit(0)
 
 
-def _end_with(parent: int, temporary_dir: str) -> None:
+def _end_with(parent: int, log_dir: str) -> None:
     """Ends this process, which has no servers yet, if the chief ends during the import of TensorFlow."""
 
     def end_if_orphaned(*_: object) -> None:
         if processes.parent_is_gone(parent):
-            if temporary_dir:
-                shutil.rmtree(temporary_dir, ignore_errors=True)
+            shutil.rmtree(log_dir, ignore_errors=True)
+            _remove_unread_logs()
             os._exit(1)
 
     signal.signal(signal.SIGUSR1, end_if_orphaned)
     processes.signal_on_parent_death(signal.SIGUSR1)
     end_if_orphaned()  # the chief may have ended before the line above
+
+
+def _remove_unread_logs() -> None:
+    """Removes the temporary log directories of the groups whose requests wait unread on standard input."""
+    os.set_blocking(0, False)
+    requests = b""
+    with contextlib.suppress(BlockingIOError):  # a fork of the chief may hold the other end open
+        while data := os.read(0, 65536):
+            requests += data
+    for line in requests.splitlines():
+        with contextlib.suppress(ValueError):  # the last one may be cut off
+            request = json.loads(line)
+            if request.get("temporary"):
+                shutil.rmtree(request["log_dir"], ignore_errors=True)
 
 
 def import_without_keras() -> None:
@@ -66,69 +88,105 @@ def import_without_keras() -> None:
         del sys.modules["keras"]
 
 
-class _Zygote:
-    """Forks servers as ordered and reports what becomes of them."""
+class _Group:
+    """The servers of one cluster.
 
-    def __init__(self, orders: int, events: int, parent: int) -> None:
-        self._orders, self._events, self._parent = orders, events, parent
-        self._children: dict[int, dict[str, Any]] = {}
+    Args:
+        request: what the chief sent to start it.
+    """
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.key: int = request["start"]
+        self.request = request
+        self.tasks: dict[int, dict[str, Any]] = {}  # pid -> TaskOrder of the servers that live
+        self.failed = False  # whether a server ended by itself
+
+    def kill(self) -> None:
+        """Kills and reaps its servers; removes its logs if they were temporary and no server ended by itself."""
+        for pid in self.tasks:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self.tasks:
+            os.waitpid(pid, 0)
+        self.tasks = {}
+        if self.request["temporary"] and not self.failed:
+            shutil.rmtree(self.request["log_dir"], ignore_errors=True)
+
+
+class _Zygote:
+    """Forks servers as the chief requests and reports what becomes of them."""
+
+    def __init__(self, requests: int, events: int, parent: int) -> None:
+        self._requests, self._events, self._parent = requests, events, parent
+        self._groups: dict[int, _Group] = {}
         self._pending = b""
-        self._failed = False
 
     def run(self) -> None:
         """Works until the chief ends its input or is gone."""
         wakeup = _wake_on_signals(signal.SIGCHLD, signal.SIGUSR1)
         self._send({"event": "ready"})
         while not processes.parent_is_gone(self._parent):
-            ready, _, _ = select.select([self._orders, wakeup], [], [], _POLL_S)
+            ready, _, _ = select.select([self._requests, wakeup], [], [], _POLL_S)
             if wakeup in ready:
                 os.read(wakeup, 4096)
-            if self._orders in ready and not self._read_orders():
+            if self._requests in ready and not self._read_requests():
                 return
             self._reap()
 
-    def kill_all(self) -> bool:
-        """Kills and reaps every server; whether all had lived until now."""
-        for pid in self._children:
-            os.kill(pid, signal.SIGKILL)
-        for pid in self._children:
-            os.waitpid(pid, 0)
-        return not self._failed
+    def stop_all(self) -> None:
+        """Kills and reaps every server."""
+        for group in self._groups.values():
+            group.kill()
+        self._groups = {}
 
-    def _read_orders(self) -> bool:
-        data = os.read(self._orders, 65536)
+    def _read_requests(self) -> bool:
+        """Does what the chief asks for; returns False once its end of the pipe is closed."""
+        data = os.read(self._requests, 65536)
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in lines:
-            self._fork(json.loads(line))
+            request = json.loads(line)
+            if "start" in request:
+                self._start(_Group(request))
+            else:
+                self._stop(request["stop"])
         return bool(data)
 
-    def _fork(self, order: dict[str, Any]) -> None:
+    def _start(self, group: _Group) -> None:
+        self._groups[group.key] = group
         zygote = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            _run_task(order, self._events, zygote)
-        self._children[pid] = order
+        for order in group.request["tasks"]:
+            pid = os.fork()
+            if pid == 0:
+                _run_task(group, order, self._events, zygote)
+            group.tasks[pid] = order
+
+    def _stop(self, key: int) -> None:
+        group = self._groups.pop(key, None)
+        if group is not None:
+            group.kill()
+        self._send({"event": "stopped", "group": key})
 
     def _reap(self) -> None:
-        for pid in list(self._children):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                order = self._children.pop(pid)
-                self._failed = True
-                self._send(_event("ended", order, pid) | {"status": os.waitstatus_to_exitcode(status)})
+        """Reports the servers that ended by themselves."""
+        for group in self._groups.values():
+            for pid in list(group.tasks):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    order = group.tasks.pop(pid)
+                    group.failed = True
+                    self._send(_event("ended", group, order, pid) | {"status": os.waitstatus_to_exitcode(status)})
 
     def _send(self, event: dict[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the chief is gone; the loop is about to notice
+        with contextlib.suppress(BrokenPipeError):  # the chief is gone; the loop is about to see that
             _send(self._events, event)
 
 
-def _run_task(order: dict[str, Any], events: int, zygote: int) -> NoReturn:
+def _run_task(group: _Group, order: dict[str, Any], events: int, zygote: int) -> NoReturn:
     """A forked child: one server until it is killed."""
     try:
-        _become_task(order, zygote)
+        _become_task(group.request, order, zygote)
         job, index = order["job"], order["index"]
         address = tf_server.start_server(job, index, {index: order["address"]}, order["threads"])
-        _send(events, _event("started", order, os.getpid()) | {"address": address})
+        _send(events, _event("started", group, order, os.getpid()) | {"address": address})
         os.close(events)
         while True:
             signal.pause()
@@ -139,7 +197,8 @@ def _run_task(order: dict[str, Any], events: int, zygote: int) -> NoReturn:
         os._exit(1)
 
 
-def _become_task(order: dict[str, Any], zygote: int) -> None:
+def _become_task(request: dict[str, Any], order: dict[str, Any], zygote: int) -> None:
+    """Ties the child to the zygote and gives it its log, and the environment and directory the chief has now."""
     processes.signal_on_parent_death(signal.SIGKILL)
     if processes.parent_is_gone(zygote):  # it died before the line above
         os._exit(1)
@@ -150,6 +209,10 @@ def _become_task(order: dict[str, Any], zygote: int) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
+    # Credentials of file systems are variables, and a dataset may name files relative to the chief's directory.
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["directory"])
 
 
 def _wake_on_signals(*numbers: signal.Signals) -> int:
@@ -162,8 +225,8 @@ def _wake_on_signals(*numbers: signal.Signals) -> int:
     return readable
 
 
-def _event(name: str, order: dict[str, Any], pid: int) -> dict[str, Any]:
-    return {"event": name, "job": order["job"], "index": order["index"], "pid": pid}
+def _event(name: str, group: _Group, order: dict[str, Any], pid: int) -> dict[str, Any]:
+    return {"event": name, "group": group.key, "job": order["job"], "index": order["index"], "pid": pid}
 
 
 def _send(events: int, event: dict[str, Any]) -> None:

@@ -2,17 +2,26 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
+import tensorflow as tf
+
 from tfps.embedding.table import Table
-from tfps.errors import ConfigError
+from tfps.embedding.window_rows import WindowRows
+from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import moving_averages, row_optimizers
-from tfps.keras.modes import Moded, know, optimizer_of, with_mode
+from tfps.keras.model_steps import ModelSteps, without_optionals
+from tfps.keras.modes import ModeSettings, optimizer_of, with_mode
 from tfps.keras.multi_optimizer import part_for, parts_of
 from tfps.keras.variables import stored_values
 from tfps.strategy.variables import DenseVariable
-from tfps.training.geo.window import WindowMode
-from tfps.types import is_integer
+from tfps.training.geo.mode import Geo
+from tfps.training.geo.whole_window import WindowMethods
+from tfps.training.geo.window import WindowSettings
+from tfps.training.mode import Mode
+from tfps.types import Nest, is_integer
 
 _LOG = logging.getLogger("tfps")
 MERGES = ("cap", "mean", "sum")
@@ -21,7 +30,7 @@ _SAFE_SUM = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class GeoMode:
+class GeoMode(ModeSettings):
     """How an optimizer made by `Geo` trains.
 
     Args:
@@ -32,6 +41,10 @@ class GeoMode:
     Raises:
         ConfigError: an argument breaks its rule.
     """
+
+    prefix = "Geo"
+    means = moving_averages.WINDOW_MEANS
+    several_optimizers = False
 
     push_every: int | str
     merge: str
@@ -50,23 +63,17 @@ class GeoMode:
         if not isinstance(self.overlap, bool):
             raise ConfigError(f"`overlap` must be True or False. Received: {self.overlap!r}.")
 
+    def make_mode(self, steps: ModelSteps) -> Mode:
+        """GEO training of a model."""
+        push_every = None if isinstance(self.push_every, str) else self.push_every
+        return Geo(steps.strategy, GeoModel(steps, self), push_every, self.overlap)
+
     def delta_scale(self, num_workers: int) -> float:
-        """The share of a worker's delta that is added to what the servers hold, where it does not depend on them."""
+        """The factor of a worker's delta that is added to what the servers hold, where it does not depend on them."""
         return 1.0 / num_workers if self.merge == "mean" else 1.0
 
 
-class _Geo(Moded):
-    """An optimizer in GEO mode."""
-
-    prefix = "Geo"
-    mode_type = GeoMode
-    means = moving_averages.WINDOW_MEANS
-
-
-know(_Geo)
-
-
-def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap: bool = False) -> Any:
+def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap: bool = False) -> keras.Optimizer:
     """Trains in GEO mode: a worker takes a window of batches, trains on rows of its own, and pushes deltas.
 
     Within a window a worker exchanges nothing, so a step costs hardly more than in one process; the price is that
@@ -107,52 +114,87 @@ def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap
     optimizer = optimizer_of(optimizer)
     mode = GeoMode(push_every, merge, overlap)
     row_optimizers.check_windows(optimizer)
-    return with_mode(optimizer, _Geo, mode)
+    return with_mode(optimizer, mode)
 
 
-def mode_of(optimizer: Any) -> GeoMode | None:
-    """The mode of an optimizer made by `Geo`; None for any other."""
-    mode = getattr(optimizer, "tfps_mode", None)
-    return mode if isinstance(mode, GeoMode) else None
+class GeoModel:
+    """A Keras model as GEO training sees it; a `tfps.training.geo.mode.WindowedModel`.
+
+    Args:
+        steps: of the model.
+        settings: of its optimizer.
+    """
+
+    def __init__(self, steps: ModelSteps, settings: GeoMode) -> None:
+        self._steps, self._settings = steps, settings
+
+    def trained_steps(self) -> int:
+        """Steps that the model was trained for, as its optimizer counts them."""
+        return self._steps.trained_steps()
+
+    def window_settings(self) -> WindowSettings:
+        """What its windows carry and push; the optimizer must be built."""
+        return window_settings(self._steps.model, self._settings, self._steps.strategy.num_workers)
+
+    def window_methods(self) -> WindowMethods | None:
+        """The model's methods that train whole windows; None if it has none.
+
+        Raises:
+            UnsupportedError: it has one of the two.
+        """
+        model = self._steps.model
+        if not hasattr(model, "train_window"):
+            return None
+        if not callable(getattr(model, "window_lookups", None)):
+            raise UnsupportedError(
+                "a model that trains whole windows must have a method `window_lookups` beside `train_window`. "
+                f"Received: {model.__class__.__name__}."
+            )
+        return WindowMethods(self._window_lookups, self._train_window)
+
+    def _window_lookups(self, batches: Nest) -> Sequence[tuple[tf.Variable, tf.Tensor]]:
+        with self._steps.in_scope():
+            return self._steps.model.window_lookups(without_optionals(batches))
+
+    def _train_window(
+        self, batches: Nest, rows: WindowRows, steps: tf.Tensor
+    ) -> tuple[Sequence[tf.Tensor], Mapping[str, tf.Tensor]]:
+        with self._steps.in_scope():
+            deltas, logs = self._steps.model.train_window(without_optionals(batches), rows, steps)
+            return deltas, self._steps.own_logs(logs)
 
 
-def window_mode(model: Any, num_workers: int) -> WindowMode | None:
-    """How the windows of a built model are trained; None where its optimizer is not in GEO mode."""
-    mode = mode_of(model.optimizer)
-    if mode is None:
-        return None
-    if mode.merge == "sum" and num_workers > _SAFE_SUM:
+def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> WindowSettings:
+    """What the windows of a model carry and push, once its optimizer is built.
+
+    Args:
+        model: a Keras model of our strategy.
+        settings: of its optimizer.
+        num_workers: that train it.
+    """
+    if settings.merge == "sum" and num_workers > _SAFE_SUM:
         _LOG.warning(
             'merge="sum" adds the windows of %d workers whole: where they move the same rows or dense variables, that '
             'overshoots and may diverge. merge="cap" holds it back; docs/convergence.md has figures.',
             num_workers,
         )
-    row_optimizers.check_windows(model.optimizer)  # parts that were not known before it was built
-    share = mode.delta_scale(num_workers)
-    slots, scales, decays = {}, {}, {}
-    for table in stored_values(model.trainable_variables, Table):
+    row_optimizers.check_windows(model.optimizer)  # a MultiOptimizer may have learned of a part since it was compiled
+    tables = stored_values(model.trainable_variables, Table)
+    weights = [*tables, *stored_values(model.trainable_variables, DenseVariable)]
+    scales = {weight.key: settings.delta_scale(num_workers) for weight in weights}
+    slots, decays = {}, {}
+    for table in tables:
         optimizer = part_for(model.optimizer, table)
-        names = row_optimizers.slot_names(optimizer)
-        of_table = {name: row_optimizers.slot_of(optimizer, name, table)._value for name in names}
+        averages = moving_averages.decays(optimizer)
+        of_table = {
+            name: row_optimizers.slot_of(optimizer, name, table)._value for name in row_optimizers.slot_names(optimizer)
+        }
         slots[table.key] = list(of_table.values())
-        scales[table.key] = share
-        of_averages = moving_averages.decays(optimizer)
-        decays.update({slot.key: of_averages[name] for name, slot in of_table.items() if name in of_averages})
-        scales.update({slot.key: 1.0 / num_workers for name, slot in of_table.items() if name in _Geo.means})
-    weights = [
-        *stored_values(model.trainable_variables, Table),
-        *stored_values(model.trainable_variables, DenseVariable),
-    ]
-    capped = frozenset(variable.key for variable in weights) if mode.merge == "cap" and num_workers > 1 else frozenset()
-    return WindowMode(slots, scales, decays, capped)
-
-
-def dense_scales(model: Any, num_workers: int) -> dict[Any, float]:
-    """Share of the delta of dense variables that is pushed in GEO mode, by key; 1 where there is none."""
-    mode = mode_of(model.optimizer)
-    if mode is None or num_workers == 1:
-        return {}
-    scales = {v.key: mode.delta_scale(num_workers) for v in stored_values(model.trainable_variables, DenseVariable)}
+        decays.update({slot.key: averages[name] for name, slot in of_table.items() if name in averages})
+        scales.update({slot.key: 1.0 / num_workers for name, slot in of_table.items() if name in settings.means})
     parts = parts_of(model.optimizer)
-    means = [slot for part in parts for name in _Geo.means for slot in getattr(part, name, None) or []]
-    return scales | {slot.key: 1.0 / num_workers for slot in stored_values(means, DenseVariable)}
+    dense_means = [slot for part in parts for name in settings.means for slot in getattr(part, name, None) or []]
+    scales.update({slot.key: 1.0 / num_workers for slot in stored_values(dense_means, DenseVariable)})
+    # One worker moves nothing behind its own back, so there is nothing to look at before it pushes.
+    capped = frozenset(weight.key for weight in weights) if settings.merge == "cap" and num_workers > 1 else frozenset()
+    return WindowSettings(slots, scales, decays, capped)

@@ -6,6 +6,7 @@ Each hook asks for the strategy's type first; with any other strategy, or with n
 import functools
 import weakref
 from collections.abc import Callable
+from types import GeneratorType
 from typing import Any
 
 import tensorflow as tf
@@ -204,6 +205,10 @@ def _for_our_strategy(iterator: Any, distribute_strategy: Any = None, *args: Any
 
 def _epoch_iterator(stock: Any, iterator: Any, distribute_strategy: Any = None, *args: Any, **kwargs: Any) -> None:
     """Shares the input between the workers."""
+    # `fit` has shuffle=True by default, which a dataset or a generator ignores. Keras 3.15 warns of that even where the
+    # user has said nothing about it.
+    if isinstance(kwargs.get("x"), (tf.data.Dataset, GeneratorType)):
+        kwargs["shuffle"] = False
     super(TFEpochIterator, iterator).__init__(*args, **kwargs)
     iterator._distribute_strategy = distribute_strategy
     dataset = dataset_of(iterator.data_adapter)

@@ -8,7 +8,7 @@ from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.keras._compat import keras
-from tfps.keras.geo import GeoMode
+from tfps.keras.modes import settings_of
 from tfps.keras.multi_optimizer import part_for, whole_of
 from tfps.keras.optimizers import of_model
 from tfps.keras.variables import adopt, stored_values
@@ -46,8 +46,8 @@ def _take_in(optimizer: Any, strategy: ParameterServerStrategy) -> None:
 
 def _check_mode(optimizer: Any, compiled: Any) -> None:
     """Of an optimizer that a model applies beside the one it was compiled with, which chooses the mode of its steps."""
-    mode, steps = (type(getattr(one, "tfps_mode", None)) for one in (optimizer, compiled))
-    if mode is not steps or steps is GeoMode:
+    mode, steps = settings_of(optimizer), settings_of(compiled)
+    if type(mode) is not type(steps) or (steps is not None and not steps.several_optimizers):
         raise UnsupportedError(
             "every optimizer of a model must be in the mode of the one given to `compile`, and Geo takes no other "
             f"beside that. Received: {type(optimizer).__name__}, beside {type(compiled).__name__}. "

@@ -4,16 +4,49 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import keras
+import tensorflow as tf
+
 from tfps import step
 from tfps.errors import ConfigError
 from tfps.keras._compat import Variable
-from tfps.keras.modes import Moded, know, optimizer_of, with_mode
+from tfps.keras.model_steps import ModelSteps
+from tfps.keras.modes import Moded, ModeSettings, optimizer_of, with_mode
 from tfps.keras.multi_optimizer import is_multi
+from tfps.training.mode import Mode
+from tfps.training.synchronous.mode import Synchronous
 from tfps.types import is_integer
 
 
+class SyncOptimizer(Moded):
+    """An optimizer whose updates are made by the servers, of the mean of what workers contribute."""
+
+    def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
+        """On a worker: gives the gradients to the global step. Where they are merged: updates."""
+        current = step.current()
+        update = super().apply
+        if current is None or current.contributions is None:
+            update(grads, trainable_variables)
+            return
+        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
+        values = [v._value if isinstance(v, Variable) else v for _, v in pairs]
+        updated = [variable for _, variable in pairs]
+        gradients = [gradient for gradient, _ in pairs]
+
+        def apply_means(means: Sequence[tf.Tensor]) -> None:
+            if is_multi(self):
+                # It wants a gradient for every variable it was built with, None for those that have none.
+                by_variable = dict(zip(map(id, updated), means, strict=True))
+                update([by_variable.get(id(variable)) for variable in variables], variables)
+            else:
+                update(means, updated)
+
+        current.contributions.append(step.Contribution(gradients, values, apply_means))
+
+
 @dataclasses.dataclass(frozen=True)
-class SyncMode:
+class SyncMode(ModeSettings):
     """How an optimizer made by `Sync` trains.
 
     Args:
@@ -23,6 +56,9 @@ class SyncMode:
     Raises:
         ConfigError: an argument breaks its rule.
     """
+
+    prefix = "Sync"
+    mixin = SyncOptimizer
 
     drop_slowest: int
     max_staleness: int
@@ -40,40 +76,12 @@ class SyncMode:
                 f"allows for it. Received: drop_slowest={self.drop_slowest}, max_staleness={self.max_staleness}."
             )
 
-
-class _Sync(Moded):
-    """An optimizer in synchronous mode."""
-
-    prefix = "Sync"
-    mode_type = SyncMode
-
-    def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
-        """On a worker: gives the gradients to the global step. Where they are merged: updates."""
-        current = step.current()
-        update = super().apply
-        if current is None or current.contributions is None:
-            update(grads, trainable_variables)
-            return
-        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
-        pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
-        values = [v._value if isinstance(v, Variable) else v for _, v in pairs]
-        kept = [variable for _, variable in pairs]
-
-        def update_by(means: Sequence[Any]) -> None:
-            """The update of the variables that have a gradient; a MultiOptimizer is given all, None for the others."""
-            if is_multi(self):
-                by_variable = dict(zip(map(id, kept), means, strict=True))
-                update([by_variable.get(id(variable)) for variable in variables], variables)
-            else:
-                update(means, kept)
-
-        current.contributions.append(step.Contribution([g for g, _ in pairs], values, update_by))
+    def make_mode(self, steps: ModelSteps) -> Mode:
+        """Synchronous training of a model."""
+        return Synchronous(steps.strategy, self.drop_slowest, self.max_staleness)
 
 
-know(_Sync)
-
-
-def sync(optimizer: Any, drop_slowest: int = 0, max_staleness: int = 0) -> Any:
+def sync(optimizer: Any, drop_slowest: int = 0, max_staleness: int = 0) -> keras.Optimizer:
     """Trains synchronously: each global step takes a batch of every worker and makes one update of their mean gradient.
 
     The mean is weighted by the examples of each batch, so that the update is that of one process with the joined
@@ -109,10 +117,4 @@ def sync(optimizer: Any, drop_slowest: int = 0, max_staleness: int = 0) -> Any:
     """
     mode = SyncMode(drop_slowest, max_staleness)
     optimizer = optimizer_of(optimizer)
-    return with_mode(optimizer, _Sync, mode)
-
-
-def mode_of(optimizer: Any) -> SyncMode | None:
-    """The mode of an optimizer made by `Sync`; None for any other."""
-    mode = getattr(optimizer, "tfps_mode", None)
-    return mode if isinstance(mode, SyncMode) else None
+    return with_mode(optimizer, mode)

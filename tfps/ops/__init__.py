@@ -1,1 +1,1 @@
-"""The hot path of an embedding step: each op in C++, or as a TensorFlow graph where that is not built."""
+"""The ops of the hot path, one wrapper each: in C++, or as a TensorFlow graph where the library is not built."""

@@ -1,6 +1,7 @@
-"""Rows of a bag combined into one, forward and backward, without a copy of a row for every place that has it."""
+"""Combines the rows of each bag into one, forward and backward, without copying a row for each id."""
 
 import dataclasses
+from types import ModuleType
 from typing import Any
 
 import tensorflow as tf
@@ -12,7 +13,7 @@ from tfps.ops import library
 COMBINERS = ("mean", "sqrtn", "sum")
 
 
-def check_combiner(combiner: Any) -> None:
+def check_combiner(combiner: object) -> None:
     """Raises `ConfigError`, a `ValueError`, unless `combiner` is the name of one."""
     if combiner not in COMBINERS:
         raise ConfigError(f"`combiner` must be the name of one. Received: {combiner!r}. Valid: {COMBINERS}.")
@@ -20,43 +21,43 @@ def check_combiner(combiner: Any) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pooling:
-    """Which elements make up a bag, and what becomes of their rows.
+    """Says which elements make up each bag, and how their rows are combined.
 
-    With the weights w and the rows r of a bag: "sum" is sum(w * r), "mean" that over sum(w), "sqrtn" that over
-    sqrt(sum(w * w)). A bag without elements, or for which that comes to 0, gives zeros and gets no gradient. (There
-    the gradient of `tf.nn.embedding_lookup_sparse` for the weights of "sqrtn" is not a number.)
+    With the weights w and the rows r of a bag: "sum" is sum(w * r), "mean" divides it by sum(w), "sqrtn" divides it by
+    sqrt(sum(w * w)). A bag without elements, or with a divisor of 0, gives zeros and gets no gradient. (For such a bag
+    the gradient of `tf.nn.embedding_lookup_sparse` for the weights of "sqrtn" is NaN.)
 
     Args:
         segments: int64, [n], ascending: the bag of each element, at least 0 and below `count`.
         count: number of bags, a scalar; some of them may be empty.
         combiner: one of `COMBINERS`.
-        weights: float, [n], or None for 1 each.
+        weights: float, [n], or None where all weights are 1.
 
     Raises:
         ConfigError: `combiner` is no combiner.
     """
 
-    segments: Any
-    count: Any
+    segments: tf.Tensor
+    count: tf.Tensor
     combiner: str
-    weights: Any = None
+    weights: tf.Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Checks the combiner; what is in tensors is checked when they are used."""
+        """Checks the combiner. The ops check the contents of the tensors when they run."""
         check_combiner(self.combiner)
 
 
-def combine_rows(rows: Any, places: Any, pooling: Pooling) -> Any:
-    """Pools rows bag by bag; rows and weights get gradients.
+def combine_rows(rows: tf.Tensor, places: tf.Tensor, pooling: Pooling) -> tf.Tensor:
+    """Combines rows bag by bag; rows and weights get gradients.
 
     Args:
-        rows: float, [M, dim]. Any dtype but float32 goes by TensorFlow's own ops.
+        rows: float, [M, dim]. Types other than float32 use TensorFlow's own ops.
         places: int32, [n]: the row of each element, at least 0 and below M.
         pooling: the bags of the elements.
 
     Returns:
-        [bags, dim], of the dtype of `rows`. Its gradient for `rows` is a plain tensor, [M, dim], in which each place
-        is added to its row at once.
+        [bags, dim], of the dtype of `rows`. The gradient for `rows` is a dense tensor, [M, dim]; each element is added
+        to its row as it is computed.
 
     Raises:
         ConfigError: `pooling.combiner` is no combiner.
@@ -66,9 +67,10 @@ def combine_rows(rows: Any, places: Any, pooling: Pooling) -> Any:
     pooling = weighed_as(pooling, rows.dtype)
 
     @tf.custom_gradient
-    def combine(rows: Any, *_: Any) -> Any:
-        def gradient(upstream: Any) -> tuple[Any, ...]:
-            upstream = tf.convert_to_tensor(upstream)  # it may be IndexedSlices
+    def combine(rows: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, ...]:
+            # The gradient may come as IndexedSlices.
+            upstream = tf.convert_to_tensor(upstream)
             for_rows = combine_rows_gradient(upstream, places, pooling, tf.shape(rows, tf.int64)[0])
             if pooling.weights is None:
                 return for_rows
@@ -79,15 +81,15 @@ def combine_rows(rows: Any, places: Any, pooling: Pooling) -> Any:
     return combine(rows, *([] if pooling.weights is None else [pooling.weights]))
 
 
-def weighed_as(pooling: Pooling, dtype: Any) -> Pooling:
-    """The same pooling with weights of the type of the rows, as a tensor."""
+def weighed_as(pooling: Pooling, dtype: tf.DType) -> Pooling:
+    """Returns the pooling with its weights as a tensor of the dtype of the rows."""
     if pooling.weights is None:
         return pooling
     return dataclasses.replace(pooling, weights=tf.cast(pooling.weights, dtype))
 
 
-def combined(rows: Any, places: Any, pooling: Pooling) -> Any:
-    """What `combine_rows` gives, without a gradient; `pooling` as from `weighed_as`."""
+def combined(rows: tf.Tensor, places: tf.Tensor, pooling: Pooling) -> tf.Tensor:
+    """Computes `combine_rows` without a gradient; `pooling` comes from `weighed_as`."""
     ops = _ops_for(rows)
     if ops is None:
         return graph.combined(rows, places, pooling)
@@ -96,17 +98,17 @@ def combined(rows: Any, places: Any, pooling: Pooling) -> Any:
     )
 
 
-def combine_rows_gradient(upstream: Any, places: Any, pooling: Pooling, num_rows: Any) -> Any:
-    """The gradient of `combine_rows` for its rows.
+def combine_rows_gradient(upstream: tf.Tensor, places: tf.Tensor, pooling: Pooling, num_rows: tf.Tensor) -> tf.Tensor:
+    """Computes the gradient of `combine_rows` for its rows.
 
     Args:
-        upstream: float, [bags, dim], the gradient of what it gave.
-        places: as it was given.
-        pooling: as it was given, with weights of the dtype of `upstream`.
+        upstream: float, [bags, dim], the gradient for the result of `combine_rows`.
+        places: the argument of `combine_rows`.
+        pooling: the argument of `combine_rows`, with weights of the dtype of `upstream`.
         num_rows: M, a scalar.
 
     Returns:
-        [num_rows, dim]: for each row what all its elements give; 0 where there is none.
+        [num_rows, dim]: for each row the sum over its elements; 0 for a row without elements.
     """
     ops = _ops_for(upstream)
     if ops is None:
@@ -116,8 +118,8 @@ def combine_rows_gradient(upstream: Any, places: Any, pooling: Pooling, num_rows
     )
 
 
-def combine_weights_gradient(upstream: Any, rows: Any, places: Any, pooling: Pooling) -> Any:
-    """The gradient of `combine_rows` for its weights, [n]; arguments as there and in `combine_rows_gradient`."""
+def combine_weights_gradient(upstream: tf.Tensor, rows: tf.Tensor, places: tf.Tensor, pooling: Pooling) -> tf.Tensor:
+    """Computes the gradient of `combine_rows` for its weights, [n]; see `combine_rows_gradient` for arguments."""
     ops = _ops_for(upstream)
     if ops is None:
         return graph.weights_gradient(upstream, rows, places, pooling)
@@ -131,7 +133,7 @@ def combine_weights_gradient(upstream: Any, rows: Any, places: Any, pooling: Poo
     )
 
 
-def _ops_for(values: Any) -> Any | None:
+def _ops_for(values: tf.Tensor) -> ModuleType | None:
     return library.load() if values.dtype == tf.float32 else None
 
 

@@ -1,26 +1,27 @@
-"""Rows drawn at random beside each positive one: the negatives that a pair of word2vec must not score high."""
+"""Draws negatives for pairs of word2vec: random rows beside each positive one, which the pair must score low."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
 
 from tfps.errors import ConfigError
 from tfps.ops import library
 from tfps.ops.draw_targets_graph import draw_targets_graph
 
 _MOST_ROWS = 2**31
+"""An alias must fit 32 bits."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Negatives:
-    """What is drawn, and how many for each positive row.
+    """The distribution of the negatives, and how many a positive row gets.
 
     Args:
-        rows: of the table, 2 to 2^31.
+        rows: rows of the table, 2 to 2^31.
         count: negatives of a pair, at least 1.
-        aliases: int64 [rows], from `alias_table`; None where each row is as likely as another.
+        aliases: int64 [rows], from `alias_table`; None for a uniform draw.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -28,7 +29,7 @@ class Negatives:
 
     rows: int
     count: int
-    aliases: Any = None
+    aliases: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -40,18 +41,21 @@ class Negatives:
             raise ConfigError(f"`aliases` must have shape ({self.rows},). Received: {np.shape(self.aliases)}.")
 
 
-def alias_table(weights: Any) -> Any:
-    """The table from which a row is drawn in one look, whatever the weights (Walker 1977, built as by Vose 1991).
+def alias_table(weights: ArrayLike) -> NDArray[np.int64]:
+    """Builds the table by which a row is drawn in constant time, whatever the weights.
 
     Args:
-        weights: [rows], at least 0 and not all 0.
+        weights: weight of each row, [rows], at least 0 and not all 0.
 
     Returns:
-        int64 [rows]: in the low 32 bits the row taken in place of the column, in the high 32 bits how often the column
-        itself is taken, in shares of 2^32.
+        int64 [rows]. A draw picks a column at random and keeps it with a probability, else it takes the alias of the
+        column. The high 32 bits are that probability times 2^32, the low 32 bits the alias.
 
     Raises:
         ConfigError: the weights break their rule.
+
+    Source:
+        Walker 1977, An Efficient Method for Generating Discrete Random Variables; built as in Vose 1991.
 
     Example:
         >>> [(int(x) >> 32 & 0xFFFFFFFF, int(x) & 0xFFFFFFFF) for x in alias_table([3.0, 1.0])]
@@ -69,6 +73,7 @@ def alias_table(weights: Any) -> Any:
             "`weights` must be a vector of finite numbers, at least 0 and not all 0. "
             f"Received: shape {weights.shape}, from {weights.min(initial=0)} to {weights.max(initial=0)}."
         )
+    # Columns are of height 1: those below it are filled up by an alias from those above it.
     shares = weights / weights.sum() * len(weights)
     aliases = np.arange(len(weights))
     poor, rich = list(np.flatnonzero(shares < 1)), list(np.flatnonzero(shares >= 1))
@@ -83,16 +88,16 @@ def alias_table(weights: Any) -> Any:
     return (kept << np.uint64(32) | aliases.astype(np.uint64)).astype(np.int64)
 
 
-def draw_targets(positives: Any, negatives: Negatives, seed: Any) -> Any:
-    """The positive row of each pair and others beside it, drawn at random; the same with the library and without.
+def draw_targets(positives: tf.Tensor, negatives: Negatives, seed: tf.Tensor) -> tf.Tensor:
+    """Draws the targets of each pair: its positive row and random others. The library and the graph draw the same.
 
     Args:
         positives: integers, [n], at least 0 and below the rows.
-        negatives: what is drawn.
-        seed: int64 [2], a key and a counter: what is drawn follows from them and the place.
+        negatives: the distribution and the number of negatives.
+        seed: int64 [2], a key and a counter. A draw follows from them and from its position alone.
 
     Returns:
-        int64, [n, 1 + negatives.count]: the positive row first; none of the others is the positive one.
+        int64, [n, 1 + negatives.count]: the positive row first. The others differ from it.
     """
     positives, seed = tf.cast(positives, tf.int64), tf.cast(seed, tf.int64)
     aliases = tf.constant([] if negatives.aliases is None else negatives.aliases, tf.int64)

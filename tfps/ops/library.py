@@ -1,10 +1,10 @@
-"""Finds and loads the C++ ops, and says why where that cannot be."""
+"""Finds and loads the library of C++ ops, or says why it cannot."""
 
 import functools
 import json
 import threading
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import tensorflow as tf
 
@@ -14,14 +14,15 @@ from tfps.errors import LibraryError
 LIBRARY = Path(__file__).with_name("_tfps_ops.so")
 BUILD_INFO = Path(__file__).with_name("_build_info.json")
 
+# Guards the first load: TensorFlow registers ops once, and two threads may ask at the same time.
 _lock = threading.Lock()
 
 
-def load() -> Any | None:
-    """The module of generated op functions, loaded once per process.
+def load() -> ModuleType | None:
+    """Loads the library once per process and returns the module of its op functions.
 
-    Every process that runs a graph with these ops must have called this, servers and workers too: a graph names its
-    ops, and a process that has not loaded them answers "Op type not registered".
+    Every process that runs a graph with these ops must call this, servers and workers too: a graph names its ops, and a
+    process that has not loaded them answers "Op type not registered".
 
     Returns:
         The module; None if the library was never built, or `TFPS_DISABLE_OPS=1` asks for TensorFlow's own ops.
@@ -36,12 +37,12 @@ def load() -> Any | None:
 
 
 def available() -> bool:
-    """Whether the C++ ops are there to be used; see `load` for what this raises."""
+    """Returns whether the C++ ops can be used; see `load` for the errors."""
     return load() is not None
 
 
 @functools.cache
-def _load_once() -> Any | None:
+def _load_once() -> ModuleType | None:
     if not LIBRARY.exists():
         return None
     check_build(BUILD_INFO, tf.__version__)
@@ -55,8 +56,8 @@ def check_build(build_info: Path, running: str) -> None:
     """Checks that the library was built against the TensorFlow that is about to load it.
 
     Args:
-        build_info: the file that the build wrote beside the library.
-        running: version of the TensorFlow of this process.
+        build_info: file that the build wrote beside the library.
+        running: version of this process's TensorFlow.
 
     Raises:
         LibraryError: the versions differ, or the file is missing or unreadable.

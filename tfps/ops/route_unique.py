@@ -1,4 +1,4 @@
-"""The ids of a step made unique and sorted out by server, once for all tables of one width."""
+"""Makes the ids of a step unique and sorts them by server, for all tables of one width at once."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,42 +14,42 @@ from tfps.ops.routes import RouteMap
 
 @dataclasses.dataclass(frozen=True)
 class RoutedIds:
-    """What `route_unique` found.
+    """The unique ids of a step, by server.
 
-    The answer is what the servers send back, one after the other: the matrix of the M unique rows.
+    The *answer* is the matrix of the M unique rows: the rows that the servers send back, one server after the other.
     """
 
-    requests: tuple[Any, ...]
-    """One int64 vector a server: a count for each of its pieces, then their local rows; empty where it has no piece."""
-    unique_ids: Any
+    requests: tuple[tf.Tensor, ...]
+    """An int64 vector for each server: a count for each of its pieces, then the local rows; empty without pieces."""
+    unique_ids: tf.Tensor
     """int64, [M]: the id of each row of the answer."""
-    table_order: Any
-    """int32, [M]: the row of the answer of each unique id, table after table, and within a table as the ids came."""
-    table_sizes: Any
+    table_order: tf.Tensor
+    """int32, [M]: the answer row of each unique id, table after table, and within a table in the order of the ids."""
+    table_sizes: tf.Tensor
     """int64, [tables]: unique ids of each table."""
-    inverse: tuple[Any, ...]
-    """One int32 tensor a table, the shape of its ids: the row of the answer that each id gets."""
+    inverse: tuple[tf.Tensor, ...]
+    """An int32 tensor for each table, of the shape of its ids: the answer row of each id."""
     pieces: tuple[int, ...]
-    """How many pieces each server has."""
+    """Number of pieces of each server."""
 
-    def answer_rows(self) -> list[Any]:
-        """Rows of each server's answer, an int32 scalar each: the sizes by which to split gradients, [M, dim]."""
+    def answer_rows(self) -> list[tf.Tensor]:
+        """Returns the rows of each server's answer, int32 scalars: the sizes by which to split gradients, [M, dim]."""
         return [tf.size(request) - pieces for request, pieces in zip(self.requests, self.pieces, strict=True)]
 
 
-def route_unique(routes: RouteMap, ids: Sequence[Any]) -> RoutedIds:
-    """Makes the ids of several tables unique and sorts them out by the server that holds their rows.
+def route_unique(routes: RouteMap, ids: Sequence[tf.Tensor]) -> RoutedIds:
+    """Makes the ids of several tables unique and sorts them by the server that holds their rows.
 
     Args:
         routes: the tables and their servers.
-        ids: one integer tensor a table, any shape.
+        ids: an integer tensor for each table, any shape.
 
     Returns:
-        The requests to send and how to read the answers. The order is the same with the library and without: server by
-        server, piece by piece, and within a piece as the ids first came.
+        The requests to send, and the positions by which to read the answers. The library and the graph give the same
+        order: server by server, piece by piece, and within a piece by first occurrence.
 
     Raises:
-        ConfigError: there is not one tensor of ids a table.
+        ConfigError: the number of id tensors differs from the number of tables.
         tf.errors.InvalidArgumentError: an id is negative or not below its table's rows; the message begins with
             "id out of range" and names table, range and id.
     """
@@ -59,7 +59,8 @@ def route_unique(routes: RouteMap, ids: Sequence[Any]) -> RoutedIds:
     ops = library.load()
     pieces = tuple(len(of_server) for of_server in routes.pieces)
     if ops is None:
-        return RoutedIds(*route_unique_graph(routes, ids), pieces)  # same fields, same order
+        # The graph returns the same fields in the same order.
+        return RoutedIds(*route_unique_graph(routes, ids), pieces)
     routed = ops.tfps_route_unique(ids=ids, **_attributes(routes))
     return RoutedIds(
         requests=tuple(routed.requests),

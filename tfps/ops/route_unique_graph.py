@@ -1,24 +1,26 @@
-"""`route_unique` by TensorFlow's own ops, for where the library is not built, and to test it against."""
+"""`route_unique` by TensorFlow's own ops: used where the library is not built, and to test the library against."""
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from tfps.ops.routes import RouteMap
+from tfps.ops.routes import RouteMap, TableRoute
 from tfps.ops.routing_graph import locate
 
-Routed: TypeAlias = tuple[tuple[Any, ...], Any, Any, Any, tuple[Any, ...]]
+_Tensors: TypeAlias = tuple[tf.Tensor, ...]
+Routed: TypeAlias = tuple[_Tensors, tf.Tensor, tf.Tensor, tf.Tensor, _Tensors]
 
 
-def route_unique_graph(routes: RouteMap, ids: Sequence[Any]) -> Routed:
-    """Requests, unique ids, table order and sizes, inverse; arguments and order are those of `route_unique`."""
+def route_unique_graph(routes: RouteMap, ids: Sequence[tf.Tensor]) -> Routed:
+    """Computes the fields of `RoutedIds` but the last, in their order; see `route_unique` for the arguments."""
     unique, inverse = zip(*map(_unique_in_range, routes.tables, ids), strict=True)
     shards, local = zip(*(locate(t.routing, u) for t, u in zip(routes.tables, unique, strict=True)), strict=True)
     numbers = [tf.gather(of_shard, shard) for of_shard, shard in zip(_piece_numbers(routes), shards, strict=True)]
     piece = tf.concat(numbers, axis=0)
+    # Stable, so that ids stay in the order of their first occurrence within a piece.
     order = tf.argsort(piece, stable=True)
     row_of = tf.math.invert_permutation(order)
     requests = _requests(routes, piece, tf.gather(tf.concat(local, axis=0), order))
@@ -31,7 +33,7 @@ def route_unique_graph(routes: RouteMap, ids: Sequence[Any]) -> Routed:
     return requests, unique_ids, row_of, tf.cast(sizes, tf.int64), inverse
 
 
-def _unique_in_range(table: Any, ids: Any) -> tuple[Any, Any]:
+def _unique_in_range(table: TableRoute, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     flat = tf.reshape(ids, [-1])
     outside = (flat < 0) | (flat >= table.routing.rows)
     message = f"id out of range: table {table.name!r} holds ids at least 0 and below {table.routing.rows}. Received:"
@@ -41,18 +43,18 @@ def _unique_in_range(table: Any, ids: Any) -> tuple[Any, Any]:
     return unique, inverse
 
 
-def _piece_numbers(routes: RouteMap) -> list[Any]:
-    """For each table the number of each of its shards' pieces, counted over all servers, [shards]."""
+def _piece_numbers(routes: RouteMap) -> list[tf.Tensor]:
+    """Numbers the pieces over all servers; returns for each table the number of the piece of each shard, [shards]."""
     numbers = [np.zeros(table.routing.shards, np.int32) for table in routes.tables]
     for number, (table, shard) in enumerate(itertools.chain(*routes.pieces)):
         numbers[table][shard] = number
     return numbers
 
 
-def _requests(routes: RouteMap, piece: Any, local: Any) -> tuple[Any, ...]:
-    """For each server the counts of its pieces and the local rows; `local` is sorted by piece, `piece` need not be."""
+def _requests(routes: RouteMap, piece: tf.Tensor, local: tf.Tensor) -> _Tensors:
+    """Makes the request of each server: counts of its pieces, then local rows. `local` must be sorted by piece."""
     pieces = [len(of_server) for of_server in routes.pieces]
-    # Sizes in int64, as the rows are, so that one vector can hold both.
+    # The counts are int64 like the rows, so that one vector can hold both.
     counts = tf.math.bincount(piece, minlength=sum(pieces), maxlength=sum(pieces), dtype=tf.int64)
     heads = tf.split(counts, pieces)
     rows = tf.split(local, [tf.reduce_sum(head) for head in heads], num=routes.num_servers)

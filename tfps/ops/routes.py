@@ -1,4 +1,4 @@
-"""Where the shards of the tables of one step lie, as the ops need it; the rule itself is placement's."""
+"""The servers of the shards of a step's tables, as the ops need them. The routing rule itself belongs to placement."""
 
 import dataclasses
 from typing import Protocol
@@ -7,7 +7,7 @@ from tfps.errors import ConfigError
 
 
 class RoutingRule(Protocol):
-    """What is asked of `tfps.placement.routing.Routing`, which this package may not import."""
+    """The part of `tfps.placement.routing.Routing` that the ops use; this package may not import that one."""
 
     @property
     def kind(self) -> str:
@@ -19,7 +19,7 @@ class RoutingRule(Protocol):
 
     @property
     def shards(self) -> int:
-        """Parts it is split into."""
+        """Number of shards."""
 
     @property
     def multiplier(self) -> int:
@@ -35,9 +35,9 @@ class TableRoute:
     """One table: its name, for messages, its routing rule, and the server of each of its shards.
 
     Args:
-        name: what messages call the table.
-        routing: which shard and local row hold a global row.
-        servers: index of the server of each shard, [routing.shards]; one server may hold several.
+        name: name of the table in messages.
+        routing: rule that gives the shard and local row of an id.
+        servers: index of the server of each shard, [routing.shards]; a server may hold several shards.
 
     Raises:
         ConfigError: `servers` does not name one server a shard.
@@ -64,8 +64,8 @@ class RouteMap:
     `((a, 0), (b, 0))` on server 0 and `((a, 1), (b, 1), (c, 0))` on server 1, tables being written by their index.
 
     Args:
-        tables: at least one; a table that is looked up twice in a step stands here once.
-        num_servers: servers there are, at least 1.
+        tables: at least one table; one that a step looks up twice is listed once.
+        num_servers: number of servers, at least 1.
 
     Raises:
         ConfigError: there is no table, or a table lies on a server that does not exist.
@@ -87,7 +87,7 @@ class RouteMap:
 
     @property
     def pieces(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """For each server its pieces, (table, shard) each, in the order of its requests."""
+        """The pieces of each server, (table, shard) each, in the order of its requests."""
         found: list[list[tuple[int, int]]] = [[] for _ in range(self.num_servers)]
         for index, table in enumerate(self.tables):
             for shard, server in enumerate(table.servers):

@@ -1,10 +1,8 @@
 """The routing rule as a TensorFlow graph, for workers without the C++ ops and for servers that fill their shards.
 
-Both directions, equal to those of `Routing` in tfps/placement/routing.py, which owns the rule and says why its
-intermediate values fit 64 bits. This package may not import that one, so a test holds the two together.
+`Routing` in tfps/placement/routing.py owns the rule and explains why its intermediate values fit 64 bits. This package
+may not import that one, so a test compares the two in both directions.
 """
-
-from typing import Any
 
 import tensorflow as tf
 
@@ -14,11 +12,11 @@ PRIME = 2**31 - 1
 """Modulus of the hash rotation."""
 
 
-def locate(rule: RoutingRule, ids: Any) -> tuple[Any, Any]:
-    """Where rows live.
+def locate(rule: RoutingRule, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Computes the shard and the local row of ids.
 
     Args:
-        rule: the table's routing.
+        rule: routing of the table.
         ids: int64, any shape, 0 <= id < rule.rows.
 
     Returns:
@@ -32,28 +30,28 @@ def locate(rule: RoutingRule, ids: Any) -> tuple[Any, Any]:
     return (turn + _rotation(rule, local)) % rule.shards, local
 
 
-def global_of(rule: RoutingRule, shard: int, local: Any) -> Any:
-    """The inverse of `locate` for some rows of one shard.
+def global_of(rule: RoutingRule, shard: int, local: tf.Tensor) -> tf.Tensor:
+    """Computes the ids of local rows of one shard: the inverse of `locate`.
 
     Args:
-        rule: the table's routing.
+        rule: routing of the table.
         shard: 0 <= shard < rule.shards.
         local: local rows, int64, any shape.
 
     Returns:
-        Their ids, int64, of the shape of `local`.
+        The ids, int64, of the shape of `local`.
     """
     if rule.kind == "div":
         return local + _first_row(rule, tf.constant(shard, tf.int64))
     return local * rule.shards + (shard - _rotation(rule, local)) % rule.shards
 
 
-def _first_row(rule: RoutingRule, shard: Any) -> Any:
+def _first_row(rule: RoutingRule, shard: tf.Tensor) -> tf.Tensor:
     base, extra = divmod(rule.rows, rule.shards)
     return shard * base + tf.minimum(shard, tf.constant(extra, tf.int64))
 
 
-def _rotation(rule: RoutingRule, local: Any) -> Any:
-    """By how much each block is turned; 0 in the last, partial block."""
+def _rotation(rule: RoutingRule, local: tf.Tensor) -> tf.Tensor:
+    """Computes the rotation of each block of ids; 0 for the last, partial block."""
     mixed = (local % PRIME * rule.multiplier + rule.offset) % PRIME
     return tf.where(local < rule.rows // rule.shards, mixed * mixed % PRIME % rule.shards, tf.zeros_like(mixed))

@@ -1,7 +1,6 @@
-"""Sums of the gradients of each unique row: the backward pass of giving every place of a lookup its row."""
+"""Sums gradients by unique row: the backward pass of copying a row to every place that looked it up."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -9,16 +8,16 @@ from tfps.errors import ConfigError
 from tfps.ops import library
 
 
-def segment_sum_rows(gradients: Sequence[Any], inverse: Sequence[Any], num_rows: Any) -> Any:
-    """Adds up, row by row, the gradients of all places that were given that row.
+def segment_sum_rows(gradients: Sequence[tf.Tensor], inverse: Sequence[tf.Tensor], num_rows: tf.Tensor) -> tf.Tensor:
+    """Adds up, row by row, the gradients of all places that hold the row.
 
     Args:
-        gradients: one float32 tensor a lookup, the shape of its inverse and dim.
-        inverse: one int32 tensor a lookup, any shape: for each place its row, at least 0 and below `num_rows`.
-        num_rows: rows of the result, scalar.
+        gradients: a float32 tensor for each lookup, inverse.shape + [dim].
+        inverse: an int32 tensor for each lookup, any shape: the row of each place, at least 0 and below `num_rows`.
+        num_rows: rows of the result, a scalar.
 
     Returns:
-        float32, [num_rows, dim]; a row that no place was given is 0.
+        float32, [num_rows, dim]; a row that no place holds is 0.
 
     Raises:
         ConfigError: there is no lookup, the lists differ in length, or dim is not known.
@@ -40,7 +39,9 @@ def segment_sum_rows(gradients: Sequence[Any], inverse: Sequence[Any], num_rows:
     return ops.tfps_segment_sum_rows(gradients=gradients, inverse=list(inverse), num_rows=rows, dim=int(dim))
 
 
-def segment_sum_rows_graph(gradients: Sequence[Any], inverse: Sequence[Any], num_rows: Any) -> Any:
+def segment_sum_rows_graph(
+    gradients: Sequence[tf.Tensor], inverse: Sequence[tf.Tensor], num_rows: tf.Tensor
+) -> tf.Tensor:
     """The same by TensorFlow's own ops; see `segment_sum_rows`."""
     dim = gradients[0].shape[-1]
     values = tf.concat([tf.reshape(gradient, [-1, dim]) for gradient in gradients], axis=0)

@@ -1,4 +1,4 @@
-"""What a plan suggests to change before anything runs. Every piece of advice says why."""
+"""Advice on a plan: what to change before anything runs, and why."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -10,31 +10,33 @@ from tfps.placement.text import human_bytes
 _UNEVEN = 1.2
 """Largest / mean above which the most loaded server visibly sets the pace."""
 _SMALL_SHARD_ROWS = 32
-"""A smaller shard answers a batch of some hundred ids with a few rows: finding it costs more than they do."""
+"""A smaller shard serves only a few rows of a batch, and asking it costs more than copying those rows."""
 _MUCH_DENSE = 0.5
-"""Part of a step's bytes that is dense, above which rows are not what limits the servers."""
+"""Above this part of the bytes of a step, dense variables limit the servers, not rows."""
 _DENSE_MODEL, _MIXED_MODEL = 0.5, 0.1
-"""Part of the model that one step moves, above which a model counts as dense, or as mixed; below it is sparse."""
+"""A step that moves more than half of the model makes it dense, more than a tenth mixed, less sparse."""
 _DENSE_TRAFFIC, _MIXED_TRAFFIC = 0.9, 0.7
-"""The same for the dense part of what a step moves: a large table does not make an MLP beside it any lighter."""
+"""The same by the dense part of the bytes of a step: a large table does not make the MLP beside it any lighter."""
 _STEPS_UNSEEN = 32
 _WORKERS = 2
-"""Workers where nobody said how many: those of a cluster of this machine."""
+"""Workers of the default cluster on this machine, for advice where the number of workers is not given."""
 
 
 def default_exchange_every(num_workers: int) -> int:
-    """Steps of a worker between two exchanges of dense variables, where nobody says: 32 of all workers together."""
+    """The default number of steps between two exchanges of dense variables: 32 divided by the workers.
+
+    So all workers together make about 32 steps that the servers have not seen, however many workers there are.
+    """
     return max(1, _STEPS_UNSEEN // num_workers)
 
 
 def advise(plan: Plan, num_workers: int | None = None, dense_exchange_every: int | None = None) -> list[str]:
-    """Advice on a plan, one sentence or two each, the ratio of servers to workers last.
+    """Lists advice on a plan, a sentence or two each; the ratio of servers to workers comes last.
 
     Args:
         plan: the plan.
         num_workers: workers of the cluster; None if not decided.
-        dense_exchange_every: steps between two exchanges of dense variables; None for what a strategy does by itself
-            with so many workers.
+        dense_exchange_every: steps between two exchanges of dense variables; None for the strategy's default.
     """
     if dense_exchange_every is None:
         dense_exchange_every = default_exchange_every(num_workers or _WORKERS)
@@ -51,13 +53,13 @@ def advise(plan: Plan, num_workers: int | None = None, dense_exchange_every: int
 def start_up(
     plan: Plan, asked: Mapping[str, int | None], num_workers: int, dense_exchange_every: int | None = None
 ) -> str:
-    """One line for the log at the first `fit`: what servers hold and carry, and the advice on it.
+    """Writes the log line of the first `fit`: what the servers hold, what a step asks of them, and advice.
 
     Args:
         plan: of all variables that were made, slots included.
-        asked: ids that one step asks for, by table, None where batches differ; empty if nothing is known.
+        asked: ids that one step looks up, by table; None where batches differ; empty if nothing is known.
         num_workers: workers of the cluster.
-        dense_exchange_every: as of `advise`.
+        dense_exchange_every: as for `advise`.
     """
     counted = _with_traffic(plan, asked) if asked else plan
     loads = counted.loads()
@@ -72,7 +74,7 @@ def start_up(
 
 
 def _with_traffic(plan: Plan, asked: Mapping[str, int | None]) -> Plan:
-    """The plan with what steps ask for; tables that they do not name, such as slots, are asked for nothing."""
+    """Returns the plan with the measured ids per step. Steps look nothing up in tables not named, such as slots."""
     placements = [
         dataclasses.replace(p, spec=dataclasses.replace(p.spec, rows_per_step=asked.get(p.spec.name, 0)))
         if p.spec.is_table
@@ -86,7 +88,8 @@ def _over_partitioned(plan: Plan) -> Iterator[str]:
     for placement in plan:
         spec, shards = placement.spec, len(placement.shards)
         if spec.is_table and spec.rows_per_step == 0:
-            continue  # nobody asks for its rows, as of a slot, which lies where its table does
+            # A slot: steps do not look it up, and it lies beside its table however that is split.
+            continue
         if shards > 1 and not spec.is_table:
             yield (
                 f"Over-partitioned: dense variable {spec.name!r} ({human_bytes(spec.nbytes)}) is split over {shards} "
@@ -100,7 +103,7 @@ def _over_partitioned(plan: Plan) -> Iterator[str]:
 
 
 def _dense_traffic(plan: Plan, loads: tuple[ServerLoad, ...], every: int) -> Iterator[str]:
-    """Dense variables cannot be balanced finer than whole, only made to cross less often."""
+    """Advises to exchange dense variables less often, which is all that can be done: they are not split."""
     rows, dense = _step_bytes(loads, every)
     if not rows or dense / (rows + dense) <= _MUCH_DENSE:
         return
@@ -125,7 +128,7 @@ def _uneven(plan: Plan, loads: tuple[ServerLoad, ...]) -> Iterator[str]:
 
 
 def _relief(plan: Plan, server: int, field: str) -> str:
-    """What would make a server lighter: that depends on what is heaviest on it."""
+    """Says what would make a server lighter, by the kind of the heaviest variable on it."""
     parts = [
         (getattr(load, field), placement.spec)
         for placement in plan
@@ -158,6 +161,7 @@ def _ratio(plan: Plan, loads: tuple[ServerLoad, ...], num_workers: int | None, e
         f"about {_ratios(few, many)}; here {plan.num_servers} : "
         f"{_span(plan.num_servers * few, plan.num_servers * many)}."
     )
+    # One server with few workers needs no advice: there is nothing to take away.
     fits = num_workers is None or plan.num_servers * few <= num_workers <= plan.num_servers * many
     if num_workers is None or fits or (plan.num_servers == 1 and num_workers < few):
         return text
@@ -165,13 +169,19 @@ def _ratio(plan: Plan, loads: tuple[ServerLoad, ...], num_workers: int | None, e
 
 
 def _step_bytes(loads: tuple[ServerLoad, ...], every: int) -> tuple[float, float]:
-    """(rows, dense): bytes a step of one worker moves each way, over all servers."""
+    """Returns (row bytes, dense bytes) that a step of one worker moves each way, over all servers."""
     rows = sum(load.row_bytes_per_step for load in loads)
+    # Dense variables cross once in `every` steps.
     return rows, sum(load.dense_bytes_per_step for load in loads) / every
 
 
 def _workers_per_server(share: float, dense: float) -> tuple[int, int, str]:
-    """(fewest, most, kind of model) by the part of the model that one step moves, and how much of that is dense."""
+    """Returns (fewest workers a server, most, kind of model).
+
+    Args:
+        share: part of the bytes of the model that one step moves, 0 to 1.
+        dense: part of those bytes that belongs to dense variables, 0 to 1.
+    """
     if share > _DENSE_MODEL or dense > _DENSE_TRAFFIC:
         return 1, 1, "dense"
     return (1, 3, "mixed") if share > _MIXED_MODEL or dense > _MIXED_TRAFFIC else (3, 5, "sparse")

@@ -1,8 +1,8 @@
-"""On which server each shard goes, given what the servers carry so far."""
+"""Balancers: the rules that choose a server for each shard, given what the servers carry so far."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -12,24 +12,25 @@ from tfps.placement.loads import FLAT_LOOKUPS, MEMORY, QUANTITIES, STEEP_LOOKUPS
 
 _BYTES = np.eye(QUANTITIES)[MEMORY]
 _ALL = np.ones(QUANTITIES)
-_ALL[[FLAT_LOOKUPS, STEEP_LOOKUPS]] = 0.5  # two guesses at one quantity
+# Two guesses at one quantity, the rows looked up, so each counts half.
+_ALL[[FLAT_LOOKUPS, STEEP_LOOKUPS]] = 0.5
 
 
 class Balancer(Protocol):
-    """Chooses servers. Stateless: everything it may remember is in `Loads`, so one object serves many plans."""
+    """Chooses servers. It has no state: what was placed so far is in `Loads`, so one balancer serves many plans."""
 
     def assign(self, demand: Demand, loads: Loads) -> list[int]:
         """A server for each shard of one more variable, [shards]; no server twice while there are others."""
         ...
 
     def assign_all(self, demands: Sequence[Demand], num_servers: int) -> list[list[int]]:
-        """The same for all variables of a model at once: better than one by one, as the heaviest can go first."""
+        """Assigns all variables of a model at once. This is more even than one by one: the heaviest can go first."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class RoundRobin:
-    """Servers in turn, whatever a variable weighs: TensorFlow's own rule, for comparison."""
+    """Servers in turn, whatever a variable weighs. This is TensorFlow's rule, here for comparison."""
 
     def assign(self, demand: Demand, loads: Loads) -> list[int]:
         """The next servers in turn."""
@@ -42,7 +43,7 @@ class RoundRobin:
 
 @dataclasses.dataclass(frozen=True)
 class GreedyBytes:
-    """Each shard on the server that holds the fewest bytes, slots counted; the largest first when all are known."""
+    """Each shard goes to the server with the fewest bytes, slots counted; the largest first when all are known."""
 
     def assign(self, demand: Demand, loads: Loads) -> list[int]:
         """The servers that hold least."""
@@ -55,25 +56,25 @@ class GreedyBytes:
 
 @dataclasses.dataclass(frozen=True)
 class GreedyBytesAndTraffic:
-    """Each shard where it hurts least by memory, rows asked for and dense bytes together.
+    """Each shard goes where it adds least to the load, by memory, rows looked up and dense bytes together.
 
-    Choose it unless there is a reason not to: a table of three rows weighs nothing and is asked for by every example.
-    The hot shard of a split table lands where other tables have been cool.
+    Choose it unless you have a reason not to: a table of three rows weighs nothing, and yet every example looks it up.
+    The hot shard of a split table goes to a server whose other tables are cool.
     """
 
     def assign(self, demand: Demand, loads: Loads) -> list[int]:
-        """The servers that carry least of what each shard asks."""
+        """The servers that carry least of the quantities that each shard is heavy in."""
         return spread(demand, loads, _ALL)
 
     def assign_all(self, demands: Sequence[Demand], num_servers: int) -> list[list[int]]:
-        """What is the largest part of anything first; then pairs of servers exchange shards to even out the rest."""
+        """The heaviest shard in any quantity first; then pairs of servers exchange shards to even out the rest."""
         placed = _one_by_one(self, demands, heaviest_first(demands, _ALL), num_servers)
         mend(placed, demands, num_servers, _ALL)
         return placed
 
 
-def as_balancer(balancer: Any) -> Balancer:
-    """The given balancer; None stands for `GreedyBytesAndTraffic()`.
+def as_balancer(balancer: Balancer | None) -> Balancer:
+    """Returns the given balancer, or the default, `GreedyBytesAndTraffic()`, for None.
 
     Raises:
         PlanError: it is not a balancer.
@@ -90,7 +91,7 @@ def as_balancer(balancer: Any) -> Balancer:
 def _one_by_one(
     balancer: Balancer, demands: Sequence[Demand], order: Sequence[int], num_servers: int
 ) -> list[list[int]]:
-    """Assigns variables in an order that may differ from theirs; servers of each variable, in their own order."""
+    """Assigns variables in `order`; returns the servers of each variable in the order of `demands`."""
     loads, placed = Loads.none(num_servers), {}
     for index in order:
         placed[index] = balancer.assign(demands[index], loads)

@@ -1,4 +1,7 @@
-"""What limits a cluster that was watched for some steps, and what to change: the advice that no plan can give."""
+"""The bottleneck of a running cluster, judged from measured CPU times, and what to change.
+
+A plan knows bytes and rows but not how busy processes are, so this advice comes after some steps.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -8,15 +11,15 @@ Limit: TypeAlias = Literal["servers", "workers", "chief", "messages", "unknown"]
 
 _JOBS: dict[str, Limit] = {"ps": "servers", "worker": "workers", "chief": "chief"}
 _BUSY = 0.7
-"""Part of the cores it may use from which a process sets the pace: bursts fill the rest."""
+"""A process that keeps this part of its cores busy sets the pace: bursts fill the rest."""
 _FULL = 0.85
-"""Part of a host's cores from which its processes get in each other's way."""
+"""Above this part of the cores of a host its processes get in each other's way."""
 _CHIEF_BUSY = 0.8
-"""Cores the chief keeps busy at most, or nearly: its Python runs on one."""
+"""A chief this busy is at its limit: its Python runs on one core."""
 _FOREIGN = 0.2
-"""Cores with other programs that are worth a word."""
+"""Other programs are mentioned when they keep this many cores busy."""
 _WAITING = 0.2
-"""Part of the time without a closure from which workers wait for the chief."""
+"""Workers without a closure for this part of the time wait for the chief."""
 _UNEVEN = 1.2
 
 
@@ -28,10 +31,10 @@ class Task:
         job: "ps", "worker" or "chief".
         index: its number in the job.
         host: the machine it runs on.
-        used: cores it kept busy: CPU seconds a second.
+        used: cores it kept busy, in CPU seconds per second.
         cores: cores it may use at most.
         host_cores: cores of its machine.
-        host_idle: part of the time in which a core of its machine, on average, did nothing for anybody.
+        host_idle: part of the time that an average core of its machine was idle, 0 to 1.
     """
 
     job: str
@@ -44,19 +47,19 @@ class Task:
 
     @property
     def busy(self) -> float:
-        """Part of what it may use, 0 to 1 or a little above."""
+        """Part of its cores that it kept busy, 0 to 1 or a little above."""
         return self.used / self.cores
 
 
 @dataclasses.dataclass(frozen=True)
 class Watched:
-    """What was seen.
+    """Measurements of a cluster over some steps.
 
     Args:
-        steps: how many were done meanwhile.
-        seconds: how long that took.
+        steps: steps that were done.
+        seconds: time they took.
         tasks: the chief, and the servers and workers whose CPU time could be read.
-        waiting: part of the time in which a worker, on average, had no closure to run.
+        waiting: part of the time that an average worker had no closure to run, 0 to 1.
         fed: whether the chief reads the batches.
     """
 
@@ -72,7 +75,7 @@ class Watched:
 
 
 def together(parts: Sequence[Watched]) -> Watched:
-    """Several watches of one cluster as one, of the tasks that were seen in all of them."""
+    """Combines several measurements of one cluster, for the tasks that are in all of them."""
     if len(parts) == 1:
         return parts[0]
     seconds = sum(part.seconds for part in parts)
@@ -93,18 +96,19 @@ def together(parts: Sequence[Watched]) -> Watched:
 
 
 class Verdict(NamedTuple):
-    """limit: what sets the pace. advice: one line for the log: why, and what to change."""
+    """What sets the pace (`limit`), and a line for the log that says why and what to change (`advice`)."""
 
     limit: Limit
     advice: str
 
 
 def judge(watched: Watched) -> Verdict:
-    """Says what limits the steps that were watched.
+    """Says what limited the steps that were measured.
 
-    The first that holds: a machine that several tasks share is full, and who uses most of it is named; the chief's one
-    core of Python is; the busiest server is; workers wait for closures; workers are busy; nobody is, and steps wait for
-    messages. Where the CPU time of servers or workers could not be read, that is said.
+    The first rule that holds decides: (1) a machine that several tasks share is full, and the job that uses most of it
+    is named; (2) the chief's one core of Python is busy; (3) the busiest server is; (4) workers wait for closures;
+    (5) workers are busy; (6) nobody is busy, so steps wait for messages. The advice says so where the CPU times of
+    servers or workers could not be read.
     """
     limit, why = (
         _full_host(watched) or _chief(watched) or _servers(watched) or _starved(watched) or _workers(watched)
@@ -129,6 +133,7 @@ def _full_host(watched: Watched) -> _Found:
     for host in dict.fromkeys(task.host for task in watched.tasks):
         there = [task for task in watched.tasks if task.host == host]
         used, cores = sum(task.used for task in there), there[0].host_cores
+        # What keeps the cores busy and is not ours: other programs of the machine.
         others = max(0.0, (1 - there[0].host_idle) * cores - used)
         full = used >= _FULL * cores or used + others >= _FULL * cores
         if used and full and (len(there) > 1 or others > _FOREIGN):
@@ -186,6 +191,7 @@ def _workers(watched: Watched) -> _Found:
         return None
     if not servers:
         return "workers", "Add workers. What the servers can bear is not known: their CPU time could not be read."
+    # How many times as many workers until the busiest server is at its limit.
     room = _BUSY / max(max(task.busy for task in servers), 0.01)
     return "workers", f"Add workers, or cores for each: the servers can bear about {min(room, 100):.0f} times as many."
 

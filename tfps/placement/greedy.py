@@ -1,7 +1,6 @@
-"""Greedy placement by several quantities at once, and the passes that mend what greed got wrong."""
+"""Greedy placement by several quantities at once, and passes of exchanges that improve on it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,16 +8,16 @@ from numpy.typing import NDArray
 from tfps.placement.loads import MEMORY, Demand, Loads
 
 _MAX_PASSES = 8
-"""Two to five are enough in practice; the limit only bounds the time."""
+"""Two to five passes are enough in practice; the limit only bounds the time."""
 _STANDING_OUT = 16
-"""Servers that are tried as one side of an exchange: the most loaded ones. More take time and gain nothing."""
+"""One side of an exchange is among this many of the most loaded servers. More take time and gain nothing."""
 _TINY = 1e-9
 _GAIN = 1e-6
-"""Of the unevenness, in which a server that carries the mean counts 1 a quantity: less is not worth a move."""
+"""An exchange must lower the unevenness by this much. A server with the mean load counts 1 a quantity in it."""
 
 
 def heaviest_first(demands: Sequence[Demand], weights: NDArray[np.float64]) -> list[int]:
-    """Indices of the variables, the one whose largest shard is the largest part of anything first."""
+    """Orders variables by their largest shard, measured as a part of the total of any quantity; heaviest first."""
     if not demands:
         return []
     total = np.maximum(np.concatenate(demands).sum(0), _TINY)
@@ -26,7 +25,7 @@ def heaviest_first(demands: Sequence[Demand], weights: NDArray[np.float64]) -> l
 
 
 def spread(demand: Demand, loads: Loads, weights: NDArray[np.float64]) -> list[int]:
-    """Shards of one variable, heaviest first, each to the server where it hurts least.
+    """Assigns the shards of one variable, heaviest first, each to the server with the least cost.
 
     Every quantity counts as a part of what all servers carry; the cost of a server is the weighted sum of (what is
     there) x (what comes), the growth of the sum of squares, so a shard avoids servers full of what it is made of.
@@ -52,7 +51,9 @@ def spread(demand: Demand, loads: Loads, weights: NDArray[np.float64]) -> list[i
 
 
 def mend(placed: list[list[int]], demands: Sequence[Demand], num_servers: int, weights: NDArray[np.float64]) -> None:
-    """Has pairs of servers exchange what they hold of a variable, be it nothing, until that evens nothing out any more.
+    """Lets pairs of servers exchange their shards of a variable until no exchange makes the servers more even.
+
+    A server that holds nothing of the variable may take part, so an exchange can also move a shard.
 
     Args:
         placed: the servers of each variable, changed in place.
@@ -64,6 +65,7 @@ def mend(placed: list[list[int]], demands: Sequence[Demand], num_servers: int, w
     for there, servers, demand in zip(held, placed, demands, strict=True):
         np.add.at(there, servers, demand)
     totals = np.sum(held, axis=0) if held else np.zeros((num_servers, len(weights)))
+    # The unevenness is a sum of (load / mean) ** 4, so the scale holds the fourth power of the mean.
     scale = weights / np.maximum(totals.mean(0), _TINY) ** 4
     order = heaviest_first(demands, weights)
     for _ in range(_MAX_PASSES):
@@ -72,14 +74,16 @@ def mend(placed: list[list[int]], demands: Sequence[Demand], num_servers: int, w
             return
 
 
-def _exchange(servers: list[int], held: NDArray[np.float64], totals: NDArray[np.float64], scale: Any) -> bool:
-    """Lets servers exchange shards of one variable, the pair that gains most first; whether any did.
+def _exchange(
+    servers: list[int], held: NDArray[np.float64], totals: NDArray[np.float64], scale: NDArray[np.float64]
+) -> bool:
+    """Lets servers exchange their shards of one variable, the pair that gains most first. Returns whether any did.
 
     Args:
         servers: of the shards, changed in place.
-        held: what the servers hold of the variable, [servers, QUANTITIES], changed in place.
-        totals: what they carry in all, changed in place.
-        scale: of the quantities in the measure of unevenness.
+        held: load of each server by this variable, [servers, QUANTITIES], changed in place.
+        totals: load of each server by all variables, [servers, QUANTITIES], changed in place.
+        scale: factor of each quantity in the unevenness, [QUANTITIES].
     """
     for turn in range(len(totals)):
         gain, one, other = _best_pair(held, totals, scale)
@@ -93,10 +97,13 @@ def _exchange(servers: list[int], held: NDArray[np.float64], totals: NDArray[np.
     return True
 
 
-def _best_pair(held: NDArray[np.float64], totals: NDArray[np.float64], scale: Any) -> tuple[float, int, int]:
-    """(gain, one server, another) of the exchange that evens out most; one of them is among those that stand out.
+def _best_pair(
+    held: NDArray[np.float64], totals: NDArray[np.float64], scale: NDArray[np.float64]
+) -> tuple[float, int, int]:
+    """Returns (gain, one server, the other) of the exchange that lowers the unevenness most.
 
-    Unevenness is the sum of fourth powers of load / mean: close to the maximum, but a step towards it already counts.
+    Unevenness is the sum of fourth powers of load / mean. It is close to the maximum, and unlike the maximum it falls
+    with every step in the right direction. One of the two servers is among the most loaded ones.
     """
     uneven = totals**4 @ scale
     out = np.argsort(-uneven, kind="stable")[:_STANDING_OUT]

@@ -1,4 +1,4 @@
-"""What shards ask and what servers carry, as numbers that balancers compare."""
+"""Demands of shards and loads of servers, as the numbers that balancers compare."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,16 +11,20 @@ from tfps.placement.model import Placement, placement_loads
 from tfps.placement.traffic import FLAT, STEEP, table_traffic
 
 Demand: TypeAlias = NDArray[np.float64]
-"""What each shard of a variable asks of a server, [shards, QUANTITIES], columns in the order of their names below."""
+"""The load that each shard of a variable puts on its server, [shards, QUANTITIES]; columns as named below."""
 
 MEMORY, FLAT_LOOKUPS, STEEP_LOOKUPS, ROWS, DENSE = range(QUANTITIES := 5)
-"""Bytes with slots; rows looked up a step, repeats counted, were few ids hot, and were some very hot; bytes of the rows
-that cross a step, each row once; bytes of dense variables. The last two are not one sum, as dense variables may cross
-less often than once a step."""
+"""The quantities, by column:
+
+- MEMORY: bytes with slots.
+- FLAT_LOOKUPS, STEEP_LOOKUPS: rows looked up a step, repeats counted, if ids are drawn evenly or very unevenly.
+- ROWS: bytes of the rows that cross in a step, each row once.
+- DENSE: bytes of dense variables. Not added to ROWS, because dense variables may cross less often than once a step.
+"""
 
 
 def demand_of(placement: Placement) -> Demand:
-    """What each shard of a placement asks, wherever it is, [shards, QUANTITIES]."""
+    """Returns the demand of each shard of a placement, whatever its server, [shards, QUANTITIES]."""
     loads = list(placement_loads(placement))
     demand = np.zeros((len(loads), QUANTITIES))
     demand[:, MEMORY] = [load.bytes_with_slots for load in loads]
@@ -34,7 +38,7 @@ def demand_of(placement: Placement) -> Demand:
 
 @dataclasses.dataclass
 class Loads:
-    """What the servers carry so far.
+    """The load of each server so far.
 
     Args:
         totals: [servers, QUANTITIES], columns as in `Demand`.

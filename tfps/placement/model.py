@@ -1,4 +1,4 @@
-"""A plan as a value: which server holds which rows of which variable. Print it, save it, compare it, then act on it."""
+"""A plan as a value: which server holds which rows of which variable. It can be printed, saved and compared."""
 
 import dataclasses
 import json
@@ -15,11 +15,18 @@ from tfps.types import is_integer
 __all__ = ["Placement", "Plan", "ServerLoad", "Shard", "VariableSpec"]
 
 _FORMAT = 1
+"""Version of the JSON text. A reader refuses another one by name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One part of a variable. server: index of the parameter server; index: of the shard; rows: rows it holds."""
+    """One part of a variable.
+
+    Args:
+        server: index of the parameter server that holds it.
+        index: position among the shards of the variable.
+        rows: rows it holds.
+    """
 
     server: int
     index: int
@@ -45,8 +52,8 @@ class Placement:
 
     def __post_init__(self) -> None:
         """Checks the shards against the routing and the shape."""
-        held = [shard.rows for shard in self.shards]
-        if [shard.index for shard in self.shards] != list(range(len(held))) or held != self._expected_rows():
+        rows = [shard.rows for shard in self.shards]
+        if [shard.index for shard in self.shards] != list(range(len(rows))) or rows != self._expected_rows():
             raise PlanError(
                 f"`shards` of variable {self.spec.name!r} must hold every row once, in order of index: rows "
                 f"{self._expected_rows()}. Received: {list(self.shards)}."
@@ -59,7 +66,7 @@ class Placement:
 
     @classmethod
     def on(cls, spec: VariableSpec, servers: Iterable[int], routing: Routing | None) -> "Placement":
-        """The placement of `spec` with shard i on the i-th of `servers`."""
+        """Makes the placement of `spec` with shard i on the i-th of `servers`."""
         rows = _rows_of(spec, routing)
         servers = list(servers)
         if len(servers) != len(rows):
@@ -71,7 +78,7 @@ class Placement:
 
 
 def _rows_of(spec: VariableSpec, routing: Routing | None) -> list[int]:
-    """Rows each shard has to hold."""
+    """Returns the number of rows that each shard must hold."""
     if routing is None:
         return [spec.rows]
     if routing.rows != spec.rows:
@@ -81,7 +88,7 @@ def _rows_of(spec: VariableSpec, routing: Routing | None) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class ServerLoad:
-    """What a plan asks of one server; `*_per_step` is for one step of one worker.
+    """The load of one server; `*_per_step` is for one step of one worker.
 
     Args:
         server: its index.
@@ -108,7 +115,7 @@ class ServerLoad:
 
 
 def placement_loads(placement: Placement) -> Iterator[ServerLoad]:
-    """What each shard of one placement asks of its server."""
+    """Yields the load that each shard of one placement puts on its server."""
     spec = placement.spec
     for index, shard in enumerate(placement.shards):
         load = ServerLoad(shard.server, shard.rows * spec.row_bytes, spec.bytes_of_rows(shard.rows))
@@ -183,7 +190,7 @@ class Plan:
             check_fits(planned[name], spec)
 
     def loads(self) -> tuple[ServerLoad, ...]:
-        """What the plan asks of each server, [num_servers]."""
+        """Returns the load of each server, [num_servers]."""
         totals = [ServerLoad(server) for server in range(self.num_servers)]
         for placement in self.placements:
             for load in placement_loads(placement):
@@ -191,19 +198,20 @@ class Plan:
         return tuple(totals)
 
     def table(self) -> str:
-        """The plan as a text table: a line a variable, then a line a server."""
-        from tfps.placement.report import plan_table  # report imports this module
+        """Returns the plan as a text table: a line for each variable, then a line for each server."""
+        # Imported here, because the report imports this module.
+        from tfps.placement.report import plan_table
 
         return plan_table(self)
 
     def to_json(self) -> str:
-        """The plan as JSON text; `from_json` gives an equal plan back."""
+        """Returns the plan as JSON text; `from_json` gives an equal plan back."""
         variables = [_placement_to_json(placement) for placement in self.placements]
         return json.dumps({"format": _FORMAT, "num_servers": self.num_servers, "variables": variables}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """The plan that `to_json` wrote.
+        """Reads the text that `to_json` wrote.
 
         Raises:
             PlanError: the text is not such a plan, or the plan breaks a rule.
@@ -234,7 +242,7 @@ class Plan:
 
 
 def check_fits(planned: VariableSpec, spec: VariableSpec) -> None:
-    """Checks that a planned variable is the one a model asks for: same shape, type and kind.
+    """Checks that a planned variable has the shape, type and kind of the model's.
 
     Raises:
         PlanError: it is not.

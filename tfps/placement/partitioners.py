@@ -1,14 +1,15 @@
-"""Into how many shards a table is split. A partitioner is asked before any balancer decides where the shards go.
+"""Partitioners: the rules that say into how many shards a table is split. A balancer then places the shards.
 
-Only tables are split. A step needs all of a dense variable, so a split one saves no traffic and makes every step wait
-for the slowest of several servers; biases and seed states that are split also break saving in Keras.
+Only tables are split. A step needs all of a dense variable, so splitting it saves no traffic and makes every step wait
+for the slowest of several servers. Split biases and seed states also break saving in Keras.
 """
 
 import dataclasses
 import inspect
 import math
 import sys
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, cast
 
 from tfps.errors import PlanError
 from tfps.placement.spec import VariableSpec
@@ -21,6 +22,10 @@ class Partitioner(Protocol):
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
         """Number of shards of `spec`."""
         ...
+
+
+AnyPartitioner: TypeAlias = Partitioner | Callable[..., Sequence[int]]
+"""One of ours, or one of TensorFlow's, which takes (shape, dtype) and returns the parts of each axis."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +52,7 @@ class MinBytes:
     """As many shards as there are servers, as long as each holds at least `min_shard_bytes`.
 
     Args:
-        min_shard_bytes: below it a shard costs more, in operations, than it spreads.
+        min_shard_bytes: a smaller shard costs more in operations than it saves in load.
         max_shards: upper limit; the number of servers where None.
     """
 
@@ -67,11 +72,11 @@ class MinBytes:
 
 @dataclasses.dataclass(frozen=True)
 class MaxBytes:
-    """As few shards as keep each at or below `max_shard_bytes`: for servers with little memory, or limits on a file.
+    """As few shards as keep each at or below `max_shard_bytes`, for servers with little memory or limits on a file.
 
     Args:
         max_shard_bytes: a shard of whole rows may pass it only where a single row does.
-        max_shards: upper limit, which then wins; none where None.
+        max_shards: upper limit, which wins over `max_shard_bytes`; None for no limit.
     """
 
     max_shard_bytes: int
@@ -91,13 +96,13 @@ class MaxBytes:
 
 @dataclasses.dataclass(frozen=True)
 class Auto:
-    """Large tables over all servers, one shard a server; middling ones over some; small ones whole.
+    """Large tables go over all servers, one shard a server; medium ones over some; small ones stay whole.
 
     Args:
-        min_shard_rows: rows a shard must have. A step asks each server once for all of its shards, so that one more
-            costs it microseconds; but a table that every example asks for and that stays whole is, with 26 tables on 8
-            servers, a third of a server's lookups, too coarse to even out.
-        min_shard_bytes: the same by memory: rows so wide that a few of them weigh this much are split too.
+        min_shard_rows: rows a shard must have. It can be small: a step sends each server one request for all of its
+            shards, so one more shard costs microseconds. A whole table that every example looks up would be too coarse
+            to balance: with 26 tables on 8 servers it is a third of the lookups of its server.
+        min_shard_bytes: a shard with fewer rows is allowed if it has this many bytes, for tables of very wide rows.
     """
 
     min_shard_rows: int = 32
@@ -116,14 +121,14 @@ class Auto:
 
 @dataclasses.dataclass(frozen=True)
 class FromTensorFlow:
-    """A partitioner of TensorFlow, such as `tf.distribute.experimental.partitioners.MinSizePartitioner`, as it is.
+    """Wraps a partitioner of TensorFlow, such as `tf.distribute.experimental.partitioners.MinSizePartitioner`.
 
     Args:
         partitioner: called with `shape` and `dtype`; returns the parts of each axis, of which only the first may be
             split, as [parts, 1, ...].
     """
 
-    partitioner: Any
+    partitioner: Callable[..., Sequence[int]]
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
         """Number of shards of `spec`."""
@@ -140,9 +145,9 @@ class FromTensorFlow:
 
 
 def _to_tensorflow(spec: VariableSpec) -> tuple[Any, Any]:
-    """Shape and type as TensorFlow's partitioners want them; they check for the very classes, so no stand-in will do.
+    """Returns shape and type as TensorFlow's own classes, which its partitioners check for.
 
-    Whoever holds such a partitioner has imported TensorFlow, so it is only looked up: planning does not import it.
+    A user who passes such a partitioner has imported TensorFlow, so it is only looked up. Planning never imports it.
     """
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:
@@ -150,8 +155,8 @@ def _to_tensorflow(spec: VariableSpec) -> tuple[Any, Any]:
     return tensorflow.TensorShape(spec.shape), tensorflow.as_dtype(spec.dtype)
 
 
-def as_partitioner(partitioner: Any) -> Partitioner:
-    """The given partitioner; one of TensorFlow's is wrapped, None stands for `Auto()`.
+def as_partitioner(partitioner: AnyPartitioner | None) -> Partitioner:
+    """Returns the given partitioner, wrapped if it is TensorFlow's; `Auto()` for None.
 
     Raises:
         PlanError: it is not a partitioner.
@@ -165,21 +170,21 @@ def as_partitioner(partitioner: Any) -> Partitioner:
     return _by_signature(partitioner)
 
 
-def _by_signature(partitioner: Any) -> Partitioner:
-    """Ours take (spec, num_servers), TensorFlow's (shape, dtype)."""
+def _by_signature(partitioner: AnyPartitioner) -> Partitioner:
+    """Tells partitioners apart by their arguments: ours take (spec, num_servers), TensorFlow's (shape, dtype)."""
     names = list(inspect.signature(partitioner).parameters)
     if "spec" in names and "num_servers" in names:
-        return partitioner
-    return FromTensorFlow(partitioner)
+        return cast(Partitioner, partitioner)
+    return FromTensorFlow(cast("Callable[..., Sequence[int]]", partitioner))
 
 
 def _clamp(shards: int, spec: VariableSpec, limit: int) -> int:
-    """1 for a dense variable; else `shards`, at least 1, at most `limit` and the rows there are."""
+    """Limits a number of shards to 1 .. min(limit, rows); it is 1 for a dense variable."""
     return max(1, min(shards, limit, spec.rows)) if spec.is_table else 1
 
 
-def _check_positive(partitioner: Any, name: str) -> None:
-    """Checks a field; an integer of numpy becomes one of Python, as JSON has no other."""
+def _check_positive(partitioner: Partitioner, name: str) -> None:
+    """Checks a field. An integer of numpy becomes one of Python, because JSON knows no other."""
     value = getattr(partitioner, name)
     if not is_integer(value) or value < 1:
         raise PlanError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")

@@ -1,16 +1,15 @@
-"""From variables to a plan: all at once, or one at a time as a model creates them."""
+"""Makes a plan for variables: for all of a model at once, or one at a time as the model creates them."""
 
 import dataclasses
 import operator
 import threading
 from collections.abc import Iterable
-from typing import Any
 
 from tfps.errors import PlanError
-from tfps.placement.balancers import as_balancer
+from tfps.placement.balancers import Balancer, as_balancer
 from tfps.placement.loads import Loads, demand_of
 from tfps.placement.model import Placement, Plan, check_fits
-from tfps.placement.partitioners import Partitioner, as_partitioner
+from tfps.placement.partitioners import AnyPartitioner, Partitioner, as_partitioner
 from tfps.placement.routing import Routing, RoutingKind
 from tfps.placement.spec import VariableSpec
 
@@ -18,8 +17,8 @@ from tfps.placement.spec import VariableSpec
 def plan(
     specs: Iterable[VariableSpec],
     num_servers: int,
-    partitioner: Any = None,
-    balancer: Any = None,
+    partitioner: AnyPartitioner | None = None,
+    balancer: Balancer | None = None,
     routing: RoutingKind = "hash",
 ) -> Plan:
     """Places all variables of a model, the heaviest first.
@@ -45,7 +44,7 @@ def plan(
 
 @dataclasses.dataclass(frozen=True)
 class Splitter:
-    """Decides shards and routing of a variable, before anyone decides on servers.
+    """Decides the shards and the routing of a variable. A balancer then decides on servers.
 
     Args:
         num_servers: parameter servers, at least 1.
@@ -61,25 +60,26 @@ class Splitter:
     routing: RoutingKind
 
     def __post_init__(self) -> None:
-        """Checks the fields, by the checks of what they are for."""
+        """Checks the fields by making a plan and a routing of them."""
         Plan(self.num_servers)
         Routing(self.routing, 1, 1)
 
     def split(self, spec: VariableSpec) -> Placement:
         """The shards of a variable, all on server 0."""
-        shards = operator.index(self.partitioner(spec, self.num_servers))  # of numpy: JSON has no such integer
+        # operator.index turns an integer of numpy into one of Python, because JSON knows no other.
+        shards = operator.index(self.partitioner(spec, self.num_servers))
         routing = Routing(self.routing, spec.rows, shards) if spec.is_table or shards > 1 else None
         return Placement.on(spec, [0] * shards, routing)
 
 
 class IncrementalPlacer:
-    """Places variables one at a time, in the order a model creates them; thread-safe.
+    """Places variables one at a time, in the order in which a model creates them. Any thread may call it.
 
     Args:
         num_servers: parameter servers, at least 1.
         partitioner: one of `tfps.placement.partitioners` or of TensorFlow; `Auto()` where None.
         balancer: one of `tfps.placement.balancers`; `GreedyBytesAndTraffic()` where None.
-        plan: a plan to follow; every variable then goes where it says, and one that it does not hold is an error.
+        plan: a plan to follow. Every variable then goes where the plan says; one that the plan lacks is an error.
         routing: how rows of a split table go to its shards, "div", "mod" or "hash".
 
     Raises:
@@ -89,8 +89,8 @@ class IncrementalPlacer:
     def __init__(
         self,
         num_servers: int,
-        partitioner: Any = None,
-        balancer: Any = None,
+        partitioner: AnyPartitioner | None = None,
+        balancer: Balancer | None = None,
         plan: Plan | None = None,
         routing: RoutingKind = "hash",
     ) -> None:
@@ -102,7 +102,8 @@ class IncrementalPlacer:
             raise PlanError(f"`plan` must be for {num_servers} servers. Received: one for {plan.num_servers}.")
         self._balancer = as_balancer(balancer)
         self._follow = None if plan is None else {placement.spec.name: placement for placement in plan}
-        self._lock = threading.Lock()  # guards the two below
+        # Guards the loads and the placements below.
+        self._lock = threading.Lock()
         self._loads = Loads.none(num_servers)
         self._placed: dict[str, Placement] = {}
 
@@ -113,7 +114,7 @@ class IncrementalPlacer:
             return Plan(self._splitter.num_servers, tuple(self._placed.values()))
 
     def plans(self, name: str) -> bool:
-        """Whether it follows a plan that holds a variable of this name."""
+        """Returns whether a plan is followed that holds a variable of this name."""
         return self._follow is not None and name in self._follow
 
     def place(self, spec: VariableSpec) -> Placement:
@@ -126,7 +127,7 @@ class IncrementalPlacer:
             return self._record(self._planned(spec) if self._follow is not None else self._balanced(spec))
 
     def place_like(self, spec: VariableSpec, other: Placement) -> Placement:
-        """Places a variable of the same rows, such as an optimizer slot, row for row beside another one.
+        """Places a variable row for row beside another one with as many rows, as an optimizer slot beside its table.
 
         Raises:
             PlanError: the name was placed before, or `spec` has not the rows of `other`.

@@ -1,11 +1,15 @@
 """A plan as a picture. Needs matplotlib: `pip install tfps[plot]`."""
 
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tfps.errors import LibraryError
 from tfps.placement.model import Plan, ServerLoad, placement_loads
 from tfps.placement.report import largest_to_mean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _PANELS = (
     ("memory with slots, MB", "bytes_with_slots", 1e6),
@@ -13,11 +17,11 @@ _PANELS = (
     ("dense bytes a step, kB", "dense_bytes_per_step", 1e3),
 )
 _NAMED = 9
-"""Variables with a colour of their own; the rest share a grey."""
+"""Variables that get a colour of their own; all others are grey."""
 
 
 def draw(plan: Plan, path: str | pathlib.Path) -> None:
-    """Writes a picture of the plan: for each server what it holds, serves and sends, by variable.
+    """Writes a picture of the plan: memory, rows looked up and dense bytes of each server, by variable.
 
     Args:
         plan: the plan.
@@ -37,16 +41,17 @@ def draw(plan: Plan, path: str | pathlib.Path) -> None:
     figure.savefig(path)
 
 
-def _figure_class() -> Any:
+def _figure_class() -> "type[Figure]":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise LibraryError("drawing a plan needs matplotlib, not found: pip install 'tfps[plot]'.") from error
-    return Figure  # not pyplot: no window, no global state
+    # Not pyplot, which opens windows and keeps global state.
+    return Figure
 
 
 def _largest_names(plan: Plan) -> list[str]:
-    """The variables that fill the servers most."""
+    """Returns the names of the variables that need most memory."""
     by_size = sorted(plan, key=lambda placement: -placement.spec.bytes_with_slots)
     return [placement.spec.name for placement in by_size[:_NAMED]]
 
@@ -56,7 +61,7 @@ def _totals(plan: Plan, field: str) -> list[float]:
 
 
 def _parts_by_field(plan: Plan) -> dict[str, dict[str, list[float]]]:
-    """For each panel: for each named variable, and "others", what it adds to each server, [num_servers]."""
+    """Returns by panel, then by variable (or "others"), what it adds to each server, [num_servers]."""
     names = [*_largest_names(plan), "others"]
     parts = {field: {name: [0.0] * plan.num_servers for name in names} for _, field, _ in _PANELS}
     for placement in plan:
@@ -71,7 +76,7 @@ def _add(parts: dict[str, dict[str, list[float]]], name: str, load: ServerLoad) 
         by_name[name][load.server] += getattr(load, field)
 
 
-def _draw_panel(axes: Any, plan: Plan, by_name: dict[str, list[float]], unit: float) -> None:
+def _draw_panel(axes: "Axes", plan: Plan, by_name: dict[str, list[float]], unit: float) -> None:
     left = [0.0] * plan.num_servers
     for index, (name, values) in enumerate(by_name.items()):
         scaled = [value / unit for value in values]
@@ -82,7 +87,7 @@ def _draw_panel(axes: Any, plan: Plan, by_name: dict[str, list[float]], unit: fl
     axes.tick_params(labelsize=8)
 
 
-def _draw_legend(figure: Any, names: list[str]) -> None:
+def _draw_legend(figure: "Figure", names: list[str]) -> None:
     handles, _ = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, [*names, "others"], loc="outside lower center", ncols=4, fontsize=7)
 

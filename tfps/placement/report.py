@@ -1,4 +1,4 @@
-"""A plan in words: tables to read, a line to log, and what differs between two plans."""
+"""A plan as text: a table to read, a line to log, and the differences between two plans."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,13 +8,13 @@ from tfps.placement.text import columns, human_bytes, ranges
 
 
 def plan_table(plan: Plan) -> str:
-    """The plan as text: a line a variable, then a line a server, then how even the servers are."""
+    """Returns a line for each variable, a line for each server, and how even the servers are."""
     variables = [("variable", "shape", "bytes", "slots", "split", "servers"), *map(_variable_row, plan)]
     return "\n".join([*columns(variables), "", *columns(_server_rows(plan.loads()))])
 
 
 def summary(plan: Plan) -> str:
-    """One sentence on what servers hold, and how evenly."""
+    """Returns one sentence on what the servers hold, and how evenly."""
     loads = plan.loads()
     memory = sum(load.bytes_with_slots for load in loads)
     even = largest_to_mean([load.bytes_with_slots for load in loads])
@@ -26,7 +26,7 @@ def summary(plan: Plan) -> str:
 
 
 def compare(before: Plan, after: Plan) -> str:
-    """What differs between two plans, a line a variable and a line a total; one line if nothing does."""
+    """Returns the differences between two plans, a line each; one line if there are none."""
     if before == after:
         return "The plans are equal."
     old = {placement.spec.name: placement for placement in before}
@@ -42,7 +42,7 @@ def compare(before: Plan, after: Plan) -> str:
 
 
 def largest_to_mean(values: Iterable[float]) -> float:
-    """How uneven servers are: 1.0 is even, the number of servers is all on one; 1.0 too where there is nothing."""
+    """Returns largest / mean: 1.0 if the servers are even (or empty), their number if one has all."""
     values = list(values)
     total = sum(values)
     return max(values) * len(values) / total if total else 1.0

@@ -1,4 +1,4 @@
-"""What the planner knows of one variable."""
+"""The description of one variable: all that the planner knows of it."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from tfps.errors import PlanError
 from tfps.types import Shape, is_integer
 
 _NARROW_BYTES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "int4": 1, "uint4": 1}
-"""Types that Keras and TensorFlow have and numpy has not."""
+"""Types that Keras and TensorFlow have and numpy lacks."""
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -32,7 +32,7 @@ def dtype_bytes(dtype: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class VariableSpec:
-    """One variable of a model, described and not created.
+    """Describes one variable of a model without creating it.
 
     Args:
         name: unique within a model, such as "ctr/embedding/embeddings".
@@ -58,7 +58,7 @@ class VariableSpec:
     row_slots: int = 0
 
     def __post_init__(self) -> None:
-        """Checks the fields; a list given as `shape` becomes a tuple, numbers of numpy those of Python, for JSON."""
+        """Checks the fields. A list as `shape` becomes a tuple, and numbers of numpy become Python's, for JSON."""
         if not isinstance(self.name, str) or not self.name:
             raise PlanError(f"`name` must be a text that is not empty. Received: {self.name!r}.")
         if not isinstance(self.shape, Iterable):
@@ -96,16 +96,16 @@ class VariableSpec:
 
     @property
     def bytes_with_slots(self) -> int:
-        """Bytes that a server has to hold for it: the variable and its slots."""
+        """Bytes of the variable and its slots, which its servers must hold."""
         return self.bytes_of_rows(self.rows)
 
     def bytes_of_rows(self, rows: int) -> int:
-        """Bytes that a server has to hold for some of the rows and their slots."""
+        """Bytes of some of the rows and their slots."""
         return rows * (self.row_bytes * (1 + self.slots) + dtype_bytes(self.dtype) * self.row_slots)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row without slots, what a lookup of one id moves."""
+        """Bytes of one row without slots; a lookup of one id moves this much."""
         return math.prod(self.shape[1:]) * dtype_bytes(self.dtype)
 
     def _refuse(self, field: str, rule: str, received: object) -> None:

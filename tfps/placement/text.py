@@ -1,4 +1,4 @@
-"""Numbers and columns as people read them."""
+"""Formats bytes, runs of numbers and columns for people to read."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,9 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def human_bytes(value: float) -> str:
-    """Bytes with a unit and three figures, decimal: 64000064 -> "64.0 MB"."""
+    """Formats bytes with a decimal unit: 64000064 -> "64.0 MB"."""
     for unit in _UNITS:
+        # Rounded first: 999.96 kB would print as "1000.0 kB".
         if round(value, 1) < 1000 or unit == _UNITS[-1]:
             break
         value /= 1000
@@ -15,7 +16,7 @@ def human_bytes(value: float) -> str:
 
 
 def ranges(values: Sequence[int]) -> str:
-    """Sorted numbers with runs joined: [3, 0, 1, 2, 7] -> "0-3 7"."""
+    """Formats numbers in order, runs as ranges: [3, 0, 1, 2, 7] -> "0-3 7"."""
     runs: list[list[int]] = []
     for value in sorted(set(values)):
         if runs and runs[-1][1] == value - 1:
@@ -26,7 +27,7 @@ def ranges(values: Sequence[int]) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right, two spaces between."""
+    """Aligns cells into lines: the first column to the left, the others to the right, two spaces between."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.rjust(width) if index else cell.ljust(width) for index, (cell, width) in enumerate(cells))

@@ -1,46 +1,42 @@
 """`ParameterServerStrategy`: the scope around unchanged Keras code.
 
-Threading: made and used by the chief's main thread, as every `tf.distribute.Strategy`. Ownership: it starts the
-embedded cluster where there is no TF_CONFIG; that ends with `close` or with the process. Cost: about one import of
-TensorFlow, in other processes.
+Threading: made and used by the chief's main thread, as every `tf.distribute.Strategy`. Ownership: it ends its cluster
+and its threads (see `tfps.cluster.connection`). Cost: the first embedded cluster of a program about one import of
+TensorFlow, in other processes; those after it a fraction of a second.
 """
 
 import contextlib
-import dataclasses
-import logging
-import numbers
+import functools
 import weakref
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.distribute import (
-    distribute_lib,  # how to leave a replica is not public
-    parameter_server_strategy_v2,  # the extended class is not public
-)
+from tensorflow.python.distribute import distribute_lib  # how to leave a replica is not public
 
-from tfps import jobs, step
+from tfps import jobs
 from tfps.cluster import devices
+from tfps.cluster.connection import Connection, connect, reconnect_tensorflow
 from tfps.cluster.faults import translate, translated
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.reach import wait_for_servers
 from tfps.cluster.server import serve
+from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import TaskConfig, from_environment
 from tfps.embedding.table import Table
-from tfps.errors import ConfigError
 from tfps.inputs.worker_input import Iterators, WorkerInput
 from tfps.ops import library
 from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
-from tfps.placement.planner import IncrementalPlacer
 from tfps.placement.spec import VariableSpec
 from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
-from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table
-from tfps.strategy.variables import DenseVariable
-from tfps.types import is_integer
-
-_LOG = logging.getLogger("tfps")
+from tfps.strategy.arguments import Arguments
+from tfps.strategy.creation import Recipe
+from tfps.strategy.extended import Extended
+from tfps.strategy.variable_factory import VariableFactory
+from tfps.strategy.variables import DenseVariable, SumVariable
 
 
 class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
@@ -48,7 +44,11 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     Which cluster: with TF_CONFIG set, the one it describes (a `worker` or `ps` task serves until the chief is done and
     then ends the process with status 0; the `chief` goes on). Without it, `cluster`, or one server and two workers on
-    this machine.
+    this machine. Those end with the strategy: at `close`, at the end of its `with` block, when nobody holds it or
+    anything made under it any more, at the latest with the process.
+
+    A program has one strategy at a time, as TensorFlow can be connected to one cluster at a time. A newer one ends the
+    one before it: what was made under that raises `ClusterError`.
 
     Args:
         cluster: a `tfps.LocalCluster`; not allowed together with TF_CONFIG.
@@ -69,13 +69,13 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
-        ClusterError: a task did not come up; it is named with the tail of its log.
+        ClusterError: a task did not come up; it is named with the tail of its log. What was started is stopped.
 
     Example:
-        >>> strategy = tfps.ParameterServerStrategy()  # doctest: +SKIP
-        >>> with strategy.scope():  # doctest: +SKIP
-        ...     ids = keras.Input((), dtype="int64")
-        ...     model = keras.Sequential([ids, keras.layers.Embedding(1_000_000, 16), keras.layers.Dense(1)])
+        >>> with tfps.ParameterServerStrategy() as strategy:  # doctest: +SKIP
+        ...     with strategy.scope():
+        ...         ids = keras.Input((), dtype="int64")
+        ...         model = keras.Sequential([ids, keras.layers.Embedding(1_000_000, 16), keras.layers.Dense(1)])
     """
 
     run_in_step: Callable[..., Any] | None = None
@@ -85,62 +85,90 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self,
         cluster: LocalCluster | None = None,
         *,
-        variable_partitioner: Any = None,
+        variable_partitioner: Callable[..., Any] | None = None,
         plan: Plan | None = None,
         dense_exchange_every: int | None = None,
         overlap_dense_exchange: bool = False,
         prefetch_lookups: bool = False,
         closure_timeout_s: float = 600.0,
     ) -> None:
-        if not (dense_exchange_every is None or (is_integer(dense_exchange_every) and dense_exchange_every >= 1)):
-            raise ConfigError(
-                "`dense_exchange_every` must be an integer of at least 1, or None for the default. "
-                f"Received: {dense_exchange_every!r}."
-            )
-        _check_positive("closure_timeout_s", closure_timeout_s)
+        arguments = Arguments(
+            cluster=cluster,
+            variable_partitioner=variable_partitioner,
+            plan=plan,
+            dense_exchange_every=dense_exchange_every,
+            overlap_dense_exchange=overlap_dense_exchange,
+            prefetch_lookups=prefetch_lookups,
+            closure_timeout_s=closure_timeout_s,
+        )
         config = from_environment()
-        if config is not None and cluster is not None:
-            raise ConfigError(
-                "`cluster` must not be given where TF_CONFIG is set: TF_CONFIG already says where the cluster is."
-            )
-        if not isinstance(cluster, LocalCluster | None):
-            raise ConfigError(
-                "`cluster` must be a tfps.LocalCluster, or None for the default or where TF_CONFIG says where the "
-                f"cluster is. Received: {cluster!r}."
-            )
+        arguments.check_against(config)
         library.load()  # built for another TensorFlow: said here, and not by servers that do not come up
-        self.cluster, num_ps = None, config.cluster.num_ps if config is not None else 0
         if config is None:
-            self.cluster = cluster or LocalCluster()
+            self.cluster: LocalCluster | None = arguments.cluster or LocalCluster()
             num_ps = self.cluster.num_ps
-        self._placer = IncrementalPlacer(num_ps, variable_partitioner, plan=plan)  # checks both of them
-        self._bookkeeping = self._placer if plan is None else IncrementalPlacer(num_ps)
-        spec = self._start(config)
-        self._faulty = self.cluster or spec
-        with translated(self._faulty):
-            super().__init__(_resolver(spec))
-        self._losses = Losses(self.num_workers, self._faulty)
-        self._slot_of: Any = None
-        self._names: dict[str, int] = {}
-        self._dense: list[weakref.ref[DenseVariable]] = []
-        self.iterators = Iterators(self)
+        else:
+            self.cluster, num_ps = None, config.cluster.num_ps
+        self.factory = VariableFactory(num_ps, arguments.variable_partitioner, arguments.plan)  # checks both of them
+        self.connection = self._start(config)
+        self._losses = Losses(self.num_workers, self.connection.cluster)
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
-        self.dense_exchange_every = dense_exchange_every or default_exchange_every(self.num_workers)
-        self.overlap_dense_exchange = bool(overlap_dense_exchange)
-        self.prefetch_lookups = bool(prefetch_lookups)
-        self.closure_timeout_s = closure_timeout_s
-        self._extended.__class__ = _Extended  # TensorFlow makes it and leaves no way to name another class
+        self.iterators = Iterators(self)
+        self.dense_exchange_every = arguments.dense_exchange_every or default_exchange_every(self.num_workers)
+        self.overlap_dense_exchange = arguments.overlap_dense_exchange
+        self.prefetch_lookups = arguments.prefetch_lookups
+        self.closure_timeout_s = arguments.closure_timeout_s
+        self._extended.__class__ = Extended  # TensorFlow makes it and leaves no way to name another class
 
-    def _start(self, config: TaskConfig | None) -> Any:
-        if config is None:
-            assert self.cluster is not None
+    # The cluster: its start and its end.
+
+    def _start(self, config: TaskConfig | None) -> Connection:
+        """Brings the cluster up and connects to it; a server of TF_CONFIG does not return."""
+        if config is not None:
+            if config.task_type != jobs.CHIEF:
+                serve(config)
+            wait_for_servers(config.cluster)
+            return self._connect(config.cluster, config.cluster)
+        assert self.cluster is not None
+        was_up = bool(self.cluster.tasks)
+        try:
             self.cluster.start()
-            return self.cluster.spec
-        if config.task_type != jobs.CHIEF:
-            serve(config)
-        wait_for_servers(config.cluster)
-        return config.cluster
+            return self._connect(self.cluster, self.cluster.spec)
+        except BaseException:
+            if not was_up:  # what this call started must not stay, whatever went wrong
+                self.cluster.stop()
+            raise
+
+    def _connect(self, cluster: LocalCluster | ClusterSpec, spec: ClusterSpec) -> Connection:
+        with translated(cluster):
+            make = functools.partial(super().__init__, _resolver(spec))
+            return connect(cluster, make)
+
+    def _connect_to_cluster(self, coordinator_name: str) -> None:
+        """What TensorFlow's constructor calls to connect; only the first connection of a program is made its way."""
+        tasks = self._cluster_resolver.cluster_spec().as_dict()
+        if reconnect_tensorflow(ClusterSpec(worker=tuple(tasks[jobs.WORKER]), ps=tuple(tasks[jobs.PS]))):
+            self._num_workers, self._num_ps = len(tasks[jobs.WORKER]), len(tasks[jobs.PS])
+        else:
+            super()._connect_to_cluster(coordinator_name)
+
+    def close(self) -> None:
+        """Ends the strategy and its embedded cluster; what was made under it raises `ClusterError` from now on."""
+        self.connection.end("`close()` was called")
+
+    def __enter__(self) -> "ParameterServerStrategy":
+        """Itself. The variables of a model are made in its `scope`, as always."""
+        self.connection.check()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the strategy."""
+        self.connection.end("its `with` block ended")
+
+    # Tasks and what runs on them.
 
     @property
     def num_servers(self) -> int:
@@ -154,11 +182,12 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     @property
     def worker_devices(self) -> list[str]:
-        """One device a worker."""
+        """The compute device of each worker."""
         return [devices.Worker(index).compute_device for index in range(self.num_workers)]
 
     def check(self) -> None:
-        """Raises `TaskDiedError` if a parameter server of the embedded cluster has ended, or its last worker."""
+        """Raises if the strategy has ended, a parameter server of the embedded cluster has died, or its last worker."""
+        self.connection.check()
         self._losses.check()
 
     def host_of(self, shard: int) -> int:
@@ -168,37 +197,42 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     @property
     def pool(self) -> WorkerPool:
         """Runs closures on the workers."""
+        self.connection.check()
         if self._pool is None:
-            self._pool = WorkerPool(self.worker_devices, self._losses.translate, self.check)
+            self._pool = self._make_pool(self.worker_devices, self._losses.translate)
         return self._pool
 
     @property
     def server_pool(self) -> WorkerPool:
         """Runs functions whose parts go to all servers; the chief leads them, as servers do not know each other."""
+        self.connection.check()
         if self._server_pool is None:
-            leads = [devices.CHIEF]
-            self._server_pool = WorkerPool(leads, lambda _, error: translate(error, self._faulty), self.check)
+            cluster = self.connection.cluster
+            self._server_pool = self._make_pool([devices.CHIEF], lambda _, error: translate(error, cluster))
         return self._server_pool
 
-    def close(self) -> None:
-        """Ends the embedded cluster; nothing made in the scope can be used after it.
+    def _make_pool(self, leads: list[str], translate_error: Callable[[int, Exception], Exception]) -> WorkerPool:
+        # Its threads hold what they are given: the strategy itself would never be collected.
+        check = functools.partial(_check, weakref.ref(self.connection), self._losses)
+        pool = WorkerPool(leads, translate_error, check)
+        self.connection.add_pool(pool.close)
+        return pool
 
-        Without it the cluster ends with the process.
-        """
-        for pool in (self._pool, self._server_pool):
-            if pool is not None:
-                pool.close()
-        if self.cluster is not None:
-            self.cluster.stop()
-
-    def share_batches(self, dataset: Any) -> WorkerInput:
-        """Shares a dataset of batches between the workers: each batch goes to one of them."""
+    def share_batches(self, dataset: tf.data.Dataset) -> WorkerInput:
+        """Divides a dataset of batches between the workers: each batch goes to one of them."""
+        self.connection.check()
         return WorkerInput(dataset, self.worker_devices, owner=self)
 
-    @property
-    def plan(self) -> Plan:
-        """Where every variable made so far lives."""
-        return self._placer.plan
+    # Variables.
+
+    def scope(self) -> contextlib.AbstractContextManager["ParameterServerStrategy"]:
+        """Variables made inside live on the parameter servers.
+
+        Raises:
+            ClusterError: the strategy has ended.
+        """
+        self.connection.check()
+        return super().scope()
 
     @contextlib.contextmanager
     def outside_steps(self) -> Iterator[None]:
@@ -214,91 +248,36 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             finally:
                 distribute_lib._pop_per_thread_mode()
 
-    @contextlib.contextmanager
-    def slots_of(self, variable: Any) -> Iterator[None]:
-        """Variables made inside are optimizer slots of `variable` and lie beside it, row for row."""
-        before, self._slot_of = self._slot_of, variable
-        try:
-            yield
-        finally:
-            self._slot_of = before
-
-    def create(self, spec: VariableSpec, recipe: Recipe, *, summed: bool = False) -> Any:
-        """Creates a variable where the plan says.
-
-        Args:
-            spec: the variable; a name that was used before gets a number.
-            recipe: its first value.
-            summed: whether it is the state of a metric, kept on the chief as a sum over the workers.
-
-        Returns:
-            A `Table`, a `DenseVariable` or a `SumVariable`.
-        """
-        if summed:
-            return create_sum(spec, recipe)
-        spec = dataclasses.replace(spec, name=self._unique(spec.name))
-        beside = self._slot_of.placement if isinstance(self._slot_of, Table | DenseVariable) else None
-        # A slot has the shape of its variable, or one number for each row of it.
-        if beside is not None and spec.shape in (beside.spec.shape, (*beside.spec.shape[:1], 1)):
-            spec = dataclasses.replace(spec, is_table=isinstance(self._slot_of, Table))
-            placement = self._placer.place_like(spec, beside)
-        else:
-            placement = self._placer_of(spec, recipe).place(spec)
-        if spec.is_table:
-            return create_table(placement, recipe, spec.trainable)
-        variable = create_dense(placement, recipe, spec.trainable)
-        self._dense.append(weakref.ref(variable))
-        return variable
-
-    def _placer_of(self, spec: VariableSpec, recipe: Recipe) -> IncrementalPlacer:
-        """A plan need not hold bookkeeping, such as a counter of an optimizer; where it does it is followed."""
-        return self._bookkeeping if recipe.bookkeeping and not self._placer.plans(spec.name) else self._placer
+    @property
+    def plan(self) -> Plan:
+        """Where every variable made so far lives."""
+        return self.factory.plan
 
     @property
     def dense_variables(self) -> list[DenseVariable]:
         """The dense variables of all models made in the scope that are still in use."""
-        return [variable for variable in (reference() for reference in self._dense) if variable is not None]
+        return self.factory.dense_variables
 
-    def place_plain(self, request: dict[str, Any]) -> int:
-        """The server for a plain `tf.Variable`, from the arguments of its creator."""
-        value, dtype = request.get("initial_value"), request.get("dtype")
-        shape = request.get("shape")
-        if shape is None and not callable(value) and value is not None:
-            value = tf.convert_to_tensor(value, dtype)
-            shape, dtype = value.shape, value.dtype
-        known = shape is not None and tf.TensorShape(shape).is_fully_defined()
-        size = tuple(tf.TensorShape(shape).as_list()) if known else ()
-        spec = VariableSpec(
-            self._unique(request.get("name") or "Variable"), size, tf.as_dtype(dtype or tf.float32).name
-        )
-        return self._placer.place(spec).servers[0]
+    def slots_of(self, variable: object) -> contextlib.AbstractContextManager[None]:
+        """Variables made inside are optimizer slots of `variable` and lie beside it, row for row."""
+        return self.factory.slots_of(variable)
 
-    def _unique(self, name: str) -> str:
-        count = self._names.get(name, 0)
-        self._names[name] = count + 1
-        return f"{name}:{count}" if count else name
+    def create(
+        self, spec: VariableSpec, recipe: Recipe, *, summed: bool = False
+    ) -> Table | DenseVariable | SumVariable:
+        """Creates a variable where the plan says; see `VariableFactory.create`."""
+        self.connection.check()
+        return self.factory.create(spec, recipe, summed=summed)
 
 
-class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
-    """Places plain `tf.Variable`s, made by custom loops and by legacy Keras, by load instead of by count."""
-
-    def _call_for_each_replica(self, fn: Any, args: Any, kwargs: Any) -> Any:
-        strategy = self._container_strategy()
-        if strategy.run_in_step is not None and strategy.dense_variables and step.current() is None:
-            fn = strategy.run_in_step(fn)
-        return super()._call_for_each_replica(fn, args, kwargs)
-
-    def _create_variable_round_robin(self, next_creator: Any, **kwargs: Any) -> Any:
-        device = devices.server(self._container_strategy().place_plain(kwargs))
-        with tf.compat.v1.colocate_with(None, ignore_existing=True), tf.device(device):
-            return next_creator(**kwargs)
+def _check(connection: "weakref.ref[Connection]", losses: Losses) -> None:
+    """`ParameterServerStrategy.check` for threads, which must not hold the connection."""
+    held = connection()
+    if held is not None:
+        held.check()
+    losses.check()
 
 
-def _check_positive(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value > 0:
-        raise ConfigError(f"`{name}` must be a number above 0. Received: {value!r}.")
-
-
-def _resolver(spec: Any) -> Any:
+def _resolver(spec: ClusterSpec) -> tf.distribute.cluster_resolver.ClusterResolver:
     task = {"task_type": jobs.CHIEF, "task_id": 0} if spec.chief else {}
     return tf.distribute.cluster_resolver.SimpleClusterResolver(spec.resolver_spec(), rpc_layer="grpc", **task)

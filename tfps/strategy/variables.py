@@ -14,6 +14,8 @@ import tensorflow as tf
 from tensorflow.python.ops import resource_variable_ops  # the class tf.Variable makes is not public
 
 from tfps import step
+from tfps.cluster import connection, devices
+from tfps.cluster.faults import translated
 from tfps.placement.model import Placement
 
 _KEYS = itertools.count()
@@ -33,8 +35,12 @@ class StepVariable(resource_variable_ops.ResourceVariable):
 
     def __init__(self, initial_value: Any, *, name: str, dtype: Any, shape: Any, trainable: bool, device: str) -> None:
         self.key = next(_KEYS)
+        # The chief stays where it is whatever cluster it is connected to; what a server holds goes with that.
+        self._connection = None if device == devices.CHIEF else connection.current()
         with tf.device(device):
             super().__init__(initial_value, trainable=trainable, name=name, dtype=dtype, shape=shape)
+        if self._connection is not None:
+            self._connection.add_user(self)
 
     @property
     def trainable(self) -> bool:
@@ -54,8 +60,24 @@ class StepVariable(resource_variable_ops.ResourceVariable):
 
     @property
     def home_handle(self) -> Any:
-        """The resource on the server or the chief, wherever it is asked for."""
+        """The resource on the server or the chief, wherever it is asked for.
+
+        Raises:
+            ClusterError: the strategy that it was made under has ended.
+        """
+        if self._connection is not None:
+            self._connection.check()
         return self._handle
+
+    def release(self) -> None:
+        """Lets go of the resource, as the strategy that it was made under ends."""
+        self._handle = None
+
+    def _read_variable_op(self, no_copy: bool = False) -> tf.Tensor:
+        if self._connection is None or not tf.executing_eagerly():
+            return super()._read_variable_op(no_copy)
+        with translated(self._connection.cluster):
+            return super()._read_variable_op(no_copy)
 
     def _lazy_read(self, op: Any) -> Any:
         """Reads after an assignment go where the assignment went, not to `_handle`."""

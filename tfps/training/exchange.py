@@ -1,14 +1,18 @@
 """Dense variables between servers and a worker: pulled as one buffer a server, pushed back as one buffer of deltas.
 
-In between the worker works on copies of its own. What it pushes is `copy - pulled`, which the server adds, so that
-whatever the Keras optimizer did is kept and no other worker's push is lost. With one worker that is the value one
-process reaches (up to the rounding of one subtraction and one addition). Moving averages are no sums: see
+In between the worker works on copies of its own. It pushes `copy - pulled`, and the server adds that, so the update of
+the Keras optimizer counts, whatever it is, and no other worker's push is lost. With one worker the result is the value
+that one process reaches, up to the rounding of one subtraction and one addition. Moving averages do not add up: see
 `tfps.training.moving_averages`.
+
+Example: two workers pull 10.0; one moves its copy to 9.0 and pushes -1.0, the other moves its copy to 10.5 and pushes
+0.5; the server has 9.5, whoever comes first.
+Cost: one message a server each way, whatever the number of variables.
 """
 
 import functools
-from collections.abc import Collection, Hashable, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -16,62 +20,67 @@ from tfps.embedding.push_dedup import PUSH_ID_LANES, PushId
 from tfps.strategy.variables import DenseVariable, SeedVariable, StepVariable
 from tfps.training import moving_averages
 from tfps.training.lanes import lanes, pack, unpack
+from tfps.types import VariableKey
 
 _KEY_STEP = 104_729
-"""How far the keys of two workers' random generators are apart; worker 0 draws what one process would."""
+"""Distance between the keys of two workers' random generators; worker 0 draws what one process would."""
 
 _CAP = 1.5
-"""How far workers may move a value together, in windows of one of them; more learns faster, and diverges sooner."""
+"""How far workers may move a value together, as a multiple of one worker's delta; more learns faster, and diverges
+sooner.
+"""
 
 
-def local_copy(variable: StepVariable) -> Any:
+def local_copy(variable: StepVariable) -> tf.Tensor:
     """Handle of the worker's own copy: a resource of the worker's resource manager, found by name."""
     return tf.raw_ops.VarHandleOp(
         dtype=variable.dtype, shape=variable.shape, shared_name=f"tfps_copy_{variable.key}", name="local_copy"
     )
 
 
-def damping(delta: Any, others: Any, axis: int | None = None) -> Any:
-    """The share of a delta that is pushed where workers begin from one value and do not see each other's windows.
+def damping(delta: tf.Tensor, others: tf.Tensor, axis: int | None = None) -> tf.Tensor:
+    """The factor of a delta when it is pushed, where workers begin from one value and do not see each other's steps.
 
-    s = clip(1.5 - max(0, <delta, others>/<delta, delta>), 0, 1): all of it where nobody else moved the value, or moved
-    it elsewhere; less, the further others have already gone the same way, so that together they go one and a half times
-    as far as one of them alone, and do not overshoot by as many times as there are workers.
+    s = clip(1.5 - max(0, <delta, others>/<delta, delta>), 0, 1). The factor is 1 where nobody else moved the value, or
+    moved it in another direction. It is smaller the further others have already moved it in the same direction, so that
+    all workers together move it one and a half times as far as one of them alone, and do not overshoot by their number.
+
+    Example: delta = 2 and others = 2 give 0.5, so 1 is pushed and the value moves by 3 in all; others = 3 give 0.
 
     Args:
         delta: what this worker's window moved the value by.
-        others: what the server's value has moved by since the window began.
-        axis: of the elements that share one factor; all of them where None.
+        others: by how much others have moved the server's value since this worker pulled it.
+        axis: axis of the elements that have one factor together; all elements where None.
     """
     along = tf.reduce_sum(delta * others, axis, keepdims=True)
     length = tf.reduce_sum(delta * delta, axis, keepdims=True)
     return tf.clip_by_value(_CAP - tf.maximum(tf.math.divide_no_nan(along, length), 0.0), 0.0, 1.0)
 
 
-Values = dict[Hashable, Any]
+Values: TypeAlias = dict[VariableKey, tf.Tensor]
 """A tensor for each variable, by its key."""
 
 
 class Exchange:
-    """One pull and one push, traced into one closure; `fetch` to `send` are the parts of several.
+    """One pull and one push, traced into one closure; a closure of several uses their parts, `fetch` to `send`.
 
     Args:
-        variables: what crosses.
-        scales: by variable key, the share of its delta that is pushed; 1 where there is none.
+        variables: the variables that cross.
+        scales: by variable key, the factor of its delta when it is pushed; 1 where there is none.
         worker: number of the worker, an int64 scalar; random generators draw by it.
-        capped: keys of float variables whose share follows from what others have moved them by meanwhile.
+        capped: keys of float variables whose deltas are damped by what others have moved them meanwhile.
 
     Attributes:
-        pulled: what `pull` filled the copies with.
+        pulled: the values that `pull` filled the copies with.
         copies: handles of the worker's copies, by key.
     """
 
     def __init__(
         self,
         variables: Iterable[DenseVariable],
-        scales: Mapping[Hashable, float] | None = None,
-        worker: Any = 0,
-        capped: Collection[Hashable] = (),
+        scales: Mapping[VariableKey, float] | None = None,
+        worker: tf.Tensor | int = 0,
+        capped: Collection[VariableKey] = (),
     ) -> None:
         self._by_server: dict[str, list[DenseVariable]] = {}
         for variable in variables:
@@ -89,7 +98,7 @@ class Exchange:
         self.fill(self.pulled)
 
     def push(self, push_id: PushId | None = None) -> None:
-        """Adds what the copies have moved by to what the servers hold.
+        """Adds the deltas of the copies on the servers.
 
         Args:
             push_id: a server that has applied it ignores the push.
@@ -97,27 +106,29 @@ class Exchange:
         self.send(self.deltas(self.pulled), self.pulled, push_id)
 
     def fetch(self) -> Values:
-        """What the servers hold, by key; random generators as this worker draws."""
+        """Gets the values that the servers have; random generators with the key of this worker."""
         values: Values = {}
         for device, variables in self._by_server.items():
-            values |= self._held(device, variables)
+            values |= self._values_on(device, variables)
             for variable in variables:
+                # Without a key of its own, each worker would draw the same dropout masks.
                 if isinstance(variable, SeedVariable):
                     key = tf.stack([self._worker * _KEY_STEP, 0])
                     values[variable.key] += tf.cast(key, variable.dtype)
         return values
 
     def fill(self, values: Values) -> None:
-        """Makes the worker's copies what is given for each."""
+        """Assigns values to the worker's copies."""
         for variable in self._variables:
             tf.raw_ops.AssignVariableOp(resource=self.copies[variable.key], value=values[variable.key])
 
     def deltas(self, since: Values) -> Values:
-        """What the copies have moved by, as far as it is pushed; of a bool its value, of averages see there.
+        """Deltas of the copies, scaled; of a bool its value; of a moving average what is pushed of it.
 
         Args:
-            since: what they were filled with.
+            since: the values that the copies were filled with.
         """
+        # Averages come last: what is pushed of one follows from the delta of the counter of its steps.
         deltas: Values = {v.key: self._delta(v, since[v.key]) for v in self._variables if v.average is None}
         for v in self._variables:
             if moving_averages.is_average(v, deltas):
@@ -127,27 +138,28 @@ class Exchange:
         return deltas
 
     def sums(self, values: Values, deltas: Values) -> Values:
-        """Values and deltas added up; of a bool the delta, which is its value, of averages as the servers do it."""
+        """Adds deltas to values as the servers do it."""
         return {v.key: _sum(v, values[v.key], deltas) for v in self._variables}
 
     def send(self, deltas: Values, base: Values, push_id: PushId | None = None) -> Values:
-        """Adds deltas to what the servers hold; returns what was added.
+        """Adds deltas on the servers; returns what was added.
 
         Args:
             deltas: by key.
-            base: what the servers would hold if nobody else had pushed meanwhile.
+            base: the values that servers would have if nobody else had pushed meanwhile; read for capped variables.
             push_id: a server that has applied it ignores the push.
         """
         pushed: Values = {}
         for device, variables in self._by_server.items():
             of_server: Values = {v.key: deltas[v.key] for v in variables}
-            of_server |= self._shares(device, [v for v in variables if v.key in self._capped], deltas, base)
-            kept = {v.key: moving_averages.kept(v, deltas) for v in variables if moving_averages.is_average(v, deltas)}
-            parts = [tf.cast(part, tf.float32) for part in kept.values()]
-            buffer = pack([*of_server.values(), *parts, *([push_id.lanes()] if push_id else [])])
+            of_server |= self._damped(device, [v for v in variables if v.key in self._capped], deltas, base)
+            averages = [v for v in variables if moving_averages.is_average(v, deltas)]
+            factors = [tf.cast(moving_averages.keep_factor(v, deltas), tf.float32) for v in averages]
+            # The message: deltas in the order of the variables, factors in that of the averages, the id.
+            buffer = pack([*of_server.values(), *factors, *([push_id.lanes()] if push_id else [])])
             with tf.device(device):
                 arrived = tf.identity(buffer)
-                add = functools.partial(_add, variables, list(kept), arrived)
+                add = functools.partial(_add, variables, [v.key for v in averages], arrived)
                 if push_id:
                     push_id.ledger.apply_if_new(arrived[-PUSH_ID_LANES:], add)
                 else:
@@ -155,28 +167,29 @@ class Exchange:
             pushed |= of_server
         return pushed
 
-    def moved(self, variable: DenseVariable) -> Any:
-        """What a copy has moved by since the pull; of a bool its value."""
+    def moved(self, variable: DenseVariable) -> tf.Tensor:
+        """The delta of a copy since the pull; of a bool its value."""
         return self._delta(variable, self.pulled[variable.key])
 
-    def _held(self, device: str, variables: list[DenseVariable]) -> Values:
-        """What a server holds of some variables, by key."""
+    def _values_on(self, device: str, variables: list[DenseVariable]) -> Values:
+        """The values that a server has of some variables: one message."""
         with tf.device(device):
             buffer = pack([_read(v.home_handle, v) for v in variables])
         values = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
         return {v.key: value for v, value in zip(variables, values, strict=True)}
 
-    def _shares(self, device: str, variables: list[DenseVariable], deltas: Values, base: Values) -> Values:
-        """The shares of some deltas, after a look at what the server holds by now."""
+    def _damped(self, device: str, variables: list[DenseVariable], deltas: Values, base: Values) -> Values:
+        """Some deltas, damped by what others have moved the variables meanwhile: asks the server what it has now."""
         if not variables:
             return {}
+        # The later the server is asked, the more of the others' pushes count: not before the steps are done.
         with tf.control_dependencies([deltas[v.key] for v in variables]):
             read_after = tf.no_op()
         with tf.control_dependencies([read_after]):
-            now = self._held(device, variables)
+            now = self._values_on(device, variables)
         return {key: deltas[key] * damping(deltas[key], value - base[key]) for key, value in now.items()}
 
-    def _delta(self, variable: DenseVariable, before: Any) -> Any:
+    def _delta(self, variable: DenseVariable, before: tf.Tensor) -> tf.Tensor:
         now = _read(self.copies[variable.key], variable)
         if variable.dtype == tf.bool:
             return now
@@ -185,27 +198,27 @@ class Exchange:
         return delta if scale == 1.0 or not variable.dtype.is_floating else delta * tf.cast(scale, delta.dtype)
 
 
-def _sum(variable: DenseVariable, value: Any, deltas: Values) -> Any:
+def _sum(variable: DenseVariable, value: tf.Tensor, deltas: Values) -> tf.Tensor:
     if variable.dtype == tf.bool:
         return deltas[variable.key]
     if moving_averages.is_average(variable, deltas):
-        return moving_averages.moved(variable, value, deltas)
+        return moving_averages.composed(variable, value, deltas)
     return value + deltas[variable.key]
 
 
-def _add(variables: list[DenseVariable], of_averages: list[Hashable], buffer: Any) -> list[Any]:
-    """Adds a buffer of deltas to what a server holds; after them, in order, are the parts that averages keep."""
+def _add(variables: list[DenseVariable], averages: list[VariableKey], buffer: tf.Tensor) -> list[tf.Operation]:
+    """Adds the deltas of a message on a server; see `Exchange.send` for its layout."""
     sizes = sum(lanes(v.shape.num_elements(), v.dtype) for v in variables)
     deltas = unpack(buffer[:sizes], [v.shape for v in variables], [v.dtype for v in variables])
-    kept = {key: buffer[sizes + number] for number, key in enumerate(of_averages)}
+    factors = {key: buffer[sizes + number] for number, key in enumerate(averages)}
     added = [
         tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=delta)
         for variable, delta in zip(variables, deltas, strict=True)
-        if variable.dtype != tf.bool and variable.key not in kept
+        if variable.dtype != tf.bool and variable.key not in factors
     ]
     pushed = zip(variables, deltas, strict=True)
-    return added + moving_averages.move((v, delta, kept[v.key]) for v, delta in pushed if v.key in kept)
+    return added + moving_averages.compose((v, delta, factors[v.key]) for v, delta in pushed if v.key in factors)
 
 
-def _read(handle: Any, variable: StepVariable) -> Any:
+def _read(handle: tf.Tensor, variable: StepVariable) -> tf.Tensor:
     return tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype)

@@ -1,52 +1,68 @@
 """Lookups asked for before the forward pass: one request a server for all tables of a step, whatever the model.
 
-What ids a step asks for depends, in almost all models, on its inputs alone. So they can be had first: (1) record: trace
-the step in a graph that is thrown away, noting table and ids of each lookup; (2) lift: copy just the operations between
-the inputs and the ids into the real graph; (3) fetch all rows at once; (4) replay: trace the step for real, answering
-each lookup with its rows, in the same order. A lookup whose ids depend on anything else (the rows of another lookup,
-a random number, a variable, a branch or loop of the model) is served where the model asks for it.
+What ids a step asks for depends, in almost all models, on its inputs alone. So they can be had first:
+(1) record: trace the step in a graph that is thrown away, and take down the table and ids of each lookup;
+(2) lift: copy just the operations between the inputs and the ids into the real graph;
+(3) fetch all rows at once;
+(4) replay: trace the step for real, and answer each lookup with its rows, in the same order.
+A lookup whose ids depend on anything else (the rows of another lookup, a random number, a variable, a branch or loop of
+the model) is served where the model asks for it.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from tfps.embedding.lookup import LookupResult, fetch
+from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
+from tfps.types import Nest
 
 _PURE_THOUGH_STATEFUL = {"LookupTableFindV2"}
+"""Operations that TensorFlow calls stateful, and whose result follows from their inputs all the same."""
+
+Trace: TypeAlias = Callable[["Recorder", Nest], Nest]
+"""Traces a step over a batch, with a recorder as its lookups."""
 
 
 class DirectLookups:
     """Serves each lookup where the model asks for it: a request and an answer a server for each."""
 
-    def look_up(self, table: Any, ids: Any) -> LookupResult:
+    def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
         """Rows of `table` for `ids`."""
         return fetch([table], [ids])[0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recorded:
-    """One lookup of the recording: `ids` is None where they cannot be had before the forward pass."""
+    """One lookup of the recording.
 
-    table: Any
+    Args:
+        table: that is looked up.
+        ids: its ids in the graph of the recording; None where they cannot be had before the forward pass.
+    """
+
+    table: Table
     ids: Any
 
 
 class Recorder(DirectLookups):
-    """Notes the lookups of a step that is traced for nothing else.
+    """Takes down the lookups of a step that is traced for nothing else.
 
     Args:
         graph: the graph of the recording.
+
+    Attributes:
+        lookups: those so far, in order.
     """
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: tf.Graph) -> None:
         self.lookups: list[Recorded] = []
         self._graph = graph
 
-    def look_up(self, table: Any, ids: Any) -> LookupResult:
+    def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
         """Rows of `table` for `ids`, which nobody will evaluate."""
         ids = tf.convert_to_tensor(ids)
         self.lookups.append(Recorded(table, ids if ids.graph is self._graph and _is_pure(ids) else None))
@@ -61,18 +77,22 @@ class Replay(DirectLookups):
         tables: the table of each.
     """
 
-    def __init__(self, found: Sequence[LookupResult | None], tables: Sequence[Any]) -> None:
-        self._left = list(zip(found, tables, strict=True))
+    def __init__(self, found: Sequence[LookupResult | None], tables: Sequence[Table]) -> None:
+        self._remaining = list(zip(found, tables, strict=True))
 
-    def look_up(self, table: Any, ids: Any) -> LookupResult:
+    def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
         """Rows of `table` for `ids`."""
-        if not self._left or self._left[0][1] is not table:
+        # The answers are matched to lookups by their order alone, so the order must be that of the recording.
+        if not self._remaining or self._remaining[0][1] is not table:
             raise UnsupportedError(
                 "a step must look up the same tables in the same order whenever it is traced. "
-                f"Received: table {table.name!r}. Recorded: {self._left[0][1].name if self._left else None!r}."
+                f"Received: table {table.name!r}. Recorded: {self._next_name()!r}."
             )
-        found, _ = self._left.pop(0)
+        found, _ = self._remaining.pop(0)
         return super().look_up(table, ids) if found is None else found
+
+    def _next_name(self) -> str | None:
+        return self._remaining[0][1].name if self._remaining else None
 
 
 class Recording:
@@ -84,11 +104,11 @@ class Recording:
 
     Attributes:
         result: what `trace` returned, tensors that nobody can evaluate.
-        tables: of the lookups that can be asked for before the step, in order.
-        late: of those that cannot.
+        tables: the tables of lookups whose rows can be asked for before the step, in order; "early" lookups.
+        late_tables: the tables of the others.
     """
 
-    def __init__(self, trace: Callable[[Recorder, Any], Any], batch_spec: Any) -> None:
+    def __init__(self, trace: Trace, batch_spec: Nest) -> None:
         self._graph = tf.__internal__.FuncGraph("tfps_recorded_step")
         with self._graph.as_default():
             self._stand_in = tf.nest.map_structure(_placeholder, batch_spec, expand_composites=True)
@@ -97,12 +117,13 @@ class Recording:
         self._lookups = recorder.lookups
         self._early = [recorded for recorded in recorder.lookups if recorded.ids is not None]
         self.tables = [recorded.table for recorded in self._early]
-        self.late = [recorded.table for recorded in recorder.lookups if recorded.ids is None]
+        self.late_tables = [recorded.table for recorded in recorder.lookups if recorded.ids is None]
 
-    def ids(self, batch: Any) -> list[Any]:
-        """The ids that the early lookups of a step over `batch` ask for: just the operations that lead to them."""
+    def ids(self, batch: Nest) -> list[tf.Tensor]:
+        """Traces just the operations that lead to the ids of early lookups of a step over `batch`; returns the ids."""
+        # By name of the tensor in the recording: what stands for it in the current graph.
         known = {internal.name: external for external, internal in self._graph.captures}
-        # What is another for each worker, as the hash table of a lookup layer, is captured when the graph is called.
+        # What differs between workers, such as the hash table of a lookup layer, is captured when the graph is called.
         late = zip(self._graph.deferred_external_captures, self._graph.deferred_internal_captures, strict=True)
         known.update({internal.name: capture()[0] for capture, internal in late if isinstance(internal, tf.Tensor)})
         sources = tf.nest.flatten(self._stand_in, expand_composites=True)
@@ -115,11 +136,11 @@ class Recording:
         """Operations of the step."""
         return len(self._graph.get_operations())
 
-    def asked(self, examples: int | None) -> dict[str, int | None]:
-        """Ids that one step asks for, by table, repeats counted; None where batches differ in their number.
+    def ids_per_step(self, examples: int | None) -> dict[str, int | None]:
+        """Ids that one step looks up, by table, repeats counted; None where batches differ in their number.
 
         Args:
-            examples: of a batch, where they are known and not part of its shape; the last one may have fewer.
+            examples: examples of a batch, where that is known and no part of its shape; the last one may have fewer.
         """
         found: dict[str, int | None] = {}
         for recorded in self._lookups:
@@ -129,30 +150,37 @@ class Recording:
         return found
 
     @property
-    def shapes(self) -> list[Any]:
-        """Of the ids of the early lookups, as far as they are alike for all batches."""
+    def shapes(self) -> list[tf.TensorShape]:
+        """Static shapes of the ids of early lookups."""
         return [recorded.ids.shape for recorded in self._early]
 
-    def no_ids(self) -> list[Any]:
-        """Ids of the same kind for a step that will not be: none, or zeros where their number is fixed."""
+    def no_ids(self) -> list[tf.Tensor]:
+        """Ids of these shapes for a step that is not run: none, or zeros where the shape has a fixed number."""
         shapes = [[size or 0 for size in recorded.ids.shape] for recorded in self._early]
         return [tf.zeros(shape, recorded.ids.dtype) for shape, recorded in zip(shapes, self._early, strict=True)]
 
     def replay(self, found: Sequence[LookupResult]) -> DirectLookups:
         """Answers the lookups of a step with what was `found` for its `ids`."""
-        left = iter(found)
-        answers = [next(left) if recorded.ids is not None else None for recorded in self._lookups]
+        remaining = iter(found)
+        answers = [next(remaining) if recorded.ids is not None else None for recorded in self._lookups]
         return Replay(answers, [recorded.table for recorded in self._lookups])
 
-    def lookups(self, batch: Any) -> DirectLookups:
-        """What answers the lookups of a step over `batch`, after asking for all rows that can be known from it."""
+    def lookups(self, batch: Nest) -> DirectLookups:
+        """Asks for the rows of all early lookups of a step over `batch` at once; returns what answers its lookups."""
         if len(self.tables) < 2:
-            return DirectLookups()  # nothing to join
+            # One request a server either way: the copied operations would be traced for nothing.
+            return DirectLookups()
         return self.replay(fetch(self.tables, self.ids(batch)))
 
 
-def _copy(tensor: Any, known: dict[str, Any]) -> Any:
-    """A tensor of the recording in the current graph; `known` has by name what was copied, to begin with the inputs."""
+def _copy(tensor: tf.Tensor, known: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Copies a tensor of the recording, and what it follows from, into the current graph.
+
+    Args:
+        tensor: of the recording.
+        known: copies by name of their originals, to begin with those of the inputs; grows.
+    """
+    # Depth first, by a stack of its own: a long chain of operations would be too deep for Python's.
     waiting = [tensor]
     while waiting:
         inputs = [source for source in waiting[-1].op.inputs if source.name not in known]
@@ -170,24 +198,25 @@ def _copy(tensor: Any, known: dict[str, Any]) -> Any:
                 name=op.name,
             )
             for old, new in zip(op.outputs, copied.outputs, strict=True):
-                new.set_shape(old.shape)  # which not every operation can infer again, such as that of a lookup layer
+                # Not every operation can infer it again; that of a lookup layer cannot.
+                new.set_shape(old.shape)
                 known[old.name] = new
     return known[tensor.name]
 
 
-def _size(shape: Any, examples: int | None) -> int | None:
+def _size(shape: tf.TensorShape, examples: int | None) -> int | None:
     """Elements of a tensor whose first dimension, where it is not known, is that of the examples."""
     if shape.rank and shape[0] is None and examples is not None:
         shape = shape[1:].concatenate([examples])
     return None if shape.num_elements() is None else int(shape.num_elements())
 
 
-def _placeholder(tensor: Any) -> Any:
+def _placeholder(tensor: Nest) -> tf.Tensor:
     """A stand-in for one tensor or spec; a batch without labels or weights has None in their place."""
     return tf.compat.v1.placeholder(tensor.dtype, tensor.shape) if hasattr(tensor, "dtype") else None
 
 
-def _is_pure(tensor: Any) -> bool:
+def _is_pure(tensor: tf.Tensor) -> bool:
     """Whether a tensor follows from placeholders and constants by operations without state."""
     waiting, seen = [tensor.op], set()
     while waiting:
@@ -197,7 +226,8 @@ def _is_pure(tensor: Any) -> bool:
         seen.add(op)
         if op._is_stateful and op.type not in _PURE_THOUGH_STATEFUL:
             return False
+        # A branch or a loop: its body may have anything in it, and `_copy` does not copy functions.
         if any(value.HasField("func") for value in op.node_def.attr.values()):
-            return False  # a branch or a loop
+            return False
         waiting += [source.op for source in op.inputs]
     return True

@@ -1,12 +1,13 @@
-"""How far windows go from what the servers hold (GEO): the size of their deltas, and rows that others moved as well."""
+"""How far windows go from what the servers have (GEO): the size of their deltas, and rows that others moved as well."""
 
 import dataclasses
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
+
+from tfps.training.mode import EpochTotals
 
 DRIFT_LANES = 4
 """Float32 lanes of a measurement."""
@@ -17,14 +18,15 @@ _GROWN, _CONFLICTING = 1.5, 0.25
 _LOG = logging.getLogger("tfps")
 
 
-def measured(deltas: Sequence[tuple[Any, Any]]) -> Any:
-    """What one window has moved, float32 [DRIFT_LANES]; see `Drift.read`.
+def measured(deltas: Sequence[tuple[tf.Tensor, tf.Tensor | None]]) -> tf.Tensor:
+    """Measures one window, float32 [DRIFT_LANES]: the first four fields of `Drift`.
 
     Args:
         deltas: for each table the rows' deltas as they are pushed, [m, dim], and by how much others have moved these
             rows since the window was pulled, or None where nobody looked.
     """
-    squares = [2.0 * tf.nn.l2_loss(delta) for delta, _ in deltas]  # in one pass, unlike a sum of squares
+    # l2_loss is half the sum of squares, in one pass over the delta.
+    squares = [2.0 * tf.nn.l2_loss(delta) for delta, _ in deltas]
     looked = [others for _, others in deltas if others is not None]
     moved = [tf.math.count_nonzero(tf.reduce_any(others != 0, 1), dtype=tf.float32) for others in looked]
     rows = [tf.cast(tf.shape(others)[0], tf.float32) for others in looked]
@@ -33,14 +35,14 @@ def measured(deltas: Sequence[tuple[Any, Any]]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Drift:
-    """What some windows have moved.
+    """The drift of some windows; all fields add up.
 
     Args:
-        squares: sum of the squares of all that they pushed to rows.
+        squares: sum of the squares of all elements of the deltas that were pushed to rows.
         conflicts: rows that others had moved meanwhile.
         rows: rows at which they looked for that; none but with merge="cap" and more than one worker.
-        windows: how many they were.
-        steps: of all of them.
+        windows: number of windows.
+        steps: steps of all of them.
     """
 
     squares: float = 0.0
@@ -50,21 +52,19 @@ class Drift:
     steps: float = 0.0
 
     @classmethod
-    def read(cls, values: Any, steps: int) -> "Drift":
-        """Of one window, or of some, from the value of `measured`, and the steps they had."""
-        squares, conflicts, rows, windows = (float(value) for value in values)
-        return cls(squares, conflicts, rows, windows, float(steps))
-
-    def after(self, other: "Drift") -> "Drift":
-        """These windows and others."""
-        return Drift(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+    def of(cls, totals: EpochTotals) -> "Drift":
+        """The drift of an epoch so far; its closures have measured what `measured` computes."""
+        if not totals.measured:
+            return cls()
+        squares, conflicts, rows, windows = totals.measured
+        return cls(squares, conflicts, rows, windows, float(totals.steps))
 
     def logs(self) -> dict[str, float]:
         """For the logs of an epoch; nothing where there was no window.
 
         Returns:
             `geo_delta_norm`: the norm of what a window pushes to rows, the root of the mean of the squares;
-            `geo_conflicts`: the share of its rows that others had moved meanwhile, where that was looked at.
+            `geo_conflicts`: the fraction of its rows that others had moved meanwhile, where that was looked at.
         """
         if not self.windows:
             return {}
@@ -78,14 +78,15 @@ class Drift:
 
     @property
     def conflicting(self) -> float:
-        """The share of rows that others had moved meanwhile."""
+        """The fraction of rows that others had moved meanwhile."""
         return self.conflicts / self.rows if self.rows else 0.0
 
 
 class Runaway:
-    """Notices windows that drive each other apart: what workers undo of one another grows from epoch to epoch.
+    """Warns of windows that drive each other apart: workers undo more and more of each other's steps.
 
-    As long as windows work together, one of twice as many steps moves its rows at most twice as far.
+    As long as windows work together, one of twice as many steps moves its rows at most twice as far. So a step that
+    moves its rows farther than in the epoch before is a sign, and rows in conflict are another.
     """
 
     def __init__(self) -> None:
@@ -93,9 +94,10 @@ class Runaway:
         self._said = False
 
     def look(self, epoch: Drift) -> None:
-        """At what an epoch's windows have moved; says once in the log when it looks wrong."""
+        """Compares an epoch with the one before; says once in the log when it looks wrong."""
         before, self._before = self._before, epoch.speed
-        looked = epoch.rows > 0  # only "cap" does; what sums or means of windows do to each other shows in the speed
+        # Only windows with merge="cap" look for conflicts; of the others the speed alone counts.
+        looked = epoch.rows > 0
         if self._said or not before or epoch.speed < _GROWN * before or (looked and epoch.conflicting < _CONFLICTING):
             return
         self._said = True

@@ -1,81 +1,82 @@
 """What a worker does in a global step: the gradients of one batch, left with the servers that hold the variables."""
 
 import functools
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from tfps import step
 from tfps.errors import UnsupportedError
-from tfps.training.batches import where_there
-from tfps.training.closure import Closure, Program
+from tfps.training.batches import WorkerBatches, where_there
+from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.order import Order
 from tfps.training.synchronous.layout import Layout
 from tfps.training.synchronous.stage import Stage
+from tfps.types import Nest
 
 
 class ContributionClosure(Closure):
     """Closures of one step whose gradients wait on the servers for the update of a global step.
 
     Args:
-        program: of the step; its variables are pulled, and nothing is pushed.
+        program: the step. Its variables are pulled, and nothing is pushed.
         stage: where contributions wait.
-        traced: is told the layout of the contributions when a step is traced.
+        on_layout: is called with the layout of the contributions when a step was traced.
+        repeats: whether a batch whose contribution came too late is trained again.
     """
 
     contributes = True
 
-    def __init__(self, program: Program, stage: Stage, traced: Callable[[Layout], None]) -> None:
+    def __init__(self, program: Program, stage: Stage, on_layout: Callable[[Layout], None], repeats: bool) -> None:
         super().__init__(program)
-        self._stage = stage
-        self._tell = traced
+        self._stage, self._on_layout, self._repeats = stage, on_layout, repeats
 
-    def over_iterator(self, next_batch: Callable[[], Any], order: Order) -> Any:
-        """Graph of one contribution; none where the input has ended."""
-        exchange, copies = self._begin(order.shard)
-        batch = next_batch()
+    def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
+        """Traces one contribution; none where the input has ended."""
+        exchange, copies = self._pull(order)
+        batch = source.next_or_again(order.again > 0) if self._repeats else source.next()
         recording = Recording(functools.partial(self._run, copies), batch.element_spec)
         logs = where_there(
             batch.has_value(),
             lambda: self._contribute(exchange, copies, recording.lookups(batch.get_value()), batch.get_value(), order),
             tf.zeros(recording.result.shape),
         )
-        return self._end(exchange, copies, order, tf.cast(batch.has_value(), tf.int64), logs)
+        return self._result(copies, tf.cast(batch.has_value(), tf.int64), logs)
 
-    def over_batches(self, batches: list[Any], order: Order) -> Any:
-        """Graph of the contribution of one batch."""
-        exchange, copies = self._begin(order.shard)
+    def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
+        """Traces the contribution of one batch."""
+        exchange, copies = self._pull(order)
         recording = Recording(functools.partial(self._run, copies), batches[0])
         logs = self._contribute(exchange, copies, recording.lookups(batches[0]), batches[0], order)
-        return self._end(exchange, copies, order, tf.constant(1, tf.int64), logs)
+        return self._result(copies, tf.constant(1, tf.int64), logs)
 
     def _contribute(
-        self, exchange: Exchange, copies: dict[Hashable, Any], lookups: DirectLookups, batch: Any, order: Order
-    ) -> Any:
+        self, exchange: Exchange, copies: Copies, lookups: DirectLookups, batch: Nest, order: Order
+    ) -> tf.Tensor:
         traced = step.Step(lookups, copies, contributes=True)
-        logs = self._traced(traced, batch)
+        logs = self._trace(traced, batch)
         given = traced.contributions
         if not given:
             raise UnsupportedError(
                 "a synchronous step must give gradients to its optimizer. Received: a step that gave none."
             )
         has_gradient = {value.key for contribution in given for value in contribution.values}
-        others = [v for v in self._program.variables if v.key not in has_gradient and not v.trainable]
+        others = [v for v in self.program.variables if v.key not in has_gradient and not v.trainable]
         layout = Layout(given, traced.gradients, others)
+        # The copies of these have their new values once the step has run, and its logs are its last result.
         with tf.control_dependencies([logs]):
             moved = {variable.key: exchange.moved(variable) for variable in others}
         for server in layout.servers:
             message = layout.message(server, _examples(batch), moved)
             self._stage.put(server, tf.cast(order.place, tf.int32), message)
-        self._tell(layout)
+        self._on_layout(layout)
         return logs
 
 
-def _examples(batch: Any) -> Any:
-    """How many examples a batch has, a float32 scalar: the rows of its labels, which features may be without."""
+def _examples(batch: Nest) -> tf.Tensor:
+    """How many examples a batch has, a float32 scalar: the rows of its labels, or of its features without labels."""
     parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
     features = [leaf for leaf in tf.nest.flatten(parts[:1]) if _has_rows(leaf)]
     labels = [leaf for leaf in tf.nest.flatten(parts[1:2]) if _has_rows(leaf)]
@@ -90,5 +91,5 @@ def _examples(batch: Any) -> Any:
     return tf.cast(rows, tf.float32)
 
 
-def _has_rows(leaf: Any) -> bool:
+def _has_rows(leaf: object) -> bool:
     return isinstance(leaf, tf.Tensor | tf.RaggedTensor | tf.SparseTensor) and leaf.shape.rank != 0

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from tfps.inputs.worker_input import Epoch
 from tfps.training.closure import Result
 from tfps.training.order import Order
-from tfps.training.schedule import InFlight, Runner, Schedule
+from tfps.training.runner import Runner
+from tfps.training.schedule import InFlight, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +60,10 @@ class _ShardState:
 class SyncSchedule(Schedule):
     """The global steps of one epoch; hands out a step for each batch that is part of an update."""
 
-    def __init__(self, runner: Runner, epoch: Epoch, budget: int | None, policy: UpdatePolicy) -> None:
-        super().__init__(runner, epoch, budget)
+    def __init__(self, runner: Runner, epoch: Epoch, policy: UpdatePolicy) -> None:
+        super().__init__(runner, epoch, most=1)
         self._policy = policy
-        self._shards = [_ShardState() for _ in self._busy]
+        self._shards = [_ShardState() for _ in range(len(self.progress))]
         self._updates = 0
 
     def join(self) -> None:
@@ -82,7 +83,7 @@ class SyncSchedule(Schedule):
 
     def _unmerged(self, number: int) -> int:
         """Contributions of a shard that began and are no part of an update."""
-        return self._busy[number] + len(self._to_repeat[number]) + len(self._shards[number].waiting)
+        return self.progress.under_way[number] + len(self._to_repeat[number]) + len(self._shards[number].waiting)
 
     def _may_begin(self, shard: _ShardState) -> bool:
         return shard.again is not None or not (shard.ended or self.budget == 0)
@@ -95,8 +96,7 @@ class SyncSchedule(Schedule):
                 for one in self._shards:
                     one.ended = True
                 return
-            if self.budget is not None:
-                self.budget -= 1
+            self._spend(1)
         place = number * self._policy.slots + shard.begun % self._policy.slots
         order = Order(1, number, shard.begun, place, int(again is not None))
         shard.begun += 1
@@ -115,8 +115,7 @@ class SyncSchedule(Schedule):
         shard = self._shards[flight.order.shard]
         if not result.steps:
             shard.ended = True
-            if self.budget is not None:
-                self.budget += 1
+            self._refund(1)
         elif self._updates - flight.began > self._policy.max_staleness:
             shard.again = flight
         else:
@@ -135,6 +134,6 @@ class SyncSchedule(Schedule):
         self._policy.update([contribution.order.place for contribution, _ in taken])
         self._updates += 1
         for _, result in taken:
-            self.runner.done(result)
+            self.runner.count(result)
         self._ready += len(taken)
         return True

@@ -1,25 +1,25 @@
 """The steps of a closure over an iterator: a loop with several steps a turn.
 
-Each turn is a round trip to every server, whatever it holds: the loop runs on all devices of its steps, a turn begins
-on a server when the worker has said that there is one, and ends on the worker when all of it has ended on the servers.
-Within a turn nothing of that is waited for. A step asks for its rows as soon as its batch is read; the server answers
-once it has applied the worker's push of the step before, and the worker never waits for a push.
+A turn costs a round trip to every server, whatever its number of steps: TensorFlow runs the loop on all devices of its
+steps, a server begins a turn when the worker has told it to, and the worker ends one when all servers have ended it.
+Within a turn nothing waits for that. A step asks for its rows as soon as its batch is read; a server answers once it
+has applied this worker's push of the step before, and the worker never waits for a push.
 
-What is left of an input after whole turns, and of a closure that is no multiple of one, is trained step by step.
+Steps that are left after whole turns, because the input or the order ends, are made one a turn in a second loop.
 """
 
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from tfps.embedding.push_dedup import PushId
-from tfps.training.asynchronous.prefetching import Ahead
-from tfps.training.batches import next_unless
+from tfps.training.batches import NextBatch, next_unless
 from tfps.training.hoisting import Recording
 from tfps.training.order import Order
+from tfps.training.prefetching import PrefetchedRows
 
 MOST_STEPS = 4
 """Steps of a turn at most: a quarter of its round trips is little beside what steps themselves cross for."""
@@ -27,10 +27,12 @@ MOST_STEPS = 4
 _MOST_OPERATIONS = 2_500
 """Operations of a turn at most: 1,000 take about a second and a half to trace and to start."""
 
-State = dict[str, Any]
-"""What the loop carries: steps that are done, the last one's logs, the next batches, the rows of the first of them."""
+State: TypeAlias = dict[str, Any]
+"""What the loop carries: "done", steps so far, int64; "logs" of the last; the next "batches"; the "rows" of the first
+of these, where they are prefetched.
+"""
 
-Run = Callable[..., Any]
+Run: TypeAlias = Callable[..., tf.Tensor]
 """A step: takes what answers its lookups, its batch and its `push_id`, and returns its logs."""
 
 
@@ -42,6 +44,15 @@ def steps_of_turn(operations: int, most: int) -> int:
         most: steps of a turn, however small they are.
     """
     return max(1, min(most, _MOST_OPERATIONS // max(1, operations)))
+
+
+def fed_steps(operations: int) -> int:
+    """Steps of a closure over batches that the chief feeds: as many as a turn has, but one until a step is traced.
+
+    Args:
+        operations: of a step; 0 where none is traced.
+    """
+    return steps_of_turn(operations, MOST_STEPS) if operations else 1
 
 
 class Turns:
@@ -56,33 +67,39 @@ class Turns:
     """
 
     def __init__(
-        self, recording: Recording, run: Run, push_id: Callable[[Any], PushId | None], steps: int, prefetches: bool
+        self,
+        recording: Recording,
+        run: Run,
+        push_id: Callable[[tf.Tensor], PushId | None],
+        steps: int,
+        prefetches: bool,
     ) -> None:
         self._recording, self._run, self._push_id, self._steps = recording, run, push_id, steps
         self._prefetches = prefetches and bool(recording.tables)
-        self._ahead: Ahead | None = None
-        self._next_batch: Callable[[], Any]
+        self._prefetched: PrefetchedRows | None = None
+        self._next_batch: NextBatch
         self._order: Order
 
-    def begun(self, next_batch: Callable[[], Any], first: Any, order: Order) -> State:
+    def initial_state(self, next_batch: NextBatch, first: tf.experimental.Optional, order: Order) -> State:
         """The state before the first step.
 
         Args:
-            next_batch: gives the next batch as a `tf.experimental.Optional`, empty at the end of the input.
+            next_batch: reads the next batch.
             first: the first one.
             order: of the chief.
         """
         self._next_batch, self._order = next_batch, order
-        self._ahead = Ahead(self._recording, first) if self._prefetches else None
+        self._prefetched = PrefetchedRows(self._recording, first) if self._prefetches else None
         return {
             "done": tf.constant(0, tf.int64),
             "logs": tf.zeros(self._recording.result.shape),
             "batches": [first, *self._read(1, first, self._steps - 1)],
-            "rows": self._ahead.rows if self._ahead else [],
+            "rows": self._prefetched.first_rows if self._prefetched else [],
         }
 
-    def train(self, state: State, end: Any) -> State:
-        """Makes steps until so many are done, or the input ends; returns the state after them."""
+    def train(self, state: State, end: tf.Tensor) -> State:
+        """Makes steps until `end` are done, or the input ends; returns the state after them."""
+        # Example: turns of 4 and 10 steps: the first loop makes 2 turns of 4 steps, the second 2 of 1.
         for steps in sorted({self._steps, 1}, reverse=True):
             (state,) = tf.while_loop(
                 lambda state, steps=steps: tf.logical_and(
@@ -97,24 +114,33 @@ class Turns:
     def _turn(self, steps: int, state: State) -> tuple[State]:
         done, batches = state["done"], state["batches"]
         batches = [*batches, *self._read(done + self._steps, batches[-1], steps)]
-        logs, rows = self._over(batches[:steps], batches[steps], done, state["rows"])
+        logs, rows = self._run_steps(batches[:steps], batches[steps], done, state["rows"])
         return ({"done": done + steps, "logs": logs, "batches": batches[steps:], "rows": rows},)
 
-    def _read(self, done: Any, batch: Any, count: int) -> list[Any]:
-        """So many batches after `batch`, which is that of step `done`; empty where there are no more."""
-        found: list[Any] = []
+    def _read(
+        self, done: tf.Tensor | int, batch: tf.experimental.Optional, count: int
+    ) -> list[tf.experimental.Optional]:
+        """Reads `count` batches after `batch`, which is that of step `done`; empty ones where there are no more."""
+        found: list[tf.experimental.Optional] = []
         for number in range(count):
+            # Nothing is read beyond the order: the next closure begins with the batch after its last.
             last = done + number >= self._order.steps
             found.append(next_unless(last, self._next_batch, found[-1] if found else batch))
         return found
 
-    def _over(self, batches: Sequence[Any], following: Any, done: Any, rows: Any) -> tuple[Any, Any]:
-        """A step over each batch; returns the last one's logs, and the rows of the batch that follows."""
-        logs: Any = None
+    def _run_steps(
+        self,
+        batches: Sequence[tf.experimental.Optional],
+        following: tf.experimental.Optional,
+        done: tf.Tensor,
+        rows: list[tf.Tensor],
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Runs a step over each batch; returns the last one's logs, and the rows of the batch that follows."""
+        logs = tf.zeros([0])
         for number, (batch, after) in enumerate(itertools.pairwise([*batches, following])):
             # Asked for before the step is traced: its push waits for them, and they do not wait for its push.
-            coming = self._ahead.ask(after) if self._ahead else []
-            lookups = self._ahead.answer(rows) if self._ahead else self._recording.lookups(batch.get_value())
+            coming = self._prefetched.request(after) if self._prefetched else []
+            lookups = self._prefetched.lookups(rows) if self._prefetched else self._recording.lookups(batch.get_value())
             logs = self._run(lookups, batch.get_value(), push_id=self._push_id(done + number + 1))
             rows = coming
         return logs, rows

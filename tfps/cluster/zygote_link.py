@@ -1,0 +1,269 @@
+"""The chief's end of the zygote: one process, which imported TensorFlow once, forks the servers of every cluster.
+
+Threading: every method may be called from any thread; one lock a link guards its state. Ownership: the zygote belongs
+to the process that started it and ends with it, whatever ends it; a fork of that process starts one of its own. It
+ends sooner when it has had no group for `IDLE_S`. Cost: the first group waits for an import of TensorFlow, those after
+it for a fork (about 40 ms a server).
+"""
+
+import collections
+import itertools
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from tfps import env
+from tfps.cluster import logs
+from tfps.cluster.processes import boot_command
+
+IDLE_S = 60.0
+"""Seconds after which a zygote without servers ends: its memory is that of an import of TensorFlow."""
+
+_END_S = 5.0
+_BOOT = "from tfps.cluster import zygote; zygote.main(int(sys.argv[2]), sys.argv[3])"
+_KEYS = itertools.count()
+
+_READ_AT_IMPORT = (
+    "TF_",
+    "TFPS_DISABLE_OPS",
+    "XLA_",
+    "OMP_",
+    "KMP_",
+    "ONEDNN_",
+    "DNNL_",
+    "GRPC_",
+    "LD_",
+    "MALLOC_",
+    "PYTHON",
+)
+"""How the names of variables begin that TensorFlow, its libraries or Python read when they are loaded."""
+
+_SET_BY_STRATEGY = ("TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE", "TF_PS_DISABLE_ASYNC_EXECUTOR_GLOBALLY")
+"""Variables that TensorFlow's strategy sets in the chief, for the chief alone, when it connects."""
+
+Event = Mapping[str, Any]
+
+
+class ZygoteLink:
+    """A zygote, and the pipes to it.
+
+    States: importing -> ready (its first event) -> closed (`end`, or it died); a closed one is not used again.
+
+    Args:
+        environment: what the process starts with.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._lock = threading.RLock()  # guards everything below
+        self._owner = os.getpid()
+        self._environment = dict(environment)
+        self._log_dir = tempfile.mkdtemp(prefix="tfps-zygote-")
+        self._inboxes: dict[int, collections.deque[Event]] = {}
+        self._pending = b""
+        self._ready = self._closed = False
+        self._idle_timer: threading.Timer | None = None
+        self._requests_fd = self._events_fd = -1
+        try:
+            self._process = self._start_process()
+        except BaseException:
+            self._close_pipes()
+            shutil.rmtree(self._log_dir, ignore_errors=True)
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The id of the zygote's process."""
+        return self._process.pid
+
+    @property
+    def log_path(self) -> str:
+        """The zygote's own log; servers have theirs."""
+        return os.path.join(self._log_dir, "servers.log")
+
+    @property
+    def closed(self) -> bool:
+        """Whether the zygote has ended, and its servers with it."""
+        return self._closed
+
+    def serves(self, environment: Mapping[str, str]) -> bool:
+        """Whether it can fork servers for this process that have loaded their libraries with such an environment."""
+        alive = self._owner == os.getpid() and not self._closed and self._process.poll() is None
+        return alive and _read_at_import(environment) == _read_at_import(self._environment)
+
+    def start(self, tasks: list[dict[str, Any]], environment: Mapping[str, str], log_dir: str, temporary: bool) -> int:
+        """Asks for the servers of one cluster and returns at once.
+
+        Args:
+            tasks: a `TaskOrder` each, as a dictionary.
+            environment: that the servers see.
+            log_dir: where their logs go.
+            temporary: whether `log_dir` is removed when the group ends, unless a server ended by itself.
+
+        Returns:
+            The key of the group, for the other methods.
+        """
+        request: dict[str, Any] = {"tasks": tasks, "environment": dict(environment), "directory": os.getcwd()}
+        request |= {"log_dir": log_dir, "temporary": temporary}
+        with self._lock:
+            self._stop_idle_timer()
+            key = next(_KEYS)
+            self._inboxes[key] = collections.deque()
+            self._send({"start": key} | request)
+            return key
+
+    def events(self, key: int, timeout_s: float = 0.0) -> list[Event]:
+        """The events of a group since the last call; waits up to `timeout_s` for any group's if there are none."""
+        with self._lock:
+            inbox = self._inboxes.get(key, collections.deque[Event]())
+            self._read(0.0 if inbox else timeout_s)
+            return [inbox.popleft() for _ in range(len(inbox))]
+
+    def stop(self, key: int, timeout_s: float) -> bool:
+        """Ends the servers of a group; returns whether the zygote says within the limit that they are gone."""
+        with self._lock:
+            inbox = self._inboxes.get(key)
+            if inbox is None or self._closed:
+                return self._closed
+            if not self._ready and len(self._inboxes) == 1:
+                self.end()  # it has no servers yet, and would look at the request after the import only
+                return True
+            self._send({"stop": key})
+            stopped = not self._ready  # it forks and kills them after the import; nothing to wait for
+            while not stopped and not self._closed and self._read(timeout_s):
+                stopped = any(event["event"] == "stopped" for event in inbox)
+            del self._inboxes[key]
+            self._start_idle_timer()
+            return stopped or self._closed
+
+    def end(self) -> None:
+        """Ends the zygote, and with it the servers that it still has. Does nothing in a fork, or a second time."""
+        with self._lock:
+            if self._owner != os.getpid() or self._requests_fd < 0:
+                return
+            self._stop_idle_timer()
+            os.close(self._requests_fd)
+            if not self._ready:
+                self._process.kill()
+            try:
+                self._process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            os.close(self._events_fd)
+            self._requests_fd = self._events_fd = -1
+            self._closed = True
+            shutil.rmtree(self._log_dir, ignore_errors=True)
+
+    def end_if_unused(self) -> None:
+        """Ends the zygote if it has no group."""
+        with self._lock:
+            if not self._inboxes:
+                self.end()
+
+    def _start_process(self) -> "subprocess.Popen[bytes]":
+        # Plain descriptors: file objects would be closed, and the servers killed, while Python ends but TensorFlow
+        # still talks to them. The kernel closes these when the process is really gone.
+        requests, self._requests_fd = os.pipe()
+        self._events_fd, events = os.pipe()
+        try:
+            with open(self.log_path, "ab") as log:
+                return subprocess.Popen(
+                    boot_command(_BOOT, str(os.getpid()), self._log_dir),
+                    stdin=requests,
+                    stdout=events,
+                    stderr=log,
+                    env=self._environment,
+                    start_new_session=True,
+                )
+        finally:
+            os.close(requests)
+            os.close(events)
+
+    def _close_pipes(self) -> None:
+        for descriptor in (self._requests_fd, self._events_fd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._requests_fd = self._events_fd = -1
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        data = json.dumps(request).encode() + b"\n"
+        try:
+            while data:
+                data = data[os.write(self._requests_fd, data) :]
+        except BrokenPipeError:  # it died; whoever waits for events is about to see that
+            self._closed = True
+
+    def _read(self, timeout_s: float) -> bool:
+        """Hands out the events that have come, to the inbox of each one's group; returns whether there were any."""
+        if self._closed or self._owner != os.getpid() or not select.select([self._events_fd], [], [], timeout_s)[0]:
+            return False
+        data = os.read(self._events_fd, 65536)
+        if not data:
+            self._closed = True
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in lines:
+            event = json.loads(line)
+            if event["event"] == "ready":
+                self._ready = True
+            elif event["group"] in self._inboxes:
+                self._inboxes[event["group"]].append(event)
+        return bool(data)
+
+    def _start_idle_timer(self) -> None:
+        if not self._inboxes and not self._closed:
+            self._idle_timer = threading.Timer(IDLE_S, self.end_if_unused)
+            self._idle_timer.daemon, self._idle_timer.name = True, "tfps-idle-zygote"
+            self._idle_timer.start()
+
+    def _stop_idle_timer(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+    def tail(self) -> str:
+        """The last lines of the zygote's own log."""
+        return logs.tail(self.log_path)
+
+
+class _Current:
+    """The link that new clusters use; `lock` guards it."""
+
+    lock = threading.Lock()
+    link: ZygoteLink | None = None
+
+
+def current_link() -> ZygoteLink:
+    """The zygote for a cluster that starts now; starts one where there is none, or none that fits any more.
+
+    A process keeps what its libraries read from the environment when they were loaded. So a program that has changed
+    such a variable since its last cluster, `TF_CPP_MIN_LOG_LEVEL` for example, gets a new zygote.
+    """
+    environment = server_environment()
+    with _Current.lock:
+        link = _Current.link
+        if link is None or not link.serves(environment):
+            if link is not None:
+                link.end_if_unused()  # otherwise it ends some time after its last group
+            link = _Current.link = ZygoteLink(environment)
+        return link
+
+
+def server_environment() -> dict[str, str]:
+    """The environment of the servers of this machine: the chief's, without its place in a cluster and its GPUs."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("TF_CONFIG", *_SET_BY_STRATEGY)}
+    # CUDA does not survive a fork, so the servers of one machine compute on its cores. OpenBLAS would start threads.
+    return environment | {
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": env.server_log_level(),
+    }
+
+
+def _read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if key.startswith(_READ_AT_IMPORT)}

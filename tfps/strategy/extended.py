@@ -1,0 +1,35 @@
+"""What TensorFlow asks of a strategy: how to make a plain variable, and how to run a function on a replica.
+
+TensorFlow splits a strategy in two. Users see `tf.distribute.Strategy`; its `extended` half does the work.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.distribute import parameter_server_strategy_v2  # the extended class is not public
+
+from tfps import step
+from tfps.cluster import devices
+from tfps.types import Nest
+
+
+class Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
+    """Makes `strategy.run` a step, and places plain `tf.Variable`s by load instead of by count.
+
+    Plain variables are made by hand-written loops and by legacy Keras.
+    """
+
+    def _call_for_each_replica(self, fn: Callable[..., Nest], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Nest:
+        strategy = self._container_strategy()
+        strategy.connection.check()
+        if strategy.run_in_step is not None and strategy.dense_variables and step.current() is None:
+            fn = strategy.run_in_step(fn)
+        return super()._call_for_each_replica(fn, args, kwargs)
+
+    def _create_variable_round_robin(self, next_creator: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
+        strategy = self._container_strategy()
+        strategy.connection.check()
+        device = devices.server(strategy.factory.place_plain(kwargs))
+        with tf.compat.v1.colocate_with(None, ignore_existing=True), tf.device(device):
+            return next_creator(**kwargs)

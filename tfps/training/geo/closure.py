@@ -1,0 +1,107 @@
+"""A closure of GEO training: a window of steps on rows that the worker has pulled, or several windows that overlap."""
+
+import functools
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfps import step
+from tfps.training.batches import NextBatch, WorkerBatches, of_one_shape, one_by_one
+from tfps.training.closure import Closure, Copies, Program
+from tfps.training.exchange import Exchange
+from tfps.training.geo.drift import DRIFT_LANES
+from tfps.training.geo.overlapped import Overlapped
+from tfps.training.geo.step_window import StepWindow
+from tfps.training.geo.whole_window import WholeWindow, WindowMethods
+from tfps.training.geo.window import Window, WindowSettings, train_one
+from tfps.training.hoisting import DirectLookups
+from tfps.training.order import Order
+from tfps.training.push_ids import PushLedgers
+from tfps.types import Nest
+
+
+class WindowClosure(Closure):
+    """Trains windows.
+
+    Args:
+        program: the steps.
+        settings: what the windows of this model carry and push.
+        methods: of a model that trains a whole window in place of its steps; None for all others.
+        ledgers: give each push its id.
+        overlaps: whether a closure has several windows and exchanges one while it trains another.
+    """
+
+    measures = DRIFT_LANES
+
+    def __init__(
+        self,
+        program: Program,
+        settings: WindowSettings,
+        methods: WindowMethods | None,
+        ledgers: PushLedgers,
+        overlaps: bool,
+    ) -> None:
+        super().__init__(program)
+        self._settings, self._methods, self._ledgers, self._overlaps = settings, methods, ledgers, overlaps
+
+    def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
+        """Traces a window, or several that overlap, over the worker's iterator."""
+        exchange, copies = self._pull(order, self._settings.scales, self._settings.capped)
+        first = source.next()
+        if self._overlaps:
+            return self._overlapped(exchange, copies, source.next, first, order)
+        window, _ = self._window(copies, first.element_spec)
+        count = window.read(source.next, first, order.steps)
+        return self._trained(exchange, copies, window, count, order)
+
+    def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
+        """Traces a window of fed batches, or several that overlap."""
+        exchange, copies = self._pull(order, self._settings.scales, self._settings.capped)
+        batches = of_one_shape(batches)
+        if self._overlaps and len(batches) > 1:
+            next_batch = one_by_one(batches)
+            return self._overlapped(exchange, copies, next_batch, next_batch(), order)
+        window, _ = self._window(copies, batches[0])
+        return self._trained(exchange, copies, window, window.take(batches), order)
+
+    def _trained(self, exchange: Exchange, copies: Copies, window: Window, count: tf.Tensor, order: Order) -> tf.Tensor:
+        ids = self._ledgers.ids(order, count)
+        logs, drift = train_one(window, count, ids.rows)
+        exchange.push(ids.dense)
+        return self._result(copies, count, logs, drift)
+
+    def _overlapped(
+        self,
+        exchange: Exchange,
+        copies: Copies,
+        next_batch: NextBatch,
+        first: tf.experimental.Optional,
+        order: Order,
+    ) -> tf.Tensor:
+        window, logs = self._window(copies, first.element_spec)
+        windows = Overlapped(window, logs, exchange, functools.partial(self._ledgers.ids, order))
+        return self._result(copies, *windows.train(next_batch, first, order))
+
+    def _window(self, copies: Copies, spec: Nest) -> tuple[Window, tf.Tensor]:
+        """A window without batches, and the logs of one that makes no steps."""
+        if self._methods is None:
+            run = functools.partial(self._run, copies)
+            recording = self._record(run, spec)
+            return StepWindow(recording, spec, self._settings, run), tf.zeros(recording.result.shape)
+        # How many logs there are is known when the window is traced, not before.
+        logs = tf.compat.v1.placeholder_with_default(tf.zeros([0]), [None])
+        return self._whole_window(self._methods, copies, spec), logs
+
+    def _whole_window(self, methods: WindowMethods, copies: Copies, spec: Nest) -> WholeWindow:
+        """A window that the model trains by methods of its own, on the worker's copies of dense variables."""
+
+        def lookups(batches: Nest) -> Sequence[tuple[tf.Variable, tf.Tensor]]:
+            with step.tracing(step.Step(DirectLookups(), copies)):
+                return methods.lookups(batches)
+
+        def train(batches: Nest, rows: Nest, steps: tf.Tensor) -> tuple[Sequence[tf.Tensor], tf.Tensor]:
+            with step.tracing(step.Step(DirectLookups(), copies)):
+                deltas, logs = methods.train(batches, rows, steps)
+                return deltas, self._logs_vector(logs)
+
+        return WholeWindow(lookups, train, spec, self._settings)

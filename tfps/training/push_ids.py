@@ -1,0 +1,52 @@
+"""The push ids of one model's closures, so that no server applies a push twice."""
+
+import itertools
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfps.cluster import devices
+from tfps.embedding.push_dedup import PUSHES, PushId, PushLedger
+from tfps.strategy.strategy import ParameterServerStrategy
+from tfps.training.order import Order
+
+_NUMBERS = itertools.count()
+
+
+class PushIds(NamedTuple):
+    """The ids of what one part of a closure pushes.
+
+    Args:
+        rows: id of the push of rows.
+        dense: id of the push of dense variables.
+    """
+
+    rows: PushId
+    dense: PushId
+
+
+class PushLedgers:
+    """The two ledgers of a model, one for rows and one for dense variables, on every server.
+
+    Why two: a step pushes rows while the dense variables cross once a closure, so their numbers grow differently.
+
+    Args:
+        strategy: whose servers have them. Each gets a variable for each ledger, made here.
+    """
+
+    def __init__(self, strategy: ParameterServerStrategy) -> None:
+        name, workers = str(next(_NUMBERS)), strategy.num_workers
+        self._rows, self._dense = PushLedger(f"{name}_rows", workers), PushLedger(f"{name}_dense", workers)
+        for server in range(strategy.num_servers):
+            for ledger in (self._rows, self._dense):
+                ledger.open(devices.server(server))
+
+    def ids(self, order: Order, done: tf.Tensor | int) -> PushIds:
+        """The ids of what is pushed after `done` steps of a closure.
+
+        A closure that is made again has the same order, hence the same ids.
+        Example: order.first = 32 and done = 4 give the number 36 for dense variables, and 36 * PUSHES for rows, as a
+        step may push rows several times.
+        """
+        number = order.first + tf.cast(done, tf.int64)
+        return PushIds(PushId(self._rows, order.shard, number * PUSHES), PushId(self._dense, order.shard, number))

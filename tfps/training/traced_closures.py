@@ -1,0 +1,131 @@
+"""The traced closures of one model, by kind of input, and the iterators on the workers that they read.
+
+A kind of input is its `element_spec`: datasets of one kind share the graph, and the iterator that it names.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import tensorflow as tf
+
+from tfps.inputs.worker_input import Epoch, WorkerInput
+from tfps.runtime.losses import WorkerLostError
+from tfps.strategy.strategy import ParameterServerStrategy
+from tfps.training.batches import WorkerBatches
+from tfps.training.closure import Closure, Floats, Program, Result
+from tfps.training.mode import Mode
+from tfps.training.order import LENGTH, Order
+from tfps.types import Nest
+
+_NUMBERS = itertools.count()
+
+ProgramOf: TypeAlias = Callable[[Nest], Program]
+"""Makes the program of closures whose batches are like the given specs, or like the given batch."""
+
+
+class TracedClosures:
+    """Traces closures when a kind of input is first seen; runs and reads them.
+
+    Args:
+        strategy: whose workers run them.
+        mode: says what a closure is.
+        program: makes the steps of a closure.
+
+    Attributes:
+        by_iterator: graphs by the name of the iterator that they read.
+        on_batches: the function over batches that the chief feeds; it is traced for each number and shape of them.
+        last: what traced the last closure; None before the first. It reads the results of all, as the layout of a
+            result follows from the model.
+
+    Threading: iterators are started, and graphs over them traced, in the main thread; over fed batches in the threads
+    of the pool, while others read results.
+    """
+
+    def __init__(self, strategy: ParameterServerStrategy, mode: Mode, program: ProgramOf) -> None:
+        self._strategy, self._mode, self._program = strategy, mode, program
+        self.by_iterator: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {}
+        self.on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
+        self.last: Closure | None = None
+        self._kinds: dict[str, tuple[str, int]] = {}
+        self._iterators = strategy.iterators.named_by(self)
+
+    @property
+    def operations(self) -> int:
+        """Operations of one step; 0 before one is traced."""
+        return 0 if self.last is None else self.last.operations
+
+    def ids_per_step(self, examples: int | None) -> Mapping[str, int | None]:
+        """Ids that one step looks up, by table; nothing before a step was traced. See `Closure.ids_per_step`."""
+        return {} if self.last is None else self.last.ids_per_step(examples)
+
+    def over_iterator(self, name: str, order: Order) -> tf.Tensor:
+        """Runs a closure over the iterator of that name, on the worker of the calling context."""
+        return self.by_iterator[name](order.tensor())
+
+    def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
+        """Runs a closure over batches of the chief, on the worker of the calling context."""
+        return self.on_batches(order.tensor(), batches)
+
+    def read(self, vector: Floats) -> Result:
+        """Reads what a closure returned."""
+        assert self.last is not None  # it was traced before it ran
+        return self.last.read(vector)
+
+    def start(self, epoch: Epoch) -> None:
+        """Starts the workers' iterators over an epoch that they read, and traces what is new, before any closure runs.
+
+        Cost: a call to each worker, one after the other.
+        """
+        self._strategy.pool.settle(self._strategy.closure_timeout_s)
+        self._strategy.iterators.destroy_abandoned()
+        if not epoch.source.fed and not epoch.hosts:
+            epoch.begin()
+            for shard in range(self._strategy.num_workers):
+                self.start_shard(epoch, shard)
+
+    def start_shard(self, epoch: Epoch, shard: int) -> None:
+        """Starts the iterator of a shard, or continues it on another worker after the batches that were trained."""
+        while True:
+            host = self._strategy.host_of(shard)
+            # On another worker it needs a name of its own: that worker's shard has the plain one.
+            name = self._iterator_name(epoch.source, "" if host == shard else f"_{shard}")
+            self._iterators[host, name] = epoch.source.element_spec
+            try:
+                self._strategy.pool.call(host, functools.partial(epoch.start, shard, host, name))
+                return
+            except WorkerLostError:
+                continue
+
+    def _iterator_name(self, source: WorkerInput, suffix: str) -> str:
+        """The name of the iterators over inputs of this kind, whose closures are traced when this returns.
+
+        They are traced once more where an input is so much longer that its closures have longer turns.
+        """
+        spec, turn = source.element_spec, self._mode.turn_steps(source.most_batches)
+        kind, traced_for = self._kinds.get(repr(spec), ("", 0))
+        if traced_for < turn:
+            kind = f"tfps_input_{next(_NUMBERS)}"
+            self._kinds[repr(spec)] = kind, turn
+        name = kind + suffix
+        if name not in self.by_iterator:
+            self.by_iterator[name] = self._trace_iterator(name, spec, turn)
+        return name
+
+    def _trace_iterator(self, name: str, spec: Nest, turn: int) -> Callable[[tf.Tensor], tf.Tensor]:
+        @tf.function(autograph=False)
+        def trace(order: tf.Tensor) -> tf.Tensor:
+            source = WorkerBatches(name, spec)
+            closure = self._mode.closure(self._program(spec), turn)
+            result = closure.over_iterator(source, Order.read(order))
+            self.last = closure
+            return result
+
+        return trace.get_concrete_function(tf.TensorSpec([LENGTH], tf.int64))
+
+    def _trace_batches(self, order: tf.Tensor, batches: Sequence[Nest]) -> tf.Tensor:
+        closure = self._mode.closure(self._program(batches[0]), 1)
+        result = closure.over_batches(batches, Order.read(order))
+        self.last = closure
+        return result
