@@ -7,6 +7,7 @@
 namespace tfps {
 
 std::vector<CpuTarget> SupportedCpuTargets() {
+  // On other machines than x86-64 the baseline is all there is: NEON, for example, is part of it.
   std::vector<CpuTarget> targets = {CpuTarget::kBaseline};
 #if defined(__x86_64__)
   // Needed before __builtin_cpu_supports where static constructors of other libraries may run first.

@@ -32,9 +32,11 @@ inline int64_t Row(const NegativeSampler& sampler, uint64_t random) {
 // thread may draw it.
 inline int64_t Draw(const NegativeSampler& sampler, uint64_t place, int64_t positive) {
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    // Each attempt at each place has a number of its own, so draws never repeat.
     const int64_t row = Row(sampler, Mix(sampler.seed + kGolden * (place * kAttempts + attempt)));
     if (row != positive) return row;
   }
+  // Two rows at least, so the neighbour is another row.
   return (positive + 1) % sampler.rows;
 }
 
@@ -42,6 +44,7 @@ inline int64_t Draw(const NegativeSampler& sampler, uint64_t place, int64_t posi
 
 Status CheckAliases(const NegativeSampler& sampler) {
   for (int64_t c = 0; sampler.aliases != nullptr && c < sampler.rows; ++c) {
+    // The high 32 bits may be anything: they are a probability.
     const int64_t row = sampler.aliases[c] & 0xffffffff;
     if (row >= sampler.rows) {
       return InvalidArgument("`aliases` must hold rows below ", sampler.rows, " in its low 32 bits. Received: ", row,
@@ -70,6 +73,7 @@ void DrawTargets(const NegativeSampler& sampler, const int64_t* positives, int64
                  int64_t* targets, const ParallelFor& parallel) {
   parallel(count, width * kNanosecondsADraw, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
+      // The positive comes first, as pair_trainer.h has it.
       targets[i * width] = positives[i];
       for (int64_t j = 1; j < width; ++j) {
         targets[i * width + j] = Draw(sampler, i * width + j, positives[i]);

@@ -14,7 +14,7 @@
 
 namespace tfps {
 
-// Nothing is owned.
+// What rows are drawn from. Nothing is owned; a value that any number of threads may use.
 struct NegativeSampler {
   const int64_t* aliases = nullptr;  // [rows], columns as above; null: each row is as likely as another
   int64_t rows = 0;                  // 2 to 2^31

@@ -61,6 +61,7 @@ void Subtract(const float* after, int64_t stride, const float* before, int64_t r
 // Trains pairs by the loop of one rule.
 class RulePairTrainer : public PairTrainer {
  public:
+  // Of a static table, so it lives as long as the program.
   explicit RulePairTrainer(const PairKernel& kernel) : kernel_(kernel) {}
 
   int slots() const override { return kernel_.rule.slot_count(); }
@@ -84,10 +85,12 @@ class RulePairTrainer : public PairTrainer {
       // Padding of a slot is 1: an update divides by its root, and 0 / 0 would be slow and spread.
       CopyPadded(rows.before[i], rows.rows, rows.dim, i == 0 ? 0 : 1, block.stride, block.rows[i]);
     }
+    // Behind the rows and slots; the loops for wide rows keep a pair there.
     block.scratch = buffer.data() + (1 + slots()) * rows.rows * block.stride;
     // All the time is spent here.
     const double loss = kernel_.train(hyperparameters, block);
     for (int i = 0; i <= slots(); ++i) {
+      // Slots have deltas too: the accumulators of several workers add up.
       Subtract(block.rows[i], block.stride, rows.before[i], rows.rows, rows.dim, rows.deltas[i]);
     }
     return loss;
@@ -121,6 +124,7 @@ Status CheckPairs(const Pairs& pairs, int64_t rows) {
 Result<std::unique_ptr<PairTrainer>> MakePairTrainer(const std::string& rule, CpuTarget target) {
   const PairKernels& kernels = PairKernelsFor(target);
   for (int i = 0; i < kernels.rule_count; ++i) {
+    // Few rules have a loop over pairs; the others train by the ops of a graph.
     if (rule != kernels.rules[i].rule.name) continue;
     return std::unique_ptr<PairTrainer>(std::make_unique<RulePairTrainer>(kernels.rules[i]));
   }

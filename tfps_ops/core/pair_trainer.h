@@ -32,6 +32,7 @@ struct Pairs {
 };
 
 // The rows as they are before, and where to write what the pairs add to them; nothing is owned.
+// Example: for "adagrad", before[0] are the rows, before[1] the accumulators, and deltas[0] and deltas[1] what each gains.
 struct TrainedRows {
   const float* before[1 + kMaxSlots] = {};  // the rows and as many slots as the rule has, each [rows, dim]
   float* deltas[1 + kMaxSlots] = {};        // the same; not the memory of `before`
@@ -42,7 +43,7 @@ struct TrainedRows {
 // Whether all centers and targets are in [0, rows); the error names the first pair that has another. O(count * width).
 Status CheckPairs(const Pairs& pairs, int64_t rows);
 
-// Immutable: any number of threads may call it, each with rows of its own.
+// One rule's way to train. Immutable: any number of threads may call it, each with rows of its own.
 class PairTrainer {
  public:
   virtual ~PairTrainer() = default;

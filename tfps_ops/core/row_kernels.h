@@ -25,7 +25,7 @@ struct RowBlock {
   int64_t dim = 0;
 };
 
-// Rows to be added up: out[position[i]] += values[i] for the positions in [begin, end); others are passed over.
+// Rows to be added up, for the gradients of a lookup: out[position[i]] += values[i] for the positions in [begin, end); others are passed over.
 struct AddBlock {
   const float* values = nullptr;         // [count, dim]
   const int32_t* positions = nullptr;    // [count]
@@ -91,7 +91,7 @@ struct RowKernels {
   int rule_count;
 };
 
-// The loops for `target`, which this CPU must support.
+// The loops for `target`, which this CPU must support: those of another end the process with an illegal instruction.
 const RowKernels& RowKernelsFor(CpuTarget target);
 
 namespace baseline { extern const RowKernels kRowKernels; }

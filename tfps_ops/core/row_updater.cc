@@ -8,6 +8,7 @@ namespace {
 
 // The rows [begin, end) of a block.
 RowBlock Part(const RowBlock& block, int64_t begin, int64_t end) {
+  // The table stays, rows and gradients move on: threads share the matrix and nothing else.
   RowBlock part = block;
   part.rows += begin;
   part.gradients += begin * block.dim;
@@ -52,6 +53,7 @@ std::vector<RowRule> RowRules() {
 }
 
 std::string RowRuleNames() {
+  // In the order of the list, which means nothing.
   std::string names;
   for (const RowRule& rule : RowRules()) names += (names.empty() ? "" : ", ") + std::string(rule.name);
   return names;

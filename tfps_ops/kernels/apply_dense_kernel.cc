@@ -94,6 +94,7 @@ class ApplyDenseOp : public tf::OpKernel {
     // Example: 150 elements are two rows of 64 and one of 22.
     const int64_t size = gradient.NumElements(), whole = size / kRow;
     Apply(context, vars, gradient, hyper, 0, whole, kRow);
+    // The rest as a row of its own, of its own length.
     if (size % kRow != 0) Apply(context, vars, gradient, hyper, whole * kRow, 1, size % kRow);
     return absl::OkStatus();
   }

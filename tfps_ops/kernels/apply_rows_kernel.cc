@@ -60,6 +60,7 @@ class ApplyRowsOp : public tf::OpKernel {
     for (int i = 0; i <= updater_->slots(); ++i) handles.push_back(&context->input(i * tables_ + table));
     std::unique_ptr<RowStore> store;
     TF_RETURN_IF_ERROR(OpenRowStore(context, handles, dim_, &store));
+    // Gradients lie in the order of the request: this table's begin behind those of the tables before it.
     const PieceRows& piece = update.pieces[table];
     return ToTensorFlow(store->UpdateRows(*updater_, update.hyperparameters, {piece.rows, piece.count},
                                           update.gradients + piece.first * dim_, DeviceParallel(context)),

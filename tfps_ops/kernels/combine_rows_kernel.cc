@@ -67,6 +67,7 @@ class CombineOp : public tf::OpKernel {
     *bags = bags_;
     bags->places = places->flat<int32_t>().data();
     bags->segments = segments->flat<int64_t>().data();
+    // Null is the core's way to say that all weights are 1.
     bags->weights = weights.size() == 0 ? nullptr : weights[0].flat<float>().data();
     bags->elements = places->NumElements();
     bags->rows = rows;
@@ -93,6 +94,7 @@ class CombineRowsOp : public CombineOp {
   using CombineOp::CombineOp;
 
   void Compute(tf::OpKernelContext* context) override {
+    // Inputs are the rows, places, segments, the number of bags, and weights or none.
     const tf::Tensor* rows;
     tf::Tensor* combined;
     int64_t count = 0;
@@ -103,6 +105,7 @@ class CombineRowsOp : public CombineOp {
     OP_REQUIRES_OK(context, AllocateMatrix(context, count, bags.dim, &combined));
     // Nothing to write, and perhaps 2^40 bags to go through.
     if (combined->NumElements() == 0) return;  // rows of no elements take no memory, whatever the number of bags
+    // No row is copied out element by element, as tf.gather and a segment sum would.
     CombineRows(bags, rows->flat<float>().data(), combined->flat<float>().data(), DeviceParallel(context));
   }
 };
@@ -113,6 +116,7 @@ class CombineRowsGradOp : public CombineOp {
   using CombineOp::CombineOp;
 
   void Compute(tf::OpKernelContext* context) override {
+    // Inputs are the gradients of the bags, places, segments, the number of rows, and weights or none.
     const tf::Tensor* gradients;
     tf::Tensor* sums;
     int64_t rows = 0;

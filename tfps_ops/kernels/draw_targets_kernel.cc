@@ -32,6 +32,7 @@ class DrawTargetsOp : public tf::OpKernel {
     NegativeSampler sampler;
     OP_REQUIRES_OK(context, CheckVector("positives", positives));
     OP_REQUIRES_OK(context, ReadSampler(context->input(1), context->input(2), &sampler));
+    // A positive outside the rows would never be drawn, and its own row is that of another table.
     const int64_t* values = positives.flat<int64_t>().data();
     OP_REQUIRES_OK(context, ToTensorFlow(CheckPositives(sampler, values, positives.NumElements())));
     tf::TensorShape shape;

@@ -48,6 +48,7 @@ class GatherRowsOp : public tf::OpKernel {
  private:
   // Copies the rows of one table to `out`, [piece.count, dim].
   absl::Status Gather(tf::OpKernelContext* context, int table, const PieceRows& piece, float* out) const {
+    // Opened for this call: between two of them the variable may have been replaced.
     std::unique_ptr<RowStore> store;
     TF_RETURN_IF_ERROR(OpenRowStore(context, {&context->input(table)}, dim_, &store));
     return ToTensorFlow(store->CopyRows({piece.rows, piece.count}, out, DeviceParallel(context)), "table ", table);

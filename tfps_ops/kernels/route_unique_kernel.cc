@@ -34,6 +34,7 @@ absl::Status CheckRouting(const Routing& routing) {
     return ToTensorFlow(InvalidArgument("`rows` must be 1 to 2^62 and `shards` 1 to rows. Received: ", routing.rows,
                                        " rows, ", routing.shards, " shards"));
   }
+  // Factors of a product that must fit 62 bits.
   for (int64_t factor : {routing.multiplier, routing.offset}) {
     if (factor < 0 || factor >= Routing::kPrime) {
       return ToTensorFlow(InvalidArgument("`multipliers` and `offsets` must be at least 0 and below ", Routing::kPrime,
@@ -127,6 +128,7 @@ class RouteUniqueOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, Unpack(context, &ids));
     // Read finds how large the outputs are, Write fills them.
     UniqueRouter router(*map_);
+    // Ids come from the user's data: one that is out of range is the most common mistake, so its message says everything.
     const Status read = router.Read(ids, DeviceParallel(context));
     OP_REQUIRES(context, read.ok(), OutOfRange(context, read, router.FirstBad()));
     Routed routed;
@@ -153,6 +155,7 @@ class RouteUniqueOp : public tf::OpKernel {
   }
 
   // All outputs whose size is known only now; table_sizes is also filled.
+  // Outputs follow each other: requests, unique_ids, table_order, table_sizes, inverse.
   absl::Status Allocate(tf::OpKernelContext* context, const UniqueRouter& router, Routed* routed) const {
     const int64_t servers = map_->servers();
     // Output s is the request of server s: a tensor each, as each is sent to another task.

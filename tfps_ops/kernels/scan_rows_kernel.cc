@@ -44,6 +44,7 @@ class ScanRowsOp : public tf::OpKernel {
  private:
   // Outputs are the keys, then the rows and each slot, then the cursor.
   absl::Status Write(tf::OpKernelContext* context, const RowChunk& chunk) const {
+    // Rows and slots are parallel: row i of each belongs to key i.
     const int64_t rows = static_cast<int64_t>(chunk.keys.size());
     tf::Tensor *keys = nullptr, *cursor = nullptr;
     TF_RETURN_IF_ERROR(context->allocate_output(0, {rows}, &keys));

@@ -50,6 +50,7 @@ class SegmentSumRowsOp : public tf::OpKernel {
                                             expected.DebugString(), ". Received: ", gradients[i].shape().DebugString(),
                                             "."));
       }
+      // Nothing is copied: the sum reads the inputs where they are.
       segments->push_back({gradients[i].flat<float>().data(), positions[i].flat<int32_t>().data(),
                            positions[i].NumElements()});
       TF_RETURN_IF_ERROR(ToTensorFlow(CheckPositions(segments->back(), num_rows), "`inverse[", i, "]`"));

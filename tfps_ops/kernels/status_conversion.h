@@ -38,6 +38,7 @@ absl::Status ToTensorFlow(const Result<T>& result) {
   return ToTensorFlow(result.status());
 }
 
+// The checks that many kernels make of their inputs.
 // Whether input `name` is a vector: the shape function cannot say where it runs before the shape is known.
 inline absl::Status CheckVector(const char* name, const ::tensorflow::Tensor& tensor) {
   if (tensor.dims() == 1) return absl::OkStatus();

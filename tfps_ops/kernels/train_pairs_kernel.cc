@@ -65,6 +65,7 @@ class TrainPairsOp : public tf::OpKernel {
       }
       rows->before[i] = matrices[i].flat<float>().data();
     }
+    // All have the shape of the first, so it speaks for them.
     rows->rows = matrices[0].dim_size(0);
     rows->dim = matrices[0].dim_size(1);
     return absl::OkStatus();

@@ -16,6 +16,7 @@ absl::Status ApplyDenseShape(InferenceContext* c) {
   TF_RETURN_IF_ERROR(c->GetAttr("K", &variables));
   ShapeHandle checked;
   for (int i = 0; i < variables; ++i) TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &checked));
+  // The hyperparameters, and last the decay.
   return c->WithRank(c->input(c->num_inputs() - 1), 1, &checked);
 }
 

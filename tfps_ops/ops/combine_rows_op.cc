@@ -14,6 +14,7 @@ using ::tensorflow::shape_inference::ShapeHandle;
 
 // The inputs `names` are vectors of one length.
 absl::Status SameLength(InferenceContext* c, const std::vector<std::string>& names, ShapeHandle* length) {
+  // A vector to begin with, so that an input which is none fails too.
   *length = c->Vector(InferenceContext::kUnknownDim);
   for (const std::string& name : names) {
     // An input list: `weights` may be of none or of one tensor.
@@ -38,6 +39,7 @@ absl::Status MatrixOf(InferenceContext* c, int matrix, int rows) {
 // Of TfpsCombineRows and TfpsCombineRowsGrad alike: input 0 has the columns, input 3 the number of rows.
 absl::Status CombineShape(InferenceContext* c) {
   ShapeHandle length;
+  // An element has a place, a segment and perhaps a weight.
   TF_RETURN_IF_ERROR(SameLength(c, {"places", "segments", "weights"}, &length));
   return MatrixOf(c, 0, 3);
 }

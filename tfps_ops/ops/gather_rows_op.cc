@@ -16,6 +16,7 @@ absl::Status GatherRowsShape(InferenceContext* c) {
   int64_t dim = 0, n = 0;
   TF_RETURN_IF_ERROR(c->GetAttr("dim", &dim));
   TF_RETURN_IF_ERROR(c->GetAttr("N", &n));
+  // A count for each table, then the rows: the request is n longer than the answer.
   ShapeHandle handle, request;
   for (int i = 0; i < n; ++i) TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &handle));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(n), 1, &request));

@@ -21,6 +21,7 @@ absl::Status ScanRowsShape(InferenceContext* c) {
   TF_RETURN_IF_ERROR(c->GetAttr("dim", &dim));
   ShapeHandle checked;
   for (int i = 0; i <= variables; ++i) TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &checked));
+  // One dimension for all outputs: a chunk has as many keys as rows.
   const DimensionHandle rows = c->UnknownDim();
   c->set_output(0, c->Vector(rows));
   c->set_output(1, c->Matrix(rows, c->MakeDim(dim)));

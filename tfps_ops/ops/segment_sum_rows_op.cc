@@ -19,6 +19,7 @@ absl::Status SegmentSumRowsShape(InferenceContext* c) {
   // Merging is the check: it fails where known dimensions differ and learns those that one side does not know.
   for (int i = 0; i < n; ++i) {
     ShapeHandle expected, merged;
+    // Example: an inverse of shape [32, 5] wants gradients of shape [32, 5, dim].
     TF_RETURN_IF_ERROR(c->Concatenate(c->input(n + i), c->Vector(dim), &expected));
     TF_RETURN_IF_ERROR(c->Merge(c->input(i), expected, &merged));
   }

@@ -17,6 +17,7 @@ absl::Status TrainPairsShape(InferenceContext* c) {
   ShapeHandle matrix = c->Matrix(InferenceContext::kUnknownDim, InferenceContext::kUnknownDim);
   ShapeHandle centers, targets, hyper;
   DimensionHandle count;
+  // The rows, and then the slots of the rule.
   TF_RETURN_IF_ERROR(c->input("rows", &rows));
   // All matrices have one shape, and what one of them knows of it holds for all.
   for (const ShapeHandle& one : rows) TF_RETURN_IF_ERROR(c->Merge(matrix, one, &matrix));

@@ -72,6 +72,7 @@ Status VariableRowStore::UpdateRows(const RowUpdater& updater, const float* hype
   TFPS_RETURN_IF_ERROR(View(&matrix));
   TFPS_RETURN_IF_ERROR(tfps::UpdateRows(matrix, updater, hyperparameters, keys, gradients, parallel));
   // One relaxed load where no variable of this process is watched.
+  // After the rows are written and before the locks go, as row_observer.h promises.
   const auto observer = VariableObservers::OfProcess().Find(vars_[0].get());
   if (observer != nullptr) observer->OnUpdate(keys.keys, keys.count);
   return Status();
@@ -82,6 +83,7 @@ Result<RowChunk> VariableRowStore::ScanRows(int64_t cursor, int64_t max_rows) co
   const VariableLocks locks(vars_, LockMode::kShared);
   RowMatrix matrix;
   TFPS_RETURN_IF_ERROR(View(&matrix));
+  // Copied out under the locks: nothing of a chunk can change any more.
   return tfps::ScanRows(matrix, cursor, max_rows);
 }
 

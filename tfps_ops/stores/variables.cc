@@ -16,6 +16,7 @@ absl::Status FindVariable(tf::OpKernelContext* context, const tf::Tensor& handle
     return absl::InvalidArgumentError(
         Concatenated("a variable's handle must be a scalar. Received: shape ", handle.shape().DebugString(), "."));
   }
+  // A reference is held from here on: the variable cannot go while it is used.
   return tf::LookupResource(context, handle.flat<tf::ResourceHandle>()(0), var);
 }
 

@@ -67,6 +67,7 @@ int64_t NanosecondsATable(const std::vector<TableIds>& ids) {
 PieceMap::PieceMap(std::vector<TableRoute> routes, int64_t servers) : routes_(std::move(routes)), pieces_(servers) {
   for (const TableRoute& route : routes_) {
     std::vector<int64_t>& numbers = numbers_.emplace_back();
+    // A server may hold several shards of a table; each is a piece of its own.
     for (int64_t server : route.servers) numbers.push_back(pieces_[server]++);
   }
 }
@@ -94,6 +95,7 @@ UniqueRouter::IdPlace UniqueRouter::FirstBad() const {
 }
 
 void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* work) const {
+  // Made for each step and table: a table of the batch's size is in the cache by the end of it, and needs no clearing.
   IdNumbers numbers(ids.count, routing.rows);
   const Locator locate(routing);
   // The most there can be; pages that are never written take no memory.
@@ -102,6 +104,7 @@ void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* 
   work->counts.assign(routing.shards, 0);
   for (int64_t i = 0; i < ids.count; ++i) {
     const int64_t id = ids.ids[i];
+    // Checked before the hash: the table of numbers is only as large as the rows, where it is direct.
     if (id < 0 || id >= routing.rows) {
       work->bad_element = i;
       return;
@@ -165,6 +168,7 @@ void UniqueRouter::WriteTable(int64_t table, const TableIds& ids, const Routed& 
   int32_t* row_of = out.table_order + work.first;
   for (size_t u = 0; u < work.unique.size(); ++u) {
     const Place& place = work.places[u];
+    // The next free row of this shard's piece, in the answer and, below, in its server's request.
     const int64_t row = work.in_answer[place.shard]++;
     out.requests[servers[place.shard]][work.in_request[place.shard]++] = place.local;
     out.unique_ids[row] = work.unique[u];

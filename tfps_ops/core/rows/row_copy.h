@@ -1,4 +1,6 @@
 // Copies of rows out of a matrix, in any order: the gather of a lookup.
+//
+// Example: rows {2, 0} of a matrix of 3 columns give its floats 6 to 8 and then 0 to 2.
 #ifndef TFPS_OPS_CORE_ROWS_ROW_COPY_H_
 #define TFPS_OPS_CORE_ROWS_ROW_COPY_H_
 

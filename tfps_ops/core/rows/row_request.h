@@ -8,7 +8,7 @@
 //   [hyperparameters][bits of 2 1 7 0 5, ten floats][g7 g7 g0 g0 g5 g5]
 //
 // Cost: O(pieces) for a request, O(rows) for an update, whose rows are copied because they are not aligned.
-// Threads: pure functions.
+// Threads: pure functions. Nothing is kept; what they return points into the message, which must outlive it.
 #ifndef TFPS_OPS_CORE_ROWS_ROW_REQUEST_H_
 #define TFPS_OPS_CORE_ROWS_ROW_REQUEST_H_
 

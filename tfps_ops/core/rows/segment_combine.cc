@@ -13,6 +13,7 @@ namespace tfps {
 namespace {
 
 // The elements [begin, end) of bag `index`.
+// One bag as the loops see it; example: bag 2 of the segments {0, 0, 2} is {2, 2, 3}.
 struct Bag {
   int64_t index;
   int64_t begin;
@@ -112,6 +113,7 @@ void CombineRows(const Bags& bags, const float* rows, float* combined, const Par
 void CombineRowsGradient(const Bags& bags, const float* gradients, float* sums, const ParallelFor& parallel) {
   const RowKernels& kernels = RowKernelsFor(BestCpuTarget());
   const std::vector<float> shares = Shares(bags, parallel);
+  // Each thread reads all elements and writes its rows, so what a row costs grows with the elements.
   const int64_t nanoseconds = bags.rows == 0 ? 1 : 1 + (bags.rows + bags.elements) * bags.dim / (4 * bags.rows);
   // As in segment_sum.cc: threads split the rows of the result.
   parallel(bags.rows, nanoseconds, [&](int64_t begin, int64_t end) {

@@ -39,6 +39,7 @@ void MatrixRowStore::Observe(RowObserver* observer) {
 }
 
 RowMatrix MatrixRowStore::Matrix() const {
+  // Made anew for each call, as it is a handful of pointers.
   RowMatrix matrix;
   matrix.table = table_.data();
   matrix.slot_count = static_cast<int>(slots_.size());

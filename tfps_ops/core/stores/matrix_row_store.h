@@ -1,4 +1,8 @@
 // A RowStore in plain memory, with fixed rows: the simplest one there is, and the twin that others are tested against.
+//
+// Example, a table of two rows of 3 floats with one slot as wide:
+//   MatrixRowStore store({1, 2, 3, 4, 5, 6}, 3, {3});
+//   store.UpdateRows(*adagrad, hyperparameters, {keys, 1}, gradients, InCallersThread);
 #ifndef TFPS_OPS_CORE_STORES_MATRIX_ROW_STORE_H_
 #define TFPS_OPS_CORE_STORES_MATRIX_ROW_STORE_H_
 

@@ -42,6 +42,7 @@ Status CopyRows(const RowMatrix& matrix, const RowKeys& keys, float* out, const 
 Status UpdateRows(const RowMatrix& matrix, const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
                   const float* gradients, const ParallelFor& parallel) {
   TFPS_RETURN_IF_ERROR(CheckKeys(keys, matrix.rows));
+  // Whether the slots are the optimizer's: another optimizer's slots would be read as numbers of this one.
   TFPS_RETURN_IF_ERROR(CheckSlots(matrix, updater));
   // The loops of row_kernels.inc take plain pointers.
   RowBlock block;
@@ -51,11 +52,13 @@ Status UpdateRows(const RowMatrix& matrix, const RowUpdater& updater, const floa
   block.gradients = gradients;
   block.count = keys.count;
   block.dim = matrix.dim;
+  // Rows are different, so the updater may split them over threads.
   updater.Apply(hyperparameters, block, parallel);
   return Status();
 }
 
 Result<RowChunk> ScanRows(const RowMatrix& matrix, int64_t cursor, int64_t max_rows) {
+  // A chunk of no rows would be a scan that never ends.
   if (max_rows < 1) return InvalidArgument("`max_rows` must be at least 1. Received: ", max_rows, ".");
   // A cursor is a row. An empty table is at its end at once, with the cursor 0.
   if (cursor < 0 || cursor > matrix.rows) {
@@ -67,6 +70,7 @@ Result<RowChunk> ScanRows(const RowMatrix& matrix, int64_t cursor, int64_t max_r
   RowChunk chunk;
   chunk.keys.resize(end - cursor);
   std::iota(chunk.keys.begin(), chunk.keys.end(), cursor);
+  // Rows that follow each other are one copy.
   chunk.rows.assign(matrix.table + cursor * matrix.dim, matrix.table + end * matrix.dim);
   for (int i = 0; i < matrix.slot_count; ++i) {
     const SlotMatrix& slot = matrix.slots[i];
