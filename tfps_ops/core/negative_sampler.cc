@@ -9,7 +9,7 @@ namespace {
 constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
 // With 4 attempts a row that has half of all draws is replaced by its neighbour once in 16; rarer rows practically never.
 constexpr int kAttempts = 4;
-// Measured: mostly the fetch from the alias table.
+// A hash of the place and, mostly, the fetch from the alias table.
 constexpr int64_t kNanosecondsADraw = 10;
 
 // The finalizer of splitmix64 (Steele, Lea and Flood 2014): 64 bits that look random for a number that does not.
@@ -21,7 +21,7 @@ inline uint64_t Mix(uint64_t z) {
 
 // One row for 64 random bits: the high 32 choose the column, the low 32 whether its alias is taken.
 inline int64_t Row(const NegativeSampler& sampler, uint64_t random) {
-  // A product and a shift in place of a remainder: evenly spread, and a tenth of the time.
+  // A product and a shift in place of a remainder: spread as evenly, without a division.
   const int64_t column = static_cast<int64_t>(((random >> 32) * static_cast<uint64_t>(sampler.rows)) >> 32);
   if (sampler.aliases == nullptr) return column;
   const uint64_t alias = static_cast<uint64_t>(sampler.aliases[column]);

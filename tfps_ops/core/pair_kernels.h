@@ -13,8 +13,8 @@ namespace tfps {
 // A cache line of 64 bytes.
 constexpr int64_t kFloatsALine = 16;
 
-// Rows that lie in whole cache lines. Beyond `dim` a row is filled with 0 and a slot with 1, which has no effect on a product and
-// is not changed by an update. Example: rows of 100 floats have a stride of 112.
+// Rows that lie in whole cache lines. Beyond `dim` a row is filled with 0 and a slot with 1, which has no effect on a product
+// and is not changed by an update. Example: rows of 100 floats have a stride of 112.
 // Ownership: nothing is owned. Threads: one call, one block; nothing else is touched.
 struct PairBlock {
   Pairs pairs;

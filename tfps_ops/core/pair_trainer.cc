@@ -1,5 +1,5 @@
-// Rows are copied to whole cache lines, trained there, and the difference is returned. The copy costs a few percent of the
-// training, and saves the loops all partial vectors.
+// Rows are copied to whole cache lines, trained there, and the difference is returned. The copy is made
+// once a window, and saves the loops of every pair all partial vectors.
 #include "tfps_ops/core/pair_trainer.h"
 
 #include <cstdlib>

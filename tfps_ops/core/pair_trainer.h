@@ -8,8 +8,9 @@
 // other, as in word2vec.c. The loss of a target is softplus(-score) or softplus(score), but at most 87.3, the logarithm of
 // the smallest float; that of a score that is no number is none either.
 //
-// The rows of a window are a compact copy of those that its pairs name, so the tables of the servers are not touched. One thread
-// trains them: the result of a window is the same whatever else the process does, and windows of several workers run at once.
+// The rows of a window are a compact copy of those that its pairs name, so the tables of the servers are not touched. One
+// thread trains them: the result of a window is the same whatever else the process does, and windows of several workers run at
+// once.
 #ifndef TFPS_OPS_CORE_PAIR_TRAINER_H_
 #define TFPS_OPS_CORE_PAIR_TRAINER_H_
 

@@ -1,5 +1,5 @@
-// Every rule of rules/*.inc against its formula in double precision, step after step: the C++ loops have no other twin here, and
-// a wrong sign or a slot mistaken for another would show within a few steps.
+// Every rule of rules/*.inc against its formula in double precision, step after step: the C++ loops have no other twin here,
+// and a wrong sign or a slot mistaken for another would show within a few steps.
 #include <algorithm>
 #include <cmath>
 #include <functional>

@@ -25,7 +25,8 @@ struct RowBlock {
   int64_t dim = 0;
 };
 
-// Rows to be added up, for the gradients of a lookup: out[position[i]] += values[i] for the positions in [begin, end); others are passed over.
+// Rows to be added up, for the gradients of a lookup: out[position[i]] += values[i] for the positions in [begin, end); others
+// are passed over.
 struct AddBlock {
   const float* values = nullptr;         // [count, dim]
   const int32_t* positions = nullptr;    // [count]
@@ -50,7 +51,8 @@ struct AddSharesBlock {
   float* out = nullptr;                  // [at least end, dim]
 };
 
-// One bag of a lookup, whose rows are added up to one: out = sum(weights[i] * rows[places[i]]) / divisor, 0 where the divisor is.
+// One bag of a lookup, whose rows are added up to one: out = sum(weights[i] * rows[places[i]]) / divisor, 0 where the divisor
+// is.
 struct PoolBlock {
   const float* rows = nullptr;           // [any, dim]
   const int32_t* places = nullptr;       // [ahead], of which the first `count` are the bag's

@@ -6,7 +6,8 @@
 #include "tfps_ops/core/pair_kernels.h"
 #include "tfps_ops/core/row_kernels.h"
 
-// The whole file is compiled for AVX2, and nothing of it may run elsewhere: functions of headers above this line stay baseline.
+// The whole file is compiled for AVX2, and nothing of it may run elsewhere: functions of headers above this line stay
+// baseline.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
 #else

@@ -21,7 +21,8 @@ namespace {
 constexpr int kWidth = 16;
 typedef float Vec __attribute__((vector_size(kWidth * sizeof(float))));
 
-// A mask of the first n of sixteen lanes, 0 < n < 16. Lanes outside are neither read nor written: a row may end at a page's end.
+// A mask of the first n of sixteen lanes, 0 < n < 16. Lanes outside are neither read nor written: a row may end at a page's
+// end.
 inline __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 
 inline Vec Load(const float* p) { return _mm512_loadu_ps(p); }

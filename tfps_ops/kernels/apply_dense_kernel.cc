@@ -1,6 +1,7 @@
-// Kernel of TfpsApplyDense: updates whole variables by the loops of core/row_updater.h, as tables whose rows all have a gradient.
+// Kernel of TfpsApplyDense: updates whole variables by the loops of core/row_updater.h, as tables whose rows all have a
+// gradient.
 //
-// TensorFlow's own optimizers read and write each variable several times, once for each operation of the formula. Here each
+// As a graph of TensorFlow's ops the formula reads and writes each variable several times, once for each operation. Here each
 // element and its slots are read and written once, and the formula is that of the rows.
 //
 // Threads: a variable and its slots are locked exclusively while they are updated; large ones are split over threads.
@@ -90,8 +91,8 @@ class ApplyDenseOp : public tf::OpKernel {
       }
       TF_RETURN_IF_ERROR(DetachFromReaders(context, var.get()));
     }
-    // Elements of a variable do not mix, so it may be cut into rows of any length: whole rows of kRow, and one that is shorter.
-    // Example: 150 elements are two rows of 64 and one of 22.
+    // Elements of a variable do not mix, so it may be cut into rows of any length: whole rows of kRow, and one that is
+    // shorter. Example: 150 elements are two rows of 64 and one of 22.
     const int64_t size = gradient.NumElements(), whole = size / kRow;
     Apply(context, vars, gradient, hyper, 0, whole, kRow);
     // The rest as a row of its own, of its own length.

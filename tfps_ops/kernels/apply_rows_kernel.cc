@@ -1,8 +1,8 @@
 // Kernel of TfpsApplyRows: unpacks the message and updates the RowStore of each table.
 //
 // Threads: as for the gather, but each table and its slots are locked exclusively, so updates of one table follow one another.
-// Errors: a message that is wrong as a whole changes nothing. One that is wrong for a table leaves the tables before it updated.
-// Cost: a copy of the request, which is not aligned in the message, and a fetch from memory for each row and slot.
+// Errors: a message that is wrong as a whole changes nothing. One that is wrong for a table leaves the tables before it
+// updated. Cost: a copy of the request, which is not aligned in the message, and a fetch from memory for each row and slot.
 #include <memory>
 #include <string>
 #include <utility>

@@ -1,7 +1,7 @@
 // Kernels of TfpsCombineRows and of its gradients: unpack tensors and call core/rows/segment_combine.h.
 //
-// All that a kernel knows is its combiner, so any number of steps share one. Every place and segment is checked before a row is
-// read: they are tensors of the user's graph, and may hold anything.
+// All that a kernel knows is its combiner, so any number of steps share one. Every place and segment is checked before a row
+// is read: they are tensors of the user's graph, and may hold anything.
 #include <string>
 
 #include "tensorflow/core/framework/op_kernel.h"

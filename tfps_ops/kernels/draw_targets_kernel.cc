@@ -1,7 +1,7 @@
 // Kernel of TfpsDrawTargets: unpacks tensors and calls core/negative_sampler.h.
 //
-// Threads: a Compute has no state but its tensors. Errors: the alias table and the positives are checked before the first draw.
-// Cost: one pass over the alias table, which is a copy that a worker holds anyway, and a draw for each negative.
+// Threads: a Compute has no state but its tensors. Errors: the alias table and the positives are checked before the first
+// draw. Cost: one pass over the alias table, and a draw for each negative.
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tfps_ops/core/negative_sampler.h"
 #include "tfps_ops/kernels/device_parallel.h"

@@ -1,7 +1,7 @@
 // Kernel of TfpsGatherRows: unpacks tensors and calls the RowStore of each table.
 //
-// Threads: any number of Computes run at once; each table is locked by its own store while its rows are copied, so a request of
-// several tables is not of one moment, but each table's rows are.
+// Threads: any number of Computes run at once; each table is locked by its own store while its rows are copied, so a request
+// of several tables is not of one moment, but each table's rows are.
 // Errors: a wrong request is refused before any table is locked, a wrong row before its table's rows are copied.
 // Cost: a lookup of each handle, and a fetch from memory for each row; large requests are split over threads by rows.
 #include <memory>

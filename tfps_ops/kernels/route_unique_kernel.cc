@@ -1,7 +1,7 @@
 // Kernel of TfpsRouteUnique: unpacks attributes and tensors and calls core/routing/unique_router.h.
 //
-// Threads: the kernel object is shared by all steps that run at a time; it is constant after its construction. Each Compute has
-// a UniqueRouter of its own.
+// Threads: the kernel object is shared by all steps that run at a time; it is constant after its construction. Each Compute
+// has a UniqueRouter of its own.
 #include <memory>
 #include <string>
 #include <vector>

@@ -1,7 +1,7 @@
 // Kernel of TfpsTrainPairs: unpacks tensors and calls core/pair_trainer.h.
 //
-// Threads: a Compute uses the caller's thread alone; several may run at once. Errors: every pair is checked before the first is
-// trained. Cost: see PairTrainer::Train.
+// Threads: a Compute uses the caller's thread alone; several may run at once. Errors: every pair is checked before the first
+// is trained. Cost: see PairTrainer::Train.
 #include <memory>
 #include <string>
 #include <utility>

@@ -1,5 +1,5 @@
-// The list is looked at once an update at most, and only where something is watched; watching is rare. So one mutex and a plain
-// hash map do.
+// The list is looked at once an update at most, and only where something is watched; watching is rare. So one mutex and a
+// plain hash map do.
 #include "tfps_ops/stores/variable_observers.h"
 
 namespace tfps {

@@ -11,8 +11,8 @@ namespace tf = ::tensorflow;
 
 namespace {
 
-// Everything about a variable is looked at under its lock, and anew at each call: an assignment may change its shape, and even a
-// table that was right a step ago may have been loaded from another model since.
+// Everything about a variable is looked at under its lock, and anew at each call: an assignment may change its shape, and even
+// a table that was right a step ago may have been loaded from another model since.
 
 // Whether the variable can hold rows of `dim` floats. Its lock is held.
 Status CheckTable(tf::Var* var, int64_t dim) {

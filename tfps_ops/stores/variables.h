@@ -4,8 +4,8 @@
 //   - Reading rows takes the lock shared, so a reader never sees half an update of a row.
 //   - An update takes the locks of a table and all its slots exclusively, so concurrent updates follow one another.
 // Several locks are taken in the order of their addresses, as everywhere in TensorFlow: two threads that want the same
-// variables cannot wait for each other. The lists of tables that a message names are worked through one table at a time, and no
-// lock of one is held while the next is waited for.
+// variables cannot wait for each other. The lists of tables that a message names are worked through one table at a time, and
+// no lock of one is held while the next is waited for.
 #ifndef TFPS_OPS_STORES_VARIABLES_H_
 #define TFPS_OPS_STORES_VARIABLES_H_
 

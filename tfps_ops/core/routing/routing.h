@@ -1,7 +1,7 @@
 // Where the rows of one table live: the C++ twin of tfps/placement/routing.py, which owns the rule and explains it.
 //
-// Row id -> (shard, local row), by arithmetic alone; no table of places is kept. Example, 10 rows on 4 shards, of which the first
-// two (10 % 4) hold one row more:
+// Row id -> (shard, local row), by arithmetic alone; no table of places is kept. Example, 10 rows on 4 shards, of which the
+// first two (10 % 4) hold one row more:
 //   div   keeps ranges together:  0 1 2 | 3 4 5 | 6 7 | 8 9
 //   mod   deals rows out in turn: 0 4 8 | 1 5 9 | 2 6 | 3 7
 //   hash  deals out in turn, but rotates each block of neighbours by a number that looks random, so that ids with a pattern

@@ -14,8 +14,8 @@ namespace {
 // full, so that a probe looks at 1.5 slots on average. It holds numbers of 4 bytes and not ids of 8: the ids are in `members`.
 class IdNumbers {
  public:
-  // For at most `ids` members in [0, rows). Where the table of rows is hardly larger than the batch, each row has a slot of its
-  // own, and nothing is hashed. Example: 100 ids take 256 slots; a table of 200 rows is then used directly.
+  // For at most `ids` members in [0, rows). Where the table of rows is hardly larger than the batch, each row has a slot of
+  // its own, and nothing is hashed. Example: 100 ids take 256 slots; a table of 200 rows is then used directly.
   IdNumbers(int64_t ids, int64_t rows) {
     // At least 16 slots, so that the shift below is never that of a whole word.
     int bits = 4;
@@ -120,8 +120,8 @@ void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* 
   }
 }
 
-// Computes where each piece begins, in its server's request and in the answer. Until the ids of all tables are counted neither is
-// known, which is why Read and Write are two passes.
+// Computes where each piece begins, in its server's request and in the answer. Until the ids of all tables are counted neither
+// is known, which is why Read and Write are two passes.
 void UniqueRouter::LayOut() {
   // Counts pile up server by server, in the order of the pieces.
   rows_.assign(map_.servers(), 0);

@@ -7,7 +7,8 @@
 // and 0 of piece 0 and for row 5 of piece 1.
 //
 // The *answer* is what all servers send back, one after the other: a matrix with a row for each unique id. `inverse` says
-// for each id which row of the answer is its own. Within a piece, rows are in the order in which the step first asked for them.
+// for each id which row of the answer is its own. Within a piece, rows are in the order in which the step first asked for
+// them.
 //
 // Example, one table of 10 rows with `mod` routing on two servers, and the ids 4 7 4 2:
 //   server 0 has the even ids, server 1 the odd ones, and id i is the local row i / 2

@@ -1,5 +1,5 @@
-// Messages are read from the front, and everything that their sizes imply is checked before it is used: a count by what is left
-// of the message, a size by what divides it.
+// Messages are read from the front, and everything that their sizes imply is checked before it is used: a count by what is
+// left of the message, a size by what divides it.
 #include "tfps_ops/core/rows/row_request.h"
 
 #include <cstring>

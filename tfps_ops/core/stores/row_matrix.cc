@@ -8,8 +8,8 @@
 
 namespace tfps {
 
-// One pass before the first row is touched, so that a refused call has changed nothing. It costs about a nanosecond a key,
-// against some 20 for the fetch of the row.
+// One pass before the first row is touched, so that a refused call has changed nothing. Keys follow each other in memory, so
+// it costs little beside the fetches of the rows.
 Status CheckKeys(const RowKeys& keys, int64_t rows) {
   for (int64_t i = 0; i < keys.count; ++i) {
     if (keys.keys[i] < 0 || keys.keys[i] >= rows) {

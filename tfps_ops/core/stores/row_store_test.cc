@@ -1,5 +1,5 @@
-// What every RowStore must do, run on each kind there is: one with fixed rows, and one that grows, which lives in this file and
-// shows what a new kind takes.
+// What every RowStore must do, run on each kind there is: one with fixed rows, and one that grows, which lives in this file
+// and shows what a new kind takes.
 #include "tfps_ops/core/stores/row_store.h"
 
 #include <algorithm>
