@@ -67,10 +67,12 @@ Status VariableRowStore::UpdateRows(const RowUpdater& updater, const float* hype
                                     const float* gradients, const ParallelFor& parallel) {
   const VariableLocks locks(vars_, LockMode::kExclusive);
   RowMatrix matrix;
-  TFPS_RETURN_IF_ERROR(View(&matrix));  // before a buffer is copied, so that a message which is refused costs nothing
+  TFPS_RETURN_IF_ERROR(View(&matrix));
+  TFPS_RETURN_IF_ERROR(CheckUpdate(matrix, updater, keys));
+  // Copies a buffer that someone reads, so the matrix is viewed once more.
   for (const VarPtr& var : vars_) TFPS_RETURN_IF_ERROR(MakeWritable(context_, var.get()));
   TFPS_RETURN_IF_ERROR(View(&matrix));
-  TFPS_RETURN_IF_ERROR(tfps::UpdateRows(matrix, updater, hyperparameters, keys, gradients, parallel));
+  tfps::UpdateRows(matrix, updater, hyperparameters, keys, gradients, parallel);
   // One relaxed load where no variable of this process is watched.
   // After the rows are written and before the locks go, as row_observer.h promises.
   const auto observer = VariableObservers::OfProcess().Find(vars_[0].get());

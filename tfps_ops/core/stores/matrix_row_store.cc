@@ -23,7 +23,9 @@ Status MatrixRowStore::UpdateRows(const RowUpdater& updater, const float* hyperp
                                   const float* gradients, const ParallelFor& parallel) {
   // Exclusive from the checks to the last write, and while the observer is told, as row_observer.h promises it.
   const std::lock_guard<std::shared_mutex> lock(mutex_);
-  TFPS_RETURN_IF_ERROR(tfps::UpdateRows(Matrix(), updater, hyperparameters, keys, gradients, parallel));
+  const RowMatrix matrix = Matrix();
+  TFPS_RETURN_IF_ERROR(CheckUpdate(matrix, updater, keys));
+  tfps::UpdateRows(matrix, updater, hyperparameters, keys, gradients, parallel);
   if (observer_ != nullptr) observer_->OnUpdate(keys.keys, keys.count);
   return Status();
 }

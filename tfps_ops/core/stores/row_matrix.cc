@@ -39,11 +39,14 @@ Status CopyRows(const RowMatrix& matrix, const RowKeys& keys, float* out, const 
   return Status();
 }
 
-Status UpdateRows(const RowMatrix& matrix, const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
-                  const float* gradients, const ParallelFor& parallel) {
+Status CheckUpdate(const RowMatrix& matrix, const RowUpdater& updater, const RowKeys& keys) {
   TFPS_RETURN_IF_ERROR(CheckKeys(keys, matrix.rows));
   // Whether the slots are the optimizer's: another optimizer's slots would be read as numbers of this one.
-  TFPS_RETURN_IF_ERROR(CheckSlots(matrix, updater));
+  return CheckSlots(matrix, updater);
+}
+
+void UpdateRows(const RowMatrix& matrix, const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
+                const float* gradients, const ParallelFor& parallel) {
   // The loops of row_kernels.inc take plain pointers.
   RowBlock block;
   block.table = matrix.table;
@@ -54,7 +57,6 @@ Status UpdateRows(const RowMatrix& matrix, const RowUpdater& updater, const floa
   block.dim = matrix.dim;
   // Rows are different, so the updater may split them over threads.
   updater.Apply(hyperparameters, block, parallel);
-  return Status();
 }
 
 Result<RowChunk> ScanRows(const RowMatrix& matrix, int64_t cursor, int64_t max_rows) {

@@ -32,12 +32,15 @@ Status CheckKeys(const RowKeys& keys, int64_t rows);
 // Whether the matrix has the slots that `updater` needs, in number and width.
 Status CheckSlots(const RowMatrix& matrix, const RowUpdater& updater);
 
-// The verbs of RowStore, for whoever holds the lock. Each checks its arguments before it touches a row.
+// The verbs of RowStore, for whoever holds the lock. Copies and scans check their arguments before they touch a row.
 // Example of a scan of 5 rows with max_rows 2: the cursors 0, 2 and 4 give the rows {0, 1}, {2, 3} and {4}, and then kEnd.
 Status CopyRows(const RowMatrix& matrix, const RowKeys& keys, float* out, const ParallelFor& parallel);
-Status UpdateRows(const RowMatrix& matrix, const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
-                  const float* gradients, const ParallelFor& parallel);
 Result<RowChunk> ScanRows(const RowMatrix& matrix, int64_t cursor, int64_t max_rows);
+
+// An update is two calls: a store checks it first, and makes its memory writable, which may be a copy, only if all is right.
+Status CheckUpdate(const RowMatrix& matrix, const RowUpdater& updater, const RowKeys& keys);
+void UpdateRows(const RowMatrix& matrix, const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
+                const float* gradients, const ParallelFor& parallel);
 
 }  // namespace tfps
 

@@ -85,7 +85,8 @@ TFPS_TEST(RowsAreUpdatedInPlaceWithTheirSlots) {
   const auto adagrad = ValueOf(MakeRowUpdater("adagrad"));
   const int64_t key = 2;
   const float gradients[] = {2, 2, 2}, hyper[] = {1.0f, 0.0f, 0.0f};
-  TFPS_CHECK(UpdateRows(example.matrix, *adagrad, hyper, {&key, 1}, gradients, InThreads).ok());
+  TFPS_CHECK(CheckUpdate(example.matrix, *adagrad, {&key, 1}).ok());
+  UpdateRows(example.matrix, *adagrad, hyper, {&key, 1}, gradients, InThreads);
   for (int i = 0; i < 15; ++i) {
     const bool updated = i / 3 == 2;  // a = 4 and w -= 2 / 2
     TFPS_CHECK(example.table[i] == (updated ? i - 1 : i) && example.wide[i] == (updated ? 4 : 0));
