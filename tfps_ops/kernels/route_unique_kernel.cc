@@ -174,16 +174,11 @@ class RouteUniqueOp : public tf::OpKernel {
     return absl::OkStatus();
   }
 
-  // The router's error with the place of the id in its tensor, such as "at [3, 1] of ids of shape [4,2].".
+  // The router's error with the place of the id: "... Received: 105 at position 31 of ids of shape [4,8]". Python reads this
+  // text back (see tfps/ops/id_range.py), as an op cannot raise an error of ours.
   static absl::Status OutOfRange(tf::OpKernelContext* context, const Status& read, const UniqueRouter::IdPlace& bad) {
-    const tf::TensorShape& shape = context->input(bad.table).shape();
-    std::string place;
-    int64_t rest = bad.element;
-    for (int d = shape.dims() - 1; d >= 0; --d) {
-      place = std::to_string(rest % shape.dim_size(d)) + (place.empty() ? "" : ", ") + place;
-      rest /= shape.dim_size(d);
-    }
-    return ToTensorFlow(InvalidArgument(read.message(), " at [", place, "] of ids of shape ", shape.DebugString(), "."));
+    return ToTensorFlow(InvalidArgument(read.message(), " at position ", bad.element, " of ids of shape ",
+                                        context->input(bad.table).shape().DebugString()));
   }
 
   // The pieces of all servers, made once.
