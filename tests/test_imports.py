@@ -12,7 +12,7 @@ ALLOWED = {
     "placement": set(),
     "ops": set(),
     "cluster": {"ops"},  # a server loads the library, or it could not run the graphs it is sent
-    "embedding": {"ops", "placement"},
+    "embedding": {"cluster", "ops", "placement"},
     "nn": {"embedding", "ops", "placement"},
     "runtime": {"cluster"},
     "inputs": {"runtime"},

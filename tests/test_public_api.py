@@ -27,7 +27,7 @@ PUBLIC = {
     "tfps.layers": {"EmbeddingBag"},
     "tfps.models": {"SkipGram"},
     "tfps.text": {"keep_probabilities", "neighbour_pairs"},
-    "tfps.optimizers": {"Geo", "Sync"},
+    "tfps.optimizers": {"Geo", "RowwiseAdagrad", "Sync"},
     "tfps.nn": {"embedding_lookup", "embedding_lookup_sparse", "safe_embedding_lookup_sparse"},
     "tfps.errors": {
         "ClusterError",
@@ -73,7 +73,6 @@ INTERNAL = {
     "host_of",
     "create",
     "dense_variables",
-    "place_plain",
     "pool",
     "run_in_step",
     "server_pool",
@@ -173,4 +172,6 @@ def test_the_package_says_that_it_is_typed_and_what_its_commands_are():
     assert set(scripts) == {"tfps-launch", "tfps-plan"}
     for target in scripts.values():
         module, function = target.split(":")
-        assert typing.get_type_hints(getattr(importlib.import_module(module), function))["return"] is int
+        command = importlib.import_module(module)
+        assert not inspect.signature(getattr(command, function)).parameters
+        assert typing.get_type_hints(command.main)["return"] is int

@@ -56,12 +56,12 @@ def cluster():
 @pytest.mark.parametrize("name", ["num_ps", "num_workers", "ps_threads", "worker_threads"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
 def test_refuses_counts(name, value):
-    with pytest.raises(ConfigError, match=f"`{name}` must be an integer of at least 1. Received: {value!r}"):
+    with pytest.raises(ConfigError, match=f"`{name}` must be an integer of at least 1.*. Received: {value!r}"):
         LocalCluster(**{name: value})
 
 
 def test_refuses_timeout():
-    with pytest.raises(ConfigError, match="`start_timeout_s` must be above 0. Received: 0"):
+    with pytest.raises(ConfigError, match="`start_timeout_s` must be a number above 0.*. Received: 0"):
         LocalCluster(start_timeout_s=0)
 
 
@@ -115,7 +115,8 @@ def test_dead_task_is_named_with_its_log(processes):
     assert processes.living(others) == []
 
 
-def test_start_has_a_limit(tmp_path, left_behind):
+def test_start_has_a_limit(tmp_path, left_behind, monkeypatch):
+    monkeypatch.setenv("TF_CPP_VMODULE", "of_this_test=1")  # a zygote of its own, which has TensorFlow to import
     cluster = LocalCluster(1, 1, start_timeout_s=0.2, log_dir=str(tmp_path))
     with pytest.raises(ClusterTimeoutError, match=r"ps 0, worker 0 did not come up within 0.2 s"):
         cluster.start()

@@ -41,7 +41,7 @@ for variable in built.trainable_variables:
     value, planned = variable._value, plan.find(variable.path)
     assert value.placement.servers == planned.servers, variable.path
     assert value.placement.routing == planned.routing, variable.path
-    devices = [shard.device for shard in value.shards] if isinstance(value, Table) else [value.device]
+    devices = [store.device for store in value.stores] if isinstance(value, Table) else [value.device]
     assert all(f"task:{server}/" in device for server, device in zip(planned.servers, devices)), variable.path
     momentum = built.optimizer._momentums[built.optimizer._get_variable_index(variable)]._value
     assert momentum.placement.servers == planned.servers, variable.path

@@ -48,7 +48,7 @@ def same_state(a, b):
 def test_tables_are_split_and_dense_variables_are_not(strategy, trained):
     tables = [v._value for v in [*trained.variables, *trained.optimizer.variables] if isinstance(v._value, Table)]
     assert len(tables) == 3 and all(table.servers == (0, 1) or table.servers == (1, 0) for table in tables)
-    assert [sum(int(s.shape[0]) for s in t.shards) for t in tables] == [ROWS] * 3
+    assert [sum(store.rows for store in t.stores) for t in tables] == [ROWS] * 3
 
 
 def test_keras_file_into_the_strategy_and_on_with_training(strategy, trained, tmp_path):

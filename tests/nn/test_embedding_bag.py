@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfps
+from tfps.embedding.sharded_table import ShardedTable
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError
 
@@ -89,7 +90,7 @@ def trained(scope):
 
 def test_a_fit_gives_what_one_process_gives_and_is_saved(strategy, tmp_path):
     ours, theirs = trained(strategy.scope()), trained(contextlib.nullcontext())
-    assert [type(layer.embeddings._value) for layer in (ours.first, ours.second)] == [Table, Table]
+    assert [type(layer.embeddings._value) for layer in (ours.first, ours.second)] == [ShardedTable, ShardedTable]
     for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     ours.save(tmp_path / "m.keras")

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfps.embedding import initialization, table
+from tfps.embedding.initialization import InitialValue
 from tfps.placement.model import Placement
 from tfps.placement.routing import Routing
 from tfps.placement.spec import VariableSpec
@@ -50,12 +51,12 @@ def test_rows_are_drawn_by_range_or_all_at_once(strategy, placement):
         assert start % 4 == 0 and end - start <= 60, "a chunk"
         return tf.reshape(tf.range(start * DIM, end * DIM, dtype=tf.float32), [-1, DIM])
 
-    for recipe in (Recipe(lambda: None, rows), Recipe(lambda: tf.constant(VALUES))):
+    for recipe in (Recipe(InitialValue(lambda: None, rows)), Recipe(InitialValue(lambda: tf.constant(VALUES)))):
         np.testing.assert_array_equal(create_table(placement, recipe, True).numpy(), VALUES)
 
 
 def test_rows_come_and_go_by_their_ids(strategy, placement):
-    made = create_table(placement, Recipe(lambda: None, constant=0.5), True)
+    made = create_table(placement, Recipe(InitialValue(lambda: None, constant=0.5)), True)
     assert (made.numpy() == 0.5).all()
     made.assign(VALUES)
     np.testing.assert_array_equal(made.numpy(), VALUES)

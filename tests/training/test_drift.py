@@ -38,7 +38,7 @@ def not_looked(norm, steps, windows=10.0):
 def test_steps_that_move_rows_ever_further_are_named(caplog, epochs, said):
     runaway = Runaway()
     for one in [*epochs, epochs[-1]]:
-        runaway.look(one)
+        runaway.compare(one)
     assert [record.getMessage().startswith("GEO: a step now moves") for record in caplog.records] == [True] * said
 
 

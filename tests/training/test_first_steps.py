@@ -11,7 +11,7 @@ import pytest
 
 from tfps.placement.bottleneck import Task, Watched, judge, together
 from tfps.training import cpu_times, first_steps
-from tfps.training.cpu_times import CpuTime, parsed
+from tfps.training.cpu_times import CpuTime, parse_times
 
 STATUS = "Name:\tpython\nCpus_allowed:\tff\nCpus_allowed_list:\t0-3,7\nMems_allowed:\t1\n"
 HOST = "cpu  9 9 9 300 100 0 2 5 0 0\ncpu0 1 2 3\ncpu1 4 5 6\nintr 7 cpu2\n"
@@ -26,13 +26,13 @@ def numbers(utime, stime, name="python"):
 @pytest.mark.parametrize("start", ["", "\n"])
 def test_what_proc_says_is_read(name, start):
     tick = 1 / os.sysconf("SC_CLK_TCK")
-    read = parsed("ps", 1, "h", start + numbers(250, 50, name) + STATUS + HOST)
+    read = parse_times("ps", 1, "h", start + numbers(250, 50, name) + STATUS + HOST)
     assert read == CpuTime("ps", 1, "h", 300 * tick, 5, 5, 200 * tick)
 
 
 @pytest.mark.parametrize("text", ["", "17 (python) S 1 2\n" + STATUS + HOST, numbers(1, 2) + STATUS, "no such file"])
 def test_what_is_no_such_text_is_left_out(text):
-    assert parsed("ps", 1, "h", text) is None
+    assert parse_times("ps", 1, "h", text) is None
 
 
 def by_task(times):
@@ -54,7 +54,7 @@ def test_a_graph_reads_what_this_machine_reads(strategy, monkeypatch):
 def test_a_cluster_that_does_not_answer_is_not_waited_for(strategy, monkeypatch):
     monkeypatch.setattr(strategy, "cluster", None)
     monkeypatch.setattr(cpu_times, "_LIMIT_S", 0.1)
-    monkeypatch.setattr(cpu_times, "_read_there", lambda devices: time.sleep(2))
+    monkeypatch.setattr(cpu_times, "_read_remote", lambda devices: time.sleep(2))
     assert [read.job for read in cpu_times.cpu_times(strategy)] == ["chief"]
 
 

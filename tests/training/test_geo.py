@@ -266,8 +266,8 @@ def test_auto_makes_windows_longer_while_that_pays(of_window, of_step, found):
     """The cost of a step in a window of K is of_window / K + of_step: four times as long is worth it above 10 %."""
     length = Length()
     for _ in range(100):
-        length.ran(length.steps, of_window + length.steps * of_step)
-        length.ran(length.steps + 1, 0.0)  # the last of an epoch, of another length, tells nothing
+        length.add_timing(length.steps, of_window + length.steps * of_step)
+        length.add_timing(length.steps + 1, 0.0)  # the last of an epoch, of another length, tells nothing
     assert length.steps == found and (length.settled or found == LONGEST)
 
 

@@ -42,7 +42,7 @@ class DampedClosure(StepLoop):
 
     def over_batches(self, batches, order):
         exchange, copies = self._pull(order)
-        logs = self._unrolled(batches, copies, lambda done: self._ledgers.ids(order, done).rows)
+        logs = self._run_each(batches, copies, lambda done: self._ledgers.ids(order, done).rows)
         exchange.push(self._ledgers.ids(order, len(batches)).dense)
         return self._result(copies, tf.constant(len(batches), tf.int64), logs, tf.ones([1]))
 

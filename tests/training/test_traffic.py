@@ -170,7 +170,7 @@ def test_a_table_is_made_and_trained_without_passing_through_the_chief(strategy)
     forget_peak()
     before, crossed = peak_bytes(), loopback_bytes()
     model = model_of(strategy, rows, optimizer=keras.optimizers.SGD(0.1))
-    assert sum(int(shard.shape[0]) for shard in model.layers[1].embeddings._value.shards) == rows
+    assert sum(store.rows for store in model.layers[1].embeddings._value.stores) == rows
     model.fit(batches().map(lambda ids, y: (ids * 997, y)), steps_per_epoch=4, verbose=0)
     assert int(model.optimizer.iterations) == 4
     assert peak_bytes() - before < 100e6

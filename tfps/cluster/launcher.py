@@ -101,7 +101,11 @@ def run_local(plan: LaunchPlan) -> int:
     Returns:
         The program's exit status (128 + n if signal n ended it); 1 if a server failed; 128 + n if signal n stopped
         this process.
+
+    Raises:
+        ConfigError: TFPS_START_TIMEOUT_S is no number of seconds; nothing was started.
     """
+    timeout_s = env.start_timeout_s()
     terminal = Terminal()
     log_dir = _make_log_dir(plan.log_dir)
     config = TaskConfig(_reserve_cluster(plan), "chief", 0)
@@ -113,7 +117,7 @@ def run_local(plan: LaunchPlan) -> int:
         chief_log = logs.log_path(log_dir, "chief", 0) if plan.log_dir else None
         chief = ChiefProcess(program_command(plan.program), config, terminal, chief_log)
         _show(group, terminal)
-        return _supervise(chief, group)
+        return _supervise(chief, group, timeout_s)
     except ClusterError as error:
         logs.say(f"error: {error}")
         return _FAILED
@@ -151,9 +155,8 @@ def _show(group: ServerGroup, terminal: Terminal) -> None:
         terminal.follow_log(order.name, order.log_path)
 
 
-def _supervise(chief: ChiefProcess, group: ServerGroup) -> int:
+def _supervise(chief: ChiefProcess, group: ServerGroup, timeout_s: float) -> int:
     """Waits for the program to end, and watches the servers meanwhile."""
-    timeout_s = env.start_timeout_s()
     while (status := chief.wait(_POLL_S)) is None:
         _check(group)
         group.check_in_time(timeout_s)

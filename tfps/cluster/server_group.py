@@ -113,6 +113,7 @@ class ServerGroup:
             if self._link is not None:
                 return
             self._owner, self._launched = os.getpid(), time.monotonic()
+            # The log directory and the environment are of this moment; the zygote may be older.
             link = current_link()
             orders = [dataclasses.asdict(order) for order in self._orders.values()]
             self._key = link.start(orders, server_environment(), self._log_dir, self._temporary)
@@ -129,6 +130,7 @@ class ServerGroup:
             TaskDiedError: one ended instead; the others are stopped.
         """
         try:
+            # `check` before the limit: a server that died is a better reason than one that is not up.
             while not self.is_up:
                 self._read_events(_POLL_S)
                 self.check()
@@ -137,7 +139,8 @@ class ServerGroup:
             link = self._link
             self.stop()
             if link is not None:
-                link.end_if_unused()  # it may be what is wrong; a later cluster starts another
+                # The zygote may be what is wrong, and holds 250 MB. A later cluster starts another.
+                link.end_if_unused()
             raise
 
     @property
@@ -155,6 +158,7 @@ class ServerGroup:
         """Raises `TaskDiedError` with the tail of its log if a server, or the process that forked them, is dead."""
         with self._lock:
             self._read_events(0)
+            # The server that ended first is the one to blame: others may have ended because of it.
             for key, status in self._ended.items():
                 if key not in self._removed:
                     raise TaskDiedError(self._describe_end(self._orders[key], status), key)
@@ -180,10 +184,13 @@ class ServerGroup:
         with self._lock:
             if not self.running:
                 return
+            # Cleared first: if the stop fails half way it is not tried again on a group that is unknown by then.
             link, self._link = self._link, None
             assert link is not None
             if not link.stop(self._key, _STOP_S):
-                self._kill_servers()  # the zygote hangs
+                # The zygote hangs, so it has not reaped them: their ids are still theirs.
+                self._kill_servers()
+            # The zygote removes them too; it does not where it was killed, or was still importing TensorFlow.
             if self._temporary and not self._ended:
                 shutil.rmtree(self._log_dir, ignore_errors=True)
 
@@ -197,6 +204,7 @@ class ServerGroup:
         with self._lock:
             if self._link is None or not self.running:
                 return
+            # Of this group only: the link keeps the events of the others for them.
             for event in self._link.events(self._key, timeout_s):
                 self._record(event)
 

@@ -1,65 +1,65 @@
 """Rows of a table on a worker: a compact copy of those that a window of batches asks for, numbered from 0."""
 
-from typing import Any
-
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.table import Table
+from tfps.embedding.variable_row_store import VariableRowStore
 from tfps.placement.routing import Routing
 
 
-class LocalTable:
-    """Stands for a table, or a slot of one, in the steps of a window: lookups and updates stay on the worker.
+class LocalTable(RoutedRows):
+    """Takes the place of a table, or of a slot, in the steps of a window: lookups and updates stay on the worker.
 
-    Where the table itself is asked for an id, this is asked for the position of its row in `rows`. The name, the
-    number of rows and the gradient source are the table's.
+    Where a step would ask the table for an id, it asks this for the position of the id's row in `rows`. Key, name,
+    number of rows and gradient source are the table's, so a step needs not know which of the two it has.
+
+    Ownership: the rows are a variable in the worker's own resource manager, named after the table; the next window
+    overwrites them. Threading: one window at a time on a worker.
 
     Args:
         table: the table.
         rows: what the servers sent, [m, dim].
     """
 
-    def __init__(self, table: Table, rows: Any) -> None:
-        self._table = table
-        self.key, self.name, self.trainable = table.key, table.name, table.trainable
-        self.rows, self.dim, self.dtype = table.rows, table.dim, table.dtype
+    def __init__(self, table: Table, rows: tf.Tensor) -> None:
+        self._variable = _LocalVariable(f"{table._unique_id}_window", rows, table)
+        # With one shard of kind "mod" a position is its own local row; it is below the number of rows of the table.
+        routing = Routing("mod", table.rows, 1)
+        store = VariableRowStore(self._variable, table.rows)
+        super().__init__(table.key, table.name, routing, (0,), [store], table.trainable)
+        # Tapes tell variables apart by these, and a window may be traced beside lookups of the table itself.
         self._unique_id = self._shared_name = f"{table._unique_id}_window"
         self.pulled = rows
-        self.routing = Routing("mod", table.rows, 1)  # a position is a local row, and below the number of rows
-        self.servers = (0,)
-        self.shards = [_Rows(self._unique_id, rows, table)]
 
-    @property
-    def handle(self) -> Any:
-        """What a gradient tape watches, as for the table."""
-        return self._table.handle
-
-    def delta(self, kept: Any = None) -> Any:
-        """What the steps so far have moved the rows by, [m, dim].
+    def delta(self, keep: tf.Tensor | None = None) -> tf.Tensor:
+        """By how much the steps so far have moved the rows, [m, dim].
 
         Args:
-            kept: of averages, the part of a row that the steps keep: then what they have added to it.
+            keep: for moving averages, the fraction of the old row that the steps keep. The result is then what they
+                have added to that fraction.
         """
-        return self.shards[0].read_value() - (self.pulled if kept is None else kept * self.pulled)
+        return self._variable.read_value() - (self.pulled if keep is None else keep * self.pulled)
 
 
-class _Rows:
-    """A float matrix in the worker's own resource manager, as the ops want a variable to be."""
+class _LocalVariable:
+    """A matrix in the worker's own resource manager, with what a `RowVariable` needs."""
 
     device = ""
 
-    def __init__(self, name: str, rows: Any, table: Table) -> None:
+    def __init__(self, name: str, rows: tf.Tensor, table: Table) -> None:
         self.dtype = table.dtype
         self.shape = tf.TensorShape([None, table.dim])
+        # Found by name in the resource manager of whichever worker runs the graph.
         self.handle = tf.raw_ops.VarHandleOp(dtype=self.dtype, shape=self.shape, shared_name=f"tfps_{name}")
         tf.raw_ops.AssignVariableOp(resource=self.handle, value=rows)
 
-    def read_value(self) -> Any:
+    def read_value(self) -> tf.Tensor:
         return tf.raw_ops.ReadVariableOp(resource=self.handle, dtype=self.dtype)
 
 
-def stand_in(table: Table) -> Any:
+def stand_in(table: Table) -> RoutedRows:
     """What takes the place of a table in the step under trace: its rows on the worker, or the table itself."""
     current = step.current()
     return table if current is None else current.stand_ins.get(table.key, table)

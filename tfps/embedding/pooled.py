@@ -1,14 +1,14 @@
 """Lookups that are pooled by the bag: rows are combined as they came, and gradients go back to them, summed by id.
 
-What `expand` of the module `lookup` is for plain lookups: no row is copied out for each place that asks for it, neither
-forward, where bags are combined from the unique rows, nor backward, where the gradients of bags are added to these.
+What `tfps.embedding.lookup.expand` does for plain lookups, this does for bags. No row is copied for each place that
+asks for it: going forward, bags are combined from the unique rows, and going backward, the gradients of bags are added
+to these.
 """
-
-from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import LookupResult, table_gradient, watching
+from tfps.embedding.lookup_group import LookupResult
+from tfps.embedding.table_gradient import table_gradient, watch
 from tfps.ops.combine_rows import (
     Pooling,
     combine_rows,
@@ -17,9 +17,10 @@ from tfps.ops.combine_rows import (
     combined,
     weighed_as,
 )
+from tfps.ops.graph_gradient import with_gradient
 
 
-def pool(found: LookupResult, pooling: Pooling) -> Any:
+def pool(found: LookupResult, pooling: Pooling) -> tf.Tensor:
     """The rows of one lookup pooled, with their gradient for the table and for the weights.
 
     Args:
@@ -29,25 +30,20 @@ def pool(found: LookupResult, pooling: Pooling) -> Any:
     Returns:
         [bags, dim]. Its gradient for the table is an IndexedSlices in which each id comes once.
     """
-    group, index = found.group, found.index
-    places = group.places[index]
-    current = watching(found)
+    answer, places = found.group.answer, found.places
+    current = watch(found)
     if current is None:
-        return combine_rows(group.answer, places, pooling)
-    pooling = weighed_as(pooling, group.answer.dtype)
+        return combine_rows(answer, places, pooling)
+    pooling = weighed_as(pooling, answer.dtype)
 
-    def backward(upstream: Any) -> Any:
-        upstream = tf.convert_to_tensor(upstream)  # it may be IndexedSlices
-        own = group.table_places[index]
-        summed = combine_rows_gradient(upstream, own, pooling, tf.size(found.table_ids, tf.int64))
-        to_table = table_gradient(current, found, tf.cast(summed, tf.float32))
-        if pooling.weights is None:
-            return to_table
-        return to_table, combine_weights_gradient(upstream, group.answer, places, pooling)
+    def backward(upstream: tf.Tensor) -> list[tf.IndexedSlices | tf.Tensor]:
+        # The gradient may come as IndexedSlices.
+        upstream = tf.convert_to_tensor(upstream)
+        summed = combine_rows_gradient(upstream, found.table_places, pooling, tf.size(found.table_ids, tf.int64))
+        gradients = [table_gradient(current, found, tf.cast(summed, tf.float32))]
+        if pooling.weights is not None:
+            gradients.append(combine_weights_gradient(upstream, answer, places, pooling))
+        return gradients
 
-    @tf.custom_gradient
-    def with_gradient(*_: Any) -> Any:
-        return combined(group.answer, places, pooling), backward
-
-    source = current.gradient_source(found.table.key)
-    return with_gradient(source) if pooling.weights is None else with_gradient(source, pooling.weights)
+    inputs = [current.gradient_source(found.table.key), *([] if pooling.weights is None else [pooling.weights])]
+    return with_gradient(combined(answer, places, pooling), inputs, backward)

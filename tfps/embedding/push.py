@@ -2,47 +2,46 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import (
-    Group,
-    TableGradient,
-    concat_with_sizes,
-    in_answer_order,
-    routes_of,
-    send_as_one,
-    split_by_sizes,
-)
+from tfps.embedding.lookup_group import LookupGroup
+from tfps.embedding.messages import concat_with_sizes, send_as_one, split_by_sizes
 from tfps.embedding.push_dedup import PUSH_ID_LANES, PushId
-from tfps.ops.apply_rows import apply_rows, pack_update
-from tfps.ops.route_unique import route_unique
-from tfps.ops.routes import RouteMap
+from tfps.embedding.routed_gradients import RoutedGradients, route_gradients
+from tfps.embedding.routed_rows import RoutedRows
+from tfps.embedding.row_store import RowStore
+from tfps.embedding.table_gradient import TableGradient
+from tfps.ops.apply_rows import pack_update
 from tfps.ops.row_rules import ROW_RULES, RowRule
-from tfps.ops.segment_sum_rows import segment_sum_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RowUpdate:
-    """What one step wants done to one table.
+    """What one step does to one table.
 
     Args:
         table: the table.
         slots: its slot tables, in the order of the rule.
-        gradient: `tf.IndexedSlices` for the table; ids may repeat.
+        gradient: `tf.IndexedSlices` for the table, whose ids may repeat, or a `MergedGradient`.
         rule: the optimizer's row-wise form.
         hyper: hyperparameters in the order of the rule and last the decay, float32 [h + 1].
     """
 
-    table: Any
-    slots: list[Any]
-    gradient: Any
+    table: RoutedRows
+    slots: Sequence[RoutedRows]
+    gradient: tf.IndexedSlices
     rule: RowRule
-    hyper: Any
+    hyper: tf.Tensor
+
+    def stores(self, shard: int) -> list[RowStore]:
+        """The stores of one shard: the rows, then the slots."""
+        return [table.stores[shard] for table in (self.table, *self.slots)]
 
 
-def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient], push_id: PushId | None = None) -> list[Any]:
+def push(
+    updates: Sequence[RowUpdate], known: Sequence[TableGradient], push_id: PushId | None = None
+) -> list[tf.Operation]:
     """Applies updates beside their rows.
 
     Args:
@@ -52,161 +51,106 @@ def push(updates: Sequence[RowUpdate], known: Sequence[TableGradient], push_id: 
         push_id: a server that has applied it ignores the push.
 
     Returns:
-        The operations, one a server and width; what they need crosses as one message a server.
+        The operations, one a server and kind of table; what they need crosses as one message a server.
     """
-    groups: dict[Any, list[RowUpdate]] = {}
+    # One op can update tables that have kind, rule and hyperparameters in common.
+    groups: dict[tuple[object, ...], list[RowUpdate]] = {}
     for update in updates:
-        groups.setdefault((update.table.dim, update.table.dtype, update.rule.name, id(update.hyper)), []).append(update)
-    return _sent([order for group in groups.values() for order in _orders(group, known)], push_id)
+        groups.setdefault((update.table.kind, update.rule.name, id(update.hyper)), []).append(update)
+    orders = []
+    for group in groups.values():
+        gradients = route_gradients([update.table for update in group], [update.gradient for update in group], known)
+        orders += _orders_of(group, gradients)
+    return _send_all(orders, push_id)
 
 
-def add(deltas: Sequence[tuple[Any, Any, Any, Any]], push_id: PushId | None = None) -> list[Any]:
+def add(
+    deltas: Sequence[tuple[RoutedRows, tf.Tensor, tf.Tensor, tf.Tensor | None]], push_id: PushId | None = None
+) -> list[tf.Operation]:
     """Adds to rows, beside them.
 
     Args:
-        deltas: (table, ids [m], float32 [m, dim], the part that is kept of what the rows were, None for all of it); a
-            table once, and in it each id.
+        deltas: (table, ids [m], float32 [m, dim], keep) each; a table once, and in it each id. `keep` is the fraction
+            of the old row that stays, None for all of it.
         push_id: a server that has applied it ignores the push.
 
     Returns:
         The operations, as `push`.
     """
-    hyper = _adding([kept for *_, kept in deltas])
+    hyper = _hyper_of_add([keep for *_, keep in deltas])
     updates = [
-        RowUpdate(table, [], tf.IndexedSlices(delta, ids), ROW_RULES["sgd"], hyper[id(kept)])
-        for table, ids, delta, kept in deltas
+        RowUpdate(table, [], tf.IndexedSlices(delta, ids), ROW_RULES["sgd"], hyper[id(keep)])
+        for table, ids, delta, keep in deltas
     ]
     return push(updates, [], push_id)
 
 
-def add_to(deltas: Sequence[tuple[Group, Any, Any]], push_id: PushId | None = None) -> list[Any]:
-    """Adds to the rows of groups, by the requests that brought them.
+def add_to_groups(
+    deltas: Sequence[tuple[LookupGroup, tf.Tensor, tf.Tensor | None]], push_id: PushId | None = None
+) -> list[tf.Operation]:
+    """Adds to the rows of lookup groups, by the requests that brought them: nothing is sorted again.
 
     Args:
-        deltas: (group, float32 [M, dim] in the order of its answer, the part that is kept as for `add`) each.
+        deltas: (group, float32 [M, dim] in the order of its answer, keep as for `add`) each.
         push_id: a server that has applied it ignores the push.
 
     Returns:
         The operations, as `push`.
     """
-    hyper, orders = _adding([kept for *_, kept in deltas]), []
-    for group, delta, kept in deltas:
-        updates = [RowUpdate(table, [], None, ROW_RULES["sgd"], hyper[id(kept)]) for table in group.tables]
-        servers = group.routes.num_servers
-        blocks = tf.split(delta, group.routed.answer_rows(), num=servers) if servers > 1 else [delta]
-        orders += _of(updates, RoutedGradients(group.tables, group.routes, group.routed.requests, tuple(blocks)))
-    return _sent(orders, push_id)
+    hyper, orders = _hyper_of_add([keep for *_, keep in deltas]), []
+    for group, delta, keep in deltas:
+        # The gradients are routed already, so the updates carry none.
+        updates = [RowUpdate(table, [], None, ROW_RULES["sgd"], hyper[id(keep)]) for table in group.tables]
+        orders += _orders_of(updates, RoutedGradients.of_group(group, delta))
+    return _send_all(orders, push_id)
 
 
-def _adding(kept: Sequence[Any]) -> dict[int, Any]:
-    """Gradient descent at rate -1 adds the gradient, to the bit, and before that decays what is not kept.
+def _hyper_of_add(keeps: Sequence[tf.Tensor | None]) -> dict[int, tf.Tensor]:
+    """Hyperparameters by the identity of `keep`, one tensor for all that are alike.
 
-    Args:
-        kept: the part that is kept, or None for all of it.
-
-    Returns:
-        Hyperparameters by the identity of the part.
+    Gradient descent at rate -1 adds the gradient, to the bit, and before that decays what is not kept: with keep 0.9
+    they are [-1, 0.1].
     """
-    return {id(part): tf.stack([-1.0, 0.0 if part is None else 1.0 - part]) for part in kept}
+    return {id(keep): tf.stack([-1.0, 0.0 if keep is None else 1.0 - keep]) for keep in keeps}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Order:
-    """What one server is to do to its shards of some tables of one width.
+    """What one server is to do to its shards of some tables of one kind.
 
     Args:
         server: its number.
         rule: the optimizer.
-        variables: for each shard the variable and its slots.
+        stores: for each shard the store of the rows and those of the slots.
         message: of `pack_update`.
     """
 
     server: int
     rule: RowRule
-    variables: list[list[Any]]
-    message: Any
+    stores: list[list[RowStore]]
+    message: tf.Tensor
+
+    def apply(self, message: tf.Tensor) -> tf.Operation:
+        """Applies the message, which has arrived on the server."""
+        return type(self.stores[0][0]).apply(self.rule, self.stores, message)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RoutedGradients:
-    """Gradients of tables of one width, summed and sorted out by server.
-
-    Args:
-        tables: each once, in the order in which the pieces count them.
-        routes: where their shards are.
-        requests: for each server the rows that have a gradient, as `route_unique` makes them.
-        blocks: for each server their gradients, [m, dim].
-    """
-
-    tables: tuple[Any, ...]
-    routes: RouteMap
-    requests: tuple[Any, ...]
-    blocks: tuple[Any, ...]
-
-    def message(self, server: int, factor: Any) -> Any:
-        """What one server is left with: the rows and `factor` times their gradients, float32; 0 times NaN is 0."""
-        block = tf.math.multiply_no_nan(self.blocks[server], factor)
-        return pack_update(tf.zeros([0]), self.requests[server], block)
-
-
-def routed(tables: Sequence[Any], gradients: Sequence[Any], known: Sequence[TableGradient]) -> RoutedGradients:
-    """What each server is to be told.
-
-    Args:
-        tables: of one width and dtype, each once.
-        gradients: a `tf.IndexedSlices` a table; ids may repeat.
-        known: what the lookups of this step gave as gradients, as for `push`.
-    """
-    unchanged = _unchanged(gradients, known)
-    if unchanged:
-        group = unchanged[0].group
-        tables, routes, ids = group.tables, group.routes, group.routed
-        summed = in_answer_order(unchanged)
-    else:
-        routes = routes_of(tables)
-        ids = route_unique(routes, [gradient.indices for gradient in gradients])
-        summed = segment_sum_rows([gradient.values for gradient in gradients], ids.inverse, tf.size(ids.unique_ids))
-    blocks = tf.split(summed, ids.answer_rows(), num=routes.num_servers) if routes.num_servers > 1 else [summed]
-    return RoutedGradients(tuple(tables), routes, ids.requests, tuple(blocks))
-
-
-def _orders(updates: list[RowUpdate], known: Sequence[TableGradient]) -> list[_Order]:
-    """One a server, for tables of one width and rule."""
-    return _of(updates, routed([update.table for update in updates], [update.gradient for update in updates], known))
-
-
-def _of(updates: Sequence[RowUpdate], told: RoutedGradients) -> list[_Order]:
-    """One a server, for gradients that are sorted out."""
+def _orders_of(updates: Sequence[RowUpdate], gradients: RoutedGradients) -> list[_Order]:
+    """One order a server for updates of tables of one kind, rule and hyperparameters."""
+    # The gradients of a group list the tables in the order of its lookups, the optimizer has its own.
     by_table = {id(update.table): update for update in updates}
     orders = []
-    for server, pieces in enumerate(told.routes.pieces):
+    for server, pieces in enumerate(gradients.routes.pieces):
         if pieces:
-            variables = [_variables(by_table[id(told.tables[table])], shard) for table, shard in pieces]
-            message = pack_update(updates[0].hyper, told.requests[server], told.blocks[server])
-            orders.append(_Order(server, updates[0].rule, variables, message))
+            stores = [by_table[id(gradients.tables[table])].stores(shard) for table, shard in pieces]
+            message = pack_update(updates[0].hyper, gradients.requests[server], gradients.blocks[server])
+            orders.append(_Order(server, updates[0].rule, stores, message))
     return orders
 
 
-def _variables(update: RowUpdate, shard: int) -> list[Any]:
-    return [table.shards[shard] for table in (update.table, *update.slots)]
-
-
-def _unchanged(gradients: Sequence[Any], known: Sequence[TableGradient]) -> list[TableGradient]:
-    """Where they come from, in the order of the tables of a group: all of these, each looked up once, nothing changed.
-
-    Empty where that is not so.
-    """
-    given = {id(gradient.values): gradient for gradient in known}
-    sources = [given.get(id(gradient.values)) for gradient in gradients]
-    group = sources[0].group if sources[0] is not None else None
-    by_table = {id(source.table): source for source in sources if source is not None and source.group is group}
-    if group is None or len(by_table) != len(gradients) or len(gradients) != len(group.tables):
-        return []
-    return [by_table[id(table)] for table in group.tables]
-
-
-def _sent(orders: Sequence[_Order], push_id: PushId | None) -> list[Any]:
-    """The operations of all orders, as one message a server."""
+def _send_all(orders: Sequence[_Order], push_id: PushId | None) -> list[tf.Operation]:
+    """The operations of all orders, whose messages go to each server as one."""
+    # In the order in which they come first, which is the same whenever the step is traced.
     servers = list(dict.fromkeys(order.server for order in orders))
     return [
         operation
@@ -215,22 +159,23 @@ def _sent(orders: Sequence[_Order], push_id: PushId | None) -> list[Any]:
     ]
 
 
-def _send(orders: Sequence[_Order], push_id: PushId | None) -> list[Any]:
+def _send(orders: Sequence[_Order], push_id: PushId | None) -> list[tf.Operation]:
     """Orders of one server, as one message."""
-    device = orders[0].variables[0][0].device
+    # All stores of the orders are on this server.
+    device = orders[0].stores[0][0].device
 
-    def apply(messages: Sequence[Any]) -> list[Any]:
-        return [
-            apply_rows(order.rule, order.variables, message) for order, message in zip(orders, messages, strict=True)
-        ]
+    def apply(messages: Sequence[tf.Tensor]) -> list[tf.Operation]:
+        return [order.apply(message) for order, message in zip(orders, messages, strict=True)]
 
     messages = [order.message for order in orders]
     if push_id is None:
         return apply(send_as_one(messages, device) if len(orders) > 1 else messages)
     whole = tf.concat([messages[0] if len(messages) == 1 else concat_with_sizes(messages), push_id.lanes()], 0)
     with tf.device(device):
+        # One tensor crosses: this copy. All slices of it are taken on the server.
         arrived = tf.identity(whole)
-        body = arrived[:-PUSH_ID_LANES]  # unlike a split, a slice from the beginning is not copied
+        # The id is at the end, because a slice from the beginning is not copied; a split would be.
+        body = arrived[:-PUSH_ID_LANES]
         return [
             push_id.ledger.apply_if_new(
                 arrived[-PUSH_ID_LANES:],

@@ -1,4 +1,4 @@
-"""The variables of a Keras model as the planner wants them, without the memory they would take.
+"""Describes the variables of a Keras model to the planner, without the memory that they would take.
 
 The model is built for real, by the user's own function, on a thread of its own: Keras keeps its name counters per
 thread, so the model built later gets the names it would have had. Variables that come from an initializer get a
@@ -21,12 +21,14 @@ from tfps.errors import PlanError
 from tfps.keras.multi_optimizer import part_for
 from tfps.keras.variables import looks_like_table
 from tfps.placement.spec import VariableSpec
+from tfps.types import Nest
 
 DEFAULT_BATCH_SIZE = 512
+"""Examples in a step where the user does not say: an order of magnitude is enough for a plan."""
 
 
 def describe(
-    model_fn: Callable[[], Any], inputs: Any = None, batch_size: int = DEFAULT_BATCH_SIZE
+    model_fn: Callable[[], keras.Model], inputs: Nest = None, batch_size: int = DEFAULT_BATCH_SIZE
 ) -> list[VariableSpec]:
     """Describes the variables of a model without creating them.
 
@@ -48,22 +50,22 @@ def describe(
 
     def work() -> None:
         keras.config.set_dtype_policy(policy)  # kept per thread, like the names
-        with _nothing_drawn(), tf.variable_creator_scope(_create_without_value):
-            result.extend(_describe(_checked(model_fn()), inputs, batch_size))
+        with _keep_random_state(), tf.variable_creator_scope(_create_without_value):
+            result.extend(_describe(_check_model(model_fn()), inputs, batch_size))
 
     _run_on_thread(work)
     return result
 
 
 @contextlib.contextmanager
-def _nothing_drawn() -> Iterator[None]:
+def _keep_random_state() -> Iterator[None]:
     """Leaves the generators that Keras's seeds come from as they were, for the model that is built later."""
-    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
+    state, numpy_state = random.getstate(), np.random.get_state()
     try:
         yield
     finally:
-        random.setstate(drawn)
-        np.random.set_state(drawn_by_numpy)
+        random.setstate(state)
+        np.random.set_state(numpy_state)
 
 
 def _run_on_thread(work: Callable[[], None]) -> None:
@@ -78,13 +80,17 @@ def _run_on_thread(work: Callable[[], None]) -> None:
 
     thread = threading.Thread(target=catch, name="tfps-describe", daemon=True)
     thread.start()
-    thread.join()  # no limit: it runs the user's own function, which would have had none here either
+    # No time limit: this runs the user's own function, which would have none on the main thread either.
+    thread.join()
     if failures:
         raise failures[0]
 
 
-def _create_without_value(next_creator: Callable[..., Any], **kwargs: Any) -> Any:
-    """Makes a variable that has a handle, shape and type but no value; one given a value at once is made as it is."""
+def _create_without_value(next_creator: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
+    """Makes a variable that has a handle, a shape and a type but no value.
+
+    One that is given a value, and not a function that computes it, is made as it is: the value is in memory already.
+    """
     initial_value = kwargs.get("initial_value")
     if not callable(initial_value):
         return next_creator(**kwargs)
@@ -95,14 +101,14 @@ def _create_without_value(next_creator: Callable[..., Any], **kwargs: Any) -> An
     return UninitializedVariable(shape=value.shape, dtype=value.dtype, **options)
 
 
-def _checked(model: Any) -> Any:
+def _check_model(model: keras.Model) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise PlanError(f"`model_fn` must return a keras.Model. Received: {model!r}.")
     return model
 
 
-def _describe(model: Any, inputs: Any, batch_size: int) -> Iterator[VariableSpec]:
-    asked = _ids_per_step(model, _own_or_given(model, inputs), batch_size)
+def _describe(model: keras.Model, inputs: Nest, batch_size: int) -> Iterator[VariableSpec]:
+    ids_per_step = _ids_per_step(model, _resolve_inputs(model, inputs), batch_size)
     count_slots = _slot_counter(model)
     seen: dict[str, int] = {}
     for variable in model.variables:
@@ -114,18 +120,19 @@ def _describe(model: Any, inputs: Any, batch_size: int) -> Iterator[VariableSpec
             dtype=keras.backend.standardize_dtype(variable.dtype),
             slots=slots,
             row_slots=row_slots,
-            rows_per_step=asked.get(id(variable)) or None,
+            rows_per_step=ids_per_step.get(id(variable)) or None,
             trainable=variable.trainable,
-            is_table=id(variable) in asked,
+            is_table=id(variable) in ids_per_step,
         )
 
 
-def _own_or_given(model: Any, inputs: Any) -> Any:
-    """What the model is called on: the given inputs, or its own; None for a built model that has none."""
+def _resolve_inputs(model: keras.Model, inputs: Nest) -> Nest:
+    """The inputs that the model is called on: the given ones, or its own; None for a built model that has none."""
     inputs = inputs() if callable(inputs) else inputs
     if isinstance(inputs, tf.data.Dataset):
         spec = inputs.element_spec
         inputs = spec[0] if isinstance(spec, tuple) else spec
+    # A functional model knows the structure of its inputs, a Sequential one a list.
     for own in ("_inputs_struct", "inputs"):
         inputs = getattr(model, own, None) if inputs is None else inputs
     if inputs is None and not model.built:
@@ -136,17 +143,17 @@ def _own_or_given(model: Any, inputs: Any) -> Any:
     return inputs
 
 
-def _call_on_symbols(model: Any, inputs: Any, batch_size: int | None) -> None:
+def _call_on_symbols(model: keras.Model, inputs: Nest, batch_size: int | None) -> None:
     """Calls the model on symbols with the shapes of its inputs and all of a batch."""
 
-    def symbol(value: Any) -> Any:
+    def symbol(value: keras.KerasTensor | tf.TensorSpec | np.ndarray[Any, Any]) -> keras.KerasTensor:
         dtype = keras.backend.standardize_dtype(value.dtype)
         return keras.KerasTensor((batch_size, *tuple(value.shape)[1:]), dtype=dtype)
 
     model(tf.nest.map_structure(symbol, inputs))
 
 
-def _ids_per_step(model: Any, inputs: Any, batch_size: int) -> dict[int, float]:
+def _ids_per_step(model: keras.Model, inputs: Nest, batch_size: int) -> dict[int, float]:
     """For every table, by `id` of its variable, the ids one step looks up; 0 where that is not known.
 
     Calls the model on symbols: once to build it if need be, once while every layer is watched that holds a table.
@@ -154,19 +161,19 @@ def _ids_per_step(model: Any, inputs: Any, batch_size: int) -> dict[int, float]:
     if inputs is not None and not model.built:
         _call_on_symbols(model, inputs, None)
     tables = _tables(model)
-    counted: dict[Any, float] = {}
+    counted: dict[keras.layers.Layer, float] = {}
     if inputs is not None:
         with contextlib.ExitStack() as stack:
             for layer in tables:
                 if layer is not model:
-                    stack.enter_context(_watched(layer, counted))
+                    stack.enter_context(_count_ids(layer, counted))
             _call_on_symbols(model, inputs, batch_size)
     return {id(variable): counted.get(layer, 0.0) for layer, own in tables.items() for variable in own}
 
 
-def _tables(model: Any) -> dict[Any, list[Any]]:
+def _tables(model: keras.Model) -> dict[keras.layers.Layer, list[keras.Variable]]:
     """The variables that a strategy takes for tables, by the layer that holds them."""
-    found: dict[Any, list[Any]] = {}
+    found: dict[keras.layers.Layer, list[keras.Variable]] = {}
     for layer in model._flatten_layers():
         of_embedding = isinstance(layer, keras.layers.Embedding)
         for variable in layer._trainable_variables + layer._non_trainable_variables:
@@ -176,19 +183,21 @@ def _tables(model: Any) -> dict[Any, list[Any]]:
 
 
 @contextlib.contextmanager
-def _watched(layer: Any, counted: dict[Any, float]) -> Iterator[None]:
+def _count_ids(layer: keras.layers.Layer, counted: dict[keras.layers.Layer, float]) -> Iterator[None]:
     """Adds the ids that each call of `layer` looks up to `counted`: its integer inputs; unknown sizes count as 1.
 
     On symbols Keras asks a layer for its output spec, which may ask `call` in turn; under a traced parent it calls it.
     """
-    inside, any_type = False, isinstance(layer, keras.layers.Embedding)  # which casts
+    # An Embedding casts its input, so ids may come to it as floats.
+    inside, any_type = False, isinstance(layer, keras.layers.Embedding)
 
-    def may_be_ids(value: Any) -> bool:
+    def may_be_ids(value: keras.KerasTensor) -> bool:
         return any_type or "int" in keras.backend.standardize_dtype(value.dtype)
 
-    def counting(method: Callable[..., Any]) -> Callable[..., Any]:
-        def count(ids: Any, *args: Any, **kwargs: Any) -> Any:
+    def counting(method: Callable[..., Nest]) -> Callable[..., Nest]:
+        def count(ids: Nest, *args: Nest, **kwargs: Nest) -> Nest:
             nonlocal inside
+            # Of two methods of which one calls the other, only the outer one counts.
             if not inside:
                 counted[layer] = counted.get(layer, 0.0) + sum(map(_size, filter(may_be_ids, tf.nest.flatten(ids))))
             outer, inside = inside, True
@@ -199,6 +208,7 @@ def _watched(layer: Any, counted: dict[Any, float]) -> Iterator[None]:
 
         return count
 
+    # As attributes of the layer they go before the methods of its class. Keras would track a plain assignment.
     methods = ("call", "compute_output_spec")
     for name in methods:
         object.__setattr__(layer, name, counting(getattr(layer, name)))
@@ -209,7 +219,8 @@ def _watched(layer: Any, counted: dict[Any, float]) -> Iterator[None]:
             object.__delattr__(layer, name)
 
 
-def _size(tensor: Any) -> int:
+def _size(tensor: keras.KerasTensor) -> int:
+    """Elements of a tensor; sizes that are not known count as 1."""
     return math.prod(size or 1 for size in tensor.shape)
 
 

@@ -1,13 +1,14 @@
 """EmbeddingBag: rows of a table, looked up by the bag and pooled into one row each."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfps.embedding.table import Table
-from tfps.nn.bags import Bags, bags_of, bags_of_dense, check_weights, in_shape_of
+from tfps.nn.bags import Bags, Ids, bags_of, bags_of_dense, check_weights, shape_like
 from tfps.nn.combiners import combine
 from tfps.nn.rows import pooled_rows_of, resolve_params
 from tfps.ops.combine_rows import check_combiner
@@ -17,8 +18,8 @@ from tfps.ops.combine_rows import check_combiner
 class EmbeddingBag(keras.layers.Embedding):
     """An `Embedding` whose rows are pooled over the last dimension of the ids.
 
-    In the scope of a `tfps.ParameterServerStrategy` it is a table, as an `Embedding` is: rows asked for cross, and no
-    more. Elsewhere it is a layer like others, and what is saved in one loads in the other.
+    In the scope of a `tfps.ParameterServerStrategy` it is a table, as an `Embedding` is, and only the rows of the batch
+    cross. Elsewhere it is an ordinary layer. What is saved in one place loads in the other.
 
     Args:
         input_dim: rows of the table; ids are at least 0 and below it.
@@ -51,9 +52,9 @@ class EmbeddingBag(keras.layers.Embedding):
         input_dim: int,
         output_dim: int,
         combiner: str = "mean",
-        embeddings_initializer: Any = "uniform",
-        embeddings_regularizer: Any = None,
-        embeddings_constraint: Any = None,
+        embeddings_initializer: str | keras.initializers.Initializer = "uniform",
+        embeddings_regularizer: str | keras.regularizers.Regularizer | None = None,
+        embeddings_constraint: str | keras.constraints.Constraint | None = None,
         mask_zero: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -69,7 +70,7 @@ class EmbeddingBag(keras.layers.Embedding):
         )
         self.combiner = combiner
 
-    def call(self, inputs: Any, weights: Any = None) -> Any:
+    def call(self, inputs: Ids, weights: Ids | None = None) -> tf.Tensor:
         """Pools the rows of each bag; see the class for arguments and result."""
         ids = inputs if inputs.dtype in (tf.int32, tf.int64) else tf.cast(inputs, tf.int32)  # as Embedding does
         dense = not isinstance(ids, (tf.SparseTensor, tf.RaggedTensor))
@@ -78,28 +79,36 @@ class EmbeddingBag(keras.layers.Embedding):
             pooled = self._pool_dense(ids, weights)
         else:
             bags = bags_of_dense(ids, weights) if dense else bags_of(ids, weights, "inputs")
-            pooled = in_shape_of(ids, self._pool(bags.kept(bags.ids != 0) if self.mask_zero else bags))
+            pooled = shape_like(ids, self._pool(bags.select(bags.ids != 0) if self.mask_zero else bags))
         return tf.cast(pooled, self.compute_dtype)
 
-    def _pool(self, bags: Bags) -> Any:
+    def _pool(self, bags: Bags) -> tf.Tensor:
+        """Bags that are stored one id after the other: sparse, ragged, and dense ones of a table."""
         table = resolve_params(self.embeddings)
         if isinstance(table, Table):
             return pooled_rows_of(table, bags, self.combiner)
         add_up = functools.partial(tf.math.segment_sum, segment_ids=bags.bag)
+        # Without servers there is no unique set of rows to combine: TensorFlow's own ops copy a row for each id.
         pooled = combine(self._rows(bags.ids), bags.weights, self.combiner, add_up)
+        # segment_sum ends with the last bag that has an id; empty ones after it are added here.
         return tf.pad(pooled, [[0, bags.count - tf.shape(pooled, tf.int64)[0]], [0, 0]])
 
-    def _pool_dense(self, ids: Any, weights: Any) -> Any:
+    def _pool_dense(self, ids: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+        """Dense bags of a layer that holds no table: all have one size, so no index of bags is needed."""
         if self.mask_zero:
+            # A weight of 0 leaves an id out of the sum and out of the divisor.
             seen = tf.cast(ids != 0, tf.float32)
             weights = seen if weights is None else seen * tf.cast(weights, tf.float32)
         return combine(self._rows(ids), weights, self.combiner, functools.partial(tf.reduce_sum, axis=-2))
 
-    def _rows(self, ids: Any) -> Any:
-        """Of a layer that holds no table. Not by `keras.ops.take`, which counts negative ids from the end."""
+    def _rows(self, ids: tf.Tensor) -> tf.Tensor:
+        """Rows of a layer that holds no table."""
+        # Not by `keras.ops.take`, which counts negative ids from the end and so accepts them.
         return tf.gather(self.embeddings, ids)
 
-    def compute_output_shape(self, input_shape: Any, weights_shape: Any = None) -> tuple[int | None, ...]:
+    def compute_output_shape(
+        self, input_shape: Sequence[int | None], weights_shape: Sequence[int | None] | None = None
+    ) -> tuple[int | None, ...]:
         """Shape of the pooled rows for ids of a shape."""
         if len(input_shape) < 2:
             raise ValueError(
@@ -107,16 +116,18 @@ class EmbeddingBag(keras.layers.Embedding):
             )
         return (*input_shape[:-1], self.output_dim)
 
-    def compute_output_spec(self, inputs: Any, weights: Any = None) -> Any:
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, weights: keras.KerasTensor | None = None
+    ) -> keras.KerasTensor:
         """Shape and type of the result, which is dense whatever the ids are."""
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> None:
+    def compute_mask(self, inputs: Ids, mask: tf.Tensor | None = None) -> None:
         """Nothing is left to mask: bags are pooled."""
         return None
 
     def get_config(self) -> dict[str, Any]:
-        """What makes the same layer again."""
+        """The arguments that make the same layer again."""
         return {**super().get_config(), "combiner": self.combiner}
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:

@@ -39,6 +39,7 @@ class EpochLogs:
         self._totals.add(result)
         for variable, added in zip(stored_values(self._model.metrics_variables, SumVariable), result.sums, strict=True):
             variable.assign_add(added)
+        # The logs of a closure that found its input used up are those of no step.
         if result.steps:
             self._own = result.logs
 

@@ -44,6 +44,7 @@ class StepFunction:
 
     def __init__(self, model: keras.Model, step: Callable[[Nest], Nest], updates: bool) -> None:
         self._steps = steps = ModelSteps(model, step)
+        # The settings are values: those of an optimizer that was put into another mode differ from these.
         self._settings = settings_of(model.optimizer) if updates else None
         self.mode = make_mode(steps) if updates else Evaluation(steps.strategy, steps.closure_steps)
         program = functools.partial(steps.program, self.mode.applies_updates)
@@ -61,6 +62,7 @@ class StepFunction:
         """
         if not isinstance(iterator, Epoch):
             return self._run_single(iterator)
+        # An input that was used up, or another one, begins another epoch.
         if self._schedule is None or self._schedule.epoch is not iterator or self._schedule.spent:
             self.join()
             self._schedule = self._begin(iterator)
@@ -93,7 +95,7 @@ class StepFunction:
     def finish(self) -> dict[str, Any]:
         """Ends an epoch: waits for all steps and returns the final logs."""
         if self._first_steps is not None:
-            self._first_steps.ended()
+            self._first_steps.end_epoch()
         self.join()
         return self._logs.current(ended=True)
 
@@ -101,19 +103,21 @@ class StepFunction:
         """`train_on_batch` and `test_on_batch`: the batch goes to a worker, its result is waited for."""
         self.join()
         for data in batches:
+            # On the chief; it crosses with the call.
             batch = tree.map_structure(as_tensor, data)
             self._count(self.mode.run_batch(functools.partial(self._runner.run_batch, batch)))
         return self._logs.current()
 
     def _begin(self, epoch: Epoch) -> Schedule:
         """Starts the workers' iterators and traces what is new, before any closure runs."""
+        # Before they are started: the first time a model is trained it logs its plan, once the lookups are known.
         new = not self.closures.by_iterator
         self.closures.start(epoch)
         self._logs.begin()
         if self._first_steps is not None:
             if new:
                 self._log_plan(epoch)
-            self._first_steps.began(epoch.source.fed)
+            self._first_steps.begin_epoch(epoch.source.fed)
         return self.mode.schedule(self._runner, epoch)
 
     def _log_plan(self, epoch: Epoch) -> None:
@@ -126,4 +130,4 @@ class StepFunction:
         self._logs.add(result)
         if self._first_steps is not None and self._schedule is not None:
             # Of an epoch alone: a single batch says nothing about what the cluster can do.
-            self._first_steps.done(result.steps)
+            self._first_steps.count(result.steps)

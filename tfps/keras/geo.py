@@ -1,4 +1,4 @@
-"""`Geo`: a Keras optimizer that trains windows of batches on a worker's own rows and pushes what they moved by."""
+"""`Geo`: a Keras optimizer whose workers train windows of batches on rows of their own, and push the deltas."""
 
 import dataclasses
 import logging
@@ -26,7 +26,7 @@ from tfps.types import Nest, is_integer
 _LOG = logging.getLogger("tfps")
 MERGES = ("cap", "mean", "sum")
 _SAFE_SUM = 2
-"""Workers whose whole deltas were seen to add up without harm where all of them move the same rows."""
+"""More workers than this may diverge if all of them move the same rows and their deltas are added whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,8 @@ class GeoMode(ModeSettings):
 
     Args:
         push_every: batches of a window, at least 1; "auto" to find it by timing.
-        merge: what servers make of the deltas of several workers, one of `MERGES`.
-        overlap: whether the exchange of one window goes on while the next is trained.
+        merge: how servers merge the deltas of several workers, one of `MERGES`.
+        overlap: whether the exchange of one window runs while the next is trained.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -65,6 +65,7 @@ class GeoMode(ModeSettings):
 
     def make_mode(self, steps: ModelSteps) -> Mode:
         """GEO training of a model."""
+        # The text "auto" is for users; to the mode it is the absence of a number.
         push_every = None if isinstance(self.push_every, str) else self.push_every
         return Geo(steps.strategy, GeoModel(steps, self), push_every, self.overlap)
 
@@ -76,34 +77,35 @@ class GeoMode(ModeSettings):
 def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap: bool = False) -> keras.Optimizer:
     """Trains in GEO mode: a worker takes a window of batches, trains on rows of its own, and pushes deltas.
 
-    Within a window a worker exchanges nothing, so a step costs hardly more than in one process; the price is that
-    workers do not see each other's windows under way. With one worker the result is that of one process. With more, a
-    young model is trained by one of them in windows of one batch; both grow with what it was trained for.
+    Within a window a worker exchanges nothing, so a step costs hardly more than in one process. The price is that
+    workers do not see each other's windows that are under way. With one worker the result is that of one process. With
+    more, a young model is trained by one of them in windows of one batch; the number of workers and the length of
+    windows grow with the steps it was trained for.
 
-    The mode is the optimizer's, which is returned, now an instance of a subclass of its class: everything that holds
-    for it (learning rate, schedules, slots, saving) still does. Without `tfps.ParameterServerStrategy` it trains as it
-    always did.
+    The optimizer is returned; it is now an instance of a subclass of its class, and its learning rate, schedules, slots
+    and saving work as before. Without `tfps.ParameterServerStrategy` it trains as it always did.
 
     Args:
         optimizer: a Keras optimizer with a row-wise form, or its name; not Ftrl, whose rows follow from its slots.
-        push_every: batches of a window, which memory grows with. A window misses at most 8 of each other worker's.
-            "auto" makes windows
-            longer, up to 1,024 batches, while that makes a step cheaper by a tenth.
-        merge: "cap" adds a worker's delta whole where nobody else has moved the row meanwhile, and less of it the
-            further others have gone the same way, so that together they go one and a half times as far as one of them.
-            "mean" adds each delta divided by the number of workers: it cannot overshoot, and learns as slowly as at a
-            rate that much lower. "sum" adds them whole: right where workers touch different rows; where they touch the
-            same it may diverge, and more than two workers are warned of.
+        push_every: batches of a window; memory grows with it. A window misses at most 8 windows of each other worker.
+            "auto" makes windows longer, up to 1,024 batches, while that makes a step cheaper by a tenth.
+        merge: how servers merge the deltas of several workers. "cap" adds a delta whole where nobody else has moved the
+            row meanwhile, and less of it the further others have moved the row in the same direction, so that together
+            they move it one and a half times as far as one of them. "mean" adds each delta divided by the number of
+            workers: it cannot overshoot, and learns as slowly as with a learning rate that much lower. "sum" adds
+            deltas whole: right where workers touch different rows; where they touch the same it may diverge, and tfps
+            warns if there are more than two workers.
         overlap: while a window is trained, push the deltas of the one before and pull the rows of the next. A worker
-            still misses nothing of its own (with one the result is that of one process), but sees what others push a
-            window later, and holds the rows of two windows. Worth it where exchanges take long, as over a slow network.
+            still sees all its own updates (with one worker the result is that of one process), but the updates of
+            others a window later, and it holds the rows of two windows. Worth it where exchanges take long, as over a
+            slow network.
 
     Returns:
         The optimizer.
 
     Raises:
         ConfigError: an argument breaks its rule.
-        UnsupportedError: the optimizer's deltas mean nothing to another worker.
+        UnsupportedError: deltas of the optimizer do not add up.
 
     Example:
         >>> import keras, tfps
@@ -178,7 +180,8 @@ def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> 
             'overshoots and may diverge. merge="cap" holds it back; docs/convergence.md has figures.',
             num_workers,
         )
-    row_optimizers.check_windows(model.optimizer)  # a MultiOptimizer may have learned of a part since it was compiled
+    # Slots exist by now: the optimizer was built before the closure is traced. A MultiOptimizer knows all its parts.
+    row_optimizers.check_windows(model.optimizer)
     tables = stored_values(model.trainable_variables, Table)
     weights = [*tables, *stored_values(model.trainable_variables, DenseVariable)]
     scales = {weight.key: settings.delta_scale(num_workers) for weight in weights}
@@ -191,6 +194,7 @@ def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> 
         }
         slots[table.key] = list(of_table.values())
         decays.update({slot.key: averages[name] for name, slot in of_table.items() if name in averages})
+        # Each worker pushes its part of the mean: with a velocity added whole, all would move by the sum of velocities.
         scales.update({slot.key: 1.0 / num_workers for name, slot in of_table.items() if name in settings.means})
     parts = parts_of(model.optimizer)
     dense_means = [slot for part in parts for name in settings.means for slot in getattr(part, name, None) or []]

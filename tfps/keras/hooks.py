@@ -82,7 +82,7 @@ def _install_variable_hooks() -> None:
 
 
 def _note_maker(stock: Any, variable: Any, *args: Any, **kwargs: Any) -> None:
-    variables.note_maker(variable)
+    variables.record_maker(variable)
     stock(variable, *args, **kwargs)
 
 

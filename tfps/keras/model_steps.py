@@ -58,6 +58,7 @@ class ModelSteps:
             spec: structure of tensors or of their specs.
         """
         model, optimizers = self.model, of_model(self.model)
+        # The same model may be evaluated without its optimizer: its variables do not cross then.
         kept = list(model.variables)
         if applies_updates:
             if not all(optimizer.built for optimizer in optimizers):
@@ -83,12 +84,14 @@ class ModelSteps:
     @contextlib.contextmanager
     def in_scope(self) -> Iterator[None]:
         """The context in which Keras traces a model's methods."""
+        # Keras asks for the replica context in `train_step`; there is one replica a worker.
         replica = tf.distribute.ReplicaContext(self.strategy, replica_id_in_sync_group=0)
         with self.strategy.scope(), replica:
             yield
 
     def own_logs(self, logs: Nest) -> Mapping[str, tf.Tensor]:
         """The logs that metrics do not give."""
+        # Metrics are added up over all workers; a worker's own value of one would be that of a few steps.
         known, logs = set(self.model.get_metrics_result()), _flat(logs)
         return {} if not isinstance(logs, Mapping) or set(logs) <= known else logs
 

@@ -62,8 +62,10 @@ class Moded(_Optimizer):
     @classmethod
     def from_config(cls, config: dict[str, JSON], *args: Any) -> keras.Optimizer:
         """The optimizer and its settings, as they were saved."""
+        # A saved configuration has the settings beside the arguments of the optimizer.
         names = {field.name for field in dataclasses.fields(cls.settings_type)}  # type: ignore[arg-type]
         settings = cls.settings_type(**{name: value for name, value in config.items() if name in names})
+        # Keras refuses arguments that its optimizer does not know.
         own = {name: value for name, value in config.items() if name not in names}
         optimizer = super().from_config(own, *args)
         object.__setattr__(optimizer, "tfps_mode", settings)
@@ -89,6 +91,7 @@ class ModeSettings(abc.ABC):
 
     def __init_subclass__(cls) -> None:
         """Makes the optimizer classes of the mode, which a saved model names before any optimizer is in it."""
+        # Only for settings: optimizer classes are made by `optimizer_kind` and derive from the mixin.
         super().__init_subclass__()
         for inner in (*KINDS, *MULTI_KINDS):
             optimizer_kind(cls, inner)
@@ -136,6 +139,7 @@ def with_mode(optimizer: keras.Optimizer, settings: ModeSettings) -> keras.Optim
             f"be put into that of {settings.prefix}. Received: {type(optimizer).__name__}. "
             "Valid: an optimizer as Keras makes it."
         )
+    # An optimizer that is in this mode already gets other settings, and keeps its class.
     if before is None:
         optimizer.__class__ = optimizer_kind(type(settings), type(optimizer))
     object.__setattr__(optimizer, "tfps_mode", settings)
@@ -161,6 +165,7 @@ def optimizer_kind(settings: type[ModeSettings], inner: type) -> type:
             "settings_type": settings,
             "means": settings.means,
         }
+        # The mixin comes first, so that its `apply` and `get_config` go before those of Keras.
         made = type(f"{settings.prefix}{inner.__name__}", (settings.mixin, inner), members)
         _KINDS[settings, inner] = keras.saving.register_keras_serializable("tfps")(made)
     return _KINDS[settings, inner]

@@ -1,4 +1,4 @@
-"""SkipGram: pairs of ids that belong together, told from pairs drawn at random. word2vec, item2vec, factorisation."""
+"""SkipGram: learns to tell pairs of ids that belong together from pairs drawn at random, as word2vec does."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,12 +7,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfps.embedding.window_rows import WindowRows
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.keras.multi_optimizer import is_multi
 from tfps.ops.draw_targets import Negatives, alias_table, draw_targets
 from tfps.ops.train_pairs import PAIR_RULES, train_pairs
-from tfps.types import is_integer
+from tfps.types import Nest, is_integer
 
 
 @keras.saving.register_keras_serializable("tfps")
@@ -84,9 +85,10 @@ class SkipGram(keras.Model):
         self.contexts = keras.layers.Embedding(vocabulary, dim, embeddings_initializer="zeros", name="contexts")
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.loss_tracker = keras.metrics.Mean("loss")
+        # Both tables are made at once, whatever the first batch: their shapes follow from the arguments.
         self.build(None)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Nest) -> None:
         """Makes both tables, whatever the shape."""
         for layer in (self.centers, self.contexts):
             if not layer.built:
@@ -94,27 +96,28 @@ class SkipGram(keras.Model):
         self.built = True
 
     @property
-    def metrics(self) -> list[Any]:
-        """The loss; what `compile` is given is not used."""
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The loss; metrics given to `compile` are not used."""
         return [self.loss_tracker]
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """The vectors of centers."""
         return self.centers(inputs)
 
-    def train_step(self, data: Any) -> Mapping[str, Any]:
+    def train_step(self, data: Nest) -> Mapping[str, tf.Tensor]:
         """One batch of pairs by TensorFlow's operations."""
         with tf.GradientTape() as tape:
             loss, pairs = self._loss_of(data)
+        # The gradients of both tables are those of the rows that were looked up, not of whole tables.
         weights = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
-        return self._reported(loss, pairs)
+        return self._report(loss, pairs)
 
-    def test_step(self, data: Any) -> Mapping[str, Any]:
+    def test_step(self, data: Nest) -> Mapping[str, tf.Tensor]:
         """The loss of one batch."""
-        return self._reported(*self._loss_of(data))
+        return self._report(*self._loss_of(data))
 
-    def window_lookups(self, batches: Any) -> list[tuple[Any, Any]]:
+    def window_lookups(self, batches: Nest) -> list[tuple[tf.Variable, tf.Tensor]]:
         """The rows that a window of batches needs; see `tfps/training/geo/whole_window.py`.
 
         Args:
@@ -123,16 +126,18 @@ class SkipGram(keras.Model):
         centers, contexts = _pairs_of(batches)
         return [(self.centers.embeddings, centers), (self.contexts.embeddings, self._targets(contexts))]
 
-    def train_window(self, batches: Any, rows: Any, steps: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        """A window of batches in one op, pair after pair; see `tfps/training/geo/whole_window.py`.
+    def train_window(
+        self, batches: Nest, rows: WindowRows, steps: tf.Tensor
+    ) -> tuple[Sequence[tf.Tensor], Mapping[str, tf.Tensor]]:
+        """Trains a window of batches in one op, pair after pair; see `tfps/training/geo/whole_window.py`.
 
         Args:
             batches: (centers, contexts) of the whole window.
-            rows: those of `window_lookups`.
-            steps: batches that they were, int64 scalar.
+            rows: the rows of `window_lookups`.
+            steps: number of batches, int64 scalar.
 
         Raises:
-            UnsupportedError: the optimizer does more than pairs can be trained by.
+            UnsupportedError: the op has no form of the optimizer.
         """
         optimizer = self.optimizer
         _check_optimizer(optimizer)
@@ -147,30 +152,34 @@ class SkipGram(keras.Model):
         centers, targets = rows.positions
         deltas, loss = train_pairs(found.rule, rows.matrices, centers, targets, found.hyper(0.0))
         optimizer.iterations.assign_add(tf.cast(steps, optimizer.iterations.dtype))
-        return deltas, self._reported(tf.cast(loss, tf.float32), tf.size(centers))
+        return deltas, self._report(tf.cast(loss, tf.float32), tf.size(centers))
 
     def get_config(self) -> dict[str, Any]:
-        """What makes the same model again, untrained."""
+        """The arguments that make the same model again, untrained."""
         counts = None if self._counts is None else self._counts.tolist()
         return {"name": self.name, **self._config, "counts": counts}
 
-    def _targets(self, contexts: Any) -> Any:
+    def _targets(self, contexts: tf.Tensor) -> tf.Tensor:
+        """Each context and the negatives drawn for it, [n, 1 + negatives]."""
         return draw_targets(contexts, self._negatives, tf.cast(self.seed_generator.next(), tf.int64))
 
-    def _loss_of(self, data: Any) -> tuple[Any, Any]:
-        """The sum of the losses of the pairs of a batch, and how many they are."""
+    def _loss_of(self, data: Nest) -> tuple[tf.Tensor, tf.Tensor]:
+        """The sum of the losses of the pairs of a batch, and the number of pairs."""
         centers, contexts = _pairs_of(data)
         scores = tf.einsum("nd,nkd->nk", self.centers(centers), self.contexts(self._targets(contexts)))
+        # softplus(-s) is the logistic loss of a pair that belongs together, softplus(s) that of a negative.
         signs = tf.concat([-tf.ones_like(scores[:, :1]), tf.ones_like(scores[:, 1:])], 1)
+        # In a sum the gradient of a pair does not depend on the size of the batch.
         return tf.reduce_sum(tf.math.softplus(signs * scores)), tf.size(centers)
 
-    def _reported(self, loss: Any, pairs: Any) -> Mapping[str, Any]:
+    def _report(self, loss: tf.Tensor, pairs: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        """Adds the mean loss of some pairs to the metric; returns the logs."""
         pairs = tf.cast(pairs, tf.float32)
         self.loss_tracker.update_state(tf.math.divide_no_nan(loss, pairs), sample_weight=pairs)
         return self.get_metrics_result()
 
 
-def _pairs_of(data: Any) -> tuple[Any, Any]:
+def _pairs_of(data: Nest) -> tuple[tf.Tensor, tf.Tensor]:
     """Centers and contexts, a vector each."""
     centers, contexts, weights = keras.utils.unpack_x_y_sample_weight(data)
     if contexts is None or weights is not None:
@@ -181,7 +190,7 @@ def _pairs_of(data: Any) -> tuple[Any, Any]:
     return tf.reshape(centers, [-1]), tf.reshape(contexts, [-1])
 
 
-def _check_optimizer(optimizer: Any) -> None:
+def _check_optimizer(optimizer: keras.Optimizer) -> None:
     for name in ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue"):
         if getattr(optimizer, name, None):
             raise UnsupportedError(
@@ -190,7 +199,7 @@ def _check_optimizer(optimizer: Any) -> None:
             )
 
 
-def _check_counts(counts: Any, vocabulary: int) -> None:
+def _check_counts(counts: np.ndarray[Any, Any], vocabulary: int) -> None:
     if counts.shape != (vocabulary,):
         raise ConfigError(f"`counts` must be one for each of {vocabulary} ids. Received: shape {counts.shape}.")
     if not np.isfinite(counts).all() or counts.min() < 0 or not counts.any():

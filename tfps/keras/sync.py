@@ -24,11 +24,13 @@ class SyncOptimizer(Moded):
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
         """On a worker: gives the gradients to the global step. Where they are merged: updates."""
         current = step.current()
+        # Bound here: `super()` would not work inside the function below, which runs later.
         update = super().apply
         if current is None or current.contributions is None:
             update(grads, trainable_variables)
             return
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        # As Keras does: a variable without a gradient is left alone.
         pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
         values = [v._value if isinstance(v, Variable) else v for _, v in pairs]
         updated = [variable for _, variable in pairs]
@@ -84,23 +86,22 @@ class SyncMode(ModeSettings):
 def sync(optimizer: Any, drop_slowest: int = 0, max_staleness: int = 0) -> keras.Optimizer:
     """Trains synchronously: each global step takes a batch of every worker and makes one update of their mean gradient.
 
-    The mean is weighted by the examples of each batch, so that the update is that of one process with the joined
-    batch where the loss is a mean over examples (others, such as masked ones: docs/optimizers.md); of a row of a table
-    it is the mean over all examples too, and the row is updated once. `iterations` counts updates: an epoch has as many
-    as the longest share of a worker has batches, and more with `drop_slowest`. In the last steps of an epoch workers
-    that have no batch left contribute nothing. Layers that look at a whole batch (`BatchNormalization`) see the
-    worker's, and need a momentum of at least 1 - 1 / (4 * max_staleness).
+    The mean is weighted by the examples of each batch. Where the loss is a mean over examples, the update is that of
+    one process with the concatenated batch (for other losses, such as masked ones, see docs/optimizers.md). The
+    gradient of a row of a table is the mean over all examples too, and the row is updated once. `iterations` counts
+    updates: an epoch has as many as the longest input shard has batches, and more with `drop_slowest`. In the last
+    steps of an epoch workers that have no batch left contribute nothing. Layers that look at a whole batch
+    (`BatchNormalization`) see that of the worker, and need a momentum of at least 1 - 1 / (4 * max_staleness).
 
-    The mode is the optimizer's, which is returned, now an instance of a subclass of its class: everything that holds
-    for it (learning rate, schedules, slots, saving) still does. Without `tfps.ParameterServerStrategy` it trains as it
-    always did.
+    The optimizer is returned; it is now an instance of a subclass of its class, and its learning rate, schedules, slots
+    and saving work as before. Without `tfps.ParameterServerStrategy` it trains as it always did.
 
     Args:
         optimizer: a Keras optimizer, or its name.
-        drop_slowest: a step does not wait for so many workers; what comes too late is dropped, and its batch goes
-            again into a later step, so that each is trained once.
-        max_staleness: a worker may begin a batch before so many of its own last ones are part of an update. 0 waits
-            for each; 1 hides the exchange behind the next batch.
+        drop_slowest: number of workers that a step does not wait for. A gradient that comes too late is dropped, and
+            its batch is trained again in a later step, so each batch counts once.
+        max_staleness: a worker may begin a batch while so many of its own batches are not part of an update yet. 0
+            waits for each; 1 hides the exchange behind the next batch.
 
     Returns:
         The optimizer.

@@ -1,11 +1,14 @@
 """Bags: ids that are looked up together and pooled into one row, as sparse, ragged and dense tensors hold them."""
 
 import dataclasses
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from tfps.ops.combine_rows import Pooling
+
+Ids: TypeAlias = tf.Tensor | tf.SparseTensor | tf.RaggedTensor
+"""Ids, or their weights, as users pass them: the last dimension of a tensor is a bag."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,42 +22,45 @@ class Bags:
         count: number of bags, a scalar; some of them may be empty.
     """
 
-    ids: Any
-    bag: Any
-    weights: Any
-    count: Any
+    ids: tf.Tensor
+    bag: tf.Tensor
+    weights: tf.Tensor | None
+    count: tf.Tensor
 
-    def kept(self, keep: Any) -> "Bags":
-        """Without the ids for which `keep`, bool [n], is False."""
+    def select(self, keep: tf.Tensor) -> "Bags":
+        """The bags without the ids for which `keep`, bool [n], is False."""
         weights = None if self.weights is None else tf.boolean_mask(self.weights, keep)
         return Bags(tf.boolean_mask(self.ids, keep), tf.boolean_mask(self.bag, keep), weights, self.count)
 
-    def filled(self, default_id: Any) -> "Bags":
-        """With `default_id`, of weight 1, in each bag that was empty."""
-        bag, ids = self._filled(self.ids, default_id)
-        return Bags(ids, bag, None if self.weights is None else self._filled(self.weights, 1)[1], self.count)
+    def fill_empty(self, default_id: tf.Tensor | int) -> "Bags":
+        """The bags with `default_id`, of weight 1, in each that was empty."""
+        bag, ids = self._fill_empty(self.ids, default_id)
+        return Bags(ids, bag, None if self.weights is None else self._fill_empty(self.weights, 1)[1], self.count)
 
-    def _filled(self, values: Any, default: Any) -> tuple[Any, Any]:
+    def _fill_empty(self, values: tf.Tensor, default: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
+        """The bag of each value, and the values, with the default in each bag that was empty."""
         filled = tf.raw_ops.RaggedFillEmptyRows(
             value_rowids=self.bag,
             values=values,
-            nrows=tf.maximum(self.count, 1),  # of no bags the operation returns rowids of two dimensions
+            nrows=tf.maximum(self.count, 1),  # for no bags the operation returns rowids of two dimensions
             default_value=tf.cast(default, values.dtype),
         )
+        # Where there is no bag at all, the one that was asked for above is dropped again.
         end = tf.where(self.count > 0, tf.size(filled.output_values), 0)
         return filled.output_value_rowids[:end], filled.output_values[:end]
 
-    def to_the_last(self) -> "Bags":
-        """Without the bags after the last that is not empty, as `tf.nn.embedding_lookup_sparse` leaves them out."""
-        return dataclasses.replace(self, count=tf.reduce_sum(self.bag[-1:] + 1))  # 0 where there is no id at all
+    def without_empty_end(self) -> "Bags":
+        """The bags up to the last that is not empty; `tf.nn.embedding_lookup_sparse` leaves the others out."""
+        # The sum is over one number, or over none where there is no id at all: then the count is 0.
+        return dataclasses.replace(self, count=tf.reduce_sum(self.bag[-1:] + 1))
 
     def pooling(self, combiner: str) -> Pooling:
-        """How the rows of the ids are to be pooled."""
+        """How to pool the rows of the ids."""
         return Pooling(self.bag, self.count, combiner, self.weights)
 
 
-def bags_of(ids: Any, weights: Any, name: str = "ids") -> Bags:
-    """The bags of a sparse or ragged tensor: what shares all indices but the last.
+def bags_of(ids: Ids, weights: Ids | None, name: str = "ids") -> Bags:
+    """The bags of a sparse or ragged tensor: ids that have all indices but the last in common.
 
     Args:
         ids: `tf.SparseTensor` of any rank, in row-major order, or `tf.RaggedTensor` [bags, None].
@@ -73,7 +79,7 @@ def bags_of(ids: Any, weights: Any, name: str = "ids") -> Bags:
     return _of_sparse(ids, weights) if isinstance(ids, tf.SparseTensor) else _of_ragged(ids, weights, name)
 
 
-def check_weights(ids: Any, weights: Any, name: str) -> None:
+def check_weights(ids: Ids, weights: Ids | None, name: str) -> None:
     """Checks that weights are None or of the kind and shape of the ids, which the caller calls `name`.
 
     Raises:
@@ -88,7 +94,7 @@ def check_weights(ids: Any, weights: Any, name: str) -> None:
         raise ValueError(f"weights must have the shape of `{name}`. Received: {weights.shape}. Valid: {ids.shape}.")
 
 
-def bags_of_dense(ids: Any, weights: Any) -> Bags:
+def bags_of_dense(ids: tf.Tensor, weights: tf.Tensor | None) -> Bags:
     """The bags of a tensor, [..., ids of a bag]; weights are None or of its shape."""
     shape = tf.shape(ids, tf.int64)
     count = tf.reduce_prod(shape[:-1])
@@ -96,8 +102,8 @@ def bags_of_dense(ids: Any, weights: Any) -> Bags:
     return Bags(tf.reshape(ids, [-1]), tf.repeat(tf.range(count), shape[-1]), flat, count)
 
 
-def in_shape_of(ids: Any, pooled: Any) -> Any:
-    """Pooled rows, [bags, dim], in the shape of the ids without the last dimension."""
+def shape_like(ids: Ids, pooled: tf.Tensor) -> tf.Tensor:
+    """Gives pooled rows, [bags, dim], the shape of the ids with `dim` in place of the last dimension."""
     shaped = pooled
     if not isinstance(ids, tf.RaggedTensor):
         shape = ids.dense_shape if isinstance(ids, tf.SparseTensor) else tf.shape(ids, tf.int64)
@@ -106,15 +112,15 @@ def in_shape_of(ids: Any, pooled: Any) -> Any:
     return shaped
 
 
-def _of_sparse(ids: Any, weights: Any) -> Bags:
-    """Bags are counted row by row: index (1, 2, 7) of shape [3, 4, 9] is in bag 1 * 4 + 2."""
+def _of_sparse(ids: tf.SparseTensor, weights: tf.SparseTensor | None) -> Bags:
+    """Bags are numbered row by row: index (1, 2, 7) of shape [3, 4, 9] is in bag 1 * 4 + 2."""
     sizes = ids.dense_shape[:-1]
     strides = tf.math.cumprod(sizes, exclusive=True, reverse=True)
     bag = tf.reduce_sum(ids.indices[:, :-1] * strides, axis=1)
     return Bags(ids.values, bag, None if weights is None else weights.values, tf.reduce_prod(sizes))
 
 
-def _of_ragged(ids: Any, weights: Any, name: str) -> Bags:
+def _of_ragged(ids: tf.RaggedTensor, weights: tf.RaggedTensor | None, name: str) -> Bags:
     if ids.ragged_rank != 1 or ids.flat_values.shape.rank != 1:
         raise ValueError(f"`{name}` must have two dimensions if it is ragged. Received: shape {ids.shape}.")
     bag, count = tf.cast(ids.value_rowids(), tf.int64), tf.cast(ids.nrows(), tf.int64)

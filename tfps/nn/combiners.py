@@ -1,22 +1,23 @@
-"""How rows that were looked up one by one become one a bag, where they come from no table."""
+"""Pools rows that do not come from a table: they were looked up one by one, and become one a bag."""
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
 
-def combine(rows: Any, weights: Any, combiner: str, add_up: Callable[[Any], Any]) -> Any:
+def combine(
+    rows: tf.Tensor, weights: tf.Tensor | None, combiner: str, add_up: Callable[[tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
     """One row a bag: the weighted sum of its rows, for "mean" over the sum of the weights, for "sqrtn" over their norm.
 
     Args:
         rows: float tensor, [..., dim].
         weights: float tensor, [...]; all are 1 where None.
         combiner: "mean", "sqrtn" or "sum".
-        add_up: adds up what belongs to one bag, of the rows or of tensors [..., 1].
+        add_up: sums over the ids of each bag; takes rows, and tensors [..., 1].
 
     Returns:
-        What `add_up` gives for rows; 0 where the weights of a bag come to 0 and are divided by.
+        The pooled rows, of the shape that `add_up` gives; 0 where the divisor of a bag is 0.
     """
     if weights is not None:
         weights = tf.cast(weights, rows.dtype)[..., tf.newaxis]
@@ -26,4 +27,5 @@ def combine(rows: Any, weights: Any, combiner: str, add_up: Callable[[Any], Any]
     if weights is None:
         weights = tf.ones_like(rows[..., :1])
     divisor = add_up(weights) if combiner == "mean" else tf.sqrt(add_up(weights * weights))
+    # A bag without ids has a divisor of 0, and a pooled row of zeros.
     return tf.math.divide_no_nan(summed, divisor)

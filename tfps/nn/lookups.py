@@ -4,17 +4,22 @@ What is not a table goes to `tf.nn` itself, so code that uses these runs with an
 the rows asked for cross: ids are made unique on the worker, gathered beside the rows and combined on the worker again.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from tfps.embedding.table import Table
-from tfps.nn.bags import bags_of, in_shape_of
-from tfps.nn.rows import pooled_rows_of, resolve_params, rows_of
+from tfps.nn.bags import Ids, bags_of, shape_like
+from tfps.nn.rows import Params, pooled_rows_of, resolve_params, rows_of
 from tfps.ops.combine_rows import check_combiner
 
 
-def embedding_lookup(params: Any, ids: Any, max_norm: Any = None, name: str | None = None) -> Any:
+def embedding_lookup(
+    params: Params | Sequence[Params],
+    ids: tf.Tensor | tf.RaggedTensor,
+    max_norm: float | tf.Tensor | None = None,
+    name: str | None = None,
+) -> tf.Tensor | tf.RaggedTensor:
     """Rows for ids; see `tf.nn.embedding_lookup`.
 
     Args:
@@ -47,14 +52,14 @@ def embedding_lookup(params: Any, ids: Any, max_norm: Any = None, name: str | No
 
 
 def embedding_lookup_sparse(
-    params: Any,
-    sp_ids: Any,
-    sp_weights: Any,
+    params: Params | Sequence[Params],
+    sp_ids: Ids,
+    sp_weights: Ids | None,
     combiner: str | None = None,
-    max_norm: Any = None,
+    max_norm: float | tf.Tensor | None = None,
     name: str | None = None,
     allow_fast_lookup: bool = False,
-) -> Any:
+) -> tf.Tensor:
     """Rows pooled bag by bag; see `tf.nn.embedding_lookup_sparse`.
 
     A bag without ids gives zeros, but bags after the last that has any are left out: `safe_embedding_lookup_sparse`
@@ -68,7 +73,7 @@ def embedding_lookup_sparse(
             squares.
         max_norm: rows with a larger l2 norm are scaled down to it first; none are where None.
         name: of the operations.
-        allow_fast_lookup: means something to `tf.nn` alone.
+        allow_fast_lookup: used by `tf.nn` alone.
 
     Returns:
         A tensor [bags, dim].
@@ -88,23 +93,24 @@ def embedding_lookup_sparse(
     table = resolve_params(params)
     if not isinstance(table, Table):
         return tf.nn.embedding_lookup_sparse(table, sp_ids, sp_weights, combiner, max_norm, name, allow_fast_lookup)
+    # None means "mean" to tf.nn, which says so in a warning.
     combiner = "mean" if combiner is None else combiner
     check_combiner(combiner)
     with tf.name_scope(name or "embedding_lookup_sparse"):
         bags = bags_of(sp_ids, sp_weights, "sp_ids")
-        return pooled_rows_of(table, bags.to_the_last(), combiner, max_norm)
+        return pooled_rows_of(table, bags.without_empty_end(), combiner, max_norm)
 
 
 def safe_embedding_lookup_sparse(
-    embedding_weights: Any,
-    sparse_ids: Any,
-    sparse_weights: Any = None,
+    embedding_weights: Params | Sequence[Params],
+    sparse_ids: Ids,
+    sparse_weights: Ids | None = None,
     combiner: str | None = "mean",
-    default_id: Any = None,
-    max_norm: Any = None,
+    default_id: int | None = None,
+    max_norm: float | tf.Tensor | None = None,
     name: str | None = None,
     allow_fast_lookup: bool = False,
-) -> Any:
+) -> tf.Tensor:
     """Rows pooled bag by bag, empty bags and negative ids allowed; see `tf.nn.safe_embedding_lookup_sparse`.
 
     Negative ids are left out, and, unless the combiner is "sum", ids whose weight is not above 0. A bag with none left
@@ -119,7 +125,7 @@ def safe_embedding_lookup_sparse(
         default_id: what an empty bag looks up; it gives zeros where None.
         max_norm: rows with a larger l2 norm are scaled down to it first; none are where None.
         name: of the operations.
-        allow_fast_lookup: means something to `tf.nn` alone.
+        allow_fast_lookup: used by `tf.nn` alone.
 
     Returns:
         A tensor of shape `sparse_ids.shape[:-1] + [dim]`.
@@ -145,10 +151,11 @@ def safe_embedding_lookup_sparse(
     check_combiner(kind)
     with tf.name_scope(name or "safe_embedding_lookup_sparse"):
         bags = bags_of(sparse_ids, sparse_weights, "sparse_ids")
+        # What tf.nn leaves out: negative ids, and weights that are not above 0 unless they are only added up.
         keep = bags.ids >= 0
         if bags.weights is not None and kind != "sum":
             keep &= bags.weights > 0
-        bags = bags.kept(keep)
+        bags = bags.select(keep)
         if default_id is not None:
-            bags = bags.filled(default_id)
-        return in_shape_of(sparse_ids, pooled_rows_of(table, bags, kind, max_norm))
+            bags = bags.fill_empty(default_id)
+        return shape_like(sparse_ids, pooled_rows_of(table, bags, kind, max_norm))

@@ -1,6 +1,6 @@
-"""What a caller names as `params`, and the rows of a table."""
+"""What callers pass as `params`, and the rows of a table."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -11,12 +11,16 @@ from tfps.errors import UnsupportedError
 from tfps.nn.bags import Bags
 from tfps.ops.combine_rows import combine_rows
 
+Params: TypeAlias = Table | tf.Variable | tf.Tensor
+"""What rows are looked up in: a table, or anything that `tf.nn` takes."""
 
-def resolve_params(params: Any) -> Any:
-    """The table that `params` is or holds; else `params` as `tf.nn` takes it, for which a Keras variable is its value.
+
+def resolve_params(params: object) -> Params | list[Params]:
+    """The table that `params` is or holds; else `params` in the form that `tf.nn` takes.
 
     Args:
-        params: a table, a Keras variable, anything that `tf.nn` takes, or a list of these.
+        params: a table, a Keras variable, anything that `tf.nn` takes, or a list of these. `tf.nn` does not know Keras
+            variables, so their values take their place.
 
     Raises:
         UnsupportedError: `params` lists a table together with something else.
@@ -24,6 +28,7 @@ def resolve_params(params: Any) -> Any:
     if not isinstance(params, (list, tuple)):
         return _resolve_part(params)
     parts = [_resolve_part(part) for part in params]
+    # tf.nn takes a list for the shards of one table.
     if len(parts) > 1 and any(isinstance(part, Table) for part in parts):
         raise UnsupportedError(
             "`params` must not list a table together with others as parts of one: a table is split by its plan. "
@@ -32,15 +37,16 @@ def resolve_params(params: Any) -> Any:
     return parts[0] if len(parts) == 1 else parts
 
 
-def _resolve_part(part: Any) -> Any:
+def _resolve_part(part: Any) -> Params:
     table = getattr(part, "_value", None)
     if isinstance(table, Table):
-        return table  # under mixed precision `value` would cast it: read all of it
+        # Not `part.value`: under mixed precision that would cast the table, and so read all of it.
+        return table
     return part.value if isinstance(getattr(type(part), "value", None), property) else part
 
 
-def rows_of(table: Table, ids: Any, max_norm: Any = None) -> Any:
-    """Rows of a table, of norm `max_norm` at most.
+def rows_of(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor | None = None) -> tf.Tensor:
+    """Looks up rows of a table, of norm `max_norm` at most.
 
     Args:
         table: on the servers.
@@ -60,8 +66,8 @@ def rows_of(table: Table, ids: Any, max_norm: Any = None) -> Any:
     return tf.gather(clipped, tf.reshape(places, tf.shape(ids)))
 
 
-def pooled_rows_of(table: Table, bags: Bags, combiner: str, max_norm: Any = None) -> Any:
-    """Rows of a table, of norm `max_norm` at most, pooled bag by bag.
+def pooled_rows_of(table: Table, bags: Bags, combiner: str, max_norm: float | tf.Tensor | None = None) -> tf.Tensor:
+    """Looks up rows of a table, of norm `max_norm` at most, and pools them bag by bag.
 
     Args:
         table: on the servers.
@@ -82,14 +88,15 @@ def pooled_rows_of(table: Table, bags: Bags, combiner: str, max_norm: Any = None
     return combine_rows(clipped, places, bags.pooling(combiner))
 
 
-def _check_ids(table: Table, ids: Any) -> None:
+def _check_ids(table: Table, ids: tf.Tensor) -> None:
     if ids.dtype not in (tf.int32, tf.int64):
         raise TypeError(
             f"ids for table {table.name!r} must be integers. Received: {ids.dtype.name}. Valid: int32, int64."
         )
 
 
-def _clipped_rows(table: Table, ids: Any, max_norm: Any) -> tuple[Any, Any]:
-    """Each row that is asked for, clipped once however often that is, and which of them each id has."""
+def _clipped_rows(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The rows of the unique ids, each clipped once, and the position of the row of each id, [ids]."""
+    # A norm costs more than a row: ids that repeat share one.
     unique, places = tf.unique(tf.reshape(ids, [-1]))
     return tf.clip_by_norm(table.sparse_read(unique), max_norm, axes=[1]), places

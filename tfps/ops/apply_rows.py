@@ -26,6 +26,25 @@ def pack_update(hyper: Any, request: Any, gradients: Any) -> Any:
     return tf.concat([hyper, bits, tf.reshape(gradients, [-1])], axis=0)
 
 
+def unpack_update(message: Any, hypers: int, pieces: int, dim: int) -> tuple[Any, Any, Any]:
+    """Takes apart what `pack_update` made.
+
+    Args:
+        message: from `pack_update`.
+        hypers: hyperparameters that it begins with, the decay among them.
+        pieces: tables of its request.
+        dim: width of a row.
+
+    Returns:
+        (hyperparameters float32 [hypers], request int64 [pieces + m], gradients float32 [m, dim]).
+    """
+    # A row takes 2 lanes of the request, as its number is 64 bits wide, and `dim` of the gradients.
+    rows = (tf.size(message) - hypers - 2 * pieces) // (dim + 2)
+    end = hypers + 2 * (pieces + rows)
+    request = tf.bitcast(tf.reshape(message[hypers:end], [-1, 2]), tf.int64)
+    return message[:hypers], request, tf.reshape(message[end:], [-1, dim])
+
+
 def apply_rows(rule: RowRule, variables: Sequence[Sequence[Any]], message: Any) -> Any:
     """Updates rows of the tables of one server, and the slots that go with them.
 
@@ -61,13 +80,26 @@ def apply_rows(rule: RowRule, variables: Sequence[Sequence[Any]], message: Any) 
 def apply_rows_graph(rule: RowRule, variables: Sequence[Sequence[Any]], message: Any) -> Any:
     """The same by TensorFlow's own ops; see `apply_rows`."""
     dim, hypers = variables[0][0].shape[1], len(rule.hyperparameters) + 1
-    rows = (tf.size(message) - hypers - 2 * len(variables)) // (dim + 2)
-    end = hypers + 2 * (len(variables) + rows)
-    request = tf.bitcast(tf.reshape(message[hypers:end], [-1, 2]), tf.int64)
+    hyper, request, rows = unpack_update(message, hypers, len(variables), dim)
     counts, local = split_request(request, len(variables))
-    gradients = tf.split(tf.reshape(message[end:], [-1, dim]), counts, num=len(variables))
-    updates = zip(variables, local, gradients, strict=True)
-    return tf.group(*(_update(rule, table, message[:hypers], where, gradient) for table, where, gradient in updates))
+    updates = zip(variables, local, tf.split(rows, counts, num=len(variables)), strict=True)
+    return tf.group(*(_update(rule, table, hyper, where, gradient) for table, where, gradient in updates))
+
+
+def update_deltas(rule: RowRule, rows: Sequence[Any], hyper: Any, gradient: Any) -> list[Any]:
+    """What an update adds to some rows and to their slots.
+
+    Args:
+        rule: the optimizer.
+        rows: the rows, [m, dim], and those of each slot.
+        hyper: hyperparameters in the rule's order and last the decay, [h + 1].
+        gradient: [m, dim].
+
+    Returns:
+        A tensor like each of `rows`.
+    """
+    hyper, gradient = tf.cast(hyper, rows[0].dtype), tf.cast(gradient, rows[0].dtype)
+    return rule.deltas(rows[0], list(rows[1:]), gradient, hyper)
 
 
 def _check_slots(rule: RowRule, table: Sequence[Any], dim: int) -> None:
@@ -89,9 +121,8 @@ def _update(
     rule: RowRule, table: Sequence[Any], hyper: tf.Tensor, local: tf.Tensor, gradient: tf.Tensor
 ) -> tf.Operation:
     """Updates the local rows of one table."""
-    hyper, gradient = tf.cast(hyper, table[0].dtype), tf.cast(gradient, table[0].dtype)
-    rows, *slots = [tf.raw_ops.ResourceGather(resource=v.handle, indices=local, dtype=v.dtype) for v in table]
-    deltas = rule.deltas(rows, slots, gradient, hyper)
+    rows = [tf.raw_ops.ResourceGather(resource=v.handle, indices=local, dtype=v.dtype) for v in table]
+    deltas = update_deltas(rule, rows, hyper, gradient)
     where = local[:, tf.newaxis]
     # Unlike ResourceScatterAdd, which shares the lock, this op excludes other writers.
     return tf.group(

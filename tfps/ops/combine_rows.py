@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfps.errors import ConfigError
 from tfps.ops import combine_rows_graph as graph
 from tfps.ops import library
+from tfps.ops.graph_gradient import with_gradient
 
 COMBINERS = ("mean", "sqrtn", "sum")
 
@@ -66,19 +67,16 @@ def combine_rows(rows: tf.Tensor, places: tf.Tensor, pooling: Pooling) -> tf.Ten
     rows, places = tf.convert_to_tensor(rows), tf.convert_to_tensor(places)
     pooling = weighed_as(pooling, rows.dtype)
 
-    @tf.custom_gradient
-    def combine(rows: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
-        def gradient(upstream: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, ...]:
-            # The gradient may come as IndexedSlices.
-            upstream = tf.convert_to_tensor(upstream)
-            for_rows = combine_rows_gradient(upstream, places, pooling, tf.shape(rows, tf.int64)[0])
-            if pooling.weights is None:
-                return for_rows
-            return for_rows, combine_weights_gradient(upstream, rows, places, pooling)
+    def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
+        # The gradient may come as IndexedSlices.
+        upstream = tf.convert_to_tensor(upstream)
+        gradients = [combine_rows_gradient(upstream, places, pooling, tf.shape(rows, tf.int64)[0])]
+        if pooling.weights is not None:
+            gradients.append(combine_weights_gradient(upstream, rows, places, pooling))
+        return gradients
 
-        return combined(rows, places, pooling), gradient
-
-    return combine(rows, *([] if pooling.weights is None else [pooling.weights]))
+    inputs = [rows, *([] if pooling.weights is None else [pooling.weights])]
+    return with_gradient(combined(rows, places, pooling), inputs, backward)
 
 
 def weighed_as(pooling: Pooling, dtype: tf.DType) -> Pooling:

@@ -7,22 +7,20 @@ that the server (or the chief) holds.
 
 import dataclasses
 import itertools
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Callable
 
 import tensorflow as tf
-from tensorflow.python.ops import resource_variable_ops  # the class tf.Variable makes is not public
 
 from tfps import step
-from tfps.cluster import connection, devices
-from tfps.cluster.faults import translated
+from tfps.cluster.remote_variable import RemoteVariable
 from tfps.placement.model import Placement
+from tfps.types import Shape, VariableKey
 
 _KEYS = itertools.count()
 
 
-class StepVariable(resource_variable_ops.ResourceVariable):
-    """A resource variable that a traced step replaces by the worker's own copy.
+class StepVariable(RemoteVariable):
+    """A variable that a traced step replaces by the worker's own copy.
 
     Args:
         initial_value: a tensor, or a function of no argument, run on the device of the variable.
@@ -33,14 +31,18 @@ class StepVariable(resource_variable_ops.ResourceVariable):
         device: where it lives, for example "/job:ps/task:1/device:CPU:0".
     """
 
-    def __init__(self, initial_value: Any, *, name: str, dtype: Any, shape: Any, trainable: bool, device: str) -> None:
+    def __init__(
+        self,
+        initial_value: tf.Tensor | Callable[[], tf.Tensor],
+        *,
+        name: str,
+        dtype: str | tf.DType,
+        shape: Shape | tf.TensorShape,
+        trainable: bool,
+        device: str,
+    ) -> None:
         self.key = next(_KEYS)
-        # The chief stays where it is whatever cluster it is connected to; what a server holds goes with that.
-        self._connection = None if device == devices.CHIEF else connection.current()
-        with tf.device(device):
-            super().__init__(initial_value, trainable=trainable, name=name, dtype=dtype, shape=shape)
-        if self._connection is not None:
-            self._connection.add_user(self)
+        super().__init__(initial_value, trainable=trainable, name=name, dtype=dtype, shape=shape, device=device)
 
     @property
     def trainable(self) -> bool:
@@ -52,35 +54,16 @@ class StepVariable(resource_variable_ops.ResourceVariable):
         self._trainable = value
 
     @property
-    def handle(self) -> Any:
+    def handle(self) -> tf.Tensor:
         """The worker's copy inside a step that has one, else the resource itself."""
         current = step.current()
+        # TensorFlow's constructor asks for the handle before this class has set the key.
         copy = current.copy_of(self.key) if current is not None and hasattr(self, "key") else None
         return self.home_handle if copy is None else copy
 
-    @property
-    def home_handle(self) -> Any:
-        """The resource on the server or the chief, wherever it is asked for.
-
-        Raises:
-            ClusterError: the strategy that it was made under has ended.
-        """
-        if self._connection is not None:
-            self._connection.check()
-        return self._handle
-
-    def release(self) -> None:
-        """Lets go of the resource, as the strategy that it was made under ends."""
-        self._handle = None
-
-    def _read_variable_op(self, no_copy: bool = False) -> tf.Tensor:
-        if self._connection is None or not tf.executing_eagerly():
-            return super()._read_variable_op(no_copy)
-        with translated(self._connection.cluster):
-            return super()._read_variable_op(no_copy)
-
-    def _lazy_read(self, op: Any) -> Any:
+    def _lazy_read(self, op: tf.Operation) -> tf.Tensor:
         """Reads after an assignment go where the assignment went, not to `_handle`."""
+        # In a step the assignment went to the worker's copy, and so must the read.
         if self.handle is self.home_handle:
             return super()._lazy_read(op)
         with tf.control_dependencies([op]):
@@ -89,15 +72,18 @@ class StepVariable(resource_variable_ops.ResourceVariable):
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """A moving average: a step keeps a part of it and adds something new (see `tfps.training.moving_averages`).
+    """Marks a variable as a moving average: a step keeps a fraction of it and adds something new.
+
+    `tfps.training.moving_averages` merges those of several workers. A running product, as Nadam keeps of its momenta,
+    is marked too: there the fraction is another one in each step.
 
     Args:
-        decay: the part that a step keeps; None of a product, which a step multiplies by what it likes.
-        counter: key of the variable that counts the steps; of a product its own.
+        decay: the fraction that a step keeps; None for a product.
+        counter: key of the variable that counts the steps; for a product its own key.
     """
 
     decay: float | None
-    counter: Hashable
+    counter: VariableKey
 
 
 class DenseVariable(StepVariable):
@@ -105,7 +91,7 @@ class DenseVariable(StepVariable):
 
     Attributes:
         placement: where the plan put it.
-        average: what makes it a moving average; None of all others, whose changes are added up.
+        average: how it is averaged, if it is a moving average; None for all others, whose changes are added up.
     """
 
     placement: Placement

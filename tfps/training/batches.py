@@ -96,6 +96,7 @@ def _next_or_again(name: str, element_spec: Nest, next_batch: NextBatch, again: 
 
     def following() -> tf.experimental.Optional:
         batch = next_batch()
+        # At the end of the input there is nothing to keep: the last batch stays what it was.
         tf.cond(batch.has_value(), lambda: keep(batch.get_value()), lambda: tf.constant(0))
         return batch
 
@@ -135,7 +136,7 @@ class Batches:
             ]
         )
 
-    def concatenated(self) -> Nest:
+    def concatenate(self) -> Nest:
         """All of them as one batch, along the first dimension, which each tensor must have."""
         return self._pack([array.concat() for array in self.arrays])
 
@@ -159,6 +160,7 @@ def one_by_one(batches: Sequence[Nest]) -> NextBatch:
         batches: of one shape.
     """
     spec = tf.nest.map_structure(tf.type_spec_from_value, batches[0])
+    # All batches become tensor arrays, which a loop can index by a tensor; a Python list it could not.
     kept = Batches(spec)
     for number, batch in enumerate(batches):
         kept = kept.with_batch(number, batch)

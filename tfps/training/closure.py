@@ -85,6 +85,8 @@ class Closure(abc.ABC):
     def __init__(self, program: Program) -> None:
         self.program = program
         self.operations = 0
+        # Known once a step is traced. Any closure of a model can read the results of all others, as their logs have the
+        # same names.
         self._log_names: list[str] = []
         self._recording: Recording | None = None
 
@@ -128,6 +130,8 @@ class Closure(abc.ABC):
         exchange.pull()
         copies: Copies = dict(exchange.copies)
         for variable in self.program.sums:
+            # The worker keeps these variables from one closure to the next, so each closure begins by setting them to
+            # zero.
             copies[variable.key] = local_copy(variable)
             tf.raw_ops.AssignVariableOp(resource=copies[variable.key], value=tf.zeros(variable.shape, variable.dtype))
         return exchange, copies
@@ -136,6 +140,7 @@ class Closure(abc.ABC):
         self, copies: Copies, steps: tf.Tensor, logs: tf.Tensor, measured: tf.Tensor | None = None
     ) -> tf.Tensor:
         """Packs what the chief gets; `read` is the inverse."""
+        # By now the steps have run: TensorFlow orders the reads and writes of one resource within a graph.
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self.program.sums]
         # A closure that had no batch may have no logs, but the vector has the same length always.
         logs = tf.pad(logs, [[0, len(self._log_names) - tf.size(logs)]])
@@ -163,6 +168,7 @@ class Closure(abc.ABC):
 
     def _logs_vector(self, logs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Logs as a float32 vector; their names stay here, for `read`."""
+        # Sorted, because a dictionary may be in another order when the step is traced again.
         self._log_names = sorted(logs)
         return tf.stack(
             [tf.cast(tf.reshape(logs[name], []), tf.float32) for name in self._log_names] or [tf.zeros([])]
@@ -172,5 +178,6 @@ class Closure(abc.ABC):
 def _as_value_of(variable: SumVariable, values: Floats) -> np.ndarray[Any, Any]:
     """Lanes of a result as the value of a variable: `pack` casts narrow types and keeps the bits of wide ones."""
     dtype = variable.dtype.as_numpy_dtype
+    # A copy: a view would keep all of the result in memory.
     narrow = lanes(1, variable.dtype) == 1 and np.dtype(dtype).itemsize != 4
     return (values.astype(dtype) if narrow else values.copy().view(dtype)).reshape(variable.shape)

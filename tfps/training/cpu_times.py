@@ -1,7 +1,8 @@
-"""CPU time of the processes of a cluster: of the embedded one's from this machine's /proc, of others' from theirs.
+"""CPU time of the processes of a cluster, from /proc of the machines they run on.
 
-Servers and workers run graphs and nothing else, so a graph reads the text of /proc where they are. Cost: nothing for
-the embedded cluster; elsewhere one call, some ten milliseconds. Where it cannot be had, it is left out.
+An embedded cluster is on this machine. Other servers and workers run graphs and nothing else, so a graph reads the text
+of /proc where they are. Cost: nothing for the embedded cluster; elsewhere one call, some ten milliseconds. A time that
+cannot be read is left out.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import queue
 import re
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -22,6 +23,7 @@ from tfps.strategy.strategy import ParameterServerStrategy
 _SAMPLE = 8
 """Tasks of a job that are read at most: a cluster's are alike, and a call to each takes time."""
 _LIMIT_S = 10.0
+"""Seconds to wait for the tasks of other machines."""
 _FILES = ("/proc/{}/stat", "/proc/{}/status", "/proc/stat")
 _HERE = "this machine"
 
@@ -50,69 +52,75 @@ class CpuTime:
 
 
 def cpu_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
-    """Reads the chief's CPU time, and that of servers and workers as far as it can be had: some of each job.
+    """Reads the CPU times of the chief and of some servers and workers, as far as they can be read.
 
     Args:
         strategy: whose cluster it is.
     """
-    return [_of_chief(strategy), *(_of_embedded(strategy) if strategy.cluster is not None else _of_remote(strategy))]
+    return [
+        _chief_time(strategy),
+        *(_embedded_times(strategy) if strategy.cluster is not None else _remote_times(strategy)),
+    ]
 
 
-def _of_chief(strategy: ParameterServerStrategy) -> CpuTime:
+def _chief_time(strategy: ParameterServerStrategy) -> CpuTime:
     addresses = strategy._cluster_resolver.cluster_spec().as_dict().get(jobs.CHIEF, [])
     host = _HERE if strategy.cluster is not None or not addresses else _host(addresses[0])
     cores = os.cpu_count() or 1
+    # Where there is no /proc the chief still knows its own time; its machine counts as busy with nothing else.
     no_proc = CpuTime(jobs.CHIEF, 0, host, time.process_time(), cores, cores, time.monotonic())
-    return parsed(jobs.CHIEF, 0, host, _text_of("self")) or no_proc
+    return parse_times(jobs.CHIEF, 0, host, _read_proc("self")) or no_proc
 
 
-def _of_embedded(strategy: ParameterServerStrategy) -> list[CpuTime]:
+def _embedded_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
     assert strategy.cluster is not None
     found = []
     for task in strategy.cluster.tasks:
-        read = parsed(task.order.job, task.order.index, _HERE, _text_of(str(task.pid)))
+        # A process of the embedded cluster may be limited to fewer threads than its machine has cores.
+        read = parse_times(task.order.job, task.order.index, _HERE, _read_proc(str(task.pid)))
         if read is not None:
             found.append(dataclasses.replace(read, cores=min(task.order.threads or read.cores, read.cores)))
     return found
 
 
-def _text_of(process: str) -> str:
-    """What /proc says of a process here; nothing where there is no /proc, or the process has just ended."""
+def _read_proc(process: str) -> str:
+    """The text of /proc about a process here; "" where there is no /proc, or the process has just ended."""
     try:
         return "\n".join(pathlib.Path(name.format(process)).read_text() for name in _FILES)
     except OSError:
         return ""
 
 
-def _of_remote(strategy: ParameterServerStrategy) -> list[CpuTime]:
+def _remote_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
     spec = strategy._cluster_resolver.cluster_spec().as_dict()
     tasks = [(job, index) for job in (jobs.PS, jobs.WORKER) for index in _sample(len(spec[job]))]
-    texts = _within(_LIMIT_S, lambda: _read_there([devices.of_task(job, index) for job, index in tasks]))
+    texts = _within(_LIMIT_S, lambda: _read_remote([devices.of_task(job, index) for job, index in tasks]))
     found = [
-        parsed(job, index, _host(spec[job][index]), text)
+        parse_times(job, index, _host(spec[job][index]), text)
         for (job, index), text in zip(tasks, texts or [""] * len(tasks), strict=True)
     ]
     return [read for read in found if read is not None]
 
 
-def _read_there(devices: list[str]) -> list[str]:
-    """What /proc says of the process behind each device."""
+def _read_remote(places: list[str]) -> list[str]:
+    """The text of /proc about the process behind each device."""
 
     @tf.function(autograph=False)
-    def read() -> list[Any]:
+    def read() -> list[tf.Tensor]:
         texts = []
-        for device in devices:
+        for device in places:
             with tf.device(device):
-                lines = tf.data.TextLineDataset([name.format("self") for name in _FILES])  # reads until the end
+                # Files of /proc have no size to go by; this reads until the end.
+                lines = tf.data.TextLineDataset([name.format("self") for name in _FILES])
                 texts.append(lines.reduce("", lambda before, line: tf.strings.join([before, line], "\n")))
         return texts
 
     return [text.numpy().decode() for text in read()]
 
 
-def _within(limit_s: float, function: Any) -> Any | None:
-    """What `function` returns; None where it fails or takes longer, when it is left to itself."""
-    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+def _within(limit_s: float, function: Callable[[], list[str]]) -> list[str] | None:
+    """What `function` returns; None where it fails or takes longer. Then its thread is left to itself."""
+    results: queue.SimpleQueue[list[str] | None] = queue.SimpleQueue()
 
     def run() -> None:
         try:
@@ -120,6 +128,7 @@ def _within(limit_s: float, function: Any) -> Any | None:
         except tf.errors.OpError:
             results.put(None)
 
+    # A daemon: a machine that does not answer must not keep the program from ending.
     threading.Thread(target=run, daemon=True, name="tfps-cpu-times").start()
     try:
         return results.get(timeout=limit_s)
@@ -127,14 +136,13 @@ def _within(limit_s: float, function: Any) -> Any | None:
         return None
 
 
-def parsed(job: str, index: int, host: str, text: str) -> CpuTime | None:
-    """A reading from the texts of /proc/<pid>/stat, /proc/<pid>/status and /proc/stat; None where they are not such.
-
-    Of the first the fields 14 and 15 are the CPU time in ticks; the second field is a name in brackets, of any text. In
-    the last the line "cpu" has the ticks of all cores, the fourth and fifth of which were idle, and each core a line.
-    """
+def parse_times(job: str, index: int, host: str, text: str) -> CpuTime | None:
+    """Parses the texts of /proc/<pid>/stat, /proc/<pid>/status and /proc/stat; None where they are something else."""
+    # stat of the process: "17 (a name) S ...". Fields 14 and 15 are its CPU time in ticks. The name may be any text, so
+    # the closing bracket is the last one.
     spent = re.search(r"^\s*\d+ \(.*\) \S(?: -?\d+){10} (\d+) (\d+) ", text)
     allowed = re.search(r"^Cpus_allowed_list:\s*([\d,-]+)$", text, re.MULTILINE)
+    # stat of the machine: "cpu user nice system idle iowait ...", ticks of all cores, then a line for each core.
     idle = re.search(r"^cpu +\d+ \d+ \d+ (\d+) (\d+)", text, re.MULTILINE)
     if spent is None or allowed is None or idle is None:
         return None

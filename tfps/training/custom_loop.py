@@ -27,6 +27,8 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
         copies: Copies = {}
 
         def run(lookups: DirectLookups, given: tuple[tuple[Nest, ...], dict[str, Nest]]) -> Nest:
+            # `copies` is filled between the recording and the real trace; both see the same dictionary. Empty, it makes
+            # a recording read what the servers have, which nobody runs.
             with step.tracing(step.Step(lookups, copies, by_hand=True)):
                 return function(*given[0], **given[1])
 

@@ -18,6 +18,8 @@ class EvaluationClosure(StepLoop):
     def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
         """Traces the loop over the worker's iterator."""
         _, copies = self._pull(order)
+        # No push, hence no id of one: a closure that is made again changes nothing twice. Metric sums are safe too, as
+        # the chief adds up only results that it gets.
         turns, state = self._loop(source, order, copies, lambda done: None)
         state = turns.train(state, order.steps)
         return self._result(copies, state["done"], state["logs"])
@@ -25,7 +27,7 @@ class EvaluationClosure(StepLoop):
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Traces a step for each fed batch."""
         _, copies = self._pull(order)
-        logs = self._unrolled(batches, copies, lambda done: None)
+        logs = self._run_each(batches, copies, lambda done: None)
         return self._result(copies, tf.constant(len(batches), tf.int64), logs)
 
 

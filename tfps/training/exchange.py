@@ -82,6 +82,7 @@ class Exchange:
         worker: tf.Tensor | int = 0,
         capped: Collection[VariableKey] = (),
     ) -> None:
+        # By device of the server, so that each gets one message. Dictionaries keep their order: both ends rely on it.
         self._by_server: dict[str, list[DenseVariable]] = {}
         for variable in variables:
             self._by_server.setdefault(variable.home_handle.device, []).append(variable)
@@ -132,7 +133,7 @@ class Exchange:
         deltas: Values = {v.key: self._delta(v, since[v.key]) for v in self._variables if v.average is None}
         for v in self._variables:
             if moving_averages.is_average(v, deltas):
-                deltas[v.key] = moving_averages.pushed(v, since[v.key], _read(self.copies[v.key], v), deltas)
+                deltas[v.key] = moving_averages.push_value(v, since[v.key], _read(self.copies[v.key], v), deltas)
             elif v.key not in deltas:
                 deltas[v.key] = self._delta(v, since[v.key])
         return deltas
@@ -152,12 +153,13 @@ class Exchange:
         pushed: Values = {}
         for device, variables in self._by_server.items():
             of_server: Values = {v.key: deltas[v.key] for v in variables}
-            of_server |= self._damped(device, [v for v in variables if v.key in self._capped], deltas, base)
+            of_server |= self._damp(device, [v for v in variables if v.key in self._capped], deltas, base)
             averages = [v for v in variables if moving_averages.is_average(v, deltas)]
             factors = [tf.cast(moving_averages.keep_factor(v, deltas), tf.float32) for v in averages]
             # The message: deltas in the order of the variables, factors in that of the averages, the id.
             buffer = pack([*of_server.values(), *factors, *([push_id.lanes()] if push_id else [])])
             with tf.device(device):
+                # With the server as the device: the message crosses here.
                 arrived = tf.identity(buffer)
                 add = functools.partial(_add, variables, [v.key for v in averages], arrived)
                 if push_id:
@@ -167,18 +169,19 @@ class Exchange:
             pushed |= of_server
         return pushed
 
-    def moved(self, variable: DenseVariable) -> tf.Tensor:
+    def delta_since_pull(self, variable: DenseVariable) -> tf.Tensor:
         """The delta of a copy since the pull; of a bool its value."""
         return self._delta(variable, self.pulled[variable.key])
 
     def _values_on(self, device: str, variables: list[DenseVariable]) -> Values:
         """The values that a server has of some variables: one message."""
         with tf.device(device):
+            # Packed on the server: one tensor crosses, however many variables there are.
             buffer = pack([_read(v.home_handle, v) for v in variables])
         values = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
         return {v.key: value for v, value in zip(variables, values, strict=True)}
 
-    def _damped(self, device: str, variables: list[DenseVariable], deltas: Values, base: Values) -> Values:
+    def _damp(self, device: str, variables: list[DenseVariable], deltas: Values, base: Values) -> Values:
         """Some deltas, damped by what others have moved the variables meanwhile: asks the server what it has now."""
         if not variables:
             return {}
@@ -193,6 +196,7 @@ class Exchange:
         now = _read(self.copies[variable.key], variable)
         if variable.dtype == tf.bool:
             return now
+        # A counter of steps is an integer: its delta is exact, and never scaled.
         delta = now - before
         scale = self._scales.get(variable.key, 1.0)
         return delta if scale == 1.0 or not variable.dtype.is_floating else delta * tf.cast(scale, delta.dtype)
@@ -202,12 +206,13 @@ def _sum(variable: DenseVariable, value: tf.Tensor, deltas: Values) -> tf.Tensor
     if variable.dtype == tf.bool:
         return deltas[variable.key]
     if moving_averages.is_average(variable, deltas):
-        return moving_averages.composed(variable, value, deltas)
+        return moving_averages.value_after(variable, value, deltas)
     return value + deltas[variable.key]
 
 
 def _add(variables: list[DenseVariable], averages: list[VariableKey], buffer: tf.Tensor) -> list[tf.Operation]:
     """Adds the deltas of a message on a server; see `Exchange.send` for its layout."""
+    # After the deltas come the factors of averages, one lane each, then the push id.
     sizes = sum(lanes(v.shape.num_elements(), v.dtype) for v in variables)
     deltas = unpack(buffer[:sizes], [v.shape for v in variables], [v.dtype for v in variables])
     factors = {key: buffer[sizes + number] for number, key in enumerate(averages)}

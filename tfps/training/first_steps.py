@@ -1,4 +1,7 @@
-"""Watches the first steps of a run and logs, once, what limits them and what to change."""
+"""Watches the first steps of a run and logs, once, what limits them and what to change.
+
+Cost: the CPU times of all tasks are read twice, and in each epoch where epochs are short; nothing once it has spoken.
+"""
 
 import logging
 import time
@@ -14,18 +17,22 @@ _CLOSURES = 4
 """Closures a worker that are watched, at least; what is under way at either end is a part of them."""
 _SECONDS = 2.0
 """Seconds that are watched, at least: CPU time comes in hundredths."""
-_STREAMS = 50
-"""Streams, which are epochs, that are looked at for so long, at most: a look at another machine takes milliseconds."""
+_EPOCHS = 50
+"""Epochs that are watched, at most: reading the CPU times of other machines takes milliseconds each time."""
 
 
 class FirstSteps:
-    """A duty of the training loop: told of every closure, it looks at the cluster now and then and logs one line.
+    """A duty of the training loop: it counts closures, looks at the cluster now and then and logs one line.
 
-    States: waiting (for `began`) -> warm-up -> watching -> said. What was seen of a stream that ends is kept, and the
-    next one adds to it, as epochs may be short; not for ever. Threading: the training loop's thread.
+    States: waiting for an epoch -> warm-up -> watching -> done, with a `verdict`. An epoch may end before enough was
+    seen: then what was seen is kept and the next epoch adds to it, up to `_EPOCHS` of them.
+    Threading: the training loop's thread.
 
     Args:
         strategy: whose steps they are.
+
+    Attributes:
+        verdict: what was logged; None before.
     """
 
     def __init__(self, strategy: ParameterServerStrategy) -> None:
@@ -35,50 +42,56 @@ class FirstSteps:
         self._start: _Look | None = None
         self._seen: list[Watched] = []
         self._seen_closures = 0
-        self._under_way = False
+        self._watches = False
         self.verdict: Verdict | None = None
 
-    def began(self, fed: bool) -> None:
-        """A stream of steps begins, whose batches the chief reads or the workers."""
-        self._fed, self._closures, self._start = fed, 0, None
-        self._under_way = self.verdict is None and len(self._seen) < _STREAMS
-        if self._under_way and self._seen:
-            self._watch()  # what the warm-up is for was done
+    def begin_epoch(self, fed: bool) -> None:
+        """An epoch begins.
 
-    def done(self, steps: int) -> None:
+        Args:
+            fed: whether the chief reads its batches.
+        """
+        self._fed, self._closures, self._start = fed, 0, None
+        self._watches = self.verdict is None and len(self._seen) < _EPOCHS
+        if self._watches and self._seen:
+            self._begin_watch()  # an epoch before has had the warm-up
+
+    def count(self, steps: int) -> None:
         """A closure of so many steps is done."""
-        if not self._under_way:
+        if not self._watches:
             return
         self._closures += 1
         self._steps += steps
         if self._start is not None:
             self._judge_if_enough()
         elif self._closures >= _WARM_CLOSURES * self._strategy.num_workers:
-            self._watch()
+            self._begin_watch()
 
-    def ended(self) -> None:
-        """The stream is at its end: what comes now, as an evaluation, is not the steps'."""
-        if self._under_way and self._start is not None and self._closures:
+    def end_epoch(self) -> None:
+        """The epoch has ended: the CPU time from now on, as of an evaluation, is not that of training steps."""
+        if self._watches and self._start is not None and self._closures:
+            # Kept for the next epoch. The time between two epochs is not part of either.
             self._seen.append(_Look(self._strategy).since(self._start, self._steps, self._fed))
             self._seen_closures += self._closures
-        self._start, self._under_way = None, False
+        self._start, self._watches = None, False
 
-    def _watch(self) -> None:
+    def _begin_watch(self) -> None:
         self._start, self._closures, self._steps = _Look(self._strategy), 0, 0
 
     def _judge_if_enough(self) -> None:
         assert self._start is not None
+        # Together with what epochs before have shown: each alone may have been too short.
         seconds = time.monotonic() - self._start.at + sum(seen.seconds for seen in self._seen)
         closures = self._closures + self._seen_closures
         if seconds < _SECONDS or closures < _CLOSURES * self._strategy.num_workers:
             return
         seen = [*self._seen, _Look(self._strategy).since(self._start, self._steps, self._fed)]
-        self.verdict, self._under_way = judge(together(seen)), False
+        self.verdict, self._watches = judge(together(seen)), False
         _LOG.info("%s", self.verdict.advice)
 
 
 class _Look:
-    """What is seen of the cluster at one moment."""
+    """The cluster at one moment: CPU time of its tasks, and how long the workers have run closures so far."""
 
     def __init__(self, strategy: ParameterServerStrategy) -> None:
         self.cpu = cpu_times(strategy)
@@ -88,8 +101,11 @@ class _Look:
     def since(self, start: "_Look", steps: int, fed: bool) -> Watched:
         """What happened between an earlier look and this one."""
         seconds = self.at - start.at
+        # A task that one of the looks could not read is left out.
         before = {(time.job, time.index): time for time in start.cpu}
         pairs = [(before[time.job, time.index], time) for time in self.cpu if (time.job, time.index) in before]
+        # The part of the time in which the threads of workers had nothing to run: where it is large, the chief limits
+        # the steps.
         ran = sum(self.busy_s) - sum(start.busy_s)
         waiting = 1 - min(1.0, ran / seconds / len(self.busy_s))
         return Watched(steps, seconds, tuple(_task(old, new, seconds) for old, new in pairs), waiting, fed)

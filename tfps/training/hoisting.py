@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import LookupResult, fetch
+from tfps.embedding.lookup import fetch
+from tfps.embedding.lookup_group import LookupResult
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.types import Nest
@@ -64,6 +65,7 @@ class Recorder(DirectLookups):
 
     def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
         """Rows of `table` for `ids`, which nobody will evaluate."""
+        # Ids of another graph, such as the body of a loop of the model, cannot be had in the outer one.
         ids = tf.convert_to_tensor(ids)
         self.lookups.append(Recorded(table, ids if ids.graph is self._graph and _is_pure(ids) else None))
         return super().look_up(table, ids)
@@ -162,6 +164,7 @@ class Recording:
     def replay(self, found: Sequence[LookupResult]) -> DirectLookups:
         """Answers the lookups of a step with what was `found` for its `ids`."""
         remaining = iter(found)
+        # None for late lookups: `Replay` serves these where the model asks for them.
         answers = [next(remaining) if recorded.ids is not None else None for recorded in self._lookups]
         return Replay(answers, [recorded.table for recorded in self._lookups])
 

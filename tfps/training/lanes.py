@@ -41,6 +41,8 @@ def _to_lanes(tensor: tf.Tensor) -> tf.Tensor:
 
 def _from_lanes(lane: tf.Tensor, shape: tf.TensorShape, dtype: tf.DType) -> tf.Tensor:
     if dtype in _WIDE:
+        # Two lanes are the halves of one element, in the order of the machine: all machines of a cluster must have the
+        # same.
         lane = tf.bitcast(tf.reshape(lane, [-1, 2]), dtype)
     elif dtype in _SAME:
         lane = tf.bitcast(lane, dtype)

@@ -40,6 +40,7 @@ class EpochTotals:
         """Adds a closure. One without steps found its input used up, and has nothing to say."""
         if result.steps:
             self.steps += result.steps
+            # The first closure with steps says how many measurements there are; for most modes none.
             before = self.measured or [0.0] * len(result.measured)
             self.measured = [a + b for a, b in zip(before, result.measured, strict=True)]
 
@@ -52,6 +53,7 @@ class Mode(abc.ABC):
             cross with those of the model, and must exist before a closure is traced.
     """
 
+    # Without a default, so that every mode says it.
     applies_updates: ClassVar[bool]
 
     @property

@@ -44,7 +44,7 @@ def keep(decay: float, steps: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Ten
     return tf.pow(tf.cast(decay, dtype), tf.cast(steps, dtype))
 
 
-def pushed(variable: DenseVariable, before: tf.Tensor, after: tf.Tensor, deltas: Deltas) -> tf.Tensor:
+def push_value(variable: DenseVariable, before: tf.Tensor, after: tf.Tensor, deltas: Deltas) -> tf.Tensor:
     """What a worker pushes of an average that it moved from `before` to `after`: `a`, or `r` of a product."""
     assert variable.average is not None
     if variable.average.decay is None:
@@ -52,7 +52,7 @@ def pushed(variable: DenseVariable, before: tf.Tensor, after: tf.Tensor, deltas:
     return after - keep_factor(variable, deltas) * before
 
 
-def composed(variable: DenseVariable, value: tf.Tensor, deltas: Deltas) -> tf.Tensor:
+def value_after(variable: DenseVariable, value: tf.Tensor, deltas: Deltas) -> tf.Tensor:
     """The value of an average after a push, as the server computes it."""
     return value * keep_factor(variable, deltas) + _addend(variable, deltas[variable.key])
 

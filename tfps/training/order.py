@@ -39,6 +39,7 @@ class Order:
     @classmethod
     def read(cls, tensor: tf.Tensor) -> "Order":
         """The order in a tensor from `tensor()`."""
+        # The fields in their order, as `tensor` wrote them; LENGTH is their number.
         return cls(*tf.unstack(tensor, num=LENGTH))
 
     def tensor(self) -> tf.Tensor:

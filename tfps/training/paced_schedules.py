@@ -36,7 +36,7 @@ class PacedSchedule(Schedule):
     def _pace(self) -> Pace:
         return self._pacing.pace(self._handed + self._ready)
 
-    def _asked(self, pace: Pace, shards: int) -> int:
+    def _closure_size(self, pace: Pace, shards: int) -> int:
         """Steps of the next closure: of as many parts as it may have, but so that there are some for each shard."""
         if self.budget is None:
             return pace.steps * self._pacing.parts
@@ -44,6 +44,7 @@ class PacedSchedule(Schedule):
         return min(pace.steps * parts, self.budget)
 
     def _on_result(self, flight: InFlight, result: Result) -> None:
+        # Before the count: a pacing that finds a better length applies it to the closure that is begun next.
         self._pacing.on_closure(flight.order, result.steps, self._calls.last_s)
         self.runner.count(result)
         self._ready += result.steps
@@ -63,7 +64,8 @@ class ShippedSchedule(PacedSchedule):
         for turn in range(IN_FLIGHT):
             shards = sorted(self._live)[: pace.workers]
             for shard in shards:
-                asked = self._asked(pace, len(shards))
+                # Asked anew for each shard: what the one before took is gone from the budget.
+                asked = self._closure_size(pace, len(shards))
                 may = self.progress.under_way[shard] <= turn and self._pacing.may_begin(shard, self.progress)
                 if may and asked > 0 and not self._to_repeat[shard]:
                     self._spend(asked)
@@ -89,6 +91,7 @@ class FedSchedule(PacedSchedule):
     def _idlest(self, workers: int) -> int | None:
         """The shard with least under way, of the first workers that live; None where all have enough."""
         under_way = self.progress.under_way
+        # Fed batches belong to no shard, so a shard whose worker is lost is left out, and its batches go to others.
         live = [shard for shard in range(len(under_way)) if self.runner.workers.host_of(shard) == shard]
         free = [
             shard
@@ -99,12 +102,13 @@ class FedSchedule(PacedSchedule):
 
     def _next_closures(self, pace: Pace) -> list[Sequence[Nest]]:
         """The batches of the next closure; of several where too few are left for a whole one; none at the end."""
-        most = self._pacing.fed_steps(pace, self._asked(pace, pace.workers))
+        most = self._pacing.fed_steps(pace, self._closure_size(pace, pace.workers))
         batches = list(itertools.islice(self.epoch, most if self.budget is None else min(most, self.budget)))
         self._spend(len(batches))
         if len(batches) == most:
             return [batches] if batches else []
         self.budget = 0  # the input has ended, or the budget has
+        # Example: 11 batches are left of windows of 16; windows of few lengths make 4, 4, 1, 1, 1 of them.
         closures: list[Sequence[Nest]] = []
         while batches:
             length = self._pacing.fed_rest(pace, len(batches))

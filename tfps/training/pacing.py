@@ -70,6 +70,7 @@ def closure_steps(batches: int | None, closures: int, most: int) -> int:
         closures: wanted closures of all workers together.
         most: steps of a closure, however long the epoch.
     """
+    # -(-a // b) rounds up: the last closure is shorter, and no step is left over.
     return min(most, -(-batches // closures)) if batches else most
 
 
@@ -97,6 +98,7 @@ class SteadyPacing(Pacing):
 
     def fed_steps(self, pace: Pace, asked: int) -> int:
         """As many as a turn of the loop has: the graph has a copy of the step for each."""
+        # Asked each time: it is 1 until the first closure is traced, and its operations are counted.
         return min(pace.steps, self._steps_of_fed())
 
     def fed_rest(self, pace: Pace, left: int) -> int:

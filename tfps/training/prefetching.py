@@ -7,7 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.embedding.lookup import LookupResult, fetch
+from tfps.embedding.lookup import fetch
+from tfps.embedding.lookup_group import LookupResult
 from tfps.training.batches import where_there
 from tfps.training.hoisting import DirectLookups, Recording
 
@@ -25,6 +26,7 @@ class PrefetchedRows:
 
     def __init__(self, recording: Recording, first: tf.experimental.Optional) -> None:
         self._recording = recording
+        # The structure of the answer of any batch; its tensors are those of the first.
         self._pattern = self._fetch(first)
         self.first_rows = self._flatten(self._pattern)
 
@@ -46,6 +48,7 @@ class PrefetchedRows:
 
     def _fetch(self, batch: tf.experimental.Optional) -> list[LookupResult]:
         recording = self._recording
+        # After the last batch there is none, but the graph is the same: ids of no rows ask the servers for nothing.
         ids = where_there(batch.has_value(), lambda: recording.ids(batch.get_value()), recording.no_ids())
         for found, shape in zip(ids, recording.shapes, strict=True):
             found.set_shape(shape)

@@ -25,12 +25,14 @@ class Progress:
 
     def begin(self, shard: int) -> None:
         """Counts a closure that was given to a worker, behind the one that runs there, if any."""
+        # Behind another closure it does not run yet; `end` of that one says when it does.
         if not self.under_way[shard]:
             self.ended_before[shard] = list(self.ended)
         self.under_way[shard] += 1
 
     def end(self, shard: int) -> None:
         """Counts a closure that has ended; the next one of the shard runs from now on."""
+        # Whether its result counts does not matter here: a lost closure is begun again.
         self.under_way[shard] -= 1
         self.ended[shard] += 1
         self.ended_before[shard] = list(self.ended)

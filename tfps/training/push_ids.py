@@ -36,6 +36,8 @@ class PushLedgers:
 
     def __init__(self, strategy: ParameterServerStrategy) -> None:
         name, workers = str(next(_NUMBERS)), strategy.num_workers
+        # Ledgers are found by name on a server. Names are never used again within a program: another model must not
+        # find the numbers of this one.
         self._rows, self._dense = PushLedger(f"{name}_rows", workers), PushLedger(f"{name}_dense", workers)
         for server in range(strategy.num_servers):
             for ledger in (self._rows, self._dense):
@@ -48,5 +50,6 @@ class PushLedgers:
         Example: order.first = 32 and done = 4 give the number 36 for dense variables, and 36 * PUSHES for rows, as a
         step may push rows several times.
         """
+        # Numbers grow within a shard, and shards are told apart by the ledger, so each push has an id of its own.
         number = order.first + tf.cast(done, tf.int64)
         return PushIds(PushId(self._rows, order.shard, number * PUSHES), PushId(self._dense, order.shard, number))

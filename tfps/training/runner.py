@@ -77,6 +77,7 @@ class Runner:
             steps: of the closure, at most.
             window: steps of each part of the closure, where it has several.
         """
+        # Counted over all epochs of the model: the ledgers of the servers know the last number of each shard.
         first = self._ordered[shard]
         self._ordered[shard] += steps
         return Order(steps, shard, first, window=window)
@@ -98,6 +99,7 @@ class Runner:
 
     def run_batch(self, batch: Nest) -> Result:
         """Runs one step on a batch, on the first worker, and waits for it; again on another if the worker is lost."""
+        # One order for all attempts: a server that has applied the push of a lost one ignores the repeat.
         calls, order = self.calls("a step on one batch"), self.order(0, 1)
         while True:
             call = functools.partial(self.closures.over_batches, [batch], order)

@@ -52,6 +52,7 @@ class Schedule(abc.ABC):
         self.runner, self.epoch = runner, epoch
         self.budget: int | None = epoch.source.steps_per_epoch
         self.progress = Progress(len(runner.workers.pool.devices))
+        # `budget` counts down as steps are begun; this is what it was.
         self._whole_budget = self.budget
         self._ready = 0
         self._handed = 0
@@ -62,9 +63,11 @@ class Schedule(abc.ABC):
         """Waits for up to `count` steps more to be done; returns how many, 0 at the end."""
         while self._ready < count:
             self._launch()
+            # Nothing is under way and nothing could be begun: the input has ended, or the budget has.
             if not self._calls:
                 break
             self._take_result()
+        # A closure has more steps than the loop asks for at a time: the rest is handed out at the next calls.
         given = min(count, self._ready)
         self._ready -= given
         self._handed += given
@@ -90,6 +93,7 @@ class Schedule(abc.ABC):
     def abandon(self, timeout_s: float) -> None:
         """Ends the epoch where it is: what has not begun is dropped, what runs has `timeout_s` to end."""
         self.budget = 0
+        # What runs may still push: it has a while to end, and the next epoch waits for it.
         self._calls.abandon(timeout_s)
 
     @abc.abstractmethod
@@ -103,6 +107,7 @@ class Schedule(abc.ABC):
     def _submit(self, flight: InFlight) -> None:
         shard = flight.order.shard
         self.progress.begin(shard)
+        # Fed batches go to any worker that lives. An iterator is on the worker where the shard was started.
         worker = self.runner.workers.host_of(shard) if self.epoch.source.fed else self.epoch.hosts[shard]
         self._calls.submit(worker, flight, self.runner.call(self.epoch, flight.order, flight.batches), chain=shard)
 
@@ -112,6 +117,8 @@ class Schedule(abc.ABC):
         self.progress.end(shard)
         if isinstance(value, WorkerLostError):
             self._to_repeat[shard].append(flight)
+            # Closures behind the lost one are lost too: `chain` keeps them from running before it. When the last of
+            # them has come back, all are known.
             if not self.progress.under_way[shard]:
                 self._repeat(shard)
         else:
@@ -123,6 +130,7 @@ class Schedule(abc.ABC):
         self._calls.mend(shard)
         if not self.epoch.source.fed:
             self.runner.closures.start_shard(self.epoch, shard)
+        # In the order of their numbers: a server that has seen a number ignores all lower ones of the shard.
         for flight in sorted(lost, key=lambda flight: flight.order.first):
             self._submit(flight)
 

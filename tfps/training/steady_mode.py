@@ -48,8 +48,10 @@ class SteadyMode(Mode):
     def _schedule_of_parts(self, runner: Runner, epoch: Epoch, parts: int) -> Schedule:
         """The schedule of an epoch whose closures over iterators have so many parts, each with its own exchange."""
         pace = Pace(self._strategy.num_workers, self._steps_for(epoch.source.num_batches))
+        # The operations of a step are known once one is traced, hence a function.
         pacing = SteadyPacing(pace, parts, lambda: fed_steps(runner.closures.operations))
         return paced_schedule(runner, epoch, pacing, self.closure_steps)
 
     def _steps_for(self, batches: int | None) -> int:
+        # The same number decides on the length of turns and of closures: a turn never has more steps than a closure.
         return closure_steps(batches, self._strategy.num_workers * CLOSURES_AN_EPOCH, self.closure_steps)

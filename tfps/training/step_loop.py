@@ -34,16 +34,18 @@ class StepLoop(Closure):
         """The loop over the batches of a worker's iterator, and its state before the first step."""
         first = source.next()
         run = functools.partial(self._run, copies)
+        # Traced twice: once to learn which rows a step looks up, and then for real.
         recording = self._record(run, first.element_spec)
         size = steps_of_turn(self.operations, self._turn)
         turns = Turns(recording, run, row_push_id, size, self._prefetches)
         return turns, turns.initial_state(source.next, first, order)
 
-    def _unrolled(self, batches: Sequence[Nest], copies: Copies, row_push_id: PushIdOf) -> tf.Tensor:
+    def _run_each(self, batches: Sequence[Nest], copies: Copies, row_push_id: PushIdOf) -> tf.Tensor:
         """One step after the other over fed batches; returns the logs of the last."""
         batches = of_one_shape(batches)
         run = functools.partial(self._run, copies)
         recording = self._record(run, batches[0])
+        # There is at least one batch, so this is never the result; it gives the variable a type.
         logs = tf.zeros([0])
         for number, batch in enumerate(batches, 1):
             logs = run(recording.lookups(batch), batch, push_id=row_push_id(number))

@@ -48,6 +48,7 @@ class TracedClosures:
         self.by_iterator: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {}
         self.on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
         self.last: Closure | None = None
+        # By the text of an `element_spec`: the name of its iterators, and the steps of a turn that their graph has.
         self._kinds: dict[str, tuple[str, int]] = {}
         self._iterators = strategy.iterators.named_by(self)
 
@@ -78,6 +79,7 @@ class TracedClosures:
 
         Cost: a call to each worker, one after the other.
         """
+        # An epoch that was interrupted may have left closures that still push.
         self._strategy.pool.settle(self._strategy.closure_timeout_s)
         self._strategy.iterators.destroy_abandoned()
         if not epoch.source.fed and not epoch.hosts:
@@ -91,6 +93,7 @@ class TracedClosures:
             host = self._strategy.host_of(shard)
             # On another worker it needs a name of its own: that worker's shard has the plain one.
             name = self._iterator_name(epoch.source, "" if host == shard else f"_{shard}")
+            # Before the call: if it fails halfway the iterator may be there, and is destroyed with the others.
             self._iterators[host, name] = epoch.source.element_spec
             try:
                 self._strategy.pool.call(host, functools.partial(epoch.start, shard, host, name))
@@ -105,6 +108,7 @@ class TracedClosures:
         """
         spec, turn = source.element_spec, self._mode.turn_steps(source.most_batches)
         kind, traced_for = self._kinds.get(repr(spec), ("", 0))
+        # A new name means a new graph and new iterators; those of the old name are not used again.
         if traced_for < turn:
             kind = f"tfps_input_{next(_NUMBERS)}"
             self._kinds[repr(spec)] = kind, turn
@@ -116,6 +120,7 @@ class TracedClosures:
     def _trace_iterator(self, name: str, spec: Nest, turn: int) -> Callable[[tf.Tensor], tf.Tensor]:
         @tf.function(autograph=False)
         def trace(order: tf.Tensor) -> tf.Tensor:
+            # The iterator is looked up on the device of the call, so one graph serves all workers.
             source = WorkerBatches(name, spec)
             closure = self._mode.closure(self._program(spec), turn)
             result = closure.over_iterator(source, Order.read(order))

@@ -43,6 +43,7 @@ def steps_of_turn(operations: int, most: int) -> int:
         operations: of a step.
         most: steps of a turn, however small they are.
     """
+    # Example: a step of 600 operations has turns of 4, one of 1,170 turns of 2.
     return max(1, min(most, _MOST_OPERATIONS // max(1, operations)))
 
 
@@ -75,6 +76,7 @@ class Turns:
         prefetches: bool,
     ) -> None:
         self._recording, self._run, self._push_id, self._steps = recording, run, push_id, steps
+        # A model without early lookups has nothing to ask for ahead.
         self._prefetches = prefetches and bool(recording.tables)
         self._prefetched: PrefetchedRows | None = None
         self._next_batch: NextBatch
@@ -112,6 +114,7 @@ class Turns:
         return state
 
     def _turn(self, steps: int, state: State) -> tuple[State]:
+        # The state always has as many batches read as a turn has steps: these are trained, and as many are read.
         done, batches = state["done"], state["batches"]
         batches = [*batches, *self._read(done + self._steps, batches[-1], steps)]
         logs, rows = self._run_steps(batches[:steps], batches[steps], done, state["rows"])

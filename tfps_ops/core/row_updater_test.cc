@@ -162,6 +162,23 @@ TFPS_TEST(HandComputedRows) {
   TFPS_CHECK(slot == 0.25f && other == 7.0f && w == -3.5f);
 }
 
+TFPS_TEST(ARowWithOneAccumulatorIsHandComputed) {
+  float w[] = {1.0f, 2.0f, 0.0f, 0.0f}, accumulators[] = {9.0f, 4.0f};
+  const float gradient[] = {4.0f, 2.0f};  // mean of the squares: (16 + 4) / 2
+  const int64_t row = 0;
+  RowBlock block;
+  block.table = w;
+  block.slots[0] = accumulators;
+  block.rows = &row;
+  block.gradients = gradient;
+  block.count = 1;
+  block.dim = 2;
+  const float numbers[] = {0.5f, 6.0f, 0.0f};  // a = 9 + 10, root = sqrt(19 + 6) = 5, w -= 0.5 / 5 * g
+  ValueOf(MakeRowUpdater("rowwise_adagrad"))->Apply(numbers, block, InCallersThread);
+  TFPS_CHECK(accumulators[0] == 19.0f && accumulators[1] == 4.0f);
+  TFPS_CHECK(std::fabs(w[0] - 0.6f) < 1e-6f && std::fabs(w[1] - 1.8f) < 1e-6f && w[2] == 0.0f);
+}
+
 TFPS_TEST(AnUnknownRuleIsRefusedAndTheOthersAreNamed) {
   const Status status = MakeRowUpdater("lamb").status();
   TFPS_CHECK(status.code() == StatusCode::kInvalidArgument);

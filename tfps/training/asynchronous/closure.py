@@ -34,6 +34,7 @@ class AsynchronousClosure(StepLoop):
         exchange, copies = self._pull(order)
         turns, state = self._loop(source, order, copies, self._row_push_id(order))
         if self._overlaps:
+            # Spans pull and push by themselves; the pull above is that of the first one.
             state = train_spans(turns, state, exchange, lambda done: self._ledgers.ids(order, done).dense, order)
         else:
             state = turns.train(state, order.steps)
@@ -43,7 +44,8 @@ class AsynchronousClosure(StepLoop):
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Traces a step for each fed batch. These closures are short, so their exchange overlaps nothing."""
         exchange, copies = self._pull(order)
-        logs = self._unrolled(batches, copies, self._row_push_id(order))
+        logs = self._run_each(batches, copies, self._row_push_id(order))
+        # Known when it is traced: the chief feeds whole batches, and there is a graph for each number of them.
         steps = tf.constant(len(batches), tf.int64)
         exchange.push(self._ledgers.ids(order, steps).dense)
         return self._result(copies, steps, logs)

@@ -32,6 +32,7 @@ class Asynchronous(SteadyMode):
 
     def closure(self, program: Program, turn: int) -> Closure:
         """A loop of steps with their pushes."""
+        # Read here and not when the mode is made: users may change these between two fits, before a graph is traced.
         strategy = self._strategy
         return AsynchronousClosure(
             program, turn, strategy.prefetch_lookups, self._ledgers, strategy.overlap_dense_exchange

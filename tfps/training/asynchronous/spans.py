@@ -52,6 +52,7 @@ def train_spans(
         moved = exchange.deltas(carried["dense"])
         # What was fetched has the deltas up to the span before; those of this one are added here.
         dense = exchange.sums(fetched, moved)
+        # The steps read the copies, so these are what the next span begins with.
         exchange.fill(dense)
         return ({"steps": state, "dense": dense, "moved": moved},)
 

@@ -49,28 +49,33 @@ class WindowClosure(Closure):
         exchange, copies = self._pull(order, self._settings.scales, self._settings.capped)
         first = source.next()
         if self._overlaps:
-            return self._overlapped(exchange, copies, source.next, first, order)
+            return self._train_overlapped(exchange, copies, source.next, first, order)
         window, _ = self._window(copies, first.element_spec)
         count = window.read(source.next, first, order.steps)
-        return self._trained(exchange, copies, window, count, order)
+        return self._train_one(exchange, copies, window, count, order)
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Traces a window of fed batches, or several that overlap."""
         exchange, copies = self._pull(order, self._settings.scales, self._settings.capped)
         batches = of_one_shape(batches)
+        # A single batch is one window, and nothing could overlap with it.
         if self._overlaps and len(batches) > 1:
+            # The loop over windows reads as from an iterator, so that there is one form of it.
             next_batch = one_by_one(batches)
-            return self._overlapped(exchange, copies, next_batch, next_batch(), order)
+            return self._train_overlapped(exchange, copies, next_batch, next_batch(), order)
         window, _ = self._window(copies, batches[0])
-        return self._trained(exchange, copies, window, window.take(batches), order)
+        return self._train_one(exchange, copies, window, window.take(batches), order)
 
-    def _trained(self, exchange: Exchange, copies: Copies, window: Window, count: tf.Tensor, order: Order) -> tf.Tensor:
+    def _train_one(
+        self, exchange: Exchange, copies: Copies, window: Window, count: tf.Tensor, order: Order
+    ) -> tf.Tensor:
+        # By the steps there were, not those ordered: where the input ends early a repeat ends at the same step.
         ids = self._ledgers.ids(order, count)
         logs, drift = train_one(window, count, ids.rows)
         exchange.push(ids.dense)
         return self._result(copies, count, logs, drift)
 
-    def _overlapped(
+    def _train_overlapped(
         self,
         exchange: Exchange,
         copies: Copies,

@@ -18,7 +18,7 @@ _GROWN, _CONFLICTING = 1.5, 0.25
 _LOG = logging.getLogger("tfps")
 
 
-def measured(deltas: Sequence[tuple[tf.Tensor, tf.Tensor | None]]) -> tf.Tensor:
+def measure_drift(deltas: Sequence[tuple[tf.Tensor, tf.Tensor | None]]) -> tf.Tensor:
     """Measures one window, float32 [DRIFT_LANES]: the first four fields of `Drift`.
 
     Args:
@@ -53,7 +53,8 @@ class Drift:
 
     @classmethod
     def of(cls, totals: EpochTotals) -> "Drift":
-        """The drift of an epoch so far; its closures have measured what `measured` computes."""
+        """The drift of an epoch so far; its closures have measured what `measure_drift` computes."""
+        # Before the first window of an epoch.
         if not totals.measured:
             return cls()
         squares, conflicts, rows, windows = totals.measured
@@ -93,13 +94,14 @@ class Runaway:
         self._before = 0.0
         self._said = False
 
-    def look(self, epoch: Drift) -> None:
+    def compare(self, epoch: Drift) -> None:
         """Compares an epoch with the one before; says once in the log when it looks wrong."""
         before, self._before = self._before, epoch.speed
         # Only windows with merge="cap" look for conflicts; of the others the speed alone counts.
         looked = epoch.rows > 0
         if self._said or not before or epoch.speed < _GROWN * before or (looked and epoch.conflicting < _CONFLICTING):
             return
+        # Once a model: each epoch that follows would say the same.
         self._said = True
         conflicts = "other workers had moved %.0f %% of them by the time it ended" % (100 * epoch.conflicting)
         _LOG.warning(

@@ -35,7 +35,7 @@ class Length:
         self._seconds: list[float] = []
         self._before = math.inf
 
-    def ran(self, steps: int, seconds: float) -> None:
+    def add_timing(self, steps: int, seconds: float) -> None:
         """Takes into account that a window of so many steps took so many seconds."""
         # The last windows of an epoch are shorter, and those of a young model.
         if self.settled or steps != self.steps:
@@ -43,6 +43,7 @@ class Length:
         self._seconds.append(seconds / steps)
         if len(self._seconds) < _WINDOWS:
             return
+        # The median: a window may have waited for another program on its machine.
         now, self._seconds = statistics.median(self._seconds), []
         if now > _WORTH_IT * self._before:
             self.steps //= _FACTOR

@@ -56,8 +56,10 @@ class Geo(Mode):
         self, strategy: ParameterServerStrategy, model: WindowedModel, push_every: int | None, overlap: bool
     ) -> None:
         self._strategy, self._model = strategy, model
+        # It outlives an epoch: what was found in one holds for the next.
         self.length = Length() if push_every is None else None
         self._most = LONGEST if push_every is None else push_every
+        # A few windows a closure: the first pull and the last push of a closure are waited for, the others are not.
         self._windows = WINDOWS if overlap else 1
         self._ledgers = PushLedgers(strategy)
         self._runaway = Runaway()
@@ -73,6 +75,8 @@ class Geo(Mode):
 
     def closure(self, program: Program, turn: int) -> Closure:
         """A window, or several that overlap."""
+        # Asked for each graph: the settings name the slots of the optimizer, which exist when a graph is traced and not
+        # when the mode is made.
         settings, methods = self._model.window_settings(), self._model.window_methods()
         return WindowClosure(program, settings, methods, self._ledgers, self._windows > 1)
 
@@ -82,6 +86,7 @@ class Geo(Mode):
         A lost window is made again whole; servers that have applied its push drop the repeat.
         """
         workers = self._strategy.num_workers
+        # A short epoch still has a window for each worker, however long `push_every` is.
         steps = closure_steps(epoch.source.num_batches, workers, self._most)
         pacing = WindowPacing(workers, steps, self._windows, epoch.source.fed, self._model.trained_steps(), self.length)
         return paced_schedule(runner, epoch, pacing, self._most)
@@ -94,5 +99,5 @@ class Geo(Mode):
         """The drift of the epoch's windows; warns at its end if windows drive each other apart."""
         drift = Drift.of(totals)
         if ended:
-            self._runaway.look(drift)
+            self._runaway.compare(drift)
         return drift.logs()

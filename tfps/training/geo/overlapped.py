@@ -78,6 +78,7 @@ class Overlapped:
         """
 
         def turn(state: State) -> tuple[State]:
+            # Steps after the window of this turn; its own push, in the next turn, has the id of that number.
             done = state["done"] + state["count"]
             window, following = self._first.with_tensors(state["tensors"]), self._first.without_batches()
             left = order.steps - done
@@ -130,6 +131,7 @@ class Overlapped:
         count = window.read(next_batch, first, tf.minimum(order.window, order.steps))
         pulled, zero = window.pull(), tf.constant(0, tf.int64)
         push_tensors, deltas = (_of_any_length(tensors) for tensors in window.empty_push)
+        # No row in common with a window that was not there.
         no_ids = _of_any_length([ids[:0] for ids in window.keys])
         before = {
             "done": zero,
@@ -163,7 +165,7 @@ class Overlapped:
     def _base(self, window: Window, state: State, pushed: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """For each capped table the rows that servers hold if nobody else pushes: as pulled, and the push before."""
         return [
-            _added(rows, pushed[i], state["own"][window.key_of[i]])
+            _add_to_common(rows, pushed[i], state["own"][window.key_of[i]])
             for i, rows in zip(window.capped, state["rows"], strict=True)
         ]
 
@@ -178,7 +180,7 @@ def _start(
     """What the next window begins with: its rows as pulled, and what this window has moved of them."""
     factors = window.keep_factors(count)
     return [
-        _added(rows, delta * window.scale(i), own[number], factors[i])
+        _add_to_common(rows, delta * window.scale(i), own[number], factors[i])
         for i, (number, rows, delta) in enumerate(zip(window.key_of, pulled, deltas, strict=True))
     ]
 
@@ -200,12 +202,14 @@ def _common(ids: tf.Tensor, before: tf.Tensor) -> CommonRows:
 
     Example: ids [7, 3, 9] and before [3, 7] give [0, 1] and [1, 0].
     """
+    # `unique` numbers values as they first come, so the ids of `before` get their own positions, and an id that both
+    # have gets that of `before`.
     places = tf.unique(tf.concat([before, ids], 0)).idx[tf.size(before) :]
     here = tf.reshape(tf.where(places < tf.size(before)), [-1])
     return here, tf.cast(tf.gather(places, here), tf.int64)
 
 
-def _added(rows: tf.Tensor, deltas: tf.Tensor, common: CommonRows, keep: tf.Tensor | None = None) -> tf.Tensor:
+def _add_to_common(rows: tf.Tensor, deltas: tf.Tensor, common: CommonRows, keep: tf.Tensor | None = None) -> tf.Tensor:
     """Rows of a window with the deltas of the window before added to those that both have.
 
     Args:
@@ -215,6 +219,7 @@ def _added(rows: tf.Tensor, deltas: tf.Tensor, common: CommonRows, keep: tf.Tens
         keep: of moving averages, the part of a row that remains of what it was.
     """
     here, before = common
+    # Rows that only one of the two windows has need nothing: the other did not move, or does not read, them.
     deltas = tf.gather(deltas, before)
     if keep is not None:
         deltas -= (1 - keep) * tf.gather(rows, here)

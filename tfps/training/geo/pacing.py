@@ -34,6 +34,7 @@ def pace(trained: int, workers: int, most: int) -> Pace:
         workers: there are.
         most: steps of a window, whatever the model was trained for.
     """
+    # Nobody is unseen by a single worker.
     if workers == 1:
         return Pace(1, most)
     unseen = trained // (UNSEEN if workers == 2 else UNSEEN_OF_MANY)
@@ -67,6 +68,7 @@ class WindowPacing(Pacing):
     def may_begin(self, shard: int, progress: Progress) -> bool:
         """Whether no window under way would miss too many of this shard's windows."""
         most = max(IN_FLIGHT, MOST_MISSED // self.parts)
+        # How many closures of this shard a window under way of another would miss, if one more were begun.
         begun = progress.ended[shard] + progress.under_way[shard]
         return all(
             begun - before[shard] < most
@@ -76,6 +78,7 @@ class WindowPacing(Pacing):
 
     def fed_steps(self, pace: Pace, asked: int) -> int:
         """All windows of a closure or one of them: a number in between would be traced as well."""
+        # `asked` is smaller where the budget has too few steps left for a closure of all its windows.
         whole = pace.steps * self.parts
         return whole if asked == whole else pace.steps
 
@@ -87,4 +90,4 @@ class WindowPacing(Pacing):
         """Lets the length of windows follow from what they cost."""
         if self._length is not None:
             windows = max(1, -(-steps // order.window))
-            self._length.ran(steps // windows, seconds / windows)
+            self._length.add_timing(steps // windows, seconds / windows)

@@ -7,13 +7,14 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from tfps.embedding.local_table import LocalTable
-from tfps.embedding.lookup import expand, fetch, route
+from tfps.embedding.lookup import expand, fetch
+from tfps.embedding.lookup_group import route
 from tfps.embedding.push import add
 from tfps.embedding.push_dedup import PushId
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, NextBatch, growing_array, next_unless
 from tfps.training.exchange import damping
-from tfps.training.geo.drift import measured
+from tfps.training.geo.drift import measure_drift
 from tfps.training.geo.window import LoopTensor, Window, WindowSettings, keep_factors
 from tfps.training.hoisting import Recording
 from tfps.types import Nest, VariableKey
@@ -87,7 +88,9 @@ class StepWindow(Window):
 
     def with_tensors(self, tensors: Sequence[LoopTensor]) -> "StepWindow":
         """A pulled window made of `loop_tensors`."""
+        # Only what changes from turn to turn is in the tensors; the rest follows from the recording.
         other = self.without_batches()
+        # In the order of `loop_tensors`.
         remaining, counts = iter(tensors), (len(self._batches.arrays), len(self._places), len(self._keys))
         arrays, other._places, other._keys = (list(itertools.islice(remaining, count)) for count in counts)
         other._batches = Batches(self._spec, arrays)
@@ -99,6 +102,7 @@ class StepWindow(Window):
 
     def pull(self) -> list[tf.Tensor]:
         """Asks for the rows of all lookups of all batches at once."""
+        # All lookups at once, so ids that two lookups of a table share are asked for once.
         routed = route(self._recording.tables, [ids.concat() for ids in self._ids])
         ids_of = {lookup.table.key: lookup.table_ids for lookup in routed}
         self._keys = [ids_of[table.key] for table in self._trained]
@@ -189,7 +193,7 @@ class StepWindow(Window):
         factors = self.keep_factors(count)
         add([(self._tables[i], ids[i], pushed[i], factors[i]) for i in trained], push_id)
         without_slots = [i for i in trained if self._tables[i] is self._trained[self._key_of[i]]]
-        return pushed, measured([(pushed[i], others.get(i)) for i in without_slots])
+        return pushed, measure_drift([(pushed[i], others.get(i)) for i in without_slots])
 
     def _with_batch(
         self, number: tf.Tensor | int, batch: Nest, arrays: list[tf.TensorArray], ids: list[tf.TensorArray]

@@ -28,7 +28,7 @@ from tfps.embedding.window_rows import WindowRows, pull_window, push_window
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, NextBatch, next_unless
 from tfps.training.exchange import damping
-from tfps.training.geo.drift import measured
+from tfps.training.geo.drift import measure_drift
 from tfps.training.geo.window import LoopTensor, Window, WindowSettings, keep_factors
 from tfps.types import Nest
 
@@ -86,7 +86,7 @@ class WholeWindow(Window):
             (tf.constant(0, tf.int64), first, Batches(self._spec).arrays),
             parallel_iterations=1,
         )
-        self._batches = Batches(self._spec, arrays).concatenated()
+        self._batches = Batches(self._spec, arrays).concatenate()
         return count
 
     def take(self, batches: Sequence[Nest]) -> tf.Tensor:
@@ -94,7 +94,7 @@ class WholeWindow(Window):
         taken = Batches(self._spec)
         for number, batch in enumerate(batches):
             taken = taken.with_batch(number, batch)
-        self._batches = taken.concatenated()
+        self._batches = taken.concatenate()
         return tf.constant(len(batches), tf.int64)
 
     @property
@@ -107,6 +107,7 @@ class WholeWindow(Window):
         other = self.without_batches()
         batches = len(_tensors(self._batches))
         other._batches = _with_tensors(self._batches, tensors[:batches])
+        # Without matrices: the rows themselves are in the state of the loop, as what a window begins with.
         other._rows = self._rows.with_requests(tensors[batches:], [None] * len(self._rows.groups))
         return other
 
@@ -121,6 +122,7 @@ class WholeWindow(Window):
             UnsupportedError: a table is frozen. The model alone moves rows within a window, so to hold back the deltas
                 of one table would train the others against rows that had moved.
         """
+        # A Keras variable stands for the table that it has.
         lookups = [(getattr(variable, "_value", variable), ids) for variable, ids in self._lookups(self._batches)]
         frozen = [table.name for table, _ in lookups if table.key not in self._settings.slots]
         if frozen:
@@ -193,14 +195,16 @@ class WholeWindow(Window):
         push_id: PushId,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Damps or scales the deltas and adds them by one push a server."""
+        # The rows that are pushed may be those of an earlier window than this one: only the requests say which.
         window = self.with_tensors(self.loop_tensors)
         window._rows = self._rows.with_requests(push_tensors, [None] * len(deltas))
+        # All deltas are scaled first; where rows are capped, theirs are damped instead.
         pushed, others = [delta * window.scale(i) for i, delta in enumerate(deltas)], None
         if window.capped:
             others = window._rows.now() - base[0]
             pushed[0] = deltas[0] * damping(deltas[0], others, axis=1)
         push_window(window._rows, pushed, self.keep_factors(count), push_id)
-        return pushed, measured([(pushed[0], others)])
+        return pushed, measure_drift([(pushed[0], others)])
 
 
 def _tensors(batches: Nest) -> list[tf.Tensor]:

@@ -135,7 +135,7 @@ class Window(abc.ABC):
         base: Sequence[tf.Tensor],
         push_id: PushId,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Adds deltas on the servers; returns what was added to each table, and the drift, see `drift.measured`.
+        """Adds deltas on the servers; returns what was added to each table, and the drift, see `drift.measure_drift`.
 
         Args:
             count: steps that were made.
@@ -160,6 +160,7 @@ def train_one(window: Window, count: tf.Tensor, push_id: PushId) -> tuple[tf.Ten
         count: its batches, int64 scalar.
         push_id: id of its push.
     """
+    # What follows is traced in the order of the path above; data flow alone decides when it runs.
     rows = window.pull()
     deltas, logs = window.train(count, rows)
     # Capped deltas are damped by what others have pushed until now, so the servers are asked after the steps.

@@ -9,7 +9,7 @@ from tfps import step
 from tfps.errors import UnsupportedError
 from tfps.training.batches import WorkerBatches, where_there
 from tfps.training.closure import Closure, Copies, Program
-from tfps.training.exchange import Exchange
+from tfps.training.exchange import Exchange, Values
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.order import Order
 from tfps.training.synchronous.layout import Layout
@@ -55,6 +55,7 @@ class ContributionClosure(Closure):
     def _contribute(
         self, exchange: Exchange, copies: Copies, lookups: DirectLookups, batch: Nest, order: Order
     ) -> tf.Tensor:
+        # With contributions the optimizer hands its gradients over, see `SyncOptimizer`, and applies none.
         traced = step.Step(lookups, copies, contributes=True)
         logs = self._trace(traced, batch)
         given = traced.contributions
@@ -67,10 +68,11 @@ class ContributionClosure(Closure):
         layout = Layout(given, traced.gradients, others)
         # The copies of these have their new values once the step has run, and its logs are its last result.
         with tf.control_dependencies([logs]):
-            moved = {variable.key: exchange.moved(variable) for variable in others}
+            moved: Values = {variable.key: exchange.delta_since_pull(variable) for variable in others}
         for server in layout.servers:
             message = layout.message(server, _examples(batch), moved)
             self._stage.put(server, tf.cast(order.place, tf.int32), message)
+        # Only when all of it is traced: until then updates are made of a step that was traced before.
         self._on_layout(layout)
         return logs
 
@@ -79,6 +81,7 @@ def _examples(batch: Nest) -> tf.Tensor:
     """How many examples a batch has, a float32 scalar: the rows of its labels, or of its features without labels."""
     parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
     features = [leaf for leaf in tf.nest.flatten(parts[:1]) if _has_rows(leaf)]
+    # Labels first: features may be a matrix of something else, such as a table of all items.
     labels = [leaf for leaf in tf.nest.flatten(parts[1:2]) if _has_rows(leaf)]
     plain = [leaf for leaf in features if isinstance(leaf, tf.Tensor)]
     first = next(iter([*labels, *plain, *features]), None)

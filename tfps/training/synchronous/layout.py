@@ -1,8 +1,11 @@
-"""What a contribution is made of, and how it is laid out as one message for each server.
+"""What a contribution consists of, and how it is laid out as one message for each server.
 
-A message: sizes, then (1) examples of the batch, the gradients of the server's dense variables and what its other dense
-variables have moved by, all of it multiplied by the examples, as float32; (2) for each width of tables that the server
+A message: sizes, then (1) examples of the batch, the gradients of the server's dense variables and the deltas of its
+other dense variables, all of it multiplied by the examples, as float32; (2) for each width of tables that the server
 has shards of, the rows and their gradients. Workers write it, servers read it; both follow the same `Layout`.
+
+Why multiplied: a server adds up the messages of several workers, and dividing the sum by the sum of their examples
+gives the mean over all examples. Example: batches of 32 and 8 examples with gradients 1.0 and 2.0 sum to 48 / 40 = 1.2.
 """
 
 import dataclasses
@@ -12,39 +15,48 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfps.embedding.lookup import TableGradient, concat_with_sizes, split_by_sizes
 from tfps.embedding.merged import MergedGradient, ServerRows, merge
-from tfps.embedding.push import RoutedGradients, routed
+from tfps.embedding.messages import concat_with_sizes, split_by_sizes
+from tfps.embedding.routed_gradients import RoutedGradients, route_gradients
 from tfps.embedding.table import Table
+from tfps.embedding.table_gradient import TableGradient
 from tfps.errors import UnsupportedError
 from tfps.step import Contribution
 from tfps.strategy.variables import DenseVariable
+from tfps.types import VariableKey
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Received:
-    """What one server has of the contributions of a global step, summed and divided by its examples.
+    """The contributions of a global step on one server, summed and divided by their examples.
 
     Args:
-        dense: by position among the values of all contributions, the mean gradient.
-        moved: what each of the other variables has moved by, in the mean.
-        rows: for each width of tables that the server has shards of.
+        dense: mean gradients, by position among the values of all contributions.
+        moved: mean delta of each of the other variables.
+        rows: rows and mean gradients, for each width of tables that the server has shards of.
         examples: a float32 scalar. Where it is 0 all means are 0: Keras, too, updates by zeros after an empty batch.
     """
 
-    dense: dict[int, Any]
-    moved: list[tuple[DenseVariable, Any]]
+    dense: dict[int, tf.Tensor]
+    moved: list[tuple[DenseVariable, tf.Tensor]]
     rows: list[ServerRows]
-    examples: Any
+    examples: tf.Tensor
 
 
 class Layout:
-    """Of the messages of one kind of step.
+    """The layout of the messages of one kind of step.
 
     Args:
-        contributions: that a traced step made; the shapes count, not the tensors.
-        known: what its lookups gave as gradients.
-        others: dense variables that steps move and no gradient is for, such as moving averages.
+        contributions: that a traced step made. A worker writes their tensors; a server needs their shapes alone.
+        known: gradients of its lookups, whose routing is known.
+        others: dense variables that steps move without a gradient, such as the averages of a BatchNormalization.
+
+    Attributes:
+        values: the tables and variables of all contributions.
+        servers: the numbers of the servers that get a message.
+
+    Raises:
+        UnsupportedError: a variable has several gradients.
     """
 
     def __init__(
@@ -64,15 +76,17 @@ class Layout:
             | {server for width in self._widths for server, pieces in enumerate(width.routes.pieces) if pieces}
         )
 
-    def message(self, server: int, examples: Any, moved: dict[Any, Any]) -> Any:
-        """What a worker leaves with a server: the tensors of the step that the layout was made from.
+    def message(self, server: int, examples: tf.Tensor, moved: dict[VariableKey, tf.Tensor]) -> tf.Tensor:
+        """The message of a worker for a server: the tensors of the step that the layout was made from.
 
         Args:
             server: its number.
             examples: of the batch, a float32 scalar.
-            moved: what the other variables have moved by, by key.
+            moved: deltas of the other variables, by key.
         """
-        floats = [_as_dense(self._gradients[position]) for position, _ in self._dense_of(server)]
+        # IndexedSlices of a dense variable, as of a small Embedding outside of tables, become dense here.
+        floats = [tf.convert_to_tensor(self._gradients[position]) for position, _ in self._dense_of(server)]
+        # First gradients, then deltas of the others, in the order in which `read` splits them.
         floats += [moved[variable.key] for variable in self._others_of(server)]
         flat = [tf.reshape(tf.cast(tensor, tf.float32), [-1]) for tensor in floats]
         # The mean over an empty batch may be NaN, and 0 times that is.
@@ -80,8 +94,9 @@ class Layout:
         rows = [width.message(server, examples) for width in self._widths_of(server)]
         return concat_with_sizes([head, *rows])
 
-    def read(self, server: int, messages: Sequence[Any]) -> Received:
-        """What a server makes of messages; to be called with it as the device."""
+    def read(self, server: int, messages: Sequence[tf.Tensor]) -> Received:
+        """Sums and divides messages on a server; to be called with it as the device."""
+        # As many parts as the writer made: one of dense values, one for each width of tables.
         widths = self._widths_of(server)
         parts = [split_by_sizes(message, 1 + len(widths)) for message in messages]
         total = tf.add_n([part[0] for part in parts])
@@ -102,22 +117,26 @@ class Layout:
             examples,
         )
 
-    def nothing(self, server: int) -> np.ndarray[Any, Any]:
+    def empty_message(self, server: int) -> np.ndarray[Any, Any]:
         """The message of no examples."""
-        sizes = [value.shape.num_elements() for value in [*(v for _, v in self._dense_of(server))]]
+        sizes = [value.shape.num_elements() for _, value in self._dense_of(server)]
         sizes += [variable.shape.num_elements() for variable in self._others_of(server)]
+        # The sizes travel in front, as the bits of int32, see `concat_with_sizes`. All else is 0: no example, no row.
         parts = [1 + sum(sizes), *(2 * len(width.routes.pieces[server]) for width in self._widths_of(server))]
         header = np.asarray(parts, np.int32).view(np.float32)
         return np.concatenate([header, np.zeros(sum(parts), np.float32)])
 
     def update(self, received: dict[int, Received]) -> None:
         """Has the optimizers make their updates of the mean gradients that the servers have."""
-        left = iter(self._means(received))
+        remaining = iter(self._means(received))
         for contribution in self._contributions:
-            contribution.update([next(left) for _ in contribution.values])
+            contribution.update([next(remaining) for _ in contribution.values])
 
-    def _means(self, received: dict[int, Received]) -> list[Any]:
-        found = {position: mean for one in received.values() for position, mean in one.dense.items()}
+    def _means(self, received: dict[int, Received]) -> list[tf.Tensor | MergedGradient]:
+        """The mean gradient of each value; that of a table is spread over the servers that have its rows."""
+        found: dict[int, tf.Tensor | MergedGradient] = {}
+        for one in received.values():
+            found.update(one.dense)
         for position, value in enumerate(self.values):
             if isinstance(value, Table):
                 parts = [
@@ -137,9 +156,10 @@ class Layout:
             groups: dict[Any, list[tuple[Any, Any]]] = {}
             for value, gradient in zip(contribution.values, contribution.gradients, strict=True):
                 if isinstance(value, Table):
-                    groups.setdefault((value.dim, value.dtype), []).append((value, gradient))
+                    groups.setdefault(value.kind, []).append((value, gradient))
             for pairs in groups.values():
-                widths.append(routed([table for table, _ in pairs], [gradient for _, gradient in pairs], self._known))
+                tables, gradients = zip(*pairs, strict=True)
+                widths.append(route_gradients(tables, gradients, self._known))
         return widths
 
     def _dense_of(self, server: int) -> list[tuple[int, DenseVariable]]:
@@ -154,7 +174,3 @@ class Layout:
 
     def _widths_of(self, server: int) -> list[RoutedGradients]:
         return [w for w in self._widths if server < len(w.routes.pieces) and w.routes.pieces[server]]
-
-
-def _as_dense(gradient: Any) -> Any:
-    return tf.convert_to_tensor(gradient)

@@ -47,6 +47,7 @@ class Synchronous(Mode):
             )
         self._strategy = strategy
         self._policy = UpdatePolicy(drop_slowest, max_staleness, self._update)
+        # Each shard has places of its own, so no worker ever writes where another does.
         self._stage = Stage(str(next(_NUMBERS)), workers * self._policy.slots)
         self._layout: Layout | None = None
         self.update_function = tf.function(self._trace_update, autograph=False)
@@ -84,8 +85,11 @@ class Synchronous(Mode):
 
     def _update(self, places: Sequence[int]) -> None:
         """Makes the update of what waits in some places."""
+        # One function for all sets of places: they are given as booleans, and the graph is traced once.
         merged = tf.constant([place in places for place in range(self._stage.places)])
         calls = Calls(self._strategy.server_pool, "the update of a synchronous step", self._strategy.closure_timeout_s)
+        # The pool of servers, not of workers: the update runs where the variables are, and a worker that hangs does not
+        # hold it up.
         calls.submit(0, None, functools.partial(self.update_function, merged))
         calls.take()
 

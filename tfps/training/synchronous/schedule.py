@@ -1,10 +1,13 @@
 """Global steps of one epoch: which worker takes which batch when, and which contributions make an update together.
 
 A contribution goes through: under way (a worker computes it) -> waiting (its message is with the servers) -> merged.
-A shard of the input is a worker's: it has at most `max_staleness + 1` contributions that are not merged, each in a
-place of its own, and is merged in the order in which it began. So a contribution misses at most `max_staleness`
-updates, and where that is 0 none. One that lands after an update that did not wait for it is dropped, and its batch
-goes again.
+A shard of the input has at most `max_staleness + 1` contributions that are not merged, each in a place of its own, and
+they are merged in the order in which they began. So a contribution misses at most `max_staleness` updates, and none
+where that is 0. One that arrives after an update that did not wait for it is dropped, and its batch is trained again.
+
+Example: three workers, drop_slowest=1. Batches 0, 1, 2 run on shards 0, 1, 2. Shards 0 and 1 arrive, and an update is
+made of them. Shard 2 arrives: it began before that update, which it missed, so shard 2 makes batch 2 again, on the
+variables as they are now.
 Threading: the training loop's thread; closures run on the pool's.
 """
 
@@ -22,12 +25,12 @@ from tfps.training.schedule import InFlight, Schedule
 
 @dataclasses.dataclass(frozen=True)
 class UpdatePolicy:
-    """When an update is made.
+    """When an update is made, and how.
 
     Args:
-        drop_slowest: shards that it does not wait for.
+        drop_slowest: shards that an update does not wait for.
         max_staleness: updates that a contribution may miss.
-        update: makes it of the contributions in the places that are given.
+        update: makes the update of the contributions in some places.
     """
 
     drop_slowest: int
@@ -36,20 +39,31 @@ class UpdatePolicy:
 
     @property
     def slots(self) -> int:
-        """Places that a shard needs."""
+        """Places that one shard needs."""
         return self.max_staleness + 1
 
 
 @dataclasses.dataclass(frozen=True)
 class _Contribution(InFlight):
-    """A closure under way, and how many updates were made when it began."""
+    """A closure under way.
+
+    Args:
+        began: updates that were made before it began.
+    """
 
     began: int = 0
 
 
 @dataclasses.dataclass
 class _ShardState:
-    """Where one worker's shard of the input stands."""
+    """Where one shard of the input stands.
+
+    Attributes:
+        begun: contributions that were begun; the next one's place follows from it.
+        waiting: those that wait for an update, with their results.
+        ended: whether it has no more batches.
+        again: a contribution that was dropped, whose batch is to be trained again.
+    """
 
     begun: int = 0
     waiting: collections.deque[tuple[_Contribution, Result]] = dataclasses.field(default_factory=collections.deque)
@@ -69,7 +83,7 @@ class SyncSchedule(Schedule):
     def join(self) -> None:
         """Waits for what is under way and makes it part of an update; no other batch is begun."""
         for shard in self._shards:
-            shard.ended = True  # whatever a shard that has ended gives back to the budget
+            shard.ended = True  # even if a shard that is used up gives steps back to the budget
         while self._calls or any(shard.again for shard in self._shards):
             self._launch()
             self._take_result()
@@ -82,7 +96,7 @@ class SyncSchedule(Schedule):
                     self._begin(number, shard)
 
     def _unmerged(self, number: int) -> int:
-        """Contributions of a shard that began and are no part of an update."""
+        """Contributions of a shard that were begun and are not merged: under way, lost, or waiting."""
         return self.progress.under_way[number] + len(self._to_repeat[number]) + len(self._shards[number].waiting)
 
     def _may_begin(self, shard: _ShardState) -> bool:
@@ -97,13 +111,16 @@ class SyncSchedule(Schedule):
                     one.ended = True
                 return
             self._spend(1)
+        # Each shard has `slots` places in a ring. The place of the contribution `slots` before is free: it was merged.
         place = number * self._policy.slots + shard.begun % self._policy.slots
         order = Order(1, number, shard.begun, place, int(again is not None))
         shard.begun += 1
         self._submit(_Contribution(order, batches, self._updates))
 
     def _repeat(self, shard: int) -> None:
-        """Makes lost contributions again, from batches that are read anew."""
+        """Makes lost contributions again, in the same places."""
+        # The new iterator begins after the batches that are merged or waiting, so it gives their batches as the next:
+        # the worker that had them as its last batch is gone.
         lost = self._to_repeat[shard]
         self._to_repeat[shard] = [
             dataclasses.replace(one, order=dataclasses.replace(one.order, again=0)) for one in lost
@@ -125,7 +142,8 @@ class SyncSchedule(Schedule):
             pass
 
     def _update(self) -> bool:
-        """Makes the next update if enough contributions wait for it; returns whether."""
+        """Makes the next update if enough contributions wait for it; returns whether it did."""
+        # Every shard that has, or may have, a contribution is expected.
         expected = [one for number, one in enumerate(self._shards) if self._unmerged(number) or self._may_begin(one)]
         ready = [shard for shard in expected if shard.waiting]
         if not ready or len(ready) < len(expected) - self._policy.drop_slowest:

@@ -1,7 +1,5 @@
 """The update of a global step: each server merges what waits there, then the optimizer runs where the variables are."""
 
-from typing import Any
-
 import tensorflow as tf
 
 from tfps import step
@@ -12,15 +10,16 @@ from tfps.training.synchronous.layout import Layout, Received
 from tfps.training.synchronous.stage import Stage
 
 
-def update(layout: Layout, stage: Stage, merged: Any) -> None:
-    """Traces the update; run on any server, its parts go to all.
+def update(layout: Layout, stage: Stage, merged: tf.Tensor) -> None:
+    """Traces the update. It runs on any server, which sends the parts to the others.
 
     Args:
-        layout: of the messages.
-        stage: where they wait.
+        layout: layout of the messages.
+        stage: where the messages wait.
         merged: for each place whether its message is part of this update, bool [places].
     """
-    received = {server: _received(layout, stage, merged, server) for server in layout.servers}
+    received = {server: _receive(layout, stage, merged, server) for server in layout.servers}
+    # A step without copies: variables are those on the servers, and the optimizer updates them there.
     with step.tracing(step.Step(DirectLookups(), {})):
         layout.update(received)
     for server, one in received.items():
@@ -29,16 +28,17 @@ def update(layout: Layout, stage: Stage, merged: Any) -> None:
                 _move(variable, moved, one.examples)
 
 
-def _received(layout: Layout, stage: Stage, merged: Any, server: int) -> Received:
+def _receive(layout: Layout, stage: Stage, merged: tf.Tensor, server: int) -> Received:
     with tf.device(devices.server(server)):
-        nothing = tf.constant(layout.nothing(server))
+        nothing = tf.constant(layout.empty_message(server))
+        # A place that is not merged counts as a message of no examples: the graph is the same for all places.
         there = tf.unstack(tf.identity(merged), num=stage.places)
         messages = [stage.take(server, place, is_there, nothing) for place, is_there in enumerate(there)]
         return layout.read(server, messages)
 
 
-def _move(variable: DenseVariable, moved: Any, examples: Any) -> None:
-    """Adds a mean of what workers moved a variable by; counters count in whole steps, a bool is what most made it."""
+def _move(variable: DenseVariable, moved: tf.Tensor, examples: tf.Tensor) -> None:
+    """Adds the mean delta of workers to a variable; counters count whole steps, a bool is what most workers made it."""
     if variable.dtype == tf.bool:
         before = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=tf.bool)
         value = tf.where(examples > 0.0, moved > 0.5, before)
