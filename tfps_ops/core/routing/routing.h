@@ -1,15 +1,23 @@
 // Where the rows of one table live: the C++ twin of tfps/placement/routing.py, which owns the rule and explains it.
-#ifndef TFPS_OPS_CORE_ROUTING_H_
-#define TFPS_OPS_CORE_ROUTING_H_
+//
+// Row id -> (shard, local row), by arithmetic alone; no table of places is kept. Example, 10 rows on 4 shards, of which the
+// first two (10 % 4) hold one row more:
+//   div   keeps ranges together:  0 1 2 | 3 4 5 | 6 7 | 8 9
+//   mod   deals rows out in turn: 0 4 8 | 1 5 9 | 2 6 | 3 7
+//   hash  deals out in turn, but rotates each block of neighbours by a number that looks random, so that ids with a pattern
+//         (all even ones, say) do not pile up on a shard
+#ifndef TFPS_OPS_CORE_ROUTING_ROUTING_H_
+#define TFPS_OPS_CORE_ROUTING_ROUTING_H_
 
 #include <algorithm>
 #include <cstdint>
 
 namespace tfps {
 
+// How a table is split; see the example above.
 enum class RoutingKind { kDiv, kMod, kHash };
 
-// One row's place.
+// One row's place: the shard, and the row's number within it.
 struct Place {
   int64_t shard;
   int64_t local;
@@ -17,6 +25,7 @@ struct Place {
 
 // The rule of one table. A pure value, as Locator is: any number of threads may use it.
 struct Routing {
+  // The prime of the rotation: a product of two numbers below it fits an int64.
   static constexpr int64_t kPrime = (int64_t{1} << 31) - 1;
 
   RoutingKind kind = RoutingKind::kDiv;
@@ -56,7 +65,8 @@ class Locator {
     return small_ ? static_cast<uint32_t>(a) / static_cast<uint32_t>(b) : a / b;
   }
 
-  // By how much the block of neighbours at `local` is turned, 0 <= rotation < shards.
+  // By how much the block of neighbours at `local` is turned, 0 <= rotation < shards. A permutation of the block stays one, so
+  // every shard still gets one row of each block.
   int64_t Rotation(int64_t local) const {
     const int64_t mixed = (local % Routing::kPrime * routing_.multiplier + routing_.offset) % Routing::kPrime;
     const int64_t square = mixed * mixed % Routing::kPrime;
@@ -72,4 +82,4 @@ class Locator {
 
 }  // namespace tfps
 
-#endif  // TFPS_OPS_CORE_ROUTING_H_
+#endif  // TFPS_OPS_CORE_ROUTING_ROUTING_H_

@@ -1,10 +1,11 @@
-#include "tfps_ops/core/segment_combine.h"
+#include "tfps_ops/core/rows/segment_combine.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "tfps_ops/core/row_kernels.h"
+#include "tfps_ops/core/rows/segment_sum.h"
 #include "tfps_ops/core/testing.h"
 
 namespace tfps {
@@ -109,7 +110,7 @@ std::vector<float> WithAnyNumberOfThreads(int64_t size, const Run& run) {
 TFPS_TEST(CombinedRowsEqualTheDefinition) {
   ForEachExample([](const Example& example) {
     const Bags& bags = example.bags;
-    TFPS_CHECK(FirstMisplaced(bags) == -1);
+    TFPS_CHECK(CheckBags(bags).ok());
     const std::vector<double> expected = example.Combined();
     const std::vector<float> got = WithAnyNumberOfThreads(
         bags.count * bags.dim,
@@ -174,21 +175,77 @@ TFPS_TEST(EveryCpuTargetCombinesToTheSameBits) {
   }
 }
 
-TFPS_TEST(MisplacedElementsAreFound) {
+TFPS_TEST(BagsOfOneElementAreTheirRows) {
+  // Each combiner gives back the row itself: w * r / w, and w * r / sqrt(w * w) for a positive weight.
+  const int64_t dim = 10;
+  for (Combiner combiner : {Combiner::kMean, Combiner::kSqrtn}) {
+    Example example(combiner, true, 20, dim, 12);
+    for (int64_t i = 0; i < 20; ++i) example.segments[i] = i;
+    std::vector<float> combined(20 * dim, NAN);
+    CombineRows(example.bags, example.rows.data(), combined.data(), InThreads);
+    for (int64_t i = 0; i < 20 * dim; ++i) {
+      TFPS_CHECK(Near(combined[i], example.rows[example.places[i / dim] * dim + i % dim], 1e-6));
+    }
+  }
+}
+
+TFPS_TEST(SumsOfUnweightedBagsAreSegmentSumsOfTheirRows) {
+  // The same numbers by another way: rows copied out element by element, and added by the ops of a plain lookup.
+  const int64_t dim = 7;
+  const Example example(Combiner::kSum, false, 40, dim, 13);
+  const Bags& bags = example.bags;
+  std::vector<float> copied(bags.elements * dim), expected(bags.count * dim), got(bags.count * dim);
+  for (int64_t i = 0; i < bags.elements * dim; ++i) copied[i] = example.rows[example.places[i / dim] * dim + i % dim];
+  std::vector<int32_t> positions(example.segments.begin(), example.segments.end());
+  SegmentSum({{copied.data(), positions.data(), bags.elements}}, bags.count, dim, expected.data(), InCallersThread);
+  CombineRows(bags, example.rows.data(), got.data(), InThreads);
+  TFPS_CHECK(got == expected);
+}
+
+TFPS_TEST(GradientsOfRowsSumOverAllBagsThatHaveThem) {
+  // One row in three bags gets the sum of their gradients; a row in none gets 0.
+  const int32_t places[] = {1, 1, 1};
+  const int64_t segments[] = {0, 1, 2};
+  const float gradients[] = {1, 10, 100};
+  float sums[] = {NAN, NAN};
+  const Bags bags = {Combiner::kSum, places, segments, nullptr, 3, 2, 3, 1};
+  CombineRowsGradient(bags, gradients, sums, InThreads);
+  TFPS_CHECK(sums[0] == 0.0f && sums[1] == 111.0f);
+}
+
+TFPS_TEST(NoRowsAndNoBagsAreNoWork) {
+  const Bags bags = {Combiner::kMean, nullptr, nullptr, nullptr, 0, 0, 0, 5};
+  TFPS_CHECK(CheckBags(bags).ok());
+  CombineRows(bags, nullptr, nullptr, InThreads);
+  CombineRowsGradient(bags, nullptr, nullptr, InThreads);
+  CombineWeightsGradient(bags, nullptr, nullptr, nullptr, InThreads);
+}
+
+// Whether the bags are refused because of element `number`.
+bool RefusedAt(const Bags& bags, int64_t number) {
+  const Status status = CheckBags(bags);
+  return status.code() == StatusCode::kInvalidArgument &&
+         status.message().find(" as element " + std::to_string(number) + ".") != std::string::npos;
+}
+
+TFPS_TEST(MisplacedElementsAreRefused) {
   const int32_t places[] = {0, 8, 9, -1};
   const int64_t ascending[] = {0, 0, 3, 3}, back[] = {0, 2, 1, 3}, negative[] = {-1, 0, 0, 0};
   Bags bags = {Combiner::kSum, places, ascending, nullptr, 2, 9, 4, 1};
-  TFPS_CHECK(FirstMisplaced(bags) == -1);
+  TFPS_CHECK(CheckBags(bags).ok());
   bags.elements = 4;
-  TFPS_CHECK(FirstMisplaced(bags) == 2);
+  TFPS_CHECK(RefusedAt(bags, 2));
+  TFPS_CHECK(CheckBags(bags).message() ==
+             "`places` must be at least 0 and below the rows, 9, and `segments` ascending, at least 0 and below the bags, 4. "
+             "Received: place 9 in segment 3 as element 2.");
   bags.rows = 10;
-  TFPS_CHECK(FirstMisplaced(bags) == 3);
+  TFPS_CHECK(RefusedAt(bags, 3));
   bags.count = 3;
-  TFPS_CHECK(FirstMisplaced(bags) == 2);
+  TFPS_CHECK(RefusedAt(bags, 2));
   bags.segments = back;
-  TFPS_CHECK(FirstMisplaced(bags) == 2);
+  TFPS_CHECK(RefusedAt(bags, 2));
   bags.segments = negative;
-  TFPS_CHECK(FirstMisplaced(bags) == 0);
+  TFPS_CHECK(RefusedAt(bags, 0));
 }
 
 }  // namespace

@@ -8,15 +8,17 @@
 //
 // Rows are never copied out element by element. Threads: any number gives the same bits, as does any CPU; nothing is kept
 // between calls.
-#ifndef TFPS_OPS_CORE_SEGMENT_COMBINE_H_
-#define TFPS_OPS_CORE_SEGMENT_COMBINE_H_
+#ifndef TFPS_OPS_CORE_ROWS_SEGMENT_COMBINE_H_
+#define TFPS_OPS_CORE_ROWS_SEGMENT_COMBINE_H_
 
 #include <cstdint>
 
 #include "tfps_ops/core/parallel.h"
+#include "tfps_ops/core/status.h"
 
 namespace tfps {
 
+// As the combiners of tf.nn.embedding_lookup_sparse.
 enum class Combiner { kSum, kMean, kSqrtn };
 
 // The elements of all bags; nothing is owned.
@@ -31,8 +33,8 @@ struct Bags {
   int64_t dim = 0;
 };
 
-// The first element whose place or segment breaks its rule above, or -1 where none does. O(elements).
-int64_t FirstMisplaced(const Bags& bags);
+// Whether places and segments keep their rules above; the error names the first element that does not. O(elements).
+Status CheckBags(const Bags& bags);
 
 // combined[s] as above, [count, dim], of rows [rows, dim]. Cost: O((elements + count) * dim), one read of a row an element.
 // Threads: each takes a range of bags.
@@ -49,4 +51,4 @@ void CombineWeightsGradient(const Bags& bags, const float* gradients, const floa
 
 }  // namespace tfps
 
-#endif  // TFPS_OPS_CORE_SEGMENT_COMBINE_H_
+#endif  // TFPS_OPS_CORE_ROWS_SEGMENT_COMBINE_H_

@@ -1,19 +1,28 @@
-// One pass over the ids of a step: each table's ids made unique, and sorted out by the server that holds their rows.
+// The first half of a lookup, on the worker: makes the ids of a step unique, table by table, and sorts them by the server that
+// holds their rows, in one pass.
 //
-// A table's shards lie on servers; a shard on a server is a piece. The pieces of one server are numbered table after table,
-// and within a table shard after shard. What a server is sent is its *request*: first how many rows of each of its
-// pieces are wanted, then these rows, piece after piece. Example, a server with two pieces: [2, 1, 7, 0, 5] asks for the
-// local rows 7 and 0 of the first and 5 of the second.
-// The *answer* of all servers, one after the other in this order, is the matrix of unique rows; `inverse` says for each id
-// which row of it is its own. Within a piece, rows are in the order in which the step first asked for them.
-#ifndef TFPS_OPS_CORE_UNIQUE_ROUTER_H_
-#define TFPS_OPS_CORE_UNIQUE_ROUTER_H_
+// A table's shards lie on servers; a shard on a server is a *piece*. The pieces of one server are numbered table after table,
+// and within a table shard after shard. Each server is sent a *request*: first how many rows of each of its pieces are
+// wanted, then these rows, piece after piece. Example, a server with two pieces: [2, 1, 7, 0, 5] asks for the local rows 7
+// and 0 of piece 0 and for row 5 of piece 1.
+//
+// The *answer* is what all servers send back, one after the other: a matrix with a row for each unique id. `inverse` says
+// for each id which row of the answer is its own. Within a piece, rows are in the order in which the step first asked for
+// them.
+//
+// Example, one table of 10 rows with `mod` routing on two servers, and the ids 4 7 4 2:
+//   server 0 has the even ids, server 1 the odd ones, and id i is the local row i / 2
+//   requests [2, 2, 1] and [1, 3]; the answer has the rows of 4, 2 and 7; inverse is 0 2 0 1
+#ifndef TFPS_OPS_CORE_ROUTING_UNIQUE_ROUTER_H_
+#define TFPS_OPS_CORE_ROUTING_UNIQUE_ROUTER_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "tfps_ops/core/parallel.h"
-#include "tfps_ops/core/routing.h"
+#include "tfps_ops/core/routing/routing.h"
+#include "tfps_ops/core/status.h"
 
 namespace tfps {
 
@@ -21,6 +30,7 @@ namespace tfps {
 struct TableRoute {
   Routing routing;
   std::vector<int64_t> servers;  // [routing.shards], the server of each shard
+  std::string name;              // of the table, for messages
 };
 
 // Ids of one table in one step, and where to write which row of the answer each of them gets; nothing is owned.
@@ -61,16 +71,20 @@ class PieceMap {
 // object itself belongs to one thread.
 class UniqueRouter {
  public:
-  static constexpr int64_t kAllInRange = -1;
-
   // `map` must outlive this.
   explicit UniqueRouter(const PieceMap& map) : map_(map), work_(map.tables()) {}
 
-  // Reads the ids of every table, [map.tables()]. Returns the first table with an id outside it, or kAllInRange. The id
-  // is then bad_id(), and bad_place() is its index into the ids of that table.
-  int64_t Read(const std::vector<TableIds>& ids, const ParallelFor& parallel);
-  int64_t bad_id(int64_t table) const { return work_[table].bad_id; }
-  int64_t bad_place(int64_t table) const { return work_[table].bad_place; }
+  // Reads the ids of every table, [map.tables()]. An InvalidArgument error where an id is not in its table: it begins with
+  // "id out of range" and names the table, its ids and the first bad id of the first such table, which FirstBad() then places.
+  Status Read(const std::vector<TableIds>& ids, const ParallelFor& parallel);
+
+  // Where an id is.
+  struct IdPlace {
+    int64_t table = 0;
+    int64_t element = 0;  // of the table's ids, flattened
+  };
+  // After Read has refused an id: where it is.
+  IdPlace FirstBad() const;
 
   // After Read: length of a server's request, and rows of the answer of all of them.
   int64_t request_size(int64_t server) const { return map_.pieces(server) + rows_[server]; }
@@ -83,6 +97,8 @@ class UniqueRouter {
   int64_t unique(int64_t table) const { return static_cast<int64_t>(work_[table].unique.size()); }
 
  private:
+  static constexpr int64_t kNone = -1;
+
   // What is known of one table.
   struct Work {
     std::vector<int64_t> unique;     // [unique], in the order first asked for
@@ -91,9 +107,7 @@ class UniqueRouter {
     std::vector<int64_t> in_answer;  // [shards], the row of the answer where each begins
     std::vector<int64_t> in_request; // [shards], the element of its server's request where each begins
     int64_t first = 0;               // unique ids of the tables before
-    bool out_of_range = false;
-    int64_t bad_id = 0;
-    int64_t bad_place = 0;
+    int64_t bad_element = kNone;     // the first id that is out of range
   };
 
   void ReadTable(const Routing& routing, const TableIds& ids, Work* work) const;
@@ -107,4 +121,4 @@ class UniqueRouter {
 
 }  // namespace tfps
 
-#endif  // TFPS_OPS_CORE_UNIQUE_ROUTER_H_
+#endif  // TFPS_OPS_CORE_ROUTING_UNIQUE_ROUTER_H_
