@@ -29,14 +29,12 @@ def strategy():
 @pytest.fixture
 def one_worker(strategy):
     """A strategy whose steps follow one another as in one process, with the settings of a cluster of one worker."""
-    from tfps.inputs.worker_input import Iterators
-
-    before = strategy._num_workers, strategy._pool, strategy.iterators
-    strategy._num_workers, strategy._pool, strategy.iterators = 1, None, Iterators(strategy)
+    before = strategy._num_workers, strategy._pool
+    strategy._num_workers, strategy._pool = 1, None
     yield strategy
     if strategy._pool is not None:
         strategy._pool.close()
-    strategy._num_workers, strategy._pool, strategy.iterators = before
+    strategy._num_workers, strategy._pool = before
 
 
 @pytest.fixture

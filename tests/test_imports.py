@@ -15,7 +15,7 @@ ALLOWED = {
     "embedding": {"cluster", "ops", "placement"},
     "nn": {"embedding", "ops", "placement"},
     "runtime": {"cluster"},
-    "inputs": {"runtime"},
+    "inputs": {"cluster", "runtime"},
     "strategy": {"cluster", "embedding", "inputs", "ops", "placement", "runtime"},
     "training": {"cluster", "embedding", "inputs", "ops", "placement", "runtime", "strategy"},
 }

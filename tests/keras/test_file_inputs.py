@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfps.inputs import shipping
+from tfps.inputs import sharding, shipping
 
 LINES = 61
 FILES = 5
@@ -69,7 +69,7 @@ BY_BATCH = {
 
 def split(dataset):
     """Whether two workers would get whole files."""
-    return shipping.split_by_file(shipping.shippable_graph(dataset, 2), 2)
+    return sharding.split_by_file(shipping.shippable_graph(dataset, 2), 2)
 
 
 def examples(batch):

@@ -87,10 +87,10 @@ def test_keras_does_not_warn_of_a_shuffle_that_nobody_asked_for(counter, recwarn
 
 
 def test_a_dataset_is_sent_to_the_workers_once(counter, monkeypatch):
-    from tfps.inputs import worker_input as inputs
+    from tfps.inputs import input_shards, worker_input
 
-    sent, shard_of = [], inputs.shard_of
-    monkeypatch.setattr(inputs, "shard_of", lambda *share: sent.append(share[1:]) or shard_of(*share))
+    sent, shard_of = [], input_shards.shard_of
+    monkeypatch.setattr(input_shards, "shard_of", lambda *shard: sent.append(shard[1:]) or shard_of(*shard))
     dataset = pairs().shuffle(ROWS, seed=3).batch(7)
     for _ in range(3):
         counter.fit(dataset, verbose=0)
@@ -98,7 +98,7 @@ def test_a_dataset_is_sent_to_the_workers_once(counter, monkeypatch):
     np.testing.assert_array_equal(counter.get_weights()[0], np.full((ROWS, 4), 3.0))
     counter.fit(dataset.take(9), verbose=0)  # another dataset
     assert len(sent) == 4
-    kept = weakref.ref(getattr(dataset, inputs._KEPT)[1])
+    kept = weakref.ref(getattr(dataset, worker_input._SHARDS)[1])
     del dataset
     counter.fit(pairs().batch(7), verbose=0)
     gc.collect()

@@ -154,8 +154,8 @@ def test_a_product_is_that_of_the_steps_of_all_workers(strategy):
 def test_steps_of_a_closure(strategy, monkeypatch, chosen, steps):
     """What the model is compiled with, the strategy's number where that is 1, and never over an eighth of an epoch."""
     closures = []
-    order = strategy.pool.order
-    monkeypatch.setattr(strategy.pool, "order", lambda worker, run: (closures.append(worker), order(worker, run)))
+    order = strategy.pool.run_later
+    monkeypatch.setattr(strategy.pool, "run_later", lambda worker, run: (closures.append(worker), order(worker, run)))
     with strategy.scope():
         model = keras.Sequential([keras.Input((), dtype="int64"), embedding()])
         model.compile(keras.optimizers.SGD(1.0), negative_sum, steps_per_execution=chosen)

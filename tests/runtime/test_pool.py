@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from tfps.errors import ClusterTimeoutError, TaskDiedError
-from tfps.runtime.pool import Calls, WorkerPool
+from tfps.runtime.calls import Calls
+from tfps.runtime.pool import WorkerPool
 
 LONG_S = 240.0
 

@@ -76,7 +76,7 @@ class Input:
     def __init__(self, source, workers):
         self.source, self._batches = source, iter(range(BATCHES))
         self.hosts, self.taken = list(range(workers)), [0] * workers
-        self.names = dict.fromkeys(range(workers), "input")
+        self.iterators = dict.fromkeys(range(workers), "input")
 
     def __iter__(self):
         return self._batches

@@ -201,6 +201,13 @@ def current() -> Connection | None:
     return _Current.reference()
 
 
+def add_user(user: RemoteUser) -> None:
+    """Has `user.release` called when the connection of now ends; see `Connection.add_user`."""
+    connection = current()
+    if connection is not None:
+        connection.add_user(user)
+
+
 def connect(cluster: LocalCluster | ClusterSpec, connect_tensorflow: Callable[[], None]) -> Connection:
     """Connects this program to a cluster, and ends the connection it had.
 

@@ -47,11 +47,12 @@ def _disconnect(spec: ClusterSpec) -> None:
 
 def _holds(server_def: "ServerDef", spec: ClusterSpec) -> bool:
     connected = {address for job in server_def.cluster.job for address in job.tasks.values()}
-    return all(address in connected for _, _, address in spec.servers())
+    return all(endpoint.dial in connected for _, _, endpoint in spec.servers())
 
 
 def _alone(server_def: "ServerDef") -> "ServerDef":
     """The same definition with the chief's own job only."""
+    # A copy, because TensorFlow compares the new definition with its own.
     alone = type(server_def)()
     alone.CopyFrom(server_def)
     for job in server_def.cluster.job:

@@ -213,5 +213,5 @@ class LocalCluster:
 
 
 def _spec_of(tasks: tuple[Task, ...]) -> ClusterSpec:
-    addresses = {job: tuple(task.address for task in tasks if task.order.job == job) for job in (jobs.PS, jobs.WORKER)}
-    return ClusterSpec(worker=addresses[jobs.WORKER], ps=addresses[jobs.PS])
+    servers, workers = ([t.endpoint for t in tasks if t.order.job == job] for job in (jobs.PS, jobs.WORKER))
+    return ClusterSpec(worker=tuple(workers), ps=tuple(servers))

@@ -35,6 +35,7 @@ def boot_command(statement: str, *arguments: str) -> list[str]:
 
     The process gets this one's `sys.path`, so that it finds the same tfps wherever it was started.
     """
+    # As JSON in an argument: PYTHONPATH would also reach the processes that this one starts, and paths may hold colons.
     prelude = "import json, sys; sys.path[:] = json.loads(sys.argv[1])"
     return [sys.executable, "-c", f"{prelude}; {statement}", json.dumps(sys.path), *arguments]
 

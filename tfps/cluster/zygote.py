@@ -191,7 +191,7 @@ def _run_task(group: _Group, order: dict[str, Any], events: int, zygote: int) ->
     try:
         _become_task(group.request, order, zygote)
         job, index = order["job"], order["index"]
-        address = tf_server.start_server(job, index, {index: order["address"]}, order["threads"])
+        address = tf_server.start_server(job, index, order["listen"], order["threads"])
         _send(events, _event("started", group, order, os.getpid()) | {"address": address})
         os.close(events)
         while True:

@@ -39,11 +39,14 @@ class PushLedger:
     name: str
     senders: int
 
-    def open(self, device: str) -> None:
-        """Makes the ledger of one server, with no push applied. Runs eagerly."""
-        # Numbers are above 0, so with zeros every push is new.
-        with tf.device(device):
-            tf.raw_ops.AssignVariableOp(resource=self._handle(), value=tf.zeros([self.senders], tf.int64))
+    @property
+    def variable_name(self) -> str:
+        """The name of the variable on each server. Whoever owns the ledger makes it, with `initial_value`."""
+        return f"tfps_ledger_{self.name}"
+
+    def initial_value(self) -> tf.Tensor:
+        """The last push of each sender, int64 [senders]. Numbers are above 0, so with zeros every push is new."""
+        return tf.zeros([self.senders], tf.int64)
 
     def apply_if_new(self, push_id: tf.Tensor, operations: Callable[[], object]) -> tf.Tensor:
         """Runs operations if their push has not been applied. Call it with the server as the device.
@@ -74,7 +77,7 @@ class PushLedger:
             return tf.cond(number > last, run, lambda: tf.constant(0))
 
     def _handle(self) -> tf.Tensor:
-        return tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[self.senders], shared_name=f"tfps_ledger_{self.name}")
+        return tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[self.senders], shared_name=self.variable_name)
 
     def _handle_in(self, graph: tf.Graph, device: str) -> tf.Tensor:
         """One handle for each graph and device.

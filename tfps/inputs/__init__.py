@@ -1,1 +1,1 @@
-"""How one dataset is shared between the workers: sharding its graph, shipping it, feeding what cannot be shipped."""
+"""How one dataset is divided between the workers: shipping its graph, cutting out shards, feeding what cannot go."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from tfps.inputs.worker_input import Epoch, as_tensor
+from tfps.inputs.chief_dataset import as_tensor
+from tfps.inputs.epoch import Epoch
 from tfps.keras._compat import tree
 from tfps.keras.epoch_logs import EpochLogs
 from tfps.keras.model_steps import ModelSteps

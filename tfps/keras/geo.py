@@ -8,9 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfps.checks import check_bool, check_choice, check_integer
 from tfps.embedding.table import Table
 from tfps.embedding.window_rows import WindowRows
-from tfps.errors import ConfigError, UnsupportedError
+from tfps.errors import UnsupportedError
 from tfps.keras import moving_averages, row_optimizers
 from tfps.keras.model_steps import ModelSteps, without_optionals
 from tfps.keras.modes import ModeSettings, optimizer_of, with_mode
@@ -21,7 +22,7 @@ from tfps.training.geo.mode import Geo
 from tfps.training.geo.whole_window import WindowMethods
 from tfps.training.geo.window import WindowSettings
 from tfps.training.mode import Mode
-from tfps.types import Nest, is_integer
+from tfps.types import Nest
 
 _LOG = logging.getLogger("tfps")
 MERGES = ("cap", "mean", "sum")
@@ -52,16 +53,11 @@ class GeoMode(ModeSettings):
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        auto = isinstance(self.push_every, str) and self.push_every == "auto"
-        if not auto and not (is_integer(self.push_every) and int(self.push_every) >= 1):
-            raise ConfigError(
-                f'`push_every` must be an integer of at least 1, or "auto". Received: {self.push_every!r}.'
-            )
-        object.__setattr__(self, "push_every", "auto" if auto else int(self.push_every))  # numpy's would not be saved
-        if self.merge not in MERGES:
-            raise ConfigError(f"`merge` must be one of {MERGES}. Received: {self.merge!r}.")
-        if not isinstance(self.overlap, bool):
-            raise ConfigError(f"`overlap` must be True or False. Received: {self.overlap!r}.")
+        if not (isinstance(self.push_every, str) and self.push_every == "auto"):
+            push_every = check_integer("push_every", self.push_every, at_least=1, valid='"auto"')
+            object.__setattr__(self, "push_every", push_every)
+        check_choice("merge", self.merge, MERGES)
+        object.__setattr__(self, "overlap", check_bool("overlap", self.overlap))
 
     def make_mode(self, steps: ModelSteps) -> Mode:
         """GEO training of a model."""
@@ -115,6 +111,7 @@ def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap
     """
     optimizer = optimizer_of(optimizer)
     mode = GeoMode(push_every, merge, overlap)
+    # Before the class of the optimizer is changed: one that is refused stays as it was.
     row_optimizers.check_windows(optimizer)
     return with_mode(optimizer, mode)
 
@@ -145,6 +142,7 @@ class GeoModel:
             UnsupportedError: it has one of the two.
         """
         model = self._steps.model
+        # Looked up by name: any Keras model may have these methods, without a base class of ours.
         if not hasattr(model, "train_window"):
             return None
         if not callable(getattr(model, "window_lookups", None)):
@@ -183,6 +181,7 @@ def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> 
     # Slots exist by now: the optimizer was built before the closure is traced. A MultiOptimizer knows all its parts.
     row_optimizers.check_windows(model.optimizer)
     tables = stored_values(model.trainable_variables, Table)
+    # Only deltas of weights are damped. Those of slots add up, or are composed as moving averages.
     weights = [*tables, *stored_values(model.trainable_variables, DenseVariable)]
     scales = {weight.key: settings.delta_scale(num_workers) for weight in weights}
     slots, decays = {}, {}

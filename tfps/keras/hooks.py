@@ -1,19 +1,22 @@
 """Where tfps meets Keras: a few methods of Keras, replaced for objects of our strategy and for no others.
 
-Each hook asks for the strategy's type first; with any other strategy, or with none, the method it replaced runs.
+Each hook first checks the strategy's type. With another strategy, or with none, the method it replaced runs.
+A hook decides nothing and waits for nothing: it calls the object that does. docs/architecture.md lists the hooks.
+
+Threading: those of trainers run in the main thread, those of variables and optimizers in whichever thread traces.
 """
 
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import GeneratorType
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.table import Table
-from tfps.errors import ClusterError, UnsupportedError
+from tfps.errors import ClusterError, IdRangeError, UnsupportedError
 from tfps.keras import exporting, model_checks, moving_averages, optimizers, predicting, regularizing, variables
 from tfps.keras._compat import (
     UNREFERENCED_SLOTS,
@@ -33,15 +36,18 @@ from tfps.keras.modes import Moded
 from tfps.keras.multi_optimizer import whole_of
 from tfps.keras.slot_scope import slot_scope
 from tfps.keras.variables import current_strategy
+from tfps.runtime.steps_under_way import TEST, TRAIN, StepsUnderWay
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import StepVariable
 from tfps.training.custom_loop import run_in_step
+from tfps.types import Nest
+
+Method: TypeAlias = Callable[..., Any]
+"""A method of Keras; its first argument is the object."""
 
 _INSTALLED: set[str] = set()
-_MAKING: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()
-"""For each model the functions whose steps are being made: a callback of `fit` may call `evaluate`."""
-_GIVE_UP_S = 5.0
-"""Seconds that closures under way have to end when the cluster fails or the user interrupts."""
+_STEPS: "weakref.WeakKeyDictionary[keras.Model, StepsUnderWay]" = weakref.WeakKeyDictionary()
+"""For each model of ours its steps under way; made when one is first waited for."""
 
 
 def install() -> None:
@@ -60,8 +66,16 @@ def _replace(owner: type, name: str, ours: Callable[..., Any], applies: Callable
     stock = getattr(owner, name)
 
     @functools.wraps(stock)
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return ours(stock, self, *args, **kwargs) if applies(self, *args, **kwargs) else stock(self, *args, **kwargs)
+    def method(self: object, *args: object, **kwargs: object) -> object:
+        if not applies(self, *args, **kwargs):
+            return stock(self, *args, **kwargs)
+        try:
+            return ours(stock, self, *args, **kwargs)
+        except (ClusterError, IdRangeError) as error:
+            if not keras.config.is_traceback_filtering_enabled():
+                raise
+            # The cause is in the data or on another host: frames of Keras and of ours only push the message up.
+            raise error.with_traceback(None) from None
 
     setattr(owner, name, method)
 
@@ -81,7 +95,7 @@ def _install_variable_hooks() -> None:
     Variable.trainable = stock.setter(functools.partial(_set_trainable, stock.fset))
 
 
-def _note_maker(stock: Any, variable: Any, *args: Any, **kwargs: Any) -> None:
+def _note_maker(stock: Method, variable: Variable, *args: object, **kwargs: object) -> None:
     variables.record_maker(variable)
     stock(variable, *args, **kwargs)
 
@@ -92,7 +106,9 @@ def _strategy() -> ParameterServerStrategy:
     return strategy
 
 
-def _initialize_with_initializer(stock: Any, variable: Any, initializer: Any) -> None:
+def _initialize_with_initializer(
+    stock: Method, variable: Variable, initializer: keras.initializers.Initializer
+) -> None:
     try:
         variable._value = variables.create(_strategy(), variable, initializer)
     except BaseException:
@@ -100,34 +116,34 @@ def _initialize_with_initializer(stock: Any, variable: Any, initializer: Any) ->
         raise
 
 
-def _initialize(stock: Any, variable: Any, value: Any) -> None:
+def _initialize(stock: Method, variable: Variable, value: tf.Tensor | Callable[[], tf.Tensor]) -> None:
     if isinstance(value, tf.Variable) or callable(value):
         stock(variable, value)
     else:
         variable._value = variables.create_from_value(_strategy(), variable, value)
 
 
-def _is_atomic(variable: Any, value: Any) -> bool:
+def _is_atomic(variable: Variable, value: object) -> bool:
     return isinstance(variable._value, StepVariable) and not in_stateless_scope()
 
 
-def _assign_add(stock: Any, variable: Any, value: Any) -> Any:
-    """Keras reads, adds and assigns; of two workers that do so at once one is lost."""
+def _assign_add(stock: Method, variable: Variable, value: tf.Tensor) -> tf.Variable:
+    """Adds in one operation. Keras reads, adds and assigns, and of two workers that do so at once one is lost."""
     return variable._value.assign_add(tf.cast(value, variable._value.dtype))
 
 
-def _assign_sub(stock: Any, variable: Any, value: Any) -> Any:
+def _assign_sub(stock: Method, variable: Variable, value: tf.Tensor) -> tf.Variable:
     return variable._value.assign_sub(tf.cast(value, variable._value.dtype))
 
 
-def _set_trainable(stock: Any, variable: Any, value: bool) -> None:
+def _set_trainable(stock: Method, variable: Variable, value: bool) -> None:
     """Keras tells only its own variable when a layer is frozen or thawed; tapes ask ours."""
     stock(variable, value)
     if isinstance(getattr(variable, "_value", None), StepVariable | Table):
         variable._value.trainable = variable.trainable
 
 
-def _sparse_read(variable: Any) -> Any:
+def _sparse_read(variable: Variable) -> Callable[..., tf.Tensor]:
     """`tf.gather` asks for this; for a variable that is not a table it must not be there."""
     if not isinstance(variable._value, Table):
         raise AttributeError("sparse_read")
@@ -147,7 +163,7 @@ def _install_optimizer_hooks() -> None:
         _replace(kind, "build", _build_in_turn, ours)
 
 
-def _update_step(stock: Any, optimizer: Any, *args: Any) -> None:
+def _update_step(stock: Method, optimizer: keras.Optimizer, *args: Any) -> None:
     current = step.current()
     whole = whole_of(optimizer)
     if current is not None and current.by_hand and isinstance(whole, Moded):
@@ -159,13 +175,15 @@ def _update_step(stock: Any, optimizer: Any, *args: Any) -> None:
     optimizers.update_step(optimizer, *args)
 
 
-def _add_slot(stock: Any, optimizer: Any, reference_variable: Any, *args: Any, **kwargs: Any) -> Any:
+def _add_slot(
+    stock: Method, optimizer: keras.Optimizer, reference_variable: Variable, *args: object, **kwargs: object
+) -> Variable:
     base = super(TFOptimizer, optimizer).add_variable_from_reference
     with slot_scope(optimizer, reference_variable):
         return base(reference_variable, *args, **kwargs)
 
 
-def _build_in_turn(stock: Any, optimizer: Any, variables: list[Any]) -> None:
+def _build_in_turn(stock: Method, optimizer: keras.Optimizer, variables: list[Variable]) -> None:
     stock(optimizer, optimizers.InTurn(optimizer, variables))
 
 
@@ -179,8 +197,8 @@ def _install_trainer_hooks() -> None:
         "make_test_function": _make_test_function,
         "_get_metrics_result_or_logs": _metrics_result_or_logs,
         "_maybe_symbolic_build": _symbolic_build,
-        "fit": functools.partial(_ending_well, "train_function"),
-        "evaluate": functools.partial(_ending_well, "test_function"),
+        "fit": functools.partial(_run_loop, TRAIN),
+        "evaluate": functools.partial(_run_loop, TEST),
         "predict": _predict,
         "predict_on_batch": predicting.predict_on_batch,
     }
@@ -195,22 +213,35 @@ def _install_trainer_hooks() -> None:
     _replace(TFEpochIterator, "__init__", _epoch_iterator, _for_our_strategy)
 
 
-def _in_a_step(layer: Any) -> bool:
+def _in_a_step(layer: keras.layers.Layer) -> bool:
     return step.current() is not None
 
 
-def _for_our_strategy(iterator: Any, distribute_strategy: Any = None, *args: Any, **kwargs: Any) -> bool:
+def _for_our_strategy(
+    iterator: TFEpochIterator,
+    distribute_strategy: tf.distribute.Strategy | None = None,
+    *args: object,
+    **kwargs: object,
+) -> bool:
     return isinstance(distribute_strategy, ParameterServerStrategy)
 
 
-def _epoch_iterator(stock: Any, iterator: Any, distribute_strategy: Any = None, *args: Any, **kwargs: Any) -> None:
-    """Shares the input between the workers."""
+def _epoch_iterator(
+    stock: Method,
+    iterator: TFEpochIterator,
+    distribute_strategy: tf.distribute.Strategy | None = None,
+    *args: object,
+    **kwargs: object,
+) -> None:
+    """Divides the input between the workers, in place of copying it to each."""
     # `fit` has shuffle=True by default, which a dataset or a generator ignores. Keras 3.15 warns of that even where the
     # user has said nothing about it.
     if isinstance(kwargs.get("x"), (tf.data.Dataset, GeneratorType)):
         kwargs["shuffle"] = False
+    # The constructor of the base alone: that of TFEpochIterator would distribute the dataset as TensorFlow does.
     super(TFEpochIterator, iterator).__init__(*args, **kwargs)
     iterator._distribute_strategy = distribute_strategy
+    assert isinstance(distribute_strategy, ParameterServerStrategy)  # the hook applies to no other
     dataset = dataset_of(iterator.data_adapter)
     iterator._distributed_dataset = distribute_strategy.share_batches(dataset)
     iterator._distributed_dataset.steps_per_epoch = iterator.steps_per_epoch
@@ -220,72 +251,64 @@ def _epoch_iterator(stock: Any, iterator: Any, distribute_strategy: Any = None, 
     iterator._steps_seen = 0  # which Keras before 3.7 sets in the constructor that this one replaces
 
 
-def _compile(stock: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> None:
     stock(model, *args, **kwargs)
     model_checks.check_compiled(model)
 
 
-def _make_train_function(stock: Any, model: Any, force: bool = False) -> Any:
+def _make_train_function(stock: Method, model: keras.Model, force: bool = False) -> StepFunction:
     made = model.train_function
     if made is None or force or (isinstance(made, StepFunction) and made.outdated):
         object.__setattr__(model, "train_function", StepFunction(model, model.train_step, updates=True))
     return model.train_function
 
 
-def _make_test_function(stock: Any, model: Any, force: bool = False) -> Any:
+def _make_test_function(stock: Method, model: keras.Model, force: bool = False) -> StepFunction:
+    # A Keras model tracks what is assigned to it; these hold the model.
     if model.test_function is None or force:
         object.__setattr__(model, "test_function", StepFunction(model, model.test_step, updates=False))
     return model.test_function
 
 
-def _ending_well(name: str, stock: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-    """`fit` and `evaluate`: when one fails, nothing that it began may change the model after it.
+def _steps_of(model: keras.Model) -> StepsUnderWay:
+    """The steps of a model that workers have under way."""
+    if model not in _STEPS:
+        reference = weakref.ref(model)  # the table must not keep the model
 
-    Args:
-        name: of the function whose steps it makes.
-        stock: Keras's own.
-        model: a Keras model.
-        *args: of the method.
-        **kwargs: of the method.
-    """
-    _settle(model)  # for an evaluate within an epoch, by a callback
-    _MAKING.setdefault(model, []).append(name)
-    try:
+        def function_of(kind: str) -> StepFunction | None:
+            function = getattr(reference(), kind, None)
+            return function if isinstance(function, StepFunction) else None
+
+        _STEPS[model] = StepsUnderWay(function_of, model._distribute_strategy.closure_timeout_s)
+    return _STEPS[model]
+
+
+def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
+    """`fit` and `evaluate`: when one fails, nothing that it began changes the model after it."""
+    with _steps_of(model).loop(kind):
         return stock(model, *args, **kwargs)
-    except BaseException as error:
-        function = getattr(model, name, None)
-        if isinstance(function, StepFunction):
-            patient = isinstance(error, Exception) and not isinstance(error, ClusterError)
-            function.abandon(model._distribute_strategy.closure_timeout_s if patient else _GIVE_UP_S)
-        raise
-    finally:
-        _MAKING[model].pop()
 
 
-def _metrics_result_or_logs(stock: Any, model: Any, logs: Any) -> Any:
-    """Called at the end of an epoch and of evaluate: nothing may be under way after it."""
-    making = _MAKING.get(model)
-    function = getattr(model, making[-1], None) if making else None
-    return function.finish() if isinstance(function, StepFunction) else stock(model, logs)
+def _metrics_result_or_logs(stock: Method, model: keras.Model, logs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Called at the end of an epoch and of `evaluate`: nothing may be under way after it."""
+    final = _steps_of(model).finish()
+    return stock(model, logs) if final is None else final
 
 
-def _settle(model: Any) -> None:
-    """Waits for the steps under way, so that what is read next is what whole steps have left."""
-    if isinstance(model.train_function, StepFunction):
-        model.train_function.settle()
-
-
-def _of_whole_steps(stock: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-    _settle(model)
+def _of_whole_steps(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
+    """`save` and the like, within an epoch from a callback: between two steps."""
+    _steps_of(model).settle()
     return stock(model, *args, **kwargs)
 
 
-def _predict(stock: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-    _settle(model)
+def _predict(stock: Method, model: keras.Model, *args: Any, **kwargs: Any) -> object:
+    _steps_of(model).settle()
     return predicting.predict(stock, model, *args, **kwargs)
 
 
-def _symbolic_build(stock: Any, model: Any, iterator: Any = None, data_batch: Any = None) -> None:
+def _symbolic_build(
+    stock: Method, model: keras.Model, iterator: TFEpochIterator | None = None, data_batch: Nest = None
+) -> None:
     """Builds from the element spec, so that no data is read, and inside the scope."""
     if iterator is not None:
         data_batch = iterator._distributed_dataset.element_spec

@@ -1,10 +1,7 @@
-"""`predict`: batches go to whichever worker is free, their results come back in the order of the input.
-
-A batch goes through: asked (its call runs, or waits behind others) -> early (done before one that comes before it) ->
-given. A batch whose worker is lost is asked for again on another: a prediction changes nothing.
-"""
+"""`predict`: batches go to all workers in turn, their results come back in the order of the input."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,18 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
-from tfps.inputs.worker_input import as_tensor, of_this_context
+from tfps.inputs.chief_dataset import as_tensor, in_this_context
 from tfps.keras._compat import TFEpochIterator, tree
 from tfps.keras.variables import stored_values
-from tfps.runtime.losses import WorkerLostError
-from tfps.runtime.pool import Calls
+from tfps.runtime.ordered_results import results_in_order
 from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import Exchange
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.types import Nest
-
-_IN_FLIGHT = 4
-"""Batches a worker has under way. More than closures of training have, as each is one step alone."""
 
 
 def predict(
@@ -55,6 +48,7 @@ def predict(
         distribute_strategy=model.distribute_strategy,
         steps_per_execution=model.steps_per_execution,
     )
+    # As Keras does; a list that is one already belongs to an outer loop.
     if not isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = keras.callbacks.CallbackList(
             callbacks,
@@ -67,7 +61,7 @@ def predict(
     outputs: list[Nest] = []
     model.stop_predicting = False
     callbacks.on_predict_begin()
-    batches = iter(of_this_context(epoch_iterator._distributed_dataset.dataset))
+    batches = iter(in_this_context(epoch_iterator._distributed_dataset.dataset))
     for number, result in enumerate(_results(model, batches, steps)):
         callbacks.on_predict_batch_begin(number)
         outputs.append(result)
@@ -84,49 +78,12 @@ def predict_on_batch(stock: Callable[..., Nest], model: keras.Model, x: Nest) ->
 
 
 def _results(model: keras.Model, batches: Iterable[Nest], steps: int | None) -> Iterator[Nest]:
-    """The outputs of each batch, in order.
-
-    Memory: at most `_IN_FLIGHT` batches a worker are read and not given.
-    """
-    strategy = model.distribute_strategy
+    """The outputs of each batch, in order; batches are read as workers have room for them."""
     function = _predict_function(model)
-    calls = Calls(strategy.pool, "predictions for a batch", strategy.closure_timeout_s)
-    early: dict[int, Nest] = {}
-    asked: dict[int, Callable[[], Nest]] = {}
-    given = 0
-
-    def ask(number: int) -> None:
-        # Round robin; a worker that is lost is replaced by one that lives.
-        calls.submit(strategy.host_of(number % strategy.num_workers), number, asked[number])
-
-    try:
-        for number, batch in enumerate(batches):
-            if steps is not None and number >= steps:
-                break
-            asked[number] = functools.partial(function, tree.map_structure(as_tensor, batch))
-            ask(number)
-            # All workers have enough to do: waits for the oldest batch before the next is read.
-            if number - given + 1 >= _IN_FLIGHT * strategy.num_workers:
-                yield _wait_for(calls, early, given, ask)
-                given += 1
-                del asked[given - 1]  # it holds the batch
-        while calls or early:
-            yield _wait_for(calls, early, given, ask)
-            given += 1
-    finally:
-        # Where a callback stopped the loop, or a call failed, what has not begun need not be.
-        calls.abandon(0.0)
-
-
-def _wait_for(calls: Calls, early: dict[int, Nest], number: int, ask: Callable[[int], None]) -> Nest:
-    """Waits for the outputs of one batch; those of later ones that end before it go to `early`."""
-    while number not in early:
-        tag, outputs = calls.take()
-        if isinstance(outputs, WorkerLostError):
-            ask(tag)
-        else:
-            early[tag] = outputs
-    return early.pop(number)
+    calls = (
+        functools.partial(function, tree.map_structure(as_tensor, batch)) for batch in itertools.islice(batches, steps)
+    )
+    return results_in_order(model.distribute_strategy, "predictions for a batch", calls)
 
 
 def _predict_function(model: keras.Model) -> Callable[[Nest], Nest]:

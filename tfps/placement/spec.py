@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
 
 import numpy as np
 
+from tfps.checks import check_bool, check_integer, check_list, check_number, check_string
 from tfps.errors import PlanError
 from tfps.types import Shape, is_integer
 
@@ -19,10 +19,10 @@ def dtype_bytes(dtype: str) -> int:
     Raises:
         PlanError: the type is unknown or has no fixed size.
     """
-    if dtype in _NARROW_BYTES:
+    if isinstance(dtype, str) and dtype in _NARROW_BYTES:
         return _NARROW_BYTES[dtype]
     try:
-        size = np.dtype(dtype).itemsize
+        size = np.dtype(dtype).itemsize if isinstance(dtype, str) else 0  # of None numpy makes float64
     except (TypeError, ValueError):
         size = 0
     if not size:
@@ -59,29 +59,20 @@ class VariableSpec:
 
     def __post_init__(self) -> None:
         """Checks the fields. A list as `shape` becomes a tuple, and numbers of numpy become Python's, for JSON."""
-        if not isinstance(self.name, str) or not self.name:
-            raise PlanError(f"`name` must be a text that is not empty. Received: {self.name!r}.")
-        if not isinstance(self.shape, Iterable):
-            self._refuse("shape", "a tuple of sizes", self.shape)
-        object.__setattr__(self, "shape", tuple(self.shape))
+        check_string("name", self.name, error=PlanError)
         for field in ("trainable", "is_table"):
-            if not isinstance(getattr(self, field), bool):
-                self._refuse(field, "True or False", getattr(self, field))
-        if not all(isinstance(size, int | np.integer) and size >= 0 for size in self.shape):
-            self._refuse("shape", "a tuple of sizes known beforehand, each at least 0", self.shape)
-        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+            object.__setattr__(self, field, check_bool(self._field(field), getattr(self, field), error=PlanError))
+        object.__setattr__(self, "shape", self._checked_shape())
         if self.is_table and (len(self.shape) < 2 or not self.shape[0]):
             self._refuse("shape", "[rows, width, ...] with at least one row for a table", self.shape)
         for field in ("slots", "row_slots"):
-            number_of_slots = getattr(self, field)
-            if not is_integer(number_of_slots) or number_of_slots < 0:
-                self._refuse(field, "an integer of at least 0", number_of_slots)
-            object.__setattr__(self, field, int(number_of_slots))
-        if self.rows_per_step is not None and not 0 <= self.rows_per_step < math.inf:
-            self._refuse("rows_per_step", "None or a finite number of ids, at least 0", self.rows_per_step)
+            slots = check_integer(self._field(field), getattr(self, field), at_least=0, error=PlanError)
+            object.__setattr__(self, field, slots)
         if self.rows_per_step is not None:
-            number = int if is_integer(self.rows_per_step) else float
-            object.__setattr__(self, "rows_per_step", number(self.rows_per_step))
+            rows = check_number(
+                self._field("rows_per_step"), self.rows_per_step, at_least=0, error=PlanError, valid="None if unknown"
+            )
+            object.__setattr__(self, "rows_per_step", int(rows) if is_integer(self.rows_per_step) else rows)
         dtype_bytes(self.dtype)
 
     @property
@@ -107,6 +98,17 @@ class VariableSpec:
     def row_bytes(self) -> int:
         """Bytes of one row without slots; a lookup of one id moves this much."""
         return math.prod(self.shape[1:]) * dtype_bytes(self.dtype)
+
+    def _field(self, name: str) -> str:
+        """How messages name a field: a plan has many variables."""
+        return f"{name} of variable {self.name!r}"
+
+    def _checked_shape(self) -> Shape:
+        """The shape as a tuple of Python's integers."""
+        sizes = check_list(self._field("shape"), self.shape, "a tuple of sizes", error=PlanError)
+        if not all(is_integer(size) and size >= 0 for size in sizes):
+            self._refuse("shape", "a tuple of sizes known beforehand, each at least 0", self.shape)
+        return tuple(int(size) for size in sizes)
 
     def _refuse(self, field: str, rule: str, received: object) -> None:
         raise PlanError(f"`{field}` of variable {self.name!r} must be {rule}. Received: {received!r}.")

@@ -23,14 +23,16 @@ from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import from_environment
 from tfps.embedding.table import Table
-from tfps.inputs.worker_input import Iterators, WorkerInput
+from tfps.inputs.worker_input import WorkerInput
 from tfps.ops import library
 from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
 from tfps.placement.spec import VariableSpec
 from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
+from tfps.runtime.remote_variables import RemoteVariables
 from tfps.strategy.arguments import Arguments
+from tfps.strategy.coordinator import Coordinator
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
 from tfps.strategy.start import resolver_of, start
@@ -115,7 +117,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self._losses = Losses(self.num_workers, self.connection.cluster)
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
-        self.iterators = Iterators(self)
+        self.remote_variables = RemoteVariables(self)
         self.dense_exchange_every = arguments.dense_exchange_every or default_exchange_every(self.num_workers)
         self.overlap_dense_exchange = arguments.overlap_dense_exchange
         self.prefetch_lookups = arguments.prefetch_lookups
@@ -153,6 +155,17 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.connection.end("its `with` block ended")
 
     # Tasks and what runs on them.
+
+    @property
+    def _cluster_coordinator(self) -> Coordinator | None:
+        """The coordinator of hand-written loops: TensorFlow makes it, and keeps it here."""
+        return self._coordinator
+
+    @_cluster_coordinator.setter
+    def _cluster_coordinator(self, coordinator: Any) -> None:
+        if coordinator is not None:
+            coordinator.__class__ = Coordinator
+        self._coordinator: Coordinator | None = coordinator
 
     @property
     def num_servers(self) -> int:

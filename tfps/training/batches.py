@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from tfps.inputs.worker_input import worker_iterator
+from tfps.inputs.iterators import WorkerIterator, next_batch
 from tfps.types import Nest
 
 NextBatch: TypeAlias = Callable[[], tf.experimental.Optional]
@@ -17,13 +17,13 @@ class WorkerBatches:
     """The input of a closure over the worker's own iterator. To be made while the closure is traced.
 
     Args:
-        name: of the iterator on the worker.
+        iterator: on the worker.
         element_spec: of a batch.
     """
 
-    def __init__(self, name: str, element_spec: Nest) -> None:
-        self._name, self._spec = name, element_spec
-        self.next: NextBatch = worker_iterator(name, element_spec).get_next_as_optional
+    def __init__(self, iterator: WorkerIterator, element_spec: Nest) -> None:
+        self._name, self._spec = iterator.kind, element_spec
+        self.next: NextBatch = functools.partial(next_batch, iterator.handle, element_spec)
 
     def next_or_again(self, again: tf.Tensor) -> tf.experimental.Optional:
         """The next batch, or the one before once more.

@@ -8,16 +8,15 @@ cannot be read is left out.
 import dataclasses
 import os
 import pathlib
-import queue
 import re
-import threading
 import time
-from collections.abc import Callable
 
 import tensorflow as tf
 
 from tfps import jobs
 from tfps.cluster import devices
+from tfps.errors import ClusterTimeoutError
+from tfps.runtime.waiting import Wait, call_within
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _SAMPLE = 8
@@ -94,10 +93,13 @@ def _read_proc(process: str) -> str:
 def _remote_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
     spec = strategy._cluster_resolver.cluster_spec().as_dict()
     tasks = [(job, index) for job in (jobs.PS, jobs.WORKER) for index in _sample(len(spec[job]))]
-    texts = _within(_LIMIT_S, lambda: _read_remote([devices.of_task(job, index) for job, index in tasks]))
+    there = [devices.of_task(job, index) for job, index in tasks]
+    try:
+        texts = call_within(lambda: _read_remote(there), Wait("the CPU times of the cluster", _LIMIT_S))
+    except (tf.errors.OpError, ClusterTimeoutError):
+        return []  # advice is given without them
     found = [
-        parse_times(job, index, _host(spec[job][index]), text)
-        for (job, index), text in zip(tasks, texts or [""] * len(tasks), strict=True)
+        parse_times(job, index, _host(spec[job][index]), text) for (job, index), text in zip(tasks, texts, strict=True)
     ]
     return [read for read in found if read is not None]
 
@@ -116,24 +118,6 @@ def _read_remote(places: list[str]) -> list[str]:
         return texts
 
     return [text.numpy().decode() for text in read()]
-
-
-def _within(limit_s: float, function: Callable[[], list[str]]) -> list[str] | None:
-    """What `function` returns; None where it fails or takes longer. Then its thread is left to itself."""
-    results: queue.SimpleQueue[list[str] | None] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            results.put(function())
-        except tf.errors.OpError:
-            results.put(None)
-
-    # A daemon: a machine that does not answer must not keep the program from ending.
-    threading.Thread(target=run, daemon=True, name="tfps-cpu-times").start()
-    try:
-        return results.get(timeout=limit_s)
-    except queue.Empty:
-        return None
 
 
 def parse_times(job: str, index: int, host: str, text: str) -> CpuTime | None:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
-from tfps.inputs.worker_input import Epoch
+from tfps.inputs.epoch import Epoch
 from tfps.training.closure import Result
 from tfps.training.pacing import Pace, Pacing
 from tfps.training.runner import Runner

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfps.cluster import devices
 from tfps.embedding.push_dedup import PUSHES, PushId, PushLedger
+from tfps.runtime.remote_variables import RemoteVariable
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.order import Order
 
@@ -31,7 +32,7 @@ class PushLedgers:
     Why two: a step pushes rows while the dense variables cross once a closure, so their numbers grow differently.
 
     Args:
-        strategy: whose servers have them. Each gets a variable for each ledger, made here.
+        strategy: whose servers have them. Each gets a variable for each ledger, made here and destroyed with this.
     """
 
     def __init__(self, strategy: ParameterServerStrategy) -> None:
@@ -39,9 +40,10 @@ class PushLedgers:
         # Ledgers are found by name on a server. Names are never used again within a program: another model must not
         # find the numbers of this one.
         self._rows, self._dense = PushLedger(f"{name}_rows", workers), PushLedger(f"{name}_dense", workers)
+        self._variables = strategy.remote_variables.owned_by(self)
         for server in range(strategy.num_servers):
             for ledger in (self._rows, self._dense):
-                ledger.open(devices.server(server))
+                self._variables.make(RemoteVariable(devices.server(server), ledger.variable_name), ledger.initial_value)
 
     def ids(self, order: Order, done: tf.Tensor | int) -> PushIds:
         """The ids of what is pushed after `done` steps of a closure.

@@ -6,9 +6,11 @@ from typing import Protocol
 
 import tensorflow as tf
 
-from tfps.inputs.worker_input import Epoch
+from tfps.inputs.epoch import Epoch
+from tfps.inputs.iterators import WorkerIterator
+from tfps.runtime.calls import Calls
 from tfps.runtime.losses import WorkerLostError
-from tfps.runtime.pool import Calls, WorkerPool
+from tfps.runtime.pool import WorkerPool
 from tfps.training.closure import Floats, Result
 from tfps.training.order import Order
 from tfps.types import Nest
@@ -37,8 +39,8 @@ class Closures(Protocol):
         """Operations of one step; 0 before one is traced."""
         ...
 
-    def over_iterator(self, name: str, order: Order) -> tf.Tensor:
-        """Runs a closure over the iterator of that name, on the worker of the calling context."""
+    def over_iterator(self, iterator: WorkerIterator, order: Order) -> tf.Tensor:
+        """Runs a closure over an iterator, on the worker of the calling context."""
         ...
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
@@ -80,14 +82,16 @@ class Runner:
         # Counted over all epochs of the model: the ledgers of the servers know the last number of each shard.
         first = self._ordered[shard]
         self._ordered[shard] += steps
+        # Numbers are given when a closure is ordered, not when it runs, so that gaps do no harm: an input may end
+        # early.
         return Order(steps, shard, first, window=window)
 
     def call(self, epoch: Epoch, order: Order, batches: Sequence[Nest] | None) -> Callable[[], tf.Tensor]:
         """The call that runs a closure of an epoch, over fed batches if there are some."""
         if batches is not None:
             return functools.partial(self.closures.over_batches, batches, order)
-        # The name is looked up when the call runs: a shard that was lost has another iterator by then.
-        return lambda: self.closures.over_iterator(epoch.names[order.shard], order)
+        # The iterator is looked up when the call runs: a shard that was lost has another one by then.
+        return lambda: self.closures.over_iterator(epoch.iterators[order.shard], order)
 
     def calls(self, what: str) -> Calls:
         """Calls of one caller.

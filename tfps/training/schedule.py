@@ -12,7 +12,7 @@ import abc
 import dataclasses
 from collections.abc import Sequence
 
-from tfps.inputs.worker_input import Epoch
+from tfps.inputs.epoch import Epoch
 from tfps.runtime.losses import WorkerLostError
 from tfps.training.closure import Result
 from tfps.training.order import Order

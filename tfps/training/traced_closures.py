@@ -1,6 +1,6 @@
-"""The traced closures of one model, by kind of input, and the iterators on the workers that they read.
+"""The traced closures of one model, by kind of input.
 
-A kind of input is its `element_spec`: datasets of one kind share the graph, and the iterator that it names.
+A kind of input is its `element_spec`: datasets of one kind share the graph, which is given the iterator to read.
 """
 
 import functools
@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-from tfps.inputs.worker_input import Epoch, WorkerInput
+from tfps.inputs.epoch import Epoch, Source
+from tfps.inputs.iterators import WorkerIterator
 from tfps.runtime.losses import WorkerLostError
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.batches import WorkerBatches
@@ -34,7 +35,7 @@ class TracedClosures:
         program: makes the steps of a closure.
 
     Attributes:
-        by_iterator: graphs by the name of the iterator that they read.
+        by_iterator: graphs by the kind of iterator that they read.
         on_batches: the function over batches that the chief feeds; it is traced for each number and shape of them.
         last: what traced the last closure; None before the first. It reads the results of all, as the layout of a
             result follows from the model.
@@ -45,12 +46,12 @@ class TracedClosures:
 
     def __init__(self, strategy: ParameterServerStrategy, mode: Mode, program: ProgramOf) -> None:
         self._strategy, self._mode, self._program = strategy, mode, program
-        self.by_iterator: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {}
+        self.by_iterator: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {}
         self.on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
         self.last: Closure | None = None
         # By the text of an `element_spec`: the name of its iterators, and the steps of a turn that their graph has.
         self._kinds: dict[str, tuple[str, int]] = {}
-        self._iterators = strategy.iterators.named_by(self)
+        self._variables = strategy.remote_variables.owned_by(self)
 
     @property
     def operations(self) -> int:
@@ -61,9 +62,9 @@ class TracedClosures:
         """Ids that one step looks up, by table; nothing before a step was traced. See `Closure.ids_per_step`."""
         return {} if self.last is None else self.last.ids_per_step(examples)
 
-    def over_iterator(self, name: str, order: Order) -> tf.Tensor:
-        """Runs a closure over the iterator of that name, on the worker of the calling context."""
-        return self.by_iterator[name](order.tensor())
+    def over_iterator(self, iterator: WorkerIterator, order: Order) -> tf.Tensor:
+        """Runs a closure over an iterator, on the worker of the calling context."""
+        return self.by_iterator[iterator.kind](order.tensor(), iterator.handle)
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Runs a closure over batches of the chief, on the worker of the calling context."""
@@ -80,8 +81,7 @@ class TracedClosures:
         Cost: a call to each worker, one after the other.
         """
         # An epoch that was interrupted may have left closures that still push.
-        self._strategy.pool.settle(self._strategy.closure_timeout_s)
-        self._strategy.iterators.destroy_abandoned()
+        self._strategy.pool.wait_for_abandoned(self._strategy.closure_timeout_s)
         if not epoch.source.fed and not epoch.hosts:
             epoch.begin()
             for shard in range(self._strategy.num_workers):
@@ -91,18 +91,16 @@ class TracedClosures:
         """Starts the iterator of a shard, or continues it on another worker after the batches that were trained."""
         while True:
             host = self._strategy.host_of(shard)
-            # On another worker it needs a name of its own: that worker's shard has the plain one.
-            name = self._iterator_name(epoch.source, "" if host == shard else f"_{shard}")
-            # Before the call: if it fails halfway the iterator may be there, and is destroyed with the others.
-            self._iterators[host, name] = epoch.source.element_spec
+            # On another worker it is of a kind of its own: what a graph keeps there, that worker's own shard has too.
+            kind = self._iterator_kind(epoch.source, "" if host == shard else f"_{shard}")
             try:
-                self._strategy.pool.call(host, functools.partial(epoch.start, shard, host, name))
+                self._strategy.pool.call(host, functools.partial(epoch.start, shard, host, kind))
                 return
             except WorkerLostError:
                 continue
 
-    def _iterator_name(self, source: WorkerInput, suffix: str) -> str:
-        """The name of the iterators over inputs of this kind, whose closures are traced when this returns.
+    def _iterator_kind(self, source: Source, suffix: str) -> str:
+        """The kind of the iterators over an input; their closures are traced when this returns.
 
         They are traced once more where an input is so much longer that its closures have longer turns.
         """
@@ -112,25 +110,29 @@ class TracedClosures:
         if traced_for < turn:
             kind = f"tfps_input_{next(_NUMBERS)}"
             self._kinds[repr(spec)] = kind, turn
-        name = kind + suffix
-        if name not in self.by_iterator:
-            self.by_iterator[name] = self._trace_iterator(name, spec, turn)
-        return name
+        kind += suffix
+        if kind not in self.by_iterator:
+            self.by_iterator[kind] = self._trace_iterator(kind, spec, turn)
+        return kind
 
-    def _trace_iterator(self, name: str, spec: Nest, turn: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    def _trace_iterator(self, kind: str, spec: Nest, turn: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         @tf.function(autograph=False)
-        def trace(order: tf.Tensor) -> tf.Tensor:
-            # The iterator is looked up on the device of the call, so one graph serves all workers.
-            source = WorkerBatches(name, spec)
+        def trace(order: tf.Tensor, iterator: tf.Tensor) -> tf.Tensor:
+            source = WorkerBatches(WorkerIterator(kind, iterator), spec)
             closure = self._mode.closure(self._program(spec), turn)
             result = closure.over_iterator(source, Order.read(order))
-            self.last = closure
+            self._on_traced(closure)
             return result
 
-        return trace.get_concrete_function(tf.TensorSpec([LENGTH], tf.int64))
+        return trace.get_concrete_function(tf.TensorSpec([LENGTH], tf.int64), tf.TensorSpec([], tf.resource))
 
     def _trace_batches(self, order: tf.Tensor, batches: Sequence[Nest]) -> tf.Tensor:
         closure = self._mode.closure(self._program(batches[0]), 1)
         result = closure.over_batches(batches, Order.read(order))
-        self.last = closure
+        self._on_traced(closure)
         return result
+
+    def _on_traced(self, closure: Closure) -> None:
+        """Called at the end of a trace, in its graph."""
+        self._variables.add_graph(tf.compat.v1.get_default_graph())
+        self.last = closure

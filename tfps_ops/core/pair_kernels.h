@@ -10,9 +10,12 @@
 
 namespace tfps {
 
+// A cache line of 64 bytes.
 constexpr int64_t kFloatsALine = 16;
 
-// Rows that lie in whole cache lines: what is beyond `dim` in a row is 0, in a slot 1, and stays without effect.
+// Rows that lie in whole cache lines. Beyond `dim` a row is filled with 0 and a slot with 1, which has no effect on a product
+// and is not changed by an update. Example: rows of 100 floats have a stride of 112.
+// Ownership: nothing is owned. Threads: one call, one block; nothing else is touched.
 struct PairBlock {
   Pairs pairs;
   float* rows[1 + kMaxSlots] = {};  // rows and slots, each [any, stride]

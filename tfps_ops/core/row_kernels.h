@@ -14,7 +14,8 @@
 
 namespace tfps {
 
-// Rows of one table that get a gradient. Rows are within the table and different from each other.
+// Rows of one table that get a gradient. Rows are within the table and different from each other: threads split them.
+// Example: rows {7, 2}, dim 3 and gradients {g7 g7 g7 g2 g2 g2} update 3 floats from table + 21 and from table + 6.
 struct RowBlock {
   float* table = nullptr;                // [table rows, dim]
   float* slots[kMaxSlots] = {};          // as many as the rule has, each [table rows, its SlotWidth]
@@ -24,7 +25,8 @@ struct RowBlock {
   int64_t dim = 0;
 };
 
-// Rows to be added up: out[position[i]] += values[i] for the positions in [begin, end); others are passed over.
+// Rows to be added up, for the gradients of a lookup: out[position[i]] += values[i] for the positions in [begin, end); others
+// are passed over.
 struct AddBlock {
   const float* values = nullptr;         // [count, dim]
   const int32_t* positions = nullptr;    // [count]
@@ -49,7 +51,8 @@ struct AddSharesBlock {
   float* out = nullptr;                  // [at least end, dim]
 };
 
-// One bag: out = sum(weights[i] * rows[places[i]]) / divisor, 0 where the divisor is.
+// One bag of a lookup, whose rows are added up to one: out = sum(weights[i] * rows[places[i]]) / divisor, 0 where the divisor
+// is.
 struct PoolBlock {
   const float* rows = nullptr;           // [any, dim]
   const int32_t* places = nullptr;       // [ahead], of which the first `count` are the bag's
@@ -90,7 +93,7 @@ struct RowKernels {
   int rule_count;
 };
 
-// The loops for `target`, which this CPU must support.
+// The loops for `target`, which this CPU must support: those of another end the process with an illegal instruction.
 const RowKernels& RowKernelsFor(CpuTarget target);
 
 namespace baseline { extern const RowKernels kRowKernels; }

@@ -8,6 +8,7 @@
 #include "tfps_ops/core/cpu_target.h"
 #include "tfps_ops/core/parallel.h"
 #include "tfps_ops/core/row_kernels.h"
+#include "tfps_ops/core/status.h"
 
 namespace tfps {
 
@@ -32,9 +33,9 @@ class RowUpdater {
   virtual void Apply(const float* hyperparameters, const RowBlock& block, const ParallelFor& parallel) const = 0;
 };
 
-// The updater of the rule with this name (see RowRules), on the best loops this CPU can run or on those of `target`; null
-// for a name that no rule has.
-std::unique_ptr<RowUpdater> MakeRowUpdater(const std::string& rule, CpuTarget target = BestCpuTarget());
+// The updater of the rule with this name (see RowRules), on the best loops this CPU can run or on those of `target`; an
+// InvalidArgument error, which names all rules, for a name that none has.
+Result<std::unique_ptr<RowUpdater>> MakeRowUpdater(const std::string& rule, CpuTarget target = BestCpuTarget());
 
 }  // namespace tfps
 

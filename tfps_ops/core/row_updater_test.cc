@@ -84,7 +84,7 @@ TFPS_TEST(ARuleIsDeclaredOnceAndItsCountsFitItsNames) {
     TFPS_CHECK(static_cast<int>(Names(rule.slots).size()) == rule.wide_slot_count);
     TFPS_CHECK(static_cast<int>(Names(rule.row_slots).size()) == rule.row_slot_count);
     TFPS_CHECK(static_cast<int>(NumbersOf(rule).size()) == rule.hyperparameter_count);
-    const auto updater = MakeRowUpdater(rule.name);
+    const auto updater = ValueOf(MakeRowUpdater(rule.name));
     TFPS_CHECK(updater->slots() == rule.slot_count() && updater->hyperparameters() == rule.hyperparameter_count);
     for (int i = 0; i < rule.slot_count(); ++i) {
       TFPS_CHECK(updater->SlotWidth(i, 7) == (i < rule.wide_slot_count ? 7 : 1));
@@ -99,10 +99,10 @@ TFPS_TEST(EveryCpuTargetAndAnyNumberOfThreadsGiveTheSameBits) {
     const std::vector<float> hyper = NumbersOf(rule);
     for (int64_t dim : {1, 3, 4, 7, 8, 10, 16, 17, 31, 64}) {
       Example expected(rule, dim, 25, 7);
-      MakeRowUpdater(rule.name, CpuTarget::kBaseline)->Apply(hyper.data(), expected.block, InCallersThread);
+      ValueOf(MakeRowUpdater(rule.name, CpuTarget::kBaseline))->Apply(hyper.data(), expected.block, InCallersThread);
       for (CpuTarget target : SupportedCpuTargets()) {
         Example got(rule, dim, 25, 7);
-        MakeRowUpdater(rule.name, target)->Apply(hyper.data(), got.block, InThreads);
+        ValueOf(MakeRowUpdater(rule.name, target))->Apply(hyper.data(), got.block, InThreads);
         for (int v = 0; v <= rule.slot_count(); ++v) {
           const size_t bytes = kRows * got.widths[v] * sizeof(float);
           TFPS_CHECK(!std::memcmp(got.variables[v].data(), expected.variables[v].data(), bytes));
@@ -116,7 +116,7 @@ TFPS_TEST(RowsWithoutAGradientAndSlotsOfOtherRulesStay) {
   for (const RowRule& rule : RowRules()) {
     const std::vector<float> hyper = NumbersOf(rule);
     Example before(rule, 5, 10, 8), after(rule, 5, 10, 8);
-    MakeRowUpdater(rule.name)->Apply(hyper.data(), after.block, InCallersThread);
+    ValueOf(MakeRowUpdater(rule.name))->Apply(hyper.data(), after.block, InCallersThread);
     std::vector<bool> touched(kRows);
     for (int64_t row : after.rows) touched[row] = true;
     for (int v = 0; v <= kMaxSlots; ++v) {
@@ -140,25 +140,25 @@ TFPS_TEST(HandComputedRows) {
   block.gradients = &gradient;
   block.count = block.dim = 1;
   const float sgd[] = {0.5f, 0.25f};  // w = 1 - 1 * 0.25 - 0.5 * 1
-  MakeRowUpdater("sgd")->Apply(sgd, block, InCallersThread);
+  ValueOf(MakeRowUpdater("sgd"))->Apply(sgd, block, InCallersThread);
   TFPS_CHECK(w == 0.25f);
   const float adagrad[] = {0.5f, 0.0f, 0.0f};  // a = 3 + 1, w = 0.25 - 0.5 / 2
-  MakeRowUpdater("adagrad")->Apply(adagrad, block, InCallersThread);
+  ValueOf(MakeRowUpdater("adagrad"))->Apply(adagrad, block, InCallersThread);
   TFPS_CHECK(slot == 4.0f && w == 0.0f);
   slot = 0;
   const float adam[] = {0.5f, 0.5f, 0.75f, 0.0f, 1.0f, 0.0f};  // m = 1/2, v = 1/4, alpha = 1/2 * (1/2) / (1/2), w = -1/2
-  MakeRowUpdater("adam")->Apply(adam, block, InCallersThread);
+  ValueOf(MakeRowUpdater("adam"))->Apply(adam, block, InCallersThread);
   TFPS_CHECK(slot == 0.5f && other == 0.25f && w == -0.5f);
   const float lion[] = {0.5f, 0.5f, 0.75f, 0.0f};  // w = -1/2 - 1/2 * sign(1/4 + 1/2), m = 3/4 * 1/2 + 1/4
-  MakeRowUpdater("lion")->Apply(lion, block, InCallersThread);
+  ValueOf(MakeRowUpdater("lion"))->Apply(lion, block, InCallersThread);
   TFPS_CHECK(slot == 0.625f && w == -1.0f);
   slot = 0;
   const float adamax[] = {0.5f, 0.5f, 0.5f, 0.0f, 1.0f, 0.0f};  // m = 1/2, u = 1, w = -1 - 1/2 / (1/2) * 1/2
-  MakeRowUpdater("adamax")->Apply(adamax, block, InCallersThread);
+  ValueOf(MakeRowUpdater("adamax"))->Apply(adamax, block, InCallersThread);
   TFPS_CHECK(slot == 0.5f && other == 1.0f && w == -1.5f);
   slot = 0, other = 4;
   const float adadelta[] = {0.5f, 0.75f, 0.0f, 0.0f};  // a = 1/4, d = 2 / (1/2), x = 3 + 1/4 * 16, w = -3/2 - 1/2 * 4
-  MakeRowUpdater("adadelta")->Apply(adadelta, block, InCallersThread);
+  ValueOf(MakeRowUpdater("adadelta"))->Apply(adadelta, block, InCallersThread);
   TFPS_CHECK(slot == 0.25f && other == 7.0f && w == -3.5f);
 }
 
@@ -174,12 +174,17 @@ TFPS_TEST(ARowWithOneAccumulatorIsHandComputed) {
   block.count = 1;
   block.dim = 2;
   const float numbers[] = {0.5f, 6.0f, 0.0f};  // a = 9 + 10, root = sqrt(19 + 6) = 5, w -= 0.5 / 5 * g
-  MakeRowUpdater("rowwise_adagrad")->Apply(numbers, block, InCallersThread);
+  ValueOf(MakeRowUpdater("rowwise_adagrad"))->Apply(numbers, block, InCallersThread);
   TFPS_CHECK(accumulators[0] == 19.0f && accumulators[1] == 4.0f);
   TFPS_CHECK(std::fabs(w[0] - 0.6f) < 1e-6f && std::fabs(w[1] - 1.8f) < 1e-6f && w[2] == 0.0f);
 }
 
-TFPS_TEST(AnUnknownRuleIsNull) { TFPS_CHECK(MakeRowUpdater("lamb") == nullptr); }
+TFPS_TEST(AnUnknownRuleIsRefusedAndTheOthersAreNamed) {
+  const Status status = MakeRowUpdater("lamb").status();
+  TFPS_CHECK(status.code() == StatusCode::kInvalidArgument);
+  TFPS_CHECK(status.message().find("Received: lamb. Valid: ") != std::string::npos);
+  for (const RowRule& rule : RowRules()) TFPS_CHECK(status.message().find(rule.name) != std::string::npos);
+}
 
 }  // namespace
 }  // namespace tfps

@@ -1,4 +1,6 @@
 // Kernel of TfpsRowRules: the list of core/row_rules.h as tensors.
+//
+// Python asks for this once, in a test: it holds that the rules have the same names, slots and numbers on both sides.
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"

@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsApplyRows.
+//
+// The shape function knows little: how many rows are updated is in the message.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -16,6 +18,8 @@ absl::Status ApplyRowsShape(InferenceContext* c) {
   return c->WithRank(c->input(message), 1, &checked);
 }
 
+// Stateful: it must neither be folded away nor merged with another call that has the same inputs.
+// One float tensor carries the whole update, because each tensor that crosses to a server costs a message.
 REGISTER_OP("TfpsApplyRows")
     .Input("variables: K * resource")
     .Input("message: float")

@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsRowRules.
+//
+// It has no inputs, so TensorFlow may compute it once, when the graph is made.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tfps.inputs.worker_input import Epoch
+from tfps.inputs.epoch import Epoch
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.asynchronous.closure import AsynchronousClosure
 from tfps.training.asynchronous.spans import SPANS

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from tfps.inputs.worker_input import Epoch
+from tfps.inputs.epoch import Epoch
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.closure import Closure, Program, Result
 from tfps.training.geo.closure import WindowClosure

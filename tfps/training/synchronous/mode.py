@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from tfps.errors import ConfigError
-from tfps.inputs.worker_input import Epoch
-from tfps.runtime.pool import Calls
+from tfps.inputs.epoch import Epoch
+from tfps.runtime.calls import Calls
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.closure import Closure, Program, Result
 from tfps.training.mode import EpochTotals, Mode

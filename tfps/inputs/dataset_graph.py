@@ -1,0 +1,76 @@
+"""A dataset as a graph: how to read one, and to change it before it runs elsewhere.
+
+The graph of a dataset is the serialised form of TensorFlow's `tf.data`: a chain of nodes, each a dataset made of the
+one before, and functions for what maps and filters call. The last node, `_Retval`, names the dataset itself.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import graph_pb2, node_def_pb2  # the serialised form of a dataset
+
+PER_ELEMENT = frozenset(
+    {"MapDataset", "ParallelMapDataset", "ParallelMapDatasetV2", "PrefetchDataset", "OptionsDataset", "ModelDataset"}
+)
+"""Operations that make one element of one element, so that elements can as well be dropped before them."""
+
+STATEFUL_RANDOM = frozenset(
+    {
+        "RandomShuffle",
+        "RandomUniform",
+        "RandomUniformInt",
+        "RandomStandardNormal",
+        "TruncatedNormal",
+        "Multinomial",
+    }
+)
+"""Operations that draw other numbers each time that they run."""
+
+
+def without_devices(dataset: tf.data.Dataset) -> graph_pb2.GraphDef:
+    """The dataset as a graph that is not tied to the devices of the context it was made in.
+
+    Raises:
+        tf.errors.OpError: the dataset cannot be serialised.
+    """
+    policy = tf.data.experimental.ExternalStatePolicy.IGNORE
+    graph = graph_pb2.GraphDef.FromString(dataset._as_serialized_graph(external_state_policy=policy).numpy())
+    for node in all_nodes(graph):
+        node.device = ""
+    return graph
+
+
+def all_nodes(graph: graph_pb2.GraphDef) -> Iterator[node_def_pb2.NodeDef]:
+    """The nodes of a graph and of its functions. The graph may be changed while they are visited."""
+    return iter([*graph.node, *(node for function in graph.library.function for node in function.node_def)])
+
+
+def add_constant(graph: graph_pb2.GraphDef, name: str, value: int) -> str:
+    """Adds an int64 scalar; returns its name."""
+    node = graph.node.add(name=name, op="Const")
+    node.attr["dtype"].type = tf.int64.as_datatype_enum
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, tf.int64))
+    return name
+
+
+def constant_value(node: node_def_pb2.NodeDef) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """The value of a constant."""
+    value: np.ndarray[tuple[int, ...], np.dtype[np.int64]] = tf.make_ndarray(node.attr["value"].tensor)
+    return value
+
+
+def is_int64_constant(node: node_def_pb2.NodeDef) -> bool:
+    """Whether a node is a constant of the type of seeds and sizes."""
+    return bool(node.op == "Const" and node.attr["dtype"].type == tf.int64.as_datatype_enum)
+
+
+def draws_random_numbers(graph: graph_pb2.GraphDef, node: node_def_pb2.NodeDef) -> bool:
+    """Whether the function of a map draws random numbers."""
+    name = node.attr["f"].func.name if "f" in node.attr else None
+    return any(
+        inner.op in STATEFUL_RANDOM
+        for function in graph.library.function
+        if function.signature.name == name
+        for inner in function.node_def
+    )
