@@ -12,7 +12,7 @@ from tfps.embedding.initialization import InitialValue
 from tfps.embedding.lookup import expand, fetch
 from tfps.embedding.push import RowUpdate, add, push
 from tfps.embedding.sharded_table import ShardedTable
-from tfps.errors import UnsupportedError
+from tfps.errors import IdRangeError, UnsupportedError
 from tfps.ops import library
 from tfps.ops.row_rules import ROW_RULES
 from tfps.placement.model import Placement
@@ -98,7 +98,7 @@ def test_gathers_rows_of_ids_of_any_shape(make, rng, shape):
 
 
 def test_an_id_that_it_does_not_have_is_refused(make, rng):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"table .*{ROWS}"):
+    with pytest.raises(IdRangeError, match=f"table .*{ROWS}"):
         make(values(rng)).sparse_read([3, ROWS])
 
 
