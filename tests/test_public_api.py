@@ -27,7 +27,7 @@ PUBLIC = {
     "tfps.layers": {"EmbeddingBag"},
     "tfps.models": {"SkipGram"},
     "tfps.text": {"keep_probabilities", "neighbour_pairs"},
-    "tfps.optimizers": {"Geo", "Sync"},
+    "tfps.optimizers": {"Geo", "RowwiseAdagrad", "Sync"},
     "tfps.nn": {"embedding_lookup", "embedding_lookup_sparse", "safe_embedding_lookup_sparse"},
     "tfps.errors": {
         "ClusterError",
@@ -73,7 +73,6 @@ INTERNAL = {
     "host_of",
     "create",
     "dense_variables",
-    "place_plain",
     "pool",
     "run_in_step",
     "server_pool",

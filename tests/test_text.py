@@ -31,7 +31,7 @@ def test_steps_and_seeds_draw_differently_and_the_same_again():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: keep_probabilities([1], 0), "`threshold` must be above 0. Received: 0"),
+        (lambda: keep_probabilities([1], 0), "`threshold` must be a number above 0. Received: 0"),
         (lambda: keep_probabilities([1], float("nan")), "`threshold`.*nan"),
         (lambda: keep_probabilities([0, 0]), "`counts`.*not all 0"),
         (lambda: keep_probabilities([9, -5]), "`counts`.*from -5"),

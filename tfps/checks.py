@@ -173,6 +173,28 @@ def check_list(name: str, value: object, rule: str, *, error: type[Exception] = 
     raise error(_broken(name, rule, value))
 
 
+def check_array(name: str, value: object, dtype: Any, rule: str) -> np.ndarray[Any, Any]:
+    """Checks that an argument is, or can be made, an array.
+
+    Args:
+        name: the argument.
+        value: what was received.
+        dtype: of the array; the one that numpy finds where None.
+        rule: what its elements must be, in words: "numbers".
+
+    Raises:
+        ConfigError: it is None or text, or numpy can make no array of such elements of it.
+    """
+    try:
+        array = np.asarray(value, dtype)
+    except (TypeError, ValueError, OverflowError):
+        array = np.asarray(None)
+    # None, a set or an object becomes an array of objects, and a string one of text; as floats None is even a nan.
+    if value is not None and array.dtype.kind in "biuf":
+        return array
+    raise ConfigError(_broken(name, f"an array of {rule}", value))
+
+
 def _limits(above: float | None, at_least: float | None, at_most: float | None) -> str:
     """The limits of a number in words, with a space in front: " above 0 and at most 1"."""
     limits = [
@@ -184,6 +206,15 @@ def _limits(above: float | None, at_least: float | None, at_most: float | None) 
 
 
 def _broken(name: str, rule: str, value: object, valid: str = "") -> str:
-    """The message of an error for an argument that breaks its rule."""
+    """The message of an error for an argument that breaks its rule.
+
+    Args:
+        name: the argument, and in further words whose it is: "slots of variable 'item'".
+        rule: what it must be.
+        value: what was received.
+        valid: what else is valid.
+    """
+    argument, _, owner = name.partition(" ")
+    quoted = f"`{argument}` {owner}" if owner else f"`{argument}`"
     also = f", or {valid}" if valid else ""
-    return f"`{name}` must be {rule}{also}. Received: {received(value)}."
+    return f"{quoted} must be {rule}{also}. Received: {received(value)}."

@@ -1,8 +1,16 @@
-"""Every error tfps raises on purpose. Each message names the argument, the rule, what came and what is valid."""
+"""Every error tfps raises on purpose. Each message names the argument, the rule, what was received and what is valid.
+
+The message ends with what the user did wrong. What TensorFlow had to say goes to a log file (`tfps.cluster.fault_log`),
+which the message names.
+"""
 
 
 class TfpsError(Exception):
     """Base of every error raised by tfps."""
+
+    # Keras looks for this attribute. Without it, Keras raises a copy of an error that a layer raised: a longer message,
+    # with the arguments of the layer after the useful part, and without the attributes below.
+    _keras_call_info_injected = True
 
 
 class ConfigError(TfpsError, ValueError):
@@ -18,7 +26,33 @@ class UnsupportedError(TfpsError, NotImplementedError):
 
 
 class IdRangeError(TfpsError, IndexError):
-    """A lookup was asked for an id outside its table."""
+    """A lookup was asked for an id outside its table.
+
+    Args:
+        message: what happened.
+        table: the table's name; None, as the arguments below, where an error says the message alone.
+        layer: path of the layer that holds the table.
+        id: the first id that is out of range.
+        rows: of the table: ids are at least 0 and below this.
+        place: index of the id in the ids of its lookup: (3, 7) is example 3, position 7.
+        shape: of these ids.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        table: str | None = None,
+        layer: str | None = None,
+        id: int | None = None,
+        rows: int | None = None,
+        place: tuple[int, ...] | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        # Keywords, because `pickle` and Keras make a copy of an exception from its message alone.
+        super().__init__(message)
+        self.table, self.layer, self.rows = table, layer, rows
+        self.id, self.place, self.shape = id, place, shape
 
 
 class LibraryError(TfpsError, RuntimeError):
@@ -31,11 +65,13 @@ class ClusterError(TfpsError, RuntimeError):
     Args:
         message: what happened.
         task: job and number of the task to blame, where it is known.
+        summary: the message in one line, where it has more.
     """
 
-    def __init__(self, message: str, task: tuple[str, int] | None = None) -> None:
+    def __init__(self, message: str, task: tuple[str, int] | None = None, summary: str = "") -> None:
         super().__init__(message)
         self.task = task
+        self.summary = summary or message
 
 
 class TaskDiedError(ClusterError):

@@ -1,12 +1,14 @@
 """The names of the jobs of a cluster, as TF_CONFIG, device names and messages spell them."""
 
-CHIEF = "chief"
+from typing import Final
+
+CHIEF: Final = "chief"
 """Runs the user's program and tells the others what to do. One a cluster."""
 
-PS = "ps"
+PS: Final = "ps"
 """A parameter server: holds variables and works on them when asked."""
 
-WORKER = "worker"
+WORKER: Final = "worker"
 """Computes the steps of the model."""
 
 JOBS = (CHIEF, WORKER, PS)

@@ -1,41 +1,59 @@
-"""The step being traced: how variables and tables behave differently inside a worker's step than on the chief.
+"""The step under trace: inside a worker's step, variables and tables behave differently than on the chief.
 
-A *step* is Keras code (a `train_step`, a `test_step`, a function given to `strategy.run`) traced into a graph that runs
-on a worker. While it is traced, dense variables stand for the worker's own copies and lookups for rows already asked
-for; everywhere else (eager code on the chief) they stand for what the servers hold. The variables ask this module
-which of the two holds. Threading: a step is a property of the tracing thread.
+A *step* is Keras code (a `train_step`, a `test_step`, a function given to `strategy.run`), traced into a graph that
+runs on a worker. During the trace a dense variable is the worker's own copy, and a lookup is answered from rows that
+the step pulled before. In eager code on the chief both are what the servers hold. A variable calls `current()` to find
+out where it is.
+
+Threading: each thread has its own current step, because workers' threads trace at the same time. Cost: `current` is one
+attribute of the thread.
 """
 
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import tensorflow as tf
+
+from tfps.types import VariableKey
+
+Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
+"""A dense variable's gradient, or a table's: IndexedSlices over its unique ids."""
 
 
 class Lookups(Protocol):
     """Answers the lookups of a traced step."""
 
-    def look_up(self, table: Any, ids: Any) -> Any:
+    # Tables and results belong to `tfps.embedding`, which this module must not import.
+    def look_up(self, table: Any, ids: tf.Tensor) -> Any:
         """The rows of `table` for `ids` of any shape, each once: a `tfps.embedding.lookup.LookupResult`."""
+        ...
+
+
+class Keyed(Protocol):
+    """A table or a dense variable, of which this module needs no more than the key."""
+
+    @property
+    def key(self) -> VariableKey:
+        """Tells it from all others."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contribution:
-    """Gradients that an optimizer gave away instead of updating.
+    """Gradients that an optimizer handed over instead of making its update.
 
     Args:
         gradients: one a variable; IndexedSlices for tables.
-        values: what each is for: a table or a dense variable.
-        update: makes the optimizer's update of the mean of such gradients, given in the same order.
+        values: the table or dense variable of each gradient.
+        update: makes the optimizer's update from mean gradients, given in the same order.
     """
 
-    gradients: Sequence[Any]
-    values: Sequence[Any]
-    update: Callable[[Sequence[Any]], None]
+    gradients: Sequence[Gradient]
+    values: Sequence[Keyed]
+    update: Callable[[Sequence[Gradient]], None]
 
 
 class Step:
@@ -43,23 +61,23 @@ class Step:
 
     Args:
         lookups: answers its lookups.
-        copies: worker-local resource handles by variable key; a variable that is not in it stays on its server.
-        stand_ins: what is looked up and updated instead of a table, by table key.
-        contributes: whether its gradients go into an update that is made elsewhere.
-        push_id: of what it pushes to servers, a `tfps.embedding.push_dedup.PushId`; None where nobody sends it again.
-        by_hand: whether it is one of a hand-written loop.
+        copies: handles of the worker's copies, by variable key. A variable that is not in it stays on its server.
+        stand_ins: local tables that are looked up and updated in place of a table, by table key.
+        contributes: whether it hands its gradients over to an update that the servers make.
+        push_id: the `tfps.embedding.push_dedup.PushId` of the step; None where no push is ever repeated.
+        by_hand: whether it belongs to a hand-written loop.
 
     Attributes:
-        gradients: what backward passes of lookups gave; the push of the same step looks here.
+        gradients: a `TableGradient` for each backward pass of a lookup; the push of the same step uses them.
         looked_up: (table, ids) of each lookup so far.
-        contributions: gradients given away so far; None where the step makes its updates itself.
+        contributions: what was handed over so far; None where the step makes its own updates.
     """
 
     def __init__(
         self,
         lookups: Lookups,
-        copies: dict[Hashable, Any],
-        stand_ins: Mapping[Hashable, Any] | None = None,
+        copies: dict[VariableKey, tf.Tensor],
+        stand_ins: Mapping[VariableKey, Any] | None = None,
         contributes: bool = False,
         push_id: Any = None,
         by_hand: bool = False,
@@ -70,25 +88,26 @@ class Step:
         self.contributions: list[Contribution] | None = [] if contributes else None
         self.stand_ins = stand_ins or {}
         self._copies = copies
+        # Gradient sources must be in the step's own graph, also where a lookup is in a branch or a loop of it.
         self._graph = tf.compat.v1.get_default_graph()
-        self._sources: dict[Hashable, Any] = {}
+        self._sources: dict[VariableKey, tf.Tensor] = {}
         self.gradients: list[Any] = []
-        self.looked_up: list[tuple[Any, Any]] = []
+        self.looked_up: list[tuple[Any, tf.Tensor]] = []
 
     def next_push_id(self) -> Any:
-        """That of the next push of rows: a step has one for each time that an optimizer is applied."""
+        """The id of the next push of rows. A step pushes once for each time that an optimizer is applied."""
         self._pushes += 1
         return None if self.push_id is None else self.push_id.nth(self._pushes - 1)
 
-    def copy_of(self, key: Hashable) -> Any | None:
+    def copy_of(self, key: VariableKey) -> tf.Tensor | None:
         """Handle of the worker's own copy, or None where there is none."""
         return self._copies.get(key)
 
-    def gradient_source(self, key: Hashable) -> Any:
+    def gradient_source(self, key: VariableKey) -> tf.Tensor:
         """The tensor that stands for a table in `tape.gradient(loss, table)`.
 
-        A table has no single handle a tape could watch. A scalar of the step's graph takes its place: lookups declare
-        to depend on it, and their gradient for it is the table's IndexedSlices.
+        A table has no single handle that a tape could watch. A scalar of the step's graph takes its place: lookups say
+        that they depend on it, and return the table's IndexedSlices as its gradient.
         """
         if key not in self._sources:
             with self._graph.as_default(), tf.control_dependencies(None):
@@ -104,7 +123,7 @@ _CURRENT = _Current()
 
 
 def current() -> Step | None:
-    """The step this thread is tracing; None in eager code (also inside `tf.init_scope`)."""
+    """The step this thread is tracing; None in eager code, and inside `tf.init_scope`."""
     return None if tf.executing_eagerly() else _CURRENT.step
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from tfps.checks import check_array, check_integer, check_number
 from tfps.errors import ConfigError
-from tfps.types import is_integer
 
 __all__ = ["keep_probabilities", "neighbour_pairs"]
 
@@ -34,9 +34,8 @@ def keep_probabilities(counts: ArrayLike, threshold: float = 1e-3) -> NDArray[np
         >>> keep_probabilities([900_000, 99_000, 1_000]).round(3).tolist()
         [0.034, 0.111, 1.0]
     """
-    counts = np.asarray(counts, np.float64)
-    if not threshold > 0:
-        raise ConfigError(f"`threshold` must be above 0. Received: {threshold!r}.")
+    counts = check_array("counts", counts, np.float64, "numbers")
+    threshold = check_number("threshold", threshold, above=0)
     if not (np.isfinite(counts).all() and counts.min(initial=0.0) >= 0 and counts.sum() > 0):
         raise ConfigError(
             "`counts` must be finite, none below 0 and not all 0. "
@@ -66,10 +65,9 @@ def neighbour_pairs(tokens: ArrayLike, window: int, batch: int, steps: int, seed
     Raises:
         ConfigError: an argument breaks its rule, or the text is shorter than a window and its center.
     """
-    for name, value, least in (("window", window, 1), ("batch", batch, 1), ("steps", steps, 0)):
-        if not is_integer(value) or value < least:
-            raise ConfigError(f"`{name}` must be an integer of at least {least}. Received: {value!r}.")
-    tokens = np.asarray(tokens)
+    window, batch = check_integer("window", window, at_least=1), check_integer("batch", batch, at_least=1)
+    steps, seed = check_integer("steps", steps, at_least=0), check_integer("seed", seed)
+    tokens = check_array("tokens", tokens, None, "integers")
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer) or len(tokens) < 2 * window + 1:
         raise ConfigError(
             f"`tokens` must be a vector of integers, at least 2 * window + 1, {2 * window + 1}, of them. "

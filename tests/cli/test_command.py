@@ -58,6 +58,12 @@ def test_help_names_every_flag(command, flag, capsys):
     assert all(f"--{name} " in printed for name in command.COMMAND.flags if len(name) > 1 and name != "help")
 
 
+def test_help_may_be_piped_to_a_reader_that_stops_early():
+    command = f"{sys.executable} -m tfps.cli.launch --help | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "words"),
     [

@@ -1,11 +1,13 @@
 """Foreign errors into ours: one test a message. The texts are TensorFlow's, as it gave them."""
 
+import os
+
 import pytest
 import tensorflow as tf
 
 from tfps.cluster import faults
 from tfps.cluster.spec import ClusterSpec
-from tfps.errors import ClusterError, ConfigError, LibraryError
+from tfps.errors import ClusterError, ConfigError, IdRangeError, LibraryError
 
 SPEC = ClusterSpec(worker=("127.0.0.1:3001", "127.0.0.1:3002"), ps=("127.0.0.1:2001",))
 REFUSED = (
@@ -44,7 +46,10 @@ def test_refused_connection_blames_the_peer_not_the_reporter():
 def test_broken_connection(text):
     ours = faults.translate(unavailable(text + FROM_WORKER_1), SPEC)
     assert type(ours) is ClusterError
-    assert str(ours) == f"worker 1 at 127.0.0.1:3002 cannot be reached. TensorFlow says: {text}"
+    message, _, path = str(ours).partition(". TensorFlow's full message: ")
+    assert message == f"worker 1 at 127.0.0.1:3002 cannot be reached. TensorFlow says: {text}"
+    with open(path) as log:
+        assert text + FROM_WORKER_1 in log.read()
 
 
 def test_without_a_spec_the_task_is_still_named():
@@ -94,10 +99,35 @@ def test_other_errors_are_left_alone(error):
     assert faults.translate(error, SPEC) is error
 
 
-def test_translated_keeps_the_cause_and_other_errors():
+def test_translated_hides_the_original_and_leaves_other_errors():
     foreign = unavailable(REFUSED)
     with pytest.raises(ClusterError) as caught, faults.translated(SPEC):
         raise foreign
-    assert caught.value.__cause__ is foreign
+    # Python does not print it; a debugger finds it.
+    assert caught.value.__context__ is foreign and caught.value.__suppress_context__
     with pytest.raises(KeyError), faults.translated(SPEC):
         raise KeyError("user's")
+
+
+def test_an_id_out_of_range_is_found_in_what_a_worker_and_a_server_wrapped_around_it():
+    op = "id out of range: table 'a/item/embeddings' holds ids at least 0 and below 100. Received: 105 at position 31"
+    text = f"2 root error(s) found.\n  (0) INVALID_ARGUMENT: {op} of ids of shape [4,8]\n\t [[{{{{node x}}}}]]"
+    text += FROM_WORKER_1
+    ours = faults.translate(tf.errors.InvalidArgumentError(None, None, text), SPEC)
+    assert type(ours) is IdRangeError and (ours.layer, ours.id, ours.rows, ours.place) == ("a/item", 105, 100, (3, 7))
+    assert faults.translate(error := ValueError(text), SPEC) is error  # a user may quote it
+
+
+def test_a_full_disk_hides_no_error(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("no space")
+
+    monkeypatch.setattr(faults.fault_log, "_path", fail)
+    assert str(faults.translate(unavailable(REFUSED), SPEC)).endswith("Connection refused")
+
+
+def test_the_file_does_not_grow_without_end(monkeypatch):
+    monkeypatch.setattr(faults.fault_log, "_MOST_BYTES", 1)
+    path = faults.fault_log.record(ValueError("one"))
+    size = os.path.getsize(path)
+    assert faults.fault_log.record(ValueError("two")) == path and os.path.getsize(path) <= max(size, 200)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tfps.cluster.spec import ClusterSpec, split_address
+from tfps.cluster.endpoints import Endpoint, split_address
+from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ConfigError
 
 SPEC = ClusterSpec(worker=("a:1", "b:2"), ps=("c:3",), chief=("d:4",))
@@ -19,12 +20,16 @@ def test_embedded_spec_has_no_chief():
 
 
 def test_servers_lists_ps_then_workers():
-    assert list(SPEC.servers()) == [("ps", 0, "c:3"), ("worker", 0, "a:1"), ("worker", 1, "b:2")]
+    assert list(SPEC.servers()) == [
+        ("ps", 0, Endpoint.at("c:3")),
+        ("worker", 0, Endpoint.at("a:1")),
+        ("worker", 1, Endpoint.at("b:2")),
+    ]
 
 
 def test_task_at_knows_localhost_by_both_names():
     spec = ClusterSpec(worker=("localhost:1",), ps=("127.0.0.1:2",))
-    assert spec.task_at("127.0.0.1:1") == "worker 0"
+    assert spec.task_at("127.0.0.1:1") == ("worker", 0)
     assert spec.task_at("127.0.0.1:3") is None
 
 

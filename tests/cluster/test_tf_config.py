@@ -27,7 +27,7 @@ def without_job(job):
 
 def test_parses():
     config = parse_tf_config(text())
-    assert (config.task_type, config.task_index, config.name, config.address) == ("worker", 1, "worker 1", "c:1")
+    assert (config.task_type, config.task_index, config.name, config.endpoint.dial) == ("worker", 1, "worker 1", "c:1")
     assert config.cluster.as_dict() == CLUSTER
 
 

@@ -133,12 +133,10 @@ HYPER = {
 
 def twin_update(rule, whole, ids, gradients, hyper):
     """Row by row, each with the sum of its gradients; `whole` has the table and its slots and is changed in place."""
-    named = {name: tf.constant(value) for name, value in zip(rule.hyperparameters, hyper[:-1], strict=True)}
     for row in np.unique(ids):
         gradient = gradients[ids == row].sum(0, keepdims=True)
-        whole[0][row] *= 1 - hyper[-1]
-        state = [tf.constant(array[row : row + 1]) for array in whole]
-        deltas = rule.formula(state[0], state[1:], tf.constant(gradient), named)
+        rows, *slots = (tf.constant(array[row : row + 1]) for array in whole)
+        deltas = rule.deltas(rows, slots, tf.constant(gradient), tf.constant(hyper))
         for array, delta in zip(whole, deltas, strict=True):
             array[row] += delta[0].numpy()
 
@@ -147,8 +145,8 @@ def twin_update(rule, whole, ids, gradients, hyper):
 def test_applies_every_row_rule_to_rows_and_slots(make, rng, name):
     rule, whole = ROW_RULES[name], [values(rng)]
     table = make(whole[0])
-    slots = [slot_of(table, DIM, 0.1 * (i + 1)) for i in range(len(rule.slots))]
-    whole += [np.full([ROWS, DIM], 0.1 * (i + 1), np.float32) for i in range(len(slots))]
+    slots = [slot_of(table, slot.width(DIM), 0.1 * (i + 1)) for i, slot in enumerate(rule.slots)]
+    whole += [np.full(slot.shape, 0.1 * (i + 1), np.float32) for i, slot in enumerate(slots)]
     for step in range(1, 4):
         ids = rng.integers(0, 40, 60)  # so few that most come more than once
         gradients = rng.normal(size=[60, DIM]).astype("float32")

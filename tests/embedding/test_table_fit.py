@@ -54,6 +54,7 @@ MODES = {
     "asynchronous, clipped": lambda: keras.optimizers.Adagrad(0.1, global_clipnorm=0.05),
     "geo": lambda: tfps.optimizers.Geo(keras.optimizers.Adagrad(0.1), push_every=7),
     "geo, overlap": lambda: tfps.optimizers.Geo(keras.optimizers.Adam(0.01), push_every=3, overlap=True),
+    "geo, one number a row": lambda: tfps.optimizers.Geo(tfps.optimizers.RowwiseAdagrad(0.1), push_every=7),
     "sync": lambda: tfps.optimizers.Sync(keras.optimizers.Adagrad(0.1)),
 }
 

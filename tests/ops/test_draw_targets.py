@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfps.errors import ConfigError
+from tfps.errors import ConfigError, IdRangeError
 from tfps.ops import library
 from tfps.ops.draw_targets import Negatives, alias_table, draw_targets
 
@@ -78,9 +78,8 @@ def test_negatives_that_cannot_be(arguments, message):
 
 @pytest.mark.parametrize("positive", [5, -1, 2**63 - 1, -(2**63)])
 def test_a_positive_out_of_range_is_an_error(way, positive):
-    with pytest.raises(
-        tf.errors.InvalidArgumentError, match=f"(?s)`positives` .*below the rows, 5.*Received.*{positive}"
-    ):
+    message = rf"'contexts' must be at least 0 and below 5\. Received: {positive}, at ids\[1\]"
+    with pytest.raises(IdRangeError, match=message):
         draw_targets([0, positive], Negatives(5, 1), [0, 0])
 
 

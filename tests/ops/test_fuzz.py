@@ -207,6 +207,14 @@ def touched_case(rng, ops):
     return lambda: ops.tfps_touched_rows(variable=variable, cursor=cursor)
 
 
+def scan_case(rng, ops):
+    """A table with perhaps a slot, perhaps of other rows, and any cursor."""
+    variables = [handle(rng) for _ in range(int(rng.choice([1, 2, 2, 5], p=[0.4, 0.2, 0.3, 0.1])))]
+    cursor = tf.constant(rng.choice(INTEGERS)) if rng.random() < 0.8 else integers(rng)
+    most = int(rng.choice([1, 3, 2**40, 0], p=[0.3, 0.3, 0.3, 0.1]))
+    return lambda: ops.tfps_scan_rows(variables=variables, cursor=cursor, dim=int(rng.choice([2, 2, 3])), max_rows=most)
+
+
 CASES = [
     route_case,
     gather_case,
@@ -218,6 +226,7 @@ CASES = [
     draw_case,
     pairs_case,
     touched_case,
+    scan_case,
 ]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfps.errors import ConfigError
+from tfps.errors import ConfigError, IdRangeError
 from tfps.ops.route_unique import route_unique
 from tfps.ops.routes import RouteMap, TableRoute
 from tfps.placement.routing import Routing
@@ -95,10 +95,21 @@ def test_within_a_function_with_unknown_shapes(way):
 @pytest.mark.parametrize("bad", [-1, 100, 2**62])
 def test_id_out_of_range_names_table_id_and_range(way, bad):
     tables = tuple(TableRoute(name, Routing("hash", 100, 2), (0, 1)) for name in ("user", "item"))
-    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+    with pytest.raises(IdRangeError) as error:
         route_unique(RouteMap(tables, 2), [[0, 99], [7, bad]])
-    assert "id out of range: table 'item' holds ids at least 0 and below 100. Received:" in str(error.value)
-    assert str(bad) in str(error.value)
+    assert f"in table 'item' must be at least 0 and below 100. Received: {bad}, at ids[1] of ids" in str(error.value)
+    assert (error.value.table, error.value.id, error.value.place) == ("item", bad, (1,))
+
+
+def test_the_place_of_an_id_out_of_range_is_an_index_into_ids_of_any_shape(way):
+    tables = (TableRoute("item", Routing("mod", 7, 2), (0, 1)),)
+    for shape in ((), (5,), (4, 3), (2, 1, 3), (1, 1, 1, 1)):
+        for place in np.ndindex(shape):
+            ids = np.zeros(shape, np.int64)
+            ids[place] = 7
+            with pytest.raises(IdRangeError) as error:
+                route_unique(RouteMap(tables, 2), [ids])
+            assert error.value.shape == shape and error.value.place == place
 
 
 def test_arguments_are_checked():

@@ -135,6 +135,13 @@ def watch(variable):
     return []
 
 
+def scan(cursor, handles=((), ())):
+    chunk = library.load().tfps_scan_rows(
+        variables=[handle(h) for h in handles], cursor=placeholder(tf.int64, cursor), dim=4, max_rows=9
+    )
+    return [chunk.keys, *chunk.rows, chunk.next_cursor]
+
+
 V = [None]
 FITS = [
     (lambda: route([[3, 2], None]), [V, V, V, V, [2], [3, 2], None]),
@@ -162,11 +169,15 @@ FITS = [
     (lambda: watch(()), []),
     (lambda: touched((), ()), [V, []]),
     (lambda: touched(None, None), [V, []]),
+    (lambda: scan(()), [V, [None, 4], [None, None], []]),
+    (lambda: scan(None, handles=(None,)), [V, [None, 4], []]),
 ]
 FAILS = [
     (lambda: watch([2]), "must be rank 0"),
     (lambda: touched([2], ()), "must be rank 0"),
     (lambda: touched((), [1]), "must be rank 0"),
+    (lambda: scan([1]), "must be rank 0"),
+    (lambda: scan((), handles=((), [2])), "must be rank 0"),
     (lambda: gather([1]), "Negative dimension size"),
     (lambda: gather([]), "must be rank 1"),
     (lambda: gather([3, 3]), "must be rank 1"),

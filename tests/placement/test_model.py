@@ -24,7 +24,7 @@ def test_bytes_of_a_spec():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "", "shape": (1,)}, "`name` must be a text that is not empty"),
+        ({"name": "", "shape": (1,)}, "`name` must be a string that is not empty"),
         ({"name": "v", "shape": (None, 2)}, "`shape` of variable 'v' .*None, 2"),
         ({"name": "v", "shape": (-1,)}, "`shape` of variable 'v' .*-1"),
         ({"name": "v", "shape": (5,), "is_table": True}, r"`shape` of variable 'v' must be \[rows, width, ...\]"),
@@ -113,9 +113,12 @@ def _edited(change):
         (_edited(lambda data: data.update(format=99)), "`format` of a saved plan must be 1. Received: 99"),
         (_edited(lambda data: data.update(num_servers=0)), "`num_servers` must be an integer of at least 1"),
         (_edited(lambda data: data.update(num_servers=2.0)), "`num_servers` must be an integer"),
-        (_edited(lambda data: data["variables"][0].update(name=5)), "`name` must be a text"),
+        (_edited(lambda data: data["variables"][0].update(name=5)), "`name` must be a string"),
         (_edited(lambda data: data["variables"][0].update(is_table="yes")), "`is_table`.*True or False"),
-        (_edited(lambda data: data["variables"][0].update(servers=[1.0])), "must be on servers 0 to"),
+        (
+            _edited(lambda data: data["variables"][0].update(servers=[1.0])),
+            "`server` must be an integer of at least 0. Received: 1.0",
+        ),
         (_edited(lambda data: data.update(num_servers="2")), "`num_servers` must be an integer"),
         (_edited(lambda data: data["variables"][0].pop("routing")), "must be a plan that `save` wrote.*'routing'"),
         (_edited(lambda data: data["variables"][0].update(colour=1)), "must be a plan that `save` wrote.*colour"),

@@ -204,7 +204,7 @@ FAILED = (
     PRELUDE
     + """
 from tfps.errors import ConfigError
-from tfps.strategy import strategy as module
+from tfps.strategy import start as module
 
 def check(error, make):
     try:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import tfps
 from tests.training.test_geo import counter
-from tfps.errors import UnsupportedError
+from tfps.errors import IdRangeError, UnsupportedError
 from tfps.training import paced_schedules
 from tfps.training.geo.pacing import MOST_MISSED
 
@@ -87,7 +87,7 @@ def test_a_failure_after_training_was_stopped_leaves_nothing_under_way(strategy)
         return tf.where(ids == 1, tf.constant(7777, tf.int64), ids), labels  # fails the step of worker 1
 
     data = slow(200, lambda i: tf.where(i % 2 == 1, 400, 60)).map(bad)
-    with pytest.raises(tf.errors.InvalidArgumentError):
+    with pytest.raises(IdRangeError):
         model.fit(data, verbose=0, callbacks=[OnBatch(0, lambda: setattr(model, "stop_training", True))])
     before = counted(model)
     time.sleep(1.0)
@@ -126,7 +126,7 @@ def test_a_window_misses_a_bounded_number_of_others(strategy, monkeypatch):
     model = counter(strategy, push_every=2)
     model.optimizer.iterations.assign(1_000_000)
     model.fit(slow(160, lambda i: tf.where(i % 2 == 0, 200, 0)), verbose=0)
-    own = [place for place, share in enumerate(order) if share == 0]
+    own = [place for place, shard in enumerate(order) if shard == 0]
     between = [b - a - 1 for a, b in zip(own, own[1:], strict=False)]
     assert len(order) >= 80 and 2 < max(between) <= MOST_MISSED + 1
 

@@ -248,12 +248,12 @@ def test_rows_that_others_moved_are_counted(strategy):
     model.optimizer.iterations.assign(1_000_000)  # an old model, which all workers train at once
     ids = np.ones((64 * 8, 2), np.int64)
     data = ids, np.zeros((64 * 8, 2, 4), np.float32)
-    shares = []
+    conflicts = []
     for _ in range(50):  # until two windows were under way at once, which is up to the machine
-        shares += model.fit(*data, batch_size=8, verbose=0).history["geo_conflicts"]
-        if shares[-1] > 0.0:
+        conflicts += model.fit(*data, batch_size=8, verbose=0).history["geo_conflicts"]
+        if conflicts[-1] > 0.0:
             break
-    assert shares[-1] > 0.0 and all(0.0 <= share <= 1.0 for share in shares)
+    assert conflicts[-1] > 0.0 and all(0.0 <= fraction <= 1.0 for fraction in conflicts)
     evaluated = model.evaluate(*data, verbose=0, return_dict=True)
     assert "geo_delta_norm" not in evaluated
 

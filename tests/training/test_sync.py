@@ -1,4 +1,4 @@
-"""Sync: one update a global step, equal to that of one process with the joined batch; each batch is trained once."""
+"""Sync: one update a global step, equal to that of one process with the concatenated batch; each batch trains once."""
 
 import contextlib
 import types
@@ -58,8 +58,8 @@ def state(model):
     return [*model.get_weights(), *(np.asarray(v) for v in slots)]
 
 
-def joined(strategy, optimizer, data, size):
-    """What one worker reaches with the joined batches of all of them, an update after the other."""
+def one_worker_twin(strategy, optimizer, data, size):
+    """The model of one worker that trains on the concatenated batches of all workers, one after the other."""
     model = model_of(strategy, optimizer)
     for batch in batches(data, size):
         model.train_on_batch(*batch)
@@ -71,7 +71,7 @@ def test_workers_make_the_update_of_the_joined_batch(strategy, name):
     data = arrays(17 * 32 + 5)  # the last batch is small, and one worker has one more than the other
     model = model_of(strategy, tfps.optimizers.Sync(INNER[name]()))
     model.fit(batches(data, 32), verbose=0)
-    twin = joined(strategy, INNER[name](), data, 64)
+    twin = one_worker_twin(strategy, INNER[name](), data, 64)
     assert int(model.optimizer.iterations) == int(twin.optimizer.iterations) == 9
     for ours, theirs in zip(state(model), state(twin), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
@@ -243,7 +243,7 @@ class Examples(keras.metrics.Sum):
 
 @pytest.mark.parametrize("staleness", [0, 3])
 def test_every_update_counts_every_batch_once(strategy, staleness):
-    """A power of two of examples, at a rate of as many, moves a row by exactly its share of the joined batch."""
+    """A power of two of examples, at a rate of as many, moves a row by exactly its part of the concatenated batch."""
     ids = np.random.default_rng(0).integers(0, ROWS, (64 * 32, 1))
     model = counter(strategy, max_staleness=staleness)
     history = model.fit(ids, np.zeros((64 * 32, 1, 4), np.float32), batch_size=32, epochs=2, verbose=0)
@@ -276,7 +276,7 @@ class Calls(list):
 
 
 def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
-    """Not even where a share turns out to have ended, and what it was to have of the budget is left over."""
+    """Not even where a shard turns out to have ended, so that steps which were meant for it are left of the budget."""
     monkeypatch.setattr(runner, "Calls", Calls)
     left, begun = [8, 1, 8], []
 

@@ -100,11 +100,11 @@ def test_batches_of_the_chief_go_out_several_at_a_time(one_worker, monkeypatch):
     ids, steps, read = ids_of(15), [], Closure.read
     data = tf.data.Dataset.from_tensor_slices((ids, np.zeros((len(ids), 4), np.float32))).batch(SIZE)
 
-    def noted(self, vector):
+    def read_and_record(self, vector):
         steps.append(read(self, vector).steps)
         return read(self, vector)
 
-    monkeypatch.setattr(Closure, "read", noted)
+    monkeypatch.setattr(Closure, "read", read_and_record)
     for _ in range(2):
         model.fit(fed(data), verbose=0)
     assert sum(steps) == 30

@@ -4,6 +4,7 @@ absl keeps the flags of a process in one global object, `absl.flags.FLAGS`. A us
 define flags there, so our commands keep theirs in a `FlagValues` of their own.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -48,7 +49,7 @@ class Command:
         except (flags.Error, ValueError) as error:
             self.fail(str(error))
         if self.flags["help"].value:
-            print(self.help_text())
+            _print(self.help_text())
             sys.exit(0)
         return arguments
 
@@ -85,6 +86,13 @@ class Command:
 def define_alias(flag_values: flags.FlagValues, name: str) -> None:
     """Lets a flag with dashes also be spelled with underscores, as TensorFlow's programs spell theirs."""
     flags.DEFINE_alias(name.replace("-", "_"), name, flag_values=flag_values)
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `tfps-plan --help | head`: the reader has what it wants, and gets no traceback for it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _flag_line(flag: flags.Flag) -> str:

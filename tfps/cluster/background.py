@@ -38,11 +38,13 @@ def finalize(owner: object, work: Callable[[], None]) -> Callable[[], object]:
         A function that calls it off.
     """
     with _Thread.lock:
+        # Started here and not by the finalizer: the start of a thread takes locks that a collection may interrupt.
         if _Thread.thread is None:
             _Thread.thread = threading.Thread(target=_do_work, daemon=True, name="tfps-background")
             _Thread.thread.start()
             atexit.register(_end)
     finalizer = weakref.finalize(owner, _WORK.put, work)
+    # At the end of the program the servers end by themselves, and TensorFlow may be half gone.
     finalizer.atexit = False
     return finalizer.detach
 
@@ -53,6 +55,7 @@ def _do_work() -> None:
             work()
         except Exception:  # nobody waits for it, and the next one must be done all the same
             _LOG.warning("What an object left behind could not be tidied up.", exc_info=True)
+        # Or this frame would hold it, and what it holds, until the next work comes.
         del work
 
 

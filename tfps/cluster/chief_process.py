@@ -39,6 +39,7 @@ class ChiefProcess:
 
     def wait(self, timeout_s: float) -> int | None:
         """The exit status as a shell gives it, None if the program still runs after `timeout_s`."""
+        # A shell's convention, so that `tfps-launch` ends as the program would have ended by itself.
         try:
             status = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:

@@ -27,6 +27,7 @@ def wait_for_chief(task: str, address: str, timeout_s: float) -> None:
     Raises:
         ClusterTimeoutError: it does not within `timeout_s`.
     """
+    # The wall clock may jump where hosts set it at boot; the monotonic one does not.
     started = time.monotonic()
     next_report_s = _REPORT_S
     while (refusal := _try_connect(address)) is not None:
@@ -55,12 +56,15 @@ def wait_until_done(address: str, grace_s: float | None) -> None:
         try:
             connection = reach.connect(address)
         except OSError as error:
+            # A refusal right after a close is the usual end. It may also be a chief that is started again, so it has
+            # to last for `grace_s`.
             now = time.monotonic()
             gone_since = now if gone_since is None else gone_since
             if now - gone_since >= (grace_s or _default_grace_s(error)):
                 return
             time.sleep(_RETRY_S)
         else:
+            # It listens again, or still: TensorFlow only closed the idle connection.
             gone_since = None
             with connection:
                 _wait_until_closed(connection)

@@ -60,6 +60,7 @@ class _Resources:
 
     def stop_cluster(self) -> None:
         """Ends the embedded cluster; servers of a TF_CONFIG end with the program."""
+        # Forgotten before the call, so that it is made once, whichever thread comes first.
         stop, self._stop = self._stop, None
         if stop is not None:
             stop()
@@ -91,6 +92,7 @@ class Connection:
 
     def __init__(self, cluster: LocalCluster | ClusterSpec) -> None:
         self.cluster = cluster
+        # How often the cluster had been stopped when this began, by which a later `stop` is seen.
         self._stops = cluster.stops if isinstance(cluster, LocalCluster) else 0
         self._why_ended = ""
         self._let_go = False
@@ -121,6 +123,7 @@ class Connection:
 
     def _look_at(self, cluster: LocalCluster) -> None:
         """Fails if the embedded cluster was stopped, or a server of it died that held variables."""
+        # It may run again by now, with other servers: `stop`, then `start`.
         if cluster.stops != self._stops:
             self.fail("its LocalCluster was stopped")
             return
@@ -158,6 +161,7 @@ class Connection:
         Handles and functions are dropped while their servers live. If they were dropped later, TensorFlow would ask
         the servers of the next connection to drop them, which know nothing of them, and log an error for each.
         """
+        # First of all: whoever asks from now on is refused, also a thread in the midst of a `fit`.
         self.fail(why)
         if self._let_go:
             return
@@ -165,6 +169,7 @@ class Connection:
         self._resources.close_pools()
         for user in list(self._users.values()):
             user.release()
+        # A model and its functions are cycles; without this they would be dropped some time later.
         gc.collect()
 
     def finish(self, *, stop_cluster: bool = True) -> None:
@@ -175,6 +180,7 @@ class Connection:
         """
         if not stop_cluster:
             self._resources.keep_cluster()
+        # Otherwise the cluster would be stopped again when the connection is collected, maybe a restarted one.
         self._call_off()
         self._resources.close()
 
@@ -217,6 +223,7 @@ def connect(cluster: LocalCluster | ClusterSpec, connect_tensorflow: Callable[[]
     try:
         connect_tensorflow()
         connection = Connection(cluster)
+        # Weak, so that a strategy that nobody holds ends.
         _Current.reference = weakref.ref(connection)
         return connection
     finally:
@@ -240,6 +247,7 @@ def reconnect_tensorflow(spec: ClusterSpec) -> bool:
     from tensorflow.python.eager import context  # no public name reaches the server definition
 
     before: ServerDef | None = context.context().get_server_def()
+    # None: this program was never connected. Another job: it was connected by something else than a strategy of ours.
     if before is None or before.job_name != jobs.CHIEF:
         return False
     context.context().update_server_def(_moved(before, spec))

@@ -5,11 +5,29 @@ which, so that a worker with a card needs a change here and nowhere else. Pure f
 """
 
 import dataclasses
+import re
 
 from tfps import jobs
 
 CHIEF = "/device:CPU:0"
 """The chief's own device. It names no job, so it is right before the chief connects to its cluster and after."""
+
+
+# TensorFlow writes a device with and without its replica: "/job:ps/task:1", "/job:ps/replica:0/task:1/device:CPU:0".
+_TASK = re.compile(rf"/job:(?P<job>{jobs.PS}|{jobs.WORKER})/(?:replica:\d+/)?task:(?P<index>\d+)")
+# The job of every process until it connects; then the chief's own devices are called by the chief's job.
+_UNCONNECTED = "/job:localhost"
+
+
+def find_task(text: str) -> tuple[str, int] | None:
+    """The job and index of the first server or worker that a text of TensorFlow's names by a device."""
+    task = _TASK.search(text)
+    return (task["job"], int(task["index"])) if task else None
+
+
+def is_unconnected(device: str) -> bool:
+    """Whether a device's name is from before this process connected to a cluster; then its devices have others."""
+    return _UNCONNECTED in device
 
 
 def of_task(job: str, index: int, device: str = "CPU:0") -> str:

@@ -14,9 +14,10 @@ import tempfile
 from collections.abc import Sequence
 from types import FrameType
 
-from tfps import env
+from tfps import env, jobs
 from tfps.cluster import logs, server
 from tfps.cluster.chief_process import ChiefProcess
+from tfps.cluster.endpoints import Endpoint
 from tfps.cluster.ports import reserve_address
 from tfps.cluster.processes import cores_each
 from tfps.cluster.server_group import ServerGroup, TaskOrder
@@ -89,8 +90,9 @@ def run_role(config: TaskConfig, program: Sequence[str]) -> None:
         ConfigError: the task is the chief and there is no such program.
         SystemExit: the server is done; see `tfps.cluster.server.serve`.
     """
-    if config.task_type != "chief":
+    if config.task_type != jobs.CHIEF:
         server.serve(config)
+    # In place of this process, so that signals, exit status and process id are the program's own.
     command = program_command(program)
     os.execvp(command[0], command)
 
@@ -101,25 +103,31 @@ def run_local(plan: LaunchPlan) -> int:
     Returns:
         The program's exit status (128 + n if signal n ended it); 1 if a server failed; 128 + n if signal n stopped
         this process.
+
+    Raises:
+        ConfigError: TFPS_START_TIMEOUT_S is no number of seconds; nothing was started.
     """
+    timeout_s = env.start_timeout_s()
     terminal = Terminal()
     log_dir = _make_log_dir(plan.log_dir)
-    config = TaskConfig(_reserve_cluster(plan), "chief", 0)
+    # The program learns its cluster as in production, by TF_CONFIG: nothing in it depends on the launcher.
+    config = TaskConfig(_reserve_cluster(plan), jobs.CHIEF, 0)
     group = ServerGroup(_make_orders(config.cluster, log_dir), log_dir, temporary=plan.log_dir is None)
     chief = None
     handlers = _raise_on_signals()
     try:
         group.launch()
-        chief_log = logs.log_path(log_dir, "chief", 0) if plan.log_dir else None
+        chief_log = logs.log_path(log_dir, jobs.CHIEF, 0) if plan.log_dir else None
         chief = ChiefProcess(program_command(plan.program), config, terminal, chief_log)
         _show(group, terminal)
-        return _supervise(chief, group)
+        return _supervise(chief, group, timeout_s)
     except ClusterError as error:
         logs.say(f"error: {error}")
         return _FAILED
     except _Interrupted as interruption:
         return _interrupt(chief, interruption.number)
     finally:
+        # A second Ctrl-C must not interrupt the end, which would leave processes behind.
         _ignore_signals(handlers)
         _end(chief, group, terminal)
         _restore(handlers)
@@ -134,15 +142,15 @@ def _make_log_dir(log_dir: str | None) -> str:
 
 def _reserve_cluster(plan: LaunchPlan) -> ClusterSpec:
     # Chosen now, so that the program and the servers can import TensorFlow at the same time.
-    ps, worker = ([reserve_address() for _ in range(count)] for count in (plan.num_ps, plan.num_workers))
-    return ClusterSpec(worker=tuple(worker), ps=tuple(ps), chief=(reserve_address(),))
+    ps, worker = ([Endpoint.at(reserve_address()) for _ in range(count)] for count in (plan.num_ps, plan.num_workers))
+    return ClusterSpec(worker=tuple(worker), ps=tuple(ps), chief=(Endpoint.at(reserve_address()),))
 
 
 def _make_orders(spec: ClusterSpec, log_dir: str) -> list[TaskOrder]:
-    counts = {"ps": spec.num_ps, "worker": spec.num_workers}
+    counts = {jobs.PS: spec.num_ps, jobs.WORKER: spec.num_workers}
     return [
-        TaskOrder(job, index, address, logs.log_path(log_dir, job, index), cores_each(counts[job]))
-        for job, index, address in spec.servers()
+        TaskOrder(job, index, endpoint.listen, logs.log_path(log_dir, job, index), cores_each(counts[job]))
+        for job, index, endpoint in spec.servers()
     ]
 
 
@@ -151,9 +159,9 @@ def _show(group: ServerGroup, terminal: Terminal) -> None:
         terminal.follow_log(order.name, order.log_path)
 
 
-def _supervise(chief: ChiefProcess, group: ServerGroup) -> int:
+def _supervise(chief: ChiefProcess, group: ServerGroup, timeout_s: float) -> int:
     """Waits for the program to end, and watches the servers meanwhile."""
-    timeout_s = env.start_timeout_s()
+    # Polled in turn: a dead server leaves the program waiting for minutes, so its end must be seen while it runs.
     while (status := chief.wait(_POLL_S)) is None:
         _check(group)
         group.check_in_time(timeout_s)
@@ -163,7 +171,7 @@ def _supervise(chief: ChiefProcess, group: ServerGroup) -> int:
         logs.say(f"error: {error}")
         return status or _FAILED
     if status:
-        logs.say(f"chief 0 ended with status {status}")
+        logs.say(f"{jobs.CHIEF} 0 ended with status {status}")
     return status
 
 

@@ -53,6 +53,7 @@ def _checked_seconds(name: str, value: object) -> float | None:
 def _checked_directory(name: str, value: object) -> str | None:
     if value is None:
         return None
+    # pathlib.Path and the like come out as strings: they are sent to the zygote as JSON.
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     return check_string(name, path, valid="the path of a directory, or None for a temporary one")
 
@@ -84,7 +85,8 @@ class LocalCluster:
         worker_threads: int | None = None,
         log_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        env.start_timeout_s()  # a variable that breaks its rule is refused now, before processes are started
+        # A variable that breaks its rule is refused now, before processes are started.
+        env.start_timeout_s()
         self._settings = _Settings(
             num_ps=check_integer("num_ps", num_ps, at_least=1),
             num_workers=check_integer("num_workers", num_workers, at_least=1),
@@ -134,6 +136,7 @@ class LocalCluster:
         with self._lock:
             if self._group is None:
                 group = self._make_group()
+                # The group is kept only once it runs: a launch that failed half way is stopped and forgotten.
                 try:
                     group.launch()
                 except BaseException:
@@ -151,13 +154,15 @@ class LocalCluster:
         with self._lock:
             if self._spec is not None:
                 return
-            timeout_s = self._settings.start_timeout_s or env.start_timeout_s()  # it may have changed since the check
+            # Read before the launch: the variable may have been changed since the constructor checked it.
+            timeout_s = self._settings.start_timeout_s or env.start_timeout_s()
             self.launch()
             group = require_running(self._group, "start")
             try:
                 group.wait(timeout_s)
                 self._spec = _spec_of(group.tasks)
             except BaseException:
+                # Also after a Ctrl-C: what this call started must not stay.
                 group.stop()
                 self._group = None
                 raise
@@ -174,6 +179,7 @@ class LocalCluster:
         """Ends the servers; a later `start` begins anew. Does nothing if there are none."""
         with self._lock:
             if self._group is not None:
+                # In a fork of this process nothing is told to the servers: they belong to the parent.
                 if self._spec is not None and self._group.running:
                     disconnect(self._spec)
                 self._group.stop()
@@ -195,7 +201,9 @@ class LocalCluster:
         chosen = self._settings.log_dir
         if chosen is not None:
             os.makedirs(chosen, exist_ok=True)
+        # Made here, as the path has to be known before the servers are.
         log_dir = chosen or tempfile.mkdtemp(prefix="tfps-")
+        # Port 0: the system picks one, and the server reports it. So no port is reserved that another may take.
         orders = [
             TaskOrder(job, index, f"{LOOPBACK}:0", log_path(log_dir, job, index), self._settings.threads(job))
             for job in (jobs.PS, jobs.WORKER)
@@ -205,5 +213,5 @@ class LocalCluster:
 
 
 def _spec_of(tasks: tuple[Task, ...]) -> ClusterSpec:
-    addresses = {job: tuple(task.address for task in tasks if task.order.job == job) for job in (jobs.PS, jobs.WORKER)}
-    return ClusterSpec(worker=addresses[jobs.WORKER], ps=addresses[jobs.PS])
+    servers, workers = ([t.endpoint for t in tasks if t.order.job == job] for job in (jobs.PS, jobs.WORKER))
+    return ClusterSpec(worker=tuple(workers), ps=tuple(servers))

@@ -17,6 +17,7 @@ def tail(path: str) -> str:
     """The last lines of a log, indented; a sentence if there are none. Reads at most 8 kB."""
     try:
         with open(path, "rb") as log:
+            # From the end: a log may have gigabytes. The first line that is read may be cut, and is then one of many.
             size = log.seek(0, os.SEEK_END)
             log.seek(max(0, size - TAIL_BYTES))
             lines = log.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
@@ -27,6 +28,7 @@ def tail(path: str) -> str:
 
 def describe_status(status: int) -> str:
     """How a process ended: 3 is "with status 3", -9 is "by SIGKILL"."""
+    # `subprocess` and `os.waitstatus_to_exitcode` give -n for a process that signal n ended.
     if status >= 0:
         return f"with status {status}"
     try:

@@ -12,6 +12,7 @@ LOOPBACK = "127.0.0.1"
 
 def reserve_address(host: str = LOOPBACK) -> str:
     """A "host:port" that a server started within a minute can bind, and that the kernel gives to nobody else."""
+    # Port 0 has the kernel pick a free one.
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, 0))

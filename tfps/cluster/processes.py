@@ -20,6 +20,7 @@ def signal_on_parent_death(number: signal.Signals) -> None:
     The kernel watches that *thread*: whoever handles the signal must still ask `parent_is_gone`. Does nothing where
     there is no prctl.
     """
+    # There is no portable way. Elsewhere the zygote's poll of its parent finds out, up to a second later.
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
@@ -34,6 +35,7 @@ def boot_command(statement: str, *arguments: str) -> list[str]:
 
     The process gets this one's `sys.path`, so that it finds the same tfps wherever it was started.
     """
+    # As JSON in an argument: PYTHONPATH would also reach the processes that this one starts, and paths may hold colons.
     prelude = "import json, sys; sys.path[:] = json.loads(sys.argv[1])"
     return [sys.executable, "-c", f"{prelude}; {statement}", json.dumps(sys.path), *arguments]
 
@@ -49,13 +51,15 @@ def tied_command(command: Sequence[str]) -> list[str]:
 def exec_tied(parent: int, command: Sequence[str]) -> NoReturn:
     """Becomes `command`, which the kernel kills when the process `parent`, which started this one, ends."""
     signal_on_parent_death(signal.SIGKILL)
-    if parent_is_gone(parent):  # it ended before the line above
+    # It may have ended before the line above, and then no signal comes.
+    if parent_is_gone(parent):
         sys.exit(1)
     os.execvp(command[0], list(command))
 
 
 def cores_each(count: int) -> int:
     """The cores each of `count` processes may compute on if they share this machine without fighting; at least 1."""
+    # A container may allow fewer cores than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // count)
 

@@ -8,7 +8,8 @@ import time
 
 from tfps import env
 from tfps.cluster import logs
-from tfps.cluster.spec import ClusterSpec, split_address
+from tfps.cluster.endpoints import split_address
+from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ClusterTimeoutError
 
 CONNECT_S = 2.0
@@ -31,6 +32,7 @@ def wait_for_servers(spec: ClusterSpec, timeout_s: float | None = None) -> None:
     started = time.monotonic()
     next_report_s = _REPORT_S
     missing = unreachable(spec)
+    # Tasks come up in any order, so a refused connection is no failure until the limit has passed.
     while missing:
         waited_s = time.monotonic() - started
         if waited_s > timeout_s:
@@ -53,12 +55,13 @@ def unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> dict[s
         only: try no others than these keys of an earlier answer.
     """
     missing = {}
-    for job, index, address in spec.servers():
-        key = f"{job} {index} at {address}"
+    for job, index, endpoint in spec.servers():
+        key = f"{job} {index} at {endpoint}"
         if only is not None and key not in only:
             continue
+        # The address that others dial: a server may well listen while a service in front of it is not there yet.
         try:
-            connect(address).close()
+            connect(endpoint.dial).close()
         except OSError as error:
             missing[key] = error.strerror or str(error) or "timed out"
     return missing

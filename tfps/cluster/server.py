@@ -7,7 +7,7 @@ the process. Call it from the main thread. TensorFlow's server does its work in 
 import sys
 from typing import NoReturn
 
-from tfps import env
+from tfps import env, jobs
 from tfps.cluster import chief_watch, logs
 from tfps.cluster.tf_config import TaskConfig
 from tfps.cluster.tf_server import start_server
@@ -29,8 +29,10 @@ def serve(config: TaskConfig) -> NoReturn:
         ConfigError: the task is the chief, which runs the program instead.
         SystemExit: always, otherwise.
     """
-    if config.task_type == "chief":
-        raise ConfigError("`config.task_type` must be 'ps' or 'worker' to serve. Received: 'chief'.")
+    if config.task_type == jobs.CHIEF:
+        valid = " or ".join(map(repr, (jobs.PS, jobs.WORKER)))
+        raise ConfigError(f"`config.task_type` must be {valid} to serve. Received: {config.task_type!r}.")
+    # The process is a server's and not the user's: it says what went wrong in a line and needs no traceback.
     try:
         serve_until_done(config)
     except TfpsError as error:
@@ -49,11 +51,11 @@ def serve_until_done(config: TaskConfig) -> None:
         ClusterError: the port cannot be bound.
         ClusterTimeoutError: the chief did not come within TFPS_JOIN_TIMEOUT_S.
     """
-    chief = config.cluster.chief[0]
-    addresses = dict(enumerate(getattr(config.cluster, config.task_type)))
-    start_server(config.task_type, config.task_index, addresses)
-    logs.say(f"{config.name} listens at {config.address} and waits for the chief at {chief}")
-    chief_watch.wait_for_chief(config.name, chief, env.join_timeout_s())
+    (chief,) = config.cluster.endpoints(jobs.CHIEF)
+    start_server(config.task_type, config.task_index, config.endpoint.listen)
+    logs.say(f"{config.name} listens at {config.endpoint.listen} and waits for the chief at {chief}")
+    chief_watch.wait_for_chief(config.name, chief.dial, env.join_timeout_s())
+    # From here the chief is watched, and not waited for: it may take days, and its end is the end of this process.
     logs.say(f"{config.name} serves the chief at {chief}")
-    chief_watch.wait_until_done(chief, env.chief_grace_s())
+    chief_watch.wait_until_done(chief.dial, env.chief_grace_s())
     logs.say(f"{config.name} ends: the chief at {chief} is done")

@@ -18,7 +18,9 @@ import threading
 import time
 from collections.abc import Sequence
 
-from tfps.cluster import logs
+from tfps import jobs
+from tfps.cluster import logs, tf_logging
+from tfps.cluster.endpoints import Endpoint
 from tfps.cluster.zygote_link import Event, ZygoteLink, current_link, server_environment
 from tfps.errors import ClusterError, ClusterTimeoutError, TaskDiedError
 
@@ -33,14 +35,14 @@ class TaskOrder:
     Args:
         job: "ps" or "worker".
         index: position in the job, from 0.
-        address: "host:port" to listen on; port 0 has the system pick one.
+        listen: "host:port" to listen at; port 0 has the system pick one.
         log_path: the file its output is appended to.
         threads: compute threads of one op; 0 for one a core.
     """
 
     job: str
     index: int
-    address: str
+    listen: str
     log_path: str
     threads: int = 0
 
@@ -52,11 +54,17 @@ class TaskOrder:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A server that is up: its order, process id and the address it is bound to."""
+    """A server that is up.
+
+    Args:
+        order: what was asked for.
+        pid: its process id.
+        endpoint: the address it is bound to, with the port that the system picked.
+    """
 
     order: TaskOrder
     pid: int
-    address: str
+    endpoint: Endpoint
 
     @property
     def name(self) -> str:
@@ -113,6 +121,7 @@ class ServerGroup:
             if self._link is not None:
                 return
             self._owner, self._launched = os.getpid(), time.monotonic()
+            # The log directory and the environment are of this moment; the zygote may be older.
             link = current_link()
             orders = [dataclasses.asdict(order) for order in self._orders.values()]
             self._key = link.start(orders, server_environment(), self._log_dir, self._temporary)
@@ -129,6 +138,7 @@ class ServerGroup:
             TaskDiedError: one ended instead; the others are stopped.
         """
         try:
+            # `check` before the limit: a server that died is a better reason than one that is not up.
             while not self.is_up:
                 self._read_events(_POLL_S)
                 self.check()
@@ -137,7 +147,8 @@ class ServerGroup:
             link = self._link
             self.stop()
             if link is not None:
-                link.end_if_unused()  # it may be what is wrong; a later cluster starts another
+                # The zygote may be what is wrong, and holds 250 MB. A later cluster starts another.
+                link.end_if_unused()
             raise
 
     @property
@@ -155,9 +166,11 @@ class ServerGroup:
         """Raises `TaskDiedError` with the tail of its log if a server, or the process that forked them, is dead."""
         with self._lock:
             self._read_events(0)
+            # The server that ended first is the one to blame: others may have ended because of it.
             for key, status in self._ended.items():
                 if key not in self._removed:
-                    raise TaskDiedError(self._describe_end(self._orders[key], status), key)
+                    tf_logging.quieten()
+                    raise self._death_of(self._orders[key], status)
             if self._link is not None and self._link.closed:
                 raise TaskDiedError(
                     "The process that holds the servers of this machine ended, and they with it. The last lines of "
@@ -172,18 +185,23 @@ class ServerGroup:
     def may_remove_task(self, job: str, index: int) -> bool:
         """Whether others can do its work: a worker's, once all servers have come up, while another worker lives."""
         with self._lock:
-            others = [key for key in self._up if key[0] == "worker" and key not in self._ended and key != (job, index)]
-            return job == "worker" and self.is_up and bool(others)
+            others = [
+                key for key in self._up if key[0] == jobs.WORKER and key not in self._ended and key != (job, index)
+            ]
+            return job == jobs.WORKER and self.is_up and bool(others)
 
     def stop(self) -> None:
         """Kills every server and waits until they are gone. Does nothing in a fork, or if they were stopped."""
         with self._lock:
             if not self.running:
                 return
+            # Cleared first: if the stop fails half way it is not tried again on a group that is unknown by then.
             link, self._link = self._link, None
             assert link is not None
             if not link.stop(self._key, _STOP_S):
-                self._kill_servers()  # the zygote hangs
+                # The zygote hangs, so it has not reaped them: their ids are still theirs.
+                self._kill_servers()
+            # The zygote removes them too; it does not where it was killed, or was still importing TensorFlow.
             if self._temporary and not self._ended:
                 shutil.rmtree(self._log_dir, ignore_errors=True)
 
@@ -197,13 +215,14 @@ class ServerGroup:
         with self._lock:
             if self._link is None or not self.running:
                 return
+            # Of this group only: the link keeps the events of the others for them.
             for event in self._link.events(self._key, timeout_s):
                 self._record(event)
 
     def _record(self, event: Event) -> None:
         key = (event.get("job", ""), event.get("index", -1))
         if event["event"] == "started":
-            self._up[key] = Task(self._orders[key], event["pid"], event["address"])
+            self._up[key] = Task(self._orders[key], event["pid"], Endpoint.at(event["address"]))
         elif event["event"] == "ended":
             self._ended[key] = event["status"]
 
@@ -218,12 +237,14 @@ class ServerGroup:
             f"lines of its log {path}:\n{logs.tail(path)}"
         )
 
-    def _describe_end(self, order: TaskOrder, status: int) -> str:
+    def _death_of(self, order: TaskOrder, status: int) -> TaskDiedError:
         task = self._up.get((order.job, order.index))
-        process = f" (process {task.pid} at {task.address})" if task else ""
-        return (
-            f"{order.name}{process} ended {logs.describe_status(status)}. The last lines of its log "
-            f"{order.log_path}:\n{logs.tail(order.log_path)}"
+        process = f" (process {task.pid} at {task.endpoint})" if task else ""
+        what = f"{order.name}{process} ended {logs.describe_status(status)}"
+        return TaskDiedError(
+            f"{what}. The last lines of its log {order.log_path}:\n{logs.tail(order.log_path)}",
+            (order.job, order.index),
+            summary=f"{what}. Its log: {order.log_path}",
         )
 
 

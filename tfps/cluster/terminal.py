@@ -48,6 +48,7 @@ class Terminal:
         thread.start()
 
     def _pump(self, name: str, pipe: BinaryIO, error: bool, copy_to: BinaryIO | None) -> None:
+        # By line, so that the lines of two tasks never mix; what a task prints without a newline waits for its end.
         with pipe:
             for line in iter(pipe.readline, b""):
                 self._write(name, line, error)
@@ -72,6 +73,7 @@ class Terminal:
             self._write(name, pending, True)
 
     def _write(self, name: str, line: bytes, error: bool) -> None:
+        # A task may print bytes of any encoding, and a terminal must not end the launcher over that.
         text = line.decode(errors="replace").rstrip("\r\n")
         with self._lock:
             print(f"[{name}] {text}", file=sys.stderr if error else sys.stdout, flush=True)

@@ -8,8 +8,11 @@ import json
 from typing import Any
 
 from tfps import env
-from tfps.cluster.spec import JOBS, ClusterSpec, check_addresses
+from tfps.cluster.endpoints import Endpoint, check_addresses
+from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ConfigError
+from tfps.jobs import CHIEF, JOBS
+from tfps.types import JSON
 
 _EVALUATOR_HINT = (
     "An evaluator must stay outside a parameter-server cluster, whose chief would wait for it for ever: start it as "
@@ -36,10 +39,10 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         """Checks that the task is one of the cluster's."""
-        if not self.cluster.chief:
+        if not self.cluster.endpoints(CHIEF):
             raise ConfigError(f"`cluster.chief` must list one address. Received: {self.cluster.as_dict()!r}.")
         _check_task_type(self.task_type)
-        _check_task_index(self.task_index, self.task_type, len(getattr(self.cluster, self.task_type)))
+        _check_task_index(self.task_index, self.task_type, len(self.cluster.endpoints(self.task_type)))
 
     @property
     def name(self) -> str:
@@ -47,10 +50,9 @@ class TaskConfig:
         return f"{self.task_type} {self.task_index}"
 
     @property
-    def address(self) -> str:
-        """This task's own "host:port"."""
-        address: str = getattr(self.cluster, self.task_type)[self.task_index]
-        return address
+    def endpoint(self) -> Endpoint:
+        """Where this task listens, and where others dial it."""
+        return self.cluster.endpoints(self.task_type)[self.task_index]
 
     def to_json(self) -> str:
         """The TF_CONFIG text that parses to this task."""
@@ -76,6 +78,7 @@ def parse_tf_config(text: str) -> TaskConfig:
     Raises:
         ConfigError: naming the key, what it holds and what is valid.
     """
+    # All errors of a parse get one prefix: the rules below are also used on a cluster that came from elsewhere.
     try:
         config = _object("the whole text", _load(text))
         _check_rpc_layer(config.get("rpc_layer", "grpc"))
@@ -86,7 +89,7 @@ def parse_tf_config(text: str) -> TaskConfig:
         raise ConfigError(f"TF_CONFIG: {error}") from None
 
 
-def _load(text: str) -> Any:
+def _load(text: str) -> JSON:
     try:
         return json.loads(text, object_pairs_hook=_without_doubles)
     except json.JSONDecodeError as error:
@@ -94,7 +97,7 @@ def _load(text: str) -> Any:
         raise ConfigError(f"it must be JSON, but {error.msg} at {where}. Received: {_short(text)}.") from None
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_doubles(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     # json keeps the last of two equal keys in silence: half of the workers would go missing.
     keys = [key for key, _ in pairs]
     doubled = sorted({key for key in keys if keys.count(key) > 1})
@@ -103,7 +106,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _object(key: str, value: Any) -> dict[str, Any]:
+def _object(key: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"`{key}` must be a JSON object. Received: {_short(value)}.")
     return value
@@ -117,12 +120,13 @@ def _required(holder: dict[str, Any], key: str, path: str) -> Any:
     return holder[key]
 
 
-def _check_rpc_layer(layer: Any) -> None:
+def _check_rpc_layer(layer: object) -> None:
     if layer != "grpc":
         raise ConfigError(f'`rpc_layer` must be "grpc" or left out. Received: {layer!r}.')
 
 
 def _parse_cluster(jobs: dict[str, Any]) -> ClusterSpec:
+    # Unknown jobs first: a misspelt "workers" would otherwise be reported as a missing "worker".
     for job in jobs:
         _check_job(job)
     for job in JOBS:
@@ -136,7 +140,7 @@ def _check_job(job: str) -> None:
     if job == "evaluator":
         raise ConfigError(f"`cluster.evaluator` must be left out. {_EVALUATOR_HINT}. Received: 'evaluator'.")
     if job == "master":
-        raise ConfigError("`cluster.master` must be named \"chief\", as TensorFlow 2 calls it. Received: 'master'.")
+        raise ConfigError(f"`cluster.master` must be named \"{CHIEF}\", as TensorFlow 2 calls it. Received: 'master'.")
     if job not in JOBS:
         raise ConfigError(f"`cluster` must hold the jobs {', '.join(JOBS)} alone. Received: {job!r}.")
 
@@ -160,6 +164,6 @@ def _check_task_index(index: object, task_type: str, count: int) -> None:
         )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 200 else text[:200] + "..."

@@ -7,10 +7,9 @@ TensorFlow binds every server to 0.0.0.0, whatever address the cluster names, an
 reaches the port can run any op. Keep the ports of a cluster inside a trusted network.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-from tfps.cluster.spec import split_address
+from tfps.cluster.endpoints import split_address
 from tfps.errors import ClusterError
 
 
@@ -24,28 +23,29 @@ def load_tensorflow() -> Any:
     return tf
 
 
-def start_server(job: str, index: int, addresses: Mapping[int, str], threads: int = 0) -> str:
+def start_server(job: str, index: int, listen: str, threads: int = 0) -> str:
     """Starts the server of one task and returns the address it is bound to.
 
     Args:
         job: "ps" or "worker".
         index: the task's position in its job.
-        addresses: "host:port" by task index, at least this task's; port 0 has the system pick one. The chief sends
-            every server the whole cluster when it connects, so other tasks need not be known here.
+        listen: "host:port" to listen at; port 0 has the system pick one. The chief sends every server the whole cluster
+            when it connects, so other tasks need not be known here.
         threads: compute threads of one op (intra-op); 0 for one a core.
 
     Raises:
         ClusterError: the port cannot be bound.
     """
     tf = load_tensorflow()
+    # Of one op: two servers on a machine that both take all cores would fight over them.
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads)
     # Closures run on CPUs. TensorFlow would take the GPUs' memory, or log an error where there is no driver.
     config.device_count["GPU"] = 0
     try:
-        server = tf.distribute.Server({job: dict(addresses)}, job, index, protocol="grpc", config=config)
+        server = tf.distribute.Server({job: {index: listen}}, job, index, protocol="grpc", config=config)
     except tf.errors.OpError as error:
         raise ClusterError(
-            f"{job} {index} cannot listen on port {split_address(addresses[index])[1]}; another process may have it. "
+            f"{job} {index} cannot listen on port {split_address(listen)[1]}; another process may have it. "
             f"TensorFlow says: {error.message}"
         ) from error
     bound: str = server.target.removeprefix("grpc://")

@@ -38,14 +38,16 @@ _POLL_S = 1.0
 
 def main(parent: int, log_dir: str) -> NoReturn:
     """Serves requests until the chief (process `parent`) ends; removes `log_dir`, where its own log is, at the end."""
+    # What TensorFlow prints on standard output goes to the log, never between the events.
     events = os.dup(1)
-    os.dup2(2, 1)  # what TensorFlow prints goes to the log, never between the events
+    os.dup2(2, 1)
     zygote = _Zygote(0, events, parent)
     try:
         _end_with(parent, log_dir)
         import_without_keras()
         zygote.run()
-        shutil.rmtree(log_dir, ignore_errors=True)  # not after an exception: the log says what it was
+        # Not after an exception, because the log says what it was.
+        shutil.rmtree(log_dir, ignore_errors=True)
     finally:
         zygote.stop_all()
     os._exit(0)
@@ -62,7 +64,8 @@ def _end_with(parent: int, log_dir: str) -> None:
 
     signal.signal(signal.SIGUSR1, end_if_orphaned)
     processes.signal_on_parent_death(signal.SIGUSR1)
-    end_if_orphaned()  # the chief may have ended before the line above
+    # The chief may have ended before the line above, and then no signal comes.
+    end_if_orphaned()
 
 
 def _remove_unread_logs() -> None:
@@ -103,6 +106,7 @@ class _Group:
 
     def kill(self) -> None:
         """Kills and reaps its servers; removes its logs if they were temporary and no server ended by itself."""
+        # All are killed before the first is waited for, so that they end at the same time.
         for pid in self.tasks:
             os.kill(pid, signal.SIGKILL)
         for pid in self.tasks:
@@ -124,6 +128,7 @@ class _Zygote:
         """Works until the chief ends its input or is gone."""
         wakeup = _wake_on_signals(signal.SIGCHLD, signal.SIGUSR1)
         self._send({"event": "ready"})
+        # Nobody tells an idle zygote that the chief was killed while a fork of it holds the pipe: hence the poll.
         while not processes.parent_is_gone(self._parent):
             ready, _, _ = select.select([self._requests, wakeup], [], [], _POLL_S)
             if wakeup in ready:
@@ -167,6 +172,7 @@ class _Zygote:
 
     def _reap(self) -> None:
         """Reports the servers that ended by themselves."""
+        # By its id each: waiting for any child would take what a group under `kill` waits for.
         for group in self._groups.values():
             for pid in list(group.tasks):
                 ended, status = os.waitpid(pid, os.WNOHANG)
@@ -185,7 +191,7 @@ def _run_task(group: _Group, order: dict[str, Any], events: int, zygote: int) ->
     try:
         _become_task(group.request, order, zygote)
         job, index = order["job"], order["index"]
-        address = tf_server.start_server(job, index, {index: order["address"]}, order["threads"])
+        address = tf_server.start_server(job, index, order["listen"], order["threads"])
         _send(events, _event("started", group, order, os.getpid()) | {"address": address})
         os.close(events)
         while True:
@@ -202,9 +208,11 @@ def _become_task(request: dict[str, Any], order: dict[str, Any], zygote: int) ->
     processes.signal_on_parent_death(signal.SIGKILL)
     if processes.parent_is_gone(zygote):  # it died before the line above
         os._exit(1)
+    # The zygote's ways with signals are not the server's.
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
+    # As descriptors: TensorFlow writes to them past Python.
     log = os.open(order["log_path"], os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):

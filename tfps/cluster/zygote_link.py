@@ -130,11 +130,13 @@ class ZygoteLink:
             inbox = self._inboxes.get(key)
             if inbox is None or self._closed:
                 return self._closed
+            # While it imports TensorFlow it has no servers, and would look at the request only seconds later.
             if not self._ready and len(self._inboxes) == 1:
-                self.end()  # it has no servers yet, and would look at the request after the import only
+                self.end()
                 return True
             self._send({"stop": key})
-            stopped = not self._ready  # it forks and kills them after the import; nothing to wait for
+            # Not ready but used by others: it forks and kills this group after the import; nobody waits for that.
+            stopped = not self._ready
             while not stopped and not self._closed and self._read(timeout_s):
                 stopped = any(event["event"] == "stopped" for event in inbox)
             del self._inboxes[key]
@@ -147,6 +149,7 @@ class ZygoteLink:
             if self._owner != os.getpid() or self._requests_fd < 0:
                 return
             self._stop_idle_timer()
+            # The end of its input asks it to end. One that still imports would read that only afterwards.
             os.close(self._requests_fd)
             if not self._ready:
                 self._process.kill()
@@ -167,6 +170,7 @@ class ZygoteLink:
                 self.end()
 
     def _start_process(self) -> "subprocess.Popen[bytes]":
+        # Not inherited by other programs that this one starts, as Python makes pipes that way.
         # Plain descriptors: file objects would be closed, and the servers killed, while Python ends but TensorFlow
         # still talks to them. The kernel closes these when the process is really gone.
         requests, self._requests_fd = os.pipe()
@@ -196,7 +200,8 @@ class ZygoteLink:
         try:
             while data:
                 data = data[os.write(self._requests_fd, data) :]
-        except BrokenPipeError:  # it died; whoever waits for events is about to see that
+        except BrokenPipeError:
+            # It died. Whoever waits for events is about to see that.
             self._closed = True
 
     def _read(self, timeout_s: float) -> bool:
@@ -206,11 +211,13 @@ class ZygoteLink:
         data = os.read(self._events_fd, 65536)
         if not data:
             self._closed = True
+        # A line may come in two reads; what follows the last line end waits for the rest.
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in lines:
             event = json.loads(line)
             if event["event"] == "ready":
                 self._ready = True
+            # A group that was stopped while it started has no inbox any more.
             elif event["group"] in self._inboxes:
                 self._inboxes[event["group"]].append(event)
         return bool(data)
@@ -248,8 +255,9 @@ def current_link() -> ZygoteLink:
     with _Current.lock:
         link = _Current.link
         if link is None or not link.serves(environment):
+            # One that still has groups ends some time after the last of them.
             if link is not None:
-                link.end_if_unused()  # otherwise it ends some time after its last group
+                link.end_if_unused()
             link = _Current.link = ZygoteLink(environment)
         return link
 

@@ -14,7 +14,7 @@ from tfps.embedding.lookup_group import LookupResult, route
 from tfps.embedding.pulling import pull
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.table_gradient import table_gradient, watch
-from tfps.errors import UnsupportedError
+from tfps.errors import IdRangeError, UnsupportedError
 from tfps.ops.graph_gradient import with_gradient
 from tfps.ops.segment_sum_rows import segment_sum_rows
 
@@ -32,7 +32,10 @@ def look_up(table: RoutedRows, ids: tf.Tensor) -> LookupResult:
     _check_not_rounded(table, ids)
     current = step.current()
     if current is None:
-        return fetch([table], [ids])[0]
+        try:
+            return fetch([table], [ids])[0]
+        except IdRangeError as error:
+            raise error.with_traceback(None) from None  # frames below this one say nothing to the user
     # Regularizers ask for the rows of the step again, by these ids.
     current.looked_up.append((table, ids))
     return current.lookups.look_up(table, ids)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.row_store import RowStore
+from tfps.ops.id_range import label
 from tfps.ops.route_unique import RoutedIds, route_unique
 from tfps.ops.routes import RouteMap
 
@@ -138,7 +139,9 @@ def _route_group(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> Look
     # Lookups of one table share one deduplication: lookups_of[t] lists them for table t.
     lookups_of = [[i for i, table in enumerate(tables) if table is one] for one in unique]
     routes = routes_of(unique)
-    routed = route_unique(routes, [_concat_flat([ids[i] for i in lookups]) for lookups in lookups_of])
+    shapes_of = [[ids[i].shape for i in lookups] for lookups in lookups_of]
+    joined = [_concat_flat([ids[i] for i in lookups]) for lookups in lookups_of]
+    routed = route_unique(_label_joined(routes, shapes_of), joined)
     table_ids, positions_of = _split_by_table(routed)
     places: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
     for lookups, inverse, positions in zip(lookups_of, routed.inverse, positions_of, strict=True):
@@ -147,6 +150,17 @@ def _route_group(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> Look
         places.update(zip(lookups, pairs, strict=True))
     in_answer, in_table = zip(*(places[i] for i in range(len(tables))), strict=True)
     return LookupGroup(tuple(unique), routes, routed, None, table_ids, in_answer, in_table)
+
+
+def _label_joined(routes: RouteMap, shapes_of: Sequence[Sequence[tf.TensorShape]]) -> RouteMap:
+    """The routes with names by which an error can say which lookup of a table had an id out of range."""
+    # The shapes are part of the name because the op sees the joined ids alone.
+    labelled = tuple(
+        route if len(shapes) == 1 or any(shape.rank is None for shape in shapes)
+        else dataclasses.replace(route, name=label(route.name, shapes))
+        for route, shapes in zip(routes.tables, shapes_of, strict=True)
+    )  # fmt: skip
+    return dataclasses.replace(routes, tables=labelled)
 
 
 def _split_by_table(routed: RoutedIds) -> tuple[tuple[tf.Tensor, ...], list[tf.Tensor]]:

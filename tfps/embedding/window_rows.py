@@ -74,15 +74,15 @@ class WindowRows:
             tuple(group.with_tensors([*requests, matrix]) for group, matrix in zip(self.groups, matrices, strict=True))
         )
 
-    def now(self) -> tf.Tensor:
-        """The rows as the servers have them now, [M, dim]."""
+    def pull_again(self) -> tf.Tensor:
+        """Pulls the rows once more: as the servers have them now, [M, dim]."""
         return pull(self.groups[:1])[0]
 
-    def shared_by_table(self, shares: Sequence[float]) -> float | tf.Tensor:
+    def spread_by_table(self, factors: Sequence[float]) -> float | tf.Tensor:
         """Spreads a number for each table over its rows: [M, 1], or one number where all tables have the same."""
-        if len(set(shares)) == 1:
-            return shares[0]
-        return self._by_table(tf.constant(shares, tf.float32))[:, tf.newaxis]
+        if len(set(factors)) == 1:
+            return factors[0]
+        return self._by_table(tf.constant(factors, tf.float32))[:, tf.newaxis]
 
     def _by_table(self, values: tf.Tensor) -> tf.Tensor:
         """Spreads a value for each table, [tables], over its rows: [M]."""

@@ -3,6 +3,7 @@
 import tensorflow as tf
 from tensorflow.python.data.ops import dataset_ops  # a dataset made from its variant is not public
 
+from tfps.cluster import devices
 from tfps.inputs.dataset_graph import without_devices
 from tfps.types import Nest
 
@@ -13,7 +14,8 @@ def in_this_context(dataset: tf.data.Dataset) -> tf.data.Dataset:
     The chief's device is renamed when a strategy connects to a cluster: "/job:localhost/..." becomes "/job:chief/...".
     A dataset that was made before is still on the old one, and cannot be iterated over.
     """
-    if "/job:localhost" not in dataset._variant_tensor.device or "/job:localhost" in tf.constant(0).device:
+    connected = not devices.is_unconnected(tf.constant(0).device)
+    if not connected or not devices.is_unconnected(dataset._variant_tensor.device):
         return dataset
     variant = tf.raw_ops.DatasetFromGraph(graph_def=without_devices(dataset).SerializeToString())
     moved = dataset_ops._VariantDataset(variant, dataset.element_spec)

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import UninitializedVariable  # has no public name
 
 from tfps.errors import PlanError
+from tfps.keras.multi_optimizer import part_for
 from tfps.keras.variables import looks_like_table
 from tfps.placement.spec import VariableSpec
 from tfps.types import Nest
@@ -112,11 +113,13 @@ def _describe(model: keras.Model, inputs: Nest, batch_size: int) -> Iterator[Var
     seen: dict[str, int] = {}
     for variable in model.variables:
         seen[variable.path] = seen.get(variable.path, -1) + 1
+        slots, row_slots = count_slots(variable)
         yield VariableSpec(
             name=variable.path + (f":{seen[variable.path]}" if seen[variable.path] else ""),  # paths may repeat
             shape=tuple(variable.shape),
             dtype=keras.backend.standardize_dtype(variable.dtype),
-            slots=count_slots(variable),
+            slots=slots,
+            row_slots=row_slots,
             rows_per_step=ids_per_step.get(id(variable)) or None,
             trainable=variable.trainable,
             is_table=id(variable) in ids_per_step,
@@ -221,19 +224,23 @@ def _size(tensor: keras.KerasTensor) -> int:
     return math.prod(size or 1 for size in tensor.shape)
 
 
-def _slot_counter(model: keras.Model) -> Callable[[keras.Variable], int]:
-    """A function that counts the slots of a variable in variables of its size; 0 without an optimizer."""
+def _slot_counter(model: keras.Model) -> Callable[[keras.Variable], tuple[int, int]]:
+    """Variable -> how many variables the optimizer keeps beside it: of its size, and with one number a row."""
     optimizer = getattr(model, "optimizer", None)
     trained = {id(variable) for variable in model.trainable_variables}
 
-    def count(variable: keras.Variable) -> int:
+    def count(variable: keras.Variable) -> tuple[int, int]:
         if optimizer is None or id(variable) not in trained:
-            return 0
-        # An optimizer of this one variable: what it adds are the slots, but for numbers such as Nadam's product.
-        alone = type(optimizer).from_config(optimizer.get_config())
+            return 0, 0
+        # A fresh copy of the optimizer is built for this variable alone, so that all it makes is for this variable.
+        part = part_for(optimizer, variable)
+        alone = type(part).from_config(part.get_config())
         before = len(alone.variables)
         alone.build([variable])
-        elements = sum(math.prod(slot.shape) for slot in alone.variables[before:] if slot.shape or not variable.shape)
-        return math.ceil(elements / max(1, math.prod(variable.shape)))
+        shapes = [tuple(slot.shape) for slot in alone.variables[before:] if slot.shape or not variable.shape]
+        a_number_a_row = (*variable.shape[:1], 1)
+        narrow = 0 if a_number_a_row == tuple(variable.shape) else shapes.count(a_number_a_row)
+        elements = sum(map(math.prod, shapes)) - narrow * math.prod(a_number_a_row)
+        return math.ceil(elements / max(1, math.prod(variable.shape))), narrow
 
     return count

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfps.checks import check_bool, check_integer
 from tfps.embedding.table import Table
 from tfps.nn.bags import Bags, Ids, bags_of, bags_of_dense, check_weights, shape_like
 from tfps.nn.combiners import combine
@@ -39,7 +40,7 @@ class EmbeddingBag(keras.layers.Embedding):
         [..., output_dim]; zeros for a bag without ids.
 
     Raises:
-        ConfigError: `combiner` is no combiner; a `ValueError`.
+        ConfigError: an argument breaks its rule; a `ValueError`.
 
     Example:
         >>> layer = EmbeddingBag(3, 2, combiner="sum", embeddings_initializer="ones")
@@ -60,12 +61,12 @@ class EmbeddingBag(keras.layers.Embedding):
     ) -> None:
         check_combiner(combiner)
         super().__init__(
-            input_dim,
-            output_dim,
+            check_integer("input_dim", input_dim, at_least=1),
+            check_integer("output_dim", output_dim, at_least=1),
             embeddings_initializer,
             embeddings_regularizer,
             embeddings_constraint,
-            mask_zero,
+            check_bool("mask_zero", mask_zero),
             **kwargs,
         )
         self.combiner = combiner

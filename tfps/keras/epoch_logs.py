@@ -32,6 +32,7 @@ class EpochLogs:
 
     def begin(self) -> None:
         """Begins an epoch."""
+        # Own logs stay: until the first closure of an epoch is done they tell which names the logs have.
         self._totals, self._shown = EpochTotals(), {}
 
     def add(self, result: Result) -> None:

@@ -8,19 +8,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfps.checks import check_bool, check_choice, check_integer
 from tfps.embedding.table import Table
 from tfps.embedding.window_rows import WindowRows
-from tfps.errors import ConfigError, UnsupportedError
+from tfps.errors import UnsupportedError
 from tfps.keras import moving_averages, row_optimizers
 from tfps.keras.model_steps import ModelSteps, without_optionals
 from tfps.keras.modes import ModeSettings, optimizer_of, with_mode
+from tfps.keras.multi_optimizer import part_for, parts_of
 from tfps.keras.variables import stored_values
 from tfps.strategy.variables import DenseVariable
 from tfps.training.geo.mode import Geo
 from tfps.training.geo.whole_window import WindowMethods
 from tfps.training.geo.window import WindowSettings
 from tfps.training.mode import Mode
-from tfps.types import Nest, is_integer
+from tfps.types import Nest
 
 _LOG = logging.getLogger("tfps")
 MERGES = ("cap", "mean", "sum")
@@ -42,7 +44,7 @@ class GeoMode(ModeSettings):
     """
 
     prefix = "Geo"
-    means = ("momentums",)  # of SGD: a velocity moves every worker that pulls it, each for a whole window
+    means = moving_averages.WINDOW_MEANS
     several_optimizers = False
 
     push_every: int | str
@@ -51,16 +53,11 @@ class GeoMode(ModeSettings):
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        auto = isinstance(self.push_every, str) and self.push_every == "auto"
-        if not auto and not (is_integer(self.push_every) and int(self.push_every) >= 1):
-            raise ConfigError(
-                f'`push_every` must be an integer of at least 1, or "auto". Received: {self.push_every!r}.'
-            )
-        object.__setattr__(self, "push_every", "auto" if auto else int(self.push_every))  # numpy's would not be saved
-        if self.merge not in MERGES:
-            raise ConfigError(f"`merge` must be one of {MERGES}. Received: {self.merge!r}.")
-        if not isinstance(self.overlap, bool):
-            raise ConfigError(f"`overlap` must be True or False. Received: {self.overlap!r}.")
+        if not (isinstance(self.push_every, str) and self.push_every == "auto"):
+            push_every = check_integer("push_every", self.push_every, at_least=1, valid='"auto"')
+            object.__setattr__(self, "push_every", push_every)
+        check_choice("merge", self.merge, MERGES)
+        object.__setattr__(self, "overlap", check_bool("overlap", self.overlap))
 
     def make_mode(self, steps: ModelSteps) -> Mode:
         """GEO training of a model."""
@@ -114,13 +111,8 @@ def geo(optimizer: Any, push_every: int | str = 100, merge: str = "cap", overlap
     """
     optimizer = optimizer_of(optimizer)
     mode = GeoMode(push_every, merge, overlap)
-    if isinstance(optimizer, keras.optimizers.Ftrl):
-        raise UnsupportedError(
-            "`optimizer` must be one whose rows can be added up, for GEO: a row of Ftrl is a function of its slots, "
-            f"and the sum of two such rows is not that of the sums. Received: {type(optimizer).__name__}. "
-            f"Valid: {', '.join(sorted(row_optimizers.names() - {'Ftrl'}))}."
-        )
-    row_optimizers.check(optimizer)
+    # Before the class of the optimizer is changed: one that is refused stays as it was.
+    row_optimizers.check_windows(optimizer)
     return with_mode(optimizer, mode)
 
 
@@ -150,6 +142,7 @@ class GeoModel:
             UnsupportedError: it has one of the two.
         """
         model = self._steps.model
+        # Looked up by name: any Keras model may have these methods, without a base class of ours.
         if not hasattr(model, "train_window"):
             return None
         if not callable(getattr(model, "window_lookups", None)):
@@ -185,14 +178,16 @@ def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> 
             'overshoots and may diverge. merge="cap" holds it back; docs/convergence.md has figures.',
             num_workers,
         )
-    # Slots exist by now: the optimizer was built before the closure is traced.
-    optimizer = model.optimizer
+    # Slots exist by now: the optimizer was built before the closure is traced. A MultiOptimizer knows all its parts.
+    row_optimizers.check_windows(model.optimizer)
     tables = stored_values(model.trainable_variables, Table)
+    # Only deltas of weights are damped. Those of slots add up, or are composed as moving averages.
     weights = [*tables, *stored_values(model.trainable_variables, DenseVariable)]
-    averages = moving_averages.decays(optimizer)
     scales = {weight.key: settings.delta_scale(num_workers) for weight in weights}
     slots, decays = {}, {}
     for table in tables:
+        optimizer = part_for(model.optimizer, table)
+        averages = moving_averages.decays(optimizer)
         of_table = {
             name: row_optimizers.slot_of(optimizer, name, table)._value for name in row_optimizers.slot_names(optimizer)
         }
@@ -200,7 +195,8 @@ def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> 
         decays.update({slot.key: averages[name] for name, slot in of_table.items() if name in averages})
         # Each worker pushes its part of the mean: with a velocity added whole, all would move by the sum of velocities.
         scales.update({slot.key: 1.0 / num_workers for name, slot in of_table.items() if name in settings.means})
-    dense_means = [slot for name in settings.means for slot in getattr(optimizer, name, None) or []]
+    parts = parts_of(model.optimizer)
+    dense_means = [slot for part in parts for name in settings.means for slot in getattr(part, name, None) or []]
     scales.update({slot.key: 1.0 / num_workers for slot in stored_values(dense_means, DenseVariable)})
     # One worker moves nothing behind its own back, so there is nothing to look at before it pushes.
     capped = frozenset(weight.key for weight in weights) if settings.merge == "cap" and num_workers > 1 else frozenset()

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.table import Table
-from tfps.errors import UnsupportedError
+from tfps.errors import ClusterError, IdRangeError, UnsupportedError
 from tfps.keras import exporting, model_checks, moving_averages, optimizers, predicting, regularizing, variables
 from tfps.keras._compat import (
     UNREFERENCED_SLOTS,
@@ -33,6 +33,8 @@ from tfps.keras._compat import (
 from tfps.keras.arrays import dataset_of
 from tfps.keras.functions import StepFunction
 from tfps.keras.modes import Moded
+from tfps.keras.multi_optimizer import whole_of
+from tfps.keras.slot_scope import slot_scope
 from tfps.keras.variables import current_strategy
 from tfps.runtime.steps_under_way import TEST, TRAIN, StepsUnderWay
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -65,7 +67,15 @@ def _replace(owner: type, name: str, ours: Callable[..., Any], applies: Callable
 
     @functools.wraps(stock)
     def method(self: object, *args: object, **kwargs: object) -> object:
-        return ours(stock, self, *args, **kwargs) if applies(self, *args, **kwargs) else stock(self, *args, **kwargs)
+        if not applies(self, *args, **kwargs):
+            return stock(self, *args, **kwargs)
+        try:
+            return ours(stock, self, *args, **kwargs)
+        except (ClusterError, IdRangeError) as error:
+            if not keras.config.is_traceback_filtering_enabled():
+                raise
+            # The cause is in the data or on another host: frames of Keras and of ours only push the message up.
+            raise error.with_traceback(None) from None
 
     setattr(owner, name, method)
 
@@ -155,10 +165,11 @@ def _install_optimizer_hooks() -> None:
 
 def _update_step(stock: Method, optimizer: keras.Optimizer, *args: Any) -> None:
     current = step.current()
-    if current is not None and current.by_hand and isinstance(optimizer, Moded):
+    whole = whole_of(optimizer)
+    if current is not None and current.by_hand and isinstance(whole, Moded):
         raise UnsupportedError(
             "`optimizer` must have no mode in a hand-written loop, which trains asynchronously. "
-            f"Received: {type(optimizer).__name__}. Valid: one as Keras makes it, or `fit` with a `train_step`."
+            f"Received: {type(whole).__name__}. Valid: one as Keras makes it, or `fit` with a `train_step`."
         )
     moving_averages.note_slots(optimizer)
     optimizers.update_step(optimizer, *args)
@@ -167,16 +178,13 @@ def _update_step(stock: Method, optimizer: keras.Optimizer, *args: Any) -> None:
 def _add_slot(
     stock: Method, optimizer: keras.Optimizer, reference_variable: Variable, *args: object, **kwargs: object
 ) -> Variable:
-    strategy = optimizer._distribution_strategy
-    value = reference_variable._value if isinstance(reference_variable, Variable) else reference_variable
     base = super(TFOptimizer, optimizer).add_variable_from_reference
-    # An optimizer may build itself in the midst of a step that is traced.
-    with strategy.outside_steps(), strategy.slots_of(value):
+    with slot_scope(optimizer, reference_variable):
         return base(reference_variable, *args, **kwargs)
 
 
 def _build_in_turn(stock: Method, optimizer: keras.Optimizer, variables: list[Variable]) -> None:
-    stock(optimizer, optimizers.InTurn(optimizer._distribution_strategy, variables))
+    stock(optimizer, optimizers.InTurn(optimizer, variables))
 
 
 # Trainers: steps run on the workers.

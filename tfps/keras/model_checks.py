@@ -9,6 +9,7 @@ from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.keras._compat import keras
 from tfps.keras.modes import settings_of
+from tfps.keras.multi_optimizer import part_for, whole_of
 from tfps.keras.optimizers import of_model
 from tfps.keras.variables import adopt, stored_values
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -23,7 +24,7 @@ def prepare(model: Any, strategy: ParameterServerStrategy) -> None:
     for optimizer in of_model(model):
         if optimizer._distribution_strategy is not strategy:
             _take_in(optimizer, strategy)
-        if optimizer is not model.optimizer:
+        if optimizer is not model.optimizer and whole_of(optimizer) is optimizer:
             _check_mode(optimizer, model.optimizer)
     adopt(strategy, model.metrics_variables, "metric")
     if model.run_eagerly:
@@ -82,8 +83,9 @@ def check_built(model: Any) -> None:
                 "is held back in the steps that have it.",
                 variable.path,
             )
-    if tables and model.optimizer is not None:
-        row_optimizers.check(model.optimizer)
+    if model.optimizer is not None:
+        for variable in tables:
+            row_optimizers.check(part_for(model.optimizer, variable))
 
 
 def tables_of(model: Any) -> list[Table]:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.model_steps import ModelSteps
+from tfps.keras.multi_optimizer import MULTI_KINDS
 from tfps.keras.row_optimizers import KINDS
 from tfps.training.asynchronous.mode import Asynchronous
 from tfps.training.mode import Mode
@@ -92,7 +93,8 @@ class ModeSettings(abc.ABC):
         """Makes the optimizer classes of the mode, which a saved model names before any optimizer is in it."""
         # Only for settings: optimizer classes are made by `optimizer_kind` and derive from the mixin.
         super().__init_subclass__()
-        for inner in KINDS:
+        # Keras finds a class by the name in the saved file, so it has to be registered before a file is read.
+        for inner in (*KINDS, *MULTI_KINDS):
             optimizer_kind(cls, inner)
 
     @abc.abstractmethod
@@ -120,6 +122,7 @@ def optimizer_of(given: object) -> keras.Optimizer:
         raise ConfigError(
             f"`optimizer` must be a Keras optimizer, or the name of one, such as 'adagrad'. Received: {given!r}."
         ) from error
+    # `keras.optimizers.get(None)` gives None, which a model would take as an optimizer that is not set.
     if optimizer is None:
         raise ConfigError("`optimizer` must be a Keras optimizer, or the name of one. Received: None.")
     return optimizer

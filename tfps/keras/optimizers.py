@@ -13,39 +13,43 @@ from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.keras._compat import Variable, keras
+from tfps.keras.multi_optimizer import parts_of
+from tfps.keras.slot_scope import slot_scope
 from tfps.ops import library
 from tfps.ops.apply_dense import apply_dense
 from tfps.ops.segment_sum_rows import segment_sum_rows
-from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable
 
 
-class InTurn(list[Any]):
-    """Variables to build slots for: while a loop is at one of them, what it makes are slots of that one.
+class InTurn(list[keras.Variable]):
+    """Variables to build slots for: while a loop is at one of them, the slots it makes belong to that one.
+
+    Keras before 3.10 does not say which variable a slot of Adagrad or Ftrl is for, but makes them in a loop.
 
     Args:
-        strategy: makes the slots.
+        optimizer: makes the slots.
         variables: Keras variables.
     """
 
-    def __init__(self, strategy: ParameterServerStrategy, variables: list[Any]) -> None:
+    def __init__(self, optimizer: keras.Optimizer, variables: list[keras.Variable]) -> None:
         super().__init__(variables)
-        self._strategy = strategy
+        self._optimizer = optimizer
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[keras.Variable]:
         """Each variable, in the scope in which its slots belong."""
         for variable in super().__iter__():
-            with self._strategy.outside_steps(), self._strategy.slots_of(variable._value):
+            with slot_scope(self._optimizer, variable):
                 yield variable
 
 
-def of_model(model: Any) -> list[Any]:
-    """The optimizer that a model was compiled with, and those it holds itself, which its `train_step` may apply."""
-    held = [model.optimizer]
+def of_model(model: keras.Model) -> list[keras.Optimizer]:
+    """The optimizers of a model: the one it was compiled with, those it holds for its `train_step`, and their parts."""
+    found = [model.optimizer]
     for value in vars(model).values():
         members = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-        held += [member for member in members if isinstance(member, keras.optimizers.Optimizer)]
-    return list({id(optimizer): optimizer for optimizer in held if optimizer is not None}.values())
+        found += [member for member in members if isinstance(member, keras.optimizers.Optimizer)]
+    found = [part for optimizer in found if optimizer is not None for part in (optimizer, *parts_of(optimizer))]
+    return list({id(optimizer): optimizer for optimizer in found}.values())
 
 
 def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
@@ -100,7 +104,7 @@ def _by_device(pairs: list[tuple[Any, Any]]) -> dict[Any, list[tuple[Any, Any]]]
 def _update_fused(optimizer: Any, pairs: list[tuple[Any, Any]], learning_rate: Any) -> list[tuple[Any, Any]]:
     """Updates dense variables of one place in one op; returns the pairs that it could not."""
     found = row_optimizers.rule_of(optimizer, tf.cast(learning_rate, tf.float32))
-    if found is None or not library.available():
+    if found is None or not found.rule.elementwise or not library.available():
         return pairs
     gradients, handles, left = [], [], []
     for gradient, variable in pairs:

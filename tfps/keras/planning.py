@@ -5,13 +5,14 @@ from typing import Any
 
 import keras
 
+from tfps.checks import check_integer
 from tfps.errors import PlanError
 from tfps.keras.describe import DEFAULT_BATCH_SIZE, describe
 from tfps.placement import planner
 from tfps.placement.model import Plan
+from tfps.placement.partitioners import as_partitioner
 from tfps.placement.routing import RoutingKind
 from tfps.placement.spec import VariableSpec
-from tfps.types import is_integer
 
 
 def plan(
@@ -59,9 +60,10 @@ def plan(
         >>> [load.bytes_with_slots for load in plan.loads()]
         [32000000000, 32000000000, 32000000000, 32000000000]
     """
-    if not is_integer(batch_size) or batch_size < 1:
-        raise PlanError(f"`batch_size` must be an integer of at least 1. Received: {batch_size!r}.")
-    return planner.plan(_specs(model, inputs, batch_size), num_ps, variable_partitioner, balancer, routing)
+    batch_size = check_integer("batch_size", batch_size, at_least=1, error=PlanError)
+    check_integer("num_ps", num_ps, at_least=1, error=PlanError)
+    partitioner = as_partitioner(variable_partitioner, "variable_partitioner")
+    return planner.plan(_specs(model, inputs, batch_size), num_ps, partitioner, balancer, routing)
 
 
 def _specs(model: Any, inputs: Any, batch_size: int) -> list[VariableSpec]:

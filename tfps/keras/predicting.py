@@ -48,6 +48,7 @@ def predict(
         distribute_strategy=model.distribute_strategy,
         steps_per_execution=model.steps_per_execution,
     )
+    # As Keras does; a list that is one already belongs to an outer loop.
     if not isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = keras.callbacks.CallbackList(
             callbacks,

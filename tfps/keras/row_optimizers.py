@@ -1,109 +1,69 @@
-"""Keras optimizers and their row-wise rules: one adapter an optimizer."""
+"""Keras optimizers and their row-wise rules: one adapter, which reads the declarations of `tfps.ops.rules`."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import importlib
+from collections.abc import Callable, Sequence
 
+import keras
 import tensorflow as tf
 
 from tfps.embedding.local_table import stand_in
+from tfps.embedding.merged import MergedGradient
 from tfps.embedding.push import RowUpdate
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
-from tfps.keras._compat import keras
+from tfps.keras.multi_optimizer import is_multi, parts_of
 from tfps.ops.row_rules import ROW_RULES, RowRule
 
-Adapter = Callable[[Any], tuple[str, tuple[str, ...], dict[str, Any]]]
+
+def _rules_by_class() -> dict[type, tuple[RowRule, ...]]:
+    """The rules that stand for each optimizer class; classes that this version of Keras lacks are left out."""
+    found: dict[type, tuple[RowRule, ...]] = {}
+    for rule in ROW_RULES.values():
+        for path in rule.keras:
+            module, _, name = path.rpartition(".")
+            kind = getattr(importlib.import_module(module), name, None)
+            if kind is not None:
+                found[kind] = (*found.get(kind, ()), rule)
+    return found
 
 
-def _sgd(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    if not optimizer.momentum:
-        return "sgd", (), {}
-    return "momentum", ("momentums",), {"momentum": optimizer.momentum, "nesterov": float(optimizer.nesterov)}
+_RULES = _rules_by_class()
+KINDS = tuple(_RULES)
+"""The optimizer classes with a row-wise form."""
 
 
-def _adagrad(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    return "adagrad", ("_accumulators",), {"epsilon": optimizer.epsilon}
+def valid_names(needs_sums: bool = False) -> str:
+    """The optimizers with a row-wise form, for messages.
+
+    Args:
+        needs_sums: only those whose rows can be added up, as GEO does.
+    """
+    kinds = [kind for kind, rules in _RULES.items() if not needs_sums or all(rule.adds_up for rule in rules)]
+    return ", ".join(sorted(kind.__name__ for kind in kinds))
 
 
-def _adam(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    if optimizer.amsgrad:
-        return "adam_amsgrad", ("_momentums", "_velocities", "_velocity_hats"), _betas(optimizer)
-    return "adam", ("_momentums", "_velocities"), _betas(optimizer)
+def declared_rule(optimizer: keras.Optimizer) -> RowRule | None:
+    """The rule of an optimizer's class, or of the class it derives from, with the options that are set.
+
+    Of a class that overrides `update_step` the slots and their decays still are those of its base.
+    """
+    kind = next((kind for kind in type(optimizer).__mro__ if kind in _RULES), None)
+    if kind is None:
+        return None
+    # RMSprop(momentum=0.9): of "rmsprop" and "rmsprop_momentum", whose options are all set, the latter names more.
+    fitting = [rule for rule in _RULES[kind] if all(getattr(optimizer, option, None) for option in rule.options)]
+    return max(fitting, key=lambda rule: len(rule.options))
 
 
-def _adamax(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    return "adamax", ("_m", "_u"), _betas(optimizer)
+def row_rule(optimizer: keras.Optimizer) -> RowRule | None:
+    """The rule by which rows are updated as the optimizer would; None for one that updates in a way of its own."""
+    kind = next((kind for kind in type(optimizer).__mro__ if kind in _RULES), None)
+    unchanged = getattr(type(optimizer), "update_step", None) is getattr(kind, "update_step", None)
+    return declared_rule(optimizer) if unchanged else None
 
 
-def _nadam(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    return "nadam", ("_momentums", "_velocities"), _betas(optimizer)
-
-
-def _lion(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    return "lion", ("_momentums",), {"beta_1": optimizer.beta_1, "beta_2": optimizer.beta_2}
-
-
-def _adadelta(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    slots = "_accumulated_grads", "_accumulated_delta_vars"
-    return "adadelta", slots, {"rho": optimizer.rho, "epsilon": optimizer.epsilon}
-
-
-def _betas(optimizer: Any) -> dict[str, Any]:
-    return {"beta_1": optimizer.beta_1, "beta_2": optimizer.beta_2, "epsilon": optimizer.epsilon}
-
-
-def _rmsprop(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    name, slots, hyper = "rmsprop", ["_velocities"], {"rho": optimizer.rho, "epsilon": optimizer.epsilon}
-    if optimizer.momentum:
-        name, slots, hyper = f"{name}_momentum", [*slots, "_momentums"], {**hyper, "momentum": optimizer.momentum}
-    if optimizer.centered:
-        name, slots = f"{name}_centered", [*slots, "_average_gradients"]
-    return name, tuple(slots), hyper
-
-
-def _ftrl(optimizer: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    hyper = {
-        "learning_rate_power": optimizer.learning_rate_power,
-        "l1": optimizer.l1_regularization_strength,
-        "l2": optimizer.l2_regularization_strength,
-        "l2_shrinkage": optimizer.l2_shrinkage_regularization_strength,
-        "beta": optimizer.beta,
-    }
-    return "ftrl", ("_accumulators", "_linears"), hyper
-
-
-_ADAPTERS: dict[type, Adapter] = {
-    keras.optimizers.SGD: _sgd,
-    keras.optimizers.Adagrad: _adagrad,
-    keras.optimizers.Adam: _adam,
-    keras.optimizers.AdamW: _adam,
-    keras.optimizers.Adamax: _adamax,
-    keras.optimizers.Nadam: _nadam,
-    keras.optimizers.Lion: _lion,
-    keras.optimizers.Adadelta: _adadelta,
-    keras.optimizers.RMSprop: _rmsprop,
-    keras.optimizers.Ftrl: _ftrl,
-}
-KINDS = tuple(_ADAPTERS)
-"""The optimizers with a row-wise form."""
-
-
-def names() -> set[str]:
-    """Of the optimizers with a row-wise form, for messages."""
-    return {kind.__name__ for kind in KINDS}
-
-
-def _adapter_of(optimizer: Any) -> Adapter | None:
-    """The adapter of an optimizer, or of the one it derives from and whose update it keeps."""
-    for kind in type(optimizer).__mro__:
-        if kind in _ADAPTERS:
-            kept = getattr(type(optimizer), "update_step", None) is getattr(kind, "update_step", None)
-            return _ADAPTERS[kind] if kept else None
-    return None
-
-
-def check(optimizer: Any) -> None:
+def check(optimizer: keras.Optimizer) -> None:
     """Refuses an optimizer that could not update rows on their own.
 
     Raises:
@@ -114,14 +74,14 @@ def check(optimizer: Any) -> None:
             "`optimizer` must be none that scales the loss, which Keras makes of it under the policy 'mixed_float16'. "
             "Received: LossScaleOptimizer. Valid: the policies 'float32' and 'mixed_bfloat16', which need no scaling."
         )
-    adapter = _adapter_of(optimizer)
-    if adapter is None:
-        valid = ", ".join(sorted(names()))
+    if is_multi(optimizer):
+        # Which parts update tables is known once the model is built; then each of them is checked.
+        return
+    if row_rule(optimizer) is None:
         raise UnsupportedError(
             "`optimizer` must have a row-wise form for models with tables. "
-            f"Received: {type(optimizer).__name__}. Valid: {valid}."
+            f"Received: {type(optimizer).__name__}. Valid: {valid_names()}."
         )
-    adapter(optimizer)
     for name in ("use_ema", "gradient_accumulation_steps"):
         if getattr(optimizer, name, None):
             raise UnsupportedError(
@@ -130,28 +90,22 @@ def check(optimizer: Any) -> None:
             )
 
 
-def row_updates(optimizer: Any, pairs: list[tuple[Any, Table]], learning_rate: Any) -> list[RowUpdate]:
-    """What an optimizer does to the rows of tables in this step.
-
-    Args:
-        optimizer: of Keras, built.
-        pairs: (IndexedSlices, table) each.
-        learning_rate: of this step, a scalar tensor.
+def check_windows(optimizer: keras.Optimizer) -> None:
+    """Refuses an optimizer that GEO cannot train with: every part must have a row-wise form whose rows add up.
 
     Raises:
-        UnsupportedError: it has no row-wise form.
+        UnsupportedError: naming the part.
     """
-    check(optimizer)  # one that a model applies beside its own is seen here first
-    found = rule_of(optimizer, learning_rate)
-    assert found is not None
-    plain = found.hyper(0.0)
-    decayed = None if optimizer.weight_decay is None else found.hyper(optimizer.weight_decay * learning_rate)
-    updates = []
-    for gradient, table in pairs:
-        decays = decayed is not None and optimizer._use_weight_decay(table)
-        slots = [stand_in(slot._value) for slot in found.slots_of(table)]
-        updates.append(RowUpdate(stand_in(table), slots, gradient, found.rule, decayed if decays else plain))
-    return updates
+    for part in parts_of(optimizer):
+        rule = declared_rule(part)
+        if rule is not None and not rule.adds_up:
+            kind = type(part).__name__
+            raise UnsupportedError(
+                f"`optimizer` must be one whose rows can be added up, for GEO: a row of {kind} is a function of its "
+                f"slots, and the sum of two such rows is not the row of the summed slots. Received: {kind}. "
+                f"Valid: {valid_names(needs_sums=True)}."
+            )
+        check(part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,40 +119,71 @@ class BoundRule:
     """
 
     rule: RowRule
-    values: dict[str, Any]
-    slots_of: Callable[[Any], list[Any]]
+    values: dict[str, tf.Tensor | float]
+    slots_of: Callable[[keras.Variable | Table], list[keras.Variable]]
 
-    def hyper(self, decay: Any) -> Any:
+    def hyper(self, decay: tf.Tensor | float) -> tf.Tensor:
         """The hyperparameters in the rule's order and last the decay, float32 [h + 1]."""
         numbers = (*(self.values[name] for name in self.rule.hyperparameters), decay)
         return tf.stack([tf.cast(number, tf.float32) for number in numbers])
 
 
-def rule_of(optimizer: Any, learning_rate: Any) -> BoundRule | None:
+def rule_of(optimizer: keras.Optimizer, learning_rate: tf.Tensor) -> BoundRule | None:
     """The rule of a built optimizer; None for one that updates in a way of its own.
 
     Args:
         optimizer: of Keras.
         learning_rate: of this step, a scalar tensor.
     """
-    adapter = _adapter_of(optimizer)
-    if adapter is None:
+    rule = row_rule(optimizer)
+    if rule is None:
         return None
-    name, slots, hyper = adapter(optimizer)
-    values = {"learning_rate": learning_rate, "step": tf.cast(optimizer.iterations + 1, tf.float32), **hyper}
+    values = {"learning_rate": learning_rate, "step": tf.cast(optimizer.iterations + 1, tf.float32)}
+    for name in rule.hyperparameters:
+        attribute = rule.attribute_of(name)
+        if attribute is not None:
+            values[name] = getattr(optimizer, attribute)
 
-    def slots_of(variable: Any) -> list[Any]:
-        return [slot_of(optimizer, slot, variable) for slot in slots]
+    def slots_of(variable: keras.Variable | Table) -> list[keras.Variable]:
+        return [slot_of(optimizer, slot.attribute, variable) for slot in rule.slots]
 
-    return BoundRule(ROW_RULES[name], values, slots_of)
+    return BoundRule(rule, values, slots_of)
 
 
-def slot_names(optimizer: Any) -> tuple[str, ...]:
+def row_updates(
+    optimizer: keras.Optimizer,
+    pairs: Sequence[tuple[tf.IndexedSlices | MergedGradient, Table]],
+    learning_rate: tf.Tensor,
+) -> list[RowUpdate]:
+    """What an optimizer does to the rows of tables in this step.
+
+    Args:
+        optimizer: of Keras, built.
+        pairs: (gradient, table) each.
+        learning_rate: of this step, a scalar tensor.
+
+    Raises:
+        UnsupportedError: it has no row-wise form.
+    """
+    check(optimizer)  # one that a model applies beside its own is seen here first
+    bound = rule_of(optimizer, learning_rate)
+    assert bound is not None
+    plain = bound.hyper(0.0)
+    decayed = None if optimizer.weight_decay is None else bound.hyper(optimizer.weight_decay * learning_rate)
+    updates = []
+    for gradient, table in pairs:
+        decays = decayed is not None and optimizer._use_weight_decay(table)
+        slots = [stand_in(slot._value) for slot in bound.slots_of(table)]
+        updates.append(RowUpdate(stand_in(table), slots, gradient, bound.rule, decayed if decays else plain))
+    return updates
+
+
+def slot_names(optimizer: keras.Optimizer) -> tuple[str, ...]:
     """The attributes in which an optimizer with a row-wise form keeps its slots, a list each, in the rule's order."""
-    adapter = _adapter_of(optimizer)
-    return () if adapter is None else adapter(optimizer)[1]
+    rule = row_rule(optimizer)
+    return () if rule is None else tuple(slot.attribute for slot in rule.slots)
 
 
-def slot_of(optimizer: Any, name: str, variable: Any) -> Any:
+def slot_of(optimizer: keras.Optimizer, attribute: str, variable: keras.Variable | Table) -> keras.Variable:
     """The Keras variable of one slot of a variable."""
-    return getattr(optimizer, name)[optimizer._trainable_variables_indices[optimizer._var_key(variable)]]
+    return getattr(optimizer, attribute)[optimizer._trainable_variables_indices[optimizer._var_key(variable)]]

@@ -7,12 +7,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfps.checks import check_array, check_integer, check_number
 from tfps.embedding.window_rows import WindowRows
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import row_optimizers
+from tfps.keras.multi_optimizer import is_multi
 from tfps.ops.draw_targets import Negatives, alias_table, draw_targets
 from tfps.ops.train_pairs import PAIR_RULES, train_pairs
-from tfps.types import Nest, is_integer
+from tfps.types import Nest
 
 
 @keras.saving.register_keras_serializable("tfps")
@@ -66,15 +68,14 @@ class SkipGram(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value, least in (("vocabulary", vocabulary, 2), ("dim", dim, 1), ("negatives", negatives, 1)):
-            if not is_integer(value) or value < least:
-                raise ConfigError(f"`{name}` must be an integer of at least {least}. Received: {value!r}.")
-        if isinstance(power, str) or not np.isfinite(power):
-            raise ConfigError(f"`power` must be a finite number. Received: {power!r}.")
-        if counts is not None:
-            _check_counts(np.asarray(counts, np.float64), vocabulary)
+        vocabulary, dim = check_integer("vocabulary", vocabulary, at_least=2), check_integer("dim", dim, at_least=1)
+        negatives, power = check_integer("negatives", negatives, at_least=1), check_number("power", power)
+        if seed is not None:
+            seed = check_integer("seed", seed, valid="None for one that is made up")
+        seen = None if counts is None else check_array("counts", counts, np.float64, "numbers")
+        if seen is not None:
+            _check_counts(seen, vocabulary)
         self._config = {"vocabulary": vocabulary, "dim": dim, "negatives": negatives, "power": power, "seed": seed}
-        seen = None if counts is None else np.asarray(counts, np.float64)
         aliases = None if seen is None else alias_table(seen**power)
         # Past Keras, which would track them: settings, and no state.
         object.__setattr__(self, "_counts", seen)
@@ -140,8 +141,9 @@ class SkipGram(keras.Model):
         """
         optimizer = self.optimizer
         _check_optimizer(optimizer)
-        # The rate is that of the window's first batch.
-        found = row_optimizers.rule_of(optimizer, tf.cast(optimizer.learning_rate, tf.float32))
+        # The rate is that of the window's first batch. A MultiOptimizer has none, and no rule for all rows.
+        rate = None if is_multi(optimizer) else tf.cast(optimizer.learning_rate, tf.float32)
+        found = None if rate is None else row_optimizers.rule_of(optimizer, rate)
         if found is None or found.rule.name not in PAIR_RULES:
             raise UnsupportedError(
                 "`optimizer` must be SGD without momentum or Adagrad, where a SkipGram trains in windows. "
@@ -149,6 +151,7 @@ class SkipGram(keras.Model):
             )
         centers, targets = rows.positions
         deltas, loss = train_pairs(found.rule, rows.matrices, centers, targets, found.hyper(0.0))
+        # As Keras counts: one for each batch, whatever the number of pairs.
         optimizer.iterations.assign_add(tf.cast(steps, optimizer.iterations.dtype))
         return deltas, self._report(tf.cast(loss, tf.float32), tf.size(centers))
 

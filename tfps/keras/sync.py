@@ -8,13 +8,14 @@ import keras
 import tensorflow as tf
 
 from tfps import step
+from tfps.checks import check_integer
 from tfps.errors import ConfigError
 from tfps.keras._compat import Variable
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import Moded, ModeSettings, optimizer_of, with_mode
+from tfps.keras.multi_optimizer import is_multi
 from tfps.training.mode import Mode
 from tfps.training.synchronous.mode import Synchronous
-from tfps.types import is_integer
 
 
 class SyncOptimizer(Moded):
@@ -25,6 +26,8 @@ class SyncOptimizer(Moded):
         current = step.current()
         # Bound here: `super()` would not work inside the function below, which runs later.
         update = super().apply
+        # Outside a step of this mode, as in plain Keras or where the servers apply the update, it is an ordinary
+        # optimizer.
         if current is None or current.contributions is None:
             update(grads, trainable_variables)
             return
@@ -34,7 +37,16 @@ class SyncOptimizer(Moded):
         values = [v._value if isinstance(v, Variable) else v for _, v in pairs]
         updated = [variable for _, variable in pairs]
         gradients = [gradient for gradient, _ in pairs]
-        current.contributions.append(step.Contribution(gradients, values, lambda mean: update(mean, updated)))
+
+        def apply_means(means: Sequence[tf.Tensor]) -> None:
+            if is_multi(self):
+                # It wants a gradient for every variable it was built with, None for those that have none.
+                by_variable = dict(zip(map(id, updated), means, strict=True))
+                update([by_variable.get(id(variable)) for variable in variables], variables)
+            else:
+                update(means, updated)
+
+        current.contributions.append(step.Contribution(gradients, values, apply_means))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +70,7 @@ class SyncMode(ModeSettings):
     def __post_init__(self) -> None:
         """Checks the fields."""
         for name in ("drop_slowest", "max_staleness"):
-            value = getattr(self, name)
-            if not is_integer(value) or value < 0:
-                raise ConfigError(f"`{name}` must be an integer of at least 0. Received: {value!r}.")
-            object.__setattr__(self, name, int(value))  # numpy's would not be saved
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), at_least=0))
         if self.drop_slowest and self.max_staleness:
             raise ConfigError(
                 "`drop_slowest` and `max_staleness` must not both be above 0: the one drops what is late, the other "

@@ -35,7 +35,7 @@ def embedding_lookup(
     Raises:
         TypeError: `ids` are not integers.
         UnsupportedError: `params` lists several tables.
-        tf.errors.InvalidArgumentError: when it runs: an id is out of range; names table, range and id.
+        IdRangeError: when it runs: an id is out of range; has table, layer, id, rows and place.
 
     Example:
         >>> rows = tf.constant([[1.0, 2.0], [3.0, 4.0]])
@@ -83,7 +83,7 @@ def embedding_lookup_sparse(
         TypeError: ids or weights are of another kind.
         ValueError: they differ in shape.
         UnsupportedError: `params` lists several tables.
-        tf.errors.InvalidArgumentError: when it runs: an id is out of range; names table, range and id.
+        IdRangeError: when it runs: an id is out of range; has table, layer, id, rows and place.
 
     Example:
         >>> rows = tf.constant([[1.0, 2.0], [3.0, 4.0]])
@@ -135,7 +135,7 @@ def safe_embedding_lookup_sparse(
         TypeError: ids or weights are of another kind.
         ValueError: they differ in shape.
         UnsupportedError: `embedding_weights` lists several tables.
-        tf.errors.InvalidArgumentError: when it runs: an id is not below the rows; names table, range and id.
+        IdRangeError: when it runs: an id is not below the rows; has table, layer, id, rows and place.
 
     Example:
         >>> rows = tf.constant([[1.0, 2.0], [3.0, 4.0]])

@@ -1,7 +1,6 @@
 """Updates of whole variables: all that one optimizer moves in a step, in one op and one pass over each."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -10,14 +9,17 @@ from tfps.ops import library
 from tfps.ops.row_rules import RowRule
 
 
-def apply_dense(rule: RowRule, variables: Sequence[Sequence[Any]], gradients: Sequence[Any], hyper: Any) -> Any:
+def apply_dense(
+    rule: RowRule, variables: Sequence[Sequence[tf.Tensor]], gradients: Sequence[tf.Tensor], hyper: tf.Tensor
+) -> tf.Operation | None:
     """Updates variables and the slots that go with them, where they are.
 
     A Keras optimizer takes five to ten ops a variable, each a pass over memory; this is one.
 
     Args:
-        rule: the optimizer, one of `tfps.ops.row_rules.ROW_RULES`.
-        variables: for each gradient the handle of its variable, then those of its slots in the rule's order; float32.
+        rule: the optimizer, one of `tfps.ops.row_rules.ROW_RULES` that is element by element.
+        variables: for each gradient the handle of its variable, then the handles of its slots in the rule's order;
+            float32.
         gradients: float32, each of the shape of its variable.
         hyper: the rule's hyperparameters in order and last the decay, float32 [h + 1].
 
@@ -25,31 +27,35 @@ def apply_dense(rule: RowRule, variables: Sequence[Sequence[Any]], gradients: Se
         The operation; None when run eagerly.
 
     Raises:
-        ConfigError: the variables are not as many as the rule has slots.
+        ConfigError: the variables are not as many as the rule has slots, or the rule has one number a row.
         tf.errors.InvalidArgumentError: a variable or slot has not the shape of its gradient.
     """
+    if not rule.elementwise:
+        raise ConfigError(
+            f"`rule` must work element by element, as a whole variable has no rows. Received: {rule.name!r}."
+        )
     for handles in variables:
         if len(handles) != 1 + len(rule.slots):
             raise ConfigError(
-                f"`variables` must be a variable and its slots {rule.slots} for rule {rule.name!r}. "
+                f"`variables` must be a variable and its slots {rule.slot_names} for rule {rule.name!r}. "
                 f"Received: {len(handles)} handles."
             )
     ops = library.load()
     if ops is None:
         return apply_dense_graph(rule, variables, gradients, hyper)
+    # The op takes all variables, then the first slot of each, and so on.
     handles = [handles[i] for i in range(1 + len(rule.slots)) for handles in variables]
     return ops.tfps_apply_dense(variables=handles, gradients=list(gradients), hyperparameters=hyper, rule=rule.name)
 
 
-def apply_dense_graph(rule: RowRule, variables: Sequence[Sequence[Any]], gradients: Sequence[Any], hyper: Any) -> Any:
+def apply_dense_graph(
+    rule: RowRule, variables: Sequence[Sequence[tf.Tensor]], gradients: Sequence[tf.Tensor], hyper: tf.Tensor
+) -> tf.Operation | None:
     """The same by TensorFlow's own ops; see `apply_dense`."""
-    named = dict(zip(rule.hyperparameters, tf.unstack(hyper[:-1], num=len(rule.hyperparameters)), strict=True))
     operations = []
     for handles, gradient in zip(variables, gradients, strict=True):
-        values = [tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32) for handle in handles]
-        decayed = values[0] - values[0] * hyper[-1]
-        deltas = rule.formula(decayed, values[1:], gradient, named)
-        deltas[0] += decayed - values[0]
-        for handle, delta in zip(handles, deltas, strict=True):
+        value, *slots = [tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32) for handle in handles]
+        # Deltas are added, so that of two updates at once none is lost.
+        for handle, delta in zip(handles, rule.deltas(value, slots, gradient, hyper), strict=True):
             operations.append(tf.raw_ops.AssignAddVariableOp(resource=handle, value=delta))
     return tf.group(*operations)

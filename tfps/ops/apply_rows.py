@@ -55,23 +55,20 @@ def apply_rows(rule: RowRule, variables: Sequence[Sequence[Any]], message: Any) 
     Args:
         rule: the optimizer, one of `tfps.ops.row_rules.ROW_RULES`.
         variables: for each table of the server, in the order of the request's pieces: the table, then its slots in the
-            rule's order; float32, [any, dim] each.
+            rule's order; float32, a table [any, dim], a slot [any, dim] or, where the rule has one number a row,
+            [any, 1].
         message: from `pack_update`.
 
     Returns:
         The operation; None when run eagerly.
 
     Raises:
-        ConfigError: the variables are no matrices of one width and dtype, or not as many as the rule has slots.
+        ConfigError: the tables are no matrices of one width and dtype, or their slots are not those of the rule.
         tf.errors.InvalidArgumentError: the message does not fit the variables.
     """
-    dim = width([variable for table in variables for variable in table])
+    dim = width([table[0] for table in variables])
     for table in variables:
-        if len(table) != 1 + len(rule.slots):
-            raise ConfigError(
-                f"`variables` must be a table and its slots {rule.slots} for rule {rule.name!r}. "
-                f"Received: {len(table)} variables."
-            )
+        _check_slots(rule, table, dim)
     ops = library.load()
     with tf.device(variables[0][0].device):
         if ops is None or variables[0][0].dtype != tf.float32:
@@ -102,14 +99,28 @@ def update_deltas(rule: RowRule, rows: Sequence[Any], hyper: Any, gradient: Any)
         A tensor like each of `rows`.
     """
     hyper, gradient = tf.cast(hyper, rows[0].dtype), tf.cast(gradient, rows[0].dtype)
-    named = dict(zip(rule.hyperparameters, tf.unstack(hyper[:-1], num=len(rule.hyperparameters)), strict=True))
-    decayed = rows[0] - rows[0] * hyper[-1]
-    deltas = rule.formula(decayed, list(rows[1:]), gradient, named)
-    deltas[0] += decayed - rows[0]
-    return deltas
+    return rule.deltas(rows[0], list(rows[1:]), gradient, hyper)
 
 
-def _update(rule: RowRule, table: Sequence[Any], hyper: Any, local: Any, gradient: Any) -> Any:
+def _check_slots(rule: RowRule, table: Sequence[Any], dim: int) -> None:
+    """Checks that the slots behind a table are those of the rule."""
+    if len(table) != 1 + len(rule.slots):
+        raise ConfigError(
+            f"`variables` must be a table and its slots {rule.slot_names} for rule {rule.name!r}. "
+            f"Received: {len(table)} variables."
+        )
+    for slot, variable in zip(rule.slots, table[1:], strict=True):
+        if variable.dtype != table[0].dtype or variable.shape.rank != 2 or variable.shape[1] != slot.width(dim):
+            raise ConfigError(
+                f"slot {slot.name!r} of a table must be {table[0].dtype.name} with {slot.width(dim)} columns for rule "
+                f"{rule.name!r}. Received: {variable.dtype.name} of shape {variable.shape}."
+            )
+
+
+def _update(
+    rule: RowRule, table: Sequence[Any], hyper: tf.Tensor, local: tf.Tensor, gradient: tf.Tensor
+) -> tf.Operation:
+    """Updates the local rows of one table."""
     rows = [tf.raw_ops.ResourceGather(resource=v.handle, indices=local, dtype=v.dtype) for v in table]
     deltas = update_deltas(rule, rows, hyper, gradient)
     where = local[:, tf.newaxis]

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.errors import ConfigError
+from tfps.checks import check_choice
 from tfps.ops import combine_rows_graph as graph
 from tfps.ops import library
 from tfps.ops.graph_gradient import with_gradient
@@ -16,8 +16,7 @@ COMBINERS = ("mean", "sqrtn", "sum")
 
 def check_combiner(combiner: object) -> None:
     """Raises `ConfigError`, a `ValueError`, unless `combiner` is the name of one."""
-    if combiner not in COMBINERS:
-        raise ConfigError(f"`combiner` must be the name of one. Received: {combiner!r}. Valid: {COMBINERS}.")
+    check_choice("combiner", combiner, COMBINERS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

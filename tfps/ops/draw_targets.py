@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from tfps.errors import ConfigError
 from tfps.ops import library
 from tfps.ops.draw_targets_graph import draw_targets_graph
+from tfps.ops.id_range import raised_eagerly
 
 _MOST_ROWS = 2**31
 """An alias must fit 32 bits."""
@@ -98,12 +99,16 @@ def draw_targets(positives: tf.Tensor, negatives: Negatives, seed: tf.Tensor) ->
 
     Returns:
         int64, [n, 1 + negatives.count]: the positive row first. The others differ from it.
+
+    Raises:
+        IdRangeError: a positive is not in the table; as for `route_unique`.
     """
     positives, seed = tf.cast(positives, tf.int64), tf.cast(seed, tf.int64)
     aliases = tf.constant([] if negatives.aliases is None else negatives.aliases, tf.int64)
     ops = library.load()
-    if ops is None:
-        return draw_targets_graph(positives, aliases, seed, negatives.rows, negatives.count)
-    return ops.tfps_draw_targets(
-        positives=positives, aliases=aliases, seed=seed, rows=negatives.rows, negatives=negatives.count
-    )
+    with raised_eagerly():
+        if ops is None:
+            return draw_targets_graph(positives, aliases, seed, negatives.rows, negatives.count)
+        return ops.tfps_draw_targets(
+            positives=positives, aliases=aliases, seed=seed, rows=negatives.rows, negatives=negatives.count
+        )

@@ -22,9 +22,10 @@ def draw_targets_graph(positives: tf.Tensor, aliases: tf.Tensor, seed: tf.Tensor
         rows: rows of the table.
         count: negatives of a pair.
     """
-    outside = tf.boolean_mask(positives, (positives < 0) | (positives >= rows))[:1]
+    first = tf.where((positives < 0) | (positives >= rows))[:1]
     message = f"`positives` must be at least 0 and below the rows, {rows}. Received:"
-    with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(outside), 0), [message, outside])]):
+    data = [message, tf.gather_nd(positives, first), "as element", first[:, 0]]
+    with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(first), 0), data)]):
         positives = tf.identity(positives)
     key, counter = tf.unstack(tf.bitcast(seed, tf.uint64))
     mixed = _mix(_mix(key + _number(_GOLDEN)) + _number(_GOLDEN) * counter)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfps.errors import ConfigError
 from tfps.ops import library
+from tfps.ops.id_range import raised_eagerly
 from tfps.ops.route_unique_graph import route_unique_graph
 from tfps.ops.routes import RouteMap
 
@@ -50,8 +51,8 @@ def route_unique(routes: RouteMap, ids: Sequence[tf.Tensor]) -> RoutedIds:
 
     Raises:
         ConfigError: the number of id tensors differs from the number of tables.
-        tf.errors.InvalidArgumentError: an id is negative or not below its table's rows; the message begins with
-            "id out of range" and names table, range and id.
+        IdRangeError: an id is negative or not below its table's rows. In a graph this is an error of TensorFlow's until
+            it reaches the chief, where `tfps.cluster.faults` translates it.
     """
     if len(ids) != len(routes.tables):
         raise ConfigError(f"`ids` must be one tensor a table, {len(routes.tables)}. Received: {len(ids)}.")
@@ -59,9 +60,11 @@ def route_unique(routes: RouteMap, ids: Sequence[tf.Tensor]) -> RoutedIds:
     ops = library.load()
     pieces = tuple(len(of_server) for of_server in routes.pieces)
     if ops is None:
-        # The graph returns the same fields in the same order.
-        return RoutedIds(*route_unique_graph(routes, ids), pieces)
-    routed = ops.tfps_route_unique(ids=ids, **_attributes(routes))
+        with raised_eagerly():
+            # The graph returns the same fields in the same order.
+            return RoutedIds(*route_unique_graph(routes, ids), pieces)
+    with raised_eagerly():
+        routed = ops.tfps_route_unique(ids=ids, **_attributes(routes))
     return RoutedIds(
         requests=tuple(routed.requests),
         unique_ids=routed.unique_ids,

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from tfps.ops.id_range import check_in_range
 from tfps.ops.routes import RouteMap, TableRoute
 from tfps.ops.routing_graph import locate
 
@@ -34,12 +35,9 @@ def route_unique_graph(routes: RouteMap, ids: Sequence[tf.Tensor]) -> Routed:
 
 
 def _unique_in_range(table: TableRoute, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    flat = tf.reshape(ids, [-1])
-    outside = (flat < 0) | (flat >= table.routing.rows)
-    message = f"id out of range: table {table.name!r} holds ids at least 0 and below {table.routing.rows}. Received:"
-    check = tf.debugging.Assert(~tf.reduce_any(outside), [message, tf.boolean_mask(flat, outside)[:1]])
-    with tf.control_dependencies([check]):
-        unique, inverse = tf.unique(flat)
+    check = check_in_range(table.name, table.routing.rows, ids)
+    with tf.control_dependencies([] if check is None else [check]):
+        unique, inverse = tf.unique(tf.reshape(ids, [-1]))
     return unique, inverse
 
 

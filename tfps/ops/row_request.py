@@ -1,33 +1,34 @@
-"""What a server is asked for: which rows of which of its tables, as tfps_ops/core/unique_router.h lays it out."""
+"""Requests to a server: which rows of which table. tfps_ops/core/routing/unique_router.h explains the layout."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from tfps.errors import ConfigError
 
 
-def split_request(request: Any, tables: int) -> tuple[Any, list[Any]]:
-    """Takes a request apart, in a TensorFlow graph.
+def split_request(request: tf.Tensor, tables: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Splits a request into its counts and the rows of each table, in a TensorFlow graph.
 
     Example: for 2 tables, `[2, 1, 7, 0, 5]` gives the counts `[2, 1]` and the rows `[7, 0]` and `[5]`.
 
     Args:
-        request: int64, [tables + m], a count a table and then the rows.
+        request: int64, [tables + m]: a count for each table, then the rows.
         tables: number of tables, at least 1.
 
     Returns:
-        (counts, rows): int64 [tables], and one int64 vector a table.
+        (counts, rows): int64 [tables], and an int64 vector for each table.
     """
     counts, rows = request[:tables], request[tables:]
+    # A request comes from another process, which may have another plan: a wrong one must be an error, not other rows.
     fits = tf.reduce_all(counts >= 0) & (tf.reduce_sum(counts) == tf.size(rows, tf.int64))
     message = "the counts of `request` must be at least 0 and add up to its rows. Received:"
     with tf.control_dependencies([tf.debugging.Assert(fits, [message, counts])]):
         return tf.identity(counts), tf.split(rows, counts, num=tables)
 
 
-def width(tables: Any) -> int:
-    """Columns of the tables of one request.
+def width(tables: Sequence[tf.Variable]) -> int:
+    """The number of columns of the tables of one request.
 
     Args:
         tables: variables, [any, dim] each, at least one.

@@ -1,4 +1,4 @@
-"""Which rows of a variable were updated since some moment, beside the variable: for exports and checkpoints of changes."""
+"""Which rows of a variable were updated since some moment, recorded beside it: for exports of what has changed."""
 
 from types import ModuleType
 

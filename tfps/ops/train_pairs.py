@@ -1,7 +1,8 @@
 """A window of word2vec and its kin in one op: pairs of rows, a logistic loss, and negatives of their own."""
 
 from collections.abc import Sequence
-from typing import Any
+
+import tensorflow as tf
 
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.ops import library
@@ -12,7 +13,9 @@ PAIR_RULES = ("sgd", "adagrad")
 """Names of the rules by which pairs can be trained one after the other."""
 
 
-def train_pairs(rule: RowRule, rows: Sequence[Any], centers: Any, targets: Any, hyper: Any) -> tuple[list[Any], Any]:
+def train_pairs(
+    rule: RowRule, rows: Sequence[tf.Tensor], centers: tf.Tensor, targets: tf.Tensor, hyper: tf.Tensor
+) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Trains pairs one after the other, as word2vec does; tfps_ops/core/pair_trainer.h has the order of the updates.
 
     For each pair, with the row c of its center: for each of its targets, with the row t, the slope of the logistic loss
@@ -34,11 +37,12 @@ def train_pairs(rule: RowRule, rows: Sequence[Any], centers: Any, targets: Any, 
         tf.errors.InvalidArgumentError: a row is not below M, or the shapes do not fit.
     """
     if rule.name not in PAIR_RULES:
+        # A rule with a Prepare of its own or with row slots would need more than the pairs' loop gives it.
         raise UnsupportedError(
             f"`rule` must be one by which pairs are trained. Received: {rule.name!r}. Valid: {PAIR_RULES}."
         )
     if len(rows) != 1 + len(rule.slots):
-        raise ConfigError(f"`rows` must be the rows and the slots {rule.slots}. Received: {len(rows)} matrices.")
+        raise ConfigError(f"`rows` must be the rows and the slots {rule.slot_names}. Received: {len(rows)} matrices.")
     ops = library.load()
     if ops is None:
         return train_pairs_graph(rule, rows, centers, targets, hyper)

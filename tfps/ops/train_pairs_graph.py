@@ -1,19 +1,22 @@
 """`train_pairs` by TensorFlow's own ops: a loop over the pairs, in which each target is a handful of operations."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from tfps.ops.row_rules import RowRule
 
-_MOST_LOSS = 87.33654  # the logarithm of the smallest float, to which the C++ op limits a probability
+_MOST_LOSS = 87.33654
+"""Minus the logarithm of the smallest float, to which the C++ op limits a probability."""
+_State: TypeAlias = tuple[tf.Tensor, list[tf.Tensor]]
+"""The center's row as it is for the whole pair, and the matrices, which every target changes."""
 
 
 def train_pairs_graph(
-    rule: RowRule, rows: Sequence[Any], centers: Any, targets: Any, hyper: Any
-) -> tuple[list[Any], Any]:
-    """See `train_pairs`."""
+    rule: RowRule, rows: Sequence[tf.Tensor], centers: tf.Tensor, targets: tf.Tensor, hyper: tf.Tensor
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """See `train_pairs`; the order of the updates is the same, the loops run one after the other."""
     before = [tf.convert_to_tensor(matrix) for matrix in rows]
     centers, targets = tf.convert_to_tensor(centers), tf.convert_to_tensor(targets)
     fits = tf.debugging.assert_equal(
@@ -22,18 +25,24 @@ def train_pairs_graph(
     with tf.control_dependencies([fits]):
         pairs, width = tf.size(centers), tf.shape(targets)[1]
 
-    def train_target(pair: Any, k: Any, state: Any, gradient: Any, loss: Any) -> Any:
+    def train_target(
+        pair: tf.Tensor, k: tf.Tensor, state: _State, gradient: tf.Tensor, loss: tf.Tensor
+    ) -> tuple[tf.Tensor, _State, tf.Tensor, tf.Tensor]:
         center, matrices = state
         row = targets[pair, k]
         found = tf.gather(matrices[0], row)
         score = tf.reduce_sum(center * found)
         positive = k == 0
+        # The derivative of the logistic loss for the score. The first target of a pair is its positive one.
         slope = tf.sigmoid(score) - tf.cast(positive, tf.float32)
         loss += tf.cast(tf.minimum(tf.math.softplus(tf.where(positive, -score, score)), _MOST_LOSS), tf.float64)
+        # The center's gradient takes the target's row as it was; the row is updated before the next target.
         updated = _update(rule, matrices, row, slope * center, hyper)
         return k + 1, (center, updated), gradient + slope * found, loss
 
-    def train_pair(pair: Any, matrices: Any, loss: Any) -> Any:
+    def train_pair(
+        pair: tf.Tensor, matrices: list[tf.Tensor], loss: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
         center = tf.gather(matrices[0], centers[pair])
         _, (_, matrices), gradient, loss = tf.while_loop(
             lambda k, *_: k < width,
@@ -49,12 +58,11 @@ def train_pairs_graph(
     return [new - old for new, old in zip(after, before, strict=True)], loss
 
 
-def _update(rule: RowRule, matrices: list[Any], row: Any, gradient: Any, hyper: Any) -> list[Any]:
+def _update(
+    rule: RowRule, matrices: Sequence[tf.Tensor], row: tf.Tensor, gradient: tf.Tensor, hyper: tf.Tensor
+) -> list[tf.Tensor]:
     """The matrices after one row of them was updated."""
-    named = dict(zip(rule.hyperparameters, tf.unstack(hyper[:-1], num=len(rule.hyperparameters)), strict=True))
-    found = [tf.gather(matrix, row)[tf.newaxis] for matrix in matrices]
-    decayed = found[0] - found[0] * hyper[-1]
-    deltas = rule.formula(decayed, found[1:], gradient[tf.newaxis], named)
-    deltas[0] += decayed - found[0]
+    found, *slots = [tf.gather(matrix, row)[tf.newaxis] for matrix in matrices]
+    deltas = rule.deltas(found, slots, gradient[tf.newaxis], hyper)
     where = tf.reshape(row, [1, 1])
     return [tf.tensor_scatter_nd_add(matrix, where, delta) for matrix, delta in zip(matrices, deltas, strict=True)]

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+from tfps.checks import check_integer, check_type
+from tfps.errors import PlanError
 from tfps.placement.model import Plan, ServerLoad, placement_loads
 from tfps.placement.report import largest_to_mean, summary
 from tfps.placement.text import human_bytes
@@ -37,7 +39,14 @@ def advise(plan: Plan, num_workers: int | None = None, dense_exchange_every: int
         plan: the plan.
         num_workers: workers of the cluster; None if not decided.
         dense_exchange_every: steps between two exchanges of dense variables; None for the strategy's default.
+
+    Raises:
+        PlanError: an argument breaks its rule.
     """
+    check_type("plan", plan, Plan, "a Plan", error=PlanError)
+    for name, value in (("num_workers", num_workers), ("dense_exchange_every", dense_exchange_every)):
+        if value is not None:
+            check_integer(name, value, at_least=1, error=PlanError, valid="None if not decided")
     if dense_exchange_every is None:
         dense_exchange_every = default_exchange_every(num_workers or _WORKERS)
     loads = plan.loads()

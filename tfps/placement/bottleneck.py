@@ -7,9 +7,11 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+from tfps import jobs
+
 Limit: TypeAlias = Literal["servers", "workers", "chief", "messages", "unknown"]
 
-_JOBS: dict[str, Limit] = {"ps": "servers", "worker": "workers", "chief": "chief"}
+_JOBS: dict[str, Limit] = {jobs.PS: "servers", jobs.WORKER: "workers", jobs.CHIEF: jobs.CHIEF}
 _BUSY = 0.7
 """A process that keeps this part of its cores busy sets the pace: bursts fill the rest."""
 _FULL = 0.85
@@ -122,7 +124,7 @@ _Found: TypeAlias = tuple[Limit, str] | None
 _HEADS: dict[Limit, str] = {
     "servers": "The parameter servers are the bottleneck.",
     "workers": "The workers are the bottleneck.",
-    "chief": "The chief is the bottleneck.",
+    jobs.CHIEF: "The chief is the bottleneck.",
     "messages": "Messages are the bottleneck: nobody is busy, steps wait for one another's messages.",
     "unknown": "Servers or workers are the bottleneck, not the chief.",
 }
@@ -149,21 +151,24 @@ def _full_host(watched: Watched) -> _Found:
 
 
 _RELIEF = {
-    "ps": f"Put servers on other machines; or ask less of them: {_FEWER_TRIPS}.",
-    "worker": "Put workers on other machines: most of the time goes into the model itself.",
-    "chief": f"Give it less to do a step: {_FEWER_TRIPS}, and a dataset that workers can read.",
+    jobs.PS: f"Put servers on other machines; or ask less of them: {_FEWER_TRIPS}.",
+    jobs.WORKER: "Put workers on other machines: most of the time goes into the model itself.",
+    jobs.CHIEF: f"Give it less to do a step: {_FEWER_TRIPS}, and a dataset that workers can read.",
 }
 
 
 def _chief(watched: Watched) -> _Found:
-    used = sum(task.used for task in watched.of("chief"))
+    used = sum(task.used for task in watched.of(jobs.CHIEF))
     if used < _CHIEF_BUSY:
         return None
-    return "chief", f"More workers will not help: each step costs the chief some of its one core. {_RELIEF['chief']}"
+    return (
+        jobs.CHIEF,
+        f"More workers will not help: each step costs the chief some of its one core. {_RELIEF[jobs.CHIEF]}",
+    )
 
 
 def _servers(watched: Watched) -> _Found:
-    servers = watched.of("ps")
+    servers = watched.of(jobs.PS)
     busiest = max(servers, key=lambda task: task.busy, default=None)
     if busiest is None or busiest.busy < _BUSY:
         return None
@@ -181,12 +186,15 @@ def _starved(watched: Watched) -> _Found:
         return None
     text = f"A worker has nothing to run for {watched.waiting:.0%} of the time"
     if watched.fed:
-        return "chief", f"{text}: the chief reads the batches. Give it a dataset that workers can read (see the log)."
-    return "chief", f"{text}: the chief is late with closures. Do less in callbacks; {_FEWER_TRIPS}."
+        return (
+            jobs.CHIEF,
+            f"{text}: the chief reads the batches. Give it a dataset that workers can read (see the log).",
+        )
+    return jobs.CHIEF, f"{text}: the chief is late with closures. Do less in callbacks; {_FEWER_TRIPS}."
 
 
 def _workers(watched: Watched) -> _Found:
-    workers, servers = watched.of("worker"), watched.of("ps")
+    workers, servers = watched.of(jobs.WORKER), watched.of(jobs.PS)
     if not workers or sum(task.busy for task in workers) / len(workers) < _BUSY:
         return None
     if not servers:
@@ -197,7 +205,7 @@ def _workers(watched: Watched) -> _Found:
 
 
 def _nobody(watched: Watched) -> tuple[Limit, str]:
-    if watched.of("ps") and watched.of("worker"):
+    if watched.of(jobs.PS) and watched.of(jobs.WORKER):
         return "messages", f"Make steps heavier or their trips fewer: {_FEWER_TRIPS}; or add workers."
     return "unknown", (
         f"Workers had a closure {1 - watched.waiting:.0%} of the time. What they did with it cannot be known here, as "
@@ -213,5 +221,5 @@ def _figures(watched: Watched) -> str:
         tasks = watched.of(job)
         if tasks:
             used = sum(task.used for task in tasks) / len(tasks)
-            parts.append(f"{noun} {used:.2f}" + (f" of {tasks[0].cores} each" if job != "chief" else ""))
+            parts.append(f"{noun} {used:.2f}" + (f" of {tasks[0].cores} each" if job != jobs.CHIEF else ""))
     return ", ".join(parts)

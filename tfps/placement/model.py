@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from tfps.checks import check_integer, check_list, check_type
 from tfps.errors import PlanError
 from tfps.placement.routing import Routing
 from tfps.placement.spec import VariableSpec
@@ -32,6 +33,11 @@ class Shard:
     index: int
     rows: int
 
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        for name in ("server", "index", "rows"):
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), at_least=0, error=PlanError))
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
@@ -52,6 +58,11 @@ class Placement:
 
     def __post_init__(self) -> None:
         """Checks the shards against the routing and the shape."""
+        check_type("spec", self.spec, VariableSpec, "a VariableSpec", error=PlanError)
+        for index, shard in enumerate(check_list("shards", self.shards, "a list of Shard", error=PlanError)):
+            check_type(f"shards[{index}]", shard, Shard, "a Shard", error=PlanError)
+        if self.routing is not None:
+            check_type("routing", self.routing, Routing, "a Routing, or None", error=PlanError)
         rows = [shard.rows for shard in self.shards]
         if [shard.index for shard in self.shards] != list(range(len(rows))) or rows != self._expected_rows():
             raise PlanError(
@@ -118,14 +129,13 @@ def placement_loads(placement: Placement) -> Iterator[ServerLoad]:
     """Yields the load that each shard of one placement puts on its server."""
     spec = placement.spec
     for index, shard in enumerate(placement.shards):
-        nbytes = shard.rows * spec.row_bytes
-        load = ServerLoad(shard.server, nbytes, nbytes * (1 + spec.slots))
+        load = ServerLoad(shard.server, shard.rows * spec.row_bytes, spec.bytes_of_rows(shard.rows))
         if spec.is_table and placement.routing:
             traffic = table_traffic(spec, placement.routing)
             lookups, rows = float(traffic.lookups[index]), float(traffic.unique[index])
             yield load + ServerLoad(shard.server, 0, 0, lookups, rows, rows * spec.row_bytes)
         else:
-            yield dataclasses.replace(load, dense_bytes_per_step=nbytes)
+            yield dataclasses.replace(load, dense_bytes_per_step=load.nbytes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,10 +155,13 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Checks names and servers; a list given as `placements` becomes a tuple."""
-        object.__setattr__(self, "placements", tuple(self.placements))
-        if not is_integer(self.num_servers) or self.num_servers < 1:
-            raise PlanError(f"`num_servers` must be an integer of at least 1. Received: {self.num_servers!r}.")
-        object.__setattr__(self, "num_servers", int(self.num_servers))
+        rule = "a list of Placement"
+        placements = check_list("placements", self.placements, rule, error=PlanError)
+        for index, placement in enumerate(placements):
+            check_type(f"placements[{index}]", placement, Placement, "a Placement", error=PlanError)
+        object.__setattr__(self, "placements", tuple(placements))
+        num_servers = check_integer("num_servers", self.num_servers, at_least=1, error=PlanError)
+        object.__setattr__(self, "num_servers", num_servers)
         seen: set[str] = set()
         for placement in self.placements:
             name = placement.spec.name

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
+from tfps.checks import check_callable, check_integer
 from tfps.errors import PlanError
 from tfps.placement.spec import VariableSpec
-from tfps.types import is_integer
 
 
 class Partitioner(Protocol):
@@ -62,8 +62,7 @@ class MinBytes:
     def __post_init__(self) -> None:
         """Checks the fields."""
         _check_positive(self, "min_shard_bytes")
-        if self.max_shards is not None:
-            _check_positive(self, "max_shards")
+        _check_positive(self, "max_shards", optional=True)
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
         """Number of shards of `spec`."""
@@ -85,8 +84,7 @@ class MaxBytes:
     def __post_init__(self) -> None:
         """Checks the fields."""
         _check_positive(self, "max_shard_bytes")
-        if self.max_shards is not None:
-            _check_positive(self, "max_shards")
+        _check_positive(self, "max_shards", optional=True)
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
         """Number of shards of `spec`."""
@@ -155,8 +153,12 @@ def _to_tensorflow(spec: VariableSpec) -> tuple[Any, Any]:
     return tensorflow.TensorShape(spec.shape), tensorflow.as_dtype(spec.dtype)
 
 
-def as_partitioner(partitioner: AnyPartitioner | None) -> Partitioner:
+def as_partitioner(partitioner: AnyPartitioner | None, name: str = "partitioner") -> Partitioner:
     """Returns the given partitioner, wrapped if it is TensorFlow's; `Auto()` for None.
+
+    Args:
+        partitioner: what the user gave.
+        name: of the argument it was given as, for the message.
 
     Raises:
         PlanError: it is not a partitioner.
@@ -165,8 +167,7 @@ def as_partitioner(partitioner: AnyPartitioner | None) -> Partitioner:
         return Auto()
     if isinstance(partitioner, FixedShards | MinBytes | MaxBytes | Auto | FromTensorFlow):
         return partitioner
-    if isinstance(partitioner, type) or not callable(partitioner):
-        raise PlanError(f"`partitioner` must be a partitioner of tfps or TensorFlow. Received: {partitioner!r}.")
+    check_callable(name, partitioner, "a partitioner of tfps or TensorFlow", error=PlanError)
     return _by_signature(partitioner)
 
 
@@ -183,9 +184,10 @@ def _clamp(shards: int, spec: VariableSpec, limit: int) -> int:
     return max(1, min(shards, limit, spec.rows)) if spec.is_table else 1
 
 
-def _check_positive(partitioner: Partitioner, name: str) -> None:
+def _check_positive(partitioner: Partitioner, name: str, optional: bool = False) -> None:
     """Checks a field. An integer of numpy becomes one of Python, because JSON knows no other."""
     value = getattr(partitioner, name)
-    if not is_integer(value) or value < 1:
-        raise PlanError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
-    object.__setattr__(partitioner, name, int(value))
+    if value is None and optional:
+        return
+    valid = "None for no limit" if optional else ""
+    object.__setattr__(partitioner, name, check_integer(name, value, at_least=1, error=PlanError, valid=valid))

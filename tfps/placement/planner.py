@@ -4,7 +4,9 @@ import dataclasses
 import operator
 import threading
 from collections.abc import Iterable
+from typing import get_args
 
+from tfps.checks import check_choice, check_integer, check_list, check_type
 from tfps.errors import PlanError
 from tfps.placement.balancers import Balancer, as_balancer
 from tfps.placement.loads import Loads, demand_of
@@ -37,7 +39,10 @@ def plan(
         PlanError: an argument breaks its rule.
     """
     splitter = Splitter(num_servers, as_partitioner(partitioner), routing)
-    splits = [splitter.split(spec) for spec in specs]
+    wanted = check_list("specs", specs, "a list of VariableSpec", error=PlanError)
+    for index, spec in enumerate(wanted):
+        check_type(f"specs[{index}]", spec, VariableSpec, "a VariableSpec", error=PlanError)
+    splits = [splitter.split(spec) for spec in wanted]
     servers = as_balancer(balancer).assign_all([demand_of(split) for split in splits], num_servers)
     return Plan(num_servers, tuple(Placement.on(s.spec, on, s.routing) for s, on in zip(splits, servers, strict=True)))
 
@@ -60,9 +65,10 @@ class Splitter:
     routing: RoutingKind
 
     def __post_init__(self) -> None:
-        """Checks the fields by making a plan and a routing of them."""
-        Plan(self.num_servers)
-        Routing(self.routing, 1, 1)
+        """Checks the fields."""
+        num_servers = check_integer("num_servers", self.num_servers, at_least=1, error=PlanError)
+        object.__setattr__(self, "num_servers", num_servers)
+        check_choice("routing", self.routing, get_args(RoutingKind), error=PlanError)
 
     def split(self, spec: VariableSpec) -> Placement:
         """The shards of a variable, all on server 0."""
@@ -96,8 +102,8 @@ class IncrementalPlacer:
     ) -> None:
         """See the class."""
         self._splitter = Splitter(num_servers, as_partitioner(partitioner), routing)
-        if plan is not None and not isinstance(plan, Plan):
-            raise PlanError(f"`plan` must be a Plan; `Plan.load(path)` reads one. Received: {plan!r}.")
+        if plan is not None:
+            check_type("plan", plan, Plan, "a Plan, which `Plan.load(path)` reads", error=PlanError)
         if plan is not None and plan.num_servers != num_servers:
             raise PlanError(f"`plan` must be for {num_servers} servers. Received: one for {plan.num_servers}.")
         self._balancer = as_balancer(balancer)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from tfps.placement.model import Placement, Plan, ServerLoad
+from tfps.placement.spec import VariableSpec
 from tfps.placement.text import columns, human_bytes, ranges
 
 
@@ -47,11 +48,17 @@ def largest_to_mean(values: Iterable[float]) -> float:
     return max(values) * len(values) / total if total else 1.0
 
 
+def slots_text(spec: VariableSpec) -> str:
+    """How many slots a variable has: "1", or "1 narrow" for one with a number a row, or "1 + 1 narrow"."""
+    narrow = f"{spec.row_slots} narrow" if spec.row_slots else ""
+    return narrow if narrow and not spec.slots else f"{spec.slots} + {narrow}" if narrow else str(spec.slots)
+
+
 def _variable_row(placement: Placement) -> tuple[str, ...]:
     spec = placement.spec
     split = f"{len(placement.shards)} by {placement.routing.kind}" if placement.routing else "whole"
     shape = str(list(spec.shape))
-    return spec.name, shape, human_bytes(spec.nbytes), str(spec.slots), split, ranges(placement.servers)
+    return spec.name, shape, human_bytes(spec.nbytes), slots_text(spec), split, ranges(placement.servers)
 
 
 def _server_rows(loads: Sequence[ServerLoad]) -> list[tuple[str, ...]]:
@@ -75,7 +82,7 @@ def _cells(load: ServerLoad) -> tuple[str, ...]:
 def _where(placement: Placement) -> str:
     kind = placement.routing.kind if placement.routing else "whole"
     shape = "x".join(map(str, placement.spec.shape))
-    return f"{shape} {placement.spec.dtype} {kind} on {list(placement.servers)}, {placement.spec.slots} slots"
+    return f"{shape} {placement.spec.dtype} {kind} on {list(placement.servers)}, {slots_text(placement.spec)} slots"
 
 
 def _compare_loads(before: Sequence[ServerLoad], after: Sequence[ServerLoad]) -> list[str]:

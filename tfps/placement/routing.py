@@ -22,6 +22,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from tfps.checks import check_choice, check_integer
 from tfps.errors import IdRangeError, PlanError
 
 RoutingKind: TypeAlias = Literal["div", "mod", "hash"]
@@ -57,8 +58,9 @@ class Routing:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        if self.kind not in get_args(RoutingKind):
-            raise PlanError(f"`kind` must be one of {get_args(RoutingKind)}. Received: {self.kind!r}.")
+        check_choice("kind", self.kind, get_args(RoutingKind), error=PlanError)
+        for name in ("rows", "shards"):
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), error=PlanError))
         if not 1 <= self.rows <= MAX_ROWS:
             raise PlanError(f"`rows` must be between 1 and 2**62. Received: {self.rows}.")
         if not 1 <= self.shards <= self.rows:

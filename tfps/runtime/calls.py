@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from tfps.errors import ClusterTimeoutError
+from tfps.errors import ClusterTimeoutError, TfpsError
 from tfps.runtime.losses import WorkerLostError
 from tfps.runtime.waiting import Wait, wait_for
 from tfps.types import Nest
@@ -110,6 +110,9 @@ class Calls:
         result = self._next(self._wait)
         if isinstance(result.error, WorkerLostError):
             return result.tag, result.error
+        if isinstance(result.error, TfpsError):
+            # Its traceback is of the worker's thread, and longer than what it tells.
+            raise result.error.with_traceback(None)
         if result.error is not None:
             raise result.error
         self.last_s = result.seconds

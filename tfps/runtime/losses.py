@@ -77,5 +77,10 @@ class Losses:
         if not known:
             if isinstance(self._cluster, LocalCluster):
                 self._cluster.remove_task(jobs.WORKER, worker)
-            _LOG.warning("the other workers go on without worker %d, and do its part: %s", worker, error)
+            _LOG.warning(
+                "the other workers go on without worker %d: %s. Another worker takes over its input shard and repeats "
+                "the steps that were under way; each update counts once.",
+                worker,
+                error.summary.rstrip("."),
+            )
         return True

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context  # executors are not public
 from tensorflow.python.eager.executor import new_executor
 
+from tfps.cluster.faults import raise_translated
 from tfps.types import Nest
 
 TranslateError: TypeAlias = Callable[[Exception], Exception]
@@ -75,7 +76,7 @@ class TaskThread:
                 return tf.nest.map_structure(lambda tensor: tensor.numpy(), function())
         except tf.errors.OpError as error:
             self._executor.clear_error()
-            raise self._translate(error) from error
+            raise_translated(error, self._translate(error))
 
     def busy_s(self) -> float:
         """Seconds in which it ran functions, so far."""

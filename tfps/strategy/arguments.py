@@ -30,6 +30,7 @@ class Arguments:
     def __post_init__(self) -> None:
         """Checks every argument."""
         valid = "None for one on this machine, or where TF_CONFIG says where the cluster is"
+        # The dataclass is frozen for its users; a checked value takes the place of what was given.
         if self.cluster is not None:
             check_type("cluster", self.cluster, LocalCluster, "a tfps.LocalCluster", valid=valid)
         if self.variable_partitioner is not None:
@@ -48,7 +49,9 @@ class Arguments:
         object.__setattr__(
             self, "closure_timeout_s", check_number("closure_timeout_s", self.closure_timeout_s, above=0)
         )
-        env.start_timeout_s(), env.join_timeout_s(), env.ops_disabled()
+        # A variable that breaks its rule would be found only after processes were started.
+        for read in (env.start_timeout_s, env.join_timeout_s, env.chief_grace_s, env.ops_disabled):
+            read()
 
     def check_against(self, tf_config: object | None) -> None:
         """Checks that the cluster is named once.

@@ -23,6 +23,7 @@ class Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
     def _call_for_each_replica(self, fn: Callable[..., Nest], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Nest:
         strategy = self._container_strategy()
         strategy.connection.check()
+        # A hand-written loop: outside any step, and there is a model whose variables a step would copy.
         if strategy.run_in_step is not None and strategy.dense_variables and step.current() is None:
             fn = strategy.run_in_step(fn)
         return super()._call_for_each_replica(fn, args, kwargs)
@@ -31,5 +32,6 @@ class Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
         strategy = self._container_strategy()
         strategy.connection.check()
         device = devices.server(strategy.factory.place_plain(kwargs))
+        # The plan decides, whatever device or colocation the caller is in.
         with tf.compat.v1.colocate_with(None, ignore_existing=True), tf.device(device):
             return next_creator(**kwargs)

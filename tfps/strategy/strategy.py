@@ -17,13 +17,11 @@ from tensorflow.python.distribute import distribute_lib  # how to leave a replic
 
 from tfps import jobs
 from tfps.cluster import devices
-from tfps.cluster.connection import Connection, connect, reconnect_tensorflow
-from tfps.cluster.faults import translate, translated
+from tfps.cluster.connection import Connection, reconnect_tensorflow
+from tfps.cluster.faults import translate
 from tfps.cluster.local import LocalCluster
-from tfps.cluster.reach import wait_for_servers
-from tfps.cluster.server import serve
 from tfps.cluster.spec import ClusterSpec
-from tfps.cluster.tf_config import TaskConfig, from_environment
+from tfps.cluster.tf_config import from_environment
 from tfps.embedding.table import Table
 from tfps.inputs.worker_input import WorkerInput
 from tfps.ops import library
@@ -34,8 +32,10 @@ from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
 from tfps.runtime.remote_variables import RemoteVariables
 from tfps.strategy.arguments import Arguments
+from tfps.strategy.coordinator import Coordinator
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
+from tfps.strategy.start import resolver_of, start
 from tfps.strategy.variable_factory import VariableFactory
 from tfps.strategy.variables import DenseVariable, SumVariable
 
@@ -104,14 +104,16 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         )
         config = from_environment()
         arguments.check_against(config)
-        library.load()  # built for another TensorFlow: said here, and not by servers that do not come up
+        # A library that was built for another TensorFlow is reported here, and not by servers that do not come up.
+        library.load()
         if config is None:
             self.cluster: LocalCluster | None = arguments.cluster or LocalCluster()
             num_ps = self.cluster.num_ps
         else:
             self.cluster, num_ps = None, config.cluster.num_ps
         self.factory = VariableFactory(num_ps, arguments.variable_partitioner, arguments.plan)  # checks both of them
-        self.connection = self._start(config)
+        self.connection = start(self.cluster, config, self._join)
+        # From here on nothing can fail that would have to stop the cluster.
         self._losses = Losses(self.num_workers, self.connection.cluster)
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
@@ -120,31 +122,14 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.overlap_dense_exchange = arguments.overlap_dense_exchange
         self.prefetch_lookups = arguments.prefetch_lookups
         self.closure_timeout_s = arguments.closure_timeout_s
-        self._extended.__class__ = Extended  # TensorFlow makes it and leaves no way to name another class
+        # TensorFlow makes it, and leaves no way to name another class.
+        self._extended.__class__ = Extended
 
     # The cluster: its start and its end.
 
-    def _start(self, config: TaskConfig | None) -> Connection:
-        """Brings the cluster up and connects to it; a server of TF_CONFIG does not return."""
-        if config is not None:
-            if config.task_type != jobs.CHIEF:
-                serve(config)
-            wait_for_servers(config.cluster)
-            return self._connect(config.cluster, config.cluster)
-        assert self.cluster is not None
-        was_up = bool(self.cluster.tasks)
-        try:
-            self.cluster.start()
-            return self._connect(self.cluster, self.cluster.spec)
-        except BaseException:
-            if not was_up:  # what this call started must not stay, whatever went wrong
-                self.cluster.stop()
-            raise
-
-    def _connect(self, cluster: LocalCluster | ClusterSpec, spec: ClusterSpec) -> Connection:
-        with translated(cluster):
-            make = functools.partial(super().__init__, _resolver(spec))
-            return connect(cluster, make)
+    def _join(self, spec: ClusterSpec) -> None:
+        """Makes the TensorFlow half of the strategy, whose constructor connects to the cluster."""
+        super().__init__(resolver_of(spec))
 
     def _connect_to_cluster(self, coordinator_name: str) -> None:
         """What TensorFlow's constructor calls to connect; only the first connection of a program is made its way."""
@@ -170,6 +155,17 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.connection.end("its `with` block ended")
 
     # Tasks and what runs on them.
+
+    @property
+    def _cluster_coordinator(self) -> Coordinator | None:
+        """The coordinator of hand-written loops: TensorFlow makes it, and keeps it here."""
+        return self._coordinator
+
+    @_cluster_coordinator.setter
+    def _cluster_coordinator(self, coordinator: Any) -> None:
+        if coordinator is not None:
+            coordinator.__class__ = Coordinator
+        self._coordinator: Coordinator | None = coordinator
 
     @property
     def num_servers(self) -> int:
@@ -242,6 +238,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         That is in a replica, where TensorFlow lets nobody enter a scope.
         """
         with tf.init_scope():
+            # TensorFlow keeps a stack of modes a thread; in the cross-replica mode a scope may be entered.
             distribute_lib._push_per_thread_mode(distribute_lib._CrossReplicaThreadMode(self))
             try:
                 with self.scope():
@@ -277,8 +274,3 @@ def _check(connection: "weakref.ref[Connection]", losses: Losses) -> None:
     if held is not None:
         held.check()
     losses.check()
-
-
-def _resolver(spec: ClusterSpec) -> tf.distribute.cluster_resolver.ClusterResolver:
-    task = {"task_type": jobs.CHIEF, "task_id": 0} if spec.chief else {}
-    return tf.distribute.cluster_resolver.SimpleClusterResolver(spec.resolver_spec(), rpc_layer="grpc", **task)

@@ -72,12 +72,15 @@ class VariableFactory:
         if summed:
             return create_sum(spec, recipe)
         spec = dataclasses.replace(spec, name=self._unique(spec.name))
+        # Most slots have the shape of their variable. One that has not (a counter) is placed as any other variable.
         if isinstance(self._slot_of, Table) and is_slot_shape(spec.shape, self._slot_of):
             spec = dataclasses.replace(spec, is_table=True)
             placement = self._placer.place_like(spec, self._slot_of.placement)
             return self._slot_of.create_slot(placement, recipe.initial)
-        if isinstance(self._slot_of, DenseVariable) and self._slot_of.placement.spec.shape == spec.shape:
-            placement = self._placer.place_like(spec, self._slot_of.placement)
+        beside = self._slot_of.placement if isinstance(self._slot_of, DenseVariable) else None
+        # A slot has the shape of its variable, or one number for each row of it.
+        if beside is not None and spec.shape in (beside.spec.shape, (*beside.spec.shape[:1], 1)):
+            placement = self._placer.place_like(spec, beside)
         else:
             placement = self._placer_of(spec, recipe).place(spec)
         if spec.is_table:
@@ -93,11 +96,13 @@ class VariableFactory:
 
     def place_plain(self, request: dict[str, Any]) -> int:
         """The server for a plain `tf.Variable`, from the arguments of its creator."""
+        # What the caller knows: an initial value, or a function that makes it and maybe a shape.
         value, dtype = request.get("initial_value"), request.get("dtype")
         shape = request.get("shape")
         if shape is None and not callable(value) and value is not None:
             value = tf.convert_to_tensor(value, dtype)
             shape, dtype = value.shape, value.dtype
+        # Of unknown shape it counts as a scalar: it has to be somewhere.
         known = shape is not None and tf.TensorShape(shape).is_fully_defined()
         size = tuple(tf.TensorShape(shape).as_list()) if known else ()
         spec = VariableSpec(

@@ -39,6 +39,7 @@ class EpochTotals:
     def add(self, result: Result) -> None:
         """Adds a closure. One without steps found its input used up, and has nothing to say."""
         if result.steps:
+            # Sums and no means: two closures of different lengths must count by what they did, and only sums add up.
             self.steps += result.steps
             # The first closure with steps says how many measurements there are; for most modes none.
             before = self.measured or [0.0] * len(result.measured)

@@ -33,6 +33,7 @@ class Pacing(abc.ABC):
         parts: parts of a closure, each with an exchange of its own; more than one where they overlap.
     """
 
+    # Parts are fixed for an epoch: the graph over an iterator has a loop over them.
     def __init__(self, parts: int) -> None:
         self.parts = parts
 
@@ -103,6 +104,7 @@ class SteadyPacing(Pacing):
 
     def fed_rest(self, pace: Pace, left: int) -> int:
         """What is left is trained batch by batch."""
+        # A graph of one step is traced anyway, for `train_on_batch` and for the first closure.
         return 1
 
     def on_closure(self, order: Order, steps: int, seconds: float) -> None:

@@ -82,6 +82,8 @@ class Runner:
         # Counted over all epochs of the model: the ledgers of the servers know the last number of each shard.
         first = self._ordered[shard]
         self._ordered[shard] += steps
+        # Numbers are given when a closure is ordered, not when it runs, so that gaps do no harm: an input may end
+        # early.
         return Order(steps, shard, first, window=window)
 
     def call(self, epoch: Epoch, order: Order, batches: Sequence[Nest] | None) -> Callable[[], tf.Tensor]:

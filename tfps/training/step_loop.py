@@ -45,8 +45,7 @@ class StepLoop(Closure):
         batches = of_one_shape(batches)
         run = functools.partial(self._run, copies)
         recording = self._record(run, batches[0])
-        # There is at least one batch, so this is never the result; it gives the variable a type.
-        logs = tf.zeros([0])
+        logs: tf.Tensor = None  # there is at least one batch
         for number, batch in enumerate(batches, 1):
             logs = run(recording.lookups(batch), batch, push_id=row_push_id(number))
         return logs

@@ -139,7 +139,7 @@ class Turns:
         rows: list[tf.Tensor],
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Runs a step over each batch; returns the last one's logs, and the rows of the batch that follows."""
-        logs = tf.zeros([0])
+        logs: tf.Tensor = None  # there is at least one batch
         for number, (batch, after) in enumerate(itertools.pairwise([*batches, following])):
             # Asked for before the step is traced: its push waits for them, and they do not wait for its push.
             coming = self._prefetched.request(after) if self._prefetched else []

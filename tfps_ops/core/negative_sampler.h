@@ -1,4 +1,4 @@
-// Rows drawn at random beside each positive one: the negatives of word2vec and its kin.
+// Rows drawn at random beside each positive one: the negative samples of word2vec and its kin.
 //
 // A draw is a function of (seed, place), so any number of threads and the TensorFlow graph in
 // tfps/ops/draw_targets_graph.py draw the same. A draw costs a product, a shift or two and one fetch from the alias table
@@ -10,23 +10,24 @@
 #include <cstdint>
 
 #include "tfps_ops/core/parallel.h"
+#include "tfps_ops/core/status.h"
 
 namespace tfps {
 
-// Nothing is owned.
+// What rows are drawn from. Nothing is owned; a value that any number of threads may use.
 struct NegativeSampler {
   const int64_t* aliases = nullptr;  // [rows], columns as above; null: each row is as likely as another
   int64_t rows = 0;                  // 2 to 2^31
   uint64_t seed = 0;
 };
 
-// The first column that takes a row at or above `rows`, or -1 where none does. O(rows).
-int64_t FirstBadAlias(const NegativeSampler& sampler);
+// Whether every column of the alias table takes a row below `rows`; the error names the first that does not. O(rows).
+Status CheckAliases(const NegativeSampler& sampler);
 
-// The first of `count` positives that is not in [0, rows), or -1 where there is none.
-int64_t FirstBadPositive(const NegativeSampler& sampler, const int64_t* positives, int64_t count);
+// Whether all of `count` positives are in [0, rows); the error names the first that is not. O(count).
+Status CheckPositives(const NegativeSampler& sampler, const int64_t* positives, int64_t count);
 
-// What a seed of two numbers, such as a key and a counter, comes to.
+// One seed from two numbers, such as the key and the counter of a tf.random.Generator.
 uint64_t MixedSeed(int64_t key, int64_t counter);
 
 // targets[i] = {positives[i], then width - 1 rows that are not positives[i]}, [count, width]. One that is drawn equal to

@@ -10,9 +10,12 @@
 
 namespace tfps {
 
+// A cache line of 64 bytes.
 constexpr int64_t kFloatsALine = 16;
 
-// Rows that lie in whole cache lines: what is beyond `dim` in a row is 0, in a slot 1, and stays without effect.
+// Rows that lie in whole cache lines. Beyond `dim` a row is filled with 0 and a slot with 1, which has no effect on a product
+// and is not changed by an update. Example: rows of 100 floats have a stride of 112.
+// Ownership: nothing is owned. Threads: one call, one block; nothing else is touched.
 struct PairBlock {
   Pairs pairs;
   float* rows[1 + kMaxSlots] = {};  // rows and slots, each [any, stride]
@@ -20,13 +23,16 @@ struct PairBlock {
   float* scratch = nullptr;         // [3, stride], in whole cache lines
 };
 
-// Trains the pairs and returns the sum of their losses.
-template <class Rule>
-using TrainPairs = double (*)(const Rule& rule, const PairBlock& block);
+// The loop for one rule that pairs can be trained by.
+struct PairKernel {
+  RowRule rule;
+  // Trains the pairs and returns the sum of their losses; `hyperparameters` are the numbers of the rule.
+  double (*train)(const float* hyperparameters, const PairBlock& block);
+};
 
 struct PairKernels {
-  TrainPairs<SgdRule> sgd;
-  TrainPairs<AdagradRule> adagrad;
+  const PairKernel* rules;  // [rule_count]
+  int rule_count;
 };
 
 // The loops for `target`, which this CPU must support.

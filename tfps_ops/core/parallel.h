@@ -1,4 +1,8 @@
 // How the core asks for threads without knowing whose they are.
+//
+// The core starts no thread and holds no pool: in a server the threads are TensorFlow's, which other ops share, and in tests
+// they are whatever the test wants. Work must not depend on how it is split: every user of this gives the same bits for any
+// number of threads, and tests hold them to that.
 #ifndef TFPS_OPS_CORE_PARALLEL_H_
 #define TFPS_OPS_CORE_PARALLEL_H_
 

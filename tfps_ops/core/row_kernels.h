@@ -14,17 +14,19 @@
 
 namespace tfps {
 
-// Rows of one table that get a gradient. Rows are within the table and different from each other.
+// Rows of one table that get a gradient. Rows are within the table and different from each other: threads split them.
+// Example: rows {7, 2}, dim 3 and gradients {g7 g7 g7 g2 g2 g2} update 3 floats from table + 21 and from table + 6.
 struct RowBlock {
   float* table = nullptr;                // [table rows, dim]
-  float* slots[kMaxSlots] = {};          // each [table rows, dim]; as many as the rule has
+  float* slots[kMaxSlots] = {};          // as many as the rule has, each [table rows, its SlotWidth]
   const int64_t* rows = nullptr;         // [count]
   const float* gradients = nullptr;      // [count, dim]
   int64_t count = 0;
   int64_t dim = 0;
 };
 
-// Rows to be added up: out[position[i]] += values[i] for the positions in [begin, end); others are passed over.
+// Rows to be added up, for the gradients of a lookup: out[position[i]] += values[i] for the positions in [begin, end); others
+// are passed over.
 struct AddBlock {
   const float* values = nullptr;         // [count, dim]
   const int32_t* positions = nullptr;    // [count]
@@ -49,7 +51,8 @@ struct AddSharesBlock {
   float* out = nullptr;                  // [at least end, dim]
 };
 
-// One bag: out = sum(weights[i] * rows[places[i]]) / divisor, 0 where the divisor is.
+// One bag of a lookup, whose rows are added up to one: out = sum(weights[i] * rows[places[i]]) / divisor, 0 where the divisor
+// is.
 struct PoolBlock {
   const float* rows = nullptr;           // [any, dim]
   const int32_t* places = nullptr;       // [ahead], of which the first `count` are the bag's
@@ -71,8 +74,14 @@ struct DotBlock {
   float* out = nullptr;                  // [count]
 };
 
-template <class Rule>
-using ApplyRows = void (*)(const Rule& rule, const RowBlock& block);
+// One rule of rules/*.inc with its loop. Both functions take the numbers of the rule, `rule.hyperparameter_count` floats.
+struct RuleKernel {
+  RowRule rule;
+  // To be called once for an update, before any `apply`: computes in place what is the same for every row.
+  void (*prepare)(float* hyperparameters);
+  // Updates the rows of a block, one after the other. Keeps no state: several threads may call it with different rows.
+  void (*apply)(const float* hyperparameters, const RowBlock& block);
+};
 
 // One set of loops. A const table of functions: copying a pointer to it is all that dispatch costs.
 struct RowKernels {
@@ -80,23 +89,11 @@ struct RowKernels {
   void (*add_shares)(const AddSharesBlock& block);
   void (*pool)(const PoolBlock& block);
   void (*dot)(const DotBlock& block);
-  ApplyRows<SgdRule> sgd;
-  ApplyRows<MomentumRule> momentum;
-  ApplyRows<AdagradRule> adagrad;
-  ApplyRows<AdamRule> adam;
-  ApplyRows<AdamAmsgradRule> adam_amsgrad;
-  ApplyRows<AdamaxRule> adamax;
-  ApplyRows<NadamRule> nadam;
-  ApplyRows<LionRule> lion;
-  ApplyRows<AdadeltaRule> adadelta;
-  ApplyRows<RmspropRule> rmsprop;
-  ApplyRows<RmspropMomentumRule> rmsprop_momentum;
-  ApplyRows<RmspropCenteredRule> rmsprop_centered;
-  ApplyRows<RmspropMomentumCenteredRule> rmsprop_momentum_centered;
-  ApplyRows<FtrlRule> ftrl;
+  const RuleKernel* rules;  // [rule_count], in one order for all targets
+  int rule_count;
 };
 
-// The loops for `target`, which this CPU must support.
+// The loops for `target`, which this CPU must support: those of another end the process with an illegal instruction.
 const RowKernels& RowKernelsFor(CpuTarget target);
 
 namespace baseline { extern const RowKernels kRowKernels; }

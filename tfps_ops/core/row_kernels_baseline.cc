@@ -9,6 +9,7 @@ namespace {
 constexpr int kWidth = 4;
 typedef float Vec __attribute__((vector_size(kWidth * sizeof(float))));
 
+// A copy of so many bytes is one instruction, on rows that begin anywhere.
 inline Vec Load(const float* p) {
   Vec v;
   __builtin_memcpy(&v, p, sizeof(v));
@@ -17,6 +18,7 @@ inline Vec Load(const float* p) {
 
 inline void Store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof(v)); }
 
+// Element by element: a wider read could cross the end of the memory. Lanes that are left out are 0.
 inline Vec LoadPart(const float* p, int64_t n) {
   Vec v = {p[0]};
   if (n > 1) v[1] = p[1];
@@ -34,9 +36,11 @@ inline Vec Sqrt(Vec v) {
   return Vec{__builtin_sqrtf(v[0]), __builtin_sqrtf(v[1]), __builtin_sqrtf(v[2]), __builtin_sqrtf(v[3])};
 }
 
+// 16 registers of 4 floats hold no three rows worth mentioning.
 constexpr int kMostVecs = 0;
 constexpr int kVecsALine = 4;
 
+// Sixteen floats by halves, in the order of the wider targets.
 inline float SumOfLine(const Vec* line) {
   const Vec four = (line[0] + line[2]) + (line[1] + line[3]);
   return (four[0] + four[2]) + (four[1] + four[3]);

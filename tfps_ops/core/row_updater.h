@@ -8,6 +8,7 @@
 #include "tfps_ops/core/cpu_target.h"
 #include "tfps_ops/core/parallel.h"
 #include "tfps_ops/core/row_kernels.h"
+#include "tfps_ops/core/status.h"
 
 namespace tfps {
 
@@ -17,10 +18,14 @@ class RowUpdater {
  public:
   virtual ~RowUpdater() = default;
 
-  // How many variables of the table's shape go with it.
+  // How many variables go with a table.
   virtual int slots() const = 0;
 
-  // How many numbers come with every update: the fields of the rule in row_rules.h, in their order.
+  // Floats of a row of slot number `slot`, for a table with rows of `dim` floats: `dim` or 1. A slot has as many rows as
+  // its table.
+  virtual int64_t SlotWidth(int slot, int64_t dim) const = 0;
+
+  // How many numbers come with every update: the hyperparameters of the rule in their order, and last the decay.
   virtual int hyperparameters() const = 0;
 
   // Reads, updates and writes each row of the block once. Large blocks are shared out over threads by rows.
@@ -28,10 +33,9 @@ class RowUpdater {
   virtual void Apply(const float* hyperparameters, const RowBlock& block, const ParallelFor& parallel) const = 0;
 };
 
-// The updater called `rule` (sgd, momentum, adagrad, adam, adam_amsgrad, adamax, nadam, lion, adadelta, rmsprop,
-// rmsprop_momentum, rmsprop_centered, rmsprop_momentum_centered or ftrl), on the best loops this CPU can run or on those
-// of `target`; null for another name.
-std::unique_ptr<RowUpdater> MakeRowUpdater(const std::string& rule, CpuTarget target = BestCpuTarget());
+// The updater of the rule with this name (see RowRules), on the best loops this CPU can run or on those of `target`; an
+// InvalidArgument error, which names all rules, for a name that none has.
+Result<std::unique_ptr<RowUpdater>> MakeRowUpdater(const std::string& rule, CpuTarget target = BestCpuTarget());
 
 }  // namespace tfps
 

@@ -4,41 +4,60 @@
 #include <cstring>
 #include <map>
 #include <numeric>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include "tfps_ops/core/testing.h"
 
 namespace tfps {
 namespace {
 
-const std::map<std::string, std::vector<float>> kRules = {
-    {"sgd", {0.1f, 0.01f}},
-    {"momentum", {0.1f, 0.9f, 1.0f, 0.01f}},
-    {"adagrad", {0.1f, 1e-3f, 0.01f}},
-    {"adam", {0.1f, 0.9f, 0.99f, 1e-3f, 3.0f, 0.01f}},
-    {"adam_amsgrad", {0.1f, 0.9f, 0.99f, 1e-3f, 3.0f, 0.01f}},
-    {"adamax", {0.1f, 0.9f, 0.99f, 1e-3f, 3.0f, 0.01f}},
-    {"nadam", {0.1f, 0.9f, 0.99f, 1e-3f, 3.0f, 0.01f}},
-    {"lion", {0.1f, 0.9f, 0.99f, 0.01f}},
-    {"adadelta", {0.1f, 0.9f, 1e-3f, 0.01f}},
-    {"rmsprop", {0.1f, 0.9f, 1e-3f, 0.0f}},
-    {"rmsprop_momentum", {0.1f, 0.9f, 1e-3f, 0.5f, 0.01f}},
-    {"rmsprop_centered", {0.1f, 0.9f, 1e-3f, 0.01f}},
-    {"rmsprop_momentum_centered", {0.1f, 0.9f, 1e-3f, 0.5f, 0.01f}},
-    {"ftrl", {0.1f, -0.5f, 0.01f, 0.02f, 0.03f, 0.1f, 0.01f}},
+// A value for every hyperparameter that a rule may name. 0.5 for what is not here: a new name gets a test without a change.
+const std::map<std::string, float> kNumbers = {
+    {"learning_rate", 0.1f}, {"beta_1", 0.9f}, {"beta_2", 0.99f},        {"epsilon", 1e-3f},
+    {"step", 3.0f},          {"rho", 0.9f},    {"nesterov", 1.0f},       {"learning_rate_power", -0.5f},
+    {"l1", 0.01f},           {"l2", 0.02f},    {"l2_shrinkage", 0.03f},  {"beta", 0.1f},
 };
+
+// "a, b" as {"a", "b"}.
+std::vector<std::string> Names(const char* list) {
+  std::vector<std::string> names;
+  std::stringstream left(list);
+  for (std::string name; std::getline(left, name, ',');) {
+    names.push_back(name.substr(name[0] == ' '));
+  }
+  return names;
+}
+
+// The hyperparameters of a rule, and a decay. (RMSprop has none, so that the branch without is run too.)
+std::vector<float> NumbersOf(const RowRule& rule) {
+  std::vector<float> numbers;
+  for (const std::string& name : Names(rule.hyperparameters)) {
+    const auto known = kNumbers.find(name);
+    numbers.push_back(known == kNumbers.end() ? 0.5f : known->second);
+  }
+  numbers.push_back(std::string(rule.name) == "rmsprop" ? 0.0f : 0.01f);
+  return numbers;
+}
 
 constexpr int64_t kRows = 40;
 
-// A table, its slots, and an update of some of its rows, in buffers of exactly their sizes.
+// A table, its slots, and an update of some of its rows, in buffers of exactly their sizes. Slots that the rule does not have
+// are there too, as wide as the table.
 struct Example {
+  std::vector<int64_t> widths;
   std::vector<std::vector<float>> variables;
   std::vector<int64_t> rows;
   std::vector<float> gradients;
   RowBlock block;
 
-  Example(int64_t dim, int64_t count, int seed) {
+  Example(const RowRule& rule, int64_t dim, int64_t count, int seed) {
     Random random(seed);
-    variables.assign(1 + kMaxSlots, random.Floats(kRows * dim));
+    widths.assign(1 + kMaxSlots, dim);
+    for (int i = 0; i < rule.slot_count(); ++i) widths[1 + i] = rule.SlotWidth(i, dim);
+    for (int64_t width : widths) variables.push_back(random.Floats(kRows * width));
     // Where a slot stands for a sum of squares it is positive, and larger than the square of an average.
     for (int i = 1; i <= kMaxSlots; ++i) {
       for (float& f : variables[i]) f = i == 1 ? 2 + std::fabs(f) : 0.1f * f + (i == 2 ? 0.5f : 0.0f);
@@ -58,18 +77,35 @@ struct Example {
   }
 };
 
+TFPS_TEST(ARuleIsDeclaredOnceAndItsCountsFitItsNames) {
+  std::set<std::string> names;
+  for (const RowRule& rule : RowRules()) {
+    TFPS_CHECK(names.insert(rule.name).second);
+    TFPS_CHECK(static_cast<int>(Names(rule.slots).size()) == rule.wide_slot_count);
+    TFPS_CHECK(static_cast<int>(Names(rule.row_slots).size()) == rule.row_slot_count);
+    TFPS_CHECK(static_cast<int>(NumbersOf(rule).size()) == rule.hyperparameter_count);
+    const auto updater = ValueOf(MakeRowUpdater(rule.name));
+    TFPS_CHECK(updater->slots() == rule.slot_count() && updater->hyperparameters() == rule.hyperparameter_count);
+    for (int i = 0; i < rule.slot_count(); ++i) {
+      TFPS_CHECK(updater->SlotWidth(i, 7) == (i < rule.wide_slot_count ? 7 : 1));
+    }
+    TFPS_CHECK(RowRuleNames().find(rule.name) != std::string::npos);
+  }
+  TFPS_CHECK(names.size() >= 14);
+}
+
 TFPS_TEST(EveryCpuTargetAndAnyNumberOfThreadsGiveTheSameBits) {
-  for (const auto& [name, hyper] : kRules) {
+  for (const RowRule& rule : RowRules()) {
+    const std::vector<float> hyper = NumbersOf(rule);
     for (int64_t dim : {1, 3, 4, 7, 8, 10, 16, 17, 31, 64}) {
-      Example expected(dim, 25, 7);
-      const auto baseline = MakeRowUpdater(name, CpuTarget::kBaseline);
-      TFPS_CHECK(baseline->hyperparameters() == static_cast<int>(hyper.size()));
-      baseline->Apply(hyper.data(), expected.block, InCallersThread);
+      Example expected(rule, dim, 25, 7);
+      ValueOf(MakeRowUpdater(rule.name, CpuTarget::kBaseline))->Apply(hyper.data(), expected.block, InCallersThread);
       for (CpuTarget target : SupportedCpuTargets()) {
-        Example got(dim, 25, 7);
-        MakeRowUpdater(name, target)->Apply(hyper.data(), got.block, InThreads);
-        for (int v = 0; v <= baseline->slots(); ++v) {
-          TFPS_CHECK(!std::memcmp(got.variables[v].data(), expected.variables[v].data(), kRows * dim * sizeof(float)));
+        Example got(rule, dim, 25, 7);
+        ValueOf(MakeRowUpdater(rule.name, target))->Apply(hyper.data(), got.block, InThreads);
+        for (int v = 0; v <= rule.slot_count(); ++v) {
+          const size_t bytes = kRows * got.widths[v] * sizeof(float);
+          TFPS_CHECK(!std::memcmp(got.variables[v].data(), expected.variables[v].data(), bytes));
         }
       }
     }
@@ -77,15 +113,15 @@ TFPS_TEST(EveryCpuTargetAndAnyNumberOfThreadsGiveTheSameBits) {
 }
 
 TFPS_TEST(RowsWithoutAGradientAndSlotsOfOtherRulesStay) {
-  for (const auto& [name, hyper] : kRules) {
-    const auto updater = MakeRowUpdater(name);
-    Example before(5, 10, 8), after(5, 10, 8);
-    updater->Apply(hyper.data(), after.block, InCallersThread);
+  for (const RowRule& rule : RowRules()) {
+    const std::vector<float> hyper = NumbersOf(rule);
+    Example before(rule, 5, 10, 8), after(rule, 5, 10, 8);
+    ValueOf(MakeRowUpdater(rule.name))->Apply(hyper.data(), after.block, InCallersThread);
     std::vector<bool> touched(kRows);
     for (int64_t row : after.rows) touched[row] = true;
     for (int v = 0; v <= kMaxSlots; ++v) {
-      for (int64_t i = 0; i < kRows * 5; ++i) {
-        const bool may_change = touched[i / 5] && v <= updater->slots();
+      for (int64_t i = 0; i < kRows * after.widths[v]; ++i) {
+        const bool may_change = touched[i / after.widths[v]] && v <= rule.slot_count();
         TFPS_CHECK((before.variables[v][i] != after.variables[v][i]) == may_change);
       }
     }
@@ -104,29 +140,51 @@ TFPS_TEST(HandComputedRows) {
   block.gradients = &gradient;
   block.count = block.dim = 1;
   const float sgd[] = {0.5f, 0.25f};  // w = 1 - 1 * 0.25 - 0.5 * 1
-  MakeRowUpdater("sgd")->Apply(sgd, block, InCallersThread);
+  ValueOf(MakeRowUpdater("sgd"))->Apply(sgd, block, InCallersThread);
   TFPS_CHECK(w == 0.25f);
   const float adagrad[] = {0.5f, 0.0f, 0.0f};  // a = 3 + 1, w = 0.25 - 0.5 / 2
-  MakeRowUpdater("adagrad")->Apply(adagrad, block, InCallersThread);
+  ValueOf(MakeRowUpdater("adagrad"))->Apply(adagrad, block, InCallersThread);
   TFPS_CHECK(slot == 4.0f && w == 0.0f);
   slot = 0;
   const float adam[] = {0.5f, 0.5f, 0.75f, 0.0f, 1.0f, 0.0f};  // m = 1/2, v = 1/4, alpha = 1/2 * (1/2) / (1/2), w = -1/2
-  MakeRowUpdater("adam")->Apply(adam, block, InCallersThread);
+  ValueOf(MakeRowUpdater("adam"))->Apply(adam, block, InCallersThread);
   TFPS_CHECK(slot == 0.5f && other == 0.25f && w == -0.5f);
   const float lion[] = {0.5f, 0.5f, 0.75f, 0.0f};  // w = -1/2 - 1/2 * sign(1/4 + 1/2), m = 3/4 * 1/2 + 1/4
-  MakeRowUpdater("lion")->Apply(lion, block, InCallersThread);
+  ValueOf(MakeRowUpdater("lion"))->Apply(lion, block, InCallersThread);
   TFPS_CHECK(slot == 0.625f && w == -1.0f);
   slot = 0;
   const float adamax[] = {0.5f, 0.5f, 0.5f, 0.0f, 1.0f, 0.0f};  // m = 1/2, u = 1, w = -1 - 1/2 / (1/2) * 1/2
-  MakeRowUpdater("adamax")->Apply(adamax, block, InCallersThread);
+  ValueOf(MakeRowUpdater("adamax"))->Apply(adamax, block, InCallersThread);
   TFPS_CHECK(slot == 0.5f && other == 1.0f && w == -1.5f);
   slot = 0, other = 4;
   const float adadelta[] = {0.5f, 0.75f, 0.0f, 0.0f};  // a = 1/4, d = 2 / (1/2), x = 3 + 1/4 * 16, w = -3/2 - 1/2 * 4
-  MakeRowUpdater("adadelta")->Apply(adadelta, block, InCallersThread);
+  ValueOf(MakeRowUpdater("adadelta"))->Apply(adadelta, block, InCallersThread);
   TFPS_CHECK(slot == 0.25f && other == 7.0f && w == -3.5f);
 }
 
-TFPS_TEST(AnUnknownRuleIsNull) { TFPS_CHECK(MakeRowUpdater("lamb") == nullptr); }
+TFPS_TEST(ARowWithOneAccumulatorIsHandComputed) {
+  float w[] = {1.0f, 2.0f, 0.0f, 0.0f}, accumulators[] = {9.0f, 4.0f};
+  const float gradient[] = {4.0f, 2.0f};  // mean of the squares: (16 + 4) / 2
+  const int64_t row = 0;
+  RowBlock block;
+  block.table = w;
+  block.slots[0] = accumulators;
+  block.rows = &row;
+  block.gradients = gradient;
+  block.count = 1;
+  block.dim = 2;
+  const float numbers[] = {0.5f, 6.0f, 0.0f};  // a = 9 + 10, root = sqrt(19 + 6) = 5, w -= 0.5 / 5 * g
+  ValueOf(MakeRowUpdater("rowwise_adagrad"))->Apply(numbers, block, InCallersThread);
+  TFPS_CHECK(accumulators[0] == 19.0f && accumulators[1] == 4.0f);
+  TFPS_CHECK(std::fabs(w[0] - 0.6f) < 1e-6f && std::fabs(w[1] - 1.8f) < 1e-6f && w[2] == 0.0f);
+}
+
+TFPS_TEST(AnUnknownRuleIsRefusedAndTheOthersAreNamed) {
+  const Status status = MakeRowUpdater("lamb").status();
+  TFPS_CHECK(status.code() == StatusCode::kInvalidArgument);
+  TFPS_CHECK(status.message().find("Received: lamb. Valid: ") != std::string::npos);
+  for (const RowRule& rule : RowRules()) TFPS_CHECK(status.message().find(rule.name) != std::string::npos);
+}
 
 }  // namespace
 }  // namespace tfps

@@ -36,6 +36,7 @@ class [[nodiscard]] Status {
   StatusCode code() const { return code_; }
   const std::string& message() const { return message_; }
 
+  // Example: InvalidArgument("rows must be ...").Prefixed("table 3: ") says "table 3: rows must be ...".
   // The same error with words in front of it that only the caller knows, such as "table 3: ". OK stays OK.
   Status Prefixed(const std::string& prefix) const { return ok() ? *this : Status(code_, prefix + message_); }
 

@@ -1,13 +1,19 @@
-// Kernel of TfpsApplyRows: unpacks tensors, holds the locks and calls core/row_updater.h.
+// Kernel of TfpsApplyRows: unpacks the message and updates the RowStore of each table.
+//
+// Threads: as for the gather, but each table and its slots are locked exclusively, so updates of one table follow one another.
+// Errors: a message that is wrong as a whole changes nothing. One that is wrong for a table leaves the tables before it
+// updated. Cost: a copy of the request, which is not aligned in the message, and a fetch from memory for each row and slot.
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tfps_ops/core/row_updater.h"
+#include "tfps_ops/core/rows/row_request.h"
 #include "tfps_ops/kernels/device_parallel.h"
-#include "tfps_ops/kernels/row_variables.h"
-#include "tfps_ops/stores/variable_observers.h"
+#include "tfps_ops/kernels/status_conversion.h"
+#include "tfps_ops/stores/open_row_store.h"
 
 namespace tfps {
 namespace {
@@ -23,57 +29,42 @@ class ApplyRowsOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("dim", &dim_));
     OP_REQUIRES_OK(context, context->GetAttr("tables", &tables_));
     OP_REQUIRES_OK(context, context->GetAttr("K", &variables));
-    updater_ = MakeRowUpdater(rule);
-    OP_REQUIRES(context, updater_ != nullptr,
-                tf::errors::InvalidArgument("`rule` must be a row optimizer's name. Received: ", rule));
+    // Made once: an updater keeps no state, so all calls of this op may share it.
+    auto updater = MakeRowUpdater(rule);
+    OP_REQUIRES_OK(context, ToTensorFlow(updater));
+    updater_ = std::move(updater.value());
     OP_REQUIRES(context, variables == tables_ * (1 + updater_->slots()),
-                tf::errors::InvalidArgument("`variables` must be ", 1 + updater_->slots(), " for each of ", tables_,
-                                            " tables. Received: ", variables, " in all"));
+                ToTensorFlow(InvalidArgument("`variables` must be ", 1 + updater_->slots(), " for each of ", tables_,
+                                             " tables. Received: ", variables, " in all.")));
   }
 
   void Compute(tf::OpKernelContext* context) override {
     const tf::Tensor& message = context->input(context->num_inputs() - 1);
-    OP_REQUIRES(context, message.dims() == 1,
-                tf::errors::InvalidArgument("`message` must be a vector. Received: shape ",
-                                            message.shape().DebugString()));
-    RowUpdate update;
-    const std::string wrong = ReadUpdate(message.flat<float>().data(), message.NumElements(),
-                                         updater_->hyperparameters(), tables_, dim_, &update);
-    OP_REQUIRES(context, wrong.empty(), tf::errors::InvalidArgument(wrong));
+    OP_REQUIRES_OK(context, CheckVector("message", message));
+    const auto update = ReadUpdate(message.flat<float>().data(), message.NumElements(), updater_->hyperparameters(),
+                                   tables_, dim_);
+    OP_REQUIRES_OK(context, ToTensorFlow(update));
+    // One table after another, each under its own locks: requests of several workers follow each other through the tables,
+    // and a wrong message leaves the tables before the one it names updated.
     for (int64_t table = 0; table < tables_; ++table) {
-      if (update.pieces[table].count > 0) OP_REQUIRES_OK(context, Update(context, table, update));
+      if (update.value().pieces[table].count == 0) continue;  // its locks need not be waited for
+      OP_REQUIRES_OK(context, Update(context, table, update.value()));
     }
   }
 
  private:
-  // Brings the rows of one table up to date, all of them under its locks.
+  // Updates the rows of one table.
   absl::Status Update(tf::OpKernelContext* context, int64_t table, const RowUpdate& update) const {
-    std::vector<VarPtr> vars(1 + updater_->slots());
-    for (size_t i = 0; i < vars.size(); ++i) {
-      TF_RETURN_IF_ERROR(FindVariable(context, context->input(i * tables_ + table), &vars[i]));
-    }
-    ExclusiveLocks locks(vars);
-    TF_RETURN_IF_ERROR(CheckTable(vars[0].get(), dim_, update.pieces[table], table));
-    for (const VarPtr& var : vars) {
-      TF_RETURN_IF_ERROR(CheckSlot(var.get(), vars[0].get(), table));
-      TF_RETURN_IF_ERROR(MakeWritable(context, var.get()));
-    }
-    updater_->Apply(update.hyperparameters, BlockOf(vars, update, table), DeviceParallel(context));
-    const auto observer = VariableObservers::OfProcess().Find(vars[0].get());
-    if (observer != nullptr) observer->OnUpdate(update.pieces[table].rows, update.pieces[table].count);
-    return absl::OkStatus();
-  }
-
-  RowBlock BlockOf(const std::vector<VarPtr>& vars, const RowUpdate& update, int64_t table) const {
+    // Inputs are all tables, then the first slot of every table, then the second: table t's are every tables_-th one.
+    std::vector<const tf::Tensor*> handles;
+    for (int i = 0; i <= updater_->slots(); ++i) handles.push_back(&context->input(i * tables_ + table));
+    std::unique_ptr<RowStore> store;
+    TF_RETURN_IF_ERROR(OpenRowStore(context, handles, dim_, &store));
+    // Gradients lie in the order of the request: this table's begin behind those of the tables before it.
     const PieceRows& piece = update.pieces[table];
-    RowBlock block;
-    block.table = vars[0]->tensor()->flat<float>().data();
-    for (size_t i = 1; i < vars.size(); ++i) block.slots[i - 1] = vars[i]->tensor()->flat<float>().data();
-    block.rows = piece.rows;
-    block.gradients = update.gradients + piece.first * dim_;
-    block.count = piece.count;
-    block.dim = dim_;
-    return block;
+    return ToTensorFlow(store->UpdateRows(*updater_, update.hyperparameters, {piece.rows, piece.count},
+                                          update.gradients + piece.first * dim_, DeviceParallel(context)),
+                        "table ", table);
   }
 
   std::unique_ptr<RowUpdater> updater_;

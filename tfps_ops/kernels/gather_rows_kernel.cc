@@ -1,11 +1,17 @@
-// Kernel of TfpsGatherRows: unpacks tensors and calls core/row_copy.h.
-#include <string>
+// Kernel of TfpsGatherRows: unpacks tensors and calls the RowStore of each table.
+//
+// Threads: any number of Computes run at once; each table is locked by its own store while its rows are copied, so a request
+// of several tables is not of one moment, but each table's rows are.
+// Errors: a wrong request is refused before any table is locked, a wrong row before its table's rows are copied.
+// Cost: a lookup of each handle, and a fetch from memory for each row; large requests are split over threads by rows.
+#include <memory>
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tfps_ops/core/row_copy.h"
+#include "tfps_ops/core/rows/row_request.h"
 #include "tfps_ops/kernels/device_parallel.h"
-#include "tfps_ops/kernels/row_variables.h"
+#include "tfps_ops/kernels/status_conversion.h"
+#include "tfps_ops/stores/open_row_store.h"
 
 namespace tfps {
 namespace {
@@ -19,35 +25,33 @@ class GatherRowsOp : public tf::OpKernel {
   }
 
   void Compute(tf::OpKernelContext* context) override {
+    // Inputs are the handles of the tables and, last, the request.
     tf::OpInputList tables;
     OP_REQUIRES_OK(context, context->input_list("tables", &tables));
     const tf::Tensor& request = context->input(tables.size());
-    OP_REQUIRES(context, request.dims() == 1,
-                tf::errors::InvalidArgument("`request` must be a vector. Received: shape ",
-                                            request.shape().DebugString()));
-    std::vector<PieceRows> pieces;
-    const std::string wrong =
-        ReadRequest(request.flat<int64_t>().data(), request.NumElements(), tables.size(), &pieces);
-    OP_REQUIRES(context, wrong.empty(), tf::errors::InvalidArgument(wrong));
+    OP_REQUIRES_OK(context, CheckVector("request", request));
+    const auto pieces = ReadRequest(request.flat<int64_t>().data(), request.NumElements(), tables.size());
+    OP_REQUIRES_OK(context, ToTensorFlow(pieces));
     tf::TensorShape shape;
+    // All rows lie in one matrix, table after table, so the answer crosses to the worker as one tensor.
     OP_REQUIRES_OK(context, tf::TensorShape::BuildTensorShape({request.NumElements() - tables.size(), dim_}, &shape));
     tf::Tensor* rows = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &rows));
     for (int i = 0; i < tables.size(); ++i) {
-      float* out = rows->flat<float>().data() + pieces[i].first * dim_;
-      if (pieces[i].count > 0) OP_REQUIRES_OK(context, Gather(context, i, pieces[i], out));
+      const PieceRows& piece = pieces.value()[i];
+      if (piece.count == 0) continue;  // its lock need not be waited for, and its table need not be there yet
+      float* out = rows->flat<float>().data() + piece.first * dim_;
+      OP_REQUIRES_OK(context, Gather(context, i, piece, out));
     }
   }
 
  private:
-  // Copies the rows of one table, under its lock.
+  // Copies the rows of one table to `out`, [piece.count, dim].
   absl::Status Gather(tf::OpKernelContext* context, int table, const PieceRows& piece, float* out) const {
-    VarPtr var;
-    TF_RETURN_IF_ERROR(FindVariable(context, context->input(table), &var));
-    tf::tf_shared_lock lock(*var->mu());
-    TF_RETURN_IF_ERROR(CheckTable(var.get(), dim_, piece, table));
-    CopyRows(var->tensor()->flat<float>().data(), piece, dim_, out, DeviceParallel(context));
-    return absl::OkStatus();
+    // Opened for this call: between two of them the variable may have been replaced.
+    std::unique_ptr<RowStore> store;
+    TF_RETURN_IF_ERROR(OpenRowStore(context, {&context->input(table)}, dim_, &store));
+    return ToTensorFlow(store->CopyRows({piece.rows, piece.count}, out, DeviceParallel(context)), "table ", table);
   }
 
   int64_t dim_ = 0;

@@ -1,9 +1,13 @@
-// Kernel of TfpsSegmentSumRows: unpacks tensors and calls core/segment_sum.h.
+// Kernel of TfpsSegmentSumRows: unpacks tensors and calls core/rows/segment_sum.h.
+//
+// Threads: a Compute has no state but its tensors. Errors: every position is checked before the first row is added, since a
+// position outside would be a write outside. Cost: one pass over the positions for that, then see SegmentSum.
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tfps_ops/core/segment_sum.h"
+#include "tfps_ops/core/rows/segment_sum.h"
 #include "tfps_ops/kernels/device_parallel.h"
+#include "tfps_ops/kernels/status_conversion.h"
 
 namespace tfps {
 namespace {
@@ -17,15 +21,15 @@ class SegmentSumRowsOp : public tf::OpKernel {
   }
 
   void Compute(tf::OpKernelContext* context) override {
+    // Inputs are the gradients, the inverse of each, and last how many rows there are.
     const tf::Tensor& rows = context->input(context->num_inputs() - 1);
-    OP_REQUIRES(context, tf::TensorShapeUtils::IsScalar(rows.shape()) && rows.scalar<int64_t>()() >= 0,
-                tf::errors::InvalidArgument("`num_rows` must be a scalar, at least 0. Received: ",
-                                            rows.SummarizeValue(4), " of shape ", rows.shape().DebugString()));
+    OP_REQUIRES_OK(context, CheckCount("num_rows", rows));
     const int64_t num_rows = rows.scalar<int64_t>()();
     std::vector<Segment> segments;
     OP_REQUIRES_OK(context, Unpack(context, num_rows, &segments));
     tf::Tensor* out = nullptr;
     tf::TensorShape shape;
+    // num_rows comes with the message, so its product with dim may overflow: an error and no crash.
     OP_REQUIRES_OK(context, tf::TensorShape::BuildTensorShape({num_rows, dim_}, &shape));
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &out));
     SegmentSum(segments, num_rows, dim_, out->flat<float>().data(), DeviceParallel(context));
@@ -38,19 +42,18 @@ class SegmentSumRowsOp : public tf::OpKernel {
     TF_RETURN_IF_ERROR(context->input_list("gradients", &gradients));
     TF_RETURN_IF_ERROR(context->input_list("inverse", &positions));
     for (int i = 0; i < gradients.size(); ++i) {
+      // A lookup of ids [batch, n] has gradients [batch, n, dim]; in memory both are lists of rows.
       tf::TensorShape expected = positions[i].shape();
       TF_RETURN_IF_ERROR(expected.AddDimWithStatus(dim_));
       if (gradients[i].shape() != expected) {
-        return tf::errors::InvalidArgument("`gradients[", i, "]` must have the shape of `inverse[", i, "]` and dim, ",
-                                           expected.DebugString(), ". Received: ", gradients[i].shape().DebugString());
+        return ToTensorFlow(InvalidArgument("`gradients[", i, "]` must have the shape of `inverse[", i, "]` and dim, ",
+                                            expected.DebugString(), ". Received: ", gradients[i].shape().DebugString(),
+                                            "."));
       }
+      // Nothing is copied: the sum reads the inputs where they are.
       segments->push_back({gradients[i].flat<float>().data(), positions[i].flat<int32_t>().data(),
                            positions[i].NumElements()});
-      const int64_t bad = FirstPositionOutside(segments->back(), num_rows);
-      if (bad >= 0) {
-        return tf::errors::InvalidArgument("`inverse[", i, "]` must be at least 0 and below num_rows, ", num_rows,
-                                           ". Received: ", segments->back().positions[bad]);
-      }
+      TF_RETURN_IF_ERROR(ToTensorFlow(CheckPositions(segments->back(), num_rows), "`inverse[", i, "]`"));
     }
     return absl::OkStatus();
   }

@@ -1,17 +1,21 @@
 // Kernels of TfpsWatchRows and TfpsTouchedRows: find the variable and call its core/stores/touched_rows.h.
+//
+// Threads: any number may watch and ask while updates run. Cost of asking: see TouchedRows::Since; updates wait for it, as
+// they write to the same record.
 #include <algorithm>
 #include <memory>
 
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tfps_ops/kernels/row_variables.h"
 #include "tfps_ops/kernels/status_conversion.h"
 #include "tfps_ops/stores/variable_observers.h"
+#include "tfps_ops/stores/variables.h"
 
 namespace tfps {
 namespace {
 
 namespace tf = ::tensorflow;
 
+// TfpsWatchRows: makes a variable record the rows of its updates from now on.
 class WatchRowsOp : public tf::OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -24,6 +28,7 @@ class WatchRowsOp : public tf::OpKernel {
   }
 };
 
+// TfpsTouchedRows: reads that record.
 class TouchedRowsOp : public tf::OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -39,6 +44,7 @@ class TouchedRowsOp : public tf::OpKernel {
     OP_REQUIRES(context, touched != nullptr,
                 ToTensorFlow(FailedPrecondition("`variable` must be watched by TfpsWatchRows before its touched rows are "
                                                 "asked for. Received: a variable that nobody watches.")));
+    // An update that comes between the look and this call is in the answer or in the next one; either is right.
     const Result<RowsSince> since = touched->Since(cursor.scalar<int64_t>()());
     OP_REQUIRES_OK(context, ToTensorFlow(since));
     Write(context, since.value());
@@ -51,10 +57,12 @@ class TouchedRowsOp : public tf::OpKernel {
     return VariableObservers::OfProcess().Find(var);
   }
 
+  // Outputs are the rows and the next cursor.
   static void Write(tf::OpKernelContext* context, const RowsSince& since) {
     tf::Tensor *rows = nullptr, *next = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, {static_cast<int64_t>(since.rows.size())}, &rows));
     OP_REQUIRES_OK(context, context->allocate_output(1, {}, &next));
+    // A copy, as the record goes on growing.
     std::copy(since.rows.begin(), since.rows.end(), rows->flat<int64_t>().data());
     next->scalar<int64_t>()() = since.cursor;
   }

@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsApplyDense.
+//
+// The shape function checks handles and numbers; the shapes of variables are known where they are only.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -14,9 +16,12 @@ absl::Status ApplyDenseShape(InferenceContext* c) {
   TF_RETURN_IF_ERROR(c->GetAttr("K", &variables));
   ShapeHandle checked;
   for (int i = 0; i < variables; ++i) TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &checked));
+  // The hyperparameters, and last the decay.
   return c->WithRank(c->input(c->num_inputs() - 1), 1, &checked);
 }
 
+// Stateful, as every op that changes variables.
+// The variables come first and slot after slot, so that an op for another rule differs in K alone.
 REGISTER_OP("TfpsApplyDense")
     .Input("variables: K * resource")
     .Input("gradients: T * float")
@@ -35,7 +40,7 @@ updated.
 variables: Handles of float variables of any shape: those with a gradient, then the first slot of every one, then the
     second of every one; a slot has the shape of its variable.
 gradients: Of the shape of their variables.
-hyperparameters: Of the rule, in the order of core/row_rules.h.
+hyperparameters: Of the rule, as TfpsRowRules names them and then the decay.
 rule: As in TfpsApplyRows.
 )doc");
 

@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsApplyRows.
+//
+// The shape function knows little: how many rows are updated is in the message.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -16,6 +18,8 @@ absl::Status ApplyRowsShape(InferenceContext* c) {
   return c->WithRank(c->input(message), 1, &checked);
 }
 
+// Stateful: it must neither be folded away nor merged with another call that has the same inputs.
+// One float tensor carries the whole update, because each tensor that crosses to a server costs a message.
 REGISTER_OP("TfpsApplyRows")
     .Input("variables: K * resource")
     .Input("message: float")
@@ -32,12 +36,12 @@ Each table is locked, with its slots, while its own rows are updated: concurrent
 wrong for one table leaves those before it updated.
 
 variables: Handles of float variables, [any, dim]: the tables, then the first slot of every table, then the second of every
-    table; a slot has the shape of its table.
-message: The hyperparameters of the rule, in the order of core/row_rules.h; the bits of a request, two floats an element:
+    table; a slot has as many rows as its
+    table, and as many columns or one, as its rule says.
+message: The hyperparameters of the rule, as TfpsRowRules names them and then the decay; the bits of a request, two floats an element:
     how many rows of each table get a gradient, then those m rows, table after table, each at most once; and [m, dim] gradients.
 tables: How many tables there are.
-rule: sgd, momentum, adagrad, adam, adam_amsgrad, adamax, nadam, lion, adadelta, rmsprop, rmsprop_momentum, rmsprop_centered,
-    rmsprop_momentum_centered or ftrl.
+rule: The name of a rule; TfpsRowRules lists them.
 )doc");
 
 }  // namespace

@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsDrawTargets.
+//
+// The shape function knows all but the number of positives.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -9,6 +11,7 @@ using ::tensorflow::shape_inference::DimensionHandle;
 using ::tensorflow::shape_inference::InferenceContext;
 using ::tensorflow::shape_inference::ShapeHandle;
 
+// The result has a row for each positive: it, and then the negatives.
 absl::Status DrawTargetsShape(InferenceContext* c) {
   ShapeHandle positives, aliases, seed;
   DimensionHandle two;
@@ -16,12 +19,15 @@ absl::Status DrawTargetsShape(InferenceContext* c) {
   TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 1, &positives));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 1, &aliases));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 1, &seed));
+  // A key and a counter, as the state of a tf.random.Generator has them.
   TF_RETURN_IF_ERROR(c->WithValue(c->Dim(seed, 0), 2, &two));
   TF_RETURN_IF_ERROR(c->GetAttr("negatives", &negatives));
   c->set_output(0, c->Matrix(c->Dim(positives, 0), 1 + negatives));
   return absl::OkStatus();
 }
 
+// Not stateful, unlike ops that draw from a generator: the seed is an input, so the same inputs draw the same rows, and the
+// graph may be optimized as any other.
 REGISTER_OP("TfpsDrawTargets")
     .Input("positives: int64")
     .Input("aliases: int64")

@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsGatherRows.
+//
+// The shape function says how wide the rows are, which layers need to know before they are built.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -14,15 +16,19 @@ absl::Status GatherRowsShape(InferenceContext* c) {
   int64_t dim = 0, n = 0;
   TF_RETURN_IF_ERROR(c->GetAttr("dim", &dim));
   TF_RETURN_IF_ERROR(c->GetAttr("N", &n));
+  // A count for each table, then the rows: the request is n longer than the answer.
   ShapeHandle handle, request;
   for (int i = 0; i < n; ++i) TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &handle));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(n), 1, &request));
   DimensionHandle rows;
+  // A request that is too short to hold its counts fails here where its length is known, and in the kernel where it is not.
   TF_RETURN_IF_ERROR(c->Subtract(c->Dim(request, 0), n, &rows));
   c->set_output(0, c->Matrix(rows, dim));
   return absl::OkStatus();
 }
 
+// Stateful: two gathers with the same inputs read different rows when an update comes between them.
+// `dim` is an attribute, so that the shape of the result is known where the graph is built.
 REGISTER_OP("TfpsGatherRows")
     .Input("tables: N * resource")
     .Input("request: int64")

@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsRouteUnique.
+//
+// The shape function knows the number of requests and tables; how long each request is depends on the ids.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -12,7 +14,9 @@ absl::Status RouteUniqueShape(InferenceContext* c) {
   int64_t servers = 0, n = 0;
   TF_RETURN_IF_ERROR(c->GetAttr("num_servers", &servers));
   TF_RETURN_IF_ERROR(c->GetAttr("N", &n));
+  // Outputs are num_servers requests, unique_ids, table_order, table_sizes and then the inverses.
   for (int s = 0; s < servers; ++s) c->set_output(s, c->Vector(InferenceContext::kUnknownDim));
+  // One dimension for both outputs: they have a value for each row of the answer.
   const auto answer = c->Vector(c->UnknownDim());
   c->set_output(servers, answer);
   c->set_output(servers + 1, answer);
@@ -21,6 +25,8 @@ absl::Status RouteUniqueShape(InferenceContext* c) {
   return absl::OkStatus();
 }
 
+// Not stateful: the result follows from the ids and the attributes. The routing of all tables is in attributes and not in
+// inputs, so that the kernel checks it once, where the graph is built.
 REGISTER_OP("TfpsRouteUnique")
     .Input("ids: N * int64")
     .Output("requests: num_servers * int64")

@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsSegmentSumRows.
+//
+// The shape function checks each lookup's gradients against its inverse as far as their shapes are known.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -14,11 +16,14 @@ absl::Status SegmentSumRowsShape(InferenceContext* c) {
   int64_t dim = 0, n = 0;
   TF_RETURN_IF_ERROR(c->GetAttr("dim", &dim));
   TF_RETURN_IF_ERROR(c->GetAttr("N", &n));
+  // Merging is the check: it fails where known dimensions differ and learns those that one side does not know.
   for (int i = 0; i < n; ++i) {
     ShapeHandle expected, merged;
+    // Example: an inverse of shape [32, 5] wants gradients of shape [32, 5, dim].
     TF_RETURN_IF_ERROR(c->Concatenate(c->input(n + i), c->Vector(dim), &expected));
     TF_RETURN_IF_ERROR(c->Merge(c->input(i), expected, &merged));
   }
+  // Known where num_rows is a constant of the graph.
   DimensionHandle rows;
   TF_RETURN_IF_ERROR(c->MakeDimForScalarInput(2 * n, &rows));
   c->set_output(0, c->Matrix(rows, dim));

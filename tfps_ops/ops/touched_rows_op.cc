@@ -1,4 +1,6 @@
 // Registration, shape functions and documentation of TfpsWatchRows and TfpsTouchedRows.
+//
+// They are two ops and not one with a flag: who watches decides so once, who asks does so every few seconds.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -8,6 +10,7 @@ namespace {
 using ::tensorflow::shape_inference::InferenceContext;
 using ::tensorflow::shape_inference::ShapeHandle;
 
+// There is nothing to say of the output, as there is none; the handle must be one.
 absl::Status WatchRowsShape(InferenceContext* c) {
   ShapeHandle checked;
   return c->WithRank(c->input(0), 0, &checked);
@@ -22,6 +25,7 @@ absl::Status TouchedRowsShape(InferenceContext* c) {
   return absl::OkStatus();
 }
 
+// Both are stateful: one changes what the server records, the other reads what changes with every update.
 REGISTER_OP("TfpsWatchRows")
     .Input("variable: resource")
     .SetIsStateful()

@@ -1,4 +1,6 @@
 // Registration, shape function and documentation of TfpsTrainPairs.
+//
+// The shape function checks what it can: all matrices alike, and a row of targets for each center.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -9,21 +11,27 @@ using ::tensorflow::shape_inference::DimensionHandle;
 using ::tensorflow::shape_inference::InferenceContext;
 using ::tensorflow::shape_inference::ShapeHandle;
 
+// Deltas have the shape of the rows, the loss is one number.
 absl::Status TrainPairsShape(InferenceContext* c) {
   std::vector<ShapeHandle> rows;
   ShapeHandle matrix = c->Matrix(InferenceContext::kUnknownDim, InferenceContext::kUnknownDim);
   ShapeHandle centers, targets, hyper;
   DimensionHandle count;
+  // The rows, and then the slots of the rule.
   TF_RETURN_IF_ERROR(c->input("rows", &rows));
+  // All matrices have one shape, and what one of them knows of it holds for all.
   for (const ShapeHandle& one : rows) TF_RETURN_IF_ERROR(c->Merge(matrix, one, &matrix));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(c->num_inputs() - 3), 1, &centers));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(c->num_inputs() - 2), 2, &targets));
+  // A row of targets for each center.
   TF_RETURN_IF_ERROR(c->Merge(c->Dim(centers, 0), c->Dim(targets, 0), &count));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(c->num_inputs() - 1), 1, &hyper));
   TF_RETURN_IF_ERROR(c->set_output("deltas", std::vector<ShapeHandle>(rows.size(), matrix)));
   return c->set_output("loss", {c->Scalar()});
 }
 
+// Not stateful: it takes rows and returns what training adds to them; variables are changed by the ops around it.
+// The loss is a double: it is a sum over all targets of a window, millions of them.
 REGISTER_OP("TfpsTrainPairs")
     .Input("rows: K * float")
     .Input("centers: int32")

@@ -1,3 +1,5 @@
+// The list is looked at once an update at most, and only where something is watched; watching is rare. So one mutex and a
+// plain hash map do.
 #include "tfps_ops/stores/variable_observers.h"
 
 namespace tfps {
@@ -13,6 +15,7 @@ void VariableObservers::Watch(tf::Var* var) {
   tf::mutex_lock lock(mutex_);
   if (entries_.count(var) > 0) return;
   // The weak pointer calls back while the variable is destroyed, and holds no lock then.
+  // `var` is captured as a key only, and never followed there.
   Entry entry{tf::core::WeakPtr<tf::Var>(var, [this, var] { Forget(var); }), std::make_shared<TouchedRows>()};
   entries_.emplace(var, std::move(entry));
   watched_.store(entries_.size(), std::memory_order_relaxed);
@@ -26,6 +29,7 @@ std::shared_ptr<TouchedRows> VariableObservers::FindInList(const tf::Var* var) {
 
 void VariableObservers::Forget(const tf::Var* var) {
   tf::mutex_lock lock(mutex_);
+  // Updates that are under way share the record, so it goes with the last of them.
   entries_.erase(var);
   watched_.store(entries_.size(), std::memory_order_relaxed);
 }

@@ -16,6 +16,7 @@
 namespace tfps {
 
 // Threads: any number may call at a time.
+// Cost: nothing but Find is on the path of a step.
 class VariableObservers {
  public:
   // The list of this process. It is never destroyed: variables may outlive the static objects of the library.

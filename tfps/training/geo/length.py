@@ -46,6 +46,7 @@ class Length:
         # The median: a window may have waited for another program on its machine.
         now, self._seconds = statistics.median(self._seconds), []
         if now > _WORTH_IT * self._before:
+            # The length before was as good, and less stale.
             self.steps //= _FACTOR
         elif self.steps < LONGEST:
             self._before = now

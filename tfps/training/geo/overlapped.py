@@ -116,6 +116,7 @@ class Overlapped:
                 },
             )
 
+        # One turn at a time: the push of one window and the pull of the one after the next go to the same rows.
         (last,) = tf.while_loop(
             lambda state: state["count"] > 0,
             turn,
@@ -127,6 +128,7 @@ class Overlapped:
 
     def _initial_state(self, next_batch: NextBatch, first: tf.experimental.Optional, order: Order) -> State:
         """The first window, and none before it."""
+        # The closure has pulled the dense variables before; the rows of the first window are waited for here.
         dense, window = self._exchange.pulled, self._first
         count = window.read(next_batch, first, tf.minimum(order.window, order.steps))
         pulled, zero = window.pull(), tf.constant(0, tf.int64)

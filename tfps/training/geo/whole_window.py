@@ -77,6 +77,8 @@ class WholeWindow(Window):
         """Reads batches, and concatenates them."""
 
         def body(count: tf.Tensor, batch: tf.experimental.Optional, arrays: list[tf.TensorArray]) -> Nest:
+            # The same batches as in a window of steps; only their ids are not taken out, as the model asks for rows
+            # itself.
             arrays = Batches(self._spec, arrays).with_batch(tf.cast(count, tf.int32), batch.get_value()).arrays
             return count + 1, next_unless(count + 1 >= max_steps, next_batch, batch), arrays
 
@@ -146,12 +148,13 @@ class WholeWindow(Window):
     @property
     def capped(self) -> list[int]:
         """The rows, if their deltas are damped by what others have moved meanwhile; never a slot."""
+        # All tables of a model are capped or none is, so one of them tells it for all.
         return [0] if any(table.key in self._settings.capped for table in self._rows.groups[0].tables) else []
 
     def scale(self, table: int) -> tf.Tensor | float:
         """The factor of each row, [M, 1], or one for all where they are alike."""
         scales = self._settings.scales
-        return self._rows.shared_by_table([scales.get(one.key, 1.0) for one in self._rows.groups[table].tables])
+        return self._rows.spread_by_table([scales.get(one.key, 1.0) for one in self._rows.groups[table].tables])
 
     def keep_factors(self, count: tf.Tensor) -> list[tf.Tensor | None]:
         """For the rows and each slot the part of a moving average that `count` steps keep."""
@@ -163,6 +166,7 @@ class WholeWindow(Window):
         Raises:
             UnsupportedError: the model did not return one delta for each matrix.
         """
+        # The matrices come from outside: with overlap a window begins with rows that differ from what was pulled.
         deltas, logs = self._train(self._batches, self._rows.with_requests(self._rows.requests, rows), count)
         if len(deltas) != len(rows):
             raise UnsupportedError(
@@ -201,7 +205,7 @@ class WholeWindow(Window):
         # All deltas are scaled first; where rows are capped, theirs are damped instead.
         pushed, others = [delta * window.scale(i) for i, delta in enumerate(deltas)], None
         if window.capped:
-            others = window._rows.now() - base[0]
+            others = window._rows.pull_again() - base[0]
             pushed[0] = deltas[0] * damping(deltas[0], others, axis=1)
         push_window(window._rows, pushed, self.keep_factors(count), push_id)
         return pushed, measure_drift([(pushed[0], others)])

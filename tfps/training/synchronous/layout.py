@@ -69,7 +69,7 @@ class Layout:
         self._known = known
         self._gradients = [gradient for contribution in contributions for gradient in contribution.gradients]
         self._others = others
-        self._widths = self._routed(contributions)
+        self._widths = self._route(contributions)
         dense = [v for v in [*self.values, *others] if isinstance(v, DenseVariable)]
         self.servers = sorted(
             {variable.placement.servers[0] for variable in dense}
@@ -108,6 +108,8 @@ class Layout:
         rows = []
         for number, width in enumerate(widths):
             pieces = [(width.tables[table], shard) for table, shard in width.routes.pieces[server]]
+            # One vector for each message, in the order of the messages; `merge` adds up what they have for the same
+            # row.
             rows.append(merge(pieces, [part[1 + number] for part in parts], examples))
         positions = [position for position, _ in dense]
         return Received(
@@ -146,10 +148,11 @@ class Layout:
                     for piece, (table, _) in enumerate(rows.pieces)
                     if table is value
                 ]
+                # Of a table each server has its own rows: nothing is brought together.
                 found[position] = MergedGradient(value, tuple(parts))
         return [found[position] for position in range(len(self.values))]
 
-    def _routed(self, contributions: Sequence[Contribution]) -> list[RoutedGradients]:
+    def _route(self, contributions: Sequence[Contribution]) -> list[RoutedGradients]:
         """The gradients of tables, one entry a width and contribution."""
         widths = []
         for contribution in contributions:

@@ -134,6 +134,7 @@ class SyncSchedule(Schedule):
             shard.ended = True
             self._refund(1)
         elif self._updates - flight.began > self._policy.max_staleness:
+            # Not counted as trained: neither its metrics nor its step.
             shard.again = flight
         else:
             shard.waiting.append((flight, result))
@@ -150,6 +151,7 @@ class SyncSchedule(Schedule):
             return False
         taken = [shard.waiting.popleft() for shard in ready]
         self._policy.update([contribution.order.place for contribution, _ in taken])
+        # Counted here: a contribution that began before this has missed the update.
         self._updates += 1
         for _, result in taken:
             self.runner.count(result)

@@ -51,6 +51,7 @@ class Stage:
 
     def _write(self, server: int, place: int, message: tf.Tensor) -> tf.Tensor:
         with tf.device(devices.server(server)):
+            # A message replaces what is there: a contribution that is made again after a loss overwrites the first.
             write = tf.raw_ops.AssignVariableOp(resource=self._handle(place), value=message)
             with tf.control_dependencies([write]):
                 return tf.constant(True)

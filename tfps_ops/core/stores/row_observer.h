@@ -1,4 +1,7 @@
 // Someone who wants to know which rows of a store are updated.
+//
+// Exports of changes, delta checkpoints and eviction all need that. None of them is known to a store: it tells an observer,
+// and what the observer does with it is its own affair.
 #ifndef TFPS_OPS_CORE_STORES_ROW_OBSERVER_H_
 #define TFPS_OPS_CORE_STORES_ROW_OBSERVER_H_
 

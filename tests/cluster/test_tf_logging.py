@@ -1,0 +1,31 @@
+"""TensorFlow's C++ log after a death, in a program of its own: the level holds for the whole process."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+from tfps.cluster import tf_logging
+tf_logging.quieten()
+assert "tensorflow" not in sys.modules
+import tensorflow as tf
+
+def fail():
+    # A failed op is logged as a warning by the C++ that runs it.
+    print("begin", file=sys.stderr, flush=True)
+    try:
+        tf.raw_ops.GatherV2(params=[1.0], indices=[5], axis=0)
+    except tf.errors.InvalidArgumentError:
+        pass
+
+fail()
+tf_logging.quieten()
+assert tf_logging._set_min_log_level(3)
+fail()
+"""
+
+
+def test_nothing_but_fatal_errors_is_logged_after_it():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=240, check=True)
+    _, before, after = done.stderr.split("begin\n")
+    assert "Local rendezvous is aborting" in before and not after

@@ -1,0 +1,223 @@
+"""Every argument of the public API with values of the wrong type or out of range: an error of ours names the argument.
+
+And with numpy's integers, floats and bools where Python's are valid: they count as those.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+import tfps
+from tfps import placement
+from tfps.errors import TfpsError
+
+NAN = float("nan")
+NOT_COUNTS = [None, "x", NAN, 0, -1, 1.5, True, [1], {}]
+NOT_COUNTS_OR_NONE = NOT_COUNTS[1:]
+NOT_BOOLS = [None, "no", 0, 1, NAN, [True]]
+NOT_CHOICES = [None, "x", 1, NAN, True, ["mod"]]
+NOT_NUMBERS = [None, "x", NAN, float("inf"), True, [1.0]]
+NOT_PLANS = ["x", NAN, 1, True, [1], {}]
+NOT_STRINGS = [None, "", 1, NAN, True, ["x"]]
+NOT_SIZES = [None, "x", 1, NAN, True, [-1], [1.5], ["x"], [None]]
+
+SPEC = placement.VariableSpec("v", (10, 4), is_table=True)
+PLAN = placement.plan([SPEC], 2)
+
+
+def model():
+    return keras.Sequential([keras.Input((2,), dtype="int64"), keras.layers.Embedding(10, 4)])
+
+
+def plan(**arguments):
+    return tfps.plan(**{"model": model, "num_ps": 2, **arguments})
+
+
+def place(**arguments):
+    return placement.plan(**{"specs": [SPEC], "num_servers": 2, **arguments})
+
+
+def spec(**arguments):
+    return placement.VariableSpec(**{"name": "v", "shape": (10, 4), "is_table": True, **arguments})
+
+
+def routing(**arguments):
+    return placement.Routing(**{"kind": "hash", "rows": 10, "shards": 2, **arguments})
+
+
+def shard(**arguments):
+    return placement.Shard(**{"server": 0, "index": 0, "rows": 1, **arguments})
+
+
+def placed(**arguments):
+    return placement.Placement(**{"spec": SPEC, "shards": PLAN.find("v").shards, "routing": routing(), **arguments})
+
+
+def placer(**arguments):
+    return placement.IncrementalPlacer(**{"num_servers": 2, **arguments})
+
+
+def geo(**arguments):
+    return tfps.optimizers.Geo(**{"optimizer": "sgd", **arguments})
+
+
+def sync(**arguments):
+    return tfps.optimizers.Sync(**{"optimizer": "sgd", **arguments})
+
+
+def bag(**arguments):
+    return tfps.layers.EmbeddingBag(**{"input_dim": 10, "output_dim": 4, **arguments})
+
+
+def skip_gram(**arguments):
+    return tfps.models.SkipGram(**{"vocabulary": 10, "dim": 4, **arguments})
+
+
+def pairs(**arguments):
+    return tfps.text.neighbour_pairs(**{"tokens": np.arange(20), "window": 2, "batch": 4, "steps": 1, **arguments})
+
+
+def keep(**arguments):
+    return tfps.text.keep_probabilities(**{"counts": [1, 2], **arguments})
+
+
+def pooled(**arguments):
+    ids = keras.ops.zeros((2, 2), "int64")
+    return tfps.layers.EmbeddingBag(10, 4)(ids, **arguments)
+
+
+def whole_plan(**arguments):
+    return placement.Plan(**{"num_servers": 2, **arguments})
+
+
+def advise(**arguments):
+    return placement.advise(**{"plan": PLAN, **arguments})
+
+
+WRONG = [
+    (plan, "model", [None, "x", 1, NAN, True, [1], {1: 2}]),
+    (plan, "num_ps", NOT_COUNTS),
+    (plan, "variable_partitioner", NOT_PLANS),
+    (plan, "batch_size", NOT_COUNTS),
+    (plan, "balancer", NOT_PLANS),
+    (plan, "routing", NOT_CHOICES),
+    (place, "specs", [None, "x", 1, NAN, [1], SPEC]),
+    (place, "num_servers", NOT_COUNTS),
+    (place, "partitioner", NOT_PLANS),
+    (place, "balancer", NOT_PLANS),
+    (place, "routing", NOT_CHOICES),
+    (placer, "num_servers", NOT_COUNTS),
+    (placer, "partitioner", NOT_PLANS),
+    (placer, "balancer", NOT_PLANS),
+    (placer, "plan", NOT_PLANS),
+    (placer, "routing", NOT_CHOICES),
+    (advise, "plan", [None, *NOT_PLANS]),
+    (advise, "num_workers", NOT_COUNTS_OR_NONE),
+    (advise, "dense_exchange_every", NOT_COUNTS_OR_NONE),
+    (placement.FixedShards, "shards", NOT_COUNTS),
+    (placement.MinBytes, "min_shard_bytes", NOT_COUNTS),
+    (placement.MinBytes, "max_shards", NOT_COUNTS_OR_NONE),
+    (placement.MaxBytes, "max_shard_bytes", NOT_COUNTS),
+    (placement.Auto, "min_shard_rows", NOT_COUNTS),
+    (placement.Auto, "min_shard_bytes", NOT_COUNTS),
+    (spec, "name", NOT_STRINGS),
+    (spec, "shape", NOT_SIZES),
+    (spec, "dtype", [None, "x", 1, NAN, True, ["float32"]]),
+    (spec, "slots", [None, "x", NAN, -1, 1.5, True, [1]]),
+    (spec, "row_slots", [None, "x", NAN, -1, 1.5, True, [1]]),
+    (spec, "rows_per_step", ["x", NAN, -1, float("inf"), True, [1]]),
+    (spec, "trainable", NOT_BOOLS),
+    (spec, "is_table", NOT_BOOLS),
+    (routing, "kind", NOT_CHOICES),
+    (routing, "rows", NOT_COUNTS),
+    (routing, "shards", NOT_COUNTS),
+    (shard, "server", [None, "x", NAN, -1, 1.5, True, [1]]),
+    (shard, "rows", [None, "x", NAN, -1, 1.5, True, [1]]),
+    (placed, "spec", [None, *NOT_PLANS]),
+    (placed, "shards", [None, *NOT_PLANS]),
+    (placed, "routing", NOT_PLANS),
+    (whole_plan, "num_servers", NOT_COUNTS),
+    (whole_plan, "placements", [None, "x", 1, NAN, [1]]),
+    (geo, "optimizer", [None, 1, NAN, True, [1]]),
+    (geo, "push_every", NOT_COUNTS),
+    (geo, "merge", NOT_CHOICES),
+    (geo, "overlap", NOT_BOOLS),
+    (sync, "optimizer", [None, 1, NAN, True, [1]]),
+    (sync, "drop_slowest", [None, "x", NAN, -1, 1.5, True, [1]]),
+    (sync, "max_staleness", [None, "x", NAN, -1, 1.5, True, [1]]),
+    (bag, "input_dim", NOT_COUNTS),
+    (bag, "output_dim", NOT_COUNTS),
+    (bag, "combiner", NOT_CHOICES),
+    (bag, "mask_zero", NOT_BOOLS),
+    (skip_gram, "vocabulary", NOT_COUNTS),
+    (skip_gram, "dim", NOT_COUNTS),
+    (skip_gram, "negatives", NOT_COUNTS),
+    (skip_gram, "counts", ["x", 1, NAN, [1], ["x"] * 10, [NAN] * 10]),
+    (skip_gram, "power", NOT_NUMBERS),
+    (skip_gram, "seed", ["x", NAN, 1.5, True, [1]]),
+    (pairs, "tokens", [None, "x", 1, NAN, [1.5] * 20, ["x"] * 20, [-1] * 20]),
+    (pairs, "window", NOT_COUNTS),
+    (pairs, "batch", NOT_COUNTS),
+    (pairs, "steps", [None, "x", NAN, -1, 1.5, True, [1]]),
+    (pairs, "seed", [None, "x", NAN, 1.5, True, [1]]),
+    (keep, "counts", [None, "x", NAN, [], [-1], ["x"], [NAN]]),
+    (keep, "threshold", [*NOT_NUMBERS, 0, -1]),
+]
+RIGHT = [
+    (plan, "num_ps", np.int64(2)),
+    (plan, "batch_size", np.int32(8)),
+    (placer, "num_servers", np.int16(2)),
+    (advise, "num_workers", np.uint8(2)),
+    (placement.FixedShards, "shards", np.int64(2)),
+    (placement.MinBytes, "max_shards", None),
+    (spec, "slots", np.int64(1)),
+    (spec, "rows_per_step", np.float32(1.5)),
+    (spec, "trainable", np.bool_(True)),
+    (spec, "shape", np.array([10, 4])),
+    (routing, "shards", np.int64(2)),
+    (geo, "push_every", np.int64(2)),
+    (geo, "push_every", "auto"),
+    (geo, "overlap", np.bool_(True)),
+    (sync, "max_staleness", np.int64(1)),
+    (bag, "input_dim", np.int64(10)),
+    (bag, "mask_zero", np.bool_(True)),
+    (skip_gram, "vocabulary", np.int64(10)),
+    (skip_gram, "power", np.float32(0.5)),
+    (skip_gram, "seed", np.int64(3)),
+    (pairs, "window", np.int64(2)),
+    (keep, "threshold", np.float64(0.1)),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "argument", "value"),
+    [(make, argument, value) for make, argument, values in WRONG for value in values],
+    ids=lambda value: getattr(value, "__name__", repr(value)),
+)
+def test_a_wrong_value_is_refused_with_its_argument_named(make, argument, value):
+    with pytest.raises(TfpsError) as caught:
+        make(**{argument: value})
+    assert f"`{argument}" in str(caught.value) and "Received" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "argument", "value"), RIGHT, ids=lambda value: getattr(value, "__name__", repr(value))
+)
+def test_values_of_numpy_count_as_those_of_python(make, argument, value):
+    make(**{argument: value})
+
+
+def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
+    from tests.test_public_api import NAMES
+
+    elsewhere = {"LocalCluster", "ParameterServerStrategy"}  # tests/cluster, tests/strategy: they start processes
+    of_keras = {"RowwiseAdagrad"}  # Keras checks the arguments of its optimizers
+    no_settings = {"GreedyBytes", "GreedyBytesAndTraffic", "RoundRobin", "ServerLoad"}  # the last is a result
+    tested = {
+        "plan", "IncrementalPlacer", "advise", "FixedShards", "MinBytes", "MaxBytes", "Auto", "VariableSpec", "Routing",
+        "Shard", "Placement", "Plan", "Geo", "Sync", "EmbeddingBag", "SkipGram",
+        "neighbour_pairs", "keep_probabilities",
+    }  # fmt: skip
+    lookups = {name for module, name in NAMES if module == "tfps.nn"}  # tests/nn
+    errors = {name for module, name in NAMES if module == "tfps.errors"}
+    assert {name for _, name in NAMES} == tested | of_keras | elsewhere | no_settings | lookups | errors

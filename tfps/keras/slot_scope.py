@@ -1,0 +1,31 @@
+"""Where an optimizer makes its slots: beside the variable that they belong to."""
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+import tensorflow as tf
+
+from tfps.keras._compat import Variable
+from tfps.strategy.strategy import ParameterServerStrategy
+
+
+@contextlib.contextmanager
+def slot_scope(optimizer: keras.Optimizer, variable: keras.Variable | tf.Variable) -> Iterator[None]:
+    """Variables made inside lie beside a variable: row for row on its servers, or on its device.
+
+    Args:
+        optimizer: whose slots they are; it knows the strategy.
+        variable: that they belong to.
+    """
+    strategy = optimizer._distribution_strategy
+    if isinstance(strategy, ParameterServerStrategy):
+        # An optimizer may build itself while a step is traced; its slots must outlive that graph.
+        with (
+            strategy.outside_steps(),
+            strategy.slots_of(variable._value if isinstance(variable, Variable) else variable),
+        ):
+            yield
+    else:
+        with strategy.extended.colocate_vars_with(variable.value if isinstance(variable, Variable) else variable):
+            yield

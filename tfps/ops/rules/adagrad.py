@@ -1,0 +1,24 @@
+"""Adagrad: elements that had large gradients take smaller steps. Source: Duchi et al. 2011."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfps.ops.rules.declaration import Hyper, RowRule, Slot
+
+
+def _adagrad(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+    squared = tf.square(gradient)
+    return [-hyper["learning_rate"] * gradient / tf.sqrt(slots[0] + squared + hyper["epsilon"]), squared]
+
+
+RULES = (
+    RowRule(
+        name="adagrad",
+        hyperparameters=("learning_rate", "epsilon"),
+        slots=(Slot("accumulator", "_accumulators", "a"),),
+        formula=_adagrad,
+        keras=("keras.optimizers.Adagrad",),
+        update="`a += g * g`; `w -= rate * g / sqrt(a + epsilon)`",
+    ),
+)

@@ -1,0 +1,36 @@
+"""Follow the regularized leader: a row is a function of its slots. Source: McMahan et al. 2013."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfps.ops.rules.declaration import Hyper, RowRule, Slot
+
+
+def _ftrl(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+    rate, power, l1 = hyper["learning_rate"], -hyper["learning_rate_power"], hyper["l1"]
+    accumulator = slots[0] + tf.square(gradient)
+    shrunk = gradient + 2 * hyper["l2_shrinkage"] * rows
+    linear = shrunk - (accumulator**power - slots[0] ** power) / rate * rows
+    moved = slots[1] + linear
+    quadratic = accumulator**power / rate + 2 * (hyper["l2"] + hyper["beta"] / (2 * rate))
+    return [(tf.clip_by_value(moved, -l1, l1) - moved) / quadratic - rows, tf.square(gradient), linear]
+
+
+RULES = (
+    RowRule(
+        name="ftrl",
+        hyperparameters=("learning_rate", "learning_rate_power", "l1", "l2", "l2_shrinkage", "beta"),
+        slots=(Slot("accumulator", "_accumulators", "a"), Slot("linear", "_linears", "z")),
+        formula=_ftrl,
+        keras=("keras.optimizers.Ftrl",),
+        attributes={
+            "l1": "l1_regularization_strength",
+            "l2": "l2_regularization_strength",
+            "l2_shrinkage": "l2_shrinkage_regularization_strength",
+        },
+        adds_up=False,
+        update="`b = a + g * g`; `z += g + 2 * l2_shrinkage * w - (b**q - a**q) / rate * w`, where "
+        "`q = -learning_rate_power`; `w = (clip(z, -l1, l1) - z) / (b**q / rate + 2 * l2 + beta / rate)`; `a = b`",
+    ),
+)

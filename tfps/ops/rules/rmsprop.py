@@ -1,0 +1,79 @@
+"""RMSprop in its four variants. Source: Hinton, lecture 6 of "Neural Networks for Machine Learning"."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfps.ops.rules.declaration import Hyper, RowRule, Slot
+
+
+def _rmsprop(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+    velocity = (tf.square(gradient) - slots[0]) * (1 - hyper["rho"])
+    return [-hyper["learning_rate"] * gradient / tf.sqrt(slots[0] + velocity + hyper["epsilon"]), velocity]
+
+
+def _centered(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+    velocity = (tf.square(gradient) - slots[0]) * (1 - hyper["rho"])
+    average = (gradient - slots[1]) * (1 - hyper["rho"])
+    under_root = slots[0] + velocity - tf.square(slots[1] + average) + hyper["epsilon"]
+    return [-hyper["learning_rate"] * gradient / tf.sqrt(under_root), velocity, average]
+
+
+def _momentum(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+    step, velocity = _rmsprop(rows, slots[:1], gradient, hyper)
+    moved = hyper["momentum"] * slots[1] - step
+    return [-moved, velocity, moved - slots[1]]
+
+
+def _momentum_centered(
+    rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper
+) -> list[tf.Tensor]:
+    step, velocity, average = _centered(rows, [slots[0], slots[2]], gradient, hyper)
+    moved = hyper["momentum"] * slots[1] - step
+    return [-moved, velocity, moved - slots[1], average]
+
+
+_KERAS = ("keras.optimizers.RMSprop",)
+_NUMBERS = ("learning_rate", "rho", "epsilon")
+_VELOCITY = Slot("velocity", "_velocities", "v", decay="rho")
+_MOMENTUM = Slot("momentum", "_momentums", "p", decay="momentum")
+_AVERAGE = Slot("average_gradient", "_average_gradients", "c", decay="rho")
+
+RULES = (
+    RowRule(
+        name="rmsprop",
+        hyperparameters=_NUMBERS,
+        slots=(_VELOCITY,),
+        formula=_rmsprop,
+        keras=_KERAS,
+        update="`v += (g * g - v) * (1 - rho)`; `w -= d`, where `d = rate * g / sqrt(v + epsilon)`",
+    ),
+    RowRule(
+        name="rmsprop_momentum",
+        hyperparameters=(*_NUMBERS, "momentum"),
+        slots=(_VELOCITY, _MOMENTUM),
+        formula=_momentum,
+        keras=_KERAS,
+        options=("momentum",),
+        update="d as for `rmsprop`; `p = momentum * p + d`; `w -= p`",
+    ),
+    RowRule(
+        name="rmsprop_centered",
+        hyperparameters=_NUMBERS,
+        slots=(_VELOCITY, _AVERAGE),
+        formula=_centered,
+        keras=_KERAS,
+        options=("centered",),
+        update="v as for `rmsprop`; `c += (g - c) * (1 - rho)`; `w -= d`, where "
+        "`d = rate * g / sqrt(v - c * c + epsilon)`",
+    ),
+    RowRule(
+        name="rmsprop_momentum_centered",
+        hyperparameters=(*_NUMBERS, "momentum"),
+        slots=(_VELOCITY, _MOMENTUM, _AVERAGE),
+        formula=_momentum_centered,
+        keras=_KERAS,
+        options=("momentum", "centered"),
+        update="d as for `rmsprop_centered`; `p = momentum * p + d`; `w -= p`",
+    ),
+)

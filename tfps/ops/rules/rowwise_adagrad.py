@@ -1,0 +1,28 @@
+"""Adagrad with one accumulator a row. Source: FBGEMM's exact_rowwise_adagrad, which DLRM trains its tables with.
+
+FBGEMM adds epsilon to the root; here it is under the root, as in Keras's Adagrad.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfps.ops.rules.declaration import Hyper, RowRule, Slot
+
+
+def _rowwise_adagrad(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+    mean_square = tf.reduce_mean(tf.square(gradient), -1, keepdims=True)
+    rate = hyper["learning_rate"] / tf.sqrt(slots[0] + mean_square + hyper["epsilon"])
+    return [-rate * gradient, mean_square]
+
+
+RULES = (
+    RowRule(
+        name="rowwise_adagrad",
+        hyperparameters=("learning_rate", "epsilon"),
+        slots=(Slot("accumulator", "_accumulators", "a", per_row=True),),
+        formula=_rowwise_adagrad,
+        keras=("tfps.keras.rowwise_adagrad.RowwiseAdagrad",),
+        update="`a += mean(g * g)`, one number a row; `w -= rate * g / sqrt(a + epsilon)`",
+    ),
+)
