@@ -1,7 +1,9 @@
 """Calls on workers, without a cluster: what is waited for, what ends a wait, what is dropped."""
 
 import functools
+import gc
 import threading
+import weakref
 
 import pytest
 import tensorflow as tf
@@ -113,3 +115,25 @@ def test_what_is_abandoned_does_not_begin(pool, gate):
     threading.Timer(0.2, gate.set).start()
     calls.abandon(LONG_S)
     assert len(calls) == 0 and begun == []
+
+
+def test_a_handle_is_dropped_by_the_thread_of_its_task(pool, gate):
+    """Not by whoever collects its owner: dropping a handle waits for a task that hangs."""
+
+    class Owner:
+        pass
+
+    owner, handle = Owner(), Owner()
+    dropped_in = []
+    weakref.finalize(handle, lambda: dropped_in.append(threading.current_thread().name))
+    pool.threads[1].drop_after(owner, handle)
+    calls = Calls(pool, "numbers", LONG_S)
+    calls.submit(1, None, waiting(gate))
+    del owner, handle
+    gc.collect()
+    assert dropped_in == []
+    gate.set()
+    calls.take()
+    calls.submit(1, None, lambda: tf.constant(1.0))
+    calls.take()
+    assert dropped_in == ["tfps-worker-1"]

@@ -5,9 +5,11 @@ Threads and queues are plain ones and daemons, not those of `concurrent.futures`
 take a lock leaves it locked, and the process, which joins such threads before anything else, never ends.
 """
 
+import functools
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -48,7 +50,20 @@ class TaskThread:
 
     def run_later(self, function: Callable[[], None]) -> None:
         """Has the thread call `function`, which must not raise, after what it was given before."""
-        self._waiting.put(function)
+        if self._thread.is_alive():
+            self._waiting.put(function)
+
+    def drop_after(self, owner: object, handle: tf.Tensor) -> None:
+        """Has the thread drop a handle of something on the task, some time after its owner was collected.
+
+        Dropped elsewhere, a handle of a task that hangs would block one of TensorFlow's few threads of the chief until
+        the task answers. This thread drops it between two functions: it waits for a task that hangs, and nobody else.
+
+        Args:
+            owner: uses the handle. It is collected in any thread.
+            handle: nothing but the owner and calls under way may refer to it.
+        """
+        weakref.finalize(owner, self.run_later, functools.partial(_drop, handle)).atexit = False
 
     def call(self, function: Callable[[], Nest]) -> Nest:
         """Calls `function` with its operations on the task; its result, a structure of tensors, comes as numpy.
@@ -84,3 +99,7 @@ class TaskThread:
             function()
             self._busy = done + time.monotonic() - since, None
             del function  # it refers to the batch, and to the pool
+
+
+def _drop(handle: tf.Tensor) -> None:
+    """Does nothing: when the call is over, nothing refers to the handle any more."""

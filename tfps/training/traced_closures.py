@@ -95,6 +95,8 @@ class TracedClosures:
             kind = self._iterator_kind(epoch.source, "" if host == shard else f"_{shard}")
             try:
                 self._strategy.pool.call(host, functools.partial(epoch.start, shard, host, kind))
+                iterator = epoch.iterators[shard]
+                self._strategy.pool.threads[host].drop_after(iterator, iterator.handle)
                 return
             except WorkerLostError:
                 continue
