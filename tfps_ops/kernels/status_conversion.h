@@ -11,7 +11,7 @@
 
 namespace tfps {
 
-// The same error as TensorFlow knows it.
+// The same error as TensorFlow knows it. Python sees kInvalidArgument as tf.errors.InvalidArgumentError, and so on.
 inline absl::Status ToTensorFlow(const Status& status) {
   switch (status.code()) {
     case StatusCode::kOk:

@@ -1,4 +1,7 @@
 // From resource handles to the RowStore behind them.
+//
+// Example, in a kernel that updates table 1 of 2 with one slot: the handles are inputs 1 and 3, as inputs are all tables and
+// then the first slot of every table.
 #ifndef TFPS_OPS_STORES_OPEN_ROW_STORE_H_
 #define TFPS_OPS_STORES_OPEN_ROW_STORE_H_
 

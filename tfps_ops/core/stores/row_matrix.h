@@ -26,7 +26,8 @@ struct RowMatrix {
   int64_t dim = 0;
 };
 
-// Whether every key is in [0, rows); the error names the first that is not. O(count).
+// Whether every key is in [0, rows); the error names the first that is not. O(count). Keys come from other processes, so this
+// stands before every access.
 Status CheckKeys(const RowKeys& keys, int64_t rows);
 
 // Whether the matrix has the slots that `updater` needs, in number and width.

@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kRows = 40;
 
 // The first value of an element, the same in every store.
-float FirstValue(int64_t key, int64_t column) { return static_cast<float>(key * 100 + column); }
+float FirstValue(int64_t key, int64_t column) { return static_cast<float>(key % 1000 * 100 + column); }
 
 // A store that grows: any key has a row from the first time that it is asked for. Rows and slots lie in maps, one by one.
 class MapRowStore : public RowStore {

@@ -26,7 +26,8 @@ struct RowsSince {
   int64_t cursor = 0;         // what to ask with next time
 };
 
-// For stores whose rows are numbered from 0, as those of a matrix are.
+// For stores whose rows are numbered from 0, as those of a matrix are. A store of arbitrary keys would keep the number of the
+// last update in each row instead.
 // Threads: any number may update and read at once; one mutex guards all state and is held for the length of a call.
 // Memory: 8 bytes for each row of a page of kPageRows rows that had an update, 8 bytes for each page up to the last one.
 class TouchedRows : public RowObserver {
