@@ -47,7 +47,10 @@ Result<RowUpdate> ReadUpdate(const float* message, int64_t size, int64_t hyperpa
   update.hyperparameters = message;
   // The bits of the request begin after an odd number of floats as often as not, so int64s are not read in place.
   update.request.resize(pieces + rest / (dim + 2));
-  std::memcpy(update.request.data(), message + hyperparameters, update.request.size() * sizeof(int64_t));
+  // A server without pieces has an empty request, whose address memcpy must not be given.
+  if (!update.request.empty()) {
+    std::memcpy(update.request.data(), message + hyperparameters, update.request.size() * sizeof(int64_t));
+  }
   update.gradients = message + hyperparameters + 2 * update.request.size();
   auto split = ReadRequest(update.request.data(), update.request.size(), pieces);
   if (!split.ok()) return split.status();
