@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfps import step
-from tfps.training.batches import NextBatch, WorkerBatches, of_one_shape, one_by_one
+from tfps.training.batches import NextBatch, WorkerBatches, make_batch_reader, unify_shapes
 from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange
 from tfps.training.geo.drift import DRIFT_LANES
@@ -57,11 +57,11 @@ class WindowClosure(Closure):
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Traces a window of fed batches, or several that overlap."""
         exchange, copies = self._pull(order, self._settings.scales, self._settings.capped)
-        batches = of_one_shape(batches)
+        batches = unify_shapes(batches)
         # A single batch is one window, and nothing could overlap with it.
         if self._overlaps and len(batches) > 1:
             # The loop over windows reads as from an iterator, so that there is one form of it.
-            next_batch = one_by_one(batches)
+            next_batch = make_batch_reader(batches)
             return self._train_overlapped(exchange, copies, next_batch, next_batch(), order)
         window, _ = self._window(copies, batches[0])
         return self._train_one(exchange, copies, window, window.take(batches), order)

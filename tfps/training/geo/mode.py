@@ -14,7 +14,7 @@ from tfps.training.geo.pacing import WindowPacing
 from tfps.training.geo.whole_window import WindowMethods
 from tfps.training.geo.window import WindowSettings
 from tfps.training.mode import EpochTotals, Mode
-from tfps.training.paced_schedules import paced_schedule
+from tfps.training.paced_schedules import make_paced_schedule
 from tfps.training.pacing import closure_steps
 from tfps.training.push_ids import PushLedgers
 from tfps.training.runner import Runner
@@ -89,7 +89,7 @@ class Geo(Mode):
         # A short epoch still has a window for each worker, however long `push_every` is.
         steps = closure_steps(epoch.source.num_batches, workers, self._most)
         pacing = WindowPacing(workers, steps, self._windows, epoch.source.fed, self._model.trained_steps(), self.length)
-        return paced_schedule(runner, epoch, pacing, self._most)
+        return make_paced_schedule(runner, epoch, pacing, self._most)
 
     def run_batch(self, run: Callable[[], Result]) -> Result:
         """A window of one batch changes the model when it ends."""

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from tfps.training.batches import NextBatch, next_unless
+from tfps.training.batches import NextBatch, read_next_unless
 from tfps.training.exchange import Exchange, Values
 from tfps.training.geo.drift import DRIFT_LANES
 from tfps.training.geo.window import LoopTensor, Window
@@ -85,7 +85,7 @@ class Overlapped:
             # Beside each other: the exchange of the windows before and after ...
             pushed, drift = self._push(window, state)
             count = following.read(
-                next_batch, next_unless(left <= 0, next_batch, first), tf.minimum(order.window, left)
+                next_batch, read_next_unless(left <= 0, next_batch, first), tf.minimum(order.window, left)
             )
             pulled, fetched = following.pull(), self._exchange.fetch()
             # ... and the steps of this one. Nothing below is needed above.

@@ -76,15 +76,15 @@ class WindowPacing(Pacing):
             if other != shard and progress.under_way[other]
         )
 
-    def fed_steps(self, pace: Pace, asked: int) -> int:
+    def fed_steps(self, pace: Pace, wanted: int) -> int:
         """All windows of a closure or one of them: a number in between would be traced as well."""
-        # `asked` is smaller where the budget has too few steps left for a closure of all its windows.
+        # `wanted` is smaller where the budget has too few steps remaining for a closure of all its windows.
         whole = pace.steps * self.parts
-        return whole if asked == whole else pace.steps
+        return whole if wanted == whole else pace.steps
 
-    def fed_rest(self, pace: Pace, left: int) -> int:
+    def fed_remainder(self, pace: Pace, remaining: int) -> int:
         """Windows of few lengths."""
-        return of_few_lengths(min(left, pace.steps), self._most)
+        return of_few_lengths(min(remaining, pace.steps), self._most)
 
     def on_closure(self, order: Order, steps: int, seconds: float) -> None:
         """Lets the length of windows follow from what they cost."""

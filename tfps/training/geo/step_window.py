@@ -12,7 +12,7 @@ from tfps.embedding.lookup_group import route
 from tfps.embedding.push import add
 from tfps.embedding.push_dedup import PushId
 from tfps.errors import UnsupportedError
-from tfps.training.batches import Batches, NextBatch, growing_array, next_unless
+from tfps.training.batches import Batches, NextBatch, make_growing_array, read_next_unless
 from tfps.training.exchange import damping
 from tfps.training.geo.drift import measure_drift
 from tfps.training.geo.window import LoopTensor, Window, WindowSettings, keep_factors
@@ -48,7 +48,7 @@ class StepWindow(Window):
         # For each lookup, where in the pulled rows its ids are: of all batches, one after the other.
         self._places: list[tf.Tensor] = []
         self._keys: list[tf.Tensor] = []
-        self._ids = [growing_array(tf.int64, [None]) for _ in recording.tables]
+        self._ids = [make_growing_array(tf.int64, [None]) for _ in recording.tables]
         self._trained = list({table.key: table for table in recording.tables}.values())
         with_slots = [[table, *settings.slots.get(table.key, ())] for table in self._trained]
         self._tables = list(itertools.chain.from_iterable(with_slots))
@@ -62,7 +62,7 @@ class StepWindow(Window):
             count: tf.Tensor, batch: tf.experimental.Optional, arrays: list[tf.TensorArray], ids: list[tf.TensorArray]
         ) -> Nest:
             arrays, ids = self._with_batch(tf.cast(count, tf.int32), batch.get_value(), arrays, ids)
-            return count + 1, next_unless(count + 1 >= max_steps, next_batch, batch), arrays, ids
+            return count + 1, read_next_unless(count + 1 >= max_steps, next_batch, batch), arrays, ids
 
         count, _, arrays, self._ids = tf.while_loop(
             lambda count, batch, arrays, ids: batch.has_value(),

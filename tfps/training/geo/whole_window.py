@@ -26,7 +26,7 @@ import tensorflow as tf
 from tfps.embedding.push_dedup import PushId
 from tfps.embedding.window_rows import WindowRows, pull_window, push_window
 from tfps.errors import UnsupportedError
-from tfps.training.batches import Batches, NextBatch, next_unless
+from tfps.training.batches import Batches, NextBatch, read_next_unless
 from tfps.training.exchange import damping
 from tfps.training.geo.drift import measure_drift
 from tfps.training.geo.window import LoopTensor, Window, WindowSettings, keep_factors
@@ -80,7 +80,7 @@ class WholeWindow(Window):
             # The same batches as in a window of steps; only their ids are not taken out, as the model asks for rows
             # itself.
             arrays = Batches(self._spec, arrays).with_batch(tf.cast(count, tf.int32), batch.get_value()).arrays
-            return count + 1, next_unless(count + 1 >= max_steps, next_batch, batch), arrays
+            return count + 1, read_next_unless(count + 1 >= max_steps, next_batch, batch), arrays
 
         count, _, arrays = tf.while_loop(
             lambda count, batch, arrays: batch.has_value(),

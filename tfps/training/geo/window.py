@@ -149,7 +149,7 @@ class Window(abc.ABC):
 def keep_factors(decays: Sequence[float | None], count: tf.Tensor) -> list[tf.Tensor | None]:
     """The part that `count` steps keep of averages with these decays; one tensor for each different decay."""
     # One operation for each decay, not for each slot table: optimizers have two or three different ones.
-    parts = {decay: None if decay is None else moving_averages.keep(decay, count) for decay in decays}
+    parts = {decay: None if decay is None else moving_averages.power_of_decay(decay, count) for decay in decays}
     return [parts[decay] for decay in decays]
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.errors import UnsupportedError
-from tfps.training.batches import WorkerBatches, where_there
+from tfps.training.batches import WorkerBatches, run_if
 from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange, Values
 from tfps.training.hoisting import DirectLookups, Recording
@@ -36,9 +36,9 @@ class ContributionClosure(Closure):
     def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
         """Traces one contribution; none where the input has ended."""
         exchange, copies = self._pull(order)
-        batch = source.next_or_again(order.again > 0) if self._repeats else source.next()
+        batch = source.read_or_repeat(order.again > 0) if self._repeats else source.next()
         recording = Recording(functools.partial(self._run, copies), batch.element_spec)
-        logs = where_there(
+        logs = run_if(
             batch.has_value(),
             lambda: self._contribute(exchange, copies, recording.lookups(batch.get_value()), batch.get_value(), order),
             tf.zeros(recording.result.shape),
