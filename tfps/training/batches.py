@@ -192,7 +192,7 @@ def unify_shapes(batches: Sequence[Nest]) -> list[Nest]:
     Example: batches of shapes [32, 4] and [7, 4] both become [None, 4].
     """
 
-    def unify(*leaves: tf.Tensor | None) -> list[tf.Tensor | None]:
+    def unify(*leaves: Nest) -> list[Nest]:
         if leaves[0] is None:
             # A label or weight that is missing in one batch is missing in all.
             return list(leaves)

@@ -117,8 +117,8 @@ class Recording:
             recorder = Recorder(self._graph)
             self.result = trace(recorder, self._stand_in)
         self._lookups = recorder.lookups
-        self._early = [recorded for recorded in recorder.lookups if recorded.ids is not None]
-        self.tables = [recorded.table for recorded in self._early]
+        self._early_ids = [recorded.ids for recorded in recorder.lookups if recorded.ids is not None]
+        self.tables = [recorded.table for recorded in recorder.lookups if recorded.ids is not None]
         self.late_tables = [recorded.table for recorded in recorder.lookups if recorded.ids is None]
 
     def ids(self, batch: Nest) -> list[tf.Tensor]:
@@ -131,7 +131,7 @@ class Recording:
         sources = tf.nest.flatten(self._stand_in, expand_composites=True)
         replaced = zip(sources, tf.nest.flatten(batch, expand_composites=True), strict=True)
         known.update({internal.name: external for internal, external in replaced if internal is not None})
-        return [_copy(recorded.ids, known) for recorded in self._early]
+        return [_copy(ids, known) for ids in self._early_ids]
 
     @property
     def operations(self) -> int:
@@ -154,12 +154,12 @@ class Recording:
     @property
     def shapes(self) -> list[tf.TensorShape]:
         """The static shapes of the ids of early lookups."""
-        return [recorded.ids.shape for recorded in self._early]
+        return [ids.shape for ids in self._early_ids]
 
     def no_ids(self) -> list[tf.Tensor]:
         """Returns ids for a step that does not run: no ids, or zeros where the shape fixes their number."""
-        shapes = [[size or 0 for size in recorded.ids.shape] for recorded in self._early]
-        return [tf.zeros(shape, recorded.ids.dtype) for shape, recorded in zip(shapes, self._early, strict=True)]
+        shapes = [[size or 0 for size in ids.shape] for ids in self._early_ids]
+        return [tf.zeros(shape, ids.dtype) for shape, ids in zip(shapes, self._early_ids, strict=True)]
 
     def replay(self, found: Sequence[LookupResult]) -> DirectLookups:
         """Returns lookups that answer a step with `found`, the rows for its `ids`."""

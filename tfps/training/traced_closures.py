@@ -59,7 +59,7 @@ class TracedClosures:
         return 0 if self.last is None else self.last.operations
 
     def ids_per_step(self, examples: int | None) -> Mapping[str, int | None]:
-        """Counts the ids that one step looks up, by table; empty before a step is traced. See `Closure.ids_per_step`."""
+        """Counts the ids that one step looks up, by table; empty before a step is traced. See `Closure`."""
         return {} if self.last is None else self.last.ids_per_step(examples)
 
     def over_iterator(self, iterator: WorkerIterator, order: Order) -> tf.Tensor:
