@@ -178,7 +178,6 @@ class Closure(abc.ABC):
 def _to_variable_value(variable: SumVariable, values: Floats) -> np.ndarray[Any, Any]:
     """Converts lanes of a result to the value of a variable."""
     dtype = variable.dtype.as_numpy_dtype
-    # `pack` casts narrow types and keeps the bits of wide ones. Both ways copy: a view would keep the whole result
-    # alive.
+    # `pack` casts narrow types and keeps the bits of wide ones. Both ways copy: a view would keep all of the result.
     narrow = lanes(1, variable.dtype) == 1 and np.dtype(dtype).itemsize != 4
     return (values.astype(dtype) if narrow else values.copy().view(dtype)).reshape(variable.shape)

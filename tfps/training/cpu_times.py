@@ -128,8 +128,7 @@ def parse_times(job: str, index: int, host: str, text: str) -> CpuTime | None:
     # contain brackets, so the greedy pattern stops at the last one.
     spent = re.search(r"^\s*\d+ \(.*\) \S(?: -?\d+){10} (\d+) (\d+) ", text)
     allowed = re.search(r"^Cpus_allowed_list:\s*([\d,-]+)$", text, re.MULTILINE)
-    # The stat file of the machine is "cpu user nice system idle iowait ...", in ticks over all cores, then a line a
-    # core.
+    # The stat file of the machine is "cpu user nice system idle iowait ...", in ticks of all cores.
     idle = re.search(r"^cpu +\d+ \d+ \d+ (\d+) (\d+)", text, re.MULTILINE)
     if spent is None or allowed is None or idle is None:
         return None

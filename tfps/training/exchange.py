@@ -26,8 +26,9 @@ _KEY_STEP = 104_729
 """Distance between the random generator keys of two workers. Worker 0 draws the same numbers as a single process."""
 
 _CAP = 1.5
-"""How far all workers together may move a value, as a multiple of one worker's delta. More learns faster but diverges
-sooner.
+"""The limit on how far all workers together move a value, in deltas of one worker.
+
+A higher limit learns faster but diverges sooner.
 """
 
 
@@ -43,8 +44,7 @@ def damping(delta: tf.Tensor, others: tf.Tensor, axis: int | None = None) -> tf.
 
     s = clip(1.5 - max(0, <delta, others>/<delta, delta>), 0, 1). The factor is 1 where no other worker moved the value,
     or all of them moved it in another direction. It shrinks as others have moved the value further in the same
-    direction. So all workers together move a value at most one and a half times as far as one of them alone, and do not
-    overshoot.
+    direction. So all workers together move a value at most one and a half times as far as one of them alone.
 
     Example: delta = 2 and others = 2 give 0.5, so 1 is pushed and the value moves by 3 in total. others = 3 gives 0.
 

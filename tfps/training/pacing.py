@@ -30,8 +30,7 @@ class Pacing(abc.ABC):
     """Decides how a `PacedSchedule` cuts one epoch into closures.
 
     Args:
-        parts: the number of parts of a closure, each with its own exchange; more than one where exchanges overlap
-            steps.
+        parts: the number of parts of a closure, each with its own exchange; more than one if exchanges overlap steps.
     """
 
     # The parts are fixed for an epoch because the graph over an iterator has a loop over them.

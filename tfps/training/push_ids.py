@@ -32,8 +32,7 @@ class PushLedgers:
     There are two because every step pushes rows, but dense variables are pushed once a closure: their numbers differ.
 
     Args:
-        strategy: the strategy of the servers. Each server gets one variable for each ledger, which ends with this
-            object.
+        strategy: the strategy of the servers. Each server has a variable for each ledger, for as long as this object.
     """
 
     def __init__(self, strategy: ParameterServerStrategy) -> None:

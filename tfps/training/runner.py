@@ -79,8 +79,7 @@ class Runner:
             steps: the most steps that the closure may run.
             window: the most steps in each part of the closure, if it has several.
         """
-        # The count runs over all epochs of the model, because ledgers on the servers keep the last number of each
-        # shard.
+        # The count runs over all epochs of the model, as ledgers on the servers keep the last number of each shard.
         first = self._ordered[shard]
         self._ordered[shard] += steps
         # Closures get their number when they are ordered, not when they run. An input that ends early leaves gaps,

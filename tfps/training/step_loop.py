@@ -1,4 +1,4 @@
-"""Closures that look up rows in every step: the base of asynchronous training and of evaluation."""
+"""Closures that look up rows in every step: the base of evaluation, and of training with a push in every step."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -42,8 +42,7 @@ class StepLoop(Closure):
 
     def _run_each(self, batches: Sequence[Nest], copies: Copies, row_push_id: PushIdOf) -> tf.Tensor:
         """Traces one step after the other over fed batches; returns the logs of the last step."""
-        # One recording serves all batches, so their static shapes must agree; the last batch of an epoch may be
-        # smaller.
+        # One recording serves all batches, so their static shapes must agree. The last batch may have fewer examples.
         batches = unify_shapes(batches)
         run = functools.partial(self._run, copies)
         recording = self._record(run, batches[0])

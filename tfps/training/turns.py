@@ -143,8 +143,7 @@ class Turns:
         """Runs a step over each batch; returns the logs of the last step, and the rows of the batch that follows."""
         logs: tf.Tensor = None  # set below, as there is at least one batch
         for number, (batch, after) in enumerate(itertools.pairwise([*batches, following])):
-            # Requested before the step is traced: its push waits for this request, and the request does not wait for
-            # its push.
+            # Requested before the step is traced: the step's push waits for this request, and not the other way round.
             next_rows = self._prefetched.request(after) if self._prefetched else []
             lookups = self._prefetched.lookups(rows) if self._prefetched else self._recording.lookups(batch.get_value())
             logs = self._run(lookups, batch.get_value(), push_id=self._push_id(done + number + 1))

@@ -45,8 +45,7 @@ class AsynchronousClosure(StepLoop):
         """Traces one step for each fed batch. These closures are too short for an exchange to overlap with steps."""
         exchange, copies = self._pull(order)
         logs = self._run_each(batches, copies, self._row_push_id(order))
-        # The number is known at tracing time: the chief feeds whole batches, and each number of batches has its own
-        # graph.
+        # The number is known at tracing time: the chief feeds whole batches, and there is a graph for each number.
         steps = tf.constant(len(batches), tf.int64)
         exchange.push(self._ledgers.ids(order, steps).dense)
         return self._result(copies, steps, logs)

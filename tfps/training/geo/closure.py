@@ -69,8 +69,7 @@ class WindowClosure(Closure):
     def _train_one(
         self, exchange: Exchange, copies: Copies, window: Window, count: tf.Tensor, order: Order
     ) -> tf.Tensor:
-        # The ids count the steps that ran, not those ordered. A repeat over an input that ends early ends at the same
-        # step.
+        # The ids count steps that ran, not those ordered: if the input ends early, a repeat ends at the same step.
         ids = self._ledgers.ids(order, count)
         logs, drift = train_one(window, count, ids.rows)
         exchange.push(ids.dense)

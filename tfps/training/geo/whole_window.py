@@ -198,8 +198,7 @@ class WholeWindow(Window):
         push_id: PushId,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Damps or scales the deltas and adds them with one push a server."""
-        # The deltas may belong to an earlier window than this one, so the requests in `push_tensors` say which rows
-        # they are.
+        # The deltas may belong to an earlier window than this one: the requests in `push_tensors` name their rows.
         window = self.with_tensors(self.loop_tensors)
         window._rows = self._rows.with_requests(push_tensors, [None] * len(deltas))
         # All deltas are scaled first. Capped rows are damped instead.

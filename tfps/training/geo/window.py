@@ -33,8 +33,7 @@ class WindowSettings:
 
     Args:
         slots: the optimizer's slot tables for each table that it trains, by the key of the table.
-        scales: the factor for a pushed delta, by the key of its table, slot table or dense variable; 1 where it has no
-            entry.
+        scales: the factor for a pushed delta, by the key of its table, slot table or dense variable; 1 without entry.
         decays: the decays of slots that are moving averages, by the key of the slot table (see
             `tfps.training.moving_averages`). A row decays as if every step of the window had it in its batch.
         capped: the keys of tables and dense variables whose deltas are damped by what others have added to the same

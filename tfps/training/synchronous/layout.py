@@ -51,8 +51,7 @@ class Layout:
     """The layout of the messages of one kind of step.
 
     Args:
-        contributions: the contributions of a traced step. A worker writes their tensors; a server only needs their
-            shapes.
+        contributions: the contributions of a traced step. A worker writes their tensors; a server needs only shapes.
         known: the gradients of its lookups, which have been routed.
         others: dense variables that steps change without a gradient, such as the averages of a BatchNormalization.
 

@@ -113,8 +113,7 @@ class SyncSchedule(Schedule):
                     one.ended = True
                 return
             self._spend(1)
-        # The places of a shard form a ring of `slots`. The contribution `slots` before was merged, so its place is
-        # free.
+        # The places of a shard form a ring. The contribution `slots` before was merged, so its place is free.
         place = number * self._policy.slots + shard.begun % self._policy.slots
         order = Order(1, number, shard.begun, place, int(again is not None))
         shard.begun += 1

@@ -31,8 +31,7 @@ def update(layout: Layout, stage: Stage, merged: tf.Tensor) -> None:
 def _receive(layout: Layout, stage: Stage, merged: tf.Tensor, server: int) -> Received:
     with tf.device(devices.server(server)):
         nothing = tf.constant(layout.empty_message(server))
-        # A place that is not merged counts as a message without examples, so the graph is the same for all sets of
-        # places.
+        # A place that is not merged counts as a message without examples, so one graph serves all sets of places.
         there = tf.unstack(tf.identity(merged), num=stage.places)
         messages = [stage.take(server, place, is_there, nothing) for place, is_there in enumerate(there)]
         return layout.read(server, messages)
