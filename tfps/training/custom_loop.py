@@ -46,7 +46,7 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
 
 
 def _record(run: Callable[[DirectLookups, Nest], Nest], arguments: Nest) -> Recording | None:
-    """Records a step whose arguments are all tensors; None for any other step.
+    """Records a step whose arguments are all tensors; returns None for any other step.
 
     The recording lets the step request the rows of all its lookups at once.
     """

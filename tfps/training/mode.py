@@ -4,6 +4,7 @@ A mode object belongs to one function of a model (`fit` and `train_on_batch`, or
 optimizer keeps its settings. Code that traces closures, runs them or hands out their steps holds a `Mode` and never
 asks which mode it is. To add a mode, write a dataclass of settings for the optimizer (`tfps.keras.modes.ModeSettings`)
 whose `make_mode` returns a subclass of `Mode`. No other file changes; `tests/training/test_toy_mode.py` shows it.
+
 State: a mode owns the state that outlives an epoch, such as ledgers on the servers or timings of closures. The state of
 one epoch is in the schedule that the mode creates for it.
 Threading: the main thread calls everything. For fed batches the threads of workers call `closure` too, so `closure`

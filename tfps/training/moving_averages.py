@@ -40,7 +40,7 @@ def keep_factor(variable: DenseVariable, deltas: Deltas) -> tf.Tensor:
 
 
 def power_of_decay(decay: float, steps: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
-    """Returns the part of an average with this decay that remains after so many steps, decay^steps."""
+    """Returns decay^steps, the part of an average that remains after these steps."""
     return tf.pow(tf.cast(decay, dtype), tf.cast(steps, dtype))
 
 
@@ -75,8 +75,8 @@ def compose(variables: Iterable[tuple[DenseVariable, tf.Tensor, tf.Tensor]]) -> 
             value = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=variable.dtype)
             lost = value * tf.cast(1 - factor, variable.dtype)
             operations.append(tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=addend - lost))
-    for of_average in by_average.values():
-        handles, addends, factors = zip(*of_average, strict=True)
+    for averages in by_average.values():
+        handles, addends, factors = zip(*averages, strict=True)
         # Gradient descent at rate -1 adds. Its weight decay of 1 - d^k is applied first, so this is V = d^k V + a.
         hyper = tf.stack([-1.0, 1.0 - factors[0]])
         operations.append(apply_dense(ROW_RULES["sgd"], [[handle] for handle in handles], addends, hyper))
@@ -84,6 +84,6 @@ def compose(variables: Iterable[tuple[DenseVariable, tf.Tensor, tf.Tensor]]) -> 
 
 
 def _addend(variable: DenseVariable, delta: tf.Tensor) -> tf.Tensor:
-    """Returns the value to add after scaling by the keep factor: `a`; 0 for a product, whose factor says it all."""
+    """Returns the value to add after scaling by the keep factor: `a`; 0 for a product, which is only scaled."""
     assert variable.average is not None
     return tf.zeros_like(delta) if variable.average.decay is None else delta

@@ -23,7 +23,7 @@ class Order:
         steps: the most steps that the closure may run.
         shard: the number of the input shard; random generators use it too.
         first: the number of steps ordered for this shard before; fewer may have run.
-        place: the number of the place on the servers where the closure leaves gradients for an update by them, else 0.
+        place: the place on the servers where the closure leaves gradients for an update that runs there; else 0.
         again: 1 to train the batch of the previous closure again, 0 to train the next batch.
         window: the most steps in each part of a closure that has several parts.
     """

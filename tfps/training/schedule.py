@@ -57,6 +57,7 @@ class Schedule(abc.ABC):
         self._ready = 0
         self._handed = 0
         self._calls = runner.calls(f"closures of up to {most} steps")
+        # The lost closures of each shard, until all of them are known.
         self._to_repeat: list[list[InFlight]] = [[] for _ in range(len(self.progress))]
 
     def take(self, count: int) -> int:

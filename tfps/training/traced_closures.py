@@ -139,7 +139,7 @@ class TracedClosures:
         return result
 
     def _on_traced(self, closure: Closure) -> None:
-        """Stores a closure at the end of its trace, in the graph of the trace."""
-        # The graph names variables of the worker; they are destroyed when this object is.
+        """Stores a closure; called at the end of its trace, inside its graph."""
+        # The graph names variables of the worker, which are destroyed together with this object.
         self._variables.add_graph(tf.compat.v1.get_default_graph())
         self.last = closure
