@@ -159,7 +159,7 @@ def _call_on_symbols(model: keras.Model, inputs: Nest, batch_size: int | None) -
 def _ids_per_step(model: keras.Model, inputs: Nest, batch_size: int) -> dict[int, float]:
     """Returns the number of ids that one step looks up in each table, by `id` of its variable; 0 if unknown.
 
-    Calls the model on symbolic tensors: first to build it if necessary, then to count the ids of each layer with a table.
+    Calls the model on symbolic tensors: first to build it if necessary, then to count the ids of each table.
     """
     if inputs is not None and not model.built:
         _call_on_symbols(model, inputs, None)
@@ -168,7 +168,7 @@ def _ids_per_step(model: keras.Model, inputs: Nest, batch_size: int) -> dict[int
     if inputs is not None:
         with contextlib.ExitStack() as stack:
             for layer in tables:
-                # A table of the model itself is read by its own `call`, whose inputs are not the ids.
+                # The inputs of the model itself may be much more than the ids of a table that it holds directly.
                 if layer is not model:
                     stack.enter_context(_count_ids(layer, counted))
             _call_on_symbols(model, inputs, batch_size)
@@ -230,7 +230,7 @@ def _size(tensor: keras.KerasTensor) -> int:
 
 
 def _slot_counter(model: keras.Model) -> Callable[[keras.Variable], tuple[int, int]]:
-    """Returns a function of a variable that counts its slots: slots of the full size, and slots with one float a row."""
+    """Returns a function that counts the slots of a variable: full-size slots, and slots with one float per row."""
     optimizer = getattr(model, "optimizer", None)
     trained = {id(variable) for variable in model.trainable_variables}
 

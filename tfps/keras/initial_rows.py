@@ -1,8 +1,9 @@
 """Draws any range of rows of a table from a Keras initializer, equal to a slice of the whole draw.
 
 TensorFlow's stateless generator on CPUs (Philox 4x32-10) is counter-based: element i of a uniform or normal draw comes
-from counter + i // 4. Moving the counter therefore draws a range of rows. Source: Salmon et al., "Parallel random numbers: as
-easy as 1, 2, 3", SC 2011.
+from counter + i // 4. Moving the counter therefore draws a range of rows.
+
+Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 
 import math

@@ -63,14 +63,14 @@ def plan(
         >>> [load.bytes_with_slots for load in plan.loads()]
         [32000000000, 32000000000, 32000000000, 32000000000]
     """
-    # Checked before the model is built, which may take minutes.
+    # Checked before the model is built, which may take long.
     batch_size = check_integer("batch_size", batch_size, at_least=1, error=PlanError)
     check_integer("num_ps", num_ps, at_least=1, error=PlanError)
     partitioner = as_partitioner(variable_partitioner, "variable_partitioner")
     return planner.plan(_specs(model, inputs, batch_size), num_ps, partitioner, balancer, routing)
 
 
-def _specs(model: object, inputs: Nest, batch_size: int) -> list[VariableSpec]:
+def _specs(model: Any, inputs: Nest, batch_size: int) -> list[VariableSpec]:
     # A Keras model is callable too, so it is tested first.
     if isinstance(model, keras.Model):
         return describe(lambda: model, inputs, batch_size)

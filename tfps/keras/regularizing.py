@@ -17,8 +17,8 @@ def losses(stock: Callable[..., list[tf.Tensor]], layer: keras.layers.Layer) -> 
     row is sent twice.
     """
     regularized = [(v, v.regularizer) for v in layer.trainable_weights if isinstance(v._value, Table) and v.regularizer]
-    # Keras would convert a regularized table to a tensor, which fails in a step. So the regularizers of tables are hidden
-    # while the method of Keras runs.
+    # Keras would convert a regularized table to a tensor, which fails in a step. So tables have no regularizer while
+    # the method of Keras runs.
     try:
         for variable, _ in regularized:
             variable.regularizer = None
