@@ -206,5 +206,5 @@ def test_its_settings_are_saved(strategy, tmp_path):
 
 
 def test_an_optimizer_has_one_mode():
-    with pytest.raises(UnsupportedError, match="in the mode of Damped.*that of Geo. Received: DampedSGD"):
+    with pytest.raises(UnsupportedError, match="in mode Damped.*into mode Geo. Received: DampedSGD"):
         geo(damped("sgd"))

@@ -203,7 +203,7 @@ def _check_optimizer(optimizer: keras.Optimizer) -> None:
     for name in ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue"):
         if getattr(optimizer, name, None):
             raise UnsupportedError(
-                f"`{name}` needs the gradient of a batch, which does not exist when a SkipGram trains in windows. "
+                f"`{name}` needs the gradient of a batch, which does not exist if a SkipGram trains in windows. "
                 f"Received: {getattr(optimizer, name)!r}. Valid: None."
             )
 
