@@ -128,11 +128,11 @@ def test_a_function_a_model_and_its_variables_give_one_plan():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_ps": 2.5}, "`num_servers` must be an integer.*2.5"),
-        ({"num_ps": "4"}, "`num_servers` must be an integer.*'4'"),
-        ({"num_ps": True}, "`num_servers` must be an integer.*True"),
+        ({"num_ps": 2.5}, "`num_ps` must be an integer.*2.5"),
+        ({"num_ps": "4"}, "`num_ps` must be an integer.*'4'"),
+        ({"num_ps": True}, "`num_ps` must be an integer.*True"),
         ({"balancer": GreedyBytes}, "`balancer` must be one of.*GreedyBytes"),
-        ({"variable_partitioner": FixedShards}, "`partitioner` must be a partitioner.*FixedShards"),
+        ({"variable_partitioner": FixedShards}, "`variable_partitioner` must be a partitioner.*FixedShards"),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1. Received: 0"),
     ],
 )
@@ -148,9 +148,9 @@ def test_what_is_no_argument_is_named(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"plan": "plan.json"}, r"`plan` must be a Plan; `Plan.load\(path\)`.*'plan.json'"),
+        ({"plan": "plan.json"}, r"`plan` must be a tfps.placement plan.*'plan.json'"),
         ({"plan": tfps.plan([VariableSpec("v", (2,))], 3)}, "`plan` must be for 2 servers. Received: one for 3"),
-        ({"variable_partitioner": "auto"}, "`partitioner` must be a partitioner.*'auto'"),
+        ({"variable_partitioner": "auto"}, "`variable_partitioner` must be a function.*'auto'"),
         ({"dense_exchange_every": 1.5}, "`dense_exchange_every` must be an integer.*1.5"),
     ],
 )
