@@ -108,7 +108,7 @@ def recall(model: GRU4Rec, sessions: np.ndarray) -> float:
     return float(np.mean(np.concatenate(hits)))
 
 
-def popular(training: np.ndarray, sessions: np.ndarray, items: int) -> float:
+def popular_recall(training: np.ndarray, sessions: np.ndarray, items: int) -> float:
     """Returns the recall of always predicting the most popular items."""
     counts = np.bincount(training.reshape(-1), minlength=items)
     counts[0] = 0
@@ -141,8 +141,8 @@ def main() -> None:
         model.compile(keras.optimizers.Adam(args.rate), loss=loss)
     model.fit(batches(training, items, args.batch), epochs=args.epochs)
 
-    found, known = recall(model, held_out), popular(training, held_out, items)
-    print(f"on held-out sessions: recall@{BEST} {found:.4f}; recall of the most popular items {known:.4f}")
+    learned, baseline = recall(model, held_out), popular_recall(training, held_out, items)
+    print(f"on held-out sessions: recall@{BEST} {learned:.4f}; recall of the most popular items {baseline:.4f}")
     print(strategy.plan.table())
 
 

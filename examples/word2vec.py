@@ -38,15 +38,16 @@ class Text:
     """
 
     def __init__(self, text: str, min_count: int = 5, threshold: float = 1e-3) -> None:
-        found = re.findall("[a-z]+", text.lower())
-        self.words = [word for word, count in collections.Counter(found).most_common() if count >= min_count]
+        all_words = re.findall("[a-z]+", text.lower())
+        self.words = [word for word, count in collections.Counter(all_words).most_common() if count >= min_count]
         if not self.words:
-            raise SystemExit(f"No word of the text occurs {min_count} times. The text has {len(found)} words.")
+            raise SystemExit(f"No word of the text occurs {min_count} times. The text has {len(all_words)} words.")
         self.ids = {word: index for index, word in enumerate(self.words)}
-        tokens = np.array([self.ids[word] for word in found if word in self.ids])
+        tokens = np.array([self.ids[word] for word in all_words if word in self.ids])
         self.counts = np.bincount(tokens)
-        kept = tfps.text.keep_probabilities(self.counts, threshold)
-        self.tokens = tokens[np.random.default_rng(0).random(len(tokens)) < kept[tokens]]  # [positions]
+        probabilities = tfps.text.keep_probabilities(self.counts, threshold)
+        is_kept = np.random.default_rng(0).random(len(tokens)) < probabilities[tokens]
+        self.tokens = tokens[is_kept]  # [positions]
 
 
 def wikipedia_sample() -> str:

@@ -51,12 +51,13 @@ class ScopedVariables(list[keras.Variable]):
 def optimizers_of(model: keras.Model) -> list[keras.Optimizer]:
     """Returns all optimizers of a model: the compiled one, those in its attributes, and the parts of each."""
     # A custom `train_step` (a GAN, for example) applies optimizers that the model holds in attributes, lists or dicts.
-    found = [model.optimizer]
+    optimizers = [model.optimizer]
     for value in vars(model).values():
         members = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-        found += [member for member in members if isinstance(member, keras.optimizers.Optimizer)]
-    found = [part for optimizer in found if optimizer is not None for part in (optimizer, *parts_of(optimizer))]
-    return list({id(optimizer): optimizer for optimizer in found}.values())
+        optimizers += [member for member in members if isinstance(member, keras.optimizers.Optimizer)]
+    optimizers = [part for one in optimizers if one is not None for part in (one, *parts_of(one))]
+    # Duplicates are found by identity: an optimizer may be both compiled and an attribute.
+    return list({id(optimizer): optimizer for optimizer in optimizers}.values())
 
 
 def update_step(

@@ -72,7 +72,7 @@ class SkipGram(keras.Model):
         negatives, power = check_integer("negatives", negatives, at_least=1), check_number("power", power)
         # None stays None: the SeedGenerator below then draws a seed.
         if seed is not None:
-            seed = check_integer("seed", seed, valid="None for one that is made up")
+            seed = check_integer("seed", seed, valid="None for a random seed")
         seen = None if counts is None else check_array("counts", counts, np.float64, "numbers")
         if seen is not None:
             _check_counts(seen, vocabulary)
