@@ -96,7 +96,7 @@ def geo(
             touch the same ones, and tfps warns if there are more than two workers.
         overlap: whether a worker pushes the previous window and pulls the next one while it trains. A worker still
             sees all its own updates, so one worker gives the same result as one process. It sees the updates of others
-            one window later, and holds the rows of two windows. Use it where exchanges are slow, as over a slow
+            one window later, and holds the rows of two windows. Use it if exchanges are slow, for example over a slow
             network.
 
     Returns:
