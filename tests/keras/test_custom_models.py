@@ -122,6 +122,30 @@ def test_the_result_of_all_compiled_metrics_may_be_a_log(one_worker):
     assert_alike(one_worker, train)
 
 
+def test_a_log_with_the_name_of_a_metric_that_no_step_updates(one_worker):
+    """Keras's own tracker of the loss is named "loss" too, and would say 0."""
+
+    class Own(keras.Model):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(y=y, y_pred=self(x, training=True))
+            self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+            return {"loss": loss, "twice": 2 * loss}
+
+    def train(strategy):
+        with here(strategy):
+            inputs = keras.Input((2,), dtype="int64")
+            rows = keras.layers.Flatten()(keras.layers.Embedding(ROWS, 4)(inputs))
+            model = Own(inputs, keras.layers.Dense(1)(rows))
+            model.compile(keras.optimizers.SGD(0.1), "mse")
+        history = model.fit(IDS, LABELS, batch_size=32, epochs=2, shuffle=False, verbose=0).history
+        assert min(history["loss"]) > 0
+        return np.array(history["loss"], float), np.array(history["twice"], float)
+
+    assert_alike(one_worker, train)
+
+
 class TwoOptimizers(keras.Model):
     """Each of its parts has an optimizer of its own, which builds itself at the first step."""
 

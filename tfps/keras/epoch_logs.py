@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfps.keras.variables import stored_values
 from tfps.strategy.variables import SumVariable
@@ -61,5 +62,17 @@ class EpochLogs:
         results = self._model.get_metrics_result()
         if self._own:
             # A name that is also a metric shows the result over all workers, not the value of the last step.
-            results = {name: results.get(name, value) for name, value in self._own.items()}
+            unused = self._unused_metrics()
+            results = {name: value if name in unused else results.get(name, value) for name, value in self._own.items()}
         return {**results, **self._mode.epoch_logs(self._totals, ended)}
+
+    def _unused_metrics(self) -> set[str]:
+        """Returns the names of the results of metrics that no step has updated."""
+        # Example: a `train_step` that returns {"loss": loss} and leaves the model's tracker of the loss alone. The
+        # tracker would say 0.
+        names: set[str] = set()
+        for metric in self._model.metrics:
+            if not any(np.any(variable.numpy()) for variable in metric.variables):
+                result = metric.result()
+                names.update(result if isinstance(result, dict) else [metric.name])
+        return names
