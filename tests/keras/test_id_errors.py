@@ -123,7 +123,7 @@ def test_bags(strategy):
 
 
 @pytest.mark.parametrize("end", ["join", "fetch", "done", "schedule"])
-def test_hand_written_loops(strategy, end):
+def test_hand_written_loops(strategy, end, caplog):
     model = model_of(strategy)
     coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
 
@@ -145,6 +145,10 @@ def test_hand_written_loops(strategy, end):
     if end == "fetch":
         with pytest.raises(IdRangeError):
             coordinator.join()  # TensorFlow tells it once more, and has then forgotten it
+    messages = [record.getMessage() for record in caplog.records if record.name == "tensorflow"]
+    failures = [message for message in messages if "out of range" in message or "must be at least 0" in message]
+    assert failures and all("\n" not in message for message in failures)
+    assert all(message.startswith("A scheduled function failed: every id that layer") for message in failures)
 
 
 @pytest.mark.parametrize("window", [False, True])

@@ -1,9 +1,11 @@
 """The `ClusterCoordinator` of a hand-written loop, made to raise errors of ours where it would raise TensorFlow's.
 
 TensorFlow makes the coordinator and its results and leaves no way to name other classes, so both get the classes below
-once they are made. Threading: as TensorFlow's. Cost: nothing until a function fails.
+once they are made. TensorFlow also logs each error with its whole text, over a hundred lines; `shorten_record` leaves
+one line of that where an id was out of range. Threading: as TensorFlow's. Cost: nothing until a function fails.
 """
 
+import logging
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +13,17 @@ from tensorflow.python.distribute.coordinator import values  # results of `sched
 
 from tfps.cluster.faults import Cluster, translated
 from tfps.errors import ClusterError, IdRangeError
+from tfps.ops import id_range
+
+
+def shorten_record(record: logging.LogRecord) -> bool:
+    """A filter of TensorFlow's logger: replaces the text of an id out of range by one line. Keeps every record."""
+    # TensorFlow logs " /job:worker/task:%d encountered ... %r:%s" and "Start cancelling closures due to error %r: %s".
+    for argument in record.args or ():
+        if isinstance(argument, tf.errors.InvalidArgumentError) and (ours := id_range.find(str(argument))):
+            record.msg, record.args = "A scheduled function failed: %s", (ours,)
+            break
+    return True
 
 
 class RemoteValue(values.RemoteValueImpl):

@@ -32,7 +32,7 @@ from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
 from tfps.runtime.remote_variables import RemoteVariables
 from tfps.strategy.arguments import Arguments
-from tfps.strategy.coordinator import Coordinator
+from tfps.strategy.coordinator import Coordinator, shorten_record
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
 from tfps.strategy.start import resolver_of, start
@@ -165,6 +165,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     def _cluster_coordinator(self, coordinator: Any) -> None:
         if coordinator is not None:
             coordinator.__class__ = Coordinator
+            tf.get_logger().addFilter(shorten_record)  # a second time does nothing
         self._coordinator: Coordinator | None = coordinator
 
     @property
