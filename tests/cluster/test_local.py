@@ -206,13 +206,16 @@ def test_servers_survive_a_signal_to_the_foreground_group(cluster):
     assert all(os.getpgid(task.pid) != os.getpgid(0) for task in cluster.tasks)
 
 
-def test_killed_zygote_takes_its_servers_along(processes, own_zygote):
+def test_killed_zygote_takes_its_servers_along(processes, own_zygote, monkeypatch):
+    quietened = []
+    monkeypatch.setattr("tfps.cluster.tf_logging.quieten", lambda: quietened.append(True))
     with LocalCluster(1, 1) as cluster:
         pids = [task.pid for task in cluster.tasks]
         os.kill(cluster._group._link.pid, signal.SIGKILL)
         assert processes.wait_until_gone(pids)
         with pytest.raises(TaskDiedError, match="process that holds the servers"):
             cluster.check()
+        assert quietened  # TensorFlow would log four lines a function, as after the death of a server
 
 
 def test_restart_after_stop(cluster, processes):

@@ -172,6 +172,7 @@ class ServerGroup:
                     tf_logging.quieten()
                     raise self._death_of(self._orders[key], status)
             if self._link is not None and self._link.closed:
+                tf_logging.quieten()
                 raise TaskDiedError(
                     "The process that holds the servers of this machine ended, and they with it. The last lines of "
                     f"its log {self._link.log_path}:\n{self._link.tail()}"
