@@ -119,10 +119,14 @@ class Calls:
         return result.tag, result.value
 
     def abandon(self, timeout_s: float) -> None:
-        """Drops the calls that have not begun and waits up to `timeout_s` for the others; their results are lost."""
+        """Drops the calls that have not begun and waits up to `timeout_s` for the others; their results are lost.
+
+        Args:
+            timeout_s: 0 for calls that change nothing, such as predictions: they may end whenever they do.
+        """
         self._dropped.set()
         self._pool.add_abandoned(self)  # before the wait, which the user may interrupt
-        if not self.wait_until_ended(timeout_s):
+        if timeout_s and not self.wait_until_ended(timeout_s):
             _LOG.warning(
                 "%d %s still run: until they end, the model may change, and the next `fit` waits for them.",
                 self._under_way,
