@@ -168,3 +168,9 @@ def test_bad_arguments_start_nothing(arguments, message):
 def test_what_cannot_be_planned_is_told_what_can(wrong):
     with pytest.raises(PlanError, match="`model` must define.*Received: .*Valid: a function .* VariableSpec"):
         tfps.plan(wrong, 1)
+
+
+@pytest.mark.parametrize("wrong", ["x", 3.5, [tf.TensorSpec([None, 3]), "x"]])
+def test_inputs_without_a_shape_are_refused(wrong):
+    with pytest.raises(PlanError, match="`inputs` must have a shape and a dtype. Received: .*Valid: keras.Input"):
+        tfps.plan(lambda: keras.Sequential([keras.layers.Embedding(10, 2)]), 1, inputs=wrong)

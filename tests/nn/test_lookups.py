@@ -248,5 +248,9 @@ def test_wrong_arguments_are_told_what_is_valid(model):
         sparse(table, tf.ragged.constant([[[1]]]), None)
     with pytest.raises(TypeError, match="int32, int64"):
         tfps.nn.embedding_lookup(table, [0.5])
+    with pytest.raises(ConfigError, match="`max_norm` must be a number of at least 0.*'x'"):
+        tfps.nn.embedding_lookup(table, ids, max_norm="x")
+    with pytest.raises(ConfigError, match="`default_id` must be an integer of at least 0.*'x'"):
+        tfps.nn.safe_embedding_lookup_sparse(table, ids, default_id="x")
     with pytest.raises(UnsupportedError, match="split by its plan"):
         tfps.nn.embedding_lookup([table, table], ids)

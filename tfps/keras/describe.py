@@ -26,6 +26,8 @@ from tfps.types import Nest
 DEFAULT_BATCH_SIZE = 512
 """Examples in a step if the user gives no number. For a plan the order of magnitude is enough."""
 
+_VALID_INPUTS = "keras.Input, tf.TensorSpec or arrays, as the model is called on them, or a tf.data.Dataset"
+
 
 def describe(
     model_fn: Callable[[], keras.Model], inputs: Nest = None, batch_size: int = DEFAULT_BATCH_SIZE
@@ -141,8 +143,11 @@ def _resolve_inputs(model: keras.Model, inputs: Nest) -> Nest:
     if inputs is None and not model.built:
         raise PlanError(
             f"`inputs` must be given for model {model.name!r}, which has no variables before it is called. Received: "
-            "None. Valid: keras.Input, tf.TensorSpec or arrays, as the model is called on them, or a tf.data.Dataset."
+            f"None. Valid: {_VALID_INPUTS}."
         )
+    for value in tf.nest.flatten(inputs):
+        if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+            raise PlanError(f"`inputs` must have a shape and a dtype. Received: {value!r}. Valid: {_VALID_INPUTS}.")
     return inputs
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tfps.checks import check_integer
 from tfps.embedding.table import Table
 from tfps.nn.bags import Ids, bags_of, shape_like
 from tfps.nn.rows import Params, pooled_rows_of, resolve_params, rows_of
@@ -149,6 +150,8 @@ def safe_embedding_lookup_sparse(
         )
     kind = "mean" if combiner is None else combiner
     check_combiner(kind)
+    if default_id is not None and not tf.is_tensor(default_id):
+        check_integer("default_id", default_id, at_least=0, valid="None for zeros")
     with tf.name_scope(name or "safe_embedding_lookup_sparse"):
         bags = bags_of(sparse_ids, sparse_weights, "sparse_ids")
         # What tf.nn leaves out: negative ids, and weights that are not above 0 unless they are only added up.

@@ -4,6 +4,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
+from tfps.checks import check_number
 from tfps.embedding.lookup import look_up
 from tfps.embedding.pooled import pool
 from tfps.embedding.table import Table
@@ -97,6 +98,8 @@ def _check_ids(table: Table, ids: tf.Tensor) -> None:
 
 def _clipped_rows(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The rows of the unique ids, each clipped once, and the position of the row of each id, [ids]."""
+    if not tf.is_tensor(max_norm):
+        check_number("max_norm", max_norm, at_least=0, valid="a tensor, or None for rows as they are")
     # A norm costs more than a row: ids that repeat share one.
     unique, places = tf.unique(tf.reshape(ids, [-1]))
     return tf.clip_by_norm(table.sparse_read(unique), max_norm, axes=[1]), places
