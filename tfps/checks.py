@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 _MAX_REPR = 200
 
 
-def received(value: object) -> str:
+def show_value(value: object) -> str:
     """How messages show a value: its repr, cut after 200 characters."""
     try:
         text = repr(value)
@@ -46,7 +46,9 @@ def check_integer(
     """
     if is_integer(value) and (at_least is None or int(value) >= at_least):  # type: ignore[call-overload]
         return int(value)  # type: ignore[call-overload]
-    raise error(_broken(name, "an integer" + ("" if at_least is None else f" of at least {at_least}"), value, valid))
+    raise error(
+        _format_error(name, "an integer" + ("" if at_least is None else f" of at least {at_least}"), value, valid)
+    )
 
 
 def check_number(
@@ -79,7 +81,7 @@ def check_number(
         fits = (above is None or number > above) and (at_least is None or number >= at_least)
         if np.isfinite(number) and fits and (at_most is None or number <= at_most):
             return number
-    raise error(_broken(name, "a number" + _limits(above, at_least, at_most), value, valid))
+    raise error(_format_error(name, "a number" + _limits(above, at_least, at_most), value, valid))
 
 
 def check_bool(name: str, value: object, *, error: type[Exception] = ConfigError) -> bool:
@@ -90,7 +92,7 @@ def check_bool(name: str, value: object, *, error: type[Exception] = ConfigError
     """
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    raise error(_broken(name, "True or False", value))
+    raise error(_format_error(name, "True or False", value))
 
 
 def check_string(name: str, value: object, *, error: type[Exception] = ConfigError, valid: str = "") -> str:
@@ -101,7 +103,7 @@ def check_string(name: str, value: object, *, error: type[Exception] = ConfigErr
     """
     if isinstance(value, str) and value:
         return str(value)
-    raise error(_broken(name, "a string that is not empty", value, valid))
+    raise error(_format_error(name, "a string that is not empty", value, valid))
 
 
 def check_choice(name: str, value: object, choices: Collection[str], *, error: type[Exception] = ConfigError) -> str:
@@ -112,7 +114,7 @@ def check_choice(name: str, value: object, choices: Collection[str], *, error: t
     """
     if isinstance(value, str) and value in choices:
         return value
-    raise error(_broken(name, "one of " + ", ".join(map(repr, choices)), value))
+    raise error(_format_error(name, "one of " + ", ".join(map(repr, choices)), value))
 
 
 def check_type(
@@ -139,7 +141,7 @@ def check_type(
     """
     if isinstance(value, kinds):
         return value
-    raise error(_broken(name, rule, value, valid))
+    raise error(_format_error(name, rule, value, valid))
 
 
 def check_callable(name: str, value: object, rule: str, *, error: type[Exception] = ConfigError) -> Callable[..., Any]:
@@ -150,7 +152,7 @@ def check_callable(name: str, value: object, rule: str, *, error: type[Exception
     """
     if callable(value) and not isinstance(value, type):
         return value
-    raise error(_broken(name, rule, value))
+    raise error(_format_error(name, rule, value))
 
 
 def check_list(name: str, value: object, rule: str, *, error: type[Exception] = ConfigError) -> list[Any]:
@@ -170,7 +172,7 @@ def check_list(name: str, value: object, rule: str, *, error: type[Exception] = 
             return list(value)
         except TypeError:  # an array without a dimension says that it can be iterated over, and cannot
             pass
-    raise error(_broken(name, rule, value))
+    raise error(_format_error(name, rule, value))
 
 
 def check_array(name: str, value: object, dtype: Any, rule: str) -> np.ndarray[Any, Any]:
@@ -192,7 +194,7 @@ def check_array(name: str, value: object, dtype: Any, rule: str) -> np.ndarray[A
     # None, a set or an object becomes an array of objects, and a string one of text; as floats None is even a nan.
     if value is not None and array.dtype.kind in "biuf":
         return array
-    raise ConfigError(_broken(name, f"an array of {rule}", value))
+    raise ConfigError(_format_error(name, f"an array of {rule}", value))
 
 
 def _limits(above: float | None, at_least: float | None, at_most: float | None) -> str:
@@ -205,7 +207,7 @@ def _limits(above: float | None, at_least: float | None, at_most: float | None) 
     return " " + " and ".join(limits) if limits else ""
 
 
-def _broken(name: str, rule: str, value: object, valid: str = "") -> str:
+def _format_error(name: str, rule: str, value: object, valid: str = "") -> str:
     """The message of an error for an argument that breaks its rule.
 
     Args:
@@ -217,4 +219,4 @@ def _broken(name: str, rule: str, value: object, valid: str = "") -> str:
     argument, _, owner = name.partition(" ")
     quoted = f"`{argument}` {owner}" if owner else f"`{argument}`"
     also = f", or {valid}" if valid else ""
-    return f"{quoted} must be {rule}{also}. Received: {received(value)}."
+    return f"{quoted} must be {rule}{also}. Received: {show_value(value)}."

@@ -59,7 +59,7 @@ class _LocalVariable:
         return tf.raw_ops.ReadVariableOp(resource=self.handle, dtype=self.dtype)
 
 
-def stand_in(table: Table) -> RoutedRows:
+def find_stand_in(table: Table) -> RoutedRows:
     """What takes the place of a table in the step under trace: its rows on the worker, or the table itself."""
     current = step.current()
     return table if current is None else current.stand_ins.get(table.key, table)

@@ -141,7 +141,7 @@ def _route_group(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> Look
     routes = routes_of(unique)
     shapes_of = [[ids[i].shape for i in lookups] for lookups in lookups_of]
     joined = [_concat_flat([ids[i] for i in lookups]) for lookups in lookups_of]
-    routed = route_unique(_label_joined(routes, shapes_of), joined)
+    routed = route_unique(_label_routes(routes, shapes_of), joined)
     table_ids, positions_of = _split_by_table(routed)
     places: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
     for lookups, inverse, positions in zip(lookups_of, routed.inverse, positions_of, strict=True):
@@ -152,7 +152,7 @@ def _route_group(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> Look
     return LookupGroup(tuple(unique), routes, routed, None, table_ids, in_answer, in_table)
 
 
-def _label_joined(routes: RouteMap, shapes_of: Sequence[Sequence[tf.TensorShape]]) -> RouteMap:
+def _label_routes(routes: RouteMap, shapes_of: Sequence[Sequence[tf.TensorShape]]) -> RouteMap:
     """The routes with names by which an error can say which lookup of a table had an id out of range."""
     # The shapes are part of the name because the op sees the joined ids alone.
     labelled = tuple(

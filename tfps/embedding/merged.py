@@ -46,7 +46,7 @@ class ServerRows:
 class MergedGradient:
     """The gradient of one table, in parts that lie on its servers; an optimizer takes it for an IndexedSlices.
 
-    Limit and factor wait until the update, so that nothing is computed twice: `changed` applies them.
+    Limit and factor wait until the update, so that nothing is computed twice: `apply_clipping` applies them.
 
     Args:
         table: the table.
@@ -68,15 +68,15 @@ class MergedGradient:
                 sums.append(tf.reduce_sum(tf.square(merged.split[1][piece])))
         return tf.add_n(sums)
 
-    def scaled(self, factor: tf.Tensor) -> "MergedGradient":
+    def with_factor(self, factor: tf.Tensor) -> "MergedGradient":
         """This one with every row multiplied."""
         return dataclasses.replace(self, factor=factor if self.factor is None else self.factor * factor)
 
-    def limited(self, limit: float) -> "MergedGradient":
+    def with_limit(self, limit: float) -> "MergedGradient":
         """This one with every element between -limit and limit."""
         return dataclasses.replace(self, limit=limit)
 
-    def changed(self, rows: tf.Tensor) -> tf.Tensor:
+    def apply_clipping(self, rows: tf.Tensor) -> tf.Tensor:
         """Rows of one part with the limit and the factor applied."""
         rows = rows if self.limit is None else tf.clip_by_value(rows, -self.limit, self.limit)
         return rows if self.factor is None else rows * self.factor
@@ -105,7 +105,7 @@ def merge(pieces: Sequence[tuple[RoutedRows, int]], messages: Sequence[tf.Tensor
     return ServerRows(tuple(pieces), routed.requests[0], tf.math.divide_no_nan(summed, total))
 
 
-def push_merged(updates: Sequence[RowUpdate]) -> list[tf.Operation]:
+def apply_merged(updates: Sequence[RowUpdate]) -> list[tf.Operation]:
     """Applies updates whose gradients are `MergedGradient`s; returns the operations."""
     servers = {id(merged): merged for update in updates for merged, _ in update.gradient.parts}
     operations = []
@@ -133,7 +133,7 @@ def _apply(merged: ServerRows, chosen: list[tuple[RowUpdate, int]]) -> tf.Operat
             local, split = merged.split
             sizes = tf.stack([tf.size(local[piece], tf.int64) for _, piece in chosen])
             request = tf.concat([sizes, *(local[piece] for _, piece in chosen)], 0)
-            rows = tf.concat([update.gradient.changed(split[piece]) for update, piece in chosen], 0)
+            rows = tf.concat([update.gradient.apply_clipping(split[piece]) for update, piece in chosen], 0)
         return type(stores[0][0]).apply(first.rule, stores, pack_update(first.hyper, request, rows))
 
 

@@ -60,7 +60,7 @@ def push(
     orders = []
     for group in groups.values():
         gradients = route_gradients([update.table for update in group], [update.gradient for update in group], known)
-        orders += _orders_of(group, gradients)
+        orders += _make_orders(group, gradients)
     return _send_all(orders, push_id)
 
 
@@ -77,7 +77,7 @@ def add(
     Returns:
         The operations, as `push`.
     """
-    hyper = _hyper_of_add([keep for *_, keep in deltas])
+    hyper = _make_add_hyper([keep for *_, keep in deltas])
     updates = [
         RowUpdate(table, [], tf.IndexedSlices(delta, ids), ROW_RULES["sgd"], hyper[id(keep)])
         for table, ids, delta, keep in deltas
@@ -97,15 +97,15 @@ def add_to_groups(
     Returns:
         The operations, as `push`.
     """
-    hyper, orders = _hyper_of_add([keep for *_, keep in deltas]), []
+    hyper, orders = _make_add_hyper([keep for *_, keep in deltas]), []
     for group, delta, keep in deltas:
         # The gradients are routed already, so the updates carry none.
         updates = [RowUpdate(table, [], None, ROW_RULES["sgd"], hyper[id(keep)]) for table in group.tables]
-        orders += _orders_of(updates, RoutedGradients.of_group(group, delta))
+        orders += _make_orders(updates, RoutedGradients.from_group(group, delta))
     return _send_all(orders, push_id)
 
 
-def _hyper_of_add(keeps: Sequence[tf.Tensor | None]) -> dict[int, tf.Tensor]:
+def _make_add_hyper(keeps: Sequence[tf.Tensor | None]) -> dict[int, tf.Tensor]:
     """Hyperparameters by the identity of `keep`, one tensor for all that are alike.
 
     Gradient descent at rate -1 adds the gradient, to the bit, and before that decays what is not kept: with keep 0.9
@@ -135,7 +135,7 @@ class _Order:
         return type(self.stores[0][0]).apply(self.rule, self.stores, message)
 
 
-def _orders_of(updates: Sequence[RowUpdate], gradients: RoutedGradients) -> list[_Order]:
+def _make_orders(updates: Sequence[RowUpdate], gradients: RoutedGradients) -> list[_Order]:
     """One order a server for updates of tables of one kind, rule and hyperparameters."""
     # The gradients of a group list the tables in the order of its lookups, the optimizer has its own.
     by_table = {id(update.table): update for update in updates}

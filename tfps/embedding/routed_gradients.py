@@ -31,7 +31,7 @@ class RoutedGradients:
     blocks: tuple[tf.Tensor, ...]
 
     @classmethod
-    def of_group(cls, group: LookupGroup, summed: tf.Tensor) -> "RoutedGradients":
+    def from_group(cls, group: LookupGroup, summed: tf.Tensor) -> "RoutedGradients":
         """Gradients of the rows of a lookup group, [M, dim] in the order of its answer: its requests serve again."""
         return cls(group.tables, group.routes, group.routed.requests, _blocks(group.routes, group.routed, summed))
 
@@ -53,9 +53,9 @@ def route_gradients(
         known: what the lookups of this step gave as gradients. Where `gradients` are the same tensors the sorting of
             the lookup serves again.
     """
-    unchanged = _sources_of(gradients, known)
+    unchanged = _find_unchanged(gradients, known)
     if unchanged:
-        return RoutedGradients.of_group(unchanged[0].group, sum_in_answer_order(unchanged))
+        return RoutedGradients.from_group(unchanged[0].group, sum_in_answer_order(unchanged))
     # Ids may repeat: two lookups of one table, say. The ops that serve lookups make them unique here as well.
     routes = routes_of(tables)
     routed = route_unique(routes, [gradient.indices for gradient in gradients])
@@ -70,7 +70,7 @@ def _blocks(routes: RouteMap, routed: RoutedIds, summed: tf.Tensor) -> tuple[tf.
     return tuple(tf.split(summed, routed.answer_rows(), num=routes.num_servers))
 
 
-def _sources_of(gradients: Sequence[tf.IndexedSlices], known: Sequence[TableGradient]) -> list[TableGradient]:
+def _find_unchanged(gradients: Sequence[tf.IndexedSlices], known: Sequence[TableGradient]) -> list[TableGradient]:
     """What the lookups gave that these gradients are, in the order of the tables of their group.
 
     Empty unless the gradients are exactly those of one group: every table of it, each looked up once, and none of them

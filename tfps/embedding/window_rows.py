@@ -55,7 +55,7 @@ class WindowRows:
         return self.groups[0].tensors()[:-1]
 
     @property
-    def no_requests(self) -> list[tf.Tensor]:
+    def empty_requests(self) -> list[tf.Tensor]:
         """The same tensors for a window of no rows."""
         # A request of no rows is a count of 0 for each piece; everything else is empty.
         routed = self.groups[0].routed

@@ -28,7 +28,7 @@ STATEFUL_RANDOM = frozenset(
 """Operations that draw other numbers each time that they run."""
 
 
-def without_devices(dataset: tf.data.Dataset) -> graph_pb2.GraphDef:
+def strip_devices(dataset: tf.data.Dataset) -> graph_pb2.GraphDef:
     """The dataset as a graph that is not tied to the devices of the context it was made in.
 
     Raises:

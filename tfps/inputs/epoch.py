@@ -6,7 +6,7 @@ from typing import Protocol
 import tensorflow as tf
 
 from tfps.cluster.connection import add_user
-from tfps.inputs.chief_dataset import in_this_context
+from tfps.inputs.chief_dataset import move_to_this_context
 from tfps.inputs.input_shards import InputShards
 from tfps.inputs.iterators import WorkerIterator, make_iterator
 from tfps.types import Nest
@@ -32,12 +32,12 @@ class Source(Protocol):
         ...
 
     @property
-    def fed(self) -> bool:
+    def is_fed(self) -> bool:
         """Whether the chief reads the batches."""
         ...
 
     @property
-    def most_batches(self) -> int | None:
+    def max_batches(self) -> int | None:
         """Batches an epoch can have at most, where that is known."""
         ...
 
@@ -76,7 +76,7 @@ class Epoch:
     def __next__(self) -> Nest:
         """Reads the next batch on the chief."""
         if self._on_chief is None:
-            self._on_chief = iter(in_this_context(self.source.dataset))
+            self._on_chief = iter(move_to_this_context(self.source.dataset))
         return next(self._on_chief)
 
     def begin(self) -> None:
@@ -106,7 +106,7 @@ class Epoch:
             else:
                 # This dataset is new on its worker, so its shuffles have drawn for no epoch yet. It takes as many
                 # beginnings as this epoch has a number: later ones (an evaluation, say) may have begun meanwhile.
-                dataset = self.source.shards.remaining_on(shard, device, self.taken[shard])
+                dataset = self.source.shards.make_remaining_on(shard, device, self.taken[shard])
                 handle = make_iterator(dataset, self.number)
         self.hosts[shard], self.iterators[shard] = host, WorkerIterator(kind, handle)
         return ()

@@ -3,9 +3,9 @@
 import tensorflow as tf
 
 from tfps.cluster.connection import add_user
-from tfps.inputs.iterators import kinds_of, worker_dataset
+from tfps.inputs.iterators import element_types, worker_dataset
 from tfps.inputs.sharding import shard_of
-from tfps.inputs.shipping import shippable_graph
+from tfps.inputs.shipping import make_shippable_graph
 from tfps.types import Nest
 
 
@@ -29,7 +29,7 @@ class InputShards:
     def __init__(self, dataset: tf.data.Dataset, devices: list[str]) -> None:
         self.devices = devices
         self.element_spec: Nest = dataset.element_spec
-        self.graph = shippable_graph(dataset, len(devices))
+        self.graph = make_shippable_graph(dataset, len(devices))
         self.epochs = 0
         self._sent: dict[int, tf.Tensor] = {}
         add_user(self)
@@ -46,7 +46,7 @@ class InputShards:
                 self._sent[shard] = worker_dataset(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
         return self._sent[shard]
 
-    def remaining_on(self, shard: int, device: str, taken: int) -> tf.Tensor:
+    def make_remaining_on(self, shard: int, device: str, taken: int) -> tf.Tensor:
         """What remains of a shard, as a dataset on the device of another worker.
 
         Args:
@@ -59,7 +59,7 @@ class InputShards:
             count = tf.constant(taken, tf.int64)
         with tf.device(device):
             whole = tf.raw_ops.DatasetFromGraph(graph_def=graph)
-            remaining = tf.raw_ops.SkipDataset(input_dataset=whole, count=count, **kinds_of(self.element_spec))
+            remaining = tf.raw_ops.SkipDataset(input_dataset=whole, count=count, **element_types(self.element_spec))
             return worker_dataset(remaining, self.element_spec)
 
     def _graph_of(self, shard: int) -> tf.Tensor:

@@ -23,14 +23,14 @@ _PREFETCH = 4
 """Batches a worker reads ahead."""
 
 
-class Kinds(TypedDict):
+class ElementTypes(TypedDict):
     """The attributes of a dataset operation that say what its elements are."""
 
     output_types: list[tf.DType]
     output_shapes: list[tf.TensorShape]
 
 
-_OPTIONALS = Kinds(output_types=[tf.variant], output_shapes=[tf.TensorShape([])])
+_OPTIONALS = ElementTypes(output_types=[tf.variant], output_shapes=[tf.TensorShape([])])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,12 +46,12 @@ class WorkerIterator:
     handle: tf.Tensor
 
 
-def kinds_of(element_spec: Nest) -> Kinds:
+def element_types(element_spec: Nest) -> ElementTypes:
     """Types and shapes of the tensors of an element.
 
     Example: (TensorSpec([None, 4]), TensorSpec([None], tf.int64)) has the types [float32, int64].
     """
-    return Kinds(
+    return ElementTypes(
         output_types=structure.get_flat_tensor_types(element_spec),
         output_shapes=structure.get_flat_tensor_shapes(element_spec),
     )
@@ -70,15 +70,15 @@ def worker_dataset(dataset: tf.Tensor, element_spec: Nest) -> tf.Tensor:
     options = tf.data.Options()
     options.autotune.enabled = False
     endless = tf.raw_ops.ConcatenateDataset(
-        input_dataset=_optionals(dataset, element_spec), another_dataset=_empty_optionals(), **_OPTIONALS
+        input_dataset=_wrap_in_optionals(dataset, element_spec), another_dataset=_make_empty_optionals(), **_OPTIONALS
     )
     ahead = tf.raw_ops.PrefetchDataset(input_dataset=endless, buffer_size=_PREFETCH, **_OPTIONALS)
     serialized = options._to_proto().SerializeToString()
     return tf.raw_ops.OptionsDataset(input_dataset=ahead, serialized_options=serialized, **_OPTIONALS)
 
 
-def _optionals(dataset: tf.Tensor, element_spec: Nest) -> tf.Tensor:
-    kinds = kinds_of(element_spec)
+def _wrap_in_optionals(dataset: tf.Tensor, element_spec: Nest) -> tf.Tensor:
+    kinds = element_types(element_spec)
     with tf.device(None):  # the function runs where the dataset is
         wrap = tf.function(lambda *tensors: tf.raw_ops.OptionalFromValue(components=tensors), autograph=False)
         function = wrap.get_concrete_function(*map(tf.TensorSpec, kinds["output_shapes"], kinds["output_types"]))
@@ -92,7 +92,7 @@ def _optionals(dataset: tf.Tensor, element_spec: Nest) -> tf.Tensor:
     )
 
 
-def _empty_optionals() -> tf.Tensor:
+def _make_empty_optionals() -> tf.Tensor:
     one = tf.raw_ops.TensorDataset(components=[tf.raw_ops.OptionalNone()], output_shapes=_OPTIONALS["output_shapes"])
     return tf.raw_ops.RepeatDataset(input_dataset=one, count=-1, **_OPTIONALS)
 

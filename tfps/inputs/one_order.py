@@ -32,7 +32,7 @@ _FUNCTIONS = frozenset({"f", "predicate", "key_func"})
 _BY_VALUE = frozenset({"UnbatchDataset", "DirectedInterleaveDataset"})
 
 
-def unseeded_in_functions(graph: graph_pb2.GraphDef) -> set[str]:
+def find_unseeded_in_functions(graph: graph_pb2.GraphDef) -> set[str]:
     """Datasets inside functions (as of `flat_map`) that are random without a seed.
 
     They cannot be given one: with a seed they would give the same for each element, and in each epoch.
@@ -65,7 +65,7 @@ def fix_order(graph: graph_pb2.GraphDef) -> None:
     for node in list(graph.node):
         # Parallel calls that draw numbers draw them as they race. Where the numbers decide which elements there are,
         # calls are made one by one.
-        if node.op == "ParallelMapDatasetV2" and draws_random_numbers(graph, node) and _decides(graph, node):
+        if node.op == "ParallelMapDatasetV2" and draws_random_numbers(graph, node) and _decides_count(graph, node):
             node.input[-1] = add_constant(graph, f"{node.name}/tfps_calls", 1)
 
 
@@ -86,7 +86,7 @@ def fix_seeds(graph: graph_pb2.GraphDef) -> None:
             node.attr["seed"].i, node.attr["seed2"].i = random.getrandbits(31), random.getrandbits(31)
 
 
-def _decides(graph: graph_pb2.GraphDef, start: node_def_pb2.NodeDef) -> bool:
+def _decides_count(graph: graph_pb2.GraphDef, start: node_def_pb2.NodeDef) -> bool:
     """Whether the elements of a dataset can decide how many there are: an operation after it has a function."""
     after = {start.name}
     for node in graph.node:  # each comes after its inputs

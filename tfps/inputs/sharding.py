@@ -53,19 +53,19 @@ def shard_of(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> bytes:
 
 def split_by_file(graph: graph_pb2.GraphDef, num_workers: int) -> bool:
     """Whether workers get whole files: there is one for each, and nothing counts elements of the whole input."""
-    files = _file_names(graph)
+    files = _find_file_names(graph)
     chain = {node.op for node in graph.node if "Dataset" in node.op}
-    return files is not None and _count(graph, files) >= num_workers and chain <= _FILE_BY_FILE
+    return files is not None and _count_files(graph, files) >= num_workers and chain <= _FILE_BY_FILE
 
 
 def _insert_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> None:
     """Puts a ShardDataset between two nodes: behind the names of files, or before the last operations by element."""
-    files = _file_names(graph) if split_by_file(graph, num_workers) else None
+    files = _find_file_names(graph) if split_by_file(graph, num_workers) else None
     if files is not None:
         source = files
         consumer = next(node for node in graph.node if source.name in node.input)
     else:
-        consumer = _last_of_chain(graph)
+        consumer = _find_shard_consumer(graph)
         source = next(node for node in graph.node if node.name == consumer.input[0])
     shard = graph.node.add(name="tfps_shard", op="ShardDataset", input=[source.name])
     shard.input.append(add_constant(graph, "tfps_workers", num_workers))
@@ -77,7 +77,7 @@ def _insert_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> N
     consumer.input[list(consumer.input).index(source.name)] = shard.name
 
 
-def _last_of_chain(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef:
+def _find_shard_consumer(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef:
     """The node before which elements can be dropped: after it each element is worked on by itself.
 
     A map that draws random numbers is not passed: every worker has to run it for all elements, or the numbers of an
@@ -90,7 +90,7 @@ def _last_of_chain(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef:
     return consumer
 
 
-def _file_names(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef | None:
+def _find_file_names(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef | None:
     """The dataset of file names, if files are read through exactly one."""
     readers = any(node.op in _READERS for function in graph.library.function for node in function.node_def)
     string = [tf.string.as_datatype_enum]
@@ -102,7 +102,7 @@ def _file_names(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef | None:
     return names[0] if readers and len(names) == 1 else None
 
 
-def _count(graph: graph_pb2.GraphDef, files: node_def_pb2.NodeDef) -> int:
+def _count_files(graph: graph_pb2.GraphDef, files: node_def_pb2.NodeDef) -> int:
     """How many files a dataset of names has; 0 where the names are no constant."""
     constant = next((node for node in graph.node if node.name == files.input[0] and node.op == "Const"), None)
     # By the shape: TensorFlow writes long lists of strings in a form that it cannot read back as an array.

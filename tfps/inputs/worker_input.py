@@ -60,7 +60,7 @@ class WorkerInput:
         return shards
 
     @functools.cached_property
-    def most_batches(self) -> int | None:
+    def max_batches(self) -> int | None:
         """Batches that an epoch can have at most; None where nobody knows, or there is no end."""
         number = int(self.dataset.cardinality())
         return number if number >= 0 else None
@@ -71,7 +71,7 @@ class WorkerInput:
         return self.dataset.element_spec
 
     @property
-    def fed(self) -> bool:
+    def is_fed(self) -> bool:
         """Whether the chief reads the batches."""
         return self.shards.graph is None
 

@@ -76,7 +76,7 @@ def bags_of(ids: Ids, weights: Ids | None, name: str = "ids") -> Bags:
             f"`{name}` must be sparse or ragged. Received: {type(ids).__name__}. Valid: SparseTensor, RaggedTensor."
         )
     check_weights(ids, weights, name)
-    return _of_sparse(ids, weights) if isinstance(ids, tf.SparseTensor) else _of_ragged(ids, weights, name)
+    return _bags_of_sparse(ids, weights) if isinstance(ids, tf.SparseTensor) else _bags_of_ragged(ids, weights, name)
 
 
 def check_weights(ids: Ids, weights: Ids | None, name: str) -> None:
@@ -112,7 +112,7 @@ def shape_like(ids: Ids, pooled: tf.Tensor) -> tf.Tensor:
     return shaped
 
 
-def _of_sparse(ids: tf.SparseTensor, weights: tf.SparseTensor | None) -> Bags:
+def _bags_of_sparse(ids: tf.SparseTensor, weights: tf.SparseTensor | None) -> Bags:
     """Bags are numbered row by row: index (1, 2, 7) of shape [3, 4, 9] is in bag 1 * 4 + 2."""
     sizes = ids.dense_shape[:-1]
     strides = tf.math.cumprod(sizes, exclusive=True, reverse=True)
@@ -120,7 +120,7 @@ def _of_sparse(ids: tf.SparseTensor, weights: tf.SparseTensor | None) -> Bags:
     return Bags(ids.values, bag, None if weights is None else weights.values, tf.reduce_prod(sizes))
 
 
-def _of_ragged(ids: tf.RaggedTensor, weights: tf.RaggedTensor | None, name: str) -> Bags:
+def _bags_of_ragged(ids: tf.RaggedTensor, weights: tf.RaggedTensor | None, name: str) -> Bags:
     if ids.ragged_rank != 1 or ids.flat_values.shape.rank != 1:
         raise ValueError(f"`{name}` must have two dimensions if it is ragged. Received: shape {ids.shape}.")
     bag, count = tf.cast(ids.value_rowids(), tf.int64), tf.cast(ids.nrows(), tf.int64)

@@ -62,7 +62,7 @@ def rows_of(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor | None = N
     _check_ids(table, ids)
     if max_norm is None:
         return table.sparse_read(ids)
-    clipped, places = _clipped_rows(table, ids, max_norm)
+    clipped, places = _look_up_clipped(table, ids, max_norm)
     return tf.gather(clipped, tf.reshape(places, tf.shape(ids)))
 
 
@@ -84,7 +84,7 @@ def pooled_rows_of(table: Table, bags: Bags, combiner: str, max_norm: float | tf
     _check_ids(table, bags.ids)
     if max_norm is None:
         return pool(look_up(table, bags.ids), bags.pooling(combiner))
-    clipped, places = _clipped_rows(table, bags.ids, max_norm)
+    clipped, places = _look_up_clipped(table, bags.ids, max_norm)
     return combine_rows(clipped, places, bags.pooling(combiner))
 
 
@@ -95,7 +95,7 @@ def _check_ids(table: Table, ids: tf.Tensor) -> None:
         )
 
 
-def _clipped_rows(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _look_up_clipped(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The rows of the unique ids, each clipped once, and the position of the row of each id, [ids]."""
     # A norm costs more than a row: ids that repeat share one.
     unique, places = tf.unique(tf.reshape(ids, [-1]))

@@ -54,7 +54,7 @@ class Losses:
         try:
             self._cluster.check()
         except TaskDiedError as died:
-            if not self._lose(died):
+            if not self._record_loss(died):
                 raise
 
     def translate(self, worker: int, error: Exception) -> Exception:
@@ -62,11 +62,11 @@ class Losses:
         if worker in self._lost and isinstance(error, tf.errors.OpError):
             return WorkerLostError(f"worker {worker} is gone", (jobs.WORKER, worker))
         ours = translate(error, self._cluster)
-        if isinstance(ours, ClusterError) and self._lose(ours):
+        if isinstance(ours, ClusterError) and self._record_loss(ours):
             return WorkerLostError(str(ours), ours.task)
         return ours
 
-    def _lose(self, error: ClusterError) -> bool:
+    def _record_loss(self, error: ClusterError) -> bool:
         """Notes that the worker to blame is gone, if it is one and not the last; returns whether it is."""
         job, worker = error.task or ("", 0)
         with self._lock:

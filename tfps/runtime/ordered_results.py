@@ -34,7 +34,7 @@ class Workers(Protocol):
         ...
 
 
-def results_in_order(workers: Workers, what: str, functions: Iterable[Callable[[], tf.Tensor]]) -> Iterator[Nest]:
+def run_in_order(workers: Workers, what: str, functions: Iterable[Callable[[], tf.Tensor]]) -> Iterator[Nest]:
     """Calls functions on the workers, in turn, and gives their results in the order of the functions.
 
     A call that is lost with its worker is made again on another. Functions are taken as workers have room for them.

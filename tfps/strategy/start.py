@@ -53,7 +53,7 @@ def _connect(cluster: LocalCluster | ClusterSpec, spec: ClusterSpec, join: Calla
         return connect(cluster, lambda: join(spec))
 
 
-def resolver_of(spec: ClusterSpec) -> tf.distribute.cluster_resolver.ClusterResolver:
+def make_resolver(spec: ClusterSpec) -> tf.distribute.cluster_resolver.ClusterResolver:
     """What TensorFlow's strategy takes for a cluster."""
     # Without a chief in the spec, as in an embedded cluster, TensorFlow adds one on a port of its choice.
     task = {"task_type": jobs.CHIEF, "task_id": 0} if spec.chief else {}

@@ -35,7 +35,7 @@ from tfps.strategy.arguments import Arguments
 from tfps.strategy.coordinator import Coordinator
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
-from tfps.strategy.start import resolver_of, start
+from tfps.strategy.start import make_resolver, start
 from tfps.strategy.variable_factory import VariableFactory
 from tfps.strategy.variables import DenseVariable, SumVariable
 
@@ -129,7 +129,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     def _join(self, spec: ClusterSpec) -> None:
         """Makes the TensorFlow half of the strategy, whose constructor connects to the cluster."""
-        super().__init__(resolver_of(spec))
+        super().__init__(make_resolver(spec))
 
     def _connect_to_cluster(self, coordinator_name: str) -> None:
         """What TensorFlow's constructor calls to connect; only the first connection of a program is made its way."""

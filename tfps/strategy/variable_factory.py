@@ -71,7 +71,7 @@ class VariableFactory:
         """
         if summed:
             return create_sum(spec, recipe)
-        spec = dataclasses.replace(spec, name=self._unique(spec.name))
+        spec = dataclasses.replace(spec, name=self._make_unique(spec.name))
         # Most slots have the shape of their variable. One that has not (a counter) is placed as any other variable.
         if isinstance(self._slot_of, Table) and is_slot_shape(spec.shape, self._slot_of):
             spec = dataclasses.replace(spec, is_table=True)
@@ -82,14 +82,14 @@ class VariableFactory:
         if beside is not None and spec.shape in (beside.spec.shape, (*beside.spec.shape[:1], 1)):
             placement = self._placer.place_like(spec, beside)
         else:
-            placement = self._placer_of(spec, recipe).place(spec)
+            placement = self._choose_placer(spec, recipe).place(spec)
         if spec.is_table:
             return create_table(placement, recipe, spec.trainable)
         variable = create_dense(placement, recipe, spec.trainable)
         self._dense.append(weakref.ref(variable))
         return variable
 
-    def _placer_of(self, spec: VariableSpec, recipe: Recipe) -> IncrementalPlacer:
+    def _choose_placer(self, spec: VariableSpec, recipe: Recipe) -> IncrementalPlacer:
         """The placer for a variable that is nobody's slot; a plan that names bookkeeping is followed there too."""
         unplanned = recipe.bookkeeping and not self._placer.plans(spec.name)
         return self._bookkeeping_placer if unplanned else self._placer
@@ -106,11 +106,11 @@ class VariableFactory:
         known = shape is not None and tf.TensorShape(shape).is_fully_defined()
         size = tuple(tf.TensorShape(shape).as_list()) if known else ()
         spec = VariableSpec(
-            self._unique(request.get("name") or "Variable"), size, tf.as_dtype(dtype or tf.float32).name
+            self._make_unique(request.get("name") or "Variable"), size, tf.as_dtype(dtype or tf.float32).name
         )
         return self._placer.place(spec).servers[0]
 
-    def _unique(self, name: str) -> str:
+    def _make_unique(self, name: str) -> str:
         """The name, with a number if it was used before: "kernel", "kernel:1"."""
         count = self._uses_of_name.get(name, 0)
         self._uses_of_name[name] = count + 1

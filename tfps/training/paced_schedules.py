@@ -23,7 +23,7 @@ def paced_schedule(runner: Runner, epoch: Epoch, pacing: Pacing, most: int) -> "
         pacing: how long they are.
         most: steps of a closure, for messages.
     """
-    return (FedSchedule if epoch.source.fed else ShippedSchedule)(runner, epoch, pacing, most)
+    return (FedSchedule if epoch.source.is_fed else ShippedSchedule)(runner, epoch, pacing, most)
 
 
 class PacedSchedule(Schedule):

@@ -82,7 +82,7 @@ class TracedClosures:
         """
         # An epoch that was interrupted may have left closures that still push.
         self._strategy.pool.wait_for_abandoned(self._strategy.closure_timeout_s)
-        if not epoch.source.fed and not epoch.hosts:
+        if not epoch.source.is_fed and not epoch.hosts:
             epoch.begin()
             for shard in range(self._strategy.num_workers):
                 self.start_shard(epoch, shard)
@@ -106,7 +106,7 @@ class TracedClosures:
 
         They are traced once more where an input is so much longer that its closures have longer turns.
         """
-        spec, turn = source.element_spec, self._mode.turn_steps(source.most_batches)
+        spec, turn = source.element_spec, self._mode.turn_steps(source.max_batches)
         kind, traced_for = self._kinds.get(repr(spec), ("", 0))
         # A new name means a new graph and new iterators; those of the old name are not used again.
         if traced_for < turn:
