@@ -1,4 +1,4 @@
-"""The shards of one dataset on the workers: for each worker the graph of its part of the input."""
+"""`InputShards`: the shards of one dataset. Each worker has the graph of its part of the input."""
 
 import tensorflow as tf
 
@@ -10,20 +10,20 @@ from tfps.types import Nest
 
 
 class InputShards:
-    """The dataset graph of each worker, sent when an epoch first needs it.
+    """The dataset graph of each worker, which is sent when an epoch first needs it.
 
-    Ownership: a worker keeps the dataset as long as this object lives; data in memory is part of it.
+    Ownership: a worker keeps its dataset as long as this object lives, data in memory included.
     Threading: the main thread.
 
     Args:
-        dataset: of batches.
-        devices: of the workers.
+        dataset: a dataset of batches.
+        devices: the device of each worker.
 
     Attributes:
-        devices: of the workers.
-        element_spec: of one batch.
-        graph: of the dataset; None where it cannot leave the chief.
-        epochs: how often an iterator over it began on the workers.
+        devices: the device of each worker.
+        element_spec: the structure of one batch: the shape and dtype of each tensor.
+        graph: the graph of the dataset; None if it cannot leave the chief.
+        epochs: the number of epochs that have begun on the workers.
     """
 
     def __init__(self, dataset: tf.data.Dataset, devices: list[str]) -> None:
@@ -35,11 +35,11 @@ class InputShards:
         add_user(self)
 
     def release(self) -> None:
-        """Lets go of the datasets on the workers, as the connection ends."""
+        """Drops the datasets on the workers when the connection ends."""
         self._sent.clear()
 
     def dataset_on_worker(self, shard: int) -> tf.Tensor:
-        """The shard of one worker as a dataset there, a variant scalar. The first call sends it."""
+        """Returns the shard of one worker as a dataset on that worker, a variant scalar. The first call sends it."""
         if shard not in self._sent:
             graph = self._graph_of(shard)
             with tf.device(self.devices[shard]):
@@ -47,13 +47,14 @@ class InputShards:
         return self._sent[shard]
 
     def make_remaining_on(self, shard: int, device: str, taken: int) -> tf.Tensor:
-        """What remains of a shard, as a dataset on the device of another worker.
+        """Makes a dataset with the rest of a shard on another worker, and returns it, a variant scalar.
 
         Args:
-            shard: its number.
-            device: of the worker that continues it.
-            taken: batches that were trained, which it skips.
+            shard: the number of the shard.
+            device: the device of the worker that resumes the shard.
+            taken: the number of trained batches, which the dataset skips.
         """
+        # Not kept in `_sent`, which has the datasets on the shards' own workers: only one epoch needs this one.
         graph = self._graph_of(shard)
         with tf.device(None):
             count = tf.constant(taken, tf.int64)
@@ -63,9 +64,8 @@ class InputShards:
             return worker_dataset(remaining, self.element_spec)
 
     def _graph_of(self, shard: int) -> tf.Tensor:
-        """The graph of a shard, a string on the chief.
-
-        A constant made on a worker's device is sent while the constructor holds Python's lock, and all threads wait.
-        """
+        """Returns the serialised graph of a shard, a string tensor on the chief."""
+        # The chief's device on purpose: a constant on a worker's device is sent while its constructor holds Python's
+        # lock, and all threads of the chief would wait for a large dataset to cross.
         with tf.device(None):
             return tf.constant(shard_of(self.graph, len(self.devices), shard))
