@@ -123,7 +123,7 @@ class Calls:
         return result.tag, result.value
 
     def abandon(self, timeout_s: float) -> None:
-        """Drops the calls that have not begun and all results, and waits up to `timeout_s` seconds for running calls."""
+        """Drops the calls that have not begun, and waits up to `timeout_s` seconds for the running ones."""
         self._dropped.set()
         # Before the wait, because the user may interrupt the wait.
         self._pool.add_abandoned(self)
