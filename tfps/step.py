@@ -43,7 +43,7 @@ class Keyed(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contribution:
-    """The gradients that an optimizer hands over to the servers instead of applying them itself.
+    """Gradients that an optimizer hands over to the servers, which make the update.
 
     Args:
         gradients: the gradient of each variable; IndexedSlices for tables.

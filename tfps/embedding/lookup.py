@@ -72,13 +72,13 @@ def fetch(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[Lookup
         them.
     """
     found = route(tables, ids)
-    groups = list({id(one.group): one.group for one in found}.values())
+    groups = list({id(result.group): result.group for result in found}.values())
     # Groups and results are immutable, so each group is replaced by a copy that has its answer. The results of one
     # group must share that copy, because the push compares groups by identity.
     answered = {
         id(group): dataclasses.replace(group, answer=answer) for group, answer in zip(groups, pull(groups), strict=True)
     }
-    return [dataclasses.replace(one, group=answered[id(one.group)]) for one in found]
+    return [dataclasses.replace(result, group=answered[id(result.group)]) for result in found]
 
 
 def expand(found: LookupResult) -> tf.Tensor:

@@ -128,7 +128,7 @@ def route(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[Lookup
     return [found[i] for i in range(len(tables))]
 
 
-def routes_of(tables: Sequence[RoutedRows]) -> RouteMap:
+def make_route_map(tables: Sequence[RoutedRows]) -> RouteMap:
     """Returns where the shards of some tables are, in the form that the ops need."""
     routes = tuple(table.route for table in tables)
     return RouteMap(routes, max(server for route in routes for server in route.servers) + 1)
@@ -141,7 +141,7 @@ def _route_group(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> Look
     # The lookups of one table are deduplicated together: lookups_of[t] lists the lookups of table t.
     # Example: lookups in the tables (a, b, a) give unique = [a, b] and lookups_of = [[0, 2], [1]].
     lookups_of = [[i for i, table in enumerate(tables) if table is one] for one in unique]
-    routes = routes_of(unique)
+    routes = make_route_map(unique)
     shapes_of = [[ids[i].shape for i in lookups] for lookups in lookups_of]
     table_inputs = [_concat_flat([ids[i] for i in lookups]) for lookups in lookups_of]
     routed = route_unique(_label_routes(routes, shapes_of), table_inputs)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfps.embedding.lookup_group import LookupGroup, routes_of
+from tfps.embedding.lookup_group import LookupGroup, make_route_map
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.table_gradient import TableGradient, sum_in_answer_order
 from tfps.ops.apply_rows import pack_update
@@ -64,7 +64,7 @@ def route_gradients(
         return RoutedGradients.from_group(unchanged[0].group, sum_in_answer_order(unchanged))
     # Two lookups of one table may both have a gradient for an id. The op that deduplicates the ids of lookups does it
     # here as well.
-    routes = routes_of(tables)
+    routes = make_route_map(tables)
     routed = route_unique(routes, [gradient.indices for gradient in gradients])
     summed = segment_sum_rows([gradient.values for gradient in gradients], routed.inverse, tf.size(routed.unique_ids))
     return RoutedGradients(tuple(tables), routes, routed.requests, _blocks(routes, routed, summed))

@@ -69,7 +69,7 @@ class Table(RoutedRows, abc.ABC):
 
     def __init__(self, placement: Placement, stores: Sequence[RowStore], trainable: bool = True) -> None:
         # The key is a number and not the name, because a table of another model may have the same name.
-        routing = routing_of(placement)
+        routing = get_routing(placement)
         super().__init__(("table", next(_KEYS)), placement.spec.name, routing, placement.servers, stores, trainable)
         self.placement = placement
         self.shape = tf.TensorShape(placement.spec.shape)
@@ -238,7 +238,7 @@ class Table(RoutedRows, abc.ABC):
         return f"<{type(self).__name__} {self.name!r} shape={tuple(self.shape)} servers={self.servers}>"
 
 
-def routing_of(placement: Placement) -> Routing:
+def get_routing(placement: Placement) -> Routing:
     """Returns the routing of a table."""
     # A plan need not give a routing for a table that is not split.
     return placement.routing or Routing("div", placement.spec.rows, 1)

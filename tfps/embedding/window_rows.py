@@ -16,8 +16,8 @@ from tfps.embedding.push_dedup import PushId
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError
 
-_KEYS = 1 << 40
-"""A number above every id, so that `_KEYS * table + id` is different for every row of every table."""
+_KEY_STRIDE = 1 << 40
+"""A number above every id, so that `_KEY_STRIDE * table + id` is different for every row of every table."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class WindowRows:
         ids, tables = self.groups[0].routed.unique_ids, len(self.groups[0].tables)
         if tables == 1:
             return ids
-        return ids + self._by_table(tf.constant([_KEYS * table for table in range(tables)], tf.int64))
+        return ids + self._by_table(tf.constant([_KEY_STRIDE * table for table in range(tables)], tf.int64))
 
     @property
     def requests(self) -> list[tf.Tensor]:

@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from tfps.cluster.connection import add_user
-from tfps.inputs.iterators import element_types, worker_dataset
-from tfps.inputs.sharding import shard_of
+from tfps.inputs.iterators import element_types, make_worker_dataset
+from tfps.inputs.sharding import cut_shard
 from tfps.inputs.shipping import make_shippable_graph
 from tfps.types import Nest
 
@@ -41,9 +41,9 @@ class InputShards:
     def dataset_on_worker(self, shard: int) -> tf.Tensor:
         """Returns the shard of one worker as a dataset on that worker, a variant scalar. The first call sends it."""
         if shard not in self._sent:
-            graph = self._graph_of(shard)
+            graph = self._make_shard_graph(shard)
             with tf.device(self.devices[shard]):
-                self._sent[shard] = worker_dataset(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
+                self._sent[shard] = make_worker_dataset(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
         return self._sent[shard]
 
     def make_remaining_on(self, shard: int, device: str, taken: int) -> tf.Tensor:
@@ -55,17 +55,17 @@ class InputShards:
             taken: the number of trained batches, which the dataset skips.
         """
         # Not kept in `_sent`, which has the datasets on the shards' own workers: only one epoch needs this one.
-        graph = self._graph_of(shard)
+        graph = self._make_shard_graph(shard)
         with tf.device(None):
             count = tf.constant(taken, tf.int64)
         with tf.device(device):
             whole = tf.raw_ops.DatasetFromGraph(graph_def=graph)
             remaining = tf.raw_ops.SkipDataset(input_dataset=whole, count=count, **element_types(self.element_spec))
-            return worker_dataset(remaining, self.element_spec)
+            return make_worker_dataset(remaining, self.element_spec)
 
-    def _graph_of(self, shard: int) -> tf.Tensor:
+    def _make_shard_graph(self, shard: int) -> tf.Tensor:
         """Returns the serialised graph of a shard, a string tensor on the chief."""
         # The chief's device on purpose: a constant on a worker's device is sent while its constructor holds Python's
         # lock, and all threads of the chief would wait for a large dataset to cross.
         with tf.device(None):
-            return tf.constant(shard_of(self.graph, len(self.devices), shard))
+            return tf.constant(cut_shard(self.graph, len(self.devices), shard))

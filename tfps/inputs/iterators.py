@@ -57,7 +57,7 @@ def element_types(element_spec: Nest) -> ElementTypes:
     )
 
 
-def worker_dataset(dataset: tf.Tensor, element_spec: Nest) -> tf.Tensor:
+def make_worker_dataset(dataset: tf.Tensor, element_spec: Nest) -> tf.Tensor:
     """Makes the dataset that a worker's iterator reads: an Optional for each batch, and then endless empty Optionals.
 
     Args:
@@ -106,7 +106,7 @@ def make_iterator(dataset: tf.Tensor, epochs: int = 1) -> tf.Tensor:
     """Makes an iterator on the current device.
 
     Args:
-        dataset: a `worker_dataset` on that device.
+        dataset: a `make_worker_dataset` on that device.
         epochs: the number of times that the iteration begins. A shuffle draws a new order each time, so an iterator
             that begins three times reads the order of the third epoch.
 

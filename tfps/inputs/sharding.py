@@ -36,7 +36,7 @@ _FILE_BY_FILE = PER_ELEMENT | {
 """Operations that do the same on some files as on all files. `take` and `skip`, say, count over the whole input."""
 
 
-def shard_of(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> bytes:
+def cut_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> bytes:
     """Returns the serialised graph of one worker's shard.
 
     Args:
@@ -60,7 +60,7 @@ def split_by_file(graph: graph_pb2.GraphDef, num_workers: int) -> bool:
 
 
 def _insert_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> None:
-    """Inserts a ShardDataset after the file names, or before the operations that end the chain element by element."""
+    """Inserts a ShardDataset after the file names, or else before the last operations that work element by element."""
     files = _find_file_names(graph) if split_by_file(graph, num_workers) else None
     if files is not None:
         source = files
@@ -79,10 +79,10 @@ def _insert_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> N
 
 
 def _find_shard_consumer(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef:
-    """Returns the first node of the end of the chain that treats each element by itself. The shard goes before it.
+    """Returns the node before which elements can be dropped: from it on, the chain processes each element by itself.
 
-    The end of the chain never includes a map that draws random numbers. Every worker must run such a map for all
-    elements; otherwise the numbers of an element would depend on the number of workers.
+    A map that draws random numbers always stays before the shard. Every worker must run such a map for all elements;
+    otherwise the numbers of an element would depend on the number of workers.
     """
     # The walk goes from the end of the chain towards its source.
     nodes = {node.name: node for node in graph.node}

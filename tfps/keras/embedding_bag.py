@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from tfps.checks import check_bool, check_integer
 from tfps.embedding.table import Table
-from tfps.nn.bags import Bags, Ids, bags_of, bags_of_dense, check_weights, shape_like
+from tfps.nn.bags import Bags, Ids, check_weights, make_bags, make_dense_bags, shape_like
 from tfps.nn.combiners import combine
-from tfps.nn.rows import pooled_rows_of, resolve_params
+from tfps.nn.rows import pool_rows, resolve_params
 from tfps.ops.combine_rows import check_combiner
 
 
@@ -79,7 +79,7 @@ class EmbeddingBag(keras.layers.Embedding):
         if dense and not isinstance(resolve_params(self.embeddings), Table):
             pooled = self._pool_dense(ids, weights)
         else:
-            bags = bags_of_dense(ids, weights) if dense else bags_of(ids, weights, "inputs")
+            bags = make_dense_bags(ids, weights) if dense else make_bags(ids, weights, "inputs")
             pooled = shape_like(ids, self._pool(bags.select(bags.ids != 0) if self.mask_zero else bags))
         return tf.cast(pooled, self.compute_dtype)
 
@@ -87,7 +87,7 @@ class EmbeddingBag(keras.layers.Embedding):
         """Bags that are stored one id after the other: sparse, ragged, and dense ones of a table."""
         table = resolve_params(self.embeddings)
         if isinstance(table, Table):
-            return pooled_rows_of(table, bags, self.combiner)
+            return pool_rows(table, bags, self.combiner)
         add_up = functools.partial(tf.math.segment_sum, segment_ids=bags.bag)
         # Without servers there is no unique set of rows to combine: TensorFlow's own ops copy a row for each id.
         pooled = combine(self._rows(bags.ids), bags.weights, self.combiner, add_up)

@@ -63,7 +63,7 @@ class Bags:
         return Pooling(self.bag, self.count, combiner, self.weights)
 
 
-def bags_of(ids: Ids, weights: Ids | None, name: str = "ids") -> Bags:
+def make_bags(ids: Ids, weights: Ids | None, name: str = "ids") -> Bags:
     """Returns the bags of a sparse or ragged tensor. Ids whose indices differ only in the last one share a bag.
 
     Args:
@@ -80,7 +80,9 @@ def bags_of(ids: Ids, weights: Ids | None, name: str = "ids") -> Bags:
             f"`{name}` must be sparse or ragged. Received: {type(ids).__name__}. Valid: SparseTensor, RaggedTensor."
         )
     check_weights(ids, weights, name)
-    return _bags_of_sparse(ids, weights) if isinstance(ids, tf.SparseTensor) else _bags_of_ragged(ids, weights, name)
+    if isinstance(ids, tf.SparseTensor):
+        return _make_sparse_bags(ids, weights)
+    return _make_ragged_bags(ids, weights, name)
 
 
 def check_weights(ids: Ids, weights: Ids | None, name: str) -> None:
@@ -106,7 +108,7 @@ def check_weights(ids: Ids, weights: Ids | None, name: str) -> None:
         raise ValueError(f"weights must have the shape of `{name}`. Received: {weights.shape}. Valid: {ids.shape}.")
 
 
-def bags_of_dense(ids: tf.Tensor, weights: tf.Tensor | None) -> Bags:
+def make_dense_bags(ids: tf.Tensor, weights: tf.Tensor | None) -> Bags:
     """Returns the bags of a dense tensor, [..., ids of a bag]; weights are None or have its shape."""
     shape = tf.shape(ids, tf.int64)
     count = tf.reduce_prod(shape[:-1])
@@ -126,7 +128,7 @@ def shape_like(ids: Ids, pooled: tf.Tensor) -> tf.Tensor:
     return shaped
 
 
-def _bags_of_sparse(ids: tf.SparseTensor, weights: tf.SparseTensor | None) -> Bags:
+def _make_sparse_bags(ids: tf.SparseTensor, weights: tf.SparseTensor | None) -> Bags:
     """Returns the bags of a sparse tensor."""
     # Bags are numbered in row-major order. Example: with shape [3, 4, 9], index (1, 2, 7) is in bag 1 * 4 + 2.
     sizes = ids.dense_shape[:-1]
@@ -135,7 +137,7 @@ def _bags_of_sparse(ids: tf.SparseTensor, weights: tf.SparseTensor | None) -> Ba
     return Bags(ids.values, bag, None if weights is None else weights.values, tf.reduce_prod(sizes))
 
 
-def _bags_of_ragged(ids: tf.RaggedTensor, weights: tf.RaggedTensor | None, name: str) -> Bags:
+def _make_ragged_bags(ids: tf.RaggedTensor, weights: tf.RaggedTensor | None, name: str) -> Bags:
     """Returns the bags of a ragged tensor, which has one bag in each row."""
     if ids.ragged_rank != 1 or ids.flat_values.shape.rank != 1:
         raise ValueError(f"`{name}` must have two dimensions if it is ragged. Received: shape {ids.shape}.")

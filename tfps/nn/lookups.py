@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfps.embedding.table import Table
-from tfps.nn.bags import Ids, bags_of, shape_like
-from tfps.nn.rows import Params, pooled_rows_of, resolve_params, rows_of
+from tfps.nn.bags import Ids, make_bags, shape_like
+from tfps.nn.rows import Params, look_up_rows, pool_rows, resolve_params
 from tfps.ops.combine_rows import check_combiner
 
 
@@ -50,8 +50,8 @@ def embedding_lookup(
     with tf.name_scope(name or "embedding_lookup"):
         # A ragged lookup needs only the flat ids; the row lengths stay on the worker.
         if isinstance(ids, tf.RaggedTensor):
-            return ids.with_flat_values(rows_of(table, ids.flat_values, max_norm))
-        return rows_of(table, tf.convert_to_tensor(ids), max_norm)
+            return ids.with_flat_values(look_up_rows(table, ids.flat_values, max_norm))
+        return look_up_rows(table, tf.convert_to_tensor(ids), max_norm)
 
 
 def embedding_lookup_sparse(
@@ -100,8 +100,8 @@ def embedding_lookup_sparse(
     combiner = "mean" if combiner is None else combiner
     check_combiner(combiner)
     with tf.name_scope(name or "embedding_lookup_sparse"):
-        bags = bags_of(sp_ids, sp_weights, "sp_ids")
-        return pooled_rows_of(table, bags.without_empty_end(), combiner, max_norm)
+        bags = make_bags(sp_ids, sp_weights, "sp_ids")
+        return pool_rows(table, bags.without_empty_end(), combiner, max_norm)
 
 
 def safe_embedding_lookup_sparse(
@@ -153,7 +153,7 @@ def safe_embedding_lookup_sparse(
     kind = "mean" if combiner is None else combiner
     check_combiner(kind)
     with tf.name_scope(name or "safe_embedding_lookup_sparse"):
-        bags = bags_of(sparse_ids, sparse_weights, "sparse_ids")
+        bags = make_bags(sparse_ids, sparse_weights, "sparse_ids")
         # The same ids that `tf.nn` drops. "sum" keeps weights of 0 and below, because it does not divide by them.
         keep = bags.ids >= 0
         if bags.weights is not None and kind != "sum":
@@ -161,4 +161,4 @@ def safe_embedding_lookup_sparse(
         bags = bags.select(keep)
         if default_id is not None:
             bags = bags.fill_empty(default_id)
-        return shape_like(sparse_ids, pooled_rows_of(table, bags, kind, max_norm))
+        return shape_like(sparse_ids, pool_rows(table, bags, kind, max_norm))

@@ -47,7 +47,7 @@ def _resolve_part(part: tf.Variable) -> Params:
     return part.value if isinstance(getattr(type(part), "value", None), property) else part
 
 
-def rows_of(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor | None = None) -> tf.Tensor:
+def look_up_rows(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor | None = None) -> tf.Tensor:
     """Looks up rows of a table.
 
     Args:
@@ -68,14 +68,14 @@ def rows_of(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor | None = N
     return tf.gather(clipped, tf.reshape(places, tf.shape(ids)))
 
 
-def pooled_rows_of(table: Table, bags: Bags, combiner: str, max_norm: float | tf.Tensor | None = None) -> tf.Tensor:
+def pool_rows(table: Table, bags: Bags, combiner: str, max_norm: float | tf.Tensor | None = None) -> tf.Tensor:
     """Looks up rows of a table and pools them bag by bag.
 
     Args:
         table: the table.
         bags: the bags of ids.
         combiner: "mean", "sqrtn" or "sum".
-        max_norm: as for `rows_of`.
+        max_norm: as for `look_up_rows`.
 
     Returns:
         The pooled rows, [bags, dim]; 0 for an empty bag.

@@ -147,7 +147,7 @@ class RemoteVariables:
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = weakref.ref(tasks)
 
-    def owned_by(self, owner: object) -> OwnedVariables:
+    def make_owned(self, owner: object) -> OwnedVariables:
         """Returns an empty `OwnedVariables`, whose variables are destroyed some time after `owner` is collected."""
         # The lambda below must not hold the strategy, or its cluster would live as long as the owner.
         tasks = self._tasks

@@ -19,7 +19,7 @@ _CHECK_EVERY_S = 1.0
 
 
 def _check_nothing() -> None:
-    """Is the check of a wait that does not depend on other tasks."""
+    """Checks nothing, for waits that do not depend on other tasks."""
 
 
 @dataclasses.dataclass(frozen=True)

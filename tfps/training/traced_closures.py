@@ -51,7 +51,7 @@ class TracedClosures:
         self.last: Closure | None = None
         # By the text of an `element_spec`: the name of its iterators, and the steps of a turn that their graph has.
         self._kinds: dict[str, tuple[str, int]] = {}
-        self._variables = strategy.remote_variables.owned_by(self)
+        self._variables = strategy.remote_variables.make_owned(self)
 
     @property
     def operations(self) -> int:
