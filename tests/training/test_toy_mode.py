@@ -15,7 +15,7 @@ from tfps.errors import UnsupportedError
 from tfps.keras.geo import geo
 from tfps.keras.modes import Moded, ModeSettings, optimizer_of, with_mode
 from tfps.runtime.losses import WorkerLostError
-from tfps.training.paced_schedules import paced_schedule
+from tfps.training.paced_schedules import make_paced_schedule
 from tfps.training.pacing import Pace, SteadyPacing
 from tfps.training.push_ids import PushLedgers
 from tfps.training.steady_mode import SteadyMode
@@ -68,7 +68,7 @@ class Damped(SteadyMode):
 
     def schedule(self, runner, epoch):
         pace = Pace(self._strategy.num_workers, self._steps_for(epoch.source.num_batches))
-        return paced_schedule(runner, epoch, OneAtATime(pace, 1, lambda: 1), self.closure_steps)
+        return make_paced_schedule(runner, epoch, OneAtATime(pace, 1, lambda: 1), self.closure_steps)
 
     def epoch_logs(self, totals, ended):
         return {"closures": sum(totals.measured)}
