@@ -166,5 +166,5 @@ def test_bad_arguments_start_nothing(arguments, message):
 
 @pytest.mark.parametrize("wrong", [3, "model", [keras.layers.Dense], [VariableSpec("v", (2,)), 3]])
 def test_what_cannot_be_planned_is_told_what_can(wrong):
-    with pytest.raises(PlanError, match="`model` must say.*Received: .*Valid: a function .* VariableSpec"):
+    with pytest.raises(PlanError, match="`model` must define.*Received: .*Valid: a function .* VariableSpec"):
         tfps.plan(wrong, 1)
