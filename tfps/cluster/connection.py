@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from tfps import jobs
-from tfps.cluster import background
+from tfps.cluster import background, reach
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ClusterError, TaskDiedError
@@ -167,10 +167,25 @@ class Connection:
             return
         self._let_go = True
         self._resources.close_pools()
+        if not self._is_answering():
+            return
         for user in list(self._users.values()):
             user.release()
         # A model and its functions are cycles; without this they would be dropped some time later.
         gc.collect()
+
+    def _is_answering(self) -> bool:
+        """Whether servers can be told to drop what they hold. If one hangs, stops an embedded cluster first.
+
+        TensorFlow waits for a server that hangs without a limit, and no other thread of Python runs meanwhile. Once
+        the processes are killed, the same calls fail at once. Servers of a TF_CONFIG are not stopped from here.
+        """
+        if not isinstance(self.cluster, LocalCluster):
+            return not reach.find_hung(self.cluster)
+        if self.cluster.tasks and (hung := reach.find_hung(self.cluster.spec)):
+            _LOG.warning("%s does not answer: the cluster is stopped without asking its servers.", ", ".join(hung))
+            self._resources.stop_cluster()
+        return True
 
     def finish(self, *, stop_cluster: bool = True) -> None:
         """The second half of `end`.

@@ -67,6 +67,31 @@ def unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> dict[s
     return missing
 
 
+def find_hung(spec: ClusterSpec, timeout_s: float = CONNECT_S) -> list[str]:
+    """Finds servers that accept a connection and then say nothing: stopped processes, or deadlocked ones.
+
+    The kernel accepts connections for a process that is stopped. But a gRPC server speaks first, within milliseconds.
+
+    Args:
+        spec: the addresses of the servers.
+        timeout_s: seconds to wait for each of them.
+
+    Returns:
+        Their names, "worker 1". A server that refuses the connection is dead, not hung: calls to it fail at once.
+    """
+    hung = []
+    for job, index, endpoint in spec.servers():
+        try:
+            with connect(endpoint.dial, timeout_s) as connection:
+                connection.settimeout(timeout_s)
+                connection.recv(1)
+        except TimeoutError:
+            hung.append(f"{job} {index}")
+        except OSError:
+            continue
+    return hung
+
+
 def connect(address: str, timeout_s: float = CONNECT_S) -> socket.socket:
     """A TCP connection to "host:port"; `OSError` if there is none within the limit."""
     return socket.create_connection(split_address(address), timeout=timeout_s)
