@@ -31,7 +31,7 @@ def wait_for_servers(spec: ClusterSpec, timeout_s: float | None = None) -> None:
     timeout_s = timeout_s or env.join_timeout_s()
     started = time.monotonic()
     next_report_s = _REPORT_S
-    missing = unreachable(spec)
+    missing = find_unreachable(spec)
     # Tasks come up in any order, so a refused connection is no failure until the limit has passed.
     while missing:
         waited_s = time.monotonic() - started
@@ -44,10 +44,10 @@ def wait_for_servers(spec: ClusterSpec, timeout_s: float | None = None) -> None:
             logs.say(f"the chief waits for {_list(missing)} ({waited_s:.0f} of {timeout_s:g} s)")
             next_report_s += _REPORT_S
         time.sleep(_RETRY_S)
-        missing = unreachable(spec, only=missing)
+        missing = find_unreachable(spec, only=missing)
 
 
-def unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> dict[str, str]:
+def find_unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> dict[str, str]:
     """The servers that accept no connection now: {"worker 1 at 10.0.0.5:2222": "Connection refused"}.
 
     Args:

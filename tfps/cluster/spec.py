@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tfps import jobs
-from tfps.cluster.endpoints import Endpoint, canonical, check_addresses
+from tfps.cluster.endpoints import Endpoint, canonicalize, check_addresses
 from tfps.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _check_distinct(spec: ClusterSpec) -> None:
     for job in jobs.JOBS:
         for index, endpoint in enumerate(spec.endpoints(job)):
             key = f"cluster.{job}[{index}]"
-            first = seen.setdefault(canonical(endpoint.dial), key)
+            first = seen.setdefault(canonicalize(endpoint.dial), key)
             if first != key:
                 raise ConfigError(
                     f"Every task must have an address of its own, but `{first}` and `{key}` are the same. "
