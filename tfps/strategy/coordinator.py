@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.distribute.coordinator import values  # results of `schedule` have no public class
 
-from tfps.cluster.faults import Cluster, translated
+from tfps.cluster.faults import Cluster, translate_errors
 from tfps.errors import ClusterError, IdRangeError
 
 
@@ -21,7 +21,7 @@ class RemoteValue(values.RemoteValueImpl):
 
     def get(self) -> Any:
         """Waits for the function; see `tf.distribute.coordinator.RemoteValue`."""
-        with translated(self.cluster):
+        with translate_errors(self.cluster):
             return super().get()
 
 
@@ -30,7 +30,7 @@ class Coordinator(tf.distribute.coordinator.ClusterCoordinator):
 
     def schedule(self, fn: Any, args: Any = None, kwargs: Any = None) -> Any:
         """Has a worker run `fn`; raises what an earlier function failed with."""
-        with translated(self.strategy.connection.cluster):
+        with translate_errors(self.strategy.connection.cluster):
             result = super().schedule(fn, args, kwargs)
         # Not a structure: one result stands for everything that `fn` returns.
         result.__class__, result.cluster = RemoteValue, self.strategy.connection.cluster
@@ -38,12 +38,12 @@ class Coordinator(tf.distribute.coordinator.ClusterCoordinator):
 
     def join(self) -> None:
         """Waits for all functions; raises what one of them failed with."""
-        with translated(self.strategy.connection.cluster):
+        with translate_errors(self.strategy.connection.cluster):
             super().join()
 
     def done(self) -> bool:
         """Whether all functions have ended; raises what one of them failed with."""
-        with translated(self.strategy.connection.cluster):
+        with translate_errors(self.strategy.connection.cluster):
             return bool(super().done())
 
     def fetch(self, val: Any) -> Any:
