@@ -91,7 +91,7 @@ class VariableFactory:
 
     def _placer_of(self, spec: VariableSpec, recipe: Recipe) -> IncrementalPlacer:
         """The placer for a variable that is nobody's slot; a plan that names bookkeeping is followed there too."""
-        unplanned = recipe.bookkeeping and not self._placer.plans(spec.name)
+        unplanned = recipe.bookkeeping and not self._placer.is_planned(spec.name)
         return self._bookkeeping_placer if unplanned else self._placer
 
     def place_plain(self, request: dict[str, Any]) -> int:
