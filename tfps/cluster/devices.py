@@ -29,6 +29,11 @@ def is_unconnected(device: str) -> bool:
     return _UNCONNECTED in device
 
 
+def is_of_job(device: str, job: str) -> bool:
+    """Returns whether a full device name belongs to a task of this job."""
+    return f"/job:{job}/" in device
+
+
 def task_device(job: str, index: int, device: str = "CPU:0") -> str:
     """Returns the full name of a device on one task.
 
