@@ -266,6 +266,6 @@ def _replace_cluster(before: "ServerDef", spec: ClusterSpec) -> "ServerDef":
     moved = type(before)()
     moved.CopyFrom(before)
     moved.cluster.CopyFrom(tf.train.ClusterSpec(spec.as_dict() | {jobs.CHIEF: [chief]}).as_cluster_def())
-    # An update cannot change the device filters; those of the first definition stay in force.
+    # An update cannot change the device filters: the first ones stay in force.
     moved.ClearField("cluster_device_filters")
     return moved

@@ -47,7 +47,7 @@ class Endpoint:
 
 def split_address(address: str) -> tuple[str, int]:
     """Splits a checked "host:port" into host and port, and removes the brackets of "[::1]:2222"."""
-    # From the right, because an IPv6 host has colons of its own.
+    # From the right, because an IPv6 host contains colons.
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfps.errors import IdRangeError
 
-# Separates the parts: a space in the op's text, "] [" in that of an assertion in a graph, and "\nb" in eager mode.
+# Separates the parts: a space in the op's text, "] [" in an assertion in a graph, and "\nb" in eager mode.
 _SEP = r"[\s\[\]'\"b]*"
 _IDS = re.compile(
     r"id out of range: table \\*'(?P<table>[^'\\]*)\\*' holds ids at least 0 and below (?P<rows>\d+)\. "

@@ -19,7 +19,7 @@ MEMORY, FLAT_LOOKUPS, STEEP_LOOKUPS, ROWS, DENSE = range(QUANTITIES := 5)
 - MEMORY: bytes of the variable and its slots.
 - FLAT_LOOKUPS, STEEP_LOOKUPS: rows looked up per step, with repeats, if ids are drawn evenly or very unevenly.
 - ROWS: bytes of the rows that cross the network in a step, each row once.
-- DENSE: bytes of dense variables. A column of its own, because they may cross less often than once per step.
+- DENSE: bytes of dense variables. A separate column, because they may cross less often than once per step.
 """
 
 
