@@ -71,7 +71,7 @@ TFPS_TEST(AnExporterThatFollowsTheCursorEndsWithTheSameRows) {
         before = rows[i];
       }
       cursor = since.value().cursor;
-      // A row that is updated between Since and the copy is reported again without a new update: make that row count once.
+      // A row that is updated between Since and the copy is reported again without a new update: it must count once.
       const auto again = touched.Since(cursor);
       for (int64_t key : again.value().rows) {
         for (int64_t j = 0; j < kDim; ++j) copy[key * kDim + j] = -1;  // to be read anew, whatever it is
