@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.row_store import RowStore
-from tfps.ops.id_range import label
+from tfps.ops.id_range import make_label
 from tfps.ops.route_unique import RoutedIds, route_unique
 from tfps.ops.routes import RouteMap
 
@@ -161,7 +161,7 @@ def _label_routes(routes: RouteMap, shapes_of: Sequence[Sequence[tf.TensorShape]
     # can turn a position among all ids into a lookup and a place in its ids.
     labelled = tuple(
         route if len(shapes) == 1 or any(shape.rank is None for shape in shapes)
-        else dataclasses.replace(route, name=label(route.name, shapes))
+        else dataclasses.replace(route, name=make_label(route.name, shapes))
         for route, shapes in zip(routes.tables, shapes_of, strict=True)
     )  # fmt: skip
     return dataclasses.replace(routes, tables=labelled)

@@ -11,11 +11,11 @@ from tfps.embedding.lookup_group import LookupResult
 from tfps.embedding.table_gradient import table_gradient, watch
 from tfps.ops.combine_rows import (
     Pooling,
+    cast_weights,
+    combine,
     combine_rows,
     combine_rows_gradient,
     combine_weights_gradient,
-    combined,
-    weighed_as,
 )
 from tfps.ops.graph_gradient import with_gradient
 
@@ -35,7 +35,7 @@ def pool(found: LookupResult, pooling: Pooling) -> tf.Tensor:
     # Without a step to train, a plain combine is enough, and it saves the ops of the backward pass.
     if current is None:
         return combine_rows(answer, places, pooling)
-    pooling = weighed_as(pooling, answer.dtype)
+    pooling = cast_weights(pooling, answer.dtype)
 
     def backward(upstream: tf.Tensor) -> list[tf.IndexedSlices | tf.Tensor]:
         # A gather on the pooled rows gives its gradient as IndexedSlices, which the C++ ops do not take.
@@ -47,4 +47,4 @@ def pool(found: LookupResult, pooling: Pooling) -> tf.Tensor:
         return gradients
 
     inputs = [current.gradient_source(found.table.key), *([] if pooling.weights is None else [pooling.weights])]
-    return with_gradient(combined(answer, places, pooling), inputs, backward)
+    return with_gradient(combine(answer, places, pooling), inputs, backward)

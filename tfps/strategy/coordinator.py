@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.distribute.coordinator import values  # results of `schedule` have no public class
 
-from tfps.cluster.faults import Cluster, translated
+from tfps.cluster.faults import Cluster, translate_errors
 from tfps.errors import ClusterError, IdRangeError
 from tfps.types import Nest
 
@@ -23,7 +23,7 @@ class RemoteValue(values.RemoteValueImpl):
 
     def get(self) -> Nest:
         """Waits for the function and returns its result; see `tf.distribute.coordinator.RemoteValue`."""
-        with translated(self.cluster):
+        with translate_errors(self.cluster):
             return super().get()
 
 
@@ -34,7 +34,7 @@ class Coordinator(tf.distribute.coordinator.ClusterCoordinator):
         self, fn: Callable[..., Any], args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None
     ) -> RemoteValue:
         """Schedules `fn` on a worker. Raises the error of an earlier function that has failed."""
-        with translated(self.strategy.connection.cluster):
+        with translate_errors(self.strategy.connection.cluster):
             result = super().schedule(fn, args, kwargs)
         # `schedule` returns one RemoteValue for everything that `fn` returns, and never a structure of them.
         result.__class__, result.cluster = RemoteValue, self.strategy.connection.cluster
@@ -42,12 +42,12 @@ class Coordinator(tf.distribute.coordinator.ClusterCoordinator):
 
     def join(self) -> None:
         """Waits for all functions. Raises the error of a function that has failed."""
-        with translated(self.strategy.connection.cluster):
+        with translate_errors(self.strategy.connection.cluster):
             super().join()
 
     def done(self) -> bool:
         """Returns whether all functions have ended. Raises the error of a function that has failed."""
-        with translated(self.strategy.connection.cluster):
+        with translate_errors(self.strategy.connection.cluster):
             return bool(super().done())
 
     def fetch(self, val: Nest) -> Nest:

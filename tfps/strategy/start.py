@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfps import jobs
 from tfps.cluster.connection import Connection, connect
-from tfps.cluster.faults import translated
+from tfps.cluster.faults import translate_errors
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.reach import wait_for_servers
 from tfps.cluster.server import serve
@@ -50,7 +50,7 @@ def start(cluster: LocalCluster | None, config: TaskConfig | None, join: Callabl
 
 def _connect(cluster: LocalCluster | ClusterSpec, spec: ClusterSpec, join: Callable[[ClusterSpec], None]) -> Connection:
     """Connects to a running cluster, and translates the errors of TensorFlow."""
-    with translated(cluster):
+    with translate_errors(cluster):
         return connect(cluster, lambda: join(spec))
 
 

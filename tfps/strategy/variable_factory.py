@@ -96,7 +96,7 @@ class VariableFactory:
     def _choose_placer(self, spec: VariableSpec, recipe: Recipe) -> IncrementalPlacer:
         """Returns the placer for a variable that is not a slot."""
         # A plan may name bookkeeping variables, and then it is followed for them too.
-        unplanned = recipe.bookkeeping and not self._placer.plans(spec.name)
+        unplanned = recipe.bookkeeping and not self._placer.is_planned(spec.name)
         return self._bookkeeping_placer if unplanned else self._placer
 
     def place_plain(self, request: dict[str, Any]) -> int:
