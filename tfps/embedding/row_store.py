@@ -7,8 +7,8 @@ Local rows: a store numbers its rows by *local row*, which the routing of the ta
 fixed rows holds the local rows 0 to `rows - 1`; one that grows may hold any of them.
 
 Threading: every method may be called from any thread, and from any graph. One update of a row (with its slots) is
-atomic with respect to other updates, and a gather never returns a row that is half written. Scans and assignments are
-not atomic with respect to updates: whoever needs one moment waits for the steps under way first.
+atomic with respect to other updates, and a gather never returns a row that is half written. Assignments, and a whole
+scan, are not atomic with respect to updates: whoever needs one moment waits for the steps under way first.
 Ownership: a table owns its stores; the memory on the server is freed with the Python object.
 Cost: methods that take tensors run on `device`; only arguments and results cross.
 """
@@ -83,6 +83,9 @@ class RowStore(abc.ABC):
     @abc.abstractmethod
     def scan(self, slots: Sequence["Self"], chunk_rows: int) -> Iterator[tuple[np.ndarray[Any, Any], list[tf.Tensor]]]:
         """Reads every row that the store holds, with its slots, chunk by chunk. Runs eagerly.
+
+        Updates may come between two chunks. Within one, a store may promise that rows and slots are of one moment:
+        `VariableRowStore` does for float32 where the C++ ops are built.
 
         Args:
             slots: stores of the same local rows, of any width.

@@ -108,6 +108,9 @@ class Table(RoutedRows, abc.ABC):
     def scan(self, slots: Sequence["Table"] = (), chunk_rows: int | None = None) -> Iterator[RowChunk]:
         """Every row of the table with its slots, chunk by chunk, in the order in which the servers hold them.
 
+        The rows and slots of a chunk are of one moment where the stores promise it (`RowStore.scan`), so a row never
+        comes with the slots of another step. Updates may come between two chunks.
+
         Args:
             slots: made by `create_slot`.
             chunk_rows: rows of a chunk at most; by default those of 64 MB.

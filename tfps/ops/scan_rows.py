@@ -35,7 +35,7 @@ def scan_rows(variables: Sequence[tf.Variable], cursor: tf.Tensor | int, max_row
 
     Args:
         variables: of one server: the table, [any, dim], and its slots, with the rows of the table.
-        cursor: 0 for the first chunk, then that of the chunk before.
+        cursor: 0 for the first chunk, then that of the chunk before. Of variables it is the number of the next row.
         max_rows: rows of a chunk at most; the server needs memory for one chunk.
 
     Returns:
