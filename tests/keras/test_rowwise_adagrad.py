@@ -133,7 +133,7 @@ def test_a_slot_takes_four_bytes_a_row_on_the_servers_and_in_the_plan(strategy):
     model.train_on_batch(*examples(4))
     slot = next(v._value for v in model.optimizer.variables if "wide" in v.path)
     assert isinstance(slot, Table) and slot.servers == model.get_layer("wide").embeddings._value.servers
-    assert sum(shard.read_value().numpy().nbytes for shard in slot.shards) == 4 * ROWS
+    assert sum(chunk.rows.numpy().nbytes for chunk in slot.scan()) == 4 * ROWS
     plan = tfps.plan(lambda: built(None, optimizer()), num_ps=2)
     specs = {placement.spec.name.split("/")[0]: placement.spec for placement in plan}
     assert (specs["wide"].slots, specs["wide"].row_slots) == (0, 1)
