@@ -1,6 +1,7 @@
 """Fixtures of the conformance suite. They are shared by a module, because tracing a model is what costs time here."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -9,7 +10,8 @@ import pytest
 
 import tfps
 from tests.conformance import models
-from tests.conformance.matrix import FORMATS, KINDS, MODES, WORKERS, Kind, Mode
+from tests.conformance.elsewhere import Elsewhere
+from tests.conformance.matrix import FORMATS, KINDS, MODES, WORKERS, Kind, Mode, backup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,21 +37,18 @@ class Run:
     """A training without a stop, with what it had saved on the way.
 
     Args:
-        case: what trained.
-        model: after the last step.
         folder: the state after `fit`, in every format.
+        fitted: the state after `fit`.
         logs: of `evaluate` after `fit`.
         predicted: after `fit`.
-        fitted: the state after `fit`.
         stepped: the state one step later.
     """
 
-    case: Case
     folder: pathlib.Path
+    fitted: models.State
     logs: dict[str, float]
     predicted: models.Array
-    fitted: dict[str, models.Array]
-    stepped: dict[str, models.Array]
+    stepped: models.State
 
 
 @pytest.fixture(scope="module", params=WORKERS, ids=lambda workers: f"{workers} workers")
@@ -86,25 +85,45 @@ def case(strategy: tfps.ParameterServerStrategy, workers: int, kind: str, mode: 
 def run(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A training without a stop. Everything that the tests need of it is written down before the next step."""
     folder = tmp_path_factory.mktemp("saved")
-    model = models.fit(case.build())
+    model = models.fit(case.build(), backup(folder))
     for form in FORMATS.values():
-        form.save(model, folder)
-    logs = model.evaluate(models.IDS, models.LABELS, batch_size=models.SIZE, verbose=0, return_dict=True)
-    predicted = model.predict(models.IDS, batch_size=models.SIZE, verbose=0)
-    fitted = models.state(model)
-    # One batch is one step on one worker, in every mode, so this step has one result whatever the number of workers.
-    model.train_on_batch(models.NEXT_IDS, models.NEXT_LABELS)
-    return Run(case, folder, logs, predicted, fitted, models.state(model))
+        if form.save is not None:
+            form.save(model, folder)
+    fitted, logs, predicted = models.state(model), models.evaluate(model), models.predict(model)
+    return Run(folder, fitted, logs, predicted, models.state(models.one_more_step(model)))
+
+
+@pytest.fixture(scope="module")
+def other(case: Case) -> keras.Model:
+    """A model that formats are restored into one after the other, so that it is traced once."""
+    return case.build()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """The model in plain Keras, with its state after `fit`."""
+
+    model: keras.Model
+    fitted: models.State
 
 
 @pytest.fixture(scope="session")
-def plain_states() -> Callable[[str, Case], dict[str, models.Array]]:
-    """A function: the state after `fit` in plain Keras, by mode; each is trained once."""
-    states: dict[str, dict[str, models.Array]] = {}
+def plain_of() -> Callable[[str], Plain]:
+    """A function: the same training in plain Keras, by mode. Each is made once: there all kinds of tables are one."""
 
-    def plain_state(mode: str, case: Case) -> dict[str, models.Array]:
-        if mode not in states:
-            states[mode] = models.state(models.fit(case.build_plain()))
-        return states[mode]
+    @functools.cache
+    def plain(mode: str) -> Plain:
+        model = models.fit(models.build(None, KINDS["sharded"], MODES[mode]))
+        return Plain(model, models.state(model))
 
-    return plain_state
+    return plain
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Elsewhere]]:
+    """Programs with clusters of 1 and of 3 servers, by the number of servers."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    programs = {servers: Elsewhere(servers, folder) for servers in (1, 3)}
+    yield programs
+    for program in programs.values():
+        program.close()

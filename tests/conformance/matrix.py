@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import tfps
@@ -52,11 +53,11 @@ class Format:
     """A way to save a model with its optimizer.
 
     Args:
-        save: writes a model into a folder.
+        save: writes a model into a folder; None for what a callback of `callbacks` writes during `fit`.
         load: gives a model with the state in a folder, from the folder and a function that makes the same model anew.
     """
 
-    save: Callable[[keras.Model, pathlib.Path], None]
+    save: Callable[[keras.Model, pathlib.Path], object] | None
     load: Callable[[pathlib.Path, Callable[[], keras.Model]], keras.Model]
 
 
@@ -78,6 +79,18 @@ def _checkpoint(model: keras.Model) -> tf.train.Checkpoint:
 def _load_checkpoint(folder: pathlib.Path, build: Callable[[], keras.Model]) -> keras.Model:
     model = _with_slots(build())
     _checkpoint(model).read(str(folder / "checkpoint")).assert_existing_objects_matched()
+    return model
+
+
+def backup(folder: pathlib.Path) -> keras.callbacks.Callback:
+    """The callback that writes the format "backup" after each epoch of a `fit`, and reads it where one begins."""
+    return keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False)
+
+
+def _load_backup(folder: pathlib.Path, build: Callable[[], keras.Model]) -> keras.Model:
+    model, nothing = build(), np.zeros((1, 2), "int64")
+    # The one epoch is in the backup, so the callback restores the model and nothing is left to train.
+    model.fit(nothing, np.zeros((1, 1)), epochs=1, verbose=0, callbacks=[backup(folder)])
     return model
 
 
@@ -103,6 +116,7 @@ FORMATS = {
     "keras file": Format(lambda model, folder: model.save(folder / "model.keras"), _load_file),
     "weights": Format(lambda model, folder: model.save_weights(folder / "model.weights.h5"), _load_weights),
     "checkpoint": Format(lambda model, folder: _checkpoint(model).write(str(folder / "checkpoint")), _load_checkpoint),
+    "backup": Format(None, _load_backup),
 }
 
 WORKERS = (1, 2)
