@@ -3,6 +3,7 @@
     python -m benchmarks.ctr_dnn --ps 1 --workers 2 --batch 512 --tables 26 --seconds 5
     python -m benchmarks.ctr_dnn --baseline stock-loop
     python -m benchmarks.ctr_dnn --versus stock-loop --rounds 3
+    python -m benchmarks.ctr_dnn --versus ../tfps-before --rounds 5
     python -m benchmarks.ctr_dnn --mode geo
 
 Prints one line of JSON. Where the speed of the machine changes under load, trust only the ratio of --versus: it sets up
@@ -17,7 +18,7 @@ from benchmarks.ctr_contenders import CONTENDERS
 from benchmarks.ctr_run import CtrRun
 from benchmarks.ctr_setup import MODES, Setup
 from benchmarks.ctr_task import CtrTask
-from benchmarks.turns import compare, take_turns
+from benchmarks.turns import compare, in_checkout, opponent, take_turns
 
 
 def main() -> None:
@@ -59,7 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overlap", action="store_true", help="async and GEO: exchange while training")
     parser.add_argument("--prefetch", action="store_true", help="async: ask for rows a step ahead")
     parser.add_argument("--baseline", choices=CONTENDERS, default="tfps", help="who trains (default %(default)s)")
-    parser.add_argument("--versus", choices=CONTENDERS, help="measure --baseline and this one in turns")
+    parser.add_argument(
+        "--versus",
+        metavar="CONTENDER|CHECKOUT",
+        type=lambda text: opponent(text, CONTENDERS, "ctr_dnn"),
+        help=f"measure --baseline and this in turns: one of {', '.join(CONTENDERS)}, or another checkout of tfps",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default %(default)s)")
     parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)  # how --versus runs each side
     return parser
@@ -74,7 +80,10 @@ def _commands(args: argparse.Namespace) -> dict[str, list[str]]:
     shared += ["--overlap"] * args.overlap
     shared += ["--prefetch"] * args.prefetch
     base = [sys.executable, "-m", "benchmarks.ctr_dnn", "--turns", *shared]
-    return {name: [*base, f"--baseline={name}"] for name in (args.baseline, args.versus)}
+    ours = {args.baseline: [*base, f"--baseline={args.baseline}"]}
+    if args.versus in CONTENDERS:
+        return ours | {args.versus: [*base, f"--baseline={args.versus}"]}
+    return ours | {args.versus: in_checkout(args.versus, ours[args.baseline])}
 
 
 if __name__ == "__main__":

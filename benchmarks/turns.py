@@ -3,14 +3,45 @@
 While one runs, the other waits for a line on its standard input. So both see the machine in the same state.
 """
 
+import argparse
 import json
+import pathlib
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 _RESULT = "turn: "
+
+
+def opponent(text: str, contenders: Collection[str], module: str) -> str:
+    """Checks what `--versus` names: a contender, or the directory of another checkout, such as the commit before.
+
+    Args:
+        text: the value of the flag.
+        contenders: names of the contenders.
+        module: the benchmark, which the other checkout must have as well: "ctr_dnn".
+
+    Returns:
+        The contender, or the absolute path of the checkout.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    if text in contenders:
+        return text
+    if (pathlib.Path(text) / "benchmarks" / f"{module}.py").is_file():
+        return str(pathlib.Path(text).resolve())
+    raise argparse.ArgumentTypeError(
+        f"must be one of {sorted(contenders)}, or the directory of another checkout with its C++ ops built. "
+        f"Received: {text!r}."
+    )
+
+
+def in_checkout(directory: str, command: Sequence[str]) -> list[str]:
+    """The command, run in another checkout: Python finds that one's packages first."""
+    return ["env", "-C", directory, *command]
 
 
 def take_turns(measure: Callable[[], dict[str, Any]]) -> None:
@@ -36,8 +67,8 @@ def compare(commands: Mapping[str, Sequence[str]], rounds: int, unit: str = "exa
     speeds, cpu, turns = in_turns(commands, rounds, unit)
     return {
         "of": f"{first} / {second}",
-        "ratio": round(speeds[first] / speeds[second], 2),
-        "cpu_ratio": round(cpu[first] / cpu[second], 2),
+        "ratio": round(speeds[first] / speeds[second], 3),
+        "cpu_ratio": round(cpu[first] / cpu[second], 3),
         f"{unit}_per_s": speeds,
         f"cpu_ms_per_1000_{unit}": cpu,
         "turns": turns,

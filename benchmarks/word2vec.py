@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from benchmarks.meter import Meter, Reading
-from benchmarks.turns import compare, take_turns
+from benchmarks.turns import compare, in_checkout, opponent, take_turns
 from benchmarks.w2v_contenders import CONTENDERS
 from benchmarks.w2v_task import W2vTask
 
@@ -103,7 +103,12 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=5.0, help="about how long a measurement takes (default %(default)s)"
     )
     parser.add_argument("--baseline", choices=_BASELINES, help="who trains in place of tfps in --mode")
-    parser.add_argument("--versus", choices=_BASELINES, help="measure --baseline or --mode and this one in turns")
+    parser.add_argument(
+        "--versus",
+        metavar="CONTENDER|CHECKOUT",
+        type=lambda text: opponent(text, _BASELINES, "word2vec"),
+        help=f"measure --baseline or --mode and this in turns: one of {', '.join(_BASELINES)}, or another checkout",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default %(default)s)")
     parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)  # how --versus runs each side
     return parser
@@ -116,7 +121,10 @@ def _commands(args: argparse.Namespace) -> dict[str, list[str]]:
     shared += ["--overlap"] * args.overlap
     base = [sys.executable, "-m", "benchmarks.word2vec", "--turns", *shared]
     first = [f"--baseline={args.baseline}"] if args.baseline else [f"--mode={args.mode}"]
-    return {args.baseline or args.mode: [*base, *first], args.versus: [*base, f"--baseline={args.versus}"]}
+    ours = {args.baseline or args.mode: [*base, *first]}
+    if args.versus in _BASELINES:
+        return ours | {args.versus: [*base, f"--baseline={args.versus}"]}
+    return ours | {args.versus: in_checkout(args.versus, [*base, *first])}
 
 
 if __name__ == "__main__":
