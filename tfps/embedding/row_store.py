@@ -84,8 +84,8 @@ class RowStore(abc.ABC):
     def scan(self, slots: Sequence["Self"], chunk_rows: int) -> Iterator[tuple[np.ndarray[Any, Any], list[tf.Tensor]]]:
         """Reads every row that the store holds, with its slots, chunk by chunk. Runs eagerly.
 
-        Updates may come between two chunks. Within one, a store may promise that rows and slots are of one moment:
-        `VariableRowStore` does for float32 where the C++ ops are built.
+        Updates may come between two chunks. Within one, a store may promise that rows and slots are of one moment;
+        those of variables do for float32, where the C++ ops are built.
 
         Args:
             slots: stores of the same local rows, of any width.

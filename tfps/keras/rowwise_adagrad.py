@@ -44,7 +44,7 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
         >>> import keras, tfps
         >>> optimizer = tfps.optimizers.RowwiseAdagrad(0.1)
         >>> optimizer.build([keras.Variable([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])])
-        >>> optimizer.variables[-1].shape
+        >>> tuple(optimizer.variables[-1].shape)
         (3, 1)
     """
 
