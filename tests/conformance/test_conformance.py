@@ -19,23 +19,32 @@ def tables_of(model):
     return [value for value in values if isinstance(value, Table)]
 
 
-def test_fit_makes_the_updates_of_one_process(run, case, mode, plain_of):
+def only(number):
+    """Marks a test that says something for this number of workers alone."""
+    return pytest.mark.parametrize("workers", [number], indirect=True, scope="module", ids="{} workers".format)
+
+
+def test_fit_makes_every_step(run, case):
     iterations = next(value for name, value in run.fitted.items() if name.endswith("/iteration"))
     assert iterations == models.BATCHES / case.mode.batches_a_step(case.workers)
-    if case.workers == 1:
-        models.assert_equal(run.fitted, plain_of(mode).fitted, tolerance=2e-4)
-        return
-    # Two workers take the batches in any order, but they update the rows of the ids that they see and no others.
+
+
+@only(1)
+def test_fit_of_one_worker_makes_the_updates_of_one_process(run, mode, plain_of):
+    models.assert_equal(run.fitted, plain_of(mode).fitted, tolerance=2e-4)
+
+
+@only(2)
+def test_fit_of_two_workers_updates_the_rows_of_their_ids_and_no_others(run, case):
     before = case.build()
     for number, (layer, ids) in enumerate([("wide", models.IDS), ("narrow", models.IDS[:, 1])]):
         moved = (list(run.fitted.values())[number] != before.get_layer(layer).get_weights()[0]).any(1)
         np.testing.assert_array_equal(np.flatnonzero(moved), np.unique(ids))
 
 
+@only(2)
 def test_fit_of_two_workers_counts_every_id(case):
     """The gradient of every looked-up element is -1, so SGD at rate 1 counts how often an id was seen."""
-    if case.workers == 1:
-        pytest.skip("one worker is compared with plain Keras above")
     with scope_of(case.strategy):
         table = case.kind.layer(models.ROWS, 3, embeddings_initializer="zeros")
         model = keras.Sequential([keras.Input((2,), dtype="int64"), table])
@@ -77,11 +86,11 @@ def test_plain_keras_restores_it(run, case, form):
     models.assert_equal(models.state(model), run.fitted)
 
 
+# The files of one worker are the same but for the numbers in them.
+@only(2)
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("servers", [1, 3])
-def test_another_number_of_servers_restores_it(run, workers, kind, mode, elsewhere, servers, form):
-    if workers == 1:
-        pytest.skip("the files of two workers are read, which are those of one with other numbers")
+def test_another_number_of_servers_restores_it(run, kind, mode, elsewhere, servers, form):
     loaded, stepped = elsewhere[servers].load(run.folder, kind, mode, form)
     models.assert_equal(loaded, run.fitted)
     models.assert_equal(stepped, run.stepped, tolerance=1e-6)
