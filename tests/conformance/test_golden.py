@@ -33,8 +33,8 @@ def test_a_saved_model_is_read_with_its_exact_values(where, form):
     tables = [v for v in [*model.variables, *model.optimizer.variables] if isinstance(v._value, Table)]
     assert len(tables) == (4 if where else 0)
     np.testing.assert_allclose(model.predict(golden_model.IDS, verbose=0), EXPECTED["predicted"], rtol=1e-5)
-    model.fit(golden_model.IDS, golden_model.LABELS, batch_size=8, verbose=0)
-    assert int(model.optimizer.iterations) == 8  # four steps before, four now
+    model.train_on_batch(golden_model.IDS[:8], golden_model.LABELS[:8])
+    assert int(model.optimizer.iterations) == 5  # four steps before it was saved, and this one
 
 
 def test_a_checkpoint_names_its_tables_as_one_tensor_each():
