@@ -1,10 +1,10 @@
-"""The code that the click models share: reading files, the command line, training, the report.
+"""Code that all click models share: reading files, parsing the command line, training and reporting.
 
-Every cell of a line is hashed to a row of one large embedding table. The model also gets the numbers as numbers. The
-workers read the files, so the files must be where the workers are.
+Every cell of a line is hashed to a row of one large embedding table. The model also gets the numeric cells as numbers.
+The workers read the files, so every worker needs access to them.
 
-Formats: `criteo` (label, 13 integers, 26 categories, between tabs; the Criteo click logs) and `adult` (the census
-data of UCI, between commas, whose last column is the label). An empty cell, or "?", is a missing value.
+Formats: `criteo` (the Criteo click logs: label, 13 integers and 26 categories, separated by tabs) and `adult` (the UCI
+census data, separated by commas, with the label in the last column). An empty cell or "?" is a missing value.
 """
 
 import argparse
@@ -17,9 +17,9 @@ import cluster
 import keras
 import tensorflow as tf
 
-HELD_OUT = 10  # one line in so many is held out
+HELD_OUT = 10  # every tenth line is held out
 SHUFFLED = 20_000  # lines in the shuffle buffer
-BUCKETS = 4  # per unit of a number's logarithm
+BUCKETS = 4  # hash buckets per unit of a number's logarithm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Format:
     """The columns of a line.
 
     Args:
-        separator: between cells.
-        label: index of the label's cell.
-        numbers: indices of the cells with numbers.
-        categories: indices of the cells with words.
+        separator: the character between cells.
+        label: the index of the cell with the label.
+        numbers: the indices of the cells with numbers.
+        categories: the indices of the cells with words.
     """
 
     separator: str
@@ -40,12 +40,12 @@ class Format:
 
     @property
     def columns(self) -> int:
-        """Cells of a line."""
+        """Returns the number of cells in a line."""
         return 1 + self.inputs
 
     @property
     def inputs(self) -> int:
-        """Cells that the model gets."""
+        """Returns the number of cells that the model gets."""
         return len(self.numbers) + len(self.categories)
 
 
@@ -56,19 +56,20 @@ FORMATS = {
 
 
 def parse(lines: tf.Tensor, form: Format, rows: int) -> tuple:
-    """Lines [batch] as ids [batch, inputs] below `rows` and numbers [batch, numbers], and labels [batch, 1]."""
+    """Parses lines [batch] into ids [batch, inputs] below `rows`, numbers [batch, numbers] and labels [batch, 1]."""
     cells = tf.io.decode_csv(lines, [[""]] * form.columns, field_delim=form.separator, use_quote_delim=False)
     cells = tf.strings.strip(tf.stack(cells, axis=1))
     numbers, buckets = read_numbers(tf.gather(cells, form.numbers, axis=1))
     words = tf.concat([buckets, tf.gather(cells, form.categories, axis=1)], axis=1)
     names = tf.constant([f"{column}=" for column in (*form.numbers, *form.categories)])
-    ids = tf.strings.to_hash_bucket_fast(names + words, rows)  # "3=ab": the same word in two columns is two features
+    # The hash is of "3=ab" and not of "ab", because the same word in two columns is two features.
+    ids = tf.strings.to_hash_bucket_fast(names + words, rows)
     labels = tf.strings.regex_full_match(cells[:, form.label], r"1|>50K\.?")
     return (ids, numbers), tf.cast(labels, tf.float32)[:, tf.newaxis]
 
 
 def read_numbers(cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Numbers of any sign on a logarithmic scale, and as words for hashing; missing ones are 0 and "missing"."""
+    """Reads numbers on a signed logarithmic scale, and as words for hashing. Missing values are 0 and "missing"."""
     missing = tf.strings.regex_full_match(cells, r"\??")
     values = tf.strings.to_number(tf.where(missing, "0", cells))
     scaled = tf.sign(values) * tf.math.log1p(tf.abs(values))
@@ -77,11 +78,15 @@ def read_numbers(cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def datasets(args: argparse.Namespace) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    """Batches to train on, and held-out batches. They are TensorFlow operations alone, so workers run both."""
+    """Returns datasets of training batches and of held-out batches.
+
+    They consist of TensorFlow operations only, so the workers can run them.
+    """
     files = sorted(glob.glob(args.data))
     if not files:
-        raise SystemExit(f"--data must name a file, or several with a pattern. Received: {args.data!r}, which is none.")
+        raise SystemExit(f"--data must match at least one file. Received: {args.data!r}, which matches none.")
     groups = tf.data.TextLineDataset(files).batch(HELD_OUT)
+    # In each group of lines the first one is held out, so that both datasets cover the whole file.
     groups = groups.map(lambda lines: tf.boolean_mask(lines, tf.strings.length(lines) > 0))
 
     def batches(lines: tf.data.Dataset) -> tf.data.Dataset:
@@ -93,41 +98,43 @@ def datasets(args: argparse.Namespace) -> tuple[tf.data.Dataset, tf.data.Dataset
 
 
 def inputs(form: Format) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """The inputs of a model: ids [batch, inputs] and numbers [batch, numbers]."""
+    """Returns the inputs of a model: ids [batch, inputs] and numbers [batch, numbers]."""
     return keras.Input((form.inputs,), dtype="int64"), keras.Input((len(form.numbers),))
 
 
 def tower(features: keras.KerasTensor, hidden: list[int]) -> keras.KerasTensor:
-    """A stack of dense layers with `hidden` units."""
+    """Applies a stack of dense layers with `hidden` units."""
     for units in hidden:
         features = keras.layers.Dense(units, activation="relu")(features)
     return features
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
-    """The command line of a click model."""
+    """Parses the command line of a click model."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="FILE", help="a file of rows, or a pattern ('day_*.tsv')")
     parser.add_argument("--format", choices=FORMATS, default="criteo", help="default %(default)s")
     cluster.add_arguments(parser)
     parser.add_argument("--epochs", type=int, default=4, help="default %(default)s")
-    parser.add_argument("--batch", type=int, default=256, help="rows a step (default %(default)s)")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the table (default %(default)s)")
-    parser.add_argument("--dim", type=int, default=8, help="floats a row of the table (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=256, help="rows per step (default %(default)s)")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table (default %(default)s)")
+    parser.add_argument("--dim", type=int, default=8, help="floats per row of the table (default %(default)s)")
     parser.add_argument("--hidden", type=int, nargs="*", default=[64], help="units of the dense layers (default 64)")
     parser.add_argument("--rate", type=float, default=0.1, help="learning rate of Adagrad (default %(default)s)")
     return parser.parse_args()
 
 
 def main(description: str, build_model: Callable[[Format, int, int, list[int]], keras.Model]) -> None:
-    """Trains a click model and prints what it learned.
+    """Trains a click model and prints its AUC and loss on held-out rows.
 
     Args:
         description: the help text of the command.
-        build_model: gets the format, the rows of the table, floats a row and dense units; returns the model.
+        build_model: takes the format, the number of table rows, the floats per row and the dense units; returns the
+            model.
     """
     args = parse_arguments(description)
-    strategy = cluster.make_strategy(args)  # in a worker or a parameter server this line serves to the end
+    # In a worker or a parameter server this call serves until the chief is done, and does not return.
+    strategy = cluster.make_strategy(args)
     training, held_out = datasets(args)
     with strategy.scope():
         model = build_model(FORMATS[args.format], args.rows, args.dim, args.hidden)

@@ -1,4 +1,4 @@
-"""The cluster that an example trains on, as options of its command line."""
+"""The command line options of an example for the cluster that it trains on."""
 
 import argparse
 import os
@@ -9,16 +9,17 @@ import tfps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --ps and --workers."""
+    """Adds the options --ps and --workers."""
     parser.add_argument("--ps", type=int, default=2, help="parameter servers, without TF_CONFIG (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="workers, without TF_CONFIG (default %(default)s)")
 
 
 def make_strategy(args: argparse.Namespace) -> tfps.ParameterServerStrategy:
-    """A strategy on the cluster of TF_CONFIG, or on processes of this machine.
+    """Makes a strategy for the cluster in TF_CONFIG, or for processes on this machine.
 
-    In a worker or a parameter server this does not return; the process serves until the chief is done.
+    In a worker or a parameter server this does not return: the process serves until the chief is done.
     """
+    # A fixed seed makes the first values the same in every run. With several workers the order of updates still varies.
     keras.utils.set_random_seed(1)
     cluster = None if os.environ.get("TF_CONFIG") else tfps.LocalCluster(num_ps=args.ps, num_workers=args.workers)
     return tfps.ParameterServerStrategy(cluster)

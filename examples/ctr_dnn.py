@@ -1,11 +1,11 @@
-"""A click model (CTR-DNN) on parameter servers. It reads rows of a log and prints the AUC on held-out rows.
+"""A click model (CTR-DNN) on parameter servers. It trains on a click log and prints the AUC on held-out rows.
 
     python examples/ctr_dnn.py --data day_0.tsv                        a cluster of processes on this machine
     tfps-launch --ps 2 --workers 2 examples/ctr_dnn.py --data ...      the same, started from outside
     TF_CONFIG='...' python examples/ctr_dnn.py --data ...              one role of a cluster, on each of its machines
 
-The embeddings of a line's cells are concatenated with its numbers and go through dense layers. The table is split over
-the parameter servers; a step moves only the rows of its batch. clicks.py reads the files and lists their formats.
+The model concatenates the embeddings and the numbers of a line and applies dense layers. The table is split over the
+parameter servers, and a step transfers only the rows of its batch. clicks.py reads the files and lists their formats.
 """
 
 import clicks
@@ -13,7 +13,7 @@ import keras
 
 
 def build_model(form: clicks.Format, rows: int, dim: int, hidden: list[int]) -> keras.Model:
-    """A plain Keras model. The scope it is made in decides where its variables live."""
+    """Builds a plain Keras model. The scope of the caller decides where its variables live."""
     ids, numbers = clicks.inputs(form)
     embedded = keras.layers.Embedding(rows, dim, name="features")(ids)
     features = keras.layers.Concatenate()([keras.layers.Flatten()(embedded), numbers])

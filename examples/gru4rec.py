@@ -1,16 +1,16 @@
-"""GRU4Rec on parameter servers: predicts what a user watches next, and prints how often that is right.
+"""GRU4Rec on parameter servers: predicts the next item of a user and prints how often it is right.
 
     python examples/gru4rec.py --data ml-latest-small/ratings.csv       a cluster of processes on this machine
     tfps-launch --ps 2 --workers 2 examples/gru4rec.py --data ...       the same, started from outside
 
-A line of the file is a user, an item, a rating and a time, between commas, after a line of names (the format of
-MovieLens). The items of a user, ordered by time, are cut into sessions. A recurrent network reads a session and, after
-each item, scores the next one against items drawn at random. Items have two tables (one to read, one to score), both on
-the parameter servers; a step moves the rows of its batch. Every tenth user is held out. The figure is recall@20 on
-these users, whom the model has never seen: how often the true next item is among the 20 with the highest scores.
+The file has the MovieLens format: a header, then lines of user, item, rating and time, separated by commas. The items
+of a user, ordered by time, are cut into sessions. A recurrent network reads a session and, after each item, scores the
+next one against random items. There are two tables of items on the parameter servers, one for reading and one for
+scoring. A step transfers only the rows of its batch. Every tenth user is held out. The result is recall@20 for these
+users, whom the model has never seen: how often the true next item is among the 20 with the highest scores.
 
-Source: Hidasi et al. 2016, "Session-based Recommendations with Recurrent Neural Networks"; the loss over drawn items is
-from Hidasi and Karatzoglou 2018.
+Source: Hidasi et al. 2016, "Session-based Recommendations with Recurrent Neural Networks"; the loss over random items
+is from Hidasi and Karatzoglou 2018.
 """
 
 import argparse
@@ -20,18 +20,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-HELD_OUT = 10  # one user in so many is held out
-LENGTH = 20  # predictions in a session, which has one item more
-DRAWN = 2048  # random items a step, shared by its sessions
-BEST = 20  # how many of the highest scores count
+HELD_OUT = 10  # every tenth user is held out
+LENGTH = 20  # predictions in a session, which has LENGTH + 1 items
+DRAWN = 2048  # random items in a step, shared by all its sessions
+BEST = 20  # k of recall@k
 
 
 class GRU4Rec(keras.Model):
-    """Scores next items, the true one first.
+    """Scores the true next item and random items, the true one first.
 
     Args:
-        items: how many there are; item 0 stands for none.
-        dim: floats of an item, and units of the network.
+        items: the number of items, including item 0, which is padding.
+        dim: the floats of an item, and the units of the network.
     """
 
     def __init__(self, items: int, dim: int) -> None:
@@ -41,7 +41,12 @@ class GRU4Rec(keras.Model):
         self.network = keras.layers.GRU(dim, return_sequences=True)
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Scores [sessions, length, 1 + drawn] for ids [sessions, length], the same of next items, and [drawn]."""
+        """Returns scores [sessions, length, 1 + drawn].
+
+        Args:
+            inputs: the items of each session, [sessions, length]; the next items, [sessions, length]; and random
+                items, [drawn].
+        """
         session, following, drawn = inputs
         states = self.states(session)
         true = keras.ops.sum(states * self.scored(following), axis=-1, keepdims=True)
@@ -49,40 +54,49 @@ class GRU4Rec(keras.Model):
         return keras.ops.concatenate([true, random], axis=-1)
 
     def states(self, session: tf.Tensor) -> tf.Tensor:
-        """The state of the network after each item of a session: [sessions, length, dim]."""
+        """Returns the state of the network after each item of a session, [sessions, length, dim]."""
         return self.network(self.read(session))
 
 
 def read_sessions(path: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Sessions of `LENGTH` + 1 items, padded with 0: those to train on, those held out, and the number of items."""
+    """Reads sessions of `LENGTH` + 1 items, padded with 0.
+
+    Returns:
+        The training sessions, the held-out sessions, and the number of items including the padding.
+    """
     users, items, times = np.loadtxt(path, delimiter=",", skiprows=1, usecols=(0, 1, 3), dtype=np.int64).T
     known, items = np.unique(items, return_inverse=True)
     order = np.lexsort((np.arange(len(times)), times, users))
     starts = np.flatnonzero(np.diff(users[order])) + 1
     parts: tuple[list, list] = ([], [])
     for number, seen in enumerate(np.split(items[order] + 1, starts)):
-        for first in range(0, len(seen) - 1, LENGTH):  # the last item of one session begins the next
+        # The last item of one session is the first of the next, so that every item but the first is predicted once.
+        for first in range(0, len(seen) - 1, LENGTH):
             session = seen[first : first + LENGTH + 1]
             parts[number % HELD_OUT == 0].append(np.pad(session, (0, LENGTH + 1 - len(session))))
     return np.array(parts[False]), np.array(parts[True]), len(known) + 1
 
 
 def batches(sessions: np.ndarray, items: int, batch: int) -> tf.data.Dataset:
-    """Batches of sessions with random items. They are TensorFlow operations alone, so workers make their own."""
+    """Makes batches of sessions with random items.
 
-    def with_drawn(rows: tf.Tensor) -> tuple:
+    The dataset consists of TensorFlow operations only, so the workers can run it.
+    """
+
+    def add_random_items(rows: tf.Tensor) -> tuple:
         drawn = tf.random.uniform([DRAWN], 1, items, tf.int64)
         following = rows[:, 1:]
         return (rows[:, :-1], following, drawn), tf.zeros_like(following), tf.cast(following > 0, tf.float32)
 
     rows = tf.data.Dataset.from_tensor_slices(sessions).shuffle(len(sessions))
-    return rows.batch(batch, drop_remainder=True).map(with_drawn).prefetch(4)
+    return rows.batch(batch, drop_remainder=True).map(add_random_items).prefetch(4)
 
 
 def recall(model: GRU4Rec, sessions: np.ndarray) -> float:
-    """The fraction of next items that are among the `BEST` highest scores."""
+    """Returns the fraction of next items that are among the `BEST` highest scores."""
     scored = model.scored.get_weights()[0][1:]
-    network = keras.layers.GRU.from_config(model.network.get_config())  # the same, with its variables on the chief
+    # A copy of the network with its variables on the chief, because all items are scored here.
+    network = keras.layers.GRU.from_config(model.network.get_config())
     network.build((None, None, scored.shape[1]))
     network.set_weights(model.network.get_weights())
     read = model.read.get_weights()[0]
@@ -94,39 +108,41 @@ def recall(model: GRU4Rec, sessions: np.ndarray) -> float:
     return float(np.mean(np.concatenate(hits)))
 
 
-def popular(training: np.ndarray, sessions: np.ndarray, items: int) -> float:
-    """The recall of always predicting the most popular items."""
+def popular_recall(training: np.ndarray, sessions: np.ndarray, items: int) -> float:
+    """Returns the recall of always predicting the most popular items."""
     counts = np.bincount(training.reshape(-1), minlength=items)
     counts[0] = 0
     return float(np.mean(np.isin(sessions[:, 1:][sessions[:, 1:] > 0], np.argsort(-counts)[:BEST])))
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="FILE", help="user, item, rating and time a line")
+    parser.add_argument("--data", required=True, metavar="FILE", help="lines of user, item, rating and time")
     parser.add_argument("--epochs", type=int, default=15, help="default %(default)s")
-    parser.add_argument("--batch", type=int, default=64, help="sessions a step (default %(default)s)")
-    parser.add_argument("--dim", type=int, default=32, help="floats an item (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="sessions per step (default %(default)s)")
+    parser.add_argument("--dim", type=int, default=32, help="floats per item (default %(default)s)")
     parser.add_argument("--rate", type=float, default=0.01, help="learning rate of Adam (default %(default)s)")
     cluster.add_arguments(parser)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Trains and reports."""
+    """Trains the model and prints its recall on held-out users."""
     args = parse_arguments()
-    strategy = cluster.make_strategy(args)  # in a worker or a parameter server this line serves to the end
+    # In a worker or a parameter server this call serves until the chief is done, and does not return.
+    strategy = cluster.make_strategy(args)
     training, held_out, items = read_sessions(args.data)
     print(f"{len(training):,} sessions to train on, {len(held_out):,} held out, {items - 1:,} items")
     with strategy.scope():
         model = GRU4Rec(items, args.dim)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)  # of the true item, number 0
+        # The true item is class 0 of the scores, so the labels are zeros.
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(args.rate), loss=loss)
     model.fit(batches(training, items, args.batch), epochs=args.epochs)
 
-    found, known = recall(model, held_out), popular(training, held_out, items)
-    print(f"on held-out sessions: recall@{BEST} {found:.4f}; that of the most popular items {known:.4f}")
+    learned, baseline = recall(model, held_out), popular_recall(training, held_out, items)
+    print(f"on held-out sessions: recall@{BEST} {learned:.4f}; recall of the most popular items {baseline:.4f}")
     print(strategy.plan.table())
 
 

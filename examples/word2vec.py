@@ -1,13 +1,13 @@
-"""word2vec on parameter servers. It reads a text, trains word vectors, and compares them with people's judgement.
+"""word2vec on parameter servers. It trains word vectors on a text and compares them with human judgements.
 
     python examples/word2vec.py                                  a cluster of processes on this machine
     tfps-launch --ps 2 --workers 2 examples/word2vec.py          the same, started from outside
     TF_CONFIG='...' python examples/word2vec.py                  one role of a cluster, on each of its machines
 
-Skip-gram with negative sampling: a word's vector learns to tell the words that stand near it from words drawn at
-random. Both tables (a word as a center, a word as a context) live on the parameter servers. Workers train in GEO mode:
-a worker pulls the rows of a window of batches, trains all of the window, and pushes by how much the rows moved. Without
---data the text is a sample of Wikipedia that comes with gensim. Any text will do:
+Skip-gram with negative sampling: the vector of a word learns to tell the words near it from random words. Both tables
+(words as centers, words as contexts) live on the parameter servers. The workers train in GEO mode: a worker pulls the
+rows of a window of batches, trains the whole window, and pushes the changes of the rows. Without --data the text is a
+sample of Wikipedia that comes with gensim. Any other text works, too:
 
     python examples/word2vec.py --data book.txt --output vectors.txt
 """
@@ -24,7 +24,7 @@ import numpy as np
 
 import tfps
 
-WINDOW = 5  # words on each side that count as near
+WINDOW = 5  # words on each side that count as neighbours
 
 
 class Text:
@@ -32,24 +32,26 @@ class Text:
 
     Args:
         text: any text; words are runs of the letters a to z.
-        min_count: rarer words are left out.
-        threshold: words more frequent than this fraction of the text are thinned out, the more the more frequent.
+        min_count: words that occur less often are left out.
+        threshold: words that make up more than about this fraction of the text are dropped at random, frequent words
+            more often.
     """
 
     def __init__(self, text: str, min_count: int = 5, threshold: float = 1e-3) -> None:
-        found = re.findall("[a-z]+", text.lower())
-        self.words = [word for word, count in collections.Counter(found).most_common() if count >= min_count]
+        all_words = re.findall("[a-z]+", text.lower())
+        self.words = [word for word, count in collections.Counter(all_words).most_common() if count >= min_count]
         if not self.words:
-            raise SystemExit(f"The text holds no word {min_count} times; it has {len(found)} words.")
+            raise SystemExit(f"No word of the text occurs {min_count} times. The text has {len(all_words)} words.")
         self.ids = {word: index for index, word in enumerate(self.words)}
-        tokens = np.array([self.ids[word] for word in found if word in self.ids])
+        tokens = np.array([self.ids[word] for word in all_words if word in self.ids])
         self.counts = np.bincount(tokens)
-        kept = tfps.text.keep_probabilities(self.counts, threshold)
-        self.tokens = tokens[np.random.default_rng(0).random(len(tokens)) < kept[tokens]]  # [positions]
+        probabilities = tfps.text.keep_probabilities(self.counts, threshold)
+        is_kept = np.random.default_rng(0).random(len(tokens)) < probabilities[tokens]
+        self.tokens = tokens[is_kept]  # [positions]
 
 
 def wikipedia_sample() -> str:
-    """The articles that come with gensim, without their markup."""
+    """Returns the Wikipedia articles that come with gensim, without markup."""
     from gensim.corpora.wikicorpus import extract_pages, filter_wiki
     from gensim.test.utils import datapath
 
@@ -58,7 +60,7 @@ def wikipedia_sample() -> str:
 
 
 def judged_pairs(path: str | None) -> list[tuple[str, str, float]]:
-    """Pairs of words and how similar people found them; by default WordSim-353, which comes with gensim."""
+    """Reads pairs of words with human similarity scores. The default is WordSim-353, which comes with gensim."""
     if path is None:
         from gensim.test.utils import datapath
 
@@ -69,7 +71,7 @@ def judged_pairs(path: str | None) -> list[tuple[str, str, float]]:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """The correlation of two rankings. Equal values get their mean rank."""
+    """Returns the rank correlation of two vectors. Equal values get their mean rank."""
 
     def ranks(values: np.ndarray) -> np.ndarray:
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -79,7 +81,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def report(text: Text, vectors: np.ndarray, judged: list[tuple[str, str, float]]) -> None:
-    """Prints the nearest words of a few, and how well the vectors [words, dim] agree with people's scores."""
+    """Prints the neighbours of a few words, and how well the vectors [words, dim] agree with human scores."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for word in ("king", "music", "war", "science"):
         if word in text.ids:
@@ -93,31 +95,33 @@ def report(text: Text, vectors: np.ndarray, judged: list[tuple[str, str, float]]
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", metavar="FILE", help="plain text (default: gensim's sample of Wikipedia)")
-    parser.add_argument("--wordsim", metavar="FILE", help="word, word, score a line (default: WordSim-353 of gensim)")
+    parser.add_argument("--wordsim", metavar="FILE", help="lines of word, word, score (default: WordSim-353 of gensim)")
     parser.add_argument("--output", metavar="FILE", help="save the vectors as text, in word2vec's format")
     parser.add_argument("--ps", type=int, default=2, help="parameter servers, without TF_CONFIG (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="workers, without TF_CONFIG (default %(default)s)")
     parser.add_argument("--epochs", type=int, default=10, help="default %(default)s")
-    parser.add_argument("--batch", type=int, default=1024, help="pairs a step (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=1024, help="pairs per step (default %(default)s)")
     parser.add_argument("--dim", type=int, default=100, help="length of a vector (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=0.025, help="learning rate at first (default %(default)s)")
-    parser.add_argument("--push-every", type=int, default=100, help="batches of a window (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=0.025, help="initial learning rate (default %(default)s)")
+    parser.add_argument("--push-every", type=int, default=100, help="batches in a window (default %(default)s)")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Trains and reports."""
+    """Trains the vectors and reports on them."""
     args = parse_arguments()
     keras.utils.set_random_seed(1)
     cluster = None if os.environ.get("TF_CONFIG") else tfps.LocalCluster(num_ps=args.ps, num_workers=args.workers)
-    strategy = tfps.ParameterServerStrategy(cluster)  # in a worker or a parameter server this line serves to the end
+    # In a worker or a parameter server this call serves until the chief is done, and does not return.
+    strategy = tfps.ParameterServerStrategy(cluster)
 
     text = Text(pathlib.Path(args.data).read_text(encoding="utf-8") if args.data else wikipedia_sample())
-    steps = max(1, len(text.tokens) * (WINDOW + 1) // args.batch)  # an epoch: as many pairs as the text has
-    print(f"{len(text.tokens):,} words of text, {len(text.words):,} different ones, {steps:,} steps an epoch")
+    # An epoch has about as many pairs as the text: word2vec draws widths of 1 to WINDOW, so WINDOW + 1 pairs per word.
+    steps = max(1, len(text.tokens) * (WINDOW + 1) // args.batch)
+    print(f"{len(text.tokens):,} words of text, {len(text.words):,} different ones, {steps:,} steps per epoch")
 
     total = steps * args.epochs
     with strategy.scope():

@@ -1,7 +1,8 @@
-"""Every environment variable that tfps reads, one documented function each.
+"""The environment variables that tfps reads, with one function for each.
 
-A variable is read when its function is called, never at import, so a program may set it at any time before that.
-The functions keep no state and may be called from any thread. A value that breaks its rule raises `ConfigError`.
+A function reads its variable when it is called and never at import, so a program may set the variable at any time
+before the call. The functions keep no state and may be called from any thread. A value that breaks its rule raises
+`ConfigError`.
 """
 
 import os
@@ -10,41 +11,42 @@ from tfps.errors import ConfigError
 
 
 def tf_config() -> str | None:
-    """`TF_CONFIG`: this task's place in the cluster, as JSON; None if it is unset or blank."""
+    """`TF_CONFIG`: the cluster and the task of this process, as JSON; None if unset or blank."""
+    # Some schedulers set it to an empty string for jobs of one machine.
     text = os.environ.get("TF_CONFIG", "")
     return text if text.strip() else None
 
 
 def start_timeout_s() -> float:
-    """`TFPS_START_TIMEOUT_S`: seconds in which a server started on this machine must be up. Default 60."""
+    """`TFPS_START_TIMEOUT_S`: seconds that a server on this machine may take to start. Default 60."""
     return _positive_seconds("TFPS_START_TIMEOUT_S", 60.0)
 
 
 def join_timeout_s() -> float:
-    """`TFPS_JOIN_TIMEOUT_S`: seconds the tasks of a TF_CONFIG cluster wait for one another. Default 120.
+    """`TFPS_JOIN_TIMEOUT_S`: seconds that the tasks of a TF_CONFIG cluster wait for each other. Default 120.
 
-    The chief waits this long for every server, and each server for the chief. Raise it where the scheduler may start
+    The chief waits this long for every server, and each server for the chief. Raise it if the scheduler may start
     tasks minutes apart.
     """
     return _positive_seconds("TFPS_JOIN_TIMEOUT_S", 120.0)
 
 
 def chief_grace_s() -> float | None:
-    """`TFPS_CHIEF_GRACE_S`: seconds that a server goes on after the chief has gone; None if unset.
+    """`TFPS_CHIEF_GRACE_S`: seconds that a server keeps running after the chief is gone; None if unset.
 
     If unset, a server ends 2 s after the chief's port is closed, and 30 s after the chief's host stops answering.
-    Set it where a failed chief is started again and should find its servers.
+    Set it if a failed chief is restarted and should find its servers.
     """
     return _positive_seconds("TFPS_CHIEF_GRACE_S", None)
 
 
 def server_log_level() -> str:
-    """`TF_CPP_MIN_LOG_LEVEL` for the servers tfps starts: what the user set, else "1" (warnings and errors)."""
+    """`TF_CPP_MIN_LOG_LEVEL` for the servers that tfps starts: the user's value, or "1" for warnings and errors."""
     return os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
 
 
 def ops_disabled() -> bool:
-    """`TFPS_DISABLE_OPS`: 1 computes with TensorFlow's own ops in place of the C++ ops. Default 0."""
+    """`TFPS_DISABLE_OPS`: whether to compute with TensorFlow's own ops instead of the C++ ops. Default 0."""
     text = os.environ.get("TFPS_DISABLE_OPS", "").strip()
     if text not in ("", "0", "1"):
         raise ConfigError(f"TFPS_DISABLE_OPS must be 0 or 1. Received: {text!r}.")
@@ -58,7 +60,9 @@ def _positive_seconds(name: str, default: float | None) -> float:
     try:
         seconds = float(text)
     except ValueError:
+        # Out of range, so that the check below raises its message for this, too.
         seconds = -1.0
+    # NaN also fails this comparison. The upper limit, 116 days, keeps "inf" out of timers that cannot take it.
     if not 0.0 < seconds < 1e7:
         raise ConfigError(f"{name} must be a number of seconds above 0. Received: {text!r}.")
     return seconds

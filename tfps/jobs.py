@@ -3,13 +3,13 @@
 from typing import Final
 
 CHIEF: Final = "chief"
-"""Runs the user's program and tells the others what to do. One a cluster."""
+"""Runs the user's program and directs the other tasks. A cluster has one."""
 
 PS: Final = "ps"
-"""A parameter server: holds variables and works on them when asked."""
+"""A parameter server: holds variables, and reads and updates them on request."""
 
 WORKER: Final = "worker"
-"""Computes the steps of the model."""
+"""Computes the steps of a model."""
 
 JOBS = (CHIEF, WORKER, PS)
-"""Every job a cluster may have."""
+"""All jobs that a cluster may have."""

@@ -1,4 +1,4 @@
-"""Keras models with a faster form on parameter servers: they train a whole window of batches in one op."""
+"""Keras models that can train a whole window of batches in one op on parameter servers."""
 
 from tfps.keras.skip_gram import SkipGram
 

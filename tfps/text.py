@@ -1,4 +1,4 @@
-"""Makes training pairs for `tfps.models.SkipGram` of a text: thins out frequent words, pairs words with neighbours."""
+"""Makes training pairs for `tfps.models.SkipGram` from a text: drops frequent words and pairs words with neighbours."""
 
 import numpy as np
 import tensorflow as tf
@@ -9,26 +9,26 @@ from tfps.errors import ConfigError
 
 __all__ = ["keep_probabilities", "neighbour_pairs"]
 
-_MOST = 2**31 - 1
-"""The largest id: ids are int32 in the dataset."""
+_MAX_ID = 2**31 - 1
+"""The largest id, because ids are int32 in the dataset."""
 
 
 def keep_probabilities(counts: ArrayLike, threshold: float = 1e-3) -> NDArray[np.float64]:
-    """Computes the probability with which word2vec keeps a word: frequent words say little about their neighbours.
+    """Computes the probability with which word2vec keeps each word. Frequent words say little about their neighbours.
 
     Args:
-        counts: occurrences of each word, [words].
-        threshold: a word that makes up a fraction f of the text is kept with the probability
+        counts: the number of occurrences of each word, [words].
+        threshold: a word that makes up a fraction f of the text is kept with probability
             sqrt(threshold / f) + threshold / f, which is at least 1 for f up to about 2.6 * threshold.
 
     Returns:
-        float64, [words], at most 1.
+        The probabilities, float64 [words], at most 1.
 
     Raises:
         ConfigError: the threshold is not above 0, a count is below 0, or there are no words.
 
     Source:
-        The code of word2vec.c (`sample`); the paper, Mikolov et al. 2013, section 2.3, has only the root.
+        The code of word2vec.c (`sample`). The paper, Mikolov et al. 2013, section 2.3, has only the square root.
 
     Example:
         >>> keep_probabilities([900_000, 99_000, 1_000]).round(3).tolist()
@@ -38,26 +38,27 @@ def keep_probabilities(counts: ArrayLike, threshold: float = 1e-3) -> NDArray[np
     threshold = check_number("threshold", threshold, above=0)
     if not (np.isfinite(counts).all() and counts.min(initial=0.0) >= 0 and counts.sum() > 0):
         raise ConfigError(
-            "`counts` must be finite, none below 0 and not all 0. "
+            "`counts` must be finite, at least 0 and not all 0. "
             f"Received: from {counts.min(initial=0.0)} to {counts.max(initial=0.0)}, {counts.size} of them."
         )
-    # A word that does not occur is kept: its ratio is 1 by `out`.
-    part = np.divide(threshold * counts.sum(), counts, out=np.ones_like(counts), where=counts > 0)
-    return np.minimum(np.sqrt(part) + part, 1.0)
+    # The ratio is threshold / f. `out` sets it to 1 for words that do not occur, which would divide by 0.
+    ratio = np.divide(threshold * counts.sum(), counts, out=np.ones_like(counts), where=counts > 0)
+    return np.minimum(np.sqrt(ratio) + ratio, 1.0)
 
 
 def neighbour_pairs(tokens: ArrayLike, window: int, batch: int, steps: int, seed: int = 0) -> tf.data.Dataset:
-    """Makes batches of pairs: random positions of a text, each with a neighbour; nearer ones are more likely.
+    """Makes batches of pairs: random words of a text, each with a random neighbour. Nearer neighbours are more likely.
 
-    The dataset is made of TensorFlow operations alone, so workers can run it. Each step draws other pairs.
+    The dataset consists of TensorFlow operations only, so workers can run it. Each step draws different pairs.
 
     Args:
-        tokens: the text as ids, [places].
-        window: words on each side that count as neighbours, at least 1. One at distance d is drawn in proportion to
-            window + 1 - d; word2vec has the same odds, because it draws the width of each window.
-        batch: pairs in a batch.
-        steps: number of batches.
-        seed: seed of the draws.
+        tokens: the text as ids, [positions].
+        window: the number of words on each side that count as neighbours, at least 1. A neighbour at distance d is
+            drawn in proportion to window + 1 - d. word2vec has the same odds, because it draws the width of each
+            window.
+        batch: the number of pairs in a batch.
+        steps: the number of batches.
+        seed: the seed of the draws.
 
     Returns:
         A `tf.data.Dataset` of (centers, contexts), int32 [batch] each.
@@ -70,21 +71,23 @@ def neighbour_pairs(tokens: ArrayLike, window: int, batch: int, steps: int, seed
     tokens = check_array("tokens", tokens, None, "integers")
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer) or len(tokens) < 2 * window + 1:
         raise ConfigError(
-            f"`tokens` must be a vector of integers, at least 2 * window + 1, {2 * window + 1}, of them. "
+            f"`tokens` must be a vector of at least 2 * window + 1 = {2 * window + 1} integers. "
             f"Received: {tokens.dtype} of shape {tokens.shape}."
         )
-    if tokens.min() < 0 or tokens.max() > _MOST:
-        raise ConfigError(f"`tokens` must be from 0 to {_MOST}. Received: from {tokens.min()} to {tokens.max()}.")
+    if tokens.min() < 0 or tokens.max() > _MAX_ID:
+        raise ConfigError(f"`tokens` must be from 0 to {_MAX_ID}. Received: from {tokens.min()} to {tokens.max()}.")
     text = tf.constant(tokens, tf.int32)
-    # Each distance d stands window + 1 - d times in the list, so a uniform draw has the right odds.
+    # Each distance d is in the list window + 1 - d times, so a uniform draw has the right odds: with a window of 2 the
+    # list is [1, 1, 2].
     near = np.repeat(np.arange(1, window + 1), np.arange(window, 0, -1))
     offsets = tf.constant(np.concatenate([-near, near]), tf.int32)
 
     def draw(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # Stateless, so that a batch follows from its number alone, whichever worker makes it.
+        # Stateless, so that a batch depends only on its number and not on the worker that makes it.
         numbers = tf.random.stateless_uniform([2, batch], seed=[seed, step], dtype=tf.float64)
-        place = window + tf.cast(numbers[0] * (len(tokens) - 2 * window), tf.int32)
-        neighbour = place + tf.gather(offsets, tf.cast(numbers[1] * len(offsets), tf.int32))
-        return tf.gather(text, place), tf.gather(text, neighbour)
+        # Positions closer to an end than `window` are left out, so every offset stays inside the text.
+        position = window + tf.cast(numbers[0] * (len(tokens) - 2 * window), tf.int32)
+        neighbour = position + tf.gather(offsets, tf.cast(numbers[1] * len(offsets), tf.int32))
+        return tf.gather(text, position), tf.gather(text, neighbour)
 
     return tf.data.Dataset.range(steps).map(draw).prefetch(4)

@@ -1,4 +1,4 @@
-"""Types that every package of tfps shares. This module imports nothing of tfps."""
+"""Types that all packages of tfps share. This module imports nothing from tfps."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -10,12 +10,13 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 def is_integer(value: object) -> bool:
-    """Returns whether a value is an integer of Python or numpy. True and False are not."""
+    """Whether a value is a Python or numpy integer. True and False do not count."""
+    # In Python bool is a subclass of int.
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 Nest: TypeAlias = Any
-"""A structure of tensors as `tf.nest` takes it: a tensor, or tuples, lists and dictionaries of structures."""
+"""A structure of tensors for `tf.nest`: a tensor, or a tuple, list or dictionary of structures."""
 
 VariableKey: TypeAlias = Hashable
-"""What tells a variable or a table from all others of this process."""
+"""A value that identifies a variable or a table within this process."""

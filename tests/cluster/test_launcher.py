@@ -150,7 +150,7 @@ def test_role_chief_becomes_the_program(run, tmp_path):
         (
             '{"cluster": {"chief": ["a:1"], "worker": ["b:1"], "ps": ["c:1"]}, "task": {"type": "ps", "index": 0}}',
             ["--ps", "2", "train.py"],
-            "`--ps` and `--workers` must be left out where TF_CONFIG names the cluster (this is its ps 0)",
+            "`--ps` and `--workers` must be left out if TF_CONFIG names the cluster (this is its ps 0)",
         ),
     ],
 )

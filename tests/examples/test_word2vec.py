@@ -20,7 +20,7 @@ def test_rare_words_go_and_frequent_ones_are_thinned(word2vec):
 
 
 def test_empty_text(word2vec):
-    with pytest.raises(SystemExit, match="no word 5 times"):
+    with pytest.raises(SystemExit, match="No word of the text occurs 5 times"):
         word2vec.Text("a few words")
 
 

@@ -230,7 +230,7 @@ def test_a_dense_gradient_of_a_table_is_refused(strategy):
     with strategy.scope():
         model = Summed(keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1))
         model.compile()
-    with pytest.raises(UnsupportedError, match="the gradient of table .* must be that of its lookups"):
+    with pytest.raises(UnsupportedError, match="the gradient of table .* must come from its lookups"):
         model.fit(IDS, LABELS, batch_size=32, verbose=0)
 
 

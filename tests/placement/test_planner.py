@@ -248,7 +248,7 @@ def test_wrong_arguments_are_named():
         IncrementalPlacer(3, plan=Plan(2))
     with pytest.raises(PlanError, match="`balancer` must be one of .*GreedyBytes.*Received: 'greedy'"):
         plan([], 2, balancer="greedy")
-    with pytest.raises(PlanError, match="`kind` must be one of .*Received: 'range'"):
+    with pytest.raises(PlanError, match="`routing` must be one of .*Received: 'range'"):
         plan([], 2, routing="range")
     with pytest.raises(PlanError, match="every variable once. Received: 'v' twice"):
         plan([VariableSpec("v", (1,)), VariableSpec("v", (1,))], 2)

@@ -96,7 +96,7 @@ def test_a_failure_after_training_was_stopped_leaves_nothing_under_way(strategy)
 
 def test_a_fit_after_an_interrupt_waits_for_what_still_runs(strategy, monkeypatch):
     """Its closures would take the batches of the new epoch otherwise: workers know them by the same name."""
-    monkeypatch.setattr("tfps.keras.hooks._GIVE_UP_S", 0.1)
+    monkeypatch.setattr("tfps.runtime.steps_under_way._GIVE_UP_S", 0.1)
     model = counter(strategy, push_every=100)
     model.optimizer.iterations.assign(1_000_000)
     model.fit(slow(2, lambda i: 0), verbose=0)

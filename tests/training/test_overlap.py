@@ -102,7 +102,8 @@ def test_closures_have_several_windows(strategy, fed):
     ids = np.ones((8 * 5 * WINDOWS * 4, 2), np.int64)
     model.fit(data(ids, fed), steps_per_epoch=len(ids) // 8, verbose=0)
     assert max(result.steps for result in results) == 5 * WINDOWS
-    assert sum(Drift.of(EpochTotals(result.steps, result.measured)).windows for result in results) == 4 * WINDOWS
+    drifts = [Drift.from_totals(EpochTotals(result.steps, result.measured)) for result in results]
+    assert sum(drift.windows for drift in drifts) == 4 * WINDOWS
 
 
 def test_what_overlap_may_be():

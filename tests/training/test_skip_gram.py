@@ -104,7 +104,7 @@ def test_it_is_saved_and_goes_on_without_a_cluster(strategy, tmp_path):
 @pytest.mark.parametrize(("name", "settings"), [("Adam", {}), ("SGD", {"momentum": 0.5}), ("SGD", {"clipnorm": 1.0})])
 def test_optimizers_that_pairs_cannot_be_trained_by(strategy, name, settings):
     made = model(strategy, tfps.optimizers.Geo(getattr(keras.optimizers, name)(**settings)))
-    with pytest.raises(UnsupportedError, match="where a SkipGram trains in windows"):
+    with pytest.raises(UnsupportedError, match="if a SkipGram trains in windows"):
         made.fit(*some_pairs(40), verbose=0)
 
 

@@ -388,7 +388,7 @@ def test_what_sync_cannot_do_is_said(strategy):
         tfps.optimizers.Sync("sgd", max_staleness=0.5)
     with pytest.raises(ConfigError, match=r"must not both.*drop_slowest=1, max_staleness=2"):
         tfps.optimizers.Sync("sgd", drop_slowest=1, max_staleness=2)
-    with pytest.raises(UnsupportedError, match=r"in the mode of Geo.*that of Sync. Received: GeoSGD"):
+    with pytest.raises(UnsupportedError, match=r"in mode Geo.*into mode Sync. Received: GeoSGD"):
         tfps.optimizers.Sync(tfps.optimizers.Geo("sgd"))
     model = model_of(strategy, tfps.optimizers.Sync("sgd", drop_slowest=2))
     with pytest.raises(ConfigError, match=r"below the number of workers, 2. Received: 2"):

@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from tfps.errors import UnsupportedError
 from tfps.keras.geo import geo
-from tfps.keras.modes import Moded, ModeSettings, optimizer_of, with_mode
+from tfps.keras.modes import ModeOptimizer, ModeSettings, get_optimizer, with_mode
 from tfps.runtime.losses import WorkerLostError
-from tfps.training.paced_schedules import paced_schedule
+from tfps.training.paced_schedules import make_paced_schedule
 from tfps.training.pacing import Pace, SteadyPacing
 from tfps.training.push_ids import PushLedgers
 from tfps.training.steady_mode import SteadyMode
@@ -68,13 +68,13 @@ class Damped(SteadyMode):
 
     def schedule(self, runner, epoch):
         pace = Pace(self._strategy.num_workers, self._steps_for(epoch.source.num_batches))
-        return paced_schedule(runner, epoch, OneAtATime(pace, 1, lambda: 1), self.closure_steps)
+        return make_paced_schedule(runner, epoch, OneAtATime(pace, 1, lambda: 1), self.closure_steps)
 
     def epoch_logs(self, totals, ended):
         return {"closures": sum(totals.measured)}
 
 
-class DampedOptimizer(Moded):
+class DampedOptimizer(ModeOptimizer):
     """An optimizer that gets a part of each gradient."""
 
     def apply(self, grads, trainable_variables=None):
@@ -96,7 +96,7 @@ class DampedMode(ModeSettings):
 
 def damped(optimizer, factor=0.5):
     """What a user would call: puts an optimizer into the mode."""
-    return with_mode(optimizer_of(optimizer), DampedMode(factor))
+    return with_mode(get_optimizer(optimizer), DampedMode(factor))
 
 
 def _times(factor, gradient):
@@ -206,5 +206,5 @@ def test_its_settings_are_saved(strategy, tmp_path):
 
 
 def test_an_optimizer_has_one_mode():
-    with pytest.raises(UnsupportedError, match="in the mode of Damped.*that of Geo. Received: DampedSGD"):
+    with pytest.raises(UnsupportedError, match="in mode Damped.*into mode Geo. Received: DampedSGD"):
         geo(damped("sgd"))

@@ -7,7 +7,7 @@ import pytest
 from tfps.training import runner
 from tfps.training.closure import Result
 from tfps.training.geo.pacing import WindowPacing
-from tfps.training.paced_schedules import paced_schedule
+from tfps.training.paced_schedules import make_paced_schedule
 from tfps.training.pacing import CLOSURES_AN_EPOCH, Pace, SteadyPacing, closure_steps
 
 BATCHES = 4_000
@@ -51,7 +51,7 @@ class Cluster:
             steps = closure_steps(source.num_batches, workers * CLOSURES_AN_EPOCH, MOST)
             pacing = SteadyPacing(Pace(workers, steps), 1, lambda: 1)
         run_on = runner.Runner(self, self, lambda result: None)
-        self.schedule = paced_schedule(run_on, Input(source, workers), pacing, MOST)
+        self.schedule = make_paced_schedule(run_on, Input(source, workers), pacing, MOST)
 
     def host_of(self, shard):
         return shard

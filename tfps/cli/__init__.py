@@ -1,1 +1,1 @@
-"""Command line programs: arguments to calls."""
+"""The command line programs: they parse flags and call the library."""

@@ -30,6 +30,11 @@ def is_unconnected(device: str) -> bool:
     return _UNCONNECTED in device
 
 
+def is_of_job(device: str, job: str) -> bool:
+    """Whether a full device name is that of a task of this job."""
+    return f"/job:{job}/" in device
+
+
 def of_task(job: str, index: int, device: str = "CPU:0") -> str:
     """The full name of a device of one task.
 

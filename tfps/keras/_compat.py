@@ -1,6 +1,6 @@
-"""Every Keras internal that tfps touches, under one name each; the only file that may name `keras.src`.
+"""Every Keras internal that tfps uses. No other file may import from `keras.src`.
 
-Tested over the Keras versions of the supported TensorFlow versions (`make test-versions`).
+`make test-versions` tests it with the Keras versions of all supported TensorFlow versions.
 """
 
 from typing import Any
@@ -13,17 +13,20 @@ from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.trainer import Trainer
 
 Variable = backend.Variable
 
 UNREFERENCED_SLOTS: tuple[type, ...] = ()
-"""Optimizers that make slots without saying for which variable, one variable after the other: Keras before 3.10."""
+"""Optimizers that create slots without naming the variable each belongs to: some, in Keras before 3.10."""
+# Keras 3.10 added `add_optimizer_variables`, and its optimizers name the variable of every slot.
 if not hasattr(TFOptimizer, "add_optimizer_variables"):
     UNREFERENCED_SLOTS = (keras.optimizers.Adagrad, keras.optimizers.Ftrl)
 
 __all__ = [
     "ArrayDataAdapter",
+    "DataAdapter",
     "TFEpochIterator",
     "TFOptimizer",
     "TensorFlowTrainer",
@@ -40,17 +43,19 @@ __all__ = [
 ]
 
 
-def standardize_dtype(dtype: Any) -> str:
-    """A dtype of Keras, TensorFlow or numpy by its name."""
+def standardize_dtype(dtype: object) -> str:
+    """Returns the name of a dtype of Keras, TensorFlow or numpy, such as "float32"."""
     return str(backend.standardize_dtype(dtype))
 
 
 def forget_uninitialized() -> None:
-    """Drops what Keras would still give first values: variables of a model that could not be built."""
+    """Clears the variables that Keras still plans to initialize, after building their model failed."""
+    # Keras collects variables made in a stateless scope in this list and initializes all of them at the next chance.
     global_state.set_global_attribute("uninitialized_variables", [])
 
 
 def creating_layer() -> Any:
-    """The layer, metric or optimizer that is making a variable right now, or None."""
+    """Returns the layer, metric or optimizer that is creating a variable on this thread right now, or None."""
+    # Keras opens a name scope for each object that builds. The innermost scope with a caller is the creator.
     stack = global_state.get_global_attribute("name_scope_stack") or []
     return next((scope.caller for scope in reversed(stack) if getattr(scope, "caller", None) is not None), None)

@@ -1,8 +1,8 @@
-"""Describes the variables of a Keras model to the planner, without the memory that they would take.
+"""Describes the variables of a Keras model to the planner without allocating them.
 
-The model is built for real, by the user's own function, on a thread of its own: Keras keeps its name counters per
-thread, so the model built later gets the names it would have had. Variables that come from an initializer get a
-handle and no value, so a table of any size costs nothing.
+The user's own function builds the model, on a separate thread: Keras has name counters per thread, so the names of the
+model that is built later do not change. Variables with an initializer get a handle and no value, so a table of any size
+takes no memory.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from tfps.placement.spec import VariableSpec
 from tfps.types import Nest
 
 DEFAULT_BATCH_SIZE = 512
-"""Examples in a step where the user does not say: an order of magnitude is enough for a plan."""
+"""Examples in a step if the user gives no number. For a plan the order of magnitude is enough."""
 
 
 def describe(
@@ -33,23 +33,25 @@ def describe(
     """Describes the variables of a model without creating them.
 
     Args:
-        model_fn: returns the model, compiled if slots shall count.
-        inputs: what the model is called on, if it does not know it (subclassed, or Sequential without an Input): a
-            structure of `keras.Input`, `tf.TensorSpec` or arrays, batch first, or a `tf.data.Dataset` of (inputs, ...);
-            or a function that returns it, called once the model is there.
-        batch_size: examples in one step of one worker, for the rows that a step asks of each table.
+        model_fn: returns the model, compiled if slots should be counted.
+        inputs: the inputs to call the model on, if it does not define them (a subclassed model, or a Sequential
+            without an Input): a structure of `keras.Input`, `tf.TensorSpec` or arrays, batch first; a `tf.data.Dataset`
+            of (inputs, ...); or a function that returns one of these, which is called after the model is built.
+        batch_size: the number of examples in one step of one worker. It determines how many rows of each table a step
+            looks up.
 
     Returns:
-        One spec a variable, in the order of `model.variables`.
+        One spec per variable, in the order of `model.variables`.
 
     Raises:
         PlanError: `model_fn` did not return a Keras model, or the model needs `inputs`.
     """
+    # Keras has a dtype policy per thread, as it has names. The thread below starts with the default one.
     policy = keras.config.dtype_policy()
     result: list[VariableSpec] = []
 
     def work() -> None:
-        keras.config.set_dtype_policy(policy)  # kept per thread, like the names
+        keras.config.set_dtype_policy(policy)
         with _keep_random_state(), tf.variable_creator_scope(_create_without_value):
             result.extend(_describe(_check_model(model_fn()), inputs, batch_size))
 
@@ -59,7 +61,8 @@ def describe(
 
 @contextlib.contextmanager
 def _keep_random_state() -> Iterator[None]:
-    """Leaves the generators that Keras's seeds come from as they were, for the model that is built later."""
+    """Restores the state of the random generators at the end, so that the model built later draws the same seeds."""
+    # Keras draws the seeds of initializers from `random`, and users may draw from numpy.
     state, numpy_state = random.getstate(), np.random.get_state()
     try:
         yield
@@ -69,7 +72,7 @@ def _keep_random_state() -> Iterator[None]:
 
 
 def _run_on_thread(work: Callable[[], None]) -> None:
-    """Runs `work` on a fresh thread to its end, and raises here what it raised there."""
+    """Runs `work` on a new thread, waits for it, and raises its exception in the caller."""
     failures: list[BaseException] = []
 
     def catch() -> None:
@@ -80,21 +83,20 @@ def _run_on_thread(work: Callable[[], None]) -> None:
 
     thread = threading.Thread(target=catch, name="tfps-describe", daemon=True)
     thread.start()
-    # No time limit: this runs the user's own function, which would have none on the main thread either.
+    # There is no time limit: this runs the user's own function, and the main thread would not limit it either.
     thread.join()
     if failures:
         raise failures[0]
 
 
 def _create_without_value(next_creator: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
-    """Makes a variable that has a handle, a shape and a type but no value.
-
-    One that is given a value, and not a function that computes it, is made as it is: the value is in memory already.
-    """
+    """Creates a variable that has a handle, a shape and a dtype but no value."""
+    # A value that is not a function is in memory already, so this variable is created in the usual way.
     initial_value = kwargs.get("initial_value")
     if not callable(initial_value):
         return next_creator(**kwargs)
-    with tf.Graph().as_default():  # shape and type of the value, without computing it
+    # In a graph the function only yields the shape and the dtype, and computes nothing.
+    with tf.Graph().as_default():
         value = tf.convert_to_tensor(initial_value(), dtype=kwargs.get("dtype"))
     names = ("trainable", "name", "constraint", "synchronization", "aggregation")
     options = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
@@ -115,7 +117,8 @@ def _describe(model: keras.Model, inputs: Nest, batch_size: int) -> Iterator[Var
         seen[variable.path] = seen.get(variable.path, -1) + 1
         slots, row_slots = count_slots(variable)
         yield VariableSpec(
-            name=variable.path + (f":{seen[variable.path]}" if seen[variable.path] else ""),  # paths may repeat
+            # Paths may repeat. The second variable of a path gets the suffix ":1".
+            name=variable.path + (f":{seen[variable.path]}" if seen[variable.path] else ""),
             shape=tuple(variable.shape),
             dtype=keras.backend.standardize_dtype(variable.dtype),
             slots=slots,
@@ -127,12 +130,12 @@ def _describe(model: keras.Model, inputs: Nest, batch_size: int) -> Iterator[Var
 
 
 def _resolve_inputs(model: keras.Model, inputs: Nest) -> Nest:
-    """The inputs that the model is called on: the given ones, or its own; None for a built model that has none."""
+    """Returns the inputs to call the model on: `inputs`, or those the model defines; None for a built model without."""
     inputs = inputs() if callable(inputs) else inputs
     if isinstance(inputs, tf.data.Dataset):
         spec = inputs.element_spec
         inputs = spec[0] if isinstance(spec, tuple) else spec
-    # A functional model knows the structure of its inputs, a Sequential one a list.
+    # A functional model has the structure of its inputs in `_inputs_struct`; a Sequential has only the list `inputs`.
     for own in ("_inputs_struct", "inputs"):
         inputs = getattr(model, own, None) if inputs is None else inputs
     if inputs is None and not model.built:
@@ -144,7 +147,7 @@ def _resolve_inputs(model: keras.Model, inputs: Nest) -> Nest:
 
 
 def _call_on_symbols(model: keras.Model, inputs: Nest, batch_size: int | None) -> None:
-    """Calls the model on symbols with the shapes of its inputs and all of a batch."""
+    """Calls the model on symbolic tensors with the shapes of its inputs and the given batch size."""
 
     def symbol(value: keras.KerasTensor | tf.TensorSpec | np.ndarray[Any, Any]) -> keras.KerasTensor:
         dtype = keras.backend.standardize_dtype(value.dtype)
@@ -154,9 +157,9 @@ def _call_on_symbols(model: keras.Model, inputs: Nest, batch_size: int | None) -
 
 
 def _ids_per_step(model: keras.Model, inputs: Nest, batch_size: int) -> dict[int, float]:
-    """For every table, by `id` of its variable, the ids one step looks up; 0 where that is not known.
+    """Returns the number of ids that one step looks up in each table, by `id` of its variable; 0 if unknown.
 
-    Calls the model on symbols: once to build it if need be, once while every layer is watched that holds a table.
+    Calls the model on symbolic tensors: first to build it if necessary, then to count the ids of each table.
     """
     if inputs is not None and not model.built:
         _call_on_symbols(model, inputs, None)
@@ -165,6 +168,7 @@ def _ids_per_step(model: keras.Model, inputs: Nest, batch_size: int) -> dict[int
     if inputs is not None:
         with contextlib.ExitStack() as stack:
             for layer in tables:
+                # The inputs of the model itself may be much more than the ids of a table that it holds directly.
                 if layer is not model:
                     stack.enter_context(_count_ids(layer, counted))
             _call_on_symbols(model, inputs, batch_size)
@@ -172,23 +176,24 @@ def _ids_per_step(model: keras.Model, inputs: Nest, batch_size: int) -> dict[int
 
 
 def _tables(model: keras.Model) -> dict[keras.layers.Layer, list[keras.Variable]]:
-    """The variables that a strategy takes for tables, by the layer that holds them."""
-    found: dict[keras.layers.Layer, list[keras.Variable]] = {}
+    """Returns the variables that a strategy would make tables, by the layer that holds them."""
+    tables: dict[keras.layers.Layer, list[keras.Variable]] = {}
     for layer in model._flatten_layers():
         of_embedding = isinstance(layer, keras.layers.Embedding)
         for variable in layer._trainable_variables + layer._non_trainable_variables:
             if looks_like_table(tuple(variable.shape), variable.name, of_embedding):
-                found.setdefault(layer, []).append(variable)
-    return found
+                tables.setdefault(layer, []).append(variable)
+    return tables
 
 
 @contextlib.contextmanager
 def _count_ids(layer: keras.layers.Layer, counted: dict[keras.layers.Layer, float]) -> Iterator[None]:
-    """Adds the ids that each call of `layer` looks up to `counted`: its integer inputs; unknown sizes count as 1.
+    """Counts the ids that each call of `layer` looks up in this scope, and adds them to `counted`.
 
-    On symbols Keras asks a layer for its output spec, which may ask `call` in turn; under a traced parent it calls it.
+    All integer inputs count as ids, and unknown dimensions count as 1. For symbolic tensors Keras asks a layer for
+    `compute_output_spec`, which may call `call`. Inside a parent that is traced it calls `call` directly.
     """
-    # An Embedding casts its input, so ids may come to it as floats.
+    # An Embedding casts its input, so its ids may be floats.
     inside, any_type = False, isinstance(layer, keras.layers.Embedding)
 
     def may_be_ids(value: keras.KerasTensor) -> bool:
@@ -197,7 +202,7 @@ def _count_ids(layer: keras.layers.Layer, counted: dict[keras.layers.Layer, floa
     def counting(method: Callable[..., Nest]) -> Callable[..., Nest]:
         def count(ids: Nest, *args: Nest, **kwargs: Nest) -> Nest:
             nonlocal inside
-            # Of two methods of which one calls the other, only the outer one counts.
+            # If one of the two methods calls the other, only the outer call counts.
             if not inside:
                 counted[layer] = counted.get(layer, 0.0) + sum(map(_size, filter(may_be_ids, tf.nest.flatten(ids))))
             outer, inside = inside, True
@@ -208,7 +213,7 @@ def _count_ids(layer: keras.layers.Layer, counted: dict[keras.layers.Layer, floa
 
         return count
 
-    # As attributes of the layer they go before the methods of its class. Keras would track a plain assignment.
+    # Attributes of the layer hide the methods of its class. Plain assignment would make Keras track them.
     methods = ("call", "compute_output_spec")
     for name in methods:
         object.__setattr__(layer, name, counting(getattr(layer, name)))
@@ -220,27 +225,28 @@ def _count_ids(layer: keras.layers.Layer, counted: dict[keras.layers.Layer, floa
 
 
 def _size(tensor: keras.KerasTensor) -> int:
-    """Elements of a tensor; sizes that are not known count as 1."""
+    """Returns the number of elements of a tensor. Unknown dimensions count as 1."""
     return math.prod(size or 1 for size in tensor.shape)
 
 
 def _slot_counter(model: keras.Model) -> Callable[[keras.Variable], tuple[int, int]]:
-    """Variable -> how many variables the optimizer keeps beside it: of its size, and with one number a row."""
+    """Returns a function that counts the slots of a variable: full-size slots, and slots with one float per row."""
     optimizer = getattr(model, "optimizer", None)
     trained = {id(variable) for variable in model.trainable_variables}
 
     def count(variable: keras.Variable) -> tuple[int, int]:
         if optimizer is None or id(variable) not in trained:
             return 0, 0
-        # A fresh copy of the optimizer is built for this variable alone, so that all it makes is for this variable.
+        # A new copy of the optimizer is built for this variable alone, so all its slots belong to the variable.
         part = part_for(optimizer, variable)
         alone = type(part).from_config(part.get_config())
         before = len(alone.variables)
         alone.build([variable])
         shapes = [tuple(slot.shape) for slot in alone.variables[before:] if slot.shape or not variable.shape]
-        a_number_a_row = (*variable.shape[:1], 1)
-        narrow = 0 if a_number_a_row == tuple(variable.shape) else shapes.count(a_number_a_row)
-        elements = sum(map(math.prod, shapes)) - narrow * math.prod(a_number_a_row)
+        # For a table [1000, 16] a slot of row-wise Adagrad is [1000, 1]. In a table of width 1 it is a full slot.
+        column = (*variable.shape[:1], 1)
+        narrow = 0 if column == tuple(variable.shape) else shapes.count(column)
+        elements = sum(map(math.prod, shapes)) - narrow * math.prod(column)
         return math.ceil(elements / max(1, math.prod(variable.shape))), narrow
 
     return count

@@ -1,4 +1,4 @@
-"""EmbeddingBag: rows of a table, looked up by the bag and pooled into one row each."""
+"""EmbeddingBag: looks up bags of ids and pools the rows of each bag into one."""
 
 import functools
 from collections.abc import Sequence
@@ -17,30 +17,31 @@ from tfps.ops.combine_rows import check_combiner
 
 @keras.saving.register_keras_serializable("tfps")
 class EmbeddingBag(keras.layers.Embedding):
-    """An `Embedding` whose rows are pooled over the last dimension of the ids.
+    """An `Embedding` that pools rows over the last dimension of the ids.
 
-    In the scope of a `tfps.ParameterServerStrategy` it is a table, as an `Embedding` is, and only the rows of the batch
-    cross. Elsewhere it is an ordinary layer. What is saved in one place loads in the other.
+    In the scope of a `tfps.ParameterServerStrategy` its matrix is a table, and only the rows of a batch are
+    transferred. Elsewhere it is an ordinary layer. A model saved in one place loads in the other.
 
     Args:
-        input_dim: rows of the table; ids are at least 0 and below it.
-        output_dim: width of a row.
-        combiner: "sum"; "mean", over the sum of the weights; or "sqrtn", over the root of the sum of their squares.
-        embeddings_initializer: of the table.
-        embeddings_regularizer: of the table; on parameter servers it sees the rows of a batch, each once.
-        embeddings_constraint: of the table; must be None on parameter servers.
-        mask_zero: whether id 0 is padding, left out of its bag.
-        **kwargs: of `keras.layers.Embedding`.
+        input_dim: the number of rows; ids must be at least 0 and below it.
+        output_dim: the width of a row.
+        combiner: "sum", the weighted sum of the rows; "mean", the sum divided by the sum of the weights; or "sqrtn",
+            the sum divided by the root of the sum of the squared weights.
+        embeddings_initializer: the initializer of the table.
+        embeddings_regularizer: the regularizer of the table. On parameter servers it sees each row of a batch once.
+        embeddings_constraint: the constraint of the table; must be None on parameter servers.
+        mask_zero: whether id 0 is padding, which is left out of its bag.
+        **kwargs: further arguments of `keras.layers.Embedding`.
 
     Call arguments:
-        inputs: integer ids, [..., ids of a bag]: dense, `tf.SparseTensor` or, of two dimensions, `tf.RaggedTensor`.
-        weights: a float for each id, the same kind of tensor; all are 1 where None.
+        inputs: integer ids, [..., bag]: a dense tensor, a `tf.SparseTensor` or a two-dimensional `tf.RaggedTensor`.
+        weights: one float for each id, in the same kind of tensor; None for weights of 1.
 
     Returns:
         [..., output_dim]; zeros for a bag without ids.
 
     Raises:
-        ConfigError: an argument breaks its rule; a `ValueError`.
+        ConfigError: an argument breaks its rule. It is also a `ValueError`.
 
     Example:
         >>> layer = EmbeddingBag(3, 2, combiner="sum", embeddings_initializer="ones")
@@ -73,7 +74,8 @@ class EmbeddingBag(keras.layers.Embedding):
 
     def call(self, inputs: Ids, weights: Ids | None = None) -> tf.Tensor:
         """Pools the rows of each bag; see the class for arguments and result."""
-        ids = inputs if inputs.dtype in (tf.int32, tf.int64) else tf.cast(inputs, tf.int32)  # as Embedding does
+        # Embedding also casts other types to int32.
+        ids = inputs if inputs.dtype in (tf.int32, tf.int64) else tf.cast(inputs, tf.int32)
         dense = not isinstance(ids, (tf.SparseTensor, tf.RaggedTensor))
         check_weights(ids, weights, "inputs")
         if dense and not isinstance(resolve_params(self.embeddings), Table):
@@ -84,18 +86,18 @@ class EmbeddingBag(keras.layers.Embedding):
         return tf.cast(pooled, self.compute_dtype)
 
     def _pool(self, bags: Bags) -> tf.Tensor:
-        """Bags that are stored one id after the other: sparse, ragged, and dense ones of a table."""
+        """Pools bags in flat form. Sparse and ragged ids have it, and so do dense ids of a table."""
         table = resolve_params(self.embeddings)
         if isinstance(table, Table):
             return pooled_rows_of(table, bags, self.combiner)
         add_up = functools.partial(tf.math.segment_sum, segment_ids=bags.bag)
-        # Without servers there is no unique set of rows to combine: TensorFlow's own ops copy a row for each id.
+        # Without servers no request has reduced the ids to unique ones, so TensorFlow's own ops copy a row for each id.
         pooled = combine(self._rows(bags.ids), bags.weights, self.combiner, add_up)
-        # segment_sum ends with the last bag that has an id; empty ones after it are added here.
+        # The result of `segment_sum` ends at the last bag that has an id. Padding adds the empty bags after it.
         return tf.pad(pooled, [[0, bags.count - tf.shape(pooled, tf.int64)[0]], [0, 0]])
 
     def _pool_dense(self, ids: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
-        """Dense bags of a layer that holds no table: all have one size, so no index of bags is needed."""
+        """Pools dense bags of a layer without a table. All bags have one size, so they need no index."""
         if self.mask_zero:
             # A weight of 0 leaves an id out of the sum and out of the divisor.
             seen = tf.cast(ids != 0, tf.float32)
@@ -103,34 +105,37 @@ class EmbeddingBag(keras.layers.Embedding):
         return combine(self._rows(ids), weights, self.combiner, functools.partial(tf.reduce_sum, axis=-2))
 
     def _rows(self, ids: tf.Tensor) -> tf.Tensor:
-        """Rows of a layer that holds no table."""
-        # Not by `keras.ops.take`, which counts negative ids from the end and so accepts them.
+        """Returns the rows of a layer without a table."""
+        # `keras.ops.take` would accept negative ids, by counting them from the end.
         return tf.gather(self.embeddings, ids)
 
     def compute_output_shape(
         self, input_shape: Sequence[int | None], weights_shape: Sequence[int | None] | None = None
     ) -> tuple[int | None, ...]:
-        """Shape of the pooled rows for ids of a shape."""
+        """Returns the shape of the pooled rows for the shape of the ids."""
         if len(input_shape) < 2:
             raise ValueError(
-                f"`inputs` must have a dimension to pool over beside the batch. Received: shape {tuple(input_shape)}."
+                "`inputs` must have a batch dimension and a dimension to pool over. "
+                f"Received: shape {tuple(input_shape)}."
             )
         return (*input_shape[:-1], self.output_dim)
 
     def compute_output_spec(
         self, inputs: keras.KerasTensor, weights: keras.KerasTensor | None = None
     ) -> keras.KerasTensor:
-        """Shape and type of the result, which is dense whatever the ids are."""
+        """Returns the shape and type of the result, which is dense for every kind of ids."""
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
 
     def compute_mask(self, inputs: Ids, mask: tf.Tensor | None = None) -> None:
-        """Nothing is left to mask: bags are pooled."""
+        """Returns no mask: pooling removes the dimension that a mask would cover."""
+        # An Embedding with `mask_zero` would return one for [..., bag], which no longer fits the result.
         return None
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make the same layer again."""
+        """Returns the arguments that make the same layer again."""
         return {**super().get_config(), "combiner": self.combiner}
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
-        """Not implemented: Keras passes a layer over that says so."""
+        """Refuses quantization."""
+        # Quantizing a model, Keras skips layers that raise this.
         raise NotImplementedError("EmbeddingBag has no quantized form.")

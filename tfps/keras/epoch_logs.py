@@ -1,4 +1,4 @@
-"""The logs of an epoch: metric results, a model's own logs, and what the mode of training adds."""
+"""The logs of an epoch: metric results, logs of the model's own `train_step`, and logs of the training mode."""
 
 import time
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from tfps.training.closure import Result
 from tfps.training.mode import EpochTotals, Mode
 
 _LOGS_EVERY_S = 0.25
-"""Metric results are computed at most this often while an epoch runs; in between the last ones are shown."""
+"""Seconds between two computations of metric results while an epoch runs. In between, the last results are shown."""
 
 
 class EpochLogs:
     """Adds up the results of closures and turns them into logs.
 
     Args:
-        model: has the metrics.
-        mode: may add logs of its own.
+        model: the model that has the metrics.
+        mode: the training mode, which may add logs.
     """
 
     def __init__(self, model: keras.Model, mode: Mode) -> None:
@@ -32,26 +32,27 @@ class EpochLogs:
 
     def begin(self) -> None:
         """Begins an epoch."""
-        # Own logs stay: until the first closure of an epoch is done they tell which names the logs have.
+        # `_own` keeps the last values, so that the logs have the same names until the first closure has finished.
         self._totals, self._shown = EpochTotals(), {}
 
     def add(self, result: Result) -> None:
-        """Adds a closure to the metrics."""
+        """Adds the result of a closure to the metrics."""
         self._totals.add(result)
         for variable, added in zip(stored_values(self._model.metrics_variables, SumVariable), result.sums, strict=True):
             variable.assign_add(added)
-        # The logs of a closure that found its input used up are those of no step.
+        # A closure that found no more input ran no step, so its logs have no meaning.
         if result.steps:
             self._own = result.logs
 
     def recent(self) -> dict[str, Any]:
-        """Logs that may lag by `_LOGS_EVERY_S`."""
+        """Returns logs that may lag by `_LOGS_EVERY_S`."""
+        # Keras asks for logs after every step, and computing all metrics that often would slow a fast step down.
         if time.monotonic() - self._shown_at > _LOGS_EVERY_S or not self._shown:
             self._shown = self.current()
         return self._shown
 
     def current(self, ended: bool = False) -> dict[str, Any]:
-        """Logs of all closures so far.
+        """Returns the logs of all closures so far.
 
         Args:
             ended: whether the epoch has ended.
@@ -59,6 +60,6 @@ class EpochLogs:
         self._shown_at = time.monotonic()
         results = self._model.get_metrics_result()
         if self._own:
-            # A user's own logs; those that name a metric show its result, not the last step's value.
+            # A name that is also a metric shows the result over all workers, not the value of the last step.
             results = {name: results.get(name, value) for name, value in self._own.items()}
         return {**results, **self._mode.epoch_logs(self._totals, ended)}

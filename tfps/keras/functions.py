@@ -1,4 +1,4 @@
-"""The functions a model's training loop calls: one step of training or evaluation, run by the workers."""
+"""The functions that a Keras training loop calls for each step of training or evaluation. Workers run the steps."""
 
 import functools
 import logging
@@ -26,10 +26,10 @@ _LOG = logging.getLogger("tfps")
 
 
 class StepFunction:
-    """What stands for `model.train_function` or `model.test_function`.
+    """Replaces `model.train_function` or `model.test_function`.
 
-    It joins the parts: the mode says how steps are made, `TracedClosures` has their graphs, the `Runner` runs them, a
-    `Schedule` hands out those of an epoch, and `EpochLogs` adds up what they return.
+    It connects the parts: the mode defines the steps, `TracedClosures` has their graphs, the `Runner` runs them, a
+    `Schedule` hands out the steps of an epoch, and `EpochLogs` adds up their results.
 
     Args:
         model: a Keras model of our strategy.
@@ -37,15 +37,15 @@ class StepFunction:
         updates: whether the step changes variables.
 
     Attributes:
-        mode: how the steps are made.
-        closures: their graphs.
+        mode: the mode that defines the steps.
+        closures: the traced graphs of the steps.
 
-    Threading: the training loop's thread.
+    Threading: used from the thread of the training loop only.
     """
 
     def __init__(self, model: keras.Model, step: Callable[[Nest], Nest], updates: bool) -> None:
         self._steps = steps = ModelSteps(model, step)
-        # The settings are values: those of an optimizer that was put into another mode differ from these.
+        # Settings compare by value, so `is_outdated` sees when the optimizer was put into another mode since.
         self._settings = settings_of(model.optimizer) if updates else None
         self.mode = make_mode(steps) if updates else Evaluation(steps.strategy, steps.closure_steps)
         program = functools.partial(steps.program, self.mode.applies_updates)
@@ -56,14 +56,14 @@ class StepFunction:
         self._first_steps = FirstSteps(steps.strategy) if updates else None
 
     def __call__(self, iterator: Epoch | Iterator[Nest]) -> dict[str, Any]:
-        """Hands out `steps_per_execution` steps that are done; returns logs, which may lag.
+        """Takes `steps_per_execution` finished steps from the schedule and returns logs, which may lag behind them.
 
         Raises:
             StopIteration: the input has no more.
         """
         if not isinstance(iterator, Epoch):
             return self._run_single(iterator)
-        # An input that was used up, or another one, begins another epoch.
+        # A new iterator, or one whose schedule is used up, begins another epoch.
         if self._schedule is None or self._schedule.epoch is not iterator or self._schedule.spent:
             self.join()
             self._schedule = self._begin(iterator)
@@ -72,46 +72,50 @@ class StepFunction:
         return self._logs.recent()
 
     @property
-    def outdated(self) -> bool:
-        """Whether the optimizer has another mode than the steps were made for."""
+    def is_outdated(self) -> bool:
+        """Whether the mode of the optimizer has changed since the steps were made."""
         return self._first_steps is not None and self._settings != settings_of(self._steps.model.optimizer)
 
     def join(self) -> None:
-        """Ends the epoch where it is, and waits for the steps under way."""
+        """Ends the epoch at once, after waiting for the steps under way."""
         if self._schedule is not None:
             self._schedule.join()
-            self._schedule = None  # not before: if it fails, what is under way has to be abandoned
+            # Cleared only after a successful join: if it fails, `abandon` still has to find the schedule.
+            self._schedule = None
 
     def settle(self) -> None:
-        """Waits for the steps under way; the epoch continues after it."""
+        """Waits for the steps under way. The epoch continues after that."""
         if self._schedule is not None:
             self._schedule.settle()
 
     def abandon(self, timeout_s: float) -> None:
-        """Ends the epoch where it is, because it failed: what is under way has `timeout_s` to end."""
+        """Ends a failed epoch and gives the steps under way `timeout_s` seconds to end."""
+        # The schedule is cleared first, so that a failure in here cannot leave it behind for the next `fit`.
         under_way, self._schedule = self._schedule, None
         if under_way is not None:
             under_way.abandon(timeout_s)
 
     def finish(self) -> dict[str, Any]:
-        """Ends an epoch: waits for all steps and returns the final logs."""
+        """Ends the epoch: waits for all steps and returns the final logs."""
         if self._first_steps is not None:
             self._first_steps.end_epoch()
         self.join()
         return self._logs.current(ended=True)
 
     def _run_single(self, batches: Iterator[Nest]) -> dict[str, Any]:
-        """`train_on_batch` and `test_on_batch`: the batch goes to a worker, its result is waited for."""
+        """Runs `train_on_batch` and `test_on_batch`: sends each batch to a worker and waits for the result."""
+        # The steps of a running epoch have to be in the metrics before this batch is.
         self.join()
         for data in batches:
-            # On the chief; it crosses with the call.
+            # The tensors are made on the chief and travel to the worker as arguments of the call.
             batch = tree.map_structure(as_tensor, data)
             self._count(self.mode.run_batch(functools.partial(self._runner.run_batch, batch)))
         return self._logs.current()
 
     def _begin(self, epoch: Epoch) -> Schedule:
-        """Starts the workers' iterators and traces what is new, before any closure runs."""
-        # Before they are started: the first time a model is trained it logs its plan, once the lookups are known.
+        """Starts the iterators on the workers and traces new closures, before any closure runs."""
+        # Read before `start` fills it. The plan is logged the first time a model is trained, after tracing has found
+        # the lookups.
         new = not self.closures.by_iterator
         self.closures.start(epoch)
         self._logs.begin()
@@ -122,7 +126,7 @@ class StepFunction:
         return self.mode.schedule(self._runner, epoch)
 
     def _log_plan(self, epoch: Epoch) -> None:
-        """Says once where the model's variables are and what a step asks for."""
+        """Logs once where the variables of the model are and how many rows a step looks up."""
         ids = self.closures.ids_per_step(epoch.source.examples)
         workers = self._steps.strategy.num_workers
         _LOG.info("%s", start_up(self._steps.plan(), ids, workers, self.mode.closure_steps))
@@ -130,5 +134,5 @@ class StepFunction:
     def _count(self, result: Result) -> None:
         self._logs.add(result)
         if self._first_steps is not None and self._schedule is not None:
-            # Of an epoch alone: a single batch says nothing about what the cluster can do.
+            # Only epochs count: the time of a single batch says nothing about the speed of the cluster.
             self._first_steps.count(result.steps)

@@ -1,9 +1,10 @@
-"""Where tfps meets Keras: a few methods of Keras, replaced for objects of our strategy and for no others.
+"""Hooks into Keras: replaces a few of its methods for objects of our strategy, and for no others.
 
-Each hook first checks the strategy's type. With another strategy, or with none, the method it replaced runs.
-A hook decides nothing and waits for nothing: it calls the object that does. docs/architecture.md lists the hooks.
+Each hook first checks the type of the strategy. For another strategy, or for none, the original method runs.
+A hook only calls the object that does the work: it makes no decision and waits for nothing. docs/architecture.md lists
+the hooks.
 
-Threading: those of trainers run in the main thread, those of variables and optimizers in whichever thread traces.
+Threading: trainer hooks run in the main thread. Variable and optimizer hooks run in every thread that traces a step.
 """
 
 import functools
@@ -30,9 +31,9 @@ from tfps.keras._compat import (
     in_stateless_scope,
     keras,
 )
-from tfps.keras.arrays import dataset_of
+from tfps.keras.arrays import make_dataset
 from tfps.keras.functions import StepFunction
-from tfps.keras.modes import Moded
+from tfps.keras.modes import ModeOptimizer
 from tfps.keras.multi_optimizer import whole_of
 from tfps.keras.slot_scope import slot_scope
 from tfps.keras.variables import current_strategy
@@ -47,11 +48,12 @@ Method: TypeAlias = Callable[..., Any]
 
 _INSTALLED: set[str] = set()
 _STEPS: "weakref.WeakKeyDictionary[keras.Model, StepsUnderWay]" = weakref.WeakKeyDictionary()
-"""For each model of ours its steps under way; made when one is first waited for."""
+"""The steps under way of each model of our strategy. An entry is made the first time something waits for them."""
 
 
 def install() -> None:
-    """Installs the hooks, once."""
+    """Installs the hooks. A second call does nothing."""
+    # A hook installed twice would take the first hook for the method of Keras.
     if _INSTALLED:
         return
     _INSTALLED.add("keras")
@@ -62,7 +64,7 @@ def install() -> None:
 
 
 def _replace(owner: type, name: str, ours: Callable[..., Any], applies: Callable[..., bool]) -> None:
-    """Calls `ours(stock, self, ...)` where `applies(self, ...)` is true, the stock method for others."""
+    """Replaces a method: calls `ours(stock, self, ...)` if `applies(self, ...)`, and the stock method otherwise."""
     stock = getattr(owner, name)
 
     @functools.wraps(stock)
@@ -74,35 +76,38 @@ def _replace(owner: type, name: str, ours: Callable[..., Any], applies: Callable
         except (ClusterError, IdRangeError) as error:
             if not keras.config.is_traceback_filtering_enabled():
                 raise
-            # The cause is in the data or on another host: frames of Keras and of ours only push the message up.
+            # The cause is in the data or on another host. The frames of Keras and tfps would only hide the message.
             raise error.with_traceback(None) from None
 
     setattr(owner, name, method)
 
 
-# Variables: made where the plan says, read by rows, added to in place.
+# Variable hooks: variables are placed by the plan, tables are read by rows, and updates add in place.
 
 
 def _install_variable_hooks() -> None:
     in_scope = lambda variable, *args, **kwargs: current_strategy() is not None  # noqa: E731
-    _replace(Variable, "__init__", _note_maker, in_scope)
+    _replace(Variable, "__init__", _init_variable, in_scope)
     _replace(Variable, "_initialize_with_initializer", _initialize_with_initializer, in_scope)
     _replace(Variable, "_initialize", _initialize, in_scope)
     _replace(Variable, "assign_add", _assign_add, _is_atomic)
     _replace(Variable, "assign_sub", _assign_sub, _is_atomic)
     Variable.sparse_read = property(_sparse_read)
+    # `trainable` is a property, so only its setter can be replaced.
     stock = Variable.trainable
     Variable.trainable = stock.setter(functools.partial(_set_trainable, stock.fset))
 
 
-def _note_maker(stock: Method, variable: Variable, *args: object, **kwargs: object) -> None:
+def _init_variable(stock: Method, variable: Variable, *args: object, **kwargs: object) -> None:
+    # Recorded first: the constructor of Keras may already initialize the variable.
     variables.record_maker(variable)
     stock(variable, *args, **kwargs)
 
 
 def _strategy() -> ParameterServerStrategy:
+    """Returns the strategy of the scope. Only for hooks that apply in a scope of our strategy."""
     strategy = current_strategy()
-    assert strategy is not None  # the hook applies in a scope of ours only
+    assert strategy is not None
     return strategy
 
 
@@ -112,11 +117,13 @@ def _initialize_with_initializer(
     try:
         variable._value = variables.create(_strategy(), variable, initializer)
     except BaseException:
-        forget_uninitialized()  # or Keras would try it again with the next model
+        # Keras would otherwise try to initialize this variable again with the next model.
+        forget_uninitialized()
         raise
 
 
 def _initialize(stock: Method, variable: Variable, value: tf.Tensor | Callable[[], tf.Tensor]) -> None:
+    # An existing tf.Variable keeps its place. The strategy places plain values.
     if isinstance(value, tf.Variable) or callable(value):
         stock(variable, value)
     else:
@@ -124,11 +131,12 @@ def _initialize(stock: Method, variable: Variable, value: tf.Tensor | Callable[[
 
 
 def _is_atomic(variable: Variable, value: object) -> bool:
+    # In a stateless scope Keras only records assignments, so nothing may be written.
     return isinstance(variable._value, StepVariable) and not in_stateless_scope()
 
 
 def _assign_add(stock: Method, variable: Variable, value: tf.Tensor) -> tf.Variable:
-    """Adds in one operation. Keras reads, adds and assigns, and of two workers that do so at once one is lost."""
+    """Adds in one operation. Keras reads, adds and assigns, so one of two concurrent updates would be lost."""
     return variable._value.assign_add(tf.cast(value, variable._value.dtype))
 
 
@@ -137,20 +145,21 @@ def _assign_sub(stock: Method, variable: Variable, value: tf.Tensor) -> tf.Varia
 
 
 def _set_trainable(stock: Method, variable: Variable, value: bool) -> None:
-    """Keras tells only its own variable when a layer is frozen or thawed; tapes ask ours."""
+    """Passes `trainable` on to the value: Keras changes only its own variable, but gradient tapes ask the value."""
     stock(variable, value)
     if isinstance(getattr(variable, "_value", None), StepVariable | Table):
         variable._value.trainable = variable.trainable
 
 
 def _sparse_read(variable: Variable) -> Callable[..., tf.Tensor]:
-    """`tf.gather` asks for this; for a variable that is not a table it must not be there."""
+    """The property that `tf.gather` looks for to read rows."""
+    # AttributeError makes `hasattr` false, so that `tf.gather` reads other variables in the usual way.
     if not isinstance(variable._value, Table):
         raise AttributeError("sparse_read")
     return variable._value.sparse_read
 
 
-# Optimizers: slots beside their variables, rows updated on the servers.
+# Optimizer hooks: slots are placed beside their variables, and servers update the rows.
 
 
 def _install_optimizer_hooks() -> None:
@@ -160,34 +169,36 @@ def _install_optimizer_hooks() -> None:
     _replace(TFOptimizer, "_clip_gradients", optimizers.clip_gradients, ours)
     _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
     for kind in UNREFERENCED_SLOTS:
-        _replace(kind, "build", _build_in_turn, ours)
+        _replace(kind, "build", _build_slots, ours)
 
 
 def _update_step(stock: Method, optimizer: keras.Optimizer, *args: Any) -> None:
     current = step.current()
     whole = whole_of(optimizer)
-    if current is not None and current.by_hand and isinstance(whole, Moded):
+    if current is not None and current.by_hand and isinstance(whole, ModeOptimizer):
         raise UnsupportedError(
             "`optimizer` must have no mode in a hand-written loop, which trains asynchronously. "
-            f"Received: {type(whole).__name__}. Valid: one as Keras makes it, or `fit` with a `train_step`."
+            f"Received: {type(whole).__name__}. Valid: a plain Keras optimizer, or `fit` with a `train_step`."
         )
-    moving_averages.note_slots(optimizer)
+    # Slots exist by now, and their marks decide how this step pushes them.
+    moving_averages.mark_slots(optimizer)
     optimizers.update_step(optimizer, *args)
 
 
 def _add_slot(
     stock: Method, optimizer: keras.Optimizer, reference_variable: Variable, *args: object, **kwargs: object
 ) -> Variable:
+    # TFOptimizer would colocate the slot in TensorFlow's way; its base class just creates it, in the scope below.
     base = super(TFOptimizer, optimizer).add_variable_from_reference
     with slot_scope(optimizer, reference_variable):
         return base(reference_variable, *args, **kwargs)
 
 
-def _build_in_turn(stock: Method, optimizer: keras.Optimizer, variables: list[Variable]) -> None:
-    stock(optimizer, optimizers.InTurn(optimizer, variables))
+def _build_slots(stock: Method, optimizer: keras.Optimizer, variables: list[Variable]) -> None:
+    stock(optimizer, optimizers.ScopedVariables(optimizer, variables))
 
 
-# Trainers: steps run on the workers.
+# Trainer hooks: steps run on the workers.
 
 
 def _install_trainer_hooks() -> None:
@@ -204,20 +215,20 @@ def _install_trainer_hooks() -> None:
     }
     for name, hook in hooks.items():
         _replace(TensorFlowTrainer, name, hook, ours)
-    # Not of Model: Keras leaves a loaded model uncompiled where its `compile` is another than this class has.
+    # Replaced on Trainer, not on Model: Keras leaves a loaded model uncompiled if its `compile` is not Trainer's.
     _replace(Trainer, "compile", _compile, ours)
     _replace(keras.Model, "export", exporting.export, ours)
     for name in ("save", "save_weights", "get_weights"):
-        _replace(keras.Model, name, _of_whole_steps, ours)
-    _replace(keras.layers.Layer, "_get_regularization_losses", regularizing.losses, _in_a_step)
-    _replace(TFEpochIterator, "__init__", _epoch_iterator, _for_our_strategy)
+        _replace(keras.Model, name, _run_settled, ours)
+    _replace(keras.layers.Layer, "_get_regularization_losses", regularizing.losses, _is_in_step)
+    _replace(TFEpochIterator, "__init__", _init_epoch_iterator, _is_for_our_strategy)
 
 
-def _in_a_step(layer: keras.layers.Layer) -> bool:
+def _is_in_step(layer: keras.layers.Layer) -> bool:
     return step.current() is not None
 
 
-def _for_our_strategy(
+def _is_for_our_strategy(
     iterator: TFEpochIterator,
     distribute_strategy: tf.distribute.Strategy | None = None,
     *args: object,
@@ -226,54 +237,59 @@ def _for_our_strategy(
     return isinstance(distribute_strategy, ParameterServerStrategy)
 
 
-def _epoch_iterator(
+def _init_epoch_iterator(
     stock: Method,
     iterator: TFEpochIterator,
     distribute_strategy: tf.distribute.Strategy | None = None,
     *args: object,
     **kwargs: object,
 ) -> None:
-    """Divides the input between the workers, in place of copying it to each."""
-    # `fit` has shuffle=True by default, which a dataset or a generator ignores. Keras 3.15 warns of that even where the
-    # user has said nothing about it.
+    """Divides the input between the workers instead of copying it to each."""
+    # `fit` passes shuffle=True by default. A dataset or a generator ignores it, and Keras 3.15 warns about that even if
+    # the user has not set `shuffle`.
     if isinstance(kwargs.get("x"), (tf.data.Dataset, GeneratorType)):
         kwargs["shuffle"] = False
-    # The constructor of the base alone: that of TFEpochIterator would distribute the dataset as TensorFlow does.
+    # This skips the constructor of TFEpochIterator, which would distribute the dataset in TensorFlow's way.
     super(TFEpochIterator, iterator).__init__(*args, **kwargs)
     iterator._distribute_strategy = distribute_strategy
-    assert isinstance(distribute_strategy, ParameterServerStrategy)  # the hook applies to no other
-    dataset = dataset_of(iterator.data_adapter)
+    assert isinstance(distribute_strategy, ParameterServerStrategy)
+    dataset = make_dataset(iterator.data_adapter)
     iterator._distributed_dataset = distribute_strategy.share_batches(dataset)
     iterator._distributed_dataset.steps_per_epoch = iterator.steps_per_epoch
     iterator._distributed_dataset.num_batches = iterator.num_batches
+    # Only arrays have a known batch size, in examples; the batches of a dataset may differ.
     if isinstance(iterator.data_adapter, ArrayDataAdapter):
         iterator._distributed_dataset.examples = iterator.data_adapter.batch_size
-    iterator._steps_seen = 0  # which Keras before 3.7 sets in the constructor that this one replaces
+    # Keras before 3.7 sets this in the constructor that is skipped above.
+    iterator._steps_seen = 0
 
 
 def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> None:
+    # Compiled first: Keras may wrap or replace the optimizer, and the check has to see the final one.
     stock(model, *args, **kwargs)
     model_checks.check_compiled(model)
 
 
 def _make_train_function(stock: Method, model: keras.Model, force: bool = False) -> StepFunction:
-    made = model.train_function
-    if made is None or force or (isinstance(made, StepFunction) and made.outdated):
+    function = model.train_function
+    # Keras keeps the function between calls of `fit`. Putting the optimizer into a mode in between makes it outdated.
+    if function is None or force or (isinstance(function, StepFunction) and function.is_outdated):
         object.__setattr__(model, "train_function", StepFunction(model, model.train_step, updates=True))
     return model.train_function
 
 
 def _make_test_function(stock: Method, model: keras.Model, force: bool = False) -> StepFunction:
-    # A Keras model tracks what is assigned to it; these hold the model.
+    # Keras tracks what is assigned to a model, and this function refers back to the model: not by plain assignment.
     if model.test_function is None or force:
         object.__setattr__(model, "test_function", StepFunction(model, model.test_step, updates=False))
     return model.test_function
 
 
 def _steps_of(model: keras.Model) -> StepsUnderWay:
-    """The steps of a model that workers have under way."""
+    """Returns the steps that workers have under way for a model."""
     if model not in _STEPS:
-        reference = weakref.ref(model)  # the table must not keep the model
+        # The value of a WeakKeyDictionary must not refer to its key, or the model would never be freed.
+        reference = weakref.ref(model)
 
         def function_of(kind: str) -> StepFunction | None:
             function = getattr(reference(), kind, None)
@@ -284,24 +300,25 @@ def _steps_of(model: keras.Model) -> StepsUnderWay:
 
 
 def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
-    """`fit` and `evaluate`: when one fails, nothing that it began changes the model after it."""
+    """Runs `fit` or `evaluate`. If it fails, no step that it started changes the model afterwards."""
     with _steps_of(model).loop(kind):
         return stock(model, *args, **kwargs)
 
 
 def _metrics_result_or_logs(stock: Method, model: keras.Model, logs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Called at the end of an epoch and of `evaluate`: nothing may be under way after it."""
+    """Ends an epoch or `evaluate`: waits for all its steps, so that the logs have them."""
     final = _steps_of(model).finish()
     return stock(model, logs) if final is None else final
 
 
-def _of_whole_steps(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
-    """`save` and the like, within an epoch from a callback: between two steps."""
+def _run_settled(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
+    """Runs `save` and similar methods between two steps: a callback may call them within an epoch."""
     _steps_of(model).settle()
     return stock(model, *args, **kwargs)
 
 
 def _predict(stock: Method, model: keras.Model, *args: Any, **kwargs: Any) -> object:
+    # A callback may call `predict` within an epoch; it must see the updates of all steps so far.
     _steps_of(model).settle()
     return predicting.predict(stock, model, *args, **kwargs)
 
@@ -309,11 +326,12 @@ def _predict(stock: Method, model: keras.Model, *args: Any, **kwargs: Any) -> ob
 def _symbolic_build(
     stock: Method, model: keras.Model, iterator: TFEpochIterator | None = None, data_batch: Nest = None
 ) -> None:
-    """Builds from the element spec, so that no data is read, and inside the scope."""
+    """Builds the model in the scope, from the element spec of the input, so that no data is read."""
     if iterator is not None:
         data_batch = iterator._distributed_dataset.element_spec
     strategy = model._distribute_strategy
-    model._initial_epoch = 0  # BackupAndRestore leaves it set, and the fit after a resumed one would do nothing
+    # BackupAndRestore leaves this set after a resumed `fit`, and the next `fit` would train no epoch.
+    model._initial_epoch = 0
     with strategy.scope():
         model_checks.prepare(model, strategy)
         model._symbolic_build(data_batch=data_batch)

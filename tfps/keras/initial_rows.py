@@ -1,8 +1,9 @@
-"""Keras initializers that can draw any range of rows of a table, equal to a slice of what they draw for the whole.
+"""Draws any range of rows of a table from a Keras initializer, equal to a slice of the whole draw.
 
-TensorFlow's stateless generator on CPUs (Philox 4x32-10) is counted: element i of a uniform or normal draw comes from
-counter + i // 4, so a range of rows is drawn by moving the counter. Source: Salmon et al., "Parallel random numbers: as
-easy as 1, 2, 3", SC 2011.
+TensorFlow's stateless generator on CPUs (Philox 4x32-10) is counter-based: element i of a uniform or normal draw comes
+from counter + i // 4. Moving the counter therefore draws a range of rows.
+
+Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 
 import math
@@ -14,23 +15,24 @@ from tfps.embedding.initialization import RowSource
 from tfps.keras._compat import keras
 
 _PHILOX = 1
-"""The number of the generator in TensorFlow's ops."""
+"""The number of the Philox generator in TensorFlow's ops."""
 
 
 def row_source(initializer: keras.initializers.Initializer, shape: tuple[int, ...], dtype: str) -> RowSource | None:
-    """Finds the function that draws rows [start, end) of a table [rows, dim].
+    """Returns the function that draws rows [start, end) of a table [rows, dim].
 
     Args:
-        initializer: of Keras.
-        shape: of the whole table.
-        dtype: of the table; only float32 can be drawn by rows.
+        initializer: a Keras initializer.
+        shape: the shape of the whole table.
+        dtype: the dtype of the table; only float32 can be drawn by rows.
 
     Returns:
-        The function; None where the initializer can only draw the whole table.
+        The function; None if the initializer can only draw the whole table.
     """
+    # An initializer without an integer seed draws other numbers on every call, so its draws cannot be sliced.
     if len(shape) != 2 or dtype != "float32" or not isinstance(getattr(initializer, "seed", None), int):
         return None
-    # The types are compared exactly, as a subclass may draw in another way.
+    # The types are compared exactly, because a subclass may draw in a different way.
     if type(initializer) is keras.initializers.RandomUniform:
         return _uniform(initializer.seed, initializer.minval, initializer.maxval, shape[1])
     if type(initializer) is keras.initializers.RandomNormal:
@@ -41,7 +43,8 @@ def row_source(initializer: keras.initializers.Initializer, shape: tuple[int, ..
 
 
 def _variance_scaling(initializer: keras.initializers.VarianceScaling, shape: tuple[int, ...]) -> RowSource | None:
-    """He and Glorot initializers: the scale follows the whole table's shape, [fan_in, fan_out]."""
+    """Handles He and Glorot initializers. Their scale depends on the shape of the whole table, [fan_in, fan_out]."""
+    # The same formulas as in Keras. For fan_avg, scale 1 and shape [1000, 8] the limit is sqrt(3 / 504) = 0.077.
     fan = {"fan_in": shape[0], "fan_out": shape[1], "fan_avg": (shape[0] + shape[1]) / 2}[initializer.mode]
     scale = initializer.scale / max(1.0, fan)
     if initializer.distribution == "uniform":
@@ -49,6 +52,7 @@ def _variance_scaling(initializer: keras.initializers.VarianceScaling, shape: tu
         return _uniform(initializer.seed, -limit, limit, shape[1])
     if initializer.distribution == "untruncated_normal":
         return _normal(initializer.seed, 0.0, math.sqrt(scale), shape[1])
+    # A truncated normal draws again until a number fits, so elements are not at known counters.
     return None
 
 
@@ -68,10 +72,10 @@ def _normal(seed: int, mean: float, stddev: float, dim: int) -> RowSource:
 
 
 def _draw(seed: int, start: int, end: int, dim: int) -> dict[str, Any]:
-    """Arguments of a draw of rows [start, end); `start` is a multiple of 4, so the counter moves by whole blocks."""
-    # Keras folds the seed in this way; with another seed the rows would be others than in one process.
+    """Returns the arguments of the op that draws rows [start, end). `start` must be a multiple of 4."""
+    # Keras folds the seed in the same way, so that the rows equal the draw of one process.
     folded = tf.cast(tf.math.floormod(tf.constant([seed, 0], tf.int64), tf.int32.max - 1), tf.int32)
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=folded)
-    # A block of the generator is 4 numbers: element i of the draw comes from counter + i // 4.
-    moved = counter + tf.constant([start * dim // 4, 0], tf.uint64)
-    return {"shape": [end - start, dim], "key": key, "counter": moved, "alg": _PHILOX}
+    # The counter counts blocks of 4 numbers. With dim 3, row 8 starts at element 24, which is block 6.
+    first_block = counter + tf.constant([start * dim // 4, 0], tf.uint64)
+    return {"shape": [end - start, dim], "key": key, "counter": first_block, "alg": _PHILOX}

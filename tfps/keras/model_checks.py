@@ -1,8 +1,7 @@
-"""What a model must be for a parameter server, checked when it is built, before any step."""
+"""Checks that a model can train on parameter servers, when it is compiled or built and before any step."""
 
 import logging
 import weakref
-from typing import Any
 
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
@@ -10,20 +9,25 @@ from tfps.keras import row_optimizers
 from tfps.keras._compat import keras
 from tfps.keras.modes import settings_of
 from tfps.keras.multi_optimizer import part_for, whole_of
-from tfps.keras.optimizers import of_model
+from tfps.keras.optimizers import optimizers_of
 from tfps.keras.variables import adopt, stored_values
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _LOG = logging.getLogger("tfps")
-_SAID: weakref.WeakSet[Table] = weakref.WeakSet()
-"""Tables of which it was said what their regularizer sees."""
+_WARNED_TABLES: weakref.WeakSet[Table] = weakref.WeakSet()
+"""Tables whose regularizer has already been warned about."""
 
 
-def prepare(model: Any, strategy: ParameterServerStrategy) -> None:
-    """Takes in optimizers and metrics that were made outside the scope."""
-    for optimizer in of_model(model):
+def prepare(model: keras.Model, strategy: ParameterServerStrategy) -> None:
+    """Moves optimizers and metrics that were made outside the scope to the strategy.
+
+    Raises:
+        UnsupportedError: an optimizer was built outside the scope or has a wrong mode, or `run_eagerly` is True.
+    """
+    for optimizer in optimizers_of(model):
         if optimizer._distribution_strategy is not strategy:
-            _take_in(optimizer, strategy)
+            _adopt_optimizer(optimizer, strategy)
+        # The mode belongs to a whole MultiOptimizer, so its parts are not checked.
         if optimizer is not model.optimizer and whole_of(optimizer) is optimizer:
             _check_mode(optimizer, model.optimizer)
     adopt(strategy, model.metrics_variables, "metric")
@@ -34,40 +38,42 @@ def prepare(model: Any, strategy: ParameterServerStrategy) -> None:
         )
 
 
-def _take_in(optimizer: Any, strategy: ParameterServerStrategy) -> None:
+def _adopt_optimizer(optimizer: keras.Optimizer, strategy: ParameterServerStrategy) -> None:
+    # The slots of a built optimizer already lie on the chief, as large as their variables: too late to place them.
     if optimizer.built:
         raise UnsupportedError(
-            "`optimizer` must be made, or the model compiled, inside `strategy.scope()`, before it is built. "
+            "`optimizer` must be made, or the model compiled, inside `strategy.scope()` before the optimizer is built. "
             f"Received: {type(optimizer).__name__}, built with {len(optimizer.variables)} variables outside."
         )
     optimizer._distribution_strategy = strategy
     adopt(strategy, optimizer.variables, "none")
 
 
-def _check_mode(optimizer: Any, compiled: Any) -> None:
-    """Of an optimizer that a model applies beside the one it was compiled with, which chooses the mode of its steps."""
+def _check_mode(optimizer: keras.Optimizer, compiled: keras.Optimizer) -> None:
+    """Checks an additional optimizer against the one given to `compile`, which sets the mode of the steps."""
     mode, steps = settings_of(optimizer), settings_of(compiled)
     if type(mode) is not type(steps) or (steps is not None and not steps.several_optimizers):
         raise UnsupportedError(
-            "every optimizer of a model must be in the mode of the one given to `compile`, and Geo takes no other "
-            f"beside that. Received: {type(optimizer).__name__}, beside {type(compiled).__name__}. "
-            "Valid: `compile(optimizer=...)` with one of them, which by itself takes another."
+            "every optimizer of a model must be in the mode of the one given to `compile`, and in mode Geo there must "
+            f"be no other. Received: {type(optimizer).__name__}, beside {type(compiled).__name__}. "
+            "Valid: several plain optimizers, or several in mode Sync."
         )
 
 
-def check_compiled(model: Any) -> None:
-    """Refuses an optimizer without a row-wise form as soon as it is known that there are tables."""
+def check_compiled(model: keras.Model) -> None:
+    """Refuses an optimizer without a row-wise form, if the layers of the model show that it will have tables."""
+    # Before the model is built only its Embedding layers are sure to become tables. `check_built` sees the others.
     if model.optimizer is not None and any(
         isinstance(layer, keras.layers.Embedding) for layer in model._flatten_layers()
     ):
         row_optimizers.check(model.optimizer)
 
 
-def check_built(model: Any) -> None:
-    """Refuses what would need a whole table in a step.
+def check_built(model: keras.Model) -> None:
+    """Refuses constraints and optimizers that would need a whole table in a step.
 
     Raises:
-        UnsupportedError: naming the table or the optimizer.
+        UnsupportedError: a table has a constraint, or its optimizer has no row-wise form. The message names it.
     """
     tables = [variable for variable in model.trainable_variables if isinstance(variable._value, Table)]
     for variable in tables:
@@ -76,18 +82,19 @@ def check_built(model: Any) -> None:
                 f"`constraint` of table {variable.path!r} would read every row in every step. "
                 f"Received: {variable.constraint!r}. Valid: None."
             )
-        if variable.regularizer is not None and variable._value not in _SAID:
-            _SAID.add(variable._value)
+        if variable.regularizer is not None and variable._value not in _WARNED_TABLES:
+            _WARNED_TABLES.add(variable._value)
             _LOG.warning(
-                "the regularizer of table %r sees the rows of a batch, each once (in one process all rows): a row "
-                "is held back in the steps that have it.",
+                "the regularizer of table %r sees each row of a batch once, not the whole table as in one process: a "
+                "row is only regularized in the steps that look it up.",
                 variable.path,
             )
     if model.optimizer is not None:
+        # With a MultiOptimizer only the parts that update tables need a row-wise form.
         for variable in tables:
             row_optimizers.check(part_for(model.optimizer, variable))
 
 
-def tables_of(model: Any) -> list[Table]:
-    """The tables of a model, each once."""
+def tables_of(model: keras.Model) -> list[Table]:
+    """Returns the tables of a model, each once."""
     return stored_values(model.variables, Table)

@@ -1,9 +1,8 @@
-"""The steps of a Keras model, as closures run them: its `train_step` or `test_step`, and the variables these use."""
+"""The steps of a Keras model for closures: its `train_step` or `test_step`, and the variables that they use."""
 
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,7 +11,7 @@ from tfps import step
 from tfps.embedding.table import Table
 from tfps.keras import moving_averages
 from tfps.keras._compat import tree
-from tfps.keras.optimizers import of_model
+from tfps.keras.optimizers import optimizers_of
 from tfps.keras.variables import stored_values
 from tfps.placement.model import Plan
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -23,17 +22,17 @@ from tfps.types import Nest
 
 
 class ModelSteps:
-    """What closures and modes need of a Keras model of our strategy.
+    """The parts of a Keras model that closures and modes need.
 
     Args:
-        model: the model. It owns this object by its train or test function, so this refers to it weakly.
+        model: a Keras model of our strategy. Its train or test function owns this object, so the reference is weak.
         step: `model.train_step` or `model.test_step`.
 
     Attributes:
-        model: the model.
-        strategy: whose workers run the steps.
+        model: a weak proxy of the model.
+        strategy: the strategy whose workers run the steps.
 
-    Threading: steps are traced in the main thread, and in the threads of the pool for fed batches.
+    Threading: steps are traced in the main thread; steps over fed batches are traced in the threads of the pool.
     """
 
     def __init__(self, model: keras.Model, step: Callable[[Nest], Nest]) -> None:
@@ -42,73 +41,76 @@ class ModelSteps:
         self._step = step
 
     def closure_steps(self) -> int:
-        """Steps of a closure that the user chose: of this model, else of the strategy."""
+        """Returns the number of steps in a closure, as set on the model or else on the strategy."""
+        # 1 is the default of `steps_per_execution`, and means that the user has not chosen.
         chosen = int(self.model.steps_per_execution)
         return chosen if chosen > 1 else self.strategy.dense_exchange_every
 
     def trained_steps(self) -> int:
-        """Steps that the model was trained for, as its optimizer counts them."""
+        """Returns the number of steps that the model has been trained for, as its optimizer counts them."""
         return int(self.model.optimizer.iterations)
 
     def program(self, applies_updates: bool, spec: Nest) -> Program:
-        """The program of closures over batches like `spec`.
+        """Returns the program of closures over batches like `spec`.
 
         Args:
-            applies_updates: whether closures apply the optimizer, so that its variables are part of the program.
-            spec: structure of tensors or of their specs.
+            applies_updates: whether closures apply the optimizer. If so, its variables are part of the program.
+            spec: a batch, as a structure of tensors or of tensor specs.
         """
-        model, optimizers = self.model, of_model(self.model)
-        # The same model may be evaluated without its optimizer: its variables do not cross then.
-        kept = list(model.variables)
+        model, optimizers = self.model, optimizers_of(self.model)
+        # Evaluation does not use the optimizer, so its variables are not exchanged.
+        used = list(model.variables)
         if applies_updates:
             if not all(optimizer.built for optimizer in optimizers):
-                # A step builds the optimizers that it applies; only then their slots are known.
+                # A traced step builds the optimizers that it applies, and only then are their slots known.
                 Recording(self._run_alone, spec)
-            kept += [variable for optimizer in optimizers for variable in optimizer.variables]
-            moving_averages.note_averages(model)
+            used += [variable for optimizer in optimizers for variable in optimizer.variables]
+            moving_averages.mark_averages(model)
         return Program(
-            self.run, stored_values(kept, DenseVariable), stored_values(model.metrics_variables, SumVariable)
+            self.run, stored_values(used, DenseVariable), stored_values(model.metrics_variables, SumVariable)
         )
 
     def plan(self) -> Plan:
-        """Where the variables of this model are, and what its optimizers keep of them."""
-        kept = [*self.model.variables, *(v for one in of_model(self.model) for v in one.variables)]
-        values = stored_values(kept, (Table, DenseVariable))
+        """Returns the plan of the variables and optimizer slots of this model, as they are placed."""
+        variables = [*self.model.variables, *(v for one in optimizers_of(self.model) for v in one.variables)]
+        values = stored_values(variables, (Table, DenseVariable))
         return Plan(self.strategy.num_servers, tuple(value.placement for value in values))
 
     def run(self, batch: Nest) -> Mapping[str, tf.Tensor]:
-        """Traces a step over a batch; returns the logs that no metric has."""
+        """Traces a step over a batch; returns the logs that are not metrics."""
         with self.in_scope():
             return self.own_logs(self._step(without_optionals(batch)))
 
     @contextlib.contextmanager
     def in_scope(self) -> Iterator[None]:
         """The context in which Keras traces a model's methods."""
-        # Keras asks for the replica context in `train_step`; there is one replica a worker.
+        # Keras uses the replica context in `train_step`. Each worker is one replica.
         replica = tf.distribute.ReplicaContext(self.strategy, replica_id_in_sync_group=0)
         with self.strategy.scope(), replica:
             yield
 
     def own_logs(self, logs: Nest) -> Mapping[str, tf.Tensor]:
-        """The logs that metrics do not give."""
-        # Metrics are added up over all workers; a worker's own value of one would be that of a few steps.
+        """Returns the logs that are not metrics."""
+        # Metrics are added up over all workers. The value of one worker covers only a few of the steps.
         known, logs = set(self.model.get_metrics_result()), _flat(logs)
         return {} if not isinstance(logs, Mapping) or set(logs) <= known else logs
 
     def _run_alone(self, lookups: DirectLookups, batch: Nest) -> Mapping[str, tf.Tensor]:
-        """A step on what the servers hold, without copies."""
+        """Traces a step on the variables of the servers, without copies."""
         with step.tracing(step.Step(lookups, {})):
             return self.run(batch)
 
 
 def _flat(logs: Nest) -> Nest:
-    """Logs of one level: the result of all compiled metrics is a dictionary, which Keras flattens too."""
+    """Flattens nested logs into one dictionary."""
+    # Keras also does this: the result of the compiled metrics is a dictionary inside the logs.
     if not isinstance(logs, Mapping):
         return logs
     levels = [_flat(value) if isinstance(value, Mapping) else {name: value} for name, value in logs.items()]
     return {name: value for level in levels for name, value in level.items()}
 
 
-def without_optionals(batch: Nest) -> Any:
-    """Keras passes a missing sample weight as an empty Optional."""
+def without_optionals(batch: Nest) -> Nest:
+    """Replaces every Optional in a batch by None."""
+    # Keras passes a missing sample weight as an empty Optional.
     return tree.map_structure(lambda x: None if isinstance(x, tf.experimental.Optional) else x, batch)

@@ -1,6 +1,6 @@
-"""The mode of training is a property of the optimizer, which becomes an instance of a subclass that carries settings.
+"""Attaches a training mode to an optimizer, by changing its class to a subclass that carries the settings of the mode.
 
-The settings are saved with the optimizer and make the `tfps.training.mode.Mode` of a model that is compiled with it.
+The settings are saved with the optimizer. They make the `tfps.training.mode.Mode` of a model that is compiled with it.
 """
 
 import abc
@@ -22,7 +22,7 @@ from tfps.types import JSON
 if TYPE_CHECKING:
 
     class _Optimizer:
-        """What `Moded` builds on of the optimizer that it is mixed into."""
+        """The parts of a Keras optimizer that `ModeOptimizer` uses."""
 
         _trainable_variables: list[keras.Variable]
 
@@ -36,18 +36,19 @@ if TYPE_CHECKING:
         ) -> None: ...
 
 else:
+    # At run time the mixin has no base: `optimizer_kind` puts it before the class of the optimizer.
     _Optimizer = object
 
 _KINDS: dict[tuple[type, type], type] = {}
-"""The subclass for each class of settings and of optimizers: a saved model names one of them."""
+"""(settings class, optimizer class) -> the subclass for both. Saved models refer to these classes by name."""
 
 
-class Moded(_Optimizer):
-    """What an optimizer in a mode has beside its own class: the settings, which are saved with it.
+class ModeOptimizer(_Optimizer):
+    """Mixin of every optimizer in a mode. It holds the settings of the mode, and saves and loads them.
 
     Attributes:
-        settings_type: class of the settings; its fields are the arguments of the mode.
-        means: slots of which each worker pushes its part of a mean, by the attribute that has them.
+        settings_type: the class of the settings; its fields are the arguments of the mode.
+        means: attributes of the optimizer that hold slots to be averaged: each of N workers pushes 1 / N of its delta.
         tfps_mode: the settings.
     """
 
@@ -56,16 +57,16 @@ class Moded(_Optimizer):
     tfps_mode: "ModeSettings"
 
     def get_config(self) -> dict[str, JSON]:
-        """The optimizer's own, and the settings."""
+        """Returns the configuration of the optimizer together with the settings."""
         return super().get_config() | self.tfps_mode.config()
 
     @classmethod
     def from_config(cls, config: dict[str, JSON], *args: Any) -> keras.Optimizer:
-        """The optimizer and its settings, as they were saved."""
-        # A saved configuration has the settings beside the arguments of the optimizer.
+        """Makes an optimizer in this mode from a saved configuration."""
+        # A saved configuration is flat: it has the settings beside the arguments of the optimizer.
         names = {field.name for field in dataclasses.fields(cls.settings_type)}  # type: ignore[arg-type]
         settings = cls.settings_type(**{name: value for name, value in config.items() if name in names})
-        # Keras refuses arguments that its optimizer does not know.
+        # The settings are removed first, because a Keras optimizer refuses unknown arguments.
         own = {name: value for name, value in config.items() if name not in names}
         optimizer = super().from_config(own, *args)
         object.__setattr__(optimizer, "tfps_mode", settings)
@@ -75,46 +76,46 @@ class Moded(_Optimizer):
 class ModeSettings(abc.ABC):
     """Base of the settings of a mode: a frozen dataclass that checks itself.
 
-    A subclass registers itself: models that were saved in its mode can be loaded once its module is imported.
+    A subclass registers itself: models saved in its mode can be loaded as soon as its module is imported.
 
     Attributes:
-        prefix: of the names of optimizer classes in this mode: an SGD is a `GeoSGD` in the mode of prefix "Geo".
-        mixin: what an optimizer in this mode is mixed with.
-        means: slots of which each worker pushes its part of a mean, by the optimizer's attribute that has them.
-        several_optimizers: whether a model may apply others in this mode beside the optimizer it was compiled with.
+        prefix: the prefix of optimizer class names in this mode: with "Geo", SGD becomes `GeoSGD`.
+        mixin: the class that optimizers in this mode are mixed with.
+        means: attributes of optimizers that hold slots to be averaged: each of N workers pushes 1 / N of its delta.
+        several_optimizers: whether a model may apply more optimizers in this mode than the one it was compiled with.
     """
 
     prefix: ClassVar[str]
-    mixin: ClassVar[type[Moded]] = Moded
+    mixin: ClassVar[type[ModeOptimizer]] = ModeOptimizer
     means: ClassVar[tuple[str, ...]] = ()
     several_optimizers: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
-        """Makes the optimizer classes of the mode, which a saved model names before any optimizer is in it."""
-        # Only for settings: optimizer classes are made by `optimizer_kind` and derive from the mixin.
+        """Registers the optimizer classes of the mode."""
         super().__init_subclass__()
-        # Keras finds a class by the name in the saved file, so it has to be registered before a file is read.
+        # A saved file refers to a class by its name, so Keras must know all of them before it reads a file, even if no
+        # optimizer of this process is in the mode.
         for inner in (*KINDS, *MULTI_KINDS):
             optimizer_kind(cls, inner)
 
     @abc.abstractmethod
     def make_mode(self, steps: ModelSteps) -> Mode:
-        """The mode of a model whose optimizer has these settings.
+        """Makes the mode of a model whose optimizer has these settings.
 
         Args:
-            steps: the steps of that model.
+            steps: the steps of the model.
         """
 
     def config(self) -> dict[str, JSON]:
-        """The settings by name, to be saved."""
+        """Returns the settings by name, for saving."""
         return dataclasses.asdict(self)  # type: ignore[call-overload]
 
 
-def optimizer_of(given: object) -> keras.Optimizer:
-    """The optimizer that a user gave: one of Keras, its configuration, or its name.
+def get_optimizer(given: object) -> keras.Optimizer:
+    """Returns the Keras optimizer for an optimizer, a configuration or a name.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: `given` is none of these.
     """
     try:
         optimizer = keras.optimizers.get(given)
@@ -122,52 +123,53 @@ def optimizer_of(given: object) -> keras.Optimizer:
         raise ConfigError(
             f"`optimizer` must be a Keras optimizer, or the name of one, such as 'adagrad'. Received: {given!r}."
         ) from error
-    # `keras.optimizers.get(None)` gives None, which a model would take as an optimizer that is not set.
+    # `keras.optimizers.get(None)` returns None, and a model with that would simply have no optimizer.
     if optimizer is None:
         raise ConfigError("`optimizer` must be a Keras optimizer, or the name of one. Received: None.")
     return optimizer
 
 
 def with_mode(optimizer: keras.Optimizer, settings: ModeSettings) -> keras.Optimizer:
-    """Puts an optimizer into the mode of some settings; returns it.
+    """Puts an optimizer into the mode of `settings` and returns it.
 
     Raises:
-        UnsupportedError: it is in another mode.
+        UnsupportedError: the optimizer is already in another mode.
     """
     before = settings_of(optimizer)
     if before is not None and type(before) is not type(settings):
         raise UnsupportedError(
-            f"`optimizer` must not be in another mode already: this one is in the mode of {before.prefix} and cannot "
-            f"be put into that of {settings.prefix}. Received: {type(optimizer).__name__}. "
-            "Valid: an optimizer as Keras makes it."
+            f"`optimizer` must not be in another mode already: this one is in mode {before.prefix} and cannot be put "
+            f"into mode {settings.prefix}. Received: {type(optimizer).__name__}. "
+            "Valid: a plain Keras optimizer."
         )
-    # An optimizer that is in this mode already gets other settings, and keeps its class.
+    # An optimizer that is already in this mode keeps its class and gets the new settings.
     if before is None:
         optimizer.__class__ = optimizer_kind(type(settings), type(optimizer))
+    # Keras would track a plain attribute, and the settings are no state.
     object.__setattr__(optimizer, "tfps_mode", settings)
     return optimizer
 
 
 def settings_of(optimizer: keras.Optimizer | None) -> ModeSettings | None:
-    """The settings of an optimizer in a mode; None for one as Keras makes it."""
-    return optimizer.tfps_mode if isinstance(optimizer, Moded) else None
+    """Returns the mode settings of an optimizer; None for a plain Keras optimizer."""
+    return optimizer.tfps_mode if isinstance(optimizer, ModeOptimizer) else None
 
 
 def make_mode(steps: ModelSteps) -> Mode:
-    """The mode in which a model trains: that of its optimizer, else asynchronous."""
+    """Makes the mode in which a model trains: the mode of its optimizer, or asynchronous for a plain optimizer."""
     settings = settings_of(steps.model.optimizer)
     return Asynchronous(steps.strategy, steps.closure_steps) if settings is None else settings.make_mode(steps)
 
 
 def optimizer_kind(settings: type[ModeSettings], inner: type) -> type:
-    """The class of `inner` in a mode; the same class each time, as a saved model names it."""
+    """Returns the subclass of `inner` for a mode, the same class on every call."""
     if (settings, inner) not in _KINDS:
         members = {
-            "__doc__": f"{inner.__name__} in the mode of {settings.prefix}.",
+            "__doc__": f"{inner.__name__} in mode {settings.prefix}.",
             "settings_type": settings,
             "means": settings.means,
         }
-        # The mixin comes first, so that its `apply` and `get_config` go before those of Keras.
-        made = type(f"{settings.prefix}{inner.__name__}", (settings.mixin, inner), members)
-        _KINDS[settings, inner] = keras.saving.register_keras_serializable("tfps")(made)
+        # The mixin is the first base, so that its `apply` and `get_config` override the methods of Keras.
+        kind = type(f"{settings.prefix}{inner.__name__}", (settings.mixin, inner), members)
+        _KINDS[settings, inner] = keras.saving.register_keras_serializable("tfps")(kind)
     return _KINDS[settings, inner]

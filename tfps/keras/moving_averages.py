@@ -1,77 +1,81 @@
-"""Which variables are moving averages, and what counts their steps.
+"""Finds the moving averages among the variables of a model, and the counters of their steps.
 
-`tfps.training.moving_averages` has what that means where several workers push.
+`tfps.training.moving_averages` describes how the averages of several workers are merged.
 """
 
 import keras
 
 from tfps.keras.multi_optimizer import whole_of
-from tfps.keras.optimizers import of_model
+from tfps.keras.optimizers import optimizers_of
 from tfps.keras.row_optimizers import declared_rule
 from tfps.keras.variables import stored_values
 from tfps.ops.row_rules import ROW_RULES
 from tfps.ops.rules.declaration import RowRule
 from tfps.strategy.variables import Average, DenseVariable
 
-_USUAL = (ROW_RULES["momentum"], ROW_RULES["adam_amsgrad"])
-"""Rules whose slots an optimizer without a rule may have under the same names: Lamb keeps the averages of Adam."""
+_COMMON_RULES = (ROW_RULES["momentum"], ROW_RULES["adam_amsgrad"])
+"""Rules whose slot names optimizers without a rule may share: Lamb, for example, has the averages of Adam."""
 WINDOW_MEANS = tuple(
     sorted({slot.attribute for rule in ROW_RULES.values() for slot in rule.slots if slot.mean_in_windows})
 )
-"""Slots of which each worker of GEO pushes its part of a mean, by the attribute that holds them."""
+"""Attributes that hold slots to be averaged in GEO: each of N workers pushes 1 / N of its delta."""
 
 
-def note_averages(model: keras.Model) -> None:
-    """Marks the averages among the dense variables of a built model and of the optimizers that it applies."""
-    for optimizer in of_model(model):
-        note_slots(optimizer)
+def mark_averages(model: keras.Model) -> None:
+    """Marks the moving averages among the dense variables of a built model and of all its optimizers."""
+    for optimizer in optimizers_of(model):
+        mark_slots(optimizer)
+    # The counter of steps is a variable of the optimizer: without one, averages cannot be composed.
     if model.optimizer is None:
         return
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             for variable in (layer.moving_mean, layer.moving_variance):
-                # A frozen layer does not move its averages. Composed, they would be rounded again in every step.
+                # A frozen layer does not move its averages. Composing them would still round them in every step.
                 _mark(variable, layer.momentum if layer.trainable else None, model.optimizer)
 
 
-def note_slots(optimizer: keras.Optimizer) -> None:
-    """Marks the averages among the slots of a built optimizer."""
-    # A slot that the mode pushes as a mean is no average here, also if it was one before the optimizer got the mode.
+def mark_slots(optimizer: keras.Optimizer) -> None:
+    """Marks the moving averages among the slots of a built optimizer."""
+    # Slots that the mode averages over workers lose their mark, in case they were marked before the optimizer got the
+    # mode.
     marks: dict[str, float | None] = dict.fromkeys(_means_of(optimizer))
     for attribute, decay in (marks | decays(optimizer)).items():
         for variable in getattr(optimizer, attribute, None) or []:
             _mark(variable, decay, optimizer)
-    product = getattr(optimizer, "_u_product", None)  # of Nadam
+    # Nadam multiplies this variable in every step. As an average without a decay it is merged by its growth factor.
+    product = getattr(optimizer, "_u_product", None)
     for value in stored_values([] if product is None else [product], DenseVariable):
         value.average = Average(None, value.key)
 
 
 def decays(optimizer: keras.Optimizer) -> dict[str, float]:
-    """The decay of each kind of slot that is an average, by the attribute in which an optimizer keeps it."""
+    """Returns the decay of each kind of slot that is a moving average, by the optimizer attribute that holds it."""
     means = _means_of(optimizer)
-    found = {
+    by_attribute = {
         slot.attribute: getattr(optimizer, rule.attribute_of(slot.decay) or "", None)
         for rule in _rules_like(optimizer)
         for slot in rule.slots
         if slot.decay is not None and slot.attribute not in means
     }
-    # A decay that is a tensor or a schedule of the user's own cannot be taken to the power of a number of steps here.
-    return {attribute: float(decay) for attribute, decay in found.items() if isinstance(decay, int | float)}
+    # k steps need decay ** k, so a decay must be a number. A tensor or a schedule cannot be used here.
+    return {attribute: float(decay) for attribute, decay in by_attribute.items() if isinstance(decay, int | float)}
 
 
 def _rules_like(optimizer: keras.Optimizer) -> tuple[RowRule, ...]:
-    """The rule of an optimizer; for one without, rules whose slots it may have."""
+    """Returns the declared rule of an optimizer; for an optimizer without one, rules that may share its slot names."""
     declared = declared_rule(optimizer)
-    return _USUAL if declared is None else (declared,)
+    return _COMMON_RULES if declared is None else (declared,)
 
 
 def _means_of(optimizer: keras.Optimizer) -> tuple[str, ...]:
-    """Slots that the mode of an optimizer pushes as means, by attribute; the mode is kept by the whole optimizer."""
+    """Returns the attributes of slots that the mode averages over workers."""
+    # A part of a MultiOptimizer has no mode; the whole has it.
     return getattr(whole_of(optimizer), "means", ())
 
 
 def _mark(variable: keras.Variable, decay: float | None, optimizer: keras.Optimizer) -> None:
-    """Says of a dense variable that it is an average with this decay, or that it is none."""
+    """Marks a dense variable as an average with this decay; None removes the mark."""
     value, counter = getattr(variable, "_value", None), optimizer.iterations._value
     if isinstance(value, DenseVariable) and isinstance(counter, DenseVariable):
         value.average = None if decay is None else Average(decay, counter.key)

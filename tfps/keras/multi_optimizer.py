@@ -1,50 +1,50 @@
-"""`keras.optimizers.MultiOptimizer` taken apart: each variable is updated by the optimizer that it belongs to.
+"""Splits a `keras.optimizers.MultiOptimizer` into its parts and finds the part that updates a variable.
 
-Keras 3.15 has an optimizer that holds several others and gives each variable to one of them. Its parts are plain
-optimizers, so everything that holds for one of these holds for a part: its rule, its slots, its number of steps. The
-whole has the mode (asynchronous, GEO or synchronous). Older versions of Keras have no such class, and there every
-optimizer is its own only part.
+A MultiOptimizer (Keras 3.15) holds several optimizers and assigns each variable to one of them. Each part is a plain
+optimizer with its own rule, slots and step count. The mode (asynchronous, GEO or synchronous) belongs to the whole.
+Older versions of Keras lack the class. An optimizer of any other class is its own only part.
 """
 
 import keras
 
 MULTI_KINDS: tuple[type, ...] = tuple(filter(None, [getattr(keras.optimizers, "MultiOptimizer", None)]))
-"""The classes of optimizers that consist of others: none before Keras 3.15."""
+"""The optimizer classes that consist of other optimizers: none before Keras 3.15."""
 
 
 def is_multi(optimizer: keras.Optimizer) -> bool:
-    """Whether an optimizer consists of others."""
+    """Whether an optimizer consists of other optimizers."""
     return isinstance(optimizer, MULTI_KINDS)
 
 
 def parts_of(optimizer: keras.Optimizer) -> list[keras.Optimizer]:
-    """The optimizers that update variables: those that a MultiOptimizer holds so far, or the optimizer itself.
+    """Returns the current parts of a MultiOptimizer; for any other optimizer, the optimizer itself.
 
-    A MultiOptimizer that is made with a function learns of its parts when it is built.
+    A MultiOptimizer that assigns variables by a function finds its parts only when it is built.
     """
     if not is_multi(optimizer):
         return [optimizer]
     for part in optimizer.optimizers:
-        # Past Keras, which would track the whole as a child of its part.
+        # Keras would track a plain attribute, and the whole would become a child of its part.
         object.__setattr__(part, "_tfps_whole", optimizer)
     return list(optimizer.optimizers)
 
 
 def part_for(optimizer: keras.Optimizer, variable: keras.Variable) -> keras.Optimizer:
-    """The optimizer that updates a variable.
+    """Returns the optimizer that updates a variable.
 
     Args:
-        optimizer: built; or not yet, if `variable` is a Keras variable.
-        variable: a Keras variable or what it holds.
+        optimizer: any optimizer. If it is not built yet, `variable` must be a Keras variable.
+        variable: a Keras variable, or the table or variable that it holds.
     """
     if not is_multi(optimizer):
         return optimizer
     parts = parts_of(optimizer)
     if optimizer.built:
         return parts[optimizer._var_to_optimizer_idx[optimizer._var_key(variable)]]
+    # Before it is built there is no index yet, so the user's map decides. It reads the path of a Keras variable.
     return optimizer._optimizer_map(variable)
 
 
 def whole_of(part: keras.Optimizer) -> keras.Optimizer:
-    """The MultiOptimizer that an optimizer is a part of; the optimizer itself where there is none."""
+    """Returns the MultiOptimizer that an optimizer is a part of; the optimizer itself if there is none."""
     return getattr(part, "_tfps_whole", part)

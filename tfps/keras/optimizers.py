@@ -1,8 +1,8 @@
-"""What a Keras optimizer does in a step: dense variables are the worker's copies, rows go to their servers."""
+"""The update of a Keras optimizer in a step: updates dense variables in place, and sends row gradients to servers."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -20,14 +20,20 @@ from tfps.ops.apply_dense import apply_dense
 from tfps.ops.segment_sum_rows import segment_sum_rows
 from tfps.strategy.variables import DenseVariable
 
+Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices | MergedGradient
+"""A gradient of a variable. A table has `tf.IndexedSlices`, or a `MergedGradient` that lies on its servers."""
+Pair: TypeAlias = tuple[Gradient, Variable]
+"""A gradient and its variable."""
 
-class InTurn(list[keras.Variable]):
-    """Variables to build slots for: while a loop is at one of them, the slots it makes belong to that one.
 
-    Keras before 3.10 does not say which variable a slot of Adagrad or Ftrl is for, but makes them in a loop.
+class ScopedVariables(list[keras.Variable]):
+    """A list of variables that opens the slot scope of each variable while a loop visits it.
+
+    Keras before 3.10 does not name the variable that a slot of Adagrad or Ftrl belongs to. It creates the slots in a
+    loop over the variables, so the scope of the current one is the right place.
 
     Args:
-        optimizer: makes the slots.
+        optimizer: the optimizer that creates the slots.
         variables: Keras variables.
     """
 
@@ -36,30 +42,37 @@ class InTurn(list[keras.Variable]):
         self._optimizer = optimizer
 
     def __iter__(self) -> Iterator[keras.Variable]:
-        """Each variable, in the scope in which its slots belong."""
+        """Yields each variable inside the scope for its slots."""
         for variable in super().__iter__():
             with slot_scope(self._optimizer, variable):
                 yield variable
 
 
-def of_model(model: keras.Model) -> list[keras.Optimizer]:
-    """The optimizers of a model: the one it was compiled with, those it holds for its `train_step`, and their parts."""
-    found = [model.optimizer]
+def optimizers_of(model: keras.Model) -> list[keras.Optimizer]:
+    """Returns all optimizers of a model: the compiled one, those in its attributes, and the parts of each."""
+    # A custom `train_step` (a GAN, for example) applies optimizers that the model holds in attributes, lists or dicts.
+    optimizers = [model.optimizer]
     for value in vars(model).values():
         members = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-        found += [member for member in members if isinstance(member, keras.optimizers.Optimizer)]
-    found = [part for optimizer in found if optimizer is not None for part in (optimizer, *parts_of(optimizer))]
-    return list({id(optimizer): optimizer for optimizer in found}.values())
+        optimizers += [member for member in members if isinstance(member, keras.optimizers.Optimizer)]
+    optimizers = [part for one in optimizers if one is not None for part in (one, *parts_of(one))]
+    # Duplicates are found by identity: an optimizer may be both compiled and an attribute.
+    return list({id(optimizer): optimizer for optimizer in optimizers}.values())
 
 
-def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
-    """One update of all variables; stands for `_backend_update_step` of Keras.
+def update_step(
+    optimizer: keras.Optimizer, gradients: list[Gradient], variables: list[Variable], learning_rate: tf.Tensor
+) -> None:
+    """Updates all variables once; replaces `_backend_update_step` of Keras.
 
     Args:
-        optimizer: of Keras.
-        gradients: one a variable; IndexedSlices for tables.
+        optimizer: a Keras optimizer.
+        gradients: the gradient of each variable; IndexedSlices for tables.
         variables: Keras variables.
-        learning_rate: scalar tensor.
+        learning_rate: a scalar tensor.
+
+    Raises:
+        UnsupportedError: the gradient of a table is dense, or a synchronous step applies an optimizer without a mode.
     """
     tables, dense = [], []
     for gradient, variable in zip(gradients, variables, strict=True):
@@ -67,23 +80,26 @@ def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], lear
         if isinstance(value, Table):
             if not isinstance(gradient, tf.IndexedSlices | MergedGradient):
                 raise UnsupportedError(
-                    f"the gradient of table {value.name!r} must be that of its lookups, tf.IndexedSlices: a dense one "
-                    f"would be as large as the table. Received: {type(gradient).__name__}."
+                    f"the gradient of table {value.name!r} must come from its lookups, as tf.IndexedSlices: a dense "
+                    f"gradient would be as large as the table. Received: {type(gradient).__name__}."
                 )
             tables.append((gradient, value))
         else:
             dense.append((gradient, variable))
+    # A `SyncOptimizer` contributes its gradients and does not get here, so this optimizer is in no such mode.
     current = step.current()
     if current is not None and current.contributions is not None:
         raise UnsupportedError(
             "every optimizer of a synchronous step must be in the mode of tfps.optimizers.Sync. "
             f"Received: {type(optimizer).__name__}."
         )
-    for device, pairs in _by_device(dense).items():
+    # Variables that a worker has copies of are updated on the copies, all others on their own server.
+    for device, pairs in _group_by_device(dense).items():
         with tf.device(device) if device else contextlib.nullcontext():
             for gradient, variable in _update_fused(optimizer, pairs, learning_rate):
                 optimizer.update_step(gradient, variable, learning_rate)
     updates = row_optimizers.row_updates(optimizer, tables, tf.cast(learning_rate, tf.float32)) if tables else []
+    # Merged gradients already lie on the servers, so their updates send no rows.
     merged = [update for update in updates if isinstance(update.gradient, MergedGradient)]
     push_merged(merged)
     direct = [update for update in updates if update not in merged]
@@ -91,63 +107,72 @@ def update_step(optimizer: Any, gradients: list[Any], variables: list[Any], lear
         push(direct, current.gradients if current else [], current.next_push_id() if current else None)
 
 
-def _by_device(pairs: list[tuple[Any, Any]]) -> dict[Any, list[tuple[Any, Any]]]:
-    """Dense variables by where they are updated: none for the worker's copies, else their server."""
-    found: dict[Any, list[tuple[Any, Any]]] = {}
+def _group_by_device(pairs: list[Pair]) -> dict[str | None, list[Pair]]:
+    """Groups dense variables by the device of their update: None for copies on a worker, else their server."""
+    groups: dict[str | None, list[Pair]] = {}
     for gradient, variable in pairs:
         value = variable._value if isinstance(variable, Variable) else variable
+        # In a step with copies `handle` is the copy; otherwise it is the variable on its server.
         at_home = isinstance(value, DenseVariable) and value.handle is value.home_handle
-        found.setdefault(value.home_handle.device if at_home else None, []).append((gradient, variable))
-    return found
+        groups.setdefault(value.home_handle.device if at_home else None, []).append((gradient, variable))
+    return groups
 
 
-def _update_fused(optimizer: Any, pairs: list[tuple[Any, Any]], learning_rate: Any) -> list[tuple[Any, Any]]:
-    """Updates dense variables of one place in one op; returns the pairs that it could not."""
-    found = row_optimizers.rule_of(optimizer, tf.cast(learning_rate, tf.float32))
-    if found is None or not found.rule.elementwise or not library.available():
+def _update_fused(optimizer: keras.Optimizer, pairs: list[Pair], learning_rate: tf.Tensor) -> list[Pair]:
+    """Updates dense variables on one device in one op; returns the pairs that the op cannot update."""
+    bound = row_optimizers.rule_of(optimizer, tf.cast(learning_rate, tf.float32))
+    # A rule that is not elementwise (row-wise Adagrad) needs rows, and a dense variable may have any shape.
+    if bound is None or not bound.rule.elementwise or not library.available():
         return pairs
-    gradients, handles, left = [], [], []
+    gradients, handles, remaining = [], [], []
     for gradient, variable in pairs:
-        places = [_handle_of(v) for v in (variable, *found.slots_of(variable))] if _plain(gradient) else [None]
+        places = [_handle_of(v) for v in (variable, *bound.slots_of(variable))] if _is_plain(gradient) else [None]
         if None in places:
-            left.append((gradient, variable))
+            remaining.append((gradient, variable))
         else:
             gradients.append(gradient)
             handles.append(places)
     if handles:
-        apply_dense(found.rule, handles, gradients, found.hyper(0.0))
-    return left
+        # `decay_dense` applies weight decay to dense variables, so the decay here is 0.
+        apply_dense(bound.rule, handles, gradients, bound.hyper(0.0))
+    return remaining
 
 
-def _plain(gradient: Any) -> bool:
-    return tf.is_tensor(gradient) and not isinstance(gradient, tf.IndexedSlices) and gradient.dtype == tf.float32
+def _is_plain(gradient: Gradient) -> bool:
+    """Whether a gradient is a dense float32 tensor, the only kind that the op takes."""
+    return (
+        tf.is_tensor(gradient)
+        and not isinstance(gradient, tf.IndexedSlices | MergedGradient)
+        and gradient.dtype == tf.float32
+    )
 
 
-def _handle_of(variable: Any) -> Any | None:
-    """Handle of a float32 variable in a step under trace, of the worker's copy where there is one; None elsewhere."""
+def _handle_of(variable: Variable) -> tf.Tensor | None:
+    """Returns the handle that a traced step uses for a float32 variable; None for other variables or without a step."""
     value = variable._value if isinstance(variable, Variable) else variable
     if step.current() is None or not isinstance(value, DenseVariable) or value.dtype != tf.float32:
         return None
     return value.handle
 
 
-def clip_gradients(stock: Any, optimizer: Any, gradients: list[Any]) -> list[Any]:
-    """Clips as Keras does, after ids that came from several lookups of a table are summed, which a norm must see.
-
-    Keras's own clip by the global norm makes IndexedSlices dense.
-    """
+def clip_gradients(
+    stock: Callable[..., list[Gradient]], optimizer: keras.Optimizer, gradients: list[Gradient]
+) -> list[Gradient]:
+    """Clips gradients as Keras does, after summing the gradients of repeated ids."""
     if not (optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue):
         return gradients
     if any(isinstance(gradient, MergedGradient) for gradient in gradients):
         return _clip_merged(optimizer, gradients)
-    gradients = [_summed(gradient) for gradient in gradients]
+    # The norm of a row is the norm of its summed gradient. With gradients [1] and [1] of one id it is 2, not sqrt(2).
+    gradients = [_sum_duplicates(gradient) for gradient in gradients]
     if optimizer.clipnorm or not optimizer.global_clipnorm:
         return stock(optimizer, gradients)
+    # Keras's own clip by the global norm would turn IndexedSlices into a dense tensor, as large as the table.
     return tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)[0]
 
 
-def _clip_merged(optimizer: Any, gradients: list[Any]) -> list[Any]:
-    """The same where gradients lie on their servers: only their norms cross."""
+def _clip_merged(optimizer: keras.Optimizer, gradients: list[Gradient]) -> list[Gradient]:
+    """Clips gradients that lie on their servers. Only their norms are transferred."""
     if not optimizer.clipnorm and not optimizer.global_clipnorm:
         limit = optimizer.clipvalue
         return [
@@ -157,38 +182,44 @@ def _clip_merged(optimizer: Any, gradients: list[Any]) -> list[Any]:
             for gradient in gradients
         ]
     norms = [tf.sqrt(_square_sum(gradient)) for gradient in gradients]
+    # `clipnorm` limits the norm of each gradient; `global_clipnorm` limits the norm over all of them.
     limit = optimizer.clipnorm or optimizer.global_clipnorm
     if not optimizer.clipnorm:
         norms = [tf.linalg.norm(tf.stack(norms))] * len(norms)
-    return [_scaled(gradient, limit / tf.maximum(norm, limit)) for gradient, norm in zip(gradients, norms, strict=True)]
+    # The factor is 1 for a norm up to the limit, and limit / norm above it.
+    return [_scale(gradient, limit / tf.maximum(norm, limit)) for gradient, norm in zip(gradients, norms, strict=True)]
 
 
-def _square_sum(gradient: Any) -> Any:
+def _square_sum(gradient: Gradient) -> tf.Tensor:
     if isinstance(gradient, MergedGradient):
         return gradient.square_sum()
+    # Reduced where the gradient lies, so that one number is transferred and not the gradient.
     with tf.device(gradient.device):
         return tf.reduce_sum(tf.square(gradient))
 
 
-def _scaled(gradient: Any, factor: Any) -> Any:
+def _scale(gradient: Gradient, factor: tf.Tensor) -> Gradient:
     if isinstance(gradient, MergedGradient):
         return gradient.scaled(factor)
     with tf.device(gradient.device):
         return gradient * factor
 
 
-def _summed(gradient: Any) -> Any:
+def _sum_duplicates(gradient: Gradient) -> Gradient:
+    """Sums the gradients of repeated ids in IndexedSlices; returns other gradients as they are."""
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
     current = step.current()
+    # A gradient that the step knows comes from one lookup, which has each id only once.
     if current is not None and any(known.values is gradient.values for known in current.gradients):
-        return gradient  # of one lookup, where each id is there once
+        return gradient
     ids, places = tf.unique(gradient.indices)
     return tf.IndexedSlices(segment_sum_rows([gradient.values], [places], tf.size(ids)), ids, gradient.dense_shape)
 
 
-def decay_dense(optimizer: Any, variables: list[Any]) -> None:
-    """Weight decay of dense variables; a row's is part of its update, so that rows of no batch are not touched."""
+def decay_dense(optimizer: keras.Optimizer, variables: Sequence[Variable]) -> None:
+    """Applies weight decay to dense variables."""
+    # Table rows decay as part of their own updates, so that rows outside the batch are not touched.
     if optimizer.weight_decay is None:
         return
     for variable in variables:

@@ -1,4 +1,4 @@
-"""`tfps.plan`: where every byte of a model will live, before anything is started."""
+"""`tfps.plan`: plans where every byte of a model will live, before anything is started."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +13,7 @@ from tfps.placement.model import Plan
 from tfps.placement.partitioners import as_partitioner
 from tfps.placement.routing import RoutingKind
 from tfps.placement.spec import VariableSpec
+from tfps.types import Nest
 
 
 def plan(
@@ -20,32 +21,34 @@ def plan(
     num_ps: int,
     variable_partitioner: Any = None,
     *,
-    inputs: Any = None,
+    inputs: Nest = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
     balancer: Any = None,
     routing: RoutingKind = "hash",
 ) -> Plan:
-    """Plans where every variable of a model lives: nothing is started, and no memory is taken for variables.
+    """Plans where every variable of a model lives. It starts nothing and takes no memory for variables.
 
-    A strategy without a plan places variables as they are made; one that is given this plan,
-    `tfps.ParameterServerStrategy(plan=...)`, follows it. It knows all of them beforehand, so it is the more even one.
+    A strategy without a plan places variables one by one as they are created. With
+    `tfps.ParameterServerStrategy(plan=...)` it follows the plan, which balances better because it knows all variables
+    in advance.
 
     Args:
-        model: a function that builds the model (a table of any size then costs nothing); a model that is there; or
-            what variables it would have. Compiled, if the optimizer's slots shall count.
-        num_ps: parameter servers, at least 1.
-        variable_partitioner: into how many shards tables are split: one of `tfps.placement` or of
-            `tf.distribute.experimental.partitioners`; `Auto()`, large ones over all servers, where None.
-        inputs: what the model is called on, if it does not know it (subclassed, or Sequential without an Input): a
-            structure of `keras.Input`, `tf.TensorSpec` or arrays, batch first, or a `tf.data.Dataset` of (inputs, ...);
-            or a function that returns it.
-        batch_size: examples in one step of one worker, for the rows that a step asks of each table.
-        balancer: which server gets a shard: one of `tfps.placement`; `GreedyBytesAndTraffic()` where None.
-        routing: how rows of a split table go to its shards, "div", "mod" or "hash".
+        model: a function that builds the model (tables of any size then take no memory), an existing model, or the
+            specs of its variables. Compile the model if the plan should count optimizer slots.
+        num_ps: the number of parameter servers, at least 1.
+        variable_partitioner: decides into how many shards a table is split; from `tfps.placement` or
+            `tf.distribute.experimental.partitioners`. None for `Auto()`, which splits large tables over all servers.
+        inputs: the inputs to call the model on, if it does not define them (a subclassed model, or a Sequential
+            without an Input): a structure of `keras.Input`, `tf.TensorSpec` or arrays, batch first; a `tf.data.Dataset`
+            of (inputs, ...); or a function that returns one of these.
+        batch_size: the number of examples in one step of one worker. It determines how many rows of each table a step
+            looks up.
+        balancer: decides which server gets a shard; from `tfps.placement`. None for `GreedyBytesAndTraffic()`.
+        routing: how the rows of a split table map to its shards: "div", "mod" or "hash".
 
     Returns:
-        The plan: `print(plan.table())` shows it, `plan.loads()` has the bytes and rows of each server, `plan.save()`
-        keeps it, `tfps.placement.advise(plan)` says what to change.
+        The plan. `print(plan.table())` shows it, `plan.loads()` returns the bytes and rows of each server,
+        `plan.save()` saves it, and `tfps.placement.advise(plan)` suggests changes.
 
     Raises:
         PlanError: an argument breaks its rule, or the model needs `inputs`.
@@ -60,13 +63,15 @@ def plan(
         >>> [load.bytes_with_slots for load in plan.loads()]
         [32000000000, 32000000000, 32000000000, 32000000000]
     """
+    # Checked before the model is built, which may take long.
     batch_size = check_integer("batch_size", batch_size, at_least=1, error=PlanError)
     check_integer("num_ps", num_ps, at_least=1, error=PlanError)
     partitioner = as_partitioner(variable_partitioner, "variable_partitioner")
     return planner.plan(_specs(model, inputs, batch_size), num_ps, partitioner, balancer, routing)
 
 
-def _specs(model: Any, inputs: Any, batch_size: int) -> list[VariableSpec]:
+def _specs(model: Any, inputs: Nest, batch_size: int) -> list[VariableSpec]:
+    # A Keras model is callable too, so it is tested first.
     if isinstance(model, keras.Model):
         return describe(lambda: model, inputs, batch_size)
     if callable(model):
@@ -74,7 +79,7 @@ def _specs(model: Any, inputs: Any, batch_size: int) -> list[VariableSpec]:
     specs = list(model) if isinstance(model, Iterable) else [model]
     if not all(isinstance(spec, VariableSpec) for spec in specs):
         raise PlanError(
-            f"`model` must say what is to be planned. Received: {model!r}. Valid: a function that returns a "
-            "keras.Model, a keras.Model, or some VariableSpec."
+            f"`model` must define the variables to plan. Received: {model!r}. Valid: a function that returns a "
+            "keras.Model, a keras.Model, or an iterable of VariableSpec."
         )
     return specs

@@ -1,9 +1,8 @@
-"""`predict`: batches go to all workers in turn, their results come back in the order of the input."""
+"""`predict`: sends batches to all workers and returns the results in the order of the input."""
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -27,18 +26,21 @@ def predict(
     batch_size: int | None = None,
     verbose: str | int = "auto",
     steps: int | None = None,
-    callbacks: Any = None,
+    callbacks: keras.callbacks.CallbackList | Sequence[keras.callbacks.Callback] | None = None,
 ) -> Nest:
-    """Keras's `predict` over the workers.
+    """Replaces Keras's `predict` and runs it on the workers.
 
     Args:
-        stock: Keras's own, which is not used: it would run the model on the chief.
+        stock: the method of Keras. It is not used, because it would run the model on the chief.
         model: a Keras model of our strategy.
-        x: as of Keras, as all that follow.
-        batch_size: see `x`.
-        verbose: see `x`.
-        steps: see `x`.
-        callbacks: see `x`.
+        x: see `keras.Model.predict`.
+        batch_size: see `keras.Model.predict`.
+        verbose: see `keras.Model.predict`.
+        steps: see `keras.Model.predict`.
+        callbacks: see `keras.Model.predict`.
+
+    Returns:
+        The outputs of all batches, concatenated.
     """
     epoch_iterator = TFEpochIterator(
         x=x,
@@ -48,9 +50,11 @@ def predict(
         distribute_strategy=model.distribute_strategy,
         steps_per_execution=model.steps_per_execution,
     )
-    # As Keras does; a list that is one already belongs to an outer loop.
-    if not isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = keras.callbacks.CallbackList(
+    # As in Keras: a CallbackList belongs to an outer loop, which has already set it up.
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        hooks = callbacks
+    else:
+        hooks = keras.callbacks.CallbackList(
             callbacks,
             add_progbar=verbose != 0,
             verbose=verbose,
@@ -60,25 +64,27 @@ def predict(
         )
     outputs: list[Nest] = []
     model.stop_predicting = False
-    callbacks.on_predict_begin()
+    hooks.on_predict_begin()
+    # The chief reads the input itself: results have to come back in its order, and each batch goes out with its call.
     batches = iter(in_this_context(epoch_iterator._distributed_dataset.dataset))
     for number, result in enumerate(_results(model, batches, steps)):
-        callbacks.on_predict_batch_begin(number)
+        hooks.on_predict_batch_begin(number)
         outputs.append(result)
-        callbacks.on_predict_batch_end(number, {"outputs": result})
+        hooks.on_predict_batch_end(number, {"outputs": result})
         if model.stop_predicting:
             break
-    callbacks.on_predict_end()
+    hooks.on_predict_end()
     return tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
 
 
 def predict_on_batch(stock: Callable[..., Nest], model: keras.Model, x: Nest) -> Nest:
-    """Keras's `predict_on_batch` on one worker."""
+    """Replaces Keras's `predict_on_batch` and runs it on one worker."""
     return next(iter(_results(model, iter([(x,)]), None)))
 
 
 def _results(model: keras.Model, batches: Iterable[Nest], steps: int | None) -> Iterator[Nest]:
-    """The outputs of each batch, in order; batches are read as workers have room for them."""
+    """Yields the outputs of each batch, in order."""
+    # A generator, so that a batch is read only when a worker has room for it.
     function = _predict_function(model)
     calls = (
         functools.partial(function, tree.map_structure(as_tensor, batch)) for batch in itertools.islice(batches, steps)
@@ -87,20 +93,21 @@ def _results(model: keras.Model, batches: Iterable[Nest], steps: int | None) -> 
 
 
 def _predict_function(model: keras.Model) -> Callable[[Nest], Nest]:
-    """The traced `predict_step`; made once a model, and traced for each kind of batch."""
+    """Returns the `tf.function` of `predict_step`, made once per model. It traces each new kind of batch."""
     if model.predict_function is None:
 
         def trace(batch: Nest) -> Nest:
             exchange = Exchange(stored_values(model.variables, DenseVariable))
-            # Nothing is pushed: the copies are read and forgotten.
+            # Prediction only reads the copies, so nothing is pushed at the end.
             exchange.pull()
 
             def run(lookups: DirectLookups, inputs: Nest) -> Nest:
                 with step.tracing(step.Step(lookups, exchange.copies)), model.distribute_strategy.scope():
                     return model.predict_step(inputs)
 
+            # The first pass records the lookups of the model. The second one answers all of them with one request.
             return run(Recording(run, batch).lookups(batch), batch)
 
-        # Past Keras's own setter, which would track the function.
+        # Keras's `__setattr__` would track the function, so this bypasses it.
         object.__setattr__(model, "predict_function", tf.function(trace, autograph=False, reduce_retracing=True))
     return model.predict_function

@@ -1,4 +1,4 @@
-"""Regularizers of tables: they see the rows that a step looks up, each once, and never the whole table."""
+"""Regularizers of tables. They see each row that a step looks up once, and never the whole table."""
 
 from collections.abc import Callable
 
@@ -11,35 +11,36 @@ from tfps.keras._compat import keras
 
 
 def losses(stock: Callable[..., list[tf.Tensor]], layer: keras.layers.Layer) -> list[tf.Tensor]:
-    """The regularization losses of a layer in a step; replaces Keras's `_get_regularization_losses`.
+    """Returns the regularization losses of a layer in a step; replaces Keras's `_get_regularization_losses`.
 
-    The loss of a table looks up the rows of the step once more. That lookup shares the request of the others, so no row
-    crosses twice.
+    The loss of a table looks up the rows of the step again. This lookup shares the request of the other lookups, so no
+    row is sent twice.
     """
     regularized = [(v, v.regularizer) for v in layer.trainable_weights if isinstance(v._value, Table) and v.regularizer]
-    # Keras would convert a regularized table to a tensor, which fails in a step: it sees none for a moment.
+    # Keras would convert a regularized table to a tensor, which fails in a step. So tables have no regularizer while
+    # the method of Keras runs.
     try:
         for variable, _ in regularized:
             variable.regularizer = None
-        found = list(stock(layer))
+        dense_losses = list(stock(layer))
     finally:
         for variable, regularizer in regularized:
             variable.regularizer = regularizer
     rows = [(regularizer, _rows_of_step(variable._value)) for variable, regularizer in regularized]
-    return [*found, *(regularizer(of_table) for regularizer, of_table in rows if of_table is not None)]
+    return [*dense_losses, *(regularizer(found) for regularizer, found in rows if found is not None)]
 
 
 def _rows_of_step(table: Table) -> tf.Tensor | None:
-    """The rows that the step under trace has looked up so far, each once; None where it has not asked for any."""
+    """Returns each row that the traced step has looked up so far once; None if it has looked up no row of the table."""
     current = step.current()
     assert current is not None
-    asked = [tf.reshape(tf.cast(ids, tf.int64), [-1]) for one, ids in current.looked_up if one is table]
-    if not asked:
+    looked_up = [tf.reshape(tf.cast(ids, tf.int64), [-1]) for one, ids in current.looked_up if one is table]
+    if not looked_up:
         return None
-    # Ids of a branch are tensors of its own graph, and what they are is unknown where it is not taken.
+    # Ids of a branch or a loop are tensors of another graph, and they have no value if the branch is not taken.
     here = tf.compat.v1.get_default_graph()
-    if any(ids.graph is not here for ids in asked):
+    if any(ids.graph is not here for ids in looked_up):
         raise UnsupportedError(
             f"a regularized table must not be looked up in a branch or a loop of the model. Received: {table.name!r}."
         )
-    return table.sparse_read(tf.unique(tf.concat(asked, 0)).y)
+    return table.sparse_read(tf.unique(tf.concat(looked_up, 0)).y)

@@ -1,4 +1,4 @@
-"""Keras optimizers and their row-wise rules: one adapter, which reads the declarations of `tfps.ops.rules`."""
+"""Adapts Keras optimizers to row-wise rules, by the declarations in `tfps.ops.rules`."""
 
 import dataclasses
 import importlib
@@ -17,15 +17,16 @@ from tfps.ops.row_rules import ROW_RULES, RowRule
 
 
 def _rules_by_class() -> dict[type, tuple[RowRule, ...]]:
-    """The rules that stand for each optimizer class; classes that this version of Keras lacks are left out."""
-    found: dict[type, tuple[RowRule, ...]] = {}
+    """Returns the rules of each optimizer class. Classes that this version of Keras lacks are left out."""
+    rules: dict[type, tuple[RowRule, ...]] = {}
     for rule in ROW_RULES.values():
+        # A path is, for example, "keras.optimizers.Adagrad".
         for path in rule.keras:
             module, _, name = path.rpartition(".")
             kind = getattr(importlib.import_module(module), name, None)
             if kind is not None:
-                found[kind] = (*found.get(kind, ()), rule)
-    return found
+                rules[kind] = (*rules.get(kind, ()), rule)
+    return rules
 
 
 _RULES = _rules_by_class()
@@ -34,48 +35,50 @@ KINDS = tuple(_RULES)
 
 
 def valid_names(needs_sums: bool = False) -> str:
-    """The optimizers with a row-wise form, for messages.
+    """Lists the optimizers with a row-wise form, for messages.
 
     Args:
-        needs_sums: only those whose rows can be added up, as GEO does.
+        needs_sums: whether to list only optimizers whose row deltas can be added up, which GEO needs.
     """
     kinds = [kind for kind, rules in _RULES.items() if not needs_sums or all(rule.adds_up for rule in rules)]
     return ", ".join(sorted(kind.__name__ for kind in kinds))
 
 
 def declared_rule(optimizer: keras.Optimizer) -> RowRule | None:
-    """The rule of an optimizer's class, or of the class it derives from, with the options that are set.
+    """Returns the rule declared for an optimizer's class, or for its nearest base class that has one.
 
-    Of a class that overrides `update_step` the slots and their decays still are those of its base.
+    A class that overrides `update_step` is included: it still has the slots and decays of its base.
     """
     kind = next((kind for kind in type(optimizer).__mro__ if kind in _RULES), None)
     if kind is None:
         return None
-    # RMSprop(momentum=0.9): of "rmsprop" and "rmsprop_momentum", whose options are all set, the latter names more.
-    fitting = [rule for rule in _RULES[kind] if all(getattr(optimizer, option, None) for option in rule.options)]
-    return max(fitting, key=lambda rule: len(rule.options))
+    # The rule with the most options wins. For example both "rmsprop" and "rmsprop_momentum" match
+    # RMSprop(momentum=0.9), and the second one names more of its options.
+    matching = [rule for rule in _RULES[kind] if all(getattr(optimizer, option, None) for option in rule.options)]
+    return max(matching, key=lambda rule: len(rule.options))
 
 
 def row_rule(optimizer: keras.Optimizer) -> RowRule | None:
-    """The rule by which rows are updated as the optimizer would; None for one that updates in a way of its own."""
+    """Returns the rule that updates rows as the optimizer does; None if it has no such rule."""
+    # A subclass with its own `update_step` could do anything, so the rule of its base does not apply.
     kind = next((kind for kind in type(optimizer).__mro__ if kind in _RULES), None)
     unchanged = getattr(type(optimizer), "update_step", None) is getattr(kind, "update_step", None)
     return declared_rule(optimizer) if unchanged else None
 
 
 def check(optimizer: keras.Optimizer) -> None:
-    """Refuses an optimizer that could not update rows on their own.
+    """Refuses an optimizer that cannot update single rows.
 
     Raises:
-        UnsupportedError: it has no row-wise form; the message lists those that have.
+        UnsupportedError: the optimizer has no row-wise form. The message lists the optimizers that have one.
     """
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise UnsupportedError(
-            "`optimizer` must be none that scales the loss, which Keras makes of it under the policy 'mixed_float16'. "
+            "`optimizer` must not scale the loss, as Keras lets it do under the policy 'mixed_float16'. "
             "Received: LossScaleOptimizer. Valid: the policies 'float32' and 'mixed_bfloat16', which need no scaling."
         )
     if is_multi(optimizer):
-        # Which parts update tables is known once the model is built; then each of them is checked.
+        # Until the model is built nobody knows which parts update tables. Those parts are checked then.
         return
     if row_rule(optimizer) is None:
         raise UnsupportedError(
@@ -85,24 +88,25 @@ def check(optimizer: keras.Optimizer) -> None:
     for name in ("use_ema", "gradient_accumulation_steps"):
         if getattr(optimizer, name, None):
             raise UnsupportedError(
-                f"`{name}` of {type(optimizer).__name__} would touch every row of a table in every step. "
+                f"`{name}` of {type(optimizer).__name__} would update every row of a table in every step. "
                 f"Received: {getattr(optimizer, name)!r}. Valid: none, for models with tables."
             )
 
 
 def check_windows(optimizer: keras.Optimizer) -> None:
-    """Refuses an optimizer that GEO cannot train with: every part must have a row-wise form whose rows add up.
+    """Refuses an optimizer that GEO cannot train with.
 
     Raises:
-        UnsupportedError: naming the part.
+        UnsupportedError: a part has no row-wise form, or its row deltas cannot be added up. The message names the part.
     """
     for part in parts_of(optimizer):
+        # The declared rule and not `row_rule`: an overridden `update_step` does not change what its slots mean.
         rule = declared_rule(part)
         if rule is not None and not rule.adds_up:
             kind = type(part).__name__
             raise UnsupportedError(
-                f"`optimizer` must be one whose rows can be added up, for GEO: a row of {kind} is a function of its "
-                f"slots, and the sum of two such rows is not the row of the summed slots. Received: {kind}. "
+                f"`optimizer` must have rows that can be added up, for GEO: {kind} computes a row from its slots, and "
+                f"the sum of two such rows is not the row of the summed slots. Received: {kind}. "
                 f"Valid: {valid_names(needs_sums=True)}."
             )
         check(part)
@@ -110,12 +114,12 @@ def check_windows(optimizer: keras.Optimizer) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class BoundRule:
-    """An optimizer's rule in one step.
+    """The rule of an optimizer, with the values of one step.
 
     Args:
         rule: the rule.
-        values: hyperparameters by name.
-        slots_of: gives the Keras variables of the slots of a variable, in the order of the rule.
+        values: hyperparameter values by name.
+        slots_of: returns the Keras variables of the slots of a variable, in the order of the rule.
     """
 
     rule: RowRule
@@ -123,21 +127,23 @@ class BoundRule:
     slots_of: Callable[[keras.Variable | Table], list[keras.Variable]]
 
     def hyper(self, decay: tf.Tensor | float) -> tf.Tensor:
-        """The hyperparameters in the rule's order and last the decay, float32 [h + 1]."""
+        """Returns the hyperparameters in the order of the rule, then the decay: float32 [h + 1]."""
+        # The op reads them by position: for "adagrad" [learning_rate, epsilon, decay].
         numbers = (*(self.values[name] for name in self.rule.hyperparameters), decay)
         return tf.stack([tf.cast(number, tf.float32) for number in numbers])
 
 
 def rule_of(optimizer: keras.Optimizer, learning_rate: tf.Tensor) -> BoundRule | None:
-    """The rule of a built optimizer; None for one that updates in a way of its own.
+    """Binds the rule of a built optimizer to the values of this step; None if it has no rule.
 
     Args:
-        optimizer: of Keras.
-        learning_rate: of this step, a scalar tensor.
+        optimizer: a Keras optimizer.
+        learning_rate: the learning rate of this step, a scalar tensor.
     """
     rule = row_rule(optimizer)
     if rule is None:
         return None
+    # `iterations` counts finished steps, and the t of Adam starts at 1.
     values = {"learning_rate": learning_rate, "step": tf.cast(optimizer.iterations + 1, tf.float32)}
     for name in rule.hyperparameters:
         attribute = rule.attribute_of(name)
@@ -155,19 +161,21 @@ def row_updates(
     pairs: Sequence[tuple[tf.IndexedSlices | MergedGradient, Table]],
     learning_rate: tf.Tensor,
 ) -> list[RowUpdate]:
-    """What an optimizer does to the rows of tables in this step.
+    """Returns the updates that an optimizer makes to table rows in this step.
 
     Args:
-        optimizer: of Keras, built.
-        pairs: (gradient, table) each.
-        learning_rate: of this step, a scalar tensor.
+        optimizer: a built Keras optimizer.
+        pairs: (gradient, table) pairs.
+        learning_rate: the learning rate of this step, a scalar tensor.
 
     Raises:
-        UnsupportedError: it has no row-wise form.
+        UnsupportedError: the optimizer has no row-wise form.
     """
-    check(optimizer)  # one that a model applies beside its own is seen here first
+    # An optimizer that only a `train_step` applies has not been checked before.
+    check(optimizer)
     bound = rule_of(optimizer, learning_rate)
     assert bound is not None
+    # Two vectors serve all tables: one with weight decay, and one for tables that are excluded from it.
     plain = bound.hyper(0.0)
     decayed = None if optimizer.weight_decay is None else bound.hyper(optimizer.weight_decay * learning_rate)
     updates = []
@@ -179,11 +187,11 @@ def row_updates(
 
 
 def slot_names(optimizer: keras.Optimizer) -> tuple[str, ...]:
-    """The attributes in which an optimizer with a row-wise form keeps its slots, a list each, in the rule's order."""
+    """Returns the optimizer attributes that hold its slots, in the order of the rule. Each is a list of variables."""
     rule = row_rule(optimizer)
     return () if rule is None else tuple(slot.attribute for slot in rule.slots)
 
 
 def slot_of(optimizer: keras.Optimizer, attribute: str, variable: keras.Variable | Table) -> keras.Variable:
-    """The Keras variable of one slot of a variable."""
+    """Returns the Keras variable of one slot of `variable`."""
     return getattr(optimizer, attribute)[optimizer._trainable_variables_indices[optimizer._var_key(variable)]]

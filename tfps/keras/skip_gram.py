@@ -1,4 +1,4 @@
-"""SkipGram: learns to tell pairs of ids that belong together from pairs drawn at random, as word2vec does."""
+"""SkipGram: learns to tell real pairs of ids from random pairs, as word2vec does."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,27 +21,27 @@ from tfps.types import Nest
 class SkipGram(keras.Model):
     """Learns a vector for each id from pairs (center, context) of ids that were seen together.
 
-    The inner product of a center's vector and a context's is the logit of their belonging together. Each pair comes
-    with contexts of its own that are drawn at random and must score low (negative sampling). The loss of a pair is the
-    sum of the logistic losses of its context and of its negatives. What is minimised is the *sum* over the pairs of a
-    batch, as in word2vec, so that a learning rate means the same for any size of batch; what is reported is the mean.
+    The logit of a pair is the inner product of the center's vector and the context's vector. Each pair also gets
+    random contexts, its negatives, which must score low (negative sampling). The loss of a pair is the sum of the
+    logistic losses of its context and its negatives. Training minimises the *sum* over the pairs of a batch, as in
+    word2vec, so that a learning rate means the same for every batch size. The logs report the mean.
 
     It is a plain `keras.Model`: compile it with an optimizer and no loss, and `fit` it on batches (centers, contexts).
-    In the scope of a `tfps.ParameterServerStrategy` both tables live on the servers. There, with
-    `tfps.optimizers.Geo(SGD or Adagrad)`, a window of batches is one C++ op that trains pair after pair as word2vec
-    does; elsewhere a batch is a step of TensorFlow's operations, whose pairs all see the rows as they were before it.
+    In the scope of a `tfps.ParameterServerStrategy` both tables live on the servers. With
+    `tfps.optimizers.Geo(SGD or Adagrad)` one C++ op trains a whole window of batches, pair after pair, as word2vec
+    does. Otherwise a batch is one step of TensorFlow operations, and all its pairs see the rows from before the step.
 
     Args:
-        vocabulary: ids there are, of centers and of contexts alike.
-        dim: length of a vector.
-        negatives: contexts drawn for each pair.
-        counts: how often each id was seen as a context, [vocabulary]; None where all are as likely to be drawn.
+        vocabulary: the number of ids. Centers and contexts share them.
+        dim: the length of a vector.
+        negatives: the number of contexts drawn for each pair.
+        counts: how often each id was seen as a context, [vocabulary]; None to draw all ids with equal probability.
         power: ids are drawn in proportion to counts ** power; 0.75 in word2vec.
-        seed: of the draws; one is made up where it is None.
-        **kwargs: of `keras.Model`.
+        seed: the seed of the draws; None for a random one.
+        **kwargs: further arguments of `keras.Model`.
 
     Call arguments:
-        inputs: ids of centers, of any shape; the result has their vectors in the last dimension.
+        inputs: ids of centers, of any shape. The result has one more dimension, with their vectors.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -70,14 +70,15 @@ class SkipGram(keras.Model):
         super().__init__(**kwargs)
         vocabulary, dim = check_integer("vocabulary", vocabulary, at_least=2), check_integer("dim", dim, at_least=1)
         negatives, power = check_integer("negatives", negatives, at_least=1), check_number("power", power)
+        # None stays None: the SeedGenerator below then draws a seed.
         if seed is not None:
-            seed = check_integer("seed", seed, valid="None for one that is made up")
+            seed = check_integer("seed", seed, valid="None for a random seed")
         seen = None if counts is None else check_array("counts", counts, np.float64, "numbers")
         if seen is not None:
             _check_counts(seen, vocabulary)
         self._config = {"vocabulary": vocabulary, "dim": dim, "negatives": negatives, "power": power, "seed": seed}
         aliases = None if seen is None else alias_table(seen**power)
-        # Past Keras, which would track them: settings, and no state.
+        # Keras would track plain attributes. These are settings and not state, so they bypass its `__setattr__`.
         object.__setattr__(self, "_counts", seen)
         object.__setattr__(self, "_negatives", Negatives(vocabulary, negatives, aliases))
         small = keras.initializers.RandomUniform(-0.5 / dim, 0.5 / dim)
@@ -85,11 +86,11 @@ class SkipGram(keras.Model):
         self.contexts = keras.layers.Embedding(vocabulary, dim, embeddings_initializer="zeros", name="contexts")
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.loss_tracker = keras.metrics.Mean("loss")
-        # Both tables are made at once, whatever the first batch: their shapes follow from the arguments.
+        # The shapes of both tables follow from the arguments, so they can be made before the first batch.
         self.build(None)
 
     def build(self, input_shape: Nest) -> None:
-        """Makes both tables, whatever the shape."""
+        """Makes both tables. Their shapes do not depend on `input_shape`."""
         for layer in (self.centers, self.contexts):
             if not layer.built:
                 layer.build((None,))
@@ -97,28 +98,28 @@ class SkipGram(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The loss; metrics given to `compile` are not used."""
+        """The loss. Metrics that are given to `compile` are not used."""
         return [self.loss_tracker]
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The vectors of centers."""
+        """Returns the vectors of centers."""
         return self.centers(inputs)
 
     def train_step(self, data: Nest) -> Mapping[str, tf.Tensor]:
-        """One batch of pairs by TensorFlow's operations."""
+        """Trains one batch of pairs with TensorFlow operations."""
         with tf.GradientTape() as tape:
             loss, pairs = self._loss_of(data)
-        # The gradients of both tables are those of the rows that were looked up, not of whole tables.
+        # These gradients have only the rows that were looked up. No tensor is as large as a table.
         weights = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return self._report(loss, pairs)
 
     def test_step(self, data: Nest) -> Mapping[str, tf.Tensor]:
-        """The loss of one batch."""
+        """Computes the loss of one batch."""
         return self._report(*self._loss_of(data))
 
     def window_lookups(self, batches: Nest) -> list[tuple[tf.Variable, tf.Tensor]]:
-        """The rows that a window of batches needs; see `tfps/training/geo/whole_window.py`.
+        """Returns the tables and ids that a window of batches needs; see `tfps/training/geo/whole_window.py`.
 
         Args:
             batches: (centers, contexts) of the whole window.
@@ -134,54 +135,60 @@ class SkipGram(keras.Model):
         Args:
             batches: (centers, contexts) of the whole window.
             rows: the rows of `window_lookups`.
-            steps: number of batches, int64 scalar.
+            steps: the number of batches, an int64 scalar.
+
+        Returns:
+            The delta of each row matrix, and the logs.
 
         Raises:
-            UnsupportedError: the op has no form of the optimizer.
+            UnsupportedError: the op does not implement the optimizer.
         """
         optimizer = self.optimizer
         _check_optimizer(optimizer)
-        # The rate is that of the window's first batch. A MultiOptimizer has none, and no rule for all rows.
+        # The whole window uses the learning rate of its first batch. A MultiOptimizer has no single rate or rule.
         rate = None if is_multi(optimizer) else tf.cast(optimizer.learning_rate, tf.float32)
-        found = None if rate is None else row_optimizers.rule_of(optimizer, rate)
-        if found is None or found.rule.name not in PAIR_RULES:
+        bound = None if rate is None else row_optimizers.rule_of(optimizer, rate)
+        if bound is None or bound.rule.name not in PAIR_RULES:
             raise UnsupportedError(
-                "`optimizer` must be SGD without momentum or Adagrad, where a SkipGram trains in windows. "
+                "`optimizer` must be SGD without momentum or Adagrad if a SkipGram trains in windows. "
                 f"Received: {type(optimizer).__name__}."
             )
         centers, targets = rows.positions
-        deltas, loss = train_pairs(found.rule, rows.matrices, centers, targets, found.hyper(0.0))
-        # As Keras counts: one for each batch, whatever the number of pairs.
+        deltas, loss = train_pairs(bound.rule, rows.matrices, centers, targets, bound.hyper(0.0))
+        # As in Keras, `iterations` counts batches and not pairs.
         optimizer.iterations.assign_add(tf.cast(steps, optimizer.iterations.dtype))
         return deltas, self._report(tf.cast(loss, tf.float32), tf.size(centers))
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make the same model again, untrained."""
+        """Returns the arguments that make the same untrained model again."""
         counts = None if self._counts is None else self._counts.tolist()
         return {"name": self.name, **self._config, "counts": counts}
 
     def _targets(self, contexts: tf.Tensor) -> tf.Tensor:
-        """Each context and the negatives drawn for it, [n, 1 + negatives]."""
+        """Draws the negatives of each context; returns [n, 1 + negatives] ids, the context first."""
+        # The seed generator is a variable, so its draws continue after saving and loading.
         return draw_targets(contexts, self._negatives, tf.cast(self.seed_generator.next(), tf.int64))
 
     def _loss_of(self, data: Nest) -> tuple[tf.Tensor, tf.Tensor]:
-        """The sum of the losses of the pairs of a batch, and the number of pairs."""
+        """Returns the summed loss of the pairs in a batch, and the number of pairs."""
         centers, contexts = _pairs_of(data)
         scores = tf.einsum("nd,nkd->nk", self.centers(centers), self.contexts(self._targets(contexts)))
-        # softplus(-s) is the logistic loss of a pair that belongs together, softplus(s) that of a negative.
+        # The logistic loss is softplus(-s) for the context, which has to score high, and softplus(s) for a negative.
+        # With 2 negatives a row of signs is [-1, 1, 1].
         signs = tf.concat([-tf.ones_like(scores[:, :1]), tf.ones_like(scores[:, 1:])], 1)
-        # In a sum the gradient of a pair does not depend on the size of the batch.
+        # A sum and not a mean, so that the gradient of a pair does not depend on the batch size.
         return tf.reduce_sum(tf.math.softplus(signs * scores)), tf.size(centers)
 
     def _report(self, loss: tf.Tensor, pairs: tf.Tensor) -> Mapping[str, tf.Tensor]:
         """Adds the mean loss of some pairs to the metric; returns the logs."""
+        # Weighted by pairs, because batches may differ in size. `divide_no_nan` gives 0 for an empty batch.
         pairs = tf.cast(pairs, tf.float32)
         self.loss_tracker.update_state(tf.math.divide_no_nan(loss, pairs), sample_weight=pairs)
         return self.get_metrics_result()
 
 
 def _pairs_of(data: Nest) -> tuple[tf.Tensor, tf.Tensor]:
-    """Centers and contexts, a vector each."""
+    """Unpacks a batch into vectors of centers and of contexts, [n] each."""
     centers, contexts, weights = keras.utils.unpack_x_y_sample_weight(data)
     if contexts is None or weights is not None:
         raise UnsupportedError(
@@ -192,19 +199,20 @@ def _pairs_of(data: Nest) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _check_optimizer(optimizer: keras.Optimizer) -> None:
+    """Refuses options that need the gradient of a batch: the op updates after every pair and never sums gradients."""
     for name in ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue"):
         if getattr(optimizer, name, None):
             raise UnsupportedError(
-                f"`{name}` works on the gradient of a batch, and there is none where a SkipGram trains in windows. "
+                f"`{name}` needs the gradient of a batch, which does not exist if a SkipGram trains in windows. "
                 f"Received: {getattr(optimizer, name)!r}. Valid: None."
             )
 
 
 def _check_counts(counts: np.ndarray[Any, Any], vocabulary: int) -> None:
     if counts.shape != (vocabulary,):
-        raise ConfigError(f"`counts` must be one for each of {vocabulary} ids. Received: shape {counts.shape}.")
+        raise ConfigError(f"`counts` must have a number for each of {vocabulary} ids. Received: shape {counts.shape}.")
     if not np.isfinite(counts).all() or counts.min() < 0 or not counts.any():
         raise ConfigError(
-            "`counts` must be finite, none below 0 and not all 0. "
+            "`counts` must be finite, at least 0 and not all 0. "
             f"Received: from {counts.min()} to {counts.max()}, {np.count_nonzero(counts)} of them not 0."
         )

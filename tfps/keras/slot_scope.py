@@ -1,4 +1,4 @@
-"""Where an optimizer makes its slots: beside the variable that they belong to."""
+"""Places the slots of an optimizer beside the variable that they belong to."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,20 +12,21 @@ from tfps.strategy.strategy import ParameterServerStrategy
 
 @contextlib.contextmanager
 def slot_scope(optimizer: keras.Optimizer, variable: keras.Variable | tf.Variable) -> Iterator[None]:
-    """Variables made inside lie beside a variable: row for row on its servers, or on its device.
+    """Places variables made in this scope beside `variable`: row by row on its servers, or on its device.
 
     Args:
-        optimizer: whose slots they are; it knows the strategy.
-        variable: that they belong to.
+        optimizer: the optimizer that creates the slots; it knows the strategy.
+        variable: the variable that the slots belong to.
     """
     strategy = optimizer._distribution_strategy
     if isinstance(strategy, ParameterServerStrategy):
-        # An optimizer may build itself while a step is traced; its slots must outlive that graph.
+        # An optimizer may build itself while a step is traced, but its slots must outlive that graph.
         with (
             strategy.outside_steps(),
             strategy.slots_of(variable._value if isinstance(variable, Variable) else variable),
         ):
             yield
     else:
+        # For any other strategy this places slots as Keras does.
         with strategy.extended.colocate_vars_with(variable.value if isinstance(variable, Variable) else variable):
             yield

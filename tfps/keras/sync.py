@@ -1,8 +1,7 @@
-"""`Sync`: a Keras optimizer that makes one update a global step, of the mean gradient of all workers' batches."""
+"""`Sync`: puts a Keras optimizer into synchronous mode, with one update per global step by the mean gradient."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,27 +11,27 @@ from tfps.checks import check_integer
 from tfps.errors import ConfigError
 from tfps.keras._compat import Variable
 from tfps.keras.model_steps import ModelSteps
-from tfps.keras.modes import Moded, ModeSettings, optimizer_of, with_mode
+from tfps.keras.modes import ModeOptimizer, ModeSettings, get_optimizer, with_mode
 from tfps.keras.multi_optimizer import is_multi
 from tfps.training.mode import Mode
 from tfps.training.synchronous.mode import Synchronous
 
 
-class SyncOptimizer(Moded):
-    """An optimizer whose updates are made by the servers, of the mean of what workers contribute."""
+class SyncOptimizer(ModeOptimizer):
+    """An optimizer whose updates run on the servers, with the mean of the gradients that the workers contribute."""
 
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
-        """On a worker: gives the gradients to the global step. Where they are merged: updates."""
+        """Contributes the gradients to the global step if called on a worker; otherwise updates the variables."""
         current = step.current()
-        # Bound here: `super()` would not work inside the function below, which runs later.
+        # Bound here, because `super()` without arguments does not work inside the nested function below.
         update = super().apply
-        # Outside a step of this mode, as in plain Keras or where the servers apply the update, it is an ordinary
+        # Plain Keras and the merge on the servers both land here: without contributions to collect, this is an ordinary
         # optimizer.
         if current is None or current.contributions is None:
             update(grads, trainable_variables)
             return
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
-        # As Keras does: a variable without a gradient is left alone.
+        # A variable without a gradient is left out, as in Keras.
         pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
         values = [v._value if isinstance(v, Variable) else v for _, v in pairs]
         updated = [variable for _, variable in pairs]
@@ -40,7 +39,7 @@ class SyncOptimizer(Moded):
 
         def apply_means(means: Sequence[tf.Tensor]) -> None:
             if is_multi(self):
-                # It wants a gradient for every variable it was built with, None for those that have none.
+                # A MultiOptimizer expects an entry for every variable it was built with: None for a missing gradient.
                 by_variable = dict(zip(map(id, updated), means, strict=True))
                 update([by_variable.get(id(variable)) for variable in variables], variables)
             else:
@@ -51,11 +50,11 @@ class SyncOptimizer(Moded):
 
 @dataclasses.dataclass(frozen=True)
 class SyncMode(ModeSettings):
-    """How an optimizer made by `Sync` trains.
+    """The settings of an optimizer made by `Sync`.
 
     Args:
-        drop_slowest: workers that a step does not wait for, at least 0.
-        max_staleness: updates that a batch may miss, at least 0.
+        drop_slowest: the number of workers that a step does not wait for, at least 0.
+        max_staleness: the number of updates that a gradient may miss, at least 0.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -69,45 +68,47 @@ class SyncMode(ModeSettings):
 
     def __post_init__(self) -> None:
         """Checks the fields."""
+        # A frozen dataclass forbids plain assignment, and the checked values have to be stored.
         for name in ("drop_slowest", "max_staleness"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), at_least=0))
         if self.drop_slowest and self.max_staleness:
             raise ConfigError(
-                "`drop_slowest` and `max_staleness` must not both be above 0: the one drops what is late, the other "
-                f"allows for it. Received: drop_slowest={self.drop_slowest}, max_staleness={self.max_staleness}."
+                "`drop_slowest` and `max_staleness` must not both be above 0: one drops late gradients, the other uses "
+                f"them. Received: drop_slowest={self.drop_slowest}, max_staleness={self.max_staleness}."
             )
 
     def make_mode(self, steps: ModelSteps) -> Mode:
-        """Synchronous training of a model."""
+        """Makes the synchronous mode of a model."""
         return Synchronous(steps.strategy, self.drop_slowest, self.max_staleness)
 
 
-def sync(optimizer: Any, drop_slowest: int = 0, max_staleness: int = 0) -> keras.Optimizer:
-    """Trains synchronously: each global step takes a batch of every worker and makes one update of their mean gradient.
+def sync(optimizer: keras.Optimizer | str, drop_slowest: int = 0, max_staleness: int = 0) -> keras.Optimizer:
+    """Puts an optimizer into synchronous mode: each global step makes one update from one batch of every worker.
 
-    The mean is weighted by the examples of each batch. Where the loss is a mean over examples, the update is that of
-    one process with the concatenated batch (for other losses, such as masked ones, see docs/optimizers.md). The
-    gradient of a row of a table is the mean over all examples too, and the row is updated once. `iterations` counts
-    updates: an epoch has as many as the longest input shard has batches, and more with `drop_slowest`. In the last
-    steps of an epoch workers that have no batch left contribute nothing. Layers that look at a whole batch
-    (`BatchNormalization`) see that of the worker, and need a momentum of at least 1 - 1 / (4 * max_staleness).
+    The update uses the mean gradient, weighted by the number of examples in each batch. If the loss is a mean over
+    examples, this equals the update of one process with the concatenated batch (docs/optimizers.md has other losses,
+    such as masked ones). The gradient of a table row is also the mean over all examples, and the row is updated once.
+    `iterations` counts updates: an epoch has as many as the longest input shard has batches, and more with
+    `drop_slowest`. In the last steps of an epoch, workers without a batch contribute nothing. Layers that look at a
+    whole batch (`BatchNormalization`) see the batch of one worker. With a `max_staleness` above 0 they need a momentum
+    of at least 1 - 1 / (4 * max_staleness).
 
-    The optimizer is returned; it is now an instance of a subclass of its class, and its learning rate, schedules, slots
-    and saving work as before. Without `tfps.ParameterServerStrategy` it trains as it always did.
+    `Sync` changes the class of the optimizer to a subclass and returns it. Its learning rate, schedules, slots and
+    saving work as before. Without `tfps.ParameterServerStrategy` it trains as before, too.
 
     Args:
         optimizer: a Keras optimizer, or its name.
-        drop_slowest: number of workers that a step does not wait for. A gradient that comes too late is dropped, and
-            its batch is trained again in a later step, so each batch counts once.
-        max_staleness: a worker may begin a batch while so many of its own batches are not part of an update yet. 0
-            waits for each; 1 hides the exchange behind the next batch.
+        drop_slowest: the number of workers that a step does not wait for. A late gradient is dropped, and its batch is
+            trained again in a later step, so each batch counts once.
+        max_staleness: a worker may begin a batch while up to this many of its earlier batches are in no update yet. 0
+            waits for each update; 1 hides the exchange behind the next batch.
 
     Returns:
         The optimizer.
 
     Raises:
         ConfigError: an argument breaks its rule.
-        UnsupportedError: the optimizer is in another mode.
+        UnsupportedError: the optimizer is already in another mode.
 
     Example:
         >>> import keras, tfps
@@ -115,6 +116,7 @@ def sync(optimizer: Any, drop_slowest: int = 0, max_staleness: int = 0) -> keras
         >>> optimizer.tfps_mode.drop_slowest, isinstance(optimizer, keras.optimizers.Adam)
         (0, True)
     """
+    # The settings check themselves before the class of the optimizer changes.
     mode = SyncMode(drop_slowest, max_staleness)
-    optimizer = optimizer_of(optimizer)
+    optimizer = get_optimizer(optimizer)
     return with_mode(optimizer, mode)

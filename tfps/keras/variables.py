@@ -1,4 +1,4 @@
-"""Keras variables made in a `ParameterServerStrategy` scope: what they become and how they get their first value."""
+"""Keras variables in a `ParameterServerStrategy` scope: which kind they become, and how they are initialized."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -24,20 +24,20 @@ Initializer: TypeAlias = Callable[..., tf.Tensor]
 """A Keras initializer, or any function of (shape, dtype)."""
 
 _TABLE_ROWS = 100_000
-"""A matrix of a user's own layer is taken for a table from this many rows on: a kernel has fewer."""
+"""A matrix of a user's own layer counts as a table from this many rows on; dense kernels have fewer."""
 
 
 def current_strategy() -> ParameterServerStrategy | None:
-    """The strategy whose scope the caller is in, if it is ours."""
+    """Returns the strategy whose scope the caller is in; None if it is not a `ParameterServerStrategy`."""
     strategy = tf.distribute.get_strategy()
     return strategy if isinstance(strategy, ParameterServerStrategy) else None
 
 
 def create(strategy: ParameterServerStrategy, variable: Variable, initializer: Initializer) -> Table | StepVariable:
-    """Makes what a Keras variable holds: a table, a dense variable on a server, or a sum on the chief.
+    """Creates the value of a Keras variable: a table, a dense variable on a server, or a sum on the chief.
 
     Args:
-        strategy: makes it.
+        strategy: the strategy that creates it.
         variable: the Keras variable; its shape, dtype and path are known.
         initializer: a Keras initializer or any function of (shape, dtype).
     """
@@ -45,6 +45,8 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
     spec = VariableSpec(
         variable.path, shape, dtype, trainable=variable.trainable, is_table=_is_table(variable, shape, dtype)
     )
+    # Three forms of the same initial value: the whole tensor, a range of rows, and a constant. Servers use the cheapest
+    # one that exists, so that a large table is never drawn in one piece.
     initial = InitialValue(
         lambda: initializer(shape, dtype=dtype), row_source(initializer, shape, dtype), _constant(initializer)
     )
@@ -52,9 +54,9 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
         initial,
         variable._tfps_table_type,
         is_seed=variable._tfps_maker == "seed",
-        bookkeeping=not _of_layer(variable),
+        bookkeeping=not _is_of_layer(variable),
     )
-    # An optimizer may build its slots while a step is traced: variables are made outside of that graph.
+    # An optimizer may build its slots while a step is traced, and variables must outlive that graph.
     with tf.init_scope():
         return strategy.create(spec, recipe, summed=_is_metric(variable))
 
@@ -62,25 +64,25 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
 def create_from_value(
     strategy: ParameterServerStrategy, variable: Variable, value: np.ndarray[Any, Any] | tf.Tensor | float
 ) -> Table | StepVariable:
-    """The same for a variable that is given a value instead of an initializer; its shape is not yet set."""
+    """Creates the value of a Keras variable from a value instead of an initializer. Its shape is not set yet."""
     array = np.asarray(value)
     dtype = standardize_dtype(variable._dtype)
     spec = VariableSpec(variable.path, array.shape, dtype, trainable=variable.trainable)
     with tf.init_scope():
         return strategy.create(
             spec,
-            Recipe(InitialValue(lambda: tf.convert_to_tensor(array, dtype)), bookkeeping=not _of_layer(variable)),
+            Recipe(InitialValue(lambda: tf.convert_to_tensor(array, dtype)), bookkeeping=not _is_of_layer(variable)),
             summed=_is_metric(variable),
         )
 
 
 def adopt(strategy: ParameterServerStrategy, variables: list[Variable], maker: str) -> None:
-    """Moves Keras variables that were made outside the scope to where they belong.
+    """Recreates Keras variables that were made outside the scope, in the places that the strategy gives them.
 
     Args:
-        strategy: makes them anew.
+        strategy: the strategy that creates them.
         variables: Keras variables.
-        maker: "metric" for those of a metric, "none" for those of an optimizer.
+        maker: "metric" for variables of a metric, "none" for variables of an optimizer.
     """
     for variable in variables:
         if isinstance(variable, Variable) and not isinstance(variable._value, (StepVariable, Table, type(None))):
@@ -89,50 +91,49 @@ def adopt(strategy: ParameterServerStrategy, variables: list[Variable], maker: s
 
 
 def stored_values(variables: Iterable[Variable | T], kind: type[T] | tuple[type[T], ...]) -> list[T]:
-    """The tables or variables of some type that Keras variables hold, each once."""
-    # By identity, as tables and variables cannot be compared; tied layers hold one of them twice.
+    """Returns the values of type `kind` that Keras variables hold, each once."""
+    # Duplicates are found by identity, because `==` on a variable is elementwise. Tied layers share a variable.
     values = [variable._value if isinstance(variable, Variable) else variable for variable in variables]
     return list({id(value): value for value in values if isinstance(value, kind)}.values())
 
 
 def record_maker(variable: Variable) -> None:
-    """Records what makes a Keras variable, and the table type that its layer asks for.
-
-    The variable keeps both: one made while a model is traced gets its value later, when its maker is no longer known.
-    """
+    """Records on a Keras variable what is creating it, and which table type its layer asks for."""
+    # A variable that is made while a model is traced gets its value later, when Keras no longer knows the creator.
     maker = creating_layer()
     kinds = {"metric": keras.metrics.Metric, "seed": keras.random.SeedGenerator, "embedding": keras.layers.Embedding}
-    named = next((name for name, kind in kinds.items() if isinstance(maker, kind)), None)
-    variable._tfps_maker = named or ("layer" if isinstance(maker, keras.layers.Layer) else "none")
-    # A layer chooses what keeps its rows by a class attribute; all others have sharded tables.
+    name = next((name for name, kind in kinds.items() if isinstance(maker, kind)), None)
+    variable._tfps_maker = name or ("layer" if isinstance(maker, keras.layers.Layer) else "none")
+    # A layer may choose its table type by a class attribute. Sharded tables are the default.
     variable._tfps_table_type = getattr(maker, "tfps_table_type", ShardedTable)
 
 
 def looks_like_table(shape: Shape, name: str, of_embedding: bool) -> bool:
-    """Whether steps ask for some rows of a layer's variable, and not for all of it.
+    """Whether a variable is a table: steps read some of its rows and never all of it.
 
     Args:
-        shape: of the variable.
-        name: of the variable, without its layer's.
-        of_embedding: whether the layer is a `keras.layers.Embedding`.
+        shape: the shape of the variable.
+        name: the name of the variable, without the name of its layer.
+        of_embedding: whether its layer is a `keras.layers.Embedding`.
     """
+    # An empty matrix has no row that a server could hold.
     if len(shape) != 2 or not math.prod(shape):
         return False
     return shape[0] >= _TABLE_ROWS or (of_embedding and name == "embeddings")
 
 
 def _is_metric(variable: Variable) -> bool:
-    """Whether a variable is the state of a metric, and so a sum over workers."""
-    # Keras marks it as synchronized on read, before version 3.7 not at all.
+    """Whether a variable is the state of a metric, and therefore a sum over workers."""
+    # Keras marks such variables as synchronized on read. Before version 3.7 it had no mark, so the maker decides.
     return getattr(variable, "_synchronization", None) == "on_read" or variable._tfps_maker == "metric"
 
 
-def _of_layer(variable: Variable) -> bool:
+def _is_of_layer(variable: Variable) -> bool:
     return variable._tfps_maker in ("layer", "embedding")
 
 
 def _is_table(variable: Variable, shape: Shape, dtype: str) -> bool:
-    table = _of_layer(variable) and looks_like_table(shape, variable.name, variable._tfps_maker == "embedding")
+    table = _is_of_layer(variable) and looks_like_table(shape, variable.name, variable._tfps_maker == "embedding")
     if table and dtype != "float32":
         raise UnsupportedError(
             f"`dtype` of table {variable.path!r} must be 'float32'. Received: {dtype!r}. "
@@ -142,7 +143,7 @@ def _is_table(variable: Variable, shape: Shape, dtype: str) -> bool:
 
 
 def _constant(initializer: Initializer) -> float | None:
-    """The value that an initializer gives every element, if it is one."""
+    """Returns the value of a constant initializer; None for all others."""
     if isinstance(initializer, keras.initializers.Zeros):
         return 0.0
     if isinstance(initializer, keras.initializers.Ones):

@@ -20,7 +20,7 @@ from typing import Protocol
 import tensorflow as tf
 
 from tfps import jobs
-from tfps.cluster import background
+from tfps.cluster import background, devices
 from tfps.errors import TfpsError
 from tfps.runtime.pool import WorkerPool
 from tfps.runtime.task_thread import TaskThread
@@ -118,9 +118,9 @@ class OwnedVariables:
             if operation.type == "VarHandleOp":
                 name = operation.get_attr("shared_name").decode()
                 if name.startswith(_PREFIX):
-                    on_server = f"/job:{jobs.PS}/" in operation.device
-                    devices = [operation.device] if on_server else self._worker_devices
-                    self._names.update(RemoteVariable(device, name) for device in devices)
+                    on_server = devices.is_of_job(operation.device, jobs.PS)
+                    places = [operation.device] if on_server else self._worker_devices
+                    self._names.update(RemoteVariable(device, name) for device in places)
 
     def __iter__(self) -> Iterator[RemoteVariable]:
         """The variables it owns."""

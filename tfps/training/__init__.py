@@ -1,1 +1,1 @@
-"""Steps on the workers: what one closure does, what crosses, how an epoch is handed out."""
+"""Training on the workers: what a closure runs, what crosses the network, and how an epoch is handed out."""

@@ -1,9 +1,9 @@
-"""One closure: what a worker runs in one call. Pull dense variables, train some steps, push what they changed.
+"""A closure: what a worker runs in one call. It pulls dense variables, trains some steps and pushes the changes.
 
-The path of a closure: (1) one buffer of dense variables comes from each server; (2) the closure takes batches from the
-worker's own iterator, or those that the chief fed, and trains on them; (3) one buffer of dense deltas goes back to each
-server, and (4) the number of steps, the metric sums, what the mode measured and the logs go to the chief as one vector.
-How (2) and (3) are done is up to the mode of training, which has a subclass of `Closure` for it.
+The path of a closure: (1) each server sends one buffer of dense variables; (2) the closure takes batches from the
+worker's own iterator, or batches that the chief fed, and trains on them; (3) each server gets one buffer of dense
+deltas back; (4) the chief gets one vector with the number of steps, the metric sums, the values that the mode measured
+and the logs. Each mode of training has a subclass of `Closure`, which decides how (2) and (3) are done.
 
 Threading: graphs over an iterator are traced in the main thread, graphs over fed batches in the thread of a worker.
 """
@@ -35,12 +35,12 @@ Copies: TypeAlias = dict[VariableKey, tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The steps that a closure runs, whatever the mode.
+    """The steps that a closure runs, independent of the mode.
 
     Args:
-        run: a step: takes a batch and returns its logs, float32 scalars by name, as far as no metric has them.
-        variables: dense variables that the worker pulls.
-        sums: metric state that a closure counts from zero and sends back.
+        run: runs a step: takes a batch and returns its logs, float32 scalars by name, without those that are metrics.
+        variables: the dense variables that the worker pulls.
+        sums: the metric variables that a closure counts from zero and sends back.
     """
 
     run: Callable[[Nest], Mapping[str, tf.Tensor]]
@@ -50,13 +50,13 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a closure returns.
+    """The result of a closure.
 
     Args:
-        steps: batches it trained.
-        sums: what it added to each metric state, in the order of the program.
-        logs: the last step's logs by name.
-        measured: what the mode measured, float32 [`Closure.measures`]; sums over closures mean something.
+        steps: the number of batches that it trained.
+        sums: the increase of each metric variable, in the order of `Program.sums`.
+        logs: the logs of the last step, by name.
+        measured: the values that the mode measured, float32 [`Closure.measures`]; they are added up over closures.
     """
 
     steps: int
@@ -68,15 +68,15 @@ class Result:
 class Closure(abc.ABC):
     """Traces the closures of one program and reads their results.
 
-    A subclass pulls with `_pull`, traces its steps with `_run` and ends with `_result`.
+    A subclass pulls with `_pull`, traces its steps with `_run` and builds its result with `_result`.
 
     Args:
-        program: the steps.
+        program: the steps that closures run.
 
     Attributes:
-        measures: float32 values that the mode measures in a closure.
-        contributes: whether steps hand their gradients to an update that is made elsewhere.
-        operations: operations of one step; 0 before one is traced.
+        measures: the number of float32 values that the mode measures in a closure.
+        contributes: whether steps hand their gradients to an update that runs on the servers.
+        operations: the number of operations in one step; 0 before a step is traced.
     """
 
     measures: ClassVar[int] = 0
@@ -85,36 +85,36 @@ class Closure(abc.ABC):
     def __init__(self, program: Program) -> None:
         self.program = program
         self.operations = 0
-        # Known once a step is traced. Any closure of a model can read the results of all others, as their logs have the
-        # same names.
+        # The names are known once a step is traced. The logs of all closures of a model have the same names, so each
+        # closure can read the results of all others.
         self._log_names: list[str] = []
         self._recording: Recording | None = None
 
     @abc.abstractmethod
     def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
-        """Traces up to `order.steps` steps over the worker's own input; returns the result, a float32 vector."""
+        """Traces up to `order.steps` steps over the worker's own input; returns the result as a float32 vector."""
 
     @abc.abstractmethod
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
-        """Traces one step for each batch that the chief feeds; returns the result, a float32 vector."""
+        """Traces one step for each batch that the chief feeds; returns the result as a float32 vector."""
 
     def ids_per_step(self, examples: int | None) -> Mapping[str, int | None]:
-        """Ids that one step looks up, by table, as far as they are known; nothing before a step was traced.
+        """Counts the ids that one step looks up in each table; None where unknown, empty before a step is traced.
 
         Args:
-            examples: examples of a batch, where that is known and no part of its shape.
+            examples: the examples in a batch, if that number is known but not part of the static shape.
         """
         return {} if self._recording is None else self._recording.ids_per_step(examples)
 
     def read(self, vector: Floats) -> Result:
-        """Reads on the chief what a closure returned."""
+        """Parses the vector that a closure returned to the chief."""
         values = np.asarray(vector)
-        # The layout is that of `_result`: 2 lanes of steps, the sums, the measurements, the logs.
+        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs.
         steps = int(values[:2].view(np.int64)[0])
         sums, at = [], 2
         for variable in self.program.sums:
             end = at + lanes(variable.shape.num_elements(), variable.dtype)
-            sums.append(_as_value_of(variable, values[at:end]))
+            sums.append(_to_variable_value(variable, values[at:end]))
             at = end
         measured, logs = values[at : at + self.measures], values[at + self.measures :]
         return Result(steps, sums, dict(zip(self._log_names, logs.tolist(), strict=True)), measured.tolist())
@@ -125,13 +125,12 @@ class Closure(abc.ABC):
         scales: Mapping[VariableKey, float] | None = None,
         capped: frozenset[VariableKey] = frozenset(),
     ) -> tuple[Exchange, Copies]:
-        """Pulls the dense variables, and sets this closure's metric sums to zero; returns all local copies."""
+        """Pulls the dense variables and sets the metric sums to zero; returns the exchange and all local copies."""
         exchange = Exchange(self.program.variables, scales, order.shard, capped)
         exchange.pull()
         copies: Copies = dict(exchange.copies)
         for variable in self.program.sums:
-            # The worker keeps these variables from one closure to the next, so each closure begins by setting them to
-            # zero.
+            # These variables stay on the worker after a closure, so the next closure has to reset them.
             copies[variable.key] = local_copy(variable)
             tf.raw_ops.AssignVariableOp(resource=copies[variable.key], value=tf.zeros(variable.shape, variable.dtype))
         return exchange, copies
@@ -139,10 +138,10 @@ class Closure(abc.ABC):
     def _result(
         self, copies: Copies, steps: tf.Tensor, logs: tf.Tensor, measured: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Packs what the chief gets; `read` is the inverse."""
-        # By now the steps have run: TensorFlow orders the reads and writes of one resource within a graph.
+        """Packs the result for the chief into one vector; `read` is the inverse."""
+        # These reads come after the steps: TensorFlow orders the reads and writes of one resource within a graph.
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self.program.sums]
-        # A closure that had no batch may have no logs, but the vector has the same length always.
+        # A closure without batches may have no logs, but the vector must have the same length.
         logs = tf.pad(logs, [[0, len(self._log_names) - tf.size(logs)]])
         return pack([steps, *sums, *([] if measured is None else [measured]), logs])
 
@@ -162,22 +161,23 @@ class Closure(abc.ABC):
             return self._logs_vector(self.program.run(batch))
 
     def _record(self, run: Callable[..., tf.Tensor], spec: Nest) -> Recording:
+        # Kept for `ids_per_step`: the recording has the shapes of all ids that the step looks up.
         self._recording = recording = Recording(run, spec)
         self.operations = recording.operations
         return recording
 
     def _logs_vector(self, logs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Logs as a float32 vector; their names stay here, for `read`."""
-        # Sorted, because a dictionary may be in another order when the step is traced again.
+        """Converts logs to a float32 vector and stores their names for `read`."""
+        # The names are sorted because the dictionary may have another order when the step is traced again.
         self._log_names = sorted(logs)
         return tf.stack(
             [tf.cast(tf.reshape(logs[name], []), tf.float32) for name in self._log_names] or [tf.zeros([])]
         )[: len(logs)]
 
 
-def _as_value_of(variable: SumVariable, values: Floats) -> np.ndarray[Any, Any]:
-    """Lanes of a result as the value of a variable: `pack` casts narrow types and keeps the bits of wide ones."""
+def _to_variable_value(variable: SumVariable, values: Floats) -> np.ndarray[Any, Any]:
+    """Converts lanes of a result to the value of a variable."""
     dtype = variable.dtype.as_numpy_dtype
-    # A copy: a view would keep all of the result in memory.
+    # `pack` casts narrow types and keeps the bits of wide ones. Both ways copy: a view would keep all of the result.
     narrow = lanes(1, variable.dtype) == 1 and np.dtype(dtype).itemsize != 4
     return (values.astype(dtype) if narrow else values.copy().view(dtype)).reshape(variable.shape)

@@ -1,8 +1,8 @@
-"""CPU time of the processes of a cluster, from /proc of the machines they run on.
+"""CPU times of the processes of a cluster, read from /proc on their machines.
 
-An embedded cluster is on this machine. Other servers and workers run graphs and nothing else, so a graph reads the text
-of /proc where they are. Cost: nothing for the embedded cluster; elsewhere one call, some ten milliseconds. A time that
-cannot be read is left out.
+An embedded cluster runs on this machine. Servers and workers on other machines can only run graphs, so a graph reads
+the files of /proc there. Cost: no message for an embedded cluster, else one call of some ten milliseconds. Times
+that cannot be read are left out.
 """
 
 import dataclasses
@@ -20,25 +20,25 @@ from tfps.runtime.waiting import Wait, call_within
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _SAMPLE = 8
-"""Tasks of a job that are read at most: a cluster's are alike, and a call to each takes time."""
+"""The most tasks of a job that are read: the tasks of a job are alike, and each call takes time."""
 _LIMIT_S = 10.0
-"""Seconds to wait for the tasks of other machines."""
+"""Seconds to wait for tasks on other machines."""
 _FILES = ("/proc/{}/stat", "/proc/{}/status", "/proc/stat")
 _HERE = "this machine"
 
 
 @dataclasses.dataclass(frozen=True)
 class CpuTime:
-    """One reading of one process.
+    """The CPU time of one process at one moment.
 
     Args:
         job: "ps", "worker" or "chief".
-        index: its number in the job.
+        index: the index of the task in its job.
         host: the machine it runs on.
-        seconds: CPU time since it began, user and system.
-        cores: cores it may use.
-        host_cores: cores of its machine that it may run on.
-        host_idle_s: seconds in which a core of its machine, on average, did nothing for anybody.
+        seconds: user and system CPU time since the process started.
+        cores: the number of cores that the process may use.
+        host_cores: the number of cores of its machine that it may run on.
+        host_idle_s: seconds for which a core of its machine was idle, averaged over the cores.
     """
 
     job: str
@@ -51,10 +51,10 @@ class CpuTime:
 
 
 def cpu_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
-    """Reads the CPU times of the chief and of some servers and workers, as far as they can be read.
+    """Reads the CPU times of the chief and of some servers and workers; leaves out those that cannot be read.
 
     Args:
-        strategy: whose cluster it is.
+        strategy: the strategy whose cluster is read.
     """
     return [
         _chief_time(strategy),
@@ -66,7 +66,7 @@ def _chief_time(strategy: ParameterServerStrategy) -> CpuTime:
     addresses = strategy._cluster_resolver.cluster_spec().as_dict().get(jobs.CHIEF, [])
     host = _HERE if strategy.cluster is not None or not addresses else _host(addresses[0])
     cores = os.cpu_count() or 1
-    # Where there is no /proc the chief still knows its own time; its machine counts as busy with nothing else.
+    # Without /proc the chief still knows its own CPU time; its machine then counts as never idle.
     no_proc = CpuTime(jobs.CHIEF, 0, host, time.process_time(), cores, cores, time.monotonic())
     return parse_times(jobs.CHIEF, 0, host, _read_proc("self")) or no_proc
 
@@ -75,7 +75,7 @@ def _embedded_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
     assert strategy.cluster is not None
     found = []
     for task in strategy.cluster.tasks:
-        # A process of the embedded cluster may be limited to fewer threads than its machine has cores.
+        # A process of an embedded cluster may be limited to fewer threads than its machine has cores.
         read = parse_times(task.order.job, task.order.index, _HERE, _read_proc(str(task.pid)))
         if read is not None:
             found.append(dataclasses.replace(read, cores=min(task.order.threads or read.cores, read.cores)))
@@ -83,8 +83,9 @@ def _embedded_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
 
 
 def _read_proc(process: str) -> str:
-    """The text of /proc about a process here; "" where there is no /proc, or the process has just ended."""
+    """Reads /proc for a process on this machine; "" where there is no /proc or the process has just ended."""
     try:
+        # One text in the order of `_FILES`, as `_read_remote` returns it for other machines.
         return "\n".join(pathlib.Path(name.format(process)).read_text() for name in _FILES)
     except OSError:
         return ""
@@ -97,7 +98,8 @@ def _remote_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
     try:
         texts = call_within(lambda: _read_remote(there), Wait("the CPU times of the cluster", _LIMIT_S))
     except (tf.errors.OpError, ClusterTimeoutError):
-        return []  # advice is given without them
+        # The times only serve advice in the log, which can do without them.
+        return []
     found = [
         parse_times(job, index, _host(spec[job][index]), text) for (job, index), text in zip(tasks, texts, strict=True)
     ]
@@ -105,14 +107,14 @@ def _remote_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
 
 
 def _read_remote(places: list[str]) -> list[str]:
-    """The text of /proc about the process behind each device."""
+    """Reads /proc for the process of each device."""
 
     @tf.function(autograph=False)
     def read() -> list[tf.Tensor]:
         texts = []
         for device in places:
             with tf.device(device):
-                # Files of /proc have no size to go by; this reads until the end.
+                # Files of /proc report a size of 0. A dataset of lines does not ask for the size and reads to the end.
                 lines = tf.data.TextLineDataset([name.format("self") for name in _FILES])
                 texts.append(lines.reduce("", lambda before, line: tf.strings.join([before, line], "\n")))
         return texts
@@ -121,12 +123,12 @@ def _read_remote(places: list[str]) -> list[str]:
 
 
 def parse_times(job: str, index: int, host: str, text: str) -> CpuTime | None:
-    """Parses the texts of /proc/<pid>/stat, /proc/<pid>/status and /proc/stat; None where they are something else."""
-    # stat of the process: "17 (a name) S ...". Fields 14 and 15 are its CPU time in ticks. The name may be any text, so
-    # the closing bracket is the last one.
+    """Parses /proc/<pid>/stat, /proc/<pid>/status and /proc/stat, joined; None where the text is something else."""
+    # The stat file of a process is "17 (a name) S ...". Fields 14 and 15 are its CPU time in ticks. The name may
+    # contain brackets, so the greedy pattern stops at the last one.
     spent = re.search(r"^\s*\d+ \(.*\) \S(?: -?\d+){10} (\d+) (\d+) ", text)
     allowed = re.search(r"^Cpus_allowed_list:\s*([\d,-]+)$", text, re.MULTILINE)
-    # stat of the machine: "cpu user nice system idle iowait ...", ticks of all cores, then a line for each core.
+    # The stat file of the machine is "cpu user nice system idle iowait ...", in ticks of all cores.
     idle = re.search(r"^cpu +\d+ \d+ \d+ (\d+) (\d+)", text, re.MULTILINE)
     if spent is None or allowed is None or idle is None:
         return None
@@ -138,7 +140,7 @@ def parse_times(job: str, index: int, host: str, text: str) -> CpuTime | None:
 
 
 def _sample(count: int) -> list[int]:
-    """Up to `_SAMPLE` numbers below `count`, spread over all of them."""
+    """Picks up to `_SAMPLE` indices below `count`, evenly spread."""
     return [i * count // min(count, _SAMPLE) for i in range(min(count, _SAMPLE))]
 
 

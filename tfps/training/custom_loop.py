@@ -1,7 +1,7 @@
-"""Hand-written loops: what `strategy.run` does inside a function that a `ClusterCoordinator` schedules.
+"""Hand-written loops: `strategy.run` inside a function that a `ClusterCoordinator` schedules.
 
 Each call of the function is a closure of one step, traced by the user's `tf.function`.
-Cost: dense variables cross in every step, both ways.
+Cost: dense variables cross in both directions in every step.
 """
 
 from collections.abc import Callable
@@ -18,38 +18,38 @@ from tfps.types import Nest
 
 
 def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]) -> Callable[..., Nest]:
-    """`function` as one step: dense variables are the worker's copies, exchanged before and after it.
+    """Wraps `function` as one step on the worker's copies of dense variables, which it pulls before and pushes after.
 
-    Metric state stays on the chief and is added to there; random generators draw the same numbers on all workers.
+    Metric state stays on the chief and is updated there. Random generators draw the same numbers on all workers.
     """
 
     def run_function(*args: Any, **kwargs: Any) -> Nest:
         copies: Copies = {}
 
-        def run(lookups: DirectLookups, given: tuple[tuple[Nest, ...], dict[str, Nest]]) -> Nest:
-            # `copies` is filled between the recording and the real trace; both see the same dictionary. Empty, it makes
-            # a recording read what the servers have, which nobody runs.
+        def run(lookups: DirectLookups, arguments: tuple[tuple[Nest, ...], dict[str, Nest]]) -> Nest:
+            # The recording and the real trace share this dictionary, and it is filled in between. It is empty for the
+            # recording, which then reads the variables of the servers in a graph that never runs.
             with step.tracing(step.Step(lookups, copies, by_hand=True)):
-                return function(*given[0], **given[1])
+                return function(*arguments[0], **arguments[1])
 
-        given = args, kwargs
-        # The recording comes first: an optimizer may build itself in it, and only then all variables are known.
-        recording = _record(run, given)
+        arguments = args, kwargs
+        # The recording comes first: the optimizer may create its variables in it, and the exchange needs all of them.
+        recording = _record(run, arguments)
         exchange = Exchange(strategy.dense_variables)
         exchange.pull()
         copies.update(exchange.copies)
-        result = run(recording.lookups(given) if recording else DirectLookups(), given)
+        result = run(recording.lookups(arguments) if recording else DirectLookups(), arguments)
         exchange.push()
         return result
 
     return run_function
 
 
-def _record(run: Callable[[DirectLookups, Nest], Nest], given: Nest) -> Recording | None:
-    """A recording of a step that is given tensors and nothing else; None of any other step.
+def _record(run: Callable[[DirectLookups, Nest], Nest], arguments: Nest) -> Recording | None:
+    """Records a step whose arguments are all tensors; returns None for any other step.
 
-    With it the rows of all lookups can be asked for at once.
+    The recording lets the step request the rows of all its lookups at once.
     """
-    leaves = tf.nest.flatten(given, expand_composites=True)
-    known = not tf.executing_eagerly() and all(isinstance(leaf, tf.Tensor) for leaf in leaves)
-    return Recording(run, given) if known else None
+    leaves = tf.nest.flatten(arguments, expand_composites=True)
+    can_record = not tf.executing_eagerly() and all(isinstance(leaf, tf.Tensor) for leaf in leaves)
+    return Recording(run, arguments) if can_record else None

@@ -1,4 +1,4 @@
-"""Evaluation as a mode: closures pull and compute, and push nothing."""
+"""Evaluation as a mode: closures pull and compute, but never push."""
 
 from collections.abc import Sequence
 
@@ -13,29 +13,29 @@ from tfps.types import Nest
 
 
 class EvaluationClosure(StepLoop):
-    """A loop of steps that change nothing but the metric sums of their result."""
+    """A loop of steps that change nothing except the metric sums in the result."""
 
     def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
         """Traces the loop over the worker's iterator."""
         _, copies = self._pull(order)
-        # No push, hence no id of one: a closure that is made again changes nothing twice. Metric sums are safe too, as
-        # the chief adds up only results that it gets.
+        # There is no push and so no push id. A closure may run twice without harm: the chief counts metric sums only
+        # from results that it receives.
         turns, state = self._loop(source, order, copies, lambda done: None)
         state = turns.train(state, order.steps)
         return self._result(copies, state["done"], state["logs"])
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
-        """Traces a step for each fed batch."""
+        """Traces one step for each fed batch."""
         _, copies = self._pull(order)
         logs = self._run_each(batches, copies, lambda done: None)
         return self._result(copies, tf.constant(len(batches), tf.int64), logs)
 
 
 class Evaluation(SteadyMode):
-    """`evaluate` and `test_on_batch`, whatever the mode of the optimizer. State: none."""
+    """The mode of `evaluate` and `test_on_batch`, for every optimizer. State: none."""
 
     applies_updates = False
 
     def closure(self, program: Program, turn: int) -> Closure:
-        """A loop of steps without pushes."""
+        """Returns a closure that loops over steps and pushes nothing."""
         return EvaluationClosure(program, turn, self._strategy.prefetch_lookups)

@@ -1,13 +1,13 @@
-"""Dense variables between servers and a worker: pulled as one buffer a server, pushed back as one buffer of deltas.
+"""The exchange of dense variables: pulled as one buffer a server, pushed back as one buffer of deltas a server.
 
-In between the worker works on copies of its own. It pushes `copy - pulled`, and the server adds that, so the update of
-the Keras optimizer counts, whatever it is, and no other worker's push is lost. With one worker the result is the value
-that one process reaches, up to the rounding of one subtraction and one addition. Moving averages do not add up: see
+Between pull and push the worker changes its own copies. It pushes `copy - pulled`, and the server adds that. So any
+Keras optimizer works unchanged, and no push overwrites the push of another worker. With one worker the result equals
+that of one process, except for the rounding of one subtraction and one addition. Moving averages do not add up; see
 `tfps.training.moving_averages`.
 
-Example: two workers pull 10.0; one moves its copy to 9.0 and pushes -1.0, the other moves its copy to 10.5 and pushes
-0.5; the server has 9.5, whoever comes first.
-Cost: one message a server each way, whatever the number of variables.
+Example: two workers pull 10.0. One moves its copy to 9.0 and pushes -1.0, the other moves its copy to 10.5 and pushes
+0.5. The server then has 9.5, whichever push came first.
+Cost: one message a server in each direction, for any number of variables.
 """
 
 import functools
@@ -23,34 +23,35 @@ from tfps.training.lanes import lanes, pack, unpack
 from tfps.types import VariableKey
 
 _KEY_STEP = 104_729
-"""Distance between the keys of two workers' random generators; worker 0 draws what one process would."""
+"""Distance between the random generator keys of two workers. Worker 0 draws the same numbers as a single process."""
 
 _CAP = 1.5
-"""How far workers may move a value together, as a multiple of one worker's delta; more learns faster, and diverges
-sooner.
+"""The limit on how far all workers together move a value, in deltas of one worker.
+
+A higher limit learns faster but diverges sooner.
 """
 
 
 def local_copy(variable: StepVariable) -> tf.Tensor:
-    """Handle of the worker's own copy: a resource of the worker's resource manager, found by name."""
+    """Returns the handle of the worker's own copy, a resource of the worker that is found by name."""
     return tf.raw_ops.VarHandleOp(
         dtype=variable.dtype, shape=variable.shape, shared_name=f"tfps_copy_{variable.key}", name="local_copy"
     )
 
 
 def damping(delta: tf.Tensor, others: tf.Tensor, axis: int | None = None) -> tf.Tensor:
-    """The factor of a delta when it is pushed, where workers begin from one value and do not see each other's steps.
+    """Returns the factor that damps a pushed delta where workers start from one value without seeing each other.
 
-    s = clip(1.5 - max(0, <delta, others>/<delta, delta>), 0, 1). The factor is 1 where nobody else moved the value, or
-    moved it in another direction. It is smaller the further others have already moved it in the same direction, so that
-    all workers together move it one and a half times as far as one of them alone, and do not overshoot by their number.
+    s = clip(1.5 - max(0, <delta, others>/<delta, delta>), 0, 1). The factor is 1 where no other worker moved the value,
+    or all of them moved it in another direction. It shrinks as others have moved the value further in the same
+    direction. So all workers together move a value at most one and a half times as far as one of them alone.
 
-    Example: delta = 2 and others = 2 give 0.5, so 1 is pushed and the value moves by 3 in all; others = 3 give 0.
+    Example: delta = 2 and others = 2 give 0.5, so 1 is pushed and the value moves by 3 in total. others = 3 gives 0.
 
     Args:
-        delta: what this worker's window moved the value by.
-        others: by how much others have moved the server's value since this worker pulled it.
-        axis: axis of the elements that have one factor together; all elements where None.
+        delta: the change that this worker's window made to the value.
+        others: the change that other workers made to the server's value since this worker pulled it.
+        axis: the axis along which elements share one factor; None if all elements share one.
     """
     along = tf.reduce_sum(delta * others, axis, keepdims=True)
     length = tf.reduce_sum(delta * delta, axis, keepdims=True)
@@ -62,16 +63,16 @@ Values: TypeAlias = dict[VariableKey, tf.Tensor]
 
 
 class Exchange:
-    """One pull and one push, traced into one closure; a closure of several uses their parts, `fetch` to `send`.
+    """One pull and one push, traced into one closure. A closure with several of them calls their parts.
 
     Args:
-        variables: the variables that cross.
-        scales: by variable key, the factor of its delta when it is pushed; 1 where there is none.
-        worker: number of the worker, an int64 scalar; random generators draw by it.
-        capped: keys of float variables whose deltas are damped by what others have moved them meanwhile.
+        variables: the dense variables to exchange.
+        scales: the factor for the pushed delta of a variable, by variable key; 1 where it has no entry.
+        worker: the index of the worker, an int64 scalar; it offsets the keys of random generators.
+        capped: the keys of float variables whose deltas are damped by what other workers have added meanwhile.
 
     Attributes:
-        pulled: the values that `pull` filled the copies with.
+        pulled: the values that `pull` assigned to the copies.
         copies: handles of the worker's copies, by key.
     """
 
@@ -82,7 +83,7 @@ class Exchange:
         worker: tf.Tensor | int = 0,
         capped: Collection[VariableKey] = (),
     ) -> None:
-        # By device of the server, so that each gets one message. Dictionaries keep their order: both ends rely on it.
+        # Grouped by server device, as each server gets one message. Both ends rely on the order of these dictionaries.
         self._by_server: dict[str, list[DenseVariable]] = {}
         for variable in variables:
             self._by_server.setdefault(variable.home_handle.device, []).append(variable)
@@ -90,16 +91,16 @@ class Exchange:
         self._capped = capped
         self._worker = tf.cast(worker, tf.int64)
         self.pulled: Values = {}
-        self._variables = [v for of_server in self._by_server.values() for v in of_server]
+        self._variables = [v for on_server in self._by_server.values() for v in on_server]
         self.copies: Values = {v.key: local_copy(v) for v in self._variables}
 
     def pull(self) -> None:
-        """Fills the worker's copies."""
+        """Fetches the values of the servers and assigns them to the worker's copies."""
         self.pulled = self.fetch()
         self.fill(self.pulled)
 
     def push(self, push_id: PushId | None = None) -> None:
-        """Adds the deltas of the copies on the servers.
+        """Pushes the deltas of the copies, which the servers add.
 
         Args:
             push_id: a server that has applied it ignores the push.
@@ -107,12 +108,12 @@ class Exchange:
         self.send(self.deltas(self.pulled), self.pulled, push_id)
 
     def fetch(self) -> Values:
-        """Gets the values that the servers have; random generators with the key of this worker."""
+        """Fetches the values from the servers; the keys of random generators are offset for this worker."""
         values: Values = {}
         for device, variables in self._by_server.items():
             values |= self._values_on(device, variables)
             for variable in variables:
-                # Without a key of its own, each worker would draw the same dropout masks.
+                # With the same key all workers would draw the same dropout masks.
                 if isinstance(variable, SeedVariable):
                     key = tf.stack([self._worker * _KEY_STEP, 0])
                     values[variable.key] += tf.cast(key, variable.dtype)
@@ -124,12 +125,12 @@ class Exchange:
             tf.raw_ops.AssignVariableOp(resource=self.copies[variable.key], value=values[variable.key])
 
     def deltas(self, since: Values) -> Values:
-        """Deltas of the copies, scaled; of a bool its value; of a moving average what is pushed of it.
+        """Returns the scaled deltas of the copies; for a bool its value, for a moving average its push value.
 
         Args:
-            since: the values that the copies were filled with.
+            since: the values that the copies started from.
         """
-        # Averages come last: what is pushed of one follows from the delta of the counter of its steps.
+        # Averages come last: their push values depend on the delta of their step counter.
         deltas: Values = {v.key: self._delta(v, since[v.key]) for v in self._variables if v.average is None}
         for v in self._variables:
             if moving_averages.is_average(v, deltas):
@@ -139,53 +140,53 @@ class Exchange:
         return deltas
 
     def sums(self, values: Values, deltas: Values) -> Values:
-        """Adds deltas to values as the servers do it."""
+        """Adds deltas to values in the same way as the servers do."""
         return {v.key: _sum(v, values[v.key], deltas) for v in self._variables}
 
     def send(self, deltas: Values, base: Values, push_id: PushId | None = None) -> Values:
-        """Adds deltas on the servers; returns what was added.
+        """Sends deltas to the servers, which add them; returns the added deltas.
 
         Args:
-            deltas: by key.
-            base: the values that servers would have if nobody else had pushed meanwhile; read for capped variables.
+            deltas: the delta of each variable, by key.
+            base: the values that servers would have without the pushes of others; only read for capped variables.
             push_id: a server that has applied it ignores the push.
         """
         pushed: Values = {}
         for device, variables in self._by_server.items():
-            of_server: Values = {v.key: deltas[v.key] for v in variables}
-            of_server |= self._damp(device, [v for v in variables if v.key in self._capped], deltas, base)
+            on_server: Values = {v.key: deltas[v.key] for v in variables}
+            on_server |= self._damp(device, [v for v in variables if v.key in self._capped], deltas, base)
             averages = [v for v in variables if moving_averages.is_average(v, deltas)]
             factors = [tf.cast(moving_averages.keep_factor(v, deltas), tf.float32) for v in averages]
-            # The message: deltas in the order of the variables, factors in that of the averages, the id.
-            buffer = pack([*of_server.values(), *factors, *([push_id.lanes()] if push_id else [])])
+            # The message: deltas in the order of the variables, factors in the order of the averages, then the push id.
+            buffer = pack([*on_server.values(), *factors, *([push_id.lanes()] if push_id else [])])
             with tf.device(device):
-                # With the server as the device: the message crosses here.
+                # The server is the device here, so this is where the message crosses the network.
                 arrived = tf.identity(buffer)
                 add = functools.partial(_add, variables, [v.key for v in averages], arrived)
                 if push_id:
                     push_id.ledger.apply_if_new(arrived[-PUSH_ID_LANES:], add)
                 else:
                     add()
-            pushed |= of_server
+            pushed |= on_server
         return pushed
 
     def delta_since_pull(self, variable: DenseVariable) -> tf.Tensor:
-        """The delta of a copy since the pull; of a bool its value."""
+        """Returns the delta of a copy since the pull; for a bool its value."""
         return self._delta(variable, self.pulled[variable.key])
 
     def _values_on(self, device: str, variables: list[DenseVariable]) -> Values:
-        """The values that a server has of some variables: one message."""
+        """Fetches the values of some variables from their server in one message."""
         with tf.device(device):
-            # Packed on the server: one tensor crosses, however many variables there are.
+            # Packed on the server: a single tensor crosses the network, for any number of variables.
             buffer = pack([_read(v.home_handle, v) for v in variables])
         values = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
         return {v.key: value for v, value in zip(variables, values, strict=True)}
 
     def _damp(self, device: str, variables: list[DenseVariable], deltas: Values, base: Values) -> Values:
-        """Some deltas, damped by what others have moved the variables meanwhile: asks the server what it has now."""
+        """Damps deltas by what other workers have added meanwhile, which takes one more message from the server."""
         if not variables:
             return {}
-        # The later the server is asked, the more of the others' pushes count: not before the steps are done.
+        # The server is read after the steps: the later, the more pushes of others are seen.
         with tf.control_dependencies([deltas[v.key] for v in variables]):
             read_after = tf.no_op()
         with tf.control_dependencies([read_after]):
@@ -196,7 +197,7 @@ class Exchange:
         now = _read(self.copies[variable.key], variable)
         if variable.dtype == tf.bool:
             return now
-        # A counter of steps is an integer: its delta is exact, and never scaled.
+        # A step counter is an integer: its delta is exact and never scaled.
         delta = now - before
         scale = self._scales.get(variable.key, 1.0)
         return delta if scale == 1.0 or not variable.dtype.is_floating else delta * tf.cast(scale, delta.dtype)
@@ -211,11 +212,12 @@ def _sum(variable: DenseVariable, value: tf.Tensor, deltas: Values) -> tf.Tensor
 
 
 def _add(variables: list[DenseVariable], averages: list[VariableKey], buffer: tf.Tensor) -> list[tf.Operation]:
-    """Adds the deltas of a message on a server; see `Exchange.send` for its layout."""
-    # After the deltas come the factors of averages, one lane each, then the push id.
+    """Adds the deltas of a message on the server; `Exchange.send` has its layout."""
+    # After the deltas come the factors of averages, one lane each, and then the push id.
     sizes = sum(lanes(v.shape.num_elements(), v.dtype) for v in variables)
     deltas = unpack(buffer[:sizes], [v.shape for v in variables], [v.dtype for v in variables])
     factors = {key: buffer[sizes + number] for number, key in enumerate(averages)}
+    # A bool has no sum, so the server keeps its own value.
     added = [
         tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=delta)
         for variable, delta in zip(variables, deltas, strict=True)

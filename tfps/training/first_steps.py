@@ -1,6 +1,6 @@
-"""Watches the first steps of a run and logs, once, what limits them and what to change.
+"""Watches the first steps of a run and logs once what limits their speed and what to change.
 
-Cost: the CPU times of all tasks are read twice, and in each epoch where epochs are short; nothing once it has spoken.
+Cost: the CPU times of all tasks are read twice, or twice an epoch where epochs are short. Once it has logged, none.
 """
 
 import logging
@@ -12,41 +12,41 @@ from tfps.training.cpu_times import CpuTime, cpu_times
 
 _LOG = logging.getLogger("tfps")
 _WARM_CLOSURES = 2
-"""Closures a worker that are skipped: the first ones set up what later ones find."""
+"""Closures of each worker that are skipped: the first ones include one-time work such as creating variables."""
 _CLOSURES = 4
-"""Closures a worker that are watched, at least; what is under way at either end is a part of them."""
+"""The fewest closures of each worker that are watched: those under way at either end are seen only in part."""
 _SECONDS = 2.0
-"""Seconds that are watched, at least: CPU time comes in hundredths."""
+"""The fewest seconds that are watched: CPU time is counted in hundredths of a second."""
 _EPOCHS = 50
-"""Epochs that are watched, at most: reading the CPU times of other machines takes milliseconds each time."""
+"""The most epochs that are watched: reading the CPU times of other machines takes milliseconds each time."""
 
 
 class FirstSteps:
-    """A duty of the training loop: it counts closures, looks at the cluster now and then and logs one line.
+    """Counts the closures of a training loop, reads the CPU times of the cluster now and then, and logs one line.
 
-    States: waiting for an epoch -> warm-up -> watching -> done, with a `verdict`. An epoch may end before enough was
-    seen: then what was seen is kept and the next epoch adds to it, up to `_EPOCHS` of them.
+    States: waiting for an epoch -> warm-up -> watching -> done, with a `verdict`. An epoch may end before it was
+    watched long enough. The next epoch then adds to what was seen, for up to `_EPOCHS` epochs.
     Threading: the training loop's thread.
 
     Args:
-        strategy: whose steps they are.
+        strategy: the strategy that runs the steps.
 
     Attributes:
-        verdict: what was logged; None before.
+        verdict: the verdict that was logged; None before that.
     """
 
     def __init__(self, strategy: ParameterServerStrategy) -> None:
         self._strategy = strategy
         self._fed = False
         self._closures = self._steps = 0
-        self._start: _Look | None = None
+        self._start: _Snapshot | None = None
         self._seen: list[Watched] = []
         self._seen_closures = 0
         self._watches = False
         self.verdict: Verdict | None = None
 
     def begin_epoch(self, fed: bool) -> None:
-        """An epoch begins.
+        """Starts to watch an epoch.
 
         Args:
             fed: whether the chief reads its batches.
@@ -54,10 +54,11 @@ class FirstSteps:
         self._fed, self._closures, self._start = fed, 0, None
         self._watches = self.verdict is None and len(self._seen) < _EPOCHS
         if self._watches and self._seen:
-            self._begin_watch()  # an epoch before has had the warm-up
+            # An earlier epoch has had the warm-up.
+            self._begin_watch()
 
     def count(self, steps: int) -> None:
-        """A closure of so many steps is done."""
+        """Counts a finished closure of `steps` steps."""
         if not self._watches:
             return
         self._closures += 1
@@ -68,50 +69,51 @@ class FirstSteps:
             self._begin_watch()
 
     def end_epoch(self) -> None:
-        """The epoch has ended: the CPU time from now on, as of an evaluation, is not that of training steps."""
+        """Stops watching: after the epoch CPU time is spent on other work, such as an evaluation."""
         if self._watches and self._start is not None and self._closures:
-            # Kept for the next epoch. The time between two epochs is not part of either.
-            self._seen.append(_Look(self._strategy).since(self._start, self._steps, self._fed))
+            # This part is kept for the next epoch. The time between two epochs belongs to neither.
+            self._seen.append(_Snapshot(self._strategy).since(self._start, self._steps, self._fed))
             self._seen_closures += self._closures
         self._start, self._watches = None, False
 
     def _begin_watch(self) -> None:
-        self._start, self._closures, self._steps = _Look(self._strategy), 0, 0
+        self._start, self._closures, self._steps = _Snapshot(self._strategy), 0, 0
 
     def _judge_if_enough(self) -> None:
         assert self._start is not None
-        # Together with what epochs before have shown: each alone may have been too short.
+        # Earlier epochs count too: each alone may have been too short.
         seconds = time.monotonic() - self._start.at + sum(seen.seconds for seen in self._seen)
         closures = self._closures + self._seen_closures
         if seconds < _SECONDS or closures < _CLOSURES * self._strategy.num_workers:
             return
-        seen = [*self._seen, _Look(self._strategy).since(self._start, self._steps, self._fed)]
+        seen = [*self._seen, _Snapshot(self._strategy).since(self._start, self._steps, self._fed)]
         self.verdict, self._watches = judge(together(seen)), False
         _LOG.info("%s", self.verdict.advice)
 
 
-class _Look:
-    """The cluster at one moment: CPU time of its tasks, and how long the workers have run closures so far."""
+class _Snapshot:
+    """The CPU times of the cluster's tasks at one moment, and how long workers have run closures so far."""
 
     def __init__(self, strategy: ParameterServerStrategy) -> None:
         self.cpu = cpu_times(strategy)
         self.busy_s = strategy.pool.busy_s()
         self.at = time.monotonic()
 
-    def since(self, start: "_Look", steps: int, fed: bool) -> Watched:
-        """What happened between an earlier look and this one."""
+    def since(self, start: "_Snapshot", steps: int, fed: bool) -> Watched:
+        """Returns what happened between an earlier snapshot and this one."""
         seconds = self.at - start.at
-        # A task that one of the looks could not read is left out.
+        # A task that is missing from one of the two snapshots is left out.
         before = {(time.job, time.index): time for time in start.cpu}
         pairs = [(before[time.job, time.index], time) for time in self.cpu if (time.job, time.index) in before]
-        # The part of the time in which the threads of workers had nothing to run: where it is large, the chief limits
-        # the steps.
+        # `waiting` is the part of the time for which the threads of workers had no closure to run. A large part means
+        # that the chief limits the speed.
         ran = sum(self.busy_s) - sum(start.busy_s)
         waiting = 1 - min(1.0, ran / seconds / len(self.busy_s))
         return Watched(steps, seconds, tuple(_task(old, new, seconds) for old, new in pairs), waiting, fed)
 
 
 def _task(old: CpuTime, new: CpuTime, seconds: float) -> Task:
+    # Both are averages over the time watched: `used` in cores, `idle` as a part of the machine.
     used = (new.seconds - old.seconds) / seconds
     idle = min(1.0, (new.host_idle_s - old.host_idle_s) / seconds)
     return Task(new.job, new.index, new.host, used, new.cores, new.host_cores, idle)

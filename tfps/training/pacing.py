@@ -1,4 +1,4 @@
-"""How long the closures of an epoch are, and how far ahead of each other the workers may run.
+"""Decides how long the closures of an epoch are, and how far ahead of each other the workers may run.
 
 Threading: the training loop's thread.
 """
@@ -11,15 +11,15 @@ from tfps.training.order import Order
 from tfps.training.progress import Progress
 
 CLOSURES_AN_EPOCH = 8
-"""Closures a worker's epoch is cut into at least, so that workers of a short one exchange what they learn."""
+"""The fewest closures of a worker in an epoch, so that workers exchange what they learn in a short epoch too."""
 
 
 class Pace(NamedTuple):
-    """What may be begun now.
+    """The number of workers and steps that may begin now.
 
     Args:
-        workers: how many workers may train at a time.
-        steps: steps in one part of a closure.
+        workers: the number of workers that may train at the same time.
+        steps: the number of steps in one part of a closure.
     """
 
     workers: int
@@ -30,48 +30,53 @@ class Pacing(abc.ABC):
     """Decides how a `PacedSchedule` cuts one epoch into closures.
 
     Args:
-        parts: parts of a closure, each with an exchange of its own; more than one where they overlap.
+        parts: the number of parts of a closure, each with its own exchange; more than one if exchanges overlap steps.
     """
 
-    # Parts are fixed for an epoch: the graph over an iterator has a loop over them.
+    # The parts are fixed for an epoch because the graph over an iterator has a loop over them.
     def __init__(self, parts: int) -> None:
         self.parts = parts
 
     @abc.abstractmethod
     def pace(self, done: int) -> Pace:
-        """The pace after `done` steps of this epoch."""
+        """Returns the pace after `done` steps of this epoch."""
 
     @abc.abstractmethod
     def may_begin(self, shard: int, progress: Progress) -> bool:
-        """Whether a shard may begin one closure more, beside those that run."""
+        """Returns whether a shard may begin one more closure, beside those that run."""
 
     @abc.abstractmethod
-    def fed_steps(self, pace: Pace, asked: int) -> int:
-        """Batches that the chief reads for the next closure, at most `asked`, the number for a closure of all parts."""
+    def fed_steps(self, pace: Pace, wanted: int) -> int:
+        """Returns the number of batches that the chief reads for the next closure, at most `wanted`.
+
+        Args:
+            pace: the current pace.
+            wanted: the number of batches in a closure with all its parts.
+        """
 
     @abc.abstractmethod
-    def fed_rest(self, pace: Pace, left: int) -> int:
-        """Batches of the next closure where only `left` are left, fewer than `fed_steps` asked for.
+    def fed_remainder(self, pace: Pace, remaining: int) -> int:
+        """Returns the number of fed batches in the next closure, where fewer than `fed_steps` remain.
 
-        A graph is traced for each number of fed batches, so these have to be few numbers.
+        A graph is traced for each number of fed batches, so there must be few different numbers.
         """
 
     @abc.abstractmethod
     def on_closure(self, order: Order, steps: int, seconds: float) -> None:
-        """Takes into account that a closure made so many steps in so much time."""
+        """Informs the pacing that a closure ran `steps` steps in `seconds` seconds."""
 
 
 def closure_steps(batches: int | None, closures: int, most: int) -> int:
-    """Steps of a closure so that an epoch has at least as many closures as are wanted.
+    """Returns the steps of a closure such that an epoch has at least `closures` closures.
 
     Example: 1,000 batches in 32 closures of at most 40 steps: ceil(1000 / 32) = 32 steps each.
 
     Args:
-        batches: of the epoch; None where nobody knows.
-        closures: wanted closures of all workers together.
-        most: steps of a closure, however long the epoch.
+        batches: the number of batches in the epoch; None where it is unknown.
+        closures: the wanted number of closures, over all workers.
+        most: the most steps of a closure, for an epoch of any length.
     """
-    # -(-a // b) rounds up: the last closure is shorter, and no step is left over.
+    # -(-a // b) rounds up, so the last closure is shorter and no step is left over.
     return min(most, -(-batches // closures)) if batches else most
 
 
@@ -79,9 +84,9 @@ class SteadyPacing(Pacing):
     """All workers train all the time, in closures of one length.
 
     Args:
-        pace: the workers there are, and the steps in a part of a closure.
-        parts: parts of a closure.
-        steps_of_fed: gives the steps of a closure over fed batches, which may change as steps are traced.
+        pace: the number of workers, and the steps in a part of a closure.
+        parts: the number of parts of a closure.
+        steps_of_fed: returns the steps of a closure over fed batches; the number is known once a step was traced.
     """
 
     def __init__(self, pace: Pace, parts: int, steps_of_fed: Callable[[], int]) -> None:
@@ -90,22 +95,22 @@ class SteadyPacing(Pacing):
         self._steps_of_fed = steps_of_fed
 
     def pace(self, done: int) -> Pace:
-        """The same pace always."""
+        """Returns the same pace at all times."""
         return self._pace
 
     def may_begin(self, shard: int, progress: Progress) -> bool:
-        """Always: a step that misses others' steps does no harm here."""
+        """Returns True: a step that misses the steps of others does no harm in these modes."""
         return True
 
-    def fed_steps(self, pace: Pace, asked: int) -> int:
-        """As many as a turn of the loop has: the graph has a copy of the step for each."""
-        # Asked each time: it is 1 until the first closure is traced, and its operations are counted.
+    def fed_steps(self, pace: Pace, wanted: int) -> int:
+        """Returns the number of steps in a turn of the loop: the graph has a copy of the step for each."""
+        # Computed at each call: it is 1 until the first closure is traced and its operations are counted.
         return min(pace.steps, self._steps_of_fed())
 
-    def fed_rest(self, pace: Pace, left: int) -> int:
-        """What is left is trained batch by batch."""
-        # A graph of one step is traced anyway, for `train_on_batch` and for the first closure.
+    def fed_remainder(self, pace: Pace, remaining: int) -> int:
+        """Returns 1: the remaining batches are trained one by one."""
+        # The graph of one step exists anyway, for `train_on_batch` and for the first closure.
         return 1
 
     def on_closure(self, order: Order, steps: int, seconds: float) -> None:
-        """Timings change nothing about a steady pace."""
+        """Ignores the timing: a steady pace does not depend on it."""

@@ -1,43 +1,41 @@
-"""Rows asked for one step ahead: a worker computes on one batch while the rows of the next are on their way.
+"""Prefetching of rows: a worker trains one batch while the rows of the next batch are on their way.
 
-Staleness: such rows miss the update of the one step that runs meanwhile. Nothing else changes.
+Staleness: prefetched rows miss the update of the one step that runs meanwhile. Nothing else changes.
 """
-
-from typing import Any
 
 import tensorflow as tf
 
 from tfps.embedding.lookup import fetch
-from tfps.embedding.lookup_group import LookupResult
-from tfps.training.batches import where_there
+from tfps.embedding.lookup_group import LookupGroup, LookupResult
+from tfps.training.batches import run_if
 from tfps.training.hoisting import DirectLookups, Recording
 
 
 class PrefetchedRows:
-    """Requests for the rows of coming batches, and their answers as tensors that a loop carries.
+    """Requests the rows of coming batches, and holds the answers as tensors that a loop carries.
 
     Args:
-        recording: of the step.
+        recording: the recording of the step.
         first: the first batch, which may be empty.
 
     Attributes:
-        first_rows: tensors of the rows of the first batch.
+        first_rows: the tensors of the rows of the first batch.
     """
 
     def __init__(self, recording: Recording, first: tf.experimental.Optional) -> None:
         self._recording = recording
-        # The structure of the answer of any batch; its tensors are those of the first.
+        # All batches get answers of the same structure. The tensors in this one belong to the first batch.
         self._pattern = self._fetch(first)
         self.first_rows = self._flatten(self._pattern)
 
     def request(self, batch: tf.experimental.Optional) -> list[tf.Tensor]:
-        """Asks for the rows of a batch; for hardly any where it is empty. Returns the tensors to carry."""
+        """Requests the rows of a batch, or almost none if it is empty; returns the tensors to carry."""
         return self._flatten(self._fetch(batch))
 
     def lookups(self, rows: list[tf.Tensor]) -> DirectLookups:
-        """What answers the lookups of a step by the tensors of its rows."""
+        """Returns the object that answers the lookups of a step from the tensors of its rows."""
         remaining = iter(rows)
-        # Each turn has other tensors for the same structure of groups, that of the first batch.
+        # The tensors differ from turn to turn, but the structure of the groups is the same as for the first batch.
         groups = {
             id(group): group.with_tensors([next(remaining) for _ in group.tensors()])
             for group in self._groups(self._pattern)
@@ -48,15 +46,15 @@ class PrefetchedRows:
 
     def _fetch(self, batch: tf.experimental.Optional) -> list[LookupResult]:
         recording = self._recording
-        # After the last batch there is none, but the graph is the same: ids of no rows ask the servers for nothing.
-        ids = where_there(batch.has_value(), lambda: recording.ids(batch.get_value()), recording.no_ids())
-        for found, shape in zip(ids, recording.shapes, strict=True):
-            found.set_shape(shape)
+        # After the last batch the same graph runs with no ids, and asks the servers for nothing.
+        ids = run_if(batch.has_value(), lambda: recording.ids(batch.get_value()), recording.no_ids())
+        for batch_ids, shape in zip(ids, recording.shapes, strict=True):
+            batch_ids.set_shape(shape)
         return fetch(recording.tables, ids)
 
     def _flatten(self, found: list[LookupResult]) -> list[tf.Tensor]:
         return [tensor for group in self._groups(found) for tensor in group.tensors()]
 
-    def _groups(self, found: list[LookupResult]) -> list[Any]:
-        """The groups of some lookups, each once: lookups of tables of one width share a group."""
+    def _groups(self, found: list[LookupResult]) -> list[LookupGroup]:
+        """Returns the groups of some lookups without repeats: tables of the same width share a group."""
         return list({id(one.group): one.group for one in found}.values())

@@ -1,17 +1,17 @@
-"""What each shard of the input has under way, and what it cannot have seen of the others."""
+"""Progress of the shards of the input: the closures under way, and what each of them can have seen of the others."""
 
 
 class Progress:
-    """Counts closures by shard. A worker runs the closures of a shard one after the other.
+    """Counts the closures of each shard. A worker runs the closures of a shard one after the other.
 
     Args:
-        shards: how many there are.
+        shards: the number of shards.
 
     Attributes:
-        under_way: closures of each shard that were begun and have not ended.
-        ended: closures of each shard that have ended.
-        ended_before: for each shard, `ended` of all shards at the time its running closure began; empty before the
-            first. What ended after that the running closure does not see.
+        under_way: for each shard, the number of closures that have begun and not ended.
+        ended: for each shard, the number of closures that have ended.
+        ended_before: for each shard, the value of `ended` when its running closure began; empty before the first one.
+            The running closure does not see the results of closures that ended later.
     """
 
     def __init__(self, shards: int) -> None:
@@ -24,15 +24,15 @@ class Progress:
         return len(self.ended)
 
     def begin(self, shard: int) -> None:
-        """Counts a closure that was given to a worker, behind the one that runs there, if any."""
-        # Behind another closure it does not run yet; `end` of that one says when it does.
+        """Counts a closure that was sent to a worker, where another closure of the shard may still run."""
+        # A closure behind another one does not run yet; `end` of the first one marks its start.
         if not self.under_way[shard]:
             self.ended_before[shard] = list(self.ended)
         self.under_way[shard] += 1
 
     def end(self, shard: int) -> None:
-        """Counts a closure that has ended; the next one of the shard runs from now on."""
-        # Whether its result counts does not matter here: a lost closure is begun again.
+        """Counts a closure that has ended; the next closure of the shard runs from now on."""
+        # Lost closures are counted too: `begin` is called again when they are repeated.
         self.under_way[shard] -= 1
         self.ended[shard] += 1
         self.ended_before[shard] = list(self.ended)

@@ -1,4 +1,4 @@
-"""The push ids of one model's closures, so that no server applies a push twice."""
+"""The push ids of one model's closures, by which a server applies each push only once."""
 
 import itertools
 from typing import NamedTuple
@@ -15,11 +15,11 @@ _NUMBERS = itertools.count()
 
 
 class PushIds(NamedTuple):
-    """The ids of what one part of a closure pushes.
+    """The ids of the pushes of one part of a closure.
 
     Args:
-        rows: id of the push of rows.
-        dense: id of the push of dense variables.
+        rows: the id of the push of rows.
+        dense: the id of the push of dense variables.
     """
 
     rows: PushId
@@ -27,18 +27,18 @@ class PushIds(NamedTuple):
 
 
 class PushLedgers:
-    """The two ledgers of a model, one for rows and one for dense variables, on every server.
+    """The two push ledgers of a model on every server, one for rows and one for dense variables.
 
-    Why two: a step pushes rows while the dense variables cross once a closure, so their numbers grow differently.
+    There are two because every step pushes rows, but dense variables are pushed once a closure: their numbers differ.
 
     Args:
-        strategy: whose servers have them. Each gets a variable for each ledger, made here and destroyed with this.
+        strategy: the strategy of the servers. Each server has a variable for each ledger, for as long as this object.
     """
 
     def __init__(self, strategy: ParameterServerStrategy) -> None:
         name, workers = str(next(_NUMBERS)), strategy.num_workers
-        # Ledgers are found by name on a server. Names are never used again within a program: another model must not
-        # find the numbers of this one.
+        # A server finds a ledger by its name. A program never uses a name twice, because a new model must not find the
+        # push numbers of an earlier one.
         self._rows, self._dense = PushLedger(f"{name}_rows", workers), PushLedger(f"{name}_dense", workers)
         self._variables = strategy.remote_variables.owned_by(self)
         for server in range(strategy.num_servers):
@@ -46,12 +46,12 @@ class PushLedgers:
                 self._variables.make(RemoteVariable(devices.server(server), ledger.variable_name), ledger.initial_value)
 
     def ids(self, order: Order, done: tf.Tensor | int) -> PushIds:
-        """The ids of what is pushed after `done` steps of a closure.
+        """Returns the ids of the pushes after `done` steps of a closure.
 
-        A closure that is made again has the same order, hence the same ids.
-        Example: order.first = 32 and done = 4 give the number 36 for dense variables, and 36 * PUSHES for rows, as a
-        step may push rows several times.
+        A repeated closure has the same order and therefore the same ids.
+        Example: order.first = 32 and done = 4 give the number 36 for dense variables, and 36 * PUSHES for rows, because
+        one step may push rows several times.
         """
-        # Numbers grow within a shard, and shards are told apart by the ledger, so each push has an id of its own.
+        # Numbers grow within a shard and the ledger keeps shards apart, so each push has a unique id.
         number = order.first + tf.cast(done, tf.int64)
         return PushIds(PushId(self._rows, order.shard, number * PUSHES), PushId(self._dense, order.shard, number))

@@ -1,4 +1,4 @@
-"""Runs the closures of one model on the workers, numbered so that servers recognise a repeated one."""
+"""Runs the closures of one model on the workers, and numbers them so that servers recognise a repeated one."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -23,20 +23,20 @@ class Workers(Protocol):
 
     @property
     def pool(self) -> WorkerPool:
-        """Has a thread for each of them."""
+        """The pool, with a thread for each worker."""
         ...
 
     def host_of(self, shard: int) -> int:
-        """The worker that does the work of a shard: its own, or another where that is gone."""
+        """Returns the worker that runs the closures of a shard: its own worker, or another one after a loss."""
         ...
 
 
 class Closures(Protocol):
-    """The traced closures of a model; `tfps.training.traced_closures` has them."""
+    """The traced closures of a model, as in `tfps.training.traced_closures`."""
 
     @property
     def operations(self) -> int:
-        """Operations of one step; 0 before one is traced."""
+        """The number of operations in one step; 0 before a step is traced."""
         ...
 
     def over_iterator(self, iterator: WorkerIterator, order: Order) -> tf.Tensor:
@@ -44,25 +44,25 @@ class Closures(Protocol):
         ...
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
-        """Runs a closure over batches of the chief, on the worker of the calling context."""
+        """Runs a closure over fed batches, on the worker of the calling context."""
         ...
 
     def start_shard(self, epoch: Epoch, shard: int) -> None:
-        """Starts the iterator of a shard, or continues it on another worker after the batches that were trained."""
+        """Starts the iterator of a shard. After a loss it skips the batches that were trained."""
         ...
 
     def read(self, vector: Floats) -> Result:
-        """Reads what a closure returned."""
+        """Parses the vector that a closure returned."""
         ...
 
 
 class Runner:
-    """Runs closures, for the epochs of a model and for single batches.
+    """Runs closures for the epochs of a model and for single batches.
 
     Args:
-        workers: run them.
-        closures: their graphs.
-        count: counts each result that is part of the training.
+        workers: the workers that run the closures.
+        closures: the graphs of the closures.
+        count: called with each result that is part of the training.
 
     Threading: the training loop's thread.
     """
@@ -72,38 +72,38 @@ class Runner:
         self._ordered = [0] * len(workers.pool.devices)
 
     def order(self, shard: int, steps: int, window: int = 0) -> Order:
-        """The order for the next closure of a shard; its number counts the steps that were ordered before it.
+        """Creates the order for the next closure of a shard, numbered by the steps ordered before.
 
         Args:
-            shard: of the input.
-            steps: of the closure, at most.
-            window: steps of each part of the closure, where it has several.
+            shard: the input shard.
+            steps: the most steps that the closure may run.
+            window: the most steps in each part of the closure, if it has several.
         """
-        # Counted over all epochs of the model: the ledgers of the servers know the last number of each shard.
+        # The count runs over all epochs of the model, as ledgers on the servers keep the last number of each shard.
         first = self._ordered[shard]
         self._ordered[shard] += steps
-        # Numbers are given when a closure is ordered, not when it runs, so that gaps do no harm: an input may end
-        # early.
+        # Closures get their number when they are ordered, not when they run. An input that ends early leaves gaps,
+        # which are harmless: numbers only have to grow.
         return Order(steps, shard, first, window=window)
 
     def call(self, epoch: Epoch, order: Order, batches: Sequence[Nest] | None) -> Callable[[], tf.Tensor]:
-        """The call that runs a closure of an epoch, over fed batches if there are some."""
+        """Returns the call that runs a closure of an epoch, over fed batches if there are any."""
         if batches is not None:
             return functools.partial(self.closures.over_batches, batches, order)
-        # The iterator is looked up when the call runs: a shard that was lost has another one by then.
+        # The iterator is looked up when the call runs: a lost shard has a new iterator by then.
         return lambda: self.closures.over_iterator(epoch.iterators[order.shard], order)
 
     def calls(self, what: str) -> Calls:
-        """Calls of one caller.
+        """Creates the calls of one caller.
 
         Args:
-            what: they are, for messages.
+            what: a description of the calls, for messages.
         """
         return Calls(self.workers.pool, what, self.workers.closure_timeout_s)
 
     def run_batch(self, batch: Nest) -> Result:
-        """Runs one step on a batch, on the first worker, and waits for it; again on another if the worker is lost."""
-        # One order for all attempts: a server that has applied the push of a lost one ignores the repeat.
+        """Runs one step on a batch on the first worker and waits for it; repeats it elsewhere if the worker is lost."""
+        # All attempts have the same order, so a server that has applied the push of a lost one ignores the repeat.
         calls, order = self.calls("a step on one batch"), self.order(0, 1)
         while True:
             call = functools.partial(self.closures.over_batches, [batch], order)

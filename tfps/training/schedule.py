@@ -1,10 +1,10 @@
-"""The steps of one epoch, run by all workers and handed out to the training loop as they are done.
+"""The schedule of one epoch: all workers run its steps, and the training loop gets them as they are done.
 
-The loop (Keras's `fit`) asks for steps one at a time; the workers run many a closure, ahead of it. A step is handed out
-once it is done, so callbacks see exactly the steps that were trained, and the log values they get may lag.
+The loop (Keras's `fit`) asks for one step at a time; the workers run ahead of it, many steps in a closure. A step is
+handed out once it is done, so callbacks see exactly the steps that were trained, though their log values may lag.
 
-A closure goes through: ordered -> under way (it runs, or waits behind the one that runs) -> done, or lost. Lost
-closures of a shard are made again, in their order and with the same numbers, once none of the shard is under way.
+The states of a closure: ordered -> under way (it runs, or waits behind another) -> done or lost. The lost closures of a
+shard are repeated in their order and with their numbers, once none of the shard is under way.
 Threading: used by the training loop's thread; closures run on the pool's.
 """
 
@@ -26,8 +26,8 @@ class InFlight:
     """A closure under way.
 
     Args:
-        order: its order.
-        batches: that the chief feeds; None where it reads the worker's iterator.
+        order: the order of the closure.
+        batches: the batches that the chief feeds; None if the closure reads the worker's iterator.
     """
 
     order: Order
@@ -35,70 +35,71 @@ class InFlight:
 
 
 class Schedule(abc.ABC):
-    """The steps of one epoch. Subclasses say when a closure is begun and what its result means.
+    """The steps of one epoch. Subclasses decide when a closure begins and how its result counts.
 
     Args:
         runner: runs the closures.
-        epoch: their input; it says how many steps there are at most.
-        most: steps of a closure, for messages.
+        epoch: the input of the epoch, which limits the number of steps.
+        most: the most steps of a closure, for messages.
 
     Attributes:
-        epoch: the input.
-        budget: steps that may still be begun; None for as many as the input has.
-        progress: the closures of each shard.
+        epoch: the input of the epoch.
+        budget: the number of steps that may still begin; None for all that the input has.
+        progress: counts of the closures of each shard.
     """
 
     def __init__(self, runner: Runner, epoch: Epoch, most: int) -> None:
         self.runner, self.epoch = runner, epoch
         self.budget: int | None = epoch.source.steps_per_epoch
         self.progress = Progress(len(runner.workers.pool.devices))
-        # `budget` counts down as steps are begun; this is what it was.
+        # `budget` counts down as steps begin; this is its first value.
         self._whole_budget = self.budget
         self._ready = 0
         self._handed = 0
         self._calls = runner.calls(f"closures of up to {most} steps")
+        # The lost closures of each shard, until all of them are known.
         self._to_repeat: list[list[InFlight]] = [[] for _ in range(len(self.progress))]
 
     def take(self, count: int) -> int:
-        """Waits for up to `count` steps more to be done; returns how many, 0 at the end."""
+        """Waits until up to `count` more steps are done; returns their number, 0 at the end of the epoch."""
         while self._ready < count:
             self._launch()
-            # Nothing is under way and nothing could be begun: the input has ended, or the budget has.
+            # No closure is under way and none could begin: the input or the budget has ended.
             if not self._calls:
                 break
             self._take_result()
-        # A closure has more steps than the loop asks for at a time: the rest is handed out at the next calls.
-        given = min(count, self._ready)
-        self._ready -= given
-        self._handed += given
-        return given
+        # A closure may have more steps than the loop asks for; the next calls hand out the rest.
+        taken = min(count, self._ready)
+        self._ready -= taken
+        self._handed += taken
+        return taken
 
     @property
     def spent(self) -> bool:
-        """Whether all steps of the budget were handed out: an input that continues then begins another epoch."""
+        """Whether all steps of the budget were handed out. An endless input then continues in another epoch."""
         return self._whole_budget is not None and self._handed >= self._whole_budget
 
     def join(self) -> None:
-        """Waits for what is under way; nothing more is begun."""
+        """Waits for the closures under way and begins no others."""
         self.budget = 0
         while self._calls:
             self._take_result()
         self._ready = 0
 
     def settle(self) -> None:
-        """Waits for what is under way, and begins nothing meanwhile; the epoch continues after it."""
+        """Waits for the closures under way; the epoch continues after that."""
         while self._calls:
             self._take_result()
 
     def abandon(self, timeout_s: float) -> None:
-        """Ends the epoch where it is: what has not begun is dropped, what runs has `timeout_s` to end."""
+        """Ends the epoch early: drops closures that have not begun; running ones have `timeout_s` seconds to end."""
         self.budget = 0
-        # What runs may still push: it has a while to end, and the next epoch waits for it.
+        # Running closures may still push, so the next epoch waits for them.
         self._calls.abandon(timeout_s)
 
     @abc.abstractmethod
     def _launch(self) -> None:
-        """Begins what can be begun."""
+        """Begins all closures that may begin now."""
 
     @abc.abstractmethod
     def _on_result(self, flight: InFlight, result: Result) -> None:
@@ -107,7 +108,7 @@ class Schedule(abc.ABC):
     def _submit(self, flight: InFlight) -> None:
         shard = flight.order.shard
         self.progress.begin(shard)
-        # Fed batches go to any worker that lives. An iterator is on the worker where the shard was started.
+        # Fed batches may go to any live worker, but an iterator stays on the worker where its shard was started.
         worker = self.runner.workers.host_of(shard) if self.epoch.source.fed else self.epoch.hosts[shard]
         self._calls.submit(worker, flight, self.runner.call(self.epoch, flight.order, flight.batches), chain=shard)
 
@@ -117,29 +118,29 @@ class Schedule(abc.ABC):
         self.progress.end(shard)
         if isinstance(value, WorkerLostError):
             self._to_repeat[shard].append(flight)
-            # Closures behind the lost one are lost too: `chain` keeps them from running before it. When the last of
-            # them has come back, all are known.
+            # The closures behind a lost one are lost too, as `chain` keeps them from running before it. All lost
+            # closures are known when the last one has come back.
             if not self.progress.under_way[shard]:
                 self._repeat(shard)
         else:
             self._on_result(flight, self.runner.closures.read(value))
 
     def _repeat(self, shard: int) -> None:
-        """Makes the lost closures of a shard again, when all of them are known."""
+        """Repeats the lost closures of a shard, once all of them are known."""
         lost, self._to_repeat[shard] = self._to_repeat[shard], []
         self._calls.mend(shard)
         if not self.epoch.source.fed:
             self.runner.closures.start_shard(self.epoch, shard)
-        # In the order of their numbers: a server that has seen a number ignores all lower ones of the shard.
+        # In the order of their numbers, because a server that has seen a number ignores all lower ones of the shard.
         for flight in sorted(lost, key=lambda flight: flight.order.first):
             self._submit(flight)
 
     def _spend(self, steps: int) -> None:
-        """Takes steps that are ordered out of the budget."""
+        """Takes the steps of an ordered closure from the budget."""
         if self.budget is not None:
             self.budget -= steps
 
     def _refund(self, steps: int) -> None:
-        """Gives steps back to the budget that were ordered and not made."""
+        """Returns steps to the budget that were ordered but did not run."""
         if self.budget is not None:
             self.budget += steps

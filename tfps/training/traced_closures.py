@@ -1,6 +1,6 @@
-"""The traced closures of one model, by kind of input.
+"""The traced closures of one model, one for each kind of input.
 
-A kind of input is its `element_spec`: datasets of one kind share the graph, which is given the iterator to read.
+The kind of an input is its `element_spec`. Datasets of one kind share a graph, which takes the iterator as an argument.
 """
 
 import functools
@@ -23,25 +23,25 @@ from tfps.types import Nest
 _NUMBERS = itertools.count()
 
 ProgramOf: TypeAlias = Callable[[Nest], Program]
-"""Makes the program of closures whose batches are like the given specs, or like the given batch."""
+"""Creates the program for batches that match the given specs or the given batch."""
 
 
 class TracedClosures:
-    """Traces closures when a kind of input is first seen; runs and reads them.
+    """Traces closures when a kind of input is first seen, runs them and reads their results.
 
     Args:
-        strategy: whose workers run them.
-        mode: says what a closure is.
-        program: makes the steps of a closure.
+        strategy: the strategy whose workers run the closures.
+        mode: creates the closures to trace.
+        program: creates the steps of a closure.
 
     Attributes:
-        by_iterator: graphs by the kind of iterator that they read.
-        on_batches: the function over batches that the chief feeds; it is traced for each number and shape of them.
-        last: what traced the last closure; None before the first. It reads the results of all, as the layout of a
-            result follows from the model.
+        by_iterator: the graphs, by the kind of iterator that they read.
+        on_batches: the function over fed batches; it is traced for each number and shape of batches.
+        last: the closure that was traced last; None before the first. It can read the results of all others, because
+            the layout of a result depends on the model alone.
 
-    Threading: iterators are started, and graphs over them traced, in the main thread; over fed batches in the threads
-    of the pool, while others read results.
+    Threading: the main thread starts iterators and traces graphs over them. Graphs over fed batches are traced in the
+    threads of the pool, while other threads may read results.
     """
 
     def __init__(self, strategy: ParameterServerStrategy, mode: Mode, program: ProgramOf) -> None:
@@ -49,17 +49,17 @@ class TracedClosures:
         self.by_iterator: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {}
         self.on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
         self.last: Closure | None = None
-        # By the text of an `element_spec`: the name of its iterators, and the steps of a turn that their graph has.
+        # Maps the text of an `element_spec` to the kind of its iterators and the steps in a turn of their graph.
         self._kinds: dict[str, tuple[str, int]] = {}
         self._variables = strategy.remote_variables.owned_by(self)
 
     @property
     def operations(self) -> int:
-        """Operations of one step; 0 before one is traced."""
+        """The number of operations in one step; 0 before a step is traced."""
         return 0 if self.last is None else self.last.operations
 
     def ids_per_step(self, examples: int | None) -> Mapping[str, int | None]:
-        """Ids that one step looks up, by table; nothing before a step was traced. See `Closure.ids_per_step`."""
+        """Counts the ids that one step looks up, by table; empty before a step is traced. See `Closure`."""
         return {} if self.last is None else self.last.ids_per_step(examples)
 
     def over_iterator(self, iterator: WorkerIterator, order: Order) -> tf.Tensor:
@@ -67,20 +67,21 @@ class TracedClosures:
         return self.by_iterator[iterator.kind](order.tensor(), iterator.handle)
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
-        """Runs a closure over batches of the chief, on the worker of the calling context."""
+        """Runs a closure over fed batches, on the worker of the calling context."""
         return self.on_batches(order.tensor(), batches)
 
     def read(self, vector: Floats) -> Result:
-        """Reads what a closure returned."""
-        assert self.last is not None  # it was traced before it ran
+        """Parses the vector that a closure returned."""
+        # A closure is traced before it runs.
+        assert self.last is not None
         return self.last.read(vector)
 
     def start(self, epoch: Epoch) -> None:
-        """Starts the workers' iterators over an epoch that they read, and traces what is new, before any closure runs.
+        """Starts the workers' iterators over an epoch, and traces new kinds of input before any closure runs.
 
-        Cost: a call to each worker, one after the other.
+        Cost: one call to each worker, one after the other.
         """
-        # An epoch that was interrupted may have left closures that still push.
+        # The closures of an interrupted epoch may still push.
         self._strategy.pool.wait_for_abandoned(self._strategy.closure_timeout_s)
         if not epoch.source.fed and not epoch.hosts:
             epoch.begin()
@@ -88,10 +89,10 @@ class TracedClosures:
                 self.start_shard(epoch, shard)
 
     def start_shard(self, epoch: Epoch, shard: int) -> None:
-        """Starts the iterator of a shard, or continues it on another worker after the batches that were trained."""
+        """Starts the iterator of a shard. After a loss it skips the batches that were trained."""
         while True:
             host = self._strategy.host_of(shard)
-            # On another worker it is of a kind of its own: what a graph keeps there, that worker's own shard has too.
+            # On another worker it needs a kind of its own: that worker's own shard uses the same names in its graph.
             kind = self._iterator_kind(epoch.source, "" if host == shard else f"_{shard}")
             try:
                 self._strategy.pool.call(host, functools.partial(epoch.start, shard, host, kind))
@@ -99,16 +100,17 @@ class TracedClosures:
                 self._strategy.pool.threads[host].drop_after(iterator, iterator.handle)
                 return
             except WorkerLostError:
+                # By now `host_of` names another worker.
                 continue
 
     def _iterator_kind(self, source: Source, suffix: str) -> str:
-        """The kind of the iterators over an input; their closures are traced when this returns.
+        """Returns the kind of the iterators over an input, and traces its closures if that was not done.
 
-        They are traced once more where an input is so much longer that its closures have longer turns.
+        They are traced again for an input that is so much longer that its closures have longer turns.
         """
         spec, turn = source.element_spec, self._mode.turn_steps(source.most_batches)
         kind, traced_for = self._kinds.get(repr(spec), ("", 0))
-        # A new name means a new graph and new iterators; those of the old name are not used again.
+        # A new name gets a new graph and new iterators; those of the old name are not used again.
         if traced_for < turn:
             kind = f"tfps_input_{next(_NUMBERS)}"
             self._kinds[repr(spec)] = kind, turn
@@ -126,15 +128,18 @@ class TracedClosures:
             self._on_traced(closure)
             return result
 
+        # Traced right here, in the main thread, and not at the first call in a thread of the pool.
         return trace.get_concrete_function(tf.TensorSpec([LENGTH], tf.int64), tf.TensorSpec([], tf.resource))
 
     def _trace_batches(self, order: tf.Tensor, batches: Sequence[Nest]) -> tf.Tensor:
+        # Each fed batch has its own copy of the step in the graph, so there are no turns.
         closure = self._mode.closure(self._program(batches[0]), 1)
         result = closure.over_batches(batches, Order.read(order))
         self._on_traced(closure)
         return result
 
     def _on_traced(self, closure: Closure) -> None:
-        """Called at the end of a trace, in its graph."""
+        """Stores a closure; called at the end of its trace, inside its graph."""
+        # The graph names variables of the worker, which are destroyed together with this object.
         self._variables.add_graph(tf.compat.v1.get_default_graph())
         self.last = closure

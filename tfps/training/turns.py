@@ -1,11 +1,11 @@
-"""The steps of a closure over an iterator: a loop with several steps a turn.
+"""The steps of a closure over an iterator: a loop with several steps in each turn.
 
-A turn costs a round trip to every server, whatever its number of steps: TensorFlow runs the loop on all devices of its
-steps, a server begins a turn when the worker has told it to, and the worker ends one when all servers have ended it.
-Within a turn nothing waits for that. A step asks for its rows as soon as its batch is read; a server answers once it
-has applied this worker's push of the step before, and the worker never waits for a push.
+A turn costs a round trip to every server, for any number of steps: TensorFlow runs the loop on all devices of its
+steps, a server starts a turn when the worker tells it to, and the worker ends the turn when all servers have ended it.
+Within a turn nothing waits for that. A step requests its rows as soon as its batch is read; a server answers once it
+has applied this worker's push of the previous step, and the worker never waits for a push.
 
-Steps that are left after whole turns, because the input or the order ends, are made one a turn in a second loop.
+When the input or the order ends, the steps that do not fill a turn run in a second loop, one in each turn.
 """
 
 import functools
@@ -16,55 +16,57 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from tfps.embedding.push_dedup import PushId
-from tfps.training.batches import NextBatch, next_unless
+from tfps.training.batches import NextBatch, read_next_unless
 from tfps.training.hoisting import Recording
 from tfps.training.order import Order
 from tfps.training.prefetching import PrefetchedRows
 
 MOST_STEPS = 4
-"""Steps of a turn at most: a quarter of its round trips is little beside what steps themselves cross for."""
+"""The most steps in a turn: a quarter of its round trip is small beside the messages of a step itself."""
 
 _MOST_OPERATIONS = 2_500
-"""Operations of a turn at most: 1,000 take about a second and a half to trace and to start."""
+"""The most operations in a turn: 1,000 operations take about 1.5 s to trace and start."""
 
 State: TypeAlias = dict[str, Any]
-"""What the loop carries: "done", steps so far, int64; "logs" of the last; the next "batches"; the "rows" of the first
-of these, where they are prefetched.
+"""The state of the loop.
+
+"done": the steps so far, int64. "logs": the logs of the last step. "batches": the batches that were read but not
+trained. "rows": the rows of the first of these batches, if they are prefetched.
 """
 
 Run: TypeAlias = Callable[..., tf.Tensor]
-"""A step: takes what answers its lookups, its batch and its `push_id`, and returns its logs."""
+"""Traces a step: takes the object that answers its lookups, its batch and its `push_id`; returns its logs."""
 
 
 def steps_of_turn(operations: int, most: int) -> int:
-    """Steps of a turn: fewer than `most` where each is large.
+    """Returns the steps in a turn: fewer than `most` where steps are large.
 
     Args:
-        operations: of a step.
-        most: steps of a turn, however small they are.
+        operations: the number of operations in a step.
+        most: the most steps in a turn, for steps of any size.
     """
-    # Example: a step of 600 operations has turns of 4, one of 1,170 turns of 2.
+    # Example: steps of 600 operations have turns of 4, steps of 1,170 operations turns of 2.
     return max(1, min(most, _MOST_OPERATIONS // max(1, operations)))
 
 
 def fed_steps(operations: int) -> int:
-    """Steps of a closure over batches that the chief feeds: as many as a turn has, but one until a step is traced.
+    """Returns the steps of a closure over fed batches: as many as a turn has, but 1 until a step is traced.
 
     Args:
-        operations: of a step; 0 where none is traced.
+        operations: the number of operations in a step; 0 before one is traced.
     """
     return steps_of_turn(operations, MOST_STEPS) if operations else 1
 
 
 class Turns:
-    """The loop of one closure.
+    """The loop over the steps of one closure.
 
     Args:
-        recording: of the step.
-        run: a step.
-        push_id: of the push of rows after so many steps of the closure.
-        steps: of a turn.
-        prefetches: whether rows of the next batch are asked for while a step computes.
+        recording: the recording of the step.
+        run: traces a step.
+        push_id: returns the id of the push of rows after the given number of steps of the closure.
+        steps: the number of steps in a turn.
+        prefetches: whether the rows of the next batch are requested while a step computes.
     """
 
     def __init__(
@@ -76,19 +78,19 @@ class Turns:
         prefetches: bool,
     ) -> None:
         self._recording, self._run, self._push_id, self._steps = recording, run, push_id, steps
-        # A model without early lookups has nothing to ask for ahead.
+        # A model without early lookups has nothing to request ahead.
         self._prefetches = prefetches and bool(recording.tables)
         self._prefetched: PrefetchedRows | None = None
         self._next_batch: NextBatch
         self._order: Order
 
     def initial_state(self, next_batch: NextBatch, first: tf.experimental.Optional, order: Order) -> State:
-        """The state before the first step.
+        """Creates the state before the first step.
 
         Args:
             next_batch: reads the next batch.
-            first: the first one.
-            order: of the chief.
+            first: the first batch.
+            order: the order of the chief.
         """
         self._next_batch, self._order = next_batch, order
         self._prefetched = PrefetchedRows(self._recording, first) if self._prefetches else None
@@ -100,8 +102,8 @@ class Turns:
         }
 
     def train(self, state: State, end: tf.Tensor) -> State:
-        """Makes steps until `end` are done, or the input ends; returns the state after them."""
-        # Example: turns of 4 and 10 steps: the first loop makes 2 turns of 4 steps, the second 2 of 1.
+        """Runs steps until `end` steps are done or the input ends; returns the state after them."""
+        # Example: for turns of 4 steps and end = 10, the first loop has 2 turns of 4 steps and the second 2 turns of 1.
         for steps in sorted({self._steps, 1}, reverse=True):
             (state,) = tf.while_loop(
                 lambda state, steps=steps: tf.logical_and(
@@ -114,7 +116,7 @@ class Turns:
         return state
 
     def _turn(self, steps: int, state: State) -> tuple[State]:
-        # The state always has as many batches read as a turn has steps: these are trained, and as many are read.
+        # The state always holds as many batches as a turn has steps. A turn trains these and reads as many new ones.
         done, batches = state["done"], state["batches"]
         batches = [*batches, *self._read(done + self._steps, batches[-1], steps)]
         logs, rows = self._run_steps(batches[:steps], batches[steps], done, state["rows"])
@@ -123,13 +125,13 @@ class Turns:
     def _read(
         self, done: tf.Tensor | int, batch: tf.experimental.Optional, count: int
     ) -> list[tf.experimental.Optional]:
-        """Reads `count` batches after `batch`, which is that of step `done`; empty ones where there are no more."""
-        found: list[tf.experimental.Optional] = []
+        """Reads `count` batches after `batch`, the batch of step `done`; empty ones where there are no more."""
+        batches: list[tf.experimental.Optional] = []
         for number in range(count):
-            # Nothing is read beyond the order: the next closure begins with the batch after its last.
+            # Reading stops at the end of the order: the next closure starts with the batch after it.
             last = done + number >= self._order.steps
-            found.append(next_unless(last, self._next_batch, found[-1] if found else batch))
-        return found
+            batches.append(read_next_unless(last, self._next_batch, batches[-1] if batches else batch))
+        return batches
 
     def _run_steps(
         self,
@@ -138,12 +140,12 @@ class Turns:
         done: tf.Tensor,
         rows: list[tf.Tensor],
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Runs a step over each batch; returns the last one's logs, and the rows of the batch that follows."""
-        logs: tf.Tensor = None  # there is at least one batch
+        """Runs a step over each batch; returns the logs of the last step, and the rows of the batch that follows."""
+        logs: tf.Tensor = None  # set below, as there is at least one batch
         for number, (batch, after) in enumerate(itertools.pairwise([*batches, following])):
-            # Asked for before the step is traced: its push waits for them, and they do not wait for its push.
-            coming = self._prefetched.request(after) if self._prefetched else []
+            # Requested before the step is traced: the step's push waits for this request, and not the other way round.
+            next_rows = self._prefetched.request(after) if self._prefetched else []
             lookups = self._prefetched.lookups(rows) if self._prefetched else self._recording.lookups(batch.get_value())
             logs = self._run(lookups, batch.get_value(), push_id=self._push_id(done + number + 1))
-            rows = coming
+            rows = next_rows
         return logs, rows

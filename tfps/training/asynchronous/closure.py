@@ -15,14 +15,14 @@ from tfps.types import Nest
 
 
 class AsynchronousClosure(StepLoop):
-    """Trains a loop of steps and pushes what they changed.
+    """Trains a loop of steps, then pushes the deltas of the dense variables.
 
     Args:
-        program: the steps.
-        turn: steps in one turn of the loop over an iterator, at most.
-        prefetches: whether a step asks for the rows of the next batch, which then miss the update of this step.
-        ledgers: give each push its id.
-        overlaps: whether dense variables cross several times in a closure over an iterator, while it makes steps.
+        program: the steps that it runs.
+        turn: the most steps in one turn of the loop over an iterator.
+        prefetches: whether a step requests the rows of the next batch; these rows miss the update of this step.
+        ledgers: the ledgers that give each push its id.
+        overlaps: whether a closure over an iterator exchanges dense variables several times, while it runs steps.
     """
 
     def __init__(self, program: Program, turn: int, prefetches: bool, ledgers: PushLedgers, overlaps: bool) -> None:
@@ -34,7 +34,7 @@ class AsynchronousClosure(StepLoop):
         exchange, copies = self._pull(order)
         turns, state = self._loop(source, order, copies, self._row_push_id(order))
         if self._overlaps:
-            # Spans pull and push by themselves; the pull above is that of the first one.
+            # Each span pulls and pushes for itself. The pull above serves the first span.
             state = train_spans(turns, state, exchange, lambda done: self._ledgers.ids(order, done).dense, order)
         else:
             state = turns.train(state, order.steps)
@@ -42,16 +42,17 @@ class AsynchronousClosure(StepLoop):
         return self._result(copies, state["done"], state["logs"])
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
-        """Traces a step for each fed batch. These closures are short, so their exchange overlaps nothing."""
+        """Traces one step for each fed batch. These closures are too short for an exchange to overlap with steps."""
         exchange, copies = self._pull(order)
         logs = self._run_each(batches, copies, self._row_push_id(order))
-        # Known when it is traced: the chief feeds whole batches, and there is a graph for each number of them.
+        # The number is known at tracing time: the chief feeds whole batches, and there is a graph for each number.
         steps = tf.constant(len(batches), tf.int64)
         exchange.push(self._ledgers.ids(order, steps).dense)
         return self._result(copies, steps, logs)
 
     def _row_push_id(self, order: Order) -> PushIdOf:
         def row_push_id(done: tf.Tensor | int) -> PushId:
+            # The closure ends with the push of dense variables, but each of its steps pushes rows.
             return self._ledgers.ids(order, done).rows
 
         return row_push_id

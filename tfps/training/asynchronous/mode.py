@@ -1,4 +1,4 @@
-"""Asynchronous training, the mode of every optimizer that has no other."""
+"""Asynchronous training: the mode of every optimizer that does not choose another one."""
 
 from collections.abc import Callable
 
@@ -16,12 +16,12 @@ from tfps.training.steady_mode import SteadyMode
 class Asynchronous(SteadyMode):
     """Every step pushes the gradients of its rows; dense variables cross once a closure.
 
-    Nobody waits for another worker, so a step may miss what others push while it runs, and the dense variables of a
-    closure are as old as its beginning. State: two ledgers on every server.
+    No worker waits for another. A step may therefore miss updates that others push while it runs, and the dense
+    variables of a closure are as old as its start. State: two push ledgers on every server.
 
     Args:
-        strategy: whose workers and servers train. Its `prefetch_lookups` and `overlap_dense_exchange` count.
-        steps: gives the steps of a closure at most.
+        strategy: the strategy whose workers and servers train. `prefetch_lookups` and `overlap_dense_exchange` apply.
+        steps: returns the most steps that a closure may have.
     """
 
     applies_updates = True
@@ -31,13 +31,15 @@ class Asynchronous(SteadyMode):
         self._ledgers = PushLedgers(strategy)
 
     def closure(self, program: Program, turn: int) -> Closure:
-        """A loop of steps with their pushes."""
-        # Read here and not when the mode is made: users may change these between two fits, before a graph is traced.
+        """Returns a closure that loops over steps and pushes after each."""
+        # These settings are read here and not in the constructor: users may change them between two calls of `fit`,
+        # before a graph is traced.
         strategy = self._strategy
         return AsynchronousClosure(
             program, turn, strategy.prefetch_lookups, self._ledgers, strategy.overlap_dense_exchange
         )
 
     def schedule(self, runner: Runner, epoch: Epoch) -> Schedule:
-        """As every steady mode; with overlap a closure has several spans, each with an exchange of its own."""
+        """Returns the schedule of a steady mode. With overlap a closure has several spans."""
+        # Without overlap a closure is one part, which pulls at its start and pushes at its end.
         return self._schedule_of_parts(runner, epoch, SPANS if self._strategy.overlap_dense_exchange else 1)

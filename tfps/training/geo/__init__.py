@@ -1,1 +1,1 @@
-"""GEO training: a worker trains a window of batches on its own rows, then pushes the deltas of the rows it touched."""
+"""GEO training: a worker trains a window of batches on its own rows, then pushes the deltas of these rows."""

@@ -1,4 +1,4 @@
-"""A closure of GEO training: a window of steps on rows that the worker has pulled, or several windows that overlap."""
+"""A closure of GEO training: one window of steps on rows that the worker has pulled, or several overlapping windows."""
 
 import functools
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfps import step
-from tfps.training.batches import NextBatch, WorkerBatches, of_one_shape, one_by_one
+from tfps.training.batches import NextBatch, WorkerBatches, make_batch_reader, unify_shapes
 from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange
 from tfps.training.geo.drift import DRIFT_LANES
@@ -21,13 +21,13 @@ from tfps.types import Nest
 
 
 class WindowClosure(Closure):
-    """Trains windows.
+    """Trains the windows of a closure.
 
     Args:
-        program: the steps.
+        program: the steps that closures run.
         settings: what the windows of this model carry and push.
-        methods: of a model that trains a whole window in place of its steps; None for all others.
-        ledgers: give each push its id.
+        methods: the methods of a model that trains a whole window at once; None for a model that trains step by step.
+        ledgers: the ledgers that give each push its id.
         overlaps: whether a closure has several windows and exchanges one while it trains another.
     """
 
@@ -57,11 +57,11 @@ class WindowClosure(Closure):
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Traces a window of fed batches, or several that overlap."""
         exchange, copies = self._pull(order, self._settings.scales, self._settings.capped)
-        batches = of_one_shape(batches)
-        # A single batch is one window, and nothing could overlap with it.
+        batches = unify_shapes(batches)
+        # A single batch is one window, so there is nothing to overlap with.
         if self._overlaps and len(batches) > 1:
-            # The loop over windows reads as from an iterator, so that there is one form of it.
-            next_batch = one_by_one(batches)
+            # The loop over windows exists in one form only, which reads from an iterator.
+            next_batch = make_batch_reader(batches)
             return self._train_overlapped(exchange, copies, next_batch, next_batch(), order)
         window, _ = self._window(copies, batches[0])
         return self._train_one(exchange, copies, window, window.take(batches), order)
@@ -69,7 +69,7 @@ class WindowClosure(Closure):
     def _train_one(
         self, exchange: Exchange, copies: Copies, window: Window, count: tf.Tensor, order: Order
     ) -> tf.Tensor:
-        # By the steps there were, not those ordered: where the input ends early a repeat ends at the same step.
+        # The ids count steps that ran, not those ordered: if the input ends early, a repeat ends at the same step.
         ids = self._ledgers.ids(order, count)
         logs, drift = train_one(window, count, ids.rows)
         exchange.push(ids.dense)
@@ -88,18 +88,19 @@ class WindowClosure(Closure):
         return self._result(copies, *windows.train(next_batch, first, order))
 
     def _window(self, copies: Copies, spec: Nest) -> tuple[Window, tf.Tensor]:
-        """A window without batches, and the logs of one that makes no steps."""
+        """Creates a window without batches, and the logs of a window that runs no steps."""
         if self._methods is None:
             run = functools.partial(self._run, copies)
             recording = self._record(run, spec)
             return StepWindow(recording, spec, self._settings, run), tf.zeros(recording.result.shape)
-        # How many logs there are is known when the window is traced, not before.
+        # The number of logs is unknown until the window is traced.
         logs = tf.compat.v1.placeholder_with_default(tf.zeros([0]), [None])
         return self._whole_window(self._methods, copies, spec), logs
 
     def _whole_window(self, methods: WindowMethods, copies: Copies, spec: Nest) -> WholeWindow:
-        """A window that the model trains by methods of its own, on the worker's copies of dense variables."""
+        """Creates a window that the model trains by its own methods, on the worker's copies of dense variables."""
 
+        # Both methods are traced as a step, so dense variables stand for the worker's copies in them.
         def lookups(batches: Nest) -> Sequence[tuple[tf.Variable, tf.Tensor]]:
             with step.tracing(step.Step(DirectLookups(), copies)):
                 return methods.lookups(batches)

@@ -1,15 +1,16 @@
-"""GEO with overlap: while a window is trained, the deltas of the one before go out and the rows of the next come in.
+"""GEO with overlap: while one window is trained, the previous deltas are pushed and the next rows are pulled.
 
-The path of window k in a closure of several: (1) while window k - 1 is trained, the deltas of k - 2 are pushed, the
-batches of k are read, and its rows are pulled, in this order; (2) when k - 1 is done, its deltas are added to the rows
-that k has too, and to the dense variables; (3) k is trained on that. So a worker always sees its own updates, and with
-one worker the result is that of one process. What others push it sees a window later than without overlap: a window is
-up to two windows behind the servers. The first pull and the last push of a closure are waited for.
+The path of window k in a closure: (1) while window k - 1 is trained, the deltas of k - 2 are pushed, the batches of k
+are read and its rows are pulled, in this order; (2) when k - 1 is done, its deltas are added to the rows that k also
+has, and to the dense variables; (3) k is trained on the result. A worker therefore always sees its own updates, and
+with one worker the result equals that of one process. It sees the pushes of others one window later than without
+overlap: a window is up to two windows behind the servers. Only the first pull and the last push of a closure make the
+worker wait.
 
-The turn that trains the last window of a closure reads one more, which is empty; a `WholeWindow` that draws random ids
-draws for that one too.
+The turn that trains the last window of a closure reads one more window, which is empty. A `WholeWindow` that draws
+random ids draws for it too.
 
-Memory: the rows and slots of two windows, the batches of two, and the deltas of the one before.
+Memory: the rows and slots of two windows, the batches of two windows, and the deltas of the previous one.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from tfps.training.batches import NextBatch, next_unless
+from tfps.training.batches import NextBatch, read_next_unless
 from tfps.training.exchange import Exchange, Values
 from tfps.training.geo.drift import DRIFT_LANES
 from tfps.training.geo.window import LoopTensor, Window
@@ -25,37 +26,37 @@ from tfps.training.order import Order
 from tfps.training.push_ids import PushIds
 
 WINDOWS = 4
-"""Windows of a closure."""
+"""The number of windows in a closure."""
 
 State: TypeAlias = dict[str, Any]
-"""What the loop carries.
+"""The state of the loop.
 
-    of the window that this turn trains
-        "count": its batches, int64; the loop ends where it is 0.
+    The window that this turn trains:
+        "count": the number of its batches, int64; the loop ends when it is 0.
         "tensors": its `loop_tensors`.
-        "rows": of each capped table, as they were pulled.
-        "own": of its rows those that the window before has as well, see `_common`.
-        "start", "dense": what its tables and the dense variables begin with.
+        "rows": the rows of each capped table, as they were pulled.
+        "own": the positions of rows that the previous window has too, see `_find_common`.
+        "start", "dense": the values that its tables and the dense variables start from.
         "fetched": the dense variables as they were pulled.
-    of the window before, whose deltas are pushed in this turn
-        "before": "done" and "count", "push_tensors", "deltas" of tables and "moved" of dense variables, and the values
-        these are compared with where they are capped, "base" and "dense_base".
-    of all
-        "done": steps before this turn; "logs" of the last one; "drift" of what was pushed, added up.
+    The previous window, whose deltas are pushed in this turn:
+        "before": a dictionary of "done" and "count", "push_tensors", "deltas" of tables, "moved" of dense variables,
+        and "base" and "dense_base", with which capped values are compared.
+    All windows:
+        "done": the steps before this turn. "logs": the logs of the last step. "drift": the sum over pushed windows.
 """
 
 CommonRows: TypeAlias = tuple[tf.Tensor, tf.Tensor]
-"""Of ids that two windows have both: where they are in one, and where in the other."""
+"""The positions of the ids that two windows share: in the one, and in the other."""
 
 
 class Overlapped:
-    """The windows of one closure.
+    """The overlapping windows of one closure.
 
     Args:
-        window: one without batches; the others are made like it.
+        window: a window without batches; the others are made like it.
         logs: the logs before the first step.
-        exchange: of the dense variables, which are pulled.
-        push_ids: ids of what is pushed after so many steps of the closure.
+        exchange: the exchange of the dense variables, which have been pulled.
+        push_ids: returns the ids of the pushes after the given number of steps of the closure.
     """
 
     def __init__(
@@ -70,30 +71,30 @@ class Overlapped:
 
         Args:
             next_batch: reads the next batch.
-            first: the first one.
-            order: of the chief.
+            first: the first batch.
+            order: the order of the chief.
 
         Returns:
-            The steps there were, int64; the last one's logs; the drift of the windows, added up.
+            The number of steps, int64; the logs of the last step; the sum of the drift of the windows.
         """
 
         def turn(state: State) -> tuple[State]:
-            # Steps after the window of this turn; its own push, in the next turn, has the id of that number.
+            # The steps after this turn's window. The window is pushed in the next turn, with the id of this number.
             done = state["done"] + state["count"]
             window, following = self._first.with_tensors(state["tensors"]), self._first.without_batches()
-            left = order.steps - done
-            # Beside each other: the exchange of the windows before and after ...
+            remaining = order.steps - done
+            # These run beside each other: the exchange of the previous and the next window ...
             pushed, drift = self._push(window, state)
             count = following.read(
-                next_batch, next_unless(left <= 0, next_batch, first), tf.minimum(order.window, left)
+                next_batch, read_next_unless(remaining <= 0, next_batch, first), tf.minimum(order.window, remaining)
             )
             pulled, fetched = following.pull(), self._exchange.fetch()
-            # ... and the steps of this one. Nothing below is needed above.
+            # ... and the steps of this window. The exchange above needs none of the results below.
             deltas, logs = window.train(state["count"], state["start"])
             moved = self._exchange.deltas(state["dense"])
             dense = self._exchange.sums(fetched, moved)
             self._exchange.fill(dense)
-            own = [_common(ids, before) for ids, before in zip(following.keys, window.keys, strict=True)]
+            own = [_find_common(ids, before) for ids, before in zip(following.keys, window.keys, strict=True)]
             before = {
                 "done": done,
                 "count": state["count"],
@@ -105,9 +106,9 @@ class Overlapped:
             }
             return (
                 {
-                    **_state_of(following, count, pulled, own),
+                    **_window_state(following, count, pulled, own),
                     "done": done,
-                    "start": _start(window, state["count"], pulled, deltas, own),
+                    "start": _start_rows(window, state["count"], pulled, deltas, own),
                     "dense": dense,
                     "fetched": fetched,
                     "before": before,
@@ -116,7 +117,7 @@ class Overlapped:
                 },
             )
 
-        # One turn at a time: the push of one window and the pull of the one after the next go to the same rows.
+        # One turn at a time: the push of a window and the pull of the window after the next go to the same rows.
         (last,) = tf.while_loop(
             lambda state: state["count"] > 0,
             turn,
@@ -127,14 +128,14 @@ class Overlapped:
         return last["done"], last["logs"], last["drift"] + drift
 
     def _initial_state(self, next_batch: NextBatch, first: tf.experimental.Optional, order: Order) -> State:
-        """The first window, and none before it."""
-        # The closure has pulled the dense variables before; the rows of the first window are waited for here.
+        """Creates the state with the first window, and none before it."""
+        # The closure has already pulled the dense variables. The rows of the first window are waited for here.
         dense, window = self._exchange.pulled, self._first
         count = window.read(next_batch, first, tf.minimum(order.window, order.steps))
         pulled, zero = window.pull(), tf.constant(0, tf.int64)
-        push_tensors, deltas = (_of_any_length(tensors) for tensors in window.empty_push)
-        # No row in common with a window that was not there.
-        no_ids = _of_any_length([ids[:0] for ids in window.keys])
+        push_tensors, deltas = (_forget_lengths(tensors) for tensors in window.empty_push)
+        # The first window has no previous one, so it shares no row with it.
+        no_ids = _forget_lengths([ids[:0] for ids in window.keys])
         before = {
             "done": zero,
             "count": zero,
@@ -145,9 +146,9 @@ class Overlapped:
             "dense_base": dense,
         }
         return {
-            **_state_of(window, count, pulled, [(ids, ids) for ids in no_ids]),
+            **_window_state(window, count, pulled, [(ids, ids) for ids in no_ids]),
             "done": zero,
-            "start": _of_any_length(pulled),
+            "start": _forget_lengths(pulled),
             "dense": dense,
             "fetched": dense,
             "before": before,
@@ -156,30 +157,30 @@ class Overlapped:
         }
 
     def _push(self, window: Window, state: State) -> tuple[tuple[list[tf.Tensor], Values], tf.Tensor]:
-        """Pushes the window before; returns what was added to tables and dense variables, and the drift."""
+        """Pushes the previous window; returns the values added to tables and dense variables, and the drift."""
         before = state["before"]
-        # Before the first window there is none: its id, of 0 steps, is never new, so servers ignore the push.
+        # The first window has no previous one: the push id, of 0 steps, is never new, so servers ignore the push.
         ids = self._push_ids(before["done"])
         pushed, drift = window.push(before["count"], before["push_tensors"], before["deltas"], before["base"], ids.rows)
         sent = self._exchange.send(before["moved"], before["dense_base"], ids.dense)
         return (pushed, sent), tf.where(before["done"] > 0, drift, 0.0)
 
     def _base(self, window: Window, state: State, pushed: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """For each capped table the rows that servers hold if nobody else pushes: as pulled, and the push before."""
+        """Returns the rows of each capped table as if nobody else had pushed: as pulled, plus the previous push."""
         return [
             _add_to_common(rows, pushed[i], state["own"][window.key_of[i]])
             for i, rows in zip(window.capped, state["rows"], strict=True)
         ]
 
 
-def _start(
+def _start_rows(
     window: Window,
     count: tf.Tensor,
     pulled: Sequence[tf.Tensor],
     deltas: Sequence[tf.Tensor],
     own: Sequence[CommonRows],
 ) -> list[tf.Tensor]:
-    """What the next window begins with: its rows as pulled, and what this window has moved of them."""
+    """Returns the rows that the next window starts from: its rows as pulled, plus the deltas of this window."""
     factors = window.keep_factors(count)
     return [
         _add_to_common(rows, delta * window.scale(i), own[number], factors[i])
@@ -187,49 +188,49 @@ def _start(
     ]
 
 
-def _state_of(
+def _window_state(
     window: Window, count: tf.Tensor, pulled: Sequence[tf.Tensor], own: Sequence[CommonRows]
 ) -> dict[str, Any]:
-    """The part of the state that is about a window which was read and pulled."""
+    """Returns the part of the state that describes a window which was read and pulled."""
     return {
         "count": count,
-        "tensors": _of_any_length(window.loop_tensors),
-        "rows": _of_any_length([pulled[i] for i in window.capped]),
+        "tensors": _forget_lengths(window.loop_tensors),
+        "rows": _forget_lengths([pulled[i] for i in window.capped]),
         "own": own,
     }
 
 
-def _common(ids: tf.Tensor, before: tf.Tensor) -> CommonRows:
-    """Where in `ids`, and where in `before`, the ids are that both have; each has an id once.
+def _find_common(ids: tf.Tensor, before: tf.Tensor) -> CommonRows:
+    """Finds the ids that are in both vectors; returns their positions in `ids` and in `before`.
 
-    Example: ids [7, 3, 9] and before [3, 7] give [0, 1] and [1, 0].
+    Each vector has an id once. Example: ids [7, 3, 9] and before [3, 7] give [0, 1] and [1, 0].
     """
-    # `unique` numbers values as they first come, so the ids of `before` get their own positions, and an id that both
-    # have gets that of `before`.
+    # `unique` numbers values in order of appearance. Ids of `before` come first and get their own positions, so an id
+    # that is in both vectors gets its position in `before`.
     places = tf.unique(tf.concat([before, ids], 0)).idx[tf.size(before) :]
     here = tf.reshape(tf.where(places < tf.size(before)), [-1])
     return here, tf.cast(tf.gather(places, here), tf.int64)
 
 
 def _add_to_common(rows: tf.Tensor, deltas: tf.Tensor, common: CommonRows, keep: tf.Tensor | None = None) -> tf.Tensor:
-    """Rows of a window with the deltas of the window before added to those that both have.
+    """Adds the deltas of the previous window to the rows that both windows have.
 
     Args:
-        rows: [m, dim].
-        deltas: of the window before, [n, dim].
-        common: where both have a row.
-        keep: of moving averages, the part of a row that remains of what it was.
+        rows: the rows of a window, [m, dim].
+        deltas: the deltas of the previous window, [n, dim].
+        common: the positions of the common rows in both windows.
+        keep: for moving averages, the part of a row that remains of its earlier value.
     """
     here, before = common
-    # Rows that only one of the two windows has need nothing: the other did not move, or does not read, them.
+    # A row of only one window needs no change: the other window did not move it or does not read it.
     deltas = tf.gather(deltas, before)
     if keep is not None:
         deltas -= (1 - keep) * tf.gather(rows, here)
     return tf.tensor_scatter_nd_add(rows, here[:, tf.newaxis], deltas)
 
 
-def _of_any_length(values: Sequence[LoopTensor]) -> list[LoopTensor]:
-    """Tensors of which the graph forgets the length, as it differs in each turn of a loop; arrays as they are."""
+def _forget_lengths(values: Sequence[LoopTensor]) -> list[LoopTensor]:
+    """Hides the lengths of tensors, which differ between turns of a loop, from the graph; leaves arrays as they are."""
     return [
         value
         if isinstance(value, tf.TensorArray) or not value.shape.rank

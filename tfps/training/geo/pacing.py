@@ -1,40 +1,41 @@
-"""How windows begin (GEO): a young model is trained by one worker, in windows of one step.
+"""The pace of GEO windows: a young model is trained by one worker, in windows of one step.
 
-What workers learn beside one another, unseen, is added up. In a young model all of it points the same way, and the sum
-overshoots; with Adagrad it also lowers the rates for good. So workers and the steps of their windows grow with what the
-model was trained for: with 2 workers both are at work after 32 steps, and have windows of 50 after 3,200; with 4 all
-are at work after 96 steps, and have windows of 6 after 3,200.
+Workers that do not see each other's updates have them added up. In a young model all updates point in the same
+direction, so their sum overshoots, and with Adagrad it also lowers the learning rates for good. So the number of
+workers and the length of windows grow with the steps that the model was trained for. Two workers both train after 32
+steps, and have windows of 50 steps after 3,200. Four workers all train after 96 steps, and have windows of 6 steps
+after 3,200.
 
-Why more than two are held back more: a row that a window of w steps takes the fraction 1 - exp(-lw) of the way to where
-it is pulled is taken N times as far by N of them. With two that is never more than twice the way, from where it comes
-back. With more it runs away unless Nw, all that is under way, is below about 2/l, whatever N is.
+More than two workers are held back more, for this reason. A window of w steps moves a row the fraction 1 - exp(-lw) of
+the way to its optimum; N workers together move it N times as far. With two workers that is at most twice the way, from
+which the row comes back. With more it diverges unless Nw, all steps under way, is below about 2/l, for any N.
 """
 
-from tfps.training.geo.length import Length, of_few_lengths
+from tfps.training.geo.length import Length, round_to_few_lengths
 from tfps.training.order import Order
 from tfps.training.paced_schedules import IN_FLIGHT
 from tfps.training.pacing import Pace, Pacing
 from tfps.training.progress import Progress
 
 UNSEEN = 32
-"""Windows of two workers under way are, together, at most one step for so many that the model was trained for."""
+"""With two workers, the windows under way have together at most one step for this many steps of earlier training."""
 
 UNSEEN_OF_MANY = 128
-"""The same of more workers: SkipGram with 4 and 8 ran away with 32, on 5 million pairs of a small text."""
+"""The same for more workers: with 32, SkipGram with 4 and 8 workers ran away on 5 million pairs of a small text."""
 
 MOST_MISSED = 8
-"""Windows that each other worker may end or begin while one is under way."""
+"""The most windows that each other worker may end or begin while one window is under way."""
 
 
 def pace(trained: int, workers: int, most: int) -> Pace:
-    """How many workers may be at work, and the steps of a window.
+    """Returns the number of workers that may train, and the steps of a window.
 
     Args:
-        trained: steps that the model was trained for.
-        workers: there are.
-        most: steps of a window, whatever the model was trained for.
+        trained: the number of steps that the model was trained for.
+        workers: the number of workers.
+        most: the most steps of a window, however long the model was trained.
     """
-    # Nobody is unseen by a single worker.
+    # A single worker sees all updates.
     if workers == 1:
         return Pace(1, most)
     unseen = trained // (UNSEEN if workers == 2 else UNSEEN_OF_MANY)
@@ -42,15 +43,15 @@ def pace(trained: int, workers: int, most: int) -> Pace:
 
 
 class WindowPacing(Pacing):
-    """Windows of one epoch.
+    """The pacing of one epoch of windows.
 
     Args:
-        workers: there are.
-        most: steps of a window, so that each worker has one.
-        windows: windows of a closure; more than one where they overlap.
-        fed: whether the chief feeds the batches. Then windows have few lengths, as a graph is traced for each.
-        trained: steps that the model was trained for before this epoch.
-        length: finds how long windows are to be, up to `most`; None where they have that many steps.
+        workers: the number of workers.
+        most: the most steps of a window, such that each worker gets one.
+        windows: the number of windows in a closure; more than one where they overlap.
+        fed: whether the chief feeds the batches. If so, windows have few lengths, as a graph is traced for each.
+        trained: the number of steps that the model was trained for before this epoch.
+        length: finds the length of windows, up to `most`; None if it is `most`.
     """
 
     def __init__(self, workers: int, most: int, windows: int, fed: bool, trained: int, length: Length | None) -> None:
@@ -58,17 +59,17 @@ class WindowPacing(Pacing):
         self._workers, self._most, self._fed, self._trained, self._length = workers, most, fed, trained, length
 
     def pace(self, done: int) -> Pace:
-        """More workers and longer windows, the more steps the model was trained for."""
+        """Returns more workers and longer windows, the more steps the model was trained for."""
         most = self._most if self._length is None else min(self._most, self._length.steps)
-        # What overlaps is unseen for twice as long.
+        # With overlap, others do not see a window for twice as long.
         trained = (self._trained + done) // (1 if self.parts == 1 else 2)
         workers, steps = pace(trained, self._workers, most)
-        return Pace(workers, of_few_lengths(steps, self._most) if self._fed else steps)
+        return Pace(workers, round_to_few_lengths(steps, self._most) if self._fed else steps)
 
     def may_begin(self, shard: int, progress: Progress) -> bool:
-        """Whether no window under way would miss too many of this shard's windows."""
+        """Returns whether no window under way would miss too many windows of this shard."""
         most = max(IN_FLIGHT, MOST_MISSED // self.parts)
-        # How many closures of this shard a window under way of another would miss, if one more were begun.
+        # `begun - before` is how many closures of this shard a window under way would miss if one more began.
         begun = progress.ended[shard] + progress.under_way[shard]
         return all(
             begun - before[shard] < most
@@ -76,18 +77,18 @@ class WindowPacing(Pacing):
             if other != shard and progress.under_way[other]
         )
 
-    def fed_steps(self, pace: Pace, asked: int) -> int:
-        """All windows of a closure or one of them: a number in between would be traced as well."""
-        # `asked` is smaller where the budget has too few steps left for a closure of all its windows.
+    def fed_steps(self, pace: Pace, wanted: int) -> int:
+        """Returns the batches of all windows of a closure, or of one: any number in between would be traced as well."""
+        # `wanted` is smaller if the budget has too few steps left for all windows of a closure.
         whole = pace.steps * self.parts
-        return whole if asked == whole else pace.steps
+        return whole if wanted == whole else pace.steps
 
-    def fed_rest(self, pace: Pace, left: int) -> int:
-        """Windows of few lengths."""
-        return of_few_lengths(min(left, pace.steps), self._most)
+    def fed_remainder(self, pace: Pace, remaining: int) -> int:
+        """Returns the length of the next short window, one of a few lengths."""
+        return round_to_few_lengths(min(remaining, pace.steps), self._most)
 
     def on_closure(self, order: Order, steps: int, seconds: float) -> None:
-        """Lets the length of windows follow from what they cost."""
+        """Adds the timing to the search for the best window length."""
         if self._length is not None:
             windows = max(1, -(-steps // order.window))
             self._length.add_timing(steps // windows, seconds / windows)

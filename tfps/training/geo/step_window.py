@@ -12,7 +12,7 @@ from tfps.embedding.lookup_group import route
 from tfps.embedding.push import add
 from tfps.embedding.push_dedup import PushId
 from tfps.errors import UnsupportedError
-from tfps.training.batches import Batches, NextBatch, growing_array, next_unless
+from tfps.training.batches import Batches, NextBatch, make_growing_array, read_next_unless
 from tfps.training.exchange import damping
 from tfps.training.geo.drift import measure_drift
 from tfps.training.geo.window import LoopTensor, Window, WindowSettings, keep_factors
@@ -20,17 +20,17 @@ from tfps.training.hoisting import Recording
 from tfps.types import Nest, VariableKey
 
 Run: TypeAlias = Callable[[Any, Nest, Mapping[VariableKey, Any]], tf.Tensor]
-"""Traces a step: (lookups, batch, stand-ins of tables) -> its logs as a vector."""
+"""Traces a step: (lookups, batch, local tables by the key of their table) -> its logs as a vector."""
 
 
 class StepWindow(Window):
-    """The batches of one window and the ids they ask for; grows batch by batch.
+    """The batches of one window and the ids that they look up; grows batch by batch.
 
     Args:
-        recording: of the step.
-        spec: of a batch.
+        recording: the recording of the step.
+        spec: the specs of the tensors of a batch.
         settings: what the windows of this model carry and push.
-        run: a step.
+        run: traces a step.
 
     Raises:
         UnsupportedError: the ids of a lookup depend on more than the input.
@@ -45,10 +45,10 @@ class StepWindow(Window):
             )
         self._recording, self._spec, self._settings, self._run = recording, spec, settings, run
         self._batches = Batches(spec)
-        # For each lookup, where in the pulled rows its ids are: of all batches, one after the other.
+        # For each lookup, the positions of its ids in the pulled rows, for all batches one after the other.
         self._places: list[tf.Tensor] = []
         self._keys: list[tf.Tensor] = []
-        self._ids = [growing_array(tf.int64, [None]) for _ in recording.tables]
+        self._ids = [make_growing_array(tf.int64, [None]) for _ in recording.tables]
         self._trained = list({table.key: table for table in recording.tables}.values())
         with_slots = [[table, *settings.slots.get(table.key, ())] for table in self._trained]
         self._tables = list(itertools.chain.from_iterable(with_slots))
@@ -56,13 +56,13 @@ class StepWindow(Window):
         self._key_of = [number for number, tables in enumerate(with_slots) for _ in tables]
 
     def read(self, next_batch: NextBatch, first: tf.experimental.Optional, max_steps: tf.Tensor) -> tf.Tensor:
-        """Reads batches, and their ids with the recorded operations."""
+        """Reads batches, and computes their ids with the recorded operations."""
 
         def body(
             count: tf.Tensor, batch: tf.experimental.Optional, arrays: list[tf.TensorArray], ids: list[tf.TensorArray]
         ) -> Nest:
             arrays, ids = self._with_batch(tf.cast(count, tf.int32), batch.get_value(), arrays, ids)
-            return count + 1, next_unless(count + 1 >= max_steps, next_batch, batch), arrays, ids
+            return count + 1, read_next_unless(count + 1 >= max_steps, next_batch, batch), arrays, ids
 
         count, _, arrays, self._ids = tf.while_loop(
             lambda count, batch, arrays, ids: batch.has_value(),
@@ -74,7 +74,7 @@ class StepWindow(Window):
         return count
 
     def take(self, batches: Sequence[Nest]) -> tf.Tensor:
-        """Takes fed batches and their ids."""
+        """Stores fed batches and computes their ids."""
         arrays = self._batches.arrays
         for number, batch in enumerate(batches):
             arrays, self._ids = self._with_batch(number, batch, arrays, self._ids)
@@ -83,26 +83,26 @@ class StepWindow(Window):
 
     @property
     def loop_tensors(self) -> list[LoopTensor]:
-        """Batches, places and keys."""
+        """The batches, places and keys."""
         return [*self._batches.arrays, *self._places, *self._keys]
 
     def with_tensors(self, tensors: Sequence[LoopTensor]) -> "StepWindow":
-        """A pulled window made of `loop_tensors`."""
-        # Only what changes from turn to turn is in the tensors; the rest follows from the recording.
+        """Creates a pulled window from `loop_tensors`."""
+        # The tensors hold only what changes from turn to turn; the rest depends on the recording.
         other = self.without_batches()
-        # In the order of `loop_tensors`.
+        # Split in the order of `loop_tensors`.
         remaining, counts = iter(tensors), (len(self._batches.arrays), len(self._places), len(self._keys))
         arrays, other._places, other._keys = (list(itertools.islice(remaining, count)) for count in counts)
         other._batches = Batches(self._spec, arrays)
         return other
 
     def without_batches(self) -> "StepWindow":
-        """A window of the same step that has read nothing."""
+        """Creates a window of the same step that has read nothing."""
         return StepWindow(self._recording, self._spec, self._settings, self._run)
 
     def pull(self) -> list[tf.Tensor]:
-        """Asks for the rows of all lookups of all batches at once."""
-        # All lookups at once, so ids that two lookups of a table share are asked for once.
+        """Requests the rows of all lookups of all batches at once."""
+        # All lookups are routed together, so an id that two lookups of a table share is requested once.
         routed = route(self._recording.tables, [ids.concat() for ids in self._ids])
         ids_of = {lookup.table.key: lookup.table_ids for lookup in routed}
         self._keys = [ids_of[table.key] for table in self._trained]
@@ -122,19 +122,19 @@ class StepWindow(Window):
 
     @property
     def capped(self) -> list[int]:
-        """The tables, by number, whose deltas are damped by what others have moved meanwhile."""
+        """The numbers of the tables whose deltas are damped by what others have added meanwhile."""
         return [i for i, table in enumerate(self._tables) if table.key in self._settings.capped]
 
     def scale(self, table: int) -> float:
-        """The factor that the settings have for a table."""
+        """Returns the factor in the settings for a table."""
         return self._settings.scales.get(self._tables[table].key, 1.0)
 
     def keep_factors(self, count: tf.Tensor) -> list[tf.Tensor | None]:
-        """For each table the part of a moving average that `count` steps keep."""
+        """Returns for each table the part of a moving average that remains after `count` steps."""
         return keep_factors([self._settings.decays.get(table.key) for table in self._tables], count)
 
     def train(self, count: tf.Tensor, rows: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Runs the step over each batch, on local tables that stand for those on the servers."""
+        """Runs the step over each batch, on local tables that stand in for the tables on the servers."""
         recording, places = self._recording, self._places
         local: dict[VariableKey, LocalTable] = {
             table.key: LocalTable(table, begin) for table, begin in zip(self._tables, rows, strict=True)
@@ -143,11 +143,11 @@ class StepWindow(Window):
         def body(number: tf.Tensor, logs: tf.Tensor, starts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             batch = self._batches.batch(tf.cast(number, tf.int32))
             ids = recording.ids(batch)
-            # The places of all batches lie one after the other: those of this one begin at `starts`, one a lookup.
-            sizes = tf.stack([tf.size(of_lookup) for of_lookup in ids]) if ids else starts
+            # The places of all batches lie one after the other. `starts` has where this batch begins, for each lookup.
+            sizes = tf.stack([tf.size(lookup_ids) for lookup_ids in ids]) if ids else starts
             positions = [
-                tf.reshape(places[i][starts[i] : starts[i] + sizes[i]], tf.shape(of_lookup))
-                for i, of_lookup in enumerate(ids)
+                tf.reshape(places[i][starts[i] : starts[i] + sizes[i]], tf.shape(lookup_ids))
+                for i, lookup_ids in enumerate(ids)
             ]
             found = fetch([local[table.key] for table in recording.tables], positions) if ids else []
             return number + 1, self._run(recording.replay(found), batch, local), starts + sizes
@@ -158,7 +158,7 @@ class StepWindow(Window):
             (tf.constant(0, tf.int64), tf.zeros(recording.result.shape), tf.zeros([len(places)], tf.int32)),
             parallel_iterations=1,
         )
-        # The steps write to variables of the worker; the logs come out of the loop when all have done so.
+        # The steps write to variables of the worker. The loop returns the logs after all steps have written.
         with tf.control_dependencies([logs]):
             factors = self.keep_factors(count)
             return [local[table.key].delta(keep) for table, keep in zip(self._tables, factors, strict=True)], logs
@@ -170,7 +170,7 @@ class StepWindow(Window):
 
     @property
     def empty_push(self) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """No row ids, and deltas of no rows."""
+        """Row ids and deltas of no rows."""
         return [ids[:0] for ids in self._keys], [tf.zeros([0, table.dim], table.dtype) for table in self._tables]
 
     def push(
@@ -181,14 +181,14 @@ class StepWindow(Window):
         base: Sequence[tf.Tensor],
         push_id: PushId,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Damps or scales the deltas and adds them by one push a server."""
+        """Damps or scales the deltas and adds them with one push a server."""
         ids = [push_tensors[number] for number in self._key_of]
         others = self._moved_by_others(ids, base)
         pushed = [
             delta * (damping(delta, others[i], axis=1) if i in others else self.scale(i))
             for i, delta in enumerate(deltas)
         ]
-        # A frozen table has no entry in `slots`: the steps read its rows and do not move them.
+        # A frozen table has no entry in `slots`: steps read its rows but do not change them.
         trained = [i for i, number in enumerate(self._key_of) if self._trained[number].key in self._settings.slots]
         factors = self.keep_factors(count)
         add([(self._tables[i], ids[i], pushed[i], factors[i]) for i in trained], push_id)
@@ -198,13 +198,13 @@ class StepWindow(Window):
     def _with_batch(
         self, number: tf.Tensor | int, batch: Nest, arrays: list[tf.TensorArray], ids: list[tf.TensorArray]
     ) -> tuple[list[tf.TensorArray], list[tf.TensorArray]]:
-        """Writes a batch and the ids of its lookups, flat, at that number."""
+        """Writes a batch and the flat ids of its lookups at position `number`."""
         written = Batches(self._spec, arrays).with_batch(number, batch).arrays
-        flat = [tf.reshape(tf.cast(of_lookup, tf.int64), [-1]) for of_lookup in self._recording.ids(batch)]
-        return written, [array.write(number, of_lookup) for array, of_lookup in zip(ids, flat, strict=True)]
+        flat = [tf.reshape(tf.cast(lookup_ids, tf.int64), [-1]) for lookup_ids in self._recording.ids(batch)]
+        return written, [array.write(number, lookup_ids) for array, lookup_ids in zip(ids, flat, strict=True)]
 
     def _moved_by_others(self, ids: Sequence[tf.Tensor], base: Sequence[tf.Tensor]) -> dict[int, tf.Tensor]:
-        """By how much others have moved the rows of `capped` meanwhile: asks the servers what they hold now."""
+        """Returns the changes that others made to the rows of `capped` tables; pulls these rows again."""
         if not self.capped:
             return {}
         found = fetch([self._tables[i] for i in self.capped], [ids[i] for i in self.capped])

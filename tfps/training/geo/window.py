@@ -1,12 +1,13 @@
-"""GEO: a worker takes a window of batches, pulls the rows they touch once, trains locally, and pushes deltas.
+"""GEO: a worker takes a window of batches, pulls the rows they need once, trains locally, and pushes deltas.
 
-The path of a window: (1) read its batches, and with them the ids of the rows they look up; (2) one request a server for
-the unique rows of the window and their slots; (3) steps on this compact copy, with the optimizer as it is; (4) one push
-a server of `latest - pulled`, which the server adds. Nothing stays on the worker: what a window learnt is with the
-servers when it ends. Memory: twice the window's unique rows and their slots, and the window's batches.
+The path of a window: (1) read its batches, and with them the ids of the rows they look up; (2) send each server one
+request for the unique rows of the window and their slots; (3) run steps on this compact copy, with the unchanged
+optimizer; (4) push `latest - pulled` to each server, which adds it. Nothing stays on the worker: everything that a
+window learns is on the servers when it ends. Memory: twice the window's unique rows and their slots, and the window's
+batches.
 
-`train_one` does these parts one after the other; `tfps.training.geo.overlapped` does those of several windows beside
-one another, in a loop, which is why a window can be taken apart into tensors and put together again.
+`train_one` runs these parts one after the other. `tfps.training.geo.overlapped` runs those of several windows beside
+each other in a loop, so a window can be taken apart into tensors and put together again.
 """
 
 import abc
@@ -23,7 +24,7 @@ from tfps.training.batches import NextBatch
 from tfps.types import Nest, VariableKey
 
 LoopTensor: TypeAlias = tf.Tensor | tf.TensorArray
-"""What a loop can carry from turn to turn."""
+"""A value that a loop can carry from turn to turn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +32,12 @@ class WindowSettings:
     """What the windows of one model carry, and how much of their deltas they push.
 
     Args:
-        slots: the optimizer's slot tables of each table that it trains, by the key of the table.
-        scales: the factor of a delta when it is pushed, by the key of its table, slot table or dense variable; 1 where
-            there is none.
-        decays: decay of the slots that are moving averages, by the key of the slot table (see
-            `tfps.training.moving_averages`). A row keeps as much as if each step of the window had it in its batch.
-        capped: keys of tables and dense variables whose deltas are damped by what others have moved the same values
-            meanwhile; of a table row by row (see `tfps.training.exchange.damping`).
+        slots: the optimizer's slot tables for each table that it trains, by the key of the table.
+        scales: the factor for a pushed delta, by the key of its table, slot table or dense variable; 1 without entry.
+        decays: the decays of slots that are moving averages, by the key of the slot table (see
+            `tfps.training.moving_averages`). A row decays as if every step of the window had it in its batch.
+        capped: the keys of tables and dense variables whose deltas are damped by what others have added to the same
+            values meanwhile; for a table row by row (see `tfps.training.exchange.damping`).
     """
 
     slots: Mapping[VariableKey, Sequence[Table]]
@@ -47,47 +47,47 @@ class WindowSettings:
 
 
 class Window(abc.ABC):
-    """One window: it reads or takes batches, then pulls, trains and pushes.
+    """One window: it gets its batches, then pulls, trains and pushes.
 
-    Its *tables* are tables and slot tables alike, numbered from 0; a slot table comes after its table and has the same
-    row ids. Used while a closure is traced; every method traces a part of the graph.
+    Its *tables* are tables and slot tables alike, numbered from 0. A slot table comes after its table and has the same
+    row ids. A window is used while a closure is traced; each method traces a part of the graph.
     """
 
     @abc.abstractmethod
     def read(self, next_batch: NextBatch, first: tf.experimental.Optional, max_steps: tf.Tensor) -> tf.Tensor:
-        """Reads up to `max_steps` batches; returns how many there were, int64.
+        """Reads up to `max_steps` batches; returns their number, int64.
 
         Args:
             next_batch: reads the next batch.
-            first: the first one, which may be empty.
+            first: the first batch, which may be empty.
             max_steps: int64 scalar.
         """
 
     @abc.abstractmethod
     def take(self, batches: Sequence[Nest]) -> tf.Tensor:
-        """Takes batches that the chief feeds; returns how many there are, int64."""
+        """Stores batches that the chief feeds; returns their number, int64."""
 
     @property
     @abc.abstractmethod
     def loop_tensors(self) -> list[LoopTensor]:
-        """Every tensor of a pulled window except its rows; a loop carries them from turn to turn."""
+        """The tensors of a pulled window except its rows; a loop carries them from turn to turn."""
 
     @abc.abstractmethod
     def with_tensors(self, tensors: Sequence[LoopTensor]) -> "Window":
-        """A pulled window made of `loop_tensors`, like this one."""
+        """Creates a pulled window from `loop_tensors`, like this one."""
 
     @abc.abstractmethod
     def without_batches(self) -> "Window":
-        """A window like this one that has read nothing."""
+        """Creates a window like this one that has read nothing."""
 
     @abc.abstractmethod
     def pull(self) -> list[tf.Tensor]:
-        """Asks the servers for the rows of each of its tables, [m, dim]; each row comes once."""
+        """Requests the rows of each of its tables from the servers, [m, dim]; each row comes once."""
 
     @property
     @abc.abstractmethod
     def keys(self) -> list[tf.Tensor]:
-        """The row ids of a pulled window, int64 [m], each id once; tables with the same rows share one of them."""
+        """The row ids of a pulled window, int64 [m] without repeats; tables with the same rows share a vector."""
 
     @property
     @abc.abstractmethod
@@ -97,23 +97,23 @@ class Window(abc.ABC):
     @property
     @abc.abstractmethod
     def capped(self) -> list[int]:
-        """The tables, by number, whose deltas are damped by what others have moved meanwhile."""
+        """The numbers of the tables whose deltas are damped by what others have added meanwhile."""
 
     @abc.abstractmethod
     def scale(self, table: int) -> tf.Tensor | float:
-        """The factor of the delta of a table when it is pushed, unless it is capped."""
+        """Returns the factor for the pushed delta of a table, unless it is capped."""
 
     @abc.abstractmethod
     def keep_factors(self, count: tf.Tensor) -> list[tf.Tensor | None]:
-        """For each table the part of a moving average that `count` steps keep; None for what is no average."""
+        """Returns for each table the part of a moving average that remains after `count` steps; None for no average."""
 
     @abc.abstractmethod
     def train(self, count: tf.Tensor, rows: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Makes `count` steps; returns the deltas of all tables, and the logs of the last step as a vector.
+        """Runs `count` steps; returns the deltas of all tables, and the logs of the last step as a vector.
 
         Args:
             count: int64 scalar.
-            rows: what each table begins with.
+            rows: the rows that each table starts from.
         """
 
     @property
@@ -124,7 +124,7 @@ class Window(abc.ABC):
     @property
     @abc.abstractmethod
     def empty_push(self) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """`push_tensors` and deltas of no rows at all."""
+        """The `push_tensors` and deltas of a window without rows."""
 
     @abc.abstractmethod
     def push(
@@ -135,36 +135,36 @@ class Window(abc.ABC):
         base: Sequence[tf.Tensor],
         push_id: PushId,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Adds deltas on the servers; returns what was added to each table, and the drift, see `drift.measure_drift`.
+        """Pushes deltas to the servers; returns the added deltas of each table, and the drift (see `measure_drift`).
 
         Args:
-            count: steps that were made.
-            push_tensors: of the window whose deltas these are.
-            deltas: of each table; those of tables that are not trained stay on the worker.
-            base: for each of `capped` the rows that servers would hold if nobody else had pushed meanwhile.
+            count: the number of steps that ran.
+            push_tensors: the tensors of the window that made these deltas.
+            deltas: the deltas of each table; the deltas of a frozen table stay on the worker.
+            base: for each table in `capped`, the rows that servers would have without the pushes of others.
             push_id: a server that has applied it ignores the push.
         """
 
 
 def keep_factors(decays: Sequence[float | None], count: tf.Tensor) -> list[tf.Tensor | None]:
-    """The part that `count` steps keep of averages with these decays; one tensor for each different decay."""
-    # One operation for each decay, not for each slot table: optimizers have two or three different ones.
-    parts = {decay: None if decay is None else moving_averages.keep(decay, count) for decay in decays}
+    """Returns the part of averages with these decays that remains after `count` steps."""
+    # One operation for each different decay, not for each slot table: optimizers have only two or three of them.
+    parts = {decay: None if decay is None else moving_averages.power_of_decay(decay, count) for decay in decays}
     return [parts[decay] for decay in decays]
 
 
 def train_one(window: Window, count: tf.Tensor, push_id: PushId) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pulls a window that has its batches, makes `count` steps, pushes; returns the last logs and the drift.
+    """Pulls a window that has its batches, runs `count` steps and pushes; returns the last logs and the drift.
 
     Args:
-        window: the window.
-        count: its batches, int64 scalar.
-        push_id: id of its push.
+        window: the window, which has its batches.
+        count: the number of its batches, int64 scalar.
+        push_id: the id of its push.
     """
-    # What follows is traced in the order of the path above; data flow alone decides when it runs.
+    # Traced in the order of the path above. The data flow alone decides when each part runs.
     rows = window.pull()
     deltas, logs = window.train(count, rows)
-    # Capped deltas are damped by what others have pushed until now, so the servers are asked after the steps.
+    # Servers must be read after the steps: capped deltas are damped by all that others have pushed until then.
     with tf.control_dependencies(deltas):
         push_tensors = [tf.identity(tensor) for tensor in window.push_tensors]
     _, drift = window.push(count, push_tensors, deltas, [rows[i] for i in window.capped], push_id)

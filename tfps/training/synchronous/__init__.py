@@ -1,1 +1,1 @@
-"""Synchronous steps: contributions of workers wait on the servers until one update is made of them."""
+"""Synchronous training: the contributions of workers wait on the servers until one update merges them."""

@@ -1,4 +1,4 @@
-"""What a worker does in a global step: the gradients of one batch, left with the servers that hold the variables."""
+"""A worker's part in a global step: it computes the gradients of one batch and leaves them on the servers."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.errors import UnsupportedError
-from tfps.training.batches import WorkerBatches, where_there
+from tfps.training.batches import WorkerBatches, run_if
 from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange, Values
 from tfps.training.hoisting import DirectLookups, Recording
@@ -18,13 +18,13 @@ from tfps.types import Nest
 
 
 class ContributionClosure(Closure):
-    """Closures of one step whose gradients wait on the servers for the update of a global step.
+    """A closure of one step whose gradients wait on the servers for the update of a global step.
 
     Args:
-        program: the step. Its variables are pulled, and nothing is pushed.
-        stage: where contributions wait.
-        on_layout: is called with the layout of the contributions when a step was traced.
-        repeats: whether a batch whose contribution came too late is trained again.
+        program: the step; its variables are pulled, and nothing is pushed back to them.
+        stage: the stage where contributions wait.
+        on_layout: called with the layout of the contributions once a step is traced.
+        repeats: whether a batch is trained again if its contribution came too late.
     """
 
     contributes = True
@@ -34,11 +34,11 @@ class ContributionClosure(Closure):
         self._stage, self._on_layout, self._repeats = stage, on_layout, repeats
 
     def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
-        """Traces one contribution; none where the input has ended."""
+        """Traces one contribution, or none where the input has ended."""
         exchange, copies = self._pull(order)
-        batch = source.next_or_again(order.again > 0) if self._repeats else source.next()
+        batch = source.read_or_repeat(order.again > 0) if self._repeats else source.next()
         recording = Recording(functools.partial(self._run, copies), batch.element_spec)
-        logs = where_there(
+        logs = run_if(
             batch.has_value(),
             lambda: self._contribute(exchange, copies, recording.lookups(batch.get_value()), batch.get_value(), order),
             tf.zeros(recording.result.shape),
@@ -55,38 +55,39 @@ class ContributionClosure(Closure):
     def _contribute(
         self, exchange: Exchange, copies: Copies, lookups: DirectLookups, batch: Nest, order: Order
     ) -> tf.Tensor:
-        # With contributions the optimizer hands its gradients over, see `SyncOptimizer`, and applies none.
+        # The optimizer gives its gradients to this step and applies none, see `SyncOptimizer`.
         traced = step.Step(lookups, copies, contributes=True)
         logs = self._trace(traced, batch)
-        given = traced.contributions
-        if not given:
+        contributions = traced.contributions
+        if not contributions:
             raise UnsupportedError(
-                "a synchronous step must give gradients to its optimizer. Received: a step that gave none."
+                "a synchronous step must apply gradients with its optimizer. Received: a step that applied none."
             )
-        has_gradient = {value.key for contribution in given for value in contribution.values}
+        has_gradient = {value.key for contribution in contributions for value in contribution.values}
         others = [v for v in self.program.variables if v.key not in has_gradient and not v.trainable]
-        layout = Layout(given, traced.gradients, others)
-        # The copies of these have their new values once the step has run, and its logs are its last result.
+        layout = Layout(contributions, traced.gradients, others)
+        # The copies have their new values once the step has run; its logs are its last result.
         with tf.control_dependencies([logs]):
             moved: Values = {variable.key: exchange.delta_since_pull(variable) for variable in others}
         for server in layout.servers:
             message = layout.message(server, _examples(batch), moved)
             self._stage.put(server, tf.cast(order.place, tf.int32), message)
-        # Only when all of it is traced: until then updates are made of a step that was traced before.
+        # Reported last, once everything is traced: until then updates use the layout of an earlier trace.
         self._on_layout(layout)
         return logs
 
 
 def _examples(batch: Nest) -> tf.Tensor:
-    """How many examples a batch has, a float32 scalar: the rows of its labels, or of its features without labels."""
+    """Counts the examples of a batch, a float32 scalar: the rows of its labels, or of its features without labels."""
     parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
     features = [leaf for leaf in tf.nest.flatten(parts[:1]) if _has_rows(leaf)]
-    # Labels first: features may be a matrix of something else, such as a table of all items.
+    # Labels come first: a feature may be a matrix of something else, such as a table of all items.
     labels = [leaf for leaf in tf.nest.flatten(parts[1:2]) if _has_rows(leaf)]
     plain = [leaf for leaf in features if isinstance(leaf, tf.Tensor)]
     first = next(iter([*labels, *plain, *features]), None)
     if first is None:
-        return tf.ones([])  # numbers alone: one example
+        # Scalars alone are one example.
+        return tf.ones([])
     if isinstance(first, tf.RaggedTensor):
         rows = first.nrows()
     else:

@@ -1,16 +1,16 @@
-"""What a contribution consists of, and how it is laid out as one message for each server.
+"""The layout of a contribution: its parts, and how they form one message for each server.
 
-A message: sizes, then (1) examples of the batch, the gradients of the server's dense variables and the deltas of its
-other dense variables, all of it multiplied by the examples, as float32; (2) for each width of tables that the server
-has shards of, the rows and their gradients. Workers write it, servers read it; both follow the same `Layout`.
+A message has sizes, then (1) the number of examples, the gradients of the server's dense variables and the deltas of
+its other dense variables, all multiplied by the number of examples, as float32; (2) the rows and their gradients, for
+each width of tables that the server has shards of. Workers write it and servers read it, both by the same `Layout`.
 
-Why multiplied: a server adds up the messages of several workers, and dividing the sum by the sum of their examples
-gives the mean over all examples. Example: batches of 32 and 8 examples with gradients 1.0 and 2.0 sum to 48 / 40 = 1.2.
+Why multiplied: a server adds up the messages of several workers. The sum divided by all their examples is the mean over
+all examples. Example: batches of 32 and 8 examples with gradients 1.0 and 2.0 give 48 / 40 = 1.2.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +18,7 @@ import tensorflow as tf
 from tfps.embedding.merged import MergedGradient, ServerRows, merge
 from tfps.embedding.messages import concat_with_sizes, split_by_sizes
 from tfps.embedding.routed_gradients import RoutedGradients, route_gradients
+from tfps.embedding.row_store import RowStore
 from tfps.embedding.table import Table
 from tfps.embedding.table_gradient import TableGradient
 from tfps.errors import UnsupportedError
@@ -25,16 +26,19 @@ from tfps.step import Contribution
 from tfps.strategy.variables import DenseVariable
 from tfps.types import VariableKey
 
+Kind: TypeAlias = tuple[type[RowStore], int, tf.DType]
+"""Store type, width and dtype of a table; tables of one kind share a part of a message."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Received:
-    """The contributions of a global step on one server, summed and divided by their examples.
+    """The contributions of a global step on one server, summed and divided by the number of examples.
 
     Args:
-        dense: mean gradients, by position among the values of all contributions.
-        moved: mean delta of each of the other variables.
-        rows: rows and mean gradients, for each width of tables that the server has shards of.
-        examples: a float32 scalar. Where it is 0 all means are 0: Keras, too, updates by zeros after an empty batch.
+        dense: the mean gradients, by position among the values of all contributions.
+        moved: the mean delta of each other variable.
+        rows: the rows and mean gradients, for each width of tables that the server has shards of.
+        examples: a float32 scalar. If it is 0, all means are 0: Keras, too, updates by zeros after an empty batch.
     """
 
     dense: dict[int, tf.Tensor]
@@ -47,16 +51,16 @@ class Layout:
     """The layout of the messages of one kind of step.
 
     Args:
-        contributions: that a traced step made. A worker writes their tensors; a server needs their shapes alone.
-        known: gradients of its lookups, whose routing is known.
-        others: dense variables that steps move without a gradient, such as the averages of a BatchNormalization.
+        contributions: the contributions of a traced step. A worker writes their tensors; a server needs only shapes.
+        known: the gradients of its lookups, which have been routed.
+        others: dense variables that steps change without a gradient, such as the averages of a BatchNormalization.
 
     Attributes:
         values: the tables and variables of all contributions.
         servers: the numbers of the servers that get a message.
 
     Raises:
-        UnsupportedError: a variable has several gradients.
+        UnsupportedError: a variable has more than one gradient.
     """
 
     def __init__(
@@ -65,7 +69,9 @@ class Layout:
         self._contributions = contributions
         self.values = [value for contribution in contributions for value in contribution.values]
         if len({value.key for value in self.values}) < len(self.values):
-            raise UnsupportedError("a synchronous step must apply one gradient a variable. Received: more of one.")
+            raise UnsupportedError(
+                "a synchronous step must apply one gradient to each variable. Received: several for one variable."
+            )
         self._known = known
         self._gradients = [gradient for contribution in contributions for gradient in contribution.gradients]
         self._others = others
@@ -77,30 +83,30 @@ class Layout:
         )
 
     def message(self, server: int, examples: tf.Tensor, moved: dict[VariableKey, tf.Tensor]) -> tf.Tensor:
-        """The message of a worker for a server: the tensors of the step that the layout was made from.
+        """Writes a worker's message for a server, from the tensors of the step that the layout was made for.
 
         Args:
-            server: its number.
-            examples: of the batch, a float32 scalar.
-            moved: deltas of the other variables, by key.
+            server: the number of the server.
+            examples: the number of examples in the batch, a float32 scalar.
+            moved: the deltas of the other variables, by key.
         """
-        # IndexedSlices of a dense variable, as of a small Embedding outside of tables, become dense here.
-        floats = [tf.convert_to_tensor(self._gradients[position]) for position, _ in self._dense_of(server)]
-        # First gradients, then deltas of the others, in the order in which `read` splits them.
-        floats += [moved[variable.key] for variable in self._others_of(server)]
+        # IndexedSlices of a dense variable become dense, for example those of a small Embedding that is not a table.
+        floats = [tf.convert_to_tensor(self._gradients[position]) for position, _ in self._dense_on(server)]
+        # Gradients first, then deltas of the others: `read` splits them in this order.
+        floats += [moved[variable.key] for variable in self._others_on(server)]
         flat = [tf.reshape(tf.cast(tensor, tf.float32), [-1]) for tensor in floats]
-        # The mean over an empty batch may be NaN, and 0 times that is.
+        # The mean over an empty batch may be NaN, which a plain product with 0 would keep.
         head = tf.math.multiply_no_nan(tf.concat([tf.ones([1]), *flat], 0), examples)
-        rows = [width.message(server, examples) for width in self._widths_of(server)]
+        rows = [width.message(server, examples) for width in self._widths_on(server)]
         return concat_with_sizes([head, *rows])
 
     def read(self, server: int, messages: Sequence[tf.Tensor]) -> Received:
-        """Sums and divides messages on a server; to be called with it as the device."""
-        # As many parts as the writer made: one of dense values, one for each width of tables.
-        widths = self._widths_of(server)
+        """Reads messages on a server, sums and divides them; call it with the server as the device."""
+        # The parts of a message: one of dense values, and one for each width of tables.
+        widths = self._widths_on(server)
         parts = [split_by_sizes(message, 1 + len(widths)) for message in messages]
         total = tf.add_n([part[0] for part in parts])
-        dense, others = self._dense_of(server), self._others_of(server)
+        dense, others = self._dense_on(server), self._others_on(server)
         shapes = [value.shape for value in [*(value for _, value in dense), *others]]
         examples, *flat = tf.split(total, [1, *(shape.num_elements() for shape in shapes)])
         examples = examples[0]
@@ -108,8 +114,7 @@ class Layout:
         rows = []
         for number, width in enumerate(widths):
             pieces = [(width.tables[table], shard) for table, shard in width.routes.pieces[server]]
-            # One vector for each message, in the order of the messages; `merge` adds up what they have for the same
-            # row.
+            # One vector for each message; `merge` adds up the gradients that they have for the same row.
             rows.append(merge(pieces, [part[1 + number] for part in parts], examples))
         positions = [position for position, _ in dense]
         return Received(
@@ -120,22 +125,22 @@ class Layout:
         )
 
     def empty_message(self, server: int) -> np.ndarray[Any, Any]:
-        """The message of no examples."""
-        sizes = [value.shape.num_elements() for _, value in self._dense_of(server)]
-        sizes += [variable.shape.num_elements() for variable in self._others_of(server)]
-        # The sizes travel in front, as the bits of int32, see `concat_with_sizes`. All else is 0: no example, no row.
-        parts = [1 + sum(sizes), *(2 * len(width.routes.pieces[server]) for width in self._widths_of(server))]
+        """Returns the message of a contribution without examples."""
+        sizes = [value.shape.num_elements() for _, value in self._dense_on(server)]
+        sizes += [variable.shape.num_elements() for variable in self._others_on(server)]
+        # The sizes come first, as the bits of int32, see `concat_with_sizes`. All else is 0: no example, no row.
+        parts = [1 + sum(sizes), *(2 * len(width.routes.pieces[server]) for width in self._widths_on(server))]
         header = np.asarray(parts, np.int32).view(np.float32)
         return np.concatenate([header, np.zeros(sum(parts), np.float32)])
 
     def update(self, received: dict[int, Received]) -> None:
-        """Has the optimizers make their updates of the mean gradients that the servers have."""
+        """Runs the optimizers on the mean gradients that the servers have."""
         remaining = iter(self._means(received))
         for contribution in self._contributions:
             contribution.update([next(remaining) for _ in contribution.values])
 
     def _means(self, received: dict[int, Received]) -> list[tf.Tensor | MergedGradient]:
-        """The mean gradient of each value; that of a table is spread over the servers that have its rows."""
+        """Returns the mean gradient of each value; for a table it is spread over the servers that have its rows."""
         found: dict[int, tf.Tensor | MergedGradient] = {}
         for one in received.values():
             found.update(one.dense)
@@ -148,15 +153,15 @@ class Layout:
                     for piece, (table, _) in enumerate(rows.pieces)
                     if table is value
                 ]
-                # Of a table each server has its own rows: nothing is brought together.
+                # Each server has its own rows of a table, so nothing is gathered in one place.
                 found[position] = MergedGradient(value, tuple(parts))
         return [found[position] for position in range(len(self.values))]
 
     def _route(self, contributions: Sequence[Contribution]) -> list[RoutedGradients]:
-        """The gradients of tables, one entry a width and contribution."""
+        """Routes the gradients of tables; returns one entry for each width and contribution."""
         widths = []
         for contribution in contributions:
-            groups: dict[Any, list[tuple[Any, Any]]] = {}
+            groups: dict[Kind, list[tuple[Table, tf.IndexedSlices]]] = {}
             for value, gradient in zip(contribution.values, contribution.gradients, strict=True):
                 if isinstance(value, Table):
                     groups.setdefault(value.kind, []).append((value, gradient))
@@ -165,15 +170,15 @@ class Layout:
                 widths.append(route_gradients(tables, gradients, self._known))
         return widths
 
-    def _dense_of(self, server: int) -> list[tuple[int, DenseVariable]]:
+    def _dense_on(self, server: int) -> list[tuple[int, DenseVariable]]:
         return [
             (position, value)
             for position, value in enumerate(self.values)
             if isinstance(value, DenseVariable) and value.placement.servers[0] == server
         ]
 
-    def _others_of(self, server: int) -> list[DenseVariable]:
+    def _others_on(self, server: int) -> list[DenseVariable]:
         return [variable for variable in self._others if variable.placement.servers[0] == server]
 
-    def _widths_of(self, server: int) -> list[RoutedGradients]:
+    def _widths_on(self, server: int) -> list[RoutedGradients]:
         return [w for w in self._widths if server < len(w.routes.pieces) and w.routes.pieces[server]]

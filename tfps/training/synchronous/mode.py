@@ -1,4 +1,4 @@
-"""Synchronous training, the mode of an optimizer made by `tfps.optimizers.Sync`."""
+"""Synchronous training: the mode of an optimizer made by `tfps.optimizers.Sync`."""
 
 import functools
 import itertools
@@ -24,20 +24,21 @@ _NUMBERS = itertools.count()
 
 
 class Synchronous(Mode):
-    """One update a global step, of the mean gradient of a batch of every worker.
+    """One update in each global step, from the mean gradient of one batch of every worker.
 
-    State: a stage on every server where contributions wait; the layout of their messages, known once one is traced.
+    State: a stage on every server, where contributions wait; the layout of their messages, once one is traced.
 
     Args:
-        strategy: whose workers and servers train.
-        drop_slowest: workers that an update does not wait for, below the number of workers.
-        max_staleness: updates that a contribution may miss.
+        strategy: the strategy whose workers and servers train.
+        drop_slowest: the number of workers that an update does not wait for, below the number of workers.
+        max_staleness: the number of updates that a contribution may miss.
 
     Raises:
-        ConfigError: an update would wait for nobody.
+        ConfigError: an update would wait for no worker.
     """
 
-    applies_updates = False  # on workers: the servers apply the optimizer
+    # The servers apply the optimizer, not the workers.
+    applies_updates = False
 
     def __init__(self, strategy: ParameterServerStrategy, drop_slowest: int, max_staleness: int) -> None:
         workers = strategy.num_workers
@@ -47,7 +48,7 @@ class Synchronous(Mode):
             )
         self._strategy = strategy
         self._policy = UpdatePolicy(drop_slowest, max_staleness, self._update)
-        # Each shard has places of its own, so no worker ever writes where another does.
+        # Each shard has its own places, so two workers never write to the same place.
         self._stage = Stage(str(next(_NUMBERS)), workers * self._policy.slots)
         self._layout: Layout | None = None
         self.update_function = tf.function(self._trace_update, autograph=False)
@@ -62,40 +63,40 @@ class Synchronous(Mode):
         return 1
 
     def closure(self, program: Program, turn: int) -> Closure:
-        """A contribution; its batch can be trained again where updates may leave it out."""
+        """Returns a closure of one contribution, which can train its batch again if updates may leave it out."""
         return ContributionClosure(program, self._stage, self._on_layout, self._policy.drop_slowest > 0)
 
     def schedule(self, runner: Runner, epoch: Epoch) -> Schedule:
-        """Steps count when they are part of an update. A lost contribution is made again, in the same place."""
+        """Creates a schedule in which a step counts once it is part of an update."""
         return SyncSchedule(runner, epoch, self._policy)
 
     def run_batch(self, run: Callable[[], Result]) -> Result:
-        """A contribution, and an update of it alone."""
+        """Runs one contribution, and an update from it alone."""
         result = run()
         self._update([0])
         return result
 
     def epoch_logs(self, totals: EpochTotals, ended: bool) -> dict[str, float]:
-        """Nothing: metrics say it all."""
+        """Returns no entries: the metrics are enough."""
         return {}
 
     def _on_layout(self, layout: Layout) -> None:
-        """Keeps the layout of a step that was traced; while a thread traces another, updates are of this one."""
+        """Stores the layout of a traced step; updates use it until another trace ends."""
         self._layout = layout
 
     def _update(self, places: Sequence[int]) -> None:
-        """Makes the update of what waits in some places."""
-        # One function for all sets of places: they are given as booleans, and the graph is traced once.
+        """Runs the update from the contributions in some places."""
+        # The places are given as booleans, so one graph serves all sets of places.
         merged = tf.constant([place in places for place in range(self._stage.places)])
         calls = Calls(self._strategy.server_pool, "the update of a synchronous step", self._strategy.closure_timeout_s)
-        # The pool of servers, not of workers: the update runs where the variables are, and a worker that hangs does not
-        # hold it up.
+        # It runs on the pool of servers, where the variables are, so a hanging worker does not hold it up.
         calls.submit(0, None, functools.partial(self.update_function, merged))
         calls.take()
 
     def _trace_update(self, merged: tf.Tensor) -> tf.Tensor:
         layout = self._layout
-        assert layout is not None  # a contribution was traced before
+        # A contribution was traced before the first update.
+        assert layout is not None
         with self._strategy.scope():
             update(layout, self._stage, merged)
         return tf.constant(True)

@@ -1,13 +1,13 @@
-"""Global steps of one epoch: which worker takes which batch when, and which contributions make an update together.
+"""The global steps of one epoch: which worker trains which batch when, and which contributions form an update.
 
-A contribution goes through: under way (a worker computes it) -> waiting (its message is with the servers) -> merged.
-A shard of the input has at most `max_staleness + 1` contributions that are not merged, each in a place of its own, and
-they are merged in the order in which they began. So a contribution misses at most `max_staleness` updates, and none
-where that is 0. One that arrives after an update that did not wait for it is dropped, and its batch is trained again.
+The states of a contribution: under way (a worker computes it) -> waiting (its message is on the servers) -> merged. A
+shard of the input has at most `max_staleness + 1` contributions that are not merged, each in its own place, and they
+are merged in the order in which they began. So a contribution misses at most `max_staleness` updates. One that arrives
+after an update that did not wait for it is dropped, and its batch is trained again.
 
-Example: three workers, drop_slowest=1. Batches 0, 1, 2 run on shards 0, 1, 2. Shards 0 and 1 arrive, and an update is
-made of them. Shard 2 arrives: it began before that update, which it missed, so shard 2 makes batch 2 again, on the
-variables as they are now.
+Example: three workers, drop_slowest=1. Batches 0, 1, 2 run on shards 0, 1, 2. Shards 0 and 1 arrive and form an update.
+Then shard 2 arrives. It began before that update and missed it, so shard 2 trains batch 2 again, on the current
+variables.
 Threading: the training loop's thread; closures run on the pool's.
 """
 
@@ -25,12 +25,12 @@ from tfps.training.schedule import InFlight, Schedule
 
 @dataclasses.dataclass(frozen=True)
 class UpdatePolicy:
-    """When an update is made, and how.
+    """Decides when an update runs, and how.
 
     Args:
-        drop_slowest: shards that an update does not wait for.
-        max_staleness: updates that a contribution may miss.
-        update: makes the update of the contributions in some places.
+        drop_slowest: the number of shards that an update does not wait for.
+        max_staleness: the number of updates that a contribution may miss.
+        update: runs the update from the contributions in the given places.
     """
 
     drop_slowest: int
@@ -39,16 +39,16 @@ class UpdatePolicy:
 
     @property
     def slots(self) -> int:
-        """Places that one shard needs."""
+        """The number of places that one shard needs."""
         return self.max_staleness + 1
 
 
 @dataclasses.dataclass(frozen=True)
 class _Contribution(InFlight):
-    """A closure under way.
+    """A contribution under way.
 
     Args:
-        began: updates that were made before it began.
+        began: the number of updates before it began.
     """
 
     began: int = 0
@@ -56,13 +56,13 @@ class _Contribution(InFlight):
 
 @dataclasses.dataclass
 class _ShardState:
-    """Where one shard of the input stands.
+    """The state of one shard of the input.
 
     Attributes:
-        begun: contributions that were begun; the next one's place follows from it.
-        waiting: those that wait for an update, with their results.
-        ended: whether it has no more batches.
-        again: a contribution that was dropped, whose batch is to be trained again.
+        begun: the number of contributions that have begun; the place of the next one depends on it.
+        waiting: the contributions that wait for an update, with their results.
+        ended: whether the shard has no more batches.
+        again: a dropped contribution, whose batch must be trained again.
     """
 
     begun: int = 0
@@ -72,7 +72,7 @@ class _ShardState:
 
 
 class SyncSchedule(Schedule):
-    """The global steps of one epoch; hands out a step for each batch that is part of an update."""
+    """The global steps of one epoch; hands out one step for each batch that is part of an update."""
 
     def __init__(self, runner: Runner, epoch: Epoch, policy: UpdatePolicy) -> None:
         super().__init__(runner, epoch, most=1)
@@ -81,22 +81,24 @@ class SyncSchedule(Schedule):
         self._updates = 0
 
     def join(self) -> None:
-        """Waits for what is under way and makes it part of an update; no other batch is begun."""
+        """Waits for the contributions under way and merges them; begins no other batch."""
         for shard in self._shards:
-            shard.ended = True  # even if a shard that is used up gives steps back to the budget
+            # Without this, a shard that is used up could return steps to the budget and another would begin.
+            shard.ended = True
         while self._calls or any(shard.again for shard in self._shards):
             self._launch()
             self._take_result()
         self._ready = 0
 
     def _launch(self) -> None:
+        # In turns, so that each shard has one contribution before any has two.
         for turn in range(self._policy.slots):
             for number, shard in enumerate(self._shards):
                 if self._unmerged(number) <= turn and self._may_begin(shard) and not self._to_repeat[number]:
                     self._begin(number, shard)
 
     def _unmerged(self, number: int) -> int:
-        """Contributions of a shard that were begun and are not merged: under way, lost, or waiting."""
+        """Counts the contributions of a shard that have begun and are not merged: under way, lost, or waiting."""
         return self.progress.under_way[number] + len(self._to_repeat[number]) + len(self._shards[number].waiting)
 
     def _may_begin(self, shard: _ShardState) -> bool:
@@ -111,16 +113,16 @@ class SyncSchedule(Schedule):
                     one.ended = True
                 return
             self._spend(1)
-        # Each shard has `slots` places in a ring. The place of the contribution `slots` before is free: it was merged.
+        # The places of a shard form a ring. The contribution `slots` before was merged, so its place is free.
         place = number * self._policy.slots + shard.begun % self._policy.slots
         order = Order(1, number, shard.begun, place, int(again is not None))
         shard.begun += 1
         self._submit(_Contribution(order, batches, self._updates))
 
     def _repeat(self, shard: int) -> None:
-        """Makes lost contributions again, in the same places."""
-        # The new iterator begins after the batches that are merged or waiting, so it gives their batches as the next:
-        # the worker that had them as its last batch is gone.
+        """Repeats lost contributions, in the same places."""
+        # The new iterator starts after the batches that are merged or waiting, so the lost ones come next and `again`
+        # must be 0: the worker that had kept them as its last batch is gone.
         lost = self._to_repeat[shard]
         self._to_repeat[shard] = [
             dataclasses.replace(one, order=dataclasses.replace(one.order, again=0)) for one in lost
@@ -134,7 +136,7 @@ class SyncSchedule(Schedule):
             shard.ended = True
             self._refund(1)
         elif self._updates - flight.began > self._policy.max_staleness:
-            # Not counted as trained: neither its metrics nor its step.
+            # The batch does not count as trained: neither its metrics nor its step.
             shard.again = flight
         else:
             shard.waiting.append((flight, result))
@@ -143,15 +145,15 @@ class SyncSchedule(Schedule):
             pass
 
     def _update(self) -> bool:
-        """Makes the next update if enough contributions wait for it; returns whether it did."""
-        # Every shard that has, or may have, a contribution is expected.
+        """Runs the next update if enough contributions wait for it; returns whether it did."""
+        # Every shard that has a contribution or may begin one is expected.
         expected = [one for number, one in enumerate(self._shards) if self._unmerged(number) or self._may_begin(one)]
         ready = [shard for shard in expected if shard.waiting]
         if not ready or len(ready) < len(expected) - self._policy.drop_slowest:
             return False
         taken = [shard.waiting.popleft() for shard in ready]
         self._policy.update([contribution.order.place for contribution, _ in taken])
-        # Counted here: a contribution that began before this has missed the update.
+        # Counted from here on: a contribution that began before has missed this update.
         self._updates += 1
         for _, result in taken:
             self.runner.count(result)

@@ -1,4 +1,4 @@
-"""The update of a global step: each server merges what waits there, then the optimizer runs where the variables are."""
+"""The update of a global step: each server merges its contributions, then the optimizer updates the variables there."""
 
 import tensorflow as tf
 
@@ -11,15 +11,15 @@ from tfps.training.synchronous.stage import Stage
 
 
 def update(layout: Layout, stage: Stage, merged: tf.Tensor) -> None:
-    """Traces the update. It runs on any server, which sends the parts to the others.
+    """Traces the update. Any server can run it, and sends the other servers their parts.
 
     Args:
-        layout: layout of the messages.
-        stage: where the messages wait.
-        merged: for each place whether its message is part of this update, bool [places].
+        layout: the layout of the messages.
+        stage: the stage where the messages wait.
+        merged: whether the message in each place is part of this update, bool [places].
     """
     received = {server: _receive(layout, stage, merged, server) for server in layout.servers}
-    # A step without copies: variables are those on the servers, and the optimizer updates them there.
+    # A step without copies: the variables are those on the servers, and the optimizer updates them there.
     with step.tracing(step.Step(DirectLookups(), {})):
         layout.update(received)
     for server, one in received.items():
@@ -31,14 +31,14 @@ def update(layout: Layout, stage: Stage, merged: tf.Tensor) -> None:
 def _receive(layout: Layout, stage: Stage, merged: tf.Tensor, server: int) -> Received:
     with tf.device(devices.server(server)):
         nothing = tf.constant(layout.empty_message(server))
-        # A place that is not merged counts as a message of no examples: the graph is the same for all places.
+        # A place that is not merged counts as a message without examples, so one graph serves all sets of places.
         there = tf.unstack(tf.identity(merged), num=stage.places)
         messages = [stage.take(server, place, is_there, nothing) for place, is_there in enumerate(there)]
         return layout.read(server, messages)
 
 
 def _move(variable: DenseVariable, moved: tf.Tensor, examples: tf.Tensor) -> None:
-    """Adds the mean delta of workers to a variable; counters count whole steps, a bool is what most workers made it."""
+    """Adds the workers' mean delta to a variable; step counters are rounded, a bool gets the value of most workers."""
     if variable.dtype == tf.bool:
         before = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=tf.bool)
         value = tf.where(examples > 0.0, moved > 0.5, before)
