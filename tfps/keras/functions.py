@@ -122,7 +122,7 @@ class StepFunction:
         if self._first_steps is not None:
             if new:
                 self._log_plan(epoch)
-            self._first_steps.begin_epoch(epoch.source.fed)
+            self._first_steps.begin_epoch(epoch.source.is_fed)
         return self.mode.schedule(self._runner, epoch)
 
     def _log_plan(self, epoch: Epoch) -> None:

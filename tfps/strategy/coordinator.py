@@ -1,9 +1,10 @@
-"""The `ClusterCoordinator` of a hand-written loop, made to raise errors of ours where it would raise TensorFlow's.
+"""`Coordinator`: a `ClusterCoordinator` for hand-written loops that raises errors of tfps instead of TensorFlow's.
 
-TensorFlow makes the coordinator and its results and leaves no way to name other classes, so both get the classes below
-once they are made. Threading: as TensorFlow's. Cost: nothing until a function fails.
+TensorFlow creates the coordinator and its results, and has no setting for their classes. So the class of both objects
+is changed after they are created. Threading: as for TensorFlow's class. Cost: none until a function fails.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -11,16 +12,17 @@ from tensorflow.python.distribute.coordinator import values  # results of `sched
 
 from tfps.cluster.faults import Cluster, translated
 from tfps.errors import ClusterError, IdRangeError
+from tfps.types import Nest
 
 
 class RemoteValue(values.RemoteValueImpl):
     """The result of one scheduled function."""
 
     cluster: Cluster = None
-    """The cluster it is computed on, for messages."""
+    """The cluster that computes the value, for messages."""
 
-    def get(self) -> Any:
-        """Waits for the function; see `tf.distribute.coordinator.RemoteValue`."""
+    def get(self) -> Nest:
+        """Waits for the function and returns its result; see `tf.distribute.coordinator.RemoteValue`."""
         with translated(self.cluster):
             return super().get()
 
@@ -28,27 +30,30 @@ class RemoteValue(values.RemoteValueImpl):
 class Coordinator(tf.distribute.coordinator.ClusterCoordinator):
     """Schedules functions on workers; see `tf.distribute.coordinator.ClusterCoordinator`."""
 
-    def schedule(self, fn: Any, args: Any = None, kwargs: Any = None) -> Any:
-        """Has a worker run `fn`; raises what an earlier function failed with."""
+    def schedule(
+        self, fn: Callable[..., Any], args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None
+    ) -> RemoteValue:
+        """Schedules `fn` on a worker. Raises the error of an earlier function that has failed."""
         with translated(self.strategy.connection.cluster):
             result = super().schedule(fn, args, kwargs)
-        # Not a structure: one result stands for everything that `fn` returns.
+        # `schedule` returns one RemoteValue for everything that `fn` returns, and never a structure of them.
         result.__class__, result.cluster = RemoteValue, self.strategy.connection.cluster
         return result
 
     def join(self) -> None:
-        """Waits for all functions; raises what one of them failed with."""
+        """Waits for all functions. Raises the error of a function that has failed."""
         with translated(self.strategy.connection.cluster):
             super().join()
 
     def done(self) -> bool:
-        """Whether all functions have ended; raises what one of them failed with."""
+        """Returns whether all functions have ended. Raises the error of a function that has failed."""
         with translated(self.strategy.connection.cluster):
             return bool(super().done())
 
-    def fetch(self, val: Any) -> Any:
-        """Waits for the results in a structure; raises what one of their functions failed with."""
+    def fetch(self, val: Nest) -> Nest:
+        """Waits for the results in a structure. Raises the error of a function that has failed."""
         try:
             return super().fetch(val)
         except (ClusterError, IdRangeError) as error:
-            raise error.with_traceback(None) from None  # frames of TensorFlow's structures say nothing to the user
+            # The frames of TensorFlow's code for structures would only hide the message.
+            raise error.with_traceback(None) from None
