@@ -7,8 +7,8 @@ Local rows: a store numbers its rows by *local row*, which the table's routing c
 number of rows holds the local rows 0 to `rows - 1`; a store that grows may hold any subset of them.
 
 Threading: any thread and any graph may call every method. One update of a row, slots included, is atomic with respect
-to other updates, and a gather never returns a row that is half written. Scans and assignments are not atomic with
-respect to updates: a caller that needs a consistent state first waits for the steps under way.
+to other updates, and a gather never returns a row that is half written. Assignments, and a scan as a whole, are
+not atomic with respect to updates: a caller that needs a consistent state first waits for the steps under way.
 Ownership: a table owns its stores; the memory on the server is freed together with the Python object.
 Cost: methods that take tensors run on `device`; only their arguments and results cross.
 """
@@ -85,6 +85,9 @@ class RowStore(abc.ABC):
     @abc.abstractmethod
     def scan(self, slots: Sequence["Self"], chunk_rows: int) -> Iterator[tuple[np.ndarray[Any, Any], list[tf.Tensor]]]:
         """Reads every row of the store, with its slots, chunk by chunk. Runs eagerly.
+
+        Updates may come between two chunks. Within one, a store may promise that rows and slots are of one moment;
+        those of variables do for float32, where the C++ ops are built.
 
         Args:
             slots: stores of the same local rows; each may have its own width.

@@ -112,6 +112,9 @@ class Table(RoutedRows, abc.ABC):
     def scan(self, slots: Sequence["Table"] = (), chunk_rows: int | None = None) -> Iterator[RowChunk]:
         """Yields every row of the table with its slots, chunk by chunk, in the order of the shards.
 
+        The rows and slots of a chunk are of one moment where the stores promise it (`RowStore.scan`), so a row never
+        comes with the slots of another step. Updates may come between two chunks.
+
         Args:
             slots: slot tables that `create_slot` made.
             chunk_rows: the largest number of rows in a chunk; by default 64 MB of rows.

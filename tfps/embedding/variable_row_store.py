@@ -10,6 +10,7 @@ from tfps.embedding.row_store import RowStore
 from tfps.ops.apply_rows import apply_rows
 from tfps.ops.gather_rows import gather_rows
 from tfps.ops.row_rules import RowRule
+from tfps.ops.scan_rows import scan_rows
 from tfps.ops.touched_rows import touched_rows, watch_rows
 
 if TYPE_CHECKING:
@@ -71,20 +72,14 @@ class VariableRowStore(RowStore):
         with tf.device(self.device):
             tf.raw_ops.ResourceScatterUpdate(resource=self.variable.handle, indices=local, updates=rows)
 
-    def read(self, start: int, end: int) -> tf.Tensor:
-        """Reads the local rows from `start` to `end`, [end - start, dim]; the result is on the server."""
-        # A plain read shares the buffer of the variable. A gather would copy all rows on the server.
-        if (start, end) == (0, self.rows):
-            return self.variable.read_value()
-        with tf.device(self.device):
-            return self.gather([self], tf.concat([[end - start], tf.range(start, end, dtype=tf.int64)], 0))
-
     def scan(self, slots: Sequence["Self"], chunk_rows: int) -> Iterator[tuple[np.ndarray[Any, Any], list[tf.Tensor]]]:
-        """See `RowStore`."""
-        # Every local row exists, so a chunk is a range, and the server need not send the local rows.
+        """See `RowStore`; a chunk is of one moment where the rows are float32 and the C++ ops are built."""
+        variables = [store.variable for store in (self, *slots)]
+        # Every local row exists, so the cursor is a row number, and the server need not send the local rows.
+        # Example: 5 rows in chunks of 2 are [0, 1], [2, 3] and [4].
         for start in range(0, self.rows, chunk_rows):
-            end = min(self.rows, start + chunk_rows)
-            yield np.arange(start, end), [store.read(start, end) for store in (self, *slots)]
+            chunk = scan_rows(variables, start, chunk_rows)
+            yield np.arange(start, min(self.rows, start + chunk_rows)), chunk.rows
 
     def touched_since(self, cursor: int | None) -> tuple[np.ndarray[Any, Any], int]:
         """See `RowStore`. It needs the C++ ops, because only they see each update of a row."""

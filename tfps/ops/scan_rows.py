@@ -35,7 +35,8 @@ def scan_rows(variables: Sequence[tf.Variable], cursor: tf.Tensor | int, max_row
 
     Args:
         variables: the table, [any, dim], then its slots, which have the same rows; all on one server.
-        cursor: 0 for the first chunk, then the cursor of the chunk before.
+        cursor: 0 for the first chunk, then the cursor of the chunk before. For variables it is the number of the
+            next row.
         max_rows: the most rows of a chunk. The server needs memory for one chunk.
 
     Returns:

@@ -1,7 +1,7 @@
 """Owns the named variables on other tasks that are not Keras variables.
 
 Examples: the copies of dense variables that a worker trains on, the push ledger on a server, and the messages that wait
-on a server for a synchronous update. Graphs find such a variable by its name on the task, so TensorFlow never frees it.
+on a server for its next update. Graphs find such a variable by its name on the task, so TensorFlow never frees it.
 Here each variable has an owner. When the owner is collected or closed, its variables are destroyed.
 
 Ownership: `RemoteVariables` knows the tasks of a strategy; the `OwnedVariables` of an owner knows the names. Iterators
