@@ -1,6 +1,6 @@
 """What each mode of training learns, on held-out data, by examples and by time.
 
-    python -m benchmarks.convergence --data ../shared/data --modes one async geo --workers 2 4 --seeds 0 1 2
+    python -m benchmarks.convergence --data DATA --modes one async geo --workers 2 4 --seeds 0 1 2
     python -m benchmarks.convergence --data ... --modes geo --push-every 1 10 100 --merges cap mean --out runs.jsonl
     python -m benchmarks.convergence --table runs.jsonl --plot adult.png
     python -m benchmarks.convergence --grid runs.jsonl

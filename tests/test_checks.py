@@ -55,5 +55,5 @@ def test_a_long_value_is_cut_and_a_broken_repr_hides_nothing():
         def __repr__(self):
             raise KeyError("no")
 
-    assert len(checks.received("x" * 1000)) < 250
-    assert "KeyError" in checks.received(Broken())
+    assert len(checks.show_value("x" * 1000)) < 250
+    assert "KeyError" in checks.show_value(Broken())

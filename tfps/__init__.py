@@ -1,7 +1,7 @@
-"""Parameter servers for today's Keras: a strategy around unchanged Keras code."""
+"""Parameter servers for TensorFlow 2 and Keras 3: a distribution strategy for unchanged Keras code."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfps.version import __version__
 
@@ -25,12 +25,13 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """The public names, also those that are not imported yet."""
+    """Returns the public names, whether or not they are imported yet."""
     return sorted(__all__)
 
 
-def __getattr__(name: str) -> Any:
-    """Imports what is asked for: a server or a launcher needs no Keras, and starts sooner without."""
+def __getattr__(name: str) -> object:
+    """Imports a public name when it is first used."""
+    # A server or a launcher needs no Keras, and starts sooner without it.
     if name == "LocalCluster":
         from tfps.cluster.local import LocalCluster
 
@@ -39,6 +40,7 @@ def __getattr__(name: str) -> Any:
         from tfps.keras import hooks
         from tfps.strategy.strategy import ParameterServerStrategy
 
+        # The hooks replace methods of Keras, so only a program that uses a strategy installs them.
         hooks.install()
         return ParameterServerStrategy
     if name == "plan":

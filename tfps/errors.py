@@ -1,15 +1,15 @@
-"""Every error tfps raises on purpose. Each message names the argument, the rule, what was received and what is valid.
+"""The errors that tfps raises. A message gives the argument, its rule, the value received and the valid values.
 
-The message ends with what the user did wrong. What TensorFlow had to say goes to a log file (`tfps.cluster.fault_log`),
-which the message names.
+The useful part comes last in the message. The text of TensorFlow's own error goes to a log file
+(`tfps.cluster.fault_log`), and the message names the file.
 """
 
 
 class TfpsError(Exception):
-    """Base of every error raised by tfps."""
+    """The base class of the errors of tfps."""
 
-    # Keras looks for this attribute. Without it, Keras raises a copy of an error that a layer raised: a longer message,
-    # with the arguments of the layer after the useful part, and without the attributes below.
+    # Keras looks for this attribute. Without it, Keras would replace an error from a layer by a copy with a longer
+    # message, which has the arguments of the layer after the useful part, and without the attributes below.
     _keras_call_info_injected = True
 
 
@@ -22,20 +22,20 @@ class PlanError(TfpsError, ValueError):
 
 
 class UnsupportedError(TfpsError, NotImplementedError):
-    """What was asked for has no meaning or no implementation under a parameter server."""
+    """The requested feature makes no sense with parameter servers, or is not implemented."""
 
 
 class IdRangeError(TfpsError, IndexError):
-    """A lookup was asked for an id outside its table.
+    """A lookup got an id that is outside its table.
 
     Args:
-        message: what happened.
-        table: the table's name; None, as the arguments below, where an error says the message alone.
-        layer: path of the layer that holds the table.
+        message: the message.
+        table: the name of the table. This argument and the ones below are None if the error has only a message.
+        layer: the path of the layer that holds the table.
         id: the first id that is out of range.
-        rows: of the table: ids are at least 0 and below this.
-        place: index of the id in the ids of its lookup: (3, 7) is example 3, position 7.
-        shape: of these ids.
+        rows: the number of rows of the table; valid ids are at least 0 and below it.
+        place: the index of the id in the ids of its lookup. Example: (3, 7) is example 3, position 7.
+        shape: the shape of these ids.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class IdRangeError(TfpsError, IndexError):
         place: tuple[int, ...] | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> None:
-        # Keywords, because `pickle` and Keras make a copy of an exception from its message alone.
+        # All but the message have defaults, because `pickle` and Keras copy an exception from its message alone.
         super().__init__(message)
         self.table, self.layer, self.rows = table, layer, rows
         self.id, self.place, self.shape = id, place, shape
@@ -63,20 +63,21 @@ class ClusterError(TfpsError, RuntimeError):
     """The cluster failed: a task did not start, died, or cannot be reached.
 
     Args:
-        message: what happened.
-        task: job and number of the task to blame, where it is known.
-        summary: the message in one line, where it has more.
+        message: the message.
+        task: the job and number of the task that failed; None if it is unknown.
+        summary: a summary of one line, if the message has several lines.
     """
 
     def __init__(self, message: str, task: tuple[str, int] | None = None, summary: str = "") -> None:
         super().__init__(message)
+        # Log lines quote the summary, because the message may carry the tail of a log.
         self.task = task
         self.summary = summary or message
 
 
 class TaskDiedError(ClusterError):
-    """A process of the cluster ended while it was needed; the message carries the tail of its log."""
+    """A process of the cluster died while the program needed it. The message has the tail of its log."""
 
 
 class ClusterTimeoutError(ClusterError, TimeoutError):
-    """A wait for the cluster passed its time limit; the message says what was waited for."""
+    """A wait for the cluster exceeded its time limit. The message names the awaited event."""

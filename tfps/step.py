@@ -1,12 +1,12 @@
-"""The step under trace: inside a worker's step, variables and tables behave differently than on the chief.
+"""`Step`: the step under trace, in which variables and tables behave differently than on the chief.
 
-A *step* is Keras code (a `train_step`, a `test_step`, a function given to `strategy.run`), traced into a graph that
-runs on a worker. During the trace a dense variable is the worker's own copy, and a lookup is answered from rows that
-the step pulled before. In eager code on the chief both are what the servers hold. A variable calls `current()` to find
-out where it is.
+A *step* is Keras code (a `train_step`, a `test_step`, or a function that `strategy.run` calls) that is traced into a
+graph and runs on a worker. During the trace, a dense variable is the worker's own copy, and a lookup uses rows that the
+step has pulled before. In eager code on the chief, both refer to the values on the servers. Variables and tables call
+`current()` to find out which of the two applies.
 
-Threading: each thread has its own current step, because workers' threads trace at the same time. Cost: `current` is one
-attribute of the thread.
+Threading: each thread has its own current step, because the threads of several workers trace at the same time.
+Cost: `current` reads one attribute of the thread.
 """
 
 import contextlib
@@ -20,35 +20,35 @@ import tensorflow as tf
 from tfps.types import VariableKey
 
 Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
-"""A dense variable's gradient, or a table's: IndexedSlices over its unique ids."""
+"""The gradient of a dense variable, or of a table: IndexedSlices over the table's unique ids."""
 
 
 class Lookups(Protocol):
     """Answers the lookups of a traced step."""
 
-    # Tables and results belong to `tfps.embedding`, which this module must not import.
+    # `Any` stands for a `RoutedRows` and a `LookupResult` of `tfps.embedding`, which imports this module.
     def look_up(self, table: Any, ids: tf.Tensor) -> Any:
-        """The rows of `table` for `ids` of any shape, each once: a `tfps.embedding.lookup.LookupResult`."""
+        """Looks up the rows of `table` for `ids` of any shape. Repeated ids share one row."""
         ...
 
 
 class Keyed(Protocol):
-    """A table or a dense variable, of which this module needs no more than the key."""
+    """A table or a dense variable. This module needs only its key."""
 
     @property
     def key(self) -> VariableKey:
-        """Tells it from all others."""
+        """The key, unique in this process."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contribution:
-    """Gradients that an optimizer handed over instead of making its update.
+    """Gradients that an optimizer hands over to the servers, which make the update.
 
     Args:
-        gradients: one a variable; IndexedSlices for tables.
+        gradients: the gradient of each variable; IndexedSlices for tables.
         values: the table or dense variable of each gradient.
-        update: makes the optimizer's update from mean gradients, given in the same order.
+        update: a function that makes the optimizer's update from the mean gradients, in the same order.
     """
 
     gradients: Sequence[Gradient]
@@ -60,17 +60,17 @@ class Step:
     """One step under trace.
 
     Args:
-        lookups: answers its lookups.
-        copies: handles of the worker's copies, by variable key. A variable that is not in it stays on its server.
-        stand_ins: local tables that are looked up and updated in place of a table, by table key.
-        contributes: whether it hands its gradients over to an update that the servers make.
-        push_id: the `tfps.embedding.push_dedup.PushId` of the step; None where no push is ever repeated.
-        by_hand: whether it belongs to a hand-written loop.
+        lookups: answers the lookups of the step.
+        copies: the handle of each of the worker's copies, by variable key. Other variables stay on their servers.
+        stand_ins: the local tables that replace tables in the step, by table key.
+        contributes: whether the step hands its gradients over to an update that the servers make.
+        push_id: the `tfps.embedding.push_dedup.PushId` of the step's first push; None if pushes are never repeated.
+        by_hand: whether the step belongs to a hand-written loop.
 
     Attributes:
-        gradients: a `TableGradient` for each backward pass of a lookup; the push of the same step uses them.
-        looked_up: (table, ids) of each lookup so far.
-        contributions: what was handed over so far; None where the step makes its own updates.
+        gradients: the `TableGradient` of each lookup whose backward pass was traced; the push of this step uses them.
+        looked_up: the (table, ids) of each lookup so far.
+        contributions: the gradients that were handed over so far; None if the step makes its own updates.
     """
 
     def __init__(
@@ -88,27 +88,30 @@ class Step:
         self.contributions: list[Contribution] | None = [] if contributes else None
         self.stand_ins = stand_ins or {}
         self._copies = copies
-        # Gradient sources must be in the step's own graph, also where a lookup is in a branch or a loop of it.
+        # A lookup may be in a branch or a loop, which has its own graph. Gradient sources must be in the step's graph,
+        # because the tape computes the gradients there.
         self._graph = tf.compat.v1.get_default_graph()
         self._sources: dict[VariableKey, tf.Tensor] = {}
         self.gradients: list[Any] = []
         self.looked_up: list[tuple[Any, tf.Tensor]] = []
 
     def next_push_id(self) -> Any:
-        """The id of the next push of rows. A step pushes once for each time that an optimizer is applied."""
+        """Returns the id of the next push of rows, or None if pushes have no ids."""
+        # A step pushes each time that it applies an optimizer. The pushes are numbered from 0.
         self._pushes += 1
         return None if self.push_id is None else self.push_id.nth(self._pushes - 1)
 
     def copy_of(self, key: VariableKey) -> tf.Tensor | None:
-        """Handle of the worker's own copy, or None where there is none."""
+        """Returns the handle of the worker's copy of a variable; None if it has no copy."""
         return self._copies.get(key)
 
     def gradient_source(self, key: VariableKey) -> tf.Tensor:
-        """The tensor that stands for a table in `tape.gradient(loss, table)`.
+        """Returns the tensor that stands for a table in `tape.gradient(loss, table)`.
 
-        A table has no single handle that a tape could watch. A scalar of the step's graph takes its place: lookups say
-        that they depend on it, and return the table's IndexedSlices as its gradient.
+        A table has no single handle that a tape could watch. A scalar in the step's graph stands for it: lookups
+        declare that they depend on this scalar, and return the table's IndexedSlices as its gradient.
         """
+        # One scalar for each table, so that the tape adds up the gradients of all lookups in it.
         if key not in self._sources:
             with self._graph.as_default(), tf.control_dependencies(None):
                 self._sources[key] = tf.zeros([], name="table_gradient_source")
@@ -116,6 +119,8 @@ class Step:
 
 
 class _Current(threading.local):
+    """The current step of each thread."""
+
     step: Step | None = None
 
 
@@ -123,13 +128,15 @@ _CURRENT = _Current()
 
 
 def current() -> Step | None:
-    """The step this thread is tracing; None in eager code, and inside `tf.init_scope`."""
+    """Returns the step that this thread traces; None in eager code."""
+    # `tf.init_scope` lifts code out of the trace, and that code also runs eagerly.
     return None if tf.executing_eagerly() else _CURRENT.step
 
 
 @contextlib.contextmanager
 def tracing(step: Step) -> Iterator[Step]:
-    """Makes `step` current in this thread."""
+    """Makes `step` the current step of this thread."""
+    # The earlier step is restored at the end, so that traces may be nested.
     before, _CURRENT.step = _CURRENT.step, step
     try:
         yield step

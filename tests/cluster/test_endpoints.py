@@ -40,13 +40,13 @@ def test_the_chief_dials_where_a_task_is_dialled_and_not_where_it_listens():
         there, nowhere = (f"127.0.0.1:{one.getsockname()[1]}" for one in (listener, closed))
         server = Endpoint(dial=there, listen=nowhere)
         listens = Endpoint(dial=nowhere, listen=there)
-        assert reach.unreachable(ClusterSpec(worker=(listens,), ps=(server,))).keys() == {f"worker 0 at {nowhere}"}
+        assert reach.find_unreachable(ClusterSpec(worker=(listens,), ps=(server,))).keys() == {f"worker 0 at {nowhere}"}
         with pytest.raises(ClusterTimeoutError, match=nowhere):
             reach.wait_for_servers(ClusterSpec(worker=(listens,), ps=(server,)), timeout_s=0.1)
 
 
 def test_a_task_is_found_by_its_device_in_a_text():
-    text = f"from remote target {devices.of_task(jobs.PS, 3)} while calling"
+    text = f"from remote target {devices.task_device(jobs.PS, 3)} while calling"
     assert devices.find_task(text) == (jobs.PS, 3)
     assert devices.find_task("from remote target /job:chief/task:0") is None
 

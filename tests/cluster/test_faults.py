@@ -101,11 +101,11 @@ def test_other_errors_are_left_alone(error):
 
 def test_translated_hides_the_original_and_leaves_other_errors():
     foreign = unavailable(REFUSED)
-    with pytest.raises(ClusterError) as caught, faults.translated(SPEC):
+    with pytest.raises(ClusterError) as caught, faults.translate_errors(SPEC):
         raise foreign
     # Python does not print it; a debugger finds it.
     assert caught.value.__context__ is foreign and caught.value.__suppress_context__
-    with pytest.raises(KeyError), faults.translated(SPEC):
+    with pytest.raises(KeyError), faults.translate_errors(SPEC):
         raise KeyError("user's")
 
 

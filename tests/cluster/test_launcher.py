@@ -86,7 +86,7 @@ def test_a_worker_that_dies_is_done_without(run, program, processes, tmp_path):
     launched.wait_for("ready")
     everything = processes.descendants(launched.process.pid)
     signal_process(next(pid for pid in everything if log_of(pid).endswith("worker-1.log")))
-    launched.wait_for("the other workers go on: worker 1")
+    launched.wait_for("the other workers continue: worker 1")
     (tmp_path / "go").touch()
     assert launched.wait() == 3
     assert "chief 0 ended with status 3" in launched.output()

@@ -213,7 +213,7 @@ def test_killed_zygote_takes_its_servers_along(processes, own_zygote, monkeypatc
         pids = [task.pid for task in cluster.tasks]
         os.kill(cluster._group._link.pid, signal.SIGKILL)
         assert processes.wait_until_gone(pids)
-        with pytest.raises(TaskDiedError, match="process that holds the servers"):
+        with pytest.raises(TaskDiedError, match="process that forks the servers"):
             cluster.check()
         assert quietened  # TensorFlow would log four lines a function, as after the death of a server
 

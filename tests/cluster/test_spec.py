@@ -48,7 +48,7 @@ def test_split_address(address, parts):
         ({"worker": ("a:1",), "ps": ("b:1",), "chief": ("c:1", "d:1")}, ["cluster.chief", "at most 1"]),
         ({"worker": ("a:1",), "ps": ("a:1",)}, ["cluster.worker[0]", "cluster.ps[0]", "'a:1'"]),
         ({"worker": ("localhost:1", "127.0.0.1:1"), "ps": ("a:1",)}, ["cluster.worker[0]", "cluster.worker[1]"]),
-        ({"worker": ("A:1",), "ps": ("a:1",)}, ["address of its own"]),
+        ({"worker": ("A:1",), "ps": ("a:1",)}, ["its own address"]),
     ],
 )
 def test_refuses(jobs, words):

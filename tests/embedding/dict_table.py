@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfps.embedding.initialization import fill
 from tfps.embedding.row_store import RowStore
-from tfps.embedding.table import Table, routing_of
+from tfps.embedding.table import Table, get_routing
 from tfps.ops.apply_rows import unpack_update, update_deltas
 from tfps.ops.row_request import split_request
 
@@ -102,7 +102,7 @@ class DictTable(Table):
 
     @classmethod
     def create(cls, placement, initial, devices, trainable):
-        spec, routing = placement.spec, routing_of(placement)
+        spec, routing = placement.spec, get_routing(placement)
         stores = [
             DictStore(device, tf.as_dtype(spec.dtype), spec.shape[1], routing.shard_rows(shard))
             for shard, device in enumerate(devices)

@@ -22,6 +22,7 @@ from tfps.strategy.creation import Recipe, create_table
 
 ROWS, DIM = 203, 6
 KINDS = {"sharded": ShardedTable, "dict": DictTable}
+RULE = ROW_RULES["adagrad"]
 
 
 @pytest.fixture
@@ -266,3 +267,39 @@ def test_workers_that_update_one_row_lose_nothing(make, strategy):
     expected = np.zeros((ROWS, DIM), np.float32)
     expected[[3, 7]] = 400
     np.testing.assert_array_equal(table.numpy(), expected)
+
+
+def test_a_scanned_chunk_is_of_one_moment(make, kind, strategy):
+    """While two workers push, every row of a chunk has had the same number of updates as every accumulator."""
+    if kind is not ShardedTable or not library.available():
+        pytest.skip("only variables promise this, and only with the library")
+    table, rate, pushes = make(np.zeros((ROWS, DIM))), 0.5, 400
+    slot = slot_of(table, DIM, 0.0)
+    hyper = tf.constant([float({"learning_rate": rate, "epsilon": 0.0}[one]) for one in RULE.hyperparameters] + [0.0])
+
+    @tf.function
+    def work():
+        gradient = tf.IndexedSlices(tf.ones([ROWS, DIM]), tf.range(ROWS, dtype=tf.int64))
+        push([RowUpdate(table, [slot], gradient, RULE, hyper)], [])
+        return 0
+
+    def run(device):
+        # A call a push: a scan waits for a function that runs on its server.
+        for _ in range(pushes):
+            with tf.device(device):
+                work()
+
+    # With gradients of 1 the accumulator counts the updates, and the row is minus the rate times this sum.
+    rows_after = -rate * np.cumsum([0.0, *(1 / np.sqrt(1 + np.arange(2.0 * pushes)))])
+    counts = set()
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        running = [threads.submit(run, device) for device in strategy.worker_devices]
+        while not all(work.done() for work in running):
+            for chunk in table.scan([slot], 40):
+                (count,) = np.unique(chunk.slots[0].numpy())
+                np.testing.assert_allclose(chunk.rows, np.full([len(chunk.ids), DIM], rows_after[int(count)]), 1e-4)
+                counts.add(count)
+        for work in running:
+            work.result()
+    assert len(counts) > 5  # the scans did meet the updates
+    np.testing.assert_array_equal(slot.numpy(), np.full([ROWS, DIM], 2.0 * pushes))

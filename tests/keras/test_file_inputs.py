@@ -69,7 +69,7 @@ BY_BATCH = {
 
 def split(dataset):
     """Whether two workers would get whole files."""
-    return sharding.split_by_file(shipping.shippable_graph(dataset, 2), 2)
+    return sharding.split_by_file(shipping.make_shippable_graph(dataset, 2), 2)
 
 
 def examples(batch):
@@ -163,5 +163,5 @@ def test_chance_keeps_the_same_for_all_workers(strategy):
 def test_what_is_drawn_in_functions_is_sent_with_a_seed_alone():
     tf.random.set_seed(None)  # that of another test would be the seed of all
     shuffled = [tens().flat_map(ten_each(lambda ten, s=seed: ten.shuffle(10, seed=s))) for seed in (None, 3)]
-    assert [shipping.shippable_graph(dataset, 2) is not None for dataset in shuffled] == [False, True]
-    assert shipping.shippable_graph(shuffled[0], 1) is not None
+    assert [shipping.make_shippable_graph(dataset, 2) is not None for dataset in shuffled] == [False, True]
+    assert shipping.make_shippable_graph(shuffled[0], 1) is not None

@@ -89,8 +89,8 @@ def test_keras_does_not_warn_of_a_shuffle_that_nobody_asked_for(counter, recwarn
 def test_a_dataset_is_sent_to_the_workers_once(counter, monkeypatch):
     from tfps.inputs import input_shards, worker_input
 
-    sent, shard_of = [], input_shards.shard_of
-    monkeypatch.setattr(input_shards, "shard_of", lambda *shard: sent.append(shard[1:]) or shard_of(*shard))
+    sent, cut_shard = [], input_shards.cut_shard
+    monkeypatch.setattr(input_shards, "cut_shard", lambda *shard: sent.append(shard[1:]) or cut_shard(*shard))
     dataset = pairs().shuffle(ROWS, seed=3).batch(7)
     for _ in range(3):
         counter.fit(dataset, verbose=0)
@@ -315,7 +315,8 @@ def test_ids_that_float32_rounds_are_refused(strategy):
     with strategy.scope():
         model = keras.Sequential([keras.layers.Embedding((1 << 24) + 1, 1, embeddings_initializer="zeros")])
         model.compile("sgd", "mse")
-    with pytest.raises(Exception, match='integers from the input on: as float32.*Valid: keras.Input.*dtype="int64"'):
+    expected = 'integers from the input on. Received: float32.*Valid: keras.Input.*dtype="int64"'
+    with pytest.raises(Exception, match=expected):
         model.fit(np.ones((4, 1), np.int64), np.ones((4, 1, 1)), verbose=0)
 
 

@@ -12,7 +12,7 @@ def found(shapes, known, bad):
     ids = [np.zeros(shape, np.int64) for shape in shapes]
     ids[bad[0]][bad[1]] = 99
     joined = np.concatenate([one.reshape(-1) for one in ids])
-    name = id_range.label("model/item/embeddings", [tf.TensorShape(shape) for shape in known])
+    name = id_range.make_label("model/item/embeddings", [tf.TensorShape(shape) for shape in known])
     try:
         id_range.check_in_range(name, 50, tf.constant(joined))
     except tf.errors.InvalidArgumentError as error:

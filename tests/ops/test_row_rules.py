@@ -90,7 +90,7 @@ def test_a_file_in_the_folder_is_all_that_a_new_rule_needs(tmp_path, monkeypatch
     monkeypatch.setattr(rules, "__path__", [*rules.__path__, str(tmp_path)])
     from tfps.ops import row_rules
 
-    found = {rule.name: rule for rule in row_rules._declared()}
+    found = {rule.name: rule for rule in row_rules._find_rules()}
     assert set(found) == {*ROW_RULES, "sign_descent"}
     rows, gradient = tf.constant([[1.0, 2.0]]), tf.constant([[-3.0, 0.5]])
     (delta,) = found["sign_descent"].deltas(rows, [], gradient, tf.constant([0.5, 0.25]))

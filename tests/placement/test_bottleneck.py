@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfps.placement.bottleneck import Task, Watched, judge
+from tfps.placement.bottleneck import Measurement, Task, judge
 
 
 def tasks(ps=(0.2,), workers=(0.3, 0.3), chief=0.1, cores=2, host_cores=16):
@@ -21,7 +21,7 @@ def together(*seen, cores=2, host_cores=2, idle=0.5):
 
 
 def watched(tasks, waiting=0.0, fed=False):
-    return Watched(400, 4.0, tasks, waiting, fed)
+    return Measurement(400, 4.0, tasks, waiting, fed)
 
 
 TABLE = [
@@ -37,7 +37,7 @@ TABLE = [
     (watched(tasks(), waiting=0.4, fed=True), "chief", ["reads the batches", "dataset that workers can read"]),
     (watched(tasks(ps=(1.7,)), waiting=0.4), "servers", []),
     (watched(tasks()), "messages", ["larger batches"]),
-    (watched(tasks(ps=(), workers=())), "unknown", ["cannot be known", "add servers", "add workers"]),
+    (watched(tasks(ps=(), workers=())), "unknown", ["not known", "add servers", "add workers"]),
     (watched(tasks(ps=(), workers=()), waiting=0.5), "chief", []),
     (
         watched(together(("ps", 0, 0.4), ("worker", 0, 0.6), ("worker", 1, 0.7), ("chief", 0, 0.2))),

@@ -11,8 +11,8 @@ import pytest
 from tfps.errors import PlanError
 from tfps.placement import balancers
 from tfps.placement.balancers import GreedyBytes, GreedyBytesAndTraffic, RoundRobin
-from tfps.placement.greedy import mend
-from tfps.placement.loads import QUANTITIES, Loads, demand_of
+from tfps.placement.greedy import exchange_shards
+from tfps.placement.loads import QUANTITIES, Loads, compute_demand
 from tfps.placement.model import Plan
 from tfps.placement.partitioners import FixedShards, MaxBytes
 from tfps.placement.planner import IncrementalPlacer, plan
@@ -158,14 +158,14 @@ def test_mending_evens_out_what_greed_left():
         demands = [rng.pareto(1.5, (rng.integers(1, 5), QUANTITIES)) for _ in range(30)]
         placed = [[int(server) for server in rng.permutation(4)[: len(demand)]] for demand in demands]
         before = _largest_parts(placed, demands)
-        mend(placed, demands, 4, np.ones(QUANTITIES))
+        exchange_shards(placed, demands, 4, np.ones(QUANTITIES))
         assert _largest_parts(placed, demands) < 0.8 * before
         assert all(len(set(servers)) == len(demand) for servers, demand in zip(placed, demands, strict=True))
 
 
 def _largest_parts(placed, demands):
     """How far the most loaded server is above the mean, over all quantities."""
-    loads = Loads.none(4)
+    loads = Loads.empty(4)
     for servers, demand in zip(placed, demands, strict=True):
         loads.add(servers, demand)
     return (loads.totals.max(0) / loads.totals.mean(0) - 1).sum()
@@ -173,16 +173,16 @@ def _largest_parts(placed, demands):
 
 def test_a_plan_of_all_variables_is_mended(criteo_specs, monkeypatch):
     mended = plan(criteo_specs, 8)
-    monkeypatch.setattr(balancers, "mend", lambda *args: None)
+    monkeypatch.setattr(balancers, "exchange_shards", lambda *args: None)
     greedy = plan(criteo_specs, 8)
     assert sum(map(_unevenness, _demands(mended))) < sum(map(_unevenness, _demands(greedy))) - 0.02
 
 
 def _demands(made):
     """What the servers carry, quantity by quantity."""
-    loads = Loads.none(made.num_servers)
+    loads = Loads.empty(made.num_servers)
     for placement in made:
-        loads.add(placement.servers, demand_of(placement))
+        loads.add(placement.servers, compute_demand(placement))
     return loads.totals.T
 
 

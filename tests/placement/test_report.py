@@ -5,16 +5,16 @@ import builtins
 import pytest
 
 from tfps.errors import LibraryError
-from tfps.placement.advice import advise, start_up
+from tfps.placement.advice import advise, format_start_up
 from tfps.placement.balancers import RoundRobin
 from tfps.placement.model import Placement, Plan
 from tfps.placement.partitioners import FixedShards
 from tfps.placement.planner import plan
 from tfps.placement.plot import draw
-from tfps.placement.report import compare, largest_to_mean, summary
+from tfps.placement.report import compare, largest_to_mean, summarize
 from tfps.placement.routing import Routing
 from tfps.placement.spec import VariableSpec
-from tfps.placement.text import human_bytes, ranges
+from tfps.placement.text import format_ranges, human_bytes
 
 
 def table(name="table", rows=1_000_000, width=16):
@@ -33,12 +33,12 @@ def test_the_table_names_every_variable_and_server(criteo_specs):
 def test_plans_of_nothing_print():
     empty = Plan(2)
     assert "largest / mean" in empty.table()
-    assert "0 variables" in summary(empty)
+    assert "0 variables" in summarize(empty)
     assert len(advise(empty)) == 1
 
 
 def test_summary_is_one_line_with_the_totals(criteo_specs):
-    text = summary(plan(criteo_specs, 8))
+    text = summarize(plan(criteo_specs, 8))
     assert "\n" not in text
     assert "34 variables, 4.3 GB with slots, on 8 parameter servers" in text
 
@@ -46,22 +46,23 @@ def test_summary_is_one_line_with_the_totals(criteo_specs):
 def test_the_line_at_start_up_counts_what_steps_ask_for(criteo_specs):
     made = plan(criteo_specs, 8)
     asked = {f"c{i}": 512 for i in range(26)}
-    line = start_up(made, asked, 8, 4)
+    line = format_start_up(made, asked, 8, 4)
     assert "\n" not in line and "guess" not in line and "servers : workers is best about 1 : 3 to 1 : 5" in line
     rows = [
-        int(start_up(made, ids, 8).split(" rows a step")[0].split()[-1]) for ids in (asked, dict.fromkeys(asked, 64))
+        int(format_start_up(made, ids, 8).split(" rows a step")[0].split()[-1])
+        for ids in (asked, dict.fromkeys(asked, 64))
     ]
     assert rows[0] > 2 * rows[1] > 0
-    nothing = start_up(made, {"none of these": 5}, 8)
+    nothing = format_start_up(made, {"none of these": 5}, 8)
     assert "moves, each way, 0 B of rows" in nothing
-    assert "fewer servers" in start_up(made, asked, 8) and "fewer servers" not in start_up(
+    assert "fewer servers" in format_start_up(made, asked, 8) and "fewer servers" not in format_start_up(
         plan(criteo_specs, 1), asked, 1
     )
 
 
 @pytest.mark.parametrize("asked", [{}, {"c0": None}])
 def test_what_is_guessed_is_called_so(criteo_specs, asked):
-    assert "a guess" in start_up(plan(criteo_specs, 2), asked, 2)
+    assert "a guess" in format_start_up(plan(criteo_specs, 2), asked, 2)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +74,8 @@ def test_human_bytes(value, text):
 
 
 def test_ranges():
-    assert ranges([3, 0, 1, 2, 7]) == "0-3 7"
-    assert ranges([]) == ""
+    assert format_ranges([3, 0, 1, 2, 7]) == "0-3 7"
+    assert format_ranges([]) == ""
 
 
 def test_largest_to_mean():
@@ -153,7 +154,7 @@ def test_nobody_is_told_to_split_tables_where_a_kernel_is_heaviest():
 
 def test_slots_are_not_called_over_partitioned():
     specs = [table("small", 80), table("small/accumulator", 80)]
-    line = start_up(plan(specs, 8, partitioner=FixedShards(8)), {"small": 512}, 8)
+    line = format_start_up(plan(specs, 8, partitioner=FixedShards(8)), {"small": 512}, 8)
     assert line.count("Over-partitioned") == 1
 
 

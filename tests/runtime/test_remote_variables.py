@@ -38,7 +38,7 @@ def wait_until_gone(variables):
 @pytest.fixture
 def owner(strategy):
     owner = Owner()
-    owner.variables = strategy.remote_variables.owned_by(owner)
+    owner.variables = strategy.remote_variables.make_owned(owner)
     return owner
 
 
@@ -74,7 +74,7 @@ def test_they_are_destroyed_when_told(owner, variables):
 def test_they_are_destroyed_when_their_owner_is_collected(strategy):
     """Nothing else has to happen: no other `fit`, no other model."""
     owner = Owner()
-    owned = strategy.remote_variables.owned_by(owner)
+    owned = strategy.remote_variables.make_owned(owner)
     variables = [RemoteVariable(device, "tfps_test_collected") for device in DEVICES]
     for variable in variables:
         owned.make(variable, lambda: tf.zeros([2]))

@@ -79,5 +79,5 @@ def test_a_variable_of_the_environment_is_checked_before_anything_starts(name, m
 def test_a_cluster_and_tf_config_are_refused_together(monkeypatch):
     tasks = {"chief": ["127.0.0.1:1"], "ps": ["127.0.0.1:2"], "worker": ["127.0.0.1:3"]}
     monkeypatch.setenv("TF_CONFIG", str({"cluster": tasks, "task": {"type": "chief", "index": 0}}).replace("'", '"'))
-    with pytest.raises(ConfigError, match="`cluster` must not be given where TF_CONFIG is set"):
+    with pytest.raises(ConfigError, match="`cluster` must be None if TF_CONFIG is set"):
         tfps.ParameterServerStrategy(LocalCluster())

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfps.placement.bottleneck import Task, Watched, judge, together
+from tfps.placement.bottleneck import Measurement, Task, judge, merge
 from tfps.training import cpu_times, first_steps
 from tfps.training.cpu_times import CpuTime, parse_times
 
@@ -100,9 +100,9 @@ def test_short_epochs_are_seen_together(strategy, monkeypatch, caplog):
 
 
 def test_several_watches_are_one():
-    one = Watched(10, 1.0, (Task("ps", 0, "h", 0.5, 2, 2, 0.2), Task("worker", 0, "h", 1.0, 1, 2)), 0.1, False)
-    other = Watched(30, 3.0, (Task("ps", 0, "h", 0.9, 2, 2, 0.6),), 0.5, False)
-    found = together([one, other])
+    one = Measurement(10, 1.0, (Task("ps", 0, "h", 0.5, 2, 2, 0.2), Task("worker", 0, "h", 1.0, 1, 2)), 0.1, False)
+    other = Measurement(30, 3.0, (Task("ps", 0, "h", 0.9, 2, 2, 0.6),), 0.5, False)
+    found = merge([one, other])
     assert (found.steps, found.seconds, found.waiting) == (40, 4.0, pytest.approx(0.4))
     assert [(task.job, task.used, task.host_idle) for task in found.tasks] == [
         ("ps", pytest.approx(0.8), pytest.approx(0.5))

@@ -107,7 +107,7 @@ def found():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    warnings = [line for line in done.stderr.splitlines() if "the other workers go on without worker" in line]
+    warnings = [line for line in done.stderr.splitlines() if "the other workers continue without worker" in line]
     assert len(warnings) == 5 and "without worker 4" in warnings[3], done.stderr[-3000:]
     assert all("ended by SIGKILL. Its log: " in line and "takes over its input shard" in line for line in warnings)
     # TensorFlow would say it again for every function that is traced or dropped after a loss, in four lines each.

@@ -1,1 +1,1 @@
-"""The cluster: who is where (TF_CONFIG), the servers of this machine, and what to make of their failures."""
+"""The cluster: addresses of tasks (TF_CONFIG), the servers of this machine, and the errors of tasks that fail."""

@@ -1,10 +1,10 @@
-"""One thread of this program for what has to be done when an object is collected and cannot be done there.
+"""A background thread for cleanup that must not run inside a finalizer.
 
-The garbage collector calls a finalizer in any thread, in the midst of anything: a lock that the finalizer wants may be
-the one that its thread holds. So a finalizer only puts the work into a queue, and this thread does it.
+The garbage collector calls a finalizer in any thread and at any moment: a lock that the finalizer needs may already be
+held by that very thread. So a finalizer only puts its work into a queue, and the background thread does the work.
 
-Threading: any thread may call. Ownership: the thread is a daemon; at the end of the program it is given `END_S` to be
-done, because a thread inside TensorFlow must not outlive TensorFlow. A fork of the program has no such thread.
+Threading: any thread may call. Ownership: the thread is a daemon. At the end of the program it gets `END_S` seconds to
+finish, because a thread inside TensorFlow must not outlive TensorFlow. A fork of the program has no such thread.
 """
 
 import atexit
@@ -16,29 +16,30 @@ from collections.abc import Callable
 
 END_S = 5.0
 
-_WORK: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()  # its `put` is safe inside a finalizer
+# A `SimpleQueue`, because its `put` is safe inside a finalizer.
+_WORK: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 _LOG = logging.getLogger("tfps")
 
 
 class _Thread:
-    """The thread, once it is needed; `lock` guards its start."""
+    """Holds the thread, which starts when it is first needed; `lock` guards the start."""
 
     lock = threading.Lock()
     thread: threading.Thread | None = None
 
 
 def finalize(owner: object, work: Callable[[], None]) -> Callable[[], object]:
-    """Has `work` done in the background after `owner` was collected; never at the end of the program.
+    """Runs `work` in the background once `owner` is collected, but never at the end of the program.
 
     Args:
         owner: any object.
-        work: must not hold `owner`.
+        work: the function to run; it must not hold a reference to `owner`.
 
     Returns:
-        A function that calls it off.
+        A function that cancels the work.
     """
     with _Thread.lock:
-        # Started here and not by the finalizer: the start of a thread takes locks that a collection may interrupt.
+        # Started here, not by the finalizer: starting a thread takes locks that a collection may interrupt.
         if _Thread.thread is None:
             _Thread.thread = threading.Thread(target=_do_work, daemon=True, name="tfps-background")
             _Thread.thread.start()
@@ -53,9 +54,10 @@ def _do_work() -> None:
     while (work := _WORK.get()) is not None:
         try:
             work()
-        except Exception:  # nobody waits for it, and the next one must be done all the same
-            _LOG.warning("What an object left behind could not be tidied up.", exc_info=True)
-        # Or this frame would hold it, and what it holds, until the next work comes.
+        # Nobody waits for this work, and the next piece must run all the same.
+        except Exception:
+            _LOG.warning("The cleanup after an object failed.", exc_info=True)
+        # Otherwise this frame would keep the work, and everything it refers to, alive until the next work arrives.
         del work
 
 

@@ -1,7 +1,7 @@
-"""The user's program as the chief, in a process of its own.
+"""The chief's process: the user's program, started by the launcher.
 
-Ownership: the process and its group end with `end`, and (Linux) when the launcher is killed. Use it from the main
-thread alone.
+Ownership: `end` ends the process and its process group; on Linux they also end when the launcher is killed.
+Threading: main thread only.
 """
 
 import contextlib
@@ -18,11 +18,17 @@ _SIGNAL_BASE = 128  # a shell's status for a program ended by signal n is 128 + 
 
 
 class ChiefProcess:
-    """Runs `command` with the chief's TF_CONFIG; its lines go to `terminal` and, if given, to the file `log_path`."""
+    """Runs `command` as the chief and shows its output.
+
+    Args:
+        command: the program and its arguments.
+        config: the chief's task, passed on as TF_CONFIG.
+        terminal: shows every line of the output.
+        log_path: a file that also gets the output, or None.
+    """
 
     def __init__(self, command: Sequence[str], config: TaskConfig, terminal: Terminal, log_path: str | None) -> None:
-        # Unbuffered, or a program's lines would come late and out of order; a session of its own, so that a Ctrl-C
-        # reaches it once, through `interrupt`.
+        # Buffered output would arrive late and out of order.
         environment = os.environ | {"TF_CONFIG": config.to_json(), "PYTHONUNBUFFERED": "1"}
         self._process = subprocess.Popen(
             tied_command(command),
@@ -30,6 +36,7 @@ class ChiefProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
+            # In the launcher's session a Ctrl-C would reach the program twice: from the terminal and by `interrupt`.
             start_new_session=True,
         )
         log = open(log_path, "ab", buffering=0) if log_path else None  # noqa: SIM115 (the pipes outlive this)
@@ -38,8 +45,8 @@ class ChiefProcess:
         terminal.read_pipe(config.name, self._process.stderr, error=True, copy_to=log)  # type: ignore[arg-type]
 
     def wait(self, timeout_s: float) -> int | None:
-        """The exit status as a shell gives it, None if the program still runs after `timeout_s`."""
-        # A shell's convention, so that `tfps-launch` ends as the program would have ended by itself.
+        """Returns the exit status as a shell reports it, or None if the program still runs after `timeout_s`."""
+        # With a shell's convention `tfps-launch` ends as the program would have ended without it.
         try:
             status = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -47,12 +54,12 @@ class ChiefProcess:
         return status if status >= 0 else _SIGNAL_BASE - status
 
     def interrupt(self, number: int) -> None:
-        """Passes a signal on to the program."""
+        """Forwards a signal to the program."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
     def end(self) -> None:
-        """Kills what is left of the program and of the processes it started in its group."""
+        """Kills the program, if it still runs, and the processes that it left in its group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

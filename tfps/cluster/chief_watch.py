@@ -1,11 +1,11 @@
-"""How a server knows that the chief has come, and that it is done, without a protocol of its own.
+"""Lets a server detect that the chief has started and that it has finished, without a protocol between them.
 
 The chief listens on its TF_CONFIG address from the moment it connects to the cluster until its process ends, so a
-server keeps an idle TCP connection to that port. The kernel closes it when the chief's process ends, however it ends;
-if nobody listens there any more, the chief is done. If the chief's whole host is gone, TCP keepalive says so within
-half a minute. TensorFlow closes such an idle connection now and then; then the server connects again.
+server keeps an idle TCP connection to that port. The kernel closes the connection when the chief's process ends, for
+whatever reason; if nobody listens on the port any more, the chief is done. If the chief's whole host is gone, TCP
+keepalive detects it within half a minute. TensorFlow closes an idle connection now and then; the server reconnects.
 
-Threading: the two functions block the thread they are called in. Cost: one socket, no traffic but keepalives.
+Threading: both functions block the calling thread. Cost: one socket, no traffic except keepalives.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from tfps.errors import ClusterTimeoutError
 
 _RETRY_S = 0.2
 _REPORT_S = 10.0
+# A refused connection is proof that the port is closed; silence may also be a network that recovers.
 _CLOSED_GRACE_S = 2.0
 _SILENT_GRACE_S = 30.0
 
@@ -25,7 +26,7 @@ def wait_for_chief(task: str, address: str, timeout_s: float) -> None:
     """Waits until the chief listens at `address`.
 
     Raises:
-        ClusterTimeoutError: it does not within `timeout_s`.
+        ClusterTimeoutError: the chief does not listen within `timeout_s`.
     """
     # The wall clock may jump where hosts set it at boot; the monotonic one does not.
     started = time.monotonic()
@@ -44,27 +45,27 @@ def wait_for_chief(task: str, address: str, timeout_s: float) -> None:
 
 
 def wait_until_done(address: str, grace_s: float | None) -> None:
-    """Waits until the chief that listened at `address` is gone. No limit: it ends with the chief.
+    """Waits, without a time limit, until the chief at `address` has ended.
 
     Args:
         address: the chief's "host:port".
-        grace_s: seconds it may be gone for before that counts; None for 2 s after its port is closed and 30 s after
-            its host stopped answering.
+        grace_s: seconds without the chief after which it counts as ended. None: 2 s if its port is closed, 30 s if its
+            host does not answer.
     """
     gone_since: float | None = None
     while True:
         try:
             connection = reach.connect(address)
         except OSError as error:
-            # A refusal right after a close is the usual end. It may also be a chief that is started again, so it has
-            # to last for `grace_s`.
+            # A refusal right after a close usually means that the chief has ended. It may also be restarting, so the
+            # refusal has to last for `grace_s`.
             now = time.monotonic()
             gone_since = now if gone_since is None else gone_since
             if now - gone_since >= (grace_s or _default_grace_s(error)):
                 return
             time.sleep(_RETRY_S)
         else:
-            # It listens again, or still: TensorFlow only closed the idle connection.
+            # The chief listens: it was restarted, or TensorFlow only closed the idle connection.
             gone_since = None
             with connection:
                 _wait_until_closed(connection)
@@ -84,15 +85,16 @@ def _default_grace_s(error: OSError) -> float:
 
 def _wait_until_closed(connection: socket.socket) -> None:
     connection.settimeout(None)
-    _keep_alive(connection)
-    with contextlib.suppress(OSError):  # a reset, or keepalive gave up: closed as well
+    _enable_keepalive(connection)
+    # An OSError (a reset, or keepalive gave up) means closed, too.
+    with contextlib.suppress(OSError):
         while connection.recv(4096):
             pass
 
 
-def _keep_alive(connection: socket.socket) -> None:
+def _enable_keepalive(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # First probe after 10 s of silence, then one every 5 s, dead after 3 without an answer.
+    # The kernel sends the first probe after 10 s of silence and then one every 5 s; three lost probes mean dead.
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, name):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

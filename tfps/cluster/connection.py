@@ -1,14 +1,14 @@
 """The connection of this program to a cluster, from the construction of a strategy until it ends.
 
-TensorFlow has one context a process and is connected to one cluster at a time. What was made under an earlier
-connection (variables, iterators, traced functions) names devices that are no more, and TensorFlow crashes or hangs
-where it is used. So everything made under a connection asks it first, and a connection that has ended says why.
+TensorFlow has one context per process and connects it to one cluster at a time. Variables, iterators and traced
+functions of an earlier connection name devices that no longer exist, and TensorFlow crashes or hangs when they are
+used. So each of them checks its connection before use, and a connection that has ended raises an error with the reason.
 
-A connection ends when its strategy is closed, when a newer strategy takes its place, when its `LocalCluster` is
-stopped, when a parameter server of that dies, or when nobody holds it: neither strategy, nor model, nor variable.
+A connection ends when its strategy is closed, when a newer strategy replaces it, when its `LocalCluster` is stopped,
+when a parameter server of that cluster dies, or when no strategy, model or variable refers to it any more.
 
 Threading: `check` may be called from any thread. `Connection`, `connect` and `end` belong to the thread that makes
-strategies; a connection that is collected is tidied up by `background`.
+strategies. The thread of `background` cleans up after a connection that was collected.
 """
 
 import gc
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from tfps import jobs
-from tfps.cluster import background
+from tfps.cluster import background, reach
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ClusterError, TaskDiedError
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from tensorflow.core.protobuf.tensorflow_server_pb2 import ServerDef
 
 _PARTING_S = 0.5
-"""Seconds that variables which are collected with their connection have to leave their servers."""
+"""Seconds for variables that were collected together with their connection to delete themselves on the servers."""
 
 _LOG = logging.getLogger("tfps")
 
 
 class RemoteUser(Protocol):
-    """Something that holds what is on other tasks: a variable, a traced function."""
+    """An object that holds resources on other tasks: a variable or a traced function."""
 
     def release(self) -> None:
-        """Lets go of it, as the connection ends. Called at most once; the cluster still lives."""
+        """Drops the remote resources because the connection ends. Called at most once, while the cluster still runs."""
         ...
 
 
 class _Resources:
-    """What a connection ends: threads of this process, then the embedded cluster. Each part ends once.
+    """The threads and the embedded cluster that end with a connection, each once and in this order.
 
-    Apart from `Connection`, because it has to outlive one that is collected.
+    This is not part of `Connection`, because cleanup needs it after the connection has been collected.
     """
 
     def __init__(self, cluster: LocalCluster | ClusterSpec) -> None:
@@ -52,30 +52,30 @@ class _Resources:
         self._stop = cluster.stop if isinstance(cluster, LocalCluster) else None
 
     def close_pools(self) -> None:
-        """Closes the pools; a call under way is given some seconds to end."""
+        """Closes the pools; calls that are running get a few seconds to finish."""
         while self.pools:
             close = self.pools.pop()()
             if close is not None:
                 close()
 
     def stop_cluster(self) -> None:
-        """Ends the embedded cluster; servers of a TF_CONFIG end with the program."""
-        # Forgotten before the call, so that it is made once, whichever thread comes first.
+        """Stops the embedded cluster; servers of a TF_CONFIG end with the program."""
+        # Cleared before the call, so that only one thread makes it.
         stop, self._stop = self._stop, None
         if stop is not None:
             stop()
 
     def keep_cluster(self) -> None:
-        """Leaves the cluster to another connection."""
+        """Leaves the cluster running for another connection."""
         self._stop = None
 
     def close_later(self) -> None:
-        """Ends both, in the background: what was collected together with the connection first tells its servers so."""
+        """Closes the pools and stops the cluster after a pause, in which collected variables delete their values."""
         time.sleep(_PARTING_S)
         self.close()
 
     def close(self) -> None:
-        """Ends both."""
+        """Closes the pools and stops the cluster."""
         self.close_pools()
         self.stop_cluster()
 
@@ -83,186 +83,204 @@ class _Resources:
 class Connection:
     """A cluster as this program sees it.
 
-    States: open -> failed (`fail`: a server died) -> ended (`let_go`, then `finish`). `check` raises in the last two;
-    a failed one still has its threads and processes, because whoever waits for them has to see them fail.
+    States: open -> failed (`fail`: a server died) -> ended (`release_users`, then `finish`). `check` raises in the last
+    two. A failed connection keeps its threads and processes, because callers that wait for them must see them fail.
 
     Args:
-        cluster: the embedded cluster, or where the tasks of TF_CONFIG are.
+        cluster: the embedded cluster, or the addresses of the tasks in TF_CONFIG.
     """
 
     def __init__(self, cluster: LocalCluster | ClusterSpec) -> None:
         self.cluster = cluster
-        # How often the cluster had been stopped when this began, by which a later `stop` is seen.
+        # The cluster's count of stops when this connection began; a higher count later means that it was stopped.
         self._stops = cluster.stops if isinstance(cluster, LocalCluster) else 0
         self._why_ended = ""
-        self._let_go = False
-        # By id, as a variable has no hash.
+        self._released = False
+        # Keyed by `id`, because a variable is not hashable.
         self._users: weakref.WeakValueDictionary[int, RemoteUser] = weakref.WeakValueDictionary()
         self._resources = _Resources(cluster)
-        self._call_off = background.finalize(self, self._resources.close_later)
+        self._cancel_finalizer = background.finalize(self, self._resources.close_later)
 
     @property
     def ended(self) -> bool:
-        """Whether it cannot be used any more."""
+        """Whether the connection has failed or ended."""
         return bool(self._why_ended)
 
     def check(self) -> None:
-        """Raises `ClusterError`, in one line, if the connection has ended. Costs a few microseconds.
+        """Raises a one-line `ClusterError` if the connection has ended. Takes a few microseconds.
 
         Raises:
             ClusterError: it has ended; the message says why and when.
-            TaskDiedError: a parameter server is found dead by this call; the message has the tail of its log.
+            TaskDiedError: this call found a parameter server dead; the message has the tail of the server's log.
         """
         if not self._why_ended and isinstance(self.cluster, LocalCluster):
-            self._look_at(self.cluster)
+            self._check_cluster(self.cluster)
         if self._why_ended:
             raise ClusterError(
                 f"The strategy's cluster has ended: {self._why_ended}. Its models, variables and tables cannot be used "
                 "any more; make a new strategy and build the model under it."
             )
 
-    def _look_at(self, cluster: LocalCluster) -> None:
-        """Fails if the embedded cluster was stopped, or a server of it died that held variables."""
-        # It may run again by now, with other servers: `stop`, then `start`.
+    def _check_cluster(self, cluster: LocalCluster) -> None:
+        """Fails the connection if the embedded cluster was stopped or a parameter server of it died."""
+        # After `stop` and `start` the cluster runs again, but with new servers that hold none of our variables.
         if cluster.stops != self._stops:
             self.fail("its LocalCluster was stopped")
             return
         try:
             cluster.check()
         except TaskDiedError as died:
-            # Of a worker the variables are still there; `Losses` decides whether others do its work.
+            # A worker holds no variables: `Losses` decides whether the other workers take over its work.
             if died.task is None or died.task[0] == jobs.PS:
                 self.fail(str(died).partition(". The last lines")[0])
                 raise
 
     def add_user(self, user: RemoteUser) -> None:
-        """Has `user.release` called when the connection ends, unless `user` is gone by then."""
+        """Registers `user`: its `release` is called when the connection ends, unless it was collected before."""
         self._users[id(user)] = user
 
     def add_pool(self, close: Callable[[], None]) -> None:
-        """Has `close` called when the connection ends or is collected.
+        """Registers a pool: `close` is called when the connection ends or is collected.
 
         Args:
-            close: a method of a pool, which may be collected before.
+            close: a bound method of the pool. It is held weakly, so the pool may be collected earlier.
         """
         self._resources.pools.append(weakref.WeakMethod(close))
 
     def fail(self, why: str) -> None:
-        """Makes `check` raise from now on; the first reason counts.
+        """Makes `check` raise from now on. Only the first reason is kept.
 
         Args:
-            why: a clause for the message: "`close()` was called".
+            why: the reason, as a clause for the message: "`close()` was called".
         """
         self._why_ended = self._why_ended or f"{why}, at {time.strftime('%H:%M:%S')}"
 
-    def let_go(self, why: str) -> None:
-        """The first half of `end`: it fails, and nothing of this process holds anything on its servers any more.
+    def release_users(self, why: str) -> None:
+        """Does the first half of `end`: fails the connection and drops every remote resource of this process.
 
-        Handles and functions are dropped while their servers live. If they were dropped later, TensorFlow would ask
-        the servers of the next connection to drop them, which know nothing of them, and log an error for each.
-        """
-        # First of all: whoever asks from now on is refused, also a thread in the midst of a `fit`.
-        self.fail(why)
-        if self._let_go:
-            return
-        self._let_go = True
-        self._resources.close_pools()
-        for user in list(self._users.values()):
-            user.release()
-        # A model and its functions are cycles; without this they would be dropped some time later.
-        gc.collect()
-
-    def finish(self, *, stop_cluster: bool = True) -> None:
-        """The second half of `end`.
+        Handles and functions are dropped while their servers still run. Dropped later, they would be sent to the
+        servers of the next connection, which do not know them, and TensorFlow would log an error for each.
 
         Args:
-            stop_cluster: whether an embedded cluster is stopped; not where the next connection uses it.
+            why: as for `fail`.
+        """
+        # This comes first, so that every thread, even one in the middle of a `fit`, gets an error from here on.
+        self.fail(why)
+        if self._released:
+            return
+        self._released = True
+        self._resources.close_pools()
+        if not self._is_answering():
+            return
+        for user in list(self._users.values()):
+            user.release()
+        # A model and its functions form reference cycles, which only the collector frees.
+        gc.collect()
+
+    def _is_answering(self) -> bool:
+        """Whether servers can be told to drop what they hold. If one hangs, stops an embedded cluster first.
+
+        TensorFlow waits for a server that hangs without a limit, and no other thread of Python runs meanwhile. Once
+        the processes are killed, the same calls fail at once. Servers of a TF_CONFIG are not stopped from here.
+        """
+        if not isinstance(self.cluster, LocalCluster):
+            return not reach.find_hung(self.cluster)
+        if self.cluster.tasks and (hung := reach.find_hung(self.cluster.spec)):
+            _LOG.warning("%s does not answer: the cluster is stopped without asking its servers.", ", ".join(hung))
+            self._resources.stop_cluster()
+        return True
+
+    def finish(self, *, stop_cluster: bool = True) -> None:
+        """Does the second half of `end`: closes the pools and stops the embedded cluster.
+
+        Args:
+            stop_cluster: False if the next connection uses the same embedded cluster.
         """
         if not stop_cluster:
             self._resources.keep_cluster()
-        # Otherwise the cluster would be stopped again when the connection is collected, maybe a restarted one.
-        self._call_off()
+        # Otherwise the collection of this connection would stop the cluster again, which may be running anew by then.
+        self._cancel_finalizer()
         self._resources.close()
 
     def end(self, why: str) -> None:
         """Ends the connection and its embedded cluster. Does nothing if it has ended."""
-        self.let_go(why)
+        self.release_users(why)
         self.finish()
 
 
 class _Current:
-    """The newest connection, as long as somebody holds it."""
+    """Holds a weak reference to the newest connection."""
 
     reference: Callable[[], Connection | None] = staticmethod(lambda: None)
 
 
 def current() -> Connection | None:
-    """The connection that variables made now belong to; None before the first strategy."""
+    """Returns the connection that new variables belong to, or None before the first strategy."""
     return _Current.reference()
 
 
 def add_user(user: RemoteUser) -> None:
-    """Has `user.release` called when the connection of now ends; see `Connection.add_user`."""
+    """Registers `user` with the current connection, if there is one; see `Connection.add_user`."""
     connection = current()
     if connection is not None:
         connection.add_user(user)
 
 
 def connect(cluster: LocalCluster | ClusterSpec, connect_tensorflow: Callable[[], None]) -> Connection:
-    """Connects this program to a cluster, and ends the connection it had.
+    """Connects this program to a cluster and ends its earlier connection.
 
     Args:
-        cluster: that is up.
-        connect_tensorflow: makes TensorFlow's context know it.
+        cluster: a running cluster.
+        connect_tensorflow: connects TensorFlow's context to it.
     """
     earlier = current()
     if earlier is not None:
         if not earlier.ended:
             _LOG.info("A newer ParameterServerStrategy ends the one before it: a program has one cluster at a time.")
-        earlier.let_go("a newer ParameterServerStrategy took its place")
+        earlier.release_users("a newer ParameterServerStrategy took its place")
     try:
         connect_tensorflow()
         connection = Connection(cluster)
-        # Weak, so that a strategy that nobody holds ends.
+        # A weak reference, so that a strategy that nobody uses any more is collected and ends its connection.
         _Current.reference = weakref.ref(connection)
         return connection
     finally:
-        if earlier is not None:  # after TensorFlow has left its servers, which it does politely while they live
+        # Only now: TensorFlow has just said goodbye to the old servers, which must be running for that.
+        if earlier is not None:
             earlier.finish(stop_cluster=earlier.cluster is not cluster)
 
 
 def reconnect_tensorflow(spec: ClusterSpec) -> bool:
-    """Moves TensorFlow's context from the cluster of a connection before this one to another cluster.
+    """Moves TensorFlow's context from the cluster of an earlier connection to another cluster.
 
-    TensorFlow's own way builds the context anew. That leaves the old gRPC server of the chief behind (92 threads and
-    40 MB each time, as it cannot be shut down), and crashes the process when a variable of the old context is used. An
-    update keeps the server; TensorFlow leaves 4 idle threads behind for each.
+    TensorFlow's own function builds a new context. That leaks the chief's old gRPC server, which cannot be shut down
+    (92 threads and 40 MB each time), and crashes the process when a variable of the old context is used. An update
+    keeps the server and leaks only 4 idle threads.
 
     Args:
-        spec: of a cluster that is up.
+        spec: the addresses of a running cluster.
 
     Returns:
-        Whether there was a connection to move; if not, TensorFlow has to make the first one itself.
+        Whether there was a connection to move. If not, TensorFlow must make the first one itself.
     """
     from tensorflow.python.eager import context  # no public name reaches the server definition
 
     before: ServerDef | None = context.context().get_server_def()
-    # None: this program was never connected. Another job: it was connected by something else than a strategy of ours.
+    # None means that this program was never connected; another job means that something other than tfps connected it.
     if before is None or before.job_name != jobs.CHIEF:
         return False
-    context.context().update_server_def(_moved(before, spec))
+    context.context().update_server_def(_replace_cluster(before, spec))
     return True
 
 
-def _moved(before: "ServerDef", spec: ClusterSpec) -> "ServerDef":
-    """The definition with the tasks of another cluster; the chief keeps its address, as it keeps its server."""
+def _replace_cluster(before: "ServerDef", spec: ClusterSpec) -> "ServerDef":
+    """Returns the definition with the tasks of another cluster. The chief keeps its server, and so its address."""
     import tensorflow as tf
 
     chief = next(job.tasks[before.task_index] for job in before.cluster.job if job.name == jobs.CHIEF)
     moved = type(before)()
     moved.CopyFrom(before)
     moved.cluster.CopyFrom(tf.train.ClusterSpec(spec.as_dict() | {jobs.CHIEF: [chief]}).as_cluster_def())
-    moved.ClearField(
-        "cluster_device_filters"
-    )  # those of the first definition stay, by task; an update cannot change them
+    # An update cannot change the device filters: the first ones stay in force.
+    moved.ClearField("cluster_device_filters")
     return moved

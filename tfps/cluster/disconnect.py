@@ -1,8 +1,10 @@
-"""Takes the servers of a stopped cluster out of TensorFlow's context, so that the chief can go on and end in silence.
+"""Removes the servers of a stopped cluster from TensorFlow's context.
 
-Without it TensorFlow tells every server that is gone about every function it drops, one error line each, until the
-chief has ended. Not thread-safe against TensorFlow work on the same servers: they are about to end anyway.
-Cost: a few milliseconds; with a server that hangs, up to `LIMIT_S`.
+Otherwise TensorFlow keeps notifying the dead servers of every function that it drops and logs an error line each time,
+until the chief ends.
+
+Threading: not safe while TensorFlow uses the same servers, but those are about to stop anyway. Cost: a few
+milliseconds; up to `LIMIT_S` if a server hangs.
 """
 
 import logging
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from tensorflow.core.protobuf.tensorflow_server_pb2 import ServerDef
 
 LIMIT_S = 2.0
-"""How long the servers may take to answer; killing them afterwards ends the wait that goes on in the background."""
+"""Seconds the servers have to answer. If one does not, the wait continues in the background until it is killed."""
 
 
 def disconnect(spec: ClusterSpec) -> None:
@@ -26,7 +28,7 @@ def disconnect(spec: ClusterSpec) -> None:
     """
     if "tensorflow" not in sys.modules:
         return
-    # TensorFlow waits for every server's answer without a limit, so it gets a thread that can be left behind.
+    # TensorFlow waits for every server's answer without a limit, so it runs in a thread that we can abandon.
     thread = threading.Thread(target=_disconnect, args=(spec,), name="tfps-disconnect", daemon=True)
     thread.start()
     thread.join(LIMIT_S)
@@ -38,26 +40,26 @@ def _disconnect(spec: ClusterSpec) -> None:
 
     # A newer strategy may have moved the context to another cluster already; then there is nothing to do.
     server_def = context.context().get_server_def()
-    if server_def is not None and _holds(server_def, spec):
+    if server_def is not None and _has_servers(server_def, spec):
         try:
-            context.context().update_server_def(_alone(server_def))
+            context.context().update_server_def(_keep_chief_only(server_def))
         except tf.errors.OpError as error:
             logging.getLogger(__name__).warning("The servers were not told that the cluster stops: %s", error.message)
 
 
-def _holds(server_def: "ServerDef", spec: ClusterSpec) -> bool:
+def _has_servers(server_def: "ServerDef", spec: ClusterSpec) -> bool:
     connected = {address for job in server_def.cluster.job for address in job.tasks.values()}
     return all(endpoint.dial in connected for _, _, endpoint in spec.servers())
 
 
-def _alone(server_def: "ServerDef") -> "ServerDef":
-    """The same definition with the chief's own job only."""
+def _keep_chief_only(server_def: "ServerDef") -> "ServerDef":
+    """Returns the definition without any job except the chief's."""
     # A copy, because TensorFlow compares the new definition with its own.
     alone = type(server_def)()
     alone.CopyFrom(server_def)
     for job in server_def.cluster.job:
         if job.name != server_def.job_name:
             alone.cluster.job.remove(job)
-    # Left in, TensorFlow warns that an update cannot change them.
+    # If the filters stayed, TensorFlow would warn that an update cannot change them.
     alone.ClearField("cluster_device_filters")
     return alone

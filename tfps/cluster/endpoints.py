@@ -1,7 +1,7 @@
-"""Where a task is reached. An address has two sides: the one a task listens at, and the one others dial.
+"""The address of a task. It has two sides: the address the task listens at, and the address that others dial.
 
-They are the same on one network, and in TF_CONFIG, which has one "host:port" a task. They differ where the system picks
-the port (the task listens at port 0), or where a service of Kubernetes or a forwarded port stands before the task.
+Both are the same on one network and in TF_CONFIG, which has one "host:port" per task. They differ if the system picks
+the port (the task listens at port 0), or if a Kubernetes service or a forwarded port stands in front of the task.
 
 Values and pure functions: any thread, microseconds; nothing is resolved, bound or connected.
 """
@@ -19,9 +19,9 @@ class Endpoint:
     """The two sides of one task's address, each a "host:port".
 
     Args:
-        dial: where other tasks connect to.
-        listen: where the task's own server listens. TensorFlow's binds every network interface, so only the port of it
-            counts.
+        dial: the address that other tasks connect to.
+        listen: the address at which the task's own server listens. TensorFlow's server binds every network interface,
+            so only the port matters.
 
     Example:
         >>> str(Endpoint.at("10.0.0.7:2222"))
@@ -33,28 +33,28 @@ class Endpoint:
 
     @classmethod
     def at(cls, address: str) -> "Endpoint":
-        """The endpoint of a task that is dialled where it listens."""
+        """Makes the endpoint of a task that others dial at the address where it listens."""
         return cls(dial=address, listen=address)
 
     def __str__(self) -> str:
-        """What messages show: the address that a reader can try."""
+        """Returns the dialled address, which a reader of a message can try."""
         return self.dial
 
     def is_dialled_at(self, address: str) -> bool:
-        """Whether `address` is where others dial it, under whatever name of this host."""
-        return canonical(self.dial) == canonical(address)
+        """Returns whether `address` is the dialled address, with localhost and 127.0.0.1 taken as equal."""
+        return canonicalize(self.dial) == canonicalize(address)
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Splits a checked "host:port"; the brackets of "[::1]:2222" are taken off."""
-    # From the right, because an IPv6 host has colons of its own.
+    """Splits a checked "host:port" into host and port, and removes the brackets of "[::1]:2222"."""
+    # From the right, because an IPv6 host contains colons.
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
-def canonical(address: str) -> str:
-    """One spelling of an address: localhost:2222 and 127.0.0.1:2222 are one port, and two servers there would clash."""
-    # Names of hosts know no case. Other names for one host are not resolved: that could wait for a name server.
+def canonicalize(address: str) -> str:
+    """Returns one spelling for equal addresses: localhost:2222 becomes 127.0.0.1:2222, the same port."""
+    # Host names ignore case. Other names for one host are not resolved: that could wait for a name server.
     host, port = split_address(address.lower())
     return f"{'127.0.0.1' if host == 'localhost' else host}:{port}"
 
@@ -63,7 +63,7 @@ def check_addresses(key: str, addresses: object) -> None:
     """Checks that `addresses` is a list of "host:port" strings.
 
     Raises:
-        ConfigError: it is not; the message names the key and the element.
+        ConfigError: it is not one; the message names the key and the element.
     """
     if not isinstance(addresses, (list, tuple)):
         raise ConfigError(f'`{key}` must be a list of "host:port" strings. Received: {addresses!r}.')
@@ -75,11 +75,11 @@ def check_address(key: str, address: object) -> None:
     """Checks that `address` is a "host:port".
 
     Raises:
-        ConfigError: it is not; the message names the key.
+        ConfigError: it is not one; the message names the key.
     """
     if not isinstance(address, str):
         raise ConfigError(f'`{key}` must be a string "host:port". Received: {address!r}.')
-    # "http://a:1" and "a:1/b" fail here, and so do a missing host, a missing port and spaces.
+    # This also rejects "http://a:1", "a:1/b", spaces, and a missing host or port.
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise ConfigError(

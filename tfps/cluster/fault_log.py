@@ -1,10 +1,10 @@
-"""The file that gets what TensorFlow says about a failure, which is too long for a terminal.
+"""The log file for TensorFlow's full error messages, which are too long for a terminal.
 
-A graph that fails on a worker comes back as a text of hundreds of lines: the stack of every operation, once for each
-server the error passed. An error of ours says what happened and names this file; the text is for whoever has to look
-deeper, and for bug reports.
+The error of a graph that fails on a worker has hundreds of lines: the stack of every operation, once for each server
+that the error passed. Our own error says in a line what happened and names this file. The full text is for debugging
+and for bug reports.
 
-Ownership: one file a process, made at the first failure, in the directory for temporary files; nobody removes it.
+Ownership: one file per process, created at the first failure in the directory for temporary files; nobody removes it.
 Threading: any thread; a lock guards the file. Cost: nothing until something fails.
 """
 
@@ -15,20 +15,21 @@ import threading
 import traceback
 
 _MOST_BYTES = 10 << 20
-"""A program may catch an error and go on, again and again: what comes after this many bytes is not written."""
+"""Limit of the file: a program may catch the same error again and again. Later errors are not written."""
 
-_LOCK = threading.Lock()  # guards the file and the line below
+# Guards the file and `_PATHS`.
+_LOCK = threading.Lock()
 _PATHS: dict[int, str] = {}
-"""The file of each process, by its id: a fork has one of its own."""
+"""The file of each process by process id, so that a fork gets another file than its parent."""
 
 
 def record(error: BaseException) -> str | None:
-    """Appends an error with its traceback, as Python would print it.
+    """Appends an error and its traceback to the log file, as Python would print them.
 
     Returns:
-        The path of the file; None if it cannot be written.
+        The path of the file, or None if it cannot be written.
     """
-    # Outside the lock: a text of many megabytes takes a while, and other workers' threads may fail at the same time.
+    # Formatted outside the lock: a long text takes a while, and the threads of other workers may fail meanwhile.
     text = "".join(traceback.format_exception(error))
     now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
     try:
@@ -39,12 +40,13 @@ def record(error: BaseException) -> str | None:
                     log.write(f"--- {now}\n{text}\n")
             return path
     except OSError:
-        return None  # a full disk must not hide the error that is being told
+        # A full disk must not hide the error that is being reported.
+        return None
 
 
 def _path() -> str:
     process = os.getpid()
-    # `mkstemp` makes it readable for its owner alone: a traceback may quote the user's data.
+    # `mkstemp` makes the file readable for its owner alone: a traceback may quote the user's data.
     if process not in _PATHS:
         descriptor, _PATHS[process] = tempfile.mkstemp(prefix=f"tfps-faults-{process}-", suffix=".log")
         os.close(descriptor)

@@ -1,10 +1,10 @@
-"""TensorFlow's errors translated into ours. The one place that tells its failures apart by their text.
+"""Translates TensorFlow's errors into ours. The only module that tells failures apart by their text.
 
-An error of ours is short and says what happened last; the text of TensorFlow goes to the file of `fault_log`, which the
-message names. So ours are raised `from None`: the original stays in `__context__`, for a debugger.
+Our error is short and ends with what happened. TensorFlow's text goes to the file of `fault_log`, which the message
+names. Our errors are raised `from None`; the original stays in `__context__` for a debugger.
 
-Threading: any thread. Cost: microseconds, but `translate` may wait up to a second for the news of a death, and writes
-to the log file. It asks a `LocalCluster` which of its processes live.
+Threading: any thread. Cost: microseconds, but `translate` writes to the log file, and it may wait up to a second for a
+`LocalCluster` to report which process died.
 """
 
 import contextlib
@@ -29,12 +29,13 @@ _UNREACHABLE = re.compile(
 _RESTARTED = re.compile(r"unable to find a context_id|session handle is not found", re.IGNORECASE)
 _NO_OP = re.compile(r"Op type not registered '(?P<op>\w+)'")
 _NO_PORT = re.compile(r"could not start grpc server", re.IGNORECASE)
-_NEWS_S = 1.0
+# A connection breaks a little before the zygote reports that the process at its other end died.
+_DEATH_REPORT_S = 1.0
 
 
 @contextlib.contextmanager
-def translated(cluster: Cluster) -> Iterator[None]:
-    """Runs a block and raises the failures of the cluster, and ids out of range, as ours.
+def translate_errors(cluster: Cluster) -> Iterator[None]:
+    """Runs a block and raises cluster failures and ids out of range as our errors.
 
     Args:
         cluster: as for `translate`.
@@ -46,24 +47,24 @@ def translated(cluster: Cluster) -> Iterator[None]:
 
 
 def raise_translated(error: BaseException, ours: BaseException) -> NoReturn:
-    """Raises what `translate` made of an error; call it where the error is being handled.
+    """Raises the result of `translate`. Call it inside the `except` block that caught `error`.
 
     Args:
-        error: what was caught.
-        ours: its translation; `error` itself where there is none.
+        error: the error that was caught.
+        ours: its translation, or `error` itself if it has none.
     """
     if ours is error:
         raise error
-    # Without its traceback: frames of the translation, or of a thread that ran the call, say nothing to the user.
+    # The traceback is dropped: its frames belong to the translation or to our own threads and do not help the user.
     raise ours.with_traceback(None) from None
 
 
 def translate(error: Exception, cluster: Cluster) -> Exception:
-    """The error of ours that says what happened, or `error` itself if it is none of the cluster's or of a lookup's.
+    """Returns our error for a failure of the cluster or of a lookup, and any other `error` unchanged.
 
     Args:
-        error: what TensorFlow, or a closure of its coordinator, raised.
-        cluster: the cluster it ran on. For a `LocalCluster` a dead server is named with the tail of its log.
+        error: the error that TensorFlow, or a closure of its coordinator, raised.
+        cluster: the cluster it ran on. For a `LocalCluster` the message has the tail of a dead server's log.
     """
     if isinstance(error, TfpsError):
         return error
@@ -72,48 +73,50 @@ def translate(error: Exception, cluster: Cluster) -> Exception:
         return error
     if path := fault_log.record(error):
         text = str(ours)
-        # After the tail of a log the file gets a line of its own.
+        # A message that ends with the tail of a log gets the path on a new line.
         gap = "\n" if "\n" in text else " " if text.endswith(".") else ". "
         ours.args = (f"{text}{gap}TensorFlow's full message: {path}", *ours.args[1:])
     return ours
 
 
 def _translation(error: Exception, cluster: Cluster) -> TfpsError | None:
-    # A closure that was aborted, or whose inputs failed, carries the error that did it.
+    # The error of a closure that was aborted, or whose inputs failed, carries the error that caused it.
     error_text = str(getattr(error, "original_exception", None) or error)
-    # From the most telling to the least: a server without our ops may also close its connection.
+    # The most specific texts come first: a server without our ops may also close its connection.
     if missing := _NO_OP.search(error_text):
         return _library_error(missing["op"], error_text)
     if _NO_PORT.search(error_text):
         return ClusterError(f"The chief cannot listen on its port; another process may have it. {_first_line(error)}")
     if _RESTARTED.search(error_text):
-        return _lost(error_text, cluster, "was started again and has lost what it held")
-    if _UNREACHABLE.search(error_text) and _is_connectivity(error):
-        return _dead_task(cluster) or _lost(error_text, cluster, "cannot be reached")
-    return _id_out_of_range(error, error_text)
+        return _lost_task_error(error_text, cluster, "was started again and has lost what it held")
+    if _UNREACHABLE.search(error_text) and _is_connection_error(error):
+        return _find_dead_task(cluster) or _lost_task_error(error_text, cluster, "cannot be reached")
+    return _id_range_error(error, error_text)
 
 
-def _id_out_of_range(error: Exception, error_text: str) -> IdRangeError | None:
+def _id_range_error(error: Exception, error_text: str) -> IdRangeError | None:
     import tensorflow as tf
 
     from tfps.ops import id_range
 
-    of_tensorflow = isinstance(getattr(error, "original_exception", None) or error, tf.errors.InvalidArgumentError)
-    return id_range.find(error_text) if of_tensorflow else None
+    # Only an op raises this class; a user's own error may quote the same text.
+    from_op = isinstance(getattr(error, "original_exception", None) or error, tf.errors.InvalidArgumentError)
+    return id_range.find(error_text) if from_op else None
 
 
-def _is_connectivity(error: Exception) -> bool:
-    # A user's own error may quote such words: only TensorFlow's errors of these kinds are about connections.
+def _is_connection_error(error: Exception) -> bool:
+    # A user's own error may quote such words, so the class counts too.
     import tensorflow as tf
 
     kinds = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError, tf.errors.UnknownError)
     return isinstance(getattr(error, "original_exception", None) or error, kinds)
 
 
-def _dead_task(cluster: Cluster) -> TaskDiedError | None:
+def _find_dead_task(cluster: Cluster) -> TaskDiedError | None:
+    """Returns the error of an embedded cluster whose task died, after waiting for its report if necessary."""
     if not isinstance(cluster, LocalCluster) or not cluster.tasks:
         return None
-    deadline = time.monotonic() + _NEWS_S  # the connection breaks a little before the news of the death arrives
+    deadline = time.monotonic() + _DEATH_REPORT_S
     while time.monotonic() < deadline:
         try:
             cluster.check()
@@ -123,25 +126,25 @@ def _dead_task(cluster: Cluster) -> TaskDiedError | None:
     return None
 
 
-def _lost(text: str, cluster: Cluster, what: str) -> ClusterError:
-    spec = _spec_of(cluster)
+def _lost_task_error(text: str, cluster: Cluster, what: str) -> ClusterError:
+    spec = _get_spec(cluster)
     task = _task_to_blame(text, spec)
     tf_logging.quieten()
-    who = "A server" if task is None else _with_address(*task, spec)
-    return ClusterError(f"{who} {what}. TensorFlow says: {_reason(text)}", task)
+    who = "A server" if task is None else _format_task(*task, spec)
+    return ClusterError(f"{who} {what}. TensorFlow says: {_extract_reason(text)}", task)
 
 
-def _spec_of(cluster: Cluster) -> ClusterSpec | None:
-    """Where the tasks are; None where nobody knows, as of an embedded cluster that has stopped."""
+def _get_spec(cluster: Cluster) -> ClusterSpec | None:
+    """Returns the addresses of the tasks, or None if they are unknown, as for a stopped embedded cluster."""
     if isinstance(cluster, LocalCluster):
         return cluster.spec if cluster.tasks else None
     return cluster
 
 
 def _task_to_blame(text: str, spec: ClusterSpec | None) -> tuple[str, int] | None:
-    """The peer at the broken end of the connection, else the innermost target named."""
+    """Returns the task at the other end of the broken connection, else the first task that the text names."""
     # Example: worker 0 reports that ps 1 refuses its connection. The text names worker 0 as the remote target, and only
-    # the peer's address, "ipv4:10.0.0.5:2222", says who is to blame.
+    # the peer's address, "ipv4:10.0.0.5:2222", points to ps 1.
     if isinstance(spec, ClusterSpec):
         for peer in _PEER.finditer(text):
             if task := spec.task_at(peer["address"]):
@@ -149,7 +152,7 @@ def _task_to_blame(text: str, spec: ClusterSpec | None) -> tuple[str, int] | Non
     return devices.find_task(text)
 
 
-def _with_address(job: str, index: int, spec: ClusterSpec | None) -> str:
+def _format_task(job: str, index: int, spec: ClusterSpec | None) -> str:
     endpoints = () if spec is None else spec.endpoints(job)
     return f"{job} {index} at {endpoints[index]}" if index < len(endpoints) else f"{job} {index}"
 
@@ -163,7 +166,8 @@ def _library_error(op: str, text: str) -> LibraryError:
     )
 
 
-def _reason(text: str) -> str:
+def _extract_reason(text: str) -> str:
+    """Returns the one line of TensorFlow's text that says what failed."""
     found = _UNREACHABLE.search(text) or _RESTARTED.search(text)
     if found is None:
         return text.strip()

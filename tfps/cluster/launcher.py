@@ -1,8 +1,8 @@
 """Runs a program on a cluster of this machine, or as the one role that TF_CONFIG gives it.
 
-`run_local` is the life of a process: it installs signal handlers and must be called in the main thread. The program
-is the chief; parameter servers and workers serve without running it, since the workers of a single-client cluster run
-graphs, not the user's Python. Everything started ends with the call, and with this process if that is killed.
+`run_local` takes over its process: it installs signal handlers and must be called in the main thread. The program runs
+as the chief. Parameter servers and workers do not run it, because the workers of a single-client cluster run graphs,
+not the user's Python. All processes end when the call returns, and also when this process is killed.
 """
 
 import dataclasses
@@ -33,13 +33,13 @@ _FAILED = 1
 
 @dataclasses.dataclass(frozen=True)
 class LaunchPlan:
-    """What to run here.
+    """A program and the cluster of this machine to run it on.
 
     Args:
-        program: a Python file or a command, and its arguments.
+        program: a Python file or a command, then its arguments.
         num_ps: parameter servers, at least 1.
         num_workers: workers, at least 1.
-        log_dir: a directory for a log file a task, or None to keep none.
+        log_dir: a directory for the log files, one for each task; None to keep none.
 
     Raises:
         ConfigError: there is no such program, or a count is below 1.
@@ -51,7 +51,7 @@ class LaunchPlan:
     log_dir: str | None = None
 
     def __post_init__(self) -> None:
-        """Checks everything, before anything starts."""
+        """Checks the fields before any process starts."""
         for name in ("num_ps", "num_workers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1. Received: {getattr(self, name)}.")
@@ -67,10 +67,10 @@ class _Interrupted(BaseException):
 
 
 def program_command(program: Sequence[str]) -> list[str]:
-    """The command that runs a program: a .py file by this Python, anything else by itself.
+    """Returns the command that runs a program: this Python for a .py file, the program itself for anything else.
 
     Raises:
-        ConfigError: it is not given, or there is no such file or command.
+        ConfigError: no program is given, or there is no such file or command.
     """
     if not program:
         raise ConfigError("`program` must be given: the Python file, and its arguments. Received: none.")
@@ -84,7 +84,7 @@ def program_command(program: Sequence[str]) -> list[str]:
 
 
 def run_role(config: TaskConfig, program: Sequence[str]) -> None:
-    """Becomes the task of TF_CONFIG: the program if it is the chief, else a server. Does not return.
+    """Turns this process into the task of TF_CONFIG: the chief runs the program, others serve. Does not return.
 
     Raises:
         ConfigError: the task is the chief and there is no such program.
@@ -92,25 +92,25 @@ def run_role(config: TaskConfig, program: Sequence[str]) -> None:
     """
     if config.task_type != jobs.CHIEF:
         server.serve(config)
-    # In place of this process, so that signals, exit status and process id are the program's own.
+    # The program replaces this process, so that signals, exit status and process id are the program's own.
     command = program_command(program)
     os.execvp(command[0], command)
 
 
 def run_local(plan: LaunchPlan) -> int:
-    """Runs the program as the chief of a cluster of this machine, and ends the cluster with it.
+    """Runs the program as the chief of a new cluster on this machine, and ends the cluster with the program.
 
     Returns:
         The program's exit status (128 + n if signal n ended it); 1 if a server failed; 128 + n if signal n stopped
         this process.
 
     Raises:
-        ConfigError: TFPS_START_TIMEOUT_S is no number of seconds; nothing was started.
+        ConfigError: TFPS_START_TIMEOUT_S is not a number of seconds; nothing was started.
     """
     timeout_s = env.start_timeout_s()
     terminal = Terminal()
     log_dir = _make_log_dir(plan.log_dir)
-    # The program learns its cluster as in production, by TF_CONFIG: nothing in it depends on the launcher.
+    # As in production, the program learns its cluster from TF_CONFIG: nothing in it depends on the launcher.
     config = TaskConfig(_reserve_cluster(plan), jobs.CHIEF, 0)
     group = ServerGroup(_make_orders(config.cluster, log_dir), log_dir, temporary=plan.log_dir is None)
     chief = None
@@ -127,7 +127,7 @@ def run_local(plan: LaunchPlan) -> int:
     except _Interrupted as interruption:
         return _interrupt(chief, interruption.number)
     finally:
-        # A second Ctrl-C must not interrupt the end, which would leave processes behind.
+        # A second Ctrl-C must not interrupt the cleanup: that would leave processes behind.
         _ignore_signals(handlers)
         _end(chief, group, terminal)
         _restore(handlers)
@@ -141,7 +141,7 @@ def _make_log_dir(log_dir: str | None) -> str:
 
 
 def _reserve_cluster(plan: LaunchPlan) -> ClusterSpec:
-    # Chosen now, so that the program and the servers can import TensorFlow at the same time.
+    # The ports are chosen here, so that the program and the servers can import TensorFlow at the same time.
     ps, worker = ([Endpoint.at(reserve_address()) for _ in range(count)] for count in (plan.num_ps, plan.num_workers))
     return ClusterSpec(worker=tuple(worker), ps=tuple(ps), chief=(Endpoint.at(reserve_address()),))
 
@@ -160,14 +160,15 @@ def _show(group: ServerGroup, terminal: Terminal) -> None:
 
 
 def _supervise(chief: ChiefProcess, group: ServerGroup, timeout_s: float) -> int:
-    """Waits for the program to end, and watches the servers meanwhile."""
-    # Polled in turn: a dead server leaves the program waiting for minutes, so its end must be seen while it runs.
+    """Waits for the program to end and watches the servers meanwhile."""
+    # The program may wait minutes for a dead server, so the servers are polled while it runs.
     while (status := chief.wait(_POLL_S)) is None:
         _check(group)
         group.check_in_time(timeout_s)
     try:
         _check(group)
-    except TaskDiedError as error:  # most likely why the program failed
+    except TaskDiedError as error:
+        # This is most likely why the program failed.
         logs.say(f"error: {error}")
         return status or _FAILED
     if status:
@@ -176,18 +177,18 @@ def _supervise(chief: ChiefProcess, group: ServerGroup, timeout_s: float) -> int
 
 
 def _check(group: ServerGroup) -> None:
-    """Raises `TaskDiedError` if a server is dead without which the program cannot go on."""
+    """Raises `TaskDiedError` if a server has died that the program cannot continue without."""
     try:
         group.check()
     except TaskDiedError as died:
         if died.task is None or not group.may_remove_task(*died.task):
             raise
         group.remove_task(*died.task)
-        logs.say(f"the other workers go on: {died}")
+        logs.say(f"the other workers continue: {died}")
 
 
 def _interrupt(chief: ChiefProcess | None, number: int) -> int:
-    """Passes the signal on and gives the program a while to end; a second signal ends the wait."""
+    """Forwards the signal to the program and gives it a while to end; a second signal ends the wait."""
     try:
         if chief is not None:
             chief.interrupt(number)

@@ -1,8 +1,8 @@
 """The embedded cluster: parameter servers and workers as processes of this machine.
 
 Threading: every method may be called from any thread. Ownership: the servers end when `stop` is called or when this
-process ends, whatever ends it. Cost: `start` takes about one import of TensorFlow, done in a process beside this one,
-so `launch` first and do other work meanwhile.
+process ends for any reason. Cost: `start` takes about as long as an import of TensorFlow, which runs in another
+process, so call `launch` first and do other work meanwhile.
 """
 
 import dataclasses
@@ -33,27 +33,27 @@ class _Settings:
     log_dir: str | None
 
     def threads(self, job: str) -> int:
-        """Compute threads a server: the cores are divided, so that servers do not fight over them."""
+        """Returns the compute threads of each server; by default the servers of a job share the cores evenly."""
         chosen = self.ps_threads if job == jobs.PS else self.worker_threads
         return chosen or cores_each(self.count(job))
 
     def count(self, job: str) -> int:
-        """Tasks of a job."""
+        """Returns the number of tasks of a job."""
         return self.num_ps if job == jobs.PS else self.num_workers
 
 
-def _checked_threads(name: str, value: object) -> int | None:
+def _check_threads(name: str, value: object) -> int | None:
     return None if value is None else check_integer(name, value, at_least=1, valid="None for the default")
 
 
-def _checked_seconds(name: str, value: object) -> float | None:
+def _check_seconds(name: str, value: object) -> float | None:
     return None if value is None else check_number(name, value, above=0, valid="None for the default")
 
 
-def _checked_directory(name: str, value: object) -> str | None:
+def _check_directory(name: str, value: object) -> str | None:
     if value is None:
         return None
-    # pathlib.Path and the like come out as strings: they are sent to the zygote as JSON.
+    # A pathlib.Path becomes a string, because the zygote receives it as JSON.
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     return check_string(name, path, valid="the path of a directory, or None for a temporary one")
 
@@ -61,15 +61,16 @@ def _checked_directory(name: str, value: object) -> str | None:
 class LocalCluster:
     """Parameter servers and workers as processes of this machine.
 
-    Made, it only holds its settings; `start` (which a strategy calls) starts the processes.
+    The constructor starts nothing; `start`, which a strategy calls, starts the processes.
 
     Args:
         num_ps: parameter servers, at least 1.
         num_workers: workers, at least 1.
-        start_timeout_s: seconds the servers may take to come up; by default TFPS_START_TIMEOUT_S, else 60.
+        start_timeout_s: seconds the servers may take to start; by default TFPS_START_TIMEOUT_S, else 60.
         ps_threads: compute threads of a parameter server; by default the cores divided by `num_ps`.
         worker_threads: compute threads of a worker; by default the cores divided by `num_workers`.
-        log_dir: a directory for a log file a task; by default a temporary one that goes when the cluster ends well.
+        log_dir: a directory for the log files, one for each task. The default is a temporary directory, which is
+            removed when the cluster stops unless a server died.
 
     Raises:
         ConfigError: an argument breaks its rule; nothing was started.
@@ -85,17 +86,18 @@ class LocalCluster:
         worker_threads: int | None = None,
         log_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        # A variable that breaks its rule is refused now, before processes are started.
+        # Checks TFPS_START_TIMEOUT_S now, before any process has started.
         env.start_timeout_s()
         self._settings = _Settings(
             num_ps=check_integer("num_ps", num_ps, at_least=1),
             num_workers=check_integer("num_workers", num_workers, at_least=1),
-            start_timeout_s=_checked_seconds("start_timeout_s", start_timeout_s),
-            ps_threads=_checked_threads("ps_threads", ps_threads),
-            worker_threads=_checked_threads("worker_threads", worker_threads),
-            log_dir=_checked_directory("log_dir", log_dir),
+            start_timeout_s=_check_seconds("start_timeout_s", start_timeout_s),
+            ps_threads=_check_threads("ps_threads", ps_threads),
+            worker_threads=_check_threads("worker_threads", worker_threads),
+            log_dir=_check_directory("log_dir", log_dir),
         )
-        self._lock = threading.RLock()  # guards the three below
+        # Guards the three fields below.
+        self._lock = threading.RLock()
         self._stops = 0
         self._group: ServerGroup | None = None
         self._spec: ClusterSpec | None = None
@@ -112,12 +114,12 @@ class LocalCluster:
 
     @property
     def stops(self) -> int:
-        """How often it was stopped: whoever uses what its servers hold sees by it that they are no more."""
+        """How often the cluster was stopped. A connection compares it to see that its servers are gone."""
         return self._stops
 
     @property
     def spec(self) -> ClusterSpec:
-        """Where the servers listen. There is no chief in it: the chief's own port is picked when it connects.
+        """The addresses of the servers. It has no chief, whose port is picked when it connects.
 
         Raises:
             ClusterError: the cluster is not started.
@@ -128,15 +130,15 @@ class LocalCluster:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The servers that are up, parameter servers first, each with its pid, address and log path."""
+        """The running servers, parameter servers first, each with its pid, address and log path."""
         return self._group.tasks if self._group else ()
 
     def launch(self) -> None:
-        """Begins to start the servers and returns at once; `start` waits for them."""
+        """Starts the servers and returns at once; `start` waits until they listen."""
         with self._lock:
             if self._group is None:
                 group = self._make_group()
-                # The group is kept only once it runs: a launch that failed half way is stopped and forgotten.
+                # The group is stored only after the launch, so that one that failed half way can be tried again.
                 try:
                     group.launch()
                 except BaseException:
@@ -145,11 +147,11 @@ class LocalCluster:
                 self._group = group
 
     def start(self) -> None:
-        """Starts the servers and waits until they listen. Does nothing if they do.
+        """Starts the servers and waits until they listen. Does nothing if they already listen.
 
         Raises:
-            ClusterTimeoutError: one did not come up in time; it is named, and the others were stopped.
-            TaskDiedError: one ended instead.
+            ClusterTimeoutError: a server did not start in time; the message names it, and the others were stopped.
+            TaskDiedError: a server ended instead.
         """
         with self._lock:
             if self._spec is not None:
@@ -160,26 +162,26 @@ class LocalCluster:
             group = require_running(self._group, "start")
             try:
                 group.wait(timeout_s)
-                self._spec = _spec_of(group.tasks)
+                self._spec = _make_spec(group.tasks)
             except BaseException:
-                # Also after a Ctrl-C: what this call started must not stay.
+                # Processes that this call started must not survive it, even after a Ctrl-C.
                 group.stop()
                 self._group = None
                 raise
 
     def check(self) -> None:
-        """Raises `TaskDiedError`, naming the task, with the tail of its log, if one has ended."""
+        """Raises `TaskDiedError` if a server has ended; the message has the server's name and the tail of its log."""
         require_running(self._group, "check").check()
 
     def remove_task(self, job: str, index: int) -> None:
-        """`check` passes over the end of this server from now on."""
+        """Makes `check` ignore the end of this server from now on."""
         require_running(self._group, "remove_task").remove_task(job, index)
 
     def stop(self) -> None:
-        """Ends the servers; a later `start` begins anew. Does nothing if there are none."""
+        """Ends the servers. Does nothing if there are none; a later `start` starts new ones."""
         with self._lock:
             if self._group is not None:
-                # In a fork of this process nothing is told to the servers: they belong to the parent.
+                # A fork of this process must leave the servers alone: they belong to the parent.
                 if self._spec is not None and self._group.running:
                     disconnect(self._spec)
                 self._group.stop()
@@ -201,9 +203,8 @@ class LocalCluster:
         chosen = self._settings.log_dir
         if chosen is not None:
             os.makedirs(chosen, exist_ok=True)
-        # Made here, as the path has to be known before the servers are.
         log_dir = chosen or tempfile.mkdtemp(prefix="tfps-")
-        # Port 0: the system picks one, and the server reports it. So no port is reserved that another may take.
+        # With port 0 the system picks a free port when the server binds it, so nobody can take it in between.
         orders = [
             TaskOrder(job, index, f"{LOOPBACK}:0", log_path(log_dir, job, index), self._settings.threads(job))
             for job in (jobs.PS, jobs.WORKER)
@@ -212,6 +213,6 @@ class LocalCluster:
         return ServerGroup(orders, log_dir, temporary=chosen is None)
 
 
-def _spec_of(tasks: tuple[Task, ...]) -> ClusterSpec:
+def _make_spec(tasks: tuple[Task, ...]) -> ClusterSpec:
     servers, workers = ([t.endpoint for t in tasks if t.order.job == job] for job in (jobs.PS, jobs.WORKER))
     return ClusterSpec(worker=tuple(workers), ps=tuple(servers))

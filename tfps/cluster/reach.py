@@ -1,6 +1,6 @@
-"""Whether tasks answer: a plain TCP connect to their ports, before TensorFlow (which waits without a limit) tries.
+"""Tests whether tasks answer, by a plain TCP connect, before TensorFlow connects and waits without a limit.
 
-Threading: pure functions, any thread; they block up to the limit they are given. Cost: one connect a task and try.
+Threading: any thread; the functions block up to their time limit. Cost: one connect per task and attempt.
 """
 
 import socket
@@ -13,7 +13,7 @@ from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ClusterTimeoutError
 
 CONNECT_S = 2.0
-"""Limit of one try to connect."""
+"""Seconds that one attempt to connect may take."""
 _RETRY_S = 0.2
 _REPORT_S = 10.0
 
@@ -22,44 +22,44 @@ def wait_for_servers(spec: ClusterSpec, timeout_s: float | None = None) -> None:
     """Waits until every parameter server and worker of the cluster accepts connections.
 
     Args:
-        spec: where they are.
+        spec: the addresses of the servers.
         timeout_s: the limit; by default TFPS_JOIN_TIMEOUT_S, else 120.
 
     Raises:
-        ClusterTimeoutError: naming each server that did not answer, its address and why.
+        ClusterTimeoutError: a server did not answer. The message names each such server, its address and the reason.
     """
     timeout_s = timeout_s or env.join_timeout_s()
     started = time.monotonic()
     next_report_s = _REPORT_S
-    missing = unreachable(spec)
-    # Tasks come up in any order, so a refused connection is no failure until the limit has passed.
+    missing = find_unreachable(spec)
+    # Tasks start in any order, so a refused connection is no failure until the limit has passed.
     while missing:
         waited_s = time.monotonic() - started
         if waited_s > timeout_s:
             raise ClusterTimeoutError(
-                f"No answer within {timeout_s:g} s (TFPS_JOIN_TIMEOUT_S) from {_list(missing)}. Every parameter "
-                "server and worker must be running, with the same `cluster` in its TF_CONFIG."
+                f"No answer within {timeout_s:g} s (TFPS_JOIN_TIMEOUT_S) from {_format_missing(missing)}. Every "
+                "parameter server and worker must be running, with the same `cluster` in its TF_CONFIG."
             )
         if waited_s > next_report_s:
-            logs.say(f"the chief waits for {_list(missing)} ({waited_s:.0f} of {timeout_s:g} s)")
+            logs.say(f"the chief waits for {_format_missing(missing)} ({waited_s:.0f} of {timeout_s:g} s)")
             next_report_s += _REPORT_S
         time.sleep(_RETRY_S)
-        missing = unreachable(spec, only=missing)
+        missing = find_unreachable(spec, only=missing)
 
 
-def unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> dict[str, str]:
-    """The servers that accept no connection now: {"worker 1 at 10.0.0.5:2222": "Connection refused"}.
+def find_unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> dict[str, str]:
+    """Returns the servers that accept no connection now: {"worker 1 at 10.0.0.5:2222": "Connection refused"}.
 
     Args:
-        spec: where the servers are.
-        only: try no others than these keys of an earlier answer.
+        spec: the addresses of the servers.
+        only: an earlier result; only its servers are tried again.
     """
     missing = {}
     for job, index, endpoint in spec.servers():
         key = f"{job} {index} at {endpoint}"
         if only is not None and key not in only:
             continue
-        # The address that others dial: a server may well listen while a service in front of it is not there yet.
+        # Not the address it listens at: the server may listen while the service in front of it is not ready yet.
         try:
             connect(endpoint.dial).close()
         except OSError as error:
@@ -67,10 +67,35 @@ def unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> dict[s
     return missing
 
 
+def find_hung(spec: ClusterSpec, timeout_s: float = CONNECT_S) -> list[str]:
+    """Finds servers that accept a connection and then say nothing: stopped processes, or deadlocked ones.
+
+    The kernel accepts connections for a process that is stopped. But a gRPC server speaks first, within milliseconds.
+
+    Args:
+        spec: the addresses of the servers.
+        timeout_s: seconds to wait for each of them.
+
+    Returns:
+        Their names, "worker 1". A server that refuses the connection is dead, not hung: calls to it fail at once.
+    """
+    hung = []
+    for job, index, endpoint in spec.servers():
+        try:
+            with connect(endpoint.dial, timeout_s) as connection:
+                connection.settimeout(timeout_s)
+                connection.recv(1)
+        except TimeoutError:
+            hung.append(f"{job} {index}")
+        except OSError:
+            continue
+    return hung
+
+
 def connect(address: str, timeout_s: float = CONNECT_S) -> socket.socket:
-    """A TCP connection to "host:port"; `OSError` if there is none within the limit."""
+    """Opens a TCP connection to "host:port"; raises `OSError` if there is none within the limit."""
     return socket.create_connection(split_address(address), timeout=timeout_s)
 
 
-def _list(missing: dict[str, str]) -> str:
+def _format_missing(missing: dict[str, str]) -> str:
     return ", ".join(f"{task} ({reason})" for task, reason in missing.items())

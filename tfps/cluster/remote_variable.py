@@ -1,4 +1,4 @@
-"""`RemoteVariable`: a variable on another task, which ends with the connection that it was made under."""
+"""`RemoteVariable`: a variable on another task, which ends with the connection that it belongs to."""
 
 from collections.abc import Callable
 
@@ -6,23 +6,23 @@ import tensorflow as tf
 from tensorflow.python.ops import resource_variable_ops  # the class tf.Variable makes is not public
 
 from tfps.cluster import connection, devices
-from tfps.cluster.faults import translated
+from tfps.cluster.faults import translate_errors
 from tfps.types import Shape
 
 
 class RemoteVariable(resource_variable_ops.ResourceVariable):
-    """A resource variable that says so, in one line, if its cluster has ended.
+    """A resource variable that raises a one-line error if its cluster has ended.
 
-    Threading: as any `tf.Variable`. Ownership: the task frees the value when this object is collected, or when the
+    Threading: as for any `tf.Variable`. Ownership: the task frees the value when this object is collected, or when the
     connection ends.
 
     Args:
-        initial_value: a tensor, or a function of no argument, run on the device of the variable.
-        name: of the variable.
-        dtype: its type.
-        shape: its shape.
-        trainable: whether tapes watch it.
-        device: where it lives, for example "/job:ps/task:1/device:CPU:0".
+        initial_value: a tensor, or a function without arguments that runs on the variable's device.
+        name: the variable's name.
+        dtype: the type of its elements.
+        shape: the static shape.
+        trainable: whether tapes watch the variable.
+        device: the device that holds it, for example "/job:ps/task:1/device:CPU:0".
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class RemoteVariable(resource_variable_ops.ResourceVariable):
         trainable: bool,
         device: str,
     ) -> None:
-        # The chief stays where it is whatever cluster it is connected to; what a server holds goes with that.
+        # A variable on the chief survives a change of the cluster; a variable on a server ends with it.
         self._connection = None if device == devices.CHIEF else connection.current()
         with tf.device(device):
             super().__init__(initial_value, trainable=trainable, name=name, dtype=dtype, shape=shape)
@@ -44,27 +44,27 @@ class RemoteVariable(resource_variable_ops.ResourceVariable):
 
     @property
     def handle(self) -> tf.Tensor:
-        """The resource."""
+        """The resource handle, checked."""
         return self.home_handle
 
     @property
     def home_handle(self) -> tf.Tensor:
-        """The resource on the server or the chief, wherever it is asked for.
+        """The resource handle on the server or the chief, in every context.
 
         Raises:
-            ClusterError: the strategy that it was made under has ended.
+            ClusterError: the variable's strategy has ended.
         """
         if self._connection is not None:
             self._connection.check()
         return self._handle
 
     def release(self) -> None:
-        """Lets go of the resource, as the strategy that it was made under ends."""
+        """Drops the handle because the variable's strategy ends."""
         self._handle = None
 
     def _read_variable_op(self, no_copy: bool = False) -> tf.Tensor:
-        # In a graph nothing is read yet; whoever runs it translates its errors.
+        # A graph reads nothing while it is traced; the code that runs it translates its errors.
         if self._connection is None or not tf.executing_eagerly():
             return super()._read_variable_op(no_copy)
-        with translated(self._connection.cluster):
+        with translate_errors(self._connection.cluster):
             return super()._read_variable_op(no_copy)

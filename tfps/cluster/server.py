@@ -1,7 +1,7 @@
-"""A parameter server or worker of a TF_CONFIG cluster: the whole life of its process.
+"""Runs a parameter server or worker of a TF_CONFIG cluster, from the start of its process to the end.
 
-`serve` owns the process from its call on: it starts the server, waits for the chief to come and to be done, and ends
-the process. Call it from the main thread. TensorFlow's server does its work in threads of its own.
+`serve` takes over the process: it starts the server, waits for the chief to start and then to finish, and ends the
+process. Call it from the main thread. TensorFlow's server works in its own threads.
 """
 
 import sys
@@ -19,20 +19,20 @@ _INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 def serve(config: TaskConfig) -> NoReturn:
     """Runs one parameter server or worker until the chief is done, then ends the process.
 
-    Exit status: 0 after the chief came and ended; 1, with a message that says why, if the server cannot start or the
-    chief did not come within TFPS_JOIN_TIMEOUT_S; 130 after a Ctrl-C.
+    Exit status: 0 after the chief has ended; 1, with a message, if the server cannot start or the chief does not start
+    within TFPS_JOIN_TIMEOUT_S; 130 after a Ctrl-C.
 
     Args:
-        config: this task; its type is "ps" or "worker".
+        config: this task, whose type is "ps" or "worker".
 
     Raises:
         ConfigError: the task is the chief, which runs the program instead.
-        SystemExit: always, otherwise.
+        SystemExit: in every other case.
     """
     if config.task_type == jobs.CHIEF:
         valid = " or ".join(map(repr, (jobs.PS, jobs.WORKER)))
         raise ConfigError(f"`config.task_type` must be {valid} to serve. Received: {config.task_type!r}.")
-    # The process is a server's and not the user's: it says what went wrong in a line and needs no traceback.
+    # None of the user's code runs in this process, so a line about the failure is enough and a traceback is noise.
     try:
         serve_until_done(config)
     except TfpsError as error:
@@ -45,17 +45,17 @@ def serve(config: TaskConfig) -> NoReturn:
 
 
 def serve_until_done(config: TaskConfig) -> None:
-    """Starts the server of `config`'s task and returns when the chief, having come, is gone.
+    """Starts the server of a task, waits for the chief to start, and returns when the chief has ended.
 
     Raises:
         ClusterError: the port cannot be bound.
-        ClusterTimeoutError: the chief did not come within TFPS_JOIN_TIMEOUT_S.
+        ClusterTimeoutError: the chief did not start within TFPS_JOIN_TIMEOUT_S.
     """
     (chief,) = config.cluster.endpoints(jobs.CHIEF)
     start_server(config.task_type, config.task_index, config.endpoint.listen)
     logs.say(f"{config.name} listens at {config.endpoint.listen} and waits for the chief at {chief}")
     chief_watch.wait_for_chief(config.name, chief.dial, env.join_timeout_s())
-    # From here the chief is watched, and not waited for: it may take days, and its end is the end of this process.
+    # This wait has no limit: training may take days.
     logs.say(f"{config.name} serves the chief at {chief}")
     chief_watch.wait_until_done(chief.dial, env.chief_grace_s())
     logs.say(f"{config.name} ends: the chief at {chief} is done")

@@ -1,12 +1,12 @@
-"""The servers of one cluster on this machine: start, watch, stop.
+"""Starts, watches and stops the servers of one cluster on this machine.
 
 Threading: every method may be called from any thread; one lock guards the state. Ownership: the group's processes
-belong to the process that called `launch` and end with it, whatever ends it; a fork of that process neither stops
-nor keeps them. The zygote that forks them serves the other clusters of the program too, and outlives the group.
-Cost: for the first cluster an import of TensorFlow in a process beside this one, then about 40 ms a server; `check`
-is one non-blocking read.
+belong to the process that called `launch` and end with it for any reason. A fork of that process neither stops them nor
+keeps them alive. The zygote that forks them also serves the program's other clusters and outlives the group.
+Cost: for the first cluster an import of TensorFlow in another process, then about 40 ms per server; `check` is one
+non-blocking read.
 
-States: new -> launched (`launch`) -> up (`wait`) -> stopped (`stop`, a failed `wait`); none is ever left backwards.
+States: new -> launched (`launch`) -> up (`wait`) -> stopped (`stop`, or a failed `wait`). There is no way back.
 """
 
 import contextlib
@@ -30,14 +30,14 @@ _POLL_S = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class TaskOrder:
-    """A server to start.
+    """The description of a server to start.
 
     Args:
         job: "ps" or "worker".
         index: position in the job, from 0.
-        listen: "host:port" to listen at; port 0 has the system pick one.
-        log_path: the file its output is appended to.
-        threads: compute threads of one op; 0 for one a core.
+        listen: the "host:port" to listen at; for port 0 the system picks a port.
+        log_path: the file that its output is appended to.
+        threads: compute threads of one op; 0 for one per core.
     """
 
     job: str
@@ -54,10 +54,10 @@ class TaskOrder:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A server that is up.
+    """A running server.
 
     Args:
-        order: what was asked for.
+        order: the order that it was started by.
         pid: its process id.
         endpoint: the address it is bound to, with the port that the system picked.
     """
@@ -78,50 +78,55 @@ class Task:
 
 
 class ServerGroup:
-    """The servers of `orders`, as processes of this machine.
+    """The servers of one cluster, as processes of this machine.
 
     Args:
-        orders: one a server.
+        orders: one order for each server.
         log_dir: an existing directory for the logs of the servers.
-        temporary: whether `log_dir` is removed when the group ends, unless a server of it died.
+        temporary: whether `log_dir` is removed when the group ends. It stays if a server died.
     """
 
     def __init__(self, orders: Sequence[TaskOrder], log_dir: str, temporary: bool) -> None:
         self._orders = {(order.job, order.index): order for order in orders}
         self._log_dir, self._temporary = log_dir, temporary
-        self._lock = threading.RLock()  # guards everything below
+        # Guards all fields below.
+        self._lock = threading.RLock()
         self._link: ZygoteLink | None = None
-        self._key = -1  # of this group, at the link
-        self._owner = 0  # process id
-        self._launched = 0.0  # time.monotonic()
+        # The group's key at the link.
+        self._key = -1
+        # The id of the process that launched the group.
+        self._owner = 0
+        # The moment of the launch, by `time.monotonic`.
+        self._launched_s = 0.0
         self._up: dict[tuple[str, int], Task] = {}
-        self._ended: dict[tuple[str, int], int] = {}  # exit status
+        # The exit status of each server that ended, in the order of their ends.
+        self._ended: dict[tuple[str, int], int] = {}
         self._removed: set[tuple[str, int]] = set()
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The servers that came up, in the order asked for."""
+        """The servers that have started, in the order of `orders`."""
         with self._lock:
             return tuple(self._up[key] for key in self._orders if key in self._up)
 
     @property
     def orders(self) -> tuple[TaskOrder, ...]:
-        """What was asked for."""
+        """The orders, as given to the constructor."""
         return tuple(self._orders.values())
 
     @property
     def running(self) -> bool:
-        """Whether `launch` was called, and `stop` was not, in this process."""
+        """Whether this process has launched the group and not stopped it."""
         with self._lock:
             return self._link is not None and self._owner == os.getpid()
 
     def launch(self) -> None:
-        """Starts the processes without waiting for them. Does nothing if they were started."""
+        """Starts the processes without waiting for them. Does nothing if they were started before."""
         with self._lock:
             if self._link is not None:
                 return
-            self._owner, self._launched = os.getpid(), time.monotonic()
-            # The log directory and the environment are of this moment; the zygote may be older.
+            self._owner, self._launched_s = os.getpid(), time.monotonic()
+            # The zygote may be older than this cluster, so it gets the environment as it is now.
             link = current_link()
             orders = [dataclasses.asdict(order) for order in self._orders.values()]
             self._key = link.start(orders, server_environment(), self._log_dir, self._temporary)
@@ -134,11 +139,11 @@ class ServerGroup:
             timeout_s: the limit, counted from `launch`.
 
         Raises:
-            ClusterTimeoutError: one is not up in time; the others are stopped.
-            TaskDiedError: one ended instead; the others are stopped.
+            ClusterTimeoutError: a server did not start in time; the others are stopped.
+            TaskDiedError: a server ended instead; the others are stopped.
         """
         try:
-            # `check` before the limit: a server that died is a better reason than one that is not up.
+            # `check` comes first: that a server died says more than that it did not start in time.
             while not self.is_up:
                 self._read_events(_POLL_S)
                 self.check()
@@ -147,44 +152,47 @@ class ServerGroup:
             link = self._link
             self.stop()
             if link is not None:
-                # The zygote may be what is wrong, and holds 250 MB. A later cluster starts another.
+                # The zygote itself may be broken, and it holds 250 MB. A later cluster starts another.
                 link.end_if_unused()
             raise
 
     @property
     def is_up(self) -> bool:
-        """Whether every server has come up (and maybe ended since)."""
+        """Whether every server has started, even if some have ended since."""
         with self._lock:
             return len(self._up) == len(self._orders)
 
     def check_in_time(self, timeout_s: float) -> None:
-        """Raises `ClusterTimeoutError` if a server is not up `timeout_s` after `launch`."""
-        if not self.is_up and time.monotonic() - self._launched > timeout_s:
+        """Raises `ClusterTimeoutError` if a server has not started `timeout_s` seconds after `launch`."""
+        if not self.is_up and time.monotonic() - self._launched_s > timeout_s:
             raise ClusterTimeoutError(self._describe_missing(timeout_s))
 
     def check(self) -> None:
-        """Raises `TaskDiedError` with the tail of its log if a server, or the process that forked them, is dead."""
+        """Raises `TaskDiedError`, with the tail of the log, if a server or the zygote that forked them has died."""
         with self._lock:
             self._read_events(0)
-            # The server that ended first is the one to blame: others may have ended because of it.
+            # The server that ended first is reported: others may have ended because of it.
             for key, status in self._ended.items():
                 if key not in self._removed:
                     tf_logging.quieten()
-                    raise self._death_of(self._orders[key], status)
+                    raise self._make_death_error(self._orders[key], status)
             if self._link is not None and self._link.closed:
                 tf_logging.quieten()
                 raise TaskDiedError(
-                    "The process that holds the servers of this machine ended, and they with it. The last lines of "
-                    f"its log {self._link.log_path}:\n{self._link.tail()}"
+                    "The process that forks the servers of this machine ended, and its servers ended with it. The last "
+                    f"lines of its log {self._link.log_path}:\n{self._link.tail()}"
                 )
 
     def remove_task(self, job: str, index: int) -> None:
-        """`check` passes over the end of this server from now on."""
+        """Makes `check` ignore the end of this server from now on."""
         with self._lock:
             self._removed.add((job, index))
 
     def may_remove_task(self, job: str, index: int) -> bool:
-        """Whether others can do its work: a worker's, once all servers have come up, while another worker lives."""
+        """Returns whether others can do the work of a task.
+
+        They can do a worker's work, once all servers have started and while another worker lives.
+        """
         with self._lock:
             others = [
                 key for key in self._up if key[0] == jobs.WORKER and key not in self._ended and key != (job, index)
@@ -192,17 +200,17 @@ class ServerGroup:
             return job == jobs.WORKER and self.is_up and bool(others)
 
     def stop(self) -> None:
-        """Kills every server and waits until they are gone. Does nothing in a fork, or if they were stopped."""
+        """Kills every server and waits until they are gone. Does nothing in a fork or if they were stopped before."""
         with self._lock:
             if not self.running:
                 return
-            # Cleared first: if the stop fails half way it is not tried again on a group that is unknown by then.
+            # Cleared first: after a stop that failed half way the zygote may no longer know the group.
             link, self._link = self._link, None
             assert link is not None
             if not link.stop(self._key, _STOP_S):
-                # The zygote hangs, so it has not reaped them: their ids are still theirs.
+                # The zygote hangs, so it has not reaped the servers, and no other process can have their ids.
                 self._kill_servers()
-            # The zygote removes them too; it does not where it was killed, or was still importing TensorFlow.
+            # The zygote removes the logs, too, except when it was killed or was still importing TensorFlow.
             if self._temporary and not self._ended:
                 shutil.rmtree(self._log_dir, ignore_errors=True)
 
@@ -216,7 +224,7 @@ class ServerGroup:
         with self._lock:
             if self._link is None or not self.running:
                 return
-            # Of this group only: the link keeps the events of the others for them.
+            # The link returns the events of this group and keeps those of the other groups.
             for event in self._link.events(self._key, timeout_s):
                 self._record(event)
 
@@ -232,13 +240,14 @@ class ServerGroup:
         names = ", ".join(order.name for order in missing)
         path = missing[0].log_path
         if self._link is not None and not os.path.exists(path):
-            path = self._link.log_path  # it was not forked yet
+            # The server has not been forked yet, so the zygote's log is the one to read.
+            path = self._link.log_path
         return (
             f"{names} did not come up within {timeout_s:g} s (TFPS_START_TIMEOUT_S); the others were stopped. The last "
             f"lines of its log {path}:\n{logs.tail(path)}"
         )
 
-    def _death_of(self, order: TaskOrder, status: int) -> TaskDiedError:
+    def _make_death_error(self, order: TaskOrder, status: int) -> TaskDiedError:
         task = self._up.get((order.job, order.index))
         process = f" (process {task.pid} at {task.endpoint})" if task else ""
         what = f"{order.name}{process} ended {logs.describe_status(status)}"
@@ -250,7 +259,12 @@ class ServerGroup:
 
 
 def require_running(group: ServerGroup | None, what: str) -> ServerGroup:
-    """The group, if it is there; `ClusterError` naming `what` was asked of a cluster that is not started."""
+    """Returns the group, or raises `ClusterError` if there is none.
+
+    Args:
+        group: the group of a cluster; None if the cluster is not started.
+        what: the method that needs the group, for the message.
+    """
     if group is None:
         raise ClusterError(f"`{what}` needs a started cluster: call `start()` first.")
     return group

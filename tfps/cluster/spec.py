@@ -1,6 +1,6 @@
-"""Where the tasks of a cluster are: jobs and their addresses, checked before anything starts.
+"""The addresses of a cluster's tasks, by job, checked before any task starts.
 
-A `ClusterSpec` is an immutable value: share it between threads freely. Making one checks it completely and costs
+A `ClusterSpec` is an immutable value: threads may share it freely. Its constructor checks everything within
 microseconds; nothing is resolved, bound or connected.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tfps import jobs
-from tfps.cluster.endpoints import Endpoint, canonical, check_addresses
+from tfps.cluster.endpoints import Endpoint, canonicalize, check_addresses
 from tfps.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ _SERVERS = (jobs.PS, jobs.WORKER)
 
 @dataclasses.dataclass(frozen=True)
 class ClusterSpec:
-    """The endpoint of every task, by job. A "host:port" may stand for an endpoint whose two sides are the same.
+    """The endpoint of every task, by job. A string "host:port" stands for an endpoint whose two sides are the same.
 
     Args:
-        worker: one endpoint a worker, at least one.
-        ps: one endpoint a parameter server, at least one.
-        chief: the chief's endpoint, or () where the chief picks a port by itself (the embedded cluster).
+        worker: one endpoint for each worker, at least one.
+        ps: one endpoint for each parameter server, at least one.
+        chief: the chief's endpoint, or () if the chief picks its own port, as with the embedded cluster.
 
     Raises:
         ConfigError: a job has too few or too many tasks, an address is no "host:port", or two tasks share one.
@@ -37,11 +37,11 @@ class ClusterSpec:
     chief: tuple[Endpoint | str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks the whole spec, so that no invalid one exists."""
+        """Checks the whole spec, so that no invalid spec can exist."""
         for job, limit in ((jobs.CHIEF, (0, 1)), (jobs.WORKER, (1, None)), (jobs.PS, (1, None))):
             # The check comes before the conversion, so that its message shows what the user wrote.
             given = getattr(self, job)
-            addresses = tuple(map(_dialled, given)) if isinstance(given, tuple | list) else given
+            addresses = tuple(map(_dial_address, given)) if isinstance(given, tuple | list) else given
             check_addresses(f"cluster.{job}", addresses)
             _check_count(job, addresses, *limit)
             endpoints = tuple(one if isinstance(one, Endpoint) else Endpoint.at(one) for one in given)
@@ -59,29 +59,29 @@ class ClusterSpec:
         return len(self.worker)
 
     def as_dict(self) -> dict[str, list[str]]:
-        """The spec as the `cluster` of a TF_CONFIG; a job with no task is left out."""
-        named = {job: [endpoint.dial for endpoint in self.endpoints(job)] for job in jobs.JOBS}
-        return {job: addresses for job, addresses in named.items() if addresses}
+        """Returns the spec as the `cluster` of a TF_CONFIG, without jobs that have no task."""
+        by_job = {job: [endpoint.dial for endpoint in self.endpoints(job)] for job in jobs.JOBS}
+        return {job: addresses for job, addresses in by_job.items() if addresses}
 
     def resolver_spec(self) -> "tf.train.ClusterSpec":
-        """The spec as the `tf.train.ClusterSpec` that a cluster resolver takes. Imports TensorFlow."""
+        """Returns the spec as a `tf.train.ClusterSpec`, which a cluster resolver takes. Imports TensorFlow."""
         import tensorflow as tf
 
         return tf.train.ClusterSpec(self.as_dict())
 
     def endpoints(self, job: str) -> tuple[Endpoint, ...]:
-        """The endpoint of each task of a job, in order."""
-        found: tuple[Endpoint, ...] = getattr(self, job)
-        return found
+        """Returns the endpoint of each task of a job, in order."""
+        result: tuple[Endpoint, ...] = getattr(self, job)
+        return result
 
     def servers(self) -> Iterator[tuple[str, int, Endpoint]]:
-        """Every (job, index, endpoint) that the chief connects to: first the ps, then the workers."""
+        """Yields (job, index, endpoint) for every task that the chief connects to, parameter servers first."""
         for job in _SERVERS:
             for index, endpoint in enumerate(self.endpoints(job)):
                 yield job, index, endpoint
 
     def task_at(self, address: str) -> tuple[str, int] | None:
-        """The job and index of the task that is dialled at this address, None if there is none."""
+        """Returns the job and index of the task that others dial at this address, or None."""
         for job, index, endpoint in self.servers():
             # TensorFlow's messages name the peer by the address that was dialled.
             if endpoint.is_dialled_at(address):
@@ -89,7 +89,7 @@ class ClusterSpec:
         return None
 
 
-def _dialled(endpoint: Endpoint | str) -> str:
+def _dial_address(endpoint: Endpoint | str) -> str:
     return endpoint.dial if isinstance(endpoint, Endpoint) else endpoint
 
 
@@ -104,14 +104,14 @@ def _check_count(job: str, addresses: tuple[str, ...], least: int, most: int | N
 
 
 def _check_distinct(spec: ClusterSpec) -> None:
-    # Only the dialled side must differ: two hosts may both listen at 0.0.0.0:2222.
+    # Only the dialled addresses must differ: two hosts may both listen at 0.0.0.0:2222.
     seen: dict[str, str] = {}
     for job in jobs.JOBS:
         for index, endpoint in enumerate(spec.endpoints(job)):
             key = f"cluster.{job}[{index}]"
-            first = seen.setdefault(canonical(endpoint.dial), key)
+            first = seen.setdefault(canonicalize(endpoint.dial), key)
             if first != key:
                 raise ConfigError(
-                    f"Every task must have an address of its own, but `{first}` and `{key}` are the same. "
+                    f"Every task must have its own address, but `{first}` and `{key}` are the same. "
                     f"Received: {endpoint.dial!r} for both."
                 )

@@ -1,7 +1,7 @@
-"""The output of many tasks on one terminal: every line with the name of its task.
+"""Shows the output of many tasks on one terminal, each line with the name of its task.
 
-Threading: each stream is read by a daemon thread of its own; lines are written whole, under one lock. Ownership: a
-`Terminal` closes what it reads. Cost: a wake-up a line, and for log files one every 0.1 s.
+Threading: a daemon thread reads each stream; lines are written whole, under one lock. Ownership: a `Terminal` closes
+the pipes and files it reads. Cost: one wake-up per line, and for log files one every 0.1 s.
 """
 
 import os
@@ -14,30 +14,32 @@ _DRAIN_S = 2.0
 
 
 class Terminal:
-    """Writes the lines of pipes and growing log files to this process's own output, prefixed."""
+    """Writes the lines of pipes and growing log files to this process's output, with a prefix."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # one line at a time
-        self._ended = threading.Event()  # no log file will grow any more
+        # Held while a line is written.
+        self._lock = threading.Lock()
+        # Set once the tasks have ended, so that no log file grows any more.
+        self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def read_pipe(self, name: str, pipe: BinaryIO, error: bool = False, copy_to: BinaryIO | None = None) -> None:
         """Shows the lines of a pipe until its end.
 
         Args:
-            name: the task: "chief 0".
-            pipe: read to its end, then closed.
+            name: the task's name, such as "chief 0".
+            pipe: a pipe, which is read to its end and then closed.
             error: whether to write to standard error.
-            copy_to: an unbuffered file that gets the lines as they came.
+            copy_to: an unbuffered file that also gets the lines, unchanged.
         """
         self._start(self._pump, name, pipe, error, copy_to)
 
     def follow_log(self, name: str, path: str) -> None:
-        """Shows, on standard error, the lines that a log file gets, until `close`."""
+        """Shows, on standard error, the lines that are appended to a log file, until `close`."""
         self._start(self._follow, name, path)
 
     def close(self) -> None:
-        """Shows what is left to read and stops reading. Call it when the tasks have ended."""
+        """Shows the remaining lines and stops reading. Call it when the tasks have ended."""
         self._ended.set()
         for thread in self._threads:
             thread.join(_DRAIN_S)
@@ -48,7 +50,7 @@ class Terminal:
         thread.start()
 
     def _pump(self, name: str, pipe: BinaryIO, error: bool, copy_to: BinaryIO | None) -> None:
-        # By line, so that the lines of two tasks never mix; what a task prints without a newline waits for its end.
+        # Reading whole lines keeps the lines of two tasks apart. Text without a newline appears once its line ends.
         with pipe:
             for line in iter(pipe.readline, b""):
                 self._write(name, line, error)
@@ -62,7 +64,8 @@ class Terminal:
         pending = b""
         with open(path, "rb") as log:
             while True:
-                ended = self._ended.is_set()  # read once more after it: nothing comes later
+                # Asked before the read: whatever was written before the end is read below.
+                ended = self._ended.is_set()
                 *lines, pending = (pending + log.read()).split(b"\n")
                 for line in lines:
                     self._write(name, line, True)
@@ -73,7 +76,7 @@ class Terminal:
             self._write(name, pending, True)
 
     def _write(self, name: str, line: bytes, error: bool) -> None:
-        # A task may print bytes of any encoding, and a terminal must not end the launcher over that.
+        # A task may print bytes in any encoding, and the launcher must not fail over that.
         text = line.decode(errors="replace").rstrip("\r\n")
         with self._lock:
             print(f"[{name}] {text}", file=sys.stderr if error else sys.stdout, flush=True)

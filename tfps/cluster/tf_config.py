@@ -1,10 +1,11 @@
-"""TF_CONFIG: which cluster this process belongs to, and which of its tasks it is.
+"""Parses TF_CONFIG, which says which cluster this process belongs to and which task of it the process is.
 
-Parsing checks everything before anything starts. Pure functions and immutable values: any thread, microseconds.
+Parsing checks everything before any task starts. Pure functions and immutable values: any thread, microseconds.
 """
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from tfps import env
@@ -16,16 +17,16 @@ from tfps.types import JSON
 
 _EVALUATOR_HINT = (
     "An evaluator must stay outside a parameter-server cluster, whose chief would wait for it for ever: start it as "
-    "a program of its own, without TF_CONFIG, that reads the checkpoints"
+    "a separate program, without TF_CONFIG, that reads the checkpoints"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """One task's view of the cluster.
+    """A cluster and one task of it.
 
     Args:
-        cluster: where every task is; it has a chief.
+        cluster: the addresses of all tasks, with a chief.
         task_type: "chief", "worker" or "ps".
         task_index: this task's position in `cluster`'s list for its type, from 0.
 
@@ -38,7 +39,7 @@ class TaskConfig:
     task_index: int
 
     def __post_init__(self) -> None:
-        """Checks that the task is one of the cluster's."""
+        """Checks that the cluster has this task."""
         if not self.cluster.endpoints(CHIEF):
             raise ConfigError(f"`cluster.chief` must list one address. Received: {self.cluster.as_dict()!r}.")
         _check_task_type(self.task_type)
@@ -51,17 +52,17 @@ class TaskConfig:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where this task listens, and where others dial it."""
+        """The address at which this task listens and the address at which others dial it."""
         return self.cluster.endpoints(self.task_type)[self.task_index]
 
     def to_json(self) -> str:
-        """The TF_CONFIG text that parses to this task."""
+        """Returns the TF_CONFIG text that parses to this task."""
         task = {"type": self.task_type, "index": self.task_index}
         return json.dumps({"cluster": self.cluster.as_dict(), "task": task})
 
 
 def from_environment() -> TaskConfig | None:
-    """The task this process is according to TF_CONFIG, None if that is unset.
+    """Returns the task of this process according to TF_CONFIG, or None if the variable is not set.
 
     Raises:
         ConfigError: TF_CONFIG is set and breaks a rule.
@@ -76,43 +77,43 @@ def parse_tf_config(text: str) -> TaskConfig:
     Keys that TensorFlow knows and a parameter-server cluster does not need ("environment") are ignored.
 
     Raises:
-        ConfigError: naming the key, what it holds and what is valid.
+        ConfigError: the text breaks a rule. The message names the key, what it holds and what is valid.
     """
-    # All errors of a parse get one prefix: the rules below are also used on a cluster that came from elsewhere.
+    # The prefix is added here, because the rules below are also used for clusters that do not come from TF_CONFIG.
     try:
-        config = _object("the whole text", _load(text))
+        config = _require_object("the whole text", _load_json(text))
         _check_rpc_layer(config.get("rpc_layer", "grpc"))
-        cluster = _parse_cluster(_object("cluster", _required(config, "cluster", "")))
-        task = _object("task", _required(config, "task", ""))
-        return TaskConfig(cluster, _required(task, "type", "task."), _required(task, "index", "task."))
+        cluster = _parse_cluster(_require_object("cluster", _require_key(config, "cluster", "")))
+        task = _require_object("task", _require_key(config, "task", ""))
+        return TaskConfig(cluster, _require_key(task, "type", "task."), _require_key(task, "index", "task."))
     except ConfigError as error:
         raise ConfigError(f"TF_CONFIG: {error}") from None
 
 
-def _load(text: str) -> JSON:
+def _load_json(text: str) -> JSON:
     try:
-        return json.loads(text, object_pairs_hook=_without_doubles)
+        return json.loads(text, object_pairs_hook=_reject_duplicates)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise ConfigError(f"it must be JSON, but {error.msg} at {where}. Received: {_short(text)}.") from None
+        raise ConfigError(f"it must be JSON, but {error.msg} at {where}. Received: {_shorten(text)}.") from None
 
 
-def _without_doubles(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-    # json keeps the last of two equal keys in silence: half of the workers would go missing.
+def _reject_duplicates(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    # json silently keeps the last of two equal keys: with two lists of workers, half of them would be missing.
     keys = [key for key, _ in pairs]
-    doubled = sorted({key for key in keys if keys.count(key) > 1})
-    if doubled:
-        raise ConfigError(f"every key must appear once in its object. Received: {doubled[0]!r} more than once.")
+    duplicates = sorted({key for key in keys if keys.count(key) > 1})
+    if duplicates:
+        raise ConfigError(f"every key must appear once in its object. Received: {duplicates[0]!r} more than once.")
     return dict(pairs)
 
 
-def _object(key: str, value: object) -> dict[str, Any]:
+def _require_object(key: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"`{key}` must be a JSON object. Received: {_short(value)}.")
+        raise ConfigError(f"`{key}` must be a JSON object. Received: {_shorten(value)}.")
     return value
 
 
-def _required(holder: dict[str, Any], key: str, path: str) -> Any:
+def _require_key(holder: Mapping[str, Any], key: str, path: str) -> Any:
     if key not in holder:
         valid = {"cluster": "the jobs and their addresses", "task": 'this process, {"type": "worker", "index": 0}'}
         what = valid.get(key, "one of chief, worker, ps" if key == "type" else "the task's position from 0")
@@ -132,7 +133,7 @@ def _parse_cluster(jobs: dict[str, Any]) -> ClusterSpec:
     for job in JOBS:
         check_addresses(f"cluster.{job}", jobs.get(job, []))
         if not jobs.get(job):
-            raise ConfigError(f"`cluster.{job}` must list at least one address. Received: {_short(jobs)}.")
+            raise ConfigError(f"`cluster.{job}` must list at least one address. Received: {_shorten(jobs)}.")
     return ClusterSpec(**{job: tuple(jobs[job]) for job in JOBS})
 
 
@@ -164,6 +165,7 @@ def _check_task_index(index: object, task_type: str, count: int) -> None:
         )
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
+    # A TF_CONFIG may list hundreds of hosts; the first 200 characters are enough to recognize it.
     text = repr(value)
     return text if len(text) <= 200 else text[:200] + "..."

@@ -1,9 +1,9 @@
-"""Ends what TensorFlow logs about a task that is gone, once an error or a warning of ours has named it.
+"""Silences TensorFlow's log about a dead task, once an error or a warning of ours has reported it.
 
-After a death TensorFlow's C++ logs four lines to standard error for every function that the chief traces or drops
-("Failed to register function remotely ..."), until the program ends: hundreds of lines that say nothing new. Only its
-logger itself can be made to leave them out; TensorFlow has no public way to ask it, so this calls the function of
-Abseil that sets the level. Where that cannot be found, the lines stay, and nothing else changes.
+After a death TensorFlow's C++ code logs four lines to standard error for every function that the chief traces or drops
+("Failed to register function remotely ..."), until the program ends: hundreds of lines without news. TensorFlow has no
+public way to set the level of its logger at run time, so this module calls the function of Abseil that does. If the
+function cannot be found, the lines stay and nothing else changes.
 
 Threading: any thread. Cost: a few milliseconds, at the first death.
 """
@@ -19,9 +19,9 @@ _NAMESPACE = re.compile(r"#define ABSL_OPTION_INLINE_NAMESPACE_NAME (\w+)")
 
 
 def quieten() -> None:
-    """Has TensorFlow's C++ log fatal errors alone from now on. Does nothing in a process without TensorFlow.
+    """Makes TensorFlow's C++ log only fatal errors from now on. Does nothing in a process without TensorFlow.
 
-    What fails still raises its Python error; what this leaves out are the repeated lines about it.
+    Operations that fail still raise their Python errors; only the repeated log lines disappear.
     """
     if "tensorflow" in sys.modules:
         _set_min_log_level(_FATAL)
@@ -29,7 +29,7 @@ def quieten() -> None:
 
 @functools.lru_cache(maxsize=1)
 def _set_min_log_level(level: int) -> bool:
-    """Calls `absl::SetMinLogLevel`; returns whether there is one."""
+    """Calls `absl::SetMinLogLevel`; returns whether the function was found."""
     import tensorflow as tf
 
     try:
@@ -37,11 +37,12 @@ def _set_min_log_level(level: int) -> bool:
         namespace = _NAMESPACE.search(options)
         if namespace is None:
             return False
-        # The C++ name in its binary form: each part with its length, "12lts_20250814".
+        # The mangled C++ name: each part follows its length, as in "12lts_20250814".
         name = namespace[1]
         symbol = f"_ZN4absl{len(name)}{name}14SetMinLogLevelENS0_18LogSeverityAtLeastE"
         library = next(Path(tf.sysconfig.get_lib()).glob("libtensorflow_framework.*"))
         ctypes.CDLL(str(library))[symbol](ctypes.c_int(level))
         return True
-    except (OSError, AttributeError, StopIteration):  # another build of TensorFlow: no header, library or function
+    # Another build of TensorFlow may lack the header, the library or the function.
+    except (OSError, AttributeError, StopIteration):
         return False

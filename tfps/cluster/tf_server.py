@@ -1,9 +1,9 @@
-"""One TensorFlow server in this process.
+"""Starts a TensorFlow server in this process.
 
-Ownership: the server runs in threads of TensorFlow's until the process ends; TensorFlow cannot stop one cleanly.
-Cost: about 10 ms once TensorFlow is imported. Start at most one a process.
+Ownership: the server runs in TensorFlow's threads until the process ends; TensorFlow cannot stop a server cleanly.
+Cost: about 10 ms once TensorFlow is imported. Start at most one server per process.
 
-TensorFlow binds every server to 0.0.0.0, whatever address the cluster names, and asks nobody who they are: whoever
+TensorFlow binds every server to 0.0.0.0, whatever address the cluster names, and authenticates nobody: anyone who
 reaches the port can run any op. Keep the ports of a cluster inside a trusted network.
 """
 
@@ -14,7 +14,7 @@ from tfps.errors import ClusterError
 
 
 def load_tensorflow() -> Any:
-    """Imports TensorFlow and the tfps ops that servers run, without starting a thread or a context of TensorFlow's."""
+    """Imports TensorFlow and the tfps ops that servers run, and starts neither a thread nor a context of TensorFlow."""
     import tensorflow as tf
 
     from tfps.ops import library
@@ -29,17 +29,17 @@ def start_server(job: str, index: int, listen: str, threads: int = 0) -> str:
     Args:
         job: "ps" or "worker".
         index: the task's position in its job.
-        listen: "host:port" to listen at; port 0 has the system pick one. The chief sends every server the whole cluster
-            when it connects, so other tasks need not be known here.
-        threads: compute threads of one op (intra-op); 0 for one a core.
+        listen: the "host:port" to listen at; for port 0 the system picks a port. The other tasks need not be known
+            here, because the chief sends every server the whole cluster when it connects.
+        threads: compute threads of one op (intra-op); 0 for one per core.
 
     Raises:
         ClusterError: the port cannot be bound.
     """
     tf = load_tensorflow()
-    # Of one op: two servers on a machine that both take all cores would fight over them.
+    # Two servers on one machine would compete for the cores if each op used all of them.
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads)
-    # Closures run on CPUs. TensorFlow would take the GPUs' memory, or log an error where there is no driver.
+    # Closures run on CPUs. Otherwise TensorFlow would take the GPUs' memory, or log an error if there is no driver.
     config.device_count["GPU"] = 0
     try:
         server = tf.distribute.Server({job: {index: listen}}, job, index, protocol="grpc", config=config)
@@ -49,7 +49,7 @@ def start_server(job: str, index: int, listen: str, threads: int = 0) -> str:
             f"TensorFlow says: {error.message}"
         ) from error
     bound: str = server.target.removeprefix("grpc://")
-    # The server's thread must not see its Python object die.
+    # The server's threads must not outlive its Python object.
     _servers.append(server)
     return bound
 

@@ -1,24 +1,24 @@
-"""The process that forks the servers of this machine: TensorFlow is imported once, not once a server.
+"""The process that forks the servers of this machine, so that TensorFlow is imported once and not for every server.
 
-One zygote serves every cluster that a program starts. It runs apart from the chief (own session, so that a Ctrl-C does
-not reach it), single-threaded, with no TensorFlow context of its own, which makes forking safe. Idle it wakes once a
-second, to see whether the chief still lives, and holds the memory of one import of TensorFlow.
+One zygote serves every cluster that a program starts. It has its own session, so that a Ctrl-C does not reach it. It
+has one thread and no TensorFlow context, which makes forking safe. An idle zygote wakes once a second to check that the
+chief still lives, and holds the memory of one import of TensorFlow.
 
-It speaks lines of JSON. Requests come on its standard input; a group is the servers of one cluster:
+Its protocol is lines of JSON. Requests arrive on standard input; a group is the servers of one cluster:
 
     {"start": 3, "tasks": [TaskOrder, ...], "environment": {...}, "directory": "/home/me", "log_dir": "/tmp/tfps-x",
      "temporary": true}
     {"stop": 3}
 
-Events leave on its standard output:
+Events go to standard output:
 
     {"event": "ready"}                                                    TensorFlow is imported
     {"event": "started", "group": 3, "job": "ps", "index": 0, "pid": 12, "address": "127.0.0.1:4711"}
     {"event": "ended", "group": 3, "job": "ps", "index": 0, "pid": 12, "status": -9}
-    {"event": "stopped", "group": 3}                                      every server of it is gone
+    {"event": "stopped", "group": 3}                                      every server of the group is gone
 
-It ends, and its servers with it (SIGKILL: a server has nothing to tidy), when its input ends, when the chief's
-process is gone, or when it is itself killed. So nothing outlives the chief, however that ends.
+The zygote ends when its input ends, when the chief's process is gone, or when it is killed, and its servers end with it
+(by SIGKILL, as a server has nothing to clean up). So no process outlives the chief, however the chief ends.
 """
 
 import contextlib
@@ -37,8 +37,13 @@ _POLL_S = 1.0
 
 
 def main(parent: int, log_dir: str) -> NoReturn:
-    """Serves requests until the chief (process `parent`) ends; removes `log_dir`, where its own log is, at the end."""
-    # What TensorFlow prints on standard output goes to the log, never between the events.
+    """Serves requests until the chief ends, then removes `log_dir`.
+
+    Args:
+        parent: the chief's process id.
+        log_dir: the directory of the zygote's own log.
+    """
+    # TensorFlow's output on standard output goes to the log, so that it cannot mix with the events.
     events = os.dup(1)
     os.dup2(2, 1)
     zygote = _Zygote(0, events, parent)
@@ -46,7 +51,7 @@ def main(parent: int, log_dir: str) -> NoReturn:
         _end_with(parent, log_dir)
         import_without_keras()
         zygote.run()
-        # Not after an exception, because the log says what it was.
+        # After an exception the directory stays, because the log says what happened.
         shutil.rmtree(log_dir, ignore_errors=True)
     finally:
         zygote.stop_all()
@@ -54,7 +59,7 @@ def main(parent: int, log_dir: str) -> NoReturn:
 
 
 def _end_with(parent: int, log_dir: str) -> None:
-    """Ends this process, which has no servers yet, if the chief ends during the import of TensorFlow."""
+    """Makes this process, which has no servers yet, end if the chief ends during the import of TensorFlow."""
 
     def end_if_orphaned(*_: object) -> None:
         if processes.parent_is_gone(parent):
@@ -64,26 +69,29 @@ def _end_with(parent: int, log_dir: str) -> None:
 
     signal.signal(signal.SIGUSR1, end_if_orphaned)
     processes.signal_on_parent_death(signal.SIGUSR1)
-    # The chief may have ended before the line above, and then no signal comes.
+    # The chief may have ended before the line above, and then no signal arrives.
     end_if_orphaned()
 
 
 def _remove_unread_logs() -> None:
-    """Removes the temporary log directories of the groups whose requests wait unread on standard input."""
+    """Removes the temporary log directories of groups whose requests are still unread on standard input."""
     os.set_blocking(0, False)
     requests = b""
-    with contextlib.suppress(BlockingIOError):  # a fork of the chief may hold the other end open
+    # Reading would block if a fork of the chief still holds the other end open.
+    with contextlib.suppress(BlockingIOError):
         while data := os.read(0, 65536):
             requests += data
     for line in requests.splitlines():
-        with contextlib.suppress(ValueError):  # the last one may be cut off
+        # The last line may be cut off.
+        with contextlib.suppress(ValueError):
             request = json.loads(line)
             if request.get("temporary"):
                 shutil.rmtree(request["log_dir"], ignore_errors=True)
 
 
 def import_without_keras() -> None:
-    """Imports TensorFlow for a server, which needs no Keras: about a third of the time of the import is Keras."""
+    """Imports TensorFlow without Keras, which a server does not need and which takes a third of the import time."""
+    # With None in `sys.modules` an import raises ModuleNotFoundError, and TensorFlow works without the package.
     sys.modules["keras"] = None  # type: ignore[assignment]
     try:
         tf_server.load_tensorflow()
@@ -95,18 +103,20 @@ class _Group:
     """The servers of one cluster.
 
     Args:
-        request: what the chief sent to start it.
+        request: the chief's request to start the group.
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
         self.key: int = request["start"]
         self.request = request
-        self.tasks: dict[int, dict[str, Any]] = {}  # pid -> TaskOrder of the servers that live
-        self.failed = False  # whether a server ended by itself
+        # The order of each living server, by its process id.
+        self.tasks: dict[int, dict[str, Any]] = {}
+        # Whether a server ended without being told to.
+        self.failed = False
 
     def kill(self) -> None:
-        """Kills and reaps its servers; removes its logs if they were temporary and no server ended by itself."""
-        # All are killed before the first is waited for, so that they end at the same time.
+        """Kills and reaps the servers; removes their logs if those are temporary and no server ended by itself."""
+        # All servers are killed before the first wait, so that they end in parallel.
         for pid in self.tasks:
             os.kill(pid, signal.SIGKILL)
         for pid in self.tasks:
@@ -117,7 +127,7 @@ class _Group:
 
 
 class _Zygote:
-    """Forks servers as the chief requests and reports what becomes of them."""
+    """Forks servers at the chief's request and reports their starts and ends."""
 
     def __init__(self, requests: int, events: int, parent: int) -> None:
         self._requests, self._events, self._parent = requests, events, parent
@@ -125,10 +135,10 @@ class _Zygote:
         self._pending = b""
 
     def run(self) -> None:
-        """Works until the chief ends its input or is gone."""
+        """Serves until the chief closes the input or ends."""
         wakeup = _wake_on_signals(signal.SIGCHLD, signal.SIGUSR1)
         self._send({"event": "ready"})
-        # Nobody tells an idle zygote that the chief was killed while a fork of it holds the pipe: hence the poll.
+        # If the chief was killed while a fork of it holds the pipe open, only this poll detects it.
         while not processes.parent_is_gone(self._parent):
             ready, _, _ = select.select([self._requests, wakeup], [], [], _POLL_S)
             if wakeup in ready:
@@ -144,7 +154,7 @@ class _Zygote:
         self._groups = {}
 
     def _read_requests(self) -> bool:
-        """Does what the chief asks for; returns False once its end of the pipe is closed."""
+        """Carries out the chief's requests; returns False once the chief's end of the pipe is closed."""
         data = os.read(self._requests, 65536)
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in lines:
@@ -172,7 +182,7 @@ class _Zygote:
 
     def _reap(self) -> None:
         """Reports the servers that ended by themselves."""
-        # By its id each: waiting for any child would take what a group under `kill` waits for.
+        # Each server is waited for by its id: a wait for any child could reap a server that `kill` waits for.
         for group in self._groups.values():
             for pid in list(group.tasks):
                 ended, status = os.waitpid(pid, os.WNOHANG)
@@ -182,12 +192,13 @@ class _Zygote:
                     self._send(_event("ended", group, order, pid) | {"status": os.waitstatus_to_exitcode(status)})
 
     def _send(self, event: dict[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the chief is gone; the loop is about to see that
+        # If the chief is gone, the loop of `run` is about to see it.
+        with contextlib.suppress(BrokenPipeError):
             _send(self._events, event)
 
 
 def _run_task(group: _Group, order: dict[str, Any], events: int, zygote: int) -> NoReturn:
-    """A forked child: one server until it is killed."""
+    """Runs one server in a forked child until it is killed."""
     try:
         _become_task(group.request, order, zygote)
         job, index = order["job"], order["index"]
@@ -204,27 +215,28 @@ def _run_task(group: _Group, order: dict[str, Any], events: int, zygote: int) ->
 
 
 def _become_task(request: dict[str, Any], order: dict[str, Any], zygote: int) -> None:
-    """Ties the child to the zygote and gives it its log, and the environment and directory the chief has now."""
+    """Ties the child to the zygote and sets its log, its environment and its directory, as the chief requested."""
     processes.signal_on_parent_death(signal.SIGKILL)
-    if processes.parent_is_gone(zygote):  # it died before the line above
+    # The zygote may have died before the line above, and then no signal arrives.
+    if processes.parent_is_gone(zygote):
         os._exit(1)
-    # The zygote's ways with signals are not the server's.
+    # The child inherited the zygote's signal handlers; a server must not run them.
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
-    # As descriptors: TensorFlow writes to them past Python.
+    # Descriptors, not `sys.stdout`: TensorFlow's C++ code writes to them directly.
     log = os.open(order["log_path"], os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
-    # Credentials of file systems are variables, and a dataset may name files relative to the chief's directory.
+    # File systems take credentials from the environment, and a dataset may name files relative to the directory.
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
 
 
 def _wake_on_signals(*numbers: signal.Signals) -> int:
-    """A file that becomes readable when one of the signals comes, so that `select` misses none."""
+    """Returns a file descriptor that becomes readable when one of the signals arrives, so that `select` misses none."""
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable)

@@ -1,9 +1,9 @@
-"""The chief's end of the zygote: one process, which imported TensorFlow once, forks the servers of every cluster.
+"""The chief's link to the zygote, the process that forks the servers of every cluster.
 
-Threading: every method may be called from any thread; one lock a link guards its state. Ownership: the zygote belongs
-to the process that started it and ends with it, whatever ends it; a fork of that process starts one of its own. It
-ends sooner when it has had no group for `IDLE_S`. Cost: the first group waits for an import of TensorFlow, those after
-it for a fork (about 40 ms a server).
+Threading: every method may be called from any thread; each link has a lock for its state. Ownership: the zygote belongs
+to the process that started it and ends with it for any reason; a fork of that process starts another zygote. A zygote
+ends earlier if it has had no group for `IDLE_S`. Cost: the first group waits for an import of TensorFlow, later groups
+for a fork (about 40 ms per server).
 """
 
 import collections
@@ -23,7 +23,7 @@ from tfps.cluster import logs
 from tfps.cluster.processes import boot_command
 
 IDLE_S = 60.0
-"""Seconds after which a zygote without servers ends: its memory is that of an import of TensorFlow."""
+"""Seconds after which a zygote without servers ends. Until then it holds the memory of an import of TensorFlow."""
 
 _END_S = 5.0
 _BOOT = "from tfps.cluster import zygote; zygote.main(int(sys.argv[2]), sys.argv[3])"
@@ -42,25 +42,26 @@ _READ_AT_IMPORT = (
     "MALLOC_",
     "PYTHON",
 )
-"""How the names of variables begin that TensorFlow, its libraries or Python read when they are loaded."""
+"""Prefixes of the environment variables that TensorFlow, its libraries or Python read when they are loaded."""
 
 _SET_BY_STRATEGY = ("TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE", "TF_PS_DISABLE_ASYNC_EXECUTOR_GLOBALLY")
-"""Variables that TensorFlow's strategy sets in the chief, for the chief alone, when it connects."""
+"""Variables that TensorFlow's strategy sets when it connects, meant for the chief alone."""
 
 Event = Mapping[str, Any]
 
 
 class ZygoteLink:
-    """A zygote, and the pipes to it.
+    """A zygote and the pipes to it.
 
-    States: importing -> ready (its first event) -> closed (`end`, or it died); a closed one is not used again.
+    States: importing -> ready (its first event) -> closed (`end`, or the zygote died). A closed link is not used again.
 
     Args:
-        environment: what the process starts with.
+        environment: the environment of the new process.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._lock = threading.RLock()  # guards everything below
+        # Guards all fields below.
+        self._lock = threading.RLock()
         self._owner = os.getpid()
         self._environment = dict(environment)
         self._log_dir = tempfile.mkdtemp(prefix="tfps-zygote-")
@@ -83,30 +84,31 @@ class ZygoteLink:
 
     @property
     def log_path(self) -> str:
-        """The zygote's own log; servers have theirs."""
+        """The path of the zygote's own log; each server has another one."""
         return os.path.join(self._log_dir, "servers.log")
 
     @property
     def closed(self) -> bool:
-        """Whether the zygote has ended, and its servers with it."""
+        """Whether the zygote, and with it all its servers, has ended."""
         return self._closed
 
     def serves(self, environment: Mapping[str, str]) -> bool:
-        """Whether it can fork servers for this process that have loaded their libraries with such an environment."""
+        """Returns whether this process can use the zygote for servers with such an environment."""
         alive = self._owner == os.getpid() and not self._closed and self._process.poll() is None
-        return alive and _read_at_import(environment) == _read_at_import(self._environment)
+        # Libraries read their variables once, when they are loaded, and the zygote has loaded them already.
+        return alive and _import_time_variables(environment) == _import_time_variables(self._environment)
 
     def start(self, tasks: list[dict[str, Any]], environment: Mapping[str, str], log_dir: str, temporary: bool) -> int:
-        """Asks for the servers of one cluster and returns at once.
+        """Requests the servers of one cluster and returns at once.
 
         Args:
-            tasks: a `TaskOrder` each, as a dictionary.
-            environment: that the servers see.
-            log_dir: where their logs go.
-            temporary: whether `log_dir` is removed when the group ends, unless a server ended by itself.
+            tasks: the `TaskOrder` of each server, as a dictionary.
+            environment: the environment of the servers.
+            log_dir: the directory of their logs.
+            temporary: whether `log_dir` is removed when the group ends. It stays if a server ended by itself.
 
         Returns:
-            The key of the group, for the other methods.
+            The group's key, for the other methods.
         """
         request: dict[str, Any] = {"tasks": tasks, "environment": dict(environment), "directory": os.getcwd()}
         request |= {"log_dir": log_dir, "temporary": temporary}
@@ -118,24 +120,27 @@ class ZygoteLink:
             return key
 
     def events(self, key: int, timeout_s: float = 0.0) -> list[Event]:
-        """The events of a group since the last call; waits up to `timeout_s` for any group's if there are none."""
+        """Returns the events of a group since the last call.
+
+        If there are none, it waits up to `timeout_s` for the next event of any group.
+        """
         with self._lock:
             inbox = self._inboxes.get(key, collections.deque[Event]())
             self._read(0.0 if inbox else timeout_s)
             return [inbox.popleft() for _ in range(len(inbox))]
 
     def stop(self, key: int, timeout_s: float) -> bool:
-        """Ends the servers of a group; returns whether the zygote says within the limit that they are gone."""
+        """Ends the servers of a group; returns whether the zygote confirms within the limit that they are gone."""
         with self._lock:
             inbox = self._inboxes.get(key)
             if inbox is None or self._closed:
                 return self._closed
-            # While it imports TensorFlow it has no servers, and would look at the request only seconds later.
+            # A zygote that still imports TensorFlow has no servers and would read the request only seconds later.
             if not self._ready and len(self._inboxes) == 1:
                 self.end()
                 return True
             self._send({"stop": key})
-            # Not ready but used by others: it forks and kills this group after the import; nobody waits for that.
+            # If it is not ready but has other groups, it forks and kills this group after the import; do not wait.
             stopped = not self._ready
             while not stopped and not self._closed and self._read(timeout_s):
                 stopped = any(event["event"] == "stopped" for event in inbox)
@@ -144,12 +149,12 @@ class ZygoteLink:
             return stopped or self._closed
 
     def end(self) -> None:
-        """Ends the zygote, and with it the servers that it still has. Does nothing in a fork, or a second time."""
+        """Ends the zygote and its remaining servers. Does nothing in a fork or when called again."""
         with self._lock:
             if self._owner != os.getpid() or self._requests_fd < 0:
                 return
             self._stop_idle_timer()
-            # The end of its input asks it to end. One that still imports would read that only afterwards.
+            # A closed input tells the zygote to end. It reads its input only after the import, hence the kill.
             os.close(self._requests_fd)
             if not self._ready:
                 self._process.kill()
@@ -170,9 +175,9 @@ class ZygoteLink:
                 self.end()
 
     def _start_process(self) -> "subprocess.Popen[bytes]":
-        # Not inherited by other programs that this one starts, as Python makes pipes that way.
-        # Plain descriptors: file objects would be closed, and the servers killed, while Python ends but TensorFlow
-        # still talks to them. The kernel closes these when the process is really gone.
+        # Other programs that this one starts do not inherit the pipes: Python makes pipes non-inheritable.
+        # Plain descriptors, not file objects: Python would close those, and so kill the servers, at its end, while
+        # TensorFlow still talks to the servers. The kernel closes descriptors when the process is really gone.
         requests, self._requests_fd = os.pipe()
         self._events_fd, events = os.pipe()
         try:
@@ -201,23 +206,23 @@ class ZygoteLink:
             while data:
                 data = data[os.write(self._requests_fd, data) :]
         except BrokenPipeError:
-            # It died. Whoever waits for events is about to see that.
+            # The zygote died. Callers that wait for events are about to see it.
             self._closed = True
 
     def _read(self, timeout_s: float) -> bool:
-        """Hands out the events that have come, to the inbox of each one's group; returns whether there were any."""
+        """Moves new events into the inboxes of their groups; returns whether there were any."""
         if self._closed or self._owner != os.getpid() or not select.select([self._events_fd], [], [], timeout_s)[0]:
             return False
         data = os.read(self._events_fd, 65536)
         if not data:
             self._closed = True
-        # A line may come in two reads; what follows the last line end waits for the rest.
+        # A line may arrive in two reads; text after the last line end waits for the rest of its line.
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in lines:
             event = json.loads(line)
             if event["event"] == "ready":
                 self._ready = True
-            # A group that was stopped while it started has no inbox any more.
+            # A group that was stopped during its start has no inbox any more.
             elif event["group"] in self._inboxes:
                 self._inboxes[event["group"]].append(event)
         return bool(data)
@@ -234,28 +239,28 @@ class ZygoteLink:
             self._idle_timer = None
 
     def tail(self) -> str:
-        """The last lines of the zygote's own log."""
+        """Returns the last lines of the zygote's own log."""
         return logs.tail(self.log_path)
 
 
 class _Current:
-    """The link that new clusters use; `lock` guards it."""
+    """Holds the link that new clusters use; `lock` guards it."""
 
     lock = threading.Lock()
     link: ZygoteLink | None = None
 
 
 def current_link() -> ZygoteLink:
-    """The zygote for a cluster that starts now; starts one where there is none, or none that fits any more.
+    """Returns the zygote for a new cluster, and starts one if there is none that fits.
 
-    A process keeps what its libraries read from the environment when they were loaded. So a program that has changed
-    such a variable since its last cluster, `TF_CPP_MIN_LOG_LEVEL` for example, gets a new zygote.
+    Libraries keep what they read from the environment when they were loaded. So a program that has since changed such a
+    variable, `TF_CPP_MIN_LOG_LEVEL` for example, gets a new zygote.
     """
     environment = server_environment()
     with _Current.lock:
         link = _Current.link
         if link is None or not link.serves(environment):
-            # One that still has groups ends some time after the last of them.
+            # An old zygote that still has groups ends `IDLE_S` after its last group.
             if link is not None:
                 link.end_if_unused()
             link = _Current.link = ZygoteLink(environment)
@@ -263,9 +268,9 @@ def current_link() -> ZygoteLink:
 
 
 def server_environment() -> dict[str, str]:
-    """The environment of the servers of this machine: the chief's, without its place in a cluster and its GPUs."""
+    """Returns the environment of the servers of this machine: the chief's, without TF_CONFIG and GPUs."""
     environment = {key: value for key, value in os.environ.items() if key not in ("TF_CONFIG", *_SET_BY_STRATEGY)}
-    # CUDA does not survive a fork, so the servers of one machine compute on its cores. OpenBLAS would start threads.
+    # CUDA does not survive a fork, so the servers compute on CPU cores. A thread of OpenBLAS would make forks unsafe.
     return environment | {
         "CUDA_VISIBLE_DEVICES": "-1",
         "OPENBLAS_NUM_THREADS": "1",
@@ -273,5 +278,5 @@ def server_environment() -> dict[str, str]:
     }
 
 
-def _read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
+def _import_time_variables(environment: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in environment.items() if key.startswith(_READ_AT_IMPORT)}

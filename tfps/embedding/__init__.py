@@ -1,1 +1,1 @@
-"""Tables: rows on their servers, lookups from the workers, first values."""
+"""Embedding tables: their rows on the servers, lookups and pushes from the workers, and their first values."""

@@ -1,7 +1,7 @@
-"""Lookups: unique ids travel to the servers in one request each, their rows come back in one answer each.
+"""Lookups: the worker sends one request with its unique ids to each server, and each server answers with their rows.
 
-Cost of a step: per server one request (counts and ids), one answer (rows) and one push (gradients), whatever the number
-of tables and of their widths. The ids are deduplicated on the worker, the gather runs beside the rows.
+Cost of a step: for each server one request (counts and ids), one answer (rows) and one push (gradients), whatever the
+number of tables and widths. The worker deduplicates the ids, and the server that holds the rows gathers them.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _EXACT_FLOAT32 = 1 << 24
 
 
 def look_up(table: RoutedRows, ids: tf.Tensor) -> LookupResult:
-    """The rows of one table: from the step under trace, or from the servers at once where there is none.
+    """Looks up rows of one table: through the step under trace, or from the servers at once if there is no step.
 
     Args:
         table: the table.
@@ -35,14 +35,16 @@ def look_up(table: RoutedRows, ids: tf.Tensor) -> LookupResult:
         try:
             return fetch([table], [ids])[0]
         except IdRangeError as error:
-            raise error.with_traceback(None) from None  # frames below this one say nothing to the user
-    # Regularizers ask for the rows of the step again, by these ids.
+            # The message says which id of which table is wrong. The frames below this one only hide it.
+            raise error.with_traceback(None) from None
+    # A regularizer of this step uses these ids to look up the same rows.
     current.looked_up.append((table, ids))
     return current.lookups.look_up(table, ids)
 
 
 def _check_not_rounded(table: RoutedRows, ids: tf.Tensor) -> None:
-    """Refuses ids that were float32 before Keras cast them to integers, where float32 cannot hold all rows."""
+    """Raises if Keras cast the ids from floats, and such floats cannot hold every id of the table."""
+    # Eager tensors do not say which operation made them, so this check sees graphs alone.
     if table.rows <= _EXACT_FLOAT32 or tf.executing_eagerly():
         return
     cast = ids.op
@@ -51,35 +53,38 @@ def _check_not_rounded(table: RoutedRows, ids: tf.Tensor) -> None:
         cast = cast.inputs[2].op
     if cast.type == "Cast" and cast.inputs[0].dtype in (tf.float16, tf.bfloat16, tf.float32):
         raise UnsupportedError(
-            f"ids of table {table.name!r} must be integers from the input on: as {cast.inputs[0].dtype.name}, which is "
-            f"what Keras makes of an input that has no dtype, ids above {_EXACT_FLOAT32:,} are rounded, and the table "
-            f'has {table.rows:,} rows. Valid: keras.Input(..., dtype="int64").'
+            f"ids of table {table.name!r} must be integers from the input on. Received: {cast.inputs[0].dtype.name}, "
+            "the dtype that Keras gives to an input without one. "
+            f"It rounds ids above {_EXACT_FLOAT32:,}, and the table has {table.rows:,} rows. "
+            'Valid: keras.Input(..., dtype="int64").'
         )
 
 
 def fetch(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[LookupResult]:
-    """Pulls the rows of several lookups at once, each row once.
+    """Pulls the rows of several lookups together. Each row crosses once, however many lookups ask for it.
 
     Args:
-        tables: a table a lookup; one table may come more than once.
-        ids: integer tensors of any shape, one a lookup.
+        tables: the table of each lookup; several lookups may use the same table.
+        ids: the ids of each lookup, an integer tensor of any shape.
 
     Returns:
-        A result a lookup: `expand` gives it the shape of its ids, `tfps.embedding.pooled.pool` pools it.
+        The result of each lookup. `expand` returns its rows in the shape of the ids; `tfps.embedding.pooled.pool` pools
+        them.
     """
     found = route(tables, ids)
-    groups = list({id(one.group): one.group for one in found}.values())
-    # Results are values: the routed ones stay as they are, and the answered ones share one new group for each old one.
+    groups = list({id(result.group): result.group for result in found}.values())
+    # Groups and results are immutable, so each group is replaced by a copy that has its answer. The results of one
+    # group must share that copy, because the push compares groups by identity.
     answered = {
         id(group): dataclasses.replace(group, answer=answer) for group, answer in zip(groups, pull(groups), strict=True)
     }
-    return [dataclasses.replace(one, group=answered[id(one.group)]) for one in found]
+    return [dataclasses.replace(result, group=answered[id(result.group)]) for result in found]
 
 
 def expand(found: LookupResult) -> tf.Tensor:
-    """The rows of one lookup in the shape of its ids, `ids.shape + [dim]`.
+    """Returns the rows of one lookup in the shape of its ids, `ids.shape + [dim]`.
 
-    Their gradient for the table is an IndexedSlices in which each id comes once.
+    Their gradient for the table is an IndexedSlices that has each id once.
     """
     group = found.group
     current = watch(found)
@@ -87,7 +92,7 @@ def expand(found: LookupResult) -> tf.Tensor:
         return tf.gather(group.answer, found.places)
 
     def backward(upstream: tf.Tensor) -> list[tf.IndexedSlices]:
-        # Under a mixed precision policy the layer has cast the rows, but tables and gradients are float32.
+        # Under a mixed precision policy the layer casts the rows, but tables and their gradients stay float32.
         upstream = tf.cast(upstream, tf.float32)
         summed = segment_sum_rows([upstream], [found.table_places], tf.size(found.table_ids, tf.int64))
         return [table_gradient(current, found, summed, (upstream, found.places))]

@@ -1,7 +1,7 @@
-"""`LookupGroup`: what a step asks of all tables of one kind, and where the answer to each of its lookups is.
+"""`LookupGroup`: the lookups of one step in all tables of one kind, and where each lookup finds its rows in the answer.
 
-Tables of one kind (store type, width and dtype) share a request, an answer and a push for each server. This module
-deduplicates the ids and sorts them by server; `tfps.embedding.pulling` fetches the rows.
+Tables of one kind (store type, width and dtype) share one request, one answer and one push for each server. This module
+deduplicates the ids and sorts them by server; `tfps.embedding.pulling` pulls the rows.
 """
 
 import dataclasses
@@ -11,26 +11,27 @@ import tensorflow as tf
 
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.row_store import RowStore
-from tfps.ops.id_range import label
+from tfps.ops.id_range import make_label
 from tfps.ops.route_unique import RoutedIds, route_unique
 from tfps.ops.routes import RouteMap
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LookupGroup:
-    """Tables of one kind, and what a step asks of them.
+    """The lookups of a step in tables of one kind.
 
-    Example: ids [5, 3, 5] of table a and [9] of table b give unique ids in the order of the servers that hold them,
-    say [3, 9, 5]. Then `table_ids` is ([3, 5], [9]), `places` ([2, 0, 2], [1]) and `table_places` ([1, 0, 1], [0]).
+    Example: a step looks up ids [5, 3, 5] in table a and [9] in table b. The unique ids come in the order of the
+    servers that hold them, say [3, 9, 5]. Then `table_ids` is ([3, 5], [9]), `places` is ([2, 0, 2], [1]) and
+    `table_places` is ([1, 0, 1], [0]).
 
     Args:
-        tables: each once.
-        routes: where their shards are.
-        routed: the ids of this step.
+        tables: the tables, each once.
+        routes: the shards of the tables and their servers.
+        routed: the ids of this step, sorted by server.
         answer: the unique rows, [M, dim], as the servers sent them, one server after the other; None before the pull.
-        table_ids: for each table its unique ids, int64 [m_t].
-        places: for each lookup the row of the answer of each of its ids, int32, of the shape of the ids.
-        table_places: for each lookup the same as positions in the `table_ids` of its table.
+        table_ids: for each table, its unique ids, int64 [m_t].
+        places: for each lookup, the index of each id into `answer`, int32 with the shape of the ids.
+        table_places: for each lookup, the index of each id into the `table_ids` of its table, in the same form.
     """
 
     tables: tuple[RoutedRows, ...]
@@ -42,13 +43,15 @@ class LookupGroup:
     table_places: tuple[tf.Tensor, ...]
 
     def stores(self, server: int) -> list[RowStore]:
-        """The stores of the group on a server, in the order of its requests; empty where it holds none."""
+        """Returns the group's stores on a server, in the order of the pieces of its request."""
+        # Another group of the same step may reach more servers than this one.
         if server >= self.routes.num_servers:
             return []
         return [self.tables[table].stores[shard] for table, shard in self.routes.pieces[server]]
 
     def tensors(self) -> list[tf.Tensor]:
-        """All tensors of the group, for a loop to carry from one turn to the next."""
+        """Returns all tensors of the group, for a loop to carry from one turn to the next."""
+        # The answer comes last, so that a caller can leave it out.
         routed = self.routed
         fields = (routed.requests, routed.inverse, self.table_ids, self.places, self.table_places)
         return [
@@ -60,8 +63,8 @@ class LookupGroup:
         ]
 
     def with_tensors(self, tensors: Sequence[tf.Tensor | None]) -> "LookupGroup":
-        """The group with other tensors, in the order of `tensors()`."""
-        # Must take the fields in the order in which `tensors` lists them.
+        """Returns a copy of the group with other tensors, in the order of `tensors()`."""
+        # This must read the fields in the order in which `tensors` lists them.
         remaining = iter(tensors)
 
         def take_for(field: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
@@ -79,9 +82,9 @@ class LookupResult:
     """One lookup of a group.
 
     Args:
-        table: that it asks.
-        group: with all lookups of tables of this kind.
-        index: of this lookup among those of the group.
+        table: the table.
+        group: all lookups of the step in tables of this kind.
+        index: the number of this lookup in the group.
     """
 
     table: RoutedRows
@@ -95,26 +98,26 @@ class LookupResult:
 
     @property
     def places(self) -> tf.Tensor:
-        """The row of the group's answer of each id, int32, of the shape of the ids."""
+        """The index into the group's answer of each id, int32 with the shape of the ids."""
         return self.group.places[self.index]
 
     @property
     def table_places(self) -> tf.Tensor:
-        """The position in `table_ids` of each id, int32, of the shape of the ids."""
+        """The index into `table_ids` of each id, int32 with the shape of the ids."""
         return self.group.table_places[self.index]
 
 
 def route(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[LookupResult]:
-    """Finds the unique ids of several lookups and the server of each, and asks nobody yet.
+    """Finds the unique ids of several lookups and the server of each id. It sends nothing.
 
     Args:
-        tables: a table a lookup; one table may come more than once.
-        ids: integer tensors of any shape, one a lookup.
+        tables: the table of each lookup; several lookups may use the same table.
+        ids: the ids of each lookup, an integer tensor of any shape.
 
     Returns:
-        A result a lookup, whose groups have no answer yet.
+        The result of each lookup. Their groups have no answer yet.
     """
-    # Groups keep the order of the first lookup of their kind, so that a second trace makes the same graph.
+    # A group takes the place of the first lookup of its kind, so that a second trace makes the same graph.
     by_kind: dict[tuple[type[RowStore], int, tf.DType], list[int]] = {}
     for i, table in enumerate(tables):
         by_kind.setdefault(table.kind, []).append(i)
@@ -125,23 +128,23 @@ def route(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[Lookup
     return [found[i] for i in range(len(tables))]
 
 
-def routes_of(tables: Sequence[RoutedRows]) -> RouteMap:
-    """Where the shards of some tables are, as the ops need it."""
+def make_route_map(tables: Sequence[RoutedRows]) -> RouteMap:
+    """Returns where the shards of some tables are, in the form that the ops need."""
     routes = tuple(table.route for table in tables)
     return RouteMap(routes, max(server for route in routes for server in route.servers) + 1)
 
 
 def _route_group(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> LookupGroup:
-    """The group of some lookups of tables of one kind."""
+    """Makes the group of some lookups in tables of one kind."""
     unique = list({id(table): table for table in tables}.values())
     ids = [tf.cast(tf.convert_to_tensor(wanted), tf.int64) for wanted in ids]
-    # Example: lookups of tables (a, b, a) give unique = [a, b] and lookups_of = [[0, 2], [1]].
-    # Lookups of one table share one deduplication: lookups_of[t] lists them for table t.
+    # The lookups of one table are deduplicated together: lookups_of[t] lists the lookups of table t.
+    # Example: lookups in the tables (a, b, a) give unique = [a, b] and lookups_of = [[0, 2], [1]].
     lookups_of = [[i for i, table in enumerate(tables) if table is one] for one in unique]
-    routes = routes_of(unique)
+    routes = make_route_map(unique)
     shapes_of = [[ids[i].shape for i in lookups] for lookups in lookups_of]
-    joined = [_concat_flat([ids[i] for i in lookups]) for lookups in lookups_of]
-    routed = route_unique(_label_joined(routes, shapes_of), joined)
+    table_inputs = [_concat_flat([ids[i] for i in lookups]) for lookups in lookups_of]
+    routed = route_unique(_label_routes(routes, shapes_of), table_inputs)
     table_ids, positions_of = _split_by_table(routed)
     places: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
     for lookups, inverse, positions in zip(lookups_of, routed.inverse, positions_of, strict=True):
@@ -152,23 +155,25 @@ def _route_group(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> Look
     return LookupGroup(tuple(unique), routes, routed, None, table_ids, in_answer, in_table)
 
 
-def _label_joined(routes: RouteMap, shapes_of: Sequence[Sequence[tf.TensorShape]]) -> RouteMap:
-    """The routes with names by which an error can say which lookup of a table had an id out of range."""
-    # The shapes are part of the name because the op sees the joined ids alone.
+def _label_routes(routes: RouteMap, shapes_of: Sequence[Sequence[tf.TensorShape]]) -> RouteMap:
+    """Returns the routes with labels from which an error finds the lookup that had an id out of range."""
+    # The op sees only the concatenated ids of a table. The label carries the shapes of the lookups, so that the error
+    # can turn a position among all ids into a lookup and a place in its ids.
     labelled = tuple(
         route if len(shapes) == 1 or any(shape.rank is None for shape in shapes)
-        else dataclasses.replace(route, name=label(route.name, shapes))
+        else dataclasses.replace(route, name=make_label(route.name, shapes))
         for route, shapes in zip(routes.tables, shapes_of, strict=True)
     )  # fmt: skip
     return dataclasses.replace(routes, tables=labelled)
 
 
 def _split_by_table(routed: RoutedIds) -> tuple[tuple[tf.Tensor, ...], list[tf.Tensor]]:
-    """For each table its unique ids, and its inverse as positions in them."""
-    # With one table the answer has only its rows, in the order of its unique ids.
+    """Returns the unique ids of each table, and for each table the index into them of each of its ids."""
+    # With one table, the answer has only its rows, in the order of its unique ids.
     if len(routed.inverse) == 1:
         return (routed.unique_ids,), [routed.inverse[0]]
-    # routed.inverse counts rows of the answer, in which the tables are mixed; `position` counts table by table.
+    # `routed.inverse` holds indices into the answer, which mixes the tables. `position` maps such an index to a list of
+    # all unique ids, table by table, and the start of a table in that list makes it an index into the table's own ids.
     position = tf.math.invert_permutation(routed.table_order)
     starts = tf.unstack(tf.cast(tf.cumsum(routed.table_sizes, exclusive=True), tf.int32), num=len(routed.inverse))
     table_ids = tf.split(tf.gather(routed.unique_ids, routed.table_order), routed.table_sizes, num=len(routed.inverse))
@@ -178,12 +183,12 @@ def _split_by_table(routed: RoutedIds) -> tuple[tuple[tf.Tensor, ...], list[tf.T
 
 
 def _concat_flat(ids: list[tf.Tensor]) -> tf.Tensor:
-    """The ids of several lookups as one vector; those of a single one as they are."""
+    """Concatenates the ids of several lookups into a vector; the ids of a single lookup keep their shape."""
     return ids[0] if len(ids) == 1 else tf.concat([tf.reshape(wanted, [-1]) for wanted in ids], 0)
 
 
 def _split_like(vector: tf.Tensor, ids: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The inverse of `_concat_flat` for a value of each id: a tensor of the shape of each of `ids`."""
+    """Splits a vector with a value for each id back into the shapes of `ids`: the inverse of `_concat_flat`."""
     if len(ids) == 1:
         return [vector]
     parts = tf.split(vector, [tf.size(wanted) for wanted in ids])

@@ -1,8 +1,8 @@
-"""Row gradients of several workers, merged beside their rows: the mean for each row, and one update of it.
+"""Merges the row gradients of all workers on the server that holds the rows: each row gets one update by the mean.
 
-Each worker leaves with each server what it would have pushed there. The server sums it per row, divides by the number
-of examples, and applies the optimizer once. No row and no gradient crosses between servers; for clipping by norm,
-scalars do.
+Each worker leaves on each server the message that it would have pushed there. The server sums the gradients of each
+row, divides by the number of examples, and applies the optimizer once. Rows and gradients never cross between servers.
+Clipping by norm sends scalars between them.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from tfps.placement.routing import Routing
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ServerRows:
-    """What one server has merged for its pieces of tables of one kind.
+    """The merged gradients of one server, for its pieces of tables of one kind.
 
     Args:
-        pieces: (table, shard) each.
-        request: the rows that have a gradient, as `route_unique` makes requests.
+        pieces: the (table, shard) of each piece.
+        request: the local rows that have a gradient, in the form of a request of `route_unique`.
         rows: their gradients, [m, dim], on the server.
     """
 
@@ -37,22 +37,23 @@ class ServerRows:
 
     @functools.cached_property
     def split(self) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """For each piece its local rows, int64 [m_p], and their gradients, [m_p, dim]."""
+        """The local rows of each piece, int64 [m_p], and their gradients, [m_p, dim]."""
+        # Cached, because every table on the server that needs clipping would add these ops to the graph again.
         counts, local = split_request(self.request, len(self.pieces))
         return local, tf.split(self.rows, counts, num=len(self.pieces))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MergedGradient:
-    """The gradient of one table, in parts that lie on its servers; an optimizer takes it for an IndexedSlices.
+    """The gradient of one table, in parts that stay on its servers. Optimizers use it like an IndexedSlices.
 
-    Limit and factor wait until the update, so that nothing is computed twice: `changed` applies them.
+    Clipping is recorded here and applied by the update, so that no server computes rows twice (see `apply_clipping`).
 
     Args:
         table: the table.
-        parts: (what a server merged, which of its pieces) each.
+        parts: for each part, the merged rows of a server and the index of the piece in them.
         factor: multiplies every row; None for 1.
-        limit: bounds the size of every element, before the factor; None where there is none.
+        limit: bounds the absolute value of every element, before the factor; None for no bound.
     """
 
     table: RoutedRows
@@ -61,36 +62,37 @@ class MergedGradient:
     limit: float | None = None
 
     def square_sum(self) -> tf.Tensor:
-        """Sum of the squares of all elements, a scalar; each server adds up its own."""
+        """Returns the sum of the squares of all elements, a scalar."""
+        # Each server sums its own part, and only the scalars cross.
         sums = []
         for merged, piece in self.parts:
             with tf.device(merged.rows.device):
                 sums.append(tf.reduce_sum(tf.square(merged.split[1][piece])))
         return tf.add_n(sums)
 
-    def scaled(self, factor: tf.Tensor) -> "MergedGradient":
-        """This one with every row multiplied."""
+    def with_factor(self, factor: tf.Tensor) -> "MergedGradient":
+        """Returns this gradient with every row multiplied by `factor`."""
         return dataclasses.replace(self, factor=factor if self.factor is None else self.factor * factor)
 
-    def limited(self, limit: float) -> "MergedGradient":
-        """This one with every element between -limit and limit."""
+    def with_limit(self, limit: float) -> "MergedGradient":
+        """Returns this gradient with every element clipped to [-limit, limit]."""
         return dataclasses.replace(self, limit=limit)
 
-    def changed(self, rows: tf.Tensor) -> tf.Tensor:
-        """Rows of one part with the limit and the factor applied."""
+    def apply_clipping(self, rows: tf.Tensor) -> tf.Tensor:
+        """Applies the limit and then the factor to the rows of one part, [m, dim]."""
         rows = rows if self.limit is None else tf.clip_by_value(rows, -self.limit, self.limit)
         return rows if self.factor is None else rows * self.factor
 
 
 def merge(pieces: Sequence[tuple[RoutedRows, int]], messages: Sequence[tf.Tensor], total: tf.Tensor) -> ServerRows:
-    """Merges what workers left with one server; to be called with that server as the device.
+    """Merges the messages that workers left on one server. The caller makes that server the current device.
 
     Args:
-        pieces: (table, shard) each, of one kind.
-        messages: from `RoutedGradients.message`, with the examples of the worker's batch as the factor.
-        total: examples of all workers, a scalar.
+        pieces: the (table, shard) of each piece; all tables are of one kind.
+        messages: the message of each worker, from `RoutedGradients.message` with the examples of its batch as factor.
+        total: the number of examples of all workers, a scalar.
     """
-    # local[p] and rows[p] have a tensor for each worker that left rows of piece p.
+    # local[p] and rows[p] have one tensor for each worker.
     dim = pieces[0][0].dim
     local: list[list[tf.Tensor]] = [[] for _ in pieces]
     rows: list[list[tf.Tensor]] = [[] for _ in pieces]
@@ -98,19 +100,20 @@ def merge(pieces: Sequence[tuple[RoutedRows, int]], messages: Sequence[tf.Tensor
         for piece, (wanted, gradients) in enumerate(zip(*_split_message(message, len(pieces), dim), strict=True)):
             local[piece].append(wanted)
             rows[piece].append(gradients)
-    # The op that makes ids unique and sorts them by table serves here for local rows.
+    # Two workers may have gradients for the same row. The op that deduplicates ids also deduplicates local rows.
     routed = route_unique(_as_tables(pieces), [tf.concat(ids, 0) for ids in local])
     summed = segment_sum_rows([tf.concat(r, 0) for r in rows], routed.inverse, tf.size(routed.unique_ids))
-    # No examples at all: every gradient is 0, as Keras, too, updates by zeros after an empty batch.
+    # Without any examples the gradients are 0. Keras also updates by zeros after an empty batch.
     return ServerRows(tuple(pieces), routed.requests[0], tf.math.divide_no_nan(summed, total))
 
 
-def push_merged(updates: Sequence[RowUpdate]) -> list[tf.Operation]:
-    """Applies updates whose gradients are `MergedGradient`s; returns the operations."""
+def apply_merged(updates: Sequence[RowUpdate]) -> list[tf.Operation]:
+    """Applies updates whose gradients are `MergedGradient`s, and returns the operations."""
+    # The parts of several tables share one `ServerRows`, so there is one entry for each server and kind of table.
     servers = {id(merged): merged for update in updates for merged, _ in update.gradient.parts}
     operations = []
     for merged in servers.values():
-        # One op can update the pieces that have rule and hyperparameters in common.
+        # One op updates all pieces that share the rule and the hyperparameters.
         groups: dict[tuple[str, int], list[tuple[RowUpdate, int]]] = {}
         for update in updates:
             for part, piece in update.gradient.parts:
@@ -121,11 +124,11 @@ def push_merged(updates: Sequence[RowUpdate]) -> list[tf.Operation]:
 
 
 def _apply(merged: ServerRows, chosen: list[tuple[RowUpdate, int]]) -> tf.Operation:
-    """One update of some pieces of a server."""
+    """Updates some pieces of one server by one operation."""
     first = chosen[0][0]
     stores = [update.stores(merged.pieces[piece][1]) for update, piece in chosen]
     with tf.device(merged.rows.device):
-        # Without clipping, and with one optimizer for all pieces, what was merged is applied as it is.
+        # Without clipping, and with one optimizer for all pieces, the merged tensors are the update as they are.
         plain = all(update.gradient.factor is None and update.gradient.limit is None for update, _ in chosen)
         if plain and len(chosen) == len(merged.pieces):
             request, rows = merged.request, merged.rows
@@ -133,20 +136,20 @@ def _apply(merged: ServerRows, chosen: list[tuple[RowUpdate, int]]) -> tf.Operat
             local, split = merged.split
             sizes = tf.stack([tf.size(local[piece], tf.int64) for _, piece in chosen])
             request = tf.concat([sizes, *(local[piece] for _, piece in chosen)], 0)
-            rows = tf.concat([update.gradient.changed(split[piece]) for update, piece in chosen], 0)
+            rows = tf.concat([update.gradient.apply_clipping(split[piece]) for update, piece in chosen], 0)
         return type(stores[0][0]).apply(first.rule, stores, pack_update(first.hyper, request, rows))
 
 
 def _split_message(message: tf.Tensor, pieces: int, dim: int) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """For each piece the local rows that a worker has gradients for, and these."""
-    # Such a message has no hyperparameters: they come with the update, and are the same for all workers.
+    """Returns the local rows of each piece that a worker has gradients for, and these gradients."""
+    # The message has no hyperparameters. They are the same for all workers and come with the update.
     _, request, gradients = unpack_update(message, 0, pieces, dim)
     counts, local = split_request(request, pieces)
     return local, tf.split(gradients, counts, num=pieces)
 
 
 def _as_tables(pieces: Sequence[tuple[RoutedRows, int]]) -> RouteMap:
-    """The pieces as tables of one server whose ids are the local rows."""
+    """Describes the pieces as tables of a single server whose ids are the local rows."""
     tables = tuple(
         TableRoute(f"{table.name}/{shard}", Routing("div", table.stores[shard].rows, 1), (0,))
         for table, shard in pieces

@@ -1,8 +1,8 @@
-"""Lookups that are pooled by the bag: rows are combined as they came, and gradients go back to them, summed by id.
+"""Pooled lookups: combines the unique rows into one row for each bag, and sums the gradients of bags by id.
 
-What `tfps.embedding.lookup.expand` does for plain lookups, this does for bags. No row is copied for each place that
-asks for it: going forward, bags are combined from the unique rows, and going backward, the gradients of bags are added
-to these.
+`pool` does for bags what `tfps.embedding.lookup.expand` does for plain lookups. It never makes a copy of a row for each
+id that asks for it: the forward pass combines bags straight from the unique rows, and the backward pass adds the
+gradients of bags straight to the gradients of the unique ids.
 """
 
 import tensorflow as tf
@@ -11,33 +11,34 @@ from tfps.embedding.lookup_group import LookupResult
 from tfps.embedding.table_gradient import table_gradient, watch
 from tfps.ops.combine_rows import (
     Pooling,
+    cast_weights,
+    combine,
     combine_rows,
     combine_rows_gradient,
     combine_weights_gradient,
-    combined,
-    weighed_as,
 )
 from tfps.ops.graph_gradient import with_gradient
 
 
 def pool(found: LookupResult, pooling: Pooling) -> tf.Tensor:
-    """The rows of one lookup pooled, with their gradient for the table and for the weights.
+    """Pools the rows of one lookup, with gradients for the table and for the weights.
 
     Args:
-        found: the lookup, of ids [n].
-        pooling: the bags of the ids.
+        found: the lookup of ids [n].
+        pooling: the bag of each id, and how bags combine their rows.
 
     Returns:
-        [bags, dim]. Its gradient for the table is an IndexedSlices in which each id comes once.
+        The pooled rows, [bags, dim]. Their gradient for the table is an IndexedSlices that has each id once.
     """
     answer, places = found.group.answer, found.places
     current = watch(found)
+    # Without a step to train, a plain combine is enough, and it saves the ops of the backward pass.
     if current is None:
         return combine_rows(answer, places, pooling)
-    pooling = weighed_as(pooling, answer.dtype)
+    pooling = cast_weights(pooling, answer.dtype)
 
     def backward(upstream: tf.Tensor) -> list[tf.IndexedSlices | tf.Tensor]:
-        # The gradient may come as IndexedSlices.
+        # A gather on the pooled rows gives its gradient as IndexedSlices, which the C++ ops do not take.
         upstream = tf.convert_to_tensor(upstream)
         summed = combine_rows_gradient(upstream, found.table_places, pooling, tf.size(found.table_ids, tf.int64))
         gradients = [table_gradient(current, found, tf.cast(summed, tf.float32))]
@@ -46,4 +47,4 @@ def pool(found: LookupResult, pooling: Pooling) -> tf.Tensor:
         return gradients
 
     inputs = [current.gradient_source(found.table.key), *([] if pooling.weights is None else [pooling.weights])]
-    return with_gradient(combined(answer, places, pooling), inputs, backward)
+    return with_gradient(combine(answer, places, pooling), inputs, backward)

@@ -1,4 +1,4 @@
-"""The way back: gradients of the rows a step asked for go to the servers, one message each, and are applied there."""
+"""Pushes row gradients and deltas: one message to each server, which applies it to its rows."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from tfps.ops.row_rules import ROW_RULES, RowRule
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RowUpdate:
-    """What one step does to one table.
+    """The update of one table by one step.
 
     Args:
         table: the table.
-        slots: its slot tables, in the order of the rule.
-        gradient: `tf.IndexedSlices` for the table, whose ids may repeat, or a `MergedGradient`.
-        rule: the optimizer's row-wise form.
-        hyper: hyperparameters in the order of the rule and last the decay, float32 [h + 1].
+        slots: the slot tables of the table, in the order of the rule.
+        gradient: the gradient of the table: `tf.IndexedSlices`, whose ids may repeat, or a `MergedGradient`.
+        rule: the optimizer in its row-wise form.
+        hyper: the hyperparameters in the order of the rule, and then the weight decay, float32 [h + 1].
     """
 
     table: RoutedRows
@@ -35,49 +35,49 @@ class RowUpdate:
     hyper: tf.Tensor
 
     def stores(self, shard: int) -> list[RowStore]:
-        """The stores of one shard: the rows, then the slots."""
+        """Returns the stores of one shard: the store of the rows, then the store of each slot."""
         return [table.stores[shard] for table in (self.table, *self.slots)]
 
 
 def push(
     updates: Sequence[RowUpdate], known: Sequence[TableGradient], push_id: PushId | None = None
 ) -> list[tf.Operation]:
-    """Applies updates beside their rows.
+    """Sends updates to the servers, which apply them to their rows.
 
     Args:
-        updates: at most one a table.
-        known: what the lookups of this step gave as gradients. Where the optimizer changed none of them (did not clip,
-            say) they are pushed as they are; others are summed and routed again.
-        push_id: a server that has applied it ignores the push.
+        updates: the updates, at most one for each table.
+        known: the gradients from the lookups of this step. An update whose gradient is one of them is routed already,
+            and the push uses that. If the optimizer made new gradients (by clipping, say), they are routed again.
+        push_id: the id of the push; a server that has already applied it drops the push. None for no such check.
 
     Returns:
-        The operations, one a server and kind of table; what they need crosses as one message a server.
+        The operations, one for each server and kind of table. One message to each server carries all their inputs.
     """
-    # One op can update tables that have kind, rule and hyperparameters in common.
+    # One op updates all tables that share the kind, the rule and the hyperparameters.
     groups: dict[tuple[object, ...], list[RowUpdate]] = {}
     for update in updates:
         groups.setdefault((update.table.kind, update.rule.name, id(update.hyper)), []).append(update)
     orders = []
     for group in groups.values():
         gradients = route_gradients([update.table for update in group], [update.gradient for update in group], known)
-        orders += _orders_of(group, gradients)
+        orders += _make_orders(group, gradients)
     return _send_all(orders, push_id)
 
 
 def add(
     deltas: Sequence[tuple[RoutedRows, tf.Tensor, tf.Tensor, tf.Tensor | None]], push_id: PushId | None = None
 ) -> list[tf.Operation]:
-    """Adds to rows, beside them.
+    """Adds deltas to rows on their servers.
 
     Args:
-        deltas: (table, ids [m], float32 [m, dim], keep) each; a table once, and in it each id. `keep` is the fraction
-            of the old row that stays, None for all of it.
-        push_id: a server that has applied it ignores the push.
+        deltas: for each table, (table, ids [m], deltas float32 [m, dim], keep). Each table and each id comes once.
+            `keep` is the fraction of the old row that stays; None for all of it.
+        push_id: as for `push`.
 
     Returns:
-        The operations, as `push`.
+        The operations, as for `push`.
     """
-    hyper = _hyper_of_add([keep for *_, keep in deltas])
+    hyper = _make_add_hyper([keep for *_, keep in deltas])
     updates = [
         RowUpdate(table, [], tf.IndexedSlices(delta, ids), ROW_RULES["sgd"], hyper[id(keep)])
         for table, ids, delta, keep in deltas
@@ -88,41 +88,42 @@ def add(
 def add_to_groups(
     deltas: Sequence[tuple[LookupGroup, tf.Tensor, tf.Tensor | None]], push_id: PushId | None = None
 ) -> list[tf.Operation]:
-    """Adds to the rows of lookup groups, by the requests that brought them: nothing is sorted again.
+    """Adds deltas to the rows of lookup groups. The requests that pulled the rows serve again, so nothing is sorted.
 
     Args:
-        deltas: (group, float32 [M, dim] in the order of its answer, keep as for `add`) each.
-        push_id: a server that has applied it ignores the push.
+        deltas: for each group, (group, deltas float32 [M, dim] in the order of its answer, keep as for `add`).
+        push_id: as for `push`.
 
     Returns:
-        The operations, as `push`.
+        The operations, as for `push`.
     """
-    hyper, orders = _hyper_of_add([keep for *_, keep in deltas]), []
+    hyper, orders = _make_add_hyper([keep for *_, keep in deltas]), []
     for group, delta, keep in deltas:
-        # The gradients are routed already, so the updates carry none.
+        # `RoutedGradients` has the routed deltas, so the updates need no gradient.
         updates = [RowUpdate(table, [], None, ROW_RULES["sgd"], hyper[id(keep)]) for table in group.tables]
-        orders += _orders_of(updates, RoutedGradients.of_group(group, delta))
+        orders += _make_orders(updates, RoutedGradients.from_group(group, delta))
     return _send_all(orders, push_id)
 
 
-def _hyper_of_add(keeps: Sequence[tf.Tensor | None]) -> dict[int, tf.Tensor]:
-    """Hyperparameters by the identity of `keep`, one tensor for all that are alike.
+def _make_add_hyper(keeps: Sequence[tf.Tensor | None]) -> dict[int, tf.Tensor]:
+    """Returns the hyperparameters that make gradient descent add deltas, by the identity of `keep`.
 
-    Gradient descent at rate -1 adds the gradient, to the bit, and before that decays what is not kept: with keep 0.9
-    they are [-1, 0.1].
+    Gradient descent with learning rate -1 adds the gradient exactly. The weight decay, which comes first, removes the
+    part of the row that is not kept. Example: keep 0.9 gives [-1, 0.1].
     """
+    # Keyed by identity, so that tables with the same `keep` share one tensor. `push` groups tables by that tensor.
     return {id(keep): tf.stack([-1.0, 0.0 if keep is None else 1.0 - keep]) for keep in keeps}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Order:
-    """What one server is to do to its shards of some tables of one kind.
+    """One update that a server must make to its shards of some tables of one kind.
 
     Args:
-        server: its number.
+        server: the number of the server.
         rule: the optimizer.
-        stores: for each shard the store of the rows and those of the slots.
-        message: of `pack_update`.
+        stores: for each shard, the store of the rows and then the store of each slot.
+        message: the message from `pack_update`.
     """
 
     server: int
@@ -131,13 +132,14 @@ class _Order:
     message: tf.Tensor
 
     def apply(self, message: tf.Tensor) -> tf.Operation:
-        """Applies the message, which has arrived on the server."""
+        """Applies the message after it has arrived on the server."""
         return type(self.stores[0][0]).apply(self.rule, self.stores, message)
 
 
-def _orders_of(updates: Sequence[RowUpdate], gradients: RoutedGradients) -> list[_Order]:
-    """One order a server for updates of tables of one kind, rule and hyperparameters."""
-    # The gradients of a group list the tables in the order of its lookups, the optimizer has its own.
+def _make_orders(updates: Sequence[RowUpdate], gradients: RoutedGradients) -> list[_Order]:
+    """Makes one order for each server, for updates that share the kind, the rule and the hyperparameters."""
+    # The gradients list the tables in the order of the lookups; the optimizer lists the updates in the order of its
+    # variables.
     by_table = {id(update.table): update for update in updates}
     orders = []
     for server, pieces in enumerate(gradients.routes.pieces):
@@ -149,8 +151,8 @@ def _orders_of(updates: Sequence[RowUpdate], gradients: RoutedGradients) -> list
 
 
 def _send_all(orders: Sequence[_Order], push_id: PushId | None) -> list[tf.Operation]:
-    """The operations of all orders, whose messages go to each server as one."""
-    # In the order in which they come first, which is the same whenever the step is traced.
+    """Sends the orders of each server as one message, and returns their operations."""
+    # A dict keeps the order of the first use, so that a second trace of the step makes the same graph.
     servers = list(dict.fromkeys(order.server for order in orders))
     return [
         operation
@@ -160,8 +162,8 @@ def _send_all(orders: Sequence[_Order], push_id: PushId | None) -> list[tf.Opera
 
 
 def _send(orders: Sequence[_Order], push_id: PushId | None) -> list[tf.Operation]:
-    """Orders of one server, as one message."""
-    # All stores of the orders are on this server.
+    """Sends the orders of one server as one message, and returns their operations."""
+    # All stores of the orders are on the same server.
     device = orders[0].stores[0][0].device
 
     def apply(messages: Sequence[tf.Tensor]) -> list[tf.Operation]:
@@ -172,9 +174,9 @@ def _send(orders: Sequence[_Order], push_id: PushId | None) -> list[tf.Operation
         return apply(send_as_one(messages, device) if len(orders) > 1 else messages)
     whole = tf.concat([messages[0] if len(messages) == 1 else concat_with_sizes(messages), push_id.lanes()], 0)
     with tf.device(device):
-        # One tensor crosses: this copy. All slices of it are taken on the server.
+        # The identity makes the whole message cross once. The slices below are taken on the server.
         arrived = tf.identity(whole)
-        # The id is at the end, because a slice from the beginning is not copied; a split would be.
+        # The id comes last, because a slice from the beginning of a tensor shares its buffer. A split would copy it.
         body = arrived[:-PUSH_ID_LANES]
         return [
             push_id.ledger.apply_if_new(

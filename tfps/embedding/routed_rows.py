@@ -1,7 +1,7 @@
-"""`RoutedRows`: rows by id, spread over stores by a routing rule. Lookups and pushes see no more of a table than this.
+"""`RoutedRows`: rows that are found by id, in stores that a routing rule selects. Lookups and pushes need only this.
 
-Two things are routed rows: a `Table`, whose stores are on the servers, and a `LocalTable`, a worker's own copy of some
-rows, which takes the place of a table while a window is trained.
+There are two kinds of routed rows: a `Table`, whose stores are on the servers, and a `LocalTable`, a worker's own copy
+of some rows that replaces a table while the worker trains a window.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from tfps.types import VariableKey
 
 
 class RoutedRows:
-    """Rows of one width and dtype by id.
+    """Rows of one width and dtype that are found by id.
 
-    Threading: nothing here changes after construction but `trainable`, so any thread may use it.
+    Threading: only `trainable` changes after construction, so any thread may use it.
 
     Args:
-        key: tells the rows from all others of this process; a local copy has the key of its table.
-        name: for messages.
+        key: the key of the rows, unique in this process; a local copy has the key of its table.
+        name: the name that messages use.
         routing: the rule that gives the shard and the local row of an id.
         servers: the server of each shard.
-        stores: the rows of each shard; all of one type, width and dtype.
-        trainable: whether tapes watch lookups.
+        stores: the store of each shard; all have the same type, width and dtype.
+        trainable: whether gradient tapes watch lookups.
     """
 
     def __init__(
@@ -41,38 +41,39 @@ class RoutedRows:
     ) -> None:
         self.key, self.name, self.trainable = key, name, trainable
         self.routing, self.servers = routing, servers
-        # Every shard has rows of the same width, so the first store speaks for all.
+        # All stores have the same width and dtype, so the first one stands for all.
         self.stores = tuple(stores)
         self.dim, self.dtype = self.stores[0].dim, self.stores[0].dtype
-        # Tapes of TensorFlow ask for these of what they take for a variable.
+        # TensorFlow's tapes treat the rows as a variable and read these two attributes of it.
         self._unique_id = self._shared_name = "tfps_" + "_".join(map(str, key if isinstance(key, tuple) else (key,)))
 
     @property
     def rows(self) -> int:
-        """Ids are at least 0 and below this."""
+        """The number of rows; ids are at least 0 and below it."""
         return self.routing.rows
 
     @property
     def route(self) -> TableRoute:
-        """How ids find their rows, as the ops need it."""
+        """The shards and their servers, in the form that the ops need."""
         return TableRoute(self.name, self.routing, self.servers)
 
     @property
     def kind(self) -> tuple[type[RowStore], int, tf.DType]:
-        """Store type, width and dtype. One request, one gather and one update serve all rows of one kind."""
+        """The store type, width and dtype. One request, one gather and one update serve all tables of one kind."""
         return type(self.stores[0]), self.dim, self.dtype
 
     @property
     def handle(self) -> tf.Tensor:
-        """What a gradient tape watches: the stand-in for the rows in the step under trace.
+        """The tensor that a gradient tape watches: the gradient source of the step under trace.
 
         Raises:
             UnsupportedError: no step is under trace.
         """
+        # `tape.gradient(loss, table)` reads the handle of its source, as it does for a `tf.Variable`.
         current = step.current()
         if current is None:
             raise UnsupportedError(
                 f"gradients for table {self.name!r} can be taken only inside a step (`fit`, `train_on_batch`, or a "
-                "function given to `strategy.run`); this code runs on the chief."
+                "function that `strategy.run` calls). This code runs on the chief."
             )
         return current.gradient_source(self.key)

@@ -1,16 +1,16 @@
-"""`RowStore`: the rows of one table, or of one of its slots, on one server.
+"""`RowStore`: the interface of the rows of one table, or of one slot table, on one server.
 
-A table has one store a shard. Everything that reads or changes rows goes through this interface, so a new way to keep
-rows (a hash table, rows on disk) is one new subclass. The C++ core has the same seam in `RowStore`.
+A table has one store for each shard. All code that reads or changes rows uses this interface, so a new way to keep rows
+(a hash table, rows on disk) is one new subclass. The C++ core has the same interface in its `RowStore`.
 
-Local rows: a store numbers its rows by *local row*, which the routing of the table gives for an id. A store with
-fixed rows holds the local rows 0 to `rows - 1`; one that grows may hold any of them.
+Local rows: a store numbers its rows by *local row*, which the table's routing computes from an id. A store with a fixed
+number of rows holds the local rows 0 to `rows - 1`; a store that grows may hold any subset of them.
 
-Threading: every method may be called from any thread, and from any graph. One update of a row (with its slots) is
-atomic with respect to other updates, and a gather never returns a row that is half written. Scans and assignments are
-not atomic with respect to updates: whoever needs one moment waits for the steps under way first.
-Ownership: a table owns its stores; the memory on the server is freed with the Python object.
-Cost: methods that take tensors run on `device`; only arguments and results cross.
+Threading: any thread and any graph may call every method. One update of a row, slots included, is atomic with respect
+to other updates, and a gather never returns a row that is half written. Assignments, and a scan as a whole, are
+not atomic with respect to updates: a caller that needs a consistent state first waits for the steps under way.
+Ownership: a table owns its stores; the memory on the server is freed together with the Python object.
+Cost: methods that take tensors run on `device`; only their arguments and results cross.
 """
 
 import abc
@@ -30,81 +30,86 @@ class RowStore(abc.ABC):
     """Rows of one width and dtype on one device.
 
     Args:
-        device: where the rows are, for example "/job:ps/task:1/device:CPU:0"; "" for the device of the graph.
-        dtype: of the rows.
-        dim: width of a row.
-        rows: local rows are at least 0 and below this.
+        device: the device of the rows, for example "/job:ps/task:1/device:CPU:0"; "" for the device of the graph.
+        dtype: the dtype of the rows.
+        dim: the width of a row.
+        rows: the limit of local rows, which are at least 0 and below it.
     """
 
     def __init__(self, device: str, dtype: tf.DType, dim: int, rows: int) -> None:
         self.device, self.dtype, self.dim, self.rows = device, dtype, dim, rows
 
-    # Class methods, because one operation serves the stores of many tables: an operation on another task costs about a
-    # millisecond, and a model may have dozens of tables.
+    # These two are class methods, because one operation serves the stores of many tables: an operation on another task
+    # costs about a millisecond, and a model may have dozens of tables.
 
     @classmethod
     @abc.abstractmethod
     def gather(cls, stores: Sequence["Self"], request: tf.Tensor) -> tf.Tensor:
-        """Copies the rows that a request asks for, in one operation for all stores.
+        """Copies the requested rows, by one operation for all stores.
 
         Args:
-            stores: of one server, width and dtype, in the order of the request's pieces.
-            request: int64 [len(stores) + m], a count a store and then local rows (see `tfps.ops.row_request`).
+            stores: stores of one server, width and dtype, in the order of the request's pieces.
+            request: int64 [len(stores) + m]: the count of each store and then the local rows, as
+                `tfps.ops.row_request` describes.
 
         Returns:
-            [m, dim], in the order of the request, on the device of the stores.
+            The rows, [m, dim], in the order of the request, on the device of the stores.
         """
 
     @classmethod
     @abc.abstractmethod
     def apply(cls, rule: RowRule, stores: Sequence[Sequence["Self"]], message: tf.Tensor) -> tf.Operation | None:
-        """Updates rows and their slots by an optimizer, in one operation for all stores.
+        """Updates rows and their slots by an optimizer, by one operation for all stores.
 
         Args:
             rule: the optimizer.
-            stores: for each piece of the message the store of the rows, then those of the slots in the rule's order.
-            message: float32, from `tfps.ops.apply_rows.pack_update`.
+            stores: for each piece of the message, the store of the rows and then the stores of the slots in the order
+                of the rule.
+            message: the message from `tfps.ops.apply_rows.pack_update`, float32.
 
         Returns:
             The operation; None when run eagerly.
         """
 
-    # The methods below are for the chief: first values, saving, loading, exporting.
+    # The chief uses the methods below to write first values, to save, to load and to export.
 
     @abc.abstractmethod
     def assign(self, local: tf.Tensor, rows: tf.Tensor) -> None:
         """Overwrites rows.
 
         Args:
-            local: int64 [m], each local row once.
-            rows: [m, dim].
+            local: the local rows, int64 [m], each once.
+            rows: their new values, [m, dim].
         """
 
     @abc.abstractmethod
     def scan(self, slots: Sequence["Self"], chunk_rows: int) -> Iterator[tuple[np.ndarray[Any, Any], list[tf.Tensor]]]:
-        """Reads every row that the store holds, with its slots, chunk by chunk. Runs eagerly.
+        """Reads every row of the store, with its slots, chunk by chunk. Runs eagerly.
+
+        Updates may come between two chunks. Within one, a store may promise that rows and slots are of one moment;
+        those of variables do for float32, where the C++ ops are built.
 
         Args:
-            slots: stores of the same local rows, of any width.
-            chunk_rows: rows of a chunk at most; memory is used for one chunk at a time.
+            slots: stores of the same local rows; each may have its own width.
+            chunk_rows: the largest number of rows in a chunk. Only one chunk is in memory at a time.
 
         Yields:
-            The local rows of the chunk, int64 [m], and then the rows, [m, dim], and those of each slot, which lie on
-            the server until somebody reads them.
+            The local rows of a chunk, int64 [m], and a list of tensors: the rows, [m, dim], and the rows of each slot.
+            The tensors stay on the server until the caller reads them.
         """
 
     @abc.abstractmethod
     def touched_since(self, cursor: int | None) -> tuple[np.ndarray[Any, Any], int]:
-        """The local rows that were updated since a cursor. Runs eagerly.
+        """Returns the local rows that were updated after a cursor. Runs eagerly.
 
-        A store that nobody watches pays nothing for this. The first call starts to watch it.
+        The first call begins to record updates. A store without such a call records none, so it pays nothing.
 
         Args:
-            cursor: from an earlier call; None to start from now.
+            cursor: the cursor that an earlier call returned; None to start now.
 
         Returns:
-            Local rows, int64 [m] ascending, and the cursor of now.
+            The local rows, int64 [m] ascending, and the cursor of this moment.
 
         Raises:
-            UnsupportedError: the store cannot watch its rows.
+            UnsupportedError: the store cannot record updates.
         """

@@ -1,4 +1,4 @@
-"""The gradient of a table: what the backward pass of a lookup gives the tape, and the push of the step."""
+"""`TableGradient`: the gradient of a table from the backward pass of a lookup, for the tape and for the step's push."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,14 +14,15 @@ from tfps.ops.segment_sum_rows import segment_sum_rows
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TableGradient:
-    """What the backward pass of one lookup gave.
+    """The gradient of a table from one lookup.
 
     Args:
-        table: of the lookup.
-        group: of the lookup.
-        values: the gradient summed by unique id of the table, [m_t, dim].
-        unsummed: where it is known, what `values` sums up: the gradient of each place, and its row of the group's
-            answer. One sum over all tables of a group costs less than one for each; `values` are then never computed.
+        table: the table of the lookup.
+        group: the group of the lookup.
+        values: the gradient of each unique id of the table, [m_t, dim].
+        unsummed: the gradients that `values` is the sum of, and the index of each into the group's answer; None if they
+            are not known. The push then makes one sum over all tables of the group, which is cheaper than a sum for
+            each table, and `values` is never computed.
     """
 
     table: RoutedRows
@@ -31,15 +32,15 @@ class TableGradient:
 
 
 def watch(found: LookupResult) -> step.Step | None:
-    """Tells the tapes that a lookup reads its table.
+    """Tells the active gradient tapes that a lookup reads its table.
 
     Returns:
-        The step under trace; None where nobody can ask for a gradient.
+        The step under trace; None if the table needs no gradient.
     """
     current = step.current()
     if current is None or not found.table.trainable:
         return None
-    # Without it a tape that watches "all trainable variables" would not know of the table.
+    # A tape that watches all trainable variables finds the table only through this call.
     tape_lib.variable_accessed(found.table)
     return current
 
@@ -50,33 +51,36 @@ def table_gradient(
     summed: tf.Tensor,
     unsummed: tuple[tf.Tensor, tf.Tensor] | None = None,
 ) -> tf.IndexedSlices:
-    """The gradient of a table as the tape gets it; the step keeps it for its push.
+    """Returns the gradient of a table for the tape, and records it in the step for the push.
 
     Args:
         current: the step under trace.
         found: the lookup.
-        summed: the gradient by unique id of the table, [m_t, dim].
-        unsummed: see `TableGradient`.
+        summed: the gradient of each unique id of the table, [m_t, dim].
+        unsummed: as in `TableGradient`.
     """
     table = found.table
+    # The optimizer passes the IndexedSlices on. The push recognises its values in this record, and then need not route
+    # them again.
     current.gradients.append(TableGradient(table, found.group, summed, unsummed))
     return tf.IndexedSlices(summed, found.table_ids, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
 
 
 def sum_in_answer_order(gradients: Sequence[TableGradient]) -> tf.Tensor:
-    """The gradients of all unique ids of a group, [M, dim], in the order of its answer.
+    """Returns the gradients of all unique ids of a group, [M, dim], in the order of its answer.
 
     Args:
-        gradients: one for each table of the group, in the order of its tables.
+        gradients: the gradient of each table of the group, in the order of its tables.
     """
     group = gradients[0].group
-    # The usual case: no sum was needed so far, and one over all tables is made here.
+    # The usual case: nothing has needed the sums so far, so one op sums over all tables.
     unsummed = [gradient.unsummed for gradient in gradients if gradient.unsummed is not None]
     if len(unsummed) == len(gradients):
         places = [rows for _, rows in unsummed]
         return segment_sum_rows([values for values, _ in unsummed], places, tf.size(group.routed.unique_ids, tf.int64))
     if len(gradients) == 1:
         return gradients[0].values
-    # table_order lists, table by table, where in the answer each unique id is; its inverse brings the sums there.
+    # `table_order` lists, table by table, the index of each unique id in the answer. Its inverse is the order of the
+    # answer.
     order = tf.math.invert_permutation(group.routed.table_order)
     return tf.gather(tf.concat([gradient.values for gradient in gradients], 0), order)

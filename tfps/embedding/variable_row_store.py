@@ -1,4 +1,4 @@
-"""`VariableRowStore`: rows in a variable, local row i being row i of the matrix."""
+"""`VariableRowStore`: keeps rows in a matrix variable, where local row i is row i of the matrix."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +10,7 @@ from tfps.embedding.row_store import RowStore
 from tfps.ops.apply_rows import apply_rows
 from tfps.ops.gather_rows import gather_rows
 from tfps.ops.row_rules import RowRule
+from tfps.ops.scan_rows import scan_rows
 from tfps.ops.touched_rows import touched_rows, watch_rows
 
 if TYPE_CHECKING:
@@ -17,22 +18,22 @@ if TYPE_CHECKING:
 
 
 class RowVariable(Protocol):
-    """What a store needs of a variable: a `tf.Variable` has it, and so has the matrix of a `LocalTable`."""
+    """The part of a variable that a store uses. A `tf.Variable` has it, and so does the matrix of a `LocalTable`."""
 
     @property
     def handle(self) -> tf.Tensor:
-        """Resource handle of a variable."""
+        """The resource handle of the variable."""
 
     def read_value(self) -> tf.Tensor:
-        """All rows."""
+        """Returns all rows."""
 
     @property
     def device(self) -> str:
-        """Where the variable is."""
+        """The device of the variable."""
 
     @property
     def dtype(self) -> tf.DType:
-        """Of its elements."""
+        """The dtype of the elements."""
 
     @property
     def shape(self) -> tf.TensorShape:
@@ -40,14 +41,14 @@ class RowVariable(Protocol):
 
 
 class VariableRowStore(RowStore):
-    """The rows of a matrix variable.
+    """A store that keeps its rows in a matrix variable.
 
-    Gathers and updates of all variables of a server are one op each (`tfps.ops.gather_rows`, `tfps.ops.apply_rows`),
-    in C++ where it is built. Ownership: the store keeps the variable alive.
+    One op gathers from all variables of a server and one op updates them (`tfps.ops.gather_rows`,
+    `tfps.ops.apply_rows`). They run in C++ if the library is built. Ownership: the store keeps the variable alive.
 
     Args:
-        variable: [rows, dim].
-        rows: rows of the matrix; needed where its shape does not say.
+        variable: the matrix, [rows, dim].
+        rows: the number of rows; None if the shape of the variable gives it.
     """
 
     def __init__(self, variable: RowVariable, rows: int | None = None) -> None:
@@ -67,30 +68,25 @@ class VariableRowStore(RowStore):
 
     def assign(self, local: tf.Tensor, rows: tf.Tensor) -> None:
         """See `RowStore`."""
-        # `tf.Variable.scatter_update` would do the same; a local variable has only a handle.
+        # `tf.Variable.scatter_update` would do the same, but the variable of a `LocalTable` only has a handle.
         with tf.device(self.device):
             tf.raw_ops.ResourceScatterUpdate(resource=self.variable.handle, indices=local, updates=rows)
 
-    def read(self, start: int, end: int) -> tf.Tensor:
-        """The local rows from `start` to `end`, [end - start, dim], on the server."""
-        # A plain read hands out the buffer of the variable; a gather would copy it on the server first.
-        if (start, end) == (0, self.rows):
-            return self.variable.read_value()
-        with tf.device(self.device):
-            return self.gather([self], tf.concat([[end - start], tf.range(start, end, dtype=tf.int64)], 0))
-
     def scan(self, slots: Sequence["Self"], chunk_rows: int) -> Iterator[tuple[np.ndarray[Any, Any], list[tf.Tensor]]]:
-        """See `RowStore`."""
-        # Local rows are the rows of the matrix, so a chunk is a range and its numbers need not be sent.
+        """See `RowStore`; a chunk is of one moment where the rows are float32 and the C++ ops are built."""
+        variables = [store.variable for store in (self, *slots)]
+        # Every local row exists, so the cursor is a row number, and the server need not send the local rows.
+        # Example: 5 rows in chunks of 2 are [0, 1], [2, 3] and [4].
         for start in range(0, self.rows, chunk_rows):
-            end = min(self.rows, start + chunk_rows)
-            yield np.arange(start, end), [store.read(start, end) for store in (self, *slots)]
+            chunk = scan_rows(variables, start, chunk_rows)
+            yield np.arange(start, min(self.rows, start + chunk_rows)), chunk.rows
 
     def touched_since(self, cursor: int | None) -> tuple[np.ndarray[Any, Any], int]:
-        """See `RowStore`; needs the C++ ops, which alone see each update of a row."""
-        # The first update that is seen has number 1, so cursor 0 is the moment when the watch began.
+        """See `RowStore`. It needs the C++ ops, because only they see each update of a row."""
+        # A second call of `watch_rows` for a variable does nothing, so the cursors of other callers stay valid.
         if cursor is None:
-            watch_rows(self.variable)  # does nothing where it is watched already
+            watch_rows(self.variable)
+        # The first recorded update has number 1, so cursor 0 is the moment when recording began.
         rows, now = touched_rows(self.variable, cursor or 0)
         touched = rows.numpy() if cursor is not None else np.zeros(0, np.int64)
         return touched, int(now)

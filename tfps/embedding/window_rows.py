@@ -1,7 +1,7 @@
-"""The rows of several tables, and their slots, for a window that is trained in one go.
+"""`WindowRows`: the rows of several tables, and their slots, that a worker pulls and trains as one window.
 
-All tables have one width, so their rows are one matrix. Nothing is sorted on the way: the rows stay in the order in
-which the servers sent them, positions are rows of that matrix, and the deltas go back by the same requests.
+All tables have the same width, so their rows form one matrix. The rows stay in the order in which the servers sent
+them, so nothing has to be sorted: positions are row numbers of that matrix, and the same requests push the deltas.
 """
 
 import dataclasses
@@ -16,103 +16,108 @@ from tfps.embedding.push_dedup import PushId
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError
 
-_KEYS = 1 << 40
-"""More than a table can have rows: `_KEYS * table + id` is different for every row of every table."""
+_KEY_STRIDE = 1 << 40
+"""A number above every id, so that `_KEY_STRIDE * table + id` is different for every row of every table."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WindowRows:
-    """The rows of a window, as `pull_window` returns them.
+    """The rows of a window, which `pull_window` returns.
 
     Args:
-        groups: the tables' lookup group, then one for each slot: the same rows of the slot tables.
+        groups: the lookup group of the tables, then a group for each slot, with the same rows of the slot tables.
     """
 
     groups: tuple[LookupGroup, ...]
 
     @property
     def matrices(self) -> list[tf.Tensor]:
-        """The rows, float32 [M, dim], then those of each slot, [M, width of the slot]."""
+        """The rows, float32 [M, dim], then the rows of each slot, [M, width of the slot]."""
         return [group.answer for group in self.groups]
 
     @property
     def positions(self) -> tuple[tf.Tensor, ...]:
-        """For each lookup the row of the matrices of each of its ids, int32, of the shape of the ids."""
+        """For each lookup, the index of each id into the matrices, int32 with the shape of the ids."""
         return self.groups[0].places
 
     @property
     def keys(self) -> tf.Tensor:
-        """For each row of the matrices a number that no other row of any table has, int64 [M]."""
+        """For each row of the matrices, a number that is unique among all tables, int64 [M]."""
+        # Example: row 7 of the second table (table 1) has the key 2**40 + 7.
         ids, tables = self.groups[0].routed.unique_ids, len(self.groups[0].tables)
         if tables == 1:
             return ids
-        return ids + self._by_table(tf.constant([_KEYS * table for table in range(tables)], tf.int64))
+        return ids + self._by_table(tf.constant([_KEY_STRIDE * table for table in range(tables)], tf.int64))
 
     @property
     def requests(self) -> list[tf.Tensor]:
-        """The tensors that say where the rows are, for a loop to carry. `with_requests` takes them."""
-        # All but the answer, which comes last.
+        """The tensors that locate the rows, for a loop to carry from turn to turn; see `with_requests`."""
+        # `tensors` lists the answer last, and `matrices` already has it.
         return self.groups[0].tensors()[:-1]
 
     @property
-    def no_requests(self) -> list[tf.Tensor]:
-        """The same tensors for a window of no rows."""
-        # A request of no rows is a count of 0 for each piece; everything else is empty.
+    def empty_requests(self) -> list[tf.Tensor]:
+        """The tensors of `requests` for a window without rows."""
+        # A request for no rows has a count of 0 for each piece. All other tensors are empty, except the table sizes,
+        # which are 0.
         routed = self.groups[0].routed
         counts = [tf.zeros([pieces], tf.int64) for pieces in routed.pieces]
         *rest, sizes = self.requests[len(counts) :]
         return [*counts, *(tensor[:0] for tensor in rest), tf.zeros_like(sizes)]
 
     def with_requests(self, requests: Sequence[tf.Tensor], matrices: Sequence[tf.Tensor | None]) -> "WindowRows":
-        """Other rows of the same tables.
+        """Returns a window of the same tables with other rows.
 
         Args:
-            requests: as `requests` gives them.
-            matrices: as `matrices` gives them; None where nobody will read them.
+            requests: tensors in the form of `requests`.
+            matrices: tensors in the form of `matrices`; None for a matrix that nothing will read.
         """
         return WindowRows(
             tuple(group.with_tensors([*requests, matrix]) for group, matrix in zip(self.groups, matrices, strict=True))
         )
 
     def pull_again(self) -> tf.Tensor:
-        """Pulls the rows once more: as the servers have them now, [M, dim]."""
+        """Pulls the current rows from the servers, [M, dim], without their slots."""
         return pull(self.groups[:1])[0]
 
     def spread_by_table(self, factors: Sequence[float]) -> float | tf.Tensor:
-        """Spreads a number for each table over its rows: [M, 1], or one number where all tables have the same."""
+        """Spreads a number for each table over its rows: [M, 1], or the number itself if all tables have the same."""
+        # The usual case, a number, saves the ops below in every turn.
         if len(set(factors)) == 1:
             return factors[0]
         return self._by_table(tf.constant(factors, tf.float32))[:, tf.newaxis]
 
     def _by_table(self, values: tf.Tensor) -> tf.Tensor:
         """Spreads a value for each table, [tables], over its rows: [M]."""
-        # Example: sizes [2, 1] and values [a, b] give [a, a, b] table by table, then in the order of the answer.
+        # Example: sizes [2, 1] and values [a, b] give [a, a, b], table by table. The gather then brings them into the
+        # order of the answer.
         routed = self.groups[0].routed
         return tf.gather(tf.repeat(values, routed.table_sizes), tf.math.invert_permutation(routed.table_order))
 
 
 def pull_window(lookups: Sequence[tuple[Table, tf.Tensor]], slots: Sequence[Sequence[Table]]) -> WindowRows:
-    """Pulls the rows that some lookups ask for, each once, and the slots beside them: one request a server.
+    """Pulls the unique rows of some lookups, and their slots, by one request to each server.
 
     Args:
-        lookups: (table, integer ids of any shape) each; all tables are of one kind.
-        slots: for each lookup the slot tables of its table, in the order of the rule.
+        lookups: the (table, integer ids of any shape) of each lookup; all tables are of one kind.
+        slots: for each lookup, the slot tables of its table, in the order of the rule.
 
     Raises:
         ConfigError: the tables differ in kind, or in the number of slots.
     """
     found = route([table for table, _ in lookups], [ids for _, ids in lookups])
-    if len({table.kind for table, _ in lookups}) != 1 or len({len(of_table) for of_table in slots}) != 1:
+    # One group and one matrix need one kind of table, and each slot matrix needs a slot of every table.
+    if len({table.kind for table, _ in lookups}) != 1 or len({len(slot_tables) for slot_tables in slots}) != 1:
         widths = sorted({table.dim for table, _ in lookups})
         types = sorted({table.kind[0].__name__ for table, _ in lookups})
         raise ConfigError(
             "`lookups` must be of tables of one width and store type, with as many slots each. "
-            f"Received: widths {widths}, {types} and {[len(of_table) for of_table in slots]} slots."
+            f"Received: widths {widths}, {types} and {[len(slot_tables) for slot_tables in slots]} slots."
         )
     group = found[0].group
-    slots_of = {id(table): of_table for (table, _), of_table in zip(lookups, slots, strict=True)}
+    slots_of = {id(table): slot_tables for (table, _), slot_tables in zip(lookups, slots, strict=True)}
     groups = [group]
-    # A slot lies row for row beside its table, so the requests for the table are those for the slot.
+    # Each slot row is on the same server and local row as its table row, so the table's requests also fit the slots.
     for number in range(len(slots[0])):
         tables = tuple(slots_of[id(table)][number] for table in group.tables)
         groups.append(dataclasses.replace(group, tables=tables))
@@ -122,13 +127,13 @@ def pull_window(lookups: Sequence[tuple[Table, tf.Tensor]], slots: Sequence[Sequ
 def push_window(
     rows: WindowRows, deltas: Sequence[tf.Tensor], keeps: Sequence[tf.Tensor | None], push_id: PushId | None = None
 ) -> list[tf.Operation]:
-    """Adds to rows and slots beside them.
+    """Adds deltas to the rows of a window and to their slots, on the servers.
 
     Args:
-        rows: as pulled.
-        deltas: for each of `rows.matrices` what to add, in its order.
-        keeps: for each of them the fraction of the old rows that stays, None for all of it.
-        push_id: a server that has applied it ignores the push.
+        rows: the window.
+        deltas: the delta of each of `rows.matrices`, in its order.
+        keeps: for each matrix, the fraction of the old rows that stays; None for all of it.
+        push_id: the id of the push; a server that has already applied it drops the push.
 
     Returns:
         The operations.

@@ -1,1 +1,1 @@
-"""How one dataset is divided between the workers: shipping its graph, cutting out shards, feeding what cannot go."""
+"""Divides one dataset between the workers: ships its graph, cuts it into shards, or feeds batches from the chief."""

@@ -1,28 +1,31 @@
-"""Datasets that the chief reads itself, and their batches as tensors."""
+"""Prepares datasets that the chief reads itself, and turns their batches into tensors."""
 
 import tensorflow as tf
 from tensorflow.python.data.ops import dataset_ops  # a dataset made from its variant is not public
 
 from tfps.cluster import devices
-from tfps.inputs.dataset_graph import without_devices
+from tfps.inputs.dataset_graph import strip_devices
 from tfps.types import Nest
 
 
-def in_this_context(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The dataset on a device that exists.
+def move_to_this_context(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the dataset on a device that exists.
 
-    The chief's device is renamed when a strategy connects to a cluster: "/job:localhost/..." becomes "/job:chief/...".
-    A dataset that was made before is still on the old one, and cannot be iterated over.
+    When a strategy connects to a cluster, TensorFlow renames the chief's device from "/job:localhost/..." to
+    "/job:chief/...". A dataset that was made before that is still on the old device, and iterating over it fails.
     """
+    # A small tensor tells the current name of the device.
     connected = not devices.is_unconnected(tf.constant(0).device)
     if not connected or not devices.is_unconnected(dataset._variant_tensor.device):
         return dataset
-    variant = tf.raw_ops.DatasetFromGraph(graph_def=without_devices(dataset).SerializeToString())
+    variant = tf.raw_ops.DatasetFromGraph(graph_def=strip_devices(dataset).SerializeToString())
     moved = dataset_ops._VariantDataset(variant, dataset.element_spec)
-    moved.made_from = dataset  # keeps the Python functions that its graph calls by name
+    # The graph calls Python functions by name, and the first dataset keeps these functions alive.
+    moved.made_from = dataset
     return moved
 
 
 def as_tensor(value: Nest) -> tf.Tensor | tf.RaggedTensor | tf.SparseTensor | None:
-    """A part of a batch of the chief as a tensor. Ragged and sparse ones are tensors, and a missing label is None."""
+    """Converts a part of a batch to a tensor. Ragged and sparse tensors stay as they are, and so does None."""
+    # Keras passes None for labels that are missing.
     return value if value is None or tf.is_tensor(value) else tf.convert_to_tensor(value)

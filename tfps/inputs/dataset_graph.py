@@ -1,7 +1,7 @@
-"""A dataset as a graph: how to read one, and to change it before it runs elsewhere.
+"""Reads and changes the graph of a dataset before the dataset runs on another task.
 
-The graph of a dataset is the serialised form of TensorFlow's `tf.data`: a chain of nodes, each a dataset made of the
-one before, and functions for what maps and filters call. The last node, `_Retval`, names the dataset itself.
+A dataset graph is the serialised form of `tf.data`: a chain of nodes, where each node is a dataset that reads the one
+before it, and the functions that maps and filters call. The last node, `_Retval`, names the dataset itself.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tensorflow.core.framework import graph_pb2, node_def_pb2  # the serialised 
 PER_ELEMENT = frozenset(
     {"MapDataset", "ParallelMapDataset", "ParallelMapDatasetV2", "PrefetchDataset", "OptionsDataset", "ModelDataset"}
 )
-"""Operations that make one element of one element, so that elements can as well be dropped before them."""
+"""Operations that make one element from each element, so dropping elements before them gives the same result."""
 
 STATEFUL_RANDOM = frozenset(
     {
@@ -25,15 +25,16 @@ STATEFUL_RANDOM = frozenset(
         "Multinomial",
     }
 )
-"""Operations that draw other numbers each time that they run."""
+"""Operations that draw new random numbers each time they run."""
 
 
-def without_devices(dataset: tf.data.Dataset) -> graph_pb2.GraphDef:
-    """The dataset as a graph that is not tied to the devices of the context it was made in.
+def strip_devices(dataset: tf.data.Dataset) -> graph_pb2.GraphDef:
+    """Serialises a dataset as a graph that does not name the devices of its context.
 
     Raises:
         tf.errors.OpError: the dataset cannot be serialised.
     """
+    # A dataset with state (a shuffle with a generator, say) is serialised as it would begin, without its state.
     policy = tf.data.experimental.ExternalStatePolicy.IGNORE
     graph = graph_pb2.GraphDef.FromString(dataset._as_serialized_graph(external_state_policy=policy).numpy())
     for node in all_nodes(graph):
@@ -42,12 +43,13 @@ def without_devices(dataset: tf.data.Dataset) -> graph_pb2.GraphDef:
 
 
 def all_nodes(graph: graph_pb2.GraphDef) -> Iterator[node_def_pb2.NodeDef]:
-    """The nodes of a graph and of its functions. The graph may be changed while they are visited."""
+    """Returns the nodes of a graph and of its functions."""
+    # The list is a copy, so callers may add nodes to the graph in their loop.
     return iter([*graph.node, *(node for function in graph.library.function for node in function.node_def)])
 
 
 def add_constant(graph: graph_pb2.GraphDef, name: str, value: int) -> str:
-    """Adds an int64 scalar; returns its name."""
+    """Adds an int64 scalar to a graph and returns its name."""
     node = graph.node.add(name=name, op="Const")
     node.attr["dtype"].type = tf.int64.as_datatype_enum
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, tf.int64))
@@ -55,18 +57,19 @@ def add_constant(graph: graph_pb2.GraphDef, name: str, value: int) -> str:
 
 
 def constant_value(node: node_def_pb2.NodeDef) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """The value of a constant."""
+    """Returns the value of a constant."""
     value: np.ndarray[tuple[int, ...], np.dtype[np.int64]] = tf.make_ndarray(node.attr["value"].tensor)
     return value
 
 
 def is_int64_constant(node: node_def_pb2.NodeDef) -> bool:
-    """Whether a node is a constant of the type of seeds and sizes."""
+    """Whether a node is an int64 constant, the type of seeds and sizes."""
     return bool(node.op == "Const" and node.attr["dtype"].type == tf.int64.as_datatype_enum)
 
 
 def draws_random_numbers(graph: graph_pb2.GraphDef, node: node_def_pb2.NodeDef) -> bool:
-    """Whether the function of a map draws random numbers."""
+    """Whether the function that a map calls draws random numbers."""
+    # The attribute "f" of a map names its function in the graph's library.
     name = node.attr["f"].func.name if "f" in node.attr else None
     return any(
         inner.op in STATEFUL_RANDOM

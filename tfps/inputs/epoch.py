@@ -1,4 +1,4 @@
-"""One pass over the input: an iterator on every worker, or one on the chief."""
+"""`Epoch`: one pass over the input, by an iterator on each worker or by one on the chief."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -6,14 +6,14 @@ from typing import Protocol
 import tensorflow as tf
 
 from tfps.cluster.connection import add_user
-from tfps.inputs.chief_dataset import in_this_context
+from tfps.inputs.chief_dataset import move_to_this_context
 from tfps.inputs.input_shards import InputShards
 from tfps.inputs.iterators import WorkerIterator, make_iterator
 from tfps.types import Nest
 
 
 class Source(Protocol):
-    """The input of an epoch; `WorkerInput` is one."""
+    """The input of an epoch. `WorkerInput` implements it."""
 
     dataset: tf.data.Dataset
     devices: list[str]
@@ -23,30 +23,30 @@ class Source(Protocol):
 
     @property
     def shards(self) -> InputShards:
-        """The datasets of the workers."""
+        """The shard of each worker."""
         ...
 
     @property
     def element_spec(self) -> Nest:
-        """Of one batch."""
+        """The structure of one batch: the shape and dtype of each tensor."""
         ...
 
     @property
-    def fed(self) -> bool:
+    def is_fed(self) -> bool:
         """Whether the chief reads the batches."""
         ...
 
     @property
-    def most_batches(self) -> int | None:
-        """Batches an epoch can have at most, where that is known."""
+    def max_batches(self) -> int | None:
+        """The largest number of batches in an epoch; None if it is unknown."""
         ...
 
 
 class Epoch:
     """One pass over the input.
 
-    States: new -> begun (`begin`, then `start` for each shard). A shard whose worker is lost starts again elsewhere.
-    Ownership: the iterators on the workers end with the epoch, or with the connection to them.
+    States: new -> begun (`begin`, then `start` for each shard). A shard whose worker is lost starts again on another
+    worker. Ownership: the iterators on the workers end with the epoch, or with the connection to the workers.
     Threading: the main thread.
 
     Args:
@@ -54,10 +54,10 @@ class Epoch:
 
     Attributes:
         source: the input.
-        hosts: for each shard the worker that reads it; empty before the epoch begins.
-        iterators: for each shard its iterator.
-        taken: for each shard the batches that were trained.
-        number: counts the epochs of this dataset from 1; 0 before it begins.
+        hosts: for each shard, the worker that reads it; empty before the epoch begins.
+        iterators: for each shard, its iterator.
+        taken: for each shard, the number of batches that were trained.
+        number: the number of the epoch among the epochs of this dataset, from 1; 0 before it begins.
     """
 
     def __init__(self, source: Source) -> None:
@@ -67,6 +67,7 @@ class Epoch:
         self.iterators: dict[int, WorkerIterator] = {}
         self.taken = [0] * len(source.devices)
         self._on_chief: Iterator[Nest] | None = None
+        # The connection calls `release` when it ends, because no iterator on a worker may outlive it.
         add_user(self)
 
     def __iter__(self) -> "Epoch":
@@ -75,38 +76,40 @@ class Epoch:
 
     def __next__(self) -> Nest:
         """Reads the next batch on the chief."""
+        # Made by the first call: if the workers read the input, the chief must not open it.
         if self._on_chief is None:
-            self._on_chief = iter(in_this_context(self.source.dataset))
+            self._on_chief = iter(move_to_this_context(self.source.dataset))
         return next(self._on_chief)
 
     def begin(self) -> None:
-        """Numbers the epoch. Called before any shard starts."""
+        """Gives the epoch its number. The caller does this before it starts any shard."""
         self.source.shards.epochs += 1
         self.number = self.source.shards.epochs
 
     def release(self) -> None:
-        """Lets go of the iterators, as the connection ends."""
+        """Drops the iterators when the connection ends."""
         self.iterators.clear()
 
     def start(self, shard: int, host: int, kind: str) -> tuple[()]:
-        """Starts the iterator of one shard, or continues the shard on another worker after the batches it trained.
+        """Starts the iterator of one shard, or resumes the shard on another worker after its trained batches.
 
         Args:
-            shard: its number, which is that of the worker it was made for.
-            host: the worker that reads it.
-            kind: name of the closures that read it.
+            shard: the number of the shard, which is also the number of the worker that it is meant for.
+            host: the worker that reads the shard.
+            kind: the name of the closures that read the shard.
 
         Returns:
-            Nothing, as a structure of tensors, which is what a call on a worker returns.
+            An empty structure of tensors, because a call on a worker returns a structure.
         """
         device = self.source.devices[host]
         with tf.device(device):
             if host == shard and shard not in self.hosts:
                 handle = make_iterator(self.source.shards.dataset_on_worker(shard))
             else:
-                # This dataset is new on its worker, so its shuffles have drawn for no epoch yet. It takes as many
-                # beginnings as this epoch has a number: later ones (an evaluation, say) may have begun meanwhile.
-                dataset = self.source.shards.remaining_on(shard, device, self.taken[shard])
+                # The dataset is new on this worker, so its shuffles have not drawn numbers for any epoch. The iterator
+                # begins `number` times to reach the order of this epoch. The count in `shards.epochs` may be larger,
+                # because a later epoch (of an evaluation, say) may have begun meanwhile.
+                dataset = self.source.shards.make_remaining_on(shard, device, self.taken[shard])
                 handle = make_iterator(dataset, self.number)
         self.hosts[shard], self.iterators[shard] = host, WorkerIterator(kind, handle)
         return ()

@@ -1,71 +1,71 @@
-"""The shards of one dataset on the workers: for each worker the graph of its part of the input."""
+"""`InputShards`: the shards of one dataset. Each worker has the graph of its part of the input."""
 
 import tensorflow as tf
 
 from tfps.cluster.connection import add_user
-from tfps.inputs.iterators import kinds_of, worker_dataset
-from tfps.inputs.sharding import shard_of
-from tfps.inputs.shipping import shippable_graph
+from tfps.inputs.iterators import element_types, make_worker_dataset
+from tfps.inputs.sharding import cut_shard
+from tfps.inputs.shipping import make_shippable_graph
 from tfps.types import Nest
 
 
 class InputShards:
-    """The dataset graph of each worker, sent when an epoch first needs it.
+    """The dataset graph of each worker, which is sent when an epoch first needs it.
 
-    Ownership: a worker keeps the dataset as long as this object lives; data in memory is part of it.
+    Ownership: a worker keeps its dataset as long as this object lives, data in memory included.
     Threading: the main thread.
 
     Args:
-        dataset: of batches.
-        devices: of the workers.
+        dataset: a dataset of batches.
+        devices: the device of each worker.
 
     Attributes:
-        devices: of the workers.
-        element_spec: of one batch.
-        graph: of the dataset; None where it cannot leave the chief.
-        epochs: how often an iterator over it began on the workers.
+        devices: the device of each worker.
+        element_spec: the structure of one batch: the shape and dtype of each tensor.
+        graph: the graph of the dataset; None if it cannot leave the chief.
+        epochs: the number of epochs that have begun on the workers.
     """
 
     def __init__(self, dataset: tf.data.Dataset, devices: list[str]) -> None:
         self.devices = devices
         self.element_spec: Nest = dataset.element_spec
-        self.graph = shippable_graph(dataset, len(devices))
+        self.graph = make_shippable_graph(dataset, len(devices))
         self.epochs = 0
         self._sent: dict[int, tf.Tensor] = {}
         add_user(self)
 
     def release(self) -> None:
-        """Lets go of the datasets on the workers, as the connection ends."""
+        """Drops the datasets on the workers when the connection ends."""
         self._sent.clear()
 
     def dataset_on_worker(self, shard: int) -> tf.Tensor:
-        """The shard of one worker as a dataset there, a variant scalar. The first call sends it."""
+        """Returns the shard of one worker as a dataset on that worker, a variant scalar. The first call sends it."""
         if shard not in self._sent:
-            graph = self._graph_of(shard)
+            graph = self._make_shard_graph(shard)
             with tf.device(self.devices[shard]):
-                self._sent[shard] = worker_dataset(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
+                self._sent[shard] = make_worker_dataset(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
         return self._sent[shard]
 
-    def remaining_on(self, shard: int, device: str, taken: int) -> tf.Tensor:
-        """What remains of a shard, as a dataset on the device of another worker.
+    def make_remaining_on(self, shard: int, device: str, taken: int) -> tf.Tensor:
+        """Makes a dataset with the rest of a shard on another worker, and returns it, a variant scalar.
 
         Args:
-            shard: its number.
-            device: of the worker that continues it.
-            taken: batches that were trained, which it skips.
+            shard: the number of the shard.
+            device: the device of the worker that resumes the shard.
+            taken: the number of trained batches, which the dataset skips.
         """
-        graph = self._graph_of(shard)
+        # Not kept in `_sent`, which has the datasets on the shards' own workers: only one epoch needs this one.
+        graph = self._make_shard_graph(shard)
         with tf.device(None):
             count = tf.constant(taken, tf.int64)
         with tf.device(device):
             whole = tf.raw_ops.DatasetFromGraph(graph_def=graph)
-            remaining = tf.raw_ops.SkipDataset(input_dataset=whole, count=count, **kinds_of(self.element_spec))
-            return worker_dataset(remaining, self.element_spec)
+            remaining = tf.raw_ops.SkipDataset(input_dataset=whole, count=count, **element_types(self.element_spec))
+            return make_worker_dataset(remaining, self.element_spec)
 
-    def _graph_of(self, shard: int) -> tf.Tensor:
-        """The graph of a shard, a string on the chief.
-
-        A constant made on a worker's device is sent while the constructor holds Python's lock, and all threads wait.
-        """
+    def _make_shard_graph(self, shard: int) -> tf.Tensor:
+        """Returns the serialised graph of a shard, a string tensor on the chief."""
+        # The chief's device on purpose: a constant on a worker's device is sent while its constructor holds Python's
+        # lock, and all threads of the chief would wait for a large dataset to cross.
         with tf.device(None):
-            return tf.constant(shard_of(self.graph, len(self.devices), shard))
+            return tf.constant(cut_shard(self.graph, len(self.devices), shard))

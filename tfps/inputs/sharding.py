@@ -1,8 +1,8 @@
-"""The shard of one worker, cut out of the graph of a dataset as early as possible.
+"""Cuts the shard of one worker out of a dataset graph, as early in the graph as possible.
 
-By file, where files are read through one dataset of names: each worker reads its own. Else by element: each worker
-reads the whole input, and drops all but every n-th batch before work is spent on it.
-Example: of the batches 0 to 6 and 2 workers, worker 0 has 0, 2, 4, 6 and worker 1 has 1, 3, 5.
+By file: if the input reads files through one dataset of file names, each worker reads its own files. By element: in all
+other cases each worker reads the whole input and keeps every n-th batch, and drops the others before it processes them.
+Example: with 2 workers and the batches 0 to 6, worker 0 keeps 0, 2, 4, 6 and worker 1 keeps 1, 3, 5.
 """
 
 import tensorflow as tf
@@ -33,17 +33,18 @@ _FILE_BY_FILE = PER_ELEMENT | {
     "UnbatchDataset",
     "RepeatDataset",
 }
-"""Operations that mean the same for some files as for all; `take` and `skip`, say, count over the whole input."""
+"""Operations that do the same on some files as on all files. `take` and `skip`, say, count over the whole input."""
 
 
-def shard_of(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> bytes:
-    """The serialised graph of one worker's shard.
+def cut_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> bytes:
+    """Returns the serialised graph of one worker's shard.
 
     Args:
-        graph: of the whole dataset; its elements are batches.
-        num_workers: shards there are.
-        worker: number of this one.
+        graph: the graph of the whole dataset, whose elements are batches.
+        num_workers: the number of workers, and so of shards.
+        worker: the number of the worker.
     """
+    # The caller cuts the shards of all workers out of the same graph, so this works on a copy.
     shard = graph_pb2.GraphDef()
     shard.CopyFrom(graph)
     if num_workers > 1:
@@ -52,37 +53,38 @@ def shard_of(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> bytes:
 
 
 def split_by_file(graph: graph_pb2.GraphDef, num_workers: int) -> bool:
-    """Whether workers get whole files: there is one for each, and nothing counts elements of the whole input."""
-    files = _file_names(graph)
+    """Whether shards are whole files: each worker gets at least one, and no operation counts over the whole input."""
+    files = _find_file_names(graph)
     chain = {node.op for node in graph.node if "Dataset" in node.op}
-    return files is not None and _count(graph, files) >= num_workers and chain <= _FILE_BY_FILE
+    return files is not None and _count_files(graph, files) >= num_workers and chain <= _FILE_BY_FILE
 
 
 def _insert_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> None:
-    """Puts a ShardDataset between two nodes: behind the names of files, or before the last operations by element."""
-    files = _file_names(graph) if split_by_file(graph, num_workers) else None
+    """Inserts a ShardDataset after the file names, or else before the last operations that work element by element."""
+    files = _find_file_names(graph) if split_by_file(graph, num_workers) else None
     if files is not None:
         source = files
         consumer = next(node for node in graph.node if source.name in node.input)
     else:
-        consumer = _last_of_chain(graph)
+        consumer = _find_shard_consumer(graph)
         source = next(node for node in graph.node if node.name == consumer.input[0])
     shard = graph.node.add(name="tfps_shard", op="ShardDataset", input=[source.name])
     shard.input.append(add_constant(graph, "tfps_workers", num_workers))
     shard.input.append(add_constant(graph, "tfps_worker", worker))
-    # A dataset of tensors calls its types as its arguments are called.
+    # A "TensorSliceDataset" uses another attribute name for its types.
     types = "Toutput_types" if "Toutput_types" in source.attr else "output_types"
     shard.attr["output_types"].CopyFrom(source.attr[types])
     shard.attr["output_shapes"].CopyFrom(source.attr["output_shapes"])
     consumer.input[list(consumer.input).index(source.name)] = shard.name
 
 
-def _last_of_chain(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef:
-    """The node before which elements can be dropped: after it each element is worked on by itself.
+def _find_shard_consumer(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef:
+    """Returns the node before which elements can be dropped: from it on, the chain processes each element by itself.
 
-    A map that draws random numbers is not passed: every worker has to run it for all elements, or the numbers of an
-    element would depend on how many workers there are.
+    A map that draws random numbers always stays before the shard. Every worker must run such a map for all elements;
+    otherwise the numbers of an element would depend on the number of workers.
     """
+    # The walk goes from the end of the chain towards its source.
     nodes = {node.name: node for node in graph.node}
     consumer = next(node for node in graph.node if node.op == "_Retval")
     while nodes[consumer.input[0]].op in PER_ELEMENT and not draws_random_numbers(graph, nodes[consumer.input[0]]):
@@ -90,8 +92,9 @@ def _last_of_chain(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef:
     return consumer
 
 
-def _file_names(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef | None:
-    """The dataset of file names, if files are read through exactly one."""
+def _find_file_names(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef | None:
+    """Returns the dataset of file names; None unless the input reads files through exactly one."""
+    # Readers of files are in the function of an interleave or a flat_map, which gets one file name at a time.
     readers = any(node.op in _READERS for function in graph.library.function for node in function.node_def)
     string = [tf.string.as_datatype_enum]
     names = [
@@ -102,8 +105,8 @@ def _file_names(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef | None:
     return names[0] if readers and len(names) == 1 else None
 
 
-def _count(graph: graph_pb2.GraphDef, files: node_def_pb2.NodeDef) -> int:
-    """How many files a dataset of names has; 0 where the names are no constant."""
+def _count_files(graph: graph_pb2.GraphDef, files: node_def_pb2.NodeDef) -> int:
+    """Counts the files of a dataset of file names; 0 if the names are not a constant."""
     constant = next((node for node in graph.node if node.name == files.input[0] and node.op == "Const"), None)
-    # By the shape: TensorFlow writes long lists of strings in a form that it cannot read back as an array.
+    # The shape gives the count. TensorFlow writes long lists of strings in a form that it cannot read as an array.
     return 0 if constant is None else int(constant.attr["value"].tensor.tensor_shape.dim[0].size)

@@ -1,4 +1,4 @@
-"""Whether a dataset can run on the workers, and its graph made fit for it. What cannot is read by the chief."""
+"""Decides whether a dataset can run on the workers, and prepares its graph. The chief reads all other datasets."""
 
 import logging
 
@@ -6,33 +6,35 @@ import tensorflow as tf
 from google.protobuf import message as protobuf_message
 from tensorflow.core.framework import graph_pb2  # the serialised form of a dataset
 
-from tfps.inputs.dataset_graph import all_nodes, without_devices
-from tfps.inputs.one_order import fix_order, fix_seeds, unseeded_in_functions
+from tfps.inputs.dataset_graph import all_nodes, strip_devices
+from tfps.inputs.one_order import find_unseeded_in_functions, fix_order, fix_seeds
 from tfps.inputs.sharding import split_by_file
 
 _LOG = logging.getLogger("tfps")
 _MAX_BYTES = 1 << 30
+"""The largest graph that is shipped, data in memory included. A protocol buffer ends at 2 GiB."""
+
 _PYTHON = frozenset({"PyFunc", "EagerPyFunc", "PyFuncStateless"})
+"""Operations that call Python functions of the chief, which workers do not have."""
 
 
-def shippable_graph(dataset: tf.data.Dataset, num_workers: int) -> graph_pb2.GraphDef | None:
-    """The dataset as a graph for all workers; None where it cannot leave this process.
-
-    A refusal is logged with its reason.
+def make_shippable_graph(dataset: tf.data.Dataset, num_workers: int) -> graph_pb2.GraphDef | None:
+    """Makes the graph of a dataset that every worker can run.
 
     Args:
-        dataset: of batches.
-        num_workers: that read it.
+        dataset: a dataset of batches.
+        num_workers: the number of workers that read it.
 
     Returns:
-        The graph with one order and with seeds, so that every worker sees the same elements; not yet cut into shards.
+        The graph of the whole dataset, with a fixed order and fixed seeds, so that every worker sees the same elements.
+        None if the dataset cannot leave this process; the reason is logged.
     """
     try:
-        graph = without_devices(dataset)
+        graph = strip_devices(dataset)
     except (tf.errors.OpError, ValueError, protobuf_message.DecodeError) as error:
         _log_fed(f"it cannot be serialised ({str(error)[:200]})")
         return None
-    reason = _why_not(graph, num_workers)
+    reason = _find_obstacle(graph, num_workers)
     if reason:
         _log_fed(reason)
         return None
@@ -41,17 +43,19 @@ def shippable_graph(dataset: tf.data.Dataset, num_workers: int) -> graph_pb2.Gra
     return graph
 
 
-def _why_not(graph: graph_pb2.GraphDef, num_workers: int) -> str:
-    """Why a dataset cannot be shipped; empty where it can."""
+def _find_obstacle(graph: graph_pb2.GraphDef, num_workers: int) -> str:
+    """Returns the reason why a dataset cannot be shipped; empty if it can."""
     if graph.ByteSize() > _MAX_BYTES:
         return f"it holds {graph.ByteSize() >> 20} MiB of data"
     if python := _PYTHON & {node.op for node in all_nodes(graph)}:
         return f"it calls Python ({', '.join(sorted(python))})"
-    # By file each worker draws for its own elements; by element all workers would have to draw the same.
-    if num_workers > 1 and not split_by_file(graph, num_workers) and (inner := unseeded_in_functions(graph)):
+    # If shards are files, each worker draws numbers for its own elements. If shards are elements, all workers would
+    # have to draw the same numbers.
+    if num_workers > 1 and not split_by_file(graph, num_workers) and (inner := find_unseeded_in_functions(graph)):
         return f"a function of it has randomness without a seed ({', '.join(sorted(inner))})"
     return ""
 
 
 def _log_fed(reason: str) -> None:
-    _LOG.info("the dataset is read by the chief and fed to the workers: %s", reason)
+    """Logs why the chief reads a dataset."""
+    _LOG.info("the chief reads the dataset and feeds its batches to the workers: %s", reason)

@@ -1,8 +1,8 @@
-"""The input of all workers: one dataset, of which each element is seen by exactly one worker.
+"""`WorkerInput`: one dataset for all workers. Each batch goes to exactly one worker.
 
-A dataset made of `tf.data` operations alone is shipped: its graph goes to the workers, and each reads its shard there.
-Where that cannot be (Python generators, `keras.utils.PyDataset`, resources of the chief, very large arrays in memory)
-the chief reads batches and feeds each to a worker that is free.
+A dataset that consists of `tf.data` operations is shipped: its graph goes to the workers, and each worker reads its
+shard. Other datasets (Python generators, `keras.utils.PyDataset`, resources of the chief, very large arrays in memory)
+are fed: the chief reads the batches and sends each to a free worker.
 """
 
 import functools
@@ -15,10 +15,10 @@ from tfps.inputs.input_shards import InputShards
 from tfps.types import Nest
 
 _MAX_KEPT_BYTES = 256 << 20
-"""Workers keep a dataset of up to so many bytes, data in memory included, for the next `fit` of it."""
+"""The largest dataset, data in memory included, that workers keep for the next `fit` on it."""
 
 _SHARDS = "_tfps_input_shards"
-"""Attribute of a dataset: (weak reference to the strategy, `InputShards`). They go when the dataset does."""
+"""The attribute of a dataset for (weak reference to the strategy, `InputShards`). It ends with the dataset."""
 
 
 class WorkerInput:
@@ -27,16 +27,17 @@ class WorkerInput:
     Threading: the main thread.
 
     Args:
-        dataset: of batches.
-        devices: of the workers.
-        owner: the strategy of these workers. If it was given this very dataset before, the workers have it still.
+        dataset: a dataset of batches.
+        devices: the device of each worker.
+        owner: the strategy of these workers. If the same strategy has used the same dataset before, the workers still
+            have it.
 
     Attributes:
-        dataset: of batches.
-        devices: of the workers.
-        steps_per_epoch: batches an epoch takes; None for all there are.
-        num_batches: batches there are, where that is known.
-        examples: of a batch, where that is known. The last batch may have fewer.
+        dataset: the dataset of batches.
+        devices: the device of each worker.
+        steps_per_epoch: the number of batches in an epoch; None for all batches of the dataset.
+        num_batches: the number of batches in the dataset; None if it is unknown.
+        examples: the number of examples in a batch; None if it is unknown. The last batch may have fewer.
     """
 
     def __init__(self, dataset: tf.data.Dataset, devices: list[str], owner: object = None) -> None:
@@ -49,29 +50,31 @@ class WorkerInput:
 
     @functools.cached_property
     def shards(self) -> InputShards:
-        """The datasets of the workers: those of an earlier `fit` of the same dataset, or new ones."""
-        kept: InputShards | None
-        owner, kept = getattr(self.dataset, _SHARDS, (lambda: None, None))
-        if kept is not None and owner() is self._owner and kept.devices == self.devices:
-            return kept
+        """The shard of each worker. A second `fit` on the same dataset uses the shards of the first."""
+        earlier: InputShards | None
+        owner, earlier = getattr(self.dataset, _SHARDS, (lambda: None, None))
+        # Shards of an ended strategy are useless: their datasets were on the workers of its cluster.
+        if earlier is not None and owner() is self._owner and earlier.devices == self.devices:
+            return earlier
         shards = InputShards(self.dataset, self.devices)
         if self._owner is not None and shards.graph is not None and shards.graph.ByteSize() <= _MAX_KEPT_BYTES:
             setattr(self.dataset, _SHARDS, (weakref.ref(self._owner), shards))
         return shards
 
     @functools.cached_property
-    def most_batches(self) -> int | None:
-        """Batches that an epoch can have at most; None where nobody knows, or there is no end."""
+    def max_batches(self) -> int | None:
+        """The largest number of batches in an epoch; None if it is unknown or endless."""
+        # TensorFlow says -1 for an endless dataset and -2 for an unknown number.
         number = int(self.dataset.cardinality())
         return number if number >= 0 else None
 
     @property
     def element_spec(self) -> Nest:
-        """Of one batch; Keras builds models from it."""
+        """The structure of one batch: the shape and dtype of each tensor. Keras builds models from it."""
         return self.dataset.element_spec
 
     @property
-    def fed(self) -> bool:
+    def is_fed(self) -> bool:
         """Whether the chief reads the batches."""
         return self.shards.graph is None
 

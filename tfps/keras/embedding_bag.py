@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from tfps.checks import check_bool, check_integer
 from tfps.embedding.table import Table
-from tfps.nn.bags import Bags, Ids, bags_of, bags_of_dense, check_weights, shape_like
+from tfps.nn.bags import Bags, Ids, check_weights, make_bags, make_dense_bags, shape_like
 from tfps.nn.combiners import combine
-from tfps.nn.rows import pooled_rows_of, resolve_params
+from tfps.nn.rows import pool_rows, resolve_params
 from tfps.ops.combine_rows import check_combiner
 
 
@@ -81,7 +81,7 @@ class EmbeddingBag(keras.layers.Embedding):
         if dense and not isinstance(resolve_params(self.embeddings), Table):
             pooled = self._pool_dense(ids, weights)
         else:
-            bags = bags_of_dense(ids, weights) if dense else bags_of(ids, weights, "inputs")
+            bags = make_dense_bags(ids, weights) if dense else make_bags(ids, weights, "inputs")
             pooled = shape_like(ids, self._pool(bags.select(bags.ids != 0) if self.mask_zero else bags))
         return tf.cast(pooled, self.compute_dtype)
 
@@ -89,7 +89,7 @@ class EmbeddingBag(keras.layers.Embedding):
         """Pools bags in flat form. Sparse and ragged ids have it, and so do dense ids of a table."""
         table = resolve_params(self.embeddings)
         if isinstance(table, Table):
-            return pooled_rows_of(table, bags, self.combiner)
+            return pool_rows(table, bags, self.combiner)
         add_up = functools.partial(tf.math.segment_sum, segment_ids=bags.bag)
         # Without servers no request has reduced the ids to unique ones, so TensorFlow's own ops copy a row for each id.
         pooled = combine(self._rows(bags.ids), bags.weights, self.combiner, add_up)

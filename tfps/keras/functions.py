@@ -13,7 +13,7 @@ from tfps.keras._compat import tree
 from tfps.keras.epoch_logs import EpochLogs
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import make_mode, settings_of
-from tfps.placement.advice import start_up
+from tfps.placement.advice import format_start_up
 from tfps.training.closure import Result
 from tfps.training.evaluation import Evaluation
 from tfps.training.first_steps import FirstSteps
@@ -122,14 +122,14 @@ class StepFunction:
         if self._first_steps is not None:
             if new:
                 self._log_plan(epoch)
-            self._first_steps.begin_epoch(epoch.source.fed)
+            self._first_steps.begin_epoch(epoch.source.is_fed)
         return self.mode.schedule(self._runner, epoch)
 
     def _log_plan(self, epoch: Epoch) -> None:
         """Logs once where the variables of the model are and how many rows a step looks up."""
         ids = self.closures.ids_per_step(epoch.source.examples)
         workers = self._steps.strategy.num_workers
-        _LOG.info("%s", start_up(self._steps.plan(), ids, workers, self.mode.closure_steps))
+        _LOG.info("%s", format_start_up(self._steps.plan(), ids, workers, self.mode.closure_steps))
 
     def _count(self, result: Result) -> None:
         self._logs.add(result)

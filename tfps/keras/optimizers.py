@@ -7,7 +7,7 @@ from typing import TypeAlias
 import tensorflow as tf
 
 from tfps import step
-from tfps.embedding.merged import MergedGradient, push_merged
+from tfps.embedding.merged import MergedGradient, apply_merged
 from tfps.embedding.push import push
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
@@ -101,7 +101,7 @@ def update_step(
     updates = row_optimizers.row_updates(optimizer, tables, tf.cast(learning_rate, tf.float32)) if tables else []
     # Merged gradients already lie on the servers, so their updates send no rows.
     merged = [update for update in updates if isinstance(update.gradient, MergedGradient)]
-    push_merged(merged)
+    apply_merged(merged)
     direct = [update for update in updates if update not in merged]
     if direct:
         push(direct, current.gradients if current else [], current.next_push_id() if current else None)
@@ -176,7 +176,7 @@ def _clip_merged(optimizer: keras.Optimizer, gradients: list[Gradient]) -> list[
     if not optimizer.clipnorm and not optimizer.global_clipnorm:
         limit = optimizer.clipvalue
         return [
-            gradient.limited(limit)
+            gradient.with_limit(limit)
             if isinstance(gradient, MergedGradient)
             else tf.clip_by_value(gradient, -limit, limit)
             for gradient in gradients
@@ -200,7 +200,7 @@ def _square_sum(gradient: Gradient) -> tf.Tensor:
 
 def _scale(gradient: Gradient, factor: tf.Tensor) -> Gradient:
     if isinstance(gradient, MergedGradient):
-        return gradient.scaled(factor)
+        return gradient.with_factor(factor)
     with tf.device(gradient.device):
         return gradient * factor
 

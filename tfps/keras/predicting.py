@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
-from tfps.inputs.chief_dataset import as_tensor, in_this_context
+from tfps.inputs.chief_dataset import as_tensor, move_to_this_context
 from tfps.keras._compat import TFEpochIterator, tree
 from tfps.keras.variables import stored_values
-from tfps.runtime.ordered_results import results_in_order
+from tfps.runtime.ordered_results import run_in_order
 from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import Exchange
 from tfps.training.hoisting import DirectLookups, Recording
@@ -66,7 +66,7 @@ def predict(
     model.stop_predicting = False
     hooks.on_predict_begin()
     # The chief reads the input itself: results have to come back in its order, and each batch goes out with its call.
-    batches = iter(in_this_context(epoch_iterator._distributed_dataset.dataset))
+    batches = iter(move_to_this_context(epoch_iterator._distributed_dataset.dataset))
     for number, result in enumerate(_results(model, batches, steps)):
         hooks.on_predict_batch_begin(number)
         outputs.append(result)
@@ -89,7 +89,7 @@ def _results(model: keras.Model, batches: Iterable[Nest], steps: int | None) -> 
     calls = (
         functools.partial(function, tree.map_structure(as_tensor, batch)) for batch in itertools.islice(batches, steps)
     )
-    return results_in_order(model.distribute_strategy, "predictions for a batch", calls)
+    return run_in_order(model.distribute_strategy, "predictions for a batch", calls)
 
 
 def _predict_function(model: keras.Model) -> Callable[[Nest], Nest]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from tfps.embedding.local_table import stand_in
+from tfps.embedding.local_table import find_stand_in
 from tfps.embedding.merged import MergedGradient
 from tfps.embedding.push import RowUpdate
 from tfps.embedding.table import Table
@@ -181,8 +181,8 @@ def row_updates(
     updates = []
     for gradient, table in pairs:
         decays = decayed is not None and optimizer._use_weight_decay(table)
-        slots = [stand_in(slot._value) for slot in bound.slots_of(table)]
-        updates.append(RowUpdate(stand_in(table), slots, gradient, bound.rule, decayed if decays else plain))
+        slots = [find_stand_in(slot._value) for slot in bound.slots_of(table)]
+        updates.append(RowUpdate(find_stand_in(table), slots, gradient, bound.rule, decayed if decays else plain))
     return updates
 
 

@@ -1,4 +1,4 @@
-"""Lookups for custom layers and loops: those of `tf.nn`, also for tables that are split over parameter servers."""
+"""Lookups for custom layers and loops: the functions of `tf.nn`, also for tables on parameter servers."""
 
 from tfps.nn.lookups import embedding_lookup, embedding_lookup_sparse, safe_embedding_lookup_sparse
 

@@ -1,4 +1,4 @@
-"""Bags: ids that are looked up together and pooled into one row, as sparse, ragged and dense tensors hold them."""
+"""`Bags`: ids that are looked up together and pooled into one row, from sparse, ragged and dense tensors."""
 
 import dataclasses
 from typing import TypeAlias
@@ -8,18 +8,20 @@ import tensorflow as tf
 from tfps.ops.combine_rows import Pooling
 
 Ids: TypeAlias = tf.Tensor | tf.SparseTensor | tf.RaggedTensor
-"""Ids, or their weights, as users pass them: the last dimension of a tensor is a bag."""
+"""Ids, or their weights, in the forms that users pass. The last dimension of a tensor is a bag."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bags:
-    """The ids of all bags, one after the other.
+    """The ids of all bags, one bag after the other.
+
+    Example: the bags [5, 7], [] and [5] have ids [5, 7, 5], bag [0, 0, 2] and count 3.
 
     Args:
-        ids: int32 or int64, [n].
-        bag: int64, [n], ascending: the bag of each id.
-        weights: float, [n], or None.
-        count: number of bags, a scalar; some of them may be empty.
+        ids: the ids, int32 or int64 [n].
+        bag: the bag of each id, int64 [n] ascending.
+        weights: the weight of each id, float [n]; None if all weights are 1.
+        count: the number of bags, a scalar; some bags may be empty.
     """
 
     ids: tf.Tensor
@@ -28,44 +30,46 @@ class Bags:
     count: tf.Tensor
 
     def select(self, keep: tf.Tensor) -> "Bags":
-        """The bags without the ids for which `keep`, bool [n], is False."""
+        """Returns the bags with only the ids for which `keep`, bool [n], is True."""
+        # The count stays: a bag that loses all its ids becomes an empty bag.
         weights = None if self.weights is None else tf.boolean_mask(self.weights, keep)
         return Bags(tf.boolean_mask(self.ids, keep), tf.boolean_mask(self.bag, keep), weights, self.count)
 
     def fill_empty(self, default_id: tf.Tensor | int) -> "Bags":
-        """The bags with `default_id`, of weight 1, in each that was empty."""
+        """Returns the bags with `default_id`, at weight 1, in each empty bag."""
         bag, ids = self._fill_empty(self.ids, default_id)
         return Bags(ids, bag, None if self.weights is None else self._fill_empty(self.weights, 1)[1], self.count)
 
     def _fill_empty(self, values: tf.Tensor, default: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
-        """The bag of each value, and the values, with the default in each bag that was empty."""
+        """Returns the bag of each value and the values, with the default in each empty bag."""
+        # For 0 bags the operation returns row ids of two dimensions, so it always gets at least one bag.
         filled = tf.raw_ops.RaggedFillEmptyRows(
             value_rowids=self.bag,
             values=values,
-            nrows=tf.maximum(self.count, 1),  # for no bags the operation returns rowids of two dimensions
+            nrows=tf.maximum(self.count, 1),
             default_value=tf.cast(default, values.dtype),
         )
-        # Where there is no bag at all, the one that was asked for above is dropped again.
+        # If there are no bags, this drops the default of the extra bag again.
         end = tf.where(self.count > 0, tf.size(filled.output_values), 0)
         return filled.output_value_rowids[:end], filled.output_values[:end]
 
     def without_empty_end(self) -> "Bags":
-        """The bags up to the last that is not empty; `tf.nn.embedding_lookup_sparse` leaves the others out."""
-        # The sum is over one number, or over none where there is no id at all: then the count is 0.
+        """Returns the bags up to the last one that has an id, as `tf.nn.embedding_lookup_sparse` does."""
+        # The slice has one number, or none if there are no ids. The sum of none is 0, which is then the right count.
         return dataclasses.replace(self, count=tf.reduce_sum(self.bag[-1:] + 1))
 
     def pooling(self, combiner: str) -> Pooling:
-        """How to pool the rows of the ids."""
+        """Returns the pooling of these bags by a combiner."""
         return Pooling(self.bag, self.count, combiner, self.weights)
 
 
-def bags_of(ids: Ids, weights: Ids | None, name: str = "ids") -> Bags:
-    """The bags of a sparse or ragged tensor: ids that have all indices but the last in common.
+def make_bags(ids: Ids, weights: Ids | None, name: str = "ids") -> Bags:
+    """Returns the bags of a sparse or ragged tensor. Ids whose indices differ only in the last one share a bag.
 
     Args:
         ids: `tf.SparseTensor` of any rank, in row-major order, or `tf.RaggedTensor` [bags, None].
-        weights: the same kind of tensor with the same places, or None.
-        name: what the caller calls `ids`, for messages.
+        weights: the same kind of tensor with the same indices; None if all weights are 1.
+        name: the caller's name for `ids`, for messages.
 
     Raises:
         TypeError: `ids` or `weights` are of another kind.
@@ -76,26 +80,36 @@ def bags_of(ids: Ids, weights: Ids | None, name: str = "ids") -> Bags:
             f"`{name}` must be sparse or ragged. Received: {type(ids).__name__}. Valid: SparseTensor, RaggedTensor."
         )
     check_weights(ids, weights, name)
-    return _of_sparse(ids, weights) if isinstance(ids, tf.SparseTensor) else _of_ragged(ids, weights, name)
+    if isinstance(ids, tf.SparseTensor):
+        return _make_sparse_bags(ids, weights)
+    return _make_ragged_bags(ids, weights, name)
 
 
 def check_weights(ids: Ids, weights: Ids | None, name: str) -> None:
-    """Checks that weights are None or of the kind and shape of the ids, which the caller calls `name`.
+    """Checks that weights are None or have the type and shape of the ids.
+
+    Args:
+        ids: the ids.
+        weights: the weights.
+        name: the caller's name for `ids`, for messages.
 
     Raises:
-        TypeError: they are of another kind.
-        ValueError: they are of another shape.
+        TypeError: the weights have another type.
+        ValueError: the weights have another shape.
     """
     if weights is None:
         return
     if any(isinstance(weights, kind) != isinstance(ids, kind) for kind in (tf.SparseTensor, tf.RaggedTensor)):
-        raise TypeError(f"weights must be None or of the kind of `{name}`. Received: {type(weights).__name__}.")
+        raise TypeError(
+            f"weights must be None or of the type of `{name}`. "
+            f"Received: {type(weights).__name__}. Valid: {type(ids).__name__}."
+        )
     if not weights.shape.is_compatible_with(ids.shape):
         raise ValueError(f"weights must have the shape of `{name}`. Received: {weights.shape}. Valid: {ids.shape}.")
 
 
-def bags_of_dense(ids: tf.Tensor, weights: tf.Tensor | None) -> Bags:
-    """The bags of a tensor, [..., ids of a bag]; weights are None or of its shape."""
+def make_dense_bags(ids: tf.Tensor, weights: tf.Tensor | None) -> Bags:
+    """Returns the bags of a dense tensor, [..., ids of a bag]; weights are None or have its shape."""
     shape = tf.shape(ids, tf.int64)
     count = tf.reduce_prod(shape[:-1])
     flat = None if weights is None else tf.reshape(weights, [-1])
@@ -103,25 +117,30 @@ def bags_of_dense(ids: tf.Tensor, weights: tf.Tensor | None) -> Bags:
 
 
 def shape_like(ids: Ids, pooled: tf.Tensor) -> tf.Tensor:
-    """Gives pooled rows, [bags, dim], the shape of the ids with `dim` in place of the last dimension."""
+    """Reshapes pooled rows, [bags, dim], to `ids.shape[:-1] + [dim]`."""
     shaped = pooled
+    # Ragged ids have the shape [bags, None], so their pooled rows are in shape already.
     if not isinstance(ids, tf.RaggedTensor):
         shape = ids.dense_shape if isinstance(ids, tf.SparseTensor) else tf.shape(ids, tf.int64)
         shaped = tf.reshape(pooled, tf.concat([shape[:-1], tf.shape(pooled, tf.int64)[1:]], 0))
+    # The reshape loses dimensions that are known while the graph is traced; Keras layers after this one need them.
     shaped.set_shape(ids.shape[:-1].concatenate(pooled.shape[1:]))
     return shaped
 
 
-def _of_sparse(ids: tf.SparseTensor, weights: tf.SparseTensor | None) -> Bags:
-    """Bags are numbered row by row: index (1, 2, 7) of shape [3, 4, 9] is in bag 1 * 4 + 2."""
+def _make_sparse_bags(ids: tf.SparseTensor, weights: tf.SparseTensor | None) -> Bags:
+    """Returns the bags of a sparse tensor."""
+    # Bags are numbered in row-major order. Example: with shape [3, 4, 9], index (1, 2, 7) is in bag 1 * 4 + 2.
     sizes = ids.dense_shape[:-1]
     strides = tf.math.cumprod(sizes, exclusive=True, reverse=True)
     bag = tf.reduce_sum(ids.indices[:, :-1] * strides, axis=1)
     return Bags(ids.values, bag, None if weights is None else weights.values, tf.reduce_prod(sizes))
 
 
-def _of_ragged(ids: tf.RaggedTensor, weights: tf.RaggedTensor | None, name: str) -> Bags:
+def _make_ragged_bags(ids: tf.RaggedTensor, weights: tf.RaggedTensor | None, name: str) -> Bags:
+    """Returns the bags of a ragged tensor, which has one bag in each row."""
     if ids.ragged_rank != 1 or ids.flat_values.shape.rank != 1:
         raise ValueError(f"`{name}` must have two dimensions if it is ragged. Received: shape {ids.shape}.")
+    # The row splits may be int32, but the C++ ops take int64 alone.
     bag, count = tf.cast(ids.value_rowids(), tf.int64), tf.cast(ids.nrows(), tf.int64)
     return Bags(ids.flat_values, bag, None if weights is None else weights.flat_values, count)

@@ -1,4 +1,4 @@
-"""Pools rows that do not come from a table: they were looked up one by one, and become one a bag."""
+"""Pools rows that do not come from a table, for example rows that a layer has looked up one by one."""
 
 from collections.abc import Callable
 
@@ -8,17 +8,21 @@ import tensorflow as tf
 def combine(
     rows: tf.Tensor, weights: tf.Tensor | None, combiner: str, add_up: Callable[[tf.Tensor], tf.Tensor]
 ) -> tf.Tensor:
-    """One row a bag: the weighted sum of its rows, for "mean" over the sum of the weights, for "sqrtn" over their norm.
+    """Combines the rows of each bag into one row.
+
+    "sum" is the weighted sum of the rows, "mean" divides it by the sum of the weights, and "sqrtn" divides it by the
+    l2 norm of the weights.
 
     Args:
-        rows: float tensor, [..., dim].
-        weights: float tensor, [...]; all are 1 where None.
+        rows: the rows, float [..., dim].
+        weights: the weight of each row, float [...]; None if all weights are 1.
         combiner: "mean", "sqrtn" or "sum".
-        add_up: sums over the ids of each bag; takes rows, and tensors [..., 1].
+        add_up: a function that sums over the ids of each bag; it takes `rows`, and tensors of shape [..., 1].
 
     Returns:
-        The pooled rows, of the shape that `add_up` gives; 0 where the divisor of a bag is 0.
+        The pooled rows, in the shape that `add_up` returns; 0 where the divisor of a bag is 0.
     """
+    # Under a mixed precision policy rows are float16, and weights may come as float32.
     if weights is not None:
         weights = tf.cast(weights, rows.dtype)[..., tf.newaxis]
     summed = add_up(rows if weights is None else rows * weights)

@@ -1,6 +1,6 @@
-"""What callers pass as `params`, and the rows of a table."""
+"""Resolves the `params` that users pass to a table, and looks up its rows."""
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -13,15 +13,15 @@ from tfps.nn.bags import Bags
 from tfps.ops.combine_rows import combine_rows
 
 Params: TypeAlias = Table | tf.Variable | tf.Tensor
-"""What rows are looked up in: a table, or anything that `tf.nn` takes."""
+"""A table, or any other value that `tf.nn` looks up rows in."""
 
 
 def resolve_params(params: object) -> Params | list[Params]:
-    """The table that `params` is or holds; else `params` in the form that `tf.nn` takes.
+    """Returns the table that `params` is or holds; otherwise `params` in the form that `tf.nn` takes.
 
     Args:
-        params: a table, a Keras variable, anything that `tf.nn` takes, or a list of these. `tf.nn` does not know Keras
-            variables, so their values take their place.
+        params: a table, a Keras variable, any other value that `tf.nn` takes, or a list of these. `tf.nn` does not
+            accept Keras variables, so it gets their values.
 
     Raises:
         UnsupportedError: `params` lists a table together with something else.
@@ -29,77 +29,81 @@ def resolve_params(params: object) -> Params | list[Params]:
     if not isinstance(params, (list, tuple)):
         return _resolve_part(params)
     parts = [_resolve_part(part) for part in params]
-    # tf.nn takes a list for the shards of one table.
+    # `tf.nn` treats a list as the shards of one table.
     if len(parts) > 1 and any(isinstance(part, Table) for part in parts):
         raise UnsupportedError(
-            "`params` must not list a table together with others as parts of one: a table is split by its plan. "
-            f"Received: {parts}. Valid: one table, or tensors and variables alone."
+            "`params` must not list a table together with other parts, because a plan already splits the table. "
+            f"Received: {parts}. Valid: one table, or a list of tensors and variables."
         )
     return parts[0] if len(parts) == 1 else parts
 
 
-def _resolve_part(part: Any) -> Params:
+def _resolve_part(part: tf.Variable) -> Params:
+    """Returns the table or the value that a Keras variable holds, and any other part as it is."""
+    # `_value` and not `value`: under mixed precision `value` casts the table, which would read all of it.
     table = getattr(part, "_value", None)
     if isinstance(table, Table):
-        # Not `part.value`: under mixed precision that would cast the table, and so read all of it.
         return table
+    # `value` is a property of Keras variables. `tf.Variable` has a method of that name.
     return part.value if isinstance(getattr(type(part), "value", None), property) else part
 
 
-def rows_of(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor | None = None) -> tf.Tensor:
-    """Looks up rows of a table, of norm `max_norm` at most.
+def look_up_rows(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor | None = None) -> tf.Tensor:
+    """Looks up rows of a table.
 
     Args:
-        table: on the servers.
+        table: the table.
         ids: int32 or int64 tensor of any shape.
-        max_norm: rows with a larger l2 norm are scaled down to it; none are where None.
+        max_norm: the largest l2 norm of a row; longer rows are scaled down to it. None for no limit.
 
     Returns:
-        A tensor of shape `ids.shape + [dim]`.
+        The rows, of shape `ids.shape + [dim]`.
 
     Raises:
-        TypeError: `ids` are of another type.
+        TypeError: `ids` have another dtype.
     """
     _check_ids(table, ids)
     if max_norm is None:
         return table.sparse_read(ids)
-    clipped, places = _clipped_rows(table, ids, max_norm)
+    clipped, places = _look_up_clipped(table, ids, max_norm)
     return tf.gather(clipped, tf.reshape(places, tf.shape(ids)))
 
 
-def pooled_rows_of(table: Table, bags: Bags, combiner: str, max_norm: float | tf.Tensor | None = None) -> tf.Tensor:
-    """Looks up rows of a table, of norm `max_norm` at most, and pools them bag by bag.
+def pool_rows(table: Table, bags: Bags, combiner: str, max_norm: float | tf.Tensor | None = None) -> tf.Tensor:
+    """Looks up rows of a table and pools them bag by bag.
 
     Args:
-        table: on the servers.
-        bags: of ids.
+        table: the table.
+        bags: the bags of ids.
         combiner: "mean", "sqrtn" or "sum".
-        max_norm: as for `rows_of`.
+        max_norm: as for `look_up_rows`.
 
     Returns:
-        A tensor [bags, dim]; 0 for an empty bag.
+        The pooled rows, [bags, dim]; 0 for an empty bag.
 
     Raises:
-        TypeError: ids are of another type than int32 and int64.
+        TypeError: the ids are neither int32 nor int64.
     """
     _check_ids(table, bags.ids)
+    # Without clipping, `pool` combines the rows straight from the answer of the servers.
     if max_norm is None:
         return pool(look_up(table, bags.ids), bags.pooling(combiner))
-    clipped, places = _clipped_rows(table, bags.ids, max_norm)
+    clipped, places = _look_up_clipped(table, bags.ids, max_norm)
     return combine_rows(clipped, places, bags.pooling(combiner))
 
 
 def _check_ids(table: Table, ids: tf.Tensor) -> None:
+    """Raises `TypeError` if the ids are not integers."""
     if ids.dtype not in (tf.int32, tf.int64):
         raise TypeError(
             f"ids for table {table.name!r} must be integers. Received: {ids.dtype.name}. Valid: int32, int64."
         )
 
 
-def _clipped_rows(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The rows of the unique ids, each clipped once, and the position of the row of each id, [ids]."""
+def _look_up_clipped(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Looks up the unique ids, clips their rows, and returns these and the index of the row of each id, [ids]."""
     if not tf.is_tensor(max_norm):
         check_number("max_norm", max_norm, at_least=0, valid="a tensor, or None for rows as they are")
-    # A norm costs more than a row: ids that repeat share one.
+    # A norm costs more than a lookup, so repeated ids share one clipped row.
     unique, places = tf.unique(tf.reshape(ids, [-1]))
     return tf.clip_by_norm(table.sparse_read(unique), max_norm, axes=[1]), places

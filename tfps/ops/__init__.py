@@ -1,1 +1,1 @@
-"""The ops of the hot path, one wrapper each: in C++, or as a TensorFlow graph where the library is not built."""
+"""Wrappers of the hot path's ops. Each calls a C++ op, or builds a TensorFlow graph if the library is missing."""

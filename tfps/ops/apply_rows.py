@@ -1,4 +1,4 @@
-"""Updates of rows of several tables of one server, in one op that runs there."""
+"""Updates rows of several tables of one server, in one op that runs on that server."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,38 +7,39 @@ import tensorflow as tf
 
 from tfps.errors import ConfigError
 from tfps.ops import library
-from tfps.ops.row_request import split_request, width
+from tfps.ops.row_request import common_width, split_request
 from tfps.ops.row_rules import RowRule
 
 
 def pack_update(hyper: Any, request: Any, gradients: Any) -> Any:
-    """Makes one tensor of what a server needs for an update, because each tensor that crosses costs a message.
+    """Packs an update for one server into one tensor, because every tensor that crosses the network costs a message.
 
     Args:
-        hyper: the rule's hyperparameters in order and last the decay, float32, [h + 1].
-        request: int64, [tables + m], from `route_unique`; within a table each row at most once.
-        gradients: float32, [m, dim], in the order of the request.
+        hyper: the rule's hyperparameters in order, then the decay, float32, [h + 1].
+        request: the request from `route_unique`, int64, [tables + m]. Within a table each row appears at most once.
+        gradients: the gradients of the rows, float32, [m, dim], in the order of the request.
 
     Returns:
         float32, [h + 1 + 2 * (tables + m) + m * dim]: the hyperparameters, the bits of the request, the gradients.
     """
+    # The bits of an int64 pass unchanged as two float32 values; a cast would lose digits of large row numbers.
     bits = tf.reshape(tf.bitcast(request, tf.float32), [-1])
     return tf.concat([hyper, bits, tf.reshape(gradients, [-1])], axis=0)
 
 
 def unpack_update(message: Any, hypers: int, pieces: int, dim: int) -> tuple[Any, Any, Any]:
-    """Takes apart what `pack_update` made.
+    """Unpacks the tensor that `pack_update` made.
 
     Args:
-        message: from `pack_update`.
-        hypers: hyperparameters that it begins with, the decay among them.
-        pieces: tables of its request.
-        dim: width of a row.
+        message: the tensor from `pack_update`.
+        hypers: the number of its hyperparameters, including the decay.
+        pieces: the number of tables in its request.
+        dim: the width of a row.
 
     Returns:
         (hyperparameters float32 [hypers], request int64 [pieces + m], gradients float32 [m, dim]).
     """
-    # A row takes 2 lanes of the request, as its number is 64 bits wide, and `dim` of the gradients.
+    # Each row takes 2 floats of the request, because its number has 64 bits, and `dim` floats of the gradients.
     rows = (tf.size(message) - hypers - 2 * pieces) // (dim + 2)
     end = hypers + 2 * (pieces + rows)
     request = tf.bitcast(tf.reshape(message[hypers:end], [-1, 2]), tf.int64)
@@ -46,39 +47,40 @@ def unpack_update(message: Any, hypers: int, pieces: int, dim: int) -> tuple[Any
 
 
 def apply_rows(rule: RowRule, variables: Sequence[Sequence[Any]], message: Any) -> Any:
-    """Updates rows of the tables of one server, and the slots that go with them.
+    """Updates rows of the tables of one server, together with their slots.
 
-    In C++ a table and its slots are locked while their rows are read, updated and written, once each: concurrent
-    updates follow one another. Without the library deltas are computed from rows read before and then added, each
-    variable's atomically: none is lost, but of two updates of one row at once the second knows nothing of the first.
+    The C++ op locks a table and its slots while it reads, updates and writes their rows, so concurrent updates run one
+    after the other. Without the library, deltas are computed from rows that were read earlier and are then added
+    atomically. No update is lost, but of two concurrent updates of a row the second does not see the first.
 
     Args:
         rule: the optimizer, one of `tfps.ops.row_rules.ROW_RULES`.
-        variables: for each table of the server, in the order of the request's pieces: the table, then its slots in the
-            rule's order; float32, a table [any, dim], a slot [any, dim] or, where the rule has one number a row,
-            [any, 1].
-        message: from `pack_update`.
+        variables: for each table, in the order of the request's pieces, the table and then its slots in the rule's
+            order. All are float32; a table is [any, dim], a slot [any, dim], or [any, 1] if it has one number per row.
+        message: the update, from `pack_update`.
 
     Returns:
-        The operation; None when run eagerly.
+        The operation, or None in eager mode.
 
     Raises:
-        ConfigError: the tables are no matrices of one width and dtype, or their slots are not those of the rule.
+        ConfigError: the tables are not matrices of one width and dtype, or their slots do not fit the rule.
         tf.errors.InvalidArgumentError: the message does not fit the variables.
     """
-    dim = width([table[0] for table in variables])
+    dim = common_width([table[0] for table in variables])
     for table in variables:
         _check_slots(rule, table, dim)
     ops = library.load()
     with tf.device(variables[0][0].device):
         if ops is None or variables[0][0].dtype != tf.float32:
             return apply_rows_graph(rule, variables, message)
+        # The op takes all tables, then the first slot of each table, and so on.
         handles = [table[i].handle for i in range(1 + len(rule.slots)) for table in variables]
         return ops.tfps_apply_rows(variables=handles, message=message, tables=len(variables), dim=dim, rule=rule.name)
 
 
 def apply_rows_graph(rule: RowRule, variables: Sequence[Sequence[Any]], message: Any) -> Any:
-    """The same by TensorFlow's own ops; see `apply_rows`."""
+    """Does the same with TensorFlow's own ops; see `apply_rows`."""
+    # Every rule has one more number than hyperparameters: the decay.
     dim, hypers = variables[0][0].shape[1], len(rule.hyperparameters) + 1
     hyper, request, rows = unpack_update(message, hypers, len(variables), dim)
     counts, local = split_request(request, len(variables))
@@ -87,23 +89,24 @@ def apply_rows_graph(rule: RowRule, variables: Sequence[Sequence[Any]], message:
 
 
 def update_deltas(rule: RowRule, rows: Sequence[Any], hyper: Any, gradient: Any) -> list[Any]:
-    """What an update adds to some rows and to their slots.
+    """Computes what an update adds to some rows and to their slots.
 
     Args:
         rule: the optimizer.
-        rows: the rows, [m, dim], and those of each slot.
-        hyper: hyperparameters in the rule's order and last the decay, [h + 1].
-        gradient: [m, dim].
+        rows: the rows of the table, [m, dim], then the same rows of each slot.
+        hyper: the hyperparameters in the rule's order, then the decay, [h + 1].
+        gradient: the gradient of each row, [m, dim].
 
     Returns:
-        A tensor like each of `rows`.
+        A delta for each tensor of `rows`, of the same shape.
     """
+    # A message is always float32; a table may have another dtype.
     hyper, gradient = tf.cast(hyper, rows[0].dtype), tf.cast(gradient, rows[0].dtype)
     return rule.deltas(rows[0], list(rows[1:]), gradient, hyper)
 
 
 def _check_slots(rule: RowRule, table: Sequence[Any], dim: int) -> None:
-    """Checks that the slots behind a table are those of the rule."""
+    """Checks that a table is followed by the slots of the rule."""
     if len(table) != 1 + len(rule.slots):
         raise ConfigError(
             f"`variables` must be a table and its slots {rule.slot_names} for rule {rule.name!r}. "
@@ -120,11 +123,11 @@ def _check_slots(rule: RowRule, table: Sequence[Any], dim: int) -> None:
 def _update(
     rule: RowRule, table: Sequence[Any], hyper: tf.Tensor, local: tf.Tensor, gradient: tf.Tensor
 ) -> tf.Operation:
-    """Updates the local rows of one table."""
+    """Updates the rows `local` of one table and its slots."""
     rows = [tf.raw_ops.ResourceGather(resource=v.handle, indices=local, dtype=v.dtype) for v in table]
     deltas = update_deltas(rule, rows, hyper, gradient)
     where = local[:, tf.newaxis]
-    # Unlike ResourceScatterAdd, which shares the lock, this op excludes other writers.
+    # ResourceScatterAdd takes the lock shared; ResourceScatterNdAdd excludes other writers, so no addition is lost.
     return tf.group(
         *(
             tf.raw_ops.ResourceScatterNdAdd(ref=variable.handle, indices=where, updates=delta, use_locking=True)

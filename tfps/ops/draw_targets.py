@@ -1,4 +1,4 @@
-"""Draws negatives for pairs of word2vec: random rows beside each positive one, which the pair must score low."""
+"""Draws negatives for pairs of word2vec: random rows beside each positive row, which the model must score low."""
 
 import dataclasses
 
@@ -9,20 +9,20 @@ from numpy.typing import ArrayLike, NDArray
 from tfps.errors import ConfigError
 from tfps.ops import library
 from tfps.ops.draw_targets_graph import draw_targets_graph
-from tfps.ops.id_range import raised_eagerly
+from tfps.ops.id_range import translate_eager_errors
 
 _MOST_ROWS = 2**31
-"""An alias must fit 32 bits."""
+"""An alias must fit in 32 bits."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Negatives:
-    """The distribution of the negatives, and how many a positive row gets.
+    """The distribution of the negatives and their number.
 
     Args:
-        rows: rows of the table, 2 to 2^31.
-        count: negatives of a pair, at least 1.
-        aliases: int64 [rows], from `alias_table`; None for a uniform draw.
+        rows: the number of rows of the table, 2 to 2^31.
+        count: the number of negatives of each pair, at least 1.
+        aliases: the table of `alias_table`, int64 [rows]; None for a uniform draw.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -43,14 +43,14 @@ class Negatives:
 
 
 def alias_table(weights: ArrayLike) -> NDArray[np.int64]:
-    """Builds the table by which a row is drawn in constant time, whatever the weights.
+    """Builds the table for draws of rows in constant time, for any weights.
 
     Args:
-        weights: weight of each row, [rows], at least 0 and not all 0.
+        weights: the weight of each row, [rows], at least 0 and not all 0.
 
     Returns:
-        int64 [rows]. A draw picks a column at random and keeps it with a probability, else it takes the alias of the
-        column. The high 32 bits are that probability times 2^32, the low 32 bits the alias.
+        int64 [rows]. A draw picks a random column and keeps it with the column's probability, or else takes the
+        column's alias. The high 32 bits are the probability times 2^32, the low 32 bits are the alias.
 
     Raises:
         ConfigError: the weights break their rule.
@@ -74,39 +74,45 @@ def alias_table(weights: ArrayLike) -> NDArray[np.int64]:
             "`weights` must be a vector of finite numbers, at least 0 and not all 0. "
             f"Received: shape {weights.shape}, from {weights.min(initial=0)} to {weights.max(initial=0)}."
         )
-    # Columns are of height 1: those below it are filled up by an alias from those above it.
-    shares = weights / weights.sum() * len(weights)
+    # The mean height of a column is 1. A column below 1 is filled up to 1 by one above it, which becomes its alias.
+    # Example: heights 1.5 and 0.5. Column 1 keeps 0.5, and its other half goes to row 0.
+    heights = weights / weights.sum() * len(weights)
     aliases = np.arange(len(weights))
-    poor, rich = list(np.flatnonzero(shares < 1)), list(np.flatnonzero(shares >= 1))
-    left = shares.tolist()
-    while poor and rich:
-        taker, giver = poor.pop(), rich[-1]
+    low, high = list(np.flatnonzero(heights < 1)), list(np.flatnonzero(heights >= 1))
+    own = heights.tolist()
+    while low and high:
+        taker, giver = low.pop(), high[-1]
         aliases[taker] = giver
-        left[giver] -= 1 - left[taker]
-        if left[giver] < 1:
-            poor.append(rich.pop())
-    kept = np.clip(np.asarray(left) * 2.0**32, 0, 2**32 - 1).astype(np.uint64)
-    return (kept << np.uint64(32) | aliases.astype(np.uint64)).astype(np.int64)
+        own[giver] -= 1 - own[taker]
+        # A giver that fell below 1 must be filled up itself.
+        if own[giver] < 1:
+            low.append(high.pop())
+    # 1.0 * 2**32 has 33 bits, hence the clip; rounding errors may leave a height a little outside 0 to 1.
+    odds = np.clip(np.asarray(own) * 2.0**32, 0, 2**32 - 1).astype(np.uint64)
+    return (odds << np.uint64(32) | aliases.astype(np.uint64)).astype(np.int64)
 
 
 def draw_targets(positives: tf.Tensor, negatives: Negatives, seed: tf.Tensor) -> tf.Tensor:
-    """Draws the targets of each pair: its positive row and random others. The library and the graph draw the same.
+    """Draws the targets of each pair: its positive row and random other rows.
+
+    The library and the graph draw the same rows.
 
     Args:
-        positives: integers, [n], at least 0 and below the rows.
+        positives: the positive row of each pair, integers, [n], at least 0 and below the rows.
         negatives: the distribution and the number of negatives.
-        seed: int64 [2], a key and a counter. A draw follows from them and from its position alone.
+        seed: int64 [2], a key and a counter. A draw depends only on them and on its position.
 
     Returns:
-        int64, [n, 1 + negatives.count]: the positive row first. The others differ from it.
+        int64, [n, 1 + negatives.count]: the positive row, then rows that differ from it.
 
     Raises:
-        IdRangeError: a positive is not in the table; as for `route_unique`.
+        IdRangeError: a positive row is not in the table; as for `route_unique`.
     """
     positives, seed = tf.cast(positives, tf.int64), tf.cast(seed, tf.int64)
+    # An empty vector stands for a uniform draw, because an op has no optional tensor.
     aliases = tf.constant([] if negatives.aliases is None else negatives.aliases, tf.int64)
     ops = library.load()
-    with raised_eagerly():
+    with translate_eager_errors():
         if ops is None:
             return draw_targets_graph(positives, aliases, seed, negatives.rows, negatives.count)
         return ops.tfps_draw_targets(

@@ -1,34 +1,34 @@
-"""Rows of several tables of one server, in one op that runs there."""
+"""Reads rows of several tables of one server, in one op that runs on that server."""
 
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from tfps.ops import library
-from tfps.ops.row_request import split_request, width
+from tfps.ops.row_request import common_width, split_request
 
 
 def gather_rows(tables: Sequence[tf.Variable], request: tf.Tensor) -> tf.Tensor:
-    """Copies the rows that a request asks for out of the tables of one server.
+    """Copies the requested rows out of the tables of one server.
 
-    Each table is locked against updates while its own rows are copied, with the library and without, so no row is read
+    Each table is locked against updates while its rows are copied, with and without the library, so no row is read
     half updated.
 
     Args:
         tables: variables of one server and dtype, [any, dim] each, in the order of the request's pieces. Tables of
             another dtype than float32 are read by TensorFlow's own ops.
-        request: int64, [len(tables) + m], from `route_unique`.
+        request: the request from `route_unique`, int64, [len(tables) + m].
 
     Returns:
-        [m, dim], in the order of the request.
+        The rows, [m, dim], in the order of the request.
 
     Raises:
-        ConfigError: the tables are no matrices of one width and dtype.
+        ConfigError: the tables are not matrices of one width and dtype.
         tf.errors.InvalidArgumentError: the request does not fit the tables.
     """
-    dim = width(tables)
+    dim = common_width(tables)
     ops = library.load()
-    # The op runs where the tables are: only the request and the rows cross.
+    # The op runs on the server of the tables, so only the request and the rows cross the network.
     with tf.device(tables[0].device):
         if ops is None or tables[0].dtype != tf.float32:
             return gather_rows_graph(tables, request)
@@ -36,12 +36,13 @@ def gather_rows(tables: Sequence[tf.Variable], request: tf.Tensor) -> tf.Tensor:
 
 
 def gather_rows_graph(tables: Sequence[tf.Variable], request: tf.Tensor) -> tf.Tensor:
-    """The same by TensorFlow's own ops; see `gather_rows`."""
+    """Does the same with TensorFlow's own ops; see `gather_rows`."""
     _, rows = split_request(request, len(tables))
-    # ResourceGather holds the variable's lock shared while it copies; ResourceScatterNdAdd of an update takes it alone.
+    # ResourceGather holds the variable's lock shared while it copies. An update's ResourceScatterNdAdd holds it
+    # exclusively, so the two never overlap.
     gathered = [
         tf.raw_ops.ResourceGather(resource=table.handle, indices=wanted, dtype=table.dtype)
         for table, wanted in zip(tables, rows, strict=True)
     ]
-    # Without this the width is unknown where the tables' shapes are, and layers could not be built on the result.
+    # A table of unknown shape would leave the width of the result unknown, and no layer could be built on it.
     return tf.ensure_shape(tf.concat(gathered, axis=0), [None, tables[0].shape[1]])

@@ -1,4 +1,4 @@
-"""Finds and loads the library of C++ ops, or says why it cannot."""
+"""Finds and loads the library of C++ ops, or raises an error that says why it cannot."""
 
 import functools
 import json
@@ -14,22 +14,23 @@ from tfps.errors import LibraryError
 LIBRARY = Path(__file__).with_name("_tfps_ops.so")
 BUILD_INFO = Path(__file__).with_name("_build_info.json")
 
-# Guards the first load: TensorFlow registers ops once, and two threads may ask at the same time.
+# Guards the first load: TensorFlow registers an op only once, and two threads may call `load` at the same time.
 _lock = threading.Lock()
 
 
 def load() -> ModuleType | None:
     """Loads the library once per process and returns the module of its op functions.
 
-    Every process that runs a graph with these ops must call this, servers and workers too: a graph names its ops, and a
-    process that has not loaded them answers "Op type not registered".
+    Every process that runs a graph with these ops must call it, servers and workers included. A graph refers to its ops
+    by name, and a process that has not loaded them fails with "Op type not registered".
 
     Returns:
-        The module; None if the library was never built, or `TFPS_DISABLE_OPS=1` asks for TensorFlow's own ops.
+        The module, or None if the library was never built or `TFPS_DISABLE_OPS=1` is set.
 
     Raises:
-        LibraryError: the library was built against another TensorFlow than this one, or cannot be loaded.
+        LibraryError: the library was built against another version of TensorFlow, or cannot be loaded.
     """
+    # Not cached, unlike the library: the variable may change while the program runs.
     if env.ops_disabled():
         return None
     with _lock:
@@ -37,7 +38,7 @@ def load() -> ModuleType | None:
 
 
 def available() -> bool:
-    """Returns whether the C++ ops can be used; see `load` for the errors."""
+    """Returns whether the C++ ops can be used. Raises the errors of `load`."""
     return load() is not None
 
 
@@ -45,6 +46,7 @@ def available() -> bool:
 def _load_once() -> ModuleType | None:
     if not LIBRARY.exists():
         return None
+    # Before the load: a library for another TensorFlow may crash the process when it is loaded.
     check_build(BUILD_INFO, tf.__version__)
     try:
         return tf.load_op_library(str(LIBRARY))
@@ -56,8 +58,8 @@ def check_build(build_info: Path, running: str) -> None:
     """Checks that the library was built against the TensorFlow that is about to load it.
 
     Args:
-        build_info: file that the build wrote beside the library.
-        running: version of this process's TensorFlow.
+        build_info: the file that the build wrote beside the library.
+        running: the version of this process's TensorFlow.
 
     Raises:
         LibraryError: the versions differ, or the file is missing or unreadable.

@@ -1,4 +1,4 @@
-"""Makes the ids of a step unique and sorts them by server, for all tables of one width at once."""
+"""Removes repeated ids of a step and sorts the rest by server, for all tables of one width at once."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfps.errors import ConfigError
 from tfps.ops import library
-from tfps.ops.id_range import raised_eagerly
+from tfps.ops.id_range import translate_eager_errors
 from tfps.ops.route_unique_graph import route_unique_graph
 from tfps.ops.routes import RouteMap
 
@@ -21,38 +21,39 @@ class RoutedIds:
     """
 
     requests: tuple[tf.Tensor, ...]
-    """An int64 vector for each server: a count for each of its pieces, then the local rows; empty without pieces."""
+    """An int64 vector for each server: the row count of each piece, then the local rows; empty without pieces."""
     unique_ids: tf.Tensor
     """int64, [M]: the id of each row of the answer."""
     table_order: tf.Tensor
-    """int32, [M]: the answer row of each unique id, table after table, and within a table in the order of the ids."""
+    """int32, [M]: the answer row of each unique id, table by table, in the order of first occurrence."""
     table_sizes: tf.Tensor
-    """int64, [tables]: unique ids of each table."""
+    """int64, [tables]: the number of unique ids of each table."""
     inverse: tuple[tf.Tensor, ...]
     """An int32 tensor for each table, of the shape of its ids: the answer row of each id."""
     pieces: tuple[int, ...]
-    """Number of pieces of each server."""
+    """The number of pieces of each server."""
 
     def answer_rows(self) -> list[tf.Tensor]:
-        """Returns the rows of each server's answer, int32 scalars: the sizes by which to split gradients, [M, dim]."""
+        """Returns the number of rows in each server's answer, int32 scalars, by which to split gradients, [M, dim]."""
+        # A request is one count for each piece and then one number for each row.
         return [tf.size(request) - pieces for request, pieces in zip(self.requests, self.pieces, strict=True)]
 
 
 def route_unique(routes: RouteMap, ids: Sequence[tf.Tensor]) -> RoutedIds:
-    """Makes the ids of several tables unique and sorts them by the server that holds their rows.
+    """Removes repeated ids of several tables and sorts the rest by the server that holds their rows.
 
     Args:
         routes: the tables and their servers.
         ids: an integer tensor for each table, any shape.
 
     Returns:
-        The requests to send, and the positions by which to read the answers. The library and the graph give the same
+        The requests to send, and the positions by which to read the answers. The library and the graph produce the same
         order: server by server, piece by piece, and within a piece by first occurrence.
 
     Raises:
         ConfigError: the number of id tensors differs from the number of tables.
-        IdRangeError: an id is negative or not below its table's rows. In a graph this is an error of TensorFlow's until
-            it reaches the chief, where `tfps.cluster.faults` translates it.
+        IdRangeError: an id is negative or not below its table's rows. From a graph it arrives at the chief as an error
+            of TensorFlow, which `tfps.cluster.faults` translates.
     """
     if len(ids) != len(routes.tables):
         raise ConfigError(f"`ids` must be one tensor a table, {len(routes.tables)}. Received: {len(ids)}.")
@@ -60,11 +61,11 @@ def route_unique(routes: RouteMap, ids: Sequence[tf.Tensor]) -> RoutedIds:
     ops = library.load()
     pieces = tuple(len(of_server) for of_server in routes.pieces)
     if ops is None:
-        with raised_eagerly():
+        with translate_eager_errors():
             # The graph returns the same fields in the same order.
             return RoutedIds(*route_unique_graph(routes, ids), pieces)
-    with raised_eagerly():
-        routed = ops.tfps_route_unique(ids=ids, **_attributes(routes))
+    with translate_eager_errors():
+        routed = ops.tfps_route_unique(ids=ids, **_op_attributes(routes))
     return RoutedIds(
         requests=tuple(routed.requests),
         unique_ids=routed.unique_ids,
@@ -75,7 +76,8 @@ def route_unique(routes: RouteMap, ids: Sequence[tf.Tensor]) -> RoutedIds:
     )
 
 
-def _attributes(routes: RouteMap) -> dict[str, Any]:
+def _op_attributes(routes: RouteMap) -> dict[str, Any]:
+    # An op's attribute is a flat list, so the op gets the servers of all tables joined and splits them by `shards`.
     rules = [table.routing for table in routes.tables]
     return {
         "num_servers": routes.num_servers,

@@ -1,4 +1,4 @@
-"""`route_unique` by TensorFlow's own ops: used where the library is not built, and to test the library against."""
+"""`route_unique` with TensorFlow's own ops, for use without the library and to test the library against."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,16 +16,19 @@ Routed: TypeAlias = tuple[_Tensors, tf.Tensor, tf.Tensor, tf.Tensor, _Tensors]
 
 
 def route_unique_graph(routes: RouteMap, ids: Sequence[tf.Tensor]) -> Routed:
-    """Computes the fields of `RoutedIds` but the last, in their order; see `route_unique` for the arguments."""
+    """Computes all fields of `RoutedIds` except the last, in order; see `route_unique` for the arguments."""
+    # Per table: the unique ids, then their shards and local rows, then the piece of each id.
     unique, inverse = zip(*map(_unique_in_range, routes.tables, ids), strict=True)
     shards, local = zip(*(locate(t.routing, u) for t, u in zip(routes.tables, unique, strict=True)), strict=True)
     numbers = [tf.gather(of_shard, shard) for of_shard, shard in zip(_piece_numbers(routes), shards, strict=True)]
     piece = tf.concat(numbers, axis=0)
-    # Stable, so that ids stay in the order of their first occurrence within a piece.
+    # A stable sort keeps the ids of a piece in the order of their first occurrence.
     order = tf.argsort(piece, stable=True)
+    # `order` has the id of each answer row; its inverse has the answer row of each id.
     row_of = tf.math.invert_permutation(order)
     requests = _requests(routes, piece, tf.gather(tf.concat(local, axis=0), order))
     sizes = tf.stack([tf.size(u) for u in unique])
+    # The position of each table's first unique id among those of all tables.
     starts = tf.cumsum(sizes, exclusive=True)
     inverse = tuple(
         tf.reshape(tf.gather(row_of, places + starts[t]), tf.shape(ids[t])) for t, places in enumerate(inverse)
@@ -42,7 +45,7 @@ def _unique_in_range(table: TableRoute, ids: tf.Tensor) -> tuple[tf.Tensor, tf.T
 
 
 def _piece_numbers(routes: RouteMap) -> list[tf.Tensor]:
-    """Numbers the pieces over all servers; returns for each table the number of the piece of each shard, [shards]."""
+    """Numbers the pieces over all servers; returns, for each table, the piece number of each shard, [shards]."""
     numbers = [np.zeros(table.routing.shards, np.int32) for table in routes.tables]
     for number, (table, shard) in enumerate(itertools.chain(*routes.pieces)):
         numbers[table][shard] = number
@@ -50,7 +53,7 @@ def _piece_numbers(routes: RouteMap) -> list[tf.Tensor]:
 
 
 def _requests(routes: RouteMap, piece: tf.Tensor, local: tf.Tensor) -> _Tensors:
-    """Makes the request of each server: counts of its pieces, then local rows. `local` must be sorted by piece."""
+    """Makes the request of each server: the counts of its pieces, then local rows. `local` must be sorted by piece."""
     pieces = [len(of_server) for of_server in routes.pieces]
     # The counts are int64 like the rows, so that one vector can hold both.
     counts = tf.math.bincount(piece, minlength=sum(pieces), maxlength=sum(pieces), dtype=tf.int64)

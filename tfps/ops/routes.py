@@ -1,4 +1,4 @@
-"""The servers of the shards of a step's tables, as the ops need them. The routing rule itself belongs to placement."""
+"""The servers of the shards of a step's tables, in the form that the ops need. `placement` owns the routing rule."""
 
 import dataclasses
 from typing import Protocol
@@ -7,19 +7,19 @@ from tfps.errors import ConfigError
 
 
 class RoutingRule(Protocol):
-    """The part of `tfps.placement.routing.Routing` that the ops use; this package may not import that one."""
+    """The part of `tfps.placement.routing.Routing` that the ops use. This package must not import `placement`."""
 
     @property
     def kind(self) -> str:
-        """One of div, mod, hash."""
+        """The kind of the rule: "div", "mod" or "hash"."""
 
     @property
     def rows(self) -> int:
-        """Rows of the whole table."""
+        """The number of rows of the whole table."""
 
     @property
     def shards(self) -> int:
-        """Number of shards."""
+        """The number of shards."""
 
     @property
     def multiplier(self) -> int:
@@ -32,15 +32,15 @@ class RoutingRule(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TableRoute:
-    """One table: its name, for messages, its routing rule, and the server of each of its shards.
+    """The routing rule and the servers of one table.
 
     Args:
-        name: name of the table in messages.
-        routing: rule that gives the shard and local row of an id.
-        servers: index of the server of each shard, [routing.shards]; a server may hold several shards.
+        name: the name of the table in messages.
+        routing: the rule that gives the shard and local row of an id.
+        servers: the index of the server of each shard, [routing.shards]; a server may hold several shards.
 
     Raises:
-        ConfigError: `servers` does not name one server a shard.
+        ConfigError: `servers` does not name one server for each shard.
     """
 
     name: str
@@ -60,15 +60,17 @@ class TableRoute:
 class RouteMap:
     """The tables of one width that a step looks up together, on all their servers.
 
-    Example: tables a and b of two shards each on servers (0, 1), and c of one shard on server (1,), give the pieces
-    `((a, 0), (b, 0))` on server 0 and `((a, 1), (b, 1), (c, 0))` on server 1, tables being written by their index.
+    A *piece* is a shard of a table as part of a server's request.
+
+    Example: tables a and b have two shards each, on servers (0, 1), and table c has one shard, on server (1,). Server 0
+    has the pieces `((a, 0), (b, 0))` and server 1 has `((a, 1), (b, 1), (c, 0))`, where letters stand for indices.
 
     Args:
-        tables: at least one table; one that a step looks up twice is listed once.
-        num_servers: number of servers, at least 1.
+        tables: the tables, at least one. A table that a step looks up twice is listed once.
+        num_servers: the number of servers, at least 1.
 
     Raises:
-        ConfigError: there is no table, or a table lies on a server that does not exist.
+        ConfigError: there is no table, or a table is on a server that does not exist.
     """
 
     tables: tuple[TableRoute, ...]
@@ -87,9 +89,10 @@ class RouteMap:
 
     @property
     def pieces(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """The pieces of each server, (table, shard) each, in the order of its requests."""
-        found: list[list[tuple[int, int]]] = [[] for _ in range(self.num_servers)]
+        """The pieces (table, shard) of each server, in the order of its requests."""
+        # The C++ op derives the same order, table by table and shard by shard.
+        by_server: list[list[tuple[int, int]]] = [[] for _ in range(self.num_servers)]
         for index, table in enumerate(self.tables):
             for shard, server in enumerate(table.servers):
-                found[server].append((index, shard))
-        return tuple(tuple(pieces) for pieces in found)
+                by_server[server].append((index, shard))
+        return tuple(tuple(pieces) for pieces in by_server)

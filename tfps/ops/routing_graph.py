@@ -1,7 +1,7 @@
-"""The routing rule as a TensorFlow graph, for workers without the C++ ops and for servers that fill their shards.
+"""The routing rule as a TensorFlow graph, for workers without the C++ ops and for servers that initialize shards.
 
 `Routing` in tfps/placement/routing.py owns the rule and explains why its intermediate values fit 64 bits. This package
-may not import that one, so a test compares the two in both directions.
+must not import that one, so a test compares the two in both directions.
 """
 
 import tensorflow as tf
@@ -16,7 +16,7 @@ def locate(rule: RoutingRule, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the shard and the local row of ids.
 
     Args:
-        rule: routing of the table.
+        rule: the routing rule of the table.
         ids: int64, any shape, 0 <= id < rule.rows.
 
     Returns:
@@ -26,6 +26,7 @@ def locate(rule: RoutingRule, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         base, extra = divmod(rule.rows, rule.shards)
         shard = tf.maximum(ids // (base + 1), (ids - extra) // base)
         return shard, ids - _first_row(rule, shard)
+    # `mod` and `hash` deal blocks of `shards` neighbouring ids; `hash` rotates each block by another amount.
     local, turn = ids // rule.shards, ids % rule.shards
     return (turn + _rotation(rule, local)) % rule.shards, local
 
@@ -34,8 +35,8 @@ def global_of(rule: RoutingRule, shard: int, local: tf.Tensor) -> tf.Tensor:
     """Computes the ids of local rows of one shard: the inverse of `locate`.
 
     Args:
-        rule: routing of the table.
-        shard: 0 <= shard < rule.shards.
+        rule: the routing rule of the table.
+        shard: the shard, 0 <= shard < rule.shards.
         local: local rows, int64, any shape.
 
     Returns:
@@ -53,5 +54,6 @@ def _first_row(rule: RoutingRule, shard: tf.Tensor) -> tf.Tensor:
 
 def _rotation(rule: RoutingRule, local: tf.Tensor) -> tf.Tensor:
     """Computes the rotation of each block of ids; 0 for the last, partial block."""
+    # All factors are below 2**31, so the products fit int64. For `mod`, multiplier and offset are 0.
     mixed = (local % PRIME * rule.multiplier + rule.offset) % PRIME
     return tf.where(local < rule.rows // rule.shards, mixed * mixed % PRIME % rule.shards, tf.zeros_like(mixed))

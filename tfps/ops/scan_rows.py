@@ -1,4 +1,4 @@
-"""The rows of a variable with their slots, chunk by chunk, in one op beside them: for saving and exports."""
+"""Reads the rows of a table and their slots chunk by chunk, in one op on their server, to save or export them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,9 +13,9 @@ class ScannedRows(NamedTuple):
     """One chunk of a scan.
 
     Args:
-        keys: int64 [m], the number of each row.
-        rows: the rows, [m, dim], and those of each slot, [m, its width].
-        cursor: int64 scalar, where the next chunk begins; -1 after the last one.
+        keys: the number of each row, int64 [m].
+        rows: the rows of the table, [m, dim], then of each slot, [m, width of the slot].
+        cursor: the start of the next chunk, int64 scalar; -1 after the last chunk.
     """
 
     keys: tf.Tensor
@@ -24,26 +24,27 @@ class ScannedRows(NamedTuple):
 
 
 def scan_rows(variables: Sequence[tf.Variable], cursor: tf.Tensor | int, max_rows: int) -> ScannedRows:
-    """Copies out the next rows of a table with their slots.
+    """Copies the next rows of a table and their slots.
 
-    In C++ a row and its slots are read at one moment, under their locks together. Without the library, or with other
-    dtypes than float32, each variable is read at a moment of its own.
+    The C++ op locks a table and its slots together, so a row and its slots are from the same moment. Without the
+    library, or for other dtypes than float32, each variable is read at another moment.
 
         cursor = 0
         while cursor != -1:
             keys, (rows, accumulators), cursor = scan_rows([table, accumulator], cursor, 65536)
 
     Args:
-        variables: of one server: the table, [any, dim], and its slots, with the rows of the table.
-        cursor: 0 for the first chunk, then that of the chunk before.
-        max_rows: rows of a chunk at most; the server needs memory for one chunk.
+        variables: the table, [any, dim], then its slots, which have the same rows; all on one server.
+        cursor: 0 for the first chunk, then the cursor of the chunk before. For variables it is the number of the
+            next row.
+        max_rows: the most rows of a chunk. The server needs memory for one chunk.
 
     Returns:
         The chunk, on the server.
 
     Raises:
         ConfigError: there is no table, or `max_rows` is not at least 1.
-        tf.errors.InvalidArgumentError: the cursor is not one of a chunk of this table.
+        tf.errors.InvalidArgumentError: the cursor does not come from a scan of this table.
     """
     if not variables or max_rows < 1:
         raise ConfigError(
@@ -61,14 +62,15 @@ def scan_rows(variables: Sequence[tf.Variable], cursor: tf.Tensor | int, max_row
 
 
 def scan_rows_graph(variables: Sequence[tf.Variable], cursor: tf.Tensor, max_rows: int) -> ScannedRows:
-    """The same by TensorFlow's own ops; see `scan_rows`."""
+    """Does the same with TensorFlow's own ops; see `scan_rows`."""
+    # Only the shape is read here, not the variable.
     size = tf.raw_ops.VariableShape(input=variables[0].handle, out_type=tf.int64)[0]
     fits = tf.debugging.Assert(
         (cursor >= 0) & (cursor <= size), ["`cursor` must be 0 or come from an earlier chunk. Received:", cursor]
     )
     with tf.control_dependencies([fits]):
         keys = tf.range(cursor, tf.minimum(size, cursor + max_rows), dtype=tf.int64)
-    # A gather and no slice: a slice of a variable reads all of it first.
+    # A gather, because a slice of a variable would first read the whole variable.
     rows = [tf.raw_ops.ResourceGather(resource=v.handle, indices=keys, dtype=v.dtype) for v in variables]
     end = cursor + tf.size(keys, tf.int64)
     return ScannedRows(keys, rows, tf.where(end == size, tf.constant(-1, tf.int64), end))

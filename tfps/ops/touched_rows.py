@@ -1,4 +1,4 @@
-"""Which rows of a variable were updated since some moment, recorded beside it: for exports of what has changed."""
+"""Records which rows of a variable are updated, so that an export can contain only rows that have changed."""
 
 from types import ModuleType
 
@@ -9,44 +9,45 @@ from tfps.ops import library
 
 
 def watch_rows(variable: tf.Variable) -> tf.Operation | None:
-    """Begins to record which rows `apply_rows` updates.
+    """Starts to record which rows of a variable `apply_rows` updates.
 
-    The record lies beside the variable and goes with it. Updates of variables that nobody watches cost nothing more.
-    Values that are assigned by other ops (initialization, loading) are not recorded.
+    The record is on the variable's server and is freed with the variable. Updates of other variables get no slower.
+    Values that other ops assign (initialization, loading) are not recorded.
 
     Args:
-        variable: float32, [rows, dim]. One that is watched already keeps its record.
+        variable: float32, [rows, dim]. A variable that is watched already keeps its record.
 
     Returns:
-        The operation; None when run eagerly.
+        The operation, or None in eager mode.
 
     Raises:
-        UnsupportedError: there is no C++ library, or the variable is not float32 and so is updated without it.
+        UnsupportedError: there is no C++ library, or the variable is not float32, so that the library cannot update it.
     """
+    # The device scope puts the op on the variable's server, where the record is.
     ops = _ops_for(variable, "watch_rows")
     with tf.device(variable.device):
         return ops.tfps_watch_rows(variable=variable.handle)
 
 
 def touched_rows(variable: tf.Variable, cursor: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Finds the rows that were updated after `cursor`.
+    """Returns the rows that were updated after `cursor`.
 
-    Readers keep their own cursors. A row that is updated while this runs is in this answer or in the next. Rows read
-    after this call have at least all updates up to the new cursor:
+    Each reader keeps its own cursor. A row that is updated during the call is in this result or in the next. Rows that
+    are read after the call have all updates up to the new cursor, and maybe later ones:
 
         rows, cursor = touched_rows(variable, cursor)
         values = tf.gather(variable, rows)
 
     Args:
-        variable: watched by `watch_rows`.
-        cursor: int64 scalar; 0 for all rows touched since the watch began, or the cursor of an earlier call.
+        variable: a variable that `watch_rows` watches.
+        cursor: int64 scalar; 0 for all rows updated since `watch_rows`, or the cursor of an earlier call.
 
     Returns:
-        (rows, cursor): int64 [n], ascending; and an int64 scalar to ask with next time.
+        (rows, cursor): the rows, int64 [n], ascending, and the cursor for the next call, an int64 scalar.
 
     Raises:
         UnsupportedError: as for `watch_rows`.
-        tf.errors.FailedPreconditionError: nobody watches the variable.
+        tf.errors.FailedPreconditionError: the variable is not watched.
         tf.errors.InvalidArgumentError: the cursor is negative, or ahead of this variable's updates.
     """
     ops = _ops_for(variable, "touched_rows")
@@ -59,10 +60,10 @@ def _ops_for(variable: tf.Variable, caller: str) -> ModuleType:
     ops = library.load()
     if ops is None:
         raise UnsupportedError(
-            f"{caller} needs the C++ ops of tfps, which alone see each update of a row. Received: a TensorFlow without "
-            "them. Build them with `pip install --no-build-isolation`, and leave TFPS_DISABLE_OPS unset."
+            f"{caller} needs the C++ ops of tfps, because only they see each update of a row. Received: a TensorFlow "
+            "without them. Build them with `pip install --no-build-isolation`, and leave TFPS_DISABLE_OPS unset."
         )
+    # TensorFlow's own ops update tables of other types, and they record nothing.
     if variable.dtype != tf.float32:
-        # Tables of other types are updated by TensorFlow's own ops, which nobody can watch.
         raise UnsupportedError(f"{caller} works for float32 variables. Received: {variable.dtype.name}.")
     return ops

@@ -1,4 +1,4 @@
-"""A window of word2vec and its kin in one op: pairs of rows, a logistic loss, and negatives of their own."""
+"""Trains a window of word2vec in one op: pairs of rows with a logistic loss, each with its own negatives."""
 
 from collections.abc import Sequence
 
@@ -10,34 +10,35 @@ from tfps.ops.row_rules import RowRule
 from tfps.ops.train_pairs_graph import train_pairs_graph
 
 PAIR_RULES = ("sgd", "adagrad")
-"""Names of the rules by which pairs can be trained one after the other."""
+"""Names of the rules that can train pairs one after the other."""
 
 
 def train_pairs(
     rule: RowRule, rows: Sequence[tf.Tensor], centers: tf.Tensor, targets: tf.Tensor, hyper: tf.Tensor
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Trains pairs one after the other, as word2vec does; tfps_ops/core/pair_trainer.h has the order of the updates.
+    """Trains pairs one after the other, as word2vec does.
 
-    For each pair, with the row c of its center: for each of its targets, with the row t, the slope of the logistic loss
-    of c * t goes into the center's gradient, and t is updated at once; then the center is.
+    A pair is a center and its targets. For each target, with the rows c of the center and t of the target, the slope of
+    the logistic loss of c * t is added to the center's gradient, and t is updated at once. The center is updated after
+    its last target. tfps_ops/core/pair_trainer.h describes the order in detail.
 
     Args:
-        rule: of `PAIR_RULES`.
-        rows: the rows and as many slots as the rule has, float32 [M, dim] each.
-        centers: int32 [n], rows.
-        targets: int32 [n, width], rows; the first of a pair is its positive one, the others are negative.
-        hyper: the rule's hyperparameters in order and last the decay, float32 [h + 1].
+        rule: the optimizer, one of `PAIR_RULES`.
+        rows: the rows of the table, then of each slot of the rule, float32 [M, dim] each.
+        centers: the row of each center, int32 [n].
+        targets: the rows of the targets, int32 [n, width]. The first target of a pair is positive, the others negative.
+        hyper: the rule's hyperparameters in order, then the decay, float32 [h + 1].
 
     Returns:
-        (deltas, loss): what training adds to each of `rows`; and the sum of the losses of all targets, float64.
+        (deltas, loss): what training adds to each matrix of `rows`, and the sum of the losses of all targets, float64.
 
     Raises:
-        ConfigError: there are not as many matrices as the rule wants.
-        UnsupportedError: the rule is another.
+        ConfigError: the number of matrices does not fit the rule.
+        UnsupportedError: the rule is not one of `PAIR_RULES`.
         tf.errors.InvalidArgumentError: a row is not below M, or the shapes do not fit.
     """
+    # The C++ loop over pairs supports neither slots with one number per row nor rules with their own `Prepare`.
     if rule.name not in PAIR_RULES:
-        # A rule with a Prepare of its own or with row slots would need more than the pairs' loop gives it.
         raise UnsupportedError(
             f"`rule` must be one by which pairs are trained. Received: {rule.name!r}. Valid: {PAIR_RULES}."
         )

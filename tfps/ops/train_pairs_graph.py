@@ -1,4 +1,4 @@
-"""`train_pairs` by TensorFlow's own ops: a loop over the pairs, in which each target is a handful of operations."""
+"""`train_pairs` with TensorFlow's own ops: a loop over the pairs, with some operations for each target."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -8,15 +8,15 @@ import tensorflow as tf
 from tfps.ops.row_rules import RowRule
 
 _MOST_LOSS = 87.33654
-"""Minus the logarithm of the smallest float, to which the C++ op limits a probability."""
+"""The largest loss of a target. It is -log of the smallest float, to which the C++ op limits a probability."""
 _State: TypeAlias = tuple[tf.Tensor, list[tf.Tensor]]
-"""The center's row as it is for the whole pair, and the matrices, which every target changes."""
+"""The center's row, which stays the same for the whole pair, and the matrices, which every target changes."""
 
 
 def train_pairs_graph(
     rule: RowRule, rows: Sequence[tf.Tensor], centers: tf.Tensor, targets: tf.Tensor, hyper: tf.Tensor
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """See `train_pairs`; the order of the updates is the same, the loops run one after the other."""
+    """Trains pairs with the same order of updates as the C++ op; see `train_pairs`."""
     before = [tf.convert_to_tensor(matrix) for matrix in rows]
     centers, targets = tf.convert_to_tensor(centers), tf.convert_to_tensor(targets)
     fits = tf.debugging.assert_equal(
@@ -36,7 +36,7 @@ def train_pairs_graph(
         # The derivative of the logistic loss for the score. The first target of a pair is its positive one.
         slope = tf.sigmoid(score) - tf.cast(positive, tf.float32)
         loss += tf.cast(tf.minimum(tf.math.softplus(tf.where(positive, -score, score)), _MOST_LOSS), tf.float64)
-        # The center's gradient takes the target's row as it was; the row is updated before the next target.
+        # The center's gradient uses the target's row from before the update.
         updated = _update(rule, matrices, row, slope * center, hyper)
         return k + 1, (center, updated), gradient + slope * found, loss
 
@@ -44,6 +44,7 @@ def train_pairs_graph(
         pair: tf.Tensor, matrices: list[tf.Tensor], loss: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
         center = tf.gather(matrices[0], centers[pair])
+        # One iteration at a time: a target must see the updates of the targets before it.
         _, (_, matrices), gradient, loss = tf.while_loop(
             lambda k, *_: k < width,
             lambda k, state, gradient, loss: train_target(pair, k, state, gradient, loss),
@@ -61,7 +62,8 @@ def train_pairs_graph(
 def _update(
     rule: RowRule, matrices: Sequence[tf.Tensor], row: tf.Tensor, gradient: tf.Tensor, hyper: tf.Tensor
 ) -> list[tf.Tensor]:
-    """The matrices after one row of them was updated."""
+    """Returns the matrices after an update of one row."""
+    # The rule works on matrices of rows, so the row becomes a matrix of one.
     found, *slots = [tf.gather(matrix, row)[tf.newaxis] for matrix in matrices]
     deltas = rule.deltas(found, slots, gradient[tf.newaxis], hyper)
     where = tf.reshape(row, [1, 1])

@@ -1,4 +1,4 @@
-"""Where every row of every variable lives, decided before anything is started. No TensorFlow here."""
+"""Decides which server holds which rows of which variable, before any task starts. No TensorFlow here."""
 
 from tfps.placement.advice import advise
 from tfps.placement.balancers import GreedyBytes, GreedyBytesAndTraffic, RoundRobin

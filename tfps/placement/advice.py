@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from tfps.checks import check_integer, check_type
 from tfps.errors import PlanError
 from tfps.placement.model import Plan, ServerLoad, placement_loads
-from tfps.placement.report import largest_to_mean, summary
+from tfps.placement.report import largest_to_mean, summarize
 from tfps.placement.text import human_bytes
 
 _UNEVEN = 1.2
@@ -14,30 +14,31 @@ _UNEVEN = 1.2
 _SMALL_SHARD_ROWS = 32
 """A smaller shard serves only a few rows of a batch, and asking it costs more than copying those rows."""
 _MUCH_DENSE = 0.5
-"""Above this part of the bytes of a step, dense variables limit the servers, not rows."""
+"""If dense variables are more than this part of a step's bytes, they limit the servers and rows do not."""
 _DENSE_MODEL, _MIXED_MODEL = 0.5, 0.1
 """A step that moves more than half of the model makes it dense, more than a tenth mixed, less sparse."""
 _DENSE_TRAFFIC, _MIXED_TRAFFIC = 0.9, 0.7
-"""The same by the dense part of the bytes of a step: a large table does not make the MLP beside it any lighter."""
+"""The same limits for the dense part of a step's bytes: a large table does not make the MLP beside it any lighter."""
+# Steps of all workers together that the servers have not seen: more of them cost accuracy, fewer cost traffic.
 _STEPS_UNSEEN = 32
 _WORKERS = 2
-"""Workers of the default cluster on this machine, for advice where the number of workers is not given."""
+"""Workers of the default local cluster, assumed if the number of workers is not given."""
 
 
 def default_exchange_every(num_workers: int) -> int:
-    """The default number of steps between two exchanges of dense variables: 32 divided by the workers.
+    """Returns the default number of steps between two exchanges of dense variables: 32 divided by the workers.
 
-    So all workers together make about 32 steps that the servers have not seen, however many workers there are.
+    Then all workers together make about 32 steps that the servers have not seen, for any number of workers.
     """
     return max(1, _STEPS_UNSEEN // num_workers)
 
 
 def advise(plan: Plan, num_workers: int | None = None, dense_exchange_every: int | None = None) -> list[str]:
-    """Lists advice on a plan, a sentence or two each; the ratio of servers to workers comes last.
+    """Returns advice on a plan, a few sentences per item; the ratio of servers to workers comes last.
 
     Args:
         plan: the plan.
-        num_workers: workers of the cluster; None if not decided.
+        num_workers: workers of the cluster; None if not decided yet.
         dense_exchange_every: steps between two exchanges of dense variables; None for the strategy's default.
 
     Raises:
@@ -49,43 +50,47 @@ def advise(plan: Plan, num_workers: int | None = None, dense_exchange_every: int
             check_integer(name, value, at_least=1, error=PlanError, valid="None if not decided")
     if dense_exchange_every is None:
         dense_exchange_every = default_exchange_every(num_workers or _WORKERS)
+    # Computed once, because every rule needs them.
     loads = plan.loads()
     return [
-        *_over_partitioned(plan),
-        *_dense_traffic(plan, loads, dense_exchange_every),
-        *_uneven(plan, loads),
-        *_idle(plan, loads),
-        _ratio(plan, loads, num_workers, dense_exchange_every),
+        *_advise_on_partitions(plan),
+        *_advise_on_dense_traffic(plan, loads, dense_exchange_every),
+        *_advise_on_balance(plan, loads),
+        *_advise_on_idle_servers(plan, loads),
+        _advise_on_ratio(plan, loads, num_workers, dense_exchange_every),
     ]
 
 
-def start_up(
-    plan: Plan, asked: Mapping[str, int | None], num_workers: int, dense_exchange_every: int | None = None
+def format_start_up(
+    plan: Plan, ids_per_step: Mapping[str, int | None], num_workers: int, dense_exchange_every: int | None = None
 ) -> str:
-    """Writes the log line of the first `fit`: what the servers hold, what a step asks of them, and advice.
+    """Returns the log line of the first `fit`: what each server holds, the rows that a step looks up, and advice.
 
     Args:
-        plan: of all variables that were made, slots included.
-        asked: ids that one step looks up, by table; None where batches differ; empty if nothing is known.
+        plan: the plan of all variables that exist, slots included.
+        ids_per_step: the number of ids that one step looks up, by table; None if batches differ. Empty if nothing is
+            known.
         num_workers: workers of the cluster.
         dense_exchange_every: as for `advise`.
     """
-    counted = _with_traffic(plan, asked) if asked else plan
-    loads = counted.loads()
-    most = max(loads, key=lambda load: load.bytes_with_slots)
+    measured = _with_traffic(plan, ids_per_step) if ids_per_step else plan
+    loads = measured.loads()
+    largest = max(loads, key=lambda load: load.bytes_with_slots)
     busiest = max(loads, key=lambda load: load.rows_per_step)
-    advice = " ".join(advise(counted, num_workers, dense_exchange_every))
-    guessed = "" if asked and None not in asked.values() else " (a guess: how many ids a batch has is not known yet)"
+    advice = " ".join(advise(measured, num_workers, dense_exchange_every))
+    # One table of unknown traffic makes the whole figure a guess.
+    known = ids_per_step and None not in ids_per_step.values()
+    guess = "" if known else " (a guess: how many ids a batch has is not known yet)"
     return (
-        f"{summary(counted)} At most on one server: {human_bytes(most.bytes_with_slots)} with slots, "
-        f"{busiest.rows_per_step:.0f} rows a step{guessed}. {advice}"
+        f"{summarize(measured)} At most on one server: {human_bytes(largest.bytes_with_slots)} with slots, "
+        f"{busiest.rows_per_step:.0f} rows a step{guess}. {advice}"
     )
 
 
-def _with_traffic(plan: Plan, asked: Mapping[str, int | None]) -> Plan:
-    """Returns the plan with the measured ids per step. Steps look nothing up in tables not named, such as slots."""
+def _with_traffic(plan: Plan, ids_per_step: Mapping[str, int | None]) -> Plan:
+    """Returns the plan with measured ids per step; a table without a measurement, such as a slot, gets 0."""
     placements = [
-        dataclasses.replace(p, spec=dataclasses.replace(p.spec, rows_per_step=asked.get(p.spec.name, 0)))
+        dataclasses.replace(p, spec=dataclasses.replace(p.spec, rows_per_step=ids_per_step.get(p.spec.name, 0)))
         if p.spec.is_table
         else p
         for p in plan
@@ -93,11 +98,11 @@ def _with_traffic(plan: Plan, asked: Mapping[str, int | None]) -> Plan:
     return Plan(plan.num_servers, tuple(placements))
 
 
-def _over_partitioned(plan: Plan) -> Iterator[str]:
+def _advise_on_partitions(plan: Plan) -> Iterator[str]:
     for placement in plan:
         spec, shards = placement.spec, len(placement.shards)
+        # A table that no step looks up is a slot, which is always split like its table.
         if spec.is_table and spec.rows_per_step == 0:
-            # A slot: steps do not look it up, and it lies beside its table however that is split.
             continue
         if shards > 1 and not spec.is_table:
             yield (
@@ -111,33 +116,34 @@ def _over_partitioned(plan: Plan) -> Iterator[str]:
             )
 
 
-def _dense_traffic(plan: Plan, loads: tuple[ServerLoad, ...], every: int) -> Iterator[str]:
-    """Advises to exchange dense variables less often, which is all that can be done: they are not split."""
+def _advise_on_dense_traffic(plan: Plan, loads: tuple[ServerLoad, ...], every: int) -> Iterator[str]:
+    """Advises to exchange dense variables less often. Nothing else helps, because they are never split."""
     rows, dense = _step_bytes(loads, every)
     if not rows or dense / (rows + dense) <= _MUCH_DENSE:
         return
     largest = max(loads, key=lambda load: load.dense_bytes_per_step)
-    share = largest.dense_bytes_per_step / sum(load.dense_bytes_per_step for load in loads)
+    part = largest.dense_bytes_per_step / sum(load.dense_bytes_per_step for load in loads)
     yield (
-        f"Dense variables are {dense / (rows + dense):.0%} of the bytes of a step, {share:.0%} of them from server "
+        f"Dense variables are {dense / (rows + dense):.0%} of the bytes of a step, {part:.0%} of them from server "
         f"{largest.server}. Exchange them less often (dense_exchange_every) or take larger batches: rows grow with the "
         "batch, dense variables do not."
     )
 
 
-def _uneven(plan: Plan, loads: tuple[ServerLoad, ...]) -> Iterator[str]:
+def _advise_on_balance(plan: Plan, loads: tuple[ServerLoad, ...]) -> Iterator[str]:
+    # Memory and lookups are judged apart: a server may be even in one and far off in the other.
     for noun, field in (("memory", "bytes_with_slots"), ("rows asked for", "rows_per_step")):
         values = [getattr(load, field) for load in loads]
         if (ratio := largest_to_mean(values)) > _UNEVEN:
             server = values.index(max(values))
             yield (
                 f"Uneven: server {server} has {ratio:.2f} times the mean in {noun}, and every step waits for it. "
-                f"{_relief(plan, server, field)}"
+                f"{_suggest_relief(plan, server, field)}"
             )
 
 
-def _relief(plan: Plan, server: int, field: str) -> str:
-    """Says what would make a server lighter, by the kind of the heaviest variable on it."""
+def _suggest_relief(plan: Plan, server: int, field: str) -> str:
+    """Returns a way to make a server lighter. It depends on the kind of the heaviest variable on the server."""
     parts = [
         (getattr(load, field), placement.spec)
         for placement in plan
@@ -153,58 +159,61 @@ def _relief(plan: Plan, server: int, field: str) -> str:
     )
 
 
-def _idle(plan: Plan, loads: tuple[ServerLoad, ...]) -> Iterator[str]:
+def _advise_on_idle_servers(plan: Plan, loads: tuple[ServerLoad, ...]) -> Iterator[str]:
+    # A plan without variables is not worth advice: nothing is placed yet.
     idle = [load.server for load in loads if not load.nbytes]
     if idle and plan.placements:
         yield f"Servers {idle} hold nothing: {plan.num_servers - len(idle)} servers are enough for this model."
 
 
-def _ratio(plan: Plan, loads: tuple[ServerLoad, ...], num_workers: int | None, every: int) -> str:
+def _advise_on_ratio(plan: Plan, loads: tuple[ServerLoad, ...], num_workers: int | None, every: int) -> str:
     rows, dense = _step_bytes(loads, every)
     nbytes = sum(load.nbytes for load in loads)
-    share = (rows + dense) / nbytes if nbytes else 0.0
-    few, many, kind = _workers_per_server(share, dense / (rows + dense) if rows + dense else 0.0)
+    part = (rows + dense) / nbytes if nbytes else 0.0
+    few, many, kind = _workers_per_server(part, dense / (rows + dense) if rows + dense else 0.0)
+    # Example: a sparse model on 2 servers reads "1 : 3 to 1 : 5; here 2 : 6 to 10".
     text = (
         f"A step of one worker moves, each way, {human_bytes(rows)} of rows and {human_bytes(dense)} of dense "
-        f"variables, {share:.2%} of the model: by its traffic a {kind} model, for which servers : workers is best "
-        f"about {_ratios(few, many)}; here {plan.num_servers} : "
-        f"{_span(plan.num_servers * few, plan.num_servers * many)}."
+        f"variables, {part:.2%} of the model: by its traffic a {kind} model, for which servers : workers is best "
+        f"about {_format_ratio(few, many)}; here {plan.num_servers} : "
+        f"{_format_range(plan.num_servers * few, plan.num_servers * many)}."
     )
-    # One server with few workers needs no advice: there is nothing to take away.
+    # A single server with few workers needs no advice: there is no server to remove.
     fits = num_workers is None or plan.num_servers * few <= num_workers <= plan.num_servers * many
     if num_workers is None or fits or (plan.num_servers == 1 and num_workers < few):
         return text
-    return f"{text} {_towards(num_workers, plan.num_servers * few)}"
+    return f"{text} {_advise_on_workers(num_workers, plan.num_servers * few)}"
 
 
 def _step_bytes(loads: tuple[ServerLoad, ...], every: int) -> tuple[float, float]:
     """Returns (row bytes, dense bytes) that a step of one worker moves each way, over all servers."""
     rows = sum(load.row_bytes_per_step for load in loads)
-    # Dense variables cross once in `every` steps.
+    # Rows cross in every step, dense variables once in `every` steps.
     return rows, sum(load.dense_bytes_per_step for load in loads) / every
 
 
-def _workers_per_server(share: float, dense: float) -> tuple[int, int, str]:
-    """Returns (fewest workers a server, most, kind of model).
+def _workers_per_server(moved: float, dense: float) -> tuple[int, int, str]:
+    """Returns (fewest workers per server, most workers per server, kind of model).
 
     Args:
-        share: part of the bytes of the model that one step moves, 0 to 1.
-        dense: part of those bytes that belongs to dense variables, 0 to 1.
+        moved: part of the model's bytes that one step moves, 0 to 1.
+        dense: part of the moved bytes that belongs to dense variables, 0 to 1.
     """
-    if share > _DENSE_MODEL or dense > _DENSE_TRAFFIC:
+    # The more a step moves, the more work a worker makes for its server.
+    if moved > _DENSE_MODEL or dense > _DENSE_TRAFFIC:
         return 1, 1, "dense"
-    return (1, 3, "mixed") if share > _MIXED_MODEL or dense > _MIXED_TRAFFIC else (3, 5, "sparse")
+    return (1, 3, "mixed") if moved > _MIXED_MODEL or dense > _MIXED_TRAFFIC else (3, 5, "sparse")
 
 
-def _ratios(few: int, many: int) -> str:
+def _format_ratio(few: int, many: int) -> str:
     return f"1 : {few}" if few == many else f"1 : {few} to 1 : {many}"
 
 
-def _span(few: int, many: int) -> str:
+def _format_range(few: int, many: int) -> str:
     return str(few) if few == many else f"{few} to {many}"
 
 
-def _towards(num_workers: int, fewest: int) -> str:
+def _advise_on_workers(num_workers: int, fewest: int) -> str:
     if num_workers < fewest:
         return f"With {num_workers} workers the servers will idle: fewer servers would do."
     return f"With {num_workers} workers the servers may become the bottleneck: watch their CPU, or add servers."

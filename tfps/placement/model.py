@@ -1,4 +1,4 @@
-"""A plan as a value: which server holds which rows of which variable. It can be printed, saved and compared."""
+"""A plan as a value: it says which server holds which rows of which variable. It can be printed, saved and compared."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from tfps.types import is_integer
 __all__ = ["Placement", "Plan", "ServerLoad", "Shard", "VariableSpec"]
 
 _FORMAT = 1
-"""Version of the JSON text. A reader refuses another one by name."""
+"""Version of the JSON text. A reader refuses any other version and names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Shard:
     Args:
         server: index of the parameter server that holds it.
         index: position among the shards of the variable.
-        rows: rows it holds.
+        rows: the number of rows in the shard.
     """
 
     server: int
@@ -35,18 +35,19 @@ class Shard:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
+        # `check_integer` turns integers of numpy into Python's, which JSON needs.
         for name in ("server", "index", "rows"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), at_least=0, error=PlanError))
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where one variable lives.
+    """The servers that hold one variable, and how its rows are split over them.
 
     Args:
         spec: the variable.
-        shards: its parts in order of index.
-        routing: row -> (shard, local row); None only for a dense variable that is not split.
+        shards: the shards of the variable, in order of index.
+        routing: the rule from a row to (shard, local row). None only for a dense variable that is not split.
 
     Raises:
         PlanError: the shards do not hold every row exactly once.
@@ -63,6 +64,7 @@ class Placement:
             check_type(f"shards[{index}]", shard, Shard, "a Shard", error=PlanError)
         if self.routing is not None:
             check_type("routing", self.routing, Routing, "a Routing, or None", error=PlanError)
+        # The routing determines the sizes of the shards, so two lists that agree hold every row exactly once.
         rows = [shard.rows for shard in self.shards]
         if [shard.index for shard in self.shards] != list(range(len(rows))) or rows != self._expected_rows():
             raise PlanError(
@@ -72,7 +74,7 @@ class Placement:
 
     @property
     def servers(self) -> tuple[int, ...]:
-        """Server of each shard, [shards]."""
+        """The server of each shard, [shards]."""
         return tuple(shard.server for shard in self.shards)
 
     @classmethod
@@ -99,16 +101,16 @@ def _rows_of(spec: VariableSpec, routing: Routing | None) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class ServerLoad:
-    """The load of one server; `*_per_step` is for one step of one worker.
+    """The load of one server. Fields named `*_per_step` are for one step of one worker.
 
     Args:
-        server: its index.
-        nbytes: variables it holds, without slots.
-        bytes_with_slots: memory it needs for variables and optimizer slots.
-        lookups_per_step: rows looked up, repeats counted.
-        rows_per_step: rows looked up after deduplication, what crosses.
+        server: the index of the server.
+        nbytes: bytes of its variables, without slots.
+        bytes_with_slots: bytes of its variables and optimizer slots.
+        lookups_per_step: rows looked up, with repeats.
+        rows_per_step: rows looked up after deduplication. These rows cross the network.
         row_bytes_per_step: bytes of those rows, one way.
-        dense_bytes_per_step: bytes of the dense variables it holds, one way.
+        dense_bytes_per_step: bytes of the dense variables on the server, one way.
     """
 
     server: int
@@ -120,7 +122,8 @@ class ServerLoad:
     dense_bytes_per_step: int = 0
 
     def __add__(self, other: "ServerLoad") -> "ServerLoad":
-        """The sum of two loads of one server."""
+        """Adds two loads of one server."""
+        # Every field but the first, which is the index of the server.
         names = [field.name for field in dataclasses.fields(self)[1:]]
         return ServerLoad(self.server, *(getattr(self, name) + getattr(other, name) for name in names))
 
@@ -135,19 +138,20 @@ def placement_loads(placement: Placement) -> Iterator[ServerLoad]:
             lookups, rows = float(traffic.lookups[index]), float(traffic.unique[index])
             yield load + ServerLoad(shard.server, 0, 0, lookups, rows, rows * spec.row_bytes)
         else:
+            # A step needs all of a dense variable, so its bytes per step are its size.
             yield dataclasses.replace(load, dense_bytes_per_step=load.nbytes)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Every variable of a model, on servers 0 to num_servers - 1, each variable once.
+    """The placement of every variable of a model on servers 0 to num_servers - 1.
 
     Args:
-        num_servers: parameter servers, at least 1.
-        placements: one a variable, in order of creation.
+        num_servers: the number of parameter servers, at least 1.
+        placements: one placement for each variable, in order of creation.
 
     Raises:
-        PlanError: a variable is there twice, or a shard is on a server that does not exist.
+        PlanError: a variable appears twice, or a shard is on a server that does not exist.
     """
 
     num_servers: int
@@ -177,7 +181,7 @@ class Plan:
         return iter(self.placements)
 
     def find(self, name: str) -> Placement:
-        """The placement of one variable.
+        """Returns the placement of one variable.
 
         Raises:
             PlanError: the plan has no variable of that name.
@@ -194,6 +198,7 @@ class Plan:
         Raises:
             PlanError: a variable is missing, is not one of `specs`, or has another shape or type.
         """
+        # Names are compared before shapes, so that a renamed variable is not reported as one of a wrong shape.
         wanted = {spec.name: spec for spec in specs}
         planned = {placement.spec.name: placement.spec for placement in self.placements}
         if missing := sorted(wanted.keys() - planned.keys()):
@@ -235,6 +240,7 @@ class Plan:
             if data["format"] != _FORMAT:
                 raise PlanError(f"`format` of a saved plan must be {_FORMAT}. Received: {data['format']!r}.")
             return cls(data["num_servers"], tuple(_placement_from_json(item) for item in data["variables"]))
+        # JSON of another kind fails in any of these ways: a list has no keys, a string no fields.
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
             raise PlanError(f"`text` must be a plan that `save` wrote. Received: {text[:80]!r} ({error}).") from error
 
@@ -256,10 +262,10 @@ class Plan:
 
 
 def check_fits(planned: VariableSpec, spec: VariableSpec) -> None:
-    """Checks that a planned variable has the shape, type and kind of the model's.
+    """Checks that a planned variable has the shape, type and kind of the model's variable.
 
     Raises:
-        PlanError: it is not.
+        PlanError: one of them differs.
     """
     for field in ("shape", "dtype", "is_table"):
         valid, received = getattr(planned, field), getattr(spec, field)
@@ -269,6 +275,7 @@ def check_fits(planned: VariableSpec, spec: VariableSpec) -> None:
             )
 
 
+# A shard's size follows from the routing, so the JSON text has only the servers of the shards.
 def _placement_to_json(placement: Placement) -> dict[str, Any]:
     routing = dataclasses.asdict(placement.routing) if placement.routing else None
     return {**dataclasses.asdict(placement.spec), "servers": list(placement.servers), "routing": routing}

@@ -1,7 +1,7 @@
 """Partitioners: the rules that say into how many shards a table is split. A balancer then places the shards.
 
-Only tables are split. A step needs all of a dense variable, so splitting it saves no traffic and makes every step wait
-for the slowest of several servers. Split biases and seed states also break saving in Keras.
+Only tables are split. A step needs all of a dense variable, so a split saves no traffic, and every step would wait for
+the slowest of several servers. Split biases and seed states also break saving in Keras.
 """
 
 import dataclasses
@@ -17,23 +17,23 @@ from tfps.placement.spec import VariableSpec
 
 
 class Partitioner(Protocol):
-    """Maps (spec, num_servers) to a number of shards, 1 to spec.rows. Pure and cheap: asked once a variable."""
+    """Maps (spec, num_servers) to a number of shards, 1 to spec.rows. Pure and cheap; called once per variable."""
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
-        """Number of shards of `spec`."""
+        """Returns the number of shards of `spec`."""
         ...
 
 
 AnyPartitioner: TypeAlias = Partitioner | Callable[..., Sequence[int]]
-"""One of ours, or one of TensorFlow's, which takes (shape, dtype) and returns the parts of each axis."""
+"""A partitioner of tfps, or one of TensorFlow, which takes (shape, dtype) and returns the parts of each axis."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedShards:
-    """Every table in the same number of shards (fewer where it has fewer rows).
+    """Splits every table into the same number of shards, or into single rows if it has fewer.
 
     Args:
-        shards: at least 1; more than there are servers puts several shards of a table on a server.
+        shards: the number of shards, at least 1. With more shards than servers a server holds several shards.
     """
 
     shards: int
@@ -49,11 +49,11 @@ class FixedShards:
 
 @dataclasses.dataclass(frozen=True)
 class MinBytes:
-    """As many shards as there are servers, as long as each holds at least `min_shard_bytes`.
+    """Splits a table into as many shards as there are servers, as long as each has at least `min_shard_bytes`.
 
     Args:
-        min_shard_bytes: a smaller shard costs more in operations than it saves in load.
-        max_shards: upper limit; the number of servers where None.
+        min_shard_bytes: the least size of a shard. A smaller one costs more in operations than it saves in load.
+        max_shards: upper limit; None for the number of servers.
     """
 
     min_shard_bytes: int = 256 << 10
@@ -65,17 +65,20 @@ class MinBytes:
         _check_positive(self, "max_shards", optional=True)
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
-        """Number of shards of `spec`."""
+        """Returns the number of shards of `spec`."""
+        # Example: a table of 1 MB on 8 servers with shards of at least 256 kB gets 4 shards.
         return _clamp(spec.nbytes // self.min_shard_bytes, spec, self.max_shards or num_servers)
 
 
 @dataclasses.dataclass(frozen=True)
 class MaxBytes:
-    """As few shards as keep each at or below `max_shard_bytes`, for servers with little memory or limits on a file.
+    """Splits a table into as few shards as keep each within `max_shard_bytes`.
+
+    Choose it for servers with little memory or for limits on the size of a file.
 
     Args:
-        max_shard_bytes: a shard of whole rows may pass it only where a single row does.
-        max_shards: upper limit, which wins over `max_shard_bytes`; None for no limit.
+        max_shard_bytes: the largest size of a shard. Only a single row may exceed it.
+        max_shards: upper limit, which takes precedence over `max_shard_bytes`; None for no limit.
     """
 
     max_shard_bytes: int
@@ -87,20 +90,21 @@ class MaxBytes:
         _check_positive(self, "max_shards", optional=True)
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
-        """Number of shards of `spec`."""
+        """Returns the number of shards of `spec`."""
+        # Both limits of 1 guard divisions: a row may be wider than the limit, or have no elements at all.
         rows_per_shard = max(1, self.max_shard_bytes // max(1, spec.row_bytes))
         return _clamp(math.ceil(spec.rows / rows_per_shard), spec, self.max_shards or spec.rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class Auto:
-    """Large tables go over all servers, one shard a server; medium ones over some; small ones stay whole.
+    """Splits large tables over all servers, one shard per server, and medium tables over some; small ones stay whole.
 
     Args:
-        min_shard_rows: rows a shard must have. It can be small: a step sends each server one request for all of its
-            shards, so one more shard costs microseconds. A whole table that every example looks up would be too coarse
-            to balance: with 26 tables on 8 servers it is a third of the lookups of its server.
-        min_shard_bytes: a shard with fewer rows is allowed if it has this many bytes, for tables of very wide rows.
+        min_shard_rows: the least number of rows of a shard. It can be small: a step sends each server one request for
+            all of its shards, so one more shard costs microseconds. Whole tables that every example looks up would be
+            too coarse to balance: with 26 tables on 8 servers, each is a third of its server's lookups.
+        min_shard_bytes: a shard with fewer rows is allowed if it has this many bytes, for tables with very wide rows.
     """
 
     min_shard_rows: int = 32
@@ -112,7 +116,8 @@ class Auto:
         _check_positive(self, "min_shard_bytes")
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
-        """Number of shards of `spec`."""
+        """Returns the number of shards of `spec`."""
+        # Either limit is enough to justify a shard.
         wanted = max(spec.rows // self.min_shard_rows, spec.nbytes // self.min_shard_bytes)
         return _clamp(wanted, spec, num_servers)
 
@@ -129,7 +134,8 @@ class FromTensorFlow:
     partitioner: Callable[..., Sequence[int]]
 
     def __call__(self, spec: VariableSpec, num_servers: int) -> int:
-        """Number of shards of `spec`."""
+        """Returns the number of shards of `spec`."""
+        # TensorFlow's partitioners would also split dense variables, so they are not asked about those.
         if not spec.is_table:
             return 1
         shape, dtype = _to_tensorflow(spec)
@@ -143,10 +149,8 @@ class FromTensorFlow:
 
 
 def _to_tensorflow(spec: VariableSpec) -> tuple[Any, Any]:
-    """Returns shape and type as TensorFlow's own classes, which its partitioners check for.
-
-    A user who passes such a partitioner has imported TensorFlow, so it is only looked up. Planning never imports it.
-    """
+    """Returns shape and type as TensorFlow's classes, which its partitioners require."""
+    # Planning never imports TensorFlow. A user who passes such a partitioner has imported it already.
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:
         raise PlanError(f"`partitioner` of TensorFlow needs TensorFlow imported. Received: none, for {spec.name!r}.")
@@ -157,8 +161,8 @@ def as_partitioner(partitioner: AnyPartitioner | None, name: str = "partitioner"
     """Returns the given partitioner, wrapped if it is TensorFlow's; `Auto()` for None.
 
     Args:
-        partitioner: what the user gave.
-        name: of the argument it was given as, for the message.
+        partitioner: the user's argument.
+        name: the name of that argument, for the message.
 
     Raises:
         PlanError: it is not a partitioner.
@@ -168,11 +172,12 @@ def as_partitioner(partitioner: AnyPartitioner | None, name: str = "partitioner"
     if isinstance(partitioner, FixedShards | MinBytes | MaxBytes | Auto | FromTensorFlow):
         return partitioner
     check_callable(name, partitioner, "a partitioner of tfps or TensorFlow", error=PlanError)
-    return _by_signature(partitioner)
+    return _wrap_by_signature(partitioner)
 
 
-def _by_signature(partitioner: AnyPartitioner) -> Partitioner:
-    """Tells partitioners apart by their arguments: ours take (spec, num_servers), TensorFlow's (shape, dtype)."""
+def _wrap_by_signature(partitioner: AnyPartitioner) -> Partitioner:
+    """Returns a partitioner with the arguments (spec, num_servers), and wraps one with TensorFlow's (shape, dtype)."""
+    # By name, because a wrong guess by the number of arguments would fail inside the user's function.
     names = list(inspect.signature(partitioner).parameters)
     if "spec" in names and "num_servers" in names:
         return cast(Partitioner, partitioner)
@@ -180,14 +185,15 @@ def _by_signature(partitioner: AnyPartitioner) -> Partitioner:
 
 
 def _clamp(shards: int, spec: VariableSpec, limit: int) -> int:
-    """Limits a number of shards to 1 .. min(limit, rows); it is 1 for a dense variable."""
+    """Limits a number of shards to 1 .. min(limit, rows); returns 1 for a dense variable."""
     return max(1, min(shards, limit, spec.rows)) if spec.is_table else 1
 
 
 def _check_positive(partitioner: Partitioner, name: str, optional: bool = False) -> None:
-    """Checks a field. An integer of numpy becomes one of Python, because JSON knows no other."""
+    """Checks a field of a partitioner, and turns an integer of numpy into Python's, which JSON needs."""
     value = getattr(partitioner, name)
     if value is None and optional:
         return
     valid = "None for no limit" if optional else ""
+    # The dataclass is frozen, so the field cannot be assigned the usual way.
     object.__setattr__(partitioner, name, check_integer(name, value, at_least=1, error=PlanError, valid=valid))

@@ -1,4 +1,4 @@
-"""Makes a plan for variables: for all of a model at once, or one at a time as the model creates them."""
+"""Makes plans: for all variables of a model at once, or for one variable at a time as the model creates them."""
 
 import dataclasses
 import operator
@@ -9,7 +9,7 @@ from typing import get_args
 from tfps.checks import check_choice, check_integer, check_list, check_type
 from tfps.errors import PlanError
 from tfps.placement.balancers import Balancer, as_balancer
-from tfps.placement.loads import Loads, demand_of
+from tfps.placement.loads import Loads, compute_demand
 from tfps.placement.model import Placement, Plan, check_fits
 from tfps.placement.partitioners import AnyPartitioner, Partitioner, as_partitioner
 from tfps.placement.routing import Routing, RoutingKind
@@ -26,14 +26,14 @@ def plan(
     """Places all variables of a model, the heaviest first.
 
     Args:
-        specs: the variables, each name once.
-        num_servers: parameter servers, at least 1.
-        partitioner: one of `tfps.placement.partitioners` or of TensorFlow; `Auto()` where None.
-        balancer: one of `tfps.placement.balancers`; `GreedyBytesAndTraffic()` where None.
-        routing: how rows of a split table go to its shards, "div", "mod" or "hash".
+        specs: the variables, with unique names.
+        num_servers: the number of parameter servers, at least 1.
+        partitioner: one of `tfps.placement.partitioners` or of TensorFlow; None for `Auto()`.
+        balancer: one of `tfps.placement.balancers`; None for `GreedyBytesAndTraffic()`.
+        routing: how rows of a split table go to its shards: "div", "mod" or "hash".
 
     Returns:
-        The plan, variables in the order of `specs`.
+        The plan, with the variables in the order of `specs`.
 
     Raises:
         PlanError: an argument breaks its rule.
@@ -42,19 +42,20 @@ def plan(
     wanted = check_list("specs", specs, "a list of VariableSpec", error=PlanError)
     for index, spec in enumerate(wanted):
         check_type(f"specs[{index}]", spec, VariableSpec, "a VariableSpec", error=PlanError)
+    # First the shards, then the servers: a balancer compares the demands of all shards.
     splits = [splitter.split(spec) for spec in wanted]
-    servers = as_balancer(balancer).assign_all([demand_of(split) for split in splits], num_servers)
+    servers = as_balancer(balancer).assign_all([compute_demand(split) for split in splits], num_servers)
     return Plan(num_servers, tuple(Placement.on(s.spec, on, s.routing) for s, on in zip(splits, servers, strict=True)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Splitter:
-    """Decides the shards and the routing of a variable. A balancer then decides on servers.
+    """Decides on the shards and the routing of a variable. A balancer then decides on the servers.
 
     Args:
-        num_servers: parameter servers, at least 1.
-        partitioner: how many shards.
-        routing: how rows go to them, "div", "mod" or "hash".
+        num_servers: the number of parameter servers, at least 1.
+        partitioner: decides on the number of shards.
+        routing: how rows go to the shards: "div", "mod" or "hash".
 
     Raises:
         PlanError: an argument breaks its rule.
@@ -71,9 +72,10 @@ class Splitter:
         check_choice("routing", self.routing, get_args(RoutingKind), error=PlanError)
 
     def split(self, spec: VariableSpec) -> Placement:
-        """The shards of a variable, all on server 0."""
-        # operator.index turns an integer of numpy into one of Python, because JSON knows no other.
+        """Returns a placement with the variable's shards, all of them still on server 0."""
+        # `operator.index` turns an integer of numpy into Python's, which JSON needs.
         shards = operator.index(self.partitioner(spec, self.num_servers))
+        # A table has a routing even if it is whole, so that lookups need no special case.
         routing = Routing(self.routing, spec.rows, shards) if spec.is_table or shards > 1 else None
         return Placement.on(spec, [0] * shards, routing)
 
@@ -82,11 +84,11 @@ class IncrementalPlacer:
     """Places variables one at a time, in the order in which a model creates them. Any thread may call it.
 
     Args:
-        num_servers: parameter servers, at least 1.
-        partitioner: one of `tfps.placement.partitioners` or of TensorFlow; `Auto()` where None.
-        balancer: one of `tfps.placement.balancers`; `GreedyBytesAndTraffic()` where None.
-        plan: a plan to follow. Every variable then goes where the plan says; one that the plan lacks is an error.
-        routing: how rows of a split table go to its shards, "div", "mod" or "hash".
+        num_servers: the number of parameter servers, at least 1.
+        partitioner: one of `tfps.placement.partitioners` or of TensorFlow; None for `Auto()`.
+        balancer: one of `tfps.placement.balancers`; None for `GreedyBytesAndTraffic()`.
+        plan: a plan to follow. It must have every variable that is placed. None to decide as variables come.
+        routing: how rows of a split table go to its shards: "div", "mod" or "hash".
 
     Raises:
         PlanError: an argument breaks its rule, or the plan is for another number of servers.
@@ -107,10 +109,10 @@ class IncrementalPlacer:
         if plan is not None and plan.num_servers != num_servers:
             raise PlanError(f"`plan` must be for {num_servers} servers. Received: one for {plan.num_servers}.")
         self._balancer = as_balancer(balancer)
-        self._follow = None if plan is None else {placement.spec.name: placement for placement in plan}
+        self._plan = None if plan is None else {placement.spec.name: placement for placement in plan}
         # Guards the loads and the placements below.
         self._lock = threading.Lock()
-        self._loads = Loads.none(num_servers)
+        self._loads = Loads.empty(num_servers)
         self._placed: dict[str, Placement] = {}
 
     @property
@@ -119,24 +121,25 @@ class IncrementalPlacer:
         with self._lock:
             return Plan(self._splitter.num_servers, tuple(self._placed.values()))
 
-    def plans(self, name: str) -> bool:
-        """Returns whether a plan is followed that holds a variable of this name."""
-        return self._follow is not None and name in self._follow
+    def is_planned(self, name: str) -> bool:
+        """Returns whether this placer follows a plan that has a variable of this name."""
+        return self._plan is not None and name in self._plan
 
     def place(self, spec: VariableSpec) -> Placement:
         """Places one more variable.
 
         Raises:
-            PlanError: the name was placed before, or the plan that is followed does not fit.
+            PlanError: the name was placed before, or the plan that the placer follows does not fit.
         """
+        # The lock spans decision and record: two threads must not choose by the same loads.
         with self._lock:
-            return self._record(self._planned(spec) if self._follow is not None else self._balanced(spec))
+            return self._record(self._look_up(spec) if self._plan is not None else self._balance(spec))
 
     def place_like(self, spec: VariableSpec, other: Placement) -> Placement:
-        """Places a variable row for row beside another one with as many rows, as an optimizer slot beside its table.
+        """Places a variable row for row beside another one, such as an optimizer slot beside its table.
 
         Raises:
-            PlanError: the name was placed before, or `spec` has not the rows of `other`.
+            PlanError: the name was placed before, or `spec` and `other` differ in their number of rows.
         """
         if spec.rows != other.spec.rows:
             raise PlanError(
@@ -146,15 +149,15 @@ class IncrementalPlacer:
         with self._lock:
             return self._record(Placement(spec, other.shards, other.routing))
 
-    def _balanced(self, spec: VariableSpec) -> Placement:
+    def _balance(self, spec: VariableSpec) -> Placement:
         split = self._splitter.split(spec)
-        servers = self._balancer.assign(demand_of(split), self._loads)
+        servers = self._balancer.assign(compute_demand(split), self._loads)
         return Placement.on(spec, servers, split.routing)
 
-    def _planned(self, spec: VariableSpec) -> Placement:
-        planned = (self._follow or {}).get(spec.name)
+    def _look_up(self, spec: VariableSpec) -> Placement:
+        planned = (self._plan or {}).get(spec.name)
         if planned is None:
-            raise PlanError(f"`plan` must hold variable {spec.name!r}. Valid names: {sorted(self._follow or {})}.")
+            raise PlanError(f"`plan` must hold variable {spec.name!r}. Valid names: {sorted(self._plan or {})}.")
         check_fits(planned.spec, spec)
         return Placement(spec, planned.shards, planned.routing)
 
@@ -162,6 +165,6 @@ class IncrementalPlacer:
         name = placement.spec.name
         if name in self._placed:
             raise PlanError(f"a variable must be placed once. Received: {name!r} again.")
-        self._loads.add(placement.servers, demand_of(placement))
+        self._loads.add(placement.servers, compute_demand(placement))
         self._placed[name] = placement
         return placement

@@ -1,8 +1,8 @@
-"""The one owner of the rule row -> (shard, local row); lookup, checkpoint and reshard all ask it.
+"""The rule from a row to its (shard, local row). Lookup, checkpoint and reshard all use this one.
 
-The arithmetic, in full, because a C++ op and a TensorFlow graph repeat it. With `base, extra = divmod(rows, shards)`
-every shard holds `base` rows and the first `extra` shards one more, whatever the kind. All values are non-negative
-and below 2**63, so signed 64-bit integers never overflow and floor and truncating division agree.
+Here is the arithmetic in full, because a C++ op and a TensorFlow graph repeat it. With `base, extra = divmod(rows,
+shards)`, every shard holds `base` rows and the first `extra` shards hold one more, for every kind. All values are
+non-negative and below 2**63, so signed 64-bit integers never overflow, and floor and truncating division agree.
 
 * div (ranges): `shard = max(id // (base + 1), (id - extra) // base)` (only the second quotient may be negative, where
   the first one wins under either rounding), `local = id - shard * base - min(shard, extra)`.
@@ -30,23 +30,23 @@ RoutingKind: TypeAlias = Literal["div", "mod", "hash"]
 PRIME = 2**31 - 1
 """Modulus of the rotation: the largest prime p whose squares stay below 2**62."""
 MULTIPLIER = 1_327_217_885
-"""PRIME divided by the golden ratio, so that neighbouring local rows turn by very different amounts."""
+"""PRIME divided by the golden ratio, so that the blocks of neighbouring local rows rotate by very different amounts."""
 MAX_ROWS = 2**62
-"""Above any table that fits a cluster; keeps every intermediate value inside a signed 64-bit integer."""
+"""More rows than fit any cluster. The limit keeps every intermediate value inside a signed 64-bit integer."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Routing:
     """How the rows of one table are split over its shards.
 
-    Choose `hash` unless there is a reason not to: frequency-sorted ids put all heat of a `div` split on shard 0, and
-    ids with a common stride put all heat of a `mod` split on one shard. `hash` gives each run of `shards` neighbouring
-    ids to all shards, in an order that differs from run to run; it is a bijection, so rows never collide.
+    Choose `hash` unless there is a reason not to. Ids sorted by frequency put all the load of a `div` split on shard 0,
+    and ids with a common stride put all the load of a `mod` split on one shard. `hash` spreads each run of `shards`
+    neighbouring ids over all shards, in an order that differs from run to run. It is a bijection: rows never collide.
 
     Args:
         kind: "div", "mod" or "hash".
-        rows: rows of the whole table, at least 1.
-        shards: parts it is split into, 1 to `rows` (so no shard is empty).
+        rows: the number of rows of the whole table, at least 1.
+        shards: the number of shards, 1 to `rows`, so that no shard is empty.
 
     Raises:
         PlanError: an argument breaks its rule.
@@ -73,32 +73,33 @@ class Routing:
 
     @property
     def offset(self) -> int:
-        """Addend of the rotation; it follows `rows`, so that tables of different size turn differently."""
+        """Addend of the rotation. It depends on `rows`, so that tables of different sizes rotate differently."""
         return self.rows % PRIME if self.kind == "hash" else 0
 
     @property
     def base(self) -> int:
-        """Rows that every shard holds."""
+        """The number of rows that every shard has at least."""
         return self.rows // self.shards
 
     @property
     def extra(self) -> int:
-        """How many shards, the first ones, hold one row more than `base`."""
+        """The number of shards, counted from the first, that have one row more than `base`."""
         return self.rows % self.shards
 
     def shard_rows(self, shard: int) -> int:
-        """Rows held by one shard, 0 <= shard < shards."""
+        """Returns the number of rows of one shard, 0 <= shard < shards."""
         self._check_shard(shard)
+        # Example: 10 rows on 4 shards are 3, 3, 2, 2.
         return self.base + (shard < self.extra)
 
     def locate(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Where rows live.
+        """Finds the shard and the local row of ids.
 
         Args:
             ids: global rows, any shape, 0 <= id < rows.
 
         Returns:
-            (shard, local row), both of the shape of `ids`, int32 and int64.
+            (shard, local row), int32 and int64, both of the shape of `ids`.
 
         Raises:
             IdRangeError: an id is negative or not below `rows`.
@@ -106,20 +107,22 @@ class Routing:
         ids = np.asarray(ids, np.int64)
         self._check_ids(ids)
         if self.kind == "div":
+            # The first quotient counts blocks of base + 1 rows, the second blocks of base rows after the larger ones.
             shard = np.maximum(ids // (self.base + 1), (ids - self.extra) // self.base)
             return shard.astype(np.int32), ids - self._first_row(shard)
+        # `mod` and `hash` deal blocks of `shards` neighbouring ids; `hash` rotates each block by another amount.
         local, turn = np.divmod(ids, self.shards)
         return ((turn + self._rotation(local)) % self.shards).astype(np.int32), local
 
     def global_ids(self, shard: int) -> NDArray[np.int64]:
-        """The inverse of `locate`: element i is the global row that local row i of `shard` holds, [shard_rows]."""
+        """Returns the global row of each local row of a shard, [shard_rows]: the inverse of `locate`."""
         return self.global_of(shard, np.arange(self.shard_rows(shard), dtype=np.int64))
 
     def global_of(self, shard: int, local: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Global rows of some local rows of one shard, for readers that take a table in chunks.
+        """Returns the global rows of some local rows of one shard, for code that reads a table in chunks.
 
         Args:
-            shard: 0 <= shard < shards.
+            shard: the shard, 0 <= shard < shards.
             local: local rows, any shape, 0 <= local < shard_rows(shard).
 
         Returns:
@@ -132,13 +135,15 @@ class Routing:
         _check_range(local, self.shard_rows(shard), "local row")
         if self.kind == "div":
             return local + self._first_row(np.asarray(shard, np.int64))
+        # The rotation depends on the local row alone, so it can be undone.
         return local * self.shards + (shard - self._rotation(local)) % self.shards
 
     def _first_row(self, shard: NDArray[np.int64]) -> NDArray[np.int64]:
         return shard * self.base + np.minimum(shard, self.extra)
 
     def _rotation(self, local: NDArray[np.int64]) -> NDArray[np.int64]:
-        """By how much each block is turned, 0 <= rotation < shards; 0 in the last, partial block."""
+        """Returns by how much each block is rotated, 0 <= rotation < shards; 0 for the last, partial block."""
+        # A rotated partial block could put a row on a shard that has no room for it.
         mixed = (local % PRIME * self.multiplier + self.offset) % PRIME
         return np.where(local < self.base, mixed * mixed % PRIME % self.shards, 0)
 

@@ -1,1 +1,1 @@
-"""What runs on other tasks: a thread for each worker, the calls under way, and workers that are lost."""
+"""Runs calls on other tasks: a thread for each worker, the calls under way, and the loss of workers."""

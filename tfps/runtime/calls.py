@@ -1,7 +1,7 @@
-"""Calls on workers that one caller has under way.
+"""`Calls`: the calls on workers that one caller has under way.
 
-A call is submitted -> running -> ended; its result is taken once. Of a chain, when one call is lost with its worker,
-those submitted after it are not made and count as lost too, until the caller submits them again.
+States of a call: submitted -> running -> ended. The caller takes its result once. If a call of a chain is lost with its
+worker, the later calls of the chain do not run. They count as lost too, until the caller submits them again.
 """
 
 import dataclasses
@@ -27,13 +27,13 @@ _LOG = logging.getLogger("tfps")
 
 @dataclasses.dataclass(frozen=True)
 class CallResult:
-    """How one call ended.
+    """The outcome of one call.
 
     Args:
-        tag: what it was submitted with.
-        value: its result, as numpy; None if it failed or was dropped.
-        error: why it failed.
-        seconds: how long it ran.
+        tag: the tag of the call.
+        value: the result, with numpy arrays for tensors; None if the call failed or was dropped.
+        error: the error of a call that failed; None otherwise.
+        seconds: the run time of the call.
     """
 
     tag: Any
@@ -43,41 +43,44 @@ class CallResult:
 
 
 class Calls:
-    """Calls on workers that one caller has under way.
+    """The calls on workers that one caller has under way.
 
-    Threading: one thread uses it; the calls run in the threads of the pool, which any number of callers use.
+    Threading: one thread uses this object. The calls run in the threads of the pool, which several callers may share.
 
     Args:
-        pool: runs them.
-        what: they are, for messages: "closures of up to 3 steps".
-        timeout_s: seconds to wait for any one of them.
+        pool: the pool that runs the calls.
+        what: a description of the calls for messages: "closures of up to 3 steps".
+        timeout_s: the number of seconds to wait for a call.
 
     Attributes:
-        last_s: seconds that the call ran whose result was taken last.
+        last_s: the run time in seconds of the call whose result was taken last.
     """
 
     def __init__(self, pool: "WorkerPool", what: str, timeout_s: float) -> None:
         self._pool = pool
         self._wait = Wait(what, timeout_s, pool.check)
         self._results: queue.SimpleQueue[CallResult] = queue.SimpleQueue()
+        # Set by the caller, and read by the threads of the pool before they begin a call.
         self._dropped = threading.Event()
+        # The loss that broke each chain. Only the threads of the pool add to it while calls of the chain are under way.
         self._broken: dict[Hashable, WorkerLostError] = {}
         self._under_way = 0
         self.last_s = 0.0
 
     def __len__(self) -> int:
-        """Calls submitted whose result was not taken."""
+        """The number of calls whose result was not taken yet."""
         return self._under_way
 
     def submit(self, worker: int, tag: Any, function: Callable[[], tf.Tensor], chain: Hashable = None) -> None:
-        """Runs `function` on a worker, after what that worker was given before.
+        """Runs `function` on a worker, after the earlier calls on that worker.
 
         Args:
-            worker: its number.
-            tag: comes back with the result.
-            function: as for `WorkerPool.call`.
-            chain: of calls that build on one another; None for a call by itself.
+            worker: the number of the worker.
+            tag: a value that comes back with the result.
+            function: the function to run, as for `WorkerPool.call`.
+            chain: the key of a chain of calls that build on each other; None for an independent call.
         """
+        # The closure below must not hold `self`: a call that hangs would keep its caller alive.
         results, dropped, broken, pool = self._results, self._dropped, self._broken, self._pool
 
         def run() -> None:
@@ -95,23 +98,24 @@ class Calls:
         pool.run_later(worker, run)
 
     def mend(self, chain: Hashable) -> None:
-        """Lets the calls of a chain be made again after one was lost; none of it may be under way."""
+        """Lets a chain run again after it has lost a call. No call of the chain may be under way."""
         self._broken.pop(chain, None)
 
     def take(self) -> tuple[Any, Nest]:
-        """Waits for one call, whichever ends first; returns its tag and its result.
+        """Waits until a call ends, and returns its tag and its result.
 
-        The result of a call on a worker that is gone is the `WorkerLostError`: it has to be made again on another.
+        If the worker of the call is lost, the result is the `WorkerLostError`. The caller must then submit the call
+        again, on another worker.
 
         Raises:
-            TaskDiedError: a server died meanwhile.
-            ClusterTimeoutError: none ended in time; the message says what was waited for.
+            TaskDiedError: a server died during the wait.
+            ClusterTimeoutError: no call ended in time.
         """
         result = self._next(self._wait)
         if isinstance(result.error, WorkerLostError):
             return result.tag, result.error
         if isinstance(result.error, TfpsError):
-            # Its traceback is of the worker's thread, and longer than what it tells.
+            # The message says everything. The traceback of the worker's thread would only hide it.
             raise result.error.with_traceback(None)
         if result.error is not None:
             raise result.error
@@ -119,22 +123,23 @@ class Calls:
         return result.tag, result.value
 
     def abandon(self, timeout_s: float) -> None:
-        """Drops the calls that have not begun and waits up to `timeout_s` for the others; their results are lost.
+        """Drops the calls that have not begun, and waits up to `timeout_s` seconds for the running ones.
 
         Args:
-            timeout_s: 0 for calls that change nothing, such as predictions: they may end whenever they do.
+            timeout_s: 0 for calls that change nothing, such as predictions: nobody has to know when they end.
         """
         self._dropped.set()
-        self._pool.add_abandoned(self)  # before the wait, which the user may interrupt
+        # Before the wait, because the user may interrupt the wait.
+        self._pool.add_abandoned(self)
         if timeout_s and not self.wait_until_ended(timeout_s):
             _LOG.warning(
-                "%d %s still run: until they end, the model may change, and the next `fit` waits for them.",
+                "%d %s are still running. Until they end, they may change the model; the next `fit` waits for them.",
                 self._under_way,
                 self._wait.what,
             )
 
     def wait_until_ended(self, timeout_s: float) -> bool:
-        """Waits up to `timeout_s` for all calls, whose results are lost; returns whether they have ended."""
+        """Waits up to `timeout_s` seconds for all calls, drops their results, and returns whether all have ended."""
         deadline = time.monotonic() + timeout_s
         try:
             while self._under_way:
@@ -144,15 +149,19 @@ class Calls:
         return True
 
     def _next(self, wait: Wait) -> CallResult:
+        """Waits for the next result."""
         result = wait_for(self._results, wait)
         self._under_way -= 1
         return result
 
 
 def _run(tag: Any, call: Callable[[], Nest]) -> CallResult:
+    """Runs a call and returns its outcome. It never raises."""
     began = time.monotonic()
     try:
         value = call()
-    except BaseException as error:  # whoever takes the result raises it, in the thread that can handle it
+    # Even a KeyboardInterrupt is a result: `take` raises it in the thread that can handle it, and a thread of the pool
+    # must not end.
+    except BaseException as error:
         return CallResult(tag, error=error)
     return CallResult(tag, value, seconds=time.monotonic() - began)

@@ -1,16 +1,17 @@
-"""Workers that are gone, and who does their work. A parameter server that is gone ends the program: it held variables.
+"""`Losses`: records which workers are lost, and which other workers do their work.
 
-Threading: any thread; a loss is noted once.
+The loss of a parameter server is different: it ends the program, because the server's variables are lost.
+
+Threading: any thread. A loss is recorded and logged once.
 """
 
 import logging
 import threading
-from typing import Any
 
 import tensorflow as tf
 
 from tfps import jobs
-from tfps.cluster.faults import translate
+from tfps.cluster.faults import Cluster, translate
 from tfps.cluster.local import LocalCluster
 from tfps.errors import ClusterError, TaskDiedError
 
@@ -18,68 +19,74 @@ _LOG = logging.getLogger("tfps")
 
 
 class WorkerLostError(ClusterError):
-    """A worker is gone, others are left, and the call that says so has to be made again.
+    """A worker is lost, other workers remain, and the caller must repeat the call that raised this.
 
-    It may have been on another worker: TensorFlow reports what fails on the way to one task in any call that follows.
+    The call may have been on another worker, because TensorFlow may report the failure of one task in a later call on
+    any task.
     """
 
 
 class Losses:
-    """What is left of the workers of a cluster.
+    """The lost workers of a cluster, and the workers that replace them.
 
     Args:
-        num_workers: that there were.
-        cluster: the cluster, for messages; of an embedded one the processes are looked at.
+        num_workers: the number of workers at the start.
+        cluster: the cluster. Messages describe it; if it is an embedded one, `check` looks at its processes.
     """
 
-    def __init__(self, num_workers: int, cluster: Any) -> None:
+    def __init__(self, num_workers: int, cluster: Cluster) -> None:
         self._num_workers, self._cluster = num_workers, cluster
         self._lost: set[int] = set()
+        # Guards `_lost`, which the threads of all workers read and change.
         self._lock = threading.Lock()
 
     def host_of(self, shard: int) -> int:
-        """The worker that does the work of worker `shard`: itself, unless it is gone."""
+        """Returns the worker that does the work of worker `shard`: that worker itself, unless it is lost."""
         with self._lock:
-            left = [worker for worker in range(self._num_workers) if worker not in self._lost]
-        return shard if shard in left else left[shard % len(left)]
+            alive = [worker for worker in range(self._num_workers) if worker not in self._lost]
+        # Example: workers 1 and 2 of 4 are lost. Worker 3 does the work of worker 1, and worker 0 the work of worker 2.
+        return shard if shard in alive else alive[shard % len(alive)]
 
     def check(self) -> None:
-        """Looks at the processes of an embedded cluster.
+        """Checks the processes of an embedded cluster.
 
         Raises:
-            TaskDiedError: a parameter server has ended, or the last worker.
+            TaskDiedError: a parameter server or the last worker has died.
         """
+        # The chief has no access to the processes of another cluster; their failures show in calls.
         if not isinstance(self._cluster, LocalCluster):
             return
         try:
             self._cluster.check()
         except TaskDiedError as died:
-            if not self._lose(died):
+            if not self._record_loss(died):
                 raise
 
     def translate(self, worker: int, error: Exception) -> Exception:
-        """The error of ours for one of TensorFlow that a call on a worker ended with."""
+        """Translates an error of TensorFlow, with which a call on a worker failed, into an error of tfps."""
+        # A call on a lost worker may fail in many ways. All of them mean the same.
         if worker in self._lost and isinstance(error, tf.errors.OpError):
-            return WorkerLostError(f"worker {worker} is gone", (jobs.WORKER, worker))
+            return WorkerLostError(f"worker {worker} is lost", (jobs.WORKER, worker))
         ours = translate(error, self._cluster)
-        if isinstance(ours, ClusterError) and self._lose(ours):
+        if isinstance(ours, ClusterError) and self._record_loss(ours):
             return WorkerLostError(str(ours), ours.task)
         return ours
 
-    def _lose(self, error: ClusterError) -> bool:
-        """Notes that the worker to blame is gone, if it is one and not the last; returns whether it is."""
+    def _record_loss(self, error: ClusterError) -> bool:
+        """Records that the task of an error is lost, if it is a worker and not the last one. Returns whether it is."""
         job, worker = error.task or ("", 0)
         with self._lock:
             if job != jobs.WORKER or len(self._lost | {worker}) == self._num_workers:
                 return False
             known = worker in self._lost
             self._lost.add(worker)
+        # Outside the lock, because the other threads need not wait while the task is removed.
         if not known:
             if isinstance(self._cluster, LocalCluster):
                 self._cluster.remove_task(jobs.WORKER, worker)
             _LOG.warning(
-                "the other workers go on without worker %d: %s. Another worker takes over its input shard and repeats "
-                "the steps that were under way; each update counts once.",
+                "the other workers continue without worker %d: %s. Another worker takes over its input shard and "
+                "repeats the steps that were under way; each update counts once.",
                 worker,
                 error.summary.rstrip("."),
             )

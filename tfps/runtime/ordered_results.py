@@ -1,4 +1,4 @@
-"""Results of calls on all workers, in the order of the calls."""
+"""Runs calls on all workers, and yields their results in the order of the calls."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
@@ -11,48 +11,51 @@ from tfps.runtime.pool import WorkerPool
 from tfps.types import Nest
 
 _IN_FLIGHT = 4
-"""Calls a worker has: one runs, and the others wait while results of slower workers, which come first, are awaited."""
+"""Calls under way for each worker: one runs, and the others keep the worker busy while a slower worker is awaited."""
 
 
 class Workers(Protocol):
-    """The workers of a strategy."""
+    """The workers of a strategy. `ParameterServerStrategy` implements it."""
 
     closure_timeout_s: float
 
     @property
     def num_workers(self) -> int:
-        """How many there are."""
+        """The number of workers."""
         ...
 
     @property
     def pool(self) -> WorkerPool:
-        """Runs the calls."""
+        """The pool that runs the calls."""
         ...
 
     def host_of(self, shard: int) -> int:
-        """The worker that does the work of a worker: itself, or another where it is gone."""
+        """Returns the worker that does the work of worker `shard`: that worker itself, unless it is lost."""
         ...
 
 
-def results_in_order(workers: Workers, what: str, functions: Iterable[Callable[[], tf.Tensor]]) -> Iterator[Nest]:
-    """Calls functions on the workers, in turn, and gives their results in the order of the functions.
+def run_in_order(workers: Workers, what: str, functions: Iterable[Callable[[], tf.Tensor]]) -> Iterator[Nest]:
+    """Calls functions on the workers in turn, and yields their results in the order of the functions.
 
-    A call that is lost with its worker is made again on another. Functions are taken as workers have room for them.
-    Whoever stops early drops the calls that have not begun.
+    A call that is lost with its worker is repeated on another worker. The next function is taken from `functions` when
+    a worker has room for it. If the caller stops early, the calls that have not begun are dropped.
 
     Args:
-        workers: run them.
-        what: they are, for messages: "predictions for a batch".
-        functions: as for `WorkerPool.call`.
+        workers: the workers that run the calls.
+        what: a description of the calls for messages: "predictions for a batch".
+        functions: the functions, as for `WorkerPool.call`.
     """
     calls = Calls(workers.pool, what, workers.closure_timeout_s)
+    # The functions whose results were not yielded yet, by number. A lost call needs its function again.
     submitted: dict[int, Callable[[], tf.Tensor]] = {}
-    early: dict[int, Nest] = {}  # results that came before their turn
+    # Results that arrived before their turn, by number.
+    early: dict[int, Nest] = {}
 
     def submit(number: int) -> None:
         calls.submit(workers.host_of(number % workers.num_workers), number, submitted[number])
 
-    def result_of(number: int) -> Nest:
+    def wait_for_result(number: int) -> Nest:
+        # Results arrive in any order, so those of later numbers are kept until their turn.
         while number not in early:
             tag, result = calls.take()
             if isinstance(result, WorkerLostError):
@@ -62,16 +65,18 @@ def results_in_order(workers: Workers, what: str, functions: Iterable[Callable[[
         del submitted[number]
         return early.pop(number)
 
-    given = 0
+    next_number = 0
     try:
         for number, function in enumerate(functions):
             submitted[number] = function
             submit(number)
+            # Bounds the memory for batches and for early results.
             if len(submitted) >= _IN_FLIGHT * workers.num_workers:
-                yield result_of(given)
-                given += 1
+                yield wait_for_result(next_number)
+                next_number += 1
         while submitted:
-            yield result_of(given)
-            given += 1
+            yield wait_for_result(next_number)
+            next_number += 1
+    # Also reached when the caller closes the generator early.
     finally:
         calls.abandon(0.0)

@@ -1,13 +1,13 @@
-"""Named variables on other tasks that are no Keras variables, and who owns them.
+"""Owns the named variables on other tasks that are not Keras variables.
 
-Examples: the copies of dense variables that a worker trains on, the ledger of pushes on a server, the messages that
-wait there for a synchronous update. A graph finds each by its name on its task, and so nothing frees it by itself.
-Here every one has an owner. When the owner is collected, or closes, its variables are destroyed.
+Examples: the copies of dense variables that a worker trains on, the push ledger on a server, and the messages that wait
+on a server for its next update. Graphs find such a variable by its name on the task, so TensorFlow never frees it.
+Here each variable has an owner. When the owner is collected or closed, its variables are destroyed.
 
-Ownership: the registry of a strategy has the tasks; an owner's `OwnedVariables` has the names. Iterators are not here:
-they have no names, and go with the epoch that reads them (`tfps.inputs.iterators`).
-Threading: owners are collected in any thread, in the midst of anything. What they leave is destroyed by the thread that
-leads the task, between two closures, as another model may share a layer and so a copy.
+Ownership: `RemoteVariables` knows the tasks of a strategy; the `OwnedVariables` of an owner knows the names. Iterators
+are not here: they have no names, and end with the epoch that reads them (`tfps.inputs.iterators`).
+Threading: Python may collect an owner in any thread and at any moment. The thread of the task destroys its variables
+later, between two closures, because another model may share a layer and so use the same copy.
 """
 
 import dataclasses
@@ -27,25 +27,25 @@ from tfps.runtime.task_thread import TaskThread
 
 _LOG = logging.getLogger("tfps")
 _PREFIX = "tfps_"
-"""The names of all variables here begin with it; user code may name others."""
+"""The prefix of the names of all variables here. User code may name other variables."""
 
 
 class Tasks(Protocol):
-    """The tasks of a strategy."""
+    """The tasks of a strategy. `ParameterServerStrategy` implements it."""
 
     @property
     def pool(self) -> WorkerPool:
-        """Leads the workers."""
+        """The pool with a thread for each worker."""
         ...
 
     @property
     def server_pool(self) -> WorkerPool:
-        """Leads all servers, in one thread."""
+        """The pool with one thread for all servers."""
         ...
 
     @property
     def worker_devices(self) -> list[str]:
-        """One a worker."""
+        """The compute device of each worker."""
         ...
 
 
@@ -54,20 +54,20 @@ class RemoteVariable:
     """A variable that graphs find by its name on a device.
 
     Args:
-        device: of its task.
-        name: which no other variable of the task has.
+        device: the device of the variable.
+        name: a name that no other variable of the task has.
     """
 
     device: str
     name: str
 
     def handle(self, dtype: tf.DType = tf.float32, shape: tf.TensorShape | list[int] | None = None) -> tf.Tensor:
-        """The resource; it need not exist yet."""
+        """Returns the handle of the variable, which need not exist yet."""
         with tf.device(self.device):
             return tf.raw_ops.VarHandleOp(dtype=dtype, shape=tf.TensorShape(shape), shared_name=self.name)
 
     def destroy(self) -> None:
-        """Destroys the resource where it exists."""
+        """Destroys the variable if it exists."""
         with tf.device(self.device):
             tf.raw_ops.DestroyResourceOp(resource=self.handle(), ignore_lookup_error=True)
 
@@ -75,44 +75,46 @@ class RemoteVariable:
 class OwnedVariables:
     """The remote variables of one owner.
 
-    States of a variable: made (by `make`, or by a closure that assigns it) -> lost with its task -> made again
-    (`remake`, or by the next closure) -> destroyed.
+    States of a variable: made (by `make`, or by a closure that assigns it) -> lost with its task -> made again (by
+    `remake`, or by the next closure) -> destroyed.
 
-    Threading: `make`, `remake` and `destroy` in the main thread; `add_graph` in any that traces.
+    Threading: the main thread calls `make`, `remake` and `destroy`; any thread that traces calls `add_graph`.
 
     Args:
-        run: destroys variables where they are.
-        worker_devices: of the workers.
+        destroy_all: a function that destroys variables on their tasks.
+        worker_devices: the compute device of each worker.
     """
 
-    def __init__(self, run: Callable[[frozenset[RemoteVariable]], None], worker_devices: list[str]) -> None:
-        self._run = run
+    def __init__(self, destroy_all: Callable[[frozenset[RemoteVariable]], None], worker_devices: list[str]) -> None:
+        self._destroy_all = destroy_all
         self._worker_devices = worker_devices
-        self._made: dict[RemoteVariable, Callable[[], tf.Tensor]] = {}
-        self._names: set[RemoteVariable] = set()
+        # The initial values of the variables that `make` has made. Closures make the other variables themselves.
+        self._initial_values: dict[RemoteVariable, Callable[[], tf.Tensor]] = {}
+        self._variables: set[RemoteVariable] = set()
 
     def make(self, variable: RemoteVariable, initial_value: Callable[[], tf.Tensor]) -> None:
-        """Makes a variable now, and keeps how, for `remake`.
+        """Makes a variable, and keeps its initial value for `remake`.
 
         Args:
-            variable: where it is.
-            initial_value: computes its first value, on its device.
+            variable: the variable.
+            initial_value: a function that computes the first value, on the device of the variable.
         """
-        self._names.add(variable)
-        self._made[variable] = initial_value
+        self._variables.add(variable)
+        self._initial_values[variable] = initial_value
         _assign(variable, initial_value)
 
     def remake(self, device: str) -> None:
-        """Makes the variables of a task again, which was replaced by a new process and has none of them."""
-        for variable, initial_value in self._made.items():
+        """Makes the variables of a device again, after a new process without variables has replaced its task."""
+        for variable, initial_value in self._initial_values.items():
             if variable.device == device:
                 _assign(variable, initial_value)
 
     def add_graph(self, graph: tf.Graph) -> None:
-        """Owns the variables that a closure names, which makes them itself when it runs.
+        """Takes ownership of the variables that the graph of a closure names. The closure makes them when it runs.
 
         Args:
-            graph: of the closure. What it places on no server is on whichever worker runs it.
+            graph: the graph of the closure. A variable that it does not place on a server is on each worker that runs
+                the closure.
         """
         for operation in _operations(graph):
             if operation.type == "VarHandleOp":
@@ -120,48 +122,53 @@ class OwnedVariables:
                 if name.startswith(_PREFIX):
                     on_server = devices.is_of_job(operation.device, jobs.PS)
                     places = [operation.device] if on_server else self._worker_devices
-                    self._names.update(RemoteVariable(device, name) for device in places)
+                    self._variables.update(RemoteVariable(device, name) for device in places)
 
     def __iter__(self) -> Iterator[RemoteVariable]:
-        """The variables it owns."""
-        return iter(tuple(self._names))
+        """Iterates over the variables of the owner."""
+        # A copy, because a thread that traces may add variables meanwhile.
+        return iter(tuple(self._variables))
 
     def destroy(self) -> None:
-        """Destroys the variables; returns before it is done. A closure that still needs one makes it again."""
-        names = frozenset(self._names)
-        self._names.clear()
-        self._made.clear()
-        self._run(names)
+        """Begins to destroy the variables, and does not wait for it. A closure that still needs one makes it again."""
+        variables = frozenset(self._variables)
+        self._variables.clear()
+        self._initial_values.clear()
+        self._destroy_all(variables)
 
 
 class RemoteVariables:
-    """The owners of remote variables on the tasks of one strategy.
+    """Makes owners of remote variables on the tasks of one strategy.
 
     Args:
-        tasks: the strategy. It is held weakly; when it is collected its tasks end, and their variables with them.
+        tasks: the strategy, which is held weakly. When it is collected, its tasks end together with their variables.
     """
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = weakref.ref(tasks)
 
-    def owned_by(self, owner: object) -> OwnedVariables:
-        """The variables of an owner, none yet; they are destroyed some time after the owner is collected."""
+    def make_owned(self, owner: object) -> OwnedVariables:
+        """Returns an empty `OwnedVariables`, whose variables are destroyed some time after `owner` is collected."""
+        # The lambda below must not hold the strategy, or its cluster would live as long as the owner.
         tasks = self._tasks
         alive = tasks()
-        assert alive is not None  # it asks
+        # The strategy itself makes this call, so it exists.
+        assert alive is not None
         owned = OwnedVariables(lambda variables: _destroy(tasks(), variables), alive.worker_devices)
         background.finalize(owner, owned.destroy)
         return owned
 
 
 def _assign(variable: RemoteVariable, initial_value: Callable[[], tf.Tensor]) -> None:
+    """Assigns the initial value on the device of the variable, which makes the variable."""
     with tf.device(variable.device):
         value = initial_value()
         tf.raw_ops.AssignVariableOp(resource=variable.handle(value.dtype, value.shape), value=value)
 
 
 def _operations(graph: tf.Graph) -> Iterator[tf.Operation]:
-    """The operations of a graph and of the functions in it: bodies of loops, branches."""
+    """Yields the operations of a graph and of its functions, which are the bodies of loops and branches."""
+    # A function may be used several times, and functions may call each other.
     graphs, seen = [graph], set()
     while graphs:
         one = graphs.pop()
@@ -174,22 +181,26 @@ def _operations(graph: tf.Graph) -> Iterator[tf.Operation]:
 
 
 def _destroy(tasks: Tasks | None, variables: Iterable[RemoteVariable]) -> None:
-    """Has the threads of the tasks destroy variables: each worker's its own, one thread those of all servers."""
+    """Destroys variables in the threads of their tasks, and does not wait for them."""
     if tasks is None:
         return
     workers = tasks.worker_devices
+    # By the device of a worker, or by "" for all servers.
     by_worker: dict[str, list[RemoteVariable]] = {}
     for variable in variables:
         by_worker.setdefault(variable.device if variable.device in workers else "", []).append(variable)
     for device, there in by_worker.items():
         try:
             thread = tasks.pool.threads[workers.index(device)] if device else tasks.server_pool.threads[0]
+        # The strategy has ended, and so have its tasks with their variables.
         except TfpsError:
-            return  # the strategy has ended, and its tasks with it
+            return
         thread.run_later(functools.partial(_destroy_in, thread, there))
 
 
 def _destroy_in(thread: TaskThread, variables: Sequence[RemoteVariable]) -> None:
+    """Destroys variables in the thread of their task. It never raises."""
+
     def destroy() -> tuple[()]:
         for variable in variables:
             variable.destroy()
@@ -197,5 +208,6 @@ def _destroy_in(thread: TaskThread, variables: Sequence[RemoteVariable]) -> None
 
     try:
         thread.call(destroy)
-    except Exception as error:  # if the task is dead its variables are gone, and whoever needs the task sees that
+    # If the task is dead, its variables are gone too, and the next call on the task reports the death.
+    except Exception as error:
         _LOG.debug("%d variables were not destroyed, %s among them: %s", len(variables), variables[0], error)

@@ -1,8 +1,11 @@
-"""The thread of the chief that leads one task: a worker, or the chief itself for what runs on all servers.
+"""`TaskThread`: the thread of the chief that runs functions on one task.
 
-Threading: `run_later` and `busy_s` may be called from any thread; `call` runs where it is called, mostly in the thread.
-Threads and queues are plain ones and daemons, not those of `concurrent.futures`: an interrupt that comes while these
-take a lock leaves it locked, and the process, which joins such threads before anything else, never ends.
+The task is a worker, or the chief itself for functions whose operations go to all servers.
+
+Threading: any thread may call `run_later` and `busy_s`. `call` runs in the thread of its caller, usually this thread.
+The implementation uses plain daemon threads and queues instead of `concurrent.futures`. An interrupt at the moment when
+`concurrent.futures` takes a lock leaves the lock taken, and the process then never ends, because it joins these threads
+first.
 """
 
 import functools
@@ -21,85 +24,92 @@ from tfps.cluster.faults import raise_translated
 from tfps.types import Nest
 
 TranslateError: TypeAlias = Callable[[Exception], Exception]
-"""Turns an error of TensorFlow's runtime into one of ours."""
+"""Turns an error of TensorFlow into an error of tfps."""
 
 
 class TaskThread:
-    """Runs functions one after the other with a task as the device.
+    """Runs functions one after the other, with a task as the device.
 
-    Ownership: `close` ends the thread; nothing waits for it at the end of the process.
+    Ownership: `close` ends the thread. The end of the process does not wait for it.
 
     Args:
-        name: of the thread.
-        device: where the operations of the functions run.
-        translate: for errors of `call`.
+        name: the name of the thread.
+        device: the device for the operations of the functions.
+        translate: a function that translates the errors of `call`.
     """
 
     def __init__(self, name: str, device: str, translate: TranslateError) -> None:
         self.device = device
         self._translate = translate
-        # An executor of its own, as TensorFlow reports an error of a task in whatever an executor does next.
+        # Each thread has its own executor, because TensorFlow reports the error of a task in the next operation of the
+        # executor, whatever its task.
         self._executor = new_executor(enable_async=False)
         self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
-        # Seconds it was busy before the function that runs now, and when that began. Replaced in one assignment,
-        # because other threads read the two together.
+        # The busy seconds before the current function, and the time when that function began. One assignment replaces
+        # both, because other threads read them together without a lock.
         self._busy: tuple[float, float | None] = (0.0, None)
         self._thread = threading.Thread(target=self._work, daemon=True, name=name)
         self._thread.start()
 
     def run_later(self, function: Callable[[], None]) -> None:
-        """Has the thread call `function`, which must not raise, after what it was given before."""
+        """Queues `function` for the thread, after the earlier functions. It must not raise."""
+        # After the thread has ended nothing would empty the queue, so it takes no more functions.
         if self._thread.is_alive():
             self._waiting.put(function)
 
     def drop_after(self, owner: object, handle: tf.Tensor) -> None:
-        """Has the thread drop a handle of something on the task, some time after its owner was collected.
+        """Drops the handle of a resource on the task, in this thread, some time after its owner is collected.
 
-        Dropped elsewhere, a handle of a task that hangs would block one of TensorFlow's few threads of the chief until
-        the task answers. This thread drops it between two functions: it waits for a task that hangs, and nobody else.
+        If the task hangs, the thread that drops the handle waits until the task answers. Any other thread could be one
+        of TensorFlow's few threads of the chief, and block everything. Here only the thread of the hanging task waits.
 
         Args:
-            owner: uses the handle. It is collected in any thread.
-            handle: nothing but the owner and calls under way may refer to it.
+            owner: the object that uses the handle. Python may collect it in any thread.
+            handle: the handle. Only the owner and calls under way may refer to it.
         """
+        # Not at exit: the process ends without waiting for a task.
         weakref.finalize(owner, self.run_later, functools.partial(_drop, handle)).atexit = False
 
     def call(self, function: Callable[[], Nest]) -> Nest:
-        """Calls `function` with its operations on the task; its result, a structure of tensors, comes as numpy.
+        """Calls `function` with the task as the device, and returns its structure of tensors as numpy arrays.
 
         Raises:
-            TfpsError: what an error of TensorFlow's runtime means.
+            TfpsError: TensorFlow raised an error, and this is its translation.
         """
         try:
             with context.executor_scope(self._executor), tf.device(self.device):
                 return tf.nest.map_structure(lambda tensor: tensor.numpy(), function())
         except tf.errors.OpError as error:
+            # Without this, the executor would raise the same error for its next function.
             self._executor.clear_error()
             raise_translated(error, self._translate(error))
 
     def busy_s(self) -> float:
-        """Seconds in which it ran functions, so far."""
+        """Returns the seconds so far in which the thread was running functions."""
         done, since = self._busy
         return done if since is None else done + time.monotonic() - since
 
     def close(self) -> None:
-        """Drops what waits. What runs now runs to its end."""
+        """Drops the queued functions. The function that runs now still runs to its end."""
         self._closed.set()
+        # Wakes a thread that waits for its next function.
         self._waiting.put(None)
 
     def join(self, timeout_s: float) -> None:
-        """Waits for the thread to end after `close`; no longer than that, as a call into TensorFlow may hang."""
+        """Waits up to `timeout_s` seconds for the thread to end after `close`. A call into TensorFlow may hang."""
         self._thread.join(max(0.0, timeout_s))
 
     def _work(self) -> None:
+        """Runs the queued functions until `close`."""
         while (function := self._waiting.get()) is not None and not self._closed.is_set():
             done, since = self._busy[0], time.monotonic()
             self._busy = done, since
             function()
             self._busy = done + time.monotonic() - since, None
-            del function  # it refers to the batch, and to the pool
+            # While the thread waits for the next function, this variable would keep a batch and the pool alive.
+            del function
 
 
 def _drop(handle: tf.Tensor) -> None:
-    """Does nothing: when the call is over, nothing refers to the handle any more."""
+    """Does nothing. The argument is the last reference to the handle, and it ends when this call returns."""

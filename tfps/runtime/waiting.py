@@ -1,6 +1,6 @@
-"""Waits for what other threads and other tasks do. Each has a time limit and says what it waits for.
+"""Waits for other threads and other tasks. Every wait has a time limit and a description for its error message.
 
-Threading: any thread. An interrupt of the user ends a wait within a second.
+Threading: any thread. An interrupt by the user ends a wait within a second.
 """
 
 import dataclasses
@@ -15,35 +15,36 @@ from tfps.errors import ClusterTimeoutError
 T = TypeVar("T")
 
 _CHECK_EVERY_S = 1.0
-"""How often a wait checks whether the tasks live."""
+"""Seconds between two checks whether the tasks are alive."""
 
 
-def _no_check() -> None:
-    """For waits that do not depend on other tasks."""
+def _check_nothing() -> None:
+    """Checks nothing, for waits that do not depend on other tasks."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Wait:
-    """A wait before it begins.
+    """The description of a wait.
 
     Args:
-        what: is waited for, for the message: "closures of up to 3 steps".
-        timeout_s: seconds until it fails.
-        check: raises if what is waited for can never come, as a parameter server is dead. TensorFlow does not always
-            say so.
+        what: the event to wait for, for the message: "closures of up to 3 steps".
+        timeout_s: the number of seconds until the wait fails.
+        check: a function that raises if the event can never come, because a parameter server is dead, say. TensorFlow
+            does not always report that.
     """
 
     what: str
     timeout_s: float
-    check: Callable[[], None] = _no_check
+    check: Callable[[], None] = _check_nothing
 
 
 def wait_for(results: "queue.SimpleQueue[T]", wait: Wait) -> T:
-    """Takes the next result of a queue.
+    """Waits for the next result in a queue, and returns it.
 
     Raises:
-        ClusterTimeoutError: none came in time.
+        ClusterTimeoutError: no result came in time.
     """
+    # Short waits in a loop, and not one long wait, so that dead tasks and interrupts are seen.
     deadline = time.monotonic() + wait.timeout_s
     while (remaining := deadline - time.monotonic()) > 0:
         try:
@@ -54,12 +55,13 @@ def wait_for(results: "queue.SimpleQueue[T]", wait: Wait) -> T:
 
 
 def call_within(function: Callable[[], T], wait: Wait) -> T:
-    """Calls a function in a thread of its own and waits for it; after the time limit nobody reads its result.
+    """Calls a function in a new thread and waits for its result. After the time limit, the result is dropped.
 
     Raises:
-        ClusterTimeoutError: it did not return in time.
-        Exception: what the function raised.
+        ClusterTimeoutError: the function did not return in time.
+        Exception: the function raised it.
     """
+    # (True, the result) or (False, the exception).
     results: queue.SimpleQueue[tuple[bool, object]] = queue.SimpleQueue()
 
     def run() -> None:
@@ -68,7 +70,7 @@ def call_within(function: Callable[[], T], wait: Wait) -> T:
         except Exception as error:
             results.put((False, error))
 
-    # A daemon, as a call into TensorFlow may never return, and the process must still be able to end.
+    # A daemon thread, because a call into TensorFlow may never return and the process must still be able to end.
     threading.Thread(target=run, daemon=True, name="tfps-call-within").start()
     succeeded, value = wait_for(results, wait)
     if not succeeded:

@@ -1,4 +1,4 @@
-"""What a user may give a strategy, checked before anything is started."""
+"""Checks the arguments of a strategy before anything is started."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from tfps.placement.model import Plan
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """The arguments of `ParameterServerStrategy`, which documents them. Numbers of numpy come out as Python's.
+    """The checked arguments of `ParameterServerStrategy`, which documents them. Numbers of numpy become Python's.
 
     Raises:
-        ConfigError: an argument, or an environment variable that a start would read, breaks its rule.
+        ConfigError: an argument breaks its rule, or an environment variable that the start will read breaks its rule.
     """
 
     cluster: LocalCluster | None
@@ -28,9 +28,9 @@ class Arguments:
     closure_timeout_s: float
 
     def __post_init__(self) -> None:
-        """Checks every argument."""
-        valid = "None for one on this machine, or where TF_CONFIG says where the cluster is"
-        # The dataclass is frozen for its users; a checked value takes the place of what was given.
+        """Checks every argument, and replaces it by the checked value."""
+        valid = "None for a cluster on this machine or the cluster of TF_CONFIG"
+        # A frozen dataclass refuses plain assignments, so the checked values are set by `object.__setattr__`.
         if self.cluster is not None:
             check_type("cluster", self.cluster, LocalCluster, "a tfps.LocalCluster", valid=valid)
         if self.variable_partitioner is not None:
@@ -40,30 +40,30 @@ class Arguments:
         if self.plan is not None:
             check_type("plan", self.plan, Plan, "a tfps.placement plan", valid="None to plan as variables are made")
         if self.dense_exchange_every is not None:
-            check = check_integer(
+            steps = check_integer(
                 "dense_exchange_every", self.dense_exchange_every, at_least=1, valid="None for the default"
             )
-            object.__setattr__(self, "dense_exchange_every", check)
+            object.__setattr__(self, "dense_exchange_every", steps)
         for name in ("overlap_dense_exchange", "prefetch_lookups"):
             object.__setattr__(self, name, check_bool(name, getattr(self, name)))
         object.__setattr__(
             self, "closure_timeout_s", check_number("closure_timeout_s", self.closure_timeout_s, above=0)
         )
-        # A variable that breaks its rule would be found only after processes were started.
+        # The start reads these variables only after it has started processes, so an error would come too late.
         for read in (env.start_timeout_s, env.join_timeout_s, env.chief_grace_s, env.ops_disabled):
             read()
 
     def check_against(self, tf_config: object | None) -> None:
-        """Checks that the cluster is named once.
+        """Checks that not both TF_CONFIG and `cluster` describe the cluster.
 
         Args:
-            tf_config: what TF_CONFIG says; None where it is unset.
+            tf_config: the configuration from TF_CONFIG; None if it is unset.
 
         Raises:
-            ConfigError: both say where the cluster is.
+            ConfigError: both describe the cluster.
         """
         if tf_config is not None and self.cluster is not None:
             raise ConfigError(
-                "`cluster` must not be given where TF_CONFIG is set: TF_CONFIG already says where the cluster is. "
+                "`cluster` must be None if TF_CONFIG is set, because TF_CONFIG already describes the cluster. "
                 f"Received: {self.cluster!r}."
             )

@@ -1,23 +1,26 @@
-"""The `ClusterCoordinator` of a hand-written loop, made to raise errors of ours where it would raise TensorFlow's.
+"""`Coordinator`: a `ClusterCoordinator` for hand-written loops that raises errors of tfps instead of TensorFlow's.
 
-TensorFlow makes the coordinator and its results and leaves no way to name other classes, so both get the classes below
-once they are made. TensorFlow also logs each error with its whole text, over a hundred lines; `shorten_record` leaves
-one line of that where an id was out of range. Threading: as TensorFlow's. Cost: nothing until a function fails.
+TensorFlow creates the coordinator and its results, and has no setting for their classes. So the class of both objects
+is changed after they are created. TensorFlow also logs the whole text of each error, over a hundred lines, up to four
+times; `shorten_record` makes that one line where an id was out of range. Threading: as for TensorFlow's class. Cost:
+none until a function fails.
 """
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.distribute.coordinator import values  # results of `schedule` have no public class
 
-from tfps.cluster.faults import Cluster, translated
+from tfps.cluster.faults import Cluster, translate_errors
 from tfps.errors import ClusterError, IdRangeError
 from tfps.ops import id_range
+from tfps.types import Nest
 
 
 def shorten_record(record: logging.LogRecord) -> bool:
-    """A filter of TensorFlow's logger: replaces the text of an id out of range by one line. Keeps every record."""
+    """Filters TensorFlow's logger: replaces the text of an id out of range by one line, and keeps every record."""
     # TensorFlow logs " /job:worker/task:%d encountered ... %r:%s" and "Start cancelling closures due to error %r: %s".
     for argument in record.args or ():
         if isinstance(argument, tf.errors.InvalidArgumentError) and (ours := id_range.find(str(argument))):
@@ -30,38 +33,41 @@ class RemoteValue(values.RemoteValueImpl):
     """The result of one scheduled function."""
 
     cluster: Cluster = None
-    """The cluster it is computed on, for messages."""
+    """The cluster that computes the value, for messages."""
 
-    def get(self) -> Any:
-        """Waits for the function; see `tf.distribute.coordinator.RemoteValue`."""
-        with translated(self.cluster):
+    def get(self) -> Nest:
+        """Waits for the function and returns its result; see `tf.distribute.coordinator.RemoteValue`."""
+        with translate_errors(self.cluster):
             return super().get()
 
 
 class Coordinator(tf.distribute.coordinator.ClusterCoordinator):
     """Schedules functions on workers; see `tf.distribute.coordinator.ClusterCoordinator`."""
 
-    def schedule(self, fn: Any, args: Any = None, kwargs: Any = None) -> Any:
-        """Has a worker run `fn`; raises what an earlier function failed with."""
-        with translated(self.strategy.connection.cluster):
+    def schedule(
+        self, fn: Callable[..., Any], args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None
+    ) -> RemoteValue:
+        """Schedules `fn` on a worker. Raises the error of an earlier function that has failed."""
+        with translate_errors(self.strategy.connection.cluster):
             result = super().schedule(fn, args, kwargs)
-        # Not a structure: one result stands for everything that `fn` returns.
+        # `schedule` returns one RemoteValue for everything that `fn` returns, and never a structure of them.
         result.__class__, result.cluster = RemoteValue, self.strategy.connection.cluster
         return result
 
     def join(self) -> None:
-        """Waits for all functions; raises what one of them failed with."""
-        with translated(self.strategy.connection.cluster):
+        """Waits for all functions. Raises the error of a function that has failed."""
+        with translate_errors(self.strategy.connection.cluster):
             super().join()
 
     def done(self) -> bool:
-        """Whether all functions have ended; raises what one of them failed with."""
-        with translated(self.strategy.connection.cluster):
+        """Returns whether all functions have ended. Raises the error of a function that has failed."""
+        with translate_errors(self.strategy.connection.cluster):
             return bool(super().done())
 
-    def fetch(self, val: Any) -> Any:
-        """Waits for the results in a structure; raises what one of their functions failed with."""
+    def fetch(self, val: Nest) -> Nest:
+        """Waits for the results in a structure. Raises the error of a function that has failed."""
         try:
             return super().fetch(val)
         except (ClusterError, IdRangeError) as error:
-            raise error.with_traceback(None) from None  # frames of TensorFlow's structures say nothing to the user
+            # The frames of TensorFlow's code for structures would only hide the message.
+            raise error.with_traceback(None) from None

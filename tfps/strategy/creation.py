@@ -1,4 +1,4 @@
-"""Creates what a plan says: dense variables on their server, tables with a store a shard."""
+"""Creates variables at their placement: dense variables on one server, and tables with a store for each shard."""
 
 import dataclasses
 
@@ -13,13 +13,14 @@ from tfps.strategy.variables import DenseVariable, SeedVariable, SumVariable
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a variable is made.
+    """The settings for creating a variable that no plan decides.
 
     Args:
-        initial: its first value.
-        table_type: what keeps the rows, if it is a table; the layer that makes it may choose.
-        is_seed: whether it is the state of a random generator.
-        bookkeeping: whether it belongs to no layer (an optimizer's counter), so that no plan names it.
+        initial: the first value.
+        table_type: the class of the table, if the variable is a table; a layer may choose another one.
+        is_seed: whether the variable is the state of a random generator.
+        bookkeeping: whether the variable belongs to no layer (an optimizer's counter, say), so that plans do not name
+            it.
     """
 
     initial: InitialValue
@@ -29,10 +30,10 @@ class Recipe:
 
 
 def create_dense(placement: Placement, recipe: Recipe, trainable: bool) -> DenseVariable:
-    """A variable that one server holds whole."""
+    """Creates a variable that one server holds as a whole."""
     spec = placement.spec
     device = devices.server(placement.servers[0])
-    # Workers must not draw the same numbers, so the state of a generator is a type of its own.
+    # The state of a generator has its own class, because workers must not draw the same numbers from it.
     kind = SeedVariable if recipe.is_seed else DenseVariable
     variable = kind(
         recipe.initial.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=trainable, device=device
@@ -42,19 +43,21 @@ def create_dense(placement: Placement, recipe: Recipe, trainable: bool) -> Dense
 
 
 def create_sum(spec: VariableSpec, recipe: Recipe) -> SumVariable:
-    """A sum over the workers, held by the chief."""
+    """Creates a sum over the workers, which the chief holds."""
+    # Not trainable: it is the state of a metric.
     return SumVariable(
         recipe.initial.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=False, device=devices.CHIEF
     )
 
 
 def create_table(placement: Placement, recipe: Recipe, trainable: bool) -> Table:
-    """A table of the type that the recipe names, filled on the servers."""
-    # The strategy knows where servers are; a table only gets to know where its stores go.
-    on = [devices.server(server) for server in placement.servers]
-    return recipe.table_type.create(placement, recipe.initial, on, trainable)
+    """Creates a table of the recipe's type, and fills it on the servers."""
+    # A placement has numbers of servers. The table gets the devices for them.
+    store_devices = [devices.server(server) for server in placement.servers]
+    return recipe.table_type.create(placement, recipe.initial, store_devices, trainable)
 
 
 def is_slot_shape(shape: tuple[int, ...], table: Table) -> bool:
-    """Whether an optimizer's variable for a table is a slot: a row for each of its rows, as wide or of one float."""
+    """Whether an optimizer's variable for a table is a slot: it has a row for each row of the table."""
+    # A slot row is as wide as the table row, or is one number (as in row-wise Adagrad).
     return len(shape) == 2 and shape[0] == table.rows and shape[1] in (table.dim, 1)

@@ -1,6 +1,7 @@
-"""What TensorFlow asks of a strategy: how to make a plain variable, and how to run a function on a replica.
+"""`Extended`: the half of a strategy that TensorFlow calls to create a variable and to run a function on a replica.
 
-TensorFlow splits a strategy in two. Users see `tf.distribute.Strategy`; its `extended` half does the work.
+TensorFlow splits a strategy into two objects. Users see the `tf.distribute.Strategy`; its `extended` object does the
+work.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,15 +16,15 @@ from tfps.types import Nest
 
 
 class Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
-    """Makes `strategy.run` a step, and places plain `tf.Variable`s by load instead of by count.
+    """Turns `strategy.run` into a step, and places plain `tf.Variable`s by load instead of by count.
 
-    Plain variables are made by hand-written loops and by legacy Keras.
+    Hand-written loops and legacy Keras create plain variables.
     """
 
     def _call_for_each_replica(self, fn: Callable[..., Nest], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Nest:
         strategy = self._container_strategy()
         strategy.connection.check()
-        # A hand-written loop: outside any step, and there is a model whose variables a step would copy.
+        # A call outside a step comes from a hand-written loop. A step makes sense if there are dense variables to copy.
         if strategy.run_in_step is not None and strategy.dense_variables and step.current() is None:
             fn = strategy.run_in_step(fn)
         return super()._call_for_each_replica(fn, args, kwargs)
@@ -32,6 +33,6 @@ class Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
         strategy = self._container_strategy()
         strategy.connection.check()
         device = devices.server(strategy.factory.place_plain(kwargs))
-        # The plan decides, whatever device or colocation the caller is in.
+        # The plan decides the device. The caller's device and colocation scopes must not override it.
         with tf.compat.v1.colocate_with(None, ignore_existing=True), tf.device(device):
             return next_creator(**kwargs)

@@ -1,7 +1,7 @@
-"""Brings up the cluster of a strategy and connects this program to it.
+"""Starts the cluster of a strategy, and connects this program to it.
 
-Which cluster: the one that TF_CONFIG describes, else an embedded one. A server of a TF_CONFIG serves here, for the rest
-of its process. What this starts is stopped again if anything fails, a Ctrl-C included.
+The cluster is the one that TF_CONFIG describes, or else an embedded one. If this task is a server in TF_CONFIG, it
+serves here until its process ends. If anything fails, a Ctrl-C included, everything that was started is stopped again.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfps import jobs
 from tfps.cluster.connection import Connection, connect
-from tfps.cluster.faults import translated
+from tfps.cluster.faults import translate_errors
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.reach import wait_for_servers
 from tfps.cluster.server import serve
@@ -19,19 +19,19 @@ from tfps.cluster.tf_config import TaskConfig
 
 
 def start(cluster: LocalCluster | None, config: TaskConfig | None, join: Callable[[ClusterSpec], None]) -> Connection:
-    """Starts or awaits the servers, and connects to them.
+    """Starts the servers or waits for them, and connects to them.
 
     Args:
-        cluster: the embedded cluster; None where there is a TF_CONFIG.
-        config: what TF_CONFIG says; None where it is unset.
-        join: connects TensorFlow to the tasks of a cluster that is up.
+        cluster: the embedded cluster; None if TF_CONFIG is set.
+        config: the configuration from TF_CONFIG; None if it is unset.
+        join: a function that connects TensorFlow to the tasks of a running cluster.
 
     Raises:
-        ClusterError: a task did not come up, or cannot be reached.
-        SystemExit: this task is a server, and the chief is done.
+        ClusterError: a task did not start, or cannot be reached.
+        SystemExit: this task is a server, and the chief has finished.
     """
     if config is not None:
-        # `serve` ends the process when the chief is done, so below this line is the chief alone.
+        # `serve` ends the process when the chief has finished, so only the chief passes this line.
         if config.task_type != jobs.CHIEF:
             serve(config)
         wait_for_servers(config.cluster)
@@ -42,19 +42,20 @@ def start(cluster: LocalCluster | None, config: TaskConfig | None, join: Callabl
         cluster.start()
         return _connect(cluster, cluster.spec, join)
     except BaseException:
-        # A cluster that the user started before stays up; it is theirs to stop.
+        # If the user has started the cluster, only the user may stop it.
         if not was_up:
             cluster.stop()
         raise
 
 
 def _connect(cluster: LocalCluster | ClusterSpec, spec: ClusterSpec, join: Callable[[ClusterSpec], None]) -> Connection:
-    with translated(cluster):
+    """Connects to a running cluster, and translates the errors of TensorFlow."""
+    with translate_errors(cluster):
         return connect(cluster, lambda: join(spec))
 
 
-def resolver_of(spec: ClusterSpec) -> tf.distribute.cluster_resolver.ClusterResolver:
-    """What TensorFlow's strategy takes for a cluster."""
-    # Without a chief in the spec, as in an embedded cluster, TensorFlow adds one on a port of its choice.
+def make_resolver(spec: ClusterSpec) -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Makes the description of a cluster that TensorFlow's strategy takes."""
+    # The spec of an embedded cluster has no chief. TensorFlow then adds this process as the chief, on a free port.
     task = {"task_type": jobs.CHIEF, "task_id": 0} if spec.chief else {}
     return tf.distribute.cluster_resolver.SimpleClusterResolver(spec.resolver_spec(), rpc_layer="grpc", **task)

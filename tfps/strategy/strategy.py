@@ -1,8 +1,8 @@
-"""`ParameterServerStrategy`: the scope around unchanged Keras code.
+"""`ParameterServerStrategy`: the strategy whose scope a program puts around unchanged Keras code.
 
-Threading: made and used by the chief's main thread, as every `tf.distribute.Strategy`. Ownership: it ends its cluster
-and its threads (see `tfps.cluster.connection`). Cost: the first embedded cluster of a program about one import of
-TensorFlow, in other processes; those after it a fraction of a second.
+Threading: the chief's main thread creates and uses it, like every `tf.distribute.Strategy`. Ownership: it ends its
+cluster and its threads (see `tfps.cluster.connection`). Cost: the first embedded cluster of a program takes about as
+long as an import of TensorFlow, in other processes. Each later cluster takes a fraction of a second.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from tfps.strategy.arguments import Arguments
 from tfps.strategy.coordinator import Coordinator, shorten_record
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
-from tfps.strategy.start import resolver_of, start
+from tfps.strategy.start import make_resolver, start
 from tfps.strategy.variable_factory import VariableFactory
 from tfps.strategy.variables import DenseVariable, SumVariable
 
@@ -43,34 +43,36 @@ from tfps.strategy.variables import DenseVariable, SumVariable
 class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     """Trains Keras models whose variables live on parameter servers.
 
-    Which cluster: with TF_CONFIG set, the one it describes (a `worker` or `ps` task serves until the chief is done and
-    then ends the process with status 0; the `chief` goes on). Without it, `cluster`, or one server and two workers on
-    this machine. Those end with the strategy: at `close`, at the end of its `with` block, when nobody holds it or
-    anything made under it any more, at the latest with the process.
+    The cluster: if TF_CONFIG is set, the strategy uses the cluster that it describes. There, the constructor of a
+    `worker` or `ps` task serves until the chief has finished and then ends the process with status 0, and the `chief`
+    continues with the program. If TF_CONFIG is not set, the strategy uses `cluster`, or starts one server and two
+    workers on this machine. An embedded cluster ends at `close`, at the end of the `with` block, when the program drops
+    the strategy and everything made under it, or at the latest with the process.
 
-    A program has one strategy at a time, as TensorFlow can be connected to one cluster at a time. A newer one ends the
-    one before it: what was made under that raises `ClusterError`.
+    A program has one strategy at a time, because TensorFlow can be connected to only one cluster. A new strategy ends
+    the earlier one: models made under the earlier one then raise `ClusterError`.
 
     Args:
-        cluster: a `tfps.LocalCluster`; not allowed together with TF_CONFIG.
-        variable_partitioner: how tables are split: one of `tfps.placement.partitioners` or of
-            `tf.distribute.experimental.partitioners`. Large tables go to all servers where None.
-        plan: a `tfps.placement` plan to follow.
-        dense_exchange_every: steps a worker makes between two exchanges of dense variables, in one closure; 1 gives the
-            freshest values and costs most. By default 32 divided by the workers, so that what all workers do between
-            two exchanges stays bounded, and less where an epoch has few batches, or the chief reads the input.
-            `compile(steps_per_execution=)` goes first.
-        overlap_dense_exchange: whether dense variables cross while steps are made, in place of between them. What other
-            workers do is then seen up to twice as late, and nothing of one's own. Meant for workers far from their
-            servers; asynchronous training alone knows it.
-        prefetch_lookups: whether a worker asks for the rows of its next batch while it computes one. They then miss the
-            update of that one step, and those that others make meanwhile. It hides the way to the servers and back, and
-            is a twenty-fifth faster where there is none; with four workers it costs a thousandth of AUC.
-        closure_timeout_s: seconds to wait for a closure before it counts as hung.
+        cluster: a `tfps.LocalCluster`; must be None if TF_CONFIG is set.
+        variable_partitioner: a function that splits tables: one of `tfps.placement.partitioners` or of
+            `tf.distribute.experimental.partitioners`. None to spread large tables over all servers.
+        plan: a `tfps.placement` plan to follow; None to place variables as they are made.
+        dense_exchange_every: the number of steps that a worker makes in one closure, between two exchanges of dense
+            variables. 1 gives the freshest values and costs most. The default is 32 divided by the number of workers,
+            which bounds the steps that all workers make between two exchanges. It is smaller if an epoch has few
+            batches or the chief reads the input. `compile(steps_per_execution=)` overrides it.
+        overlap_dense_exchange: whether dense variables cross during the steps instead of between them. A worker then
+            sees the updates of other workers up to twice as late, and its own updates as before. It helps workers that
+            are far from their servers. Only asynchronous training supports it.
+        prefetch_lookups: whether a worker requests the rows of its next batch while it computes the current one. These
+            rows miss the update of the current step, and the updates that other workers make meanwhile. Prefetching
+            hides the time of the request and the answer. On one machine it is 4 % faster; with four workers it costs
+            0.001 of AUC.
+        closure_timeout_s: the number of seconds after which a closure counts as hung.
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
-        ClusterError: a task did not come up; it is named with the tail of its log. What was started is stopped.
+        ClusterError: a task did not start. The message has the tail of its log, and everything started is stopped.
 
     Example:
         >>> with tfps.ParameterServerStrategy() as strategy:  # doctest: +SKIP
@@ -80,7 +82,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     """
 
     run_in_step: Callable[..., Any] | None = None
-    """Makes a function given to `run` a step; set by `tfps.training`, which knows how."""
+    """Wraps a function for `run` so that it runs as a step. `tfps.training` sets this, because it implements steps."""
 
     def __init__(
         self,
@@ -104,16 +106,18 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         )
         config = from_environment()
         arguments.check_against(config)
-        # A library that was built for another TensorFlow is reported here, and not by servers that do not come up.
+        # If the library was built for another TensorFlow, this raises a clear error. Otherwise the servers would fail
+        # to start.
         library.load()
         if config is None:
             self.cluster: LocalCluster | None = arguments.cluster or LocalCluster()
             num_ps = self.cluster.num_ps
         else:
             self.cluster, num_ps = None, config.cluster.num_ps
-        self.factory = VariableFactory(num_ps, arguments.variable_partitioner, arguments.plan)  # checks both of them
+        # Before the start, because the factory checks the partitioner and the plan.
+        self.factory = VariableFactory(num_ps, arguments.variable_partitioner, arguments.plan)
         self.connection = start(self.cluster, config, self._join)
-        # From here on nothing can fail that would have to stop the cluster.
+        # Nothing below this line can fail, so nothing below has to stop the cluster again.
         self._losses = Losses(self.num_workers, self.connection.cluster)
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
@@ -122,17 +126,18 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.overlap_dense_exchange = arguments.overlap_dense_exchange
         self.prefetch_lookups = arguments.prefetch_lookups
         self.closure_timeout_s = arguments.closure_timeout_s
-        # TensorFlow makes it, and leaves no way to name another class.
+        # TensorFlow has created this object, and has no setting for its class.
         self._extended.__class__ = Extended
 
     # The cluster: its start and its end.
 
     def _join(self, spec: ClusterSpec) -> None:
-        """Makes the TensorFlow half of the strategy, whose constructor connects to the cluster."""
-        super().__init__(resolver_of(spec))
+        """Runs TensorFlow's constructor, which connects to the cluster."""
+        super().__init__(make_resolver(spec))
 
     def _connect_to_cluster(self, coordinator_name: str) -> None:
-        """What TensorFlow's constructor calls to connect; only the first connection of a program is made its way."""
+        """Connects to the cluster; TensorFlow's constructor calls this."""
+        # TensorFlow can connect only once in a program. Later strategies of the program reconnect by our own code.
         tasks = self._cluster_resolver.cluster_spec().as_dict()
         if reconnect_tensorflow(ClusterSpec(worker=tuple(tasks[jobs.WORKER]), ps=tuple(tasks[jobs.PS]))):
             self._num_workers, self._num_ps = len(tasks[jobs.WORKER]), len(tasks[jobs.PS])
@@ -140,29 +145,30 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             super()._connect_to_cluster(coordinator_name)
 
     def close(self) -> None:
-        """Ends the strategy and its embedded cluster; what was made under it raises `ClusterError` from now on."""
+        """Ends the strategy and its embedded cluster. Models made under it raise `ClusterError` from now on."""
         self.connection.end("`close()` was called")
 
     def __enter__(self) -> "ParameterServerStrategy":
-        """Itself. The variables of a model are made in its `scope`, as always."""
+        """Returns the strategy. Models still need its `scope`."""
         self.connection.check()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the strategy."""
+        """Ends the strategy and its embedded cluster."""
         self.connection.end("its `with` block ended")
 
     # Tasks and what runs on them.
 
     @property
     def _cluster_coordinator(self) -> Coordinator | None:
-        """The coordinator of hand-written loops: TensorFlow makes it, and keeps it here."""
+        """The coordinator of hand-written loops. TensorFlow creates it and assigns it to this attribute."""
         return self._coordinator
 
     @_cluster_coordinator.setter
-    def _cluster_coordinator(self, coordinator: Any) -> None:
+    def _cluster_coordinator(self, coordinator: tf.distribute.coordinator.ClusterCoordinator | None) -> None:
+        # TensorFlow has no setting for the class of the coordinator.
         if coordinator is not None:
             coordinator.__class__ = Coordinator
             tf.get_logger().addFilter(shorten_record)  # a second time does nothing
@@ -170,12 +176,12 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     @property
     def num_servers(self) -> int:
-        """Parameter servers of the cluster."""
+        """The number of parameter servers."""
         return int(self._num_ps)
 
     @property
     def num_workers(self) -> int:
-        """Workers of the cluster."""
+        """The number of workers at the start of the cluster."""
         return int(self._num_workers)
 
     @property
@@ -184,17 +190,23 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         return [devices.Worker(index).compute_device for index in range(self.num_workers)]
 
     def check(self) -> None:
-        """Raises if the strategy has ended, a parameter server of the embedded cluster has died, or its last worker."""
+        """Checks that the strategy has not ended, and that the tasks of an embedded cluster are alive.
+
+        Raises:
+            ClusterError: the strategy has ended.
+            TaskDiedError: a parameter server or the last worker of an embedded cluster has died.
+        """
         self.connection.check()
         self._losses.check()
 
     def host_of(self, shard: int) -> int:
-        """The worker that does the work of worker `shard`: itself, unless it is gone."""
+        """Returns the worker that does the work of worker `shard`: that worker itself, unless it is lost."""
         return self._losses.host_of(shard)
 
     @property
     def pool(self) -> WorkerPool:
-        """Runs closures on the workers."""
+        """The pool that runs closures on the workers."""
+        # Created by the first use, because a program that only saves or plans needs no threads.
         self.connection.check()
         if self._pool is None:
             self._pool = self._make_pool(self.worker_devices, self._losses.translate)
@@ -202,17 +214,19 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     @property
     def server_pool(self) -> WorkerPool:
-        """Runs functions whose parts go to all servers; the chief leads them, as servers do not know each other."""
+        """The pool that runs functions whose operations go to all servers."""
+        # Its device is the chief, because only the chief is connected to all servers.
         self.connection.check()
         if self._server_pool is None:
             cluster = self.connection.cluster
             self._server_pool = self._make_pool([devices.CHIEF], lambda _, error: translate(error, cluster))
         return self._server_pool
 
-    def _make_pool(self, leads: list[str], translate_error: Callable[[int, Exception], Exception]) -> WorkerPool:
-        # Its threads hold what they are given: the strategy itself would never be collected.
+    def _make_pool(self, pool_devices: list[str], translate_error: Callable[[int, Exception], Exception]) -> WorkerPool:
+        """Makes a pool with a thread for each device, which ends with the connection."""
+        # The threads hold their arguments. A reference to the strategy would keep it alive for ever.
         check = functools.partial(_check, weakref.ref(self.connection), self._losses)
-        pool = WorkerPool(leads, translate_error, check)
+        pool = WorkerPool(pool_devices, translate_error, check)
         self.connection.add_pool(pool.close)
         return pool
 
@@ -224,7 +238,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     # Variables.
 
     def scope(self) -> contextlib.AbstractContextManager["ParameterServerStrategy"]:
-        """Variables made inside live on the parameter servers.
+        """Returns the context manager in which new variables go to the parameter servers.
 
         Raises:
             ClusterError: the strategy has ended.
@@ -234,12 +248,12 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     @contextlib.contextmanager
     def outside_steps(self) -> Iterator[None]:
-        """The scope, also where a step is traced: an optimizer may build itself in one.
+        """Enters the scope from inside the trace of a step, where an optimizer may create its variables.
 
-        That is in a replica, where TensorFlow lets nobody enter a scope.
+        A step is traced in replica mode, in which TensorFlow refuses to enter a scope.
         """
         with tf.init_scope():
-            # TensorFlow keeps a stack of modes a thread; in the cross-replica mode a scope may be entered.
+            # TensorFlow keeps a stack of modes for each thread. In cross-replica mode it allows entering a scope.
             distribute_lib._push_per_thread_mode(distribute_lib._CrossReplicaThreadMode(self))
             try:
                 with self.scope():
@@ -249,29 +263,32 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     @property
     def plan(self) -> Plan:
-        """Where every variable made so far lives."""
+        """The placement of every variable made so far."""
         return self.factory.plan
 
     @property
     def dense_variables(self) -> list[DenseVariable]:
-        """The dense variables of all models made in the scope that are still in use."""
+        """The dense variables made in the scope that are still in use."""
         return self.factory.dense_variables
 
     def slots_of(self, variable: object) -> contextlib.AbstractContextManager[None]:
-        """Variables made inside are optimizer slots of `variable` and lie beside it, row for row."""
+        """Returns the context manager in which new variables are optimizer slots of `variable`.
+
+        Each slot row goes to the server of its row.
+        """
         return self.factory.slots_of(variable)
 
     def create(
         self, spec: VariableSpec, recipe: Recipe, *, summed: bool = False
     ) -> Table | DenseVariable | SumVariable:
-        """Creates a variable where the plan says; see `VariableFactory.create`."""
+        """Creates a variable at the placement that the plan gives; see `VariableFactory.create`."""
         self.connection.check()
         return self.factory.create(spec, recipe, summed=summed)
 
 
 def _check(connection: "weakref.ref[Connection]", losses: Losses) -> None:
-    """`ParameterServerStrategy.check` for threads, which must not hold the connection."""
-    held = connection()
-    if held is not None:
-        held.check()
+    """Does what `ParameterServerStrategy.check` does, for threads that must not keep the connection alive."""
+    alive = connection()
+    if alive is not None:
+        alive.check()
     losses.check()

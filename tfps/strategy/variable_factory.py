@@ -1,6 +1,6 @@
-"""Makes each variable where the plan says: names it, places it, and keeps slots beside what they belong to.
+"""`VariableFactory`: names each variable, places it by the plan, and puts slots beside their variable.
 
-Threading: used by the thread that builds models. Ownership: it holds the variables it made weakly.
+Threading: the thread that builds models uses it. Ownership: it has only weak references to the variables.
 """
 
 import contextlib
@@ -23,26 +23,28 @@ class VariableFactory:
     """Creates the variables of one strategy.
 
     Args:
-        num_ps: parameter servers of the cluster.
-        partitioner: how tables are split; None for over all servers.
+        num_ps: the number of parameter servers.
+        partitioner: a function that splits tables; None to spread large tables over all servers.
         plan: a plan to follow; None to place variables as they are made.
 
     Raises:
-        ConfigError: the partitioner is none.
+        ConfigError: `partitioner` is not a partitioner.
         PlanError: the plan is for another number of servers.
     """
 
     def __init__(self, num_ps: int, partitioner: Callable[..., Any] | None, plan: Plan | None) -> None:
         self._placer = IncrementalPlacer(num_ps, partitioner, plan=plan)
-        # A plan need not name counters of optimizers and the like; where it does not, they are placed by load.
+        # A plan need not name the counters of optimizers and the like. This placer places those by load.
         self._bookkeeping_placer = self._placer if plan is None else IncrementalPlacer(num_ps)
+        # The variable whose slots are being made; None outside `slots_of`.
         self._slot_of: object = None
         self._uses_of_name: dict[str, int] = {}
+        # Weak, because the variables of a dropped model must be freed on their servers.
         self._dense: list[weakref.ref[DenseVariable]] = []
 
     @property
     def plan(self) -> Plan:
-        """Where every variable made so far lives."""
+        """The placement of every variable made so far."""
         return self._placer.plan
 
     @property
@@ -52,7 +54,7 @@ class VariableFactory:
 
     @contextlib.contextmanager
     def slots_of(self, variable: object) -> Iterator[None]:
-        """Variables made inside are optimizer slots of `variable` and lie beside it, row for row."""
+        """Makes new variables optimizer slots of `variable`. Each slot row goes to the server of its row."""
         before, self._slot_of = self._slot_of, variable
         try:
             yield
@@ -62,56 +64,63 @@ class VariableFactory:
     def create(
         self, spec: VariableSpec, recipe: Recipe, *, summed: bool = False
     ) -> Table | DenseVariable | SumVariable:
-        """Creates a variable where the plan says.
+        """Creates a variable at the placement that the plan gives.
 
         Args:
-            spec: the variable; a name that was used before gets a number.
-            recipe: its first value.
-            summed: whether it is the state of a metric, kept on the chief as a sum over the workers.
+            spec: the spec of the variable. If its name was used before, the variable's name gets a number.
+            recipe: the other settings of the variable.
+            summed: whether the variable is the state of a metric, which the chief keeps as a sum over the workers.
         """
+        # The chief holds all sums, so they need no placement and no unique name.
         if summed:
             return create_sum(spec, recipe)
-        spec = dataclasses.replace(spec, name=self._unique(spec.name))
-        # Most slots have the shape of their variable. One that has not (a counter) is placed as any other variable.
+        spec = dataclasses.replace(spec, name=self._make_unique(spec.name))
+        # Most variables that an optimizer makes for a table are slots with a row for each row. Others (a counter, say)
+        # are placed like any other variable.
         if isinstance(self._slot_of, Table) and is_slot_shape(spec.shape, self._slot_of):
             spec = dataclasses.replace(spec, is_table=True)
             placement = self._placer.place_like(spec, self._slot_of.placement)
             return self._slot_of.create_slot(placement, recipe.initial)
         beside = self._slot_of.placement if isinstance(self._slot_of, DenseVariable) else None
-        # A slot has the shape of its variable, or one number for each row of it.
+        # A slot has the shape of its variable, or one number for each row of the variable.
         if beside is not None and spec.shape in (beside.spec.shape, (*beside.spec.shape[:1], 1)):
             placement = self._placer.place_like(spec, beside)
         else:
-            placement = self._placer_of(spec, recipe).place(spec)
+            placement = self._choose_placer(spec, recipe).place(spec)
         if spec.is_table:
             return create_table(placement, recipe, spec.trainable)
         variable = create_dense(placement, recipe, spec.trainable)
         self._dense.append(weakref.ref(variable))
         return variable
 
-    def _placer_of(self, spec: VariableSpec, recipe: Recipe) -> IncrementalPlacer:
-        """The placer for a variable that is nobody's slot; a plan that names bookkeeping is followed there too."""
-        unplanned = recipe.bookkeeping and not self._placer.plans(spec.name)
+    def _choose_placer(self, spec: VariableSpec, recipe: Recipe) -> IncrementalPlacer:
+        """Returns the placer for a variable that is not a slot."""
+        # A plan may name bookkeeping variables, and then it is followed for them too.
+        unplanned = recipe.bookkeeping and not self._placer.is_planned(spec.name)
         return self._bookkeeping_placer if unplanned else self._placer
 
     def place_plain(self, request: dict[str, Any]) -> int:
-        """The server for a plain `tf.Variable`, from the arguments of its creator."""
-        # What the caller knows: an initial value, or a function that makes it and maybe a shape.
+        """Returns the server for a plain `tf.Variable`.
+
+        Args:
+            request: the keyword arguments of TensorFlow's variable creator.
+        """
+        # The caller passes an initial value, or a function that makes it and perhaps a shape.
         value, dtype = request.get("initial_value"), request.get("dtype")
         shape = request.get("shape")
         if shape is None and not callable(value) and value is not None:
             value = tf.convert_to_tensor(value, dtype)
             shape, dtype = value.shape, value.dtype
-        # Of unknown shape it counts as a scalar: it has to be somewhere.
+        # A variable of unknown shape counts as a scalar, because it needs a server too.
         known = shape is not None and tf.TensorShape(shape).is_fully_defined()
         size = tuple(tf.TensorShape(shape).as_list()) if known else ()
         spec = VariableSpec(
-            self._unique(request.get("name") or "Variable"), size, tf.as_dtype(dtype or tf.float32).name
+            self._make_unique(request.get("name") or "Variable"), size, tf.as_dtype(dtype or tf.float32).name
         )
         return self._placer.place(spec).servers[0]
 
-    def _unique(self, name: str) -> str:
-        """The name, with a number if it was used before: "kernel", "kernel:1"."""
+    def _make_unique(self, name: str) -> str:
+        """Returns the name, with a number if it was used before: "kernel", "kernel:1"."""
         count = self._uses_of_name.get(name, 0)
         self._uses_of_name[name] = count + 1
         return f"{name}:{count}" if count else name

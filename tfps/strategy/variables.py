@@ -1,8 +1,8 @@
-"""The variables a strategy makes: dense ones that live on a server, and sums that live on the chief.
+"""The variables that a strategy creates: dense variables on a server, and sums on the chief.
 
-Both are `tf.Variable`s whose `handle` depends on where it is asked for: inside a traced step it is the worker's own
-copy (see `tfps.step`), so that stock Keras and TensorFlow code reads and writes locally; elsewhere it is the resource
-that the server (or the chief) holds.
+Both are `tf.Variable`s whose `handle` depends on the code that reads it. Inside a traced step it is the worker's own
+copy (see `tfps.step`), so that unchanged Keras and TensorFlow code reads and writes locally. Elsewhere it is the
+resource on the server or the chief.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ class StepVariable(RemoteVariable):
     """A variable that a traced step replaces by the worker's own copy.
 
     Args:
-        initial_value: a tensor, or a function of no argument, run on the device of the variable.
-        name: of the variable.
-        dtype: its type.
-        shape: its shape.
-        trainable: whether tapes watch it.
-        device: where it lives, for example "/job:ps/task:1/device:CPU:0".
+        initial_value: a tensor, or a function without arguments that runs on the device of the variable.
+        name: the name of the variable.
+        dtype: the dtype of the variable.
+        shape: the shape of the variable.
+        trainable: whether gradient tapes watch the variable.
+        device: the device of the variable, for example "/job:ps/task:1/device:CPU:0".
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class StepVariable(RemoteVariable):
 
     @property
     def trainable(self) -> bool:
-        """Whether tapes watch it. Keras changes that when a layer is frozen or thawed."""
+        """Whether gradient tapes watch the variable. Keras changes this when a user freezes a layer."""
         return bool(self._trainable)
 
     @trainable.setter
@@ -55,15 +55,15 @@ class StepVariable(RemoteVariable):
 
     @property
     def handle(self) -> tf.Tensor:
-        """The worker's copy inside a step that has one, else the resource itself."""
+        """The handle of the worker's copy inside a step that has one; otherwise the handle of the variable itself."""
         current = step.current()
-        # TensorFlow's constructor asks for the handle before this class has set the key.
+        # Code of TensorFlow may read the handle of a variable that has no key yet.
         copy = current.copy_of(self.key) if current is not None and hasattr(self, "key") else None
         return self.home_handle if copy is None else copy
 
     def _lazy_read(self, op: tf.Operation) -> tf.Tensor:
-        """Reads after an assignment go where the assignment went, not to `_handle`."""
-        # In a step the assignment went to the worker's copy, and so must the read.
+        """Reads the variable after an assignment."""
+        # In a step the assignment went to the worker's copy. TensorFlow's method would read the variable on its server.
         if self.handle is self.home_handle:
             return super()._lazy_read(op)
         with tf.control_dependencies([op]):
@@ -72,14 +72,14 @@ class StepVariable(RemoteVariable):
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """Marks a variable as a moving average: a step keeps a fraction of it and adds something new.
+    """Marks a variable as a moving average: each step keeps a fraction of it and adds a new part.
 
-    `tfps.training.moving_averages` merges those of several workers. A running product, as Nadam keeps of its momenta,
-    is marked too: there the fraction is another one in each step.
+    `tfps.training.moving_averages` merges the moving averages of several workers. A running product, such as Nadam's
+    product of momenta, is also marked. Its fraction is different in each step.
 
     Args:
         decay: the fraction that a step keeps; None for a product.
-        counter: key of the variable that counts the steps; for a product its own key.
+        counter: the key of the variable that counts the steps; for a product, the key of the product itself.
     """
 
     decay: float | None
@@ -87,11 +87,11 @@ class Average:
 
 
 class DenseVariable(StepVariable):
-    """A variable that one server holds and that crosses whole: kernels, biases, their slots, counters.
+    """A variable that one server holds and that always crosses as a whole: kernels, biases, their slots, counters.
 
     Attributes:
-        placement: where the plan put it.
-        average: how it is averaged, if it is a moving average; None for all others, whose changes are added up.
+        placement: the placement of the variable.
+        average: the settings of a moving average; None for other variables, for which the deltas of workers are added.
     """
 
     placement: Placement
@@ -99,12 +99,12 @@ class DenseVariable(StepVariable):
 
 
 class SeedVariable(DenseVariable):
-    """The state [key, counter] of a random generator: workers draw with keys of their own."""
+    """The state [key, counter] of a random generator. Each worker draws with its own key."""
 
 
 class SumVariable(StepVariable):
-    """A sum over all workers, held by the chief: the state of a metric.
+    """A sum over all workers that the chief holds: the state of a metric.
 
-    Workers start each closure at zero and return what they added, so a metric costs no remote op in a step, and a
-    closure that is run again counts once.
+    A worker starts each closure at zero and returns what it has added. So a metric needs no remote operation in a step,
+    and a closure that runs again counts once.
     """

@@ -94,7 +94,7 @@ def _read_proc(process: str) -> str:
 def _remote_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
     spec = strategy._cluster_resolver.cluster_spec().as_dict()
     tasks = [(job, index) for job in (jobs.PS, jobs.WORKER) for index in _sample(len(spec[job]))]
-    there = [devices.of_task(job, index) for job, index in tasks]
+    there = [devices.task_device(job, index) for job, index in tasks]
     try:
         texts = call_within(lambda: _read_remote(there), Wait("the CPU times of the cluster", _LIMIT_S))
     except (tf.errors.OpError, ClusterTimeoutError):

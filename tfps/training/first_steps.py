@@ -6,7 +6,7 @@ Cost: the CPU times of all tasks are read twice, or twice an epoch where epochs 
 import logging
 import time
 
-from tfps.placement.bottleneck import Task, Verdict, Watched, judge, together
+from tfps.placement.bottleneck import Measurement, Task, Verdict, judge, merge
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.cpu_times import CpuTime, cpu_times
 
@@ -40,7 +40,7 @@ class FirstSteps:
         self._fed = False
         self._closures = self._steps = 0
         self._start: _Snapshot | None = None
-        self._seen: list[Watched] = []
+        self._seen: list[Measurement] = []
         self._seen_closures = 0
         self._watches = False
         self.verdict: Verdict | None = None
@@ -87,7 +87,7 @@ class FirstSteps:
         if seconds < _SECONDS or closures < _CLOSURES * self._strategy.num_workers:
             return
         seen = [*self._seen, _Snapshot(self._strategy).since(self._start, self._steps, self._fed)]
-        self.verdict, self._watches = judge(together(seen)), False
+        self.verdict, self._watches = judge(merge(seen)), False
         _LOG.info("%s", self.verdict.advice)
 
 
@@ -99,7 +99,7 @@ class _Snapshot:
         self.busy_s = strategy.pool.busy_s()
         self.at = time.monotonic()
 
-    def since(self, start: "_Snapshot", steps: int, fed: bool) -> Watched:
+    def since(self, start: "_Snapshot", steps: int, fed: bool) -> Measurement:
         """Returns what happened between an earlier snapshot and this one."""
         seconds = self.at - start.at
         # A task that is missing from one of the two snapshots is left out.
@@ -109,7 +109,7 @@ class _Snapshot:
         # that the chief limits the speed.
         ran = sum(self.busy_s) - sum(start.busy_s)
         waiting = 1 - min(1.0, ran / seconds / len(self.busy_s))
-        return Watched(steps, seconds, tuple(_task(old, new, seconds) for old, new in pairs), waiting, fed)
+        return Measurement(steps, seconds, tuple(_task(old, new, seconds) for old, new in pairs), waiting, fed)
 
 
 def _task(old: CpuTime, new: CpuTime, seconds: float) -> Task:

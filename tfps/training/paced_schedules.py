@@ -23,7 +23,7 @@ def make_paced_schedule(runner: Runner, epoch: Epoch, pacing: Pacing, most: int)
         pacing: decides how long closures are.
         most: the most steps of a closure, for messages.
     """
-    return (FedSchedule if epoch.source.fed else ShippedSchedule)(runner, epoch, pacing, most)
+    return (FedSchedule if epoch.source.is_fed else ShippedSchedule)(runner, epoch, pacing, most)
 
 
 class PacedSchedule(Schedule):

@@ -40,7 +40,7 @@ class PushLedgers:
         # A server finds a ledger by its name. A program never uses a name twice, because a new model must not find the
         # push numbers of an earlier one.
         self._rows, self._dense = PushLedger(f"{name}_rows", workers), PushLedger(f"{name}_dense", workers)
-        self._variables = strategy.remote_variables.owned_by(self)
+        self._variables = strategy.remote_variables.make_owned(self)
         for server in range(strategy.num_servers):
             for ledger in (self._rows, self._dense):
                 self._variables.make(RemoteVariable(devices.server(server), ledger.variable_name), ledger.initial_value)

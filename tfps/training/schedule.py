@@ -109,7 +109,7 @@ class Schedule(abc.ABC):
         shard = flight.order.shard
         self.progress.begin(shard)
         # Fed batches may go to any live worker, but an iterator stays on the worker where its shard was started.
-        worker = self.runner.workers.host_of(shard) if self.epoch.source.fed else self.epoch.hosts[shard]
+        worker = self.runner.workers.host_of(shard) if self.epoch.source.is_fed else self.epoch.hosts[shard]
         self._calls.submit(worker, flight, self.runner.call(self.epoch, flight.order, flight.batches), chain=shard)
 
     def _take_result(self) -> None:
@@ -129,7 +129,7 @@ class Schedule(abc.ABC):
         """Repeats the lost closures of a shard, once all of them are known."""
         lost, self._to_repeat[shard] = self._to_repeat[shard], []
         self._calls.mend(shard)
-        if not self.epoch.source.fed:
+        if not self.epoch.source.is_fed:
             self.runner.closures.start_shard(self.epoch, shard)
         # In the order of their numbers, because a server that has seen a number ignores all lower ones of the shard.
         for flight in sorted(lost, key=lambda flight: flight.order.first):

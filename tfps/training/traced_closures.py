@@ -51,7 +51,7 @@ class TracedClosures:
         self.last: Closure | None = None
         # Maps the text of an `element_spec` to the kind of its iterators and the steps in a turn of their graph.
         self._kinds: dict[str, tuple[str, int]] = {}
-        self._variables = strategy.remote_variables.owned_by(self)
+        self._variables = strategy.remote_variables.make_owned(self)
 
     @property
     def operations(self) -> int:
@@ -83,7 +83,7 @@ class TracedClosures:
         """
         # The closures of an interrupted epoch may still push.
         self._strategy.pool.wait_for_abandoned(self._strategy.closure_timeout_s)
-        if not epoch.source.fed and not epoch.hosts:
+        if not epoch.source.is_fed and not epoch.hosts:
             epoch.begin()
             for shard in range(self._strategy.num_workers):
                 self.start_shard(epoch, shard)
@@ -108,7 +108,7 @@ class TracedClosures:
 
         They are traced again for an input that is so much longer that its closures have longer turns.
         """
-        spec, turn = source.element_spec, self._mode.turn_steps(source.most_batches)
+        spec, turn = source.element_spec, self._mode.turn_steps(source.max_batches)
         kind, traced_for = self._kinds.get(repr(spec), ("", 0))
         # A new name gets a new graph and new iterators; those of the old name are not used again.
         if traced_for < turn:

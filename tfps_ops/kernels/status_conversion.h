@@ -1,7 +1,7 @@
 // The border between the errors of the core and those of TensorFlow.
 //
-// Kernels make their own errors as the core does, by InvalidArgument(...) and its kin, and turn them here. What TensorFlow
-// itself reports goes on as it is, never through tfps::Status: it has more codes, and payloads.
+// Kernels make their own errors as the core does, by InvalidArgument(...) and others, and convert them here. The errors
+// of TensorFlow itself are returned unchanged, never as a tfps::Status: they have more codes, and payloads.
 #ifndef TFPS_OPS_KERNELS_STATUS_CONVERSION_H_
 #define TFPS_OPS_KERNELS_STATUS_CONVERSION_H_
 

@@ -62,7 +62,7 @@ class TouchedRowsOp : public tf::OpKernel {
     tf::Tensor *rows = nullptr, *next = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, {static_cast<int64_t>(since.rows.size())}, &rows));
     OP_REQUIRES_OK(context, context->allocate_output(1, {}, &next));
-    // A copy, as the record goes on growing.
+    // A copy, because the record continues to grow.
     std::copy(since.rows.begin(), since.rows.end(), rows->flat<int64_t>().data());
     next->scalar<int64_t>()() = since.cursor;
   }

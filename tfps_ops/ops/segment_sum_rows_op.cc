@@ -1,6 +1,6 @@
 // Registration, shape function and documentation of TfpsSegmentSumRows.
 //
-// The shape function checks each lookup's gradients against its inverse as far as their shapes are known.
+// The shape function checks each lookup's gradients against its inverse, if their shapes are known.
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 

@@ -26,8 +26,8 @@ class VariableObservers {
   // that comes after this call has seen it, though Find loads the count without order.
   void Watch(::tensorflow::Var* var);
 
-  // The rows touched since `var` is watched, or null where nobody watches it. The caller holds a lock of `var`, shared or
-  // exclusive. Cost where no variable of the process is watched: one relaxed load; else a lock and a hash lookup.
+  // The rows touched since `var` is watched, or null if nobody watches it. The caller holds a lock of `var`, shared or
+  // exclusive. Cost if no variable of the process is watched: one relaxed load; else a lock and a hash lookup.
   std::shared_ptr<TouchedRows> Find(const ::tensorflow::Var* var) {
     if (watched_.load(std::memory_order_relaxed) == 0) return nullptr;
     return FindInList(var);

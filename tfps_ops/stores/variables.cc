@@ -31,7 +31,7 @@ Status MakeWritable(tf::OpKernelContext* context, tf::Var* var) {
       return ResourceExhausted("no memory for a copy of a variable that is being read, shape ",
                                tensor->shape().DebugString(), ": ", allocated.message());
     }
-    // Someone has a reference to the buffer: it is theirs from now on, and the variable goes on in the copy.
+    // Someone else refers to the buffer: it is theirs from now on, and the variable continues with the copy.
     std::memcpy(copy.data(), tensor->data(), tensor->TotalBytes());
     *tensor = copy;
   }

@@ -1,1 +1,1 @@
-"""The rules, a file for each family of optimizers; `tfps.ops.row_rules` collects them."""
+"""The update rules, one file for each family of optimizers; `tfps.ops.row_rules` collects them."""

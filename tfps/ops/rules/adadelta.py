@@ -1,4 +1,4 @@
-"""Adadelta: steps as large as the average of the steps before. Source: Zeiler 2012."""
+"""Adadelta: steps as large as the average of the earlier steps. Source: Zeiler 2012."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,7 @@ from tfps.ops.rules.declaration import Hyper, RowRule, Slot
 
 
 def _adadelta(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+    # `squared` is the delta of slot 0, so the average after this step is slots[0] + squared.
     squared = (tf.square(gradient) - slots[0]) * (1 - hyper["rho"])
     step = tf.sqrt(slots[1] + hyper["epsilon"]) * gradient / tf.sqrt(slots[0] + squared + hyper["epsilon"])
     return [-hyper["learning_rate"] * step, squared, (tf.square(step) - slots[1]) * (1 - hyper["rho"])]

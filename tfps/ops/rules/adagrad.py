@@ -1,4 +1,4 @@
-"""Adagrad: elements that had large gradients take smaller steps. Source: Duchi et al. 2011."""
+"""Adagrad: elements with large gradients in the past take smaller steps. Source: Duchi et al. 2011."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ from tfps.ops.rules.declaration import Hyper, RowRule, Slot
 
 def _adagrad(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
     squared = tf.square(gradient)
+    # The accumulator after this step counts, so the square of this gradient is added before the division.
     return [-hyper["learning_rate"] * gradient / tf.sqrt(slots[0] + squared + hyper["epsilon"]), squared]
 
 

@@ -1,4 +1,4 @@
-"""Adam and its kin. Sources: Kingma & Ba 2014 (Adam, Adamax), Reddi et al. 2018 (AMSGrad), Dozat 2016 (Nadam)."""
+"""Adam and its variants. Sources: Kingma & Ba 2014 (Adam, Adamax), Reddi et al. 2018 (AMSGrad), Dozat 2016 (Nadam)."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,17 @@ from tfps.ops.rules.declaration import Hyper, RowRule, Slot, in_float64
 
 _NADAM_DECAY = 0.96
 _NADAM_PRODUCTS = np.cumprod(1 - 0.5 * _NADAM_DECAY ** np.arange(1, 601))
-"""Products of the first steps' momenta, each divided by beta_1. After 600 steps 0.96 ** step is too small to count."""
+"""Products of the momenta of the first 600 steps, without their factors beta_1. In float32, later factors are 1."""
 
 
 def _moments(slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> tuple[tf.Tensor, tf.Tensor]:
-    """By how much the averages of the gradient and of its square move."""
+    """Returns the deltas of the moving averages of the gradient and of its square."""
     first = (gradient - slots[0]) * (1 - hyper["beta_1"])
     return first, (tf.square(gradient) - slots[1]) * (1 - hyper["beta_2"])
 
 
 def _corrected_rate(gradient: tf.Tensor, hyper: Hyper) -> tf.Tensor:
+    # The bias corrections of both moments, combined in the learning rate as Keras does.
     beta_1, beta_2, step = in_float64(hyper, "beta_1", "beta_2", "step")
     return hyper["learning_rate"] * tf.cast(tf.sqrt(1 - beta_2**step) / (1 - beta_1**step), gradient.dtype)
 
@@ -48,8 +49,8 @@ def _nadam(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyp
     beta_1, beta_2, step = in_float64(hyper, "beta_1", "beta_2", "step")
     decay = tf.constant(_NADAM_DECAY, tf.float64)
     now, following = (beta_1 * (1 - 0.5 * decay**at) for at in (step, step + 1))
-    # Keras keeps the product of all momenta in a variable. Workers could not add up what each has multiplied, so here
-    # it follows from the number of the step.
+    # Keras keeps the product of all momenta in a variable. The products of several workers cannot be added, so the
+    # product is computed from the step number here.
     index = tf.cast(tf.minimum(step, len(_NADAM_PRODUCTS)), tf.int32) - 1
     product = beta_1**step * tf.gather(_NADAM_PRODUCTS, index)
     first, second = _moments(slots, gradient, hyper)
@@ -80,7 +81,7 @@ RULES = (
     RowRule(
         name="adam_amsgrad",
         hyperparameters=_NUMBERS,
-        # The maximum of averages decays no faster than they do, and like them it must not be summed.
+        # A maximum of averages decays no faster than the averages, and like them it must not be summed over workers.
         slots=(_MOMENTUM, _VELOCITY, Slot("velocity_hat", "_velocity_hats", "h", decay="beta_2")),
         formula=_amsgrad,
         keras=("keras.optimizers.Adam", "keras.optimizers.AdamW"),

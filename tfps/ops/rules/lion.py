@@ -16,7 +16,7 @@ RULES = (
     RowRule(
         name="lion",
         hyperparameters=("learning_rate", "beta_1", "beta_2"),
-        # beta_1 only mixes the average with the gradient of the step; the average itself decays by beta_2.
+        # beta_1 only mixes the average with the current gradient; the average itself decays by beta_2.
         slots=(Slot("momentum", "_momentums", "m", decay="beta_2"),),
         formula=_lion,
         keras=("keras.optimizers.Lion",),

@@ -13,6 +13,7 @@ def _rmsprop(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, h
 
 
 def _centered(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+    # The variance of the gradient, E[g * g] - E[g]**2, replaces its mean square.
     velocity = (tf.square(gradient) - slots[0]) * (1 - hyper["rho"])
     average = (gradient - slots[1]) * (1 - hyper["rho"])
     under_root = slots[0] + velocity - tf.square(slots[1] + average) + hyper["epsilon"]
@@ -20,6 +21,7 @@ def _centered(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, 
 
 
 def _momentum(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+    # `step` is negative (it is added to the row), the momentum slot accumulates positive steps.
     step, velocity = _rmsprop(rows, slots[:1], gradient, hyper)
     moved = hyper["momentum"] * slots[1] - step
     return [-moved, velocity, moved - slots[1]]

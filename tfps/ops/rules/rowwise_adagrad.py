@@ -1,4 +1,4 @@
-"""Adagrad with one accumulator a row. Source: FBGEMM's exact_rowwise_adagrad, which DLRM trains its tables with.
+"""Adagrad with one accumulator per row. Source: FBGEMM's exact_rowwise_adagrad, with which DLRM trains its tables.
 
 FBGEMM adds epsilon to the root; here it is under the root, as in Keras's Adagrad.
 """
@@ -11,6 +11,7 @@ from tfps.ops.rules.declaration import Hyper, RowRule, Slot
 
 
 def _rowwise_adagrad(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+    # One number for each row, [m, 1], which broadcasts over the row.
     mean_square = tf.reduce_mean(tf.square(gradient), -1, keepdims=True)
     rate = hyper["learning_rate"] / tf.sqrt(slots[0] + mean_square + hyper["epsilon"])
     return [-rate * gradient, mean_square]

@@ -12,9 +12,11 @@ def _sgd(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper
 
 
 def _momentum(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
-    pull = hyper["learning_rate"] * gradient
-    velocity = hyper["momentum"] * slots[0] - pull
-    step = tf.where(hyper["nesterov"] > 0, hyper["momentum"] * velocity - pull, velocity)
+    # As in Keras, the velocity includes the learning rate and points downhill.
+    step_size = hyper["learning_rate"] * gradient
+    velocity = hyper["momentum"] * slots[0] - step_size
+    # `nesterov` is a number like the others, so it cannot be a Python condition here.
+    step = tf.where(hyper["nesterov"] > 0, hyper["momentum"] * velocity - step_size, velocity)
     return [step, velocity - slots[0]]
 
 
@@ -30,8 +32,8 @@ RULES = (
     RowRule(
         name="momentum",
         hyperparameters=("learning_rate", "momentum", "nesterov"),
-        # A velocity moves every worker that pulls it, for a whole window: of N windows that each continue it, the mean
-        # is what one process has.
+        # A velocity moves every worker that pulls it for a whole window. If N windows each continue it, their mean is
+        # the velocity that one process would have.
         slots=(Slot("momentum", "momentums", "m", decay="momentum", mean_in_windows=True),),
         formula=_momentum,
         keras=("keras.optimizers.SGD",),

@@ -88,7 +88,9 @@ class Geo(Mode):
         workers = self._strategy.num_workers
         # Even a short epoch has a window for each worker, however long `push_every` is.
         steps = closure_steps(epoch.source.num_batches, workers, self._most)
-        pacing = WindowPacing(workers, steps, self._windows, epoch.source.fed, self._model.trained_steps(), self.length)
+        pacing = WindowPacing(
+            workers, steps, self._windows, epoch.source.is_fed, self._model.trained_steps(), self.length
+        )
         return make_paced_schedule(runner, epoch, pacing, self._most)
 
     def run_batch(self, run: Callable[[], Result]) -> Result:

@@ -187,7 +187,7 @@ class WholeWindow(Window):
     @property
     def empty_push(self) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Requests and deltas of no rows."""
-        return self._rows.no_requests, [matrix[:0] for matrix in self._rows.matrices]
+        return self._rows.empty_requests, [matrix[:0] for matrix in self._rows.matrices]
 
     def push(
         self,

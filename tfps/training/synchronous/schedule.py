@@ -108,7 +108,7 @@ class SyncSchedule(Schedule):
         again, shard.again = shard.again, None
         batches = again.batches if again is not None else None
         if again is None:
-            if self.epoch.source.fed and not (batches := list(itertools.islice(self.epoch, 1))):
+            if self.epoch.source.is_fed and not (batches := list(itertools.islice(self.epoch, 1))):
                 for one in self._shards:
                     one.ended = True
                 return

@@ -67,11 +67,11 @@ TFPS_TEST(AnExporterThatFollowsTheCursorEndsWithTheSameRows) {
       TFPS_CHECK(store.CopyRows({keys.data(), static_cast<int64_t>(keys.size())}, rows.data(), InCallersThread).ok());
       for (size_t i = 0; i < rows.size(); ++i) {
         float& before = copy[keys[i / kDim] * kDim + i % kDim];
-        TFPS_CHECK(rows[i] >= before + 1);  // a row that is told of has had an update that was not in the copy, or more
+        TFPS_CHECK(rows[i] >= before + 1);  // a reported row has at least one update that was not in the copy
         before = rows[i];
       }
       cursor = since.value().cursor;
-      // A row that is updated between Since and the copy is told of again with nothing new: make that row count once.
+      // A row that is updated between Since and the copy is reported again without a new update: it must count once.
       const auto again = touched.Since(cursor);
       for (int64_t key : again.value().rows) {
         for (int64_t j = 0; j < kDim; ++j) copy[key * kDim + j] = -1;  // to be read anew, whatever it is

@@ -27,7 +27,7 @@ class MatrixRowStore : public RowStore {
                     const ParallelFor& parallel) override;
   Result<RowChunk> ScanRows(int64_t cursor, int64_t max_rows) const override;
 
-  // Who is told of updates from now on; null for nobody. `observer` must outlive the store, or be replaced before it goes.
+  // Sets the observer of all later updates; null for none. `observer` must outlive the store, or be replaced before.
   void Observe(RowObserver* observer);
 
  private:

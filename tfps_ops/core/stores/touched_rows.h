@@ -20,7 +20,7 @@
 
 namespace tfps {
 
-// What a reader is told.
+// The answer to a reader.
 struct RowsSince {
   std::vector<int64_t> rows;  // ascending, each once
   int64_t cursor = 0;         // what to ask with next time
