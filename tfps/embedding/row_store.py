@@ -50,7 +50,7 @@ class RowStore(abc.ABC):
         Args:
             stores: stores of one server, width and dtype, in the order of the request's pieces.
             request: int64 [len(stores) + m]: the count of each store and then the local rows, as
-                `tfps.ops.row_request` describes.
+                `tfps.ops.row_request` describes; `split_request` there takes it apart.
 
         Returns:
             The rows, [m, dim], in the order of the request, on the device of the stores.
@@ -65,7 +65,8 @@ class RowStore(abc.ABC):
             rule: the optimizer.
             stores: for each piece of the message, the store of the rows and then the stores of the slots in the order
                 of the rule.
-            message: the message from `tfps.ops.apply_rows.pack_update`, float32.
+            message: the message from `tfps.ops.apply_rows.pack_update`, float32. `unpack_update` there takes it apart,
+                and `update_deltas` computes the changes of rows and slots.
 
         Returns:
             The operation; None when run eagerly.

@@ -79,6 +79,9 @@ class Table(RoutedRows, abc.ABC):
     def create(cls, placement: Placement, initial: InitialValue, devices: Sequence[str], trainable: bool) -> "Self":
         """Makes a table with its first values on the servers.
 
+        An implementation makes one store for each shard and writes the first values. `get_routing(placement)` says
+        which rows a shard holds, and `tfps.embedding.initialization.fill` writes the values through `RowStore.assign`.
+
         Args:
             placement: the server of each row.
             initial: the first values.

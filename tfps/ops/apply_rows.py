@@ -1,7 +1,6 @@
 """Updates rows of several tables of one server, in one op that runs on that server."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -11,7 +10,7 @@ from tfps.ops.row_request import common_width, split_request
 from tfps.ops.row_rules import RowRule
 
 
-def pack_update(hyper: Any, request: Any, gradients: Any) -> Any:
+def pack_update(hyper: tf.Tensor, request: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:
     """Packs an update for one server into one tensor, because every tensor that crosses the network costs a message.
 
     Args:
@@ -27,7 +26,7 @@ def pack_update(hyper: Any, request: Any, gradients: Any) -> Any:
     return tf.concat([hyper, bits, tf.reshape(gradients, [-1])], axis=0)
 
 
-def unpack_update(message: Any, hypers: int, pieces: int, dim: int) -> tuple[Any, Any, Any]:
+def unpack_update(message: tf.Tensor, hypers: int, pieces: int, dim: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Unpacks the tensor that `pack_update` made.
 
     Args:
@@ -46,7 +45,7 @@ def unpack_update(message: Any, hypers: int, pieces: int, dim: int) -> tuple[Any
     return message[:hypers], request, tf.reshape(message[end:], [-1, dim])
 
 
-def apply_rows(rule: RowRule, variables: Sequence[Sequence[Any]], message: Any) -> Any:
+def apply_rows(rule: RowRule, variables: Sequence[Sequence[tf.Variable]], message: tf.Tensor) -> tf.Operation | None:
     """Updates rows of the tables of one server, together with their slots.
 
     The C++ op locks a table and its slots while it reads, updates and writes their rows, so concurrent updates run one
@@ -78,7 +77,9 @@ def apply_rows(rule: RowRule, variables: Sequence[Sequence[Any]], message: Any) 
         return ops.tfps_apply_rows(variables=handles, message=message, tables=len(variables), dim=dim, rule=rule.name)
 
 
-def apply_rows_graph(rule: RowRule, variables: Sequence[Sequence[Any]], message: Any) -> Any:
+def apply_rows_graph(
+    rule: RowRule, variables: Sequence[Sequence[tf.Variable]], message: tf.Tensor
+) -> tf.Operation | None:
     """Does the same with TensorFlow's own ops; see `apply_rows`."""
     # Every rule has one more number than hyperparameters: the decay.
     dim, hypers = variables[0][0].shape[1], len(rule.hyperparameters) + 1
@@ -88,7 +89,7 @@ def apply_rows_graph(rule: RowRule, variables: Sequence[Sequence[Any]], message:
     return tf.group(*(_update(rule, table, hyper, where, gradient) for table, where, gradient in updates))
 
 
-def update_deltas(rule: RowRule, rows: Sequence[Any], hyper: Any, gradient: Any) -> list[Any]:
+def update_deltas(rule: RowRule, rows: Sequence[tf.Tensor], hyper: tf.Tensor, gradient: tf.Tensor) -> list[tf.Tensor]:
     """Computes what an update adds to some rows and to their slots.
 
     Args:
@@ -105,7 +106,7 @@ def update_deltas(rule: RowRule, rows: Sequence[Any], hyper: Any, gradient: Any)
     return rule.deltas(rows[0], list(rows[1:]), gradient, hyper)
 
 
-def _check_slots(rule: RowRule, table: Sequence[Any], dim: int) -> None:
+def _check_slots(rule: RowRule, table: Sequence[tf.Variable], dim: int) -> None:
     """Checks that a table is followed by the slots of the rule."""
     if len(table) != 1 + len(rule.slots):
         raise ConfigError(
@@ -121,7 +122,7 @@ def _check_slots(rule: RowRule, table: Sequence[Any], dim: int) -> None:
 
 
 def _update(
-    rule: RowRule, table: Sequence[Any], hyper: tf.Tensor, local: tf.Tensor, gradient: tf.Tensor
+    rule: RowRule, table: Sequence[tf.Variable], hyper: tf.Tensor, local: tf.Tensor, gradient: tf.Tensor
 ) -> tf.Operation:
     """Updates the rows `local` of one table and its slots."""
     rows = [tf.raw_ops.ResourceGather(resource=v.handle, indices=local, dtype=v.dtype) for v in table]
