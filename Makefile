@@ -45,8 +45,9 @@ demo: export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: $(VENV)/.package
 	$(VENV)/bin/python $(DEMO) $(DEMO_ARGS) 2> >(grep --line-buffered -vE '$(IMPORT_LOG)' >&2)
 
-# Most of a test is waiting for processes, so two run at a time; each of the two has a cluster of its own.
-TOGETHER := -m pytest -q -n 2 --dist worksteal -m 'not slow and not alone'
+# Tests mostly wait for processes, so three run at a time on two cores, each of the three with a cluster of its own. That takes
+# about 12 GB of memory.
+TOGETHER := -m pytest -q -n 3 --dist worksteal -m 'not slow and not alone'
 # These measure what other tests would disturb.
 ALONE := -m pytest -q -m alone
 
