@@ -137,3 +137,32 @@ def test_a_handle_is_dropped_by_the_thread_of_its_task(pool, gate):
     calls.submit(1, None, lambda: tf.constant(1.0))
     calls.take()
     assert dropped_in == ["tfps-worker-1"]
+
+
+def test_an_interrupt_between_a_result_and_its_count_leaves_nothing_to_wait_for(pool, monkeypatch):
+    """The interrupt comes wherever the caller is; the next `fit` waited ten minutes for a call that had ended."""
+    from tfps.runtime import calls as module
+
+    wait_for = module.wait_for
+
+    def take_and_interrupt(results, wait):
+        wait_for(results, wait)
+        raise KeyboardInterrupt
+
+    calls = Calls(pool, "closures", LONG_S)
+    calls.submit(0, "a", lambda: tf.constant(1.0))
+    monkeypatch.setattr(module, "wait_for", take_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        calls.take()
+    calls.abandon(LONG_S)
+    pool.wait_for_abandoned(LONG_S)
+
+
+def test_a_call_that_runs_is_waited_for_when_it_was_abandoned(pool, gate):
+    calls = Calls(pool, "closures", LONG_S)
+    calls.submit(0, "a", waiting(gate))
+    calls.abandon(0.05)
+    assert not calls.wait_until_ended(0.05)
+    gate.set()
+    pool.wait_for_abandoned(LONG_S)
+    assert calls.wait_until_ended(0.0)

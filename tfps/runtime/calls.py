@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfps.errors import ClusterTimeoutError, TfpsError
 from tfps.runtime.losses import WorkerLostError
-from tfps.runtime.waiting import Wait, wait_for
+from tfps.runtime.waiting import Wait, wait_for, wait_until
 from tfps.types import Nest
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ class Calls:
         # The loss that broke each chain. Only the threads of the pool add to it while calls of the chain are under way.
         self._broken: dict[Hashable, WorkerLostError] = {}
         self._under_way = 0
+        # A token for each call that runs now. The threads of the pool keep it, not the caller: an interrupt of the caller
+        # between a result and its count would leave the count wrong for good.
+        self._running: set[object] = set()
         self.last_s = 0.0
 
     def __len__(self) -> int:
@@ -82,8 +85,11 @@ class Calls:
         """
         # The closure below must not hold `self`: a call that hangs would keep its caller alive.
         results, dropped, broken, pool = self._results, self._dropped, self._broken, self._pool
+        running, token = self._running, object()
 
         def run() -> None:
+            # Entered before the look at `dropped`: after `abandon`, an empty set means that nothing runs or will run.
+            running.add(token)
             if dropped.is_set():
                 results.put(CallResult(tag))
             elif chain is not None and chain in broken:
@@ -93,6 +99,7 @@ class Calls:
                 if isinstance(result.error, WorkerLostError):
                     broken[chain] = result.error
                 results.put(result)
+            running.discard(token)
 
         self._under_way += 1
         pool.run_later(worker, run)
@@ -134,18 +141,18 @@ class Calls:
         if timeout_s and not self.wait_until_ended(timeout_s):
             _LOG.warning(
                 "%d %s are still running. Until they end, they may change the model; the next `fit` waits for them.",
-                self._under_way,
+                len(self._running),
                 self._wait.what,
             )
 
     def wait_until_ended(self, timeout_s: float) -> bool:
-        """Waits up to `timeout_s` seconds for all calls, drops their results, and returns whether all have ended."""
-        deadline = time.monotonic() + timeout_s
+        """Waits up to `timeout_s` seconds for abandoned calls that run, and returns whether all have ended."""
         try:
-            while self._under_way:
-                self._next(Wait(self._wait.what, deadline - time.monotonic()))
+            wait_until(lambda: not self._running, Wait(self._wait.what, timeout_s))
         except ClusterTimeoutError:
             return False
+        # Their results are dropped.
+        self._under_way = 0
         return True
 
     def _next(self, wait: Wait) -> CallResult:

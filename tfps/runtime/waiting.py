@@ -12,6 +12,9 @@ from typing import TypeVar
 
 from tfps.errors import ClusterTimeoutError
 
+_LOOK_S = 0.01
+"""Seconds between two looks at a condition."""
+
 T = TypeVar("T")
 
 _CHECK_EVERY_S = 1.0
@@ -52,6 +55,21 @@ def wait_for(results: "queue.SimpleQueue[T]", wait: Wait) -> T:
         except queue.Empty:
             wait.check()
     raise ClusterTimeoutError(f"waited {wait.timeout_s:.0f} s for {wait.what}.")
+
+
+def wait_until(condition: Callable[[], bool], wait: Wait) -> None:
+    """Waits until a condition holds that other threads bring about.
+
+    It looks a hundred times a second. A lock or a condition variable would be left locked by an interrupt.
+
+    Raises:
+        ClusterTimeoutError: the condition did not hold in time.
+    """
+    deadline = time.monotonic() + wait.timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ClusterTimeoutError(f"waited {wait.timeout_s:.0f} s for {wait.what}.")
+        time.sleep(_LOOK_S)
 
 
 def call_within(function: Callable[[], T], wait: Wait) -> T:
