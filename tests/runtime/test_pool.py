@@ -159,8 +159,15 @@ def test_an_interrupt_between_a_result_and_its_count_leaves_nothing_to_wait_for(
 
 
 def test_a_call_that_runs_is_waited_for_when_it_was_abandoned(pool, gate):
+    began = threading.Event()
+
+    def call():
+        began.set()
+        return waiting(gate)()
+
     calls = Calls(pool, "closures", LONG_S)
-    calls.submit(0, "a", waiting(gate))
+    calls.submit(0, "a", call)
+    assert began.wait(LONG_S)
     calls.abandon(0.05)
     assert not calls.wait_until_ended(0.05)
     gate.set()
