@@ -65,8 +65,8 @@ class Calls:
         # The loss that broke each chain. Only the threads of the pool add to it while calls of the chain are under way.
         self._broken: dict[Hashable, WorkerLostError] = {}
         self._under_way = 0
-        # A token for each call that runs now. The threads of the pool keep it, not the caller: an interrupt of the caller
-        # between a result and its count would leave the count wrong for good.
+        # A token for each call that runs now. The threads of the pool keep it, not the caller: an interrupt of the
+        # caller between a result and its count would leave the count wrong for good.
         self._running: set[object] = set()
         self.last_s = 0.0
 
