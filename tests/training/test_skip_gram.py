@@ -163,7 +163,7 @@ def test_a_window_touches_no_server_between_pull_and_push(strategy):
     made.fit(*some_pairs(400), batch_size=8, verbose=0)
     closure, *functions = graphs(made)
     assert sum(node.op == "TfpsTrainPairs" for node in closure) == 1
-    reading = [nodes for nodes in functions if any(node.op == "IteratorGetNextAsOptional" for node in nodes)]
+    reading = [nodes for nodes in functions if any(node.op == "IteratorGetNextSync" for node in nodes)]
     assert reading and not [node.name for nodes in reading for node in nodes if "/job:ps/" in node.device]
     places = [node.device for node in closure if node.op == "TfpsGatherRows"]
     assert len(places) == len(set(places)) > 0 and all("/job:ps/" in place for place in places)
