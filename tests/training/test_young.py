@@ -43,7 +43,7 @@ class Cluster:
         self._fed = fed
         self.pool = types.SimpleNamespace(devices=list(range(workers)))
         self.closure_timeout_s = 1.0
-        source = types.SimpleNamespace(num_batches=None if fed else BATCHES, fed=fed, steps_per_epoch=None)
+        source = types.SimpleNamespace(num_batches=None if fed else BATCHES, is_fed=fed, steps_per_epoch=None)
         if windows:
             steps = closure_steps(source.num_batches, workers, MOST)
             pacing = WindowPacing(workers, steps, 1, fed, trained, None)
