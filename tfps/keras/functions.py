@@ -109,6 +109,7 @@ class StepFunction:
         for data in batches:
             # The tensors are made on the chief and travel to the worker as arguments of the call.
             batch = tree.map_structure(as_tensor, data)
+            self._steps.begin_carrying()
             self._count(self.mode.run_batch(functools.partial(self._runner.run_batch, batch)))
         return self._logs.current()
 
@@ -118,6 +119,8 @@ class StepFunction:
         # the lookups.
         new = not self.closures.by_iterator
         self.closures.start(epoch)
+        # Before any closure runs, and after tracing has found what is carried.
+        self._steps.begin_carrying()
         self._logs.begin()
         if self._first_steps is not None:
             if new:

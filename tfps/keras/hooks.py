@@ -18,7 +18,16 @@ import tensorflow as tf
 from tfps import step
 from tfps.embedding.table import Table
 from tfps.errors import ClusterError, IdRangeError, UnsupportedError
-from tfps.keras import exporting, model_checks, moving_averages, optimizers, predicting, regularizing, variables
+from tfps.keras import (
+    exporting,
+    loss_scaling,
+    model_checks,
+    moving_averages,
+    optimizers,
+    predicting,
+    regularizing,
+    variables,
+)
 from tfps.keras._compat import (
     UNREFERENCED_SLOTS,
     ArrayDataAdapter,
@@ -168,6 +177,7 @@ def _install_optimizer_hooks() -> None:
     _replace(TFOptimizer, "_backend_update_step", _update_step, ours)
     _replace(TFOptimizer, "_clip_gradients", optimizers.clip_gradients, ours)
     _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
+    _replace(keras.optimizers.LossScaleOptimizer, "apply", loss_scaling.apply, ours)
     for kind in UNREFERENCED_SLOTS:
         _replace(kind, "build", _build_slots, ours)
 
@@ -208,7 +218,6 @@ def _install_trainer_hooks() -> None:
         "make_test_function": _make_test_function,
         "_get_metrics_result_or_logs": _metrics_result_or_logs,
         "_maybe_symbolic_build": _symbolic_build,
-        "fit": functools.partial(_run_loop, TRAIN),
         "evaluate": functools.partial(_run_loop, TEST),
         "predict": _predict,
         "predict_on_batch": predicting.predict_on_batch,
@@ -216,12 +225,18 @@ def _install_trainer_hooks() -> None:
     for name, hook in hooks.items():
         _replace(TensorFlowTrainer, name, hook, ours)
     # Replaced on Trainer, not on Model: Keras leaves a loaded model uncompiled if its `compile` is not Trainer's.
-    _replace(Trainer, "compile", _compile, ours)
+    _replace(Trainer, "compile", _compile, _is_compiled_by_us)
+    _replace(TensorFlowTrainer, "fit", _fit, _is_compiled_by_us)
     _replace(keras.Model, "export", exporting.export, ours)
     for name in ("save", "save_weights", "get_weights"):
         _replace(keras.Model, name, _run_settled, ours)
     _replace(keras.layers.Layer, "_get_regularization_losses", regularizing.losses, _is_in_step)
     _replace(TFEpochIterator, "__init__", _init_epoch_iterator, _is_for_our_strategy)
+
+
+def _is_compiled_by_us(model: keras.Model, *args: object, **kwargs: object) -> bool:
+    # A model that was made outside the scope has no strategy yet.
+    return isinstance(model._distribute_strategy, ParameterServerStrategy) or current_strategy() is not None
 
 
 def _is_in_step(layer: keras.layers.Layer) -> bool:
@@ -265,6 +280,7 @@ def _init_epoch_iterator(
 
 
 def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> None:
+    model_checks.adopt(model, current_strategy() or model._distribute_strategy)
     # Compiled first: Keras may wrap or replace the optimizer, and the check has to see the final one.
     stock(model, *args, **kwargs)
     model_checks.check_compiled(model)
@@ -303,6 +319,11 @@ def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwa
     """Runs `fit` or `evaluate`. If it fails, no step that it started changes the model afterwards."""
     with _steps_of(model).loop(kind):
         return stock(model, *args, **kwargs)
+
+
+def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
+    model_checks.check_known(model)
+    return _run_loop(TRAIN, stock, model, *args, **kwargs)
 
 
 def _metrics_result_or_logs(stock: Method, model: keras.Model, logs: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.model_steps import ModelSteps
-from tfps.keras.multi_optimizer import MULTI_KINDS
+from tfps.keras.multi_optimizer import MULTI_KINDS, unscaled
 from tfps.keras.row_optimizers import KINDS
 from tfps.training.asynchronous.mode import Asynchronous
 from tfps.training.mode import Mode
@@ -151,7 +151,8 @@ def with_mode(optimizer: keras.Optimizer, settings: ModeSettings) -> keras.Optim
 
 
 def settings_of(optimizer: keras.Optimizer | None) -> ModeSettings | None:
-    """Returns the mode settings of an optimizer; None for a plain Keras optimizer."""
+    """Returns the mode settings of an optimizer, or of that in a LossScaleOptimizer; None for a plain optimizer."""
+    optimizer = None if optimizer is None else unscaled(optimizer)
     return optimizer.tfps_mode if isinstance(optimizer, ModeOptimizer) else None
 
 

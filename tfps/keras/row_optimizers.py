@@ -12,7 +12,7 @@ from tfps.embedding.merged import MergedGradient
 from tfps.embedding.push import RowUpdate
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
-from tfps.keras.multi_optimizer import is_multi, parts_of
+from tfps.keras.multi_optimizer import is_multi, parts_of, unscaled
 from tfps.ops.row_rules import ROW_RULES, RowRule
 
 
@@ -72,19 +72,28 @@ def check(optimizer: keras.Optimizer) -> None:
     Raises:
         UnsupportedError: the optimizer has no row-wise form. The message lists the optimizers that have one.
     """
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise UnsupportedError(
-            "`optimizer` must not scale the loss, as Keras lets it do under the policy 'mixed_float16'. "
-            "Received: LossScaleOptimizer. Valid: the policies 'float32' and 'mixed_bfloat16', which need no scaling."
-        )
+    optimizer = unscaled(optimizer)
     if is_multi(optimizer):
         # Until the model is built nobody knows which parts update tables. Those parts are checked then.
         return
+    _check_rule(optimizer)
+    check_rows_alone(optimizer)
+
+
+def _check_rule(optimizer: keras.Optimizer) -> None:
     if row_rule(optimizer) is None:
         raise UnsupportedError(
             "`optimizer` must have a row-wise form for models with tables. "
             f"Received: {type(optimizer).__name__}. Valid: {valid_names()}."
         )
+
+
+def check_rows_alone(optimizer: keras.Optimizer) -> None:
+    """Refuses settings of an optimizer that would update every row of a table in every step.
+
+    Raises:
+        UnsupportedError: it has such a setting. The message names it.
+    """
     for name in ("use_ema", "gradient_accumulation_steps"):
         if getattr(optimizer, name, None):
             raise UnsupportedError(
@@ -109,7 +118,8 @@ def check_windows(optimizer: keras.Optimizer) -> None:
                 f"the sum of two such rows is not the row of the summed slots. Received: {kind}. "
                 f"Valid: {valid_names(needs_sums=True)}."
             )
-        check(part)
+        # Settings that only tables cannot have are refused once the tables of the model are known.
+        _check_rule(unscaled(part))
 
 
 @dataclasses.dataclass(frozen=True)

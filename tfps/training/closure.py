@@ -41,11 +41,13 @@ class Program:
         run: runs a step: takes a batch and returns its logs, float32 scalars by name, without those that are metrics.
         variables: the dense variables that the worker pulls.
         sums: the metric variables that a closure counts from zero and sends back.
+        workers: the number of workers that run such steps.
     """
 
     run: Callable[[Nest], Mapping[str, tf.Tensor]]
     variables: Sequence[DenseVariable]
     sums: Sequence[SumVariable]
+    workers: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Closure(abc.ABC):
         # closure can read the results of all others.
         self._log_names: list[str] = []
         self._recording: Recording | None = None
+        self._exchange: Exchange | None = None
 
     @abc.abstractmethod
     def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
@@ -126,7 +129,8 @@ class Closure(abc.ABC):
         capped: frozenset[VariableKey] = frozenset(),
     ) -> tuple[Exchange, Copies]:
         """Pulls the dense variables and sets the metric sums to zero; returns the exchange and all local copies."""
-        exchange = Exchange(self.program.variables, scales, order.shard, capped)
+        exchange = Exchange(self.program.variables, scales, order, capped, self.program.workers)
+        self._exchange = exchange
         exchange.pull()
         copies: Copies = dict(exchange.copies)
         for variable in self.program.sums:
@@ -154,7 +158,10 @@ class Closure(abc.ABC):
         push_id: PushId | None = None,
     ) -> tf.Tensor:
         """Traces one step; returns its logs as a float32 vector."""
-        return self._trace(step.Step(lookups, copies, stand_ins, self.contributes, push_id), batch)
+        assert self._exchange is not None
+        assignments = self._exchange.assignments
+        traced = step.Step(lookups, copies, stand_ins, self.contributes, push_id, assignments=assignments)
+        return self._trace(traced, batch)
 
     def _trace(self, traced: step.Step, batch: Nest) -> tf.Tensor:
         with step.tracing(traced):

@@ -25,17 +25,20 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
 
     def run_function(*args: Any, **kwargs: Any) -> Nest:
         copies: Copies = {}
+        # None for the recording. There is one step, so what it assigns is known when its deltas are pushed.
+        exchange: Exchange | None = None
 
         def run(lookups: DirectLookups, arguments: tuple[tuple[Nest, ...], dict[str, Nest]]) -> Nest:
             # The recording and the real trace share this dictionary, and it is filled in between. It is empty for the
             # recording, which then reads the variables of the servers in a graph that never runs.
-            with step.tracing(step.Step(lookups, copies, by_hand=True)):
+            assignments = None if exchange is None else exchange.assignments
+            with step.tracing(step.Step(lookups, copies, by_hand=True, assignments=assignments)):
                 return function(*arguments[0], **arguments[1])
 
         arguments = args, kwargs
         # The recording comes first: the optimizer may create its variables in it, and the exchange needs all of them.
         recording = _record(run, arguments)
-        exchange = Exchange(strategy.dense_variables)
+        exchange = Exchange(strategy.dense_variables, workers=strategy.num_workers)
         exchange.pull()
         copies.update(exchange.copies)
         result = run(recording.lookups(arguments) if recording else DirectLookups(), arguments)
