@@ -9,6 +9,7 @@ import keras
 from keras.src import backend, tree
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.backend.tensorflow import numpy as tensorflow_numpy
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.trainers.data_adapters import array_slicing
@@ -39,6 +40,7 @@ __all__ = [
     "in_stateless_scope",
     "keras",
     "standardize_dtype",
+    "tensorflow_numpy",
     "tree",
 ]
 

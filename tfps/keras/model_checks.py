@@ -22,7 +22,7 @@ def prepare(model: keras.Model, strategy: ParameterServerStrategy) -> None:
     """Moves optimizers and metrics that were made outside the scope to the strategy.
 
     Raises:
-        UnsupportedError: an optimizer was built outside the scope or has a wrong mode, or `run_eagerly` is True.
+        UnsupportedError: an optimizer was built outside the scope or has a wrong mode.
     """
     for optimizer in optimizers_of(model):
         if optimizer._distribution_strategy is not strategy:
@@ -31,11 +31,6 @@ def prepare(model: keras.Model, strategy: ParameterServerStrategy) -> None:
         if optimizer is not model.optimizer and whole_of(optimizer) is optimizer:
             _check_mode(optimizer, model.optimizer)
     adopt(strategy, model.metrics_variables, "metric")
-    if model.run_eagerly:
-        raise UnsupportedError(
-            "`run_eagerly` must be False, because steps run on the workers, as graphs. Received: True. "
-            "To step through a model, build it without the strategy."
-        )
 
 
 def _adopt_optimizer(optimizer: keras.Optimizer, strategy: ParameterServerStrategy) -> None:

@@ -63,7 +63,7 @@ class ModelSteps:
         if applies_updates:
             if not all(optimizer.built for optimizer in optimizers):
                 # A traced step builds the optimizers that it applies, and only then are their slots known.
-                Recording(self._run_alone, spec)
+                self.record(spec)
             used += [variable for optimizer in optimizers for variable in optimizer.variables]
             moving_averages.mark_averages(model)
         return Program(
@@ -94,6 +94,10 @@ class ModelSteps:
         # Metrics are added up over all workers. The value of one worker covers only a few of the steps.
         known, logs = set(self.model.get_metrics_result()), _flat(logs)
         return {} if not isinstance(logs, Mapping) or set(logs) <= known else logs
+
+    def record(self, spec: Nest) -> None:
+        """Traces a step over a batch like `spec` in a graph that is thrown away. It builds what is not built yet."""
+        Recording(self._run_alone, spec)
 
     def _run_alone(self, lookups: DirectLookups, batch: Nest) -> Mapping[str, tf.Tensor]:
         """Traces a step on the variables of the servers, without copies."""
