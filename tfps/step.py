@@ -57,6 +57,21 @@ class Contribution:
     update: Callable[[Sequence[Gradient]], None]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Numbering:
+    """How one process would number the steps of a closure.
+
+    Args:
+        number: the number of the first step of the closure, an int64 scalar.
+        stride: the difference between the numbers of a step and the next one of the closure; 0 if they are not known.
+        pulled: the values of the copies at the start of the closure, by variable key.
+    """
+
+    number: tf.Tensor
+    stride: tf.Tensor
+    pulled: Mapping[VariableKey, tf.Tensor]
+
+
 class Step:
     """One step under trace.
 
@@ -73,6 +88,7 @@ class Step:
         gradients: the `TableGradient` of each lookup whose backward pass was traced; the push of this step uses them.
         looked_up: the (table, ids) of each lookup so far.
         contributions: the gradients that were handed over so far; None if the step makes its own updates.
+        numbering: the numbers of the steps of the closure; None if the step belongs to none.
     """
 
     def __init__(
@@ -87,6 +103,7 @@ class Step:
     ) -> None:
         self.push_id, self.by_hand, self.eager = push_id, by_hand, eager
         self._pushes = 0
+        self.numbering: Numbering | None = None
         self.lookups = lookups
         self.contributions: list[Contribution] | None = [] if contributes else None
         self.stand_ins = stand_ins or {}

@@ -7,7 +7,9 @@ the hooks.
 Threading: trainer hooks run in the main thread. Variable and optimizer hooks run in every thread that traces a step.
 """
 
+import contextlib
 import functools
+import inspect
 import weakref
 from collections.abc import Callable, Mapping
 from types import GeneratorType, ModuleType
@@ -43,8 +45,9 @@ from tfps.keras._compat import (
     tensorflow_numpy,
 )
 from tfps.keras.arrays import make_dataset
+from tfps.keras.batch_callbacks import Lookahead
 from tfps.keras.eager_steps import EagerFunction
-from tfps.keras.functions import StepFunction
+from tfps.keras.functions import LOOKAHEAD, StepFunction
 from tfps.keras.modes import ModeOptimizer
 from tfps.keras.multi_optimizer import whole_of
 from tfps.keras.slot_scope import slot_scope
@@ -180,6 +183,7 @@ def _install_optimizer_hooks() -> None:
     _replace(TFOptimizer, "add_variable_from_reference", _add_slot, ours)
     _replace(TFOptimizer, "_backend_update_step", _update_step, ours)
     _replace(TFOptimizer, "_clip_gradients", optimizers.clip_gradients, ours)
+    _replace(TFOptimizer, "_backend_increment_gradient_accumulators", _accumulate, ours)
     _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
     for kind in UNREFERENCED_SLOTS:
         _replace(kind, "build", _build_slots, ours)
@@ -196,6 +200,14 @@ def _update_step(stock: Method, optimizer: keras.Optimizer, *args: Any) -> None:
     # Slots exist by now, and their marks decide how this step pushes them.
     moving_averages.mark_slots(optimizer)
     optimizers.update_step(optimizer, *args)
+
+
+def _accumulate(
+    stock: Method, optimizer: keras.Optimizer, gradients: list[tf.Tensor], accumulators: list[Variable]
+) -> None:
+    """Adds gradients to their accumulators. Keras does this in a merge call, which this strategy does not have."""
+    for gradient, accumulator in zip(gradients, accumulators, strict=True):
+        accumulator.assign_add(gradient)
 
 
 def _add_slot(
@@ -221,7 +233,7 @@ def _install_trainer_hooks() -> None:
         "make_test_function": _make_test_function,
         "_get_metrics_result_or_logs": _metrics_result_or_logs,
         "_maybe_symbolic_build": _symbolic_build,
-        "fit": functools.partial(_run_loop, TRAIN),
+        "fit": _fit,
         "evaluate": functools.partial(_run_loop, TEST),
         "predict": _predict,
         "predict_on_batch": _predict_on_batch,
@@ -322,6 +334,20 @@ def _steps_of(model: keras.Model) -> StepsUnderWay:
 
         _STEPS[model] = StepsUnderWay(function_of, model._distribute_strategy.closure_timeout_s)
     return _STEPS[model]
+
+
+def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
+    """Runs `fit`; its steps run ahead of the callbacks only as far as these allow."""
+    given = None
+    # A call with wrong arguments fails in Keras, with its message.
+    with contextlib.suppress(TypeError):
+        given = inspect.signature(stock).bind(model, *args, **kwargs).arguments.get("callbacks")
+    # Keras tracks what is assigned to a model in the plain way.
+    object.__setattr__(model, LOOKAHEAD, Lookahead(given, model))
+    try:
+        return _run_loop(TRAIN, stock, model, *args, **kwargs)
+    finally:
+        object.__setattr__(model, LOOKAHEAD, None)
 
 
 def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:

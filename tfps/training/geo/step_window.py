@@ -13,6 +13,7 @@ from tfps.embedding.push import add
 from tfps.embedding.push_dedup import PushId
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, NextBatch, make_growing_array, read_next_unless
+from tfps.training.closure import add_logs
 from tfps.training.exchange import damping
 from tfps.training.geo.drift import measure_drift
 from tfps.training.geo.window import LoopTensor, Window, WindowSettings, keep_factors
@@ -153,7 +154,7 @@ class StepWindow(Window):
                 for i, lookup_ids in enumerate(ids)
             ]
             found = fetch([local[table.key] for table in recording.tables], positions) if ids else []
-            return number + 1, self._run(recording.replay(found), batch, local), starts + sizes
+            return number + 1, add_logs(logs, self._run(recording.replay(found), batch, local)), starts + sizes
 
         _, logs, _ = tf.while_loop(
             lambda number, *_: number < count,
