@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from tfps.training.affine import keep_of
+from tfps.training.affine import Dependencies
 
 CASES = {
     "adds": (lambda v, x, d: v + x, 1.0),
@@ -35,7 +35,7 @@ def test_what_is_kept(name, within):
         found = []
 
         def trace():
-            kept = keep_of(value_of(variable, x, d), variable.handle)
+            kept = Dependencies().keep_of(value_of(variable, x, d), variable.handle)
             found.append(kept is None)
             return tf.cast(-99.0 if kept is None else kept, tf.float32)
 

@@ -83,12 +83,14 @@ class ModeSettings(abc.ABC):
         mixin: the class that optimizers in this mode are mixed with.
         means: attributes of optimizers that hold slots to be averaged: each of N workers pushes 1 / N of its delta.
         several_optimizers: whether a model may apply more optimizers in this mode than the one it was compiled with.
+        updates_on_servers: whether the optimizer runs on the servers, once for a gradient of all workers.
     """
 
     prefix: ClassVar[str]
     mixin: ClassVar[type[ModeOptimizer]] = ModeOptimizer
     means: ClassVar[tuple[str, ...]] = ()
     several_optimizers: ClassVar[bool] = True
+    updates_on_servers: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         """Registers the optimizer classes of the mode."""
@@ -135,6 +137,8 @@ def with_mode(optimizer: keras.Optimizer, settings: ModeSettings) -> keras.Optim
     Raises:
         UnsupportedError: the optimizer is already in another mode.
     """
+    # Keras asks a LossScaleOptimizer for the update, and that asks the optimizer in it, which has the mode.
+    outer, optimizer = optimizer, unscaled(optimizer)
     before = settings_of(optimizer)
     if before is not None and type(before) is not type(settings):
         raise UnsupportedError(
@@ -147,7 +151,7 @@ def with_mode(optimizer: keras.Optimizer, settings: ModeSettings) -> keras.Optim
         optimizer.__class__ = optimizer_kind(type(settings), type(optimizer))
     # Keras would track a plain attribute, and the settings are no state.
     object.__setattr__(optimizer, "tfps_mode", settings)
-    return optimizer
+    return outer
 
 
 def settings_of(optimizer: keras.Optimizer | None) -> ModeSettings | None:

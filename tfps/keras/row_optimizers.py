@@ -66,8 +66,12 @@ def row_rule(optimizer: keras.Optimizer) -> RowRule | None:
     return declared_rule(optimizer) if unchanged else None
 
 
-def check(optimizer: keras.Optimizer) -> None:
+def check(optimizer: keras.Optimizer, options: Sequence[str] = ("use_ema", "gradient_accumulation_steps")) -> None:
     """Refuses an optimizer that cannot update single rows.
+
+    Args:
+        optimizer: a Keras optimizer.
+        options: the names of its options that must not be set.
 
     Raises:
         UnsupportedError: the optimizer has no row-wise form. The message lists the optimizers that have one.
@@ -76,25 +80,12 @@ def check(optimizer: keras.Optimizer) -> None:
     if is_multi(optimizer):
         # Until the model is built nobody knows which parts update tables. Those parts are checked then.
         return
-    _check_rule(optimizer)
-    check_rows_alone(optimizer)
-
-
-def _check_rule(optimizer: keras.Optimizer) -> None:
     if row_rule(optimizer) is None:
         raise UnsupportedError(
             "`optimizer` must have a row-wise form for models with tables. "
             f"Received: {type(optimizer).__name__}. Valid: {valid_names()}."
         )
-
-
-def check_rows_alone(optimizer: keras.Optimizer) -> None:
-    """Refuses settings of an optimizer that would update every row of a table in every step.
-
-    Raises:
-        UnsupportedError: it has such a setting. The message names it.
-    """
-    for name in ("use_ema", "gradient_accumulation_steps"):
+    for name in options:
         if getattr(optimizer, name, None):
             raise UnsupportedError(
                 f"`{name}` of {type(optimizer).__name__} would update every row of a table in every step. "
@@ -119,7 +110,7 @@ def check_windows(optimizer: keras.Optimizer) -> None:
                 f"Valid: {valid_names(needs_sums=True)}."
             )
         # Settings that only tables cannot have are refused once the tables of the model are known.
-        _check_rule(unscaled(part))
+        check(part, ())
 
 
 @dataclasses.dataclass(frozen=True)

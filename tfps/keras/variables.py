@@ -57,7 +57,14 @@ def create_from_value(
     strategy: ParameterServerStrategy, variable: Variable, value: np.ndarray[Any, Any] | tf.Tensor | float
 ) -> Table | StepVariable:
     """Creates the value of a Keras variable from a value instead of an initializer. Its shape is not set yet."""
-    array = np.asarray(value)
+    # An optimizer may make a variable while a step is traced. Keras has turned its value into a tensor of that graph.
+    constant = tf.get_static_value(value) if tf.is_tensor(value) else value
+    if constant is None:
+        raise UnsupportedError(
+            f"the first value of variable {variable.path!r} must be known when it is made. Received: {value!r}, a "
+            "tensor of a function under trace. Valid: a number, an array, or an initializer."
+        )
+    array = np.asarray(constant)
     dtype = standardize_dtype(variable._dtype)
     spec = VariableSpec(variable.path, array.shape, dtype, trainable=variable.trainable)
     with tf.init_scope():
@@ -86,7 +93,8 @@ def adopt_layers(strategy: ParameterServerStrategy, model: keras.Model) -> None:
         seeds = [generator.state for generator in getattr(layer, "_seed_generators", ())]
         for variable, maker in [*((one, kind) for one in own), *((one, "seed") for one in seeds)]:
             value = variable._value
-            if value is None or isinstance(value, StepVariable | Table):
+            # Users may wrap a tf.Variable of their own, which the scope has placed on a server.
+            if value is None or isinstance(value, StepVariable | Table) or "/job:ps" in value.device:
                 continue
             variable._tfps_maker = maker
             variable._tfps_table_type = getattr(layer, "tfps_table_type", ShardedTable)

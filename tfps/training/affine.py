@@ -5,7 +5,6 @@ Example: for `v.assign(0.9 * v + 0.1 * x)` keep is 0.9, for `v.assign(v + 1)` it
 Cost: tracing time only; it visits the operations between the value and the inputs of the step.
 """
 
-from collections.abc import Iterable
 from typing import TypeAlias
 
 import tensorflow as tf
@@ -17,26 +16,52 @@ _SAME = ("Identity", "StopGradient", "PreventGradient", "CheckNumerics", "Ensure
 """Operations whose result is their first input."""
 
 
-def keep_of(value: tf.Tensor, handle: tf.Tensor) -> Keep | None:
-    """Returns the part of a variable that is kept in an assigned value; None if the value is not of that form.
+class Dependencies:
+    """Which variables the tensors of a step depend on, through their handles.
 
-    Args:
-        value: the value that is assigned.
-        handle: the handle of the variable, through which it is read.
+    Cost: each operation is visited once, whatever the number of questions.
     """
-    return _keep(outermost(value), handle, {})
 
+    def __init__(self) -> None:
+        # A number with a bit for each handle that is read upstream. The handles are kept, because ids of tensors that
+        # are gone are given again.
+        self._masks: dict[tf.Operation, int] = {}
+        self._bits: dict[int, tuple[int, tf.Tensor]] = {}
 
-def sources(value: tf.Tensor) -> list[tf.Operation]:
-    """Returns all operations that a tensor depends on, those of outer graphs included, each once."""
-    found: dict[tf.Operation, None] = {}
-    waiting = [outermost(value)]
-    while waiting:
-        tensor = waiting.pop()
-        if isinstance(tensor, tf.Tensor) and hasattr(tensor, "op") and tensor.op not in found:
-            found[tensor.op] = None
-            waiting += [outermost(source) for source in tensor.op.inputs]
-    return list(found)
+    def keep_of(self, value: tf.Tensor, handle: tf.Tensor) -> Keep | None:
+        """Returns the part of a variable that is kept in an assigned value; None if the value is not of that form.
+
+        Args:
+            value: the value that is assigned.
+            handle: the handle of the variable, through which it is read.
+        """
+        return _keep(outermost(value), handle, self)
+
+    def depends(self, value: tf.Tensor, handle: tf.Tensor) -> bool:
+        """Returns whether a tensor depends on a variable."""
+        return is_symbolic(value) and bool(self._mask(value.op) & self._bit(handle))
+
+    def _bit(self, handle: tf.Tensor) -> int:
+        return 1 << self._bits.setdefault(id(handle), (len(self._bits), handle))[0]
+
+    def _mask(self, operation: tf.Operation) -> int:
+        # Depth first with an explicit stack: a long chain of operations would exceed Python's recursion limit.
+        waiting = [operation]
+        while waiting:
+            sources = [outermost(source) for source in waiting[-1].inputs]
+            symbolic = [source for source in sources if is_symbolic(source) and source.dtype != tf.resource]
+            missing = [source.op for source in symbolic if source.op not in self._masks]
+            if missing:
+                waiting += missing
+                continue
+            mask = 0
+            for source in sources:
+                if source.dtype == tf.resource:
+                    mask |= self._bit(source)
+            for source in symbolic:
+                mask |= self._masks[source.op]
+            self._masks[waiting.pop()] = mask
+        return self._masks[operation]
 
 
 def outermost(tensor: tf.Tensor) -> tf.Tensor:
@@ -57,20 +82,8 @@ def is_symbolic(tensor: tf.Tensor) -> bool:
     return not hasattr(tensor, "numpy") and hasattr(tensor, "graph")
 
 
-def _depends(value: tf.Tensor, handle: tf.Tensor, known: dict[int, bool]) -> bool:
-    if id(value) not in known:
-        known[id(value)] = any(
-            outermost(source) is handle for operation in _operations(value) for source in operation.inputs
-        )
-    return known[id(value)]
-
-
-def _operations(value: tf.Tensor) -> Iterable[tf.Operation]:
-    return sources(value) if is_symbolic(value) else ()
-
-
-def _keep(value: tf.Tensor, handle: tf.Tensor, known: dict[int, bool]) -> Keep | None:
-    if not _depends(value, handle, known):
+def _keep(value: tf.Tensor, handle: tf.Tensor, known: Dependencies) -> Keep | None:
+    if not known.depends(value, handle):
         return 0.0
     operation = value.op
     inputs = [outermost(source) for source in operation.inputs]
@@ -82,7 +95,7 @@ def _keep(value: tf.Tensor, handle: tf.Tensor, known: dict[int, bool]) -> Keep |
         return _sum([_keep(source, handle, known) for source in inputs], operation.type)
     if operation.type in ("Mul", "RealDiv"):
         return _product(inputs, operation.type, handle, known)
-    if operation.type in ("Select", "SelectV2") and not _depends(inputs[0], handle, known) and _is_scalar(inputs[0]):
+    if operation.type in ("Select", "SelectV2") and not known.depends(inputs[0], handle) and _is_scalar(inputs[0]):
         yes, no = (_keep(source, handle, known) for source in inputs[1:])
         return None if yes is None or no is None else tf.where(tf.reshape(inputs[0], []), yes, no)
     return None
@@ -101,8 +114,8 @@ def _sum(keeps: list[Keep | None], kind: str) -> Keep | None:
     return total
 
 
-def _product(inputs: list[tf.Tensor], kind: str, handle: tf.Tensor, known: dict[int, bool]) -> Keep | None:
-    of_variable = [_depends(source, handle, known) for source in inputs]
+def _product(inputs: list[tf.Tensor], kind: str, handle: tf.Tensor, known: Dependencies) -> Keep | None:
+    of_variable = [known.depends(source, handle) for source in inputs]
     # A product of two values of the variable, or a division by it, is no multiple of it.
     if all(of_variable) or (kind == "RealDiv" and of_variable[1]):
         return None

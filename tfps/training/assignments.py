@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from tfps.strategy.variables import DenseVariable, SeedVariable
-from tfps.training.affine import Keep, keep_of
+from tfps.training.affine import Dependencies, Keep
 from tfps.types import VariableKey
 
 
@@ -41,6 +41,7 @@ class Assignments:
         self._graph = tf.compat.v1.get_default_graph()
         self.keeps: dict[VariableKey, tf.Tensor] = {}
         self.mixed: set[VariableKey] = set()
+        self._dependencies = Dependencies()
         self._skips: list[frozenset[int] | None] = []
 
     def note(self, variable: DenseVariable, value: tf.Tensor | None, added: float) -> None:
@@ -56,7 +57,7 @@ class Assignments:
             return
         if any(skipped is None or id(variable) in skipped for skipped in self._skips):
             return
-        keep = None if value is None else keep_of(value, variable.handle)
+        keep = None if value is None else self._dependencies.keep_of(value, variable.handle)
         if added and keep is not None:
             keep = 1.0 + added * keep
         if variable.latest:

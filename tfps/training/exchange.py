@@ -96,6 +96,8 @@ class Exchange:
         self._scales = scales or {}
         self._capped = capped
         self._order, self._workers = order or Order(0, 0), workers
+        # Without an order this is no closure of an epoch, and it reads what the servers have.
+        self._carries = order is not None
         self.assignments = Assignments()
         self.pulled: Values = {}
         self._variables = [v for on_server in self._by_server.values() for v in on_server]
@@ -124,7 +126,7 @@ class Exchange:
                 if isinstance(variable, SeedVariable):
                     key = tf.stack([tf.cast(self._order.shard, tf.int64) * _KEY_STEP, 0])
                     values[variable.key] += tf.cast(key, variable.dtype)
-                elif variable.carried:
+                elif variable.carried and self._carries:
                     values[variable.key] = self._carry_on(variable, values[variable.key])
         return values
 

@@ -16,7 +16,7 @@ from tfps.cluster import devices
 from tfps.errors import UnsupportedError
 from tfps.strategy.variables import DenseVariable
 from tfps.training.affine import is_symbolic, outermost
-from tfps.training.hoisting import copy_operations
+from tfps.training.hoisting import copy_tensor
 from tfps.types import VariableKey
 
 
@@ -49,7 +49,7 @@ class Assignment:
                 source = _read(source, graph.get_tensor_by_name(name).dtype, home.device)
             known[name] = source
         with tf.device(home.device):
-            value = copy_operations(self.value, known)
+            value = copy_tensor(self.value, known)
             if self.added:
                 tf.raw_ops.AssignAddVariableOp(resource=home, value=self.added * value)
             else:
