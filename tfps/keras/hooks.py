@@ -10,7 +10,7 @@ Threading: trainer hooks run in the main thread. Variable and optimizer hooks ru
 import functools
 import weakref
 from collections.abc import Callable, Mapping
-from types import GeneratorType
+from types import GeneratorType, ModuleType
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -18,7 +18,17 @@ import tensorflow as tf
 from tfps import step
 from tfps.embedding.table import Table
 from tfps.errors import ClusterError, IdRangeError, UnsupportedError
-from tfps.keras import exporting, model_checks, moving_averages, optimizers, predicting, regularizing, variables
+from tfps.keras import (
+    exporting,
+    inner_functions,
+    model_checks,
+    moving_averages,
+    optimizers,
+    predicting,
+    regularizing,
+    sparse_products,
+    variables,
+)
 from tfps.keras._compat import (
     UNREFERENCED_SLOTS,
     ArrayDataAdapter,
@@ -61,18 +71,19 @@ def install() -> None:
     _install_variable_hooks()
     _install_optimizer_hooks()
     _install_trainer_hooks()
+    _install_tensorflow_hooks()
 
 
-def _replace(owner: type, name: str, ours: Callable[..., Any], applies: Callable[..., bool]) -> None:
-    """Replaces a method: calls `ours(stock, self, ...)` if `applies(self, ...)`, and the stock method otherwise."""
+def _replace(owner: type | ModuleType, name: str, ours: Callable[..., Any], applies: Callable[..., bool]) -> None:
+    """Replaces a method or function: calls `ours(stock, ...)` if `applies(...)`, and the stock one otherwise."""
     stock = getattr(owner, name)
 
     @functools.wraps(stock)
-    def method(self: object, *args: object, **kwargs: object) -> object:
-        if not applies(self, *args, **kwargs):
-            return stock(self, *args, **kwargs)
+    def method(*args: object, **kwargs: object) -> object:
+        if not applies(*args, **kwargs):
+            return stock(*args, **kwargs)
         try:
-            return ours(stock, self, *args, **kwargs)
+            return ours(stock, *args, **kwargs)
         except (ClusterError, IdRangeError) as error:
             if not keras.config.is_traceback_filtering_enabled():
                 raise
@@ -336,3 +347,14 @@ def _symbolic_build(
         model_checks.prepare(model, strategy)
         model._symbolic_build(data_batch=data_batch)
         model_checks.check_built(model)
+
+
+# TensorFlow hooks: what a step calls is part of the step.
+
+
+def _install_tensorflow_hooks() -> None:
+    function = type(tf.function(lambda: None))
+    in_step = lambda *args, **kwargs: step.current() is not None  # noqa: E731
+    _replace(function, "__call__", inner_functions.run_inline, in_step)
+    _replace(tf, "vectorized_map", inner_functions.map_with_lookups, in_step)
+    _replace(tf.sparse, "sparse_dense_matmul", sparse_products.multiply, sparse_products.is_of_table)
