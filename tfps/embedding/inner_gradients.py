@@ -23,15 +23,15 @@ _ID_LANES = 2
 """The float32 values that hold the bits of an int64 id."""
 
 
-def gradient_path(current: step.Step, table: RoutedRows) -> tuple[tf.Tensor, Finish]:
+def gradient_path(current: step.Step | None, table: RoutedRows) -> tuple[tf.Tensor, Finish]:
     """Returns the tensor through which the gradients of a lookup reach its table, and what its backward pass returns.
 
     Args:
-        current: the step under trace.
+        current: the step of the lookup; None outside of steps.
         table: the table of the lookup.
     """
-    if not current.is_inside:
-        return current.gradient_source(table.key), lambda gradient: gradient
+    if current is None or current.eager or not current.is_inside:
+        return table.handle, lambda gradient: gradient
     stack = _GradientStack(current, table)
     return stack.source, stack.push
 

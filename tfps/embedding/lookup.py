@@ -88,9 +88,9 @@ def expand(found: LookupResult) -> tf.Tensor:
     Their gradient for the table is an IndexedSlices that has each id once.
     """
     group = found.group
-    current = watch(found)
-    if current is None:
+    if not watch(found):
         return tf.gather(group.answer, found.places)
+    current = step.current()
     source, finish = gradient_path(current, found.table)
 
     def backward(upstream: tf.Tensor) -> list[tf.IndexedSlices]:

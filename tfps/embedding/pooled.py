@@ -7,6 +7,7 @@ gradients of bags straight to the gradients of the unique ids.
 
 import tensorflow as tf
 
+from tfps import step
 from tfps.embedding.inner_gradients import gradient_path
 from tfps.embedding.lookup_group import LookupResult
 from tfps.embedding.table_gradient import table_gradient, watch
@@ -32,10 +33,10 @@ def pool(found: LookupResult, pooling: Pooling) -> tf.Tensor:
         The pooled rows, [bags, dim]. Their gradient for the table is an IndexedSlices that has each id once.
     """
     answer, places = found.group.answer, found.places
-    current = watch(found)
-    # Without a step to train, a plain combine is enough, and it saves the ops of the backward pass.
-    if current is None:
+    # A plain combine is enough for a table without a gradient, and it saves the ops of the backward pass.
+    if not watch(found):
         return combine_rows(answer, places, pooling)
+    current = step.current()
     pooling = cast_weights(pooling, answer.dtype)
     source, finish = gradient_path(current, found.table)
 

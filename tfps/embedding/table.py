@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from tfps import step
 from tfps.embedding.initialization import InitialValue
 from tfps.embedding.lookup import expand, look_up
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.row_store import RowStore
-from tfps.embedding.whole import read_in_graph
+from tfps.embedding.whole import all_ids, read_in_graph
 from tfps.errors import UnsupportedError
 from tfps.ops.routing_graph import global_of
 from tfps.placement.model import Placement
@@ -213,7 +214,9 @@ class Table(RoutedRows, abc.ABC):
         Keras converts a variable to a tensor in order to read its shape.
         """
         if tf.executing_eagerly():
-            return tf.convert_to_tensor(self.numpy(), dtype)
+            # An eager step may take the gradient; all else only reads, in chunks.
+            rows = self.numpy() if step.current() is None else self.sparse_read(all_ids(self))
+            return tf.convert_to_tensor(rows, dtype)
         rows = read_in_graph(self)
         return rows if dtype is None or dtype == self.dtype else tf.cast(rows, dtype)
 

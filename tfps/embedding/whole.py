@@ -36,7 +36,13 @@ def read_in_graph(table: "Table") -> tf.Tensor:
     Outside a step the tensor has the right shape but cannot be evaluated.
     """
     current = step.current()
-    rows = never(table) if current is None else current.lookups.read_whole(table)
+    if current is None:
+        rows = never(table)
+    elif current.eager:
+        # A function that an eager step calls.
+        rows = tf.identity(table.sparse_read(all_ids(table)))
+    else:
+        rows = current.lookups.read_whole(table)
     # `tf.gather` asks for this method. `tf.nn.embedding_lookup`, `tf.nn.sampled_softmax_loss` and others end there.
     rows.sparse_read = functools.partial(_read_rows, table)
     return rows

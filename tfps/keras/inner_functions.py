@@ -22,6 +22,12 @@ from tfps.training.hoisting import DirectLookups
 from tfps.types import Nest
 
 
+def is_in_traced_step() -> bool:
+    """Whether a step is under trace. An eager step calls TensorFlow's functions as they are."""
+    current = step.current()
+    return current is not None and not current.eager
+
+
 def run_inline(stock: Callable[..., Nest], function: Any, *args: Any, **kwargs: Any) -> Nest:
     """Runs the Python function of a `tf.function` in the graph under trace.
 

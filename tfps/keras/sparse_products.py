@@ -5,15 +5,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps import step
 from tfps.embedding.table import Table
+from tfps.keras.inner_functions import is_in_traced_step
 
 
 def is_of_table(
     sp_a: object, b: object, adjoint_a: bool = False, adjoint_b: bool = False, name: str | None = None
 ) -> bool:
     """Whether a product in a step has a sparse matrix at the left and a table at the right."""
-    if step.current() is None or adjoint_a or adjoint_b or not isinstance(sp_a, tf.SparseTensor):
+    if not is_in_traced_step() or adjoint_a or adjoint_b or not isinstance(sp_a, tf.SparseTensor):
         return False
     # A table or a Keras variable with one; or the tensor of a whole table, which can read rows too.
     if isinstance(getattr(b, "_value", b), Table):

@@ -24,6 +24,8 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
     """
 
     def run_function(*args: Any, **kwargs: Any) -> Nest:
+        if tf.executing_eagerly():
+            return run_eagerly(function, *args, **kwargs)
         copies: Copies = {}
 
         def run(lookups: DirectLookups, batch: Nest) -> Nest:
@@ -38,12 +40,18 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
         if not all(isinstance(leaf, tf.Tensor) for leaf in tf.nest.flatten(batch, expand_composites=True)):
             batch = ()
         # The recording comes first: the optimizer may create its variables in it, and the exchange needs all of them.
-        recording = None if tf.executing_eagerly() else Recording(run, batch)
+        recording = Recording(run, batch)
         exchange = Exchange(strategy.dense_variables)
         exchange.pull()
         copies.update(exchange.copies)
-        result = run(recording.lookups(batch) if recording else DirectLookups(), batch)
+        result = run(recording.lookups(batch), batch)
         exchange.push()
         return result
 
     return run_function
+
+
+def run_eagerly(function: Callable[..., Nest], *args: Any, **kwargs: Any) -> Nest:
+    """Runs a function as an eager step: at once, on the variables and rows of the servers."""
+    with step.tracing(step.Step(DirectLookups(), {}, by_hand=True, eager=True)):
+        return function(*args, **kwargs)

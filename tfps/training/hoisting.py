@@ -234,7 +234,7 @@ class Recording:
         sources = tf.nest.flatten(self._stand_in, expand_composites=True)
         replaced = zip(sources, tf.nest.flatten(batch, expand_composites=True), strict=True)
         known.update({internal.name: external for internal, external in replaced if internal is not None})
-        return [_copy(ids, known) for ids in self._early_ids]
+        return [copy_tensor(ids, known) for ids in self._early_ids]
 
     @property
     def operations(self) -> int:
@@ -296,11 +296,11 @@ def _read_copy(table: Table, rows: tf.Tensor) -> tf.Tensor:
     return rows
 
 
-def _copy(tensor: tf.Tensor, known: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Copies a tensor of the recording, and all operations it depends on, into the current graph.
+def copy_tensor(tensor: tf.Tensor, known: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Copies a tensor of another graph, and all operations it depends on, into the current graph.
 
     Args:
-        tensor: a tensor of the recording.
+        tensor: a tensor of another graph, such as the recording.
         known: the copies by the name of their originals. At first it has the inputs; this function adds to it.
     """
     # Depth first with an explicit stack: a long chain of operations would exceed Python's recursion limit.
