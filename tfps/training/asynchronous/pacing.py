@@ -1,20 +1,24 @@
 """The pace of asynchronous training: a young model is trained by one worker, and then by more in longer closures.
 
 Workers do not see the steps that others have under way. In a young model all updates point in the same direction, so
-the sum of several overshoots, and a model of a few hundred steps has no time to recover. Once a model has moved for a
-while, its updates point in many directions, and missing a few of them costs little.
+the sum of several overshoots, and a model of a few hundred steps has no time to recover. A recurrent model may stay
+on a plateau for long, where a step that is missed costs as much as a step that is not made. Once a model has moved for
+a while, its updates point in many directions, and missing a few of them costs little.
 
-So the steps under way at one time, of all workers, are at most one for every `UNSEEN` steps that the model was trained
-for. A momentum carries an update on: with a momentum of 0.9 a step that nobody has seen moves the weights for ten steps
-and overshoots ten times as far, so there it is one for every ten times as many. Without a momentum two workers both
-train after 64 steps, and have closures of 5 steps after 640 and of 16 after 2,048. Four workers all train after 192
-steps, and have closures of 8 steps after 2,048. A job with fewer steps than that is too small for its workers, and uses
-fewer of them. docs/convergence.md has the figures behind `UNSEEN`.
+So one worker alone trains the first `ALONE` steps: a job that is not longer is too small for several workers. After
+that, the steps under way at one time, of all workers, are at most one for every `UNSEEN` steps that the model was
+trained for. A momentum carries an update on: with a momentum of 0.9 a step that nobody has seen moves the weights for
+ten steps and overshoots ten times as far, so there it is one for every ten times as many. Without a momentum up to nine
+workers train from step 512 on. Two workers have closures of 4 steps by then, and of 16 from step 2,048 on; four workers
+have closures of 2 steps, and of 8 from step 2,048 on. docs/convergence.md has the figures behind these numbers.
 """
 
 from collections.abc import Callable
 
 from tfps.training.pacing import Pace, SteadyPacing
+
+ALONE = 512
+"""The number of steps that one worker trains before others join."""
 
 UNSEEN = 64
 """All workers together have at most one step under way for this many steps of earlier training."""
@@ -46,8 +50,8 @@ def young_pace(trained: int, workers: int, most: int, for_each: int) -> Pace:
     if workers == 1:
         return Pace(1, most)
     under_way = trained // for_each
-    # One worker alone misses nothing, but the one that joins it misses what it has under way.
-    if not under_way:
+    # One worker alone misses nothing, but those that join it miss what it has under way.
+    if trained < ALONE or not under_way:
         return Pace(1, min(most, MOST_ALONE))
     return Pace(min(workers, 1 + under_way), max(1, min(most, under_way // workers)))
 
@@ -71,8 +75,9 @@ class YoungPacing(SteadyPacing):
 
     @property
     def all_train_from(self) -> int:
-        """The number of trained steps from which on all workers train."""
-        return self._for_each * (self._pace.workers - 1)
+        """The number of trained steps from which on all workers train; 0 for one worker."""
+        others = self._pace.workers - 1
+        return max(ALONE, self._for_each * others) if others else 0
 
     def pace(self, done: int) -> Pace:
         """Returns more workers and longer closures, the more steps the model was trained for."""
