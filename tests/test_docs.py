@@ -197,6 +197,8 @@ def test_averages_are_those_of_the_table():
 
 def test_numbers_are_those_of_the_code(strategy):
     from tfps.keras.variables import _TABLE_ROWS
+    from tfps.training.asynchronous.pacing import ALONE
+    from tfps.training.asynchronous.pacing import UNSEEN as UNSEEN_STEPS
     from tfps.training.exchange import _KEY_STEP
     from tfps.training.geo.pacing import UNSEEN, UNSEEN_OF_MANY
     from tfps.training.pacing import CLOSURES_AN_EPOCH
@@ -207,6 +209,10 @@ def test_numbers_are_those_of_the_code(strategy):
     assert f"at least {CLOSURES_AN_EPOCH} closures" in text_of("docs/architecture.md")
     assert f"`strategy.closure_timeout_s` ({strategy.closure_timeout_s:.0f} s)" in text_of("docs/architecture.md")
     assert f"from step `{UNSEEN} * n` on" in text_of("docs/optimizers.md").replace("\n", " ")
+    assert f"from step `{UNSEEN_STEPS} * n` on" in text_of("docs/optimizers.md").replace("\n", " ")
+    assert f"at most `iterations / ({UNSEEN_STEPS} * N)` steps" in text_of("docs/optimizers.md")
+    assert f"alone trains the first {ALONE} steps" in text_of("docs/optimizers.md")
+    assert f"for every {UNSEEN_STEPS} steps" in text_of("docs/convergence.md").replace("\n", " ")
     assert f"`iterations / {2 * UNSEEN}`" in text_of("docs/optimizers.md")
     assert f"`iterations / ({UNSEEN_OF_MANY} * N)`" in text_of("docs/optimizers.md")
     assert f"n * {_KEY_STEP:,}" in text_of("docs/optimizers.md")

@@ -153,6 +153,7 @@ class StepFunction:
 
     def _count(self, result: Result) -> None:
         self._logs.add(result)
-        if self._first_steps is not None and self._schedule is not None:
-            # Only epochs count: the time of a single batch says nothing about the speed of the cluster.
+        # Only epochs count: the time of a single batch says nothing about the speed of the cluster. Nor do the short
+        # closures of a young model.
+        if self._first_steps is not None and self._schedule is not None and self._schedule.is_whole:
             self._first_steps.count(result.steps)
