@@ -8,11 +8,13 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.checks import check_integer
+from tfps.embedding.table import Table
 from tfps.errors import ConfigError
 from tfps.keras._compat import Variable
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import ModeOptimizer, ModeSettings, get_optimizer, with_mode
 from tfps.keras.multi_optimizer import is_multi, unscaled
+from tfps.keras.optimizers import by_rows
 from tfps.training.mode import Mode
 from tfps.training.synchronous.mode import Synchronous
 
@@ -63,7 +65,11 @@ def contribute(
             update(means, updated)
 
     values = [v._value if isinstance(v, Variable) else v for v in updated]
-    contributions.append(step.Contribution([gradient for gradient, _ in pairs], values, apply_means))
+    by_value = [
+        by_rows(gradient, value) if isinstance(value, Table) else gradient
+        for (gradient, _), value in zip(pairs, values, strict=True)
+    ]
+    contributions.append(step.Contribution(by_value, values, apply_means))
 
 
 @dataclasses.dataclass(frozen=True)
