@@ -234,9 +234,9 @@ def test_every_push_of_a_step_counts(strategy, how):
 def test_more_pushes_than_a_step_has_stamps_for_are_refused(strategy):
     class Often(Counts):
         def train_step(self, data):
-            weights = self.tables[0].trainable_weights
             with tf.GradientTape() as tape:
                 loss = -keras.ops.sum(self(data[0]))
+            weights = self.tables[0].trainable_weights
             gradients = tape.gradient(loss, weights)
             for _ in range(65):
                 self.optimizers[0].apply_gradients(zip(gradients, weights, strict=True))
