@@ -252,6 +252,7 @@ def test_more_pushes_than_a_step_has_stamps_for_are_refused(strategy):
 def test_a_dense_gradient_of_a_table_is_refused(strategy):
     class Summed(TwoOptimizers):
         def train_step(self, data):
+            self(data[0])
             weights = self.table.trainable_weights
             self.first.apply([keras.ops.zeros(weights[0].shape)], weights)
             return {}

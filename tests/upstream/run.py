@@ -45,10 +45,12 @@ def main() -> int:
     if options.files:
         tests = [root / "keras" / "src" / file for file in options.files]
     parallel = ["-n", options.n] if options.n != "0" else []
-    within = run(root, [*map(str, tests), *parallel, "-k", options.k], scope=True)
+    skipped = read_skipped()
+    deselected = [f"--deselect={test}" for test, mark in skipped.items() if mark == "!"]
+    within = run(root, [*map(str, tests), *parallel, *deselected, "-k", options.k], scope=True)
     failed = [test for test, outcome in within.items() if outcome["outcome"] == "failed"]
     without = run(root, [*failed, *parallel], scope=False) if failed else {}
-    return compare(within, without, read_skipped(), whole=not options.files and not options.k)
+    return compare(within, without, skipped, whole=not options.files and not options.k)
 
 
 def unpack(version: str, root: pathlib.Path) -> list[pathlib.Path]:
@@ -107,13 +109,13 @@ def run(root: pathlib.Path, chosen: list[str], scope: bool) -> Outcomes:
     return found
 
 
-def read_skipped() -> dict[str, bool]:
-    """Reads `skipped.txt`; returns whether each named test always fails: a `?` marks those whose outcome varies."""
+def read_skipped() -> dict[str, str]:
+    """Reads `skipped.txt`; returns the mark of each named test: "!" if it must not run, "?" if its outcome varies."""
     lines = [line for line in (HERE / "skipped.txt").read_text().splitlines() if line and not line.startswith("#")]
-    return {line.lstrip("? "): not line.startswith("?") for line in lines}
+    return {line.lstrip("?! "): line[0] if line[0] in "?!" else "" for line in lines}
 
 
-def compare(within: Outcomes, without: Outcomes, skipped: dict[str, bool], whole: bool) -> int:
+def compare(within: Outcomes, without: Outcomes, skipped: dict[str, str], whole: bool) -> int:
     """Prints the tests that only pass without a scope; returns 1 if one of them is not named, or a named one passes."""
     passed = [test for test, outcome in within.items() if outcome["outcome"] == "passed"]
     only_without = [test for test, outcome in without.items() if outcome["outcome"] == "passed"]
@@ -122,7 +124,9 @@ def compare(within: Outcomes, without: Outcomes, skipped: dict[str, bool], whole
     print(f"{len(only_without) - len(new)} of the others are named in skipped.txt, {len(new)} are not.")
     for test in new:
         print(f"FAILED {test}: {within[test]['reason']}")
-    stale = [test for test in skipped if (skipped[test] and test in passed) or (whole and test not in within)]
+    passes = [test for test, mark in skipped.items() if not mark and test in passed]
+    gone = [test for test, mark in skipped.items() if whole and mark != "!" and test not in within]
+    stale = [*passes, *gone]
     for test in stale:
         print(f"named in skipped.txt, but passes or does not exist: {test}")
     return 1 if new or stale or not passed else 0
