@@ -249,21 +249,6 @@ def test_more_pushes_than_a_step_has_stamps_for_are_refused(strategy):
         model.fit(IDS, LABELS, batch_size=32, verbose=0)
 
 
-def test_a_dense_gradient_of_a_table_is_refused(strategy):
-    class Summed(TwoOptimizers):
-        def train_step(self, data):
-            self(data[0])
-            weights = self.table.trainable_weights
-            self.first.apply([keras.ops.zeros(weights[0].shape)], weights)
-            return {}
-
-    with strategy.scope():
-        model = Summed(keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1))
-        model.compile()
-    with pytest.raises(UnsupportedError, match="the gradient of table .* must come from its lookups"):
-        model.fit(IDS, LABELS, batch_size=32, verbose=0)
-
-
 def test_every_step_of_each_optimizer_counts(strategy):
     with strategy.scope():
         model = TwoOptimizers(keras.optimizers.SGD(0.1, momentum=0.5), keras.optimizers.Adam(0.01))
