@@ -7,6 +7,7 @@ long as an import of TensorFlow, in other processes. Each later cluster takes a 
 
 import contextlib
 import functools
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -233,7 +234,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     def share_batches(self, dataset: tf.data.Dataset) -> WorkerInput:
         """Divides a dataset of batches between the workers: each batch goes to one of them."""
         self.connection.check()
-        return WorkerInput(dataset, self.worker_devices, owner=self)
+        # Workers on this machine open the files that the chief would open. Other hosts may have other folders.
+        folder = None if self.cluster is None else os.getcwd()
+        return WorkerInput(dataset, self.worker_devices, owner=self, folder=folder)
 
     # Variables.
 

@@ -36,12 +36,21 @@ class PacedSchedule(Schedule):
     def _pace(self) -> Pace:
         return self._pacing.pace(self._handed + self._ready)
 
-    def _closure_size(self, pace: Pace, shards: int) -> int:
-        """Returns the steps of the next closure: as many parts as possible, while some remain for each shard."""
-        if self.budget is None:
+    def _closure_size(self, pace: Pace, shards: int, share: int | None = None) -> int:
+        """Returns the steps of the next closure: as many parts as possible, while some remain for each shard.
+
+        Args:
+            pace: the current pace.
+            shards: the number of shards that train.
+            share: the number of steps that this shard may begin; None if it has no share of its own.
+        """
+        left = self.budget.left
+        if left is None:
             return pace.steps * self._pacing.parts
-        parts = min(self._pacing.parts, max(1, self.budget // (pace.steps * shards)))
-        return min(pace.steps * parts, self.budget)
+        # Without shares, a part for each of the others must remain.
+        fair, most = (left // shards, left) if share is None else (share, share)
+        parts = min(self._pacing.parts, max(1, fair // pace.steps))
+        return min(pace.steps * parts, most)
 
     def _on_result(self, flight: InFlight, result: Result) -> None:
         # The pacing learns first, so that a better length already applies to the closure that begins next.
@@ -62,21 +71,26 @@ class ShippedSchedule(PacedSchedule):
         pace = self._pace()
         # In turns, so that each shard has one closure before any has two.
         for turn in range(IN_FLIGHT):
-            shards = sorted(self._live)[: pace.workers]
+            shards = [shard for shard in sorted(self._live) if self._trains(shard)][: pace.workers]
             for shard in shards:
                 # Computed for each shard, because the previous one took steps from the budget.
-                size = self._closure_size(pace, len(shards))
+                size = self._closure_size(pace, len(shards), self.budget.share(shard))
                 may = self.progress.under_way[shard] <= turn and self._pacing.may_begin(shard, self.progress)
                 if may and size > 0 and not self._to_repeat[shard]:
-                    self._spend(size)
+                    self.budget.spend(size, shard)
                     self._submit(InFlight(self.runner.order(shard, size, pace.steps)))
+
+    def _trains(self, shard: int) -> bool:
+        """Whether a shard has closures under way or may begin one. Only then does it count for the pace."""
+        pending = self.progress.under_way[shard] or self._to_repeat[shard]
+        return bool(pending) or self.budget.share(shard) != 0
 
     def _on_result(self, flight: InFlight, result: Result) -> None:
         super()._on_result(flight, result)
         if result.steps < flight.order.steps:
-            # The shard is used up. Its remaining steps go back to the budget for other shards.
+            # The shard is used up. Its remaining steps go back to the budget, for other shards if they have no shares.
             self._live.discard(flight.order.shard)
-            self._refund(flight.order.steps - result.steps)
+            self.budget.refund(flight.order.steps - result.steps)
 
 
 class FedSchedule(PacedSchedule):
@@ -103,12 +117,13 @@ class FedSchedule(PacedSchedule):
     def _next_closures(self, pace: Pace) -> list[Sequence[Nest]]:
         """Reads the batches of the next closure; several short closures at the end of the input, none after it."""
         most = self._pacing.fed_steps(pace, self._closure_size(pace, pace.workers))
-        batches = list(itertools.islice(self.epoch, most if self.budget is None else min(most, self.budget)))
-        self._spend(len(batches))
+        left = self.budget.left
+        batches = list(itertools.islice(self.epoch, most if left is None else min(most, left)))
+        self.budget.spend(len(batches))
         if len(batches) == most:
             return [batches] if batches else []
         # The input or the budget has ended.
-        self.budget = 0
+        self.budget.end()
         # Example: for windows of 16 whose lengths are powers of 4, the last 11 batches make closures of 4, 4, 1, 1, 1.
         closures: list[Sequence[Nest]] = []
         while batches:
