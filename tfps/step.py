@@ -3,7 +3,8 @@
 A *step* is Keras code (a `train_step`, a `test_step`, or a function that `strategy.run` calls) that is traced into a
 graph and runs on a worker. During the trace, a dense variable is the worker's own copy, and a lookup uses rows that the
 step has pulled before. In eager code on the chief, both refer to the values on the servers. Variables and tables call
-`current()` to find out which of the two applies.
+`current()` to find out which of the two applies. An *eager* step runs on the chief, for debugging: it has no copies, so
+it refers to the values on the servers too.
 
 Threading: each thread has its own current step, because the threads of several workers trace at the same time.
 Cost: `current` reads one attribute of the thread.
@@ -56,6 +57,21 @@ class Contribution:
     update: Callable[[Sequence[Gradient]], None]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Numbering:
+    """How one process would number the steps of a closure.
+
+    Args:
+        number: the number of the first step of the closure, an int64 scalar.
+        stride: the difference between the numbers of a step and the next one of the closure; 0 if they are not known.
+        pulled: the values of the copies at the start of the closure, by variable key.
+    """
+
+    number: tf.Tensor
+    stride: tf.Tensor
+    pulled: Mapping[VariableKey, tf.Tensor]
+
+
 class Step:
     """One step under trace.
 
@@ -66,11 +82,13 @@ class Step:
         contributes: whether the step hands its gradients over to an update that the servers make.
         push_id: the `tfps.embedding.push_dedup.PushId` of the step's first push; None if pushes are never repeated.
         by_hand: whether the step belongs to a hand-written loop.
+        eager: whether the step runs at once, instead of being traced. Such a step has no copies and no stand-ins.
 
     Attributes:
         gradients: the `TableGradient` of each lookup whose backward pass was traced; the push of this step uses them.
         looked_up: the (table, ids) of each lookup so far.
         contributions: the gradients that were handed over so far; None if the step makes its own updates.
+        numbering: the numbers of the steps of the closure; None if the step belongs to none.
     """
 
     def __init__(
@@ -81,9 +99,11 @@ class Step:
         contributes: bool = False,
         push_id: Any = None,
         by_hand: bool = False,
+        eager: bool = False,
     ) -> None:
-        self.push_id, self.by_hand = push_id, by_hand
+        self.push_id, self.by_hand, self.eager = push_id, by_hand, eager
         self._pushes = 0
+        self.numbering: Numbering | None = None
         self.lookups = lookups
         self.contributions: list[Contribution] | None = [] if contributes else None
         self.stand_ins = stand_ins or {}
@@ -128,9 +148,10 @@ _CURRENT = _Current()
 
 
 def current() -> Step | None:
-    """Returns the step that this thread traces; None in eager code."""
-    # `tf.init_scope` lifts code out of the trace, and that code also runs eagerly.
-    return None if tf.executing_eagerly() else _CURRENT.step
+    """Returns the step that this thread traces, or runs eagerly; None outside of steps."""
+    found = _CURRENT.step
+    # `tf.init_scope` lifts code out of the trace of a step, and then it runs eagerly.
+    return None if found is not None and not found.eager and tf.executing_eagerly() else found
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 import tfps
 from tests.embedding.dict_table import DictEmbedding, DictTable
-from tests.training.test_toy_mode import damped
 from tfps.embedding.sharded_table import ShardedTable
 from tfps.embedding.table import Table
 
@@ -109,7 +108,6 @@ MODES = {
     "asynchronous": Mode(lambda optimizer: optimizer),
     "geo": Mode(lambda optimizer: tfps.optimizers.Geo(optimizer, push_every=3, merge="sum")),
     "sync": Mode(tfps.optimizers.Sync, lambda workers: 1 / workers, lambda workers: workers),
-    "toy": Mode(lambda optimizer: damped(optimizer, factor=0.5), lambda workers: 0.5),
 }
 
 FORMATS = {

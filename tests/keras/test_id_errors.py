@@ -95,10 +95,10 @@ def test_the_modes(strategy, mode):
     model = model_of(strategy, mode(keras.optimizers.SGD(0.1)))
     with pytest.raises(IdRangeError) as caught:
         USES["fit"](model, ids_of(batches=3))
-    # The ids of a window are those of its batches, one after the other: there is a position, and no example.
-    flat = len(caught.value.place) == 1
-    assert flat == (mode is tfps.optimizers.Geo)
-    check(caught.value, caught.value.place if flat else BAD)
+    # The ids of a window are those of its batches, one after the other, so its examples are counted from its start.
+    example, position = caught.value.place
+    check(caught.value, (example, position))
+    assert (example % BATCH, position) == BAD
 
 
 def test_the_second_lookup_of_a_table_is_named(strategy):

@@ -87,9 +87,9 @@ def expand(found: LookupResult) -> tf.Tensor:
     Their gradient for the table is an IndexedSlices that has each id once.
     """
     group = found.group
-    current = watch(found)
-    if current is None:
+    if not watch(found):
         return tf.gather(group.answer, found.places)
+    current = step.current()
 
     def backward(upstream: tf.Tensor) -> list[tf.IndexedSlices]:
         # Under a mixed precision policy the layer casts the rows, but tables and their gradients stay float32.
@@ -98,4 +98,4 @@ def expand(found: LookupResult) -> tf.Tensor:
         return [table_gradient(current, found, summed, (upstream, found.places))]
 
     rows = tf.gather(group.answer, found.places)
-    return with_gradient(rows, [current.gradient_source(found.table.key)], backward)
+    return with_gradient(rows, [found.table.handle], backward)

@@ -7,6 +7,7 @@ gradients of bags straight to the gradients of the unique ids.
 
 import tensorflow as tf
 
+from tfps import step
 from tfps.embedding.lookup_group import LookupResult
 from tfps.embedding.table_gradient import table_gradient, watch
 from tfps.ops.combine_rows import (
@@ -31,10 +32,10 @@ def pool(found: LookupResult, pooling: Pooling) -> tf.Tensor:
         The pooled rows, [bags, dim]. Their gradient for the table is an IndexedSlices that has each id once.
     """
     answer, places = found.group.answer, found.places
-    current = watch(found)
-    # Without a step to train, a plain combine is enough, and it saves the ops of the backward pass.
-    if current is None:
+    # A plain combine is enough for a table without a gradient, and it saves the ops of the backward pass.
+    if not watch(found):
         return combine_rows(answer, places, pooling)
+    current = step.current()
     pooling = cast_weights(pooling, answer.dtype)
 
     def backward(upstream: tf.Tensor) -> list[tf.IndexedSlices | tf.Tensor]:
@@ -46,5 +47,5 @@ def pool(found: LookupResult, pooling: Pooling) -> tf.Tensor:
             gradients.append(combine_weights_gradient(upstream, answer, places, pooling))
         return gradients
 
-    inputs = [current.gradient_source(found.table.key), *([] if pooling.weights is None else [pooling.weights])]
+    inputs = [found.table.handle, *([] if pooling.weights is None else [pooling.weights])]
     return with_gradient(combine(answer, places, pooling), inputs, backward)

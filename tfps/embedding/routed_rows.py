@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfps import step
+from tfps.cluster import devices
 from tfps.embedding.row_store import RowStore
-from tfps.errors import UnsupportedError
 from tfps.ops.routes import TableRoute
 from tfps.placement.routing import Routing
 from tfps.types import VariableKey
@@ -64,16 +64,17 @@ class RoutedRows:
 
     @property
     def handle(self) -> tf.Tensor:
-        """The tensor that a gradient tape watches: the gradient source of the step under trace.
-
-        Raises:
-            UnsupportedError: no step is under trace.
-        """
+        """The tensor that a gradient tape watches: the gradient source of the step under trace, or of the chief."""
         # `tape.gradient(loss, table)` reads the handle of its source, as it does for a `tf.Variable`.
         current = step.current()
-        if current is None:
-            raise UnsupportedError(
-                f"gradients for table {self.name!r} can be taken only inside a step (`fit`, `train_on_batch`, or a "
-                "function that `strategy.run` calls). This code runs on the chief."
-            )
-        return current.gradient_source(self.key)
+        if current is not None and not current.eager:
+            return current.gradient_source(self.key)
+        # Eager code, and functions that the chief itself calls. A function keeps the source of its trace, so there is
+        # one for all of them.
+        source = self.__dict__.get("_source_on_chief")
+        if source is None:
+            with tf.init_scope(), tf.device(devices.CHIEF):
+                source = tf.zeros([], name="table_gradient_source")
+            # Two threads may get here at once. The first one decides.
+            source = self.__dict__.setdefault("_source_on_chief", source)
+        return source

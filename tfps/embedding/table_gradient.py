@@ -31,22 +31,16 @@ class TableGradient:
     unsummed: tuple[tf.Tensor, tf.Tensor] | None = None
 
 
-def watch(found: LookupResult) -> step.Step | None:
-    """Tells the active gradient tapes that a lookup reads its table.
-
-    Returns:
-        The step under trace; None if the table needs no gradient.
-    """
-    current = step.current()
-    if current is None or not found.table.trainable:
-        return None
-    # A tape that watches all trainable variables finds the table only through this call.
-    tape_lib.variable_accessed(found.table)
-    return current
+def watch(found: LookupResult) -> bool:
+    """Tells the active gradient tapes that a lookup reads its table; returns whether the table needs a gradient."""
+    if found.table.trainable:
+        # A tape that watches all trainable variables finds the table only through this call.
+        tape_lib.variable_accessed(found.table)
+    return found.table.trainable
 
 
 def table_gradient(
-    current: step.Step,
+    current: step.Step | None,
     found: LookupResult,
     summed: tf.Tensor,
     unsummed: tuple[tf.Tensor, tf.Tensor] | None = None,
@@ -54,7 +48,7 @@ def table_gradient(
     """Returns the gradient of a table for the tape, and records it in the step for the push.
 
     Args:
-        current: the step under trace.
+        current: the step that made the lookup; None outside of steps.
         found: the lookup.
         summed: the gradient of each unique id of the table, [m_t, dim].
         unsummed: as in `TableGradient`.
@@ -62,7 +56,8 @@ def table_gradient(
     table = found.table
     # The optimizer passes the IndexedSlices on. The push recognises its values in this record, and then need not route
     # them again.
-    current.gradients.append(TableGradient(table, found.group, summed, unsummed))
+    if current is not None:
+        current.gradients.append(TableGradient(table, found.group, summed, unsummed))
     return tf.IndexedSlices(summed, found.table_ids, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
 
 

@@ -1,5 +1,7 @@
 """`InputShards`: the shards of one dataset. Each worker has the graph of its part of the input."""
 
+import logging
+
 import tensorflow as tf
 
 from tfps.cluster.connection import add_user
@@ -7,6 +9,8 @@ from tfps.inputs.iterators import element_types, make_worker_dataset
 from tfps.inputs.sharding import cut_shard, split_by_file
 from tfps.inputs.shipping import make_shippable_graph
 from tfps.types import Nest
+
+_LOG = logging.getLogger("tfps")
 
 
 class InputShards:
@@ -43,6 +47,13 @@ class InputShards:
         self._folder = folder
         self._has_files = self.graph is not None and split_by_file(self.graph, len(devices))
         self.by_file = self._has_files and whole_files
+        if self._has_files and not whole_files:
+            _LOG.info(
+                "each worker reads all files and keeps one batch in %d, so that the steps of an epoch are those of one "
+                "process. If an epoch may have other examples, set `experimental_distribute.auto_shard_policy` in the "
+                "options of the dataset to `AutoShardPolicy.FILE`: then each worker reads its own files.",
+                len(devices),
+            )
         self.epochs = 0
         self._sent: dict[int, tf.Tensor] = {}
         add_user(self)

@@ -3,6 +3,7 @@
 A worker of an embedded cluster stays in the folder where its program started; the chief may have changed folders since.
 """
 
+import os
 from collections.abc import Callable, MutableSequence
 
 from tensorflow.core.framework import graph_pb2, node_def_pb2  # the serialised form of a dataset
@@ -23,6 +24,14 @@ _OPENS_FILES = frozenset(
     }
 )
 """Operations whose first input is a file name, a pattern of names, or a list of them."""
+
+
+def current_folder() -> str | None:
+    """Returns the current folder of this process; None if it was deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def make_absolute(graph: graph_pb2.GraphDef, folder: str) -> None:

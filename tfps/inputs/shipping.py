@@ -130,6 +130,9 @@ _STATEFUL = STATEFUL_RANDOM | frozenset(
 )
 """Other operations that TensorFlow calls stateful and that are safe on a worker."""
 
+_PATTERNS = frozenset({"LoadDataset", "MatchingFiles"})
+"""Operations that look for files by a pattern."""
+
 _OF_GRAPHS = frozenset({"_Arg", "_Retval"})
 
 
@@ -153,7 +156,7 @@ def make_shippable_graph(
     except (tf.errors.OpError, ValueError, protobuf_message.DecodeError) as error:
         _log_fed(f"it cannot be serialised ({str(error)[:200]})")
         return None
-    reason = _find_obstacle(graph, num_workers, whole_files)
+    reason = _find_obstacle(graph, num_workers, whole_files, folder)
     if reason:
         _log_fed(reason)
         return None
@@ -164,7 +167,7 @@ def make_shippable_graph(
     return graph
 
 
-def _find_obstacle(graph: graph_pb2.GraphDef, num_workers: int, whole_files: bool) -> str:
+def _find_obstacle(graph: graph_pb2.GraphDef, num_workers: int, whole_files: bool, folder: str | None) -> str:
     """Returns the reason why a dataset cannot be shipped; empty if it can."""
     if graph.ByteSize() > _MAX_BYTES:
         return f"it holds {graph.ByteSize() >> 20} MiB of data"
@@ -176,6 +179,8 @@ def _find_obstacle(graph: graph_pb2.GraphDef, num_workers: int, whole_files: boo
         return f"it has a state of its own, or operations that may have one ({', '.join(sorted(unsafe))})"
     if _caches_in_files(graph):
         return "it caches its elements in a file, which only one process can write"
+    if operations & _PATTERNS and set(folder or "") & set("*?[\\"):
+        return "it looks for files by a pattern, and the current folder has a name that would be part of it"
     # If shards are files, each worker draws numbers for its own elements. If shards are elements, all workers would
     # have to draw the same numbers.
     by_file = whole_files and split_by_file(graph, num_workers)

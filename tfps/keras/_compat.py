@@ -9,6 +9,7 @@ import keras
 from keras.src import backend, tree
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.backend.tensorflow import numpy as tensorflow_numpy
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.trainers.data_adapters import array_slicing
@@ -34,13 +35,33 @@ __all__ = [
     "UNREFERENCED_SLOTS",
     "Variable",
     "array_slicing",
+    "batches_until_save",
     "creating_layer",
     "forget_uninitialized",
     "in_stateless_scope",
     "keras",
+    "metrics_of",
     "standardize_dtype",
+    "tensorflow_numpy",
     "tree",
 ]
+
+
+def batches_until_save(callback: object) -> int | None:
+    """Returns the number of batches until a callback saves the model within an epoch; None if it does not."""
+    if not isinstance(callback, keras.callbacks.BackupAndRestore | keras.callbacks.ModelCheckpoint):
+        return None
+    # `save_freq` is "epoch", False or a number of batches, which go on from one epoch to the next.
+    frequency = callback.save_freq
+    if not frequency or not isinstance(frequency, int):
+        return None
+    return max(1, frequency - int(callback._batches_seen_since_last_saving))
+
+
+def metrics_of(model: keras.Model) -> list[keras.Metric]:
+    """Returns all metrics of a model, also those that a property `metrics` of its own leaves out."""
+    # What `Trainer.metrics` returns, whatever the class of the model has in its place.
+    return [*model.metrics, *Trainer.metrics.fget(model)]
 
 
 def standardize_dtype(dtype: object) -> str:

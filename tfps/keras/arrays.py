@@ -30,9 +30,10 @@ def _row_batches(adapter: ArrayDataAdapter) -> tf.data.Dataset:
     rows = tf.data.Dataset.range(adapter._num_samples)
     if adapter._shuffle == "batch":
         # shuffle="batch" keeps the rows of a batch together and shuffles the batches.
-        return rows.batch(adapter._batch_size).shuffle(-(-adapter._num_samples // adapter._batch_size))
+        return rows.batch(adapter._batch_size).shuffle(max(1, -(-adapter._num_samples // adapter._batch_size)))
     if adapter._shuffle:
-        rows = rows.shuffle(adapter._num_samples)
+        # An empty array has no rows, but `shuffle` needs a size.
+        rows = rows.shuffle(max(1, adapter._num_samples))
     return rows.batch(adapter._batch_size)
 
 

@@ -1,49 +1,43 @@
-"""The logs of an epoch: metric results, logs of the model's own `train_step`, and logs of the training mode."""
+"""The logs of an epoch: what the steps of the model returned, over all workers, and logs of the training mode."""
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
-import keras
-import numpy as np
-
-from tfps.keras.variables import stored_values
-from tfps.strategy.variables import SumVariable
-from tfps.training.closure import Result
+from tfps.keras.model_steps import ModelSteps
+from tfps.training.closure import Floats, Result
 from tfps.training.mode import EpochTotals, Mode
 
 _LOGS_EVERY_S = 0.25
-"""Seconds between two computations of metric results while an epoch runs. In between, the last results are shown."""
+"""Seconds between two computations of logs while an epoch runs. In between, the last logs are shown."""
 
 
 class EpochLogs:
     """Adds up the results of closures and turns them into logs.
 
     Args:
-        model: the model that has the metrics.
+        steps: the steps of the model, which know how logs follow from results.
         mode: the training mode, which may add logs.
     """
 
-    def __init__(self, model: keras.Model, mode: Mode) -> None:
-        self._model, self._mode = model, mode
+    def __init__(self, steps: ModelSteps, mode: Mode) -> None:
+        self._steps, self._mode = steps, mode
         self._totals = EpochTotals()
-        self._own: Mapping[str, float] = {}
+        self._sums: dict[str, Floats | float] = {}
         self._shown: dict[str, Any] = {}
         self._shown_at = 0.0
 
     def begin(self) -> None:
-        """Begins an epoch."""
-        # `_own` keeps the last values, so that the logs have the same names until the first closure has finished.
-        self._totals, self._shown = EpochTotals(), {}
+        """Begins an epoch, or a single batch."""
+        self._totals, self._sums, self._shown = EpochTotals(), {}, {}
 
     def add(self, result: Result) -> None:
-        """Adds the result of a closure to the metrics."""
+        """Adds the result of a closure."""
         self._totals.add(result)
-        for variable, added in zip(stored_values(self._model.metrics_variables, SumVariable), result.sums, strict=True):
+        for variable, added in zip(self._steps.sums(), result.sums, strict=True):
             variable.assign_add(added)
-        # A closure that found no more input ran no step, so its logs have no meaning.
-        if result.steps:
-            self._own = result.logs
+        # A closure that found no more input ran no step, and its sums are 0.
+        for name, value in result.logs.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
 
     def recent(self) -> dict[str, Any]:
         """Returns logs that may lag by `_LOGS_EVERY_S`."""
@@ -58,21 +52,13 @@ class EpochLogs:
         Args:
             ended: whether the epoch has ended.
         """
-        self._shown_at = time.monotonic()
-        results = self._model.get_metrics_result()
-        if self._own:
-            # A name that is also a metric shows the result over all workers, not the value of the last step.
-            unused = self._unused_metrics()
-            results = {name: value if name in unused else results.get(name, value) for name, value in self._own.items()}
-        return {**results, **self._mode.epoch_logs(self._totals, ended)}
+        return {**self.returned(), **self._mode.epoch_logs(self._totals, ended)}
 
-    def _unused_metrics(self) -> set[str]:
-        """Returns the names of the results of metrics that no step has updated."""
-        # Example: a `train_step` that returns {"loss": loss} and leaves the model's tracker of the loss alone. The
-        # tracker would say 0.
-        names: set[str] = set()
-        for metric in self._model.metrics:
-            if not any(np.any(variable.numpy()) for variable in metric.variables):
-                result = metric.result()
-                names.update(result if isinstance(result, dict) else [metric.name])
-        return names
+    def returned(self) -> dict[str, Any]:
+        """Returns the logs of all closures so far without those of the mode; none before the first step."""
+        self._shown_at = time.monotonic()
+        returned, steps = self._steps.returned, self._totals.steps
+        if returned is None or not steps:
+            return {}
+        means = {name: value / steps for name, value in self._sums.items()}
+        return returned.compute(means, self._steps.model.get_metrics_result)

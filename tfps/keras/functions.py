@@ -13,6 +13,7 @@ from tfps.keras._compat import tree
 from tfps.keras.epoch_logs import EpochLogs
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import make_mode, settings_of
+from tfps.keras.summaries import summary_state
 from tfps.placement.advice import format_start_up
 from tfps.training.closure import Result
 from tfps.training.evaluation import Evaluation
@@ -23,6 +24,9 @@ from tfps.training.traced_closures import TracedClosures
 from tfps.types import Nest
 
 _LOG = logging.getLogger("tfps")
+
+LOOKAHEAD = "_tfps_lookahead"
+"""The attribute of a model for the `Lookahead` of the `fit` that runs; None outside of `fit`."""
 
 
 class StepFunction:
@@ -51,7 +55,7 @@ class StepFunction:
         program = functools.partial(steps.program, self.mode.applies_updates)
         self.closures = TracedClosures(steps.strategy, self.mode, program)
         self._runner = Runner(steps.strategy, self.closures, self._count)
-        self._logs = EpochLogs(steps.model, self.mode)
+        self._logs = EpochLogs(steps, self.mode)
         self._schedule: Schedule | None = None
         self._first_steps = FirstSteps(steps.strategy) if updates else None
 
@@ -106,14 +110,18 @@ class StepFunction:
         """Runs `train_on_batch` and `test_on_batch`: sends each batch to a worker and waits for the result."""
         # The steps of a running epoch have to be in the metrics before this batch is.
         self.join()
+        self._logs.begin()
+        self._steps.summary_state = summary_state()
         for data in batches:
             # The tensors are made on the chief and travel to the worker as arguments of the call.
             batch = tree.map_structure(as_tensor, data)
             self._count(self.mode.run_batch(functools.partial(self._runner.run_batch, batch)))
-        return self._logs.current()
+        # Without the logs of the mode: `train_on_batch` returns what the step returned, in an order that users unpack.
+        return self._logs.returned()
 
     def _begin(self, epoch: Epoch) -> Schedule:
         """Starts the iterators on the workers and traces new closures, before any closure runs."""
+        self._steps.summary_state = summary_state()
         # Read before `start` fills it. The plan is logged the first time a model is trained, after tracing has found
         # the lookups.
         new = not self.closures.by_iterator
@@ -123,6 +131,13 @@ class StepFunction:
             if new:
                 self._log_plan(epoch)
             self._first_steps.begin_epoch(epoch.source.is_fed)
+        # Callbacks of `fit` act between steps of training. `evaluate` changes nothing that they could set.
+        lookahead = getattr(self._steps.model, LOOKAHEAD, None) if self._first_steps is not None else None
+        # It costs a read from a server. Whether fed steps write summaries is only known once the first closure runs.
+        numbered = self._steps.writes_summaries or epoch.source.is_fed
+        if numbered and self._first_steps is not None and self._steps.model.optimizer is not None:
+            self._runner.trained = self._steps.trained_steps()
+        self._runner.lookahead = lookahead.steps if lookahead is not None else lambda: None
         return self.mode.schedule(self._runner, epoch)
 
     def _log_plan(self, epoch: Epoch) -> None:

@@ -12,7 +12,7 @@ from tfps.embedding.table import Table
 from tfps.embedding.window_rows import WindowRows
 from tfps.errors import UnsupportedError
 from tfps.keras import moving_averages, row_optimizers
-from tfps.keras.model_steps import ModelSteps, without_optionals
+from tfps.keras.model_steps import ModelSteps, operations_so_far, without_optionals
 from tfps.keras.modes import ModeSettings, get_optimizer, with_mode
 from tfps.keras.multi_optimizer import part_for, parts_of
 from tfps.keras.variables import stored_values
@@ -164,8 +164,9 @@ class GeoModel:
         self, batches: Nest, rows: WindowRows, steps: tf.Tensor
     ) -> tuple[Sequence[tf.Tensor], Mapping[str, tf.Tensor]]:
         with self._steps.in_scope():
+            begin = operations_so_far()
             deltas, logs = self._steps.model.train_window(without_optionals(batches), rows, steps)
-            return deltas, self._steps.own_logs(logs)
+            return deltas, self._steps.values_of(logs, begin)
 
 
 def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> WindowSettings:

@@ -7,10 +7,12 @@ the hooks.
 Threading: trainer hooks run in the main thread. Variable and optimizer hooks run in every thread that traces a step.
 """
 
+import contextlib
 import functools
+import inspect
 import weakref
 from collections.abc import Callable, Mapping
-from types import GeneratorType
+from types import GeneratorType, ModuleType
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -18,7 +20,17 @@ import tensorflow as tf
 from tfps import step
 from tfps.embedding.table import Table
 from tfps.errors import ClusterError, IdRangeError, InputFileError, UnsupportedError
-from tfps.keras import exporting, model_checks, moving_averages, optimizers, predicting, regularizing, variables
+from tfps.keras import (
+    building,
+    eager_steps,
+    exporting,
+    model_checks,
+    moving_averages,
+    optimizers,
+    predicting,
+    regularizing,
+    variables,
+)
 from tfps.keras._compat import (
     UNREFERENCED_SLOTS,
     ArrayDataAdapter,
@@ -30,9 +42,12 @@ from tfps.keras._compat import (
     forget_uninitialized,
     in_stateless_scope,
     keras,
+    tensorflow_numpy,
 )
 from tfps.keras.arrays import make_dataset
-from tfps.keras.functions import StepFunction
+from tfps.keras.batch_callbacks import Lookahead
+from tfps.keras.eager_steps import EagerFunction
+from tfps.keras.functions import LOOKAHEAD, StepFunction
 from tfps.keras.modes import ModeOptimizer
 from tfps.keras.multi_optimizer import whole_of
 from tfps.keras.slot_scope import slot_scope
@@ -63,8 +78,8 @@ def install() -> None:
     _install_trainer_hooks()
 
 
-def _replace(owner: type, name: str, ours: Callable[..., Any], applies: Callable[..., bool]) -> None:
-    """Replaces a method: calls `ours(stock, self, ...)` if `applies(self, ...)`, and the stock method otherwise."""
+def _replace(owner: type | ModuleType, name: str, ours: Callable[..., Any], applies: Callable[..., bool]) -> None:
+    """Replaces a method or function: calls `ours(stock, self, ...)` if `applies(self, ...)`, and otherwise stock."""
     stock = getattr(owner, name)
 
     @functools.wraps(stock)
@@ -93,6 +108,7 @@ def _install_variable_hooks() -> None:
     _replace(Variable, "assign_add", _assign_add, _is_atomic)
     _replace(Variable, "assign_sub", _assign_sub, _is_atomic)
     Variable.sparse_read = property(_sparse_read)
+    _replace(tensorflow_numpy, "take", eager_steps.take_rows, eager_steps.takes_rows)
     # `trainable` is a property, so only its setter can be replaced.
     stock = Variable.trainable
     Variable.trainable = stock.setter(functools.partial(_set_trainable, stock.fset))
@@ -167,6 +183,7 @@ def _install_optimizer_hooks() -> None:
     _replace(TFOptimizer, "add_variable_from_reference", _add_slot, ours)
     _replace(TFOptimizer, "_backend_update_step", _update_step, ours)
     _replace(TFOptimizer, "_clip_gradients", optimizers.clip_gradients, ours)
+    _replace(TFOptimizer, "_backend_increment_gradient_accumulators", _accumulate, ours)
     _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
     for kind in UNREFERENCED_SLOTS:
         _replace(kind, "build", _build_slots, ours)
@@ -183,6 +200,14 @@ def _update_step(stock: Method, optimizer: keras.Optimizer, *args: Any) -> None:
     # Slots exist by now, and their marks decide how this step pushes them.
     moving_averages.mark_slots(optimizer)
     optimizers.update_step(optimizer, *args)
+
+
+def _accumulate(
+    stock: Method, optimizer: keras.Optimizer, gradients: list[tf.Tensor], accumulators: list[Variable]
+) -> None:
+    """Adds gradients to their accumulators. Keras does this in a merge call, which this strategy does not have."""
+    for gradient, accumulator in zip(gradients, accumulators, strict=True):
+        accumulator.assign_add(gradient)
 
 
 def _add_slot(
@@ -208,10 +233,10 @@ def _install_trainer_hooks() -> None:
         "make_test_function": _make_test_function,
         "_get_metrics_result_or_logs": _metrics_result_or_logs,
         "_maybe_symbolic_build": _symbolic_build,
-        "fit": functools.partial(_run_loop, TRAIN),
+        "fit": _fit,
         "evaluate": functools.partial(_run_loop, TEST),
         "predict": _predict,
-        "predict_on_batch": predicting.predict_on_batch,
+        "predict_on_batch": _predict_on_batch,
     }
     for name, hook in hooks.items():
         _replace(TensorFlowTrainer, name, hook, ours)
@@ -277,19 +302,31 @@ def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object)
     model_checks.check_compiled(model)
 
 
-def _make_train_function(stock: Method, model: keras.Model, force: bool = False) -> StepFunction:
+def _make_train_function(stock: Method, model: keras.Model, force: bool = False) -> StepFunction | EagerFunction:
     function = model.train_function
     # Keras keeps the function between calls of `fit`. Putting the optimizer into a mode in between makes it outdated.
-    if function is None or force or (isinstance(function, StepFunction) and function.is_outdated):
-        object.__setattr__(model, "train_function", StepFunction(model, model.train_step, updates=True))
-    return model.train_function
+    outdated = isinstance(function, StepFunction) and function.is_outdated
+    return _keep_function(model, "train", force or outdated)
 
 
-def _make_test_function(stock: Method, model: keras.Model, force: bool = False) -> StepFunction:
-    # Keras tracks what is assigned to a model, and this function refers back to the model: not by plain assignment.
-    if model.test_function is None or force:
-        object.__setattr__(model, "test_function", StepFunction(model, model.test_step, updates=False))
-    return model.test_function
+def _make_test_function(stock: Method, model: keras.Model, force: bool = False) -> StepFunction | EagerFunction:
+    return _keep_function(model, "test", force)
+
+
+def _keep_function(model: keras.Model, kind: str, force: bool) -> StepFunction | EagerFunction:
+    """Makes `model.train_function` or `model.test_function`, unless the model has it."""
+    name, run = f"{kind}_function", getattr(model, f"{kind}_step")
+    # `run_eagerly` may change without `compile`.
+    eager, function = eager_steps.runs_eagerly(model), getattr(model, name)
+    if eager:
+        eager_steps.tell(model)
+    elif building.finish(model, kind, run):
+        model_checks.check_built(model)
+    if function is None or force or isinstance(function, StepFunction if eager else EagerFunction):
+        function = EagerFunction(model, run) if eager else StepFunction(model, run, updates=kind == "train")
+        # Keras tracks what is assigned to a model, and this function refers back to the model: not by plain assignment.
+        object.__setattr__(model, name, function)
+    return function
 
 
 def _steps_of(model: keras.Model) -> StepsUnderWay:
@@ -304,6 +341,20 @@ def _steps_of(model: keras.Model) -> StepsUnderWay:
 
         _STEPS[model] = StepsUnderWay(function_of, model._distribute_strategy.closure_timeout_s)
     return _STEPS[model]
+
+
+def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
+    """Runs `fit`; its steps run ahead of the callbacks only as far as these allow."""
+    given = None
+    # A call with wrong arguments fails in Keras, with its message.
+    with contextlib.suppress(TypeError):
+        given = inspect.signature(stock).bind(model, *args, **kwargs).arguments.get("callbacks")
+    # Keras tracks what is assigned to a model in the plain way.
+    object.__setattr__(model, LOOKAHEAD, Lookahead(given, model))
+    try:
+        return _run_loop(TRAIN, stock, model, *args, **kwargs)
+    finally:
+        object.__setattr__(model, LOOKAHEAD, None)
 
 
 def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
@@ -327,13 +378,22 @@ def _run_settled(stock: Method, model: keras.Model, *args: object, **kwargs: obj
 def _predict(stock: Method, model: keras.Model, *args: Any, **kwargs: Any) -> object:
     # A callback may call `predict` within an epoch; it must see the updates of all steps so far.
     _steps_of(model).settle()
-    return predicting.predict(stock, model, *args, **kwargs)
+    predict = eager_steps.predict if eager_steps.runs_eagerly(model) else predicting.predict
+    return predict(stock, model, *args, **kwargs)
+
+
+def _predict_on_batch(stock: Method, model: keras.Model, x: Nest) -> Nest:
+    predict = eager_steps.predict if eager_steps.runs_eagerly(model) else predicting.predict_on_batch
+    return predict(stock, model, x)
 
 
 def _symbolic_build(
     stock: Method, model: keras.Model, iterator: TFEpochIterator | None = None, data_batch: Nest = None
 ) -> None:
-    """Builds the model in the scope, from the element spec of the input, so that no data is read."""
+    """Builds the model in the scope, from the element spec of the input, so that no data is read.
+
+    Eager steps build what is missing with their first batch, as in Keras: the model's own code may need real values.
+    """
     if iterator is not None:
         data_batch = iterator._distributed_dataset.element_spec
     strategy = model._distribute_strategy
@@ -341,5 +401,6 @@ def _symbolic_build(
     model._initial_epoch = 0
     with strategy.scope():
         model_checks.prepare(model, strategy)
-        model._symbolic_build(data_batch=data_batch)
+        if not eager_steps.runs_eagerly(model):
+            building.begin(model, data_batch)
         model_checks.check_built(model)

@@ -6,7 +6,7 @@ import weakref
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
-from tfps.keras._compat import keras
+from tfps.keras._compat import keras, metrics_of
 from tfps.keras.modes import settings_of
 from tfps.keras.multi_optimizer import part_for, whole_of
 from tfps.keras.optimizers import optimizers_of
@@ -22,7 +22,7 @@ def prepare(model: keras.Model, strategy: ParameterServerStrategy) -> None:
     """Moves optimizers and metrics that were made outside the scope to the strategy.
 
     Raises:
-        UnsupportedError: an optimizer was built outside the scope or has a wrong mode, or `run_eagerly` is True.
+        UnsupportedError: an optimizer was built outside the scope or has a wrong mode.
     """
     for optimizer in optimizers_of(model):
         if optimizer._distribution_strategy is not strategy:
@@ -30,12 +30,7 @@ def prepare(model: keras.Model, strategy: ParameterServerStrategy) -> None:
         # The mode belongs to a whole MultiOptimizer, so its parts are not checked.
         if optimizer is not model.optimizer and whole_of(optimizer) is optimizer:
             _check_mode(optimizer, model.optimizer)
-    adopt(strategy, model.metrics_variables, "metric")
-    if model.run_eagerly:
-        raise UnsupportedError(
-            "`run_eagerly` must be False, because steps run on the workers, as graphs. Received: True. "
-            "To step through a model, build it without the strategy."
-        )
+    adopt(strategy, [one for metric in metrics_of(model) for one in metric.variables], "metric")
 
 
 def _adopt_optimizer(optimizer: keras.Optimizer, strategy: ParameterServerStrategy) -> None:
@@ -89,10 +84,28 @@ def check_built(model: keras.Model) -> None:
                 "row is only regularized in the steps that look it up.",
                 variable.path,
             )
+    for optimizer in optimizers_of(model):
+        _check_accumulation(optimizer, model)
     if model.optimizer is not None:
         # With a MultiOptimizer only the parts that update tables need a row-wise form.
         for variable in tables:
             row_optimizers.check(part_for(model.optimizer, variable))
+
+
+def _check_accumulation(optimizer: keras.Optimizer, model: keras.Model) -> None:
+    """Refuses to accumulate gradients where several workers would each accumulate and reset."""
+    steps = getattr(optimizer, "gradient_accumulation_steps", None)
+    if not steps:
+        return
+    settings = settings_of(model.optimizer)
+    merges_on_servers = settings is not None and settings.updates_on_servers
+    if model._distribute_strategy.num_workers > 1 and not merges_on_servers:
+        raise UnsupportedError(
+            "`gradient_accumulation_steps` must be None if several workers update the model by themselves: each would "
+            f"reset gradients that others have accumulated. Received: {steps}, with "
+            f"{model._distribute_strategy.num_workers} workers. Valid: None, or an optimizer of tfps.optimizers.Sync, "
+            "whose updates already use a batch of each worker."
+        )
 
 
 def tables_of(model: keras.Model) -> list[Table]:

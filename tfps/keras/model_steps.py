@@ -10,8 +10,10 @@ import tensorflow as tf
 from tfps import step
 from tfps.embedding.table import Table
 from tfps.keras import moving_averages
-from tfps.keras._compat import tree
+from tfps.keras._compat import metrics_of, tree
 from tfps.keras.optimizers import optimizers_of
+from tfps.keras.returned_logs import ReturnedLogs
+from tfps.keras.summaries import State, number_summaries, summary_scope
 from tfps.keras.variables import stored_values
 from tfps.placement.model import Plan
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -31,6 +33,9 @@ class ModelSteps:
     Attributes:
         model: a weak proxy of the model.
         strategy: the strategy whose workers run the steps.
+        summary_state: the default writer of summaries in the thread of the training loop.
+        writes_summaries: whether a step writes summaries; False before the first trace.
+        returned: the logs that a step returns, as it was traced last; None before the first trace.
 
     Threading: steps are traced in the main thread; steps over fed batches are traced in the threads of the pool.
     """
@@ -38,6 +43,9 @@ class ModelSteps:
     def __init__(self, model: keras.Model, step: Callable[[Nest], Nest]) -> None:
         self.model: keras.Model = weakref.proxy(model)
         self.strategy: ParameterServerStrategy = model.distribute_strategy
+        self.returned: ReturnedLogs | None = None
+        self.writes_summaries = False
+        self.summary_state: State = {}
         self._step = step
 
     def closure_steps(self) -> int:
@@ -58,17 +66,23 @@ class ModelSteps:
             spec: a batch, as a structure of tensors or of tensor specs.
         """
         model, optimizers = self.model, optimizers_of(self.model)
+        if not all(metric.variables for metric in metrics_of(model)):
+            # Some metrics make their variables when they are first updated.
+            Recording(self._run_alone, spec)
         # Evaluation does not use the optimizer, so its variables are not exchanged.
         used = list(model.variables)
         if applies_updates:
             if not all(optimizer.built for optimizer in optimizers):
                 # A traced step builds the optimizers that it applies, and only then are their slots known.
-                Recording(self._run_alone, spec)
+                self.record(spec)
             used += [variable for optimizer in optimizers for variable in optimizer.variables]
             moving_averages.mark_averages(model)
-        return Program(
-            self.run, stored_values(used, DenseVariable), stored_values(model.metrics_variables, SumVariable)
-        )
+        return Program(self.run, stored_values(used, DenseVariable), self.sums())
+
+    def sums(self) -> list[SumVariable]:
+        """Returns the variables of all metrics of the model, each once."""
+        # A model may hide some of its metrics in a property `metrics` of its own; its steps still update them.
+        return stored_values([one for metric in metrics_of(self.model) for one in metric.variables], SumVariable)
 
     def plan(self) -> Plan:
         """Returns the plan of the variables and optimizer slots of this model, as they are placed."""
@@ -77,23 +91,43 @@ class ModelSteps:
         return Plan(self.strategy.num_servers, tuple(value.placement for value in values))
 
     def run(self, batch: Nest) -> Mapping[str, tf.Tensor]:
-        """Traces a step over a batch; returns the logs that are not metrics."""
+        """Traces a step over a batch; returns the values that a worker sends for its logs."""
         with self.in_scope():
-            return self.own_logs(self._step(without_optionals(batch)))
+            begin = operations_so_far()
+            values = self.values_of(self._step(without_optionals(batch)), begin)
+            counters = stored_values(map(moving_averages.iterations_of, optimizers_of(self.model)), DenseVariable)
+            self.writes_summaries = number_summaries(begin, counters) or self.writes_summaries
+            return values
 
     @contextlib.contextmanager
     def in_scope(self) -> Iterator[None]:
         """The context in which Keras traces a model's methods."""
         # Keras uses the replica context in `train_step`. Each worker is one replica.
         replica = tf.distribute.ReplicaContext(self.strategy, replica_id_in_sync_group=0)
-        with self.strategy.scope(), replica:
+        # The step may be in the body of a loop of ours, whose name must not show in the tags of `tf.summary`.
+        no_name = tf.compat.v1.get_default_graph().name_scope(None)
+        with summary_scope(self.summary_state), self.strategy.scope(), replica, no_name:
             yield
 
-    def own_logs(self, logs: Nest) -> Mapping[str, tf.Tensor]:
-        """Returns the logs that are not metrics."""
-        # Metrics are added up over all workers. The value of one worker covers only a few of the steps.
-        known, logs = set(self.model.get_metrics_result()), _flat(logs)
-        return {} if not isinstance(logs, Mapping) or set(logs) <= known else logs
+    def values_of(self, logs: Nest, begin: int) -> Mapping[str, tf.Tensor]:
+        """Returns the values that a worker sends for what a traced step returned as logs.
+
+        Args:
+            logs: what the step returned.
+            begin: the number of operations in the graph before the step.
+
+        Raises:
+            UnsupportedError: the logs cannot be shown for several workers.
+        """
+        returned = ReturnedLogs(logs, self.sums(), self.model.get_metrics_result, begin)
+        # All traces of a step return the same logs. Keeping the first one keeps what the chief has made of it.
+        if self.returned is None or self.returned.layout != returned.layout:
+            self.returned = returned
+        return returned.values
+
+    def record(self, spec: Nest) -> None:
+        """Traces a step over a batch like `spec` in a graph that is thrown away. It builds what is not built yet."""
+        Recording(self._run_alone, spec)
 
     def _run_alone(self, lookups: DirectLookups, batch: Nest) -> Mapping[str, tf.Tensor]:
         """Traces a step on the variables of the servers, without copies."""
@@ -101,13 +135,9 @@ class ModelSteps:
             return self.run(batch)
 
 
-def _flat(logs: Nest) -> Nest:
-    """Flattens nested logs into one dictionary."""
-    # Keras also does this: the result of the compiled metrics is a dictionary inside the logs.
-    if not isinstance(logs, Mapping):
-        return logs
-    levels = [_flat(value) if isinstance(value, Mapping) else {name: value} for name, value in logs.items()]
-    return {name: value for level in levels for name, value in level.items()}
+def operations_so_far() -> int:
+    """Returns the number of operations in the current graph."""
+    return len(tf.compat.v1.get_default_graph().get_operations())
 
 
 def without_optionals(batch: Nest) -> Nest:

@@ -83,12 +83,14 @@ class ModeSettings(abc.ABC):
         mixin: the class that optimizers in this mode are mixed with.
         means: attributes of optimizers that hold slots to be averaged: each of N workers pushes 1 / N of its delta.
         several_optimizers: whether a model may apply more optimizers in this mode than the one it was compiled with.
+        updates_on_servers: whether the optimizer runs on the servers, once for a gradient of all workers.
     """
 
     prefix: ClassVar[str]
     mixin: ClassVar[type[ModeOptimizer]] = ModeOptimizer
     means: ClassVar[tuple[str, ...]] = ()
     several_optimizers: ClassVar[bool] = True
+    updates_on_servers: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         """Registers the optimizer classes of the mode."""

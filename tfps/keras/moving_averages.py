@@ -4,6 +4,7 @@
 """
 
 import keras
+import tensorflow as tf
 
 from tfps.keras.multi_optimizer import whole_of
 from tfps.keras.optimizers import optimizers_of
@@ -74,8 +75,14 @@ def _means_of(optimizer: keras.Optimizer) -> tuple[str, ...]:
     return getattr(whole_of(optimizer), "means", ())
 
 
+def iterations_of(optimizer: keras.Optimizer) -> tf.Variable:
+    """Returns the variable that counts the steps of an optimizer."""
+    return getattr(optimizer, "_iterations", optimizer.iterations)._value
+
+
 def _mark(variable: keras.Variable, decay: float | None, optimizer: keras.Optimizer) -> None:
     """Marks a dense variable as an average with this decay; None removes the mark."""
-    value, counter = getattr(variable, "_value", None), optimizer.iterations._value
+    # `iterations` may be computed from this variable, if gradients are accumulated.
+    value, counter = getattr(variable, "_value", None), iterations_of(optimizer)
     if isinstance(value, DenseVariable) and isinstance(counter, DenseVariable):
         value.average = None if decay is None else Average(decay, counter.key)

@@ -34,13 +34,14 @@ def _rows_of_step(table: Table) -> tf.Tensor | None:
     """Returns each row that the traced step has looked up so far once; None if it has looked up no row of the table."""
     current = step.current()
     assert current is not None
-    looked_up = [tf.reshape(tf.cast(ids, tf.int64), [-1]) for one, ids in current.looked_up if one is table]
+    looked_up = [ids for one, ids in current.looked_up if one is table]
     if not looked_up:
         return None
     # Ids of a branch or a loop are tensors of another graph, and they have no value if the branch is not taken.
-    here = tf.compat.v1.get_default_graph()
-    if any(ids.graph is not here for ids in looked_up):
+    here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    if any(getattr(ids, "graph", None) is not here for ids in looked_up):
         raise UnsupportedError(
             f"a regularized table must not be looked up in a branch or a loop of the model. Received: {table.name!r}."
         )
-    return table.sparse_read(tf.unique(tf.concat(looked_up, 0)).y)
+    flat = [tf.reshape(tf.cast(ids, tf.int64), [-1]) for ids in looked_up]
+    return table.sparse_read(tf.unique(tf.concat(flat, 0)).y)

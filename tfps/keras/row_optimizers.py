@@ -66,8 +66,12 @@ def row_rule(optimizer: keras.Optimizer) -> RowRule | None:
     return declared_rule(optimizer) if unchanged else None
 
 
-def check(optimizer: keras.Optimizer) -> None:
+def check(optimizer: keras.Optimizer, options: Sequence[str] = ("use_ema", "gradient_accumulation_steps")) -> None:
     """Refuses an optimizer that cannot update single rows.
+
+    Args:
+        optimizer: a Keras optimizer.
+        options: the names of its options that must not be set.
 
     Raises:
         UnsupportedError: the optimizer has no row-wise form. The message lists the optimizers that have one.
@@ -85,7 +89,7 @@ def check(optimizer: keras.Optimizer) -> None:
             "`optimizer` must have a row-wise form for models with tables. "
             f"Received: {type(optimizer).__name__}. Valid: {valid_names()}."
         )
-    for name in ("use_ema", "gradient_accumulation_steps"):
+    for name in options:
         if getattr(optimizer, name, None):
             raise UnsupportedError(
                 f"`{name}` of {type(optimizer).__name__} would update every row of a table in every step. "
@@ -109,7 +113,8 @@ def check_windows(optimizer: keras.Optimizer) -> None:
                 f"the sum of two such rows is not the row of the summed slots. Received: {kind}. "
                 f"Valid: {valid_names(needs_sums=True)}."
             )
-        check(part)
+        # Without tables, gradients may be accumulated; a model with tables is checked when it is compiled or built.
+        check(part, ("use_ema",))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,6 +62,7 @@ class SyncMode(ModeSettings):
 
     prefix = "Sync"
     mixin = SyncOptimizer
+    updates_on_servers = True
 
     drop_slowest: int
     max_staleness: int

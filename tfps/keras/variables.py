@@ -65,7 +65,14 @@ def create_from_value(
     strategy: ParameterServerStrategy, variable: Variable, value: np.ndarray[Any, Any] | tf.Tensor | float
 ) -> Table | StepVariable:
     """Creates the value of a Keras variable from a value instead of an initializer. Its shape is not set yet."""
-    array = np.asarray(value)
+    # An optimizer may make a variable while a step is traced. Keras has turned its value into a tensor of that graph.
+    constant = tf.get_static_value(value) if tf.is_tensor(value) else value
+    if constant is None:
+        raise UnsupportedError(
+            f"the first value of variable {variable.path!r} must be known when it is made. Received: {value!r}, a "
+            "tensor of a function under trace. Valid: a number, an array, or an initializer."
+        )
+    array = np.asarray(constant)
     dtype = standardize_dtype(variable._dtype)
     spec = VariableSpec(variable.path, array.shape, dtype, trainable=variable.trainable)
     with tf.init_scope():

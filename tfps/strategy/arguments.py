@@ -4,9 +4,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tfps import env
+import tensorflow as tf
+
+from tfps import env, jobs
 from tfps.checks import check_bool, check_callable, check_integer, check_number, check_type
 from tfps.cluster.local import LocalCluster
+from tfps.cluster.spec import ClusterSpec
+from tfps.cluster.tf_config import TaskConfig
 from tfps.errors import ConfigError
 from tfps.placement.model import Plan
 
@@ -19,7 +23,7 @@ class Arguments:
         ConfigError: an argument breaks its rule, or an environment variable that the start will read breaks its rule.
     """
 
-    cluster: LocalCluster | None
+    cluster: LocalCluster | ClusterSpec | None
     variable_partitioner: Callable[..., Any] | None
     plan: Plan | None
     dense_exchange_every: int | None
@@ -31,8 +35,11 @@ class Arguments:
         """Checks every argument, and replaces it by the checked value."""
         valid = "None for a cluster on this machine or the cluster of TF_CONFIG"
         # A frozen dataclass refuses plain assignments, so the checked values are set by `object.__setattr__`.
-        if self.cluster is not None:
-            check_type("cluster", self.cluster, LocalCluster, "a tfps.LocalCluster", valid=valid)
+        # The signature of TensorFlow's strategy has a resolver here.
+        if isinstance(self.cluster, tf.distribute.cluster_resolver.ClusterResolver):
+            object.__setattr__(self, "cluster", _resolve(self.cluster))
+        elif self.cluster is not None:
+            check_type("cluster", self.cluster, LocalCluster, "a tfps.LocalCluster or a ClusterResolver", valid=valid)
         if self.variable_partitioner is not None:
             check_callable(
                 "variable_partitioner", self.variable_partitioner, "a function of a shape and a dtype, or None"
@@ -53,8 +60,8 @@ class Arguments:
         for read in (env.start_timeout_s, env.join_timeout_s, env.chief_grace_s, env.ops_disabled):
             read()
 
-    def check_against(self, tf_config: object | None) -> None:
-        """Checks that not both TF_CONFIG and `cluster` describe the cluster.
+    def check_against(self, tf_config: TaskConfig | None) -> None:
+        """Checks that not both TF_CONFIG and `cluster` describe the cluster, unless they are equal.
 
         Args:
             tf_config: the configuration from TF_CONFIG; None if it is unset.
@@ -62,8 +69,27 @@ class Arguments:
         Raises:
             ConfigError: both describe the cluster.
         """
-        if tf_config is not None and self.cluster is not None:
+        if tf_config is None or self.cluster is None:
+            return
+        # A resolver may have read TF_CONFIG too.
+        if not isinstance(self.cluster, ClusterSpec) or self.cluster.as_dict() != tf_config.cluster.as_dict():
             raise ConfigError(
                 "`cluster` must be None if TF_CONFIG is set, because TF_CONFIG already describes the cluster. "
                 f"Received: {self.cluster!r}."
             )
+
+
+def _resolve(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> ClusterSpec:
+    """Returns the addresses that TensorFlow's description of a cluster has."""
+    tasks = resolver.cluster_spec().as_dict()
+    if not set(tasks) <= set(jobs.JOBS) or any(isinstance(addresses, dict) for addresses in tasks.values()):
+        raise ConfigError(
+            f"`cluster` must have the jobs {', '.join(jobs.JOBS)} alone, and a list of addresses for each. "
+            f"Received: {tasks!r}."
+        )
+    if resolver.task_type not in (None, "", jobs.CHIEF) and not env.tf_config():
+        raise ConfigError(
+            "`cluster` must be the resolver of the chief, because its strategy connects to the servers. "
+            f"Received: a resolver of task type {resolver.task_type!r}. Valid for other tasks: TF_CONFIG."
+        )
+    return ClusterSpec(**{job: tuple(tasks.get(job, ())) for job in jobs.JOBS})

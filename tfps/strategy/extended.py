@@ -26,8 +26,13 @@ class Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
         strategy = self._container_strategy()
         strategy.connection.check()
         # A call outside a step comes from a hand-written loop. A step makes sense if there are dense variables to copy.
-        if strategy.run_in_step is not None and strategy.dense_variables and step.current() is None:
+        eager = tf.executing_eagerly()
+        if strategy.run_in_step is not None and (eager or strategy.dense_variables) and step.current() is None:
             fn = strategy.run_in_step(fn)
+        if eager:
+            # TensorFlow would start a thread for the replica, where a debugger is of no use, and warn about the chief.
+            with tf.distribute.ReplicaContext(strategy, replica_id_in_sync_group=0):
+                return fn(*args, **kwargs)
         return super()._call_for_each_replica(fn, args, kwargs)
 
     def _experimental_distribute_dataset(

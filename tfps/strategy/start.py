@@ -18,11 +18,13 @@ from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import TaskConfig
 
 
-def start(cluster: LocalCluster | None, config: TaskConfig | None, join: Callable[[ClusterSpec], None]) -> Connection:
+def start(
+    cluster: LocalCluster | ClusterSpec | None, config: TaskConfig | None, join: Callable[[ClusterSpec], None]
+) -> Connection:
     """Starts the servers or waits for them, and connects to them.
 
     Args:
-        cluster: the embedded cluster; None if TF_CONFIG is set.
+        cluster: the embedded cluster, or the addresses of servers that the user has started; only read without config.
         config: the configuration from TF_CONFIG; None if it is unset.
         join: a function that connects TensorFlow to the tasks of a running cluster.
 
@@ -34,9 +36,11 @@ def start(cluster: LocalCluster | None, config: TaskConfig | None, join: Callabl
         # `serve` ends the process when the chief has finished, so only the chief passes this line.
         if config.task_type != jobs.CHIEF:
             serve(config)
-        wait_for_servers(config.cluster)
-        return _connect(config.cluster, config.cluster, join)
+        cluster = config.cluster
     assert cluster is not None
+    if isinstance(cluster, ClusterSpec):
+        wait_for_servers(cluster)
+        return _connect(cluster, cluster, join)
     was_up = bool(cluster.tasks)
     try:
         cluster.start()

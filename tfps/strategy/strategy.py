@@ -7,7 +7,6 @@ long as an import of TensorFlow, in other processes. Each later cluster takes a 
 
 import contextlib
 import functools
-import os
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -24,6 +23,7 @@ from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import from_environment
 from tfps.embedding.table import Table
+from tfps.inputs.paths import current_folder
 from tfps.inputs.worker_input import WorkerInput
 from tfps.ops import library
 from tfps.placement.advice import default_exchange_every
@@ -54,7 +54,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     the earlier one: models made under the earlier one then raise `ClusterError`.
 
     Args:
-        cluster: a `tfps.LocalCluster`; must be None if TF_CONFIG is set.
+        cluster: a `tfps.LocalCluster`; or a `tf.distribute.cluster_resolver.ClusterResolver`, as TensorFlow's strategy
+            takes it, for servers that are running. Must be None, or agree with it, if TF_CONFIG is set.
         variable_partitioner: a function that splits tables: one of `tfps.placement.partitioners` or of
             `tf.distribute.experimental.partitioners`. None to spread large tables over all servers.
         plan: a `tfps.placement` plan to follow; None to place variables as they are made.
@@ -87,7 +88,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     def __init__(
         self,
-        cluster: LocalCluster | None = None,
+        cluster: "LocalCluster | tf.distribute.cluster_resolver.ClusterResolver | None" = None,
         *,
         variable_partitioner: Callable[..., Any] | None = None,
         plan: Plan | None = None,
@@ -110,14 +111,12 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         # If the library was built for another TensorFlow, this raises a clear error. Otherwise the servers would fail
         # to start.
         library.load()
-        if config is None:
-            self.cluster: LocalCluster | None = arguments.cluster or LocalCluster()
-            num_ps = self.cluster.num_ps
-        else:
-            self.cluster, num_ps = None, config.cluster.num_ps
+        cluster = config.cluster if config else arguments.cluster or LocalCluster()
+        # Only an embedded cluster belongs to the strategy.
+        self.cluster = cluster if isinstance(cluster, LocalCluster) else None
         # Before the start, because the factory checks the partitioner and the plan.
-        self.factory = VariableFactory(num_ps, arguments.variable_partitioner, arguments.plan)
-        self.connection = start(self.cluster, config, self._join)
+        self.factory = VariableFactory(cluster.num_ps, arguments.variable_partitioner, arguments.plan)
+        self.connection = start(cluster, config, self._join)
         # Nothing below this line can fail, so nothing below has to stop the cluster again.
         self._losses = Losses(self.num_workers, self.connection.cluster)
         self._pool: WorkerPool | None = None
@@ -235,7 +234,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         """Divides a dataset of batches between the workers: each batch goes to one of them."""
         self.connection.check()
         # Workers on this machine open the files that the chief would open. Other hosts may have other folders.
-        folder = None if self.cluster is None else os.getcwd()
+        folder = None if self.cluster is None else current_folder()
         return WorkerInput(dataset, self.worker_devices, owner=self, folder=folder)
 
     # Variables.

@@ -10,6 +10,7 @@ Threading: graphs over an iterator are traced in the main thread, graphs over fe
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -38,7 +39,8 @@ class Program:
     """The steps that a closure runs, independent of the mode.
 
     Args:
-        run: runs a step: takes a batch and returns its logs, float32 scalars by name, without those that are metrics.
+        run: runs a step: takes a batch and returns values of the step by name, numbers of a fixed static shape, from
+            which the chief makes logs.
         variables: the dense variables that the worker pulls.
         sums: the metric variables that a closure counts from zero and sends back.
     """
@@ -55,13 +57,13 @@ class Result:
     Args:
         steps: the number of batches that it trained.
         sums: the increase of each metric variable, in the order of `Program.sums`.
-        logs: the logs of the last step, by name.
+        logs: the sum over the steps of each value that a step returns, by name: numbers, or float32 arrays.
         measured: the values that the mode measured, float32 [`Closure.measures`]; they are added up over closures.
     """
 
     steps: int
     sums: Sequence[np.ndarray[Any, Any]]
-    logs: Mapping[str, float]
+    logs: Mapping[str, "Floats | float"]
     measured: Sequence[float] = ()
 
 
@@ -87,8 +89,9 @@ class Closure(abc.ABC):
         self.operations = 0
         # The names are known once a step is traced. The logs of all closures of a model have the same names, so each
         # closure can read the results of all others.
-        self._log_names: list[str] = []
+        self._log_shapes: list[tuple[str, list[int]]] = []
         self._recording: Recording | None = None
+        self._numbering: step.Numbering | None = None
 
     @abc.abstractmethod
     def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
@@ -116,8 +119,14 @@ class Closure(abc.ABC):
             end = at + lanes(variable.shape.num_elements(), variable.dtype)
             sums.append(_to_variable_value(variable, values[at:end]))
             at = end
-        measured, logs = values[at : at + self.measures], values[at + self.measures :]
-        return Result(steps, sums, dict(zip(self._log_names, logs.tolist(), strict=True)), measured.tolist())
+        measured, at = values[at : at + self.measures], at + self.measures
+        logs: dict[str, Floats | float] = {}
+        for name, shape in self._log_shapes:
+            end = at + math.prod(shape)
+            # A copy, because a view would keep the whole vector. Most logs are numbers.
+            logs[name] = values[at:end].reshape(shape).copy() if shape else float(values[at])
+            at = end
+        return Result(steps, sums, logs, measured.tolist())
 
     def _pull(
         self,
@@ -128,6 +137,9 @@ class Closure(abc.ABC):
         """Pulls the dense variables and sets the metric sums to zero; returns the exchange and all local copies."""
         exchange = Exchange(self.program.variables, scales, order.shard, capped)
         exchange.pull()
+        self._numbering = step.Numbering(
+            tf.cast(order.number, tf.int64), tf.cast(order.stride, tf.int64), exchange.pulled
+        )
         copies: Copies = dict(exchange.copies)
         for variable in self.program.sums:
             # These variables stay on the worker after a closure, so the next closure has to reset them.
@@ -142,7 +154,8 @@ class Closure(abc.ABC):
         # These reads come after the steps: TensorFlow orders the reads and writes of one resource within a graph.
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self.program.sums]
         # A closure without batches may have no logs, but the vector must have the same length.
-        logs = tf.pad(logs, [[0, len(self._log_names) - tf.size(logs)]])
+        size = sum(math.prod(shape) for _, shape in self._log_shapes)
+        logs = tf.pad(logs, [[0, size - tf.size(logs)]])
         return pack([steps, *sums, *([] if measured is None else [measured]), logs])
 
     def _run(
@@ -157,6 +170,7 @@ class Closure(abc.ABC):
         return self._trace(step.Step(lookups, copies, stand_ins, self.contributes, push_id), batch)
 
     def _trace(self, traced: step.Step, batch: Nest) -> tf.Tensor:
+        traced.numbering = self._numbering
         with step.tracing(traced):
             return self._logs_vector(self.program.run(batch))
 
@@ -167,12 +181,24 @@ class Closure(abc.ABC):
         return recording
 
     def _logs_vector(self, logs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Converts logs to a float32 vector and stores their names for `read`."""
+        """Converts logs to a float32 vector and stores their names and shapes for `read`."""
         # The names are sorted because the dictionary may have another order when the step is traced again.
-        self._log_names = sorted(logs)
-        return tf.stack(
-            [tf.cast(tf.reshape(logs[name], []), tf.float32) for name in self._log_names] or [tf.zeros([])]
-        )[: len(logs)]
+        self._log_shapes = [(name, logs[name].shape.as_list()) for name in sorted(logs)]
+        if not logs:
+            return tf.zeros([0])
+        flat = tf.concat([tf.cast(tf.reshape(logs[name], [-1]), tf.float32) for name, _ in self._log_shapes], 0)
+        return tf.ensure_shape(flat, [sum(math.prod(shape) for _, shape in self._log_shapes)])
+
+
+def add_logs(before: tf.Tensor, now: tf.Tensor) -> tf.Tensor:
+    """Adds the logs of a step, a float32 vector, to the sum over the steps before it."""
+    # Most steps have no logs but metrics, and their graph gets no operation for this.
+    if now.shape.num_elements() == 0:
+        return now
+    if before.shape.num_elements() is None:
+        # The size was unknown before the first step was traced.
+        before = tf.pad(before, [[0, tf.size(now) - tf.size(before)]])
+    return before + now
 
 
 def _to_variable_value(variable: SumVariable, values: Floats) -> np.ndarray[Any, Any]:

@@ -24,6 +24,8 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
     """
 
     def run_function(*args: Any, **kwargs: Any) -> Nest:
+        if tf.executing_eagerly():
+            return run_eagerly(function, *args, **kwargs)
         copies: Copies = {}
 
         def run(lookups: DirectLookups, arguments: tuple[tuple[Nest, ...], dict[str, Nest]]) -> Nest:
@@ -45,11 +47,16 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
     return run_function
 
 
+def run_eagerly(function: Callable[..., Nest], *args: Any, **kwargs: Any) -> Nest:
+    """Runs a function as an eager step: at once, on the variables and rows of the servers."""
+    with step.tracing(step.Step(DirectLookups(), {}, by_hand=True, eager=True)):
+        return function(*args, **kwargs)
+
+
 def _record(run: Callable[[DirectLookups, Nest], Nest], arguments: Nest) -> Recording | None:
     """Records a step whose arguments are all tensors; returns None for any other step.
 
     The recording lets the step request the rows of all its lookups at once.
     """
     leaves = tf.nest.flatten(arguments, expand_composites=True)
-    can_record = not tf.executing_eagerly() and all(isinstance(leaf, tf.Tensor) for leaf in leaves)
-    return Recording(run, arguments) if can_record else None
+    return Recording(run, arguments) if all(isinstance(leaf, tf.Tensor) for leaf in leaves) else None

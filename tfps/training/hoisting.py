@@ -131,7 +131,7 @@ class Recording:
         sources = tf.nest.flatten(self._stand_in, expand_composites=True)
         replaced = zip(sources, tf.nest.flatten(batch, expand_composites=True), strict=True)
         known.update({internal.name: external for internal, external in replaced if internal is not None})
-        return [_copy(ids, known) for ids in self._early_ids]
+        return [copy_tensor(ids, known) for ids in self._early_ids]
 
     @property
     def operations(self) -> int:
@@ -176,11 +176,11 @@ class Recording:
         return self.replay(fetch(self.tables, self.ids(batch)))
 
 
-def _copy(tensor: tf.Tensor, known: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Copies a tensor of the recording, and all operations it depends on, into the current graph.
+def copy_tensor(tensor: tf.Tensor, known: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Copies a tensor of another graph, and all operations it depends on, into the current graph.
 
     Args:
-        tensor: a tensor of the recording.
+        tensor: a tensor of another graph, such as the recording.
         known: the copies by the name of their originals. At first it has the inputs; this function adds to it.
     """
     # Depth first with an explicit stack: a long chain of operations would exceed Python's recursion limit.
@@ -230,7 +230,8 @@ def _is_pure(tensor: tf.Tensor) -> bool:
         seen.add(op)
         if op._is_stateful and op.type not in _PURE_THOUGH_STATEFUL:
             return False
-        # An operation with a function is a branch or a loop. Its body may do anything, and `_copy` copies no functions.
+        # An operation with a function is a branch or a loop. Its body may do anything, and `copy_tensor` copies no
+        # functions.
         if any(value.HasField("func") for value in op.node_def.attr.values()):
             return False
         waiting += [source.op for source in op.inputs]

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-LENGTH = 6
+LENGTH = 8
 """The number of elements in the tensor."""
 
 Int: TypeAlias = int | tf.Tensor
@@ -26,6 +26,8 @@ class Order:
         place: the place on the servers where the closure leaves gradients for an update that runs there; else 0.
         again: 1 to train the batch of the previous closure again, 0 to train the next batch.
         window: the most steps in each part of a closure that has several parts.
+        number: the number that one process would give the first step of the closure; it counts from the first training.
+        stride: the difference between the numbers of a step and the next one; 0 if the numbers are not known.
     """
 
     steps: Int
@@ -34,6 +36,8 @@ class Order:
     place: Int = 0
     again: Int = 0
     window: Int = 0
+    number: Int = 0
+    stride: Int = 0
 
     @classmethod
     def read(cls, tensor: tf.Tensor) -> "Order":

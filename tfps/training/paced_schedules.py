@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from tfps.inputs.epoch import Epoch
 from tfps.training.closure import Result
+from tfps.training.order import Order
 from tfps.training.pacing import Pace, Pacing
 from tfps.training.runner import Runner
 from tfps.training.schedule import InFlight, Schedule
@@ -52,6 +53,11 @@ class PacedSchedule(Schedule):
         parts = min(self._pacing.parts, max(1, fair // pace.steps))
         return min(pace.steps * parts, most)
 
+    def _within_leeway(self, size: int, shards: int) -> int:
+        """Returns the steps of the next closure, `size` or fewer, so that all shards share the leeway."""
+        leeway = self._leeway()
+        return size if leeway is None else min(size, -(-leeway // shards))
+
     def _on_result(self, flight: InFlight, result: Result) -> None:
         # The pacing learns first, so that a better length already applies to the closure that begins next.
         self._pacing.on_closure(flight.order, result.steps, self._calls.last_s)
@@ -66,6 +72,8 @@ class ShippedSchedule(PacedSchedule):
     def __init__(self, runner: Runner, epoch: Epoch, pacing: Pacing, most: int) -> None:
         super().__init__(runner, epoch, pacing, most)
         self._live = set(range(len(self.progress)))
+        # The batches of each shard that have begun, of this iterator; and those of all shards before this epoch.
+        self._begun, self._before = list(epoch.taken), sum(epoch.taken)
 
     def _launch(self) -> None:
         pace = self._pace()
@@ -74,11 +82,22 @@ class ShippedSchedule(PacedSchedule):
             shards = [shard for shard in sorted(self._live) if self._trains(shard)][: pace.workers]
             for shard in shards:
                 # Computed for each shard, because the previous one took steps from the budget.
-                size = self._closure_size(pace, len(shards), self.budget.share(shard))
+                share = self.budget.share(shard)
+                size = self._within_leeway(self._closure_size(pace, len(shards), share), len(shards))
                 may = self.progress.under_way[shard] <= turn and self._pacing.may_begin(shard, self.progress)
                 if may and size > 0 and not self._to_repeat[shard]:
                     self.budget.spend(size, shard)
-                    self._submit(InFlight(self.runner.order(shard, size, pace.steps)))
+                    self._submit(InFlight(self._order(shard, size, pace.steps)))
+
+    def _order(self, shard: int, size: int, window: int) -> Order:
+        """Creates the next order of a shard. Its batches are every n-th of the input, and are numbered so."""
+        shards = len(self.progress)
+        # The first batch of the epoch has number 0. After an epoch that was stopped, a shard may be behind it.
+        number = max(0, self._begun[shard] * shards + shard - self._before)
+        self._begun[shard] += size
+        # With several parts, the counts of a worker go on from values of others in the middle of a closure.
+        stride = shards if self._pacing.parts == 1 else 0
+        return self.runner.order(shard, size, window, number, stride)
 
     def _trains(self, shard: int) -> bool:
         """Whether a shard has closures under way or may begin one. Only then does it count for the pace."""
@@ -96,11 +115,18 @@ class ShippedSchedule(PacedSchedule):
 class FedSchedule(PacedSchedule):
     """The chief reads batches and gives each to the worker with the fewest closures."""
 
+    def __init__(self, runner: Runner, epoch: Epoch, pacing: Pacing, most: int) -> None:
+        super().__init__(runner, epoch, pacing, most)
+        self._begun = 0
+
     def _launch(self) -> None:
         pace = self._pace()
         while (shard := self._idlest(pace.workers)) is not None and (closures := self._next_closures(pace)):
             for batches in closures:
-                self._submit(InFlight(self.runner.order(shard, len(batches), pace.steps), batches))
+                stride = 1 if self._pacing.parts == 1 else 0
+                order = self.runner.order(shard, len(batches), pace.steps, self._begun, stride)
+                self._begun += len(batches)
+                self._submit(InFlight(order, batches))
 
     def _idlest(self, workers: int) -> int | None:
         """Returns the shard with the fewest closures among the first `workers` live ones; None if all have enough."""
@@ -117,6 +143,9 @@ class FedSchedule(PacedSchedule):
     def _next_closures(self, pace: Pace) -> list[Sequence[Nest]]:
         """Reads the batches of the next closure; several short closures at the end of the input, none after it."""
         most = self._pacing.fed_steps(pace, self._closure_size(pace, pace.workers))
+        if (limited := self._within_leeway(most, pace.workers)) < most:
+            # One of a few lengths, as at the end of the input.
+            most = self._pacing.fed_remainder(pace, limited) if limited else 0
         left = self.budget.left
         batches = list(itertools.islice(self.epoch, most if left is None else min(most, left)))
         self.budget.spend(len(batches))

@@ -64,27 +64,36 @@ class Runner:
         closures: the graphs of the closures.
         count: called with each result that is part of the training.
 
+    Attributes:
+        trained: the number of steps that the model was trained for before the epoch, for the numbers of steps.
+        lookahead: returns the number of steps of an epoch that may begin beyond those that were handed out; None for
+            any number.
+
     Threading: the training loop's thread.
     """
 
     def __init__(self, workers: Workers, closures: Closures, count: Callable[[Result], None]) -> None:
         self.workers, self.closures, self.count = workers, closures, count
+        self.lookahead: Callable[[], int | None] = lambda: None
+        self.trained = 0
         self._ordered = [0] * len(workers.pool.devices)
 
-    def order(self, shard: int, steps: int, window: int = 0) -> Order:
+    def order(self, shard: int, steps: int, window: int = 0, number: int = 0, stride: int = 0) -> Order:
         """Creates the order for the next closure of a shard, numbered by the steps ordered before.
 
         Args:
             shard: the input shard.
             steps: the most steps that the closure may run.
             window: the most steps in each part of the closure, if it has several.
+            number: the number of its first step among the steps of all shards in this epoch.
+            stride: the difference between the numbers of two of its steps; 0 if they are not known.
         """
         # The count runs over all epochs of the model, as ledgers on the servers keep the last number of each shard.
         first = self._ordered[shard]
         self._ordered[shard] += steps
         # Closures get their number when they are ordered, not when they run. An input that ends early leaves gaps,
         # which are harmless: numbers only have to grow.
-        return Order(steps, shard, first, window=window)
+        return Order(steps, shard, first, window=window, number=self.trained + number, stride=stride)
 
     def call(self, epoch: Epoch, order: Order, batches: Sequence[Nest] | None) -> Callable[[], tf.Tensor]:
         """Returns the call that runs a closure of an epoch, over fed batches if there are any."""

@@ -57,6 +57,8 @@ class Schedule(abc.ABC):
         self.progress = Progress(len(runner.workers.pool.devices))
         self._ready = 0
         self._handed = 0
+        # The steps of the orders that are under way.
+        self._ordered_steps = 0
         self._calls = runner.calls(f"closures of up to {most} steps")
         # The lost closures of each shard, until all of them are known.
         self._to_repeat: list[list[InFlight]] = [[] for _ in range(len(self.progress))]
@@ -108,6 +110,7 @@ class Schedule(abc.ABC):
 
     def _submit(self, flight: InFlight) -> None:
         shard = flight.order.shard
+        self._ordered_steps += flight.order.steps
         self.progress.begin(shard)
         # Fed batches may go to any live worker, but an iterator stays on the worker where its shard was started.
         worker = self.runner.workers.host_of(shard) if self.epoch.source.is_fed else self.epoch.hosts[shard]
@@ -116,6 +119,7 @@ class Schedule(abc.ABC):
     def _take_result(self) -> None:
         flight, value = self._calls.take()
         shard = flight.order.shard
+        self._ordered_steps -= flight.order.steps
         self.progress.end(shard)
         if isinstance(value, WorkerLostError):
             self._to_repeat[shard].append(flight)
@@ -135,3 +139,11 @@ class Schedule(abc.ABC):
         # In the order of their numbers, because a server that has seen a number ignores all lower ones of the shard.
         for flight in sorted(lost, key=lambda flight: flight.order.first):
             self._submit(flight)
+
+    def _leeway(self) -> int | None:
+        """Returns the number of steps that may begin now without running too far ahead; None for any number."""
+        ahead = self.runner.lookahead()
+        if ahead is None:
+            return None
+        lost = sum(flight.order.steps for flights in self._to_repeat for flight in flights)
+        return max(0, ahead - self._ready - self._ordered_steps - lost)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfps.embedding.push_dedup import PushId
 from tfps.training.batches import WorkerBatches, unify_shapes
-from tfps.training.closure import Closure, Copies, Program
+from tfps.training.closure import Closure, Copies, Program, add_logs
 from tfps.training.order import Order
 from tfps.training.turns import State, Turns, steps_of_turn
 from tfps.types import Nest
@@ -41,13 +41,13 @@ class StepLoop(Closure):
         return turns, turns.initial_state(source.next, first, order)
 
     def _run_each(self, batches: Sequence[Nest], copies: Copies, row_push_id: PushIdOf) -> tf.Tensor:
-        """Traces one step after the other over fed batches; returns the logs of the last step."""
+        """Traces one step after the other over fed batches; returns the sum of their logs."""
         # One recording serves all batches, so their static shapes must agree. The last batch may have fewer examples.
         batches = unify_shapes(batches)
         run = functools.partial(self._run, copies)
         recording = self._record(run, batches[0])
-        logs: tf.Tensor = None  # set below, as there is at least one batch
+        logs = tf.zeros(recording.result.shape)
         # Traced once for each batch and not as a loop: a loop would cost a round trip to every server in each turn.
         for number, batch in enumerate(batches, 1):
-            logs = run(recording.lookups(batch), batch, push_id=row_push_id(number))
+            logs = add_logs(logs, run(recording.lookups(batch), batch, push_id=row_push_id(number)))
         return logs

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tfps.embedding.push_dedup import PushId
 from tfps.training.batches import NextBatch, read_next_unless
+from tfps.training.closure import add_logs
 from tfps.training.hoisting import Recording
 from tfps.training.order import Order
 from tfps.training.prefetching import PrefetchedRows
@@ -30,8 +31,8 @@ _MOST_OPERATIONS = 2_500
 State: TypeAlias = dict[str, Any]
 """The state of the loop.
 
-"done": the steps so far, int64. "logs": the logs of the last step. "batches": the batches that were read but not
-trained. "rows": the rows of the first of these batches, if they are prefetched.
+"done": the steps so far, int64. "logs": the sum of their logs. "batches": the batches that were read but not trained.
+"rows": the rows of the first of these batches, if they are prefetched.
 """
 
 Run: TypeAlias = Callable[..., tf.Tensor]
@@ -119,7 +120,7 @@ class Turns:
         # The state always holds as many batches as a turn has steps. A turn trains these and reads as many new ones.
         done, batches = state["done"], state["batches"]
         batches = [*batches, *self._read(done + self._steps, batches[-1], steps)]
-        logs, rows = self._run_steps(batches[:steps], batches[steps], done, state["rows"])
+        logs, rows = self._run_steps(batches[:steps], batches[steps], state)
         return ({"done": done + steps, "logs": logs, "batches": batches[steps:], "rows": rows},)
 
     def _read(
@@ -137,15 +138,14 @@ class Turns:
         self,
         batches: Sequence[tf.experimental.Optional],
         following: tf.experimental.Optional,
-        done: tf.Tensor,
-        rows: list[tf.Tensor],
+        state: State,
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Runs a step over each batch; returns the logs of the last step, and the rows of the batch that follows."""
-        logs: tf.Tensor = None  # set below, as there is at least one batch
+        """Runs a step over each batch; returns the sum of the logs so far, and the rows of the batch that follows."""
+        done, logs, rows = state["done"], state["logs"], state["rows"]
         for number, (batch, after) in enumerate(itertools.pairwise([*batches, following])):
             # Requested before the step is traced: the step's push waits for this request, and not the other way round.
             next_rows = self._prefetched.request(after) if self._prefetched else []
             lookups = self._prefetched.lookups(rows) if self._prefetched else self._recording.lookups(batch.get_value())
-            logs = self._run(lookups, batch.get_value(), push_id=self._push_id(done + number + 1))
+            logs = add_logs(logs, self._run(lookups, batch.get_value(), push_id=self._push_id(done + number + 1)))
             rows = next_rows
         return logs, rows

@@ -108,6 +108,7 @@ class WindowClosure(Closure):
         def train(batches: Nest, rows: Nest, steps: tf.Tensor) -> tuple[Sequence[tf.Tensor], tf.Tensor]:
             with step.tracing(step.Step(DirectLookups(), copies)):
                 deltas, logs = methods.train(batches, rows, steps)
-                return deltas, self._logs_vector(logs)
+                # The logs of a window are those of each of its steps.
+                return deltas, self._logs_vector(logs) * tf.cast(steps, tf.float32)
 
         return WholeWindow(lookups, train, spec, self._settings)

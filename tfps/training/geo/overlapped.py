@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from tfps.training.batches import NextBatch, read_next_unless
+from tfps.training.closure import add_logs
 from tfps.training.exchange import Exchange, Values
 from tfps.training.geo.drift import DRIFT_LANES
 from tfps.training.geo.window import LoopTensor, Window
@@ -42,7 +43,7 @@ State: TypeAlias = dict[str, Any]
         "before": a dictionary of "done" and "count", "push_tensors", "deltas" of tables, "moved" of dense variables,
         and "base" and "dense_base", with which capped values are compared.
     All windows:
-        "done": the steps before this turn. "logs": the logs of the last step. "drift": the sum over pushed windows.
+        "done": the steps before this turn. "logs": the sum of their logs. "drift": the sum over pushed windows.
 """
 
 CommonRows: TypeAlias = tuple[tf.Tensor, tf.Tensor]
@@ -75,7 +76,7 @@ class Overlapped:
             order: the order of the chief.
 
         Returns:
-            The number of steps, int64; the logs of the last step; the sum of the drift of the windows.
+            The number of steps, int64; the sum of their logs; the sum of the drift of the windows.
         """
 
         def turn(state: State) -> tuple[State]:
@@ -112,7 +113,7 @@ class Overlapped:
                     "dense": dense,
                     "fetched": fetched,
                     "before": before,
-                    "logs": logs,
+                    "logs": add_logs(state["logs"], logs),
                     "drift": state["drift"] + drift,
                 },
             )

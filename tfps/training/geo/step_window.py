@@ -13,6 +13,7 @@ from tfps.embedding.push import add
 from tfps.embedding.push_dedup import PushId
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, NextBatch, make_growing_array, read_next_unless
+from tfps.training.closure import add_logs
 from tfps.training.exchange import damping
 from tfps.training.geo.drift import measure_drift
 from tfps.training.geo.window import LoopTensor, Window, WindowSettings, keep_factors
@@ -103,10 +104,13 @@ class StepWindow(Window):
     def pull(self) -> list[tf.Tensor]:
         """Requests the rows of all lookups of all batches at once."""
         # All lookups are routed together, so an id that two lookups of a table share is requested once.
-        routed = route(self._recording.tables, [ids.concat() for ids in self._ids])
+        # Examples keep their shape, so that an error about an id can name the example.
+        shapes = [_example_shape(shape) for shape in self._recording.shapes]
+        wanted = [tf.reshape(ids.concat(), shape) for ids, shape in zip(self._ids, shapes, strict=True)]
+        routed = route(self._recording.tables, wanted)
         ids_of = {lookup.table.key: lookup.table_ids for lookup in routed}
         self._keys = [ids_of[table.key] for table in self._trained]
-        self._places = [lookup.group.table_places[lookup.index] for lookup in routed]
+        self._places = [tf.reshape(lookup.group.table_places[lookup.index], [-1]) for lookup in routed]
         found = fetch(self._tables, [self._keys[number] for number in self._key_of])
         return [expand(rows) for rows in found]
 
@@ -150,7 +154,7 @@ class StepWindow(Window):
                 for i, lookup_ids in enumerate(ids)
             ]
             found = fetch([local[table.key] for table in recording.tables], positions) if ids else []
-            return number + 1, self._run(recording.replay(found), batch, local), starts + sizes
+            return number + 1, add_logs(logs, self._run(recording.replay(found), batch, local)), starts + sizes
 
         _, logs, _ = tf.while_loop(
             lambda number, *_: number < count,
@@ -209,3 +213,9 @@ class StepWindow(Window):
             return {}
         found = fetch([self._tables[i] for i in self.capped], [ids[i] for i in self.capped])
         return {i: expand(now) - before for i, now, before in zip(self.capped, found, base, strict=True)}
+
+
+def _example_shape(shape: tf.TensorShape) -> list[int]:
+    """Returns the shape of a lookup's ids over a whole window: [-1, ids of an example], or [-1] if that is unknown."""
+    each = [-1] if shape.rank is None else shape[1:].as_list()
+    return [-1] if None in each or -1 in each or 0 in each else [-1, *each]

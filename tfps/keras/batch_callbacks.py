@@ -1,0 +1,134 @@
+"""How far workers may run ahead of the callbacks of `fit` that act between two batches.
+
+Workers run closures of many steps, ahead of the loop that calls the callbacks. That does no harm to a callback that
+only counts or reports. One that sets a learning rate, stops the training or saves the model expects that the steps so
+far are done and the next one has not begun. `Lookahead` gives the training loop the number of steps that may begin.
+
+Threading: the main thread.
+"""
+
+import itertools
+import logging
+import types
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.keras._compat import Variable, batches_until_save, keras
+
+_LOG = logging.getLogger("tfps")
+
+_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+_SAID: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+"""Models for which the log has said that callbacks hold the workers back."""
+_MODEL = {"model", "_model"}
+"""The attributes of a callback by which it gets to its model."""
+
+
+class Lookahead:
+    """The number of steps of an epoch that may begin before the callbacks have seen the steps before them.
+
+    Args:
+        callbacks: what the user gave to `fit`.
+        model: the model that is trained.
+    """
+
+    def __init__(self, callbacks: object, model: keras.Model) -> None:
+        self._model = weakref.proxy(model)
+        self._workers = workers = model.distribute_strategy.num_workers
+        listed = list(_flat(callbacks))
+        self._acting = [one for one in listed if acts_on_batches(one)]
+        self._saving = [one for one in listed if batches_until_save(one) is not None]
+        if self._acting and workers > 1 and model not in _SAID:
+            _SAID.add(model)
+            _LOG.warning(
+                "%s may change or read the model after each batch, so each worker trains one batch at a time. Of %d "
+                "workers the others have begun a batch by then: what it sets takes effect up to %d batches later.",
+                " and ".join(sorted({type(one).__name__ for one in self._acting})),
+                workers,
+                workers - 1,
+            )
+
+    def steps(self) -> int | None:
+        """Returns the number of steps that may begin beyond those that the callbacks have seen; None for any number."""
+        most = [self._workers] * bool(self._acting)
+        most += [batches for one in self._saving if (batches := batches_until_save(one)) is not None]
+        if not most:
+            return None
+        # Keras calls the callbacks once for several steps, so the number is rounded up to whole calls.
+        steps = int(self._model.steps_per_execution)
+        return -(-min(most) // steps) * steps
+
+
+def acts_on_batches(callback: object) -> bool:
+    """Returns whether a callback may change or read the model between two batches.
+
+    Keras's own callbacks do not, or are known to `batches_until_save`. Others do if the code that runs between two
+    batches mentions the model, or an optimizer or a variable that it holds.
+    """
+    hooks = [getattr(callback, name, None) for name in _HOOKS]
+    return any(_reaches_model(hook, callback, set()) for hook in hooks if hook is not None)
+
+
+def _flat(callbacks: object) -> Iterator[object]:
+    # Keras takes a callback, a list of them, which may be nested, or a `CallbackList`.
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    if isinstance(callbacks, list | tuple):
+        for one in callbacks:
+            yield from _flat(one)
+    elif callbacks is not None:
+        yield callbacks
+
+
+def _reaches_model(function: object, callback: object, seen: set[object]) -> bool:
+    """Returns whether the code of a function, or of a function that it calls, mentions the model of a callback."""
+    function = getattr(function, "__func__", function)
+    if str(getattr(function, "__module__", "")).split(".")[0] == "keras":
+        return False
+    # Nothing is known about other callables, such as a `functools.partial`.
+    if not isinstance(function, types.FunctionType):
+        return True
+    code = function.__code__
+    if code in seen:
+        return False
+    seen.add(code)
+    names = set(_names(code))
+    held = vars(callback) if hasattr(callback, "__dict__") else {}
+    reached = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    reached += [function.__globals__[name] for name in names if name in function.__globals__]
+    reached += [held[name] for name in names if name in held and name not in _MODEL]
+    if names & _MODEL or any(map(_is_state, reached)):
+        return True
+    # Methods of the callback, and functions of the same module.
+    called = [getattr(type(callback), name, None) for name in names]
+    called += [one for one in reached if isinstance(one, types.FunctionType | types.MethodType)]
+    called = [one.fget if isinstance(one, property) else one for one in called]
+    return any(
+        _reaches_model(one, callback, seen) for one in called if isinstance(one, types.FunctionType | types.MethodType)
+    )
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Yields the names of globals and attributes in code, and in the functions inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def _is_state(value: object) -> bool:
+    """Whether a value is part of a model, or a collection of such parts."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else [value]
+    kinds = (keras.layers.Layer, keras.optimizers.Optimizer, keras.metrics.Metric, Variable, tf.Variable)
+    # A look at the first few is enough: a collection may be long, and has parts of one kind.
+    return any(isinstance(part, kinds) for part in itertools.islice(parts, 100))

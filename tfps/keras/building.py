@@ -1,0 +1,62 @@
+"""Builds models whose own steps make their variables: a GAN without a `call`, a tower that only `compute_loss` calls.
+
+Under a strategy, Keras builds a model by its `call` alone and then the optimizer for the variables that it has found so
+far. In one process it does neither: the first step builds everything. So a model with a step of its own is built by
+tracing this step once, in a graph that is thrown away. The optimizer builds itself in it.
+
+Threading: the main thread.
+"""
+
+import weakref
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from tfps.inputs.chief_dataset import as_tensor
+from tfps.keras._compat import tree
+from tfps.keras.model_steps import ModelSteps
+from tfps.types import Nest
+
+_METHODS = ("train_step", "test_step", "compute_loss", "compute_metrics")
+"""Methods of a model that may call layers which `call` does not call."""
+_BATCHES: "weakref.WeakKeyDictionary[keras.Model, Nest]" = weakref.WeakKeyDictionary()
+"""A batch, or its spec, of each model that a step of its own has to build."""
+_BUILT: "weakref.WeakKeyDictionary[keras.Model, set[str]]" = weakref.WeakKeyDictionary()
+"""The steps that have built each model: "train" or "test"."""
+
+
+def begin(model: keras.Model, batch: Nest) -> None:
+    """Builds a model for batches like `batch`, or leaves it to `finish`, which knows the step.
+
+    Args:
+        model: a Keras model of our strategy.
+        batch: a batch, or its spec.
+    """
+    own = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in _METHODS)
+    if own and not all(layer.built for layer in model._flatten_layers()):
+        _BATCHES[model] = batch
+    else:
+        model._symbolic_build(data_batch=batch)
+
+
+def finish(model: keras.Model, kind: str, step: Callable[[Nest], Nest]) -> bool:
+    """Builds a model that `begin` has left, by its step; returns whether it did.
+
+    Args:
+        model: the model.
+        kind: "train" or "test".
+        step: `model.train_step` or `model.test_step`.
+    """
+    batch = _BATCHES.pop(model, None)
+    # A model that nothing calls, such as a GAN, never counts as built.
+    if batch is None or kind in _BUILT.setdefault(model, set()):
+        return False
+    ModelSteps(model, step).record(tree.map_structure(_as_spec, batch))
+    _BUILT[model].add(kind)
+    return True
+
+
+def _as_spec(value: Nest) -> Nest:
+    # What a user passes to `train_on_batch` may be numbers.
+    return value if isinstance(value, tf.TypeSpec) else as_tensor(value)
