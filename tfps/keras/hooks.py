@@ -24,11 +24,13 @@ from tfps.keras import (
     building,
     eager_steps,
     exporting,
+    inner_functions,
     model_checks,
     moving_averages,
     optimizers,
     predicting,
     regularizing,
+    sparse_products,
     variables,
 )
 from tfps.keras._compat import (
@@ -76,18 +78,19 @@ def install() -> None:
     _install_variable_hooks()
     _install_optimizer_hooks()
     _install_trainer_hooks()
+    _install_tensorflow_hooks()
 
 
 def _replace(owner: type | ModuleType, name: str, ours: Callable[..., Any], applies: Callable[..., bool]) -> None:
-    """Replaces a method or function: calls `ours(stock, self, ...)` if `applies(self, ...)`, and otherwise stock."""
+    """Replaces a method or function: calls `ours(stock, ...)` if `applies(...)`, and the stock one otherwise."""
     stock = getattr(owner, name)
 
     @functools.wraps(stock)
-    def method(self: object, *args: object, **kwargs: object) -> object:
-        if not applies(self, *args, **kwargs):
-            return stock(self, *args, **kwargs)
+    def method(*args: object, **kwargs: object) -> object:
+        if not applies(*args, **kwargs):
+            return stock(*args, **kwargs)
         try:
-            return ours(stock, self, *args, **kwargs)
+            return ours(stock, *args, **kwargs)
         except (ClusterError, IdRangeError, InputFileError) as error:
             if not keras.config.is_traceback_filtering_enabled():
                 raise
@@ -404,3 +407,14 @@ def _symbolic_build(
         if not eager_steps.runs_eagerly(model):
             building.begin(model, data_batch)
         model_checks.check_built(model)
+
+
+# TensorFlow hooks: what a step calls is part of the step.
+
+
+def _install_tensorflow_hooks() -> None:
+    function = type(tf.function(lambda: None))
+    in_step = lambda *args, **kwargs: inner_functions.is_in_traced_step()  # noqa: E731
+    _replace(function, "__call__", inner_functions.run_inline, in_step)
+    _replace(tf, "vectorized_map", inner_functions.map_with_lookups, in_step)
+    _replace(tf.sparse, "sparse_dense_matmul", sparse_products.multiply, sparse_products.is_of_table)

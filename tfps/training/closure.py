@@ -22,7 +22,7 @@ from tfps.embedding.push_dedup import PushId
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import WorkerBatches
 from tfps.training.exchange import Exchange, local_copy
-from tfps.training.hoisting import DirectLookups, Recording
+from tfps.training.hoisting import DirectLookups, ReadWhole, Recording
 from tfps.training.lanes import lanes, pack
 from tfps.training.order import Order
 from tfps.types import Nest, VariableKey
@@ -91,6 +91,8 @@ class Closure(abc.ABC):
         # closure can read the results of all others.
         self._log_shapes: list[tuple[str, list[int]]] = []
         self._recording: Recording | None = None
+        # Reads a table whole once for all steps of a closure; None if each step looks up all rows.
+        self._read_whole: ReadWhole | None = None
         self._numbering: step.Numbering | None = None
 
     @abc.abstractmethod
@@ -176,7 +178,7 @@ class Closure(abc.ABC):
 
     def _record(self, run: Callable[..., tf.Tensor], spec: Nest) -> Recording:
         # Kept for `ids_per_step`: the recording has the shapes of all ids that the step looks up.
-        self._recording = recording = Recording(run, spec)
+        self._recording = recording = Recording(run, spec, self._read_whole)
         self.operations = recording.operations
         return recording
 
