@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.table import Table
-from tfps.errors import ClusterError, IdRangeError, UnsupportedError
+from tfps.errors import ClusterError, IdRangeError, InputFileError, UnsupportedError
 from tfps.keras import (
     building,
     eager_steps,
@@ -92,7 +92,7 @@ def _replace(owner: type | ModuleType, name: str, ours: Callable[..., Any], appl
             return stock(*args, **kwargs)
         try:
             return ours(stock, *args, **kwargs)
-        except (ClusterError, IdRangeError) as error:
+        except (ClusterError, IdRangeError, InputFileError) as error:
             if not keras.config.is_traceback_filtering_enabled():
                 raise
             # The cause is in the data or on another host. The frames of Keras and tfps would only hide the message.
@@ -280,6 +280,9 @@ def _init_epoch_iterator(
     **kwargs: object,
 ) -> None:
     """Divides the input between the workers instead of copying it to each."""
+    assert isinstance(distribute_strategy, ParameterServerStrategy)
+    if _is_dataset_creator(kwargs.get("x")):
+        kwargs["x"] = distribute_strategy.distribute_datasets_from_function(kwargs["x"])
     # `fit` passes shuffle=True by default. A dataset or a generator ignores it, and Keras 3.15 warns about that even if
     # the user has not set `shuffle`.
     if isinstance(kwargs.get("x"), (tf.data.Dataset, GeneratorType)):
@@ -287,7 +290,6 @@ def _init_epoch_iterator(
     # This skips the constructor of TFEpochIterator, which would distribute the dataset in TensorFlow's way.
     super(TFEpochIterator, iterator).__init__(*args, **kwargs)
     iterator._distribute_strategy = distribute_strategy
-    assert isinstance(distribute_strategy, ParameterServerStrategy)
     dataset = make_dataset(iterator.data_adapter)
     iterator._distributed_dataset = distribute_strategy.share_batches(dataset)
     iterator._distributed_dataset.steps_per_epoch = iterator.steps_per_epoch
@@ -297,6 +299,11 @@ def _init_epoch_iterator(
         iterator._distributed_dataset.examples = iterator.data_adapter.batch_size
     # Keras before 3.7 sets this in the constructor that is skipped above.
     iterator._steps_seen = 0
+
+
+def _is_dataset_creator(x: object) -> bool:
+    """Whether an input is the `DatasetCreator` of Keras 2, which calls a function of an InputContext."""
+    return callable(x) and any(kind.__name__ == "DatasetCreator" for kind in type(x).__mro__)
 
 
 def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> None:
