@@ -146,13 +146,17 @@ def test_a_callback_that_only_counts_or_reports_holds_nobody_up(strategy):
         def note(self, logs):
             change(self)
 
+    class Saves(keras.callbacks.ModelCheckpoint):
+        def on_train_batch_end(self, batch, logs=None):
+            self._save_model(0, batch, logs)
+
     def change(callback):
         callback.model.stop_training = True
 
     model = make(strategy)
     reports = [Times(), keras.callbacks.ProgbarLogger(), keras.callbacks.History(), keras.callbacks.TerminateOnNaN()]
     reports.append(keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: reports))
-    acts = [RateFrom(1), Holds(model.optimizer.learning_rate), Calls()]
+    acts = [RateFrom(1), Holds(model.optimizer.learning_rate), Calls(), Saves("x.keras")]
     acts.append(keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: model.stop_training))
     assert [acts_on_batches(one) for one in reports] == [False] * len(reports)
     assert [acts_on_batches(one) for one in acts] == [True] * len(acts)

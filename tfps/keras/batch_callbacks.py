@@ -36,30 +36,37 @@ class Lookahead:
     """
 
     def __init__(self, callbacks: object, model: keras.Model) -> None:
-        self._model = weakref.proxy(model)
-        self._workers = workers = model.distribute_strategy.num_workers
+        # The model refers to this object while it is trained.
+        self._model = weakref.ref(model)
+        self._workers = model.distribute_strategy.num_workers
         listed = list(_flat(callbacks))
         self._acting = [one for one in listed if acts_on_batches(one)]
         self._saving = [one for one in listed if batches_until_save(one) is not None]
-        if self._acting and workers > 1 and model not in _SAID:
-            _SAID.add(model)
-            _LOG.warning(
-                "%s may change or read the model after each batch, so each worker trains one batch at a time. Of %d "
-                "workers the others have begun a batch by then: what it sets takes effect up to %d batches later.",
-                " and ".join(sorted({type(one).__name__ for one in self._acting})),
-                workers,
-                workers - 1,
-            )
 
     def steps(self) -> int | None:
         """Returns the number of steps that may begin beyond those that the callbacks have seen; None for any number."""
+        model = self._model()
+        assert model is not None
+        if self._acting and self._workers > 1 and model not in _SAID:
+            _SAID.add(model)
+            self._tell()
         most = [self._workers] * bool(self._acting)
         most += [batches for one in self._saving if (batches := batches_until_save(one)) is not None]
         if not most:
             return None
         # Keras calls the callbacks once for several steps, so the number is rounded up to whole calls.
-        steps = int(self._model.steps_per_execution)
+        steps = int(model.steps_per_execution)
         return -(-min(most) // steps) * steps
+
+    def _tell(self) -> None:
+        """Logs that callbacks hold the workers back."""
+        _LOG.warning(
+            "%s may change or read the model after each batch, so each worker trains one batch at a time. Of %d "
+            "workers the others have begun a batch by then: what it sets takes effect up to %d batches later.",
+            " and ".join(sorted({type(one).__name__ for one in self._acting})),
+            self._workers,
+            self._workers - 1,
+        )
 
 
 def acts_on_batches(callback: object) -> bool:
@@ -68,8 +75,9 @@ def acts_on_batches(callback: object) -> bool:
     Keras's own callbacks do not, or are known to `batches_until_save`. Others do if the code that runs between two
     batches mentions the model, or an optimizer or a variable that it holds.
     """
-    hooks = [getattr(callback, name, None) for name in _HOOKS]
-    return any(_reaches_model(hook, callback, set()) for hook in hooks if hook is not None)
+    hooks = [_plain(getattr(callback, name, None)) for name in _HOOKS]
+    own = [hook for hook in hooks if hook is not None and _module(hook).split(".")[0] != "keras"]
+    return any(_reaches_model(hook, callback, set()) for hook in own)
 
 
 def _flat(callbacks: object) -> Iterator[object]:
@@ -85,9 +93,6 @@ def _flat(callbacks: object) -> Iterator[object]:
 
 def _reaches_model(function: object, callback: object, seen: set[object]) -> bool:
     """Returns whether the code of a function, or of a function that it calls, mentions the model of a callback."""
-    function = getattr(function, "__func__", function)
-    if str(getattr(function, "__module__", "")).split(".")[0] == "keras":
-        return False
     # Nothing is known about other callables, such as a `functools.partial`.
     if not isinstance(function, types.FunctionType):
         return True
@@ -102,13 +107,20 @@ def _reaches_model(function: object, callback: object, seen: set[object]) -> boo
     reached += [held[name] for name in names if name in held and name not in _MODEL]
     if names & _MODEL or any(map(_is_state, reached)):
         return True
-    # Methods of the callback, and functions of the same module.
-    called = [getattr(type(callback), name, None) for name in names]
-    called += [one for one in reached if isinstance(one, types.FunctionType | types.MethodType)]
-    called = [one.fget if isinstance(one, property) else one for one in called]
-    return any(
-        _reaches_model(one, callback, seen) for one in called if isinstance(one, types.FunctionType | types.MethodType)
-    )
+    # Methods of the callback, also those that it inherits from Keras, and functions of the same module.
+    methods = [_plain(getattr(type(callback), name, None)) for name in names]
+    functions = [one for one in map(_plain, reached) if _module(one) == _module(function)]
+    called = [one for one in (*methods, *functions) if isinstance(one, types.FunctionType)]
+    return any(_reaches_model(one, callback, seen) for one in called)
+
+
+def _plain(value: object) -> object:
+    """Returns the function of a method or a property; any other value as it is."""
+    return getattr(value, "fget" if isinstance(value, property) else "__func__", value)
+
+
+def _module(value: object) -> str:
+    return str(getattr(value, "__module__", ""))
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

@@ -14,7 +14,7 @@ from tfps.keras import moving_averages
 from tfps.keras._compat import metrics_of, tree
 from tfps.keras.optimizers import optimizers_of
 from tfps.keras.returned_logs import ReturnedLogs
-from tfps.keras.summaries import State, number_summaries, summary_scope
+from tfps.keras.summaries import State, forget_name_scopes, number_summaries, summary_scope
 from tfps.keras.variables import carries_state, stored_values
 from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
@@ -134,6 +134,9 @@ class ModelSteps:
         """Traces a step over a batch; returns the values that a worker sends for its logs."""
         with self.in_scope():
             begin = operations_so_far()
+            # The first trace of a step is a recording, which shows whether it writes any.
+            if self.writes_summaries:
+                forget_name_scopes()
             values = self.values_of(self._step(without_optionals(batch)), begin)
             counters = stored_values(map(moving_averages.iterations_of, optimizers_of(self.model)), DenseVariable)
             self.writes_summaries = number_summaries(begin, counters) or self.writes_summaries

@@ -45,6 +45,19 @@ def summary_scope(state: State) -> Iterator[None]:
         mine.update(before)
 
 
+def forget_name_scopes() -> None:
+    """Lets the step under trace use the name scopes of the steps before it in this graph.
+
+    TensorFlow would number them, and the scopes are part of the tags of summaries: "dense/rate", and "dense_1/rate" for
+    the next step.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    operations = {op.name.lower() for op in graph.get_operations()}
+    # The names of operations must stay unique. All other names are scopes.
+    for name in [name for name in graph._names_in_use if name not in operations]:
+        del graph._names_in_use[name]
+
+
 def number_summaries(begin: int, counters: Sequence[DenseVariable]) -> bool:
     """Numbers the summaries of the step under trace; returns whether it writes any.
 
