@@ -33,8 +33,10 @@ OPTIMIZERS = {
 
 
 @pytest.fixture(autouse=True)
-def no_whole_table(monkeypatch):
-    """Only rows cross: no step may read a table whole. Tests read weights after it."""
+def no_whole_table(monkeypatch, request):
+    """Only rows cross: no step reads a table whole unless the model does."""
+    if "whole" in request.node.name:
+        return
     whole = Table.__tf_tensor__
 
     def refuse(table, dtype=None, name=None):
@@ -283,5 +285,32 @@ def test_bags_have_gradients_on_the_chief(strategy):
             loss = tf.reduce_sum(tf.square(model([BATCHES[0][0], weights])))
         table, kernel, _, given = tape.gradient(loss, [*model.trainable_variables, weights])
         return [tf.convert_to_tensor(table), kernel, given]
+
+    assert_alike(strategy, train)
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["fit", "by hand"])
+def test_a_table_that_is_read_whole_has_its_gradient(strategy, by_hand):
+    """A tied output layer: the scores of all rows, beside lookups of the same table."""
+
+    class Tied(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table = keras.layers.Embedding(ROWS, 4)
+
+        def call(self, ids):
+            rows = keras.ops.mean(self.table(ids), axis=1)
+            return keras.ops.matmul(rows, keras.ops.transpose(self.table.embeddings))
+
+    def train(scope):
+        with here(scope):
+            model = Tied()
+            model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+        if not by_hand:
+            loss = model.fit(IDS, IDS[:, 0], batch_size=24, shuffle=False, verbose=0).history["loss"]
+            return [loss, *model.get_weights()]
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(y=IDS[:, 0], y_pred=model(tf.constant(IDS)))
+        return [loss, tf.convert_to_tensor(tape.gradient(loss, model.trainable_variables)[0])]
 
     assert_alike(strategy, train)

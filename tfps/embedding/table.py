@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import record  # no public function says whether a tape is active
 
-from tfps import step
 from tfps.embedding.initialization import InitialValue
 from tfps.embedding.lookup import expand, look_up
 from tfps.embedding.routed_rows import RoutedRows
@@ -214,8 +214,8 @@ class Table(RoutedRows, abc.ABC):
         Keras converts a variable to a tensor in order to read its shape.
         """
         if tf.executing_eagerly():
-            # An eager step may take the gradient; all else only reads, in chunks.
-            rows = self.numpy() if step.current() is None else self.sparse_read(all_ids(self))
+            # A tape follows a lookup, but not values that came by numpy. All else only reads, in chunks.
+            rows = self.sparse_read(all_ids(self)) if record.could_possibly_record() else self.numpy()
             return tf.convert_to_tensor(rows, dtype)
         rows = read_in_graph(self)
         return rows if dtype is None or dtype == self.dtype else tf.cast(rows, dtype)
