@@ -25,6 +25,7 @@ from tfps.keras import (
     eager_steps,
     exporting,
     inner_functions,
+    loss_scaling,
     model_checks,
     moving_averages,
     optimizers,
@@ -188,6 +189,7 @@ def _install_optimizer_hooks() -> None:
     _replace(TFOptimizer, "_clip_gradients", optimizers.clip_gradients, ours)
     _replace(TFOptimizer, "_backend_increment_gradient_accumulators", _accumulate, ours)
     _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
+    _replace(keras.optimizers.LossScaleOptimizer, "apply", loss_scaling.apply, ours)
     for kind in UNREFERENCED_SLOTS:
         _replace(kind, "build", _build_slots, ours)
 
@@ -236,7 +238,6 @@ def _install_trainer_hooks() -> None:
         "make_test_function": _make_test_function,
         "_get_metrics_result_or_logs": _metrics_result_or_logs,
         "_maybe_symbolic_build": _symbolic_build,
-        "fit": _fit,
         "evaluate": functools.partial(_run_loop, TEST),
         "predict": _predict,
         "predict_on_batch": _predict_on_batch,
@@ -244,12 +245,18 @@ def _install_trainer_hooks() -> None:
     for name, hook in hooks.items():
         _replace(TensorFlowTrainer, name, hook, ours)
     # Replaced on Trainer, not on Model: Keras leaves a loaded model uncompiled if its `compile` is not Trainer's.
-    _replace(Trainer, "compile", _compile, ours)
+    _replace(Trainer, "compile", _compile, _is_compiled_by_us)
+    _replace(TensorFlowTrainer, "fit", _fit, _is_compiled_by_us)
     _replace(keras.Model, "export", exporting.export, ours)
     for name in ("save", "save_weights", "get_weights"):
         _replace(keras.Model, name, _run_settled, ours)
     _replace(keras.layers.Layer, "_get_regularization_losses", regularizing.losses, _is_in_step)
     _replace(TFEpochIterator, "__init__", _init_epoch_iterator, _is_for_our_strategy)
+
+
+def _is_compiled_by_us(model: keras.Model, *args: object, **kwargs: object) -> bool:
+    # A model that was made outside the scope has no strategy yet.
+    return isinstance(model._distribute_strategy, ParameterServerStrategy) or current_strategy() is not None
 
 
 def _is_in_step(layer: keras.layers.Layer) -> bool:
@@ -300,6 +307,7 @@ def _is_dataset_creator(x: object) -> bool:
 
 
 def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> None:
+    model_checks.adopt(model, current_strategy() or model._distribute_strategy)
     # Compiled first: Keras may wrap or replace the optimizer, and the check has to see the final one.
     stock(model, *args, **kwargs)
     model_checks.check_compiled(model)
@@ -348,6 +356,7 @@ def _steps_of(model: keras.Model) -> StepsUnderWay:
 
 def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit`; its steps run ahead of the callbacks only as far as these allow."""
+    model_checks.check_known(model)
     given = None
     # A call with wrong arguments fails in Keras, with its message.
     with contextlib.suppress(TypeError):
