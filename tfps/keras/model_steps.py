@@ -78,7 +78,10 @@ class ModelSteps:
 
         Adam and its relatives divide by the size of their gradients, so their averages do not carry steps further.
         """
-        momenta = (getattr(optimizer, "momentum", None) for optimizer in optimizers_of(self.model))
+        optimizers = optimizers_of(self.model)
+        # `mixed_float16` wraps the optimizer in one that scales the loss.
+        optimizers += [optimizer.inner_optimizer for optimizer in optimizers if hasattr(optimizer, "inner_optimizer")]
+        momenta = (getattr(optimizer, "momentum", None) for optimizer in optimizers)
         return max((1 / max(0.01, 1 - one) for one in momenta if isinstance(one, int | float)), default=1.0)
 
     def program(self, applies_updates: bool, spec: Nest) -> Program:
