@@ -155,6 +155,7 @@ FED = {
     "cache in a file": lambda tmp: numbers().cache(str(tmp / "cache")),
     "cache in a function": lambda tmp: Dataset.range(0, ROWS, 8).flat_map(lambda at: Dataset.range(at, at + 8).cache()),
     "an iterator": lambda tmp: drawn_from(iter(numbers().repeat())),
+    "saved": lambda tmp: numbers().save(str(tmp / "saved")) or Dataset.load(str(tmp / "saved")),
     "a table that changes": lambda tmp: changing(),
     "a variable": lambda tmp: counted(),
     "a random generator": lambda tmp: by_generator(),
@@ -173,7 +174,6 @@ SHIPPED = {
     "grouped": lambda tmp: grouped(),
     "resampled": lambda tmp: resampled(),
     "scanned": lambda tmp: scanned(),
-    "saved": lambda tmp: numbers().save(str(tmp / "saved")) or Dataset.load(str(tmp / "saved")),
 }
 
 

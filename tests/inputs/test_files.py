@@ -52,7 +52,7 @@ READERS = {
 @pytest.mark.parametrize("kind", READERS)
 def test_relative_paths_are_those_of_the_program(counter, here, kind):
     dataset = READERS[kind]()
-    assert shipping.make_shippable_graph(dataset, 2) is not None
+    assert (shipping.make_shippable_graph(dataset, 2) is not None) == (kind != "saved")
     assert counter.fit(dataset) == [each(1)]
 
 

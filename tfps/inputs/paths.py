@@ -18,7 +18,6 @@ _OPENS_FILES = frozenset(
         "CSVDataset",
         "CSVDatasetV2",
         "ExperimentalCSVDataset",
-        "LoadDataset",
         "ReadFile",
         "MatchingFiles",
     }

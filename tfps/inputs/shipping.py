@@ -42,7 +42,6 @@ _DATASETS = _CACHES | frozenset(
         "CSVDataset",
         "CSVDatasetV2",
         "ExperimentalCSVDataset",
-        "LoadDataset",
         # Functions of elements.
         "MapDataset",
         "ParallelMapDataset",
@@ -105,8 +104,8 @@ _DATASETS = _CACHES | frozenset(
 )
 """Dataset operations that give the same elements on every worker, once their order and seeds are fixed.
 
-Not among them: the tf.data service, which hands out elements itself; snapshots, which write files; databases; datasets
-of another process.
+Not among them: the tf.data service, which hands out elements itself; snapshots and saved datasets, whose files
+TensorFlow finds in ways of its own; databases.
 """
 
 _STATEFUL = STATEFUL_RANDOM | frozenset(
@@ -129,9 +128,6 @@ _STATEFUL = STATEFUL_RANDOM | frozenset(
     }
 )
 """Other operations that TensorFlow calls stateful and that are safe on a worker."""
-
-_PATTERNS = frozenset({"LoadDataset", "MatchingFiles"})
-"""Operations that look for files by a pattern."""
 
 _OF_GRAPHS = frozenset({"_Arg", "_Retval"})
 
@@ -179,7 +175,7 @@ def _find_obstacle(graph: graph_pb2.GraphDef, num_workers: int, whole_files: boo
         return f"it has a state of its own, or operations that may have one ({', '.join(sorted(unsafe))})"
     if _caches_in_files(graph):
         return "it caches its elements in a file, which only one process can write"
-    if operations & _PATTERNS and set(folder or "") & set("*?[\\"):
+    if "MatchingFiles" in operations and set(folder or "") & set("*?[\\"):
         return "it looks for files by a pattern, and the current folder has a name that would be part of it"
     # If shards are files, each worker draws numbers for its own elements. If shards are elements, all workers would
     # have to draw the same numbers.
