@@ -32,6 +32,10 @@ class Lookups(Protocol):
         """Looks up the rows of `table` for `ids` of any shape. Repeated ids share one row."""
         ...
 
+    def read_whole(self, table: Any) -> tf.Tensor:
+        """Returns all rows of `table`, [rows, dim], in the order of their ids."""
+        ...
+
 
 class Keyed(Protocol):
     """A table or a dense variable. This module needs only its key."""
@@ -39,6 +43,25 @@ class Keyed(Protocol):
     @property
     def key(self) -> VariableKey:
         """The key, unique in this process."""
+        ...
+
+
+class Assignments(Protocol):
+    """Takes note of the assignments of a traced step."""
+
+    # `Any` stands for a `DenseVariable` of `tfps.strategy`, which imports this module.
+    def note(self, variable: Any, value: tf.Tensor | None, added: float) -> None:
+        """Takes note of one assignment, before it is traced.
+
+        Args:
+            variable: the variable; the worker has a copy of it.
+            value: the assigned or added value; None for one that overwrites a part of the variable.
+            added: 0 for an assignment; 1 if the value is added to the variable, -1 if it is subtracted.
+        """
+        ...
+
+    def skipped(self, variables: Sequence[Any] | None) -> contextlib.AbstractContextManager[None]:
+        """Takes no note of assignments to some variables within; None for all variables."""
         ...
 
 
@@ -82,11 +105,13 @@ class Step:
         contributes: whether the step hands its gradients over to an update that the servers make.
         push_id: the `tfps.embedding.push_dedup.PushId` of the step's first push; None if pushes are never repeated.
         by_hand: whether the step belongs to a hand-written loop.
+        assignments: takes note of what the step assigns to its copies; None if nothing is pushed back from them.
         eager: whether the step runs at once, instead of being traced. Such a step has no copies and no stand-ins.
 
     Attributes:
         gradients: the `TableGradient` of each lookup whose backward pass was traced; the push of this step uses them.
         looked_up: the (table, ids) of each lookup so far.
+        whole_reads: the (table, all its rows) of each time that the step read a table whole.
         contributions: the gradients that were handed over so far; None if the step makes its own updates.
         numbering: the numbers of the steps of the closure; None if the step belongs to none.
     """
@@ -100,8 +125,9 @@ class Step:
         push_id: Any = None,
         by_hand: bool = False,
         eager: bool = False,
+        assignments: Assignments | None = None,
     ) -> None:
-        self.push_id, self.by_hand, self.eager = push_id, by_hand, eager
+        self.push_id, self.by_hand, self.eager, self.assignments = push_id, by_hand, eager, assignments
         self._pushes = 0
         self.numbering: Numbering | None = None
         self.lookups = lookups
@@ -114,6 +140,19 @@ class Step:
         self._sources: dict[VariableKey, tf.Tensor] = {}
         self.gradients: list[Any] = []
         self.looked_up: list[tuple[Any, tf.Tensor]] = []
+        self.whole_reads: list[tuple[Any, tf.Tensor]] = []
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the code under trace is in a branch or a loop of the step, which has its own graph."""
+        return tf.compat.v1.get_default_graph() is not self._graph
+
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        """Creates operations in the graph of the step, also from within its branches and loops."""
+        # A branch or a loop takes what it uses of the step's graph as an argument.
+        with self._graph.as_default():
+            yield
 
     def next_push_id(self) -> Any:
         """Returns the id of the next push of rows, or None if pushes have no ids."""
@@ -121,9 +160,22 @@ class Step:
         self._pushes += 1
         return None if self.push_id is None else self.push_id.nth(self._pushes - 1)
 
+    @property
+    def copies(self) -> dict[VariableKey, tf.Tensor]:
+        """The handle of each of the worker's copies, by variable key."""
+        return self._copies
+
     def copy_of(self, key: VariableKey) -> tf.Tensor | None:
         """Returns the handle of the worker's copy of a variable; None if it has no copy."""
         return self._copies.get(key)
+
+    def skipping_assignments(self, variables: Sequence[Any] | None) -> contextlib.AbstractContextManager[None]:
+        """Takes no note of assignments within, because an optimizer makes them: it moves variables by deltas.
+
+        Args:
+            variables: the variables that it moves; None for all that it assigns.
+        """
+        return contextlib.nullcontext() if self.assignments is None else self.assignments.skipped(variables)
 
     def gradient_source(self, key: VariableKey) -> tf.Tensor:
         """Returns the tensor that stands for a table in `tape.gradient(loss, table)`.
@@ -133,6 +185,7 @@ class Step:
         """
         # One scalar for each table, so that the tape adds up the gradients of all lookups in it.
         if key not in self._sources:
+            # Also without the control dependencies of its caller, because later lookups use the same scalar.
             with self._graph.as_default(), tf.control_dependencies(None):
                 self._sources[key] = tf.zeros([], name="table_gradient_source")
         return self._sources[key]

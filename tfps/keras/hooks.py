@@ -19,16 +19,19 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.table import Table
-from tfps.errors import ClusterError, IdRangeError, UnsupportedError
+from tfps.errors import ClusterError, IdRangeError, InputFileError, UnsupportedError
 from tfps.keras import (
     building,
     eager_steps,
     exporting,
+    inner_functions,
+    loss_scaling,
     model_checks,
     moving_averages,
     optimizers,
     predicting,
     regularizing,
+    sparse_products,
     variables,
 )
 from tfps.keras._compat import (
@@ -76,19 +79,20 @@ def install() -> None:
     _install_variable_hooks()
     _install_optimizer_hooks()
     _install_trainer_hooks()
+    _install_tensorflow_hooks()
 
 
 def _replace(owner: type | ModuleType, name: str, ours: Callable[..., Any], applies: Callable[..., bool]) -> None:
-    """Replaces a method or function: calls `ours(stock, self, ...)` if `applies(self, ...)`, and otherwise stock."""
+    """Replaces a method or function: calls `ours(stock, ...)` if `applies(...)`, and the stock one otherwise."""
     stock = getattr(owner, name)
 
     @functools.wraps(stock)
-    def method(self: object, *args: object, **kwargs: object) -> object:
-        if not applies(self, *args, **kwargs):
-            return stock(self, *args, **kwargs)
+    def method(*args: object, **kwargs: object) -> object:
+        if not applies(*args, **kwargs):
+            return stock(*args, **kwargs)
         try:
-            return ours(stock, self, *args, **kwargs)
-        except (ClusterError, IdRangeError) as error:
+            return ours(stock, *args, **kwargs)
+        except (ClusterError, IdRangeError, InputFileError) as error:
             if not keras.config.is_traceback_filtering_enabled():
                 raise
             # The cause is in the data or on another host. The frames of Keras and tfps would only hide the message.
@@ -185,6 +189,7 @@ def _install_optimizer_hooks() -> None:
     _replace(TFOptimizer, "_clip_gradients", optimizers.clip_gradients, ours)
     _replace(TFOptimizer, "_backend_increment_gradient_accumulators", _accumulate, ours)
     _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
+    _replace(keras.optimizers.LossScaleOptimizer, "apply", loss_scaling.apply, ours)
     for kind in UNREFERENCED_SLOTS:
         _replace(kind, "build", _build_slots, ours)
 
@@ -233,7 +238,6 @@ def _install_trainer_hooks() -> None:
         "make_test_function": _make_test_function,
         "_get_metrics_result_or_logs": _metrics_result_or_logs,
         "_maybe_symbolic_build": _symbolic_build,
-        "fit": _fit,
         "evaluate": functools.partial(_run_loop, TEST),
         "predict": _predict,
         "predict_on_batch": _predict_on_batch,
@@ -241,12 +245,18 @@ def _install_trainer_hooks() -> None:
     for name, hook in hooks.items():
         _replace(TensorFlowTrainer, name, hook, ours)
     # Replaced on Trainer, not on Model: Keras leaves a loaded model uncompiled if its `compile` is not Trainer's.
-    _replace(Trainer, "compile", _compile, ours)
+    _replace(Trainer, "compile", _compile, _is_compiled_by_us)
+    _replace(TensorFlowTrainer, "fit", _fit, _is_compiled_by_us)
     _replace(keras.Model, "export", exporting.export, ours)
     for name in ("save", "save_weights", "get_weights"):
         _replace(keras.Model, name, _run_settled, ours)
     _replace(keras.layers.Layer, "_get_regularization_losses", regularizing.losses, _is_in_step)
     _replace(TFEpochIterator, "__init__", _init_epoch_iterator, _is_for_our_strategy)
+
+
+def _is_compiled_by_us(model: keras.Model, *args: object, **kwargs: object) -> bool:
+    # A model that was made outside the scope has no strategy yet.
+    return isinstance(model._distribute_strategy, ParameterServerStrategy) or current_strategy() is not None
 
 
 def _is_in_step(layer: keras.layers.Layer) -> bool:
@@ -270,6 +280,9 @@ def _init_epoch_iterator(
     **kwargs: object,
 ) -> None:
     """Divides the input between the workers instead of copying it to each."""
+    assert isinstance(distribute_strategy, ParameterServerStrategy)
+    if _is_dataset_creator(kwargs.get("x")):
+        kwargs["x"] = distribute_strategy.distribute_datasets_from_function(kwargs["x"])
     # `fit` passes shuffle=True by default. A dataset or a generator ignores it, and Keras 3.15 warns about that even if
     # the user has not set `shuffle`.
     if isinstance(kwargs.get("x"), (tf.data.Dataset, GeneratorType)):
@@ -277,7 +290,6 @@ def _init_epoch_iterator(
     # This skips the constructor of TFEpochIterator, which would distribute the dataset in TensorFlow's way.
     super(TFEpochIterator, iterator).__init__(*args, **kwargs)
     iterator._distribute_strategy = distribute_strategy
-    assert isinstance(distribute_strategy, ParameterServerStrategy)
     dataset = make_dataset(iterator.data_adapter)
     iterator._distributed_dataset = distribute_strategy.share_batches(dataset)
     iterator._distributed_dataset.steps_per_epoch = iterator.steps_per_epoch
@@ -289,7 +301,13 @@ def _init_epoch_iterator(
     iterator._steps_seen = 0
 
 
+def _is_dataset_creator(x: object) -> bool:
+    """Whether an input is the `DatasetCreator` of Keras 2, which calls a function of an InputContext."""
+    return callable(x) and any(kind.__name__ == "DatasetCreator" for kind in type(x).__mro__)
+
+
 def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> None:
+    model_checks.adopt(model, current_strategy() or model._distribute_strategy)
     # Compiled first: Keras may wrap or replace the optimizer, and the check has to see the final one.
     stock(model, *args, **kwargs)
     model_checks.check_compiled(model)
@@ -338,6 +356,7 @@ def _steps_of(model: keras.Model) -> StepsUnderWay:
 
 def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit`; its steps run ahead of the callbacks only as far as these allow."""
+    model_checks.check_known(model)
     given = None
     # A call with wrong arguments fails in Keras, with its message.
     with contextlib.suppress(TypeError):
@@ -397,3 +416,14 @@ def _symbolic_build(
         if not eager_steps.runs_eagerly(model):
             building.begin(model, data_batch)
         model_checks.check_built(model)
+
+
+# TensorFlow hooks: what a step calls is part of the step.
+
+
+def _install_tensorflow_hooks() -> None:
+    function = type(tf.function(lambda: None))
+    in_step = lambda *args, **kwargs: inner_functions.is_in_traced_step()  # noqa: E731
+    _replace(function, "__call__", inner_functions.run_inline, in_step)
+    _replace(tf, "vectorized_map", inner_functions.map_with_lookups, in_step)
+    _replace(tf.sparse, "sparse_dense_matmul", sparse_products.multiply, sparse_products.is_of_table)

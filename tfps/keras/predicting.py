@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
@@ -9,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding.whole import WHOLE_SUFFIX, WholeCopies
 from tfps.inputs.chief_dataset import as_tensor, move_to_this_context
 from tfps.keras._compat import TFEpochIterator, tree
 from tfps.keras.variables import stored_values
@@ -17,6 +19,8 @@ from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import Exchange
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.types import Nest
+
+_NUMBERS = itertools.count()
 
 
 def predict(
@@ -86,28 +90,56 @@ def _results(model: keras.Model, batches: Iterable[Nest], steps: int | None) -> 
     """Yields the outputs of each batch, in order."""
     # A generator, so that a batch is read only when a worker has room for it.
     function = _predict_function(model)
+    # The copies of an earlier call do not have the updates since.
+    function.variables.destroy_ending_in(WHOLE_SUFFIX)
     calls = (
         functools.partial(function, tree.map_structure(as_tensor, batch)) for batch in itertools.islice(batches, steps)
     )
-    return run_in_order(model.distribute_strategy, "predictions for a batch", calls)
+    try:
+        yield from run_in_order(model.distribute_strategy, "predictions for a batch", calls)
+    finally:
+        function.variables.destroy_ending_in(WHOLE_SUFFIX)
 
 
-def _predict_function(model: keras.Model) -> Callable[[Nest], Nest]:
-    """Returns the `tf.function` of `predict_step`, made once per model. It traces each new kind of batch."""
+class _PredictFunction:
+    """The `tf.function` of a model's `predict_step`. It traces each new kind of batch.
+
+    Args:
+        model: a Keras model of our strategy. It owns this object, so the reference is weak.
+
+    Attributes:
+        variables: the variables that its graphs name on workers.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = weakref.proxy(model)
+        self.variables = model.distribute_strategy.remote_variables.make_owned(self)
+        self._copies = WholeCopies(f"prediction_{next(_NUMBERS)}", "predict")
+        self._function = tf.function(self._trace, autograph=False, reduce_retracing=True)
+
+    def __call__(self, batch: Nest) -> Nest:
+        """Predicts one batch on the worker of the calling context."""
+        return self._function(batch)
+
+    def _trace(self, batch: Nest) -> Nest:
+        model = self._model
+        exchange = Exchange(stored_values(model.variables, DenseVariable))
+        # Prediction only reads the copies, so nothing is pushed at the end.
+        exchange.pull()
+
+        def run(lookups: DirectLookups, inputs: Nest) -> Nest:
+            with step.tracing(step.Step(lookups, exchange.copies)), model.distribute_strategy.scope():
+                return model.predict_step(inputs)
+
+        # The first pass records the lookups of the model. The second one answers all of them with one request.
+        result = run(Recording(run, batch, self._copies.read).lookups(batch), batch)
+        self.variables.add_graph(tf.compat.v1.get_default_graph())
+        return result
+
+
+def _predict_function(model: keras.Model) -> _PredictFunction:
+    """Returns the function of the model's predictions, made once."""
     if model.predict_function is None:
-
-        def trace(batch: Nest) -> Nest:
-            exchange = Exchange(stored_values(model.variables, DenseVariable))
-            # Prediction only reads the copies, so nothing is pushed at the end.
-            exchange.pull()
-
-            def run(lookups: DirectLookups, inputs: Nest) -> Nest:
-                with step.tracing(step.Step(lookups, exchange.copies)), model.distribute_strategy.scope():
-                    return model.predict_step(inputs)
-
-            # The first pass records the lookups of the model. The second one answers all of them with one request.
-            return run(Recording(run, batch).lookups(batch), batch)
-
         # Keras's `__setattr__` would track the function, so this bypasses it.
-        object.__setattr__(model, "predict_function", tf.function(trace, autograph=False, reduce_retracing=True))
+        object.__setattr__(model, "predict_function", _PredictFunction(model))
     return model.predict_function

@@ -22,7 +22,7 @@ from tfps.embedding.push_dedup import PushId
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import WorkerBatches
 from tfps.training.exchange import Exchange, local_copy
-from tfps.training.hoisting import DirectLookups, Recording
+from tfps.training.hoisting import DirectLookups, ReadWhole, Recording
 from tfps.training.lanes import lanes, pack
 from tfps.training.order import Order
 from tfps.types import Nest, VariableKey
@@ -43,11 +43,13 @@ class Program:
             which the chief makes logs.
         variables: the dense variables that the worker pulls.
         sums: the metric variables that a closure counts from zero and sends back.
+        workers: the number of workers that run such steps.
     """
 
     run: Callable[[Nest], Mapping[str, tf.Tensor]]
     variables: Sequence[DenseVariable]
     sums: Sequence[SumVariable]
+    workers: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +93,9 @@ class Closure(abc.ABC):
         # closure can read the results of all others.
         self._log_shapes: list[tuple[str, list[int]]] = []
         self._recording: Recording | None = None
+        self._exchange: Exchange | None = None
+        # Reads a table whole once for all steps of a closure; None if each step looks up all rows.
+        self._read_whole: ReadWhole | None = None
         self._numbering: step.Numbering | None = None
 
     @abc.abstractmethod
@@ -135,7 +140,8 @@ class Closure(abc.ABC):
         capped: frozenset[VariableKey] = frozenset(),
     ) -> tuple[Exchange, Copies]:
         """Pulls the dense variables and sets the metric sums to zero; returns the exchange and all local copies."""
-        exchange = Exchange(self.program.variables, scales, order.shard, capped)
+        exchange = Exchange(self.program.variables, scales, order, capped, self.program.workers)
+        self._exchange = exchange
         exchange.pull()
         self._numbering = step.Numbering(
             tf.cast(order.number, tf.int64), tf.cast(order.stride, tf.int64), exchange.pulled
@@ -167,7 +173,10 @@ class Closure(abc.ABC):
         push_id: PushId | None = None,
     ) -> tf.Tensor:
         """Traces one step; returns its logs as a float32 vector."""
-        return self._trace(step.Step(lookups, copies, stand_ins, self.contributes, push_id), batch)
+        assert self._exchange is not None
+        assignments = self._exchange.assignments
+        traced = step.Step(lookups, copies, stand_ins, self.contributes, push_id, assignments=assignments)
+        return self._trace(traced, batch)
 
     def _trace(self, traced: step.Step, batch: Nest) -> tf.Tensor:
         traced.numbering = self._numbering
@@ -176,7 +185,7 @@ class Closure(abc.ABC):
 
     def _record(self, run: Callable[..., tf.Tensor], spec: Nest) -> Recording:
         # Kept for `ids_per_step`: the recording has the shapes of all ids that the step looks up.
-        self._recording = recording = Recording(run, spec)
+        self._recording = recording = Recording(run, spec, self._read_whole)
         self.operations = recording.operations
         return recording
 

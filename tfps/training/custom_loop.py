@@ -27,20 +27,27 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
         if tf.executing_eagerly():
             return run_eagerly(function, *args, **kwargs)
         copies: Copies = {}
+        # None for the recording. There is one step, so what it assigns is known when its deltas are pushed.
+        exchange: Exchange | None = None
 
-        def run(lookups: DirectLookups, arguments: tuple[tuple[Nest, ...], dict[str, Nest]]) -> Nest:
+        def run(lookups: DirectLookups, batch: Nest) -> Nest:
+            args_now, kwargs_now = batch or (args, kwargs)
             # The recording and the real trace share this dictionary, and it is filled in between. It is empty for the
             # recording, which then reads the variables of the servers in a graph that never runs.
-            with step.tracing(step.Step(lookups, copies, by_hand=True)):
-                return function(*arguments[0], **arguments[1])
+            assignments = None if exchange is None else exchange.assignments
+            with step.tracing(step.Step(lookups, copies, by_hand=True, assignments=assignments)):
+                return function(*args_now, **kwargs_now)
 
-        arguments = args, kwargs
+        # Arguments that are no tensors are part of the function.
+        batch: Nest = (args, kwargs)
+        if not all(isinstance(leaf, tf.Tensor) for leaf in tf.nest.flatten(batch, expand_composites=True)):
+            batch = ()
         # The recording comes first: the optimizer may create its variables in it, and the exchange needs all of them.
-        recording = _record(run, arguments)
-        exchange = Exchange(strategy.dense_variables)
+        recording = Recording(run, batch)
+        exchange = Exchange(strategy.dense_variables, workers=strategy.num_workers)
         exchange.pull()
         copies.update(exchange.copies)
-        result = run(recording.lookups(arguments) if recording else DirectLookups(), arguments)
+        result = run(recording.lookups(batch), batch)
         exchange.push()
         return result
 
@@ -51,12 +58,3 @@ def run_eagerly(function: Callable[..., Nest], *args: Any, **kwargs: Any) -> Nes
     """Runs a function as an eager step: at once, on the variables and rows of the servers."""
     with step.tracing(step.Step(DirectLookups(), {}, by_hand=True, eager=True)):
         return function(*args, **kwargs)
-
-
-def _record(run: Callable[[DirectLookups, Nest], Nest], arguments: Nest) -> Recording | None:
-    """Records a step whose arguments are all tensors; returns None for any other step.
-
-    The recording lets the step request the rows of all its lookups at once.
-    """
-    leaves = tf.nest.flatten(arguments, expand_composites=True)
-    return Recording(run, arguments) if all(isinstance(leaf, tf.Tensor) for leaf in leaves) else None
