@@ -89,6 +89,8 @@ class Step:
         looked_up: the (table, ids) of each lookup so far.
         contributions: the gradients that were handed over so far; None if the step makes its own updates.
         numbering: the numbers of the steps of the closure; None if the step belongs to none.
+        drawn: the state of each random generator that the step draws from.
+        uncopied: the variables that the step uses where they are, because the worker has no copy, by key.
     """
 
     def __init__(
@@ -114,6 +116,8 @@ class Step:
         self._sources: dict[VariableKey, tf.Tensor] = {}
         self.gradients: list[Any] = []
         self.looked_up: list[tuple[Any, tf.Tensor]] = []
+        self.drawn: list[Any] = []
+        self.uncopied: dict[VariableKey, Any] = {}
 
     def next_push_id(self) -> Any:
         """Returns the id of the next push of rows, or None if pushes have no ids."""

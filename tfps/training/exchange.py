@@ -94,6 +94,14 @@ class Exchange:
         self._variables = [v for on_server in self._by_server.values() for v in on_server]
         self.copies: Values = {v.key: local_copy(v) for v in self._variables}
 
+    def part(self, keys: Collection[VariableKey]) -> "Exchange":
+        """Returns the exchange of some of the variables, with the same copies and pulled values."""
+        part = Exchange((v for v in self._variables if v.key in keys), self._scales, self._worker, self._capped)
+        # The same handles, because TensorFlow orders the reads and writes of one handle in a graph.
+        part.copies = {key: self.copies[key] for key in part.copies}
+        part.pulled = {key: self.pulled[key] for key in part.copies}
+        return part
+
     def pull(self) -> None:
         """Fetches the values of the servers and assigns them to the worker's copies."""
         self.pulled = self.fetch()
