@@ -37,6 +37,20 @@ def one_worker(strategy):
     strategy._num_workers, strategy._pool = before
 
 
+def all_train(monkeypatch):
+    """All workers train young models too, in whole closures: for tests of what they do beside one another."""
+    from tfps.training.asynchronous import pacing
+    from tfps.training.pacing import Pace
+
+    monkeypatch.setattr(pacing, "young_pace", lambda trained, workers, most, for_each: Pace(workers, most))
+
+
+@pytest.fixture
+def no_young(monkeypatch):
+    """Every model counts as old."""
+    all_train(monkeypatch)
+
+
 @pytest.fixture
 def data():
     """Where the real data sets are; the test is skipped where they are not."""

@@ -132,15 +132,21 @@ def test_files_that_are_named_exist():
 # Tables.
 
 
+def called(owner):
+    """A class by its name, and TensorFlow's modules as users write them."""
+    from tfps.keras import hooks
+
+    # Its class has another name in other versions of Keras.
+    if owner is hooks.EXPORT_ARCHIVE:
+        return "ExportArchive"
+    return re.sub(r"^tensorflow(\._api\.v2)?", "tf", owner.__name__)
+
+
 def test_hooks_are_those_of_the_table(monkeypatch):
     from tfps.keras import hooks
 
     replaced = ["Variable.sparse_read", "Variable.trainable"]  # properties, the one added, of the other the setter
-    # Its class has another name in other versions of Keras.
-    names = {hooks.EXPORT_ARCHIVE: "ExportArchive"}
-    monkeypatch.setattr(
-        hooks, "_replace", lambda owner, name, *_: replaced.append(f"{names.get(owner, owner.__name__)}.{name}")
-    )
+    monkeypatch.setattr(hooks, "_replace", lambda owner, name, *_: replaced.append(f"{called(owner)}.{name}"))
     for name, install in vars(hooks).items():
         if name.startswith("_install_"):
             install()
@@ -196,6 +202,8 @@ def test_averages_are_those_of_the_table():
 
 def test_numbers_are_those_of_the_code(strategy):
     from tfps.keras.variables import _TABLE_ROWS
+    from tfps.training.asynchronous.pacing import ALONE
+    from tfps.training.asynchronous.pacing import UNSEEN as UNSEEN_STEPS
     from tfps.training.exchange import _KEY_STEP
     from tfps.training.geo.pacing import UNSEEN, UNSEEN_OF_MANY
     from tfps.training.pacing import CLOSURES_AN_EPOCH
@@ -206,6 +214,10 @@ def test_numbers_are_those_of_the_code(strategy):
     assert f"at least {CLOSURES_AN_EPOCH} closures" in text_of("docs/architecture.md")
     assert f"`strategy.closure_timeout_s` ({strategy.closure_timeout_s:.0f} s)" in text_of("docs/architecture.md")
     assert f"from step `{UNSEEN} * n` on" in text_of("docs/optimizers.md").replace("\n", " ")
+    assert f"from step `{UNSEEN_STEPS} * n` on" in text_of("docs/optimizers.md").replace("\n", " ")
+    assert f"at most `iterations / ({UNSEEN_STEPS} * N)` steps" in text_of("docs/optimizers.md")
+    assert f"alone trains the first {ALONE} steps" in text_of("docs/optimizers.md")
+    assert f"for every {UNSEEN_STEPS} steps" in text_of("docs/convergence.md").replace("\n", " ")
     assert f"`iterations / {2 * UNSEEN}`" in text_of("docs/optimizers.md")
     assert f"`iterations / ({UNSEEN_OF_MANY} * N)`" in text_of("docs/optimizers.md")
     assert f"n * {_KEY_STEP:,}" in text_of("docs/optimizers.md")

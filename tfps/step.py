@@ -32,6 +32,10 @@ class Lookups(Protocol):
         """Looks up the rows of `table` for `ids` of any shape. Repeated ids share one row."""
         ...
 
+    def read_whole(self, table: Any) -> tf.Tensor:
+        """Returns all rows of `table`, [rows, dim], in the order of their ids."""
+        ...
+
 
 class Keyed(Protocol):
     """A table or a dense variable. This module needs only its key."""
@@ -87,6 +91,7 @@ class Step:
     Attributes:
         gradients: the `TableGradient` of each lookup whose backward pass was traced; the push of this step uses them.
         looked_up: the (table, ids) of each lookup so far.
+        whole_reads: the (table, all its rows) of each time that the step read a table whole.
         contributions: the gradients that were handed over so far; None if the step makes its own updates.
         numbering: the numbers of the steps of the closure; None if the step belongs to none.
         drawn: the state of each random generator that the step draws from.
@@ -118,12 +123,30 @@ class Step:
         self.looked_up: list[tuple[Any, tf.Tensor]] = []
         self.drawn: list[Any] = []
         self.uncopied: dict[VariableKey, Any] = {}
+        self.whole_reads: list[tuple[Any, tf.Tensor]] = []
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the code under trace is in a branch or a loop of the step, which has its own graph."""
+        return tf.compat.v1.get_default_graph() is not self._graph
+
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        """Creates operations in the graph of the step, also from within its branches and loops."""
+        # A branch or a loop takes what it uses of the step's graph as an argument.
+        with self._graph.as_default():
+            yield
 
     def next_push_id(self) -> Any:
         """Returns the id of the next push of rows, or None if pushes have no ids."""
         # A step pushes each time that it applies an optimizer. The pushes are numbered from 0.
         self._pushes += 1
         return None if self.push_id is None else self.push_id.nth(self._pushes - 1)
+
+    @property
+    def copies(self) -> dict[VariableKey, tf.Tensor]:
+        """The handle of each of the worker's copies, by variable key."""
+        return self._copies
 
     def copy_of(self, key: VariableKey) -> tf.Tensor | None:
         """Returns the handle of the worker's copy of a variable; None if it has no copy."""
@@ -137,6 +160,7 @@ class Step:
         """
         # One scalar for each table, so that the tape adds up the gradients of all lookups in it.
         if key not in self._sources:
+            # Also without the control dependencies of its caller, because later lookups use the same scalar.
             with self._graph.as_default(), tf.control_dependencies(None):
                 self._sources[key] = tf.zeros([], name="table_gradient_source")
         return self._sources[key]

@@ -12,6 +12,7 @@ import tfps
 from tests.conformance import models
 from tests.conformance.elsewhere import Elsewhere
 from tests.conformance.matrix import FORMATS, KINDS, MODES, WORKERS, Kind, Mode, backup
+from tests.conftest import all_train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,14 @@ def workers(request: pytest.FixtureRequest, strategy: tfps.ParameterServerStrate
     if strategy._pool is not None:
         strategy._pool.close()
     strategy._num_workers, strategy._pool = before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_young_models() -> Iterator[None]:
+    """With two workers both train, although the models here are trained for few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        all_train(patch)
+        yield
 
 
 @pytest.fixture(scope="module", params=MODES)

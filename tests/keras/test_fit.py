@@ -127,7 +127,7 @@ def slow_first_batch(ids, zeros):
     return ids, zeros + idle[0, 0]
 
 
-def test_what_one_worker_cannot_do_of_the_steps_another_does(counter):
+def test_what_one_worker_cannot_do_of_the_steps_another_does(counter, no_young):
     """Of nine batches the second worker has four, is done with them first, and is asked for more."""
     counter.fit(pairs().batch(7).map(slow_first_batch), steps_per_epoch=9, epochs=1, verbose=0)
     assert int(counter.optimizer.iterations) == 9
@@ -320,7 +320,7 @@ def test_ids_that_float32_rounds_are_refused(strategy):
         model.fit(np.ones((4, 1), np.int64), np.ones((4, 1, 1)), verbose=0)
 
 
-def test_a_fit_that_fails_changes_nothing_after_it(counter):
+def test_a_fit_that_fails_changes_nothing_after_it(counter, no_young):
     ids = np.ones(1_000_000, np.int64)
     ids[150_000] = 77  # the first closure of worker 1 fails at once, while worker 0 has 100,000 rows of its own to do
     with pytest.raises(Exception, match="below 60"):

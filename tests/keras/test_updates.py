@@ -48,7 +48,7 @@ def test_weights_decay_if_their_rows_are_in_the_batch(strategy):
     np.testing.assert_allclose(rows[[3, 5, 4], 0], [0.95, 0.95, 1.0], rtol=1e-6)
 
 
-def test_workers_draw_different_numbers(strategy):
+def test_workers_draw_different_numbers(strategy, no_young):
     class Draw(keras.layers.Layer):
         def __init__(self):
             super().__init__()
@@ -138,7 +138,7 @@ def test_velocities_of_sgd_are_means_under_geo(strategy):
         np.testing.assert_allclose(variable.numpy()[:3], 0.75, rtol=1e-5)
 
 
-def test_a_product_is_that_of_the_steps_of_all_workers(strategy):
+def test_a_product_is_that_of_the_steps_of_all_workers(strategy, no_young):
     def trained(strategy):
         with strategy.scope() if strategy else contextlib.nullcontext():
             model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
@@ -151,7 +151,7 @@ def test_a_product_is_that_of_the_steps_of_all_workers(strategy):
 
 
 @pytest.mark.parametrize(("chosen", "steps"), [(1, 16), (8, 8), (64, 32)])
-def test_steps_of_a_closure(strategy, monkeypatch, chosen, steps):
+def test_steps_of_a_closure(strategy, monkeypatch, no_young, chosen, steps):
     """What the model is compiled with, the strategy's number where that is 1, and never over an eighth of an epoch."""
     closures = []
     order = strategy.pool.run_later

@@ -80,7 +80,7 @@ def test_what_is_read_within_an_epoch_is_of_whole_steps(strategy, tmp_path):
     assert counted(model) == seen[0][0]
 
 
-def test_a_failure_after_training_was_stopped_leaves_nothing_under_way(strategy):
+def test_a_failure_after_training_was_stopped_leaves_nothing_under_way(strategy, no_young):
     model = plain(strategy)
 
     def bad(ids, labels):

@@ -71,7 +71,7 @@ def lines(caplog):
     return [record.getMessage() for record in caplog.records if "bottleneck" in record.getMessage()]
 
 
-def test_a_fit_says_once_what_limits_it(strategy, monkeypatch, caplog):
+def test_a_fit_says_once_what_limits_it(strategy, monkeypatch, no_young, caplog):
     monkeypatch.setattr(first_steps, "_SECONDS", 0.01)
     with caplog.at_level(logging.INFO, "tfps"):
         model = fitted(strategy, epochs=2)
@@ -83,7 +83,7 @@ def test_a_fit_says_once_what_limits_it(strategy, monkeypatch, caplog):
     assert all(noun in line for noun in ("servers ", "workers ", "chief ", " steps in "))
 
 
-def test_short_epochs_are_seen_together(strategy, monkeypatch, caplog):
+def test_short_epochs_are_seen_together(strategy, monkeypatch, no_young, caplog):
     """An epoch has six closures a worker, and twenty are asked for; also with evaluations in between."""
     monkeypatch.setattr(first_steps, "_SECONDS", 0.0)
     monkeypatch.setattr(first_steps, "_CLOSURES", 20)
@@ -107,6 +107,19 @@ def test_several_watches_are_one():
     assert [(task.job, task.used, task.host_idle) for task in found.tasks] == [
         ("ps", pytest.approx(0.8), pytest.approx(0.5))
     ]
+
+
+def test_the_short_closures_of_a_young_model_are_not_judged(strategy, monkeypatch, caplog):
+    monkeypatch.setattr(first_steps, "_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, "tfps"):
+        model = fitted(strategy)
+        assert not lines(caplog)
+        (told,) = [record.getMessage() for record in caplog.records if "a young model" in record.getMessage()]
+        assert "an epoch of 200 batches is too short for 2 workers" in told
+        model.optimizer.iterations.assign(1_000_000)
+        model.fit(np.zeros((64 * 200, 4)), np.zeros(64 * 200), batch_size=64, verbose=0)
+    assert len(lines(caplog)) == 1
+    assert sum("a young model" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_epochs_that_are_too_short_say_nothing(strategy, monkeypatch, caplog):

@@ -12,7 +12,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import json, os, signal, threading, time, keras, numpy as np, tensorflow as tf, tfps
 
+from tfps.training.asynchronous import pacing
+from tfps.training.pacing import Pace
+
 ROWS, BATCHES, SIZE = 300, 120, 8
+# All six workers train, although the model is young.
+pacing.young_pace = lambda trained, workers, most, for_each: Pace(workers, most)
 
 class Gradient(keras.losses.Loss):
     # Its gradient does not depend on the weights: -1 for every element, or that divided by the examples.

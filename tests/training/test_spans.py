@@ -42,7 +42,7 @@ def test_every_update_arrives_once(overlap, strategy, span):
     assert int(model.optimizer.iterations) == 2 * 97
 
 
-def test_closures_have_several_spans(overlap, strategy):
+def test_closures_have_several_spans(overlap, strategy, no_young):
     model, results = counter(strategy, 3), []
     ids, zeros = np.ones((8 * 8 * 2 * 3 * SPANS, 2), np.int64), np.zeros((8 * 8 * 2 * 3 * SPANS, 2, 4), np.float32)
     model.fit(ids[:16], zeros[:16], batch_size=8, verbose=0)

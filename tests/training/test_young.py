@@ -1,10 +1,13 @@
-"""How windows begin: in a young model few workers are at work beside one another, and not for long."""
+"""How a young model is trained: few workers are at work beside one another, and not for long."""
 
 import types
 
+import keras
 import pytest
 
+from tfps.keras.model_steps import ModelSteps
 from tfps.training import runner
+from tfps.training.asynchronous.pacing import ALONE, UNSEEN, YoungPacing
 from tfps.training.closure import Result
 from tfps.training.geo.pacing import WindowPacing
 from tfps.training.paced_schedules import make_paced_schedule
@@ -12,6 +15,8 @@ from tfps.training.pacing import CLOSURES_AN_EPOCH, Pace, SteadyPacing, closure_
 
 BATCHES = 4_000
 MOST = 20
+FED = lambda: 4  # noqa: E731
+"""The steps of a closure over fed batches."""
 
 
 class Calls:
@@ -36,7 +41,7 @@ class Calls:
 class Cluster:
     """Workers that run closures at once, each on its own shard of the input; `orders` has (shard, steps) of each."""
 
-    def __init__(self, workers, monkeypatch, fed=False, trained=0, windows=True):
+    def __init__(self, workers, monkeypatch, fed=False, trained=0, mode="windows", parts=1, memory=1.0):
         monkeypatch.setattr(runner, "Calls", Calls)
         self.orders = []
         self._left = [BATCHES // workers] * workers
@@ -44,12 +49,13 @@ class Cluster:
         self.pool = types.SimpleNamespace(devices=list(range(workers)))
         self.closure_timeout_s = 1.0
         source = types.SimpleNamespace(num_batches=None if fed else BATCHES, is_fed=fed, steps_per_epoch=None)
-        if windows:
+        if mode == "windows":
             steps = closure_steps(source.num_batches, workers, MOST)
-            pacing = WindowPacing(workers, steps, 1, fed, trained, None)
+            pacing = WindowPacing(workers, steps, parts, fed, trained, None)
         else:
-            steps = closure_steps(source.num_batches, workers * CLOSURES_AN_EPOCH, MOST)
-            pacing = SteadyPacing(Pace(workers, steps), 1, lambda: 1)
+            pace = Pace(workers, closure_steps(source.num_batches, workers * CLOSURES_AN_EPOCH, MOST))
+            steady = mode == "steady"
+            pacing = SteadyPacing(pace, parts, FED) if steady else YoungPacing(pace, parts, FED, trained, memory)
         run_on = runner.Runner(self, self, lambda result: None)
         self.schedule = make_paced_schedule(run_on, Input(source, workers), pacing, MOST)
 
@@ -122,5 +128,75 @@ def test_a_trained_model_and_one_worker_begin_with_whole_windows(monkeypatch, fe
 
 
 def test_a_steady_pace_has_all_workers_from_the_first_step_on(monkeypatch):
-    _, notes = trained(Cluster(4, monkeypatch, windows=False))
+    _, notes = trained(Cluster(4, monkeypatch, mode="steady"))
     assert [(worker, steps) for worker, steps, _ in notes[:4]] == [(0, 20), (1, 20), (2, 20), (3, 20)]
+
+
+@pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
+@pytest.mark.parametrize("workers", [2, 4, 8])
+def test_asynchronous_steps_under_way_are_a_fraction_of_those_trained(monkeypatch, workers, fed):
+    monkeypatch.setitem(globals(), "BATCHES", 8_000)
+    done, notes = trained(Cluster(workers, monkeypatch, fed, mode="asynchronous"))
+    assert done == BATCHES
+    for worker, steps, before in notes:
+        if before < BATCHES // workers:
+            assert not worker if before < ALONE else worker <= before // UNSEEN
+            # Two closures of the worker that is alone may be under way when the others join.
+            assert steps <= (4 if before < ALONE + 8 else max(1, before // UNSEEN // workers))
+    assert {worker for worker, _, _ in notes} == set(range(workers))
+    lengths = {steps for _, steps, _ in notes}
+    # A graph is traced for each number of fed batches.
+    assert lengths <= {1, 4} if fed else max(lengths) == min(20, BATCHES // UNSEEN // workers)
+
+
+@pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
+def test_an_old_model_and_one_worker_have_whole_closures_from_the_first_on(monkeypatch, fed):
+    for workers, steps_before in ((4, 100_000), (1, 0)):
+        cluster = Cluster(workers, monkeypatch, fed, steps_before, mode="asynchronous")
+        _, notes = trained(cluster)
+        assert [(worker, steps) for worker, steps, _ in notes[:workers]] == [
+            (worker, 4 if fed else 20) for worker in range(workers)
+        ]
+
+
+def test_a_job_too_small_for_its_workers_is_trained_by_one_after_the_other(monkeypatch):
+    monkeypatch.setitem(globals(), "BATCHES", 60)
+    done, notes = trained(Cluster(4, monkeypatch, mode="asynchronous"))
+    assert done == 60 and [worker for worker, _, _ in notes] == sorted(worker for worker, _, _ in notes)
+
+
+def test_spans_that_overlap_make_a_model_count_as_half_as_old():
+    plain, overlapped = (YoungPacing(Pace(2, 16), parts, FED, 1_024) for parts in (1, 4))
+    assert plain.pace(0) == Pace(2, 8) and overlapped.pace(0) == Pace(2, 4)
+    assert not plain.is_whole(1_023) and plain.is_whole(1_024) and not overlapped.is_whole(1_024)
+
+
+def test_a_momentum_of_nine_tenths_makes_a_model_young_for_ten_times_as_long(monkeypatch):
+    _, notes = trained(Cluster(2, monkeypatch, mode="asynchronous", memory=1 / (1 - 0.9)))
+    first = next(before for worker, _, before in notes if worker == 1)
+    assert 10 * UNSEEN <= first < 10 * UNSEEN + 8
+    assert all(steps <= before // (20 * UNSEEN) for _, steps, before in notes if 20 * UNSEEN <= before < BATCHES // 2)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "memory"),
+    [
+        (lambda: keras.optimizers.SGD(0.1), 1),
+        (lambda: keras.optimizers.SGD(0.1, momentum=0.75), 4),
+        (lambda: keras.optimizers.SGD(0.1, momentum=1.0), 100),
+        (lambda: keras.optimizers.RMSprop(0.1, momentum=0.5), 2),
+        (lambda: keras.optimizers.Adam(0.1), 1),
+    ],
+)
+def test_a_momentum_shortens_closures_where_their_length_is_not_set(strategy, monkeypatch, optimizer, memory):
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile(optimizer(), "mse")
+    steps = ModelSteps(model, model.train_step)
+    assert steps.update_memory() == pytest.approx(memory) and steps.trained_steps() == 0
+    assert steps.exchange_steps() == max(1, 16 // memory) and steps.closure_steps() == 16
+    model.steps_per_execution = 8
+    assert steps.exchange_steps() == 8
+    model.steps_per_execution = 1
+    monkeypatch.setattr(strategy, "dense_exchange_every", 7)
+    assert steps.exchange_steps() == 7

@@ -34,6 +34,11 @@ class LocalTable(RoutedRows):
         self._unique_id = self._shared_name = f"{table._unique_id}_window"
         self.pulled = rows
 
+    @property
+    def pulled_rows(self) -> tf.Tensor:
+        """The number of rows that the window has, int64."""
+        return tf.shape(self.pulled, tf.int64)[0]
+
     def delta(self, keep: tf.Tensor | None = None) -> tf.Tensor:
         """Returns how far the steps so far have moved the rows, [m, dim].
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding.inner_gradients import gradient_path
 from tfps.embedding.lookup_group import LookupResult, route
 from tfps.embedding.pulling import pull
 from tfps.embedding.routed_rows import RoutedRows
@@ -90,12 +91,15 @@ def expand(found: LookupResult) -> tf.Tensor:
     if not watch(found):
         return tf.gather(group.answer, found.places)
     current = step.current()
+    source, finish = gradient_path(current, found.table)
 
     def backward(upstream: tf.Tensor) -> list[tf.IndexedSlices]:
         # Under a mixed precision policy the layer casts the rows, but tables and their gradients stay float32.
         upstream = tf.cast(upstream, tf.float32)
+        # Its shape is unknown where the model slices the rows by sizes that only the graph knows.
+        upstream = tf.ensure_shape(upstream, found.places.shape.concatenate([found.table.dim]))
         summed = segment_sum_rows([upstream], [found.table_places], tf.size(found.table_ids, tf.int64))
-        return [table_gradient(current, found, summed, (upstream, found.places))]
+        return [finish(table_gradient(current, found, summed, (upstream, found.places)))]
 
     rows = tf.gather(group.answer, found.places)
-    return with_gradient(rows, [found.table.handle], backward)
+    return with_gradient(rows, [source], backward)

@@ -8,6 +8,7 @@ gradients of bags straight to the gradients of the unique ids.
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding.inner_gradients import gradient_path
 from tfps.embedding.lookup_group import LookupResult
 from tfps.embedding.table_gradient import table_gradient, watch
 from tfps.ops.combine_rows import (
@@ -37,15 +38,16 @@ def pool(found: LookupResult, pooling: Pooling) -> tf.Tensor:
         return combine_rows(answer, places, pooling)
     current = step.current()
     pooling = cast_weights(pooling, answer.dtype)
+    source, finish = gradient_path(current, found.table)
 
     def backward(upstream: tf.Tensor) -> list[tf.IndexedSlices | tf.Tensor]:
         # A gather on the pooled rows gives its gradient as IndexedSlices, which the C++ ops do not take.
-        upstream = tf.convert_to_tensor(upstream)
+        upstream = tf.ensure_shape(tf.convert_to_tensor(upstream), [None, found.table.dim])
         summed = combine_rows_gradient(upstream, found.table_places, pooling, tf.size(found.table_ids, tf.int64))
-        gradients = [table_gradient(current, found, tf.cast(summed, tf.float32))]
+        gradients = [finish(table_gradient(current, found, tf.cast(summed, tf.float32)))]
         if pooling.weights is not None:
             gradients.append(combine_weights_gradient(upstream, answer, places, pooling))
         return gradients
 
-    inputs = [found.table.handle, *([] if pooling.weights is None else [pooling.weights])]
+    inputs = [source, *([] if pooling.weights is None else [pooling.weights])]
     return with_gradient(combine(answer, places, pooling), inputs, backward)

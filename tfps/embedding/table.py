@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from tfps import step
 from tfps.embedding.initialization import InitialValue
 from tfps.embedding.lookup import expand, look_up
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.row_store import RowStore
+from tfps.embedding.whole import all_ids, read_in_graph
 from tfps.errors import UnsupportedError
 from tfps.ops.routing_graph import global_of
 from tfps.placement.model import Placement
@@ -207,21 +209,43 @@ class Table(RoutedRows, abc.ABC):
         return max(1, _CHUNK_BYTES // (self.dim * self.dtype.size))
 
     def __tf_tensor__(self, dtype: tf.DType | None = None, name: str | None = None) -> tf.Tensor:
-        """Returns the whole table in eager code; in a graph, a tensor that has the right shape but cannot be evaluated.
+        """Returns the whole table; see `tfps.embedding.whole`. Outside a step, a graph gets the right shape alone.
 
         Keras converts a variable to a tensor in order to read its shape.
         """
         if tf.executing_eagerly():
-            return tf.convert_to_tensor(self.numpy(), dtype)
-        message = (
-            f"tfps: a step asked for the whole table {self.name} ({self.rows} x {self.dim}), which would cross to the "
-            "worker. Ask for rows: keras.layers.Embedding, keras.ops.take, tf.gather or tfps.nn.embedding_lookup. "
-            "To read all rows of a small table, call layer(keras.ops.arange(rows))."
-        )
-        # The message is no number, so the conversion fails if the tensor is ever evaluated, and the error of TensorFlow
-        # quotes the message.
-        never = tf.strings.to_number(message, out_type=tf.float32, name="whole_table_read")
-        return tf.cast(tf.broadcast_to(never, self.shape), dtype or self.dtype)
+            # An eager step may take the gradient; all else only reads, in chunks.
+            rows = self.numpy() if step.current() is None else self.sparse_read(all_ids(self))
+            return tf.convert_to_tensor(rows, dtype)
+        rows = read_in_graph(self)
+        return rows if dtype is None or dtype == self.dtype else tf.cast(rows, dtype)
+
+    def __getitem__(self, key: Any) -> tf.Tensor:
+        """Reads a part of the table as `tf.Variable` does, but only the rows that the first index selects."""
+        first, *others = key if isinstance(key, tuple) else (key,)
+        if isinstance(first, slice):
+            ids = tf.range(self.rows, dtype=tf.int64)[first]
+            return self.sparse_read(ids)[tuple([slice(None), *others])]
+        if isinstance(first, int | np.integer) or (tf.is_tensor(first) and first.shape.rank == 0):
+            wanted = tf.cast(first, tf.int64)
+            row = self.sparse_read(tf.where(wanted < 0, wanted + self.rows, wanted))
+            return row[tuple(others)] if others else row
+        return tf.convert_to_tensor(self)[key]
+
+    def __iter__(self) -> "NoReturn":
+        """Refuses a loop over the rows, as a `tf.Variable` does. Without this method Python would call `self[i]`."""
+        raise TypeError(f"table {self.name!r} is not iterable.")
+
+    @property
+    def device(self) -> str:
+        """No device: the rows are on several. TensorFlow's lookups ask for it."""
+        return ""
+
+    def value(self) -> tf.Tensor:
+        """Returns the whole table, as `tf.Variable.value` does."""
+        return tf.convert_to_tensor(self)
+
+    read_value = value
 
     def _serialize_to_tensors(self) -> dict[str, tf.Tensor]:
         """Returns the tensors that `tf.train.Checkpoint` saves."""

@@ -105,12 +105,14 @@ class StepFunction:
         if self._first_steps is not None:
             self._first_steps.end_epoch()
         self.join()
+        self.closures.forget_whole_tables()
         return self._logs.current(ended=True)
 
     def _run_single(self, batches: Iterator[Nest]) -> dict[str, Any]:
         """Runs `train_on_batch` and `test_on_batch`: sends each batch to a worker and waits for the result."""
         # The steps of a running epoch have to be in the metrics before this batch is.
         self.join()
+        self.closures.forget_whole_tables()
         self._logs.begin()
         self._steps.summary_state = summary_state()
         for data in batches:
@@ -118,6 +120,7 @@ class StepFunction:
             batch = tree.map_structure(as_tensor, data)
             with seeds.twins_of(self._steps.strategy).loop():
                 self._count(self.mode.run_batch(functools.partial(self._runner.run_batch, batch)))
+        self.closures.forget_whole_tables()
         # Without the logs of the mode: `train_on_batch` returns what the step returned, in an order that users unpack.
         return self._logs.returned()
 
@@ -127,6 +130,8 @@ class StepFunction:
         # Read before `start` fills it. The plan is logged the first time a model is trained, after tracing has found
         # the lookups.
         new = not self.closures.by_iterator
+        # A call that failed may have left copies of tables.
+        self.closures.forget_whole_tables()
         self.closures.start(epoch)
         self._logs.begin()
         if self._first_steps is not None:
@@ -150,6 +155,7 @@ class StepFunction:
 
     def _count(self, result: Result) -> None:
         self._logs.add(result)
-        if self._first_steps is not None and self._schedule is not None:
-            # Only epochs count: the time of a single batch says nothing about the speed of the cluster.
+        # Only epochs count: the time of a single batch says nothing about the speed of the cluster. Nor do the short
+        # closures of a young model.
+        if self._first_steps is not None and self._schedule is not None and self._schedule.is_whole:
             self._first_steps.count(result.steps)

@@ -27,12 +27,14 @@ from tfps.keras import (
     building,
     eager_steps,
     exporting,
+    inner_functions,
     model_checks,
     moving_averages,
     optimizers,
     predicting,
     regularizing,
     seeds,
+    sparse_products,
     variables,
 )
 from tfps.keras._compat import (
@@ -86,10 +88,11 @@ def install() -> None:
     _install_optimizer_hooks()
     _install_trainer_hooks()
     _install_export_hooks()
+    _install_tensorflow_hooks()
 
 
 def _replace(owner: type | ModuleType, name: str, ours: Callable[..., Any], applies: Callable[..., bool]) -> None:
-    """Replaces a method or function: calls `ours(stock, self, ...)` if `applies(self, ...)`, and otherwise stock."""
+    """Replaces a method or function: calls `ours(stock, ...)` if `applies(...)`, and the stock one otherwise."""
     stock = getattr(owner, name)
 
     @functools.wraps(stock)
@@ -451,3 +454,14 @@ def _install_export_hooks() -> None:
     _replace(EXPORT_ARCHIVE, "write_out", exporting.write_out, always)
     _replace(saved_model, "save_and_return_nodes", exporting.save, always)
     _replace(polymorphic_function.Function, "get_concrete_function", exporting.record_source, always)
+
+
+# TensorFlow hooks: what a step calls is part of the step.
+
+
+def _install_tensorflow_hooks() -> None:
+    function = type(tf.function(lambda: None))
+    in_step = lambda *args, **kwargs: inner_functions.is_in_traced_step()  # noqa: E731
+    _replace(function, "__call__", inner_functions.run_inline, in_step)
+    _replace(tf, "vectorized_map", inner_functions.map_with_lookups, in_step)
+    _replace(tf.sparse, "sparse_dense_matmul", sparse_products.multiply, sparse_products.is_of_table)

@@ -15,6 +15,7 @@ from tfps.keras.optimizers import optimizers_of
 from tfps.keras.returned_logs import ReturnedLogs
 from tfps.keras.summaries import State, number_summaries, summary_scope
 from tfps.keras.variables import stored_values
+from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
@@ -59,9 +60,28 @@ class ModelSteps:
         chosen = int(self.model.steps_per_execution)
         return chosen if chosen > 1 else self.strategy.dense_exchange_every
 
+    def exchange_steps(self) -> int:
+        """Returns the most steps of a closure that trains asynchronously: fewer with a momentum, unless they are set.
+
+        The default bounds the steps that servers have not seen. A momentum carries each of them further, so it divides
+        that bound: 32 steps of all workers without one, 3 with a momentum of 0.9.
+        """
+        steps, workers = self.closure_steps(), self.strategy.num_workers
+        is_default = int(self.model.steps_per_execution) == 1 and steps == default_exchange_every(workers)
+        return max(1, int(steps / self.update_memory())) if is_default and workers > 1 else steps
+
     def trained_steps(self) -> int:
-        """Returns the number of steps that the model has been trained for, as its optimizer counts them."""
-        return int(self.model.optimizer.iterations)
+        """Returns the number of steps that the model has been trained for, as its optimizers count them."""
+        # A custom `train_step` may leave the compiled optimizer alone, or be compiled with none.
+        return max((int(optimizer.iterations) for optimizer in optimizers_of(self.model)), default=0)
+
+    def update_memory(self) -> float:
+        """Returns the number of steps for which an update moves the weights: 1 / (1 - momentum), at most 100.
+
+        Adam and its relatives divide by the size of their gradients, so their averages do not carry steps further.
+        """
+        momenta = (getattr(optimizer, "momentum", None) for optimizer in optimizers_of(self.model))
+        return max((1 / max(0.01, 1 - one) for one in momenta if isinstance(one, int | float)), default=1.0)
 
     def program(self, applies_updates: bool, spec: Nest) -> Program:
         """Returns the program of closures over batches like `spec`.

@@ -160,7 +160,9 @@ def settings_of(optimizer: keras.Optimizer | None) -> ModeSettings | None:
 def make_mode(steps: ModelSteps) -> Mode:
     """Makes the mode in which a model trains: the mode of its optimizer, or asynchronous for a plain optimizer."""
     settings = settings_of(steps.model.optimizer)
-    return Asynchronous(steps.strategy, steps.closure_steps) if settings is None else settings.make_mode(steps)
+    if settings is not None:
+        return settings.make_mode(steps)
+    return Asynchronous(steps.strategy, steps.exchange_steps, steps)
 
 
 def optimizer_kind(settings: type[ModeSettings], inner: type) -> type:

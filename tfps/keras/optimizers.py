@@ -7,6 +7,7 @@ from typing import TypeAlias
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding.local_table import LocalTable, find_stand_in
 from tfps.embedding.merged import MergedGradient, apply_merged
 from tfps.embedding.push import push
 from tfps.embedding.table import Table
@@ -67,23 +68,18 @@ def update_step(
 
     Args:
         optimizer: a Keras optimizer.
-        gradients: the gradient of each variable; IndexedSlices for tables.
+        gradients: the gradient of each variable; for a table usually IndexedSlices.
         variables: Keras variables.
         learning_rate: a scalar tensor.
 
     Raises:
-        UnsupportedError: the gradient of a table is dense, or a synchronous step applies an optimizer without a mode.
+        UnsupportedError: a synchronous step applies an optimizer without a mode.
     """
     tables, dense = [], []
     for gradient, variable in zip(gradients, variables, strict=True):
         value = variable._value if isinstance(variable, Variable) else variable
         if isinstance(value, Table):
-            if not isinstance(gradient, tf.IndexedSlices | MergedGradient):
-                raise UnsupportedError(
-                    f"the gradient of table {value.name!r} must come from its lookups, as tf.IndexedSlices: a dense "
-                    f"gradient would be as large as the table. Received: {type(gradient).__name__}."
-                )
-            tables.append((gradient, value))
+            tables.append((by_rows(gradient, value), value))
         else:
             dense.append((gradient, variable))
     # A `SyncOptimizer` contributes its gradients and does not get here, so this optimizer is in no such mode.
@@ -103,8 +99,24 @@ def update_step(
     merged = [update for update in updates if isinstance(update.gradient, MergedGradient)]
     apply_merged(merged)
     direct = [update for update in updates if update not in merged]
-    if direct:
-        push(direct, current.gradients if current else [], current.next_push_id() if current else None)
+    known = current.gradients if current else []
+    # A window has copies of some tables on the worker. The push of these stays there, and happens once with the window.
+    here = [update for update in direct if isinstance(update.table, LocalTable)]
+    there = [update for update in direct if update not in here]
+    if here:
+        push(here, known)
+    if there:
+        push(there, known, current.next_push_id() if current else None)
+
+
+def by_rows(gradient: Gradient, table: Table) -> tf.IndexedSlices | MergedGradient:
+    """Returns the gradient of a table by rows: a dense one, which code of the user has made, has all rows."""
+    if isinstance(gradient, tf.IndexedSlices | MergedGradient):
+        return gradient
+    # In a window the rows are numbered by the worker's copy, which has no more rows than the table.
+    here = find_stand_in(table)
+    rows = here.pulled_rows if isinstance(here, LocalTable) else tf.constant(table.rows, tf.int64)
+    return tf.IndexedSlices(gradient[:rows], tf.range(rows, dtype=tf.int64), tf.constant(table.shape, tf.int64))
 
 
 def _group_by_device(pairs: list[Pair]) -> dict[str | None, list[Pair]]:

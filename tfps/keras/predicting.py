@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.cluster import devices
+from tfps.embedding.whole import WHOLE_SUFFIX, WholeCopies
 from tfps.inputs.chief_dataset import as_tensor, move_to_this_context
 from tfps.keras import seeds
 from tfps.keras._compat import TFEpochIterator, convert_to_np_if_not_ragged, potentially_ragged_concat, tree
@@ -20,6 +21,8 @@ from tfps.training.exchange import Exchange
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.traced_closures import retrace
 from tfps.types import Nest
+
+_NUMBERS = itertools.count()
 
 
 def predict(
@@ -120,6 +123,7 @@ class PredictFunction:
         self._function = tf.function(self._trace, autograph=False, reduce_retracing=True)
         self._is_traced = self._assigns = False
         self._variables = self._steps.strategy.remote_variables.make_owned(self)
+        self._whole = WholeCopies(f"prediction_{next(_NUMBERS)}", "predict")
 
     def __call__(self, batches: Iterable[Nest]) -> Nest:
         """Runs the steps over some batches, such as `[(x,)]`, and returns their outputs, concatenated."""
@@ -136,12 +140,17 @@ class PredictFunction:
         if not self._is_traced:
             retrace(functools.partial(self._function.get_concrete_function, *first))
         calls = (functools.partial(self._run, batch) for batch in itertools.chain(first, tensors))
+        # The copies of whole tables of an earlier call do not have the updates since.
+        self._variables.destroy_ending_in(WHOLE_SUFFIX)
         found = run_in_order(self._steps.strategy, "predictions for a batch", calls, in_turn=self._assigns)
-        with contextlib.closing(found) as outputs:
-            for output in outputs:
-                with tf.device(devices.CHIEF):
-                    tensors_here = tree.map_structure(as_tensor, output)
-                yield tensors_here
+        try:
+            with contextlib.closing(found) as outputs:
+                for output in outputs:
+                    with tf.device(devices.CHIEF):
+                        tensors_here = tree.map_structure(as_tensor, output)
+                    yield tensors_here
+        finally:
+            self._variables.destroy_ending_in(WHOLE_SUFFIX)
 
     def _run(self, batch: Nest) -> Nest:
         return retrace(lambda: self._function(batch))
@@ -156,7 +165,7 @@ class PredictFunction:
                 return self._steps.outputs(inputs)
 
         # The first pass records the lookups of the model. The second one answers all of them with one request.
-        recording = Recording(run, batch)
+        recording = Recording(run, batch, self._whole.read)
         outputs = run(recording.lookups(batch), batch)
         written = recording.written(exchange.copies)
         for variable in variables:

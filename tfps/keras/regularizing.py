@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.table import Table
+from tfps.embedding.whole import is_used_so_far
 from tfps.errors import UnsupportedError
 from tfps.keras._compat import keras
 
@@ -34,6 +35,10 @@ def _rows_of_step(table: Table) -> tf.Tensor | None:
     """Returns each row that the traced step has looked up so far once; None if it has looked up no row of the table."""
     current = step.current()
     assert current is not None
+    # As in one process, a step that reads the table whole regularizes all of it.
+    whole = next((rows for one, rows in current.whole_reads if one is table and is_used_so_far(rows)), None)
+    if whole is not None:
+        return whole
     looked_up = [ids for one, ids in current.looked_up if one is table]
     if not looked_up:
         return None

@@ -8,11 +8,13 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.checks import check_integer
+from tfps.embedding.table import Table
 from tfps.errors import ConfigError
 from tfps.keras._compat import Variable
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import ModeOptimizer, ModeSettings, get_optimizer, with_mode
 from tfps.keras.multi_optimizer import is_multi
+from tfps.keras.optimizers import by_rows
 from tfps.training.mode import Mode
 from tfps.training.synchronous.mode import Synchronous
 
@@ -35,7 +37,10 @@ class SyncOptimizer(ModeOptimizer):
         pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
         values = [v._value if isinstance(v, Variable) else v for _, v in pairs]
         updated = [variable for _, variable in pairs]
-        gradients = [gradient for gradient, _ in pairs]
+        gradients = [
+            by_rows(gradient, value) if isinstance(value, Table) else gradient
+            for (gradient, _), value in zip(pairs, values, strict=True)
+        ]
 
         def apply_means(means: Sequence[tf.Tensor]) -> None:
             if is_multi(self):

@@ -81,11 +81,13 @@ class OwnedVariables:
     Threading: the main thread calls `make`, `remake` and `destroy`; any thread that traces calls `add_graph`.
 
     Args:
-        destroy_all: a function that destroys variables on their tasks.
+        destroy_all: a function that destroys variables on their tasks; if its second argument is true, it waits.
         worker_devices: the compute device of each worker.
     """
 
-    def __init__(self, destroy_all: Callable[[frozenset[RemoteVariable]], None], worker_devices: list[str]) -> None:
+    def __init__(
+        self, destroy_all: Callable[[frozenset[RemoteVariable], bool], None], worker_devices: list[str]
+    ) -> None:
         self._destroy_all = destroy_all
         self._worker_devices = worker_devices
         # The initial values of the variables that `make` has made. Closures make the other variables themselves.
@@ -124,6 +126,15 @@ class OwnedVariables:
                     places = [operation.device] if on_server else self._worker_devices
                     self._variables.update(RemoteVariable(device, name) for device in places)
 
+    def destroy_ending_in(self, suffix: str) -> None:
+        """Destroys the variables whose names end in `suffix`, and waits for it. A closure may make them again.
+
+        No closure that uses them may be under way.
+        """
+        chosen = frozenset(variable for variable in self._variables if variable.name.endswith(suffix))
+        if chosen:
+            self._destroy_all(chosen, True)
+
     def __iter__(self) -> Iterator[RemoteVariable]:
         """Iterates over the variables of the owner."""
         # A copy, because a thread that traces may add variables meanwhile.
@@ -134,7 +145,7 @@ class OwnedVariables:
         variables = frozenset(self._variables)
         self._variables.clear()
         self._initial_values.clear()
-        self._destroy_all(variables)
+        self._destroy_all(variables, False)
 
 
 class RemoteVariables:
@@ -154,7 +165,7 @@ class RemoteVariables:
         alive = tasks()
         # The strategy itself makes this call, so it exists.
         assert alive is not None
-        owned = OwnedVariables(lambda variables: _destroy(tasks(), variables), alive.worker_devices)
+        owned = OwnedVariables(lambda variables, wait: _destroy(tasks(), variables, wait), alive.worker_devices)
         background.finalize(owner, owned.destroy)
         return owned
 
@@ -180,8 +191,8 @@ def operations_of(graph: tf.Graph) -> Iterator[tf.Operation]:
         graphs += [found for found in inner if found is not None]
 
 
-def _destroy(tasks: Tasks | None, variables: Iterable[RemoteVariable]) -> None:
-    """Destroys variables in the threads of their tasks, and does not wait for them."""
+def _destroy(tasks: Tasks | None, variables: Iterable[RemoteVariable], wait: bool) -> None:
+    """Destroys variables in the threads of their tasks and does not wait for them; or in this thread."""
     if tasks is None:
         return
     workers = tasks.worker_devices
@@ -195,7 +206,11 @@ def _destroy(tasks: Tasks | None, variables: Iterable[RemoteVariable]) -> None:
         # The strategy has ended, and so have its tasks with their variables.
         except TfpsError:
             return
-        thread.run_later(functools.partial(_destroy_in, thread, there))
+        destroy = functools.partial(_destroy_in, thread, there)
+        if wait:
+            destroy()
+        else:
+            thread.run_later(destroy)
 
 
 def _destroy_in(thread: TaskThread, variables: Sequence[RemoteVariable]) -> None:

@@ -61,7 +61,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         dense_exchange_every: the number of steps that a worker makes in one closure, between two exchanges of dense
             variables. 1 gives the freshest values and costs most. The default is 32 divided by the number of workers,
             which bounds the steps that all workers make between two exchanges. It is smaller if an epoch has few
-            batches or the chief reads the input. `compile(steps_per_execution=)` overrides it.
+            batches, the chief reads the input, the model was trained for few steps, or the optimizer has a momentum.
+            `compile(steps_per_execution=)` overrides it.
         overlap_dense_exchange: whether dense variables cross during the steps instead of between them. A worker then
             sees the updates of other workers up to twice as late, and its own updates as before. It helps workers that
             are far from their servers. Only asynchronous training supports it.

@@ -23,7 +23,7 @@ from tfps.embedding.push_dedup import PushId
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import WorkerBatches
 from tfps.training.exchange import Exchange, local_copy
-from tfps.training.hoisting import DirectLookups, Recording
+from tfps.training.hoisting import DirectLookups, ReadWhole, Recording
 from tfps.training.lanes import lanes, pack
 from tfps.training.order import Int, Order
 from tfps.types import Nest, VariableKey
@@ -98,6 +98,8 @@ class Closure(abc.ABC):
         # closure can read the results of all others.
         self._log_shapes: list[tuple[str, list[int]]] = []
         self._recording: Recording | None = None
+        # Reads a table whole once for all steps of a closure; None if each step looks up all rows.
+        self._read_whole: ReadWhole | None = None
         self._numbering: step.Numbering | None = None
 
     @abc.abstractmethod
@@ -192,7 +194,7 @@ class Closure(abc.ABC):
 
     def _record(self, run: Callable[..., tf.Tensor], spec: Nest) -> Recording:
         # Kept for `ids_per_step`: the recording has the shapes of all ids that the step looks up.
-        self._recording = recording = Recording(run, spec)
+        self._recording = recording = Recording(run, spec, self._read_whole)
         # Beside each other, steps with a fixed seed would draw the same numbers: each begins the sequence of the seed.
         self.operations = sys.maxsize if recording.has_fixed_seeds else recording.operations
         return recording

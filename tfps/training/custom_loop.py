@@ -33,20 +33,24 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
             return run_eagerly(function, *args, **kwargs)
         copies: Copies = {}
 
-        def run(lookups: DirectLookups, arguments: tuple[tuple[Nest, ...], dict[str, Nest]]) -> Nest:
+        def run(lookups: DirectLookups, batch: Nest) -> Nest:
+            args_now, kwargs_now = batch or (args, kwargs)
             # The recording and the real trace share this dictionary, and it is filled in between. It is empty for the
             # recording, which then reads the variables of the servers in a graph that never runs.
             with step.tracing(step.Step(lookups, copies, by_hand=True)):
-                return function(*arguments[0], **arguments[1])
+                return function(*args_now, **kwargs_now)
 
-        arguments = args, kwargs
+        # Arguments that are no tensors are part of the function.
+        batch: Nest = (args, kwargs)
+        if not all(isinstance(leaf, tf.Tensor) for leaf in tf.nest.flatten(batch, expand_composites=True)):
+            batch = ()
         # The recording comes first: the optimizer may create its variables in it, and the exchange needs all of them.
-        recording = _record(run, arguments)
+        recording = Recording(run, batch)
         # Each worker draws its own random numbers.
         exchange = Exchange(strategy.dense_variables, worker=_worker_number())
         exchange.pull()
         copies.update(exchange.copies)
-        result = run(recording.lookups(arguments) if recording else DirectLookups(), arguments)
+        result = run(recording.lookups(batch), batch)
         exchange.push()
         return result
 
@@ -81,12 +85,3 @@ def _worker_number() -> tf.Tensor:
 
 def _number_handle() -> tf.Tensor:
     return tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[], shared_name="tfps_worker_number")
-
-
-def _record(run: Callable[[DirectLookups, Nest], Nest], arguments: Nest) -> Recording | None:
-    """Records a step whose arguments are all tensors; returns None for any other step.
-
-    The recording lets the step request the rows of all its lookups at once.
-    """
-    leaves = tf.nest.flatten(arguments, expand_composites=True)
-    return Recording(run, arguments) if all(isinstance(leaf, tf.Tensor) for leaf in leaves) else None

@@ -1,9 +1,12 @@
 """Evaluation as a mode: closures pull and compute, and push nothing but what the steps themselves assign."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from tfps.embedding.whole import WholeCopies
+from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.batches import WorkerBatches
 from tfps.training.closure import Closure, Program
 from tfps.training.exchange import Exchange
@@ -12,9 +15,22 @@ from tfps.training.steady_mode import SteadyMode
 from tfps.training.step_loop import StepLoop
 from tfps.types import Nest
 
+_NUMBERS = itertools.count()
+
 
 class EvaluationClosure(StepLoop):
-    """A loop of steps that apply no updates. Some assign variables all the same, as a random generator in use does."""
+    """A loop of steps that apply no updates. Some assign variables all the same, as a random generator in use does.
+
+    Args:
+        program: the steps that it runs.
+        turn: the most steps in one turn of the loop over an iterator.
+        prefetches: whether a step requests the rows of the next batch.
+        copies: the copies of tables that steps read whole.
+    """
+
+    def __init__(self, program: Program, turn: int, prefetches: bool, copies: WholeCopies) -> None:
+        super().__init__(program, turn, prefetches)
+        self._read_whole = copies.read
 
     def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
         """Traces the loop over the worker's iterator."""
@@ -41,10 +57,21 @@ class EvaluationClosure(StepLoop):
 
 
 class Evaluation(SteadyMode):
-    """The mode of `evaluate` and `test_on_batch`, for every optimizer. State: none."""
+    """The mode of `evaluate` and `test_on_batch`, for every optimizer.
+
+    State: the copies of tables that steps read whole, from the first closure of a call to its end.
+
+    Args:
+        strategy: the strategy whose workers run the steps.
+        chosen_steps: returns the steps of a closure.
+    """
 
     applies_updates = False
 
+    def __init__(self, strategy: ParameterServerStrategy, chosen_steps: Callable[[], int]) -> None:
+        super().__init__(strategy, chosen_steps)
+        self._whole = WholeCopies(f"evaluation_{next(_NUMBERS)}", "evaluate")
+
     def closure(self, program: Program, turn: int) -> Closure:
         """Returns a closure that loops over steps and applies no updates."""
-        return EvaluationClosure(program, turn, self._strategy.prefetch_lookups)
+        return EvaluationClosure(program, turn, self._strategy.prefetch_lookups, self._whole)

@@ -10,16 +10,18 @@ the model) is served at the point where the model makes it.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import tensorflow as tf
 from tensorflow.python.framework import auto_control_deps_utils  # which operations write a resource is not public
 from tensorflow.python.util import object_identity
 
-from tfps.embedding.lookup import fetch
+from tfps import step
+from tfps.embedding.lookup import expand, fetch
 from tfps.embedding.lookup_group import LookupResult
 from tfps.embedding.table import Table
+from tfps.embedding.whole import all_ids, is_read, never, say_once
 from tfps.errors import UnsupportedError
 from tfps.runtime.remote_variables import operations_of
 from tfps.types import Nest, VariableKey
@@ -31,12 +33,43 @@ Trace: TypeAlias = Callable[["Recorder", Nest], Nest]
 """Traces a step over a batch; the recorder serves its lookups."""
 
 
+ReadWhole: TypeAlias = Callable[[Table], tf.Tensor]
+"""Returns all rows of a table, [rows, dim]."""
+
+
 class DirectLookups:
     """Serves each lookup at the point where the model makes it, with one request a server."""
+
+    def __init__(self) -> None:
+        self._wholes: list[ReadWhole | None] = []
 
     def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
         """Returns the rows of `table` for `ids`."""
         return fetch([table], [ids])[0]
+
+    def expect_wholes(self, wholes: Sequence[ReadWhole | None]) -> None:
+        """Sets for each conversion of a table to a tensor the function that reads it; None if nothing uses it."""
+        self._wholes = list(wholes)
+
+    def read_whole(self, table: Table) -> tf.Tensor:
+        """Returns all rows of `table`, or a tensor that has no value if nothing uses it."""
+        # A trace that converts more often than the recording did gets what it asks for.
+        read = self._wholes.pop(0) if self._wholes else self.look_up_all
+        return never(table) if read is None else read(table)
+
+    def look_up_all(self, table: Table) -> tf.Tensor:
+        """Returns all rows of `table`, by a lookup of all ids."""
+        say_once(table, "training")
+        return self._expand_all(table)
+
+    def _expand_all(self, table: Table) -> tf.Tensor:
+        current = step.current()
+        assert current is not None
+        # A read within a loop is made once before it: the ids are known, and TensorFlow hands the rows to the loop.
+        with current.outside():
+            rows = expand(self.look_up(table, all_ids(table)))
+        current.whole_reads.append((table, rows))
+        return rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,26 +85,75 @@ class Recorded:
     ids: tf.Tensor | None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordedWhole:
+    """One conversion of a table to a tensor in the recording.
+
+    Args:
+        table: the table.
+        rows: the tensor in the graph of the recording.
+        lookup: the lookup that computes it.
+    """
+
+    table: Table
+    rows: tf.Tensor
+    lookup: Recorded
+
+
 class Recorder(DirectLookups):
     """Records the lookups of a step that is traced only for this purpose.
 
     Args:
         graph: the graph of the recording.
+        sources: the placeholders of the recording whose values are known before the step.
 
     Attributes:
         lookups: the lookups recorded so far, in order.
+        wholes: the conversions of tables to tensors so far, in order.
     """
 
-    def __init__(self, graph: tf.Graph) -> None:
+    def __init__(self, graph: tf.Graph, sources: Sequence[tf.Tensor]) -> None:
+        super().__init__()
         self.lookups: list[Recorded] = []
-        self._graph = graph
+        self.wholes: list[RecordedWhole] = []
+        self._graph, self._sources = graph, {source.op for source in sources}
 
     def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
         """Records the lookup and returns rows that are never evaluated."""
         # Ids of an inner graph, such as the body of a loop in the model, are not available in the outer graph.
         ids = tf.convert_to_tensor(ids)
-        self.lookups.append(Recorded(table, ids if ids.graph is self._graph and _is_pure(ids) else None))
+        early = ids.graph is self._graph and self._is_pure(ids)
+        self.lookups.append(Recorded(table, ids if early else None))
         return super().look_up(table, ids)
+
+    def read_whole(self, table: Table) -> tf.Tensor:
+        """Records the read; only the end of the trace shows whether anything uses it."""
+        rows = self._expand_all(table)
+        self.wholes.append(RecordedWhole(table, rows, self.lookups[-1]))
+        return rows
+
+    def _is_pure(self, tensor: tf.Tensor) -> bool:
+        """Returns whether a tensor depends only on what is known before the step and operations without state."""
+        known = self._sources | {internal.op for _, internal in self._graph.captures}
+        known |= {one.op for one in self._graph.deferred_internal_captures if isinstance(one, tf.Tensor)}
+        waiting, seen = [tensor.op], set()
+        while waiting:
+            op = waiting.pop()
+            # Operations may be reached on many paths; without this check a deep model would take exponential time.
+            if op in seen:
+                continue
+            seen.add(op)
+            if op._is_stateful and op.type not in _PURE_THOUGH_STATEFUL:
+                return False
+            # `tf.vectorized_map` traces its function over a placeholder of its own.
+            if op.type == "Placeholder" and op not in known:
+                return False
+            # An operation with a function is a branch or a loop. Its body may do anything, and `_copy` copies no
+            # functions.
+            if any(value.HasField("func") for value in op.node_def.attr.values()):
+                return False
+            waiting += [source.op for source in op.inputs]
+        return True
 
 
 class Replay(DirectLookups):
@@ -83,6 +165,7 @@ class Replay(DirectLookups):
     """
 
     def __init__(self, found: Sequence[LookupResult | None], tables: Sequence[Table]) -> None:
+        super().__init__()
         self._remaining = list(zip(found, tables, strict=True))
 
     def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
@@ -106,6 +189,8 @@ class Recording:
     Args:
         trace: traces the step over a batch; the recorder that it gets serves the lookups.
         batch_spec: tensors or their specs, in the structure of the batches to come.
+        read_whole: reads a table whole, once for all steps, in the graph in which the recording is made; None if each
+            step looks up all rows.
 
     Attributes:
         result: the result of `trace`, tensors that cannot be evaluated.
@@ -113,16 +198,34 @@ class Recording:
         late_tables: the tables of all other lookups.
     """
 
-    def __init__(self, trace: Trace, batch_spec: Nest) -> None:
+    def __init__(self, trace: Trace, batch_spec: Nest, read_whole: ReadWhole | None = None) -> None:
         self._graph = tf.__internal__.FuncGraph("tfps_recorded_step")
         with self._graph.as_default():
             self._stand_in = tf.nest.map_structure(_placeholder, batch_spec, expand_composites=True)
-            recorder = Recorder(self._graph)
+            sources = tf.nest.flatten(self._stand_in, expand_composites=True)
+            recorder = Recorder(self._graph, [source for source in sources if source is not None])
             self.result = trace(recorder, self._stand_in)
-        self._lookups = recorder.lookups
-        self._early_ids = [recorded.ids for recorded in recorder.lookups if recorded.ids is not None]
-        self.tables = [recorded.table for recorded in recorder.lookups if recorded.ids is not None]
-        self.late_tables = [recorded.table for recorded in recorder.lookups if recorded.ids is None]
+        results = tf.nest.flatten(self.result, expand_composites=True)
+        used = [whole for whole in recorder.wholes if is_read(whole.rows, results)]
+        # A read that nothing uses is no lookup, and neither is one that is made once for all steps.
+        left_out = {id(one.lookup) for one in recorder.wholes if one not in used or read_whole is not None}
+        self._lookups = [recorded for recorded in recorder.lookups if id(recorded) not in left_out]
+        self._sort()
+        self._is_used = [whole in used for whole in recorder.wholes]
+        tables = {whole.table.key: whole.table for whole in used}
+        self._wholes = {key: read_whole(table) for key, table in tables.items()} if read_whole else None
+
+    def _sort(self) -> None:
+        """Lists early and late lookups."""
+        self._early_ids = [recorded.ids for recorded in self._lookups if recorded.ids is not None]
+        self.tables = [recorded.table for recorded in self._lookups if recorded.ids is not None]
+        self.late_tables = [recorded.table for recorded in self._lookups if recorded.ids is None]
+
+    def make_all_late(self, tables: Iterable[Table]) -> None:
+        """Makes every lookup of some tables a late one."""
+        keys = {table.key for table in tables}
+        self._lookups = [Recorded(one.table, None) if one.table.key in keys else one for one in self._lookups]
+        self._sort()
 
     def ids(self, batch: Nest) -> list[tf.Tensor]:
         """Copies the operations that compute the ids of early lookups, and applies them to `batch`; returns the ids."""
@@ -189,14 +292,31 @@ class Recording:
         remaining = iter(found)
         # A late lookup gets None, so `Replay` serves it when the model makes it.
         answers = [next(remaining) if recorded.ids is not None else None for recorded in self._lookups]
-        return Replay(answers, [recorded.table for recorded in self._lookups])
+        return self._with_wholes(Replay(answers, [recorded.table for recorded in self._lookups]))
 
     def lookups(self, batch: Nest) -> DirectLookups:
         """Requests the rows of all early lookups over `batch` at once; returns what serves the lookups of the step."""
-        if len(self.tables) < 2:
+        if len(self.tables) < 2 and not any(self._is_used):
             # A single lookup needs one request a server either way, so copying operations would gain nothing.
-            return DirectLookups()
-        return self.replay(fetch(self.tables, self.ids(batch)))
+            return self._with_wholes(DirectLookups())
+        return self.replay(fetch(self.tables, self.ids(batch)) if self.tables else [])
+
+    def _with_wholes(self, lookups: DirectLookups) -> DirectLookups:
+        """Tells lookups which conversions of tables to tensors are read."""
+        copies = self._wholes
+        read = lookups.look_up_all if copies is None else lambda table: _read_copy(table, copies[table.key])
+        lookups.expect_wholes([read if used else None for used in self._is_used])
+        return lookups
+
+
+def _read_copy(table: Table, rows: tf.Tensor) -> tf.Tensor:
+    """Returns a copy of a whole table in a step that changes no table."""
+    current = step.current()
+    assert current is not None
+    # Another tensor than that of other reads, because each gets attributes of its own.
+    rows = tf.identity(rows)
+    current.whole_reads.append((table, rows))
+    return rows
 
 
 def _has_seed(operation: tf.Operation) -> bool:
@@ -248,22 +368,3 @@ def _size(shape: tf.TensorShape, examples: int | None) -> int | None:
 def _placeholder(tensor: Nest) -> tf.Tensor:
     """Creates a placeholder for a tensor or spec; None stays None, as in a batch without labels or weights."""
     return tf.compat.v1.placeholder(tensor.dtype, tensor.shape) if hasattr(tensor, "dtype") else None
-
-
-def _is_pure(tensor: tf.Tensor) -> bool:
-    """Returns whether a tensor depends only on placeholders, constants and operations without state."""
-    waiting, seen = [tensor.op], set()
-    while waiting:
-        op = waiting.pop()
-        # Operations may be reached on many paths; without this check a deep model would take exponential time.
-        if op in seen:
-            continue
-        seen.add(op)
-        if op._is_stateful and op.type not in _PURE_THOUGH_STATEFUL:
-            return False
-        # An operation with a function is a branch or a loop. Its body may do anything, and `copy_tensor` copies no
-        # functions.
-        if any(value.HasField("func") for value in op.node_def.attr.values()):
-            return False
-        waiting += [source.op for source in op.inputs]
-    return True

@@ -34,6 +34,11 @@ class PacedSchedule(Schedule):
         super().__init__(runner, epoch, most)
         self._pacing = pacing
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the pacing has reached its full pace."""
+        return self._pacing.is_whole(self._handed + self._ready)
+
     def _pace(self) -> Pace:
         return self._pacing.pace(self._handed + self._ready)
 

@@ -41,6 +41,10 @@ class Pacing(abc.ABC):
     def pace(self, done: int) -> Pace:
         """Returns the pace after `done` steps of this epoch."""
 
+    def is_whole(self, done: int) -> bool:
+        """Returns whether the model has aged so far that its closures tell how fast later ones will be."""
+        return True
+
     @abc.abstractmethod
     def may_begin(self, shard: int, progress: Progress) -> bool:
         """Returns whether a shard may begin one more closure, beside those that run."""

@@ -81,6 +81,11 @@ class Schedule(abc.ABC):
         """Whether all steps of the budget were handed out. An endless input then continues in another epoch."""
         return self._whole_budget is not None and self._handed >= self._whole_budget
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether closures are now as long, and as many at a time, as they get."""
+        return True
+
     def join(self) -> None:
         """Waits for the closures under way and begins no others."""
         self.budget = 0

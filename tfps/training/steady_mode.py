@@ -1,4 +1,4 @@
-"""The base of modes in which all workers train all the time, in closures of one length."""
+"""The base of modes in which all workers train in closures of one length, all the time or once a model has aged."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.closure import Result
 from tfps.training.mode import EpochTotals, Mode
 from tfps.training.paced_schedules import make_paced_schedule
-from tfps.training.pacing import CLOSURES_AN_EPOCH, Pace, SteadyPacing, closure_steps
+from tfps.training.pacing import CLOSURES_AN_EPOCH, Pace, Pacing, SteadyPacing, closure_steps
 from tfps.training.runner import Runner
 from tfps.training.schedule import Schedule
 from tfps.training.turns import MOST_STEPS, fed_steps
@@ -52,8 +52,13 @@ class SteadyMode(Mode):
         """Creates the schedule of an epoch in which closures over iterators have `parts` exchanges."""
         pace = Pace(self._strategy.num_workers, self._steps_for(epoch.source.num_batches))
         # A function, because the operations of a step are unknown until one is traced.
-        pacing = SteadyPacing(pace, parts, lambda: fed_steps(runner.closures.operations))
+        batches = epoch.source.num_batches
+        pacing = self._pacing(pace, parts, lambda: fed_steps(runner.closures.operations), batches)
         return make_paced_schedule(runner, epoch, pacing, self.closure_steps)
+
+    def _pacing(self, pace: Pace, parts: int, steps_of_fed: Callable[[], int], batches: int | None) -> Pacing:
+        """Creates the pacing of an epoch of `batches`, None where unknown; see `SteadyPacing` for the others."""
+        return SteadyPacing(pace, parts, steps_of_fed)
 
     def _steps_for(self, batches: int | None) -> int:
         # This limits both turns and closures, so that a turn never has more steps than a closure.

@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeVar
 
 import tensorflow as tf
 
+from tfps.embedding.whole import WHOLE_SUFFIX
 from tfps.inputs.epoch import Epoch, Source
 from tfps.inputs.iterators import WorkerIterator
 from tfps.runtime.losses import WorkerLostError
@@ -85,6 +86,10 @@ class TracedClosures:
         # A closure is traced before it runs.
         assert self.last is not None
         return self.last.read(vector)
+
+    def forget_whole_tables(self) -> None:
+        """Destroys the workers' copies of whole tables, before and after each call that may read tables whole."""
+        self._variables.destroy_ending_in(WHOLE_SUFFIX)
 
     def start(self, epoch: Epoch) -> None:
         """Starts the workers' iterators over an epoch, and traces new kinds of input before any closure runs.

@@ -1,16 +1,34 @@
 """Asynchronous training: the mode of every optimizer that does not choose another one."""
 
+import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from tfps.inputs.epoch import Epoch
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.asynchronous.closure import AsynchronousClosure
+from tfps.training.asynchronous.pacing import YoungPacing
 from tfps.training.asynchronous.spans import SPANS
 from tfps.training.closure import Closure, Program
+from tfps.training.pacing import Pace, Pacing
 from tfps.training.push_ids import PushLedgers
 from tfps.training.runner import Runner
 from tfps.training.schedule import Schedule
 from tfps.training.steady_mode import SteadyMode
+
+_LOG = logging.getLogger("tfps")
+
+
+class AgingModel(Protocol):
+    """The methods that asynchronous training needs of a model."""
+
+    def trained_steps(self) -> int:
+        """Returns the number of steps that it was trained for."""
+        ...
+
+    def update_memory(self) -> float:
+        """Returns the number of steps for which an update moves its weights: 1, and more with a momentum."""
+        ...
 
 
 class Asynchronous(SteadyMode):
@@ -22,12 +40,15 @@ class Asynchronous(SteadyMode):
     Args:
         strategy: the strategy whose workers and servers train. `prefetch_lookups` and `overlap_dense_exchange` apply.
         steps: returns the most steps that a closure may have.
+        model: the model that they train.
     """
 
     applies_updates = True
 
-    def __init__(self, strategy: ParameterServerStrategy, steps: Callable[[], int]) -> None:
+    def __init__(self, strategy: ParameterServerStrategy, steps: Callable[[], int], model: AgingModel) -> None:
         super().__init__(strategy, steps)
+        self._model = model
+        self._has_told = False
         self._ledgers = PushLedgers(strategy)
 
     def closure(self, program: Program, turn: int) -> Closure:
@@ -40,6 +61,32 @@ class Asynchronous(SteadyMode):
         )
 
     def schedule(self, runner: Runner, epoch: Epoch) -> Schedule:
-        """Returns the schedule of a steady mode. With overlap a closure has several spans."""
+        """Creates a schedule with few workers and short closures while the model is young.
+
+        A lost closure is repeated with the same ids, so servers ignore those of its pushes that they have applied.
+        """
         # Without overlap a closure is one part, which pulls at its start and pushes at its end.
         return self._schedule_of_parts(runner, epoch, SPANS if self._strategy.overlap_dense_exchange else 1)
+
+    def _pacing(self, pace: Pace, parts: int, steps_of_fed: Callable[[], int], batches: int | None) -> Pacing:
+        # A single worker misses no steps, so there the count is not read: it is a request to a server.
+        trained = self._model.trained_steps() if pace.workers > 1 else 0
+        pacing = YoungPacing(pace, parts, steps_of_fed, trained, self._model.update_memory())
+        if not self._has_told and trained < pacing.all_train_from:
+            self._has_told = True
+            _tell(pace.workers, trained, pacing.all_train_from, batches)
+        return pacing
+
+
+def _tell(workers: int, trained: int, from_step: int, batches: int | None) -> None:
+    """Logs from which step on all workers train."""
+    if batches is not None and trained + batches < from_step:
+        reach = f"an epoch of {batches:,d} batches is too short for {workers} workers, so it uses fewer"
+    else:
+        reach = f"all {workers} workers train from step {from_step:,d} on"
+    _LOG.info(
+        "asynchronous: a young model, of %d steps so far, is trained by few workers in short closures; %s "
+        "(docs/convergence.md)",
+        trained,
+        reach,
+    )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding.push_dedup import PushId
 from tfps.training.batches import NextBatch, WorkerBatches, make_batch_reader, unify_shapes
 from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange
@@ -50,7 +51,7 @@ class WindowClosure(Closure):
         first = source.next()
         if self._overlaps:
             return self._train_overlapped(exchange, copies, source.next, first, order)
-        window, _ = self._window(copies, first.element_spec)
+        window, _ = self._window(copies, first.element_spec, order)
         count = window.read(source.next, first, order.steps)
         return self._train_one(exchange, copies, window, count, order)
 
@@ -63,7 +64,7 @@ class WindowClosure(Closure):
             # The loop over windows exists in one form only, which reads from an iterator.
             next_batch = make_batch_reader(batches)
             return self._train_overlapped(exchange, copies, next_batch, next_batch(), order)
-        window, _ = self._window(copies, batches[0])
+        window, _ = self._window(copies, batches[0], order)
         return self._train_one(exchange, copies, window, window.take(batches), order)
 
     def _train_one(
@@ -83,16 +84,30 @@ class WindowClosure(Closure):
         first: tf.experimental.Optional,
         order: Order,
     ) -> tf.Tensor:
-        window, logs = self._window(copies, first.element_spec)
+        # The windows push beside each other, so the numbers of pushes of steps would not increase.
+        window, logs = self._window(copies, first.element_spec, None)
         windows = Overlapped(window, logs, exchange, functools.partial(self._ledgers.ids, order))
         return self._result(copies, *windows.train(next_batch, first, order))
 
-    def _window(self, copies: Copies, spec: Nest) -> tuple[Window, tf.Tensor]:
-        """Creates a window without batches, and the logs of a window that runs no steps."""
+    def _window(self, copies: Copies, spec: Nest, order: Order | None) -> tuple[Window, tf.Tensor]:
+        """Creates a window without batches, and the logs of a window that runs no steps.
+
+        Args:
+            copies: the worker's copies.
+            spec: the specs of a batch.
+            order: the order of the closure; None if its steps cannot push.
+        """
         if self._methods is None:
             run = functools.partial(self._run, copies)
             recording = self._record(run, spec)
-            return StepWindow(recording, spec, self._settings, run), tf.zeros(recording.result.shape)
+
+            def push_id(done: tf.Tensor) -> PushId:
+                # Above the number of the window before, and below the number of this one.
+                assert order is not None
+                return self._ledgers.ids(order, done).rows.nth(1)
+
+            window = StepWindow(recording, spec, self._settings, run, push_id if order else None)
+            return window, tf.zeros(recording.result.shape)
         # The number of logs is unknown until the window is traced.
         logs = tf.compat.v1.placeholder_with_default(tf.zeros([0]), [None])
         return self._whole_window(self._methods, copies, spec), logs

@@ -20,8 +20,11 @@ from tfps.training.geo.window import LoopTensor, Window, WindowSettings, keep_fa
 from tfps.training.hoisting import Recording
 from tfps.types import Nest, VariableKey
 
-Run: TypeAlias = Callable[[Any, Nest, Mapping[VariableKey, Any]], tf.Tensor]
-"""Traces a step: (lookups, batch, local tables by the key of their table) -> its logs as a vector."""
+Run: TypeAlias = Callable[[Any, Nest, Mapping[VariableKey, Any], PushId | None], tf.Tensor]
+"""Traces a step: (lookups, batch, local tables by the key of their table, id of its pushes) -> its logs as a vector."""
+
+StepPushId: TypeAlias = Callable[[tf.Tensor], PushId]
+"""Returns the id of the pushes of a step, by its number in the window."""
 
 
 class StepWindow(Window):
@@ -32,18 +35,26 @@ class StepWindow(Window):
         spec: the specs of the tensors of a batch.
         settings: what the windows of this model carry and push.
         run: traces a step.
+        push_id: returns the id of the pushes of a step, by its number in the window, for tables that are not in the
+            window; None if a step cannot push.
 
     Raises:
-        UnsupportedError: the ids of a lookup depend on more than the input.
+        UnsupportedError: the ids of a lookup depend on more than the input, and steps cannot push.
     """
 
-    def __init__(self, recording: Recording, spec: Nest, settings: WindowSettings, run: Run) -> None:
-        if recording.late_tables:
+    def __init__(
+        self, recording: Recording, spec: Nest, settings: WindowSettings, run: Run, push_id: StepPushId | None
+    ) -> None:
+        if recording.late_tables and push_id is None:
             raise UnsupportedError(
-                "GEO pulls the rows of a window before its steps, so the ids of every lookup must follow from the "
-                f"inputs. Received: a lookup of table {recording.late_tables[0].name!r} whose ids depend on something "
-                "else."
+                "`overlap` of GEO pulls all rows of a window before its steps, so the ids of every lookup must follow "
+                f"from the inputs. Received: a lookup of table {recording.late_tables[0].name!r} whose ids depend on "
+                "something else. Valid: overlap=False."
             )
+        # A table whose ids a step finds out is not in the window: its rows stay on the servers, and each step looks
+        # them up and updates them there, as in asynchronous training.
+        recording.make_all_late(recording.late_tables)
+        self._push_id = push_id if recording.late_tables else None
         self._recording, self._spec, self._settings, self._run = recording, spec, settings, run
         self._batches = Batches(spec)
         # For each lookup, the positions of its ids in the pulled rows, for all batches one after the other.
@@ -99,7 +110,7 @@ class StepWindow(Window):
 
     def without_batches(self) -> "StepWindow":
         """Creates a window of the same step that has read nothing."""
-        return StepWindow(self._recording, self._spec, self._settings, self._run)
+        return StepWindow(self._recording, self._spec, self._settings, self._run, self._push_id)
 
     def pull(self) -> list[tf.Tensor]:
         """Requests the rows of all lookups of all batches at once."""
@@ -154,7 +165,9 @@ class StepWindow(Window):
                 for i, lookup_ids in enumerate(ids)
             ]
             found = fetch([local[table.key] for table in recording.tables], positions) if ids else []
-            return number + 1, add_logs(logs, self._run(recording.replay(found), batch, local)), starts + sizes
+            push_id = None if self._push_id is None else self._push_id(number)
+            logs = add_logs(logs, self._run(recording.replay(found), batch, local, push_id))
+            return number + 1, logs, starts + sizes
 
         _, logs, _ = tf.while_loop(
             lambda number, *_: number < count,

@@ -1,0 +1,123 @@
+"""Functions of a step that TensorFlow would trace in a graph of their own.
+
+A `tf.function` that a step calls is traced as a part of the step.
+TensorFlow would trace it into a graph of its own and use that graph again in the next trace of the step. But that graph
+has the worker's copies of dense variables and the rows of the first trace.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager.polymorphic_function import autograph_util  # how a tf.function converts is not public
+
+from tfps import step
+from tfps.embedding.lookup_group import LookupResult
+from tfps.embedding.table import Table
+from tfps.embedding.whole import never
+from tfps.training.hoisting import DirectLookups
+from tfps.types import Nest
+
+
+def is_in_traced_step() -> bool:
+    """Whether a step is under trace. An eager step calls TensorFlow's functions as they are."""
+    current = step.current()
+    return current is not None and not current.eager
+
+
+def run_inline(stock: Callable[..., Nest], function: Any, *args: Any, **kwargs: Any) -> Nest:
+    """Runs the Python function of a `tf.function` in the graph under trace.
+
+    Args:
+        stock: the method of TensorFlow. It is not used.
+        function: the `tf.function`.
+        args: its arguments.
+        kwargs: its keyword arguments.
+    """
+    python = function.python_function
+    if function.input_signature is not None:
+        args, kwargs = _as_declared(python, function.input_signature, args, kwargs), {}
+    # As in a graph of its own, arrays are tensors; Python numbers stay what they are.
+    elif any(isinstance(value, np.ndarray) for value in tf.nest.flatten((args, kwargs))):
+        args, kwargs = tf.nest.map_structure(_to_tensor, (args, kwargs))
+    if function._autograph:
+        python = autograph_util.py_func_from_autograph(python, function._experimental_autograph_options)
+    return tf.nest.map_structure(_to_result, python(*args, **kwargs))
+
+
+def map_with_lookups(
+    stock: Callable[..., Nest], fn: Callable[[Nest], Nest], elems: Nest, *args: Any, **kwargs: Any
+) -> Nest:
+    """Replaces `tf.vectorized_map` in a step: a function that looks up rows of tables runs in a loop.
+
+    TensorFlow vectorizes operation by operation, and has no rule for a lookup. The loop gives the same results.
+
+    Args:
+        stock: the function of TensorFlow, for functions without lookups.
+        fn: see `tf.vectorized_map`.
+        elems: see `tf.vectorized_map`.
+        args: the other arguments of `tf.vectorized_map`.
+        kwargs: the same.
+    """
+    current = step.current()
+    assert current is not None
+    elems = tf.nest.map_structure(tf.convert_to_tensor, elems, expand_composites=True)
+    lookups = _CountedLookups()
+    graph = tf.__internal__.FuncGraph("tfps_mapped_function")
+    # Traced alone first, in a graph that is thrown away: only the trace shows whether it looks up rows.
+    with graph.as_default(), step.tracing(step.Step(lookups, current.copies)):
+        first = tf.nest.map_structure(lambda elem: _placeholder(elem.dtype, elem.shape[1:]), elems)
+        results = fn(first)
+    if not lookups.count:
+        return stock(fn, elems, *args, **kwargs)
+    signature = tf.nest.map_structure(lambda one: tf.TensorSpec(one.shape, one.dtype), results)
+    # A first dimension of 1 stands for as many as the others have.
+    size = functools.reduce(tf.maximum, [tf.shape(elem)[0] for elem in tf.nest.flatten(elems)])
+    elems = tf.nest.map_structure(lambda elem: tf.repeat(elem, size, 0) if elem.shape[0] == 1 else elem, elems)
+    return tf.map_fn(fn, elems, fn_output_signature=signature)
+
+
+class _CountedLookups(DirectLookups):
+    """Counts the lookups of a function."""
+
+    count = 0
+
+    def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
+        """Counts a lookup."""
+        self.count += 1
+        return super().look_up(table, ids)
+
+    def read_whole(self, table: Table) -> tf.Tensor:
+        """Returns no values. All rows are one tensor for all parts, which TensorFlow can vectorize."""
+        return never(table)
+
+
+def _placeholder(dtype: tf.DType, shape: tf.TensorShape) -> tf.Tensor:
+    return tf.compat.v1.placeholder(dtype, shape)
+
+
+def _to_tensor(value: object) -> object:
+    return tf.convert_to_tensor(value) if isinstance(value, np.ndarray) else value
+
+
+def _to_result(value: object) -> object:
+    # A `tf.function` returns tensors.
+    return tf.convert_to_tensor(value) if isinstance(value, bool | int | float | np.ndarray | np.generic) else value
+
+
+def _as_declared(
+    python: Callable[..., Nest], signature: tuple[Nest, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, ...]:
+    """Returns all arguments by position, with tensors of the dtypes that `input_signature` declares."""
+    bound = inspect.signature(python).bind(*args, **kwargs)
+    bound.apply_defaults()
+
+    def convert(spec: object, value: object) -> object:
+        return tf.convert_to_tensor(value, spec.dtype) if isinstance(spec, tf.TensorSpec) else value
+
+    return tuple(
+        tf.nest.map_structure(convert, spec, value) for spec, value in zip(signature, bound.args, strict=False)
+    )

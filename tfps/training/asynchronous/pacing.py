@@ -1,0 +1,93 @@
+"""The pace of asynchronous training: a young model is trained by one worker, and then by more in longer closures.
+
+Workers do not see the steps that others have under way. In a young model all updates point in the same direction, so
+the sum of several overshoots, and a model of a few hundred steps has no time to recover. A recurrent model may stay
+on a plateau for long, where a step that is missed costs as much as a step that is not made. Once a model has moved for
+a while, its updates point in many directions, and missing a few of them costs little.
+
+So one worker alone trains the first `ALONE` steps: a job that is not longer is too small for several workers. After
+that, the steps under way at one time, of all workers, are at most one for every `UNSEEN` steps that the model was
+trained for. A momentum carries an update on: with a momentum of 0.9 a step that nobody has seen moves the weights for
+ten steps and overshoots ten times as far, so there it is one for every ten times as many. Without a momentum up to nine
+workers train from step 512 on. Two workers have closures of 4 steps by then, and of 16 from step 2,048 on; four workers
+have closures of 2 steps, and of 8 from step 2,048 on. docs/convergence.md has the figures behind these numbers.
+"""
+
+from collections.abc import Callable
+
+from tfps.training.pacing import Pace, SteadyPacing
+
+ALONE = 512
+"""The number of steps that one worker trains before others join."""
+
+UNSEEN = 64
+"""All workers together have at most one step under way for this many steps of earlier training."""
+
+MOST_ALONE = 4
+"""The most steps of a closure while one worker trains alone: as many as a turn of the loop has."""
+
+
+def steps_for_each(memory: float, parts: int) -> int:
+    """Returns the number of trained steps for each step that may be under way.
+
+    Args:
+        memory: the number of steps for which an update moves the weights: 1 / (1 - momentum).
+        parts: the number of parts of a closure. With several, others see a step twice as late.
+    """
+    return round(UNSEEN * memory) * (1 if parts == 1 else 2)
+
+
+def young_pace(trained: int, workers: int, most: int, for_each: int) -> Pace:
+    """Returns the number of workers that may train, and the steps of a closure.
+
+    Args:
+        trained: the number of steps that the model was trained for.
+        workers: the number of workers.
+        most: the most steps of a closure, however long the model was trained.
+        for_each: the number of trained steps for each step that may be under way.
+    """
+    # A single worker sees all updates.
+    if workers == 1:
+        return Pace(1, most)
+    under_way = trained // for_each
+    # One worker alone misses nothing, but those that join it miss what it has under way.
+    if trained < ALONE or not under_way:
+        return Pace(1, min(most, MOST_ALONE))
+    return Pace(min(workers, 1 + under_way), max(1, min(most, under_way // workers)))
+
+
+class YoungPacing(SteadyPacing):
+    """The pacing of one epoch: as a steady one once the model was trained for long enough.
+
+    Args:
+        whole: the pace of a model that was trained for long.
+        parts: the number of parts of a closure, each with its own exchange.
+        steps_of_fed: returns the steps of a closure over fed batches; the number is known once a step was traced.
+        trained: the number of steps that the model was trained for before this epoch.
+        memory: the number of steps for which an update moves the weights, at least 1.
+    """
+
+    def __init__(
+        self, whole: Pace, parts: int, steps_of_fed: Callable[[], int], trained: int, memory: float = 1.0
+    ) -> None:
+        super().__init__(whole, parts, steps_of_fed)
+        self._trained, self._for_each = trained, steps_for_each(memory, parts)
+
+    @property
+    def all_train_from(self) -> int:
+        """The number of trained steps from which on all workers train; 0 for one worker."""
+        others = self._pace.workers - 1
+        return max(ALONE, self._for_each * others) if others else 0
+
+    def pace(self, done: int) -> Pace:
+        """Returns more workers and longer closures, the more steps the model was trained for."""
+        return young_pace(self._trained + done, *self._pace, self._for_each)
+
+    def is_whole(self, done: int) -> bool:
+        """Returns whether all workers train, in closures of full length."""
+        return self.pace(done) == self._pace
+
+    def fed_steps(self, pace: Pace, wanted: int) -> int:
+        """Returns the number of steps in a turn of the loop, or 1: a graph is traced for each number."""
+        whole = super().fed_steps(self._pace, wanted)
+        return whole if pace.steps >= whole else 1
