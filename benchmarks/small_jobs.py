@@ -65,7 +65,7 @@ def series(random: np.random.Generator, count: int) -> Examples:
     direction = np.random.default_rng(0).normal(size=4)
     x = random.normal(size=(count, 12, 4))
     walk = (x @ direction / np.linalg.norm(direction)).cumsum(1)
-    return x.astype("float32"), (walk.max(1) - walk.min(1) > 4.8).astype("float32")
+    return x.astype("float32"), (walk.max(1) - walk.min(1) > 4.2).astype("float32")
 
 
 def bags(random: np.random.Generator, count: int) -> Examples:

@@ -196,7 +196,7 @@ def test_averages_are_those_of_the_table():
                 names = averages.setdefault((slot.attribute, slot.decay), {})
                 names.update(dict.fromkeys(f"`{path.rpartition('.')[2]}`" for path in rule.keras))
     rows = [f"| `{slot}` of {', '.join(of)} | `{decay}` |" for (slot, decay), of in averages.items()]
-    head = "| variable | decay |\n|---|---|\n| `BatchNormalization`: moving mean and variance | `momentum` |\n"
+    head = "| variable | decay |\n|---|---|\n"
     assert head + "\n".join(rows) + "\n\n" in text_of("docs/optimizers.md")
 
 

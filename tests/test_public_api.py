@@ -34,6 +34,7 @@ PUBLIC = {
         "ClusterTimeoutError",
         "ConfigError",
         "IdRangeError",
+        "InputFileError",
         "LibraryError",
         "PlanError",
         "TaskDiedError",

@@ -55,6 +55,20 @@ class IdRangeError(TfpsError, IndexError):
         self.id, self.place, self.shape = id, place, shape
 
 
+class InputFileError(TfpsError, OSError):
+    """A worker cannot read a file of its input.
+
+    Args:
+        message: the message.
+        task: the job and number of the task; None if it is unknown.
+        path: the path or URL as the task sees it; None if it is unknown.
+    """
+
+    def __init__(self, message: str, *, task: tuple[str, int] | None = None, path: str | None = None) -> None:
+        super().__init__(message)
+        self.task, self.path = task, path
+
+
 class LibraryError(TfpsError, RuntimeError):
     """The C++ library is missing, was built for another TensorFlow, or cannot be loaded."""
 

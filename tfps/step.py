@@ -46,6 +46,25 @@ class Keyed(Protocol):
         ...
 
 
+class Assignments(Protocol):
+    """Takes note of the assignments of a traced step."""
+
+    # `Any` stands for a `DenseVariable` of `tfps.strategy`, which imports this module.
+    def note(self, variable: Any, value: tf.Tensor | None, added: float) -> None:
+        """Takes note of one assignment, before it is traced.
+
+        Args:
+            variable: the variable; the worker has a copy of it.
+            value: the assigned or added value; None for one that overwrites a part of the variable.
+            added: 0 for an assignment; 1 if the value is added to the variable, -1 if it is subtracted.
+        """
+        ...
+
+    def skipped(self, variables: Sequence[Any] | None) -> contextlib.AbstractContextManager[None]:
+        """Takes no note of assignments to some variables within; None for all variables."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contribution:
     """Gradients that an optimizer hands over to the servers, which make the update.
@@ -86,6 +105,7 @@ class Step:
         contributes: whether the step hands its gradients over to an update that the servers make.
         push_id: the `tfps.embedding.push_dedup.PushId` of the step's first push; None if pushes are never repeated.
         by_hand: whether the step belongs to a hand-written loop.
+        assignments: takes note of what the step assigns to its copies; None if nothing is pushed back from them.
         eager: whether the step runs at once, instead of being traced. Such a step has no copies and no stand-ins.
 
     Attributes:
@@ -107,8 +127,9 @@ class Step:
         push_id: Any = None,
         by_hand: bool = False,
         eager: bool = False,
+        assignments: Assignments | None = None,
     ) -> None:
-        self.push_id, self.by_hand, self.eager = push_id, by_hand, eager
+        self.push_id, self.by_hand, self.eager, self.assignments = push_id, by_hand, eager, assignments
         self._pushes = 0
         self.numbering: Numbering | None = None
         self.lookups = lookups
@@ -151,6 +172,14 @@ class Step:
     def copy_of(self, key: VariableKey) -> tf.Tensor | None:
         """Returns the handle of the worker's copy of a variable; None if it has no copy."""
         return self._copies.get(key)
+
+    def skipping_assignments(self, variables: Sequence[Any] | None) -> contextlib.AbstractContextManager[None]:
+        """Takes no note of assignments within, because an optimizer makes them: it moves variables by deltas.
+
+        Args:
+            variables: the variables that it moves; None for all that it assigns.
+        """
+        return contextlib.nullcontext() if self.assignments is None else self.assignments.skipped(variables)
 
     def gradient_source(self, key: VariableKey) -> tf.Tensor:
         """Returns the tensor that stands for a table in `tape.gradient(loss, table)`.

@@ -294,17 +294,6 @@ def test_a_model_that_was_refused_does_not_stand_in_the_way_of_the_next(strategy
     model.fit(IDS, LABELS, verbose=0)
 
 
-def test_mixed_float16_is_refused_by_its_name(strategy):
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        with strategy.scope():
-            model = keras.Sequential([keras.layers.Embedding(ROWS, 4), keras.layers.Flatten(), keras.layers.Dense(1)])
-            with pytest.raises(UnsupportedError, match=r"mixed_float16.*LossScaleOptimizer.*mixed_bfloat16"):
-                model.compile("sgd", "mse")
-    finally:
-        keras.config.set_dtype_policy("float32")
-
-
 @pytest.mark.parametrize("mode", ["async", "sync", "geo"])
 @pytest.mark.parametrize("every", [True, False], ids=["every row in each batch", "some rows"])
 def test_a_regularizer_of_a_table_sees_the_rows_of_the_batch(one_worker, mode, every):

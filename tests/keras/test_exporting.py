@@ -23,7 +23,7 @@ def example(row):
 EXAMPLES = tf.constant([example(row) for row in IDS[:7]])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(strategy):
     with strategy.scope():
         inputs = keras.Input((2,), dtype="int64")

@@ -198,9 +198,10 @@ def test_an_optimizer_without_a_row_wise_form_is_refused(strategy):
     """By the first step at the latest: this model has no layers yet when it is compiled."""
 
     class Lazy(keras.Model):
+        def build(self, shape):
+            self.table = keras.layers.Embedding(ROWS, 4)
+
         def call(self, ids):
-            if not hasattr(self, "table"):
-                self.table = keras.layers.Embedding(ROWS, 4)
             return keras.ops.sum(self.table(ids), axis=(1, 2))
 
     with strategy.scope():

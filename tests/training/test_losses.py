@@ -64,7 +64,9 @@ for victim, (mode, (optimizer, mean)) in enumerate(MODES.items(), start=1):
         model.compile(optimizer(), Gradient(mean), metrics=[Examples(name="examples")])
     # Where nobody knows how many batches there are, a closure has the most steps: a turn of the loop and what is left.
     given = data.filter(lambda *batch: True) if "async" in mode else data
-    history = model.fit(given, epochs=3, verbose=0, callbacks=[Kill(victim)])
+    # An endless input, of which the worker that takes over has the rest of the lost one's share.
+    endless = {"x": data.repeat(), "steps_per_epoch": BATCHES} if mode in ("geo", "sync") else {"x": given}
+    history = model.fit(**endless, epochs=3, verbose=0, callbacks=[Kill(victim)])
     found = {
         "mode": mode,
         "examples": history.history["examples"],

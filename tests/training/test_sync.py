@@ -289,7 +289,7 @@ def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
         pool=types.SimpleNamespace(devices=[0, 1, 2]), host_of=lambda shard: shard, closure_timeout_s=1.0
     )
     closures = types.SimpleNamespace(over_iterator=over_iterator, read=lambda steps: Result(steps, [], {}))
-    source = types.SimpleNamespace(num_batches=9, is_fed=False, steps_per_epoch=9)
+    source = types.SimpleNamespace(num_batches=9, is_fed=False, in_turn=False, steps_per_epoch=9)
     iterators = dict.fromkeys(range(3), "input")
     epoch = types.SimpleNamespace(source=source, hosts=[0, 1, 2], iterators=iterators, taken=[0, 0, 0])
     run_on = runner.Runner(workers, closures, lambda result: None)

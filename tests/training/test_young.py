@@ -186,6 +186,7 @@ def test_a_momentum_of_nine_tenths_makes_a_model_young_for_ten_times_as_long(mon
         (lambda: keras.optimizers.SGD(0.1, momentum=1.0), 100),
         (lambda: keras.optimizers.RMSprop(0.1, momentum=0.5), 2),
         (lambda: keras.optimizers.Adam(0.1), 1),
+        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1, momentum=0.75)), 4),
     ],
 )
 def test_a_momentum_shortens_closures_where_their_length_is_not_set(strategy, monkeypatch, optimizer, memory):

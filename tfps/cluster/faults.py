@@ -16,7 +16,7 @@ from typing import NoReturn, TypeAlias
 from tfps.cluster import devices, fault_log, tf_logging
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
-from tfps.errors import ClusterError, IdRangeError, LibraryError, TaskDiedError, TfpsError
+from tfps.errors import ClusterError, IdRangeError, InputFileError, LibraryError, TaskDiedError, TfpsError
 
 Cluster: TypeAlias = LocalCluster | ClusterSpec | None
 
@@ -28,6 +28,12 @@ _UNREACHABLE = re.compile(
 )
 _RESTARTED = re.compile(r"unable to find a context_id|session handle is not found", re.IGNORECASE)
 _NO_OP = re.compile(r"Op type not registered '(?P<op>\w+)'")
+_UNREADABLE = re.compile(
+    r"^(?:.*\}\} ?|\w+Error: |\s*\(\d+\) \w+: +)?(?P<path>[^\n]*?); "
+    r"(?P<reason>No such file or directory|Permission denied|Is a directory)",
+    re.MULTILINE,
+)
+_NO_SCHEME = re.compile(r"(?P<reason>File system scheme '[^']*' not implemented) \(file: '(?P<path>[^']*)'\)")
 _NO_PORT = re.compile(r"could not start grpc server", re.IGNORECASE)
 # A connection breaks a little before the zygote reports that the process at its other end died.
 _DEATH_REPORT_S = 1.0
@@ -59,16 +65,17 @@ def raise_translated(error: BaseException, ours: BaseException) -> NoReturn:
     raise ours.with_traceback(None) from None
 
 
-def translate(error: Exception, cluster: Cluster) -> Exception:
-    """Returns our error for a failure of the cluster or of a lookup, and any other `error` unchanged.
+def translate(error: Exception, cluster: Cluster, task: tuple[str, int] | None = None) -> Exception:
+    """Returns our error for a failure of the cluster, of a lookup or of a file, and any other `error` unchanged.
 
     Args:
         error: the error that TensorFlow, or a closure of its coordinator, raised.
         cluster: the cluster it ran on. For a `LocalCluster` the message has the tail of a dead server's log.
+        task: the worker that ran what failed, for messages about files; None if it is unknown.
     """
     if isinstance(error, TfpsError):
         return error
-    ours = _translation(error, cluster)
+    ours = _translation(error, cluster, task)
     if ours is None:
         return error
     if path := fault_log.record(error):
@@ -79,7 +86,7 @@ def translate(error: Exception, cluster: Cluster) -> Exception:
     return ours
 
 
-def _translation(error: Exception, cluster: Cluster) -> TfpsError | None:
+def _translation(error: Exception, cluster: Cluster, task: tuple[str, int] | None) -> TfpsError | None:
     # The error of a closure that was aborted, or whose inputs failed, carries the error that caused it.
     error_text = str(getattr(error, "original_exception", None) or error)
     # The most specific texts come first: a server without our ops may also close its connection.
@@ -91,7 +98,35 @@ def _translation(error: Exception, cluster: Cluster) -> TfpsError | None:
         return _lost_task_error(error_text, cluster, "was started again and has lost what it held")
     if _UNREACHABLE.search(error_text) and _is_connection_error(error):
         return _find_dead_task(cluster) or _lost_task_error(error_text, cluster, "cannot be reached")
+    if task is not None and (found := _find_unreadable(error, error_text)):
+        return _file_error(found, task, cluster)
     return _id_range_error(error, error_text)
+
+
+def _find_unreadable(error: Exception, error_text: str) -> re.Match[str] | None:
+    """Returns the path of a file that cannot be read, and the reason, from the text of an error."""
+    # As for connections, a user's own error may quote such words, so the class counts too.
+    import tensorflow as tf
+
+    kinds = (
+        tf.errors.NotFoundError,
+        tf.errors.PermissionDeniedError,
+        tf.errors.FailedPreconditionError,
+        tf.errors.UnimplementedError,
+    )
+    from_op = isinstance(getattr(error, "original_exception", None) or error, kinds)
+    return (_UNREADABLE.search(error_text) or _NO_SCHEME.search(error_text)) if from_op else None
+
+
+def _file_error(found: re.Match[str], task: tuple[str, int], cluster: Cluster) -> InputFileError:
+    who = _format_task(*task, _get_spec(cluster))
+    return InputFileError(
+        f"every worker must be able to read the files of the input. {who} cannot read {found['path']!r}: "
+        f"{found['reason']}. Valid: the path of a file that is the same on all workers; a relative one starts at the "
+        "folder in which a worker was started, or, for workers on this machine, at the current folder of the program.",
+        task=task,
+        path=found["path"],
+    )
 
 
 def _id_range_error(error: Exception, error_text: str) -> IdRangeError | None:

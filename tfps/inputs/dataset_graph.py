@@ -23,6 +23,13 @@ STATEFUL_RANDOM = frozenset(
         "RandomStandardNormal",
         "TruncatedNormal",
         "Multinomial",
+        "RandomCrop",
+        "RandomGamma",
+        "RandomPoisson",
+        "RandomPoissonV2",
+        "ParameterizedTruncatedNormal",
+        "SampleDistortedBoundingBox",
+        "SampleDistortedBoundingBoxV2",
     }
 )
 """Operations that draw new random numbers each time they run."""

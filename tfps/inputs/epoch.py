@@ -37,6 +37,11 @@ class Source(Protocol):
         ...
 
     @property
+    def in_turn(self) -> bool:
+        """Whether batch i of the input belongs to shard i % N."""
+        ...
+
+    @property
     def max_batches(self) -> int | None:
         """The largest number of batches in an epoch; None if it is unknown."""
         ...

@@ -1,12 +1,16 @@
 """`InputShards`: the shards of one dataset. Each worker has the graph of its part of the input."""
 
+import logging
+
 import tensorflow as tf
 
 from tfps.cluster.connection import add_user
 from tfps.inputs.iterators import element_types, make_worker_dataset
-from tfps.inputs.sharding import cut_shard
+from tfps.inputs.sharding import cut_shard, split_by_file
 from tfps.inputs.shipping import make_shippable_graph
 from tfps.types import Nest
+
+_LOG = logging.getLogger("tfps")
 
 
 class InputShards:
@@ -18,21 +22,45 @@ class InputShards:
     Args:
         dataset: a dataset of batches.
         devices: the device of each worker.
+        whole_files: whether shards may be whole files. An epoch of `steps_per_epoch` steps then has other batches than
+            in one process, because the shards of files differ in length.
+        folder: the folder in which workers look relative file names up; None for the folder of each worker.
 
     Attributes:
         devices: the device of each worker.
         element_spec: the structure of one batch: the shape and dtype of each tensor.
         graph: the graph of the dataset; None if it cannot leave the chief.
+        by_file: whether shards are whole files.
         epochs: the number of epochs that have begun on the workers.
     """
 
-    def __init__(self, dataset: tf.data.Dataset, devices: list[str]) -> None:
+    def __init__(
+        self,
+        dataset: tf.data.Dataset,
+        devices: list[str],
+        whole_files: bool = True,
+        folder: str | None = None,
+    ) -> None:
         self.devices = devices
         self.element_spec: Nest = dataset.element_spec
-        self.graph = make_shippable_graph(dataset, len(devices))
+        self.graph = make_shippable_graph(dataset, len(devices), whole_files, folder)
+        self._folder = folder
+        self._has_files = self.graph is not None and split_by_file(self.graph, len(devices))
+        self.by_file = self._has_files and whole_files
+        if self._has_files and not whole_files:
+            _LOG.info(
+                "each worker reads all files and keeps one batch in %d, so that the steps of an epoch are those of one "
+                "process. If an epoch may have other examples, set `experimental_distribute.auto_shard_policy` in the "
+                "options of the dataset to `AutoShardPolicy.FILE`: then each worker reads its own files.",
+                len(devices),
+            )
         self.epochs = 0
         self._sent: dict[int, tf.Tensor] = {}
         add_user(self)
+
+    def serves(self, whole_files: bool, folder: str | None) -> bool:
+        """Whether shards that are made with these arguments would be the same."""
+        return folder == self._folder and (self.by_file == whole_files or not self._has_files)
 
     def release(self) -> None:
         """Drops the datasets on the workers when the connection ends."""
@@ -68,4 +96,4 @@ class InputShards:
         # The chief's device on purpose: a constant on a worker's device is sent while its constructor holds Python's
         # lock, and all threads of the chief would wait for a large dataset to cross.
         with tf.device(None):
-            return tf.constant(cut_shard(self.graph, len(self.devices), shard))
+            return tf.constant(cut_shard(self.graph, len(self.devices), shard, self.by_file))

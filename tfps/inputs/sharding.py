@@ -36,19 +36,20 @@ _FILE_BY_FILE = PER_ELEMENT | {
 """Operations that do the same on some files as on all files. `take` and `skip`, say, count over the whole input."""
 
 
-def cut_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> bytes:
+def cut_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int, by_file: bool) -> bytes:
     """Returns the serialised graph of one worker's shard.
 
     Args:
         graph: the graph of the whole dataset, whose elements are batches.
         num_workers: the number of workers, and so of shards.
         worker: the number of the worker.
+        by_file: whether shards are whole files; only where `split_by_file` says that they may be.
     """
     # The caller cuts the shards of all workers out of the same graph, so this works on a copy.
     shard = graph_pb2.GraphDef()
     shard.CopyFrom(graph)
     if num_workers > 1:
-        _insert_shard(shard, num_workers, worker)
+        _insert_shard(shard, num_workers, worker, by_file)
     return shard.SerializeToString()
 
 
@@ -59,9 +60,9 @@ def split_by_file(graph: graph_pb2.GraphDef, num_workers: int) -> bool:
     return files is not None and _count_files(graph, files) >= num_workers and chain <= _FILE_BY_FILE
 
 
-def _insert_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int) -> None:
+def _insert_shard(graph: graph_pb2.GraphDef, num_workers: int, worker: int, by_file: bool) -> None:
     """Inserts a ShardDataset after the file names, or else before the last operations that work element by element."""
-    files = _find_file_names(graph) if split_by_file(graph, num_workers) else None
+    files = _find_file_names(graph) if by_file else None
     if files is not None:
         source = files
         consumer = next(node for node in graph.node if source.name in node.input)

@@ -31,6 +31,7 @@ class WorkerInput:
         devices: the device of each worker.
         owner: the strategy of these workers. If the same strategy has used the same dataset before, the workers still
             have it.
+        folder: the folder in which workers look relative file names up; None for the folder of each worker.
 
     Attributes:
         dataset: the dataset of batches.
@@ -40,23 +41,31 @@ class WorkerInput:
         examples: the number of examples in a batch; None if it is unknown. The last batch may have fewer.
     """
 
-    def __init__(self, dataset: tf.data.Dataset, devices: list[str], owner: object = None) -> None:
+    def __init__(
+        self, dataset: tf.data.Dataset, devices: list[str], owner: object = None, folder: str | None = None
+    ) -> None:
         self.dataset = dataset
         self.devices = devices
         self.steps_per_epoch: int | None = None
         self.num_batches: int | None = None
         self.examples: int | None = None
-        self._owner = owner
+        self._owner, self._folder = owner, folder
 
     @functools.cached_property
     def shards(self) -> InputShards:
         """The shard of each worker. A second `fit` on the same dataset uses the shards of the first."""
         earlier: InputShards | None
         owner, earlier = getattr(self.dataset, _SHARDS, (lambda: None, None))
+        whole_files = self.steps_per_epoch is None or _wants_whole_files(self.dataset)
         # Shards of an ended strategy are useless: their datasets were on the workers of its cluster.
-        if earlier is not None and owner() is self._owner and earlier.devices == self.devices:
+        if (
+            earlier is not None
+            and owner() is self._owner
+            and earlier.devices == self.devices
+            and earlier.serves(whole_files, self._folder)
+        ):
             return earlier
-        shards = InputShards(self.dataset, self.devices)
+        shards = InputShards(self.dataset, self.devices, whole_files, self._folder)
         if self._owner is not None and shards.graph is not None and shards.graph.ByteSize() <= _MAX_KEPT_BYTES:
             setattr(self.dataset, _SHARDS, (weakref.ref(self._owner), shards))
         return shards
@@ -78,6 +87,17 @@ class WorkerInput:
         """Whether the chief reads the batches."""
         return self.shards.graph is None
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether batch i of the input belongs to shard i % N: it is neither fed nor split by file."""
+        return not self.is_fed and not self.shards.by_file
+
     def __iter__(self) -> Epoch:
         """Starts an epoch."""
         return Epoch(self)
+
+
+def _wants_whole_files(dataset: tf.data.Dataset) -> bool:
+    """Whether the user chose shards of whole files, by TensorFlow's option for that."""
+    policy = dataset.options().experimental_distribute.auto_shard_policy
+    return bool(policy == tf.data.experimental.AutoShardPolicy.FILE)

@@ -120,7 +120,8 @@ def _ready_to_save(roots: Iterable[Any], whole: bool = False) -> Iterator[Mappin
     if not any(isinstance(variable._value, StepVariable | Table) for variable in variables):
         # Functions of other models, which stay as they are; the guard sees those that hide one of ours.
         functions, concrete = [], []
-    guard = step.Step(_NoLookups(), _NoCopies())
+    lookups: Any = _NoLookups()
+    guard = step.Step(lookups, _NoCopies())
     with on_chief(variables), _traced_again(functions), step.tracing(guard):
         yield {id(one): _trace_again(one) for one in concrete}
 
@@ -128,8 +129,8 @@ def _ready_to_save(roots: Iterable[Any], whole: bool = False) -> Iterator[Mappin
 class _NoLookups:
     """Refuses the lookups of an export: they would run on servers."""
 
-    def look_up(self, table: Table, ids: tf.Tensor) -> NoReturn:
-        _refuse(f"table {table.name!r}")
+    def __getattr__(self, name: str) -> NoReturn:
+        _refuse("a table")
 
 
 class _NoCopies(dict[VariableKey, tf.Tensor]):
@@ -148,7 +149,9 @@ def _refuse(what: str) -> NoReturn:
 
 def _reach(roots: Iterable[Any], whole: bool) -> tuple[list[Any], list[Function], list[Any]]:
     """Finds the Keras variables, the `tf.function`s and the concrete functions that are reached from `roots`."""
-    variables, functions, concrete = [], [], []
+    variables: list[Any] = []
+    functions: list[Any] = []
+    concrete: list[Any] = []
     # Everything that was seen is kept alive, so that its id stays its own.
     waiting, seen = list(roots), dict[int, Any]()
     while waiting:

@@ -118,6 +118,7 @@ class StepFunction:
         for data in batches:
             # The tensors are made on the chief and travel to the worker as arguments of the call.
             batch = tree.map_structure(as_tensor, data)
+            self._steps.begin_carrying()
             with seeds.twins_of(self._steps.strategy).loop():
                 self._count(self.mode.run_batch(functools.partial(self._runner.run_batch, batch)))
         self.closures.forget_whole_tables()
@@ -133,6 +134,8 @@ class StepFunction:
         # A call that failed may have left copies of tables.
         self.closures.forget_whole_tables()
         self.closures.start(epoch)
+        # Before any closure runs, and after tracing has found what is carried.
+        self._steps.begin_carrying()
         self._logs.begin()
         if self._first_steps is not None:
             if new:

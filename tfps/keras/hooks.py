@@ -22,12 +22,13 @@ from tensorflow.python.saved_model import save as saved_model  # the function be
 
 from tfps import step
 from tfps.embedding.table import Table
-from tfps.errors import ClusterError, IdRangeError, UnsupportedError
+from tfps.errors import ClusterError, IdRangeError, InputFileError, UnsupportedError
 from tfps.keras import (
     building,
     eager_steps,
     exporting,
     inner_functions,
+    loss_scaling,
     model_checks,
     moving_averages,
     optimizers,
@@ -101,7 +102,7 @@ def _replace(owner: type | ModuleType, name: str, ours: Callable[..., Any], appl
             return stock(*args, **kwargs)
         try:
             return ours(stock, *args, **kwargs)
-        except (ClusterError, IdRangeError) as error:
+        except (ClusterError, IdRangeError, InputFileError) as error:
             if not keras.config.is_traceback_filtering_enabled():
                 raise
             # The cause is in the data or on another host. The frames of Keras and tfps would only hide the message.
@@ -209,6 +210,7 @@ def _install_optimizer_hooks() -> None:
     _replace(TFOptimizer, "_clip_gradients", optimizers.clip_gradients, ours)
     _replace(TFOptimizer, "_backend_increment_gradient_accumulators", _accumulate, ours)
     _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
+    _replace(keras.optimizers.LossScaleOptimizer, "apply", loss_scaling.apply, ours)
     for kind in UNREFERENCED_SLOTS:
         _replace(kind, "build", _build_slots, ours)
 
@@ -258,7 +260,6 @@ def _install_trainer_hooks() -> None:
         "make_predict_function": _make_predict_function,
         "_get_metrics_result_or_logs": _metrics_result_or_logs,
         "_maybe_symbolic_build": _symbolic_build,
-        "fit": _fit,
         "evaluate": functools.partial(_run_loop, TEST),
         "predict": _predict,
         "predict_on_batch": _predict_on_batch,
@@ -266,7 +267,8 @@ def _install_trainer_hooks() -> None:
     for name, hook in hooks.items():
         _replace(TensorFlowTrainer, name, hook, ours)
     # Replaced on Trainer, not on Model: Keras leaves a loaded model uncompiled if its `compile` is not Trainer's.
-    _replace(Trainer, "compile", _compile, ours)
+    _replace(Trainer, "compile", _compile, _is_compiled_by_us)
+    _replace(TensorFlowTrainer, "fit", _fit, _is_compiled_by_us)
     _replace(keras.Model, "export", exporting.export, ours)
     for name in ("save", "save_weights", "get_weights"):
         _replace(keras.Model, name, _run_settled, ours)
@@ -284,6 +286,11 @@ def _clone(stock: Method, model: keras.Model, *args: object, **kwargs: object) -
     """Clones a model in the scope of its strategy: outside, the clone would train on the chief, silently."""
     with model._distribute_strategy.scope():
         return stock(model, *args, **kwargs)
+
+
+def _is_compiled_by_us(model: keras.Model, *args: object, **kwargs: object) -> bool:
+    # A model that was made outside the scope has no strategy yet.
+    return isinstance(model._distribute_strategy, ParameterServerStrategy) or current_strategy() is not None
 
 
 def _is_in_step(layer: keras.layers.Layer) -> bool:
@@ -307,6 +314,9 @@ def _init_epoch_iterator(
     **kwargs: object,
 ) -> None:
     """Divides the input between the workers instead of copying it to each."""
+    assert isinstance(distribute_strategy, ParameterServerStrategy)
+    if _is_dataset_creator(kwargs.get("x")):
+        kwargs["x"] = distribute_strategy.distribute_datasets_from_function(kwargs["x"])
     # `fit` passes shuffle=True by default. A dataset or a generator ignores it, and Keras 3.15 warns about that even if
     # the user has not set `shuffle`.
     if isinstance(kwargs.get("x"), (tf.data.Dataset, GeneratorType)):
@@ -314,7 +324,6 @@ def _init_epoch_iterator(
     # This skips the constructor of TFEpochIterator, which would distribute the dataset in TensorFlow's way.
     super(TFEpochIterator, iterator).__init__(*args, **kwargs)
     iterator._distribute_strategy = distribute_strategy
-    assert isinstance(distribute_strategy, ParameterServerStrategy)
     dataset = make_dataset(iterator.data_adapter)
     iterator._distributed_dataset = distribute_strategy.share_batches(dataset)
     iterator._distributed_dataset.steps_per_epoch = iterator.steps_per_epoch
@@ -326,7 +335,13 @@ def _init_epoch_iterator(
     iterator._steps_seen = 0
 
 
+def _is_dataset_creator(x: object) -> bool:
+    """Whether an input is the `DatasetCreator` of Keras 2, which calls a function of an InputContext."""
+    return callable(x) and any(kind.__name__ == "DatasetCreator" for kind in type(x).__mro__)
+
+
 def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> None:
+    model_checks.adopt(model, current_strategy() or model._distribute_strategy)
     # Compiled first: Keras may wrap or replace the optimizer, and the check has to see the final one.
     stock(model, *args, **kwargs)
     model_checks.check_compiled(model)
@@ -384,6 +399,7 @@ def _steps_of(model: keras.Model) -> StepsUnderWay:
 
 def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit`; its steps run ahead of the callbacks only as far as these allow."""
+    model_checks.check_known(model)
     given = None
     # A call with wrong arguments fails in Keras, with its message.
     with contextlib.suppress(TypeError):

@@ -8,14 +8,46 @@ from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.keras._compat import keras, metrics_of
 from tfps.keras.modes import settings_of
-from tfps.keras.multi_optimizer import part_for, whole_of
+from tfps.keras.multi_optimizer import part_for, unscaled, whole_of
 from tfps.keras.optimizers import optimizers_of
-from tfps.keras.variables import adopt, stored_values
+from tfps.keras.variables import adopt as adopt_variables
+from tfps.keras.variables import adopt_layers, carries_state, stored_values
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _LOG = logging.getLogger("tfps")
+_SAID_LAYERS: weakref.WeakSet[keras.layers.Layer] = weakref.WeakSet()
+"""Stateful layers about which the log has said what several workers mean for them."""
 _WARNED_TABLES: weakref.WeakSet[Table] = weakref.WeakSet()
 """Tables whose regularizer has already been warned about."""
+
+
+def adopt(model: keras.Model, strategy: ParameterServerStrategy) -> None:
+    """Moves a model that is about to be compiled to the strategy: all of it, or layers that were built outside.
+
+    Raises:
+        UnsupportedError: the model belongs to another strategy.
+    """
+    if model._distribute_strategy is not strategy:
+        if model._distribute_strategy is not None:
+            raise UnsupportedError(
+                "`model` must be made in the scope that it is compiled in, or in none. "
+                f"Received: {model.name!r}, made in the scope of a {type(model._distribute_strategy).__name__}."
+            )
+        model._distribute_strategy = strategy
+    adopt_layers(strategy, model)
+
+
+def check_known(model: keras.Model) -> None:
+    """Refuses to fit a model inside the scope if no strategy knows it.
+
+    Raises:
+        UnsupportedError: the model was neither made nor compiled inside a scope.
+    """
+    if not isinstance(model._distribute_strategy, ParameterServerStrategy):
+        raise UnsupportedError(
+            "`model` must be made or compiled inside `strategy.scope()`: it would train in this process alone. "
+            f"Received: {model.name!r}, made and compiled outside."
+        )
 
 
 def prepare(model: keras.Model, strategy: ParameterServerStrategy) -> None:
@@ -28,9 +60,10 @@ def prepare(model: keras.Model, strategy: ParameterServerStrategy) -> None:
         if optimizer._distribution_strategy is not strategy:
             _adopt_optimizer(optimizer, strategy)
         # The mode belongs to a whole MultiOptimizer, so its parts are not checked.
-        if optimizer is not model.optimizer and whole_of(optimizer) is optimizer:
+        if optimizer not in (model.optimizer, unscaled(model.optimizer)) and whole_of(optimizer) is optimizer:
             _check_mode(optimizer, model.optimizer)
-    adopt(strategy, [one for metric in metrics_of(model) for one in metric.variables], "metric")
+    adopt_layers(strategy, model)
+    adopt_variables(strategy, [one for metric in metrics_of(model) for one in metric.variables], "metric")
 
 
 def _adopt_optimizer(optimizer: keras.Optimizer, strategy: ParameterServerStrategy) -> None:
@@ -41,7 +74,7 @@ def _adopt_optimizer(optimizer: keras.Optimizer, strategy: ParameterServerStrate
             f"Received: {type(optimizer).__name__}, built with {len(optimizer.variables)} variables outside."
         )
     optimizer._distribution_strategy = strategy
-    adopt(strategy, optimizer.variables, "none")
+    adopt_variables(strategy, optimizer.variables, "none")
 
 
 def _check_mode(optimizer: keras.Optimizer, compiled: keras.Optimizer) -> None:
@@ -70,6 +103,7 @@ def check_built(model: keras.Model) -> None:
     Raises:
         UnsupportedError: a table has a constraint, or its optimizer has no row-wise form. The message names it.
     """
+    _say_carried(model)
     tables = [variable for variable in model.trainable_variables if isinstance(variable._value, Table)]
     for variable in tables:
         if variable.constraint is not None:
@@ -90,6 +124,20 @@ def check_built(model: keras.Model) -> None:
         # With a MultiOptimizer only the parts that update tables need a row-wise form.
         for variable in tables:
             row_optimizers.check(part_for(model.optimizer, variable))
+
+
+def _say_carried(model: keras.Model) -> None:
+    """Says once for each stateful layer that a worker knows only the state that its own batches left."""
+    workers = model._distribute_strategy.num_workers
+    for layer in model._flatten_layers():
+        if carries_state(layer) and workers > 1 and layer not in _SAID_LAYERS:
+            _SAID_LAYERS.add(layer)
+            _LOG.warning(
+                "layer %r carries its state from batch to batch: each of the %d workers carries its own, from one of "
+                "its batches to its next. Train with one worker where batch i + 1 must continue batch i.",
+                layer.name,
+                workers,
+            )
 
 
 def _check_accumulation(optimizer: keras.Optimizer, model: keras.Model) -> None:

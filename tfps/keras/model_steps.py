@@ -1,6 +1,7 @@
 """The steps of a Keras model for closures: its `train_step` or `test_step`, and the variables that they use."""
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -14,12 +15,14 @@ from tfps.keras._compat import metrics_of, tree
 from tfps.keras.optimizers import optimizers_of
 from tfps.keras.returned_logs import ReturnedLogs
 from tfps.keras.summaries import State, number_summaries, summary_scope
-from tfps.keras.variables import stored_values
+from tfps.keras.variables import carries_state, stored_values
 from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
+from tfps.runtime.losses import WorkerLostError
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.closure import Program, UnpulledError
+from tfps.training.exchange import begin_carrying
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.types import Nest, VariableKey
 
@@ -80,7 +83,10 @@ class ModelSteps:
 
         Adam and its relatives divide by the size of their gradients, so their averages do not carry steps further.
         """
-        momenta = (getattr(optimizer, "momentum", None) for optimizer in optimizers_of(self.model))
+        optimizers = optimizers_of(self.model)
+        # `mixed_float16` wraps the optimizer in one that scales the loss.
+        optimizers += [optimizer.inner_optimizer for optimizer in optimizers if hasattr(optimizer, "inner_optimizer")]
+        momenta = (getattr(optimizer, "momentum", None) for optimizer in optimizers)
         return max((1 / max(0.01, 1 - one) for one in momenta if isinstance(one, int | float)), default=1.0)
 
     def program(self, applies_updates: bool, spec: Nest) -> Program:
@@ -103,7 +109,8 @@ class ModelSteps:
                 self.record(spec)
             used += [variable for optimizer in optimizers for variable in optimizer.variables]
             moving_averages.mark_averages(model)
-        return Program(self.run, self.pulled(used), self.sums())
+        _mark_layers(model)
+        return Program(self.run, self.pulled(used), self.sums(), self.strategy.num_workers)
 
     def pulled(self, others: Sequence[keras.Variable] = ()) -> list[DenseVariable]:
         """Returns the dense variables to pull: those of the model, `others`, and those found in steps."""
@@ -113,6 +120,19 @@ class ModelSteps:
         """Returns the variables of all metrics of the model, each once."""
         # A model may hide some of its metrics in a property `metrics` of its own; its steps still update them.
         return stored_values([one for metric in metrics_of(self.model) for one in metric.variables], SumVariable)
+
+    def begin_carrying(self) -> None:
+        """Gives every worker the state on the servers that it carries on by itself, such as that of a stateful RNN.
+
+        Cost: a call to each worker, for models with such layers alone.
+        """
+        carried = [variable for variable in stored_values(self.model.variables, DenseVariable) if variable.carried]
+        if carried:
+            values = [(variable, variable.numpy()) for variable in carried]
+            for worker in sorted({self.strategy.host_of(shard) for shard in range(self.strategy.num_workers)}):
+                # A worker that is lost here is replaced later, by one that begins with the server's value.
+                with contextlib.suppress(WorkerLostError):
+                    self.strategy.pool.call(worker, functools.partial(begin_carrying, values))
 
     def plan(self) -> Plan:
         """Returns the plan of the variables and optimizer slots of this model, as they are placed."""
@@ -181,6 +201,17 @@ class ModelSteps:
         """Traces a step on the variables of the servers, without copies."""
         with step.tracing(step.Step(lookups, {})):
             return self.run(batch)
+
+
+def _mark_layers(model: keras.Model) -> None:
+    """Marks the dense variables of layers that servers constrain, and those that each worker carries on by itself."""
+    for variable in model.trainable_variables:
+        for value in stored_values([variable], DenseVariable):
+            value.constraint = variable.constraint
+    for layer in model._flatten_layers():
+        if carries_state(layer):
+            for value in stored_values(tree.flatten(layer.states), DenseVariable):
+                value.carried = True
 
 
 def operations_so_far() -> int:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.model_steps import ModelSteps
-from tfps.keras.multi_optimizer import MULTI_KINDS
+from tfps.keras.multi_optimizer import MULTI_KINDS, unscaled
 from tfps.keras.row_optimizers import KINDS
 from tfps.training.asynchronous.mode import Asynchronous
 from tfps.training.mode import Mode
@@ -137,6 +137,8 @@ def with_mode(optimizer: keras.Optimizer, settings: ModeSettings) -> keras.Optim
     Raises:
         UnsupportedError: the optimizer is already in another mode.
     """
+    # Keras asks a LossScaleOptimizer for the update, and that asks the optimizer in it, which has the mode.
+    outer, optimizer = optimizer, unscaled(optimizer)
     before = settings_of(optimizer)
     if before is not None and type(before) is not type(settings):
         raise UnsupportedError(
@@ -149,11 +151,12 @@ def with_mode(optimizer: keras.Optimizer, settings: ModeSettings) -> keras.Optim
         optimizer.__class__ = optimizer_kind(type(settings), type(optimizer))
     # Keras would track a plain attribute, and the settings are no state.
     object.__setattr__(optimizer, "tfps_mode", settings)
-    return optimizer
+    return outer
 
 
 def settings_of(optimizer: keras.Optimizer | None) -> ModeSettings | None:
-    """Returns the mode settings of an optimizer; None for a plain Keras optimizer."""
+    """Returns the mode settings of an optimizer, or of that in a LossScaleOptimizer; None for a plain optimizer."""
+    optimizer = None if optimizer is None else unscaled(optimizer)
     return optimizer.tfps_mode if isinstance(optimizer, ModeOptimizer) else None
 
 

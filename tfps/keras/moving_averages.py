@@ -11,11 +11,8 @@ from tfps.keras.optimizers import optimizers_of
 from tfps.keras.row_optimizers import declared_rule
 from tfps.keras.variables import stored_values
 from tfps.ops.row_rules import ROW_RULES
-from tfps.ops.rules.declaration import RowRule
 from tfps.strategy.variables import Average, DenseVariable
 
-_COMMON_RULES = (ROW_RULES["momentum"], ROW_RULES["adam_amsgrad"])
-"""Rules whose slot names optimizers without a rule may share: Lamb, for example, has the averages of Adam."""
 WINDOW_MEANS = tuple(
     sorted({slot.attribute for rule in ROW_RULES.values() for slot in rule.slots if slot.mean_in_windows})
 )
@@ -23,21 +20,19 @@ WINDOW_MEANS = tuple(
 
 
 def mark_averages(model: keras.Model) -> None:
-    """Marks the moving averages among the dense variables of a built model and of all its optimizers."""
+    """Marks the moving averages among the slots of all built optimizers of a model."""
+    # Averages that no optimizer declares, such as those of a BatchNormalization, are found by how a step assigns them.
     for optimizer in optimizers_of(model):
         mark_slots(optimizer)
-    # The counter of steps is a variable of the optimizer: without one, averages cannot be composed.
-    if model.optimizer is None:
-        return
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            for variable in (layer.moving_mean, layer.moving_variance):
-                # A frozen layer does not move its averages. Composing them would still round them in every step.
-                _mark(variable, layer.momentum if layer.trainable else None, model.optimizer)
 
 
 def mark_slots(optimizer: keras.Optimizer) -> None:
     """Marks the moving averages among the slots of a built optimizer."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # The scale is one value of the job: two workers that both halve it must not quarter it.
+        own = [getattr(optimizer, name, None) for name in ("step_counter", "dynamic_scale")]
+        for value in stored_values([variable for variable in own if variable is not None], DenseVariable):
+            value.latest = True
     # Slots that the mode averages over workers lose their mark, in case they were marked before the optimizer got the
     # mode.
     marks: dict[str, float | None] = dict.fromkeys(_means_of(optimizer))
@@ -52,21 +47,14 @@ def mark_slots(optimizer: keras.Optimizer) -> None:
 
 def decays(optimizer: keras.Optimizer) -> dict[str, float]:
     """Returns the decay of each kind of slot that is a moving average, by the optimizer attribute that holds it."""
-    means = _means_of(optimizer)
+    means, rule = _means_of(optimizer), declared_rule(optimizer)
     by_attribute = {
         slot.attribute: getattr(optimizer, rule.attribute_of(slot.decay) or "", None)
-        for rule in _rules_like(optimizer)
-        for slot in rule.slots
-        if slot.decay is not None and slot.attribute not in means
+        for slot in (() if rule is None else rule.slots)
+        if rule is not None and slot.decay is not None and slot.attribute not in means
     }
     # k steps need decay ** k, so a decay must be a number. A tensor or a schedule cannot be used here.
     return {attribute: float(decay) for attribute, decay in by_attribute.items() if isinstance(decay, int | float)}
-
-
-def _rules_like(optimizer: keras.Optimizer) -> tuple[RowRule, ...]:
-    """Returns the declared rule of an optimizer; for an optimizer without one, rules that may share its slot names."""
-    declared = declared_rule(optimizer)
-    return _COMMON_RULES if declared is None else (declared,)
 
 
 def _means_of(optimizer: keras.Optimizer) -> tuple[str, ...]:

@@ -3,12 +3,20 @@
 A MultiOptimizer (Keras 3.15) holds several optimizers and assigns each variable to one of them. Each part is a plain
 optimizer with its own rule, slots and step count. The mode (asynchronous, GEO or synchronous) belongs to the whole.
 Older versions of Keras lack the class. An optimizer of any other class is its own only part.
+
+A `LossScaleOptimizer`, which Keras wraps around an optimizer under the policy "mixed_float16", has the parts of the
+optimizer in it.
 """
 
 import keras
 
 MULTI_KINDS: tuple[type, ...] = tuple(filter(None, [getattr(keras.optimizers, "MultiOptimizer", None)]))
 """The optimizer classes that consist of other optimizers: none before Keras 3.15."""
+
+
+def unscaled(optimizer: keras.Optimizer) -> keras.Optimizer:
+    """Returns the optimizer in a LossScaleOptimizer; any other optimizer as it is."""
+    return optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
 
 
 def is_multi(optimizer: keras.Optimizer) -> bool:
@@ -21,6 +29,7 @@ def parts_of(optimizer: keras.Optimizer) -> list[keras.Optimizer]:
 
     A MultiOptimizer that assigns variables by a function finds its parts only when it is built.
     """
+    optimizer = unscaled(optimizer)
     if not is_multi(optimizer):
         return [optimizer]
     for part in optimizer.optimizers:
@@ -36,6 +45,7 @@ def part_for(optimizer: keras.Optimizer, variable: keras.Variable) -> keras.Opti
         optimizer: any optimizer. If it is not built yet, `variable` must be a Keras variable.
         variable: a Keras variable, or the table or variable that it holds.
     """
+    optimizer = unscaled(optimizer)
     if not is_multi(optimizer):
         return optimizer
     parts = parts_of(optimizer)

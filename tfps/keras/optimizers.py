@@ -14,7 +14,7 @@ from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.keras._compat import Variable, keras
-from tfps.keras.multi_optimizer import parts_of
+from tfps.keras.multi_optimizer import parts_of, unscaled
 from tfps.keras.slot_scope import slot_scope
 from tfps.ops import library
 from tfps.ops.apply_dense import apply_dense
@@ -56,7 +56,7 @@ def optimizers_of(model: keras.Model) -> list[keras.Optimizer]:
     for value in vars(model).values():
         members = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
         optimizers += [member for member in members if isinstance(member, keras.optimizers.Optimizer)]
-    optimizers = [part for one in optimizers if one is not None for part in (one, *parts_of(one))]
+    optimizers = [part for one in optimizers if one is not None for part in (one, unscaled(one), *parts_of(one))]
     # Duplicates are found by identity: an optimizer may be both compiled and an attribute.
     return list({id(optimizer): optimizer for optimizer in optimizers}.values())
 
@@ -91,7 +91,7 @@ def update_step(
         )
     # Variables that a worker has copies of are updated on the copies, all others on their own server.
     for device, pairs in _group_by_device(dense).items():
-        with tf.device(device) if device else contextlib.nullcontext():
+        with tf.device(device) if device else contextlib.nullcontext(), _moving(optimizer, pairs):
             for gradient, variable in _update_fused(optimizer, pairs, learning_rate):
                 optimizer.update_step(gradient, variable, learning_rate)
     updates = row_optimizers.row_updates(optimizer, tables, tf.cast(learning_rate, tf.float32)) if tables else []
@@ -117,6 +117,21 @@ def by_rows(gradient: Gradient, table: Table) -> tf.IndexedSlices | MergedGradie
     here = find_stand_in(table)
     rows = here.pulled_rows if isinstance(here, LocalTable) else tf.constant(table.rows, tf.int64)
     return tf.IndexedSlices(gradient[:rows], tf.range(rows, dtype=tf.int64), tf.constant(table.shape, tf.int64))
+
+
+@contextlib.contextmanager
+def _moving(optimizer: keras.Optimizer, pairs: list[Pair]) -> Iterator[None]:
+    """Lets an optimizer update variables: their deltas are pushed, so nothing takes note of how it assigns them."""
+    current = step.current()
+    # The slots of a declared rule have declared averages. Those of any other optimizer are found by their assignments.
+    kept = None if row_optimizers.declared_rule(optimizer) else [value_of(variable) for _, variable in pairs]
+    with contextlib.nullcontext() if current is None else current.skipping_assignments(kept):
+        yield
+
+
+def value_of(variable: Variable | tf.Variable) -> tf.Variable:
+    """Returns the value that a Keras variable holds; any other variable as it is."""
+    return variable._value if isinstance(variable, Variable) else variable
 
 
 def _group_by_device(pairs: list[Pair]) -> dict[str | None, list[Pair]]:
@@ -238,4 +253,5 @@ def decay_dense(optimizer: keras.Optimizer, variables: Sequence[Variable]) -> No
         value = variable._value if isinstance(variable, Variable) else variable
         if not isinstance(value, Table) and optimizer._use_weight_decay(variable):
             rate = tf.cast(optimizer.learning_rate, value.dtype)
-            value.assign_sub(value * tf.cast(optimizer.weight_decay, value.dtype) * rate)
+            with _moving(optimizer, [(value, value)]):
+                value.assign_sub(value * tf.cast(optimizer.weight_decay, value.dtype) * rate)

@@ -12,7 +12,7 @@ from tfps.embedding.merged import MergedGradient
 from tfps.embedding.push import RowUpdate
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
-from tfps.keras.multi_optimizer import is_multi, parts_of
+from tfps.keras.multi_optimizer import is_multi, parts_of, unscaled
 from tfps.ops.row_rules import ROW_RULES, RowRule
 
 
@@ -76,11 +76,7 @@ def check(optimizer: keras.Optimizer, options: Sequence[str] = ("use_ema", "grad
     Raises:
         UnsupportedError: the optimizer has no row-wise form. The message lists the optimizers that have one.
     """
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise UnsupportedError(
-            "`optimizer` must not scale the loss, as Keras lets it do under the policy 'mixed_float16'. "
-            "Received: LossScaleOptimizer. Valid: the policies 'float32' and 'mixed_bfloat16', which need no scaling."
-        )
+    optimizer = unscaled(optimizer)
     if is_multi(optimizer):
         # Until the model is built nobody knows which parts update tables. Those parts are checked then.
         return
@@ -113,8 +109,8 @@ def check_windows(optimizer: keras.Optimizer) -> None:
                 f"the sum of two such rows is not the row of the summed slots. Received: {kind}. "
                 f"Valid: {valid_names(needs_sums=True)}."
             )
-        # Without tables, gradients may be accumulated; a model with tables is checked when it is compiled or built.
-        check(part, ("use_ema",))
+        # Settings that only tables cannot have are refused once the tables of the model are known.
+        check(part, ())
 
 
 @dataclasses.dataclass(frozen=True)

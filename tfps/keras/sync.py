@@ -1,7 +1,7 @@
 """`Sync`: puts a Keras optimizer into synchronous mode, with one update per global step by the mean gradient."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -13,7 +13,7 @@ from tfps.errors import ConfigError
 from tfps.keras._compat import Variable
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import ModeOptimizer, ModeSettings, get_optimizer, with_mode
-from tfps.keras.multi_optimizer import is_multi
+from tfps.keras.multi_optimizer import is_multi, unscaled
 from tfps.keras.optimizers import by_rows
 from tfps.training.mode import Mode
 from tfps.training.synchronous.mode import Synchronous
@@ -32,25 +32,44 @@ class SyncOptimizer(ModeOptimizer):
         if current is None or current.contributions is None:
             update(grads, trainable_variables)
             return
-        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
-        # A variable without a gradient is left out, as in Keras.
-        pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
-        values = [v._value if isinstance(v, Variable) else v for _, v in pairs]
-        updated = [variable for _, variable in pairs]
-        gradients = [
-            by_rows(gradient, value) if isinstance(value, Table) else gradient
-            for (gradient, _), value in zip(pairs, values, strict=True)
-        ]
+        contribute(current.contributions, self, update, grads, trainable_variables)
 
-        def apply_means(means: Sequence[tf.Tensor]) -> None:
-            if is_multi(self):
-                # A MultiOptimizer expects an entry for every variable it was built with: None for a missing gradient.
-                by_variable = dict(zip(map(id, updated), means, strict=True))
-                update([by_variable.get(id(variable)) for variable in variables], variables)
-            else:
-                update(means, updated)
 
-        current.contributions.append(step.Contribution(gradients, values, apply_means))
+def contribute(
+    contributions: list[step.Contribution],
+    optimizer: keras.Optimizer,
+    update: Callable[[Sequence[tf.Tensor | None], Sequence[keras.Variable]], None],
+    gradients: Sequence[tf.Tensor | None],
+    trainable_variables: Sequence[keras.Variable] | None,
+) -> None:
+    """Hands gradients over to the servers instead of an update.
+
+    Args:
+        contributions: the contributions of the step.
+        optimizer: the optimizer that the step applies.
+        update: makes the update from mean gradients and their variables; it runs on the servers.
+        gradients: the gradient of each variable; None for a variable without one.
+        trainable_variables: the variables; None for those that the optimizer was built with.
+    """
+    variables = list(optimizer._trainable_variables if trainable_variables is None else trainable_variables)
+    # A variable without a gradient is left out, as in Keras.
+    pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+    updated = [variable for _, variable in pairs]
+
+    def apply_means(means: Sequence[tf.Tensor]) -> None:
+        if is_multi(unscaled(optimizer)):
+            # A MultiOptimizer expects an entry for every variable it was built with: None for a missing gradient.
+            by_variable = dict(zip(map(id, updated), means, strict=True))
+            update([by_variable.get(id(variable)) for variable in variables], variables)
+        else:
+            update(means, updated)
+
+    values = [v._value if isinstance(v, Variable) else v for v in updated]
+    by_value = [
+        by_rows(gradient, value) if isinstance(value, Table) else gradient
+        for (gradient, _), value in zip(pairs, values, strict=True)
+    ]
+    contributions.append(step.Contribution(by_value, values, apply_means))
 
 
 @dataclasses.dataclass(frozen=True)

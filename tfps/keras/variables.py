@@ -50,15 +50,7 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
     initial = InitialValue(
         lambda: initializer(shape, dtype=dtype), row_source(initializer, shape, dtype), _constant(initializer)
     )
-    recipe = Recipe(
-        initial,
-        variable._tfps_table_type,
-        is_seed=variable._tfps_maker == "seed",
-        bookkeeping=not _is_of_layer(variable),
-    )
-    # An optimizer may build its slots while a step is traced, and variables must outlive that graph.
-    with tf.init_scope():
-        return strategy.create(spec, recipe, summed=_is_metric(variable))
+    return _create(strategy, variable, spec, initial)
 
 
 def create_from_value(
@@ -81,6 +73,64 @@ def create_from_value(
             Recipe(InitialValue(lambda: tf.convert_to_tensor(array, dtype)), bookkeeping=not _is_of_layer(variable)),
             summed=_is_metric(variable),
         )
+
+
+def carries_state(layer: keras.layers.Layer) -> bool:
+    """Whether a layer carries its state from one batch to the next, as a stateful RNN."""
+    return bool(getattr(layer, "stateful", False)) and isinstance(layer, keras.layers.RNN)
+
+
+def adopt_layers(strategy: ParameterServerStrategy, model: keras.Model) -> None:
+    """Recreates the variables of layers that were built outside the scope, where the strategy places them.
+
+    A table becomes a table, and keeps its rows.
+    """
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.metrics.Metric):
+            continue
+        own = [*layer._trainable_variables, *layer._non_trainable_variables]
+        kind = "embedding" if isinstance(layer, keras.layers.Embedding) else "layer"
+        seeds = [generator.state for generator in getattr(layer, "_seed_generators", ())]
+        for variable, maker in [*((one, kind) for one in own), *((one, "seed") for one in seeds)]:
+            value = variable._value
+            # Users may wrap a tf.Variable of their own, which the scope has placed on a server.
+            if value is None or isinstance(value, StepVariable | Table) or "/job:ps" in value.device:
+                continue
+            variable._tfps_maker = maker
+            variable._tfps_table_type = getattr(layer, "tfps_table_type", ShardedTable)
+            array, dtype = value.numpy(), standardize_dtype(variable._dtype)
+            spec = VariableSpec(
+                variable.path,
+                array.shape,
+                dtype,
+                trainable=variable.trainable,
+                is_table=_is_table(variable, array.shape, dtype),
+            )
+            variable._value = _create(
+                strategy, variable, spec, InitialValue(_constant_of(array, dtype), _rows_of(array, dtype))
+            )
+
+
+def _constant_of(array: np.ndarray[Any, Any], dtype: str) -> Callable[[], tf.Tensor]:
+    return lambda: tf.convert_to_tensor(array, dtype)
+
+
+def _rows_of(array: np.ndarray[Any, Any], dtype: str) -> Callable[[int, int], tf.Tensor]:
+    return lambda start, end: tf.convert_to_tensor(array[start:end], dtype)
+
+
+def _create(
+    strategy: ParameterServerStrategy, variable: Variable, spec: VariableSpec, initial: InitialValue
+) -> Table | StepVariable:
+    recipe = Recipe(
+        initial,
+        variable._tfps_table_type,
+        is_seed=variable._tfps_maker == "seed",
+        bookkeeping=not _is_of_layer(variable),
+    )
+    # An optimizer may build its slots while a step is traced, and variables must outlive that graph.
+    with tf.init_scope():
+        return strategy.create(spec, recipe, summed=_is_metric(variable))
 
 
 def adopt(strategy: ParameterServerStrategy, variables: list[Variable], maker: str) -> None:

@@ -67,7 +67,7 @@ class Losses:
         # A call on a lost worker may fail in many ways. All of them mean the same.
         if worker in self._lost and isinstance(error, tf.errors.OpError):
             return WorkerLostError(f"worker {worker} is lost", (jobs.WORKER, worker))
-        ours = translate(error, self._cluster)
+        ours = translate(error, self._cluster, (jobs.WORKER, worker))
         if isinstance(ours, ClusterError) and self._record_loss(ours):
             return WorkerLostError(str(ours), ours.task)
         return ours

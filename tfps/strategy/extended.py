@@ -1,4 +1,4 @@
-"""`Extended`: the half of a strategy that TensorFlow calls to create a variable and to run a function on a replica.
+"""`Extended`: the half of a strategy that TensorFlow calls to create variables, run functions and distribute datasets.
 
 TensorFlow splits a strategy into two objects. Users see the `tf.distribute.Strategy`; its `extended` object does the
 work.
@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow.python.distribute import parameter_server_strategy_v2  # the extended class is not public
 
 from tfps import step
+from tfps.checks import check_type
 from tfps.cluster import devices
 from tfps.types import Nest
 
@@ -33,6 +34,26 @@ class Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
             with tf.distribute.ReplicaContext(strategy, replica_id_in_sync_group=0):
                 return fn(*args, **kwargs)
         return super()._call_for_each_replica(fn, args, kwargs)
+
+    def _experimental_distribute_dataset(
+        self, dataset: tf.data.Dataset, options: tf.distribute.InputOptions | None
+    ) -> tf.data.Dataset:
+        # Within `create_per_worker_dataset`, each worker has a dataset of its own.
+        if not tf.executing_eagerly():
+            return super()._experimental_distribute_dataset(dataset, options)
+        # Everything that takes the result divides it between the workers: `fit`, `evaluate`, `predict`.
+        return dataset
+
+    def _distribute_datasets_from_function(
+        self,
+        dataset_fn: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+        options: tf.distribute.InputOptions | None,
+    ) -> tf.data.Dataset:
+        if not tf.executing_eagerly():
+            return super()._distribute_datasets_from_function(dataset_fn, options)
+        # As TensorFlow does for parameter servers: one pipeline. It is made once and divided between the workers.
+        dataset = dataset_fn(tf.distribute.InputContext(1, 0, num_replicas_in_sync=1))
+        return check_type("dataset_fn", dataset, tf.data.Dataset, "a function that returns a tf.data.Dataset")
 
     def _create_variable_round_robin(self, next_creator: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
         strategy = self._container_strategy()

@@ -23,6 +23,7 @@ from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import from_environment
 from tfps.embedding.table import Table
+from tfps.inputs.paths import current_folder
 from tfps.inputs.worker_input import WorkerInput
 from tfps.ops import library
 from tfps.placement.advice import default_exchange_every
@@ -233,7 +234,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     def share_batches(self, dataset: tf.data.Dataset) -> WorkerInput:
         """Divides a dataset of batches between the workers: each batch goes to one of them."""
         self.connection.check()
-        return WorkerInput(dataset, self.worker_devices, owner=self)
+        # Workers on this machine open the files that the chief would open. Other hosts may have other folders.
+        folder = None if self.cluster is None else current_folder()
+        return WorkerInput(dataset, self.worker_devices, owner=self, folder=folder)
 
     # Variables.
 

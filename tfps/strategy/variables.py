@@ -8,6 +8,7 @@ resource on the server or the chief.
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -95,11 +96,50 @@ class DenseVariable(StepVariable):
 
     Attributes:
         placement: the placement of the variable.
-        average: the settings of a moving average; None for other variables, for which the deltas of workers are added.
+        average: the settings of a moving average that an optimizer declares; None for all other variables.
+        constraint: the constraint of its layer, a function of the value; None without one. Servers apply it to the sum
+            of what workers push.
+        latest: whether each push replaces the value, whatever a step assigns: the scale of a loss, say.
+        carried: whether each worker carries its own value from one of its batches to its next, such as the state of a
+            stateful RNN. An epoch begins with the server's value, which is that of the last push.
     """
 
     placement: Placement
     average: Average | None = None
+    constraint: Callable[[tf.Tensor], tf.Tensor] | None = None
+    latest: bool = False
+    carried: bool = False
+
+    def assign(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """Assigns a value, as any `tf.Variable`; a step under trace takes note of it."""
+        return super().assign(self._note(value, 0.0), *args, **kwargs)
+
+    def assign_add(self, delta: Any, *args: Any, **kwargs: Any) -> Any:
+        """Adds a value, as any `tf.Variable`; a step under trace takes note of it."""
+        return super().assign_add(self._note(delta, 1.0), *args, **kwargs)
+
+    def assign_sub(self, delta: Any, *args: Any, **kwargs: Any) -> Any:
+        """Subtracts a value, as any `tf.Variable`; a step under trace takes note of it."""
+        return super().assign_sub(self._note(delta, -1.0), *args, **kwargs)
+
+    def scatter_update(self, *args: Any, **kwargs: Any) -> Any:
+        """Overwrites rows, as any `tf.Variable`; a step under trace takes note of it."""
+        self._note(None, 0.0)
+        return super().scatter_update(*args, **kwargs)
+
+    def scatter_nd_update(self, *args: Any, **kwargs: Any) -> Any:
+        """Overwrites slices, as any `tf.Variable`; a step under trace takes note of it."""
+        self._note(None, 0.0)
+        return super().scatter_nd_update(*args, **kwargs)
+
+    def _note(self, value: Any, added: float) -> Any:
+        """Tells the current step what is assigned; returns the value as a tensor there, and as it is elsewhere."""
+        current = step.current()
+        if current is None or current.assignments is None or current.copy_of(self.key) is None:
+            return value
+        value = value if value is None else tf.convert_to_tensor(value, self.dtype)
+        current.assignments.note(self, value, added)
+        return value
 
 
 class SeedVariable(DenseVariable):

@@ -49,11 +49,13 @@ class Program:
             It may raise `UnpulledError`.
         variables: the dense variables that the worker pulls.
         sums: the metric variables that a closure counts from zero and sends back.
+        workers: the number of workers that run such steps.
     """
 
     run: Callable[[Nest], Mapping[str, tf.Tensor]]
     variables: Sequence[DenseVariable]
     sums: Sequence[SumVariable]
+    workers: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Closure(abc.ABC):
         # closure can read the results of all others.
         self._log_shapes: list[tuple[str, list[int]]] = []
         self._recording: Recording | None = None
+        self._exchange: Exchange | None = None
         # Reads a table whole once for all steps of a closure; None if each step looks up all rows.
         self._read_whole: ReadWhole | None = None
         self._numbering: step.Numbering | None = None
@@ -153,7 +156,8 @@ class Closure(abc.ABC):
             draws: a number that closures which start from the same values do not share, so that they draw other random
                 numbers; by default the input shard.
         """
-        exchange = Exchange(self.program.variables, scales, order.shard if draws is None else draws, capped)
+        exchange = Exchange(self.program.variables, scales, order, capped, self.program.workers, draws)
+        self._exchange = exchange
         exchange.pull()
         self._numbering = step.Numbering(
             tf.cast(order.number, tf.int64), tf.cast(order.stride, tf.int64), exchange.pulled
@@ -185,7 +189,10 @@ class Closure(abc.ABC):
         push_id: PushId | None = None,
     ) -> tf.Tensor:
         """Traces one step; returns its logs as a float32 vector."""
-        return self._trace(step.Step(lookups, copies, stand_ins, self.contributes, push_id), batch)
+        assert self._exchange is not None
+        assignments = self._exchange.assignments
+        traced = step.Step(lookups, copies, stand_ins, self.contributes, push_id, assignments=assignments)
+        return self._trace(traced, batch)
 
     def _trace(self, traced: step.Step, batch: Nest) -> tf.Tensor:
         traced.numbering = self._numbering

@@ -32,12 +32,15 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
         if tf.executing_eagerly():
             return run_eagerly(function, *args, **kwargs)
         copies: Copies = {}
+        # None for the recording. There is one step, so what it assigns is known when its deltas are pushed.
+        exchange: Exchange | None = None
 
         def run(lookups: DirectLookups, batch: Nest) -> Nest:
             args_now, kwargs_now = batch or (args, kwargs)
             # The recording and the real trace share this dictionary, and it is filled in between. It is empty for the
             # recording, which then reads the variables of the servers in a graph that never runs.
-            with step.tracing(step.Step(lookups, copies, by_hand=True)):
+            assignments = None if exchange is None else exchange.assignments
+            with step.tracing(step.Step(lookups, copies, by_hand=True, assignments=assignments)):
                 return function(*args_now, **kwargs_now)
 
         # Arguments that are no tensors are part of the function.
@@ -47,7 +50,7 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
         # The recording comes first: the optimizer may create its variables in it, and the exchange needs all of them.
         recording = Recording(run, batch)
         # Each worker draws its own random numbers.
-        exchange = Exchange(strategy.dense_variables, worker=_worker_number())
+        exchange = Exchange(strategy.dense_variables, workers=strategy.num_workers, draws=_worker_number())
         exchange.pull()
         copies.update(exchange.copies)
         result = run(recording.lookups(batch), batch)

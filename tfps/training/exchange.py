@@ -2,8 +2,8 @@
 
 Between pull and push the worker changes its own copies. It pushes `copy - pulled`, and the server adds that. So any
 Keras optimizer works unchanged, and no push overwrites the push of another worker. With one worker the result equals
-that of one process, except for the rounding of one subtraction and one addition. Moving averages do not add up; see
-`tfps.training.moving_averages`.
+that of one process, except for the rounding of one subtraction and one addition. Moving averages and values that steps
+overwrite do not add up; see `tfps.training.moving_averages` and `tfps.training.assignments`.
 
 Example: two workers pull 10.0. One moves its copy to 9.0 and pushes -1.0, the other moves its copy to 10.5 and pushes
 0.5. The server then has 9.5, whichever push came first.
@@ -11,15 +11,18 @@ Cost: one message a server in each direction, for any number of variables.
 """
 
 import functools
-from collections.abc import Collection, Iterable, Mapping
-from typing import TypeAlias
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 from tfps.embedding.push_dedup import PUSH_ID_LANES, PushId
 from tfps.strategy.variables import DenseVariable, SeedVariable, StepVariable
 from tfps.training import moving_averages
+from tfps.training.assignments import Assignments
 from tfps.training.lanes import lanes, pack, unpack
+from tfps.training.order import Int, Order
 from tfps.types import VariableKey
 
 _KEY_STEP = 104_729
@@ -68,10 +71,14 @@ class Exchange:
     Args:
         variables: the dense variables to exchange.
         scales: the factor for the pushed delta of a variable, by variable key; 1 where it has no entry.
-        worker: the index of the worker, an int64 scalar; it offsets the keys of random generators.
+        order: the order of the closure.
         capped: the keys of float variables whose deltas are damped by what other workers have added meanwhile.
+        workers: the number of workers that push to these variables.
+        draws: a number that closures which start from the same values do not share. It offsets the keys of random
+            generators; by default the shard of the order.
 
     Attributes:
+        assignments: takes note of what the steps assign to the copies; it decides how servers merge it.
         pulled: the values that `pull` assigned to the copies.
         copies: handles of the worker's copies, by key.
     """
@@ -80,8 +87,10 @@ class Exchange:
         self,
         variables: Iterable[DenseVariable],
         scales: Mapping[VariableKey, float] | None = None,
-        worker: tf.Tensor | int = 0,
+        order: Order | None = None,
         capped: Collection[VariableKey] = (),
+        workers: int = 1,
+        draws: Int | None = None,
     ) -> None:
         # Grouped by server device, as each server gets one message. Both ends rely on the order of these dictionaries.
         self._by_server: dict[str, list[DenseVariable]] = {}
@@ -89,14 +98,20 @@ class Exchange:
             self._by_server.setdefault(variable.home_handle.device, []).append(variable)
         self._scales = scales or {}
         self._capped = capped
-        self._worker = tf.cast(worker, tf.int64)
+        self._order, self._workers = order or Order(0, 0), workers
+        self._draws = self._order.shard if draws is None else draws
+        # Without an order this is no closure of an epoch, and it reads what the servers have.
+        self._carries = order is not None
+        self.assignments = Assignments()
         self.pulled: Values = {}
         self._variables = [v for on_server in self._by_server.values() for v in on_server]
         self.copies: Values = {v.key: local_copy(v) for v in self._variables}
 
     def part(self, keys: Collection[VariableKey]) -> "Exchange":
         """Returns the exchange of some of the variables, with the same copies and pulled values."""
-        part = Exchange((v for v in self._variables if v.key in keys), self._scales, self._worker, self._capped)
+        variables = [v for v in self._variables if v.key in keys]
+        part = Exchange(variables, self._scales, self._order, self._capped, self._workers, self._draws)
+        part.assignments = self.assignments
         # The same handles, because TensorFlow orders the reads and writes of one handle in a graph.
         part.copies = {key: self.copies[key] for key in part.copies}
         part.pulled = {key: self.pulled[key] for key in part.copies}
@@ -123,14 +138,23 @@ class Exchange:
             for variable in variables:
                 # With the same key all workers would draw the same dropout masks.
                 if isinstance(variable, SeedVariable):
-                    key = tf.stack([self._worker * _KEY_STEP, 0])
+                    key = tf.stack([tf.cast(self._draws, tf.int64) * _KEY_STEP, 0])
                     values[variable.key] += tf.cast(key, variable.dtype)
+                elif variable.carried and self._carries:
+                    values[variable.key] = self._carry_on(variable, values[variable.key])
         return values
 
     def fill(self, values: Values) -> None:
         """Assigns values to the worker's copies."""
         for variable in self._variables:
             tf.raw_ops.AssignVariableOp(resource=self.copies[variable.key], value=values[variable.key])
+        self.assignments.reset()
+
+    def no_deltas(self) -> Values:
+        """Returns deltas that change nothing on the servers, in the form of those that `deltas` returns."""
+        nothing = {key: tf.zeros_like(value) for key, value in self.pulled.items()}
+        nothing |= {key: self.pulled[key] / self._workers for key in self.assignments.mixed}
+        return nothing | {_keep_key(key): tf.ones([]) for key in self.assignments.keeps}
 
     def deltas(self, since: Values) -> Values:
         """Returns the scaled deltas of the copies; for a bool its value, for a moving average its push value.
@@ -140,16 +164,19 @@ class Exchange:
         """
         # Averages come last: their push values depend on the delta of their step counter.
         deltas: Values = {v.key: self._delta(v, since[v.key]) for v in self._variables if v.average is None}
+        deltas |= {_keep_key(key): self.assignments.read(key) for key in self.assignments.keeps}
         for v in self._variables:
-            if moving_averages.is_average(v, deltas):
-                deltas[v.key] = moving_averages.push_value(v, since[v.key], _read(self.copies[v.key], v), deltas)
+            if self._is_composed(v, deltas):
+                now = _read(self.copies[v.key], v)
+                factor = None if moving_averages.is_product(v) else self._factor(v, deltas)
+                deltas[v.key] = moving_averages.push_value(v, since[v.key], now, factor)
             elif v.key not in deltas:
                 deltas[v.key] = self._delta(v, since[v.key])
         return deltas
 
     def sums(self, values: Values, deltas: Values) -> Values:
         """Adds deltas to values in the same way as the servers do."""
-        return {v.key: _sum(v, values[v.key], deltas) for v in self._variables}
+        return {v.key: self._sum(v, values[v.key], deltas) for v in self._variables}
 
     def send(self, deltas: Values, base: Values, push_id: PushId | None = None) -> Values:
         """Sends deltas to the servers, which add them; returns the added deltas.
@@ -162,9 +189,10 @@ class Exchange:
         pushed: Values = {}
         for device, variables in self._by_server.items():
             on_server: Values = {v.key: deltas[v.key] for v in variables}
-            on_server |= self._damp(device, [v for v in variables if v.key in self._capped], deltas, base)
-            averages = [v for v in variables if moving_averages.is_average(v, deltas)]
-            factors = [tf.cast(moving_averages.keep_factor(v, deltas), tf.float32) for v in averages]
+            averages = [v for v in variables if self._is_composed(v, deltas)]
+            capped = [v for v in variables if v.key in self._capped and not self._is_composed(v, deltas)]
+            on_server |= self._damp(device, capped, deltas, base)
+            factors = [tf.cast(self._factor(v, deltas), tf.float32) for v in averages]
             # The message: deltas in the order of the variables, factors in the order of the averages, then the push id.
             buffer = pack([*on_server.values(), *factors, *([push_id.lanes()] if push_id else [])])
             with tf.device(device):
@@ -176,11 +204,40 @@ class Exchange:
                 else:
                     add()
             pushed |= on_server
-        return pushed
+        return pushed | {key: value for key, value in deltas.items() if key not in pushed}
 
     def delta_since_pull(self, variable: DenseVariable) -> tf.Tensor:
         """Returns the delta of a copy since the pull; for a bool its value."""
         return self._delta(variable, self.pulled[variable.key])
+
+    def _is_composed(self, variable: DenseVariable, deltas: Values) -> bool:
+        """Returns whether a push scales the value of the server before it adds to it."""
+        return (
+            moving_averages.is_average(variable, deltas)
+            or variable.key in self.assignments.keeps
+            or variable.key in self.assignments.mixed
+        )
+
+    def _factor(self, variable: DenseVariable, deltas: Values) -> tf.Tensor:
+        """Returns what a push scales the value of the server by."""
+        if variable.average is not None:
+            return moving_averages.keep_factor(variable, deltas)
+        if variable.key in self.assignments.mixed:
+            return tf.constant(1.0 - 1.0 / self._workers, variable.dtype)
+        return deltas[_keep_key(variable.key)]
+
+    def _sum(self, variable: DenseVariable, value: tf.Tensor, deltas: Values) -> tf.Tensor:
+        delta = deltas[variable.key]
+        if self._is_composed(variable, deltas):
+            return moving_averages.value_after(variable, value, delta, self._factor(variable, deltas))
+        return delta if variable.dtype == tf.bool else _constrain(variable, value + delta)
+
+    def _carry_on(self, variable: DenseVariable, value: tf.Tensor) -> tf.Tensor:
+        """Returns what the worker's last closure ended with, or what `begin_carrying` has set."""
+        copy = self.copies[variable.key]
+        # A worker that took the place of another has no value yet, and begins with the server's.
+        kept = tf.raw_ops.VarIsInitializedOp(resource=copy)
+        return tf.ensure_shape(tf.cond(kept, lambda: _read(copy, variable), lambda: value), variable.shape)
 
     def _values_on(self, device: str, variables: list[DenseVariable]) -> Values:
         """Fetches the values of some variables from their server in one message."""
@@ -211,12 +268,15 @@ class Exchange:
         return delta if scale == 1.0 or not variable.dtype.is_floating else delta * tf.cast(scale, delta.dtype)
 
 
-def _sum(variable: DenseVariable, value: tf.Tensor, deltas: Values) -> tf.Tensor:
-    if variable.dtype == tf.bool:
-        return deltas[variable.key]
-    if moving_averages.is_average(variable, deltas):
-        return moving_averages.value_after(variable, value, deltas)
-    return value + deltas[variable.key]
+def begin_carrying(values: Sequence[tuple[DenseVariable, np.ndarray[Any, Any]]]) -> tuple[()]:
+    """Sets the copies of variables that each worker carries on by itself; called with a worker as the device.
+
+    Args:
+        values: the variables, and their values on the servers.
+    """
+    for variable, value in values:
+        tf.raw_ops.AssignVariableOp(resource=local_copy(variable), value=tf.constant(value, variable.dtype))
+    return ()
 
 
 def _add(variables: list[DenseVariable], averages: list[VariableKey], buffer: tf.Tensor) -> list[tf.Operation]:
@@ -225,14 +285,31 @@ def _add(variables: list[DenseVariable], averages: list[VariableKey], buffer: tf
     sizes = sum(lanes(v.shape.num_elements(), v.dtype) for v in variables)
     deltas = unpack(buffer[:sizes], [v.shape for v in variables], [v.dtype for v in variables])
     factors = {key: buffer[sizes + number] for number, key in enumerate(averages)}
-    # A bool has no sum, so the server keeps its own value.
-    added = [
+    # A bool has no sum: where no step assigns it, the server keeps its own value.
+    added: list[tf.Operation] = [
         tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=delta)
         for variable, delta in zip(variables, deltas, strict=True)
         if variable.dtype != tf.bool and variable.key not in factors
     ]
-    pushed = zip(variables, deltas, strict=True)
-    return added + moving_averages.compose((v, delta, factors[v.key]) for v, delta in pushed if v.key in factors)
+    pushed = list(zip(variables, deltas, strict=True))
+    added += moving_averages.compose([(v, delta, factors[v.key]) for v, delta in pushed if v.key in factors])
+    for variable in variables:
+        if variable.constraint is not None:
+            # The sum of deltas that each respect a constraint need not respect it.
+            value = _constrain(variable, _read(variable.home_handle, variable))
+            added.append(tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=value))
+    return added
+
+
+def _constrain(variable: DenseVariable, value: tf.Tensor) -> tf.Tensor:
+    return value if variable.constraint is None else tf.cast(variable.constraint(value), variable.dtype)
+
+
+def _keep_key(key: VariableKey) -> VariableKey:
+    """Returns the key of the `keep` of a variable among the deltas; the keys of dense variables are numbers from 0."""
+    # A number as well, because loops sort the keys of what they carry.
+    assert isinstance(key, int)
+    return -1 - key
 
 
 def _read(handle: tf.Tensor, variable: StepVariable) -> tf.Tensor:

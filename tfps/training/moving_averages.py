@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfps.ops.apply_dense import apply_dense
 from tfps.ops.row_rules import ROW_RULES
-from tfps.strategy.variables import Average, DenseVariable
+from tfps.strategy.variables import DenseVariable
 from tfps.types import VariableKey
 
 Deltas: TypeAlias = Mapping[VariableKey, tf.Tensor]
@@ -44,17 +44,35 @@ def power_of_decay(decay: float, steps: tf.Tensor, dtype: tf.DType = tf.float32)
     return tf.pow(tf.cast(decay, dtype), tf.cast(steps, dtype))
 
 
-def push_value(variable: DenseVariable, before: tf.Tensor, after: tf.Tensor, deltas: Deltas) -> tf.Tensor:
-    """Returns the value to push for an average that changed from `before` to `after`: `a`, or `r` for a product."""
-    assert variable.average is not None
-    if variable.average.decay is None:
+def push_value(variable: DenseVariable, before: tf.Tensor, after: tf.Tensor, factor: tf.Tensor | None) -> tf.Tensor:
+    """Returns the value to push for an average that changed from `before` to `after`: `a`, or `r` for a product.
+
+    Args:
+        variable: the average.
+        before: its value before the steps.
+        after: its value after them.
+        factor: what is left of `before` in `after`, a scalar; None for a product.
+    """
+    if is_product(variable):
         return tf.math.divide_no_nan(after - before, before)
-    return after - keep_factor(variable, deltas) * before
+    if variable.dtype == tf.bool:
+        return after
+    assert factor is not None
+    return after - tf.cast(factor, variable.dtype) * before
 
 
-def value_after(variable: DenseVariable, value: tf.Tensor, deltas: Deltas) -> tf.Tensor:
-    """Returns the value of an average after a push, as the server computes it."""
-    return value * keep_factor(variable, deltas) + _addend(variable, deltas[variable.key])
+def value_after(variable: DenseVariable, value: tf.Tensor, delta: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Returns the value of an average after a push, as the server computes it.
+
+    Args:
+        variable: the average.
+        value: its value before the push.
+        delta: its push value.
+        factor: what the push leaves of `value`, a scalar.
+    """
+    if variable.dtype == tf.bool:
+        return tf.where(tf.cast(factor, tf.float32) > 0.5, value, delta)
+    return value * tf.cast(factor, variable.dtype) + _addend(variable, delta)
 
 
 def compose(variables: Iterable[tuple[DenseVariable, tf.Tensor, tf.Tensor]]) -> list[tf.Operation]:
@@ -64,15 +82,19 @@ def compose(variables: Iterable[tuple[DenseVariable, tf.Tensor, tf.Tensor]]) -> 
         variables: tuples of (variable, its push value, its keep factor as a float32 scalar).
     """
     # All averages with one decay and counter have the same keep factor, so one operation updates them.
-    operations, by_average = [], dict[Average, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]()
+    operations, by_average = [], dict[object, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]()
     for variable, delta, factor in variables:
-        assert variable.average is not None
         addend = _addend(variable, delta)
         if variable.dtype == tf.float32:
-            by_average.setdefault(variable.average, []).append((variable.home_handle, addend, factor))
+            kind = variable.key if variable.average is None else variable.average
+            by_average.setdefault(kind, []).append((variable.home_handle, addend, factor))
+            continue
+        # The op only supports float32. Without it, two simultaneous pushes may both read the value before them.
+        value = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=variable.dtype)
+        if variable.dtype == tf.bool:
+            value = value_after(variable, value, delta, factor)
+            operations.append(tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=value))
         else:
-            # The op only supports float32. Without it, two simultaneous pushes may both read the value before them.
-            value = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=variable.dtype)
             lost = value * tf.cast(1 - factor, variable.dtype)
             operations.append(tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=addend - lost))
     for averages in by_average.values():
@@ -83,7 +105,11 @@ def compose(variables: Iterable[tuple[DenseVariable, tf.Tensor, tf.Tensor]]) -> 
     return operations
 
 
+def is_product(variable: DenseVariable) -> bool:
+    """Returns whether a variable is a running product, whose factor differs from step to step."""
+    return variable.average is not None and variable.average.decay is None
+
+
 def _addend(variable: DenseVariable, delta: tf.Tensor) -> tf.Tensor:
     """Returns the value to add after scaling by the keep factor: `a`; 0 for a product, which is only scaled."""
-    assert variable.average is not None
-    return tf.zeros_like(delta) if variable.average.decay is None else delta
+    return tf.zeros_like(delta) if is_product(variable) else delta

@@ -42,12 +42,21 @@ class PacedSchedule(Schedule):
     def _pace(self) -> Pace:
         return self._pacing.pace(self._handed + self._ready)
 
-    def _closure_size(self, pace: Pace, shards: int) -> int:
-        """Returns the steps of the next closure: as many parts as possible, while some remain for each shard."""
-        if self.budget is None:
+    def _closure_size(self, pace: Pace, shards: int, share: int | None = None) -> int:
+        """Returns the steps of the next closure: as many parts as possible, while some remain for each shard.
+
+        Args:
+            pace: the current pace.
+            shards: the number of shards that train.
+            share: the number of steps that this shard may begin; None if it has no share of its own.
+        """
+        left = self.budget.left
+        if left is None:
             return pace.steps * self._pacing.parts
-        parts = min(self._pacing.parts, max(1, self.budget // (pace.steps * shards)))
-        return min(pace.steps * parts, self.budget)
+        # Without shares, a part for each of the others must remain.
+        fair, most = (left // shards, left) if share is None else (share, share)
+        parts = min(self._pacing.parts, max(1, fair // pace.steps))
+        return min(pace.steps * parts, most)
 
     def _within_leeway(self, size: int, shards: int) -> int:
         """Returns the steps of the next closure, `size` or fewer, so that all shards share the leeway."""
@@ -68,36 +77,44 @@ class ShippedSchedule(PacedSchedule):
     def __init__(self, runner: Runner, epoch: Epoch, pacing: Pacing, most: int) -> None:
         super().__init__(runner, epoch, pacing, most)
         self._live = set(range(len(self.progress)))
-        self._begun = [0] * len(self.progress)
+        # The batches of each shard that have begun, of this iterator; and those of all shards before this epoch.
+        self._begun, self._before = list(epoch.taken), sum(epoch.taken)
 
     def _launch(self) -> None:
         pace = self._pace()
         # In turns, so that each shard has one closure before any has two.
         for turn in range(IN_FLIGHT):
-            shards = sorted(self._live)[: pace.workers]
+            shards = [shard for shard in sorted(self._live) if self._trains(shard)][: pace.workers]
             for shard in shards:
                 # Computed for each shard, because the previous one took steps from the budget.
-                size = self._within_leeway(self._closure_size(pace, len(shards)), len(shards))
+                share = self.budget.share(shard)
+                size = self._within_leeway(self._closure_size(pace, len(shards), share), len(shards))
                 may = self.progress.under_way[shard] <= turn and self._pacing.may_begin(shard, self.progress)
                 if may and size > 0 and not self._to_repeat[shard]:
-                    self._spend(size)
+                    self.budget.spend(size, shard)
                     self._submit(InFlight(self._order(shard, size, pace.steps)))
 
     def _order(self, shard: int, size: int, window: int) -> Order:
         """Creates the next order of a shard. Its batches are every n-th of the input, and are numbered so."""
         shards = len(self.progress)
-        number = self._begun[shard] * shards + shard
+        # The first batch of the epoch has number 0. After an epoch that was stopped, a shard may be behind it.
+        number = max(0, self._begun[shard] * shards + shard - self._before)
         self._begun[shard] += size
         # With several parts, the counts of a worker go on from values of others in the middle of a closure.
         stride = shards if self._pacing.parts == 1 else 0
         return self.runner.order(shard, size, window, number, stride)
 
+    def _trains(self, shard: int) -> bool:
+        """Whether a shard has closures under way or may begin one. Only then does it count for the pace."""
+        pending = self.progress.under_way[shard] or self._to_repeat[shard]
+        return bool(pending) or self.budget.share(shard) != 0
+
     def _on_result(self, flight: InFlight, result: Result) -> None:
         super()._on_result(flight, result)
         if result.steps < flight.order.steps:
-            # The shard is used up. Its remaining steps go back to the budget for other shards.
+            # The shard is used up. Its remaining steps go back to the budget, for other shards if they have no shares.
             self._live.discard(flight.order.shard)
-            self._refund(flight.order.steps - result.steps)
+            self.budget.refund(flight.order.steps - result.steps)
 
 
 class FedSchedule(PacedSchedule):
@@ -134,12 +151,13 @@ class FedSchedule(PacedSchedule):
         if (limited := self._within_leeway(most, pace.workers)) < most:
             # One of a few lengths, as at the end of the input.
             most = self._pacing.fed_remainder(pace, limited) if limited else 0
-        batches = list(itertools.islice(self.epoch, most if self.budget is None else min(most, self.budget)))
-        self._spend(len(batches))
+        left = self.budget.left
+        batches = list(itertools.islice(self.epoch, most if left is None else min(most, left)))
+        self.budget.spend(len(batches))
         if len(batches) == most:
             return [batches] if batches else []
         # The input or the budget has ended.
-        self.budget = 0
+        self.budget.end()
         # Example: for windows of 16 whose lengths are powers of 4, the last 11 batches make closures of 4, 4, 1, 1, 1.
         closures: list[Sequence[Nest]] = []
         while batches:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from tfps.inputs.epoch import Epoch
 from tfps.runtime.losses import WorkerLostError
+from tfps.training.budget import Budget
 from tfps.training.closure import Result
 from tfps.training.order import Order
 from tfps.training.progress import Progress
@@ -44,16 +45,16 @@ class Schedule(abc.ABC):
 
     Attributes:
         epoch: the input of the epoch.
-        budget: the number of steps that may still begin; None for all that the input has.
+        budget: the steps that may still begin.
         progress: counts of the closures of each shard.
     """
 
     def __init__(self, runner: Runner, epoch: Epoch, most: int) -> None:
         self.runner, self.epoch = runner, epoch
-        self.budget: int | None = epoch.source.steps_per_epoch
+        self._steps = epoch.source.steps_per_epoch
+        in_turn = self._steps is not None and epoch.source.in_turn
+        self.budget = Budget(self._steps, epoch.taken, in_turn)
         self.progress = Progress(len(runner.workers.pool.devices))
-        # `budget` counts down as steps begin; this is its first value.
-        self._whole_budget = self.budget
         self._ready = 0
         self._handed = 0
         # The steps of the orders that are under way.
@@ -79,7 +80,7 @@ class Schedule(abc.ABC):
     @property
     def spent(self) -> bool:
         """Whether all steps of the budget were handed out. An endless input then continues in another epoch."""
-        return self._whole_budget is not None and self._handed >= self._whole_budget
+        return self._steps is not None and self._handed >= self._steps
 
     @property
     def is_whole(self) -> bool:
@@ -88,7 +89,7 @@ class Schedule(abc.ABC):
 
     def join(self) -> None:
         """Waits for the closures under way and begins no others."""
-        self.budget = 0
+        self.budget.end()
         while self._calls:
             self._take_result()
         self._ready = 0
@@ -100,7 +101,7 @@ class Schedule(abc.ABC):
 
     def abandon(self, timeout_s: float) -> None:
         """Ends the epoch early: drops closures that have not begun; running ones have `timeout_s` seconds to end."""
-        self.budget = 0
+        self.budget.end()
         # Running closures may still push, so the next epoch waits for them.
         self._calls.abandon(timeout_s)
 
@@ -151,13 +152,3 @@ class Schedule(abc.ABC):
             return None
         lost = sum(flight.order.steps for flights in self._to_repeat for flight in flights)
         return max(0, ahead - self._ready - self._ordered_steps - lost)
-
-    def _spend(self, steps: int) -> None:
-        """Takes the steps of an ordered closure from the budget."""
-        if self.budget is not None:
-            self.budget -= steps
-
-    def _refund(self, steps: int) -> None:
-        """Returns steps to the budget that were ordered but did not run."""
-        if self.budget is not None:
-            self.budget += steps

@@ -58,7 +58,7 @@ def train_spans(
         exchange.fill(dense)
         return ({"steps": state, "dense": dense, "moved": moved},)
 
-    no_deltas = {key: tf.zeros_like(value) for key, value in exchange.pulled.items()}
+    no_deltas = exchange.no_deltas()
     # One span at a time: all spans use the same copies on the worker.
     (last,) = tf.while_loop(
         lambda carried: carried["steps"]["batches"][0].has_value(),

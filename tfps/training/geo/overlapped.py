@@ -143,7 +143,7 @@ class Overlapped:
             "push_tensors": push_tensors,
             "deltas": deltas,
             "base": [deltas[i] for i in window.capped],
-            "moved": {key: tf.zeros_like(value) for key, value in dense.items()},
+            "moved": self._exchange.no_deltas(),
             "dense_base": dense,
         }
         return {

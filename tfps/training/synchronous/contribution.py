@@ -12,6 +12,7 @@ from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange, Values
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.order import Order
+from tfps.training.synchronous.afterwards import StepAssignments
 from tfps.training.synchronous.layout import Layout
 from tfps.training.synchronous.stage import Stage
 from tfps.types import Nest
@@ -57,7 +58,8 @@ class ContributionClosure(Closure):
         self, exchange: Exchange, copies: Copies, lookups: DirectLookups, batch: Nest, order: Order
     ) -> tf.Tensor:
         # The optimizer gives its gradients to this step and applies none, see `SyncOptimizer`.
-        traced = step.Step(lookups, copies, contributes=True)
+        assignments = StepAssignments(exchange.copies, self.program.variables)
+        traced = step.Step(lookups, copies, contributes=True, assignments=assignments)
         logs = self._trace(traced, batch)
         contributions = traced.contributions
         if not contributions:
@@ -65,8 +67,14 @@ class ContributionClosure(Closure):
                 "a synchronous step must apply gradients with its optimizer. Received: a step that applied none."
             )
         has_gradient = {value.key for contribution in contributions for value in contribution.values}
-        others = [v for v in self.program.variables if v.key not in has_gradient and not v.trainable]
-        layout = Layout(contributions, traced.gradients, others)
+        assigned, afterwards = assignments.divide(has_gradient)
+        kept = {one.variable.key for one in afterwards}
+        others = [
+            variable
+            for variable in self.program.variables
+            if variable.key in assigned or not (variable.trainable or variable.key in has_gradient | kept)
+        ]
+        layout = Layout(contributions, traced.gradients, others, afterwards)
         # The copies have their new values once the step has run; its logs are its last result.
         with tf.control_dependencies([logs]):
             moved: Values = {variable.key: exchange.delta_since_pull(variable) for variable in others}

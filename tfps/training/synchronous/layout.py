@@ -24,6 +24,7 @@ from tfps.embedding.table_gradient import TableGradient
 from tfps.errors import UnsupportedError
 from tfps.step import Contribution
 from tfps.strategy.variables import DenseVariable
+from tfps.training.synchronous.afterwards import Assignment
 from tfps.types import VariableKey
 
 Kind: TypeAlias = tuple[type[RowStore], int, tf.DType]
@@ -53,10 +54,12 @@ class Layout:
     Args:
         contributions: the contributions of a traced step. A worker writes their tensors; a server needs only shapes.
         known: the gradients of its lookups, which have been routed.
-        others: dense variables that steps change without a gradient, such as the averages of a BatchNormalization.
+        others: dense variables that steps change by themselves, such as the averages of a BatchNormalization.
+        afterwards: the assignments that the servers make after the update, in order.
 
     Attributes:
         values: the tables and variables of all contributions.
+        afterwards: as given.
         servers: the numbers of the servers that get a message.
 
     Raises:
@@ -64,8 +67,13 @@ class Layout:
     """
 
     def __init__(
-        self, contributions: Sequence[Contribution], known: Sequence[TableGradient], others: Sequence[DenseVariable]
+        self,
+        contributions: Sequence[Contribution],
+        known: Sequence[TableGradient],
+        others: Sequence[DenseVariable],
+        afterwards: Sequence[Assignment] = (),
     ) -> None:
+        self.afterwards = afterwards
         self._contributions = contributions
         self.values = [value for contribution in contributions for value in contribution.values]
         if len({value.key for value in self.values}) < len(self.values):

@@ -94,15 +94,15 @@ class SyncSchedule(Schedule):
         # In turns, so that each shard has one contribution before any has two.
         for turn in range(self._policy.slots):
             for number, shard in enumerate(self._shards):
-                if self._unmerged(number) <= turn and self._may_begin(shard) and not self._to_repeat[number]:
+                if self._unmerged(number) <= turn and self._may_begin(number, shard) and not self._to_repeat[number]:
                     self._begin(number, shard)
 
     def _unmerged(self, number: int) -> int:
         """Counts the contributions of a shard that have begun and are not merged: under way, lost, or waiting."""
         return self.progress.under_way[number] + len(self._to_repeat[number]) + len(self._shards[number].waiting)
 
-    def _may_begin(self, shard: _ShardState) -> bool:
-        return shard.again is not None or not (shard.ended or self.budget == 0)
+    def _may_begin(self, number: int, shard: _ShardState) -> bool:
+        return shard.again is not None or not shard.ended and self.budget.has_steps_for(number)
 
     def _begin(self, number: int, shard: _ShardState) -> None:
         again, shard.again = shard.again, None
@@ -112,7 +112,7 @@ class SyncSchedule(Schedule):
                 for one in self._shards:
                     one.ended = True
                 return
-            self._spend(1)
+            self.budget.spend(1, number)
         # The places of a shard form a ring. The contribution `slots` before was merged, so its place is free.
         place = number * self._policy.slots + shard.begun % self._policy.slots
         order = Order(1, number, shard.begun, place, int(again is not None))
@@ -134,7 +134,7 @@ class SyncSchedule(Schedule):
         shard = self._shards[flight.order.shard]
         if not result.steps:
             shard.ended = True
-            self._refund(1)
+            self.budget.refund(1)
         elif self._updates - flight.began > self._policy.max_staleness:
             # The batch does not count as trained: neither its metrics nor its step.
             shard.again = flight
@@ -147,7 +147,11 @@ class SyncSchedule(Schedule):
     def _update(self) -> bool:
         """Runs the next update if enough contributions wait for it; returns whether it did."""
         # Every shard that has a contribution or may begin one is expected.
-        expected = [one for number, one in enumerate(self._shards) if self._unmerged(number) or self._may_begin(one)]
+        expected = [
+            shard
+            for number, shard in enumerate(self._shards)
+            if self._unmerged(number) or self._may_begin(number, shard)
+        ]
         ready = [shard for shard in expected if shard.waiting]
         if not ready or len(ready) < len(expected) - self._policy.drop_slowest:
             return False

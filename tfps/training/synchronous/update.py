@@ -19,13 +19,16 @@ def update(layout: Layout, stage: Stage, merged: tf.Tensor) -> None:
         merged: whether the message in each place is part of this update, bool [places].
     """
     received = {server: _receive(layout, stage, merged, server) for server in layout.servers}
-    # A step without copies: the variables are those on the servers, and the optimizer updates them there.
-    with step.tracing(step.Step(DirectLookups(), {})):
-        layout.update(received)
+    # First what the steps moved by themselves: they computed their gradients after that.
     for server, one in received.items():
         with tf.device(devices.server(server)):
             for variable, moved in one.moved:
                 _move(variable, moved, one.examples)
+    # A step without copies: the variables are those on the servers, and the optimizer updates them there.
+    with step.tracing(step.Step(DirectLookups(), {})):
+        layout.update(received)
+    for assignment in layout.afterwards:
+        assignment.replay()
 
 
 def _receive(layout: Layout, stage: Stage, merged: tf.Tensor, server: int) -> Received:
