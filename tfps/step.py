@@ -114,6 +114,8 @@ class Step:
         whole_reads: the (table, all its rows) of each time that the step read a table whole.
         contributions: the gradients that were handed over so far; None if the step makes its own updates.
         numbering: the numbers of the steps of the closure; None if the step belongs to none.
+        drawn: the state of each random generator that the step draws from.
+        uncopied: the variables that the step uses where they are, because the worker has no copy, by key.
     """
 
     def __init__(
@@ -140,6 +142,8 @@ class Step:
         self._sources: dict[VariableKey, tf.Tensor] = {}
         self.gradients: list[Any] = []
         self.looked_up: list[tuple[Any, tf.Tensor]] = []
+        self.drawn: list[Any] = []
+        self.uncopied: dict[VariableKey, Any] = {}
         self.whole_reads: list[tuple[Any, tf.Tensor]] = []
 
     @property

@@ -108,3 +108,25 @@ def test_a_plain_variable_beside_a_model(strategy):
     schedule(strategy, step, 10)
     assert float(plain.numpy()) == 10.0
     np.testing.assert_array_equal(table.get_weights()[0], np.full((20, 2), 10.0))
+
+
+@pytest.mark.parametrize("source", ["own", "global", "tf"])
+def test_no_two_steps_draw_the_same_numbers(strategy, source):
+    keras.utils.set_random_seed(3)
+    with strategy.scope():
+        seed = keras.random.SeedGenerator(5) if source == "own" else None
+
+    @tf.function
+    def step(iterator):
+        def replica(ids):
+            if source == "tf":
+                return tf.random.normal([])
+            return keras.random.normal([], seed=seed)
+
+        return strategy.run(replica, args=(next(iterator),))
+
+    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    iterator = iter(coordinator.create_per_worker_dataset(lambda: tf.data.Dataset.from_tensors(tf.range(20)).repeat()))
+    drawn = [coordinator.schedule(step, args=(iterator,)) for _ in range(24)]
+    coordinator.join()
+    assert len({round(float(one.fetch()), 6) for one in drawn}) == 24

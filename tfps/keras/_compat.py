@@ -11,13 +11,23 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.tensorflow import numpy as tensorflow_numpy
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
-from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
+from keras.src.backend.tensorflow.trainer import (
+    TensorFlowTrainer,
+    TFEpochIterator,
+    convert_to_np_if_not_ragged,
+    potentially_ragged_concat,
+)
+from keras.src.models import cloning
+from keras.src.random import seed_generator
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.trainer import Trainer
 
 Variable = backend.Variable
+
+EXPORT_ARCHIVE = type(keras.export.ExportArchive())
+"""The class that implements `keras.export.ExportArchive`, which is a function of the format in newer versions."""
 
 UNREFERENCED_SLOTS: tuple[type, ...] = ()
 """Optimizers that create slots without naming the variable each belongs to: some, in Keras before 3.10."""
@@ -28,6 +38,7 @@ if not hasattr(TFOptimizer, "add_optimizer_variables"):
 __all__ = [
     "ArrayDataAdapter",
     "DataAdapter",
+    "EXPORT_ARCHIVE",
     "TFEpochIterator",
     "TFOptimizer",
     "TensorFlowTrainer",
@@ -36,11 +47,17 @@ __all__ = [
     "Variable",
     "array_slicing",
     "batches_until_save",
+    "cloning",
+    "convert_to_np_if_not_ragged",
     "creating_layer",
     "forget_uninitialized",
+    "global_generator",
     "in_stateless_scope",
     "keras",
     "metrics_of",
+    "potentially_ragged_concat",
+    "seed_generator",
+    "set_global_generator",
     "standardize_dtype",
     "tensorflow_numpy",
     "tree",
@@ -80,3 +97,13 @@ def creating_layer() -> Any:
     # Keras opens a name scope for each object that builds. The innermost scope with a caller is the creator.
     stack = global_state.get_global_attribute("name_scope_stack") or []
     return next((scope.caller for scope in reversed(stack) if getattr(scope, "caller", None) is not None), None)
+
+
+def global_generator() -> Any:
+    """Returns the global `SeedGenerator` of Keras in this thread, or None if there is none yet."""
+    return global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+
+
+def set_global_generator(generator: Any) -> None:
+    """Makes `generator` the global `SeedGenerator` of Keras in this thread."""
+    global_state.set_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR, generator)

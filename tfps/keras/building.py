@@ -13,6 +13,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from tfps.errors import TfpsError
 from tfps.inputs.chief_dataset import as_tensor
 from tfps.keras._compat import tree
 from tfps.keras.model_steps import ModelSteps
@@ -36,8 +37,15 @@ def begin(model: keras.Model, batch: Nest) -> None:
     own = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in _METHODS)
     if own and not all(layer.built for layer in model._flatten_layers()):
         _BATCHES[model] = batch
-    else:
+        return
+    try:
         model._symbolic_build(data_batch=batch)
+    except TfpsError:
+        raise
+    # Keras cannot build this model from specs: its `call` takes a gradient of a weight, say. If its step fails as well,
+    # that error is the user's.
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        _BATCHES[model] = batch
 
 
 def finish(model: keras.Model, kind: str, step: Callable[[Nest], Nest]) -> bool:

@@ -9,6 +9,7 @@ import keras
 
 from tfps.inputs.chief_dataset import as_tensor
 from tfps.inputs.epoch import Epoch
+from tfps.keras import seeds
 from tfps.keras._compat import tree
 from tfps.keras.epoch_logs import EpochLogs
 from tfps.keras.model_steps import ModelSteps
@@ -118,7 +119,8 @@ class StepFunction:
             # The tensors are made on the chief and travel to the worker as arguments of the call.
             batch = tree.map_structure(as_tensor, data)
             self._steps.begin_carrying()
-            self._count(self.mode.run_batch(functools.partial(self._runner.run_batch, batch)))
+            with seeds.twins_of(self._steps.strategy).loop():
+                self._count(self.mode.run_batch(functools.partial(self._runner.run_batch, batch)))
         self.closures.forget_whole_tables()
         # Without the logs of the mode: `train_on_batch` returns what the step returned, in an order that users unpack.
         return self._logs.returned()

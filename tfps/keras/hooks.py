@@ -16,6 +16,9 @@ from types import GeneratorType, ModuleType
 from typing import Any, TypeAlias
 
 import tensorflow as tf
+from tensorflow.python.eager.polymorphic_function import polymorphic_function  # the class of `tf.function`s
+from tensorflow.python.framework import random_seed  # the seeds of operations are not public
+from tensorflow.python.saved_model import save as saved_model  # the function behind `tf.saved_model.save`
 
 from tfps import step
 from tfps.embedding.table import Table
@@ -31,10 +34,12 @@ from tfps.keras import (
     optimizers,
     predicting,
     regularizing,
+    seeds,
     sparse_products,
     variables,
 )
 from tfps.keras._compat import (
+    EXPORT_ARCHIVE,
     UNREFERENCED_SLOTS,
     ArrayDataAdapter,
     TensorFlowTrainer,
@@ -42,9 +47,12 @@ from tfps.keras._compat import (
     TFOptimizer,
     Trainer,
     Variable,
+    cloning,
     forget_uninitialized,
+    global_generator,
     in_stateless_scope,
     keras,
+    seed_generator,
     tensorflow_numpy,
 )
 from tfps.keras.arrays import make_dataset
@@ -77,8 +85,10 @@ def install() -> None:
     _INSTALLED.add("keras")
     ParameterServerStrategy.run_in_step = run_in_step
     _install_variable_hooks()
+    _install_random_hooks()
     _install_optimizer_hooks()
     _install_trainer_hooks()
+    _install_export_hooks()
     _install_tensorflow_hooks()
 
 
@@ -179,6 +189,17 @@ def _sparse_read(variable: Variable) -> Callable[..., tf.Tensor]:
     return variable._value.sparse_read
 
 
+# Random hooks: every step draws new numbers, and no two workers draw the same.
+
+
+def _install_random_hooks() -> None:
+    in_step = lambda *args, **kwargs: seeds.draws_in_step() and not in_stateless_scope()  # noqa: E731
+    _replace(keras.random.SeedGenerator, "next", seeds.next_seed, in_step)
+    in_scope = lambda *args: current_strategy() is not None or seeds.is_stranded(global_generator())  # noqa: E731
+    _replace(seed_generator, "global_seed_generator", seeds.global_seed_generator, in_scope)
+    _replace(random_seed, "get_seed", seeds.op_seeds, lambda *args: seeds.draws_in_step())
+
+
 # Optimizer hooks: slots are placed beside their variables, and servers update the rows.
 
 
@@ -236,6 +257,7 @@ def _install_trainer_hooks() -> None:
     hooks: dict[str, Callable[..., Any]] = {
         "make_train_function": _make_train_function,
         "make_test_function": _make_test_function,
+        "make_predict_function": _make_predict_function,
         "_get_metrics_result_or_logs": _metrics_result_or_logs,
         "_maybe_symbolic_build": _symbolic_build,
         "evaluate": functools.partial(_run_loop, TEST),
@@ -251,7 +273,19 @@ def _install_trainer_hooks() -> None:
     for name in ("save", "save_weights", "get_weights"):
         _replace(keras.Model, name, _run_settled, ours)
     _replace(keras.layers.Layer, "_get_regularization_losses", regularizing.losses, _is_in_step)
+    for name in ("_clone_functional_model", "_clone_sequential_model"):
+        _replace(cloning, name, _clone, _is_outside_its_scope)
     _replace(TFEpochIterator, "__init__", _init_epoch_iterator, _is_for_our_strategy)
+
+
+def _is_outside_its_scope(model: keras.Model, *args: object, **kwargs: object) -> bool:
+    return isinstance(model._distribute_strategy, ParameterServerStrategy) and current_strategy() is None
+
+
+def _clone(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> keras.Model:
+    """Clones a model in the scope of its strategy: outside, the clone would train on the chief, silently."""
+    with model._distribute_strategy.scope():
+        return stock(model, *args, **kwargs)
 
 
 def _is_compiled_by_us(model: keras.Model, *args: object, **kwargs: object) -> bool:
@@ -340,6 +374,15 @@ def _keep_function(model: keras.Model, kind: str, force: bool) -> StepFunction |
     return function
 
 
+def _make_predict_function(stock: Method, model: keras.Model, force: bool = False) -> object:
+    # Steps that run eagerly are those of Keras.
+    if eager_steps.runs_eagerly(model):
+        return stock(model, force)
+    if force or not isinstance(model.predict_function, predicting.PredictFunction):
+        object.__setattr__(model, "predict_function", predicting.PredictFunction(model))
+    return model.predict_function
+
+
 def _steps_of(model: keras.Model) -> StepsUnderWay:
     """Returns the steps that workers have under way for a model."""
     if model not in _STEPS:
@@ -371,7 +414,7 @@ def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> 
 
 def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit` or `evaluate`. If it fails, no step that it started changes the model afterwards."""
-    with _steps_of(model).loop(kind):
+    with seeds.twins_of(model._distribute_strategy).loop(), _steps_of(model).loop(kind):
         return stock(model, *args, **kwargs)
 
 
@@ -416,6 +459,17 @@ def _symbolic_build(
         if not eager_steps.runs_eagerly(model):
             building.begin(model, data_batch)
         model_checks.check_built(model)
+
+
+# Export hooks: what is saved refers to the chief alone.
+
+
+def _install_export_hooks() -> None:
+    # What is saved may hold models of ours or none: only the objects that it reaches tell.
+    always = lambda *args, **kwargs: True  # noqa: E731
+    _replace(EXPORT_ARCHIVE, "write_out", exporting.write_out, always)
+    _replace(saved_model, "save_and_return_nodes", exporting.save, always)
+    _replace(polymorphic_function.Function, "get_concrete_function", exporting.record_source, always)
 
 
 # TensorFlow hooks: what a step calls is part of the step.

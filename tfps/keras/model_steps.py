@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -21,10 +21,10 @@ from tfps.placement.model import Plan
 from tfps.runtime.losses import WorkerLostError
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SumVariable
-from tfps.training.closure import Program
+from tfps.training.closure import Program, UnpulledError
 from tfps.training.exchange import begin_carrying
 from tfps.training.hoisting import DirectLookups, Recording
-from tfps.types import Nest
+from tfps.types import Nest, VariableKey
 
 
 class ModelSteps:
@@ -32,7 +32,9 @@ class ModelSteps:
 
     Args:
         model: a Keras model of our strategy. Its train or test function owns this object, so the reference is weak.
-        step: `model.train_step` or `model.test_step`.
+        step: `model.train_step`, `model.test_step` or `model.predict_step`.
+        pulls_all: whether steps need copies of all dense variables that they use, and not only of those that the model
+            knows. Keras keeps the state of recurrent layers to itself, for example.
 
     Attributes:
         model: a weak proxy of the model.
@@ -44,13 +46,16 @@ class ModelSteps:
     Threading: steps are traced in the main thread; steps over fed batches are traced in the threads of the pool.
     """
 
-    def __init__(self, model: keras.Model, step: Callable[[Nest], Nest]) -> None:
+    def __init__(self, model: keras.Model, step: Callable[[Nest], Nest], pulls_all: bool = False) -> None:
         self.model: keras.Model = weakref.proxy(model)
         self.strategy: ParameterServerStrategy = model.distribute_strategy
         self.returned: ReturnedLogs | None = None
         self.writes_summaries = False
         self.summary_state: State = {}
         self._step = step
+        self._pulls_all = pulls_all
+        # Variables that steps use and the model does not know, such as generators, found when a step is traced.
+        self._unknown: dict[VariableKey, DenseVariable] = {}
 
     def closure_steps(self) -> int:
         """Returns the number of steps in a closure, as set on the model or else on the strategy."""
@@ -91,20 +96,25 @@ class ModelSteps:
             applies_updates: whether closures apply the optimizer. If so, its variables are part of the program.
             spec: a batch, as a structure of tensors or of tensor specs.
         """
-        model, optimizers = self.model, optimizers_of(self.model)
+        model = self.model
         if not all(metric.variables for metric in metrics_of(model)):
             # Some metrics make their variables when they are first updated.
-            Recording(self._run_alone, spec)
+            self.record(spec)
         # Evaluation does not use the optimizer, so its variables are not exchanged.
-        used = list(model.variables)
+        used: list[keras.Variable] = []
         if applies_updates:
+            optimizers = optimizers_of(model)
             if not all(optimizer.built for optimizer in optimizers):
                 # A traced step builds the optimizers that it applies, and only then are their slots known.
                 self.record(spec)
             used += [variable for optimizer in optimizers for variable in optimizer.variables]
             moving_averages.mark_averages(model)
         _mark_layers(model)
-        return Program(self.run, stored_values(used, DenseVariable), self.sums(), self.strategy.num_workers)
+        return Program(self.run, self.pulled(used), self.sums(), self.strategy.num_workers)
+
+    def pulled(self, others: Sequence[keras.Variable] = ()) -> list[DenseVariable]:
+        """Returns the dense variables to pull: those of the model, `others`, and those found in steps."""
+        return stored_values([*self.model.variables, *others, *self._unknown.values()], DenseVariable)
 
     def sums(self) -> list[SumVariable]:
         """Returns the variables of all metrics of the model, each once."""
@@ -137,10 +147,27 @@ class ModelSteps:
             # The first trace of a step is a recording, which shows whether it writes any.
             if self.writes_summaries:
                 forget_name_scopes()
-            values = self.values_of(self._step(without_optionals(batch)), begin)
+            values = self.values_of(self.outputs(batch), begin)
             counters = stored_values(map(moving_averages.iterations_of, optimizers_of(self.model)), DenseVariable)
             self.writes_summaries = number_summaries(begin, counters) or self.writes_summaries
             return values
+
+    def outputs(self, batch: Nest) -> Nest:
+        """Traces a step over a batch, within `in_scope`, and returns what it returns.
+
+        Raises:
+            UnpulledError: the step uses a variable that has to be pulled, and the model does not know it.
+        """
+        outputs = self._step(without_optionals(batch))
+        current = step.current()
+        if current is not None:
+            found = {seed.key: seed for seed in current.drawn if current.copy_of(seed.key) is None}
+            if self._pulls_all:
+                found |= {key: one for key, one in current.uncopied.items() if isinstance(one, DenseVariable)}
+            if not found.keys() <= self._unknown.keys():
+                self._unknown.update(found)
+                raise UnpulledError
+        return outputs
 
     @contextlib.contextmanager
     def in_scope(self) -> Iterator[None]:
@@ -170,7 +197,8 @@ class ModelSteps:
 
     def record(self, spec: Nest) -> None:
         """Traces a step over a batch like `spec` in a graph that is thrown away. It builds what is not built yet."""
-        Recording(self._run_alone, spec)
+        with contextlib.suppress(UnpulledError):
+            Recording(self._run_alone, spec)
 
     def _run_alone(self, lookups: DirectLookups, batch: Nest) -> Mapping[str, tf.Tensor]:
         """Traces a step on the variables of the servers, without copies."""

@@ -1,23 +1,25 @@
-"""`predict`: sends batches to all workers and returns the results in the order of the input."""
+"""`predict`: sends batches to the workers and returns the results in the order of the input."""
 
+import contextlib
 import functools
 import itertools
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfps import step
+from tfps.cluster import devices
 from tfps.embedding.whole import WHOLE_SUFFIX, WholeCopies
 from tfps.inputs.chief_dataset import as_tensor, move_to_this_context
-from tfps.keras._compat import TFEpochIterator, tree
-from tfps.keras.variables import stored_values
+from tfps.keras import seeds
+from tfps.keras._compat import TFEpochIterator, convert_to_np_if_not_ragged, potentially_ragged_concat, tree
+from tfps.keras.model_steps import ModelSteps
 from tfps.runtime.ordered_results import run_in_order
 from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import Exchange
 from tfps.training.hoisting import DirectLookups, Recording
+from tfps.training.traced_closures import retrace
 from tfps.types import Nest
 
 _NUMBERS = itertools.count()
@@ -44,7 +46,10 @@ def predict(
         callbacks: see `keras.Model.predict`.
 
     Returns:
-        The outputs of all batches, concatenated.
+        The outputs of all batches, concatenated: numpy arrays, or a `tf.RaggedTensor` where batches differ in length.
+
+    Raises:
+        ValueError: the input has no batch.
     """
     epoch_iterator = TFEpochIterator(
         x=x,
@@ -66,80 +71,133 @@ def predict(
             steps=epoch_iterator.num_batches,
             model=model,
         )
+    # The chief reads the input itself: results have to come back in its order, and each batch goes out with its call.
+    most = None
+    if steps is not None:
+        # Keras takes whole executions, so it may take more batches than `steps`.
+        most = -(-steps // model.steps_per_execution) * model.steps_per_execution
+    batches = itertools.islice(move_to_this_context(epoch_iterator._distributed_dataset.dataset), most)
+    function = model.make_predict_function()
     outputs: list[Nest] = []
     model.stop_predicting = False
     hooks.on_predict_begin()
-    # The chief reads the input itself: results have to come back in its order, and each batch goes out with its call.
-    batches = iter(move_to_this_context(epoch_iterator._distributed_dataset.dataset))
-    for number, result in enumerate(_results(model, batches, steps)):
-        hooks.on_predict_batch_begin(number)
-        outputs.append(result)
-        hooks.on_predict_batch_end(number, {"outputs": result})
-        if model.stop_predicting:
-            break
+    with seeds.twins_of(model.distribute_strategy).loop(), contextlib.closing(function.results(batches)) as results:
+        # Keras's own iterator counts the steps and warns where the input ends early. It iterates over the results.
+        epoch_iterator._distributed_dataset = results
+        with epoch_iterator.catch_stop_iteration():
+            # Keras before 3.10 gives the first step of an execution only, and later versions the last one as well.
+            for *numbers, iterator in epoch_iterator:
+                hooks.on_predict_batch_begin(numbers[0])
+                outputs.append(_concatenate(_take(iterator, model.steps_per_execution)))
+                # Keras gives callbacks numpy arrays where it can.
+                shown = tree.map_structure(convert_to_np_if_not_ragged, outputs[-1])
+                hooks.on_predict_batch_end(numbers[-1], {"outputs": shown})
+                if model.stop_predicting:
+                    break
     hooks.on_predict_end()
-    return tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
+    if not outputs:
+        raise ValueError("`x` must have at least one batch. Received: an input without batches.")
+    return tree.map_structure(convert_to_np_if_not_ragged, _concatenate(outputs))
 
 
 def predict_on_batch(stock: Callable[..., Nest], model: keras.Model, x: Nest) -> Nest:
     """Replaces Keras's `predict_on_batch` and runs it on one worker."""
-    return next(iter(_results(model, iter([(x,)]), None)))
+    with seeds.twins_of(model.distribute_strategy).loop():
+        return tree.map_structure(convert_to_np_if_not_ragged, model.make_predict_function()([(x,)]))
 
 
-def _results(model: keras.Model, batches: Iterable[Nest], steps: int | None) -> Iterator[Nest]:
-    """Yields the outputs of each batch, in order."""
-    # A generator, so that a batch is read only when a worker has room for it.
-    function = _predict_function(model)
-    # The copies of an earlier call do not have the updates since.
-    function.variables.destroy_ending_in(WHOLE_SUFFIX)
-    calls = (
-        functools.partial(function, tree.map_structure(as_tensor, batch)) for batch in itertools.islice(batches, steps)
-    )
-    try:
-        yield from run_in_order(model.distribute_strategy, "predictions for a batch", calls)
-    finally:
-        function.variables.destroy_ending_in(WHOLE_SUFFIX)
+class PredictFunction:
+    """Replaces `model.predict_function`: runs `model.predict_step` on the workers.
 
-
-class _PredictFunction:
-    """The `tf.function` of a model's `predict_step`. It traces each new kind of batch.
+    A step that assigns variables, such as the state of a random generator or of a recurrent layer, builds on the step
+    before it. All steps then run on one worker, one after the other, as in one process.
 
     Args:
-        model: a Keras model of our strategy. It owns this object, so the reference is weak.
+        model: a Keras model of our strategy, which owns this object.
 
-    Attributes:
-        variables: the variables that its graphs name on workers.
+    Threading: the main thread traces the first kind of batch; threads of the pool may trace others.
     """
 
     def __init__(self, model: keras.Model) -> None:
-        self._model = weakref.proxy(model)
-        self.variables = model.distribute_strategy.remote_variables.make_owned(self)
-        self._copies = WholeCopies(f"prediction_{next(_NUMBERS)}", "predict")
+        self._steps = ModelSteps(model, model.predict_step, pulls_all=True)
         self._function = tf.function(self._trace, autograph=False, reduce_retracing=True)
+        self._is_traced = self._assigns = False
+        self._variables = self._steps.strategy.remote_variables.make_owned(self)
+        self._whole = WholeCopies(f"prediction_{next(_NUMBERS)}", "predict")
 
-    def __call__(self, batch: Nest) -> Nest:
-        """Predicts one batch on the worker of the calling context."""
-        return self._function(batch)
+    def __call__(self, batches: Iterable[Nest]) -> Nest:
+        """Runs the steps over some batches, such as `[(x,)]`, and returns their outputs, concatenated."""
+        return _concatenate([*self.results(batches)])
+
+    def results(self, batches: Iterable[Nest]) -> Generator[Nest, None, None]:
+        """Yields the outputs of each batch, in order, as tensors on the chief."""
+        # A generator, so that a batch is read only when a worker has room for it.
+        tensors = (tree.map_structure(as_tensor, batch) for batch in batches)
+        first = list(itertools.islice(tensors, 1))
+        if not first:
+            return
+        # Traced here, because the first trace says whether the steps build on one another.
+        if not self._is_traced:
+            retrace(functools.partial(self._function.get_concrete_function, *first))
+        calls = (functools.partial(self._run, batch) for batch in itertools.chain(first, tensors))
+        # The copies of whole tables of an earlier call do not have the updates since.
+        self._variables.destroy_ending_in(WHOLE_SUFFIX)
+        found = run_in_order(self._steps.strategy, "predictions for a batch", calls, in_turn=self._assigns)
+        try:
+            with contextlib.closing(found) as outputs:
+                for output in outputs:
+                    with tf.device(devices.CHIEF):
+                        tensors_here = tree.map_structure(as_tensor, output)
+                    yield tensors_here
+        finally:
+            self._variables.destroy_ending_in(WHOLE_SUFFIX)
+
+    def _run(self, batch: Nest) -> Nest:
+        return retrace(lambda: self._function(batch))
 
     def _trace(self, batch: Nest) -> Nest:
-        model = self._model
-        exchange = Exchange(stored_values(model.variables, DenseVariable))
-        # Prediction only reads the copies, so nothing is pushed at the end.
+        variables = self._steps.pulled()
+        exchange = Exchange(variables)
         exchange.pull()
 
         def run(lookups: DirectLookups, inputs: Nest) -> Nest:
-            with step.tracing(step.Step(lookups, exchange.copies)), model.distribute_strategy.scope():
-                return model.predict_step(inputs)
+            with step.tracing(step.Step(lookups, exchange.copies)), self._steps.in_scope():
+                return self._steps.outputs(inputs)
 
         # The first pass records the lookups of the model. The second one answers all of them with one request.
-        result = run(Recording(run, batch, self._copies.read).lookups(batch), batch)
-        self.variables.add_graph(tf.compat.v1.get_default_graph())
-        return result
+        recording = Recording(run, batch, self._whole.read)
+        outputs = run(recording.lookups(batch), batch)
+        written = recording.written(exchange.copies)
+        for variable in variables:
+            if variable.key in written:
+                self._assigns = True
+                _write_back(variable, exchange.copies[variable.key])
+        self._is_traced = True
+        # The graph names copies on the workers, which are destroyed together with this object.
+        self._variables.add_graph(tf.compat.v1.get_default_graph())
+        return outputs
 
 
-def _predict_function(model: keras.Model) -> _PredictFunction:
-    """Returns the function of the model's predictions, made once."""
-    if model.predict_function is None:
-        # Keras's `__setattr__` would track the function, so this bypasses it.
-        object.__setattr__(model, "predict_function", _PredictFunction(model))
-    return model.predict_function
+def _write_back(variable: DenseVariable, copy: tf.Tensor) -> None:
+    """Assigns the worker's copy of a variable to the variable itself. Nobody else changes it meanwhile."""
+    value = tf.raw_ops.ReadVariableOp(resource=copy, dtype=variable.dtype)
+    with tf.device(variable.home_handle.device):
+        tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=value)
+
+
+def _take(results: Iterator[Nest], count: int) -> list[Nest]:
+    """Takes up to `count` results.
+
+    Raises:
+        StopIteration: there are no more.
+    """
+    taken = list(itertools.islice(results, count))
+    if not taken:
+        raise StopIteration
+    return taken
+
+
+def _concatenate(outputs: Sequence[Nest]) -> Nest:
+    """Concatenates the outputs of several steps, as Keras does."""
+    with tf.device(devices.CHIEF):
+        return tree.map_structure(lambda *parts: potentially_ragged_concat(list(parts)), *outputs)

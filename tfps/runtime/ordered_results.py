@@ -1,6 +1,6 @@
 """Runs calls on all workers, and yields their results in the order of the calls."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Protocol
 
 import tensorflow as tf
@@ -34,7 +34,9 @@ class Workers(Protocol):
         ...
 
 
-def run_in_order(workers: Workers, what: str, functions: Iterable[Callable[[], tf.Tensor]]) -> Iterator[Nest]:
+def run_in_order(
+    workers: Workers, what: str, functions: Iterable[Callable[[], tf.Tensor]], in_turn: bool = False
+) -> Generator[Nest, None, None]:
     """Calls functions on the workers in turn, and yields their results in the order of the functions.
 
     A call that is lost with its worker is repeated on another worker. The next function is taken from `functions` when
@@ -44,6 +46,7 @@ def run_in_order(workers: Workers, what: str, functions: Iterable[Callable[[], t
         workers: the workers that run the calls.
         what: a description of the calls for messages: "predictions for a batch".
         functions: the functions, as for `WorkerPool.call`.
+        in_turn: whether each call builds on the one before it. All of them then run on one worker.
     """
     calls = Calls(workers.pool, what, workers.closure_timeout_s)
     # The functions whose results were not yielded yet, by number. A lost call needs its function again.
@@ -52,7 +55,8 @@ def run_in_order(workers: Workers, what: str, functions: Iterable[Callable[[], t
     early: dict[int, Nest] = {}
 
     def submit(number: int) -> None:
-        calls.submit(workers.host_of(number % workers.num_workers), number, submitted[number])
+        shard = 0 if in_turn else number % workers.num_workers
+        calls.submit(workers.host_of(shard), number, submitted[number])
 
     def wait_for_result(number: int) -> Nest:
         # Results arrive in any order, so those of later numbers are kept until their turn.

@@ -118,7 +118,7 @@ class OwnedVariables:
             graph: the graph of the closure. A variable that it does not place on a server is on each worker that runs
                 the closure.
         """
-        for operation in _operations(graph):
+        for operation in operations_of(graph):
             if operation.type == "VarHandleOp":
                 name = operation.get_attr("shared_name").decode()
                 if name.startswith(_PREFIX):
@@ -177,7 +177,7 @@ def _assign(variable: RemoteVariable, initial_value: Callable[[], tf.Tensor]) ->
         tf.raw_ops.AssignVariableOp(resource=variable.handle(value.dtype, value.shape), value=value)
 
 
-def _operations(graph: tf.Graph) -> Iterator[tf.Operation]:
+def operations_of(graph: tf.Graph) -> Iterator[tf.Operation]:
     """Yields the operations of a graph and of its functions, which are the bodies of loops and branches."""
     # A function may be used several times, and functions may call each other.
     graphs, seen = [graph], set()

@@ -74,12 +74,14 @@ class TaskThread:
     def call(self, function: Callable[[], Nest]) -> Nest:
         """Calls `function` with the task as the device, and returns its structure of tensors as numpy arrays.
 
+        Ragged and sparse tensors stay what they are, and come to the chief.
+
         Raises:
             TfpsError: TensorFlow raised an error, and this is its translation.
         """
         try:
             with context.executor_scope(self._executor), tf.device(self.device):
-                return tf.nest.map_structure(lambda tensor: tensor.numpy(), function())
+                return tf.nest.map_structure(_to_chief, function())
         except tf.errors.OpError as error:
             # Without this, the executor would raise the same error for its next function.
             self._executor.clear_error()
@@ -113,3 +115,12 @@ class TaskThread:
 
 def _drop(handle: tf.Tensor) -> None:
     """Does nothing. The argument is the last reference to the handle, and it ends when this call returns."""
+
+
+def _to_chief(tensor: Nest) -> Nest:
+    """Returns a tensor as a numpy array, and a ragged or sparse tensor as one whose parts are on the chief."""
+    if not isinstance(tensor, tf.__internal__.CompositeTensor):
+        return tensor.numpy()
+    # Without a device the parts are made on the chief.
+    with tf.device(None):
+        return tf.nest.map_structure(lambda part: tf.constant(part.numpy()), tensor, expand_composites=True)

@@ -44,6 +44,16 @@ class RemoteValue(values.RemoteValueImpl):
 class Coordinator(tf.distribute.coordinator.ClusterCoordinator):
     """Schedules functions on workers; see `tf.distribute.coordinator.ClusterCoordinator`."""
 
+    def __del__(self) -> None:  # noqa: D105
+        # TensorFlow logs each step of the end. At the end of a notebook its streams are closed, and each of these
+        # lines would become a traceback.
+        logger = tf.get_logger()
+        before, logger.disabled = logger.disabled, True
+        try:
+            super().__del__()
+        finally:
+            logger.disabled = before
+
     def schedule(
         self, fn: Callable[..., Any], args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None
     ) -> RemoteValue:

@@ -59,7 +59,11 @@ class StepVariable(RemoteVariable):
         """The handle of the worker's copy inside a step that has one; otherwise the handle of the variable itself."""
         current = step.current()
         # Code of TensorFlow may read the handle of a variable that has no key yet.
-        copy = current.copy_of(self.key) if current is not None and hasattr(self, "key") else None
+        if current is None or not hasattr(self, "key"):
+            return self.home_handle
+        copy = current.copy_of(self.key)
+        if copy is None:
+            current.uncopied[self.key] = self
         return self.home_handle if copy is None else copy
 
     def _lazy_read(self, op: tf.Operation) -> tf.Tensor:

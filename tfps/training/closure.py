@@ -11,6 +11,7 @@ Threading: graphs over an iterator are traced in the main thread, graphs over fe
 import abc
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -24,7 +25,7 @@ from tfps.training.batches import WorkerBatches
 from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DirectLookups, ReadWhole, Recording
 from tfps.training.lanes import lanes, pack
-from tfps.training.order import Order
+from tfps.training.order import Int, Order
 from tfps.types import Nest, VariableKey
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
@@ -34,6 +35,10 @@ Copies: TypeAlias = dict[VariableKey, tf.Tensor]
 """Resource handles of a worker's local variables, by variable key."""
 
 
+class UnpulledError(Exception):
+    """A trace met a variable that its closure has not pulled. The program knows it now, so the next trace has it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """The steps that a closure runs, independent of the mode.
@@ -41,6 +46,7 @@ class Program:
     Args:
         run: runs a step: takes a batch and returns values of the step by name, numbers of a fixed static shape, from
             which the chief makes logs.
+            It may raise `UnpulledError`.
         variables: the dense variables that the worker pulls.
         sums: the metric variables that a closure counts from zero and sends back.
         workers: the number of workers that run such steps.
@@ -80,7 +86,8 @@ class Closure(abc.ABC):
     Attributes:
         measures: the number of float32 values that the mode measures in a closure.
         contributes: whether steps hand their gradients to an update that runs on the servers.
-        operations: the number of operations in one step; 0 before a step is traced.
+        operations: the number of operations in one step; 0 before a step is traced, and without end for a step that
+            must not run beside another one.
     """
 
     measures: ClassVar[int] = 0
@@ -138,9 +145,18 @@ class Closure(abc.ABC):
         order: Order,
         scales: Mapping[VariableKey, float] | None = None,
         capped: frozenset[VariableKey] = frozenset(),
+        draws: Int | None = None,
     ) -> tuple[Exchange, Copies]:
-        """Pulls the dense variables and sets the metric sums to zero; returns the exchange and all local copies."""
-        exchange = Exchange(self.program.variables, scales, order, capped, self.program.workers)
+        """Pulls the dense variables and sets the metric sums to zero; returns the exchange and all local copies.
+
+        Args:
+            order: the order of the chief.
+            scales: as for `Exchange`.
+            capped: as for `Exchange`.
+            draws: a number that closures which start from the same values do not share, so that they draw other random
+                numbers; by default the input shard.
+        """
+        exchange = Exchange(self.program.variables, scales, order, capped, self.program.workers, draws)
         self._exchange = exchange
         exchange.pull()
         self._numbering = step.Numbering(
@@ -186,7 +202,8 @@ class Closure(abc.ABC):
     def _record(self, run: Callable[..., tf.Tensor], spec: Nest) -> Recording:
         # Kept for `ids_per_step`: the recording has the shapes of all ids that the step looks up.
         self._recording = recording = Recording(run, spec, self._read_whole)
-        self.operations = recording.operations
+        # Beside each other, steps with a fixed seed would draw the same numbers: each begins the sequence of the seed.
+        self.operations = sys.maxsize if recording.has_fixed_seeds else recording.operations
         return recording
 
     def _logs_vector(self, logs: Mapping[str, tf.Tensor]) -> tf.Tensor:

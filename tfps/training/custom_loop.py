@@ -4,6 +4,7 @@ Each call of the function is a closure of one step, traced by the user's `tf.fun
 Cost: dense variables cross in both directions in every step.
 """
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +17,16 @@ from tfps.training.exchange import Exchange
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.types import Nest
 
+_NUMBERED: "weakref.WeakSet[ParameterServerStrategy]" = weakref.WeakSet()
+"""The strategies whose workers know their numbers."""
+
 
 def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]) -> Callable[..., Nest]:
     """Wraps `function` as one step on the worker's copies of dense variables, which it pulls before and pushes after.
 
-    Metric state stays on the chief and is updated there. Random generators draw the same numbers on all workers.
+    Metric state stays on the chief and is updated there.
     """
+    _number_workers(strategy)
 
     def run_function(*args: Any, **kwargs: Any) -> Nest:
         if tf.executing_eagerly():
@@ -44,7 +49,8 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
             batch = ()
         # The recording comes first: the optimizer may create its variables in it, and the exchange needs all of them.
         recording = Recording(run, batch)
-        exchange = Exchange(strategy.dense_variables, workers=strategy.num_workers)
+        # Each worker draws its own random numbers.
+        exchange = Exchange(strategy.dense_variables, workers=strategy.num_workers, draws=_worker_number())
         exchange.pull()
         copies.update(exchange.copies)
         result = run(recording.lookups(batch), batch)
@@ -58,3 +64,27 @@ def run_eagerly(function: Callable[..., Nest], *args: Any, **kwargs: Any) -> Nes
     """Runs a function as an eager step: at once, on the variables and rows of the servers."""
     with step.tracing(step.Step(DirectLookups(), {}, by_hand=True, eager=True)):
         return function(*args, **kwargs)
+
+
+def _number_workers(strategy: ParameterServerStrategy) -> None:
+    """Tells each worker its number, once for each strategy."""
+    # The coordinator runs one graph on all workers, so the graph finds the number by a name on its worker.
+    if strategy not in _NUMBERED:
+        _NUMBERED.add(strategy)
+        with tf.init_scope():
+            for worker, device in enumerate(strategy.worker_devices):
+                with tf.device(device):
+                    tf.raw_ops.AssignVariableOp(resource=_number_handle(), value=tf.constant(worker, tf.int64))
+
+
+def _worker_number() -> tf.Tensor:
+    """Returns the number of the worker that runs the step, int64; 0 on a worker that was replaced."""
+    return tf.cond(
+        tf.raw_ops.VarIsInitializedOp(resource=_number_handle()),
+        lambda: tf.raw_ops.ReadVariableOp(resource=_number_handle(), dtype=tf.int64),
+        lambda: tf.zeros([], tf.int64),
+    )
+
+
+def _number_handle() -> tf.Tensor:
+    return tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[], shared_name="tfps_worker_number")

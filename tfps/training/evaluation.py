@@ -1,4 +1,4 @@
-"""Evaluation as a mode: closures pull and compute, but never push."""
+"""Evaluation as a mode: closures pull and compute, and push nothing but what the steps themselves assign."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from tfps.embedding.whole import WholeCopies
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.batches import WorkerBatches
 from tfps.training.closure import Closure, Program
+from tfps.training.exchange import Exchange
 from tfps.training.order import Order
 from tfps.training.steady_mode import SteadyMode
 from tfps.training.step_loop import StepLoop
@@ -18,7 +19,7 @@ _NUMBERS = itertools.count()
 
 
 class EvaluationClosure(StepLoop):
-    """A loop of steps that change nothing except the metric sums in the result.
+    """A loop of steps that apply no updates. Some assign variables all the same, as a random generator in use does.
 
     Args:
         program: the steps that it runs.
@@ -33,18 +34,26 @@ class EvaluationClosure(StepLoop):
 
     def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
         """Traces the loop over the worker's iterator."""
-        _, copies = self._pull(order)
-        # There is no push and so no push id. A closure may run twice without harm: the chief counts metric sums only
-        # from results that it receives.
+        exchange, copies = self._pull(order)
+        # There are no push ids. A closure may run twice without harm: the chief counts metric sums only from results
+        # that it receives.
         turns, state = self._loop(source, order, copies, lambda done: None)
         state = turns.train(state, order.steps)
+        self._push_written(exchange)
         return self._result(copies, state["done"], state["logs"])
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Traces one step for each fed batch."""
-        _, copies = self._pull(order)
+        exchange, copies = self._pull(order)
         logs = self._run_each(batches, copies, lambda done: None)
+        self._push_written(exchange)
         return self._result(copies, tf.constant(len(batches), tf.int64), logs)
+
+    def _push_written(self, exchange: Exchange) -> None:
+        """Pushes the deltas of the variables that the steps assign: for most models there are none."""
+        assert self._recording is not None
+        if written := self._recording.written(exchange.copies):
+            exchange.part(written).push()
 
 
 class Evaluation(SteadyMode):
@@ -64,5 +73,5 @@ class Evaluation(SteadyMode):
         self._whole = WholeCopies(f"evaluation_{next(_NUMBERS)}", "evaluate")
 
     def closure(self, program: Program, turn: int) -> Closure:
-        """Returns a closure that loops over steps and pushes nothing."""
+        """Returns a closure that loops over steps and applies no updates."""
         return EvaluationClosure(program, turn, self._strategy.prefetch_lookups, self._whole)

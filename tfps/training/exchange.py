@@ -22,7 +22,7 @@ from tfps.strategy.variables import DenseVariable, SeedVariable, StepVariable
 from tfps.training import moving_averages
 from tfps.training.assignments import Assignments
 from tfps.training.lanes import lanes, pack, unpack
-from tfps.training.order import Order
+from tfps.training.order import Int, Order
 from tfps.types import VariableKey
 
 _KEY_STEP = 104_729
@@ -71,9 +71,11 @@ class Exchange:
     Args:
         variables: the dense variables to exchange.
         scales: the factor for the pushed delta of a variable, by variable key; 1 where it has no entry.
-        order: the order of the closure. Its shard offsets the keys of random generators.
+        order: the order of the closure.
         capped: the keys of float variables whose deltas are damped by what other workers have added meanwhile.
         workers: the number of workers that push to these variables.
+        draws: a number that closures which start from the same values do not share. It offsets the keys of random
+            generators; by default the shard of the order.
 
     Attributes:
         assignments: takes note of what the steps assign to the copies; it decides how servers merge it.
@@ -88,6 +90,7 @@ class Exchange:
         order: Order | None = None,
         capped: Collection[VariableKey] = (),
         workers: int = 1,
+        draws: Int | None = None,
     ) -> None:
         # Grouped by server device, as each server gets one message. Both ends rely on the order of these dictionaries.
         self._by_server: dict[str, list[DenseVariable]] = {}
@@ -96,12 +99,23 @@ class Exchange:
         self._scales = scales or {}
         self._capped = capped
         self._order, self._workers = order or Order(0, 0), workers
+        self._draws = self._order.shard if draws is None else draws
         # Without an order this is no closure of an epoch, and it reads what the servers have.
         self._carries = order is not None
         self.assignments = Assignments()
         self.pulled: Values = {}
         self._variables = [v for on_server in self._by_server.values() for v in on_server]
         self.copies: Values = {v.key: local_copy(v) for v in self._variables}
+
+    def part(self, keys: Collection[VariableKey]) -> "Exchange":
+        """Returns the exchange of some of the variables, with the same copies and pulled values."""
+        variables = [v for v in self._variables if v.key in keys]
+        part = Exchange(variables, self._scales, self._order, self._capped, self._workers, self._draws)
+        part.assignments = self.assignments
+        # The same handles, because TensorFlow orders the reads and writes of one handle in a graph.
+        part.copies = {key: self.copies[key] for key in part.copies}
+        part.pulled = {key: self.pulled[key] for key in part.copies}
+        return part
 
     def pull(self) -> None:
         """Fetches the values of the servers and assigns them to the worker's copies."""
@@ -124,7 +138,7 @@ class Exchange:
             for variable in variables:
                 # With the same key all workers would draw the same dropout masks.
                 if isinstance(variable, SeedVariable):
-                    key = tf.stack([tf.cast(self._order.shard, tf.int64) * _KEY_STEP, 0])
+                    key = tf.stack([tf.cast(self._draws, tf.int64) * _KEY_STEP, 0])
                     values[variable.key] += tf.cast(key, variable.dtype)
                 elif variable.carried and self._carries:
                     values[variable.key] = self._carry_on(variable, values[variable.key])

@@ -10,10 +10,12 @@ the model) is served at the point where the model makes it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import tensorflow as tf
+from tensorflow.python.framework import auto_control_deps_utils  # which operations write a resource is not public
+from tensorflow.python.util import object_identity
 
 from tfps import step
 from tfps.embedding.lookup import expand, fetch
@@ -21,7 +23,8 @@ from tfps.embedding.lookup_group import LookupResult
 from tfps.embedding.table import Table
 from tfps.embedding.whole import all_ids, is_read, never, say_once
 from tfps.errors import UnsupportedError
-from tfps.types import Nest
+from tfps.runtime.remote_variables import operations_of
+from tfps.types import Nest, VariableKey
 
 _PURE_THOUGH_STATEFUL = {"LookupTableFindV2"}
 """Operations that TensorFlow calls stateful although their results depend on their inputs alone."""
@@ -236,10 +239,30 @@ class Recording:
         known.update({internal.name: external for internal, external in replaced if internal is not None})
         return [copy_tensor(ids, known) for ids in self._early_ids]
 
+    def written(self, handles: Mapping[VariableKey, tf.Tensor]) -> set[VariableKey]:
+        """Returns the keys of the resources that the step may write, in a branch or a loop too.
+
+        Args:
+            handles: the handle of each resource in the graph outside, by key.
+        """
+        inner = {id(external): internal for external, internal in self._graph.captures}
+        captured = {key: inner[id(handle)] for key, handle in handles.items() if id(handle) in inner}
+        writes = object_identity.ObjectIdentitySet(
+            handle
+            for operation in self._graph.get_operations()
+            for handle in auto_control_deps_utils.get_read_write_resource_inputs(operation)[1]
+        )
+        return {key for key, handle in captured.items() if handle in writes}
+
     @property
     def operations(self) -> int:
         """The number of operations in the step."""
         return len(self._graph.get_operations())
+
+    @property
+    def has_fixed_seeds(self) -> bool:
+        """Whether the step has operations such as `tf.random.normal` whose sequence begins with a fixed seed."""
+        return any(op._is_stateful and _has_seed(op) for op in operations_of(self._graph))
 
     def ids_per_step(self, examples: int | None) -> dict[str, int | None]:
         """Counts the ids that one step looks up in each table, repeats included; None where the number varies by batch.
@@ -294,6 +317,14 @@ def _read_copy(table: Table, rows: tf.Tensor) -> tf.Tensor:
     rows = tf.identity(rows)
     current.whole_reads.append((table, rows))
     return rows
+
+
+def _has_seed(operation: tf.Operation) -> bool:
+    # All operations with a sequence of random numbers have these two attributes, and no other has both.
+    try:
+        return any(operation.get_attr(name) for name in ("seed", "seed2"))
+    except ValueError:
+        return False
 
 
 def copy_tensor(tensor: tf.Tensor, known: dict[str, tf.Tensor]) -> tf.Tensor:

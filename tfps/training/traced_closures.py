@@ -6,7 +6,7 @@ The kind of an input is its `element_spec`. Datasets of one kind share a graph, 
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import tensorflow as tf
 
@@ -16,15 +16,25 @@ from tfps.inputs.iterators import WorkerIterator
 from tfps.runtime.losses import WorkerLostError
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.batches import WorkerBatches
-from tfps.training.closure import Closure, Floats, Program, Result
+from tfps.training.closure import Closure, Floats, Program, Result, UnpulledError
 from tfps.training.mode import Mode
 from tfps.training.order import LENGTH, Order
 from tfps.types import Nest
 
 _NUMBERS = itertools.count()
+T = TypeVar("T")
 
 ProgramOf: TypeAlias = Callable[[Nest], Program]
 """Creates the program for batches that match the given specs or the given batch."""
+
+
+def retrace(trace: Callable[[], T]) -> T:
+    """Calls `trace` again as long as its program had to learn of another variable, and returns its result."""
+    while True:
+        try:
+            return trace()
+        except UnpulledError:
+            continue
 
 
 class TracedClosures:
@@ -69,7 +79,7 @@ class TracedClosures:
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Runs a closure over fed batches, on the worker of the calling context."""
-        return self.on_batches(order.tensor(), batches)
+        return retrace(lambda: self.on_batches(order.tensor(), batches))
 
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned."""
@@ -134,7 +144,8 @@ class TracedClosures:
             return result
 
         # Traced right here, in the main thread, and not at the first call in a thread of the pool.
-        return trace.get_concrete_function(tf.TensorSpec([LENGTH], tf.int64), tf.TensorSpec([], tf.resource))
+        specs = tf.TensorSpec([LENGTH], tf.int64), tf.TensorSpec([], tf.resource)
+        return retrace(lambda: trace.get_concrete_function(*specs))
 
     def _trace_batches(self, order: tf.Tensor, batches: Sequence[Nest]) -> tf.Tensor:
         # Each fed batch has its own copy of the step in the graph, so there are no turns.

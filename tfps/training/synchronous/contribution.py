@@ -36,7 +36,8 @@ class ContributionClosure(Closure):
 
     def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
         """Traces one contribution, or none where the input has ended."""
-        exchange, copies = self._pull(order)
+        # A shard may have several contributions that are not merged, each in its own place: all from the same values.
+        exchange, copies = self._pull(order, draws=order.place)
         batch = source.read_or_repeat(order.again > 0) if self._repeats else source.next()
         recording = Recording(functools.partial(self._run, copies), batch.element_spec)
         logs = run_if(
@@ -48,7 +49,7 @@ class ContributionClosure(Closure):
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Traces the contribution of one batch."""
-        exchange, copies = self._pull(order)
+        exchange, copies = self._pull(order, draws=order.place)
         recording = Recording(functools.partial(self._run, copies), batches[0])
         logs = self._contribute(exchange, copies, recording.lookups(batches[0]), batches[0], order)
         return self._result(copies, tf.constant(1, tf.int64), logs)
