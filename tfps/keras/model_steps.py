@@ -51,6 +51,8 @@ class ModelSteps:
         self.writes_summaries = False
         self.summary_state: State = {}
         self._step = step
+        # None until the model is built, when its layers are known.
+        self._carried: list[DenseVariable] | None = None
 
     def closure_steps(self) -> int:
         """Returns the number of steps in a closure, as set on the model or else on the strategy."""
@@ -113,9 +115,12 @@ class ModelSteps:
 
         Cost: a call to each worker, for models with such layers alone.
         """
-        carried = [variable for variable in stored_values(self.model.variables, DenseVariable) if variable.carried]
-        if carried:
-            values = [(variable, variable.numpy()) for variable in carried]
+        if self._carried is None:
+            # Marked here as well: closures over fed batches are traced later, and mark them then.
+            _mark_layers(self.model)
+            self._carried = [v for v in stored_values(self.model.variables, DenseVariable) if v.carried]
+        if self._carried:
+            values = [(variable, variable.numpy()) for variable in self._carried]
             for worker in sorted({self.strategy.host_of(shard) for shard in range(self.strategy.num_workers)}):
                 # A worker that is lost here is replaced later, by one that begins with the server's value.
                 with contextlib.suppress(WorkerLostError):
