@@ -129,6 +129,7 @@ def assigned(scope, mode, kind, batch=BATCH):
     with scope:
         model = Assigning(kind)
         model.compile(in_mode(mode, keras.optimizers.SGD(0.05, momentum=0.5)))
+    model.optimizer.iterations.assign(1_000_000)  # an old model, which all workers train at once
     x = np.random.default_rng(0).normal(size=(160, 2)).astype("float32")
     model.fit(x, 3 * x + 1, batch_size=batch, shuffle=False, verbose=0)
     return [weight.numpy() for weight in model.student.weights + model.teacher.weights]
@@ -172,6 +173,7 @@ def test_a_constraint_holds_for_the_sum_of_what_workers_push(strategy, monkeypat
         layers = [keras.Input((2,)), keras.layers.Dense(4, kernel_constraint="non_neg", kernel_initializer="ones")]
         model = keras.Sequential(layers)
         model.compile(in_mode(mode, keras.optimizers.SGD(0.05)), "mse")
+    model.optimizer.iterations.assign(1_000_000)
     model.fit(np.ones((256, 2)), np.full((256, 4), -9.0), batch_size=4, verbose=0)
     np.testing.assert_array_equal(model.get_weights()[0], 0.0)
 
@@ -212,6 +214,7 @@ def test_each_worker_carries_its_own_state_on(strategy, caplog):
         layer = Carry(Cell(), stateful=True, unroll=True)
         model = keras.Sequential([keras.Input(batch_shape=(1, 1, 1)), layer, keras.layers.Dense(1)])
         model.compile("sgd", "mse", steps_per_execution=2)
+        model.optimizer.iterations.assign(1_000_000)
         model.fit(np.tile([1.0, 2.0], 40).reshape(80, 1, 1), np.zeros(80), batch_size=1, shuffle=False, verbose=0)
     assert float(layer.states[0].numpy()[0, 0]) in (1.0, 2.0)
     assert any("each of the 2 workers" in record.message for record in caplog.records)

@@ -56,6 +56,8 @@ class ModelSteps:
         self._pulls_all = pulls_all
         # Variables that steps use and the model does not know, such as generators, found when a step is traced.
         self._unknown: dict[VariableKey, DenseVariable] = {}
+        # None until the model is built, when its layers are known.
+        self._carried: list[DenseVariable] | None = None
 
     def closure_steps(self) -> int:
         """Returns the number of steps in a closure, as set on the model or else on the strategy."""
@@ -126,9 +128,12 @@ class ModelSteps:
 
         Cost: a call to each worker, for models with such layers alone.
         """
-        carried = [variable for variable in stored_values(self.model.variables, DenseVariable) if variable.carried]
-        if carried:
-            values = [(variable, variable.numpy()) for variable in carried]
+        if self._carried is None:
+            # Marked here as well: closures over fed batches are traced later, and mark them then.
+            _mark_layers(self.model)
+            self._carried = [v for v in stored_values(self.model.variables, DenseVariable) if v.carried]
+        if self._carried:
+            values = [(variable, variable.numpy()) for variable in self._carried]
             for worker in sorted({self.strategy.host_of(shard) for shard in range(self.strategy.num_workers)}):
                 # A worker that is lost here is replaced later, by one that begins with the server's value.
                 with contextlib.suppress(WorkerLostError):
