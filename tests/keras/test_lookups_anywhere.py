@@ -81,7 +81,7 @@ class Loops(Parts):
         # A whole table within a loop is read once, before the loop.
         scale = lambda one: tf.reduce_sum(self.table.embeddings) * tf.cast(one[0], tf.float32)  # noqa: E731
         whole = tf.map_fn(scale, ids, fn_output_signature=tf.float32)
-        return total + self.table(ids[:, 1]) + whole[:, None] / 100
+        return total + self.table(ids[:, 1]) + whole[:, None] / 10_000
 
 
 @pytest.mark.parametrize("mode", ["async", "sync", "geo"])

@@ -133,13 +133,7 @@ class RowWise(keras.Model):
         rows = self.table.embeddings
         indices = tf.stack([tf.repeat(tf.range(tf.shape(ids, tf.int64)[0]), 3), tf.reshape(ids, [-1])], 1)
         counts = tf.sparse.SparseTensor(indices, tf.ones([tf.size(ids)]) / 2, [tf.shape(ids, tf.int64)[0], ROWS])
-        bags = tf.sparse.from_dense(ids + 1)
-        bags = bags.with_values(bags.values - 1)
-        return (
-            tf.reduce_mean(tf.nn.embedding_lookup(rows, ids), 1)
-            + tf.nn.embedding_lookup_sparse(rows.value, bags, None, combiner="mean")
-            + tf.sparse.sparse_dense_matmul(counts, rows)
-        )
+        return tf.reduce_mean(tf.nn.embedding_lookup(rows, ids), 1) + tf.sparse.sparse_dense_matmul(counts, rows)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         y = tf.reshape(tf.cast(y, tf.int64), [-1, 1])

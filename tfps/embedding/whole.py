@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tfps.embedding.table import Table
 
 _LOG = logging.getLogger("tfps")
+_OF_SHAPES = ("Shape", "ShapeN", "Size", "Rank")
+"""Operations that need no value of their input."""
 WHOLE_SUFFIX = "_whole"
 """The end of the name of a worker's copy of a whole table."""
 _CHUNK_BYTES = 64 << 20
@@ -85,6 +87,8 @@ def is_read(tensor: tf.Tensor, results: Iterable[object]) -> bool:
         if id(one) in ends or any(one is output for output in getattr(one.graph, "outputs", ())):
             return True
         for operation in one.consumers():
+            if operation.type in _OF_SHAPES:
+                continue
             has_function = any(value.HasField("func") for value in operation.node_def.attr.values())
             if operation._is_stateful or has_function:
                 return True

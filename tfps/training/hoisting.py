@@ -68,6 +68,8 @@ class DirectLookups:
         # A read within a loop is made once before it: the ids are known, and TensorFlow hands the rows to the loop.
         with current.outside():
             rows = expand(self.look_up(table, all_ids(table)))
+            # Keras takes a shape that is known as a constant; otherwise it would read the rows for their number.
+            rows.set_shape(table.shape)
         current.whole_reads.append((table, rows))
         return rows
 
