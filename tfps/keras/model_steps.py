@@ -17,8 +17,9 @@ from tfps.keras.summaries import State, number_summaries, summary_scope
 from tfps.keras.variables import stored_values
 from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
+from tfps.placement.spec import VariableSpec
 from tfps.strategy.strategy import ParameterServerStrategy
-from tfps.strategy.variables import DenseVariable, SumVariable
+from tfps.strategy.variables import DenseVariable, SmallTable, SumVariable
 from tfps.training.closure import Program
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.types import Nest
@@ -109,6 +110,10 @@ class ModelSteps:
         variables = [*self.model.variables, *(v for one in optimizers_of(self.model) for v in one.variables)]
         values = stored_values(variables, (Table, DenseVariable))
         return Plan(self.strategy.num_servers, tuple(value.placement for value in values))
+
+    def small_tables(self) -> list[VariableSpec]:
+        """Returns the tables of this model that are dense variables."""
+        return [table.placement.spec for table in stored_values(self.model.variables, SmallTable)]
 
     def run(self, batch: Nest) -> Mapping[str, tf.Tensor]:
         """Traces a step over a batch; returns the values that a worker sends for its logs."""

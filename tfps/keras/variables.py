@@ -42,9 +42,7 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
         initializer: a Keras initializer or any function of (shape, dtype).
     """
     shape, dtype = tuple(variable._shape), standardize_dtype(variable._dtype)
-    spec = VariableSpec(
-        variable.path, shape, dtype, trainable=variable.trainable, is_table=_is_table(variable, shape, dtype)
-    )
+    spec = VariableSpec(variable.path, shape, dtype, trainable=variable.trainable, is_table=_is_table(variable, shape))
     # Three forms of the same initial value: the whole tensor, a range of rows, and a constant. Servers use the cheapest
     # one that exists, so that a large table is never drawn in one piece.
     initial = InitialValue(
@@ -54,6 +52,7 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
         initial,
         variable._tfps_table_type,
         is_seed=variable._tfps_maker == "seed",
+        may_be_dense=variable._tfps_may_be_dense,
         bookkeeping=not _is_of_layer(variable),
     )
     # An optimizer may build its slots while a step is traced, and variables must outlive that graph.
@@ -113,6 +112,10 @@ def record_maker(variable: Variable) -> None:
     variable._tfps_maker = name or ("layer" if isinstance(maker, keras.layers.Layer) else "none")
     # A layer may choose its table type by a class attribute. Sharded tables are the default.
     variable._tfps_table_type = getattr(maker, "tfps_table_type", ShardedTable)
+    # Such a layer, or one whose rows a model trains itself, needs a table of any size.
+    variable._tfps_may_be_dense = variable._tfps_table_type is ShardedTable and getattr(
+        maker, "tfps_may_be_dense", True
+    )
 
 
 def looks_like_table(shape: Shape, name: str, of_embedding: bool) -> bool:
@@ -139,14 +142,8 @@ def _is_of_layer(variable: Variable) -> bool:
     return variable._tfps_maker in ("layer", "embedding")
 
 
-def _is_table(variable: Variable, shape: Shape, dtype: str) -> bool:
-    table = _is_of_layer(variable) and looks_like_table(shape, variable.name, variable._tfps_maker == "embedding")
-    if table and dtype != "float32":
-        raise UnsupportedError(
-            f"`dtype` of table {variable.path!r} must be 'float32'. Received: {dtype!r}. "
-            "To compute in another type, set a policy that keeps variables in float32, such as 'mixed_bfloat16'."
-        )
-    return table
+def _is_table(variable: Variable, shape: Shape) -> bool:
+    return _is_of_layer(variable) and looks_like_table(shape, variable.name, variable._tfps_maker == "embedding")
 
 
 def _constant(initializer: Initializer) -> float | None:
