@@ -58,7 +58,10 @@ def _runs(args: argparse.Namespace) -> None:
         for (push_every, merge), rate, every in itertools.product(variants, args.rates, exchanges):
             mode = Mode(name, push_every, merge, rate, every or None, args.overlap and name in ("async", "geo"))
             if mode.distributed and strategy is None:
-                strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=workers))
+                strategy = tfps.ParameterServerStrategy(
+                    tfps.LocalCluster(num_ps=1, num_workers=workers),
+                    dense_tables_bytes=args.dense_tables_bytes,
+                )
             run = Run(task, mode, workers, strategy if mode.distributed else None)
             for seed in args.seeds:
                 _note(run.train(seed), args.out)
@@ -80,7 +83,8 @@ def _of_workers(args: argparse.Namespace, workers: int) -> list[str]:
         given["modes"] = [mode for mode in args.modes if mode != "one"]
     lists = [[f"--{name.replace('_', '-')}", *map(str, values)] for name, values in given.items()]
     out = [*["--overlap"] * args.overlap, *(["--out", args.out] if args.out else [])]
-    return ["--data", args.data, "--task", args.task, "--workers", str(workers), *sum(lists, []), *out]
+    tables = ["--dense-tables-bytes", str(args.dense_tables_bytes)]
+    return ["--data", args.data, "--task", args.task, "--workers", str(workers), *tables, *sum(lists, []), *out]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[0],
         help="steps between exchanges of dense variables, of async (default 0: the strategy's own)",
     )
+    parser.add_argument("--dense-tables-bytes", type=int, default=0, help="of the strategy (default 0: all are tables)")
     parser.add_argument("--overlap", action="store_true", help="GEO and async exchange while they train")
     parser.add_argument("--out", help="a file that lines are appended to")
     parser.add_argument("--table", metavar="FILE", help="show what such a file holds, and train nothing")

@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from tfps.placement.small_tables import DENSE_TABLES_BYTES
+
 DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 # On a busy machine an import of TensorFlow alone can take a minute. The tests of these limits set their own.
@@ -21,7 +23,8 @@ def strategy():
     import tfps
 
     cluster = tfps.LocalCluster(num_ps=2, num_workers=2)
-    strategy = tfps.ParameterServerStrategy(cluster)
+    # The tables of tests are small, and most tests are about tables. `small_tables` gives a test the default.
+    strategy = tfps.ParameterServerStrategy(cluster, dense_tables_bytes=0)
     yield strategy
     strategy.close()
 
@@ -49,6 +52,13 @@ def all_train(monkeypatch):
 def no_young(monkeypatch):
     """Every model counts as old."""
     all_train(monkeypatch)
+
+
+@pytest.fixture
+def small_tables(strategy, monkeypatch):
+    """Makes tables that a model creates in the test dense variables, as is the default of a strategy."""
+    monkeypatch.setattr(strategy.factory.small_tables, "limit", DENSE_TABLES_BYTES)
+    strategy.factory.small_tables.begin_model()
 
 
 @pytest.fixture

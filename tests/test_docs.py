@@ -53,7 +53,7 @@ def test_python_of_documents_runs(document, strategy, monkeypatch):
     import tfps
     from tfps.embedding.table import Table
 
-    monkeypatch.setattr(tfps, "ParameterServerStrategy", lambda cluster=None: strategy)
+    monkeypatch.setattr(tfps, "ParameterServerStrategy", lambda cluster=None, dense_tables_bytes=0: strategy)
     names = {"__name__": document}
     for block in blocks(document, "python"):
         exec(compile(block, document, "exec"), names)

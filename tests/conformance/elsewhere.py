@@ -61,7 +61,9 @@ class Elsewhere:
 
 def serve(servers: int) -> None:
     """The program: answers requests until its input ends."""
-    with tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=servers, num_workers=1)) as strategy:
+    with tfps.ParameterServerStrategy(
+        tfps.LocalCluster(num_ps=servers, num_workers=1), dense_tables_bytes=0
+    ) as strategy:
 
         @functools.cache
         def other(kind: str, mode: str) -> keras.Model:

@@ -33,7 +33,7 @@ def optimizers() -> dict[str, keras.Optimizer]:
 def make(folder: pathlib.Path) -> None:
     """Writes all golden files into a folder."""
     cluster, partitioner = tfps.LocalCluster(num_ps=2, num_workers=1), tfps.placement.FixedShards(2)
-    with tfps.ParameterServerStrategy(cluster, variable_partitioner=partitioner) as strategy:
+    with tfps.ParameterServerStrategy(cluster, variable_partitioner=partitioner, dense_tables_bytes=0) as strategy:
         keras.utils.set_random_seed(1)
         with strategy.scope():
             model = golden_model.build()

@@ -166,7 +166,7 @@ def test_skip_gram(strategy, window, side):
 
 PROGRAM = """
 import sys, keras, numpy as np, tfps
-strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(1, 1))
+strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(1, 1), dense_tables_bytes=0)
 with strategy.scope():
     table, layers = keras.layers.Embedding(50, 4, name="item"), keras.layers
     model = keras.Sequential([table, layers.Flatten(), layers.Dense(1)])

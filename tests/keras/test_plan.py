@@ -70,7 +70,17 @@ def test_a_strategy_follows_a_saved_plan(tmp_path):
             [sys.executable, *arguments], env=environment, check=True, timeout=600, capture_output=True, text=True
         )
 
-    python("-m", "tfps.cli.plan", str(tmp_path / "model.py"), "--ps", "3", "--json", str(tmp_path / "plan.json"))
+    python(
+        "-m",
+        "tfps.cli.plan",
+        str(tmp_path / "model.py"),
+        "--ps",
+        "3",
+        "--dense-tables-bytes",
+        "0",
+        "--json",
+        str(tmp_path / "plan.json"),
+    )
     assert "followed" in python("-c", TRAIN, str(tmp_path)).stdout
 
 
@@ -103,7 +113,7 @@ def small_model():
 
 
 def test_tables_are_those_that_a_strategy_makes(strategy):
-    planned = tfps.plan(small_model, strategy.num_servers, batch_size=10)
+    planned = tfps.plan(small_model, strategy.num_servers, batch_size=10, dense_tables_bytes=0)
     with strategy.scope():
         made = small_model()
     # By the variables themselves: other models of the shared strategy may have had the same names.
@@ -119,10 +129,12 @@ def names(model):
 
 
 def test_a_function_a_model_and_its_variables_give_one_plan():
-    made = tfps.plan(small_model, 3, FixedShards(2), balancer=GreedyBytes(), routing="mod")
-    assert made == tfps.plan(small_model(), 3, FixedShards(2), balancer=GreedyBytes(), routing="mod")
+    made = tfps.plan(small_model, 3, FixedShards(2), balancer=GreedyBytes(), routing="mod", dense_tables_bytes=0)
+    assert made == tfps.plan(
+        small_model(), 3, FixedShards(2), balancer=GreedyBytes(), routing="mod", dense_tables_bytes=0
+    )
     specs = [placement.spec for placement in made]
-    assert made == tfps.plan(specs, 3, FixedShards(2), balancer=GreedyBytes(), routing="mod")
+    assert made == tfps.plan(specs, 3, FixedShards(2), balancer=GreedyBytes(), routing="mod", dense_tables_bytes=0)
     assert {len(placement.shards) for placement in made if placement.spec.is_table} == {2}
     assert {placement.routing.kind for placement in made if placement.routing} == {"mod"}
     unbuilt = tfps.plan(lambda: keras.Sequential([keras.layers.Dense(2)]), 1, inputs=np.zeros((1, 5), "float32"))

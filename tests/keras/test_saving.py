@@ -66,7 +66,7 @@ import sys, keras, numpy as np
 kind, folder = sys.argv[1:]
 if kind != "plain":
     import tfps
-    strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=3, num_workers=1))
+    strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=3, num_workers=1), dense_tables_bytes=0)
     with strategy.scope():
         model = keras.models.load_model(folder + "/m.keras")
 else:

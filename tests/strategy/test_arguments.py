@@ -19,6 +19,7 @@ DEFAULTS = {
     "overlap_dense_exchange": False,
     "prefetch_lookups": False,
     "closure_timeout_s": 600.0,
+    "dense_tables_bytes": 0,
 }
 WRONG = {
     "cluster": ["127.0.0.1:2222", 2, LocalCluster, {"ps": []}],
@@ -28,6 +29,7 @@ WRONG = {
     "overlap_dense_exchange": ["no", 1, None, 0.0],
     "prefetch_lookups": ["no", 1, None, []],
     "closure_timeout_s": [0, -1, "600", None, True, math.nan, math.inf],
+    "dense_tables_bytes": [-1, 1.5, "4", True, None, math.nan],
 }
 
 

@@ -65,7 +65,7 @@ def uses(strategy, model):
     }
 
 def make():
-    strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(1, 1))
+    strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(1, 1), dense_tables_bytes=0)
     return strategy, train(build(strategy)), [task.pid for task in strategy.cluster.tasks]
 
 def check_all(ending, strategy, model):

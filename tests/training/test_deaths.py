@@ -12,7 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import sys, os, signal, keras, numpy as np, tensorflow as tf, tfps
-strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=2))
+strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=2), dense_tables_bytes=0)
 print("pids", *[task.pid for task in strategy.cluster.tasks], flush=True)
 with strategy.scope():
     model = keras.Sequential([keras.Input((4,), dtype="int64"), keras.layers.Embedding(1000, 8), keras.layers.Flatten(),

@@ -52,7 +52,7 @@ MODES = {
     "async, overlap": (lambda: keras.optimizers.SGD(1.0), False),
     "sync": (lambda: tfps.optimizers.Sync(keras.optimizers.SGD(float(SIZE))), True),
 }
-strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=2, num_workers=6))
+strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=2, num_workers=6), dense_tables_bytes=0)
 ids = np.random.default_rng(0).integers(0, ROWS, (BATCHES * SIZE, 2))
 data = tf.data.Dataset.from_tensor_slices((ids, np.zeros((len(ids), 2, 4), "float32")))
 data = data.shuffle(len(ids), seed=1).batch(SIZE)

@@ -45,6 +45,10 @@ _EXCHANGE = flags.DEFINE_integer(
     flag_values=_FLAGS,
 )
 define_alias(_FLAGS, "dense-exchange-every")
+_DENSE_TABLES = flags.DEFINE_integer(
+    "dense-tables-bytes", None, "Bytes of tables to plan as dense variables (default 1 MB).", flag_values=_FLAGS
+)
+define_alias(_FLAGS, "dense-tables-bytes")
 _ROUTING = flags.DEFINE_enum(
     "routing", "hash", ("hash", "mod", "div"), "How rows go to shards (default hash).", flag_values=_FLAGS
 )
@@ -110,6 +114,7 @@ def _make_plan(model: str) -> Plan:
     # Imported late, because it imports TensorFlow: a saved plan is shown without waiting for that.
     from tfps.keras.planning import plan
 
+    small = {} if _DENSE_TABLES.value is None else {"dense_tables_bytes": _DENSE_TABLES.value}
     source = _Source(model, _FUNCTION.value)
     balancer = _BALANCERS[_BALANCER.value]()
     return plan(
@@ -119,6 +124,7 @@ def _make_plan(model: str) -> Plan:
         batch_size=_BATCH.value,
         balancer=balancer,
         routing=_ROUTING.value,
+        **small,
     )
 
 

@@ -6,6 +6,7 @@ takes no memory.
 """
 
 import contextlib
+import dataclasses
 import math
 import random
 import threading
@@ -20,6 +21,7 @@ from tensorflow.python.ops.resource_variable_ops import UninitializedVariable  #
 from tfps.errors import PlanError
 from tfps.keras.multi_optimizer import part_for
 from tfps.keras.variables import looks_like_table
+from tfps.placement.small_tables import SmallTables
 from tfps.placement.spec import VariableSpec
 from tfps.types import Nest
 
@@ -30,7 +32,10 @@ _VALID_INPUTS = "keras.Input, tf.TensorSpec or arrays, as the model is called on
 
 
 def describe(
-    model_fn: Callable[[], keras.Model], inputs: Nest = None, batch_size: int = DEFAULT_BATCH_SIZE
+    model_fn: Callable[[], keras.Model],
+    inputs: Nest = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    dense_tables_bytes: int = 0,
 ) -> list[VariableSpec]:
     """Describes the variables of a model without creating them.
 
@@ -41,6 +46,7 @@ def describe(
             of (inputs, ...); or a function that returns one of these, which is called after the model is built.
         batch_size: the number of examples in one step of one worker. It determines how many rows of each table a step
             looks up.
+        dense_tables_bytes: the bytes of tables that may be dense variables, as in `ParameterServerStrategy`.
 
     Returns:
         One spec per variable, in the order of `model.variables`.
@@ -55,7 +61,8 @@ def describe(
     def work() -> None:
         keras.config.set_dtype_policy(policy)
         with _keep_random_state(), tf.variable_creator_scope(_create_without_value):
-            result.extend(_describe(_check_model(model_fn()), inputs, batch_size))
+            small = SmallTables(dense_tables_bytes)
+            result.extend(_describe(_check_model(model_fn()), inputs, batch_size, small))
 
     _run_on_thread(work)
     return result
@@ -111,14 +118,21 @@ def _check_model(model: keras.Model) -> keras.Model:
     return model
 
 
-def _describe(model: keras.Model, inputs: Nest, batch_size: int) -> Iterator[VariableSpec]:
+def _describe(model: keras.Model, inputs: Nest, batch_size: int, small: SmallTables) -> Iterator[VariableSpec]:
     ids_per_step = _ids_per_step(model, _resolve_inputs(model, inputs), batch_size)
     count_slots = _slot_counter(model)
+    # The variables of layers that need a table of any size.
+    fixed = {
+        id(variable)
+        for layer in model._flatten_layers()
+        if hasattr(layer, "tfps_table_type") or not getattr(layer, "tfps_may_be_dense", True)
+        for variable in layer._trainable_variables + layer._non_trainable_variables
+    }
     seen: dict[str, int] = {}
     for variable in model.variables:
         seen[variable.path] = seen.get(variable.path, -1) + 1
         slots, row_slots = count_slots(variable)
-        yield VariableSpec(
+        spec = VariableSpec(
             # Paths may repeat. The second variable of a path gets the suffix ":1".
             name=variable.path + (f":{seen[variable.path]}" if seen[variable.path] else ""),
             shape=tuple(variable.shape),
@@ -129,6 +143,10 @@ def _describe(model: keras.Model, inputs: Nest, batch_size: int) -> Iterator[Var
             trainable=variable.trainable,
             is_table=id(variable) in ids_per_step,
         )
+        if spec.is_table and id(variable) not in fixed and small.take(spec):
+            # The ids of a dense variable do not matter: it crosses whole.
+            spec = dataclasses.replace(spec, is_table=False, rows_per_step=None)
+        yield spec
 
 
 def _resolve_inputs(model: keras.Model, inputs: Nest) -> Nest:

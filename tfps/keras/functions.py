@@ -154,7 +154,9 @@ class StepFunction:
         """Logs once where the variables of the model are and how many rows a step looks up."""
         ids = self.closures.ids_per_step(epoch.source.examples)
         workers = self._steps.strategy.num_workers
-        _LOG.info("%s", format_start_up(self._steps.plan(), ids, workers, self.mode.closure_steps))
+        small = self._steps.small_tables()
+        line = format_start_up(self._steps.plan(), ids, workers, self.mode.closure_steps, small)
+        _LOG.info("%s", line)
 
     def _count(self, result: Result) -> None:
         self._logs.add(result)

@@ -16,7 +16,7 @@ from tfps.keras.model_steps import ModelSteps, operations_so_far, without_option
 from tfps.keras.modes import ModeSettings, get_optimizer, with_mode
 from tfps.keras.multi_optimizer import part_for, parts_of
 from tfps.keras.variables import stored_values
-from tfps.strategy.variables import DenseVariable
+from tfps.strategy.variables import DenseVariable, SmallTable
 from tfps.training.geo.mode import Geo
 from tfps.training.geo.whole_window import WindowMethods
 from tfps.training.geo.window import WindowSettings
@@ -158,7 +158,15 @@ class GeoModel:
     def _window_lookups(self, batches: Nest) -> Sequence[tuple[tf.Variable, tf.Tensor]]:
         # Keras passes missing sample weights as empty Optionals, which a model's own methods do not expect.
         with self._steps.in_scope():
-            return self._steps.model.window_lookups(without_optionals(batches))
+            lookups = self._steps.model.window_lookups(without_optionals(batches))
+        small = [variable.path for variable, _ in lookups if isinstance(getattr(variable, "_value", None), SmallTable)]
+        if small:
+            raise UnsupportedError(
+                "`window_lookups` must return tables, whose rows a window holds. "
+                f"Received: {small}, small enough to be dense variables. "
+                "Valid: a strategy with dense_tables_bytes=0, or `tfps_may_be_dense = False` on their layers."
+            )
+        return lookups
 
     def _train_window(
         self, batches: Nest, rows: WindowRows, steps: tf.Tensor

@@ -65,7 +65,7 @@ from tfps.keras.slot_scope import slot_scope
 from tfps.keras.variables import current_strategy
 from tfps.runtime.steps_under_way import TEST, TRAIN, StepsUnderWay
 from tfps.strategy.strategy import ParameterServerStrategy
-from tfps.strategy.variables import StepVariable
+from tfps.strategy.variables import SmallTable, StepVariable
 from tfps.training.custom_loop import run_in_step
 from tfps.types import Nest
 
@@ -184,7 +184,7 @@ def _set_trainable(stock: Method, variable: Variable, value: bool) -> None:
 def _sparse_read(variable: Variable) -> Callable[..., tf.Tensor]:
     """The property that `tf.gather` looks for to read rows."""
     # AttributeError makes `hasattr` false, so that `tf.gather` reads other variables in the usual way.
-    if not isinstance(variable._value, Table):
+    if not isinstance(variable._value, Table | SmallTable):
         raise AttributeError("sparse_read")
     return variable._value.sparse_read
 
@@ -206,7 +206,9 @@ def _install_random_hooks() -> None:
 def _install_optimizer_hooks() -> None:
     ours = lambda optimizer, *args, **kwargs: isinstance(optimizer._distribution_strategy, ParameterServerStrategy)  # noqa: E731
     _replace(TFOptimizer, "add_variable_from_reference", _add_slot, ours)
+    _replace(TFOptimizer, "build", _build, ours)
     _replace(TFOptimizer, "_backend_update_step", _update_step, ours)
+    _replace(TFOptimizer, "_backend_apply_gradients", _apply_gradients, ours)
     _replace(TFOptimizer, "_clip_gradients", optimizers.clip_gradients, ours)
     _replace(TFOptimizer, "_backend_increment_gradient_accumulators", _accumulate, ours)
     _replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
@@ -234,6 +236,19 @@ def _accumulate(
     """Adds gradients to their accumulators. Keras does this in a merge call, which this strategy does not have."""
     for gradient, accumulator in zip(gradients, accumulators, strict=True):
         accumulator.assign_add(gradient)
+
+
+def _build(stock: Method, optimizer: keras.Optimizer, variables: list[Variable]) -> None:
+    # A model has all its tables once its optimizer is built, so the next table is the first one of another model. So it
+    # is after `compile`, unless the model makes its tables later; then nothing of it is counted yet.
+    optimizer._distribution_strategy.factory.small_tables.begin_model()
+    stock(optimizer, variables)
+
+
+def _apply_gradients(
+    stock: Method, optimizer: keras.Optimizer, gradients: list[optimizers.Gradient], variables: list[Variable]
+) -> None:
+    stock(optimizer, optimizers.sum_repeated(optimizer, gradients, variables), variables)
 
 
 def _add_slot(
@@ -345,6 +360,7 @@ def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object)
     # Compiled first: Keras may wrap or replace the optimizer, and the check has to see the final one.
     stock(model, *args, **kwargs)
     model_checks.check_compiled(model)
+    model.distribute_strategy.factory.small_tables.begin_model()
 
 
 def _make_train_function(stock: Method, model: keras.Model, force: bool = False) -> StepFunction | EagerFunction:

@@ -12,6 +12,7 @@ from tfps.keras.multi_optimizer import part_for, unscaled, whole_of
 from tfps.keras.optimizers import optimizers_of
 from tfps.keras.variables import adopt as adopt_variables
 from tfps.keras.variables import adopt_layers, carries_state, stored_values
+from tfps.placement.spec import VariableSpec
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _LOG = logging.getLogger("tfps")
@@ -90,11 +91,21 @@ def _check_mode(optimizer: keras.Optimizer, compiled: keras.Optimizer) -> None:
 
 def check_compiled(model: keras.Model) -> None:
     """Refuses an optimizer without a row-wise form, if the layers of the model show that it will have tables."""
-    # Before the model is built only its Embedding layers are sure to become tables. `check_built` sees the others.
+    # Before the model is built only large Embedding layers are sure to become tables. `check_built` sees the others.
     if model.optimizer is not None and any(
-        isinstance(layer, keras.layers.Embedding) for layer in model._flatten_layers()
+        _is_sure_of_table(layer, model.distribute_strategy) for layer in model._flatten_layers()
     ):
         row_optimizers.check(model.optimizer)
+
+
+def _is_sure_of_table(layer: keras.layers.Layer, strategy: ParameterServerStrategy) -> bool:
+    if not isinstance(layer, keras.layers.Embedding):
+        return False
+    if layer.built:
+        return any(isinstance(variable._value, Table) for variable in layer.variables)
+    # A plan may make a table of any size a dense variable.
+    spec = VariableSpec(layer.name, (layer.input_dim, layer.output_dim), is_table=True)
+    return not strategy.factory.may_be_dense(spec)
 
 
 def check_built(model: keras.Model) -> None:

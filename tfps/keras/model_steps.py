@@ -18,9 +18,10 @@ from tfps.keras.summaries import State, forget_name_scopes, number_summaries, su
 from tfps.keras.variables import carries_state, stored_values
 from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
+from tfps.placement.spec import VariableSpec
 from tfps.runtime.losses import WorkerLostError
 from tfps.strategy.strategy import ParameterServerStrategy
-from tfps.strategy.variables import DenseVariable, SumVariable
+from tfps.strategy.variables import DenseVariable, SmallTable, SumVariable
 from tfps.training.closure import Program, UnpulledError
 from tfps.training.exchange import begin_carrying
 from tfps.training.hoisting import DirectLookups, Recording
@@ -144,6 +145,10 @@ class ModelSteps:
         variables = [*self.model.variables, *(v for one in optimizers_of(self.model) for v in one.variables)]
         values = stored_values(variables, (Table, DenseVariable))
         return Plan(self.strategy.num_servers, tuple(value.placement for value in values))
+
+    def small_tables(self) -> list[VariableSpec]:
+        """Returns the tables of this model that are dense variables."""
+        return [table.placement.spec for table in stored_values(self.model.variables, SmallTable)]
 
     def run(self, batch: Nest) -> Mapping[str, tf.Tensor]:
         """Traces a step over a batch; returns the values that a worker sends for its logs."""

@@ -81,6 +81,9 @@ def update_step(
         if isinstance(value, Table):
             tables.append((by_rows(gradient, value), value))
         else:
+            # Keras's clipping by the global norm makes the gradient of a dense variable dense.
+            if optimizer.global_clipnorm and isinstance(gradient, tf.IndexedSlices):
+                gradient = tf.convert_to_tensor(gradient)
             dense.append((gradient, variable))
     # A `SyncOptimizer` contributes its gradients and does not get here, so this optimizer is in no such mode.
     current = step.current()
@@ -182,16 +185,36 @@ def _handle_of(variable: Variable) -> tf.Tensor | None:
     return value.handle
 
 
+def sum_repeated(
+    optimizer: keras.Optimizer, gradients: list[Gradient], variables: Sequence[Variable]
+) -> list[Gradient]:
+    """Sums the gradients of the repeated ids of each table, if the optimizer clips gradients."""
+    if not _clips(optimizer):
+        return gradients
+    # The norm of a row is the norm of its summed gradient. With gradients [1] and [1] of one id it is 2, not sqrt(2).
+    # A table that is a dense variable is clipped as in Keras, which does not sum.
+    return [
+        _sum_duplicates(gradient) if isinstance(_value_of(variable), Table) else gradient
+        for gradient, variable in zip(gradients, variables, strict=True)
+    ]
+
+
+def _clips(optimizer: keras.Optimizer) -> bool:
+    return bool(optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue)
+
+
+def _value_of(variable: Variable) -> object:
+    return variable._value if isinstance(variable, Variable) else variable
+
+
 def clip_gradients(
     stock: Callable[..., list[Gradient]], optimizer: keras.Optimizer, gradients: list[Gradient]
 ) -> list[Gradient]:
-    """Clips gradients as Keras does, after summing the gradients of repeated ids."""
-    if not (optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue):
+    """Clips gradients as Keras does; `sum_repeated` has summed the gradients of repeated ids of tables."""
+    if not _clips(optimizer):
         return gradients
     if any(isinstance(gradient, MergedGradient) for gradient in gradients):
         return _clip_merged(optimizer, gradients)
-    # The norm of a row is the norm of its summed gradient. With gradients [1] and [1] of one id it is 2, not sqrt(2).
-    gradients = [_sum_duplicates(gradient) for gradient in gradients]
     if optimizer.clipnorm or not optimizer.global_clipnorm:
         return stock(optimizer, gradients)
     # Keras's own clip by the global norm would turn IndexedSlices into a dense tensor, as large as the table.

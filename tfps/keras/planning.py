@@ -12,6 +12,7 @@ from tfps.placement import planner
 from tfps.placement.model import Plan
 from tfps.placement.partitioners import as_partitioner
 from tfps.placement.routing import RoutingKind
+from tfps.placement.small_tables import DENSE_TABLES_BYTES
 from tfps.placement.spec import VariableSpec
 from tfps.types import Nest
 
@@ -25,6 +26,7 @@ def plan(
     batch_size: int = DEFAULT_BATCH_SIZE,
     balancer: Any = None,
     routing: RoutingKind = "hash",
+    dense_tables_bytes: int = DENSE_TABLES_BYTES,
 ) -> Plan:
     """Plans where every variable of a model lives. It starts nothing and takes no memory for variables.
 
@@ -45,6 +47,8 @@ def plan(
             looks up.
         balancer: decides which server gets a shard; from `tfps.placement`. None for `GreedyBytesAndTraffic()`.
         routing: how the rows of a split table map to its shards: "div", "mod" or "hash".
+        dense_tables_bytes: the bytes of tables that are planned as dense variables, as in
+            `tfps.ParameterServerStrategy`; specs of variables are planned as they are.
 
     Returns:
         The plan. `print(plan.table())` shows it, `plan.loads()` returns the bytes and rows of each server,
@@ -66,16 +70,17 @@ def plan(
     # Checked before the model is built, which may take long.
     batch_size = check_integer("batch_size", batch_size, at_least=1, error=PlanError)
     check_integer("num_ps", num_ps, at_least=1, error=PlanError)
+    check_integer("dense_tables_bytes", dense_tables_bytes, at_least=0, error=PlanError)
     partitioner = as_partitioner(variable_partitioner, "variable_partitioner")
-    return planner.plan(_specs(model, inputs, batch_size), num_ps, partitioner, balancer, routing)
+    return planner.plan(_specs(model, inputs, batch_size, dense_tables_bytes), num_ps, partitioner, balancer, routing)
 
 
-def _specs(model: Any, inputs: Nest, batch_size: int) -> list[VariableSpec]:
+def _specs(model: Any, inputs: Nest, batch_size: int, dense_tables_bytes: int) -> list[VariableSpec]:
     # A Keras model is callable too, so it is tested first.
     if isinstance(model, keras.Model):
-        return describe(lambda: model, inputs, batch_size)
+        return describe(lambda: model, inputs, batch_size, dense_tables_bytes)
     if callable(model):
-        return describe(model, inputs, batch_size)
+        return describe(model, inputs, batch_size, dense_tables_bytes)
     specs = list(model) if isinstance(model, Iterable) else [model]
     if not all(isinstance(spec, VariableSpec) for spec in specs):
         raise PlanError(

@@ -84,6 +84,8 @@ class SkipGram(keras.Model):
         small = keras.initializers.RandomUniform(-0.5 / dim, 0.5 / dim)
         self.centers = keras.layers.Embedding(vocabulary, dim, embeddings_initializer=small, name="centers")
         self.contexts = keras.layers.Embedding(vocabulary, dim, embeddings_initializer="zeros", name="contexts")
+        # In GEO mode the model trains the rows of tables itself.
+        self.centers.tfps_may_be_dense = self.contexts.tfps_may_be_dense = False
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.loss_tracker = keras.metrics.Mean("loss")
         # The shapes of both tables follow from the arguments, so they can be made before the first batch.

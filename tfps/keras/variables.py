@@ -42,9 +42,7 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
         initializer: a Keras initializer or any function of (shape, dtype).
     """
     shape, dtype = tuple(variable._shape), standardize_dtype(variable._dtype)
-    spec = VariableSpec(
-        variable.path, shape, dtype, trainable=variable.trainable, is_table=_is_table(variable, shape, dtype)
-    )
+    spec = VariableSpec(variable.path, shape, dtype, trainable=variable.trainable, is_table=_is_table(variable, shape))
     # Three forms of the same initial value: the whole tensor, a range of rows, and a constant. Servers use the cheapest
     # one that exists, so that a large table is never drawn in one piece.
     initial = InitialValue(
@@ -97,14 +95,14 @@ def adopt_layers(strategy: ParameterServerStrategy, model: keras.Model) -> None:
             if value is None or isinstance(value, StepVariable | Table) or "/job:ps" in value.device:
                 continue
             variable._tfps_maker = maker
-            variable._tfps_table_type = getattr(layer, "tfps_table_type", ShardedTable)
+            _record_table_type(variable, layer)
             array, dtype = value.numpy(), standardize_dtype(variable._dtype)
             spec = VariableSpec(
                 variable.path,
                 array.shape,
                 dtype,
                 trainable=variable.trainable,
-                is_table=_is_table(variable, array.shape, dtype),
+                is_table=_is_table(variable, array.shape),
             )
             variable._value = _create(
                 strategy, variable, spec, InitialValue(_constant_of(array, dtype), _rows_of(array, dtype))
@@ -126,6 +124,7 @@ def _create(
         initial,
         variable._tfps_table_type,
         is_seed=variable._tfps_maker == "seed",
+        may_be_dense=variable._tfps_may_be_dense,
         bookkeeping=not _is_of_layer(variable),
     )
     # An optimizer may build its slots while a step is traced, and variables must outlive that graph.
@@ -161,8 +160,16 @@ def record_maker(variable: Variable) -> None:
     kinds = {"metric": keras.metrics.Metric, "seed": keras.random.SeedGenerator, "embedding": keras.layers.Embedding}
     name = next((name for name, kind in kinds.items() if isinstance(maker, kind)), None)
     variable._tfps_maker = name or ("layer" if isinstance(maker, keras.layers.Layer) else "none")
+    _record_table_type(variable, maker)
+
+
+def _record_table_type(variable: Variable, maker: object) -> None:
     # A layer may choose its table type by a class attribute. Sharded tables are the default.
     variable._tfps_table_type = getattr(maker, "tfps_table_type", ShardedTable)
+    # Such a layer, or one whose rows a model trains itself, needs a table of any size.
+    variable._tfps_may_be_dense = variable._tfps_table_type is ShardedTable and getattr(
+        maker, "tfps_may_be_dense", True
+    )
 
 
 def looks_like_table(shape: Shape, name: str, of_embedding: bool) -> bool:
@@ -189,14 +196,8 @@ def _is_of_layer(variable: Variable) -> bool:
     return variable._tfps_maker in ("layer", "embedding")
 
 
-def _is_table(variable: Variable, shape: Shape, dtype: str) -> bool:
-    table = _is_of_layer(variable) and looks_like_table(shape, variable.name, variable._tfps_maker == "embedding")
-    if table and dtype != "float32":
-        raise UnsupportedError(
-            f"`dtype` of table {variable.path!r} must be 'float32'. Received: {dtype!r}. "
-            "To compute in another type, set a policy that keeps variables in float32, such as 'mixed_bfloat16'."
-        )
-    return table
+def _is_table(variable: Variable, shape: Shape) -> bool:
+    return _is_of_layer(variable) and looks_like_table(shape, variable.name, variable._tfps_maker == "embedding")
 
 
 def _constant(initializer: Initializer) -> float | None:

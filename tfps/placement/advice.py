@@ -1,12 +1,13 @@
 """Advice on a plan: what to change before anything runs, and why."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from tfps.checks import check_integer, check_type
 from tfps.errors import PlanError
 from tfps.placement.model import Plan, ServerLoad, placement_loads
 from tfps.placement.report import largest_to_mean, summarize
+from tfps.placement.spec import VariableSpec
 from tfps.placement.text import human_bytes
 
 _UNEVEN = 1.2
@@ -62,7 +63,11 @@ def advise(plan: Plan, num_workers: int | None = None, dense_exchange_every: int
 
 
 def format_start_up(
-    plan: Plan, ids_per_step: Mapping[str, int | None], num_workers: int, dense_exchange_every: int | None = None
+    plan: Plan,
+    ids_per_step: Mapping[str, int | None],
+    num_workers: int,
+    dense_exchange_every: int | None = None,
+    small_tables: Collection[VariableSpec] = (),
 ) -> str:
     """Returns the log line of the first `fit`: what each server holds, the rows that a step looks up, and advice.
 
@@ -72,6 +77,7 @@ def format_start_up(
             known.
         num_workers: workers of the cluster.
         dense_exchange_every: as for `advise`.
+        small_tables: the tables that are dense variables because they are small.
     """
     measured = _with_traffic(plan, ids_per_step) if ids_per_step else plan
     loads = measured.loads()
@@ -83,8 +89,21 @@ def format_start_up(
     guess = "" if known else " (a guess: how many ids a batch has is not known yet)"
     return (
         f"{summarize(measured)} At most on one server: {human_bytes(largest.bytes_with_slots)} with slots, "
-        f"{busiest.rows_per_step:.0f} rows a step{guess}. {advice}"
+        f"{busiest.rows_per_step:.0f} rows a step{guess}. {_format_small(small_tables)}{advice}"
     )
+
+
+def _format_small(small_tables: Collection[VariableSpec]) -> str:
+    """Returns a sentence, and a space, on the tables that are dense variables; nothing if there are none."""
+    if not small_tables:
+        return ""
+    nbytes = human_bytes(sum(spec.nbytes for spec in small_tables))
+    kind = (
+        "1 small table is a dense variable"
+        if len(small_tables) == 1
+        else f"{len(small_tables)} small tables are dense variables"
+    )
+    return f"{kind}, {nbytes}, updated whole as in one process (dense_tables_bytes). "
 
 
 def _with_traffic(plan: Plan, ids_per_step: Mapping[str, int | None]) -> Plan:

@@ -121,9 +121,14 @@ class IncrementalPlacer:
         with self._lock:
             return Plan(self._splitter.num_servers, tuple(self._placed.values()))
 
-    def is_planned(self, name: str) -> bool:
-        """Returns whether this placer follows a plan that has a variable of this name."""
-        return self._plan is not None and name in self._plan
+    @property
+    def follows_plan(self) -> bool:
+        """Whether this placer follows a plan."""
+        return self._plan is not None
+
+    def find_planned(self, name: str) -> Placement | None:
+        """Returns the placement of a variable in the plan that this placer follows; None if the plan has none."""
+        return (self._plan or {}).get(name)
 
     def place(self, spec: VariableSpec) -> Placement:
         """Places one more variable.

@@ -30,6 +30,7 @@ class Arguments:
     overlap_dense_exchange: bool
     prefetch_lookups: bool
     closure_timeout_s: float
+    dense_tables_bytes: int
 
     def __post_init__(self) -> None:
         """Checks every argument, and replaces it by the checked value."""
@@ -53,6 +54,8 @@ class Arguments:
             object.__setattr__(self, "dense_exchange_every", steps)
         for name in ("overlap_dense_exchange", "prefetch_lookups"):
             object.__setattr__(self, name, check_bool(name, getattr(self, name)))
+        limit = check_integer("dense_tables_bytes", self.dense_tables_bytes, at_least=0, valid="0 for none")
+        object.__setattr__(self, "dense_tables_bytes", limit)
         object.__setattr__(
             self, "closure_timeout_s", check_number("closure_timeout_s", self.closure_timeout_s, above=0)
         )

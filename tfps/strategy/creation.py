@@ -6,9 +6,10 @@ from tfps.cluster import devices
 from tfps.embedding.initialization import InitialValue
 from tfps.embedding.sharded_table import ShardedTable
 from tfps.embedding.table import Table
+from tfps.errors import UnsupportedError
 from tfps.placement.model import Placement
 from tfps.placement.spec import VariableSpec
-from tfps.strategy.variables import DenseVariable, SeedVariable, SumVariable
+from tfps.strategy.variables import DenseVariable, SeedVariable, SmallTable, SumVariable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Recipe:
         initial: the first value.
         table_type: the class of the table, if the variable is a table; a layer may choose another one.
         is_seed: whether the variable is the state of a random generator.
+        is_small_table: whether the variable is a table that is small enough to be a dense variable.
+        may_be_dense: whether the variable, if it is a table, may be a dense variable instead.
         bookkeeping: whether the variable belongs to no layer (an optimizer's counter, say), so that plans do not name
             it.
     """
@@ -26,6 +29,8 @@ class Recipe:
     initial: InitialValue
     table_type: type[Table] = ShardedTable
     is_seed: bool = False
+    is_small_table: bool = False
+    may_be_dense: bool = False
     bookkeeping: bool = False
 
 
@@ -34,7 +39,7 @@ def create_dense(placement: Placement, recipe: Recipe, trainable: bool) -> Dense
     spec = placement.spec
     device = devices.server(placement.servers[0])
     # The state of a generator has its own class, because workers must not draw the same numbers from it.
-    kind = SeedVariable if recipe.is_seed else DenseVariable
+    kind = SeedVariable if recipe.is_seed else SmallTable if recipe.is_small_table else DenseVariable
     variable = kind(
         recipe.initial.whole, name=spec.name, dtype=spec.dtype, shape=spec.shape, trainable=trainable, device=device
     )
@@ -52,6 +57,11 @@ def create_sum(spec: VariableSpec, recipe: Recipe) -> SumVariable:
 
 def create_table(placement: Placement, recipe: Recipe, trainable: bool) -> Table:
     """Creates a table of the recipe's type, and fills it on the servers."""
+    if placement.spec.dtype != "float32":
+        raise UnsupportedError(
+            f"`dtype` of table {placement.spec.name!r} must be 'float32'. Received: {placement.spec.dtype!r}. "
+            "To compute in another type, set a policy that keeps variables in float32, such as 'mixed_bfloat16'."
+        )
     # A placement has numbers of servers. The table gets the devices for them.
     store_devices = [devices.server(server) for server in placement.servers]
     return recipe.table_type.create(placement, recipe.initial, store_devices, trainable)

@@ -28,6 +28,7 @@ from tfps.inputs.worker_input import WorkerInput
 from tfps.ops import library
 from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
+from tfps.placement.small_tables import DENSE_TABLES_BYTES
 from tfps.placement.spec import VariableSpec
 from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
@@ -72,6 +73,10 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             hides the time of the request and the answer. On one machine it is 4 % faster; with four workers it costs
             0.001 of AUC.
         closure_timeout_s: the number of seconds after which a closure counts as hung.
+        dense_tables_bytes: the bytes of tables that a model may have as dense variables. The tables that a model
+            makes first, up to this size in all, are then updated whole by Keras's own optimizer, so one worker gives
+            what one process gives, with every optimizer. They cross with the other dense variables. 0 makes every
+            table a table. Under a `plan` the plan decides.
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
@@ -97,6 +102,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         overlap_dense_exchange: bool = False,
         prefetch_lookups: bool = False,
         closure_timeout_s: float = 600.0,
+        dense_tables_bytes: int = DENSE_TABLES_BYTES,
     ) -> None:
         arguments = Arguments(
             cluster=cluster,
@@ -106,6 +112,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             overlap_dense_exchange=overlap_dense_exchange,
             prefetch_lookups=prefetch_lookups,
             closure_timeout_s=closure_timeout_s,
+            dense_tables_bytes=dense_tables_bytes,
         )
         config = from_environment()
         arguments.check_against(config)
@@ -116,7 +123,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         # Only an embedded cluster belongs to the strategy.
         self.cluster = cluster if isinstance(cluster, LocalCluster) else None
         # Before the start, because the factory checks the partitioner and the plan.
-        self.factory = VariableFactory(cluster.num_ps, arguments.variable_partitioner, arguments.plan)
+        self.factory = VariableFactory(
+            cluster.num_ps, arguments.variable_partitioner, arguments.plan, arguments.dense_tables_bytes
+        )
         self.connection = start(cluster, config, self._join)
         # Nothing below this line can fail, so nothing below has to stop the cluster again.
         self._losses = Losses(self.num_workers, self.connection.cluster)

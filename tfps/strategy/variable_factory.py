@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfps.embedding.table import Table
 from tfps.placement.model import Plan
 from tfps.placement.planner import IncrementalPlacer
+from tfps.placement.small_tables import DENSE_TABLES_BYTES, SmallTables
 from tfps.placement.spec import VariableSpec
 from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table, is_slot_shape
 from tfps.strategy.variables import DenseVariable, SumVariable
@@ -26,13 +27,21 @@ class VariableFactory:
         num_ps: the number of parameter servers.
         partitioner: a function that splits tables; None to spread large tables over all servers.
         plan: a plan to follow; None to place variables as they are made.
+        dense_tables_bytes: the bytes of tables that a model may have as dense variables.
 
     Raises:
         ConfigError: `partitioner` is not a partitioner.
         PlanError: the plan is for another number of servers.
     """
 
-    def __init__(self, num_ps: int, partitioner: Callable[..., Any] | None, plan: Plan | None) -> None:
+    def __init__(
+        self,
+        num_ps: int,
+        partitioner: Callable[..., Any] | None,
+        plan: Plan | None,
+        dense_tables_bytes: int = DENSE_TABLES_BYTES,
+    ) -> None:
+        self.small_tables = SmallTables(dense_tables_bytes)
         self._placer = IncrementalPlacer(num_ps, partitioner, plan=plan)
         # A plan need not name the counters of optimizers and the like. This placer places those by load.
         self._bookkeeping_placer = self._placer if plan is None else IncrementalPlacer(num_ps)
@@ -75,6 +84,9 @@ class VariableFactory:
         if summed:
             return create_sum(spec, recipe)
         spec = dataclasses.replace(spec, name=self._make_unique(spec.name))
+        if spec.is_table and recipe.may_be_dense and self._is_small(spec):
+            spec = dataclasses.replace(spec, is_table=False)
+            recipe = dataclasses.replace(recipe, is_small_table=True)
         # Most variables that an optimizer makes for a table are slots with a row for each row. Others (a counter, say)
         # are placed like any other variable.
         if isinstance(self._slot_of, Table) and is_slot_shape(spec.shape, self._slot_of):
@@ -93,10 +105,19 @@ class VariableFactory:
         self._dense.append(weakref.ref(variable))
         return variable
 
+    def may_be_dense(self, spec: VariableSpec) -> bool:
+        """Returns whether a table of this size may become a dense variable; others may use up the limit first."""
+        return self._placer.follows_plan or spec.nbytes <= self.small_tables.limit
+
+    def _is_small(self, spec: VariableSpec) -> bool:
+        """Returns whether a table is to be a dense variable. A plan that has the table decides."""
+        planned = self._placer.find_planned(spec.name)
+        return not planned.spec.is_table if planned is not None else self.small_tables.take(spec)
+
     def _choose_placer(self, spec: VariableSpec, recipe: Recipe) -> IncrementalPlacer:
         """Returns the placer for a variable that is not a slot."""
         # A plan may name bookkeeping variables, and then it is followed for them too.
-        unplanned = recipe.bookkeeping and not self._placer.is_planned(spec.name)
+        unplanned = recipe.bookkeeping and self._placer.find_planned(spec.name) is None
         return self._bookkeeping_placer if unplanned else self._placer
 
     def place_plain(self, request: dict[str, Any]) -> int:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.cluster.remote_variable import RemoteVariable
+from tfps.ops import id_range
 from tfps.placement.model import Placement
 from tfps.types import Shape, VariableKey
 
@@ -144,6 +145,27 @@ class DenseVariable(StepVariable):
 
 class SeedVariable(DenseVariable):
     """The state [key, counter] of a random generator. Each worker draws with its own key."""
+
+
+class SmallTable(DenseVariable):
+    """A table that is small enough to be a dense variable. Optimizers update it whole, as in one process."""
+
+    def sparse_read(self, indices: tf.Tensor, name: str | None = None) -> tf.Tensor:
+        """Looks up rows; `tf.gather` and `keras.ops.take` call it.
+
+        Args:
+            indices: int32 or int64 ids of any shape; 0 <= id < rows.
+            name: the name scope of the operations.
+
+        Raises:
+            IdRangeError: an id is out of range. In a graph the operation fails with a message that the chief
+                translates.
+        """
+        # TensorFlow's own message would name neither the table nor the layer.
+        with id_range.translate_eager_errors():
+            checked = id_range.check_in_range(self.placement.spec.name, self.shape[0], indices)
+        with tf.control_dependencies([] if checked is None else [checked]):
+            return super().sparse_read(indices, name)
 
 
 class SumVariable(StepVariable):

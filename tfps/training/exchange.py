@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps.embedding.push_dedup import PUSH_ID_LANES, PushId
-from tfps.strategy.variables import DenseVariable, SeedVariable, StepVariable
+from tfps.strategy.variables import DenseVariable, SeedVariable, SmallTable, StepVariable
 from tfps.training import moving_averages
 from tfps.training.assignments import Assignments
 from tfps.training.lanes import lanes, pack, unpack
@@ -256,7 +256,9 @@ class Exchange:
             read_after = tf.no_op()
         with tf.control_dependencies([read_after]):
             now = self._values_on(device, variables)
-        return {key: deltas[key] * damping(deltas[key], value - base[key]) for key, value in now.items()}
+        # A small table is damped row by row, like a table: workers may have moved different rows.
+        axes: dict[VariableKey, int | None] = {v.key: 1 if isinstance(v, SmallTable) else None for v in variables}
+        return {key: deltas[key] * damping(deltas[key], value - base[key], axes[key]) for key, value in now.items()}
 
     def _delta(self, variable: DenseVariable, before: tf.Tensor) -> tf.Tensor:
         now = _read(self.copies[variable.key], variable)

@@ -2,7 +2,9 @@
 
 A message has sizes, then (1) the number of examples, the gradients of the server's dense variables and the deltas of
 its other dense variables, all multiplied by the number of examples, as float32; (2) the rows and their gradients, for
-each width of tables that the server has shards of. Workers write it and servers read it, both by the same `Layout`.
+each width of tables that the server has shards of; (3) the gradient rows of each small table, not summed by id, so that
+an optimizer sees the rows of all workers as it sees those of one process. Workers write it and servers read it, both by
+the same `Layout`.
 
 Why multiplied: a server adds up the messages of several workers. The sum divided by all their examples is the mean over
 all examples. Example: batches of 32 and 8 examples with gradients 1.0 and 2.0 give 48 / 40 = 1.2.
@@ -23,7 +25,7 @@ from tfps.embedding.table import Table
 from tfps.embedding.table_gradient import TableGradient
 from tfps.errors import UnsupportedError
 from tfps.step import Contribution
-from tfps.strategy.variables import DenseVariable
+from tfps.strategy.variables import DenseVariable, SmallTable
 from tfps.training.synchronous.afterwards import Assignment
 from tfps.types import VariableKey
 
@@ -36,13 +38,13 @@ class Received:
     """The contributions of a global step on one server, summed and divided by the number of examples.
 
     Args:
-        dense: the mean gradients, by position among the values of all contributions.
+        dense: the mean gradients, by position among the values of all contributions; IndexedSlices for a small table.
         moved: the mean delta of each other variable.
         rows: the rows and mean gradients, for each width of tables that the server has shards of.
         examples: a float32 scalar. If it is 0, all means are 0: Keras, too, updates by zeros after an empty batch.
     """
 
-    dense: dict[int, tf.Tensor]
+    dense: dict[int, tf.Tensor | tf.IndexedSlices]
     moved: list[tuple[DenseVariable, tf.Tensor]]
     rows: list[ServerRows]
     examples: tf.Tensor
@@ -106,13 +108,14 @@ class Layout:
         # The mean over an empty batch may be NaN, which a plain product with 0 would keep.
         head = tf.math.multiply_no_nan(tf.concat([tf.ones([1]), *flat], 0), examples)
         rows = [width.message(server, examples) for width in self._widths_on(server)]
-        return concat_with_sizes([head, *rows])
+        slices = [_pack_slices(self._gradients[position], examples) for position, _ in self._sliced_on(server)]
+        return concat_with_sizes([head, *rows, *slices])
 
     def read(self, server: int, messages: Sequence[tf.Tensor]) -> Received:
         """Reads messages on a server, sums and divides them; call it with the server as the device."""
-        # The parts of a message: one of dense values, and one for each width of tables.
-        widths = self._widths_on(server)
-        parts = [split_by_sizes(message, 1 + len(widths)) for message in messages]
+        # The parts of a message: one of dense values, one for each width of tables, and one for each small table.
+        widths, sliced = self._widths_on(server), self._sliced_on(server)
+        parts = [split_by_sizes(message, 1 + len(widths) + len(sliced)) for message in messages]
         total = tf.add_n([part[0] for part in parts])
         dense, others = self._dense_on(server), self._others_on(server)
         shapes = [value.shape for value in [*(value for _, value in dense), *others]]
@@ -125,8 +128,11 @@ class Layout:
             # One vector for each message; `merge` adds up the gradients that they have for the same row.
             rows.append(merge(pieces, [part[1 + number] for part in parts], examples))
         positions = [position for position, _ in dense]
+        gradients: dict[int, tf.Tensor | tf.IndexedSlices] = dict(zip(positions, means[: len(dense)], strict=True))
+        for number, (position, table) in enumerate(sliced, start=1 + len(widths)):
+            gradients[position] = _unpack_slices([part[number] for part in parts], table, examples)
         return Received(
-            dict(zip(positions, means[: len(dense)], strict=True)),
+            gradients,
             list(zip(others, means[len(dense) :], strict=True)),
             rows,
             examples,
@@ -138,6 +144,7 @@ class Layout:
         sizes += [variable.shape.num_elements() for variable in self._others_on(server)]
         # The sizes come first, as the bits of int32, see `concat_with_sizes`. All else is 0: no example, no row.
         parts = [1 + sum(sizes), *(2 * len(width.routes.pieces[server]) for width in self._widths_on(server))]
+        parts += [0] * len(self._sliced_on(server))
         header = np.asarray(parts, np.int32).view(np.float32)
         return np.concatenate([header, np.zeros(sum(parts), np.float32)])
 
@@ -147,9 +154,9 @@ class Layout:
         for contribution in self._contributions:
             contribution.update([next(remaining) for _ in contribution.values])
 
-    def _means(self, received: dict[int, Received]) -> list[tf.Tensor | MergedGradient]:
+    def _means(self, received: dict[int, Received]) -> list[tf.Tensor | tf.IndexedSlices | MergedGradient]:
         """Returns the mean gradient of each value; for a table it is spread over the servers that have its rows."""
-        found: dict[int, tf.Tensor | MergedGradient] = {}
+        found: dict[int, tf.Tensor | tf.IndexedSlices | MergedGradient] = {}
         for one in received.values():
             found.update(one.dense)
         for position, value in enumerate(self.values):
@@ -182,7 +189,19 @@ class Layout:
         return [
             (position, value)
             for position, value in enumerate(self.values)
-            if isinstance(value, DenseVariable) and value.placement.servers[0] == server
+            if isinstance(value, DenseVariable)
+            and value.placement.servers[0] == server
+            and not (isinstance(value, SmallTable) and isinstance(self._gradients[position], tf.IndexedSlices))
+        ]
+
+    def _sliced_on(self, server: int) -> list[tuple[int, SmallTable]]:
+        """Returns the small tables whose gradients cross as the rows of their lookups."""
+        return [
+            (position, value)
+            for position, value in enumerate(self.values)
+            if isinstance(value, SmallTable)
+            and value.placement.servers[0] == server
+            and isinstance(self._gradients[position], tf.IndexedSlices)
         ]
 
     def _others_on(self, server: int) -> list[DenseVariable]:
@@ -190,3 +209,23 @@ class Layout:
 
     def _widths_on(self, server: int) -> list[RoutedGradients]:
         return [w for w in self._widths if server < len(w.routes.pieces) and w.routes.pieces[server]]
+
+
+def _pack_slices(gradient: tf.IndexedSlices, examples: tf.Tensor) -> tf.Tensor:
+    """Packs the ids and the values of a gradient, multiplied by the number of examples, into a float32 vector."""
+    ids = tf.reshape(tf.bitcast(tf.cast(gradient.indices, tf.int64), tf.float32), [-1])
+    values = tf.math.multiply_no_nan(tf.cast(gradient.values, tf.float32), examples)
+    return tf.concat([ids, tf.reshape(values, [-1])], 0)
+
+
+def _unpack_slices(parts: Sequence[tf.Tensor], table: SmallTable, examples: tf.Tensor) -> tf.IndexedSlices:
+    """Joins the gradients that workers packed, and divides them by the number of examples of all workers."""
+    dim = table.shape[1]
+    ids, values = [], []
+    for part in parts:
+        # An id has two lanes, and a row `dim`.
+        count = tf.size(part) // (2 + dim)
+        ids.append(tf.bitcast(tf.reshape(part[: 2 * count], [-1, 2]), tf.int64))
+        values.append(tf.reshape(part[2 * count :], [-1, dim]))
+    mean = tf.math.divide_no_nan(tf.concat(values, 0), examples)
+    return tf.IndexedSlices(mean, tf.concat(ids, 0), tf.constant(table.shape.as_list(), tf.int64))
