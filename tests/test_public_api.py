@@ -61,11 +61,11 @@ PUBLIC = {
     },
 }
 SIGNATURES = {
-    "plan": "model num_ps variable_partitioner inputs batch_size balancer routing",
+    "plan": "model num_ps variable_partitioner inputs batch_size balancer routing dense_tables_bytes",
     "LocalCluster": "num_ps num_workers start_timeout_s ps_threads worker_threads log_dir",
     "ParameterServerStrategy": (
         "cluster variable_partitioner plan dense_exchange_every overlap_dense_exchange prefetch_lookups "
-        "closure_timeout_s"
+        "closure_timeout_s dense_tables_bytes"
     ),
 }
 OF_THE_STRATEGY = {"check", "close", "num_servers", "num_workers", "plan", "worker_devices"}

@@ -12,7 +12,7 @@ from tfps.embedding.initialization import InitialValue
 from tfps.embedding.lookup import expand, fetch
 from tfps.embedding.push import RowUpdate, add, push
 from tfps.embedding.sharded_table import ShardedTable
-from tfps.errors import IdRangeError, UnsupportedError
+from tfps.errors import IdRangeError
 from tfps.ops import library
 from tfps.ops.row_rules import ROW_RULES
 from tfps.placement.model import Placement
@@ -68,8 +68,6 @@ def test_says_what_it_is(make, kind, rng):
         assert (store.dim, store.dtype) == (DIM, tf.float32)
     assert table.route.name == table.name == "table"
     assert make(values(rng)).key != table.key
-    with pytest.raises(UnsupportedError, match="inside a step"):
-        _ = table.handle
 
 
 def test_holds_its_first_values(make, rng):

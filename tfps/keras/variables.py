@@ -7,6 +7,8 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from tfps import jobs
+from tfps.cluster import devices
 from tfps.embedding.initialization import InitialValue
 from tfps.embedding.sharded_table import ShardedTable
 from tfps.embedding.table import Table
@@ -92,7 +94,7 @@ def adopt_layers(strategy: ParameterServerStrategy, model: keras.Model) -> None:
         for variable, maker in [*((one, kind) for one in own), *((one, "seed") for one in seeds)]:
             value = variable._value
             # Users may wrap a tf.Variable of their own, which the scope has placed on a server.
-            if value is None or isinstance(value, StepVariable | Table) or "/job:ps" in value.device:
+            if value is None or isinstance(value, StepVariable | Table) or devices.is_of_job(value.device, jobs.PS):
                 continue
             variable._tfps_maker = maker
             _record_table_type(variable, layer)
