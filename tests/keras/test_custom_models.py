@@ -329,10 +329,3 @@ def test_a_regularizer_of_a_table_sees_the_rows_of_the_batch(one_worker, mode, e
         expected = alone.fit(ids, np.zeros(len(ids)), batch_size=30, shuffle=False, verbose=0)
         np.testing.assert_allclose(alone.get_weights()[0], table.get_weights()[0][:30], rtol=1e-5)
         assert history.history["loss"] == pytest.approx(expected.history["loss"], rel=1e-4)
-
-
-def test_a_saved_model_of_tensorflow_is_refused_with_what_to_do(strategy, tmp_path):
-    with strategy.scope():
-        model = keras.Sequential([keras.Input((2,), dtype="int64"), keras.layers.Embedding(ROWS, 4)])
-    with pytest.raises(UnsupportedError, match=r"model\.export"):
-        tf.saved_model.save(model, str(tmp_path / "model"))

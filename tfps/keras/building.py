@@ -42,9 +42,12 @@ def begin(model: keras.Model, batch: Nest) -> None:
         model._symbolic_build(data_batch=batch)
     except TfpsError:
         raise
-    # Keras cannot build this model from specs: its `call` takes a gradient of a weight, say. If its step fails as well,
-    # that error is the user's.
-    except (AttributeError, RuntimeError, TypeError, ValueError):
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        # Keras reports what a layer raises as a RuntimeError of its own.
+        if isinstance(error.__context__, TfpsError):
+            raise
+        # Keras cannot build this model from specs: its `call` takes a gradient of a weight, say. If its step fails as
+        # well, that error is the user's.
         _BATCHES[model] = batch
 
 
