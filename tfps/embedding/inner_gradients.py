@@ -49,12 +49,15 @@ class _GradientStack:
             # Every run of this operation creates a stack of its own.
             self._handle = tf.raw_ops.StackV2(max_size=-1, elem_type=tf.float32, stack_name="tfps_row_gradients")
             self.source = with_gradient(tf.zeros([]), [current.gradient_source(table.key)], self._pop)
+        # The handle in the graph of the branch or loop. In the gradient of a branch within a loop, TensorFlow finds only
+        # tensors of the graph of the branch.
+        self._inner_handle = tf.compat.v1.get_default_graph().capture(self._handle)
 
     def push(self, gradient: tf.IndexedSlices) -> tf.Tensor:
         """Pushes ids and gradients, in the branch or the loop of the backward pass; returns their count, 1.0."""
         ids = tf.bitcast(gradient.indices, tf.float32)
         message = tf.concat([ids, tf.cast(gradient.values, tf.float32)], 1)
-        pushed = tf.raw_ops.StackPushV2(handle=self._handle, elem=message)
+        pushed = tf.raw_ops.StackPushV2(handle=self._inner_handle, elem=message)
         with tf.control_dependencies([pushed]):
             return tf.identity(tf.ones([]))
 

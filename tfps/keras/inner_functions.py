@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager.polymorphic_function import autograph_util  # how a tf.function converts is not public
+from tensorflow.python.autograph.core import ag_ctx  # how a tf.function converts is not public
+from tensorflow.python.eager.polymorphic_function import autograph_util
 
 from tfps import step
 from tfps.embedding.lookup_group import LookupResult
@@ -45,6 +46,9 @@ def run_inline(stock: Callable[..., Nest], function: Any, *args: Any, **kwargs: 
         args, kwargs = tf.nest.map_structure(_to_tensor, (args, kwargs))
     if function._autograph:
         python = autograph_util.py_func_from_autograph(python, function._experimental_autograph_options)
+        # The closures around the step switch AutoGraph off, and this function has it on.
+        with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
+            return tf.nest.map_structure(_to_result, python(*args, **kwargs))
     return tf.nest.map_structure(_to_result, python(*args, **kwargs))
 
 
