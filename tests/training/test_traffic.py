@@ -177,15 +177,3 @@ def test_a_table_is_made_and_trained_without_passing_through_the_chief(strategy)
     if noisy:
         pytest.skip("the memory is as it must be; other programs use the loopback, so its bytes cannot be counted")
     assert loopback_bytes() - crossed < 50e6
-
-
-def test_a_step_that_asks_for_the_whole_table_fails_by_name(strategy):
-    class Whole(keras.layers.Embedding):
-        def call(self, ids):
-            return super().call(ids) * keras.ops.mean(keras.ops.convert_to_tensor(self.embeddings))
-
-    with strategy.scope():
-        model = keras.Sequential([keras.Input((4,), dtype="int64"), Whole(500, 16), keras.layers.Dense(1)])
-        model.compile(optimizer="sgd", loss="mse")
-    with pytest.raises(Exception, match="whole table .*embeddings"):
-        model.fit(np.zeros((8, 4), "int64"), np.zeros((8, 4, 1)), verbose=0)

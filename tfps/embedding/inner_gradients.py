@@ -49,8 +49,8 @@ class _GradientStack:
             # Every run of this operation creates a stack of its own.
             self._handle = tf.raw_ops.StackV2(max_size=-1, elem_type=tf.float32, stack_name="tfps_row_gradients")
             self.source = with_gradient(tf.zeros([]), [current.gradient_source(table.key)], self._pop)
-        # The handle in the graph of the branch or loop. In the gradient of a branch within a loop, TensorFlow finds only
-        # tensors of the graph of the branch.
+        # The handle in the graph of the branch or loop. In the gradient of a branch within a loop, TensorFlow finds
+        # only tensors of the graph of the branch.
         self._inner_handle = tf.compat.v1.get_default_graph().capture(self._handle)
 
     def push(self, gradient: tf.IndexedSlices) -> tf.Tensor:

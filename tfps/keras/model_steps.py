@@ -117,7 +117,9 @@ class ModelSteps:
 
     def pulled(self, others: Sequence[keras.Variable] = ()) -> list[DenseVariable]:
         """Returns the dense variables to pull: those of the model, `others`, and those found in steps."""
-        return stored_values([*self.model.variables, *others, *self._unknown.values()], DenseVariable)
+        # Keras does not count the states of a stateful RNN among the variables of its model.
+        known = [*self.model.variables, *_states_of(self.model)]
+        return stored_values([*known, *others, *self._unknown.values()], DenseVariable)
 
     def sums(self) -> list[SumVariable]:
         """Returns the variables of all metrics of the model, each once."""
@@ -132,7 +134,7 @@ class ModelSteps:
         if self._carried is None:
             # Marked here as well: closures over fed batches are traced later, and mark them then.
             _mark_layers(self.model)
-            self._carried = [v for v in stored_values(self.model.variables, DenseVariable) if v.carried]
+            self._carried = stored_values(_states_of(self.model), DenseVariable)
         if self._carried:
             values = [(variable, variable.numpy()) for variable in self._carried]
             for worker in sorted({self.strategy.host_of(shard) for shard in range(self.strategy.num_workers)}):
@@ -221,10 +223,19 @@ def _mark_layers(model: keras.Model) -> None:
     for variable in model.trainable_variables:
         for value in stored_values([variable], DenseVariable):
             value.constraint = variable.constraint
-    for layer in model._flatten_layers():
-        if carries_state(layer):
-            for value in stored_values(tree.flatten(layer.states), DenseVariable):
-                value.carried = True
+    for value in stored_values(_states_of(model), DenseVariable):
+        value.carried = True
+
+
+def _states_of(model: keras.Model) -> list[keras.Variable]:
+    """Returns the states that layers carry from one batch to the next."""
+    return [
+        state
+        for layer in model._flatten_layers()
+        if carries_state(layer)
+        for state in tree.flatten(layer.states)
+        if state is not None
+    ]
 
 
 def operations_so_far() -> int:

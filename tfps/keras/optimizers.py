@@ -119,7 +119,9 @@ def by_rows(gradient: Gradient, table: Table) -> tf.IndexedSlices | MergedGradie
     # In a window the rows are numbered by the worker's copy, which has no more rows than the table.
     here = find_stand_in(table)
     rows = here.pulled_rows if isinstance(here, LocalTable) else tf.constant(table.rows, tf.int64)
-    return tf.IndexedSlices(gradient[:rows], tf.range(rows, dtype=tf.int64), tf.constant(table.shape, tf.int64))
+    return tf.IndexedSlices(
+        gradient[:rows], tf.range(rows, dtype=tf.int64), tf.constant(table.shape.as_list(), tf.int64)
+    )
 
 
 @contextlib.contextmanager
