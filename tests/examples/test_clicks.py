@@ -68,6 +68,8 @@ def test_no_such_file(clicks):
         clicks.datasets(arguments(clicks, "nowhere*.tsv"))
 
 
+# The launched example and the one by hand have the same model and data.
+@pytest.mark.slow
 def test_adult_embedded(run, head):
     small = ("--rows", 50_000, "--rate", 0.2, "--epochs", 3)
     output = run("examples/ctr_dnn.py", "--data", head(ADULT, 12_000), "--format", "adult", *small)

@@ -82,7 +82,8 @@ print("all done")
 """
 
 
-@pytest.mark.parametrize("kind", ["ours", "stock"])
+# TensorFlow's own strategy shows that the program is right, whatever tfps does.
+@pytest.mark.parametrize("kind", ["ours", pytest.param("stock", marks=pytest.mark.slow)])
 def test_legacy_keras_trains(kind, tmp_path):
     kept = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
     environment = kept | {"TF_USE_LEGACY_KERAS": "1", "PYTHONPATH": str(ROOT)}

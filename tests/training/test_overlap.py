@@ -13,8 +13,7 @@ from tfps.training.geo.overlapped import WINDOWS
 from tfps.training.mode import EpochTotals
 
 
-@pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
-@pytest.mark.parametrize("name", ["sgd", "adagrad"])
+@pytest.mark.parametrize(("name", "fed"), [("sgd", False), ("adagrad", True)], ids=["sgd-shipped", "adagrad-fed"])
 def test_one_worker_misses_nothing_of_its_own(one_worker, name, fed):
     """20 batches in windows of 3: two closures, the last window short; each window has rows of the one before."""
     found = fit(one_worker, tfps.optimizers.Geo(INNER[name](), push_every=3, overlap=True), fed)
