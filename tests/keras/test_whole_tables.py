@@ -133,7 +133,11 @@ class RowWise(keras.Model):
         rows = self.table.embeddings
         indices = tf.stack([tf.repeat(tf.range(tf.shape(ids, tf.int64)[0]), 3), tf.reshape(ids, [-1])], 1)
         counts = tf.sparse.SparseTensor(indices, tf.ones([tf.size(ids)]) / 2, [tf.shape(ids, tf.int64)[0], ROWS])
-        return tf.reduce_mean(tf.nn.embedding_lookup(rows, ids), 1) + tf.sparse.sparse_dense_matmul(counts, rows)
+        dense = tf.reduce_mean(tf.nn.embedding_lookup(rows, ids), 1) + tf.sparse.sparse_dense_matmul(counts, rows)
+        bags = tf.sparse.from_dense(ids)  # an id 0 is a place without one
+        pooled = tf.nn.safe_embedding_lookup_sparse(rows.value, bags, combiner="sum")
+        pooled += tf.nn.embedding_lookup_sparse(rows.value, tf.sparse.from_dense(1 + ids % (ROWS - 1)), None, "mean")
+        return dense + pooled + tf.reduce_mean(tf.reshape(self.table(bags), [-1, 3, DIM]), 1)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         y = tf.reshape(tf.cast(y, tf.int64), [-1, 1])

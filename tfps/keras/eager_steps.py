@@ -18,8 +18,6 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.cluster.faults import translate_errors
-from tfps.embedding.table import Table
-from tfps.keras._compat import Variable
 from tfps.keras.model_steps import without_optionals
 from tfps.training.hoisting import DirectLookups
 from tfps.types import Nest
@@ -46,25 +44,6 @@ def tell(model: keras.Model) -> None:
         why,
         model.name,
     )
-
-
-def takes_rows(x: object, indices: object, axis: int | None = None) -> bool:
-    """Whether a call of `keras.ops.take` looks up rows of a table in eager code."""
-    is_table = isinstance(x, Variable) and isinstance(x._value, Table)
-    return is_table and axis == 0 and tf.executing_eagerly() and not isinstance(indices, tf.SparseTensor)
-
-
-def take_rows(
-    stock: Callable[..., tf.Tensor], x: keras.Variable, indices: tf.Tensor | tf.RaggedTensor, axis: int | None = None
-) -> tf.Tensor | tf.RaggedTensor:
-    """Looks up rows as `keras.ops.take` does, in eager code; negative ids count from the end.
-
-    Keras asks for the shape of the table as a tensor, and in eager code that would read every row.
-    """
-    if isinstance(indices, tf.RaggedTensor):
-        return indices.with_flat_values(take_rows(stock, x, indices.flat_values, axis))
-    table, ids = x._value, tf.convert_to_tensor(indices)
-    return table.sparse_read(tf.where(ids < 0, ids + tf.cast(table.rows, ids.dtype), ids))
 
 
 class EagerFunction:

@@ -15,7 +15,6 @@ from typing import Any, NoReturn, TypeAlias
 import tensorflow as tf
 
 from tfps import step
-from tfps.cluster import connection
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras._compat import Variable, keras
@@ -104,7 +103,7 @@ def _copy(value: StepVariable | Table) -> tf.Variable:
 
 @contextlib.contextmanager
 def _ready_to_save(roots: Iterable[Any], whole: bool = False) -> Iterator[Mapping[int, Any]]:
-    """The scope in which a save of `roots` refers to the chief alone; does nothing in a program without a strategy.
+    """The scope in which a save of `roots` refers to the chief alone.
 
     Args:
         roots: layers, variables, modules and functions.
@@ -113,9 +112,6 @@ def _ready_to_save(roots: Iterable[Any], whole: bool = False) -> Iterator[Mappin
     Yields:
         What to save in place of a concrete function, by the id of that function.
     """
-    if connection.current() is None:
-        yield {}
-        return
     variables, functions, concrete = _reach(roots, whole)
     if not any(isinstance(variable._value, StepVariable | Table) for variable in variables):
         # Functions of other models, which stay as they are; the guard sees those that hide one of ours.

@@ -21,6 +21,7 @@ from tensorflow.python.framework import random_seed  # the seeds of operations a
 from tensorflow.python.saved_model import save as saved_model  # the function behind `tf.saved_model.save`
 
 from tfps import step
+from tfps.cluster import connection
 from tfps.embedding.table import Table
 from tfps.errors import ClusterError, IdRangeError, InputFileError, UnsupportedError
 from tfps.keras import (
@@ -34,6 +35,7 @@ from tfps.keras import (
     optimizers,
     predicting,
     regularizing,
+    row_functions,
     seeds,
     sparse_products,
     variables,
@@ -122,7 +124,7 @@ def _install_variable_hooks() -> None:
     _replace(Variable, "assign_add", _assign_add, _is_atomic)
     _replace(Variable, "assign_sub", _assign_sub, _is_atomic)
     Variable.sparse_read = property(_sparse_read)
-    _replace(tensorflow_numpy, "take", eager_steps.take_rows, eager_steps.takes_rows)
+    _replace(tensorflow_numpy, "take", row_functions.take_rows, row_functions.takes_rows)
     # `trainable` is a property, so only its setter can be replaced.
     stock = Variable.trainable
     Variable.trainable = stock.setter(functools.partial(_set_trainable, stock.fset))
@@ -481,11 +483,12 @@ def _symbolic_build(
 
 
 def _install_export_hooks() -> None:
-    # What is saved may hold models of ours or none: only the objects that it reaches tell.
-    always = lambda *args, **kwargs: True  # noqa: E731
-    _replace(EXPORT_ARCHIVE, "write_out", exporting.write_out, always)
-    _replace(saved_model, "save_and_return_nodes", exporting.save, always)
-    _replace(polymorphic_function.Function, "get_concrete_function", exporting.record_source, always)
+    # What is saved may hold models of ours or none: only the objects that it reaches tell. Before the first strategy it
+    # holds none.
+    connected = lambda *args, **kwargs: connection.current() is not None  # noqa: E731
+    _replace(EXPORT_ARCHIVE, "write_out", exporting.write_out, connected)
+    _replace(saved_model, "save_and_return_nodes", exporting.save, connected)
+    _replace(polymorphic_function.Function, "get_concrete_function", exporting.record_source, connected)
 
 
 # TensorFlow hooks: what a step calls is part of the step.
@@ -497,3 +500,5 @@ def _install_tensorflow_hooks() -> None:
     _replace(function, "__call__", inner_functions.run_inline, in_step)
     _replace(tf, "vectorized_map", inner_functions.map_with_lookups, in_step)
     _replace(tf.sparse, "sparse_dense_matmul", sparse_products.multiply, sparse_products.is_of_table)
+    for lookup in (row_functions.embedding_lookup_sparse, row_functions.safe_embedding_lookup_sparse):
+        _replace(tf.nn, lookup.__name__, lookup, row_functions.is_for_table)

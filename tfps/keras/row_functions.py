@@ -1,0 +1,62 @@
+"""Functions of Keras and TensorFlow that would read a table whole, although they need only some of its rows.
+
+They get a Keras variable that holds a table. Without the hooks that use this module they convert it to a tensor.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.embedding.table import Table
+from tfps.keras._compat import Variable, keras
+from tfps.nn import lookups
+
+
+def takes_rows(x: object, indices: object, axis: int | None = None) -> bool:
+    """Whether a call of `keras.ops.take` has to look up rows of a table here.
+
+    In a graph Keras's own function does that, except for sparse indices.
+    """
+    return _holds_table(x) and axis == 0 and (tf.executing_eagerly() or isinstance(indices, tf.SparseTensor))
+
+
+def take_rows(
+    stock: Callable[..., tf.Tensor],
+    x: keras.Variable,
+    indices: tf.Tensor | tf.RaggedTensor | tf.SparseTensor,
+    axis: int | None = None,
+) -> tf.Tensor | tf.RaggedTensor:
+    """Looks up rows as `keras.ops.take` does; negative ids count from the end.
+
+    Keras asks for the shape of the table as a tensor, and in eager code that would read every row.
+    """
+    if isinstance(indices, tf.RaggedTensor):
+        return indices.with_flat_values(take_rows(stock, x, indices.flat_values, axis))
+    if isinstance(indices, tf.SparseTensor):
+        # A place without an index has row 0, as in Keras.
+        rows = take_rows(stock, x, tf.sparse.to_dense(tf.sparse.reorder(indices)), axis)
+        rows.set_shape(indices.shape + rows.shape[-1:])
+        return rows
+    table, ids = x._value, tf.convert_to_tensor(indices)
+    return table.sparse_read(tf.where(ids < 0, ids + tf.cast(table.rows, ids.dtype), ids))
+
+
+def is_for_table(*args: Any, **kwargs: Any) -> bool:
+    """Whether a call of a lookup of `tf.nn` is for a table. Its first argument has another name in each function."""
+    params = args[0] if args else kwargs.get("params", kwargs.get("embedding_weights"))
+    return any(_holds_table(part) for part in (params if isinstance(params, list | tuple) else [params]))
+
+
+def embedding_lookup_sparse(stock: Callable[..., tf.Tensor], *args: Any, **kwargs: Any) -> tf.Tensor:
+    """Runs `tfps.nn.embedding_lookup_sparse` in place of that of `tf.nn`."""
+    return lookups.embedding_lookup_sparse(*args, **kwargs)
+
+
+def safe_embedding_lookup_sparse(stock: Callable[..., tf.Tensor], *args: Any, **kwargs: Any) -> tf.Tensor:
+    """Runs `tfps.nn.safe_embedding_lookup_sparse` in place of that of `tf.nn`."""
+    return lookups.safe_embedding_lookup_sparse(*args, **kwargs)
+
+
+def _holds_table(value: object) -> bool:
+    return isinstance(value._value if isinstance(value, Variable) else value, Table)
