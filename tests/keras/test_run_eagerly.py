@@ -1,6 +1,5 @@
 """Eager steps and eager code on the chief, for debugging: they do what one process does, and only rows cross."""
 
-import contextlib
 import logging
 
 import keras
@@ -9,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfps
+from tests.keras.test_custom_models import assert_alike, here
 from tfps.embedding.table import Table
 from tfps.errors import IdRangeError, UnsupportedError
 
@@ -44,20 +44,6 @@ def no_whole_table(monkeypatch, request):
         return whole(table, dtype, name)
 
     monkeypatch.setattr(Table, "__tf_tensor__", refuse)
-
-
-def here(strategy):
-    return strategy.scope() if strategy else contextlib.nullcontext()
-
-
-def assert_alike(strategy, train, rtol=2e-4):
-    """What `train(scope)` returns is alike in one process and in the scope."""
-    found = []
-    for scope in (strategy, None):
-        keras.utils.set_random_seed(3)
-        found.append(train(scope))
-    for ours, theirs in zip(*found, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-5)
 
 
 def make_model(strategy, optimizer="sgd", **settings):

@@ -15,6 +15,20 @@ PER_ELEMENT = frozenset(
 )
 """Operations that make one element from each element, so dropping elements before them gives the same result."""
 
+READERS = frozenset(
+    {
+        "TextLineDataset",
+        "TFRecordDataset",
+        "TFRecordDatasetV2",
+        "FixedLengthRecordDataset",
+        "FixedLengthRecordDatasetV2",
+        "CSVDataset",
+        "CSVDatasetV2",
+        "ExperimentalCSVDataset",
+    }
+)
+"""Datasets that read files, whose names are their first input."""
+
 STATEFUL_RANDOM = frozenset(
     {
         "RandomShuffle",

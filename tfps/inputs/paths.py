@@ -8,20 +8,9 @@ from collections.abc import Callable, MutableSequence
 
 from tensorflow.core.framework import graph_pb2, node_def_pb2  # the serialised form of a dataset
 
-_OPENS_FILES = frozenset(
-    {
-        "TextLineDataset",
-        "TFRecordDataset",
-        "TFRecordDatasetV2",
-        "FixedLengthRecordDataset",
-        "FixedLengthRecordDatasetV2",
-        "CSVDataset",
-        "CSVDatasetV2",
-        "ExperimentalCSVDataset",
-        "ReadFile",
-        "MatchingFiles",
-    }
-)
+from tfps.inputs.dataset_graph import READERS
+
+_OPENS_FILES = READERS | {"ReadFile", "MatchingFiles"}
 """Operations whose first input is a file name, a pattern of names, or a list of them."""
 
 

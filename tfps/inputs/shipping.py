@@ -11,7 +11,7 @@ from google.protobuf import message as protobuf_message
 from tensorflow.core.framework import graph_pb2  # the serialised form of a dataset
 from tensorflow.python.framework import op_def_registry  # whether an operation has a state is not public
 
-from tfps.inputs.dataset_graph import STATEFUL_RANDOM, all_nodes, strip_devices
+from tfps.inputs.dataset_graph import READERS, STATEFUL_RANDOM, all_nodes, strip_devices
 from tfps.inputs.one_order import find_unseeded_in_functions, fix_order, fix_seeds
 from tfps.inputs.paths import make_absolute
 from tfps.inputs.sharding import split_by_file
@@ -25,82 +25,78 @@ _PYTHON = frozenset({"PyFunc", "EagerPyFunc", "PyFuncStateless"})
 
 _CACHES = frozenset({"CacheDataset", "CacheDatasetV2"})
 
-_DATASETS = _CACHES | frozenset(
-    {
-        # Sources.
-        "TensorDataset",
-        "TensorSliceDataset",
-        "SparseTensorSliceDataset",
-        "RangeDataset",
-        "RandomDataset",
-        "RandomDatasetV2",
-        "TextLineDataset",
-        "TFRecordDataset",
-        "TFRecordDatasetV2",
-        "FixedLengthRecordDataset",
-        "FixedLengthRecordDatasetV2",
-        "CSVDataset",
-        "CSVDatasetV2",
-        "ExperimentalCSVDataset",
-        # Functions of elements.
-        "MapDataset",
-        "ParallelMapDataset",
-        "ParallelMapDatasetV2",
-        "MapAndBatchDataset",
-        "ParseExampleDataset",
-        "ParseExampleDatasetV2",
-        "FilterDataset",
-        "ParallelFilterDataset",
-        "TakeWhileDataset",
-        "ScanDataset",
-        "FlatMapDataset",
-        "InterleaveDataset",
-        "ParallelInterleaveDatasetV2",
-        "ParallelInterleaveDatasetV3",
-        "ParallelInterleaveDatasetV4",
-        "GroupByWindowDataset",
-        "GroupByReducerDataset",
-        "ReduceDataset",
-        "DatasetToSingleElement",
-        # Batches and windows.
-        "BatchDataset",
-        "BatchDatasetV2",
-        "ParallelBatchDataset",
-        "PaddedBatchDataset",
-        "PaddedBatchDatasetV2",
-        "DenseToSparseBatchDataset",
-        "RebatchDataset",
-        "RebatchDatasetV2",
-        "UnbatchDataset",
-        "WindowDataset",
-        "SlidingWindowDataset",
-        # Order and choice.
-        "ConcatenateDataset",
-        "ZipDataset",
-        "RepeatDataset",
-        "TakeDataset",
-        "SkipDataset",
-        "ShardDataset",
-        "UniqueDataset",
-        "ShuffleDataset",
-        "ShuffleDatasetV2",
-        "ShuffleDatasetV3",
-        "ShuffleAndRepeatDataset",
-        "ShuffleAndRepeatDatasetV2",
-        "SamplingDataset",
-        "DirectedInterleaveDataset",
-        # How elements are made, not which.
-        "PrefetchDataset",
-        "OptionsDataset",
-        "ModelDataset",
-        "OptimizeDataset",
-        "FinalizeDataset",
-        "AssertCardinalityDataset",
-        "IgnoreErrorsDataset",
-        "IgnoreErrorsDatasetV2",
-        "MaxIntraOpParallelismDataset",
-        "PrivateThreadPoolDataset",
-    }
+_DATASETS = (
+    _CACHES
+    | READERS
+    | frozenset(
+        {
+            # Sources.
+            "TensorDataset",
+            "TensorSliceDataset",
+            "SparseTensorSliceDataset",
+            "RangeDataset",
+            "RandomDataset",
+            "RandomDatasetV2",
+            # Functions of elements.
+            "MapDataset",
+            "ParallelMapDataset",
+            "ParallelMapDatasetV2",
+            "MapAndBatchDataset",
+            "ParseExampleDataset",
+            "ParseExampleDatasetV2",
+            "FilterDataset",
+            "ParallelFilterDataset",
+            "TakeWhileDataset",
+            "ScanDataset",
+            "FlatMapDataset",
+            "InterleaveDataset",
+            "ParallelInterleaveDatasetV2",
+            "ParallelInterleaveDatasetV3",
+            "ParallelInterleaveDatasetV4",
+            "GroupByWindowDataset",
+            "GroupByReducerDataset",
+            "ReduceDataset",
+            "DatasetToSingleElement",
+            # Batches and windows.
+            "BatchDataset",
+            "BatchDatasetV2",
+            "ParallelBatchDataset",
+            "PaddedBatchDataset",
+            "PaddedBatchDatasetV2",
+            "DenseToSparseBatchDataset",
+            "RebatchDataset",
+            "RebatchDatasetV2",
+            "UnbatchDataset",
+            "WindowDataset",
+            "SlidingWindowDataset",
+            # Order and choice.
+            "ConcatenateDataset",
+            "ZipDataset",
+            "RepeatDataset",
+            "TakeDataset",
+            "SkipDataset",
+            "ShardDataset",
+            "UniqueDataset",
+            "ShuffleDataset",
+            "ShuffleDatasetV2",
+            "ShuffleDatasetV3",
+            "ShuffleAndRepeatDataset",
+            "ShuffleAndRepeatDatasetV2",
+            "SamplingDataset",
+            "DirectedInterleaveDataset",
+            # How elements are made, not which.
+            "PrefetchDataset",
+            "OptionsDataset",
+            "ModelDataset",
+            "OptimizeDataset",
+            "FinalizeDataset",
+            "AssertCardinalityDataset",
+            "IgnoreErrorsDataset",
+            "IgnoreErrorsDatasetV2",
+            "MaxIntraOpParallelismDataset",
+            "PrivateThreadPoolDataset",
+        }
+    )
 )
 """Dataset operations that give the same elements on every worker, once their order and seeds are fixed.
 

@@ -46,10 +46,10 @@ def run_inline(stock: Callable[..., Nest], function: Any, *args: Any, **kwargs: 
         args, kwargs = tf.nest.map_structure(_to_tensor, (args, kwargs))
     if function._autograph:
         python = autograph_util.py_func_from_autograph(python, function._experimental_autograph_options)
-        # The closures around the step switch AutoGraph off, and this function has it on.
-        with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
-            return tf.nest.map_structure(_to_result, python(*args, **kwargs))
-    return tf.nest.map_structure(_to_result, python(*args, **kwargs))
+    # The closures around the step switch AutoGraph off, and this function may have it on.
+    status = ag_ctx.Status.ENABLED if function._autograph else ag_ctx.Status.DISABLED
+    with ag_ctx.ControlStatusCtx(status):
+        return tf.nest.map_structure(_to_result, python(*args, **kwargs))
 
 
 def map_with_lookups(
