@@ -4,9 +4,8 @@
 
 Each task is a planted rule with noise. A figure is the area under the ROC curve on held-out examples: the mean over
 the seeds, and its difference to the same seeds trained without other workers. Models with a table are compared with
-one worker, because row-wise optimizers update differently from one process (docs/optimizers.md). All others are compared
-with one process.
-All runs share a cluster of one server and as many workers as needed.
+one worker, because row-wise optimizers update differently from one process (docs/optimizers.md). All others are
+compared with one process. All runs share a cluster of one server and as many workers as needed.
 """
 
 import argparse
