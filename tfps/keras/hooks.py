@@ -24,6 +24,7 @@ from tfps import step
 from tfps.cluster import connection
 from tfps.embedding.table import Table
 from tfps.errors import ClusterError, IdRangeError, InputFileError, UnsupportedError
+from tfps.inputs import chief_dataset
 from tfps.keras import (
     building,
     eager_steps,
@@ -498,6 +499,9 @@ def _install_tensorflow_hooks() -> None:
     function = type(tf.function(lambda: None))
     in_step = lambda *args, **kwargs: inner_functions.is_in_traced_step()  # noqa: E731
     _replace(function, "__call__", inner_functions.run_inline, in_step)
+    # Programs look at their data and adapt layers to it, maybe to a dataset that they made before the strategy.
+    iterates = lambda stock, dataset: stock(chief_dataset.move_to_this_context(dataset))  # noqa: E731
+    _replace(tf.data.Dataset, "__iter__", iterates, chief_dataset.is_stranded)
     _replace(tf, "vectorized_map", inner_functions.map_with_lookups, in_step)
     _replace(tf.sparse, "sparse_dense_matmul", sparse_products.multiply, sparse_products.is_of_table)
     for lookup in (row_functions.embedding_lookup_sparse, row_functions.safe_embedding_lookup_sparse):
