@@ -69,7 +69,7 @@ def strip_devices(dataset: tf.data.Dataset) -> graph_pb2.GraphDef:
             raise
         raise UnsupportedError(
             "the dataset uses a variable or a lookup table (of StringLookup, TextVectorization) that was made before "
-            "the strategy. TensorFlow loses what was there when it connects to a cluster. Valid: make the strategy first."
+            "the strategy. TensorFlow loses it when it connects to a cluster. Valid: make the strategy first."
         ) from error
     graph = graph_pb2.GraphDef.FromString(serialized.numpy())
     for node in all_nodes(graph):
