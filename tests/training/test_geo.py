@@ -53,7 +53,7 @@ def test_one_worker_gives_what_one_process_gives(one_worker, name, fed):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
 
 
-# Three forms of slots: one that decays, two that count steps, and two of which one depends on the other. The rest are slow.
+# Three forms of slots: one that decays, two that count steps, and two that depend on each other. The rest are slow.
 @pytest.mark.parametrize(
     "name",
     [
