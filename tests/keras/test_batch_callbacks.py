@@ -153,10 +153,16 @@ def test_a_callback_that_only_counts_or_reports_holds_nobody_up(strategy):
     def change(callback):
         callback.model.stop_training = True
 
+    class Tests(keras.callbacks.Callback):
+        def on_batch_end(self, batch, logs=None):
+            change(self)
+
+    Tests.on_batch_end.__module__ = "keras.src.callbacks.callback_test"
+
     model = make(strategy)
     reports = [Times(), keras.callbacks.ProgbarLogger(), keras.callbacks.History(), keras.callbacks.TerminateOnNaN()]
     reports.append(keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: reports))
-    acts = [RateFrom(1), Holds(model.optimizer.learning_rate), Calls(), Saves("x.keras")]
+    acts = [RateFrom(1), Holds(model.optimizer.learning_rate), Calls(), Saves("x.keras"), Tests()]
     acts.append(keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: model.stop_training))
     assert [acts_on_batches(one) for one in reports] == [False] * len(reports)
     assert [acts_on_batches(one) for one in acts] == [True] * len(acts)

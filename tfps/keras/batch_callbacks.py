@@ -9,6 +9,7 @@ Threading: the main thread.
 
 import itertools
 import logging
+import pathlib
 import types
 import weakref
 from collections.abc import Iterator
@@ -76,8 +77,14 @@ def acts_on_batches(callback: object) -> bool:
     batches mentions the model, or an optimizer or a variable that it holds.
     """
     hooks = [_plain(getattr(callback, name, None)) for name in _HOOKS]
-    own = [hook for hook in hooks if hook is not None and _module(hook).split(".")[0] != "keras"]
+    own = [hook for hook in hooks if hook is not None and not _is_of_keras(hook)]
     return any(_reaches_model(hook, callback, set()) for hook in own)
+
+
+def _is_of_keras(hook: object) -> bool:
+    """Whether a hook is part of Keras. Its file tells, as tests of Keras are modules of the same name."""
+    code = getattr(hook, "__code__", None)
+    return code is not None and pathlib.Path(code.co_filename).is_relative_to(pathlib.Path(keras.__file__).parent)
 
 
 def _flat(callbacks: object) -> Iterator[object]:
