@@ -1,14 +1,19 @@
-"""How far workers may run ahead of the callbacks of `fit` that act between two batches.
+"""What callbacks do between two batches: how far workers may run ahead of them, and whether they read logs.
 
 Workers run closures of many steps, ahead of the loop that calls the callbacks. That does no harm to a callback that
 only counts or reports. One that sets a learning rate, stops the training or saves the model expects that the steps so
 far are done and the next one has not begun. `Lookahead` gives the training loop the number of steps that may begin.
 
+Logs cost time, so they are computed a few times a second. While a callback may read them after a batch
+(`TerminateOnNaN`), they are computed after each closure: the last batch of an epoch has the logs of the whole epoch.
+
 Threading: the main thread.
 """
 
+import contextlib
 import itertools
 import logging
+import pathlib
 import types
 import weakref
 from collections.abc import Iterator
@@ -17,6 +22,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.keras._compat import Variable, batches_until_save, keras
+from tfps.runtime.steps_under_way import TEST, TRAIN
 
 _LOG = logging.getLogger("tfps")
 
@@ -25,6 +31,9 @@ _SAID: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 """Models for which the log has said that callbacks hold the workers back."""
 _MODEL = {"model", "_model"}
 """The attributes of a callback by which it gets to its model."""
+_READ = "_tfps_logs_read"
+"""The attribute of a model for the kinds of its steps whose logs a callback may read after each batch."""
+_LOG_HOOKS = {TRAIN: ("on_train_batch_end", "on_batch_end"), TEST: ("on_test_batch_end",)}
 
 
 class Lookahead:
@@ -69,6 +78,38 @@ class Lookahead:
         )
 
 
+@contextlib.contextmanager
+def passing_logs(model: keras.Model, kind: str, callbacks: object) -> Iterator[None]:
+    """Notes whether callbacks read logs while a loop over steps runs. A loop may be inside another, of another kind.
+
+    Args:
+        model: the model of the loop.
+        kind: the kind of its steps, `TRAIN` or `TEST`.
+        callbacks: the callbacks of the loop.
+    """
+    before: frozenset[str] = getattr(model, _READ, frozenset())
+    read = any(_reads_logs(one, kind) for one in _flat(callbacks))
+    # Keras tracks what is assigned to a model in the plain way.
+    object.__setattr__(model, _READ, before | {kind} if read else before - {kind})
+    try:
+        yield
+    finally:
+        object.__setattr__(model, _READ, before)
+
+
+def are_logs_read(model: keras.Model, kind: str) -> bool:
+    """Returns whether a callback of the loop that runs may read the logs after each batch."""
+    return kind in getattr(model, _READ, ())
+
+
+def _reads_logs(callback: object, kind: str) -> bool:
+    # The progress bar shows the final logs at the end of an epoch. Keras marks hooks that do nothing.
+    if type(callback) is keras.callbacks.ProgbarLogger:
+        return False
+    hooks = [getattr(callback, name, None) for name in _LOG_HOOKS[kind]]
+    return not all(hook is None or getattr(hook, "_is_default", False) for hook in hooks)
+
+
 def acts_on_batches(callback: object) -> bool:
     """Returns whether a callback may change or read the model between two batches.
 
@@ -76,8 +117,14 @@ def acts_on_batches(callback: object) -> bool:
     batches mentions the model, or an optimizer or a variable that it holds.
     """
     hooks = [_plain(getattr(callback, name, None)) for name in _HOOKS]
-    own = [hook for hook in hooks if hook is not None and _module(hook).split(".")[0] != "keras"]
+    own = [hook for hook in hooks if hook is not None and not _is_of_keras(hook)]
     return any(_reaches_model(hook, callback, set()) for hook in own)
+
+
+def _is_of_keras(hook: object) -> bool:
+    """Whether a hook is part of Keras. Its file tells, as tests of Keras are modules of the same name."""
+    code = getattr(hook, "__code__", None)
+    return code is not None and pathlib.Path(code.co_filename).is_relative_to(pathlib.Path(keras.__file__).parent)
 
 
 def _flat(callbacks: object) -> Iterator[object]:

@@ -11,11 +11,13 @@ from tfps.inputs.chief_dataset import as_tensor
 from tfps.inputs.epoch import Epoch
 from tfps.keras import seeds
 from tfps.keras._compat import tree
+from tfps.keras.batch_callbacks import are_logs_read
 from tfps.keras.epoch_logs import EpochLogs
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import make_mode, settings_of
 from tfps.keras.summaries import summary_state
 from tfps.placement.advice import format_start_up
+from tfps.runtime.steps_under_way import TEST, TRAIN
 from tfps.training.closure import Result
 from tfps.training.evaluation import Evaluation
 from tfps.training.first_steps import FirstSteps
@@ -136,7 +138,7 @@ class StepFunction:
         self.closures.start(epoch)
         # Before any closure runs, and after tracing has found what is carried.
         self._steps.begin_carrying()
-        self._logs.begin()
+        self._logs.begin(are_logs_read(self._steps.model, TEST if self._first_steps is None else TRAIN))
         if self._first_steps is not None:
             if new:
                 self._log_plan(epoch)

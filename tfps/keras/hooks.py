@@ -58,7 +58,7 @@ from tfps.keras._compat import (
     tensorflow_numpy,
 )
 from tfps.keras.arrays import make_dataset
-from tfps.keras.batch_callbacks import Lookahead
+from tfps.keras.batch_callbacks import Lookahead, passing_logs
 from tfps.keras.eager_steps import EagerFunction
 from tfps.keras.functions import LOOKAHEAD, StepFunction
 from tfps.keras.modes import ModeOptimizer
@@ -418,12 +418,8 @@ def _steps_of(model: keras.Model) -> StepsUnderWay:
 def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit`; its steps run ahead of the callbacks only as far as these allow."""
     model_checks.check_known(model)
-    given = None
-    # A call with wrong arguments fails in Keras, with its message.
-    with contextlib.suppress(TypeError):
-        given = inspect.signature(stock).bind(model, *args, **kwargs).arguments.get("callbacks")
     # Keras tracks what is assigned to a model in the plain way.
-    object.__setattr__(model, LOOKAHEAD, Lookahead(given, model))
+    object.__setattr__(model, LOOKAHEAD, Lookahead(_callbacks_of(stock, model, *args, **kwargs), model))
     try:
         return _run_loop(TRAIN, stock, model, *args, **kwargs)
     finally:
@@ -432,8 +428,18 @@ def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> 
 
 def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit` or `evaluate`. If it fails, no step that it started changes the model afterwards."""
-    with seeds.twins_of(model._distribute_strategy).loop(), _steps_of(model).loop(kind):
+    callbacks = _callbacks_of(stock, model, *args, **kwargs)
+    seeded = seeds.twins_of(model._distribute_strategy).loop()
+    with seeded, _steps_of(model).loop(kind), passing_logs(model, kind, callbacks):
         return stock(model, *args, **kwargs)
+
+
+def _callbacks_of(stock: Method, *args: object, **kwargs: object) -> object:
+    """Returns the callbacks in the arguments of `fit` or `evaluate`."""
+    # A call with wrong arguments fails in Keras, with its message.
+    with contextlib.suppress(TypeError):
+        return inspect.signature(stock).bind(*args, **kwargs).arguments.get("callbacks")
+    return None
 
 
 def _metrics_result_or_logs(stock: Method, model: keras.Model, logs: Mapping[str, Any]) -> Mapping[str, Any]:
