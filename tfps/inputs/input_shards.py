@@ -58,7 +58,7 @@ class InputShards:
                 len(devices),
             )
         self.epochs = 0
-        # On their own workers: the datasets, those that iterators read, and how many times each iteration has begun.
+        # On their own workers: the datasets, what iterators over whole shards read, and how often those have begun.
         self._sent: dict[int, tf.Tensor] = {}
         self._read: dict[int, tf.Tensor] = {}
         self._begun: dict[int, int] = {}
@@ -90,19 +90,19 @@ class InputShards:
             The handle of the iterator.
         """
         device = self.devices[max(0, shard)]
-        # A later epoch, of an evaluation in a callback say, may have begun: then its order is the wrong one.
-        if (begun := self._begun.get(shard, 0)) >= epoch:
-            return self.begin_elsewhere(shard, device, epoch, taken)
         if shard not in self._sent:
             graph = self._make_shard_graph(shard)
             with tf.device(device):
                 self._sent[shard] = tf.raw_ops.DatasetFromGraph(graph_def=graph)
                 self._read[shard] = make_worker_dataset(self._sent[shard], self.element_spec)
-        dataset = self._skip(self._sent[shard], device, taken) if taken else self._read[shard]
+        begun = self._begun.get(shard, 0)
+        # A later epoch may have begun: one of an evaluation in a callback, say.
+        if taken or begun >= epoch:
+            return self._make_rest(self._sent[shard], device, epoch, taken)
         self._begun[shard] = epoch
         with tf.device(device):
             # A shuffle draws a new order each time, also for epochs in which this worker did not read this shard.
-            return make_iterator(dataset, epoch - begun)
+            return make_iterator(self._read[shard], epoch - begun)
 
     def begin_elsewhere(self, shard: int, device: str, epoch: int, taken: int) -> tf.Tensor:
         """Makes an iterator over the rest of a shard on another worker, whose dataset only this epoch needs.
@@ -119,14 +119,15 @@ class InputShards:
         graph = self._make_shard_graph(shard)
         with tf.device(device):
             dataset = tf.raw_ops.DatasetFromGraph(graph_def=graph)
-            return make_iterator(self._skip(dataset, device, taken), epoch)
+        return self._make_rest(dataset, device, epoch, taken)
 
-    def _skip(self, dataset: tf.Tensor, device: str, taken: int) -> tf.Tensor:
+    def _make_rest(self, dataset: tf.Tensor, device: str, epoch: int, taken: int) -> tf.Tensor:
         with tf.device(None):
             count = tf.constant(taken, tf.int64)
         with tf.device(device):
             rest = tf.raw_ops.SkipDataset(input_dataset=dataset, count=count, **element_types(self.element_spec))
-            return make_worker_dataset(rest, self.element_spec)
+            # A new dataset counts from its first epoch, although another one may have read the same shard.
+            return make_iterator(make_worker_dataset(rest, self.element_spec), epoch)
 
     def _make_shard_graph(self, shard: int) -> tf.Tensor:
         """Returns the serialised graph of a shard, a string tensor on the chief."""
