@@ -67,6 +67,23 @@ def test_one_worker_gives_what_one_process_gives(one_worker, optimizer):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
 
 
+def test_several_workers_give_a_young_model_what_one_process_gives(strategy):
+    """The same batches in the same order, the same masks, and the same moving averages."""
+
+    def fit_on(place):
+        keras.utils.set_random_seed(7)
+        with place.scope() if place else contextlib.nullcontext():
+            layers = keras.layers.Dense(8, "relu"), keras.layers.Dropout(0.5, seed=3), keras.layers.BatchNormalization()
+            model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(1)])
+            model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+        x = np.random.default_rng(1).normal(size=(450, 4)).astype("float32")
+        losses = model.fit(x, x[:, :1], batch_size=10, shuffle=False, epochs=2, verbose=0).history["loss"]
+        return [*model.get_weights(), losses]
+
+    for ours, theirs in zip(fit_on(strategy), fit_on(None), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
+
+
 @pytest.mark.parametrize("optimizer", some_at_once(WITH_MOMENTA, "nesterov", "adamw", "rmsprop"))
 def test_where_every_batch_has_every_row_momenta_are_those_of_one_process(one_worker, optimizer):
     def trained(strategy):

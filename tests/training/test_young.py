@@ -7,7 +7,7 @@ import pytest
 
 from tfps.keras.model_steps import ModelSteps
 from tfps.training import runner
-from tfps.training.asynchronous.pacing import ALONE, UNSEEN, YoungPacing
+from tfps.training.asynchronous.pacing import ALONE, UNSEEN, YoungPacing, begins_alone
 from tfps.training.closure import Result
 from tfps.training.geo.pacing import WindowPacing
 from tfps.training.paced_schedules import make_paced_schedule
@@ -49,6 +49,7 @@ class Cluster:
         self.pool = types.SimpleNamespace(devices=list(range(workers)))
         self.closure_timeout_s = 1.0
         source = types.SimpleNamespace(num_batches=None if fed else BATCHES, is_fed=fed, steps_per_epoch=None)
+        alone = mode == "asynchronous" and not fed and begins_alone(trained, workers, memory)
         if mode == "windows":
             steps = closure_steps(source.num_batches, workers, MOST)
             pacing = WindowPacing(workers, steps, parts, fed, trained, None)
@@ -57,7 +58,12 @@ class Cluster:
             steady = mode == "steady"
             pacing = SteadyPacing(pace, parts, FED) if steady else YoungPacing(pace, parts, FED, trained, memory)
         run_on = runner.Runner(self, self, lambda result: None)
-        self.schedule = make_paced_schedule(run_on, Input(source, workers), pacing, MOST)
+        self.schedule = make_paced_schedule(run_on, Input(source, workers, alone), pacing, MOST)
+        if alone:
+            self._left = [BATCHES] + [0] * (workers - 1)
+
+    def start_shards(self, epoch):
+        self._left = [BATCHES // len(epoch.taken) - taken for taken in epoch.taken]
 
     def host_of(self, shard):
         return shard
@@ -79,13 +85,22 @@ class Cluster:
 class Input:
     """What the chief feeds from, where it does."""
 
-    def __init__(self, source, workers):
+    def __init__(self, source, workers, alone):
         self.source, self._batches = source, iter(range(BATCHES))
-        self.hosts, self.taken = list(range(workers)), [0] * workers
+        self.hosts, self.taken, self.alone = list(range(workers)), [0] * workers, alone
         self.iterators = dict.fromkeys(range(workers), "input")
 
     def __iter__(self):
         return self._batches
+
+    @property
+    def to_start(self):
+        return range(1 if self.alone else len(self.taken))
+
+    def divide(self):
+        assert sum(self.taken) == self.taken[0], "another shard was trained before the input was divided"
+        self.taken = [len(range(shard, self.taken[0], len(self.taken))) for shard in range(len(self.taken))]
+        self.alone = False
 
 
 def trained(cluster):
@@ -141,7 +156,7 @@ def test_asynchronous_steps_under_way_are_a_fraction_of_those_trained(monkeypatc
     for worker, steps, before in notes:
         if before < BATCHES // workers:
             assert not worker if before < ALONE else worker <= before // UNSEEN
-            # Two closures of the worker that is alone may be under way when the others join.
+            # Two closures of the worker that is alone may end before the others join.
             assert steps <= (4 if before < ALONE + 8 else max(1, before // UNSEEN // workers))
     assert {worker for worker, _, _ in notes} == set(range(workers))
     lengths = {steps for _, steps, _ in notes}
@@ -159,10 +174,16 @@ def test_an_old_model_and_one_worker_have_whole_closures_from_the_first_on(monke
         ]
 
 
-def test_a_job_too_small_for_its_workers_is_trained_by_one_after_the_other(monkeypatch):
+def test_one_worker_alone_reads_the_whole_input_and_the_rest_is_divided_evenly(monkeypatch):
     monkeypatch.setitem(globals(), "BATCHES", 60)
     done, notes = trained(Cluster(4, monkeypatch, mode="asynchronous"))
-    assert done == 60 and [worker for worker, _, _ in notes] == sorted(worker for worker, _, _ in notes)
+    assert done == 60 and {worker for worker, _, _ in notes} == {0}
+    monkeypatch.setitem(globals(), "BATCHES", 2_000)
+    cluster = Cluster(4, monkeypatch, mode="asynchronous")
+    done, notes = trained(cluster)
+    assert done == 2_000 and cluster.schedule.epoch.taken == [500] * 4
+    divided = next(before for worker, _, before in notes if worker)
+    assert ALONE <= divided < ALONE + 8
 
 
 def test_spans_that_overlap_make_a_model_count_as_half_as_old():

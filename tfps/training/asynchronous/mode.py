@@ -7,7 +7,7 @@ from typing import Protocol
 from tfps.inputs.epoch import Epoch
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.asynchronous.closure import AsynchronousClosure
-from tfps.training.asynchronous.pacing import YoungPacing
+from tfps.training.asynchronous.pacing import YoungPacing, begins_alone
 from tfps.training.asynchronous.spans import SPANS
 from tfps.training.closure import Closure, Program
 from tfps.training.pacing import Pace, Pacing
@@ -59,6 +59,12 @@ class Asynchronous(SteadyMode):
         return AsynchronousClosure(
             program, turn, strategy.prefetch_lookups, self._ledgers, strategy.overlap_dense_exchange
         )
+
+    def begins_alone(self) -> bool:
+        """Returns whether the model is too young for several workers."""
+        workers = self._strategy.num_workers
+        # With a single worker the whole input is its shard.
+        return workers > 1 and begins_alone(self._model.trained_steps(), workers, self._model.update_memory())
 
     def schedule(self, runner: Runner, epoch: Epoch) -> Schedule:
         """Creates a schedule with few workers and short closures while the model is young.

@@ -56,6 +56,18 @@ def young_pace(trained: int, workers: int, most: int, for_each: int) -> Pace:
     return Pace(min(workers, 1 + under_way), max(1, min(most, under_way // workers)))
 
 
+def begins_alone(trained: int, workers: int, memory: float) -> bool:
+    """Returns whether one worker would train a model alone.
+
+    Args:
+        trained: the number of steps that the model was trained for.
+        workers: the number of workers.
+        memory: the number of steps for which an update moves the weights.
+    """
+    # The parts of a closure do not matter: with several, others join later, and the epoch is then divided later.
+    return young_pace(trained, workers, 1, steps_for_each(memory, 1)).workers == 1
+
+
 class YoungPacing(SteadyPacing):
     """The pacing of one epoch: as a steady one once the model was trained for long enough.
 
