@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_v2_func_graphs  # no public function says what a graph is
 
 from tfps.types import VariableKey
 
@@ -156,6 +157,16 @@ class Step:
     def is_inside(self) -> bool:
         """Whether the code under trace is in a branch or a loop of the step, which has its own graph."""
         return tf.compat.v1.get_default_graph() is not self._graph
+
+    @property
+    def is_in_loop(self) -> bool:
+        """Whether the code under trace is in a loop of the step, or in a branch within one."""
+        graph = tf.compat.v1.get_default_graph()
+        while graph is not self._graph and graph is not None:
+            if isinstance(graph, control_flow_v2_func_graphs.WhileBodyFuncGraph):
+                return True
+            graph = getattr(graph, "outer_graph", None)
+        return False
 
     @contextlib.contextmanager
     def outside(self) -> Iterator[None]:
