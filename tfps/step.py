@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_v2_func_graphs  # no public function says what a graph is
 
 from tfps.types import VariableKey
 
@@ -72,11 +73,14 @@ class Contribution:
     Args:
         gradients: the gradient of each variable; IndexedSlices for tables.
         values: the table or dense variable of each gradient.
+        measures: for each value, what is summed beside the gradients of an id that repeats (a
+            `tfps.ops.rules.declaration.Measure`); None for nothing.
         update: a function that makes the optimizer's update from the mean gradients, in the same order.
     """
 
     gradients: Sequence[Gradient]
     values: Sequence[Keyed]
+    measures: Sequence[Any]
     update: Callable[[Sequence[Gradient]], None]
 
 
@@ -114,6 +118,8 @@ class Step:
         whole_reads: the (table, all its rows) of each time that the step read a table whole.
         contributions: the gradients that were handed over so far; None if the step makes its own updates.
         numbering: the numbers of the steps of the closure; None if the step belongs to none.
+        summed: the keys of tables whose gradients of repeated ids are summed first in this step, as Keras does where a
+            part of the gradient of the table is dense.
         drawn: the state of each random generator that the step draws from.
         uncopied: the variables that the step uses where they are, because the worker has no copy, by key.
     """
@@ -143,6 +149,7 @@ class Step:
         self.gradients: list[Any] = []
         self.looked_up: list[tuple[Any, tf.Tensor]] = []
         self.drawn: list[Any] = []
+        self.summed: set[VariableKey] = set()
         self.uncopied: dict[VariableKey, Any] = {}
         self.whole_reads: list[tuple[Any, tf.Tensor]] = []
 
@@ -150,6 +157,16 @@ class Step:
     def is_inside(self) -> bool:
         """Whether the code under trace is in a branch or a loop of the step, which has its own graph."""
         return tf.compat.v1.get_default_graph() is not self._graph
+
+    @property
+    def is_in_loop(self) -> bool:
+        """Whether the code under trace is in a loop of the step, or in a branch within one."""
+        graph = tf.compat.v1.get_default_graph()
+        while graph is not self._graph and graph is not None:
+            if isinstance(graph, control_flow_v2_func_graphs.WhileBodyFuncGraph):
+                return True
+            graph = getattr(graph, "outer_graph", None)
+        return False
 
     @contextlib.contextmanager
     def outside(self) -> Iterator[None]:

@@ -157,7 +157,10 @@ class StepFunction:
         ids = self.closures.ids_per_step(epoch.source.examples)
         workers = self._steps.strategy.num_workers
         small = self._steps.small_tables()
-        line = format_start_up(self._steps.plan(), ids, workers, self.mode.closure_steps, small)
+        plan, strategy = self._steps.plan(), self._steps.strategy
+        has_tables = any(placement.spec.is_table for placement in plan.placements)
+        repeated_ids = strategy.repeated_ids if has_tables else None
+        line = format_start_up(plan, ids, workers, self.mode.closure_steps, small, repeated_ids)
         _LOG.info("%s", line)
 
     def _count(self, result: Result) -> None:

@@ -134,7 +134,9 @@ def check_built(model: keras.Model) -> None:
     if model.optimizer is not None:
         # With a MultiOptimizer only the parts that update tables need a row-wise form.
         for variable in tables:
-            row_optimizers.check(part_for(model.optimizer, variable))
+            part = part_for(model.optimizer, variable)
+            row_optimizers.check(part)
+            row_optimizers.check_repeats(part, variable._value)
 
 
 def _say_carried(model: keras.Model) -> None:

@@ -194,11 +194,15 @@ def sum_repeated(
     if not _clips(optimizer):
         return gradients
     # The norm of a row is the norm of its summed gradient. With gradients [1] and [1] of one id it is 2, not sqrt(2).
-    # A table that is a dense variable is clipped as in Keras, which does not sum.
+    # A table that is a dense variable, or that keeps repeats, is clipped as in Keras, which does not sum.
     return [
-        _sum_duplicates(gradient) if isinstance(_value_of(variable), Table) else gradient
+        _sum_duplicates(gradient) if _sums_repeats(_value_of(variable)) else gradient
         for gradient, variable in zip(gradients, variables, strict=True)
     ]
+
+
+def _sums_repeats(value: object) -> bool:
+    return isinstance(value, Table) and not value.keeps_repeats
 
 
 def _clips(optimizer: keras.Optimizer) -> bool:
@@ -217,10 +221,20 @@ def clip_gradients(
         return gradients
     if any(isinstance(gradient, MergedGradient) for gradient in gradients):
         return _clip_merged(optimizer, gradients)
-    if optimizer.clipnorm or not optimizer.global_clipnorm:
+    if optimizer.clipnorm:
+        return [_clip_by_norm(stock, optimizer, gradient) for gradient in gradients]
+    if not optimizer.global_clipnorm:
         return stock(optimizer, gradients)
     # Keras's own clip by the global norm would turn IndexedSlices into a dense tensor, as large as the table.
     return tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)[0]
+
+
+def _clip_by_norm(stock: Callable[..., list[Gradient]], optimizer: keras.Optimizer, gradient: Gradient) -> Gradient:
+    """Clips one gradient by its norm. Keras's own clip would make a dense tensor of IndexedSlices to find the norm."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return stock(optimizer, [gradient])[0]
+    factor = optimizer.clipnorm / tf.maximum(tf.linalg.norm(gradient.values), optimizer.clipnorm)
+    return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
 
 
 def _clip_merged(optimizer: keras.Optimizer, gradients: list[Gradient]) -> list[Gradient]:

@@ -24,6 +24,7 @@ from tfps.embedding.row_store import RowStore
 from tfps.embedding.table import Table
 from tfps.embedding.table_gradient import TableGradient
 from tfps.errors import UnsupportedError
+from tfps.ops.rules.declaration import Measure
 from tfps.step import Contribution
 from tfps.strategy.variables import DenseVariable, SmallTable
 from tfps.training.synchronous.afterwards import Assignment
@@ -126,7 +127,7 @@ class Layout:
         for number, width in enumerate(widths):
             pieces = [(width.tables[table], shard) for table, shard in width.routes.pieces[server]]
             # One vector for each message; `merge` adds up the gradients that they have for the same row.
-            rows.append(merge(pieces, [part[1 + number] for part in parts], examples))
+            rows.append(merge(pieces, [part[1 + number] for part in parts], examples, width.measure))
         positions = [position for position, _ in dense]
         gradients: dict[int, tf.Tensor | tf.IndexedSlices] = dict(zip(positions, means[: len(dense)], strict=True))
         for number, (position, table) in enumerate(sliced, start=1 + len(widths)):
@@ -176,13 +177,14 @@ class Layout:
         """Routes the gradients of tables; returns one entry for each width and contribution."""
         widths = []
         for contribution in contributions:
-            groups: dict[Kind, list[tuple[Table, tf.IndexedSlices]]] = {}
-            for value, gradient in zip(contribution.values, contribution.gradients, strict=True):
+            groups: dict[tuple[Kind, Measure | None], list[tuple[Table, tf.IndexedSlices]]] = {}
+            parts = zip(contribution.values, contribution.gradients, contribution.measures, strict=True)
+            for value, gradient, measure in parts:
                 if isinstance(value, Table):
-                    groups.setdefault(value.kind, []).append((value, gradient))
-            for pairs in groups.values():
+                    groups.setdefault((value.kind, measure), []).append((value, gradient))
+            for (_, measure), pairs in groups.items():
                 tables, gradients = zip(*pairs, strict=True)
-                widths.append(route_gradients(tables, gradients, self._known))
+                widths.append(route_gradients(tables, gradients, self._known, measure))
         return widths
 
     def _dense_on(self, server: int) -> list[tuple[int, DenseVariable]]:
