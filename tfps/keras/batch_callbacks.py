@@ -1,8 +1,9 @@
-"""How far workers may run ahead of the callbacks of `fit` that act between two batches.
+"""How far workers may run ahead of the callbacks of `fit` and `evaluate` that act between two batches.
 
 Workers run closures of many steps, ahead of the loop that calls the callbacks. That does no harm to a callback that
 only counts or reports. One that sets a learning rate, stops the training or saves the model expects that the steps so
-far are done and the next one has not begun. `Lookahead` gives the training loop the number of steps that may begin.
+far are done and the next one has not begun. `Lookahead` gives the loop the number of steps that may begin. It also says
+whether a callback is called with the logs of each batch, which must not lag then: `TerminateOnNaN` stops by them.
 
 Threading: the main thread.
 """
@@ -11,7 +12,7 @@ import itertools
 import logging
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -20,7 +21,8 @@ from tfps.keras._compat import Variable, batches_until_save, keras
 
 _LOG = logging.getLogger("tfps")
 
-_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+TRAIN_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+TEST_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
 _SAID: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 """Models for which the log has said that callbacks hold the workers back."""
 _MODEL = {"model", "_model"}
@@ -31,17 +33,24 @@ class Lookahead:
     """The number of steps of an epoch that may begin before the callbacks have seen the steps before them.
 
     Args:
-        callbacks: what the user gave to `fit`.
-        model: the model that is trained.
+        callbacks: what the user gave to `fit` or `evaluate`.
+        model: the model that is trained or evaluated.
+        hooks: the names of the methods that are called between two batches, `TRAIN_HOOKS` or `TEST_HOOKS`.
+
+    Attributes:
+        reads_logs: whether a callback gets the logs of each batch.
     """
 
-    def __init__(self, callbacks: object, model: keras.Model) -> None:
+    def __init__(self, callbacks: object, model: keras.Model, hooks: Sequence[str] = TRAIN_HOOKS) -> None:
         # The model refers to this object while it is trained.
         self._model = weakref.ref(model)
-        self._workers = model.distribute_strategy.num_workers
+        trains = hooks is TRAIN_HOOKS
+        # An evaluation that a callback ends has the batches that the callback has seen, and no others.
+        self._workers = model.distribute_strategy.num_workers if trains else 1
         listed = list(_flat(callbacks))
-        self._acting = [one for one in listed if acts_on_batches(one)]
-        self._saving = [one for one in listed if batches_until_save(one) is not None]
+        self._acting = [one for one in listed if acts_on_batches(one, hooks)]
+        self._saving = [one for one in listed if trains and batches_until_save(one) is not None]
+        self.reads_logs = any(_has_hook(one, hooks) for one in listed)
 
     def steps(self) -> int | None:
         """Returns the number of steps that may begin beyond those that the callbacks have seen; None for any number."""
@@ -69,15 +78,24 @@ class Lookahead:
         )
 
 
-def acts_on_batches(callback: object) -> bool:
+def acts_on_batches(callback: object, hooks: Sequence[str] = TRAIN_HOOKS) -> bool:
     """Returns whether a callback may change or read the model between two batches.
 
     Keras's own callbacks do not, or are known to `batches_until_save`. Others do if the code that runs between two
     batches mentions the model, or an optimizer or a variable that it holds.
     """
-    hooks = [_plain(getattr(callback, name, None)) for name in _HOOKS]
-    own = [hook for hook in hooks if hook is not None and _module(hook).split(".")[0] != "keras"]
+    found = [_plain(getattr(callback, name, None)) for name in hooks]
+    own = [hook for hook in found if hook is not None and _module(hook).split(".")[0] != "keras"]
     return any(_reaches_model(hook, callback, set()) for hook in own)
+
+
+def _has_hook(callback: object, hooks: Sequence[str]) -> bool:
+    """Returns whether a callback has a method of its own that is called between two batches."""
+    # The progress bar shows logs; they may lag.
+    if isinstance(callback, keras.callbacks.ProgbarLogger):
+        return False
+    found = ((name, _plain(getattr(callback, name, None))) for name in hooks)
+    return any(hook not in (None, getattr(keras.callbacks.Callback, name, None)) for name, hook in found)
 
 
 def _flat(callbacks: object) -> Iterator[object]:
