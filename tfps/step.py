@@ -51,13 +51,14 @@ class Assignments(Protocol):
     """Takes note of the assignments of a traced step."""
 
     # `Any` stands for a `DenseVariable` of `tfps.strategy`, which imports this module.
-    def note(self, variable: Any, value: tf.Tensor | None, added: float) -> None:
+    def note(self, variable: Any, value: tf.Tensor | None, added: float, indices: Any = None) -> None:
         """Takes note of one assignment, before it is traced.
 
         Args:
             variable: the variable; the worker has a copy of it.
             value: the assigned or added value; None for one that overwrites a part of the variable.
             added: 0 for an assignment; 1 if the value is added to the variable, -1 if it is subtracted.
+            indices: the indices of the slices that are overwritten, as those of `tf.scatter_nd`; None without.
         """
         ...
 

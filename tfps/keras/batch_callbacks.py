@@ -1,56 +1,57 @@
-"""What callbacks do between two batches: how far workers may run ahead of them, and whether they read logs.
+"""How far workers may run ahead of the callbacks of `fit` and `evaluate` that act between two batches.
 
 Workers run closures of many steps, ahead of the loop that calls the callbacks. That does no harm to a callback that
 only counts or reports. One that sets a learning rate, stops the training or saves the model expects that the steps so
-far are done and the next one has not begun. `Lookahead` gives the training loop the number of steps that may begin.
-
-Logs cost time, so they are computed a few times a second. While a callback may read them after a batch
-(`TerminateOnNaN`), they are computed after each closure: the last batch of an epoch has the logs of the whole epoch.
+far are done and the next one has not begun. `Lookahead` gives the loop the number of steps that may begin. It also says
+whether a callback is called with the logs of each batch, which must not lag then: `TerminateOnNaN` stops by them.
 
 Threading: the main thread.
 """
 
-import contextlib
 import itertools
 import logging
 import pathlib
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tfps.keras._compat import Variable, batches_until_save, keras
-from tfps.runtime.steps_under_way import TEST, TRAIN
 
 _LOG = logging.getLogger("tfps")
 
-_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+TRAIN_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+TEST_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
 _SAID: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 """Models for which the log has said that callbacks hold the workers back."""
 _MODEL = {"model", "_model"}
 """The attributes of a callback by which it gets to its model."""
-_READ = "_tfps_logs_read"
-"""The attribute of a model for the kinds of its steps whose logs a callback may read after each batch."""
-_LOG_HOOKS = {TRAIN: ("on_train_batch_end", "on_batch_end"), TEST: ("on_test_batch_end",)}
 
 
 class Lookahead:
     """The number of steps of an epoch that may begin before the callbacks have seen the steps before them.
 
     Args:
-        callbacks: what the user gave to `fit`.
-        model: the model that is trained.
+        callbacks: what the user gave to `fit` or `evaluate`.
+        model: the model that is trained or evaluated.
+        hooks: the names of the methods that are called between two batches, `TRAIN_HOOKS` or `TEST_HOOKS`.
+
+    Attributes:
+        reads_logs: whether a callback gets the logs of each batch.
     """
 
-    def __init__(self, callbacks: object, model: keras.Model) -> None:
+    def __init__(self, callbacks: object, model: keras.Model, hooks: Sequence[str] = TRAIN_HOOKS) -> None:
         # The model refers to this object while it is trained.
         self._model = weakref.ref(model)
-        self._workers = model.distribute_strategy.num_workers
+        trains = hooks is TRAIN_HOOKS
+        # An evaluation that a callback ends has the batches that the callback has seen, and no others.
+        self._workers = model.distribute_strategy.num_workers if trains else 1
         listed = list(_flat(callbacks))
-        self._acting = [one for one in listed if acts_on_batches(one)]
-        self._saving = [one for one in listed if batches_until_save(one) is not None]
+        self._acting = [one for one in listed if acts_on_batches(one, hooks)]
+        self._saving = [one for one in listed if trains and batches_until_save(one) is not None]
+        self.reads_logs = any(_has_hook(one, hooks) for one in listed)
 
     def steps(self) -> int | None:
         """Returns the number of steps that may begin beyond those that the callbacks have seen; None for any number."""
@@ -78,53 +79,30 @@ class Lookahead:
         )
 
 
-@contextlib.contextmanager
-def passing_logs(model: keras.Model, kind: str, callbacks: object) -> Iterator[None]:
-    """Notes whether callbacks read logs while a loop over steps runs. A loop may be inside another, of another kind.
-
-    Args:
-        model: the model of the loop.
-        kind: the kind of its steps, `TRAIN` or `TEST`.
-        callbacks: the callbacks of the loop.
-    """
-    before: frozenset[str] = getattr(model, _READ, frozenset())
-    read = any(_reads_logs(one, kind) for one in _flat(callbacks))
-    # Keras tracks what is assigned to a model in the plain way.
-    object.__setattr__(model, _READ, before | {kind} if read else before - {kind})
-    try:
-        yield
-    finally:
-        object.__setattr__(model, _READ, before)
-
-
-def are_logs_read(model: keras.Model, kind: str) -> bool:
-    """Returns whether a callback of the loop that runs may read the logs after each batch."""
-    return kind in getattr(model, _READ, ())
-
-
-def _reads_logs(callback: object, kind: str) -> bool:
-    # The progress bar shows the final logs at the end of an epoch. Keras marks hooks that do nothing.
-    if type(callback) is keras.callbacks.ProgbarLogger:
-        return False
-    hooks = [getattr(callback, name, None) for name in _LOG_HOOKS[kind]]
-    return not all(hook is None or getattr(hook, "_is_default", False) for hook in hooks)
-
-
-def acts_on_batches(callback: object) -> bool:
+def acts_on_batches(callback: object, hooks: Sequence[str] = TRAIN_HOOKS) -> bool:
     """Returns whether a callback may change or read the model between two batches.
 
     Keras's own callbacks do not, or are known to `batches_until_save`. Others do if the code that runs between two
     batches mentions the model, or an optimizer or a variable that it holds.
     """
-    hooks = [_plain(getattr(callback, name, None)) for name in _HOOKS]
-    own = [hook for hook in hooks if hook is not None and not _is_of_keras(hook)]
+    found = [_plain(getattr(callback, name, None)) for name in hooks]
+    own = [hook for hook in found if hook is not None and not _is_of_keras(hook)]
     return any(_reaches_model(hook, callback, set()) for hook in own)
 
 
 def _is_of_keras(hook: object) -> bool:
-    """Whether a hook is part of Keras. Its file tells, as tests of Keras are modules of the same name."""
+    """Whether a hook is part of Keras. Its file tells, as a module of a user may be called keras_callbacks, say."""
     code = getattr(hook, "__code__", None)
     return code is not None and pathlib.Path(code.co_filename).is_relative_to(pathlib.Path(keras.__file__).parent)
+
+
+def _has_hook(callback: object, hooks: Sequence[str]) -> bool:
+    """Returns whether a callback has a method of its own that is called between two batches."""
+    # The progress bar shows logs; they may lag.
+    if isinstance(callback, keras.callbacks.ProgbarLogger):
+        return False
+    found = ((name, _plain(getattr(callback, name, None))) for name in hooks)
+    return any(hook not in (None, getattr(keras.callbacks.Callback, name, None)) for name, hook in found)
 
 
 def _flat(callbacks: object) -> Iterator[object]:

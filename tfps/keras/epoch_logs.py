@@ -8,7 +8,7 @@ from tfps.training.closure import Floats, Result
 from tfps.training.mode import EpochTotals, Mode
 
 _LOGS_EVERY_S = 0.25
-"""Seconds between two computations of logs that no callback reads. In between, the last logs are shown."""
+"""Seconds between two computations of logs while an epoch runs. In between, the last logs are shown."""
 
 
 class EpochLogs:
@@ -17,6 +17,9 @@ class EpochLogs:
     Args:
         steps: the steps of the model, which know how logs follow from results.
         mode: the training mode, which may add logs.
+
+    Attributes:
+        lag: whether `recent` may return logs that lack the last results.
     """
 
     def __init__(self, steps: ModelSteps, mode: Mode) -> None:
@@ -25,21 +28,16 @@ class EpochLogs:
         self._sums: dict[str, Floats | float] = {}
         self._shown: dict[str, Any] = {}
         self._shown_at = 0.0
-        self._read, self._changed = False, False
+        self._is_new, self.lag = False, True
 
-    def begin(self, read: bool = False) -> None:
-        """Begins an epoch, or a single batch.
-
-        Args:
-            read: whether callbacks read the logs after each batch, so that none may lag.
-        """
+    def begin(self) -> None:
+        """Begins an epoch, or a single batch."""
         self._totals, self._sums, self._shown = EpochTotals(), {}, {}
-        self._read = read
 
     def add(self, result: Result) -> None:
         """Adds the result of a closure."""
+        self._is_new = True
         self._totals.add(result)
-        self._changed = True
         for variable, added in zip(self._steps.sums(), result.sums, strict=True):
             variable.assign_add(added)
         # A closure that found no more input ran no step, and its sums are 0.
@@ -47,12 +45,13 @@ class EpochLogs:
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def recent(self) -> dict[str, Any]:
-        """Returns logs that may lag by `_LOGS_EVERY_S`, unless callbacks read them."""
+        """Returns logs that may lag by `_LOGS_EVERY_S` if `lag` is set."""
         # Keras asks for logs after every step, and computing all metrics that often would slow a fast step down.
-        due = self._read or time.monotonic() - self._shown_at > _LOGS_EVERY_S
-        if not self._shown or (due and self._changed):
-            self._shown, self._changed = self.current(), False
-        return self._shown
+        is_late = not self.lag or time.monotonic() - self._shown_at > _LOGS_EVERY_S
+        if (is_late and self._is_new) or not self._shown:
+            self._shown, self._is_new = self.current(), False
+        # Callbacks may keep what they get.
+        return dict(self._shown)
 
     def current(self, ended: bool = False) -> dict[str, Any]:
         """Returns the logs of all closures so far.

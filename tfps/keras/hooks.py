@@ -11,7 +11,7 @@ import contextlib
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import GeneratorType, ModuleType
 from typing import Any, TypeAlias
 
@@ -58,9 +58,9 @@ from tfps.keras._compat import (
     tensorflow_numpy,
 )
 from tfps.keras.arrays import make_dataset
-from tfps.keras.batch_callbacks import Lookahead, passing_logs
+from tfps.keras.batch_callbacks import TEST_HOOKS, TRAIN_HOOKS, Lookahead
 from tfps.keras.eager_steps import EagerFunction
-from tfps.keras.functions import LOOKAHEAD, StepFunction
+from tfps.keras.functions import LOOKAHEAD, TEST_LOOKAHEAD, StepFunction
 from tfps.keras.modes import ModeOptimizer
 from tfps.keras.multi_optimizer import whole_of
 from tfps.keras.slot_scope import slot_scope
@@ -277,7 +277,7 @@ def _install_trainer_hooks() -> None:
         "make_predict_function": _make_predict_function,
         "_get_metrics_result_or_logs": _metrics_result_or_logs,
         "_maybe_symbolic_build": _symbolic_build,
-        "evaluate": functools.partial(_run_loop, TEST),
+        "evaluate": _evaluate,
         "predict": _predict,
         "predict_on_batch": _predict_on_batch,
     }
@@ -361,6 +361,8 @@ def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object)
     model_checks.adopt(model, current_strategy() or model._distribute_strategy)
     # Compiled first: Keras may wrap or replace the optimizer, and the check has to see the final one.
     stock(model, *args, **kwargs)
+    # Keras tracks what is assigned to a model in the plain way.
+    object.__setattr__(model, optimizers.DEFAULT_OPTIMIZER, not args and "optimizer" not in kwargs)
     model_checks.check_compiled(model)
     model.distribute_strategy.factory.small_tables.begin_model()
 
@@ -418,28 +420,37 @@ def _steps_of(model: keras.Model) -> StepsUnderWay:
 def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit`; its steps run ahead of the callbacks only as far as these allow."""
     model_checks.check_known(model)
-    # Keras tracks what is assigned to a model in the plain way.
-    object.__setattr__(model, LOOKAHEAD, Lookahead(_callbacks_of(stock, model, *args, **kwargs), model))
-    try:
+    with _lookahead(LOOKAHEAD, TRAIN_HOOKS, stock, model, *args, **kwargs):
         return _run_loop(TRAIN, stock, model, *args, **kwargs)
+
+
+def _evaluate(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
+    """Runs `evaluate`, alone or within `fit`."""
+    with _lookahead(TEST_LOOKAHEAD, TEST_HOOKS, stock, model, *args, **kwargs):
+        return _run_loop(TEST, stock, model, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _lookahead(
+    name: str, hooks: Sequence[str], stock: Method, model: keras.Model, *args: object, **kwargs: object
+) -> Iterator[None]:
+    """Sets an attribute of a model to the `Lookahead` of a call of one of its methods, while this runs."""
+    given = None
+    # A call with wrong arguments fails in Keras, with its message.
+    with contextlib.suppress(TypeError):
+        given = inspect.signature(stock).bind(model, *args, **kwargs).arguments.get("callbacks")
+    # Keras tracks what is assigned to a model in the plain way.
+    object.__setattr__(model, name, Lookahead(given, model, hooks))
+    try:
+        yield
     finally:
-        object.__setattr__(model, LOOKAHEAD, None)
+        object.__setattr__(model, name, None)
 
 
 def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit` or `evaluate`. If it fails, no step that it started changes the model afterwards."""
-    callbacks = _callbacks_of(stock, model, *args, **kwargs)
-    seeded = seeds.twins_of(model._distribute_strategy).loop()
-    with seeded, _steps_of(model).loop(kind), passing_logs(model, kind, callbacks):
+    with seeds.twins_of(model._distribute_strategy).loop(), _steps_of(model).loop(kind):
         return stock(model, *args, **kwargs)
-
-
-def _callbacks_of(stock: Method, *args: object, **kwargs: object) -> object:
-    """Returns the callbacks in the arguments of `fit` or `evaluate`."""
-    # A call with wrong arguments fails in Keras, with its message.
-    with contextlib.suppress(TypeError):
-        return inspect.signature(stock).bind(*args, **kwargs).arguments.get("callbacks")
-    return None
 
 
 def _metrics_result_or_logs(stock: Method, model: keras.Model, logs: Mapping[str, Any]) -> Mapping[str, Any]:

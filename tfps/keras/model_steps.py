@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.table import Table
-from tfps.keras import moving_averages
+from tfps.keras import moving_averages, plain_variables
 from tfps.keras._compat import metrics_of, tree
 from tfps.keras.optimizers import optimizers_of
 from tfps.keras.returned_logs import ReturnedLogs
@@ -27,6 +27,9 @@ from tfps.training.exchange import begin_carrying
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.types import Nest, VariableKey
 
+_COPIED = (DenseVariable, SumVariable)
+"""The variables that a step uses as copies: it moves and counts for itself, and is merged with others later."""
+
 
 class ModelSteps:
     """The parts of a Keras model that closures and modes need.
@@ -34,8 +37,6 @@ class ModelSteps:
     Args:
         model: a Keras model of our strategy. Its train or test function owns this object, so the reference is weak.
         step: `model.train_step`, `model.test_step` or `model.predict_step`.
-        pulls_all: whether steps need copies of all dense variables that they use, and not only of those that the model
-            knows. Keras keeps the state of recurrent layers to itself, for example.
 
     Attributes:
         model: a weak proxy of the model.
@@ -47,16 +48,16 @@ class ModelSteps:
     Threading: steps are traced in the main thread; steps over fed batches are traced in the threads of the pool.
     """
 
-    def __init__(self, model: keras.Model, step: Callable[[Nest], Nest], pulls_all: bool = False) -> None:
+    def __init__(self, model: keras.Model, step: Callable[[Nest], Nest]) -> None:
         self.model: keras.Model = weakref.proxy(model)
         self.strategy: ParameterServerStrategy = model.distribute_strategy
         self.returned: ReturnedLogs | None = None
         self.writes_summaries = False
         self.summary_state: State = {}
         self._step = step
-        self._pulls_all = pulls_all
-        # Variables that steps use and the model does not know, such as generators, found when a step is traced.
-        self._unknown: dict[VariableKey, DenseVariable] = {}
+        # Variables that steps use and the model does not know, found when a step is traced: generators, the state of
+        # recurrent layers, and what belongs to layers, optimizers and metrics that are no attributes of the model.
+        self._unknown: dict[VariableKey, DenseVariable | SumVariable] = {}
         # None until the model is built, when its layers are known.
         self._carried: list[DenseVariable] | None = None
 
@@ -122,9 +123,10 @@ class ModelSteps:
         return stored_values([*known, *others, *self._unknown.values()], DenseVariable)
 
     def sums(self) -> list[SumVariable]:
-        """Returns the variables of all metrics of the model, each once."""
+        """Returns the variables of all metrics of the model, and of others that its steps use, each once."""
         # A model may hide some of its metrics in a property `metrics` of its own; its steps still update them.
-        return stored_values([one for metric in metrics_of(self.model) for one in metric.variables], SumVariable)
+        known = [one for metric in metrics_of(self.model) for one in metric.variables]
+        return stored_values([*known, *self._unknown.values()], SumVariable)
 
     def begin_carrying(self) -> None:
         """Gives every worker the state on the servers that it carries on by itself, such as that of a stateful RNN.
@@ -152,20 +154,31 @@ class ModelSteps:
         """Returns the tables of this model that are dense variables."""
         return [table.placement.spec for table in stored_values(self.model.variables, SmallTable)]
 
-    def run(self, batch: Nest) -> Mapping[str, tf.Tensor]:
-        """Traces a step over a batch; returns the values that a worker sends for its logs."""
+    def run(self, batch: Nest, has_copies: bool = True) -> Mapping[str, tf.Tensor]:
+        """Traces a step over a batch; returns the values that a worker sends for its logs.
+
+        Args:
+            batch: the batch.
+            has_copies: whether the worker has copies of what the step uses.
+        """
         with self.in_scope():
             begin = operations_so_far()
             # The first trace of a step is a recording, which shows whether it writes any.
             if self.writes_summaries:
                 forget_name_scopes()
-            values = self.values_of(self.outputs(batch), begin)
+            values = self.values_of(self.outputs(batch, has_copies), begin)
+            if has_copies:
+                plain_variables.check_assigned(begin, self.strategy.num_workers)
             counters = stored_values(map(moving_averages.iterations_of, optimizers_of(self.model)), DenseVariable)
             self.writes_summaries = number_summaries(begin, counters) or self.writes_summaries
             return values
 
-    def outputs(self, batch: Nest) -> Nest:
+    def outputs(self, batch: Nest, has_copies: bool = True) -> Nest:
         """Traces a step over a batch, within `in_scope`, and returns what it returns.
+
+        Args:
+            batch: the batch.
+            has_copies: whether the worker has copies of what the step uses.
 
         Raises:
             UnpulledError: the step uses a variable that has to be pulled, and the model does not know it.
@@ -174,8 +187,8 @@ class ModelSteps:
         current = step.current()
         if current is not None:
             found = {seed.key: seed for seed in current.drawn if current.copy_of(seed.key) is None}
-            if self._pulls_all:
-                found |= {key: one for key, one in current.uncopied.items() if isinstance(one, DenseVariable)}
+            if has_copies:
+                found |= {key: one for key, one in current.uncopied.items() if isinstance(one, _COPIED)}
             if not found.keys() <= self._unknown.keys():
                 self._unknown.update(found)
                 raise UnpulledError
@@ -215,7 +228,7 @@ class ModelSteps:
     def _run_alone(self, lookups: DirectLookups, batch: Nest) -> Mapping[str, tf.Tensor]:
         """Traces a step on the variables of the servers, without copies."""
         with step.tracing(step.Step(lookups, {})):
-            return self.run(batch)
+            return self.run(batch, has_copies=False)
 
 
 def _mark_layers(model: keras.Model) -> None:

@@ -119,7 +119,7 @@ class PredictFunction:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        self._steps = ModelSteps(model, model.predict_step, pulls_all=True)
+        self._steps = ModelSteps(model, model.predict_step)
         self._function = tf.function(self._trace, autograph=False, reduce_retracing=True)
         self._is_traced = self._assigns = False
         self._variables = self._steps.strategy.remote_variables.make_owned(self)

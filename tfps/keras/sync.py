@@ -16,6 +16,7 @@ from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import ModeOptimizer, ModeSettings, get_optimizer, with_mode
 from tfps.keras.multi_optimizer import is_multi, part_for, unscaled
 from tfps.keras.optimizers import by_rows
+from tfps.keras.plain_variables import check_trained
 from tfps.training.mode import Mode
 from tfps.training.synchronous.mode import Synchronous
 
@@ -56,6 +57,7 @@ def contribute(
     # A variable without a gradient is left out, as in Keras.
     pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
     updated = [variable for _, variable in pairs]
+    check_trained(updated)
 
     def apply_means(means: Sequence[tf.Tensor]) -> None:
         if is_multi(unscaled(optimizer)):
