@@ -112,6 +112,7 @@ class Step:
         by_hand: whether the step belongs to a hand-written loop.
         assignments: takes note of what the step assigns to its copies; None if nothing is pushed back from them.
         eager: whether the step runs at once, instead of being traced. Such a step has no copies and no stand-ins.
+        exported: whether the trace is saved for another program, so that no worker runs it.
 
     Attributes:
         gradients: the `TableGradient` of each lookup whose backward pass was traced; the push of this step uses them.
@@ -135,8 +136,10 @@ class Step:
         by_hand: bool = False,
         eager: bool = False,
         assignments: Assignments | None = None,
+        exported: bool = False,
     ) -> None:
         self.push_id, self.by_hand, self.eager, self.assignments = push_id, by_hand, eager, assignments
+        self.exported = exported
         self._pushes = 0
         self.numbering: Numbering | None = None
         self.lookups = lookups

@@ -155,3 +155,19 @@ def test_tensorflow_checkpoint(strategy, trained, tmp_path):
     checkpoint.read(path)
     for got, given in zip(trained.get_weights(), before, strict=True):
         np.testing.assert_array_equal(got, given)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_a_quantized_table(strategy, trained, tmp_path):
+    trained.save(tmp_path / "m.keras")
+    plain = keras.models.load_model(tmp_path / "m.keras")
+    for model in (trained, plain):
+        model.quantize("int8")
+    # One variable of integers, which is not trained. It lies on one server.
+    assert trained.layers[0].embeddings.dtype == "int8" and not isinstance(trained.layers[0].embeddings._value, Table)
+    expected = plain.predict(X, verbose=0)
+    np.testing.assert_allclose(trained.predict(X, verbose=0), expected, rtol=1e-5, atol=1e-6)
+    trained.save(tmp_path / "q.keras")
+    with strategy.scope():
+        loaded = keras.models.load_model(tmp_path / "q.keras")
+    np.testing.assert_allclose(loaded.predict(X, verbose=0), expected, rtol=1e-5, atol=1e-6)
