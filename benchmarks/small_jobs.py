@@ -108,11 +108,13 @@ JOBS = {
             (LENGTH,),
             lambda: _L.Embedding(WORDS, 8),
             _L.GlobalAveragePooling1D,
+            # The sum of the words: their mean is so small at first that SGD needs thousands of steps.
+            lambda: _L.Rescaling(LENGTH),
             lambda: _L.Dense(16, "relu"),
             dtype="int64",
         ),
         bags,
-        {"adam": 0.003, "momentum": 0.2},
+        {"adam": 0.003, "momentum": 0.05},
     ),
     "text": Job(
         lambda: _model(

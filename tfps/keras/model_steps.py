@@ -30,6 +30,9 @@ from tfps.types import Nest, VariableKey
 _COPIED = (DenseVariable, SumVariable)
 """The variables that a step uses as copies: it moves and counts for itself, and is merged with others later."""
 
+RECURRENT = 8
+"""The weight of a step that other workers have not seen in a model with recurrent layers, such as an LSTM."""
+
 
 class ModelSteps:
     """The parts of a Keras model that closures and modes need.
@@ -70,28 +73,31 @@ class ModelSteps:
     def exchange_steps(self) -> int:
         """Returns the most steps of a closure that trains asynchronously: fewer with a momentum, unless they are set.
 
-        The default bounds the steps that servers have not seen. A momentum carries each of them further, so it divides
-        that bound: 32 steps of all workers without one, 3 with a momentum of 0.9.
+        The default bounds the steps that servers have not seen: 32 steps of all workers. It is divided by the weight of
+        such a step: 3 steps with a momentum of 0.9, 4 for a recurrent model.
         """
         steps, workers = self.closure_steps(), self.strategy.num_workers
         is_default = int(self.model.steps_per_execution) == 1 and steps == default_exchange_every(workers)
-        return max(1, int(steps / self.update_memory())) if is_default and workers > 1 else steps
+        return max(1, int(steps / self.weight_of_unseen())) if is_default and workers > 1 else steps
 
     def trained_steps(self) -> int:
         """Returns the number of steps that the model has been trained for, as its optimizers count them."""
         # A custom `train_step` may leave the compiled optimizer alone, or be compiled with none.
         return max((int(optimizer.iterations) for optimizer in optimizers_of(self.model)), default=0)
 
-    def update_memory(self) -> float:
-        """Returns the number of steps for which an update moves the weights: 1 / (1 - momentum), at most 100.
+    def weight_of_unseen(self) -> float:
+        """Returns the weight of a step that other workers have not seen: 1 in a plain model, at most 100.
 
-        Adam and its relatives divide by the size of their gradients, so their averages do not carry steps further.
+        A momentum moves the weights for 1 / (1 - momentum) steps. Adam and its relatives divide by the size of their
+        gradients, so their averages do not carry steps further. A recurrent layer applies its weights many times.
         """
         optimizers = optimizers_of(self.model)
         # `mixed_float16` wraps the optimizer in one that scales the loss.
         optimizers += [optimizer.inner_optimizer for optimizer in optimizers if hasattr(optimizer, "inner_optimizer")]
         momenta = (getattr(optimizer, "momentum", None) for optimizer in optimizers)
-        return max((1 / max(0.01, 1 - one) for one in momenta if isinstance(one, int | float)), default=1.0)
+        carried = max((1 / max(0.01, 1 - one) for one in momenta if isinstance(one, int | float)), default=1.0)
+        recurs = any(isinstance(layer, keras.layers.RNN) for layer in self.model._flatten_layers())
+        return min(100.0, carried * (RECURRENT if recurs else 1))
 
     def program(self, applies_updates: bool, spec: Nest) -> Program:
         """Returns the program of closures over batches like `spec`.
