@@ -42,6 +42,13 @@ def make(strategy, mode="async", rate=0.0):
     return model
 
 
+class Examples(keras.metrics.Sum):
+    """Counts examples."""
+
+    def update_state(self, y, found, sample_weight=None):
+        super().update_state(keras.ops.ones_like(found))
+
+
 class RateFrom(keras.callbacks.Callback):
     """Trains at the rate 1 from a batch on."""
 
@@ -80,6 +87,31 @@ def test_training_stops_with_the_batch_that_stops_it(one_worker):
     model = make(one_worker, rate=1.0)
     model.fit(data(), verbose=0, callbacks=[Stop()])
     assert int(model.optimizer.iterations) == 5 and model.get_weights()[0].item() == 5
+
+
+@pytest.mark.parametrize("mode", ["async", "geo", "sync"])
+def test_a_loss_that_is_not_finite_ends_the_epoch(strategy, mode):
+    model = make(strategy, mode)
+    x = np.ones((2 * BATCHES, 1))
+    x[-3] = np.nan
+    callback = keras.callbacks.TerminateOnNaN()
+    history = model.fit(x, x, batch_size=2, epochs=3, shuffle=False, verbose=0, callbacks=[callback]).history
+    assert len(history["loss"]) == 1
+
+
+def test_an_evaluation_has_the_batches_before_the_one_that_stops_it(strategy):
+    class Stop(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            seen.append(logs["sum"])
+            self.model.stop_evaluating = batch == 3
+
+    seen = []
+    with strategy.scope():
+        model = make(strategy)
+        model.compile("sgd", "mse", metrics=[Examples(name="sum")])
+    found = model.evaluate(data(), verbose=0, callbacks=[Stop()], return_dict=True)
+    assert found["sum"] == 8 and seen == [2, 4, 6, 8]
+    assert model.evaluate(data(), verbose=0, return_dict=True)["sum"] == 2 * BATCHES
 
 
 class Interrupt(keras.callbacks.Callback):

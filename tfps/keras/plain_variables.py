@@ -85,7 +85,7 @@ def _operations_since(graph: tf.Graph, begin: int) -> Iterator[tf.Operation]:
 def _name_of(handle: tf.Tensor, graph: tf.Graph | None) -> str:
     """Returns the name of the variable that a graph, or one around it, captured by this handle."""
     while graph is not None:
-        for variable in getattr(graph, "variables", ()):
+        for variable in getattr(graph, "_watched_variables", ()):
             if variable.handle is handle:
                 return str(variable.name)
         graph = getattr(graph, "outer_graph", None)
