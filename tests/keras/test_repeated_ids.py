@@ -58,7 +58,7 @@ def looped(ids, embedding):
 def combined(ids, embedding):
     """TensorFlow's function looks up unique ids, so an id has one gradient for each call."""
     sparse = tf.sparse.from_dense(ids)  # without the places of id 0
-    first = tf.nn.embedding_lookup_sparse(embedding.embeddings, sparse, None)
+    first = tf.nn.embedding_lookup_sparse(embedding.embeddings.value, sparse, None)
     return keras.layers.Concatenate()([first, embedding(ids[:, 0])])
 
 
