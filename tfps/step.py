@@ -179,6 +179,10 @@ class Step:
         with self._graph.as_default():
             yield
 
+    def sum_repeats(self, key: VariableKey) -> None:
+        """Sums the gradients of repeated ids of a table in this step, because in one process its gradient is dense."""
+        self.summed.add(key)
+
     def next_push_id(self) -> Any:
         """Returns the id of the next push of rows, or None if pushes have no ids."""
         # A step pushes each time that it applies an optimizer. The pushes are numbered from 0.

@@ -55,8 +55,31 @@ def looped(ids, embedding):
     return keras.layers.Flatten()(tf.map_fn(embedding, ids, fn_output_signature=tf.float32))
 
 
+def combined(ids, embedding):
+    """TensorFlow's function looks up unique ids, so an id has one gradient for each call."""
+    sparse = tf.sparse.from_dense(ids)  # without the places of id 0
+    first = tf.nn.embedding_lookup_sparse(embedding.embeddings.value, sparse, None)
+    return keras.layers.Concatenate()([first, embedding(ids[:, 0])])
+
+
+def clipped(ids, embedding):
+    return keras.layers.Flatten()(tf.nn.embedding_lookup(embedding.embeddings, ids, max_norm=0.05))
+
+
+def sliced(ids, embedding):
+    return flat(ids, embedding) * tf.reduce_sum(embedding.embeddings[1:3])
+
+
+def multiplied(ids, embedding):
+    ones = tf.one_hot(ids[:, 0], ROWS)
+    return pooled(ids, embedding) + tf.sparse.sparse_dense_matmul(tf.sparse.from_dense(ones), embedding.embeddings)
+
+
 def branched(ids, embedding):
     return keras.layers.Flatten()(tf.cond(tf.reduce_sum(ids) > 0, lambda: embedding(ids), lambda: embedding(ids[::-1])))
+
+
+OTHERS = (combined, clipped, sliced, multiplied)
 
 
 class Model(keras.Model):
@@ -65,6 +88,7 @@ class Model(keras.Model):
     def __init__(self, use, **embedding):
         super().__init__()
         self.use, self.table, self.dense = use, keras.layers.Embedding(ROWS, DIM, **embedding), keras.layers.Dense(1)
+        self.table.build((None,))
 
     def call(self, ids):
         return self.dense(self.use(ids, self.table))
@@ -128,7 +152,7 @@ def test_one_worker_gives_what_one_process_gives(each_alone, name):
 
 
 @pytest.mark.parametrize(
-    "use", [twice, scored, *(pytest.param(use, marks=pytest.mark.slow) for use in (looped, branched))]
+    "use", [twice, scored, *(pytest.param(use, marks=pytest.mark.slow) for use in (looped, branched, *OTHERS))]
 )
 def test_whatever_the_lookups(each_alone, use):
     assert_as_in_one_process(each_alone, adagrad, use)

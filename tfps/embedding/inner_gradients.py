@@ -34,7 +34,7 @@ def gradient_path(current: step.Step | None, table: RoutedRows) -> tuple[tf.Tens
         return table.handle, lambda gradient: gradient
     if current.is_in_loop:
         # In one process TensorFlow adds up the gradients of a loop in a dense tensor, but not those of a branch.
-        current.summed.add(table.key)
+        current.sum_repeats(table.key)
     stack = _GradientStack(current, table)
     return stack.source, stack.push
 

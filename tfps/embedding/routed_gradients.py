@@ -47,7 +47,7 @@ class RoutedGradients:
         """Makes the gradients from their sums in the order of `routed`."""
         blocks = _split_by_server(routes, routed.answer_rows(), summed.rows)
         if summed.marks is None:
-            return cls(tables, routes, routed.requests, blocks)
+            return cls(tables, routes, routed.requests, blocks, None, measure)
         marks = _split_by_server(routes, routed.answer_rows(), summed.marks)
         requests = tuple(
             request + tf.pad(of_server, [[pieces, 0]])
@@ -133,4 +133,7 @@ def _find_unchanged(gradients: Sequence[tf.IndexedSlices], known: Sequence[Table
     by_table = {id(source.table): source for source in sources if source is not None and source.group is group}
     if group is None or len(by_table) != len(gradients) or len(gradients) != len(group.tables):
         return []
-    return [by_table[id(table)] for table in group.tables]
+    found = [by_table[id(table)] for table in group.tables]
+    # Gradients of places and gradients of unique ids do not make one sum in the order of the answer.
+    of_places = {source.unsummed is not None for source in found if source.table.keeps_repeats}
+    return [] if len(of_places) > 1 else found

@@ -91,8 +91,8 @@ def format_start_up(
     guess = "" if known else " (a guess: how many ids a batch has is not known yet)"
     return (
         f"{summarize(measured)} At most on one server: {human_bytes(largest.bytes_with_slots)} with slots, "
-        f"{busiest.rows_per_step:.0f} rows a step{guess}. "
-        f"{_format_small(small_tables)}{_format_repeated(repeated_ids)}{advice}"
+        f"{busiest.rows_per_step:.0f} rows a step{guess}. {_format_small(small_tables)}"
+        f"{_format_repeated(repeated_ids)}{advice}"
     )
 
 

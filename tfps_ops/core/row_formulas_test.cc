@@ -66,10 +66,10 @@ struct Case {
 const std::map<std::string, Case>& Cases() {
   using H = const std::vector<double>&;
   static const std::map<std::string, Case> cases = {
-      {"sgd", {{0.1f}, [](H h, double g, double q, Element* e) { e->w -= h[0] * g; }}},
+      {"sgd", {{0.1f}, [](H h, double g, double, Element* e) { e->w -= h[0] * g; }}},
       {"momentum",
        {{0.1f, 0.9f, 1.0f},
-        [](H h, double g, double q, Element* e) {
+        [](H h, double g, double, Element* e) {
           e->s[0] = h[1] * e->s[0] - h[0] * g;
           e->w += h[1] * e->s[0] - h[0] * g;  // nesterov
         }}},
@@ -102,7 +102,7 @@ const std::map<std::string, Case>& Cases() {
       {"nadam", {{0.1f, 0.9f, 0.99f, 1e-3f, 3}, Nadam}},
       {"lion",
        {{0.1f, 0.9f, 0.99f},
-        [](H h, double g, double q, Element* e) {
+        [](H h, double g, double, Element* e) {
           const double direction = h[1] * e->s[0] + (1 - h[1]) * g;
           e->w -= h[0] * ((direction > 0) - (direction < 0));
           e->s[0] = h[2] * e->s[0] + (1 - h[2]) * g;
