@@ -64,6 +64,17 @@ def test_a_model_that_the_strategy_does_not_know_is_not_fitted_in_its_scope(stra
     model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
 
 
+def test_an_optimizer_made_outside_may_be_built_there_after_compile(strategy):
+    optimizer = keras.optimizers.Nadam(0.1)
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 1)])
+        model.compile(optimizer, "mse")
+    optimizer.build(model.trainable_variables)
+    model.fit(IDS, LABELS, batch_size=8, verbose=0)
+    kinds = [type(variable._value) for variable in optimizer.variables]
+    assert set(kinds) == {DenseVariable, type(model.layers[0].embeddings._value)} and len(kinds) == 5
+
+
 class Held(keras.Model):
     """A step that uses something that is no attribute of the model."""
 

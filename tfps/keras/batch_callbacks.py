@@ -28,6 +28,8 @@ _SAID: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 """Models for which the log has said that callbacks hold the workers back."""
 _MODEL = {"model", "_model"}
 """The attributes of a callback by which it gets to its model."""
+_END = {"stop_evaluating"}
+"""The attribute of a model by which a callback ends an evaluation, which is all that it can do there."""
 
 
 class Lookahead:
@@ -45,8 +47,8 @@ class Lookahead:
     def __init__(self, callbacks: object, model: keras.Model, hooks: Sequence[str] = TRAIN_HOOKS) -> None:
         # The model refers to this object while it is trained.
         self._model = weakref.ref(model)
-        trains = hooks is TRAIN_HOOKS
-        # An evaluation that a callback ends has the batches that the callback has seen, and no others.
+        self._trains = trains = hooks is TRAIN_HOOKS
+        # An evaluation that a callback ends has as many batches as the callback has seen.
         self._workers = model.distribute_strategy.num_workers if trains else 1
         listed = list(_flat(callbacks))
         self._acting = [one for one in listed if acts_on_batches(one, hooks)]
@@ -57,7 +59,7 @@ class Lookahead:
         """Returns the number of steps that may begin beyond those that the callbacks have seen; None for any number."""
         model = self._model()
         assert model is not None
-        if self._acting and self._workers > 1 and model not in _SAID:
+        if self._acting and (self._workers > 1 or not self._trains) and model not in _SAID:
             _SAID.add(model)
             self._tell()
         most = [self._workers] * bool(self._acting)
@@ -70,24 +72,29 @@ class Lookahead:
 
     def _tell(self) -> None:
         """Logs that callbacks hold the workers back."""
+        names = " and ".join(sorted({type(one).__name__ for one in self._acting}))
+        if not self._trains:
+            _LOG.warning("%s may end the evaluation after each batch, so one batch is evaluated at a time.", names)
+            return
         _LOG.warning(
             "%s may change or read the model after each batch, so each worker trains one batch at a time. Of %d "
             "workers the others have begun a batch by then: what it sets takes effect up to %d batches later.",
-            " and ".join(sorted({type(one).__name__ for one in self._acting})),
+            names,
             self._workers,
             self._workers - 1,
         )
 
 
 def acts_on_batches(callback: object, hooks: Sequence[str] = TRAIN_HOOKS) -> bool:
-    """Returns whether a callback may change or read the model between two batches.
+    """Returns whether a callback may change or read the model between two batches, or end an evaluation.
 
     Keras's own callbacks do not, or are known to `batches_until_save`. Others do if the code that runs between two
     batches mentions the model, or an optimizer or a variable that it holds.
     """
     found = [_plain(getattr(callback, name, None)) for name in hooks]
     own = [hook for hook in found if hook is not None and not _is_of_keras(hook)]
-    return any(_reaches_model(hook, callback, set()) for hook in own)
+    wanted = _MODEL if hooks is TRAIN_HOOKS else _END
+    return any(_mentions(wanted, hook, callback, set()) for hook in own)
 
 
 def _is_of_keras(hook: object) -> bool:
@@ -116,8 +123,15 @@ def _flat(callbacks: object) -> Iterator[object]:
         yield callbacks
 
 
-def _reaches_model(function: object, callback: object, seen: set[object]) -> bool:
-    """Returns whether the code of a function, or of a function that it calls, mentions the model of a callback."""
+def _mentions(wanted: set[str], function: object, callback: object, seen: set[object]) -> bool:
+    """Returns whether the code of a function, or of a function that it calls, mentions some attributes.
+
+    Args:
+        wanted: the names of the attributes. For those of the model, parts of a model that it refers to count as well.
+        function: the function.
+        callback: the callback whose hook calls it.
+        seen: the code that was searched before.
+    """
     # Nothing is known about other callables, such as a `functools.partial`.
     if not isinstance(function, types.FunctionType):
         return True
@@ -130,13 +144,13 @@ def _reaches_model(function: object, callback: object, seen: set[object]) -> boo
     reached = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
     reached += [function.__globals__[name] for name in names if name in function.__globals__]
     reached += [held[name] for name in names if name in held and name not in _MODEL]
-    if names & _MODEL or any(map(_is_state, reached)):
+    if names & wanted or (wanted is _MODEL and any(map(_is_state, reached))):
         return True
     # Methods of the callback, also those that it inherits from Keras, and functions of the same module.
     methods = [_plain(getattr(type(callback), name, None)) for name in names]
     functions = [one for one in map(_plain, reached) if _module(one) == _module(function)]
     called = [one for one in (*methods, *functions) if isinstance(one, types.FunctionType)]
-    return any(_reaches_model(one, callback, seen) for one in called)
+    return any(_mentions(wanted, one, callback, seen) for one in called)
 
 
 def _plain(value: object) -> object:

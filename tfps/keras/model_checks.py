@@ -61,12 +61,22 @@ def prepare(model: keras.Model, strategy: ParameterServerStrategy) -> None:
     for optimizer in optimizers_of(model):
         if optimizer._distribution_strategy is not strategy:
             _adopt_optimizer(optimizer, strategy)
+        # Nadam makes its product of momenta where it is built, maybe outside the scope.
+        adopt_variables(strategy, optimizer.variables, "none")
         # The mode belongs to a whole MultiOptimizer, so its parts are not checked.
         leads = optimizer in (leading, unscaled(leading), model.optimizer, unscaled(model.optimizer))
         if not leads and whole_of(optimizer) is optimizer:
             _check_mode(optimizer, leading)
     adopt_layers(strategy, model)
     adopt_variables(strategy, [one for metric in metrics_of(model) for one in metric.variables], "metric")
+
+
+def adopt_optimizers(model: keras.Model) -> None:
+    """Moves the optimizers of a compiled model to its strategy, unless they are built: `prepare` refuses these."""
+    strategy = model._distribute_strategy
+    for optimizer in optimizers_of(model):
+        if optimizer._distribution_strategy is not strategy and not optimizer.built:
+            _adopt_optimizer(optimizer, strategy)
 
 
 def _adopt_optimizer(optimizer: keras.Optimizer, strategy: ParameterServerStrategy) -> None:

@@ -126,6 +126,8 @@ def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object)
     # Keras tracks what is assigned to a model in the plain way.
     object.__setattr__(model, optimizers.DEFAULT_OPTIMIZER, not args and "optimizer" not in kwargs)
     model_checks.check_compiled(model)
+    # Users build an optimizer by hand too, to load its variables for example, and that may be outside the scope.
+    model_checks.adopt_optimizers(model)
     model.distribute_strategy.factory.small_tables.begin_model()
 
 
