@@ -211,6 +211,10 @@ def test_keras_tuner(strategy, tmp_path):
 PROGRAM = """
 import sys
 import numpy as np, keras, tensorflow as tf, tfps
+# What is made before the strategy: a dataset can be read, and the rest is refused by name.
+data = tf.data.Dataset.from_tensor_slices(np.arange(6, dtype="float32")[:, None]).batch(4)
+early = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+words = keras.layers.StringLookup(vocabulary=["a"])
 strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=1))
 with strategy.scope():
     model = keras.Sequential([keras.Input((2,), dtype="int64"), keras.layers.Embedding(60, 4), keras.layers.Flatten()])
@@ -218,6 +222,17 @@ with strategy.scope():
 model.fit(np.ones((8, 2), int), np.ones((8, 8)), verbose=0)
 model.predict(np.ones((8, 2), int), verbose=0)
 coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+assert [len(batch) for batch in data] == [4, 2]
+norm = keras.layers.Normalization()
+norm.adapt(data)
+assert norm.mean.numpy() == 2.5
+for late in (early, keras.Sequential([keras.Input((), dtype="string"), words])):
+    try:
+        with strategy.scope():
+            late.compile("sgd", "mse")
+        raise AssertionError(late)
+    except tfps.errors.UnsupportedError as error:
+        assert "made before the strategy" in str(error)
 # As in a notebook: TensorFlow's logger is at level INFO, and what it writes to is closed before the process ends.
 tf.get_logger().setLevel("INFO")
 tf.get_logger().handlers[0].stream = stream = open("/dev/null", "w")

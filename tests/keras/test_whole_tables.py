@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tfps
 from tfps.embedding import whole
+from tfps.errors import UnsupportedError
 
 ROWS, DIM = 60, 4
 IDS = np.random.default_rng(0).integers(0, ROWS, (96, 3))
@@ -162,6 +163,61 @@ class Regularized(Items):
 
 def test_a_table_that_is_read_whole_is_regularized_whole(one_worker):
     assert_alike(one_worker, Regularized, lambda: keras.optimizers.SGD(0.1), y=CLASSES, loss=logits())
+
+
+class Calculated(Items):
+    """Calculates with whole tables by the operators of Python."""
+
+    def call(self, ids):
+        looked_up = tf.reduce_mean(self.table(ids), 1)
+        table, rows = self.table.embeddings, self.table.embeddings.value
+        numbers = np.arange(ROWS * DIM, dtype="float32").reshape(ROWS, DIM) / 100
+        total = -table + abs(table) + 2 * rows - rows**2 + numbers * rows + tf.where(rows > 0, rows, 0.0)
+        return looked_up @ tf.transpose(rows) + tf.reduce_sum(total, 1)
+
+
+def test_operators_on_a_whole_table(one_worker):
+    assert_alike(one_worker, Calculated, lambda: keras.optimizers.SGD(0.01), y=CLASSES, loss=logits())
+    with one_worker.scope():
+        model = Items()
+    model.table.build()
+    table, expected = model.table.embeddings, model.table.get_weights()[0]
+    for ours, theirs in ((-table, -expected), (table.value @ expected.T, expected @ expected.T)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    assert {table.value.ref(): 1}[table.value.ref()] == 1
+
+
+class Recomputed(Items):
+    def call(self, ids):
+        return tf.recompute_grad(self.table)(ids)[:, 0]
+
+
+class Clipped(Items):
+    def train_step(self, data):
+        logs = super().train_step(data)
+        self.table.embeddings.assign(keras.ops.clip(self.table.embeddings, -0.1, 0.1))
+        return logs
+
+
+class AsArray(Items):
+    def call(self, ids):
+        return super().call(ids) + np.asarray(self.table.embeddings).sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        (Recomputed, UnsupportedError, "recompute_grad.*look up the rows before"),
+        (Clipped, UnsupportedError, "a step cannot assign table.*from a callback"),
+        (AsArray, NotImplementedError, "as an array.*keras.ops"),
+    ],
+)
+def test_what_a_step_cannot_do_with_a_table_is_refused(one_worker, kind, error, message):
+    with one_worker.scope():
+        model = kind()
+        model.compile("sgd", logits())
+    with pytest.raises(error, match=message):
+        model.fit(IDS, CLASSES, verbose=0)
 
 
 class ByHand(Items):

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import record  # no public function says whether a tape is active
+from tensorflow.python.util import object_identity  # the class of what `tf.Variable.ref` returns is not public
 
 from tfps import step
 from tfps.embedding.initialization import InitialValue
 from tfps.embedding.lookup import expand, look_up
+from tfps.embedding.operators import with_operators
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.row_store import RowStore
 from tfps.embedding.whole import all_ids, read_in_graph
@@ -61,6 +63,7 @@ class RowChunk:
     slots: tuple[tf.Tensor, ...]
 
 
+@with_operators
 class Table(RoutedRows, abc.ABC):
     """A table with rows of shape [dim] and a store for each shard.
 
@@ -174,7 +177,16 @@ class Table(RoutedRows, abc.ABC):
         return whole
 
     def __array__(self, dtype: "npt.DTypeLike | None" = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        """Returns `numpy()`, for `np.asarray(table)`."""
+        """Returns `numpy()`, for `np.asarray(table)`.
+
+        Raises:
+            NotImplementedError: a graph is under trace, as for a `tf.Variable`. It would have the rows of that moment.
+        """
+        if not tf.executing_eagerly():
+            raise NotImplementedError(
+                f"a graph cannot use table {self.name!r} as an array, which would keep its rows of this moment. "
+                "Valid: tf.convert_to_tensor(table), tf.gather(table, ids), or functions of keras.ops."
+            )
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
 
     def assign(self, value: "npt.ArrayLike | tf.Tensor") -> "Self":
@@ -182,6 +194,10 @@ class Table(RoutedRows, abc.ABC):
 
         Args:
             value: the new rows, an array or tensor [rows, dim].
+
+        Raises:
+            UnsupportedError: a step that runs on workers assigns it.
+            ValueError: the value has another shape.
         """
         # TensorFlow restores a checkpoint inside a function, where the value is symbolic.
         if not tf.executing_eagerly():
@@ -199,6 +215,13 @@ class Table(RoutedRows, abc.ABC):
 
     def _assign_in_graph(self, value: tf.Tensor) -> "Self":
         """Does what `assign` does inside a `tf.function`."""
+        if step.current() is not None:
+            # Workers have rows of their own under way, whose gradients would come after it, from older rows.
+            raise UnsupportedError(
+                f"a step cannot assign table {self.name!r}, which all workers read and update at the same time. Valid: "
+                "assign it between two calls of `fit` or from a callback; or make it a dense variable, with "
+                "`dense_tables_bytes` of the strategy."
+            )
         value = tf.ensure_shape(value, self.shape)
         for shard, store in enumerate(self.stores):
             local = tf.range(self.routing.shard_rows(shard), dtype=tf.int64)
@@ -243,6 +266,20 @@ class Table(RoutedRows, abc.ABC):
     def __iter__(self) -> "NoReturn":
         """Refuses a loop over the rows, as a `tf.Variable` does. Without this method Python would call `self[i]`."""
         raise TypeError(f"table {self.name!r} is not iterable.")
+
+    def ref(self) -> object:
+        """Returns a hashable reference to the table, as `tf.Variable.ref` does.
+
+        Raises:
+            UnsupportedError: a step is under trace, where TensorFlow asks for a table within a gradient of one's own.
+        """
+        current = step.current()
+        if current is not None and not current.eager:
+            raise UnsupportedError(
+                "within `tf.recompute_grad` and `tf.custom_gradient` no table can be used, whose gradient is no "
+                f"tensor. Received: {self.name!r}. Valid: look up the rows before, and pass them to the function."
+            )
+        return object_identity.Reference(self)
 
     @property
     def device(self) -> str:

@@ -14,15 +14,21 @@ def move_to_this_context(dataset: tf.data.Dataset) -> tf.data.Dataset:
     When a strategy connects to a cluster, TensorFlow renames the chief's device from "/job:localhost/..." to
     "/job:chief/...". A dataset that was made before that is still on the old device, and iterating over it fails.
     """
-    # A small tensor tells the current name of the device.
-    connected = not devices.is_unconnected(tf.constant(0).device)
-    if not connected or not devices.is_unconnected(dataset._variant_tensor.device):
+    if not is_stranded(dataset):
         return dataset
     variant = tf.raw_ops.DatasetFromGraph(graph_def=strip_devices(dataset).SerializeToString())
     moved = dataset_ops._VariantDataset(variant, dataset.element_spec)
     # The graph calls Python functions by name, and the first dataset keeps these functions alive.
     moved.made_from = dataset
     return moved
+
+
+def is_stranded(dataset: tf.data.Dataset) -> bool:
+    """Whether a dataset was made before this process connected to a cluster, so that it cannot be iterated over."""
+    if not devices.is_unconnected(dataset._variant_tensor.device):
+        return False
+    # A small tensor tells the current name of the device.
+    return not devices.is_unconnected(tf.constant(0).device)
 
 
 def as_tensor(value: Nest) -> tf.Tensor | tf.RaggedTensor | tf.SparseTensor | None:

@@ -88,6 +88,7 @@ def adopt_layers(strategy: ParameterServerStrategy, model: keras.Model) -> None:
     for layer in model._flatten_layers():
         if isinstance(layer, keras.metrics.Metric):
             continue
+        _check_lookup_table(layer)
         own = [*layer._trainable_variables, *layer._non_trainable_variables]
         kind = "embedding" if isinstance(layer, keras.layers.Embedding) else "layer"
         seeds = [generator.state for generator in getattr(layer, "_seed_generators", ())]
@@ -98,7 +99,7 @@ def adopt_layers(strategy: ParameterServerStrategy, model: keras.Model) -> None:
                 continue
             variable._tfps_maker = maker
             _record_table_type(variable, layer)
-            array, dtype = value.numpy(), standardize_dtype(variable._dtype)
+            array, dtype = _value_of(variable), standardize_dtype(variable._dtype)
             spec = VariableSpec(
                 variable.path,
                 array.shape,
@@ -109,6 +110,17 @@ def adopt_layers(strategy: ParameterServerStrategy, model: keras.Model) -> None:
             variable._value = _create(
                 strategy, variable, spec, InitialValue(_constant_of(array, dtype), _rows_of(array, dtype))
             )
+
+
+def _check_lookup_table(layer: keras.layers.Layer) -> None:
+    """Refuses a layer such as StringLookup whose table was made before the strategy."""
+    table = getattr(layer, "lookup_table", None)
+    handle = getattr(table, "resource_handle", None)
+    if handle is not None and devices.is_unconnected(getattr(handle, "device", "")):
+        raise UnsupportedError(
+            f"layer {layer.name!r} was made before the strategy. TensorFlow loses what was there when it "
+            "connects to a cluster. Valid: make the strategy first, then models and layers."
+        )
 
 
 def _constant_of(array: np.ndarray[Any, Any], dtype: str) -> Callable[[], tf.Tensor]:
@@ -145,7 +157,17 @@ def adopt(strategy: ParameterServerStrategy, variables: list[Variable], maker: s
     for variable in variables:
         if isinstance(variable, Variable) and not isinstance(variable._value, (StepVariable, Table, type(None))):
             variable._tfps_maker = maker
-            variable._value = create_from_value(strategy, variable, variable._value.numpy())
+            variable._value = create_from_value(strategy, variable, _value_of(variable))
+
+
+def _value_of(variable: Variable) -> np.ndarray[Any, Any]:
+    """Returns the value of a variable that was made outside the scope."""
+    if devices.is_unconnected(variable._value.device):
+        raise UnsupportedError(
+            f"variable {variable.path!r} was made before the strategy. TensorFlow loses what was there when it "
+            "connects to a cluster. Valid: make the strategy first, then models and layers."
+        )
+    return np.asarray(variable._value.numpy())
 
 
 def stored_values(variables: Iterable[Variable | T], kind: type[T] | tuple[type[T], ...]) -> list[T]:
