@@ -17,7 +17,7 @@ def schedule(strategy, step, times):
 
 
 @pytest.mark.parametrize(("builds", "momentum"), [(True, 0.0), (False, 0.0), (False, 0.5)])
-def test_coordinator_loop_counts_every_step(strategy, builds, momentum):
+def test_coordinator_loop_counts_every_step(strategy, builds, momentum, caplog):
     with strategy.scope():
         table = keras.layers.Embedding(20, 4, embeddings_initializer="zeros")
         model = keras.Sequential(
@@ -28,6 +28,12 @@ def test_coordinator_loop_counts_every_step(strategy, builds, momentum):
             optimizer.build(model.trainable_variables)
         mean = keras.metrics.Mean()
 
+    def positive(number):
+        # Converted by AutoGraph, as the function that calls it.
+        if number < 0:
+            number = -number
+        return number
+
     @tf.function
     def step(iterator):
         def replica(ids):
@@ -36,12 +42,13 @@ def test_coordinator_loop_counts_every_step(strategy, builds, momentum):
             gradients = tape.gradient(loss, model.trainable_variables)
             pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
             optimizer.apply_gradients(pairs)
-            mean.update_state(tf.ones([5]))
+            mean.update_state(positive(-tf.ones([])) * tf.ones([5]))
             return loss
 
         return strategy.run(replica, args=(next(iterator),))
 
     schedule(strategy, step, 30)
+    assert "AutoGraph could not transform" not in caplog.text
     assert int(optimizer.iterations) == 30
     assert float(mean.result()) == 1.0 and float(mean.variables[1].numpy()) == 150.0
     if momentum:
@@ -74,7 +81,9 @@ def test_all_tables_of_a_step_share_a_request(strategy):
     gathers = [node.device for node in nodes if node.op == "TfpsGatherRows"]
     if not gathers:
         pytest.skip("the ops are not built: TensorFlow's own send more")
-    assert len(gathers) == len(set(gathers)) == strategy.num_servers
+    # Where the tables are depends on what else the servers hold.
+    servers = {server for table in tables for server in table.embeddings._value.servers}
+    assert len(gathers) == len(set(gathers)) == len(servers)
     assert all("/job:ps/" in device for device in gathers)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.autograph.core import ag_ctx  # whether AutoGraph is on is not public
 
 from tfps import step
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -27,7 +28,10 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
     Metric state stays on the chief and is updated there.
     """
     _number_workers(strategy)
+    autograph = ag_ctx.control_status_ctx().status
 
+    # TensorFlow has converted the user's function. AutoGraph cannot convert this one, and would say so in a warning.
+    @tf.autograph.experimental.do_not_convert
     def run_function(*args: Any, **kwargs: Any) -> Nest:
         if tf.executing_eagerly():
             return run_eagerly(function, *args, **kwargs)
@@ -40,7 +44,9 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
             # The recording and the real trace share this dictionary, and it is filled in between. It is empty for the
             # recording, which then reads the variables of the servers in a graph that never runs.
             assignments = None if exchange is None else exchange.assignments
-            with step.tracing(step.Step(lookups, copies, by_hand=True, assignments=assignments)):
+            traced = step.tracing(step.Step(lookups, copies, by_hand=True, assignments=assignments))
+            # AutoGraph is off here, but not for what the user's function calls.
+            with traced, ag_ctx.ControlStatusCtx(autograph):
                 return function(*args_now, **kwargs_now)
 
         # Arguments that are no tensors are part of the function.
