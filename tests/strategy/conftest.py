@@ -2,10 +2,10 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
-
-from tests import programs
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -19,7 +19,14 @@ def run_program(tmp_path):
         base |= {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "1", "TMPDIR": str(tmp_path)}
         path = tmp_path / "program.py"
         path.write_text(source)
-        ended = programs.run([path, *arguments], env=base | environment, timeout=timeout_s)
+        ended = subprocess.run(
+            [sys.executable, "-X", "faulthandler", str(path), *arguments],
+            env=base | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
         assert ended.returncode == 0, ended.stdout + ended.stderr[-6000:]
         return ended.stdout.splitlines()
 
