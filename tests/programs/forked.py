@@ -1,8 +1,8 @@
 """Starts programs of tests as forks of a process that has imported TensorFlow, Keras and tfps.
 
 An import takes about seven seconds of CPU, twice for a program with a `LocalCluster`, whose servers come from a process
-of their own. Tests of how a program or a cluster starts and ends use `subprocess` instead, and so do programs that need other
-values of variables that libraries read when they are imported, such as TF_USE_LEGACY_KERAS.
+of their own. Tests of how a program or a cluster starts and ends use `subprocess` instead. So do programs that need
+other values of variables that libraries read when they are imported, such as TF_USE_LEGACY_KERAS.
 
 One server for each process of pytest, started by the first program and ended with that process.
 """
