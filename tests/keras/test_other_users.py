@@ -215,6 +215,7 @@ import numpy as np, keras, tensorflow as tf, tfps
 data = tf.data.Dataset.from_tensor_slices(np.arange(6, dtype="float32")[:, None]).batch(4)
 early = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
 words = keras.layers.StringLookup(vocabulary=["a"])
+mapped = tf.data.Dataset.from_tensors(["a"]).map(words)
 strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=1))
 with strategy.scope():
     model = keras.Sequential([keras.Input((2,), dtype="int64"), keras.layers.Embedding(60, 4), keras.layers.Flatten()])
@@ -226,11 +227,12 @@ assert [len(batch) for batch in data] == [4, 2]
 norm = keras.layers.Normalization()
 norm.adapt(data)
 assert norm.mean.numpy() == 2.5
-for late in (early, keras.Sequential([keras.Input((), dtype="string"), words])):
+models = early, keras.Sequential([keras.Input((), dtype="string"), words])
+for use in (*(lambda late=late: late.compile("sgd", "mse") for late in models), lambda: list(mapped)):
     try:
         with strategy.scope():
-            late.compile("sgd", "mse")
-        raise AssertionError(late)
+            use()
+        raise AssertionError(use)
     except tfps.errors.UnsupportedError as error:
         assert "made before the strategy" in str(error)
 # As in a notebook: TensorFlow's logger is at level INFO, and what it writes to is closed before the process ends.

@@ -10,6 +10,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, node_def_pb2  # the serialised form of a dataset
 
+from tfps.cluster import devices
+from tfps.errors import UnsupportedError
+
 PER_ELEMENT = frozenset(
     {"MapDataset", "ParallelMapDataset", "ParallelMapDatasetV2", "PrefetchDataset", "OptionsDataset", "ModelDataset"}
 )
@@ -53,11 +56,22 @@ def strip_devices(dataset: tf.data.Dataset) -> graph_pb2.GraphDef:
     """Serialises a dataset as a graph that does not name the devices of its context.
 
     Raises:
+        UnsupportedError: the dataset uses a variable or a lookup table that was made before the strategy.
         tf.errors.OpError: the dataset cannot be serialised.
     """
     # A dataset with state (a shuffle with a generator, say) is serialised as it would begin, without its state.
     policy = tf.data.experimental.ExternalStatePolicy.IGNORE
-    graph = graph_pb2.GraphDef.FromString(dataset._as_serialized_graph(external_state_policy=policy).numpy())
+    try:
+        serialized = dataset._as_serialized_graph(external_state_policy=policy)
+    except tf.errors.FailedPreconditionError as error:
+        # Its message names the device where the resource was.
+        if not devices.is_unconnected(error.message):
+            raise
+        raise UnsupportedError(
+            "the dataset uses a variable or a lookup table (of StringLookup, TextVectorization) that was made before "
+            "the strategy. TensorFlow loses what was there when it connects to a cluster. Valid: make the strategy first."
+        ) from error
+    graph = graph_pb2.GraphDef.FromString(serialized.numpy())
     for node in all_nodes(graph):
         node.device = ""
     return graph
