@@ -26,16 +26,16 @@ OPS := $(shell find tfps_ops -name '*.cc' -o -name '*.h' -o -name '*.inc')
 # TensorFlow comes before the package: the ops are compiled against the very one that will load them.
 $(VENV)/.tensorflow: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet 'setuptools>=77' '$(TENSORFLOW)' '$(KERAS)'
+	$(PIP) install --quiet --no-compile 'setuptools>=77' '$(TENSORFLOW)' '$(KERAS)'
 	touch $@
 
 # TensorFlow and Keras are named again, or pip would trade them for those that the newest of the other packages prefer.
 $(VENV)/.package: $(VENV)/.tensorflow setup.py $(OPS)
-	$(PIP) install --quiet --no-build-isolation --editable '.[demo,test]' '$(TENSORFLOW)' '$(KERAS)'
+	$(PIP) install --quiet --no-compile --no-build-isolation --editable '.[demo,test]' '$(TENSORFLOW)' '$(KERAS)'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.package
-	$(PIP) install --quiet --no-build-isolation --editable '.[lint]' '$(TENSORFLOW)' '$(KERAS)'
+	$(PIP) install --quiet --no-compile --no-build-isolation --editable '.[lint]' '$(TENSORFLOW)' '$(KERAS)'
 	touch $@
 
 environment: $(VENV)/.lint

@@ -18,6 +18,7 @@ import subprocess
 import sys
 
 MODES = ("one", "joined", "async", "sync", "geo")
+ALONE = ("one", "joined")  # without a cluster
 MERGES = ("cap", "mean", "sum")
 
 
@@ -55,8 +56,11 @@ def _runs(args: argparse.Namespace) -> None:
     for name in args.modes:
         variants = itertools.product(args.push_every, args.merges) if name == "geo" else [(None, None)]
         exchanges = args.exchange_every if name == "async" else [0]
-        for (push_every, merge), rate, every in itertools.product(variants, args.rates, exchanges):
-            mode = Mode(name, push_every, merge, rate, every or None, args.overlap and name in ("async", "geo"))
+        settings = itertools.product(variants, args.rates, exchanges, args.repeated_ids[: 1 if name in ALONE else None])
+        for (push_every, merge), rate, every, repeated_ids in settings:
+            overlap = args.overlap and name in ("async", "geo")
+            repeats = None if name in ALONE else repeated_ids
+            mode = Mode(name, push_every, merge, rate, every or None, overlap, repeats, args.optimizer)
             if mode.distributed and strategy is None:
                 strategy = tfps.ParameterServerStrategy(
                     tfps.LocalCluster(num_ps=1, num_workers=workers),
@@ -77,13 +81,13 @@ def _note(result: dict, path: str | None) -> None:
 
 def _of_workers(args: argparse.Namespace, workers: int) -> list[str]:
     """The command line for one number of workers. "one" needs no cluster, so it runs with the first number only."""
-    names = ("modes", "push_every", "merges", "seeds", "rates", "exchange_every")
+    names = ("modes", "push_every", "merges", "seeds", "rates", "exchange_every", "repeated_ids")
     given = {name: getattr(args, name) for name in names}
     if workers != args.workers[0]:
         given["modes"] = [mode for mode in args.modes if mode != "one"]
     lists = [[f"--{name.replace('_', '-')}", *map(str, values)] for name, values in given.items()]
     out = [*["--overlap"] * args.overlap, *(["--out", args.out] if args.out else [])]
-    tables = ["--dense-tables-bytes", str(args.dense_tables_bytes)]
+    tables = ["--dense-tables-bytes", str(args.dense_tables_bytes), "--optimizer", args.optimizer]
     return ["--data", args.data, "--task", args.task, "--workers", str(workers), *tables, *sum(lists, []), *out]
 
 
@@ -109,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
         help="steps between exchanges of dense variables, of async (default 0: the strategy's own)",
     )
     parser.add_argument("--dense-tables-bytes", type=int, default=0, help="of the strategy (default 0: all are tables)")
+    parser.add_argument(
+        "--repeated-ids", nargs="+", choices=("sum", "each"), default=["sum"], help="of the strategy (default sum)"
+    )
+    parser.add_argument(
+        "--optimizer", choices=("", "adagrad", "adam"), default="", help="in place of that of the task (default: that)"
+    )
     parser.add_argument("--overlap", action="store_true", help="GEO and async exchange while they train")
     parser.add_argument("--out", help="a file that lines are appended to")
     parser.add_argument("--table", metavar="FILE", help="show what such a file holds, and train nothing")

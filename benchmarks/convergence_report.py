@@ -88,6 +88,7 @@ def name_of(run: dict[str, Any]) -> str:
     """How a run trained, in words."""
     name = f"geo {run['push_every']} {run['merge']}" if run["name"] == "geo" else run["name"]
     name += " overlapped" if run.get("overlap") else ""
+    name += ", each" if run.get("repeated_ids") == "each" else ""
     name += f", dense every {run['exchange_every']}" if run.get("exchange_every") else ""
     return name if run["rate"] == 1.0 else f"{name}, rate x{run['rate']:g}"
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,9 +11,16 @@ import numpy as np
 
 import tfps
 from benchmarks.convergence_tasks import Task
-from tfps.training import schedule
+from tfps.training import steady_mode
 
-_CLOSURES_AN_EPOCH = schedule.CLOSURES_AN_EPOCH
+_CLOSURES_AN_EPOCH = steady_mode.CLOSURES_AN_EPOCH
+
+
+OPTIMIZERS: dict[str, Callable[[float], Any]] = {
+    "adagrad": lambda factor: keras.optimizers.Adagrad(0.1 * factor),
+    "adam": lambda factor: keras.optimizers.Adam(0.001 * factor),
+}
+"""Optimizers that take the place of the task's own, by their name: (factor of the learning rate) -> optimizer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +34,8 @@ class Mode:
         rate: what the learning rate is multiplied by.
         exchange_every: steps between exchanges of dense variables ("async"); None for the strategy's default.
         overlap: whether windows (GEO) or dense variables ("async") are exchanged while others are trained.
+        repeated_ids: of the strategy; None without one.
+        kind: the optimizer; "" for that of the task.
     """
 
     name: str
@@ -34,6 +44,8 @@ class Mode:
     rate: float = 1.0
     exchange_every: int | None = None
     overlap: bool = False
+    repeated_ids: str | None = None
+    kind: str = ""
 
     @property
     def distributed(self) -> bool:
@@ -58,18 +70,20 @@ class Run:
     """
 
     def __init__(self, task: Task, mode: Mode, workers: int, strategy: Any = None) -> None:
-        self._task, self._mode, self._workers = task, mode, workers
+        self._task, self._mode, self._workers, self._strategy = task, mode, workers, strategy
         self._twin = task.build()
         if strategy is not None:
             strategy.dense_exchange_every = mode.exchange_every or max(1, 32 // workers)
             strategy.overlap_dense_exchange = mode.overlap and mode.name == "async"
+            # One cluster serves both settings, so that they run in turns.
+            strategy.factory.keep_repeats = mode.repeated_ids == "each"
         # With a given interval, closures must not be cut shorter than it: an epoch of adult has 114 batches.
-        schedule.CLOSURES_AN_EPOCH = 1 if mode.exchange_every else _CLOSURES_AN_EPOCH
+        steady_mode.CLOSURES_AN_EPOCH = 1 if mode.exchange_every else _CLOSURES_AN_EPOCH
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self._model = task.build()
-            self._model.compile(mode.optimizer(task.optimizer(mode.rate)), loss=task.loss)
+            self._model.compile(mode.optimizer(self._plain_optimizer()), loss=task.loss)
         self._model.fit(self._epoch(0).take(2 * workers), verbose=0)  # traces
-        inner = task.optimizer(mode.rate)
+        inner = self._plain_optimizer()
         inner.build(self._twin.trainable_variables)
         self._first_slots = [float(np.max(variable)) for variable in _slots(inner)]
 
@@ -88,6 +102,10 @@ class Run:
         return {"task": self._task.name, **dataclasses.asdict(self._mode), "workers": self._workers, "seed": seed} | {
             "curve": curve
         }
+
+    def _plain_optimizer(self) -> Any:
+        kind = self._mode.kind
+        return OPTIMIZERS[kind](self._mode.rate) if kind else self._task.optimizer(self._mode.rate)
 
     def _epoch(self, seed: int) -> Any:
         """The batches of one epoch; for "joined" the batches of all workers, joined."""

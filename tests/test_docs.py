@@ -134,24 +134,27 @@ def test_files_that_are_named_exist():
 
 def called(owner):
     """A class by its name, and TensorFlow's modules as users write them."""
-    from tfps.keras import hooks
+    import tensorflow as tf
 
-    # Its class has another name in other versions of Keras.
-    if owner is hooks.EXPORT_ARCHIVE:
-        return "ExportArchive"
+    from tfps.keras import _compat
+
+    # Classes whose own names differ from version to version.
+    public = {_compat.EXPORT_ARCHIVE: "ExportArchive", tf.data.Dataset: "tf.data.Dataset"}
+    if owner in public:
+        return public[owner]
     return re.sub(r"^tensorflow(\._api\.v2)?", "tf", owner.__name__)
 
 
 def test_hooks_are_those_of_the_table(monkeypatch):
-    from tfps.keras import hooks
+    from tfps.keras import _compat, hooks
+    from tfps.keras.hooks import replacing
 
     replaced = ["Variable.sparse_read", "Variable.trainable"]  # properties, the one added, of the other the setter
-    monkeypatch.setattr(hooks, "_replace", lambda owner, name, *_: replaced.append(f"{called(owner)}.{name}"))
-    for name, install in vars(hooks).items():
-        if name.startswith("_install_"):
-            install()
+    monkeypatch.setattr(replacing, "replace", lambda owner, name, *_: replaced.append(f"{called(owner)}.{name}"))
+    monkeypatch.setattr(hooks, "_INSTALLED", set())
+    hooks.install()
     rows = [row[0] for row in table("docs/architecture.md", "replaced", "why", "applies to")]
-    older = [f"{kind.__name__}.build" for kind in hooks.UNREFERENCED_SLOTS]
+    older = [f"{kind.__name__}.build" for kind in _compat.UNREFERENCED_SLOTS]
     # Hooks that only a Keras before 3.10 gets.
     absent = {"Adagrad.build", "Ftrl.build"} - set(older)
     assert {"Adagrad.build", "Ftrl.build"} <= set(rows)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_v2_func_graphs  # no public function says what a graph is
 
 from tfps.types import VariableKey
 
@@ -50,13 +51,14 @@ class Assignments(Protocol):
     """Takes note of the assignments of a traced step."""
 
     # `Any` stands for a `DenseVariable` of `tfps.strategy`, which imports this module.
-    def note(self, variable: Any, value: tf.Tensor | None, added: float) -> None:
+    def note(self, variable: Any, value: tf.Tensor | None, added: float, indices: Any = None) -> None:
         """Takes note of one assignment, before it is traced.
 
         Args:
             variable: the variable; the worker has a copy of it.
             value: the assigned or added value; None for one that overwrites a part of the variable.
             added: 0 for an assignment; 1 if the value is added to the variable, -1 if it is subtracted.
+            indices: the indices of the slices that are overwritten, as those of `tf.scatter_nd`; None without.
         """
         ...
 
@@ -72,11 +74,14 @@ class Contribution:
     Args:
         gradients: the gradient of each variable; IndexedSlices for tables.
         values: the table or dense variable of each gradient.
+        measures: for each value, what is summed beside the gradients of an id that repeats (a
+            `tfps.ops.rules.declaration.Measure`); None for nothing.
         update: a function that makes the optimizer's update from the mean gradients, in the same order.
     """
 
     gradients: Sequence[Gradient]
     values: Sequence[Keyed]
+    measures: Sequence[Any]
     update: Callable[[Sequence[Gradient]], None]
 
 
@@ -107,6 +112,7 @@ class Step:
         by_hand: whether the step belongs to a hand-written loop.
         assignments: takes note of what the step assigns to its copies; None if nothing is pushed back from them.
         eager: whether the step runs at once, instead of being traced. Such a step has no copies and no stand-ins.
+        exported: whether the trace is saved for another program, so that no worker runs it.
 
     Attributes:
         gradients: the `TableGradient` of each lookup whose backward pass was traced; the push of this step uses them.
@@ -114,6 +120,8 @@ class Step:
         whole_reads: the (table, all its rows) of each time that the step read a table whole.
         contributions: the gradients that were handed over so far; None if the step makes its own updates.
         numbering: the numbers of the steps of the closure; None if the step belongs to none.
+        summed: the keys of tables whose gradients of repeated ids are summed first in this step, as Keras does where a
+            part of the gradient of the table is dense.
         drawn: the state of each random generator that the step draws from.
         uncopied: the variables that the step uses where they are, because the worker has no copy, by key.
     """
@@ -128,8 +136,10 @@ class Step:
         by_hand: bool = False,
         eager: bool = False,
         assignments: Assignments | None = None,
+        exported: bool = False,
     ) -> None:
         self.push_id, self.by_hand, self.eager, self.assignments = push_id, by_hand, eager, assignments
+        self.exported = exported
         self._pushes = 0
         self.numbering: Numbering | None = None
         self.lookups = lookups
@@ -143,6 +153,7 @@ class Step:
         self.gradients: list[Any] = []
         self.looked_up: list[tuple[Any, tf.Tensor]] = []
         self.drawn: list[Any] = []
+        self.summed: set[VariableKey] = set()
         self.uncopied: dict[VariableKey, Any] = {}
         self.whole_reads: list[tuple[Any, tf.Tensor]] = []
 
@@ -151,12 +162,26 @@ class Step:
         """Whether the code under trace is in a branch or a loop of the step, which has its own graph."""
         return tf.compat.v1.get_default_graph() is not self._graph
 
+    @property
+    def is_in_loop(self) -> bool:
+        """Whether the code under trace is in a loop of the step, or in a branch within one."""
+        graph = tf.compat.v1.get_default_graph()
+        while graph is not self._graph and graph is not None:
+            if isinstance(graph, control_flow_v2_func_graphs.WhileBodyFuncGraph):
+                return True
+            graph = getattr(graph, "outer_graph", None)
+        return False
+
     @contextlib.contextmanager
     def outside(self) -> Iterator[None]:
         """Creates operations in the graph of the step, also from within its branches and loops."""
         # A branch or a loop takes what it uses of the step's graph as an argument.
         with self._graph.as_default():
             yield
+
+    def sum_repeats(self, key: VariableKey) -> None:
+        """Sums the gradients of repeated ids of a table in this step, because in one process its gradient is dense."""
+        self.summed.add(key)
 
     def next_push_id(self) -> Any:
         """Returns the id of the next push of rows, or None if pushes have no ids."""

@@ -8,13 +8,13 @@ import functools
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import keras
 import numpy as np
 
 import tfps
+from tests import programs
 from tests.conformance import models
 from tests.conformance.matrix import FORMATS, KINDS, MODES
 
@@ -32,31 +32,35 @@ class Elsewhere:
     def __init__(self, servers: int, folder: pathlib.Path) -> None:
         environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
         self._log = folder / f"{servers}.log"
+        (requests, to_requests), (from_answers, answers) = os.pipe(), os.pipe()
+        self._requests, self._answers = os.fdopen(to_requests, "w"), os.fdopen(from_answers)
         with self._log.open("w") as log:
-            self._program = subprocess.Popen(
-                [sys.executable, "-m", "tests.conformance.elsewhere", str(servers)],
+            self._program = programs.start(
+                ["-m", "tests.conformance.elsewhere", str(servers)],
                 cwd=ROOT,
                 env=environment | {"PYTHONPATH": str(ROOT)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=requests,
+                stdout=answers,
                 stderr=log,
-                text=True,
             )
+        # The program has these ends.
+        os.close(requests)
+        os.close(answers)
 
     def load(self, folder: pathlib.Path, kind: str, mode: str, form: str) -> tuple[models.State, models.State]:
         """Loads what is saved in a folder; returns the state, and the state one step later."""
-        assert self._program.stdin and self._program.stdout
-        self._program.stdin.write(json.dumps([str(folder), kind, mode, form]) + "\n")
-        self._program.stdin.flush()
-        answer = self._program.stdout.readline()
+        self._requests.write(json.dumps([str(folder), kind, mode, form]) + "\n")
+        self._requests.flush()
+        answer = self._answers.readline()
         assert answer, f"the program has ended:\n{self._log.read_text()[-4000:]}"
         loaded, stepped = (dict(np.load(path)) for path in json.loads(answer))
         return loaded, stepped
 
     def close(self) -> None:
         """Ends the program, which must have found nothing wrong."""
-        self._program.communicate(timeout=60)
-        assert self._program.returncode == 0, self._log.read_text()[-4000:]
+        self._requests.close()
+        assert self._program.wait(timeout=60) == 0, self._log.read_text()[-4000:]
+        self._answers.close()
 
 
 def serve(servers: int) -> None:

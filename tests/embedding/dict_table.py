@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfps.embedding.initialization import fill
 from tfps.embedding.row_store import RowStore
 from tfps.embedding.table import Table, get_routing
-from tfps.ops.apply_rows import unpack_update, update_deltas
+from tfps.ops.apply_rows import split_measures, unpack_update, update_deltas
 from tfps.ops.row_request import split_request
 
 _NUMBERS = itertools.count()
@@ -60,16 +60,18 @@ class DictStore(RowStore):
     def apply(cls, rule, stores, message):
         with tf.device(stores[0][0].device):
             hypers = len(rule.hyperparameters) + 1
-            hyper, request, gradients = unpack_update(message, hypers, len(stores), stores[0][0].dim)
-            counts, local = split_request(request, len(stores))
-            parts = zip(stores, local, tf.split(gradients, counts, num=len(stores)), strict=True)
-            return tf.group(*(piece[0]._update(rule, piece, hyper, wanted, part) for piece, wanted, part in parts))
+            update = unpack_update(message, hypers, len(stores), stores[0][0].dim, rule.measure)
+            counts, local = split_request(update.request, len(stores))
+            gradients = tf.split(update.gradients, counts, num=len(stores))
+            measures = split_measures(update, counts, len(stores))
+            parts = zip(stores, local, gradients, measures, strict=True)
+            return tf.group(*(piece[0]._update(rule, piece, update.hyper, *part) for piece, *part in parts))
 
-    def _update(self, rule, stores, hyper, local, gradient):
+    def _update(self, rule, stores, hyper, local, gradient, measure):
         lock = tf.raw_ops.MutexLock(mutex=self._mutex)
         with tf.control_dependencies([lock]):
             before = [store._rows.find(local) for store in stores]
-            deltas = update_deltas(rule, before, hyper, gradient)
+            deltas = update_deltas(rule, before, hyper, gradient, measure)
             clock = self._touches.find(tf.constant([_CLOCK], tf.int64)) + 1
             keys = tf.concat([local, [_CLOCK]], 0)
         updates = zip(stores, before, deltas, strict=True)

@@ -2,11 +2,10 @@
 
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 
 import pytest
+
+from tests import programs
 
 ROOT = pathlib.Path(__file__).parents[2]
 LIMIT_S = 900  # a slow machine; most take about 20 s
@@ -20,23 +19,16 @@ def begin(tmp_path):
     def start(*arguments, **environment):
         kept = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
         variables = kept | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"} | environment
-        process = subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            cwd=ROOT,
-            env=variables,
-            stdout=(tmp_path / f"out{len(started)}").open("w+"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with (tmp_path / f"out{len(started)}").open("w") as out:
+            process = programs.start(list(map(str, arguments)), cwd=ROOT, env=variables, stdout=out, stderr=out)
         process.output = (tmp_path / f"out{len(started)}").read_text
         started.append(process)
         return process
 
     yield start
     for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.kill()
+        process.wait(LIMIT_S)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tests.inputs.counting import ROWS, Counter, each
 from tfps.inputs.worker_input import WorkerInput
+from tfps.training.asynchronous import pacing
 
 Dataset = tf.data.Dataset
 ODD = 45
@@ -50,9 +51,13 @@ PASSES = {
 
 
 @pytest.mark.parametrize("kind", PASSES)
-def test_a_pass_is_a_pass(counters, folder, kind):
+def test_a_pass_is_a_pass(counters, folder, kind, monkeypatch):
     make, steps, rows = PASSES[kind]
     dataset = make(folder)
+    # One worker alone reads the first pass; the second is divided halfway, and the third before it begins.
+    monkeypatch.setattr(pacing, "ALONE", steps + steps // 2)
+    monkeypatch.setattr(pacing, "UNSEEN", 1)
+    counters("async").model.optimizer.iterations.assign(0)
     assert counters("async").fit(dataset, steps_per_epoch=steps, epochs=3) == [each(1, rows)] * 3
     assert counters("async").evaluate(dataset, steps=steps) == each(1, rows)
 

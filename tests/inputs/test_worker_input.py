@@ -39,6 +39,37 @@ def test_a_shard_that_moves_keeps_the_order_of_its_epoch(strategy):
     assert read(strategy, 1, epoch.iterators[0], source.element_spec, BATCHES // 2 - 4) == order[4:]
 
 
+def test_an_epoch_that_one_worker_began_is_divided_where_it_stopped(strategy):
+    source = WorkerInput(tf.data.Dataset.range(BATCHES).shuffle(BATCHES), strategy.worker_devices)
+    spec = source.element_spec
+
+    def start(epoch, shard, host):
+        strategy.pool.call(host, lambda: epoch.start(shard, host, "test"))
+
+    epochs = [iter(source), iter(source)]
+    for epoch in epochs:
+        epoch.begin(alone=True)
+        start(epoch, 0, 0)
+    orders = [read(strategy, 0, epoch.iterators[0], spec, 9) for epoch in epochs]
+    assert orders[0] != orders[1]
+    # The shards of a later epoch, of an evaluation say, begin before those of the epochs that are divided.
+    later = iter(source)
+    later.begin()
+    start(later, 0, 0)
+    for epoch, order in zip(epochs, orders, strict=True):
+        epoch.taken[0] = 5
+        start(epoch, 0, 1)  # the worker was lost
+        assert read(strategy, 1, epoch.iterators[0], spec, 4) == order[5:]
+        epoch.taken[0] = 9
+        epoch.divide()
+        assert epoch.taken == [5, 4]
+        rest = []
+        for shard in epoch.to_start:
+            start(epoch, shard, shard)
+            rest += read(strategy, shard, epoch.iterators[shard], spec, BATCHES // 2 - epoch.taken[shard])
+        assert sorted(order + rest) == list(range(BATCHES))
+
+
 def threads_of(task):
     return len(os.listdir(f"/proc/{task.pid}/task"))
 

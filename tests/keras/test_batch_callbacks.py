@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tfps
+from tfps.keras import epoch_logs
 from tfps.keras.batch_callbacks import acts_on_batches
 
 BATCHES = 24
@@ -39,6 +40,13 @@ def make(strategy, mode="async", rate=0.0):
         optimizer = keras.optimizers.SGD(rate)
         model.compile(MODES[mode](optimizer) if strategy else optimizer, lambda y, found: -keras.ops.mean(found))
     return model
+
+
+class Examples(keras.metrics.Sum):
+    """Counts examples."""
+
+    def update_state(self, y, found, sample_weight=None):
+        super().update_state(keras.ops.ones_like(found))
 
 
 class RateFrom(keras.callbacks.Callback):
@@ -79,6 +87,31 @@ def test_training_stops_with_the_batch_that_stops_it(one_worker):
     model = make(one_worker, rate=1.0)
     model.fit(data(), verbose=0, callbacks=[Stop()])
     assert int(model.optimizer.iterations) == 5 and model.get_weights()[0].item() == 5
+
+
+@pytest.mark.parametrize("mode", ["async", "geo", "sync"])
+def test_a_loss_that_is_not_finite_ends_the_epoch(strategy, mode):
+    model = make(strategy, mode)
+    x = np.ones((2 * BATCHES, 1))
+    x[-3] = np.nan
+    callback = keras.callbacks.TerminateOnNaN()
+    history = model.fit(x, x, batch_size=2, epochs=3, shuffle=False, verbose=0, callbacks=[callback]).history
+    assert len(history["loss"]) == 1
+
+
+def test_an_evaluation_has_the_batches_before_the_one_that_stops_it(strategy):
+    class Stop(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            seen.append(logs["sum"])
+            self.model.stop_evaluating = batch == 3
+
+    seen = []
+    with strategy.scope():
+        model = make(strategy)
+        model.compile("sgd", "mse", metrics=[Examples(name="sum")])
+    found = model.evaluate(data(), verbose=0, callbacks=[Stop()], return_dict=True)
+    assert found["sum"] == 8 and seen == [2, 4, 6, 8]
+    assert model.evaluate(data(), verbose=0, return_dict=True)["sum"] == 2 * BATCHES
 
 
 class Interrupt(keras.callbacks.Callback):
@@ -153,13 +186,73 @@ def test_a_callback_that_only_counts_or_reports_holds_nobody_up(strategy):
     def change(callback):
         callback.model.stop_training = True
 
+    class Tests(keras.callbacks.Callback):
+        def on_batch_end(self, batch, logs=None):
+            self.model.stop_training = True
+
+    Tests.on_batch_end.__module__ = "keras.src.callbacks.callback_test"
+
     model = make(strategy)
     reports = [Times(), keras.callbacks.ProgbarLogger(), keras.callbacks.History(), keras.callbacks.TerminateOnNaN()]
     reports.append(keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: reports))
-    acts = [RateFrom(1), Holds(model.optimizer.learning_rate), Calls(), Saves("x.keras")]
+    acts = [RateFrom(1), Holds(model.optimizer.learning_rate), Calls(), Saves("x.keras"), Tests()]
     acts.append(keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: model.stop_training))
     assert [acts_on_batches(one) for one in reports] == [False] * len(reports)
     assert [acts_on_batches(one) for one in acts] == [True] * len(acts)
+
+
+class Seen(keras.callbacks.Callback):
+    """Notes the losses that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.trained, self.tested, self.epochs = [], [], []
+
+    def on_batch_end(self, batch, logs=None):
+        self.trained.append(logs["loss"])
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.tested.append(logs["loss"])
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append((logs["loss"], logs["val_loss"]))
+
+
+@pytest.fixture
+def lazy_logs(monkeypatch):
+    """Logs that nobody reads are computed once an epoch."""
+    monkeypatch.setattr(epoch_logs, "_LOGS_EVERY_S", 1e9)
+
+
+def losses_of(strategy, mode="async"):
+    """Trains and evaluates with losses that grow from batch to batch."""
+    model, seen = make(strategy, mode, rate=1.0), Seen()
+    model.fit(data(8), validation_data=data(3), epochs=2, verbose=0, callbacks=[seen])
+    model.evaluate(data(3), verbose=0, callbacks=[seen])
+    return seen
+
+
+def test_with_one_worker_the_logs_of_a_batch_are_those_of_one_process(one_worker, lazy_logs):
+    ours, theirs = losses_of(one_worker), losses_of(None)
+    for name in ("trained", "tested", "epochs"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["async", "geo", "sync"])
+def test_the_last_batch_has_the_logs_of_the_epoch(strategy, lazy_logs, mode):
+    seen = losses_of(strategy, mode)
+    trained = len(seen.trained) // 2
+    assert (seen.trained[trained - 1], seen.tested[2]) == pytest.approx(seen.epochs[0])
+    assert (seen.trained[-1], seen.tested[5]) == pytest.approx(seen.epochs[1]) and len(seen.tested) == 9
+
+
+def test_a_loss_that_is_no_number_ends_the_training(strategy, lazy_logs):
+    x, y = np.ones((8, 1)), np.zeros((8, 1))
+    x[-1] = np.inf
+    model = make(strategy)
+    ends = keras.callbacks.TerminateOnNaN()
+    history = model.fit(x, y, batch_size=1, epochs=2, shuffle=False, verbose=0, callbacks=[ends])
+    assert len(history.history["loss"]) == 1
 
 
 @pytest.mark.parametrize("mode", ["async", "geo", "sync"])

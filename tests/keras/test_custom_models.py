@@ -266,6 +266,15 @@ def test_a_mode_of_an_optimizer_beside_the_compiled_one_is_refused(strategy):
             model.fit(IDS, LABELS, batch_size=4, verbose=0)
 
 
+def test_a_model_that_is_compiled_without_an_optimizer_has_the_mode_of_its_own(strategy):
+    optimizers = [tfps.optimizers.Sync(keras.optimizers.SGD(0.1)), tfps.optimizers.Sync(keras.optimizers.Adam(0.1))]
+    with strategy.scope():
+        model = TwoOptimizers(*optimizers)
+        model.compile()
+    model.fit(IDS, LABELS, batch_size=len(IDS) // 4, verbose=0)
+    assert [int(optimizer.iterations) for optimizer in optimizers] == [2, 2]
+
+
 def test_an_optimizer_without_a_row_wise_form_may_train_what_is_dense(strategy):
     with strategy.scope():
         model = TwoOptimizers(keras.optimizers.SGD(0.1), keras.optimizers.Lamb(0.01))

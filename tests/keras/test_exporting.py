@@ -122,6 +122,36 @@ def test_export_is_read_back_in_a_scope(strategy, model, tmp_path):
     assert_like(model, again(tf.constant(IDS[:7])))
 
 
+class Noise(keras.layers.Layer):
+    """Adds random numbers, from a generator of its own or from Keras's global one."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.generator = keras.random.SeedGenerator(1) if own else None
+
+    def call(self, inputs):
+        return inputs + keras.random.uniform(keras.ops.shape(inputs), 1.0, 2.0, seed=self.generator)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "global"])
+def test_an_export_within_the_scope_draws_random_numbers(strategy, tmp_path, own):
+    with strategy.scope():
+        inputs = keras.Input((2,))
+        model = keras.Model(inputs, keras.layers.Dropout(0.5)(Noise(own)(keras.layers.Dense(3)(inputs))))
+        model.export(str(tmp_path / "whole"), verbose=False)
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        spec = [tf.TensorSpec([None, 2])]
+        archive.add_endpoint("train", lambda x: model(x, training=True), input_signature=spec)
+        archive.write_out(str(tmp_path / "archive"), verbose=False)
+    # Plain TensorFlow frees the variables of an object that is not kept.
+    whole, archive = (tf.saved_model.load(str(tmp_path / name)) for name in ("whole", "archive"))
+    x = tf.zeros((500, 2))
+    assert np.abs(whole.serve(x) - whole.serve(x)).max() > 0.1 and 1.4 < np.mean(whole.serve(x)) < 1.6
+    # Dropout scales what it keeps by 2.
+    assert 0.4 < np.mean(archive.train(x) == 0) < 0.6 and np.abs(archive.train(x) - archive.train(x)).max() > 1
+
+
 def test_a_variable_that_the_export_does_not_reach_is_named(model, tmp_path):
     hidden = {"model": model}
     archive = keras.export.ExportArchive()

@@ -124,6 +124,19 @@ class Several(Base):
         return {"f1": self.classes.result(), "any": self.pair.result()}
 
 
+class Hidden(Base):
+    """A metric that is no attribute of the model."""
+
+    def __init__(self):
+        super().__init__()
+        hidden = keras.metrics.Mean(name="hidden")
+        self.hidden = lambda: hidden
+
+    def logs(self, y, found, loss):
+        self.hidden().update_state(loss, sample_weight=keras.ops.exp(y[0, 0]))
+        return {"mean": self.hidden().result()}
+
+
 def soft(y):
     return keras.ops.softmax(keras.ops.concatenate([y * y, 1 - y], 1))
 
@@ -191,7 +204,7 @@ MEANS = {Values: ["loss", "most", "count", "both", "rate"], PerBatch: ["of_batch
 @pytest.mark.parametrize(
     ("kind", "mode"),
     [
-        *((kind, "async") for kind in (Values, OtherName, Arithmetic, LeftOut, PerBatch, Several)),
+        *((kind, "async") for kind in (Values, OtherName, Arithmetic, LeftOut, PerBatch, Several, Hidden)),
         *((kind, mode) for mode in ("geo", "sync") for kind in (Values, Arithmetic)),
     ],
 )

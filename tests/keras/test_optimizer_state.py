@@ -127,3 +127,34 @@ def test_the_scale_is_one_value_of_the_job(strategy, mode):
     assert 2.0**5 <= scale < 2.0**15 and np.log2(scale) == int(np.log2(scale))
     assert 0 < int(model.optimizer.iterations) < 32
     assert all(np.isfinite(weights).all() for weights in model.get_weights())
+
+
+class Overwritten(keras.layers.Layer):
+    """The gradient of its variable is the new value, as for the scales of a float8 layer."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(2,), initializer="ones", dtype="float32")
+        self.scale.overwrite_with_gradient = True
+
+    def call(self, inputs):
+        @tf.custom_gradient
+        def same(inputs, scale):
+            return tf.identity(inputs), lambda upstream: (upstream, tf.constant([3.0, 5.0]))
+
+        return same(inputs, tf.convert_to_tensor(self.scale))
+
+
+@pytest.mark.parametrize("mode", ["async", "geo", "sync"])
+def test_a_gradient_that_is_the_new_value_is_not_scaled(strategy, mode):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with strategy.scope():
+            model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), Overwritten(), keras.layers.Dense(1)])
+            optimizer = keras.optimizers.Adam(1e-3)
+            if mode != "async":
+                optimizer = {"geo": tfps.optimizers.Geo, "sync": tfps.optimizers.Sync}[mode](optimizer)
+            model.compile(optimizer, "mse")
+        model.fit(np.ones((32, 2)), np.ones((32, 1)), batch_size=4, verbose=0)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    np.testing.assert_allclose(model.layers[1].scale.numpy(), [3.0, 5.0], rtol=1e-6)

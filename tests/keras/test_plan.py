@@ -3,8 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tfps
+from tests import programs
 from tfps.errors import PlanError
 from tfps.placement import FixedShards, GreedyBytes, VariableSpec
 
@@ -66,9 +65,7 @@ def test_a_strategy_follows_a_saved_plan(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"} | {"PYTHONPATH": str(ROOT)}
 
     def python(*arguments):
-        return subprocess.run(
-            [sys.executable, *arguments], env=environment, check=True, timeout=600, capture_output=True, text=True
-        )
+        return programs.run(arguments, env=environment, check=True, timeout=600)
 
     python(
         "-m",

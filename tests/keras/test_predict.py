@@ -74,6 +74,20 @@ def test_outputs_of_any_kind(strategy, kind):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("missing", [None, np.ones((4, 3), np.float32)], ids=["none", "given"])
+def test_a_generator_may_leave_out_an_input(strategy, missing):
+    def batches():
+        yield from [({"first": ROWS[:4], "second": missing},)] * 3
+
+    found = []
+    for scope in (strategy, None):
+        with here(scope):
+            model = Function(lambda x: x["first"] if x["second"] is None else x["first"] + x["second"])
+        found.append(model.predict(batches(), verbose=0))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert len(found[0]) == 12
+
+
 @pytest.mark.parametrize("kind", INPUTS)
 def test_batches_that_differ_in_length(strategy, kind):
     found = []

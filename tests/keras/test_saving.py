@@ -2,14 +2,13 @@
 
 import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import programs
 from tfps.embedding.table import Table
 
 ROWS = 3000
@@ -32,11 +31,21 @@ def build(optimizer="adam"):
     return model
 
 
-@pytest.fixture
-def trained(strategy):
+@pytest.fixture(scope="module")
+def trained_once(strategy):
+    """A trained model, and all its values."""
     with strategy.scope():
         model = build()
     model.fit(X, Y, batch_size=40, epochs=2, verbose=0)
+    return model, [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]
+
+
+@pytest.fixture
+def trained(trained_once):
+    """The trained model, as it was before other tests."""
+    model, values = trained_once
+    for variable, value in zip([*model.variables, *model.optimizer.variables], values, strict=True):
+        variable.assign(value)
     return model
 
 
@@ -85,7 +94,7 @@ def test_keras_file_elsewhere_and_back(strategy, trained, tmp_path, kind):
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "y.npy", Y)
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"} | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", LOAD, kind, str(tmp_path)], env=environment, check=True, timeout=600)
+    programs.run(["-c", LOAD, kind, str(tmp_path)], env=environment, check=True, timeout=600)
     np.testing.assert_allclose(np.load(tmp_path / "predicted.npy"), trained.predict(X, verbose=0), rtol=1e-5)
     state = np.load(tmp_path / "state.npz")
     for variable, name in zip([*trained.weights, *trained.optimizer.variables], state.files, strict=True):
@@ -127,7 +136,7 @@ def test_export_is_served_by_plain_tensorflow(trained, tmp_path):
     )
     np.save(tmp_path / "x.npy", X)
     arguments = [str(tmp_path / name) for name in ("served", "x.npy", "y.npy")]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=600)
+    programs.run(["-c", code, *arguments], env=os.environ, check=True, timeout=600)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-5)
 
 
@@ -146,3 +155,19 @@ def test_tensorflow_checkpoint(strategy, trained, tmp_path):
     checkpoint.read(path)
     for got, given in zip(trained.get_weights(), before, strict=True):
         np.testing.assert_array_equal(got, given)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_a_quantized_table(strategy, trained, tmp_path):
+    trained.save(tmp_path / "m.keras")
+    plain = keras.models.load_model(tmp_path / "m.keras")
+    for model in (trained, plain):
+        model.quantize("int8")
+    # One variable of integers, which is not trained. It lies on one server.
+    assert trained.layers[0].embeddings.dtype == "int8" and not isinstance(trained.layers[0].embeddings._value, Table)
+    expected = plain.predict(X, verbose=0)
+    np.testing.assert_allclose(trained.predict(X, verbose=0), expected, rtol=1e-5, atol=1e-6)
+    trained.save(tmp_path / "q.keras")
+    with strategy.scope():
+        loaded = keras.models.load_model(tmp_path / "q.keras")
+    np.testing.assert_allclose(loaded.predict(X, verbose=0), expected, rtol=1e-5, atol=1e-6)

@@ -32,6 +32,9 @@ class Stateful(keras.layers.Layer):
         self.averages = [weight(f"average_{i}", (2,), value="ones") for i in range(4)]
         self.last, self.at, self.flag = weight("last"), weight("at", dtype="int32"), weight("flag", dtype="bool")
         self.queue = weight("queue", (3 * BATCH, 2))
+        self.most, self.some = weight("most", (2,)), weight("some", dtype="bool")
+        self.bank, self.places = weight("bank", (STEPS,)), weight("places", (STEPS,), "int32")
+        self.kept = weight("kept", (2,), value="ones")
 
     def call(self, x, training=False):
         if training:
@@ -52,6 +55,12 @@ class Stateful(keras.layers.Layer):
             self.at.assign((self.at + 1) % 5)
             self.flag.assign(True)
             self.queue.assign(keras.ops.concatenate([x, self.queue[: 2 * BATCH]], 0))
+            self.most.assign(keras.ops.maximum(self.most, keras.ops.max(x, 0)))
+            self.some.assign(keras.ops.logical_or(self.some, keras.ops.any(x == 50.0)))
+            place = keras.ops.cast(x[:, 0], "int32")
+            self.bank.assign(keras.ops.scatter_update(self.bank, place[:, None], x[:, 0] + 1.0))
+            self.places.assign(self.places + keras.ops.sum(keras.ops.one_hot(place, STEPS, dtype="int32"), 0))
+            self.kept.assign(self.kept * [0.97, 1.0] + nothing)
         return x
 
 
@@ -69,7 +78,7 @@ def trained(scope, mode, batch=BATCH):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_two_workers_assign_adds_up_to_what_one_process_has(strategy, monkeypatch, mode):
+def test_what_two_workers_assign_adds_up_to_what_one_process_has(strategy, monkeypatch, caplog, mode):
     monkeypatch.setattr(strategy, "overlap_dense_exchange", mode == "overlapped async")
     layer = trained(strategy.scope(), mode)
     # A global step of synchronous mode is a step of the joined batch.
@@ -77,6 +86,12 @@ def test_what_two_workers_assign_adds_up_to_what_one_process_has(strategy, monke
     assert int(layer.count) == steps and float(layer.seen) == steps * BATCH
     for average in layer.averages:
         np.testing.assert_allclose(average.numpy(), 0.97**steps, rtol=1e-3)
+    np.testing.assert_array_equal(layer.most.numpy(), STEPS - 1)
+    np.testing.assert_array_equal(layer.bank.numpy(), np.arange(STEPS) + 1)
+    np.testing.assert_array_equal(layer.places.numpy(), BATCH)
+    np.testing.assert_allclose(layer.kept.numpy(), [0.97**steps, 1.0], rtol=1e-3)
+    assert bool(layer.some.numpy())
+    assert any("queue" in record.message and "cannot merge" in record.message for record in caplog.records)
     assert float(layer.last) == 7.0 and bool(layer.flag.numpy()) and int(layer.at) in range(5)
     if mode != "sync":  # it has the mean of the workers' queues
         queue = layer.queue.numpy()

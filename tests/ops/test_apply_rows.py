@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from tfps.errors import ConfigError
 from tfps.ops.apply_rows import apply_rows, pack_update
+from tfps.ops.row_request import REPEATS
 from tfps.ops.row_rules import ROW_RULES
+from tfps.ops.segment_sum_rows import segment_sum_repeats
 
 RATE = 0.05
 DECAY = 0.1
@@ -106,6 +108,40 @@ def test_equals_keras_with_other_settings(way, rng, name, settings):
     run_steps(ROW_RULES[name], settings, variables, [0, 1, 2], gradients)
     for variable, wanted in zip(variables, keras_steps(make(RATE, **settings), table, gradients), strict=True):
         np.testing.assert_allclose(variable.numpy(), wanted, rtol=5e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, rule in ROW_RULES.items() if rule.repeats])
+def test_an_id_that_repeats_equals_the_sparse_update_of_keras(way, rng, name):
+    """Keras gets the gradient of each place, apply_rows the sums and the measures of the rows 0 and 2."""
+    make, settings = CASES[name]
+    rule, table = ROW_RULES[name], rng.normal(size=[4, 5]).astype(np.float32)
+    ids = np.array([2, 0, 1, 2, 3, 0, 2], np.int32)
+    variables, theirs = variables_of(make(RATE, **settings), table), make(RATE, **settings)
+    variable = keras.Variable(table)
+    for step in (1, 2):
+        values = rng.normal(size=[len(ids), 5]).astype(np.float32)
+        sums, marks, measures = segment_sum_repeats([values], [ids], 4, rule.measure or "square")
+        assert marks.numpy().tolist() == [REPEATS, 0, REPEATS, 0]
+        request = tf.constant([4, 0, 1, 2, 3], tf.int64)
+        if rule.measure is None:
+            # A rule that takes no measures is never sent some.
+            measures = None
+        else:
+            request += tf.pad(marks, [[1, 0]])
+        message = pack_update(hyper_of(rule, settings, step), request, sums, measures)
+        apply_rows(rule, [variables], message)
+        theirs.apply([tf.IndexedSlices(tf.constant(values), tf.constant(ids), tf.constant([4, 5]))], [variable])
+    expected = [variable.numpy(), *(v.numpy() for v in slots_of(theirs))]
+    for ours, wanted in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(ours.numpy(), wanted, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("request_", [[REPEATS], [2**63 - 1], [1, REPEATS + 4], [1, -REPEATS]])
+def test_a_marked_row_that_does_not_fit_is_an_error(way, request_):
+    tables = [tf.Variable(tf.zeros([4, 2])), tf.Variable(tf.zeros([4, 2]))]
+    message = pack_update([1.0, 0.0, 0.0], tf.constant(request_, tf.int64), tf.ones([1, 2]), tf.ones([1, 2]))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        apply_rows(ROW_RULES["adagrad"], [tables], message)
 
 
 @pytest.mark.parametrize("counts", [[3, 0, 2], [900, 5000, 0]])

@@ -85,7 +85,7 @@ def test_a_file_in_the_folder_is_all_that_a_new_rule_needs(tmp_path, monkeypatch
         "import tensorflow as tf\n"
         "from tfps.ops.rules.declaration import RowRule\n"
         "RULES = (RowRule('sign_descent', ('learning_rate',), (),\n"
-        "    lambda rows, slots, g, hyper: [-hyper['learning_rate'] * tf.sign(g)], (), '`w -= rate * sign(g)`'),)\n"
+        "    lambda rows, slots, g, q, hyper: [-hyper['learning_rate'] * tf.sign(g)], (), '`w -= rate * sign(g)`'),)\n"
     )
     monkeypatch.setattr(rules, "__path__", [*rules.__path__, str(tmp_path)])
     from tfps.ops import row_rules

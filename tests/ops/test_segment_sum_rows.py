@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tfps.errors import ConfigError
-from tfps.ops.segment_sum_rows import segment_sum_rows
+from tfps.ops.row_request import REPEATS
+from tfps.ops.segment_sum_rows import segment_sum_repeats, segment_sum_rows
 
 
 def brute_force(gradients, inverse, rows):
@@ -22,6 +23,19 @@ def test_equals_brute_force(way, rng, dim, rows):
     gradients = [rng.normal(size=[*i.shape, dim]).astype(np.float32) for i in inverse]
     sums = segment_sum_rows(gradients, inverse, rows)
     np.testing.assert_allclose(sums, brute_force(gradients, inverse, rows), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(("measure", "of"), [("square", np.square), ("magnitude", np.abs)])
+@pytest.mark.parametrize(("dim", "rows"), [(1, 1), (3, 50), (16, 20_000)])
+def test_measures_equal_brute_force(way, rng, measure, of, dim, rows):
+    inverse = [rng.integers(0, rows, shape).astype(np.int32) for shape in [(7, 3), (0,), (5000,)]]
+    gradients = [rng.normal(size=[*i.shape, dim]).astype(np.float32) for i in inverse]
+    sums, marks, measures = segment_sum_repeats(gradients, inverse, rows, measure)
+    np.testing.assert_array_equal(sums, segment_sum_rows(gradients, inverse, rows))
+    repeats = np.bincount(np.concatenate([i.reshape(-1) for i in inverse]), minlength=rows) > 1
+    np.testing.assert_array_equal(marks, np.where(repeats, REPEATS, 0))
+    expected = brute_force([of(gradient) for gradient in gradients], inverse, rows)[repeats]
+    np.testing.assert_allclose(measures, expected, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("bad", [-1, 4])

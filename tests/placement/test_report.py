@@ -53,6 +53,9 @@ def test_the_line_at_start_up_counts_what_steps_ask_for(criteo_specs):
         for ids in (asked, dict.fromkeys(asked, 64))
     ]
     assert rows[0] > 2 * rows[1] > 0
+    assert "repeated_ids" not in line and "(repeated_ids='each')" in format_start_up(
+        made, asked, 8, repeated_ids="each"
+    )
     nothing = format_start_up(made, {"none of these": 5}, 8)
     assert "moves, each way, 0 B of rows" in nothing
     assert "fewer servers" in format_start_up(made, asked, 8) and "fewer servers" not in format_start_up(

@@ -20,6 +20,7 @@ DEFAULTS = {
     "prefetch_lookups": False,
     "closure_timeout_s": 600.0,
     "dense_tables_bytes": 0,
+    "repeated_ids": "sum",
 }
 WRONG = {
     "cluster": ["127.0.0.1:2222", 2, LocalCluster, {"ps": []}],
@@ -30,6 +31,7 @@ WRONG = {
     "prefetch_lookups": ["no", 1, None, []],
     "closure_timeout_s": [0, -1, "600", None, True, math.nan, math.inf],
     "dense_tables_bytes": [-1, 1.5, "4", True, None, math.nan],
+    "repeated_ids": ["mean", "", None, 1, True],
 }
 
 

@@ -34,36 +34,57 @@ def first_values(optimizer):
     return "zeros" if isinstance(optimizer(), keras.optimizers.Ftrl) else "uniform"
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        lambda: keras.optimizers.SGD(0.1),
-        lambda: keras.optimizers.Adagrad(0.1),
-        lambda: keras.optimizers.Adagrad(keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)),
-        lambda: keras.optimizers.Ftrl(0.1),
-    ],
-    ids=["sgd", "adagrad", "adagrad with a schedule", "ftrl"],
-)
+def some_at_once(optimizers, *named):
+    """The optimizers named run in every test run, the others in a slow one: tests/ops has the rows of all of them."""
+    marks = {name: () if name in named else (pytest.mark.slow,) for name in optimizers}
+    return [pytest.param(optimizer, id=name, marks=marks[name]) for name, optimizer in optimizers.items()]
+
+
+EXACT = {
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "adagrad": lambda: keras.optimizers.Adagrad(0.1),
+    "adagrad with a schedule": lambda: keras.optimizers.Adagrad(
+        keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)
+    ),
+    "ftrl": lambda: keras.optimizers.Ftrl(0.1),
+}
+WITH_MOMENTA = {
+    "nesterov": lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "amsgrad": lambda: keras.optimizers.Adam(0.01, amsgrad=True),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+    "adamax": lambda: keras.optimizers.Adamax(0.01),
+    "nadam": lambda: keras.optimizers.Nadam(0.01),
+    "lion": lambda: keras.optimizers.Lion(0.01),
+    "adadelta": lambda: keras.optimizers.Adadelta(1.0),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.5, centered=True),
+}
+
+
+@pytest.mark.parametrize("optimizer", some_at_once(EXACT, "sgd", "adagrad with a schedule", "ftrl"))
 def test_one_worker_gives_what_one_process_gives(one_worker, optimizer):
     for ours, theirs in zip(fit(one_worker, optimizer), fit(None, optimizer), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
-        lambda: keras.optimizers.Adam(0.01),
-        lambda: keras.optimizers.Adam(0.01, amsgrad=True),
-        lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
-        lambda: keras.optimizers.Adamax(0.01),
-        lambda: keras.optimizers.Nadam(0.01),
-        lambda: keras.optimizers.Lion(0.01),
-        lambda: keras.optimizers.Adadelta(1.0),
-        lambda: keras.optimizers.RMSprop(0.01, momentum=0.5, centered=True),
-    ],
-    ids=["nesterov", "adam", "amsgrad", "adamw", "adamax", "nadam", "lion", "adadelta", "rmsprop"],
-)
+def test_several_workers_give_a_young_model_what_one_process_gives(strategy):
+    """The same batches in the same order, the same masks, and the same moving averages."""
+
+    def fit_on(place):
+        keras.utils.set_random_seed(7)
+        with place.scope() if place else contextlib.nullcontext():
+            layers = keras.layers.Dense(8, "relu"), keras.layers.Dropout(0.5, seed=3), keras.layers.BatchNormalization()
+            model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(1)])
+            model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+        x = np.random.default_rng(1).normal(size=(450, 4)).astype("float32")
+        losses = model.fit(x, x[:, :1], batch_size=10, shuffle=False, epochs=2, verbose=0).history["loss"]
+        return [*model.get_weights(), losses]
+
+    for ours, theirs in zip(fit_on(strategy), fit_on(None), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("optimizer", some_at_once(WITH_MOMENTA, "nesterov", "adamw", "rmsprop"))
 def test_where_every_batch_has_every_row_momenta_are_those_of_one_process(one_worker, optimizer):
     def trained(strategy):
         keras.utils.set_random_seed(7)

@@ -3,11 +3,11 @@
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+
+from tests import programs
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
@@ -39,8 +39,7 @@ def program(tmp_path):
 
     def start(victim):
         with open(tmp_path / "out", "wb") as out, open(tmp_path / "err", "wb") as err:
-            arguments = [sys.executable, "-c", PROGRAM, victim]
-            process = subprocess.Popen(arguments, stdout=out, stderr=err, env=environment, start_new_session=True)
+            process = programs.start(["-c", PROGRAM, victim], stdout=out, stderr=err, env=environment)
         started.append(process)
         return process
 

@@ -3,10 +3,10 @@
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
+
+from tests import programs
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
@@ -109,9 +109,7 @@ strategy.close()
 def found():
     """What each mode gave, in a cluster that loses a worker in each."""
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"} | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=900, check=False
-    )
+    done = programs.run(["-c", PROGRAM], env=environment, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     warnings = [line for line in done.stderr.splitlines() if "the other workers continue without worker" in line]

@@ -7,7 +7,7 @@ import pytest
 
 from tfps.keras.model_steps import ModelSteps
 from tfps.training import runner
-from tfps.training.asynchronous.pacing import ALONE, UNSEEN, YoungPacing
+from tfps.training.asynchronous.pacing import ALONE, UNSEEN, YoungPacing, begins_alone
 from tfps.training.closure import Result
 from tfps.training.geo.pacing import WindowPacing
 from tfps.training.paced_schedules import make_paced_schedule
@@ -15,6 +15,8 @@ from tfps.training.pacing import CLOSURES_AN_EPOCH, Pace, SteadyPacing, closure_
 
 BATCHES = 4_000
 MOST = 20
+ON_ALL = 8
+"""The steps of a closure while one worker reads the whole input."""
 FED = lambda: 4  # noqa: E731
 """The steps of a closure over fed batches."""
 
@@ -41,7 +43,7 @@ class Calls:
 class Cluster:
     """Workers that run closures at once, each on its own shard of the input; `orders` has (shard, steps) of each."""
 
-    def __init__(self, workers, monkeypatch, fed=False, trained=0, mode="windows", parts=1, memory=1.0):
+    def __init__(self, workers, monkeypatch, fed=False, trained=0, mode="windows", parts=1, weight=1.0):
         monkeypatch.setattr(runner, "Calls", Calls)
         self.orders = []
         self._left = [BATCHES // workers] * workers
@@ -49,15 +51,22 @@ class Cluster:
         self.pool = types.SimpleNamespace(devices=list(range(workers)))
         self.closure_timeout_s = 1.0
         source = types.SimpleNamespace(num_batches=None if fed else BATCHES, is_fed=fed, steps_per_epoch=None)
+        alone = mode == "asynchronous" and not fed and workers > 1 and begins_alone(trained, workers, weight, parts)
         if mode == "windows":
             steps = closure_steps(source.num_batches, workers, MOST)
             pacing = WindowPacing(workers, steps, parts, fed, trained, None)
         else:
             pace = Pace(workers, closure_steps(source.num_batches, workers * CLOSURES_AN_EPOCH, MOST))
             steady = mode == "steady"
-            pacing = SteadyPacing(pace, parts, FED) if steady else YoungPacing(pace, parts, FED, trained, memory)
+            young = YoungPacing(pace, parts, FED, trained, weight, ON_ALL if alone else None)
+            pacing = SteadyPacing(pace, parts, FED) if steady else young
         run_on = runner.Runner(self, self, lambda result: None)
-        self.schedule = make_paced_schedule(run_on, Input(source, workers), pacing, MOST)
+        self.schedule = make_paced_schedule(run_on, Input(source, workers, alone), pacing, MOST)
+        if alone:
+            self._left = [BATCHES] + [0] * (workers - 1)
+
+    def start_shards(self, epoch):
+        self._left = [BATCHES // len(epoch.taken) - taken for taken in epoch.taken]
 
     def host_of(self, shard):
         return shard
@@ -79,13 +88,22 @@ class Cluster:
 class Input:
     """What the chief feeds from, where it does."""
 
-    def __init__(self, source, workers):
+    def __init__(self, source, workers, alone):
         self.source, self._batches = source, iter(range(BATCHES))
-        self.hosts, self.taken = list(range(workers)), [0] * workers
+        self.hosts, self.taken, self.alone = list(range(workers)), [0] * workers, alone
         self.iterators = dict.fromkeys(range(workers), "input")
 
     def __iter__(self):
         return self._batches
+
+    @property
+    def to_start(self):
+        return range(1 if self.alone else len(self.taken))
+
+    def divide(self):
+        assert sum(self.taken) == self.taken[0], "another shard was trained before the input was divided"
+        self.taken = [len(range(shard, self.taken[0], len(self.taken))) for shard in range(len(self.taken))]
+        self.alone = False
 
 
 def trained(cluster):
@@ -141,8 +159,9 @@ def test_asynchronous_steps_under_way_are_a_fraction_of_those_trained(monkeypatc
     for worker, steps, before in notes:
         if before < BATCHES // workers:
             assert not worker if before < ALONE else worker <= before // UNSEEN
-            # Two closures of the worker that is alone may be under way when the others join.
-            assert steps <= (4 if before < ALONE + 8 else max(1, before // UNSEEN // workers))
+            # Two closures of the worker that is alone may end before the others join.
+            alone = 4 if fed else ON_ALL
+            assert steps <= (alone if before < ALONE + 2 * alone else max(1, before // UNSEEN // workers))
     assert {worker for worker, _, _ in notes} == set(range(workers))
     lengths = {steps for _, steps, _ in notes}
     # A graph is traced for each number of fed batches.
@@ -159,10 +178,17 @@ def test_an_old_model_and_one_worker_have_whole_closures_from_the_first_on(monke
         ]
 
 
-def test_a_job_too_small_for_its_workers_is_trained_by_one_after_the_other(monkeypatch):
+def test_one_worker_alone_reads_the_whole_input_and_the_rest_is_divided_evenly(monkeypatch):
     monkeypatch.setitem(globals(), "BATCHES", 60)
     done, notes = trained(Cluster(4, monkeypatch, mode="asynchronous"))
-    assert done == 60 and [worker for worker, _, _ in notes] == sorted(worker for worker, _, _ in notes)
+    assert done == 60 and {worker for worker, _, _ in notes} == {0}
+    monkeypatch.setitem(globals(), "BATCHES", 2_000)
+    cluster = Cluster(4, monkeypatch, mode="asynchronous")
+    done, notes = trained(cluster)
+    assert done == 2_000 and cluster.schedule.epoch.taken == [500] * 4
+    divided = next(before for worker, _, before in notes if worker)
+    assert ALONE <= divided < ALONE + 2 * ON_ALL
+    assert {steps for _, steps, before in notes if before < ALONE} == {ON_ALL}
 
 
 def test_spans_that_overlap_make_a_model_count_as_half_as_old():
@@ -172,30 +198,35 @@ def test_spans_that_overlap_make_a_model_count_as_half_as_old():
 
 
 def test_a_momentum_of_nine_tenths_makes_a_model_young_for_ten_times_as_long(monkeypatch):
-    _, notes = trained(Cluster(2, monkeypatch, mode="asynchronous", memory=1 / (1 - 0.9)))
+    _, notes = trained(Cluster(2, monkeypatch, mode="asynchronous", weight=1 / (1 - 0.9)))
     first = next(before for worker, _, before in notes if worker == 1)
-    assert 10 * UNSEEN <= first < 10 * UNSEEN + 8
+    assert 10 * UNSEEN <= first < 10 * UNSEEN + 2 * ON_ALL
     assert all(steps <= before // (20 * UNSEEN) for _, steps, before in notes if 20 * UNSEEN <= before < BATCHES // 2)
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "memory"),
+    ("optimizer", "layer", "weight"),
     [
-        (lambda: keras.optimizers.SGD(0.1), 1),
-        (lambda: keras.optimizers.SGD(0.1, momentum=0.75), 4),
-        (lambda: keras.optimizers.SGD(0.1, momentum=1.0), 100),
-        (lambda: keras.optimizers.RMSprop(0.1, momentum=0.5), 2),
-        (lambda: keras.optimizers.Adam(0.1), 1),
-        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1, momentum=0.75)), 4),
+        (lambda: keras.optimizers.SGD(0.1), "Dense", 1),
+        (lambda: keras.optimizers.SGD(0.1, momentum=0.75), "Dense", 4),
+        (lambda: keras.optimizers.SGD(0.1, momentum=1.0), "Dense", 100),
+        (lambda: keras.optimizers.RMSprop(0.1, momentum=0.5), "Dense", 2),
+        (lambda: keras.optimizers.Adam(0.1), "Dense", 1),
+        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1, momentum=0.75)), "Dense", 4),
+        (lambda: keras.optimizers.Adam(0.1), "GRU", 8),
+        (lambda: keras.optimizers.SGD(0.1, momentum=0.75), "GRU", 32),
+        (lambda: keras.optimizers.SGD(0.1, momentum=0.99), "GRU", 100),
     ],
 )
-def test_a_momentum_shortens_closures_where_their_length_is_not_set(strategy, monkeypatch, optimizer, memory):
+def test_sensitive_models_have_shorter_closures_where_their_length_is_not_set(
+    strategy, monkeypatch, optimizer, layer, weight
+):
     with strategy.scope():
-        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model = keras.Sequential([keras.Input((3, 2)), getattr(keras.layers, layer)(1)])
         model.compile(optimizer(), "mse")
     steps = ModelSteps(model, model.train_step)
-    assert steps.update_memory() == pytest.approx(memory) and steps.trained_steps() == 0
-    assert steps.exchange_steps() == max(1, 16 // memory) and steps.closure_steps() == 16
+    assert steps.weight_of_unseen() == pytest.approx(weight) and steps.trained_steps() == 0
+    assert steps.exchange_steps() == max(1, 16 // weight) and steps.closure_steps() == 16
     model.steps_per_execution = 8
     assert steps.exchange_steps() == 8
     model.steps_per_execution = 1

@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import json
 import os
+import pathlib
 import sys
 import types
 from collections.abc import Generator
@@ -15,6 +16,7 @@ from collections.abc import Generator
 # Before the tests are collected: pytest would make empty packages of the names of those that are not imported yet.
 import keras
 import pytest
+from chosen import is_chosen
 from keras.src import testing
 
 # Some tests import this from the root of Keras's repository, which no distribution of Keras has.
@@ -43,15 +45,10 @@ class Cluster:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out tests that have nothing to do with tables, in files that are not run for another reason."""
-    items[:] = [item for item in items if _is_chosen(item)]
-
-
-def _is_chosen(item: pytest.Item) -> bool:
-    if item.path.parent.name in os.environ["UPSTREAM_FOLDERS"].split():
-        return True
+    """Leaves out tests that have nothing to do with tfps, in files that are run for others."""
+    root = pathlib.Path(os.environ["UPSTREAM_SOURCE"])
     # Parameters of a test are in its decorators, which belong to its source.
-    return "Embedding" in inspect.getsource(item.function) or "embedding" in item.path.name
+    items[:] = [item for item in items if is_chosen(item.path.relative_to(root), inspect.getsource(item.function))]
 
 
 _stock_set_up = testing.TestCase.setUp

@@ -3,7 +3,7 @@
     python tests/upstream/run.py [-k EXPRESSION] [-n PROCESSES] [FILE ...]
 
 The tests come from the source distribution of the installed version of Keras, which pip downloads, and are unpacked in
-build/upstream/; nothing of them is in this repository. They use embeddings, trainers, optimizers, callbacks and saving.
+build/upstream/; nothing of them is in this repository. `chosen.py` says which of them run.
 The cluster has one server and one worker, so that results are those of one process. Tests that do not pass within a
 scope run again without one: those that do not pass there either say nothing about tfps. `skipped.txt` names the tests
 that only pass without a scope, each with the reason. Every other such test makes the run fail, and so does a named one
@@ -20,11 +20,11 @@ import tarfile
 from importlib import metadata
 from typing import TypeAlias
 
+from chosen import is_chosen
+
 HERE = pathlib.Path(__file__).parent
 BUILD = HERE.parents[1] / "build" / "upstream"
 PACKAGES = BUILD / "packages"
-FOLDERS = ("trainers", "optimizers", "callbacks", "saving")
-"""All tests of these folders of keras/src run, and of the others those that use an embedding."""
 EXTRAS = ("jax", "jaxlib", "grain", "array-record", "etils", "cloudpickle", "portpicker")
 """What the tests import, beside what tfps needs. Tests that import PyTorch do not run."""
 
@@ -50,6 +50,8 @@ def main() -> int:
     within = run(root, [*map(str, tests), *parallel, *deselected, "-k", options.k], scope=True)
     failed = [test for test, outcome in within.items() if outcome["outcome"] == "failed"]
     without = run(root, [*failed, *parallel], scope=False) if failed else {}
+    if lost := [test for test in failed if test not in without]:
+        sys.exit(f"these tests did not run without a scope: {lost}. {root}/log-without.txt says why.")
     return compare(within, without, skipped, whole=not options.files and not options.k)
 
 
@@ -77,7 +79,7 @@ def unpack(version: str, root: pathlib.Path) -> list[pathlib.Path]:
     found = sorted(source.rglob("*_test.py"))
     if not found:
         sys.exit(f"the source distribution of keras {version} holds no tests. Install another release, such as 3.15.1.")
-    return [path for path in found if path.parent.name in FOLDERS or "Embedding(" in path.read_text()]
+    return [path for path in found if is_chosen(path.relative_to(source), path.read_text())]
 
 
 def run(root: pathlib.Path, chosen: list[str], scope: bool) -> Outcomes:
@@ -87,7 +89,7 @@ def run(root: pathlib.Path, chosen: list[str], scope: bool) -> Outcomes:
     environment = os.environ | {
         "UPSTREAM_SCOPE": str(int(scope)),
         "UPSTREAM_OUTCOMES": str(outcomes),
-        "UPSTREAM_FOLDERS": " ".join(FOLDERS),
+        "UPSTREAM_SOURCE": str(root / "keras" / "src"),
         "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parents[1], PACKAGES))),
         "KERAS_BACKEND": "tensorflow",
     }
@@ -98,8 +100,12 @@ def run(root: pathlib.Path, chosen: list[str], scope: bool) -> Outcomes:
     limits = ["-o", "faulthandler_timeout=600", "-o", "faulthandler_exit_on_timeout=true"]
     quiet = ["-q", "--tb=short", "-W", "ignore", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     pytest = [sys.executable, "-m", "pytest", *settings, *limits, *quiet]
-    with open(root / f"log-{'within' if scope else 'without'}.txt", "w") as log:
-        subprocess.run([*pytest, *chosen], env=environment, cwd=root, stdout=log, stderr=subprocess.STDOUT)
+    name = root / f"log-{'within' if scope else 'without'}.txt"
+    with open(name, "w") as log:
+        ended = subprocess.run([*pytest, *chosen], env=environment, cwd=root, stdout=log, stderr=subprocess.STDOUT)
+    # 1: some tests failed. Any other status means that some did not run.
+    if ended.returncode not in (0, 1):
+        sys.exit(f"pytest ended early, with status {ended.returncode}. {name} says why.")
     lines = outcomes.read_text().splitlines() if outcomes.exists() else []
     found: Outcomes = {}
     for line in map(json.loads, lines):

@@ -32,6 +32,9 @@ def gradient_path(current: step.Step | None, table: RoutedRows) -> tuple[tf.Tens
     """
     if current is None or current.eager or not current.is_inside:
         return table.handle, lambda gradient: gradient
+    if current.is_in_loop:
+        # In one process TensorFlow adds up the gradients of a loop in a dense tensor, but not those of a branch.
+        current.sum_repeats(table.key)
     stack = _GradientStack(current, table)
     return stack.source, stack.push
 

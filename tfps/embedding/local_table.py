@@ -33,6 +33,7 @@ class LocalTable(RoutedRows):
         # Tapes tell variables apart by these two names, and one graph may use both the window and the table itself.
         self._unique_id = self._shared_name = f"{table._unique_id}_window"
         self.pulled = rows
+        self.keeps_repeats = table.keeps_repeats
 
     @property
     def pulled_rows(self) -> tf.Tensor:

@@ -14,7 +14,7 @@ from tfps.embedding.inner_gradients import gradient_path
 from tfps.embedding.lookup_group import LookupResult, route
 from tfps.embedding.pulling import pull
 from tfps.embedding.routed_rows import RoutedRows
-from tfps.embedding.table_gradient import table_gradient, watch
+from tfps.embedding.table_gradient import gradient_of_places, table_gradient, watch
 from tfps.errors import IdRangeError, UnsupportedError
 from tfps.ops.graph_gradient import with_gradient
 from tfps.ops.segment_sum_rows import segment_sum_rows
@@ -85,7 +85,8 @@ def fetch(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[Lookup
 def expand(found: LookupResult) -> tf.Tensor:
     """Returns the rows of one lookup in the shape of its ids, `ids.shape + [dim]`.
 
-    Their gradient for the table is an IndexedSlices that has each id once.
+    Their gradient for the table is an IndexedSlices that has each id once, or one of all places if the table keeps
+    repeats.
     """
     group = found.group
     if not watch(found):
@@ -98,6 +99,8 @@ def expand(found: LookupResult) -> tf.Tensor:
         upstream = tf.cast(upstream, tf.float32)
         # Its shape is unknown where the model slices the rows by sizes that only the graph knows.
         upstream = tf.ensure_shape(upstream, found.places.shape.concatenate([found.table.dim]))
+        if found.table.keeps_repeats:
+            return [finish(gradient_of_places(current, found, upstream, found.places, found.table_places))]
         summed = segment_sum_rows([upstream], [found.table_places], tf.size(found.table_ids, tf.int64))
         return [finish(table_gradient(current, found, summed, (upstream, found.places)))]
 

@@ -11,9 +11,9 @@ from tfps.embedding.push_dedup import PUSH_ID_LANES, PushId
 from tfps.embedding.routed_gradients import RoutedGradients, route_gradients
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.row_store import RowStore
-from tfps.embedding.table_gradient import TableGradient
-from tfps.ops.apply_rows import pack_update
+from tfps.embedding.table_gradient import Summed, TableGradient
 from tfps.ops.row_rules import ROW_RULES, RowRule
+from tfps.ops.rules.declaration import Measure
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +26,7 @@ class RowUpdate:
         gradient: the gradient of the table: `tf.IndexedSlices`, whose ids may repeat, or a `MergedGradient`.
         rule: the optimizer in its row-wise form.
         hyper: the hyperparameters in the order of the rule, and then the weight decay, float32 [h + 1].
+        measure: what is summed beside the gradients of an id that repeats, and sent only for these; None for nothing.
     """
 
     table: RoutedRows
@@ -33,6 +34,7 @@ class RowUpdate:
     gradient: tf.IndexedSlices
     rule: RowRule
     hyper: tf.Tensor
+    measure: Measure | None = None
 
     def stores(self, shard: int) -> list[RowStore]:
         """Returns the stores of one shard: the store of the rows, then the store of each slot."""
@@ -56,11 +58,11 @@ def push(
     # One op updates all tables that share the kind, the rule and the hyperparameters.
     groups: dict[tuple[object, ...], list[RowUpdate]] = {}
     for update in updates:
-        groups.setdefault((update.table.kind, update.rule.name, id(update.hyper)), []).append(update)
+        groups.setdefault((update.table.kind, update.rule.name, id(update.hyper), update.measure), []).append(update)
     orders = []
     for group in groups.values():
-        gradients = route_gradients([update.table for update in group], [update.gradient for update in group], known)
-        orders += _make_orders(group, gradients)
+        tables, gradients = [update.table for update in group], [update.gradient for update in group]
+        orders += _make_orders(group, route_gradients(tables, gradients, known, group[0].measure))
     return _send_all(orders, push_id)
 
 
@@ -101,7 +103,7 @@ def add_to_groups(
     for group, delta, keep in deltas:
         # `RoutedGradients` has the routed deltas, so the updates need no gradient.
         updates = [RowUpdate(table, [], None, ROW_RULES["sgd"], hyper[id(keep)]) for table in group.tables]
-        orders += _make_orders(updates, RoutedGradients.from_group(group, delta))
+        orders += _make_orders(updates, RoutedGradients.from_group(group, Summed(delta)))
     return _send_all(orders, push_id)
 
 
@@ -123,7 +125,7 @@ class _Order:
         server: the number of the server.
         rule: the optimizer.
         stores: for each shard, the store of the rows and then the store of each slot.
-        message: the message from `pack_update`.
+        message: the message from `tfps.ops.apply_rows.pack_update`.
     """
 
     server: int
@@ -145,8 +147,7 @@ def _make_orders(updates: Sequence[RowUpdate], gradients: RoutedGradients) -> li
     for server, pieces in enumerate(gradients.routes.pieces):
         if pieces:
             stores = [by_table[id(gradients.tables[table])].stores(shard) for table, shard in pieces]
-            message = pack_update(updates[0].hyper, gradients.requests[server], gradients.blocks[server])
-            orders.append(_Order(server, updates[0].rule, stores, message))
+            orders.append(_Order(server, updates[0].rule, stores, gradients.pack(server, updates[0].hyper)))
     return orders
 
 

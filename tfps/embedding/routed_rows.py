@@ -28,7 +28,13 @@ class RoutedRows:
         servers: the server of each shard.
         stores: the store of each shard; all have the same type, width and dtype.
         trainable: whether gradient tapes watch lookups.
+
+    Attributes:
+        keeps_repeats: whether a lookup gives the gradient of each place, so that a rule can measure each by itself. If
+            not, it sums the gradients of an id that repeats.
     """
+
+    keeps_repeats = False
 
     def __init__(
         self,

@@ -239,20 +239,27 @@ class Table(RoutedRows, abc.ABC):
         """
         if tf.executing_eagerly():
             # A tape follows a lookup, but not values that came by numpy. All else only reads, in chunks.
-            rows = self.sparse_read(all_ids(self)) if record.could_possibly_record() else self.numpy()
+            rows = self._read_dense(all_ids(self)) if record.could_possibly_record() else self.numpy()
             return tf.convert_to_tensor(rows, dtype)
         rows = read_in_graph(self)
         return rows if dtype is None or dtype == self.dtype else tf.cast(rows, dtype)
+
+    def _read_dense(self, ids: tf.Tensor) -> tf.Tensor:
+        """Looks up rows in place of a read whose gradient is dense in one process."""
+        current = step.current()
+        if current is not None:
+            current.sum_repeats(self.key)
+        return self.sparse_read(ids)
 
     def __getitem__(self, key: Any) -> tf.Tensor:
         """Reads a part of the table as `tf.Variable` does, but only the rows that the first index selects."""
         first, *others = key if isinstance(key, tuple) else (key,)
         if isinstance(first, slice):
             ids = tf.range(self.rows, dtype=tf.int64)[first]
-            return self.sparse_read(ids)[tuple([slice(None), *others])]
+            return self._read_dense(ids)[tuple([slice(None), *others])]
         if isinstance(first, int | np.integer) or (tf.is_tensor(first) and first.shape.rank == 0):
             wanted = tf.cast(first, tf.int64)
-            row = self.sparse_read(tf.where(wanted < 0, wanted + self.rows, wanted))
+            row = self._read_dense(tf.where(wanted < 0, wanted + self.rows, wanted))
             return row[tuple(others)] if others else row
         return tf.convert_to_tensor(self)[key]
 

@@ -42,6 +42,7 @@ def read_in_graph(table: "Table") -> tf.Tensor:
         rows = never(table)
     elif current.eager:
         # A function that an eager step calls.
+        current.sum_repeats(table.key)
         rows = tf.identity(table.sparse_read(all_ids(table)))
     else:
         rows = current.lookups.read_whole(table)

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from tfps.cluster.connection import add_user
 from tfps.inputs.chief_dataset import move_to_this_context
-from tfps.inputs.input_shards import InputShards
-from tfps.inputs.iterators import WorkerIterator, make_iterator
+from tfps.inputs.input_shards import WHOLE, InputShards
+from tfps.inputs.iterators import WorkerIterator
 from tfps.types import Nest
 
 
@@ -51,7 +51,9 @@ class Epoch:
     """One pass over the input.
 
     States: new -> begun (`begin`, then `start` for each shard). A shard whose worker is lost starts again on another
-    worker. Ownership: the iterators on the workers end with the epoch, or with the connection to the workers.
+    worker. While one worker trains alone, it reads the whole input as shard 0, in the order of one process; `divide`
+    then makes the shards.
+    Ownership: the iterators on the workers end with the epoch, or with the connection to the workers.
     Threading: the main thread.
 
     Args:
@@ -62,6 +64,7 @@ class Epoch:
         hosts: for each shard, the worker that reads it; empty before the epoch begins.
         iterators: for each shard, its iterator.
         taken: for each shard, the number of batches that were trained.
+        alone: whether one worker reads the whole input, as shard 0.
         number: the number of the epoch among the epochs of this dataset, from 1; 0 before it begins.
     """
 
@@ -71,6 +74,7 @@ class Epoch:
         self.hosts: dict[int, int] = {}
         self.iterators: dict[int, WorkerIterator] = {}
         self.taken = [0] * len(source.devices)
+        self.alone = False
         self._on_chief: Iterator[Nest] | None = None
         # The connection calls `release` when it ends, because no iterator on a worker may outlive it.
         add_user(self)
@@ -86,10 +90,29 @@ class Epoch:
             self._on_chief = iter(move_to_this_context(self.source.dataset))
         return next(self._on_chief)
 
-    def begin(self) -> None:
-        """Gives the epoch its number. The caller does this before it starts any shard."""
+    @property
+    def to_start(self) -> range:
+        """The shards that have an iterator."""
+        return range(1 if self.alone else len(self.taken))
+
+    def begin(self, alone: bool = False) -> None:
+        """Gives the epoch its number. The caller then starts the shards `to_start`.
+
+        Args:
+            alone: whether one worker reads the whole input; only if batch i of it belongs to shard i % N.
+        """
         self.source.shards.epochs += 1
-        self.number = self.source.shards.epochs
+        self.number, self.alone = self.source.shards.epochs, alone
+
+    def divide(self) -> None:
+        """Divides the rest of the input, which one worker has read so far. The caller then starts the shards."""
+        # Example: with 2 shards and 5 trained batches, 0, 2 and 4 are of shard 0, and 1 and 3 of shard 1.
+        (trained, *_), shards = self.taken, len(self.taken)
+        self.taken = [len(range(shard, trained, shards)) for shard in range(shards)]
+        self.alone = False
+        self.hosts.clear()
+        self.iterators.clear()
+        self.source.shards.forget_whole()
 
     def release(self) -> None:
         """Drops the iterators when the connection ends."""
@@ -106,15 +129,10 @@ class Epoch:
         Returns:
             An empty structure of tensors, because a call on a worker returns a structure.
         """
-        device = self.source.devices[host]
-        with tf.device(device):
-            if host == shard and shard not in self.hosts:
-                handle = make_iterator(self.source.shards.dataset_on_worker(shard))
-            else:
-                # The dataset is new on this worker, so its shuffles have not drawn numbers for any epoch. The iterator
-                # begins `number` times to reach the order of this epoch. The count in `shards.epochs` may be larger,
-                # because a later epoch (of an evaluation, say) may have begun meanwhile.
-                dataset = self.source.shards.make_remaining_on(shard, device, self.taken[shard])
-                handle = make_iterator(dataset, self.number)
+        shards, taken, part = self.source.shards, self.taken[shard], WHOLE if self.alone else shard
+        if host == shard and shard not in self.hosts:
+            handle = shards.begin(part, self.number, taken)
+        else:
+            handle = shards.begin_elsewhere(part, self.source.devices[host], self.number, taken)
         self.hosts[shard], self.iterators[shard] = host, WorkerIterator(kind, handle)
         return ()

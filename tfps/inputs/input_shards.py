@@ -5,12 +5,15 @@ import logging
 import tensorflow as tf
 
 from tfps.cluster.connection import add_user
-from tfps.inputs.iterators import element_types, make_worker_dataset
+from tfps.inputs.iterators import element_types, make_iterator, make_worker_dataset
 from tfps.inputs.sharding import cut_shard, split_by_file
 from tfps.inputs.shipping import make_shippable_graph
 from tfps.types import Nest
 
 _LOG = logging.getLogger("tfps")
+
+WHOLE = -1
+"""Names the whole input in place of the number of a shard. The first worker reads it, while it trains alone."""
 
 
 class InputShards:
@@ -55,7 +58,10 @@ class InputShards:
                 len(devices),
             )
         self.epochs = 0
+        # On their own workers: the datasets, what iterators over whole shards read, and how often those have begun.
         self._sent: dict[int, tf.Tensor] = {}
+        self._read: dict[int, tf.Tensor] = {}
+        self._begun: dict[int, int] = {}
         add_user(self)
 
     def serves(self, whole_files: bool, folder: str | None) -> bool:
@@ -64,36 +70,69 @@ class InputShards:
 
     def release(self) -> None:
         """Drops the datasets on the workers when the connection ends."""
-        self._sent.clear()
+        for kept in (self._sent, self._read, self._begun):
+            kept.clear()
 
-    def dataset_on_worker(self, shard: int) -> tf.Tensor:
-        """Returns the shard of one worker as a dataset on that worker, a variant scalar. The first call sends it."""
-        if shard not in self._sent:
-            graph = self._make_shard_graph(shard)
-            with tf.device(self.devices[shard]):
-                self._sent[shard] = make_worker_dataset(tf.raw_ops.DatasetFromGraph(graph_def=graph), self.element_spec)
-        return self._sent[shard]
+    def forget_whole(self) -> None:
+        """Drops the whole input on the first worker, which is about to read its own shard of it."""
+        for kept in (self._sent, self._read, self._begun):
+            kept.pop(WHOLE, None)
 
-    def make_remaining_on(self, shard: int, device: str, taken: int) -> tf.Tensor:
-        """Makes a dataset with the rest of a shard on another worker, and returns it, a variant scalar.
+    def begin(self, shard: int, epoch: int, taken: int = 0) -> tf.Tensor:
+        """Makes an iterator over a shard, or the whole input, on its own worker. The first call sends the dataset.
 
         Args:
-            shard: the number of the shard.
-            device: the device of the worker that resumes the shard.
-            taken: the number of trained batches, which the dataset skips.
+            shard: the number of the shard, or `WHOLE`.
+            epoch: the number of the epoch, from 1, whose order of batches is wanted.
+            taken: the number of batches that the iterator skips.
+
+        Returns:
+            The handle of the iterator.
         """
-        # Not kept in `_sent`, which has the datasets on the shards' own workers: only one epoch needs this one.
+        device = self.devices[max(0, shard)]
+        if shard not in self._sent:
+            graph = self._make_shard_graph(shard)
+            with tf.device(device):
+                self._sent[shard] = tf.raw_ops.DatasetFromGraph(graph_def=graph)
+                self._read[shard] = make_worker_dataset(self._sent[shard], self.element_spec)
+        begun = self._begun.get(shard, 0)
+        # A later epoch may have begun: one of an evaluation in a callback, say.
+        if taken or begun >= epoch:
+            return self._make_rest(self._sent[shard], device, epoch, taken)
+        self._begun[shard] = epoch
+        with tf.device(device):
+            # A shuffle draws a new order each time, also for epochs in which this worker did not read this shard.
+            return make_iterator(self._read[shard], epoch - begun)
+
+    def begin_elsewhere(self, shard: int, device: str, epoch: int, taken: int) -> tf.Tensor:
+        """Makes an iterator over the rest of a shard on another worker, whose dataset only this epoch needs.
+
+        Args:
+            shard: the number of the shard, or `WHOLE`.
+            device: the device of the worker that resumes the shard.
+            epoch: the number of the epoch, from 1, whose order of batches is wanted.
+            taken: the number of trained batches, which the iterator skips.
+
+        Returns:
+            The handle of the iterator.
+        """
         graph = self._make_shard_graph(shard)
+        with tf.device(device):
+            dataset = tf.raw_ops.DatasetFromGraph(graph_def=graph)
+        return self._make_rest(dataset, device, epoch, taken)
+
+    def _make_rest(self, dataset: tf.Tensor, device: str, epoch: int, taken: int) -> tf.Tensor:
         with tf.device(None):
             count = tf.constant(taken, tf.int64)
         with tf.device(device):
-            whole = tf.raw_ops.DatasetFromGraph(graph_def=graph)
-            remaining = tf.raw_ops.SkipDataset(input_dataset=whole, count=count, **element_types(self.element_spec))
-            return make_worker_dataset(remaining, self.element_spec)
+            rest = tf.raw_ops.SkipDataset(input_dataset=dataset, count=count, **element_types(self.element_spec))
+            # A new dataset counts from its first epoch, although another one may have read the same shard.
+            return make_iterator(make_worker_dataset(rest, self.element_spec), epoch)
 
     def _make_shard_graph(self, shard: int) -> tf.Tensor:
         """Returns the serialised graph of a shard, a string tensor on the chief."""
         # The chief's device on purpose: a constant on a worker's device is sent while its constructor holds Python's
         # lock, and all threads of the chief would wait for a large dataset to cross.
         with tf.device(None):
-            return tf.constant(cut_shard(self.graph, len(self.devices), shard, self.by_file))
+            workers = 1 if shard == WHOLE else len(self.devices)
+            return tf.constant(cut_shard(self.graph, workers, shard, self.by_file))

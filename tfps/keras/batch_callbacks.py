@@ -1,17 +1,19 @@
-"""How far workers may run ahead of the callbacks of `fit` that act between two batches.
+"""How far workers may run ahead of the callbacks of `fit` and `evaluate` that act between two batches.
 
 Workers run closures of many steps, ahead of the loop that calls the callbacks. That does no harm to a callback that
 only counts or reports. One that sets a learning rate, stops the training or saves the model expects that the steps so
-far are done and the next one has not begun. `Lookahead` gives the training loop the number of steps that may begin.
+far are done and the next one has not begun. `Lookahead` gives the loop the number of steps that may begin. It also says
+whether a callback is called with the logs of each batch, which must not lag then: `TerminateOnNaN` stops by them.
 
 Threading: the main thread.
 """
 
 import itertools
 import logging
+import pathlib
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -20,34 +22,44 @@ from tfps.keras._compat import Variable, batches_until_save, keras
 
 _LOG = logging.getLogger("tfps")
 
-_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+TRAIN_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+TEST_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
 _SAID: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 """Models for which the log has said that callbacks hold the workers back."""
 _MODEL = {"model", "_model"}
 """The attributes of a callback by which it gets to its model."""
+_END = {"stop_evaluating"}
+"""The attribute of a model by which a callback ends an evaluation, which is all that it can do there."""
 
 
 class Lookahead:
     """The number of steps of an epoch that may begin before the callbacks have seen the steps before them.
 
     Args:
-        callbacks: what the user gave to `fit`.
-        model: the model that is trained.
+        callbacks: what the user gave to `fit` or `evaluate`.
+        model: the model that is trained or evaluated.
+        hooks: the names of the methods that are called between two batches, `TRAIN_HOOKS` or `TEST_HOOKS`.
+
+    Attributes:
+        reads_logs: whether a callback gets the logs of each batch.
     """
 
-    def __init__(self, callbacks: object, model: keras.Model) -> None:
+    def __init__(self, callbacks: object, model: keras.Model, hooks: Sequence[str] = TRAIN_HOOKS) -> None:
         # The model refers to this object while it is trained.
         self._model = weakref.ref(model)
-        self._workers = model.distribute_strategy.num_workers
+        self._trains = trains = hooks is TRAIN_HOOKS
+        # An evaluation that a callback ends has as many batches as the callback has seen.
+        self._workers = model.distribute_strategy.num_workers if trains else 1
         listed = list(_flat(callbacks))
-        self._acting = [one for one in listed if acts_on_batches(one)]
-        self._saving = [one for one in listed if batches_until_save(one) is not None]
+        self._acting = [one for one in listed if acts_on_batches(one, hooks)]
+        self._saving = [one for one in listed if trains and batches_until_save(one) is not None]
+        self.reads_logs = any(_has_hook(one, hooks) for one in listed)
 
     def steps(self) -> int | None:
         """Returns the number of steps that may begin beyond those that the callbacks have seen; None for any number."""
         model = self._model()
         assert model is not None
-        if self._acting and self._workers > 1 and model not in _SAID:
+        if self._acting and (self._workers > 1 or not self._trains) and model not in _SAID:
             _SAID.add(model)
             self._tell()
         most = [self._workers] * bool(self._acting)
@@ -60,24 +72,44 @@ class Lookahead:
 
     def _tell(self) -> None:
         """Logs that callbacks hold the workers back."""
+        names = " and ".join(sorted({type(one).__name__ for one in self._acting}))
+        if not self._trains:
+            _LOG.warning("%s may end the evaluation after each batch, so one batch is evaluated at a time.", names)
+            return
         _LOG.warning(
             "%s may change or read the model after each batch, so each worker trains one batch at a time. Of %d "
             "workers the others have begun a batch by then: what it sets takes effect up to %d batches later.",
-            " and ".join(sorted({type(one).__name__ for one in self._acting})),
+            names,
             self._workers,
             self._workers - 1,
         )
 
 
-def acts_on_batches(callback: object) -> bool:
-    """Returns whether a callback may change or read the model between two batches.
+def acts_on_batches(callback: object, hooks: Sequence[str] = TRAIN_HOOKS) -> bool:
+    """Returns whether a callback may change or read the model between two batches, or end an evaluation.
 
     Keras's own callbacks do not, or are known to `batches_until_save`. Others do if the code that runs between two
     batches mentions the model, or an optimizer or a variable that it holds.
     """
-    hooks = [_plain(getattr(callback, name, None)) for name in _HOOKS]
-    own = [hook for hook in hooks if hook is not None and _module(hook).split(".")[0] != "keras"]
-    return any(_reaches_model(hook, callback, set()) for hook in own)
+    found = [_plain(getattr(callback, name, None)) for name in hooks]
+    own = [hook for hook in found if hook is not None and not _is_of_keras(hook)]
+    wanted = _MODEL if hooks is TRAIN_HOOKS else _END
+    return any(_mentions(wanted, hook, callback, set()) for hook in own)
+
+
+def _is_of_keras(hook: object) -> bool:
+    """Whether a hook is part of Keras. Its file tells, as a module of a user may be called keras_callbacks, say."""
+    code = getattr(hook, "__code__", None)
+    return code is not None and pathlib.Path(code.co_filename).is_relative_to(pathlib.Path(keras.__file__).parent)
+
+
+def _has_hook(callback: object, hooks: Sequence[str]) -> bool:
+    """Returns whether a callback has a method of its own that is called between two batches."""
+    # The progress bar shows logs; they may lag.
+    if isinstance(callback, keras.callbacks.ProgbarLogger):
+        return False
+    found = ((name, _plain(getattr(callback, name, None))) for name in hooks)
+    return any(hook not in (None, getattr(keras.callbacks.Callback, name, None)) for name, hook in found)
 
 
 def _flat(callbacks: object) -> Iterator[object]:
@@ -91,8 +123,15 @@ def _flat(callbacks: object) -> Iterator[object]:
         yield callbacks
 
 
-def _reaches_model(function: object, callback: object, seen: set[object]) -> bool:
-    """Returns whether the code of a function, or of a function that it calls, mentions the model of a callback."""
+def _mentions(wanted: set[str], function: object, callback: object, seen: set[object]) -> bool:
+    """Returns whether the code of a function, or of a function that it calls, mentions some attributes.
+
+    Args:
+        wanted: the names of the attributes. For those of the model, parts of a model that it refers to count as well.
+        function: the function.
+        callback: the callback whose hook calls it.
+        seen: the code that was searched before.
+    """
     # Nothing is known about other callables, such as a `functools.partial`.
     if not isinstance(function, types.FunctionType):
         return True
@@ -105,13 +144,13 @@ def _reaches_model(function: object, callback: object, seen: set[object]) -> boo
     reached = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
     reached += [function.__globals__[name] for name in names if name in function.__globals__]
     reached += [held[name] for name in names if name in held and name not in _MODEL]
-    if names & _MODEL or any(map(_is_state, reached)):
+    if names & wanted or (wanted is _MODEL and any(map(_is_state, reached))):
         return True
     # Methods of the callback, also those that it inherits from Keras, and functions of the same module.
     methods = [_plain(getattr(type(callback), name, None)) for name in names]
     functions = [one for one in map(_plain, reached) if _module(one) == _module(function)]
     called = [one for one in (*methods, *functions) if isinstance(one, types.FunctionType)]
-    return any(_reaches_model(one, callback, seen) for one in called)
+    return any(_mentions(wanted, one, callback, seen) for one in called)
 
 
 def _plain(value: object) -> object:

@@ -89,7 +89,8 @@ class EmbeddingBag(keras.layers.Embedding):
         """Pools bags in flat form. Sparse and ragged ids have it, and so do dense ids of a table."""
         table = resolve_params(self.embeddings)
         if isinstance(table, Table):
-            return pool_rows(table, bags, self.combiner)
+            # Without a strategy, the layer looks up a row for each id.
+            return pool_rows(table, bags, self.combiner, per_place=True)
         add_up = functools.partial(tf.math.segment_sum, segment_ids=bags.bag)
         # Without servers no request has reduced the ids to unique ones, so TensorFlow's own ops copy a row for each id.
         pooled = combine(self._rows(bags.ids), bags.weights, self.combiner, add_up)

@@ -17,6 +17,9 @@ class EpochLogs:
     Args:
         steps: the steps of the model, which know how logs follow from results.
         mode: the training mode, which may add logs.
+
+    Attributes:
+        lag: whether `recent` may return logs that lack the last results.
     """
 
     def __init__(self, steps: ModelSteps, mode: Mode) -> None:
@@ -25,6 +28,7 @@ class EpochLogs:
         self._sums: dict[str, Floats | float] = {}
         self._shown: dict[str, Any] = {}
         self._shown_at = 0.0
+        self._is_new, self.lag = False, True
 
     def begin(self) -> None:
         """Begins an epoch, or a single batch."""
@@ -32,6 +36,7 @@ class EpochLogs:
 
     def add(self, result: Result) -> None:
         """Adds the result of a closure."""
+        self._is_new = True
         self._totals.add(result)
         for variable, added in zip(self._steps.sums(), result.sums, strict=True):
             variable.assign_add(added)
@@ -40,11 +45,13 @@ class EpochLogs:
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def recent(self) -> dict[str, Any]:
-        """Returns logs that may lag by `_LOGS_EVERY_S`."""
+        """Returns logs that may lag by `_LOGS_EVERY_S` if `lag` is set."""
         # Keras asks for logs after every step, and computing all metrics that often would slow a fast step down.
-        if time.monotonic() - self._shown_at > _LOGS_EVERY_S or not self._shown:
-            self._shown = self.current()
-        return self._shown
+        is_late = not self.lag or time.monotonic() - self._shown_at > _LOGS_EVERY_S
+        if (is_late and self._is_new) or not self._shown:
+            self._shown, self._is_new = self.current(), False
+        # Callbacks may keep what they get.
+        return dict(self._shown)
 
     def current(self, ended: bool = False) -> dict[str, Any]:
         """Returns the logs of all closures so far.

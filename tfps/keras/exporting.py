@@ -117,7 +117,7 @@ def _ready_to_save(roots: Iterable[Any], whole: bool = False) -> Iterator[Mappin
         # Functions of other models, which stay as they are; the guard sees those that hide one of ours.
         functions, concrete = [], []
     lookups: Any = _NoLookups()
-    guard = step.Step(lookups, _NoCopies())
+    guard = step.Step(lookups, _NoCopies(), exported=True)
     with on_chief(variables), _traced_again(functions), step.tracing(guard):
         yield {id(one): _trace_again(one) for one in concrete}
 

@@ -14,6 +14,7 @@ from tfps.keras._compat import tree
 from tfps.keras.epoch_logs import EpochLogs
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import make_mode, settings_of
+from tfps.keras.optimizers import leading_optimizer
 from tfps.keras.summaries import summary_state
 from tfps.placement.advice import format_start_up
 from tfps.training.closure import Result
@@ -28,6 +29,9 @@ _LOG = logging.getLogger("tfps")
 
 LOOKAHEAD = "_tfps_lookahead"
 """The attribute of a model for the `Lookahead` of the `fit` that runs; None outside of `fit`."""
+
+TEST_LOOKAHEAD = "_tfps_test_lookahead"
+"""The same for `evaluate`, which may run within a `fit`."""
 
 
 class StepFunction:
@@ -51,7 +55,7 @@ class StepFunction:
     def __init__(self, model: keras.Model, step: Callable[[Nest], Nest], updates: bool) -> None:
         self._steps = steps = ModelSteps(model, step)
         # Settings compare by value, so `is_outdated` sees when the optimizer was put into another mode since.
-        self._settings = settings_of(model.optimizer) if updates else None
+        self._settings = settings_of(leading_optimizer(model)) if updates else None
         self.mode = make_mode(steps) if updates else Evaluation(steps.strategy, steps.closure_steps)
         program = functools.partial(steps.program, self.mode.applies_updates)
         self.closures = TracedClosures(steps.strategy, self.mode, program)
@@ -79,7 +83,7 @@ class StepFunction:
     @property
     def is_outdated(self) -> bool:
         """Whether the mode of the optimizer has changed since the steps were made."""
-        return self._first_steps is not None and self._settings != settings_of(self._steps.model.optimizer)
+        return self._first_steps is not None and self._settings != settings_of(leading_optimizer(self._steps.model))
 
     def join(self) -> None:
         """Ends the epoch at once, after waiting for the steps under way."""
@@ -141,8 +145,9 @@ class StepFunction:
             if new:
                 self._log_plan(epoch)
             self._first_steps.begin_epoch(epoch.source.is_fed)
-        # Callbacks of `fit` act between steps of training. `evaluate` changes nothing that they could set.
-        lookahead = getattr(self._steps.model, LOOKAHEAD, None) if self._first_steps is not None else None
+        name = LOOKAHEAD if self._first_steps is not None else TEST_LOOKAHEAD
+        lookahead = getattr(self._steps.model, name, None)
+        self._logs.lag = lookahead is None or not lookahead.reads_logs
         # It costs a read from a server. Whether fed steps write summaries is only known once the first closure runs.
         numbered = self._steps.writes_summaries or epoch.source.is_fed
         if numbered and self._first_steps is not None and self._steps.model.optimizer is not None:
@@ -155,7 +160,10 @@ class StepFunction:
         ids = self.closures.ids_per_step(epoch.source.examples)
         workers = self._steps.strategy.num_workers
         small = self._steps.small_tables()
-        line = format_start_up(self._steps.plan(), ids, workers, self.mode.closure_steps, small)
+        plan, strategy = self._steps.plan(), self._steps.strategy
+        has_tables = any(placement.spec.is_table for placement in plan.placements)
+        repeated_ids = strategy.repeated_ids if has_tables else None
+        line = format_start_up(plan, ids, workers, self.mode.closure_steps, small, repeated_ids)
         _LOG.info("%s", line)
 
     def _count(self, result: Result) -> None:

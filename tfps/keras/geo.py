@@ -15,6 +15,7 @@ from tfps.keras import moving_averages, row_optimizers
 from tfps.keras.model_steps import ModelSteps, operations_so_far, without_optionals
 from tfps.keras.modes import ModeSettings, get_optimizer, with_mode
 from tfps.keras.multi_optimizer import part_for, parts_of
+from tfps.keras.optimizers import leading_optimizer
 from tfps.keras.variables import stored_values
 from tfps.strategy.variables import DenseVariable, SmallTable
 from tfps.training.geo.mode import Geo
@@ -192,14 +193,15 @@ def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> 
             num_workers,
         )
     # The optimizer is built before the closure is traced, so slots exist here, and a MultiOptimizer knows its parts.
-    row_optimizers.check_windows(model.optimizer)
+    leading = leading_optimizer(model)
+    row_optimizers.check_windows(leading)
     tables = stored_values(model.trainable_variables, Table)
     # Damping is for weights only. Slot deltas are added whole, or composed as moving averages.
     weights = [*tables, *stored_values(model.trainable_variables, DenseVariable)]
     scales = {weight.key: settings.delta_scale(num_workers) for weight in weights}
     slots, decays = {}, {}
     for table in tables:
-        optimizer = part_for(model.optimizer, table)
+        optimizer = part_for(leading, table)
         averages = moving_averages.decays(optimizer)
         # Slot attribute -> the table of that slot, for example "_accumulators" -> a table as large as this one.
         slot_tables = {
@@ -210,7 +212,7 @@ def window_settings(model: keras.Model, settings: GeoMode, num_workers: int) -> 
         # Each worker pushes 1 / N of a velocity. If velocities were added whole, every worker would then move by the
         # sum of all of them.
         scales.update({slot.key: 1.0 / num_workers for name, slot in slot_tables.items() if name in settings.means})
-    parts = parts_of(model.optimizer)
+    parts = parts_of(leading)
     dense_means = [slot for part in parts for name in settings.means for slot in getattr(part, name, None) or []]
     scales.update({slot.key: 1.0 / num_workers for slot in stored_values(dense_means, DenseVariable)})
     # With one worker no row changes between its pull and its push, so there is nothing to cap.

@@ -54,7 +54,9 @@ def _update(
 
     def update() -> None:
         factor = tf.math.reciprocal(scale)
-        optimizer.inner_optimizer.apply([_times(gradient, factor) for gradient in gradients], variables)
+        pairs = zip(gradients, variables or optimizer._trainable_variables, strict=True)
+        unscaled_gradients = [one if _is_new_value(variable) else _times(one, factor) for one, variable in pairs]
+        optimizer.inner_optimizer.apply(unscaled_gradients, variables)
         grows = tf.equal(tf.convert_to_tensor(optimizer.step_counter), optimizer.dynamic_growth_steps - 1)
         steps = tf.convert_to_tensor(optimizer.step_counter)
         optimizer.step_counter.assign(tf.where(grows, tf.zeros_like(steps), steps + 1))
@@ -65,6 +67,11 @@ def _update(
         optimizer.dynamic_scale.assign(0.5 * scale)
 
     tf.cond(finite, update, skip)
+
+
+def _is_new_value(variable: keras.Variable) -> bool:
+    """Whether the gradient of a variable is its new value, as for the scales of float8 layers; none of it is scaled."""
+    return bool(getattr(variable, "overwrite_with_gradient", False))
 
 
 def _is_finite(gradient: Gradient) -> tf.Tensor:

@@ -9,7 +9,7 @@ from tfps.keras import row_optimizers
 from tfps.keras._compat import keras, metrics_of
 from tfps.keras.modes import settings_of
 from tfps.keras.multi_optimizer import part_for, unscaled, whole_of
-from tfps.keras.optimizers import optimizers_of
+from tfps.keras.optimizers import leading_optimizer, optimizers_of
 from tfps.keras.variables import adopt as adopt_variables
 from tfps.keras.variables import adopt_layers, carries_state, stored_values
 from tfps.placement.spec import VariableSpec
@@ -57,14 +57,26 @@ def prepare(model: keras.Model, strategy: ParameterServerStrategy) -> None:
     Raises:
         UnsupportedError: an optimizer was built outside the scope or has a wrong mode.
     """
+    leading = leading_optimizer(model)
     for optimizer in optimizers_of(model):
         if optimizer._distribution_strategy is not strategy:
             _adopt_optimizer(optimizer, strategy)
+        # Nadam makes its product of momenta where it is built, maybe outside the scope.
+        adopt_variables(strategy, optimizer.variables, "none")
         # The mode belongs to a whole MultiOptimizer, so its parts are not checked.
-        if optimizer not in (model.optimizer, unscaled(model.optimizer)) and whole_of(optimizer) is optimizer:
-            _check_mode(optimizer, model.optimizer)
+        leads = optimizer in (leading, unscaled(leading), model.optimizer, unscaled(model.optimizer))
+        if not leads and whole_of(optimizer) is optimizer:
+            _check_mode(optimizer, leading)
     adopt_layers(strategy, model)
     adopt_variables(strategy, [one for metric in metrics_of(model) for one in metric.variables], "metric")
+
+
+def adopt_optimizers(model: keras.Model) -> None:
+    """Moves the optimizers of a compiled model to its strategy, unless they are built: `prepare` refuses these."""
+    strategy = model._distribute_strategy
+    for optimizer in optimizers_of(model):
+        if optimizer._distribution_strategy is not strategy and not optimizer.built:
+            _adopt_optimizer(optimizer, strategy)
 
 
 def _adopt_optimizer(optimizer: keras.Optimizer, strategy: ParameterServerStrategy) -> None:
@@ -134,7 +146,9 @@ def check_built(model: keras.Model) -> None:
     if model.optimizer is not None:
         # With a MultiOptimizer only the parts that update tables need a row-wise form.
         for variable in tables:
-            row_optimizers.check(part_for(model.optimizer, variable))
+            part = part_for(model.optimizer, variable)
+            row_optimizers.check(part)
+            row_optimizers.check_repeats(part, variable._value)
 
 
 def _say_carried(model: keras.Model) -> None:
@@ -156,7 +170,7 @@ def _check_accumulation(optimizer: keras.Optimizer, model: keras.Model) -> None:
     steps = getattr(optimizer, "gradient_accumulation_steps", None)
     if not steps:
         return
-    settings = settings_of(model.optimizer)
+    settings = settings_of(leading_optimizer(model))
     merges_on_servers = settings is not None and settings.updates_on_servers
     if model._distribute_strategy.num_workers > 1 and not merges_on_servers:
         raise UnsupportedError(

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.table import Table
-from tfps.keras import moving_averages
+from tfps.keras import moving_averages, plain_variables
 from tfps.keras._compat import metrics_of, tree
 from tfps.keras.optimizers import optimizers_of
 from tfps.keras.returned_logs import ReturnedLogs
@@ -27,6 +27,12 @@ from tfps.training.exchange import begin_carrying
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.types import Nest, VariableKey
 
+_COPIED = (DenseVariable, SumVariable)
+"""The variables that a step uses as copies: it moves and counts for itself, and is merged with others later."""
+
+RECURRENT = 8
+"""The weight of a step that other workers have not seen in a model with recurrent layers, such as an LSTM."""
+
 
 class ModelSteps:
     """The parts of a Keras model that closures and modes need.
@@ -34,8 +40,6 @@ class ModelSteps:
     Args:
         model: a Keras model of our strategy. Its train or test function owns this object, so the reference is weak.
         step: `model.train_step`, `model.test_step` or `model.predict_step`.
-        pulls_all: whether steps need copies of all dense variables that they use, and not only of those that the model
-            knows. Keras keeps the state of recurrent layers to itself, for example.
 
     Attributes:
         model: a weak proxy of the model.
@@ -47,16 +51,16 @@ class ModelSteps:
     Threading: steps are traced in the main thread; steps over fed batches are traced in the threads of the pool.
     """
 
-    def __init__(self, model: keras.Model, step: Callable[[Nest], Nest], pulls_all: bool = False) -> None:
+    def __init__(self, model: keras.Model, step: Callable[[Nest], Nest]) -> None:
         self.model: keras.Model = weakref.proxy(model)
         self.strategy: ParameterServerStrategy = model.distribute_strategy
         self.returned: ReturnedLogs | None = None
         self.writes_summaries = False
         self.summary_state: State = {}
         self._step = step
-        self._pulls_all = pulls_all
-        # Variables that steps use and the model does not know, such as generators, found when a step is traced.
-        self._unknown: dict[VariableKey, DenseVariable] = {}
+        # Variables that steps use and the model does not know, found when a step is traced: generators, the state of
+        # recurrent layers, and what belongs to layers, optimizers and metrics that are no attributes of the model.
+        self._unknown: dict[VariableKey, DenseVariable | SumVariable] = {}
         # None until the model is built, when its layers are known.
         self._carried: list[DenseVariable] | None = None
 
@@ -69,28 +73,31 @@ class ModelSteps:
     def exchange_steps(self) -> int:
         """Returns the most steps of a closure that trains asynchronously: fewer with a momentum, unless they are set.
 
-        The default bounds the steps that servers have not seen. A momentum carries each of them further, so it divides
-        that bound: 32 steps of all workers without one, 3 with a momentum of 0.9.
+        The default bounds the steps that servers have not seen: 32 steps of all workers. It is divided by the weight of
+        such a step: 3 steps with a momentum of 0.9, 4 for a recurrent model.
         """
         steps, workers = self.closure_steps(), self.strategy.num_workers
         is_default = int(self.model.steps_per_execution) == 1 and steps == default_exchange_every(workers)
-        return max(1, int(steps / self.update_memory())) if is_default and workers > 1 else steps
+        return max(1, int(steps / self.weight_of_unseen())) if is_default and workers > 1 else steps
 
     def trained_steps(self) -> int:
         """Returns the number of steps that the model has been trained for, as its optimizers count them."""
         # A custom `train_step` may leave the compiled optimizer alone, or be compiled with none.
         return max((int(optimizer.iterations) for optimizer in optimizers_of(self.model)), default=0)
 
-    def update_memory(self) -> float:
-        """Returns the number of steps for which an update moves the weights: 1 / (1 - momentum), at most 100.
+    def weight_of_unseen(self) -> float:
+        """Returns the weight of a step that other workers have not seen: 1 in a plain model, at most 100.
 
-        Adam and its relatives divide by the size of their gradients, so their averages do not carry steps further.
+        A momentum moves the weights for 1 / (1 - momentum) steps. Adam and its relatives divide by the size of their
+        gradients, so their averages do not carry steps further. A recurrent layer applies its weights many times.
         """
         optimizers = optimizers_of(self.model)
         # `mixed_float16` wraps the optimizer in one that scales the loss.
         optimizers += [optimizer.inner_optimizer for optimizer in optimizers if hasattr(optimizer, "inner_optimizer")]
         momenta = (getattr(optimizer, "momentum", None) for optimizer in optimizers)
-        return max((1 / max(0.01, 1 - one) for one in momenta if isinstance(one, int | float)), default=1.0)
+        carried = max((1 / max(0.01, 1 - one) for one in momenta if isinstance(one, int | float)), default=1.0)
+        recurs = any(isinstance(layer, keras.layers.RNN) for layer in self.model._flatten_layers())
+        return min(100.0, carried * (RECURRENT if recurs else 1))
 
     def program(self, applies_updates: bool, spec: Nest) -> Program:
         """Returns the program of closures over batches like `spec`.
@@ -122,9 +129,10 @@ class ModelSteps:
         return stored_values([*known, *others, *self._unknown.values()], DenseVariable)
 
     def sums(self) -> list[SumVariable]:
-        """Returns the variables of all metrics of the model, each once."""
+        """Returns the variables of all metrics of the model, and of others that its steps use, each once."""
         # A model may hide some of its metrics in a property `metrics` of its own; its steps still update them.
-        return stored_values([one for metric in metrics_of(self.model) for one in metric.variables], SumVariable)
+        known = [one for metric in metrics_of(self.model) for one in metric.variables]
+        return stored_values([*known, *self._unknown.values()], SumVariable)
 
     def begin_carrying(self) -> None:
         """Gives every worker the state on the servers that it carries on by itself, such as that of a stateful RNN.
@@ -152,20 +160,31 @@ class ModelSteps:
         """Returns the tables of this model that are dense variables."""
         return [table.placement.spec for table in stored_values(self.model.variables, SmallTable)]
 
-    def run(self, batch: Nest) -> Mapping[str, tf.Tensor]:
-        """Traces a step over a batch; returns the values that a worker sends for its logs."""
+    def run(self, batch: Nest, has_copies: bool = True) -> Mapping[str, tf.Tensor]:
+        """Traces a step over a batch; returns the values that a worker sends for its logs.
+
+        Args:
+            batch: the batch.
+            has_copies: whether the worker has copies of what the step uses.
+        """
         with self.in_scope():
             begin = operations_so_far()
             # The first trace of a step is a recording, which shows whether it writes any.
             if self.writes_summaries:
                 forget_name_scopes()
-            values = self.values_of(self.outputs(batch), begin)
+            values = self.values_of(self.outputs(batch, has_copies), begin)
+            if has_copies:
+                plain_variables.check_assigned(begin, self.strategy.num_workers)
             counters = stored_values(map(moving_averages.iterations_of, optimizers_of(self.model)), DenseVariable)
             self.writes_summaries = number_summaries(begin, counters) or self.writes_summaries
             return values
 
-    def outputs(self, batch: Nest) -> Nest:
+    def outputs(self, batch: Nest, has_copies: bool = True) -> Nest:
         """Traces a step over a batch, within `in_scope`, and returns what it returns.
+
+        Args:
+            batch: the batch.
+            has_copies: whether the worker has copies of what the step uses.
 
         Raises:
             UnpulledError: the step uses a variable that has to be pulled, and the model does not know it.
@@ -174,8 +193,8 @@ class ModelSteps:
         current = step.current()
         if current is not None:
             found = {seed.key: seed for seed in current.drawn if current.copy_of(seed.key) is None}
-            if self._pulls_all:
-                found |= {key: one for key, one in current.uncopied.items() if isinstance(one, DenseVariable)}
+            if has_copies:
+                found |= {key: one for key, one in current.uncopied.items() if isinstance(one, _COPIED)}
             if not found.keys() <= self._unknown.keys():
                 self._unknown.update(found)
                 raise UnpulledError
@@ -215,7 +234,7 @@ class ModelSteps:
     def _run_alone(self, lookups: DirectLookups, batch: Nest) -> Mapping[str, tf.Tensor]:
         """Traces a step on the variables of the servers, without copies."""
         with step.tracing(step.Step(lookups, {})):
-            return self.run(batch)
+            return self.run(batch, has_copies=False)
 
 
 def _mark_layers(model: keras.Model) -> None:

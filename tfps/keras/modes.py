@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.multi_optimizer import MULTI_KINDS, unscaled
+from tfps.keras.optimizers import leading_optimizer
 from tfps.keras.row_optimizers import KINDS
 from tfps.training.asynchronous.mode import Asynchronous
 from tfps.training.mode import Mode
@@ -162,7 +163,7 @@ def settings_of(optimizer: keras.Optimizer | None) -> ModeSettings | None:
 
 def make_mode(steps: ModelSteps) -> Mode:
     """Makes the mode in which a model trains: the mode of its optimizer, or asynchronous for a plain optimizer."""
-    settings = settings_of(steps.model.optimizer)
+    settings = settings_of(leading_optimizer(steps.model))
     if settings is not None:
         return settings.make_mode(steps)
     return Asynchronous(steps.strategy, steps.exchange_steps, steps)

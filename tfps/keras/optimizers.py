@@ -15,6 +15,7 @@ from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.keras._compat import Variable, keras
 from tfps.keras.multi_optimizer import parts_of, unscaled
+from tfps.keras.plain_variables import check_trained
 from tfps.keras.slot_scope import slot_scope
 from tfps.ops import library
 from tfps.ops.apply_dense import apply_dense
@@ -25,6 +26,9 @@ Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices | MergedGradient
 """A gradient of a variable. A table has `tf.IndexedSlices`, or a `MergedGradient` that lies on its servers."""
 Pair: TypeAlias = tuple[Gradient, Variable]
 """A gradient and its variable."""
+
+DEFAULT_OPTIMIZER = "_tfps_default_optimizer"
+"""The attribute of a model that says whether Keras chose the compiled optimizer."""
 
 
 class ScopedVariables(list[keras.Variable]):
@@ -61,6 +65,15 @@ def optimizers_of(model: keras.Model) -> list[keras.Optimizer]:
     return list({id(optimizer): optimizer for optimizer in optimizers}.values())
 
 
+def leading_optimizer(model: keras.Model) -> keras.Optimizer | None:
+    """Returns the optimizer whose mode the steps of a model have: the compiled one, if the user gave one to `compile`.
+
+    Without one Keras compiles an RMSprop, which a `train_step` with optimizers of its own does not apply.
+    """
+    others = [one for one in optimizers_of(model) if one not in (model.optimizer, unscaled(model.optimizer))]
+    return others[0] if others and getattr(model, DEFAULT_OPTIMIZER, False) else model.optimizer
+
+
 def update_step(
     optimizer: keras.Optimizer, gradients: list[Gradient], variables: list[Variable], learning_rate: tf.Tensor
 ) -> None:
@@ -73,8 +86,10 @@ def update_step(
         learning_rate: a scalar tensor.
 
     Raises:
-        UnsupportedError: a synchronous step applies an optimizer without a mode.
+        UnsupportedError: a synchronous step applies an optimizer without a mode, or a step trains a variable of which
+            workers have no copy.
     """
+    check_trained(variables)
     tables, dense = [], []
     for gradient, variable in zip(gradients, variables, strict=True):
         value = variable._value if isinstance(variable, Variable) else variable
@@ -194,11 +209,15 @@ def sum_repeated(
     if not _clips(optimizer):
         return gradients
     # The norm of a row is the norm of its summed gradient. With gradients [1] and [1] of one id it is 2, not sqrt(2).
-    # A table that is a dense variable is clipped as in Keras, which does not sum.
+    # A table that is a dense variable, or that keeps repeats, is clipped as in Keras, which does not sum.
     return [
-        _sum_duplicates(gradient) if isinstance(_value_of(variable), Table) else gradient
+        _sum_duplicates(gradient) if _sums_repeats(_value_of(variable)) else gradient
         for gradient, variable in zip(gradients, variables, strict=True)
     ]
+
+
+def _sums_repeats(value: object) -> bool:
+    return isinstance(value, Table) and not value.keeps_repeats
 
 
 def _clips(optimizer: keras.Optimizer) -> bool:
@@ -217,10 +236,20 @@ def clip_gradients(
         return gradients
     if any(isinstance(gradient, MergedGradient) for gradient in gradients):
         return _clip_merged(optimizer, gradients)
-    if optimizer.clipnorm or not optimizer.global_clipnorm:
+    if optimizer.clipnorm:
+        return [_clip_by_norm(stock, optimizer, gradient) for gradient in gradients]
+    if not optimizer.global_clipnorm:
         return stock(optimizer, gradients)
     # Keras's own clip by the global norm would turn IndexedSlices into a dense tensor, as large as the table.
     return tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)[0]
+
+
+def _clip_by_norm(stock: Callable[..., list[Gradient]], optimizer: keras.Optimizer, gradient: Gradient) -> Gradient:
+    """Clips one gradient by its norm. Keras's own clip would make a dense tensor of IndexedSlices to find the norm."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return stock(optimizer, [gradient])[0]
+    factor = optimizer.clipnorm / tf.maximum(tf.linalg.norm(gradient.values), optimizer.clipnorm)
+    return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
 
 
 def _clip_merged(optimizer: keras.Optimizer, gradients: list[Gradient]) -> list[Gradient]:

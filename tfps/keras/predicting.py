@@ -14,7 +14,7 @@ from tfps.embedding.whole import WHOLE_SUFFIX, WholeCopies
 from tfps.inputs.chief_dataset import as_tensor, move_to_this_context
 from tfps.keras import seeds
 from tfps.keras._compat import TFEpochIterator, convert_to_np_if_not_ragged, potentially_ragged_concat, tree
-from tfps.keras.model_steps import ModelSteps
+from tfps.keras.model_steps import ModelSteps, without_optionals
 from tfps.runtime.ordered_results import run_in_order
 from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import Exchange
@@ -119,7 +119,7 @@ class PredictFunction:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        self._steps = ModelSteps(model, model.predict_step, pulls_all=True)
+        self._steps = ModelSteps(model, model.predict_step)
         self._function = tf.function(self._trace, autograph=False, reduce_retracing=True)
         self._is_traced = self._assigns = False
         self._variables = self._steps.strategy.remote_variables.make_owned(self)
@@ -132,7 +132,7 @@ class PredictFunction:
     def results(self, batches: Iterable[Nest]) -> Generator[Nest, None, None]:
         """Yields the outputs of each batch, in order, as tensors on the chief."""
         # A generator, so that a batch is read only when a worker has room for it.
-        tensors = (tree.map_structure(as_tensor, batch) for batch in batches)
+        tensors = (tree.map_structure(as_tensor, without_optionals(batch)) for batch in batches)
         first = list(itertools.islice(tensors, 1))
         if not first:
             return

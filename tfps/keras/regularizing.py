@@ -48,5 +48,7 @@ def _rows_of_step(table: Table) -> tf.Tensor | None:
         raise UnsupportedError(
             f"a regularized table must not be looked up in a branch or a loop of the model. Received: {table.name!r}."
         )
+    # In Keras the gradient of a regularizer is dense, and that of the lookups is added to it.
+    current.sum_repeats(table.key)
     flat = [tf.reshape(tf.cast(ids, tf.int64), [-1]) for ids in looked_up]
     return table.sparse_read(tf.unique(tf.concat(flat, 0)).y)

@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from tfps import step
 from tfps.embedding.local_table import find_stand_in
 from tfps.embedding.merged import MergedGradient
 from tfps.embedding.push import RowUpdate
 from tfps.embedding.table import Table
+from tfps.embedding.whole import is_used_so_far
 from tfps.errors import UnsupportedError
 from tfps.keras.multi_optimizer import is_multi, parts_of, unscaled
 from tfps.ops.row_rules import ROW_RULES, RowRule
+from tfps.ops.rules.declaration import Measure
 
 
 def _rules_by_class() -> dict[type, tuple[RowRule, ...]]:
@@ -91,6 +94,69 @@ def check(optimizer: keras.Optimizer, options: Sequence[str] = ("use_ema", "grad
                 f"`{name}` of {type(optimizer).__name__} would update every row of a table in every step. "
                 f"Received: {getattr(optimizer, name)!r}. Valid: none, for models with tables."
             )
+
+
+def check_repeats(optimizer: keras.Optimizer, table: Table) -> None:
+    """Refuses an optimizer for a table that keeps the gradients of repeated ids apart, if its rule needs their sum.
+
+    Raises:
+        UnsupportedError: the rule is not defined for repeated ids.
+    """
+    rule = row_rule(optimizer)
+    if table.keeps_repeats and rule is not None and not rule.repeats:
+        raise UnsupportedError(
+            f'`repeated_ids` of the strategy must be "sum" for {type(optimizer).__name__}('
+            f"{', '.join(f'{option}=' for option in rule.options)}): it takes the root of a negative number where ids "
+            f'repeat. Received: "each", for table {table.name!r}.'
+        )
+
+
+def measure_for(optimizer: keras.Optimizer, table: Table) -> Measure | None:
+    """Returns what the rule of an optimizer takes of each gradient of a repeated id; None to sum the gradients first.
+
+    It does what Keras does in one process: where the gradient of a table is in part dense, Keras adds all of it up.
+
+    Raises:
+        UnsupportedError: the rule is not defined for repeated ids.
+    """
+    rule = row_rule(optimizer)
+    # Keras's clip by the global norm returns a dense tensor.
+    if rule is None or optimizer.global_clipnorm or not _keeps_repeats(table):
+        return None
+    check_repeats(optimizer, table)
+    return rule.measure
+
+
+def contributed_measure(optimizer: keras.Optimizer, table: Table) -> Measure | None:
+    """Returns what a contribution has beside the summed gradients of repeated ids, for the rule and for clipping.
+
+    Raises:
+        UnsupportedError: the servers could not clip as one process does.
+    """
+    if not _keeps_repeats(table):
+        return None
+    by_norm = optimizer.clipnorm or optimizer.global_clipnorm
+    measure = measure_for(optimizer, table)
+    # Keras clips each place, and takes the norm over all places. Servers have sums, and of the places only the measure.
+    if optimizer.clipvalue or (by_norm and measure == "magnitude"):
+        name = "clipvalue" if optimizer.clipvalue else "clipnorm"
+        raise UnsupportedError(
+            f'`{name}` of {type(optimizer).__name__} must be None in mode Sync with `repeated_ids="each"`: it needs '
+            f"the gradient of each place, and servers have their sums. Received: {getattr(optimizer, name)}. "
+            'Valid: repeated_ids="sum".'
+        )
+    return "square" if by_norm else measure
+
+
+def _keeps_repeats(table: Table) -> bool:
+    """Whether this step keeps the gradients of repeated ids of a table apart."""
+    if not table.keeps_repeats:
+        return False
+    current = step.current()
+    if current is None:
+        return True
+    whole = any(one.key == table.key and is_used_so_far(rows) for one, rows in current.whole_reads)
+    return table.key not in current.summed and not whole
 
 
 def check_windows(optimizer: keras.Optimizer) -> None:
@@ -183,7 +249,8 @@ def row_updates(
     for gradient, table in pairs:
         decays = decayed is not None and optimizer._use_weight_decay(table)
         slots = [find_stand_in(slot._value) for slot in bound.slots_of(table)]
-        updates.append(RowUpdate(find_stand_in(table), slots, gradient, bound.rule, decayed if decays else plain))
+        hyper, measure = decayed if decays else plain, measure_for(optimizer, table)
+        updates.append(RowUpdate(find_stand_in(table), slots, gradient, bound.rule, hyper, measure))
     return updates
 
 

@@ -123,8 +123,9 @@ def twins_of(strategy: ParameterServerStrategy) -> Twins:
 def draws_in_step() -> bool:
     """Whether what draws now is in a step that workers will run."""
     current = step.current()
-    # An eager step runs on the chief, as in one process.
-    return current is not None and not current.eager and current_strategy() is not None
+    # An eager step runs on the chief, as in one process, and an export draws from what is saved with it.
+    in_step = current is not None and not current.eager and not current.exported
+    return in_step and current_strategy() is not None
 
 
 def next_seed(

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps import step
 from tfps.embedding.table import Table
 from tfps.keras.inner_functions import is_in_traced_step
 
@@ -37,6 +38,10 @@ def multiply(
         The product, [m, dim].
     """
     table = getattr(b, "_value", b)
+    current = step.current()
+    if current is not None:
+        # The gradient of TensorFlow's product is dense. The tensor of a whole table has the table in its `sparse_read`.
+        current.sum_repeats((table if isinstance(table, Table) else table.sparse_read.args[0]).key)
     rows = tf.cast(table.sparse_read(sp_a.indices[:, 1]), sp_a.values.dtype)
     # The indices need not be sorted, and may repeat.
     product = tf.math.unsorted_segment_sum(rows * sp_a.values[:, None], sp_a.indices[:, 0], sp_a.dense_shape[0])

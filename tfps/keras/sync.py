@@ -10,11 +10,13 @@ from tfps import step
 from tfps.checks import check_integer
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError
+from tfps.keras import row_optimizers
 from tfps.keras._compat import Variable
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import ModeOptimizer, ModeSettings, get_optimizer, with_mode
-from tfps.keras.multi_optimizer import is_multi, unscaled
+from tfps.keras.multi_optimizer import is_multi, part_for, unscaled
 from tfps.keras.optimizers import by_rows
+from tfps.keras.plain_variables import check_trained
 from tfps.training.mode import Mode
 from tfps.training.synchronous.mode import Synchronous
 
@@ -55,6 +57,7 @@ def contribute(
     # A variable without a gradient is left out, as in Keras.
     pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
     updated = [variable for _, variable in pairs]
+    check_trained(updated)
 
     def apply_means(means: Sequence[tf.Tensor]) -> None:
         if is_multi(unscaled(optimizer)):
@@ -69,7 +72,11 @@ def contribute(
         by_rows(gradient, value) if isinstance(value, Table) else gradient
         for (gradient, _), value in zip(pairs, values, strict=True)
     ]
-    contributions.append(step.Contribution(by_value, values, apply_means))
+    measures = [
+        row_optimizers.contributed_measure(part_for(optimizer, value), value) if isinstance(value, Table) else None
+        for value in values
+    ]
+    contributions.append(step.Contribution(by_value, values, measures, apply_means))
 
 
 @dataclasses.dataclass(frozen=True)

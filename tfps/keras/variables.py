@@ -221,7 +221,11 @@ def _is_of_layer(variable: Variable) -> bool:
 
 
 def _is_table(variable: Variable, shape: Shape) -> bool:
-    return _is_of_layer(variable) and looks_like_table(shape, variable.name, variable._tfps_maker == "embedding")
+    of_embedding = variable._tfps_maker == "embedding"
+    # A quantized embedding is not trained: nothing is sent for its rows, and `quantize` assigns it whole.
+    if of_embedding and not variable.trainable and tf.as_dtype(standardize_dtype(variable._dtype)).is_integer:
+        return False
+    return _is_of_layer(variable) and looks_like_table(shape, variable.name, of_embedding)
 
 
 def _constant(initializer: Initializer) -> float | None:

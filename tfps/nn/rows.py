@@ -65,11 +65,16 @@ def look_up_rows(table: Table, ids: tf.Tensor, max_norm: float | tf.Tensor | Non
     _check_ids(table, ids)
     if max_norm is None:
         return table.sparse_read(ids)
+    if table.keeps_repeats:
+        # As `tf.nn` does: the gradient of each place goes through a clip of its own.
+        return tf.clip_by_norm(table.sparse_read(ids), max_norm, axes=[-1])
     clipped, places = _look_up_clipped(table, ids, max_norm)
     return tf.gather(clipped, tf.reshape(places, tf.shape(ids)))
 
 
-def pool_rows(table: Table, bags: Bags, combiner: str, max_norm: float | tf.Tensor | None = None) -> tf.Tensor:
+def pool_rows(
+    table: Table, bags: Bags, combiner: str, max_norm: float | tf.Tensor | None = None, per_place: bool = False
+) -> tf.Tensor:
     """Looks up rows of a table and pools them bag by bag.
 
     Args:
@@ -77,6 +82,8 @@ def pool_rows(table: Table, bags: Bags, combiner: str, max_norm: float | tf.Tens
         bags: the bags of ids.
         combiner: "mean", "sqrtn" or "sum".
         max_norm: as for `look_up_rows`.
+        per_place: whether a table that keeps repeats gets the gradient of each place; otherwise an id has one gradient
+            for the call, as in `tf.nn.embedding_lookup_sparse`, which looks up unique ids.
 
     Returns:
         The pooled rows, [bags, dim]; 0 for an empty bag.
@@ -87,7 +94,7 @@ def pool_rows(table: Table, bags: Bags, combiner: str, max_norm: float | tf.Tens
     _check_ids(table, bags.ids)
     # Without clipping, `pool` combines the rows straight from the answer of the servers.
     if max_norm is None:
-        return pool(look_up(table, bags.ids), bags.pooling(combiner))
+        return pool(look_up(table, bags.ids), bags.pooling(combiner), per_place)
     clipped, places = _look_up_clipped(table, bags.ids, max_norm)
     return combine_rows(clipped, places, bags.pooling(combiner))
 

@@ -1,32 +1,56 @@
 """Updates rows of several tables of one server, in one op that runs on that server."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from tfps.errors import ConfigError
 from tfps.ops import library
-from tfps.ops.row_request import common_width, split_request
+from tfps.ops.row_request import REPEATS, common_width, split_request
 from tfps.ops.row_rules import RowRule
+from tfps.ops.rules.declaration import Measure, measure_of
 
 
-def pack_update(hyper: tf.Tensor, request: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:
+def pack_update(
+    hyper: tf.Tensor, request: tf.Tensor, gradients: tf.Tensor, measures: tf.Tensor | None = None
+) -> tf.Tensor:
     """Packs an update for one server into one tensor, because every tensor that crosses the network costs a message.
 
     Args:
         hyper: the rule's hyperparameters in order, then the decay, float32, [h + 1].
         request: the request from `route_unique`, int64, [tables + m]. Within a table each row appears at most once.
+            `REPEATS` is added to the number of each row that has measures.
         gradients: the gradients of the rows, float32, [m, dim], in the order of the request.
+        measures: the summed measures of the gradients of the rows that repeat, float32, [r, dim]; None if none does.
 
     Returns:
-        float32, [h + 1 + 2 * (tables + m) + m * dim]: the hyperparameters, the bits of the request, the gradients.
+        float32, [h + 1 + 2 * (tables + m) + (m + r) * dim]: the hyperparameters, the bits of the request, the
+        gradients, the measures.
     """
     # The bits of an int64 pass unchanged as two float32 values; a cast would lose digits of large row numbers.
     bits = tf.reshape(tf.bitcast(request, tf.float32), [-1])
-    return tf.concat([hyper, bits, tf.reshape(gradients, [-1])], axis=0)
+    rows = [gradients] if measures is None else [gradients, measures]
+    return tf.concat([hyper, bits, *(tf.reshape(part, [-1]) for part in rows)], axis=0)
 
 
-def unpack_update(message: tf.Tensor, hypers: int, pieces: int, dim: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+class Unpacked(NamedTuple):
+    """The parts of an update.
+
+    Args:
+        hyper: the hyperparameters, float32 [h + 1].
+        request: the request, int64 [pieces + m], with plain row numbers.
+        gradients: the gradient of each row, float32 [m, dim].
+        measures: the measure of each gradient, float32 [m, dim]; None if the rule takes none.
+    """
+
+    hyper: tf.Tensor
+    request: tf.Tensor
+    gradients: tf.Tensor
+    measures: tf.Tensor | None
+
+
+def unpack_update(message: tf.Tensor, hypers: int, pieces: int, dim: int, measure: Measure | None = None) -> Unpacked:
     """Unpacks the tensor that `pack_update` made.
 
     Args:
@@ -34,15 +58,30 @@ def unpack_update(message: tf.Tensor, hypers: int, pieces: int, dim: int) -> tup
         hypers: the number of its hyperparameters, including the decay.
         pieces: the number of tables in its request.
         dim: the width of a row.
-
-    Returns:
-        (hyperparameters float32 [hypers], request int64 [pieces + m], gradients float32 [m, dim]).
+        measure: the measure that the rule takes; None if it takes none. No row has measures then.
     """
-    # Each row takes 2 floats of the request, because its number has 64 bits, and `dim` floats of the gradients.
-    rows = (tf.size(message) - hypers - 2 * pieces) // (dim + 2)
+    if measure is None:
+        # Each row takes 2 floats of the request, because its number has 64 bits, and `dim` floats of the gradients.
+        rows = (tf.size(message) - hypers - 2 * pieces) // (dim + 2)
+    else:
+        # Rows that repeat have `dim` floats more, so the size does not tell how many rows there are. The counts do.
+        counts = tf.bitcast(tf.reshape(message[hypers : hypers + 2 * pieces], [-1, 2]), tf.int64)
+        room = (tf.size(message, tf.int64) - hypers - 2 * pieces) // (dim + 2)
+        fits = tf.reduce_all((counts >= 0) & (counts <= room)) & (tf.reduce_sum(counts) <= room)
+        message_ = "the counts of `message` must be at least 0 and add up to at most its rows. Received:"
+        with tf.control_dependencies([tf.debugging.Assert(fits, [message_, counts])]):
+            rows = tf.cast(tf.reduce_sum(counts), tf.int32)
     end = hypers + 2 * (pieces + rows)
     request = tf.bitcast(tf.reshape(message[hypers:end], [-1, 2]), tf.int64)
-    return message[:hypers], request, tf.reshape(message[end:], [-1, dim])
+    if measure is None:
+        return Unpacked(message[:hypers], request, tf.reshape(message[end:], [-1, dim]), None)
+    gradients = tf.reshape(message[end : end + rows * dim], [-1, dim])
+    repeats = request >= REPEATS
+    where = tf.where(repeats[pieces:])
+    measures = tf.tensor_scatter_nd_update(
+        measure_of(measure, gradients), where, tf.reshape(message[end + rows * dim :], [-1, dim])
+    )
+    return Unpacked(message[:hypers], request - tf.cast(repeats, tf.int64) * REPEATS, gradients, measures)
 
 
 def apply_rows(rule: RowRule, variables: Sequence[Sequence[tf.Variable]], message: tf.Tensor) -> tf.Operation | None:
@@ -83,13 +122,32 @@ def apply_rows_graph(
     """Does the same with TensorFlow's own ops; see `apply_rows`."""
     # Every rule has one more number than hyperparameters: the decay.
     dim, hypers = variables[0][0].shape[1], len(rule.hyperparameters) + 1
-    hyper, request, rows = unpack_update(message, hypers, len(variables), dim)
-    counts, local = split_request(request, len(variables))
-    updates = zip(variables, local, tf.split(rows, counts, num=len(variables)), strict=True)
-    return tf.group(*(_update(rule, table, hyper, where, gradient) for table, where, gradient in updates))
+    update = unpack_update(message, hypers, len(variables), dim, rule.measure)
+    counts, local = split_request(update.request, len(variables))
+    gradients = tf.split(update.gradients, counts, num=len(variables))
+    measures = split_measures(update, counts, len(variables))
+    updates = zip(variables, local, gradients, measures, strict=True)
+    return tf.group(*(_update(rule, table, update.hyper, *rows) for table, *rows in updates))
 
 
-def update_deltas(rule: RowRule, rows: Sequence[tf.Tensor], hyper: tf.Tensor, gradient: tf.Tensor) -> list[tf.Tensor]:
+def split_measures(update: Unpacked, counts: tf.Tensor, tables: int) -> list[tf.Tensor | None]:
+    """Returns the measures of each table, float32 [m_t, dim]; None for each if the rule takes none.
+
+    Args:
+        update: an update.
+        counts: the number of rows of each table, int64 [tables].
+        tables: the number of tables.
+    """
+    return [None] * tables if update.measures is None else tf.split(update.measures, counts, num=tables)
+
+
+def update_deltas(
+    rule: RowRule,
+    rows: Sequence[tf.Tensor],
+    hyper: tf.Tensor,
+    gradient: tf.Tensor,
+    measure: tf.Tensor | None = None,
+) -> list[tf.Tensor]:
     """Computes what an update adds to some rows and to their slots.
 
     Args:
@@ -97,13 +155,15 @@ def update_deltas(rule: RowRule, rows: Sequence[tf.Tensor], hyper: tf.Tensor, gr
         rows: the rows of the table, [m, dim], then the same rows of each slot.
         hyper: the hyperparameters in the rule's order, then the decay, [h + 1].
         gradient: the gradient of each row, [m, dim].
+        measure: the measure of each gradient, [m, dim]; None to compute it from the gradient.
 
     Returns:
         A delta for each tensor of `rows`, of the same shape.
     """
     # A message is always float32; a table may have another dtype.
     hyper, gradient = tf.cast(hyper, rows[0].dtype), tf.cast(gradient, rows[0].dtype)
-    return rule.deltas(rows[0], list(rows[1:]), gradient, hyper)
+    measure = None if measure is None else tf.cast(measure, rows[0].dtype)
+    return rule.deltas(rows[0], list(rows[1:]), gradient, hyper, measure)
 
 
 def _check_slots(rule: RowRule, table: Sequence[tf.Variable], dim: int) -> None:
@@ -122,11 +182,16 @@ def _check_slots(rule: RowRule, table: Sequence[tf.Variable], dim: int) -> None:
 
 
 def _update(
-    rule: RowRule, table: Sequence[tf.Variable], hyper: tf.Tensor, local: tf.Tensor, gradient: tf.Tensor
+    rule: RowRule,
+    table: Sequence[tf.Variable],
+    hyper: tf.Tensor,
+    local: tf.Tensor,
+    gradient: tf.Tensor,
+    measure: tf.Tensor | None,
 ) -> tf.Operation:
     """Updates the rows `local` of one table and its slots."""
     rows = [tf.raw_ops.ResourceGather(resource=v.handle, indices=local, dtype=v.dtype) for v in table]
-    deltas = update_deltas(rule, rows, hyper, gradient)
+    deltas = update_deltas(rule, rows, hyper, gradient, measure)
     where = local[:, tf.newaxis]
     # ResourceScatterAdd takes the lock shared; ResourceScatterNdAdd excludes other writers, so no addition is lost.
     return tf.group(

@@ -115,6 +115,16 @@ def combine_rows_gradient(upstream: tf.Tensor, places: tf.Tensor, pooling: Pooli
     )
 
 
+def element_gradients(upstream: tf.Tensor, pooling: Pooling) -> tf.Tensor:
+    """Computes the gradient of `combine_rows` for the row of each element, [n, dim], not summed by row.
+
+    Args:
+        upstream: as for `combine_rows_gradient`.
+        pooling: as for `combine_rows_gradient`.
+    """
+    return graph.element_gradients(upstream, pooling)
+
+
 def combine_weights_gradient(upstream: tf.Tensor, rows: tf.Tensor, places: tf.Tensor, pooling: Pooling) -> tf.Tensor:
     """Computes the gradient of `combine_rows` for its weights, [n]; arguments as for `combine_rows_gradient`."""
     ops = _ops_for(upstream)

@@ -28,14 +28,19 @@ def combine(rows: tf.Tensor, places: tf.Tensor, pooling: "Pooling") -> tf.Tensor
 
 def rows_gradient(upstream: tf.Tensor, places: tf.Tensor, pooling: "Pooling", num_rows: tf.Tensor) -> tf.Tensor:
     """Computes the gradient for the rows, summed over the elements of each row, [num_rows, dim]."""
-    weights = _weights(pooling, upstream.dtype)
-    # The factor of each element's row in the result of its bag.
-    factors = tf.math.divide_no_nan(weights, tf.gather(_divisors(pooling, upstream.dtype), pooling.segments))
-    values = tf.gather(upstream, pooling.segments) * factors[:, tf.newaxis]
+    values = element_gradients(upstream, pooling)
     # `unsorted_segment_sum` silently drops negative places; the C++ op refuses them.
     in_range = tf.debugging.Assert(tf.reduce_all(places >= 0), ["`places` must be at least 0. Received:", places])
     with tf.control_dependencies([in_range]):
         return tf.math.unsorted_segment_sum(values, places, num_rows)
+
+
+def element_gradients(upstream: tf.Tensor, pooling: "Pooling") -> tf.Tensor:
+    """Computes the gradient for the row of each element, [n, dim]."""
+    weights = _weights(pooling, upstream.dtype)
+    # The factor of each element's row in the result of its bag.
+    factors = tf.math.divide_no_nan(weights, tf.gather(_divisors(pooling, upstream.dtype), pooling.segments))
+    return tf.gather(upstream, pooling.segments) * factors[:, tf.newaxis]
 
 
 def weights_gradient(upstream: tf.Tensor, rows: tf.Tensor, places: tf.Tensor, pooling: "Pooling") -> tf.Tensor:

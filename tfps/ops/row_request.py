@@ -6,6 +6,9 @@ import tensorflow as tf
 
 from tfps.errors import ConfigError
 
+REPEATS = 1 << 62
+"""Added to the number of a row in an update that brings measures for it. No table has that many rows."""
+
 
 def split_request(request: tf.Tensor, tables: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Splits a request into its counts and the rows of each table, in a TensorFlow graph.

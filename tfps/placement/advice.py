@@ -68,6 +68,7 @@ def format_start_up(
     num_workers: int,
     dense_exchange_every: int | None = None,
     small_tables: Collection[VariableSpec] = (),
+    repeated_ids: str | None = None,
 ) -> str:
     """Returns the log line of the first `fit`: what each server holds, the rows that a step looks up, and advice.
 
@@ -78,6 +79,7 @@ def format_start_up(
         num_workers: workers of the cluster.
         dense_exchange_every: as for `advise`.
         small_tables: the tables that are dense variables because they are small.
+        repeated_ids: what the strategy does with ids that repeat; None if the model trains no table.
     """
     measured = _with_traffic(plan, ids_per_step) if ids_per_step else plan
     loads = measured.loads()
@@ -89,8 +91,19 @@ def format_start_up(
     guess = "" if known else " (a guess: how many ids a batch has is not known yet)"
     return (
         f"{summarize(measured)} At most on one server: {human_bytes(largest.bytes_with_slots)} with slots, "
-        f"{busiest.rows_per_step:.0f} rows a step{guess}. {_format_small(small_tables)}{advice}"
+        f"{busiest.rows_per_step:.0f} rows a step{guess}. {_format_small(small_tables)}"
+        f"{_format_repeated(repeated_ids)}{advice}"
     )
+
+
+def _format_repeated(repeated_ids: str | None) -> str:
+    """Returns a sentence, and a space, on ids that repeat in a batch; nothing if there are no tables."""
+    meanings = {
+        None: "",
+        "sum": "An id that repeats in a batch has one gradient, the sum (repeated_ids='sum'). ",
+        "each": "Of an id that repeats in a batch, each gradient is squared by itself (repeated_ids='each'). ",
+    }
+    return meanings[repeated_ids]
 
 
 def _format_small(small_tables: Collection[VariableSpec]) -> str:

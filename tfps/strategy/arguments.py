@@ -7,12 +7,15 @@ from typing import Any
 import tensorflow as tf
 
 from tfps import env, jobs
-from tfps.checks import check_bool, check_callable, check_integer, check_number, check_type
+from tfps.checks import check_bool, check_callable, check_choice, check_integer, check_number, check_type
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import TaskConfig
 from tfps.errors import ConfigError
 from tfps.placement.model import Plan
+
+REPEATED_IDS = ("sum", "each")
+"""What the gradients of an id that repeats in a batch may be to a row rule."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Arguments:
     prefetch_lookups: bool
     closure_timeout_s: float
     dense_tables_bytes: int
+    repeated_ids: str
 
     def __post_init__(self) -> None:
         """Checks every argument, and replaces it by the checked value."""
@@ -56,6 +60,7 @@ class Arguments:
             object.__setattr__(self, name, check_bool(name, getattr(self, name)))
         limit = check_integer("dense_tables_bytes", self.dense_tables_bytes, at_least=0, valid="0 for none")
         object.__setattr__(self, "dense_tables_bytes", limit)
+        check_choice("repeated_ids", self.repeated_ids, REPEATED_IDS)
         object.__setattr__(
             self, "closure_timeout_s", check_number("closure_timeout_s", self.closure_timeout_s, above=0)
         )

@@ -77,6 +77,10 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             makes first, up to this size in all, are then updated whole by Keras's own optimizer, so one worker gives
             what one process gives, with every optimizer. They cross with the other dense variables. 0 makes every
             table a table. Under a `plan` the plan decides.
+        repeated_ids: how larger tables are updated by an id that repeats in a batch. "sum" sums its gradients before
+            the optimizer sees them. With "each", as in Keras in one process, the sum moves the row, and the squares of
+            the single gradients add up to what Adam, Adagrad, RMSprop and others divide by. "each" sends a second row
+            for each id that repeats.
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
@@ -103,6 +107,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         prefetch_lookups: bool = False,
         closure_timeout_s: float = 600.0,
         dense_tables_bytes: int = DENSE_TABLES_BYTES,
+        repeated_ids: str = "sum",
     ) -> None:
         arguments = Arguments(
             cluster=cluster,
@@ -113,6 +118,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             prefetch_lookups=prefetch_lookups,
             closure_timeout_s=closure_timeout_s,
             dense_tables_bytes=dense_tables_bytes,
+            repeated_ids=repeated_ids,
         )
         config = from_environment()
         arguments.check_against(config)
@@ -124,7 +130,11 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.cluster = cluster if isinstance(cluster, LocalCluster) else None
         # Before the start, because the factory checks the partitioner and the plan.
         self.factory = VariableFactory(
-            cluster.num_ps, arguments.variable_partitioner, arguments.plan, arguments.dense_tables_bytes
+            cluster.num_ps,
+            arguments.variable_partitioner,
+            arguments.plan,
+            arguments.dense_tables_bytes,
+            keep_repeats=arguments.repeated_ids == "each",
         )
         self.connection = start(cluster, config, self._join)
         # Nothing below this line can fail, so nothing below has to stop the cluster again.
@@ -170,6 +180,11 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.connection.end("its `with` block ended")
 
     # Tasks and what runs on them.
+
+    @property
+    def repeated_ids(self) -> str:
+        """What tables do with the gradients of an id that repeats in a batch: "sum" or "each"."""
+        return "each" if self.factory.keep_repeats else "sum"
 
     @property
     def _cluster_coordinator(self) -> Coordinator | None:

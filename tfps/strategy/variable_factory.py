@@ -28,6 +28,7 @@ class VariableFactory:
         partitioner: a function that splits tables; None to spread large tables over all servers.
         plan: a plan to follow; None to place variables as they are made.
         dense_tables_bytes: the bytes of tables that a model may have as dense variables.
+        keep_repeats: whether tables keep the gradients of repeated ids apart (`RoutedRows.keeps_repeats`).
 
     Raises:
         ConfigError: `partitioner` is not a partitioner.
@@ -40,8 +41,10 @@ class VariableFactory:
         partitioner: Callable[..., Any] | None,
         plan: Plan | None,
         dense_tables_bytes: int = DENSE_TABLES_BYTES,
+        keep_repeats: bool = False,
     ) -> None:
         self.small_tables = SmallTables(dense_tables_bytes)
+        self.keep_repeats = keep_repeats
         self._placer = IncrementalPlacer(num_ps, partitioner, plan=plan)
         # A plan need not name the counters of optimizers and the like. This placer places those by load.
         self._bookkeeping_placer = self._placer if plan is None else IncrementalPlacer(num_ps)
@@ -100,7 +103,9 @@ class VariableFactory:
         else:
             placement = self._choose_placer(spec, recipe).place(spec)
         if spec.is_table:
-            return create_table(placement, recipe, spec.trainable)
+            table = create_table(placement, recipe, spec.trainable)
+            table.keeps_repeats = self.keep_repeats
+            return table
         variable = create_dense(placement, recipe, spec.trainable)
         self._dense.append(weakref.ref(variable))
         return variable

@@ -103,6 +103,7 @@ class DenseVariable(StepVariable):
         latest: whether each push replaces the value, whatever a step assigns: the scale of a loss, say.
         carried: whether each worker carries its own value from one of its batches to its next, such as the state of a
             stateful RNN. An epoch begins with the server's value, which is that of the last push.
+        told: whether the log has said that workers lose what others assign to it.
     """
 
     placement: Placement
@@ -110,6 +111,7 @@ class DenseVariable(StepVariable):
     constraint: Callable[[tf.Tensor], tf.Tensor] | None = None
     latest: bool = False
     carried: bool = False
+    told: bool = False
 
     def assign(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Assigns a value, as any `tf.Variable`; a step under trace takes note of it."""
@@ -123,23 +125,29 @@ class DenseVariable(StepVariable):
         """Subtracts a value, as any `tf.Variable`; a step under trace takes note of it."""
         return super().assign_sub(self._note(delta, -1.0), *args, **kwargs)
 
-    def scatter_update(self, *args: Any, **kwargs: Any) -> Any:
+    def scatter_update(self, sparse_delta: tf.IndexedSlices, *args: Any, **kwargs: Any) -> Any:
         """Overwrites rows, as any `tf.Variable`; a step under trace takes note of it."""
-        self._note(None, 0.0)
-        return super().scatter_update(*args, **kwargs)
+        self._note(None, 0.0, tf.reshape(sparse_delta.indices, [-1, 1]))
+        return super().scatter_update(sparse_delta, *args, **kwargs)
 
-    def scatter_nd_update(self, *args: Any, **kwargs: Any) -> Any:
+    def scatter_nd_update(self, indices: Any, *args: Any, **kwargs: Any) -> Any:
         """Overwrites slices, as any `tf.Variable`; a step under trace takes note of it."""
-        self._note(None, 0.0)
-        return super().scatter_nd_update(*args, **kwargs)
+        self._note(None, 0.0, indices)
+        return super().scatter_nd_update(indices, *args, **kwargs)
 
-    def _note(self, value: Any, added: float) -> Any:
-        """Tells the current step what is assigned; returns the value as a tensor there, and as it is elsewhere."""
+    def _note(self, value: Any, added: float, indices: Any = None) -> Any:
+        """Tells the current step what is assigned; returns the value as a tensor there, and as it is elsewhere.
+
+        Args:
+            value: the assigned or added value; None if a part is overwritten.
+            added: 0 for an assignment; 1 if the value is added, -1 if it is subtracted.
+            indices: the indices of the slices that are overwritten, as those of `tf.scatter_nd`; None without.
+        """
         current = step.current()
         if current is None or current.assignments is None or current.copy_of(self.key) is None:
             return value
         value = value if value is None else tf.convert_to_tensor(value, self.dtype)
-        current.assignments.note(self, value, added)
+        current.assignments.note(self, value, added, indices)
         return value
 
 

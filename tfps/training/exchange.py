@@ -20,6 +20,7 @@ import tensorflow as tf
 from tfps.embedding.push_dedup import PUSH_ID_LANES, PushId
 from tfps.strategy.variables import DenseVariable, SeedVariable, SmallTable, StepVariable
 from tfps.training import moving_averages
+from tfps.training.affine import Extreme
 from tfps.training.assignments import Assignments
 from tfps.training.lanes import lanes, pack, unpack
 from tfps.training.order import Int, Order
@@ -102,7 +103,7 @@ class Exchange:
         self._draws = self._order.shard if draws is None else draws
         # Without an order this is no closure of an epoch, and it reads what the servers have.
         self._carries = order is not None
-        self.assignments = Assignments()
+        self.assignments = Assignments(workers)
         self.pulled: Values = {}
         self._variables = [v for on_server in self._by_server.values() for v in on_server]
         self.copies: Values = {v.key: local_copy(v) for v in self._variables}
@@ -154,10 +155,11 @@ class Exchange:
         """Returns deltas that change nothing on the servers, in the form of those that `deltas` returns."""
         nothing = {key: tf.zeros_like(value) for key, value in self.pulled.items()}
         nothing |= {key: self.pulled[key] / self._workers for key in self.assignments.mixed}
-        return nothing | {_keep_key(key): tf.ones([]) for key in self.assignments.keeps}
+        nothing |= {key: self.pulled[key] for key in self.assignments.extremes}
+        return nothing | {_keep_key(key): self.assignments.keeps_all(key) for key in self.assignments.keeps}
 
     def deltas(self, since: Values) -> Values:
-        """Returns the scaled deltas of the copies; for a bool its value, for a moving average its push value.
+        """Returns the scaled deltas of the copies; for a bool and an extreme its value, for an average its push value.
 
         Args:
             since: the values that the copies started from.
@@ -166,7 +168,9 @@ class Exchange:
         deltas: Values = {v.key: self._delta(v, since[v.key]) for v in self._variables if v.average is None}
         deltas |= {_keep_key(key): self.assignments.read(key) for key in self.assignments.keeps}
         for v in self._variables:
-            if self._is_composed(v, deltas):
+            if v.key in self.assignments.extremes:
+                deltas[v.key] = _read(self.copies[v.key], v)
+            elif self._is_composed(v, deltas):
                 now = _read(self.copies[v.key], v)
                 factor = None if moving_averages.is_product(v) else self._factor(v, deltas)
                 deltas[v.key] = moving_averages.push_value(v, since[v.key], now, factor)
@@ -190,7 +194,11 @@ class Exchange:
         for device, variables in self._by_server.items():
             on_server: Values = {v.key: deltas[v.key] for v in variables}
             averages = [v for v in variables if self._is_composed(v, deltas)]
-            capped = [v for v in variables if v.key in self._capped and not self._is_composed(v, deltas)]
+            extremes: dict[VariableKey, Extreme] = {
+                v.key: self.assignments.extremes[v.key] for v in variables if v.key in self.assignments.extremes
+            }
+            others = [v for v in variables if not (v.key in extremes or self._is_composed(v, deltas))]
+            capped = [v for v in others if v.key in self._capped]
             on_server |= self._damp(device, capped, deltas, base)
             factors = [tf.cast(self._factor(v, deltas), tf.float32) for v in averages]
             # The message: deltas in the order of the variables, factors in the order of the averages, then the push id.
@@ -198,7 +206,10 @@ class Exchange:
             with tf.device(device):
                 # The server is the device here, so this is where the message crosses the network.
                 arrived = tf.identity(buffer)
-                add = functools.partial(_add, variables, [v.key for v in averages], arrived)
+                shapes: dict[VariableKey, tf.TensorShape] = {
+                    v.key: factor.shape for v, factor in zip(averages, factors, strict=True)
+                }
+                add = functools.partial(_add, variables, shapes, extremes, arrived)
                 if push_id:
                     push_id.ledger.apply_if_new(arrived[-PUSH_ID_LANES:], add)
                 else:
@@ -210,9 +221,13 @@ class Exchange:
         """Returns the delta of a copy since the pull; for a bool its value."""
         return self._delta(variable, self.pulled[variable.key])
 
+    def value_now(self, variable: DenseVariable) -> tf.Tensor:
+        """Returns the value of a copy."""
+        return _read(self.copies[variable.key], variable)
+
     def _is_composed(self, variable: DenseVariable, deltas: Values) -> bool:
         """Returns whether a push scales the value of the server before it adds to it."""
-        return (
+        return variable.key not in self.assignments.extremes and (
             moving_averages.is_average(variable, deltas)
             or variable.key in self.assignments.keeps
             or variable.key in self.assignments.mixed
@@ -228,6 +243,8 @@ class Exchange:
 
     def _sum(self, variable: DenseVariable, value: tf.Tensor, deltas: Values) -> tf.Tensor:
         delta = deltas[variable.key]
+        if variable.key in self.assignments.extremes:
+            return extreme(self.assignments.extremes[variable.key], value, delta)
         if self._is_composed(variable, deltas):
             return moving_averages.value_after(variable, value, delta, self._factor(variable, deltas))
         return delta if variable.dtype == tf.bool else _constrain(variable, value + delta)
@@ -281,20 +298,45 @@ def begin_carrying(values: Sequence[tuple[DenseVariable, np.ndarray[Any, Any]]])
     return ()
 
 
-def _add(variables: list[DenseVariable], averages: list[VariableKey], buffer: tf.Tensor) -> list[tf.Operation]:
-    """Adds the deltas of a message on the server; `Exchange.send` has its layout."""
-    # After the deltas come the factors of averages, one lane each, and then the push id.
+def extreme(kind: Extreme, value: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """Returns the greatest or the least of two values, element by element; for bools "or" or "and"."""
+    if value.dtype == tf.bool:
+        return (tf.logical_or if kind is Extreme.GREATEST else tf.logical_and)(value, other)
+    return (tf.maximum if kind is Extreme.GREATEST else tf.minimum)(value, other)
+
+
+def _add(
+    variables: list[DenseVariable],
+    averages: Mapping[VariableKey, tf.TensorShape],
+    extremes: Mapping[VariableKey, Extreme],
+    buffer: tf.Tensor,
+) -> list[tf.Operation]:
+    """Adds the deltas of a message on the server; `Exchange.send` has its layout.
+
+    Args:
+        variables: the variables of the server.
+        averages: the shapes of the factors of those that are scaled, by key, in the order of the message.
+        extremes: those of which the greatest or the least value remains.
+        buffer: the message.
+    """
+    # After the deltas come the factors of averages, and then the push id.
     sizes = sum(lanes(v.shape.num_elements(), v.dtype) for v in variables)
     deltas = unpack(buffer[:sizes], [v.shape for v in variables], [v.dtype for v in variables])
-    factors = {key: buffer[sizes + number] for number, key in enumerate(averages)}
+    end = sizes + sum(shape.num_elements() for shape in averages.values())
+    unpacked = unpack(buffer[sizes:end], list(averages.values()), [tf.float32] * len(averages))
+    factors = dict(zip(averages, unpacked, strict=True))
     # A bool has no sum: where no step assigns it, the server keeps its own value.
     added: list[tf.Operation] = [
         tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=delta)
         for variable, delta in zip(variables, deltas, strict=True)
-        if variable.dtype != tf.bool and variable.key not in factors
+        if variable.dtype != tf.bool and variable.key not in {*factors, *extremes}
     ]
     pushed = list(zip(variables, deltas, strict=True))
     added += moving_averages.compose([(v, delta, factors[v.key]) for v, delta in pushed if v.key in factors])
+    for variable, pushed_value in pushed:
+        if variable.key in extremes:
+            value = extreme(extremes[variable.key], _read(variable.home_handle, variable), pushed_value)
+            added.append(tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=value))
     for variable in variables:
         if variable.constraint is not None:
             # The sum of deltas that each respect a constraint need not respect it.

@@ -62,6 +62,14 @@ class Mode(abc.ABC):
     def closure_steps(self) -> int:
         """The most steps that a closure may have."""
 
+    def begins_alone(self) -> bool:
+        """Returns whether one worker would train the first steps of an epoch that begins now.
+
+        It then reads the whole input, in the order of one process, until the schedule divides the rest. In most modes
+        all workers train from the first step on.
+        """
+        return False
+
     @abc.abstractmethod
     def turn_steps(self, batches: int | None) -> int:
         """Returns the most steps that the graph over an iterator may have side by side.

@@ -51,7 +51,7 @@ def push_value(variable: DenseVariable, before: tf.Tensor, after: tf.Tensor, fac
         variable: the average.
         before: its value before the steps.
         after: its value after them.
-        factor: what is left of `before` in `after`, a scalar; None for a product.
+        factor: what is left of `before` in `after`, a scalar or a tensor of its shape; None for a product.
     """
     if is_product(variable):
         return tf.math.divide_no_nan(after - before, before)
@@ -68,7 +68,7 @@ def value_after(variable: DenseVariable, value: tf.Tensor, delta: tf.Tensor, fac
         variable: the average.
         value: its value before the push.
         delta: its push value.
-        factor: what the push leaves of `value`, a scalar.
+        factor: what the push leaves of `value`, a scalar or a tensor of its shape.
     """
     if variable.dtype == tf.bool:
         return tf.where(tf.cast(factor, tf.float32) > 0.5, value, delta)
@@ -79,17 +79,17 @@ def compose(variables: Iterable[tuple[DenseVariable, tf.Tensor, tf.Tensor]]) -> 
     """Applies pushes to averages on their server, each atomically; returns the operations.
 
     Args:
-        variables: tuples of (variable, its push value, its keep factor as a float32 scalar).
+        variables: tuples of (variable, its push value, its keep factor: float32, a scalar or a tensor of its shape).
     """
     # All averages with one decay and counter have the same keep factor, so one operation updates them.
     operations, by_average = [], dict[object, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]()
     for variable, delta, factor in variables:
         addend = _addend(variable, delta)
-        if variable.dtype == tf.float32:
+        if variable.dtype == tf.float32 and factor.shape.rank == 0:
             kind = variable.key if variable.average is None else variable.average
             by_average.setdefault(kind, []).append((variable.home_handle, addend, factor))
             continue
-        # The op only supports float32. Without it, two simultaneous pushes may both read the value before them.
+        # The op supports float32 and one factor. Without it, two simultaneous pushes may both read the value before.
         value = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=variable.dtype)
         if variable.dtype == tf.bool:
             value = value_after(variable, value, delta, factor)

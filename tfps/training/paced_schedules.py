@@ -72,16 +72,21 @@ class PacedSchedule(Schedule):
 
 
 class ShippedSchedule(PacedSchedule):
-    """Each worker runs over its own shard of the input."""
+    """Each worker runs over its own shard of the input, or one over all of it until the pace has more workers."""
 
     def __init__(self, runner: Runner, epoch: Epoch, pacing: Pacing, most: int) -> None:
         super().__init__(runner, epoch, pacing, most)
-        self._live = set(range(len(self.progress)))
+        self._live = set(epoch.to_start)
         # The batches of each shard that have begun, of this iterator; and those of all shards before this epoch.
         self._begun, self._before = list(epoch.taken), sum(epoch.taken)
 
     def _launch(self) -> None:
         pace = self._pace()
+        if self.epoch.alone and pace.workers > 1 and self._live:
+            # The first worker ends what it has begun: nobody would miss it, and the rest of the input is then known.
+            if self._calls:
+                return
+            self._divide()
         # In turns, so that each shard has one closure before any has two.
         for turn in range(IN_FLIGHT):
             shards = [shard for shard in sorted(self._live) if self._trains(shard)][: pace.workers]
@@ -94,9 +99,16 @@ class ShippedSchedule(PacedSchedule):
                     self.budget.spend(size, shard)
                     self._submit(InFlight(self._order(shard, size, pace.steps)))
 
+    def _divide(self) -> None:
+        """Gives each worker its shard of the rest of the input."""
+        self.epoch.divide()
+        self.runner.closures.start_shards(self.epoch)
+        self.budget = self._budget(self.budget.left)
+        self._live, self._begun = set(self.epoch.to_start), list(self.epoch.taken)
+
     def _order(self, shard: int, size: int, window: int) -> Order:
         """Creates the next order of a shard. Its batches are every n-th of the input, and are numbered so."""
-        shards = len(self.progress)
+        shards = len(self.epoch.to_start)
         # The first batch of the epoch has number 0. After an epoch that was stopped, a shard may be behind it.
         number = max(0, self._begun[shard] * shards + shard - self._before)
         self._begun[shard] += size

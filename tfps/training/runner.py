@@ -47,6 +47,10 @@ class Closures(Protocol):
         """Runs a closure over fed batches, on the worker of the calling context."""
         ...
 
+    def start_shards(self, epoch: Epoch) -> None:
+        """Starts the iterators of an epoch that has begun or was divided."""
+        ...
+
     def start_shard(self, epoch: Epoch, shard: int) -> None:
         """Starts the iterator of a shard. After a loss it skips the batches that were trained."""
         ...

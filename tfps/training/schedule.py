@@ -52,8 +52,7 @@ class Schedule(abc.ABC):
     def __init__(self, runner: Runner, epoch: Epoch, most: int) -> None:
         self.runner, self.epoch = runner, epoch
         self._steps = epoch.source.steps_per_epoch
-        in_turn = self._steps is not None and epoch.source.in_turn
-        self.budget = Budget(self._steps, epoch.taken, in_turn)
+        self.budget = self._budget(self._steps)
         self.progress = Progress(len(runner.workers.pool.devices))
         self._ready = 0
         self._handed = 0
@@ -62,6 +61,11 @@ class Schedule(abc.ABC):
         self._calls = runner.calls(f"closures of up to {most} steps")
         # The lost closures of each shard, until all of them are known.
         self._to_repeat: list[list[InFlight]] = [[] for _ in range(len(self.progress))]
+
+    def _budget(self, steps: int | None) -> Budget:
+        """Creates the budget of the rest of the epoch: `steps`, or None for all that the input has."""
+        in_turn = steps is not None and self.epoch.source.in_turn and not self.epoch.alone
+        return Budget(steps, self.epoch.taken, in_turn)
 
     def take(self, count: int) -> int:
         """Waits until up to `count` more steps are done; returns their number, 0 at the end of the epoch."""

@@ -52,12 +52,11 @@ class SteadyMode(Mode):
         """Creates the schedule of an epoch in which closures over iterators have `parts` exchanges."""
         pace = Pace(self._strategy.num_workers, self._steps_for(epoch.source.num_batches))
         # A function, because the operations of a step are unknown until one is traced.
-        batches = epoch.source.num_batches
-        pacing = self._pacing(pace, parts, lambda: fed_steps(runner.closures.operations), batches)
+        pacing = self._pacing(pace, parts, lambda: fed_steps(runner.closures.operations), epoch)
         return make_paced_schedule(runner, epoch, pacing, self.closure_steps)
 
-    def _pacing(self, pace: Pace, parts: int, steps_of_fed: Callable[[], int], batches: int | None) -> Pacing:
-        """Creates the pacing of an epoch of `batches`, None where unknown; see `SteadyPacing` for the others."""
+    def _pacing(self, pace: Pace, parts: int, steps_of_fed: Callable[[], int], epoch: Epoch) -> Pacing:
+        """Creates the pacing of an epoch that has begun; see `SteadyPacing` for the others."""
         return SteadyPacing(pace, parts, steps_of_fed)
 
     def _steps_for(self, batches: int | None) -> int:

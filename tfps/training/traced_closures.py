@@ -99,9 +99,13 @@ class TracedClosures:
         # The closures of an interrupted epoch may still push.
         self._strategy.pool.wait_for_abandoned(self._strategy.closure_timeout_s)
         if not epoch.source.is_fed and not epoch.hosts:
-            epoch.begin()
-            for shard in range(self._strategy.num_workers):
-                self.start_shard(epoch, shard)
+            epoch.begin(alone=epoch.source.in_turn and self._mode.begins_alone())
+            self.start_shards(epoch)
+
+    def start_shards(self, epoch: Epoch) -> None:
+        """Starts the iterators of an epoch that has begun or was divided."""
+        for shard in epoch.to_start:
+            self.start_shard(epoch, shard)
 
     def start_shard(self, epoch: Epoch, shard: int) -> None:
         """Starts the iterator of a shard. After a loss it skips the batches that were trained."""

@@ -21,6 +21,8 @@ struct RowBlock {
   float* slots[kMaxSlots] = {};          // as many as the rule has, each [table rows, its SlotWidth]
   const int64_t* rows = nullptr;         // [count]
   const float* gradients = nullptr;      // [count, dim]
+  const float* const* measures = nullptr;  // [count], or null: the measures of a gradient that repeats, [dim] each; null for
+                                         // the measure of the gradient itself
   int64_t count = 0;
   int64_t dim = 0;
 };
@@ -86,6 +88,8 @@ struct RuleKernel {
 // One set of loops. A const table of functions: copying a pointer to it is all that dispatch costs.
 struct RowKernels {
   void (*add)(const AddBlock& block);
+  void (*add_squares)(const AddBlock& block);     // of the squares of the values
+  void (*add_magnitudes)(const AddBlock& block);  // of their absolute values
   void (*add_shares)(const AddSharesBlock& block);
   void (*pool)(const PoolBlock& block);
   void (*dot)(const DotBlock& block);

@@ -12,6 +12,7 @@ RowBlock Part(const RowBlock& block, int64_t begin, int64_t end) {
   RowBlock part = block;
   part.rows += begin;
   part.gradients += begin * block.dim;
+  if (part.measures != nullptr) part.measures += begin;
   part.count = end - begin;
   return part;
 }

@@ -62,8 +62,9 @@ class ApplyRowsOp : public tf::OpKernel {
     TF_RETURN_IF_ERROR(OpenRowStore(context, handles, dim_, &store));
     // Gradients lie in the order of the request: this table's begin behind those of the tables before it.
     const PieceRows& piece = update.pieces[table];
+    const float* const* measures = update.measures.empty() ? nullptr : update.measures.data() + piece.first;
     return ToTensorFlow(store->UpdateRows(*updater_, update.hyperparameters, {piece.rows, piece.count},
-                                          update.gradients + piece.first * dim_, DeviceParallel(context)),
+                                          {update.gradients + piece.first * dim_, measures}, DeviceParallel(context)),
                         "table ", table);
   }
 

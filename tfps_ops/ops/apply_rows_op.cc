@@ -39,7 +39,8 @@ variables: Handles of float variables, [any, dim]: the tables, then the first sl
     table; a slot has as many rows as its
     table, and as many columns or one, as its rule says.
 message: The hyperparameters of the rule, as TfpsRowRules names them and then the decay; the bits of a request, two floats an element:
-    how many rows of each table get a gradient, then those m rows, table after table, each at most once; and [m, dim] gradients.
+    how many rows of each table get a gradient, then those m rows, table after table, each at most once; [m, dim] gradients; and the summed
+    measures of each row that has 2^62 added to its number, because its id repeats in the batch and the rule takes them.
 tables: How many tables there are.
 rule: The name of a rule; TfpsRowRules lists them.
 )doc");

@@ -64,7 +64,7 @@ Status VariableRowStore::CopyRows(const RowKeys& keys, float* out, const Paralle
 }
 
 Status VariableRowStore::UpdateRows(const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
-                                    const float* gradients, const ParallelFor& parallel) {
+                                    const RowGradients& gradients, const ParallelFor& parallel) {
   const VariableLocks locks(vars_, LockMode::kExclusive);
   RowMatrix matrix;
   TFPS_RETURN_IF_ERROR(View(&matrix));

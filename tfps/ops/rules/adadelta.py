@@ -7,11 +7,14 @@ import tensorflow as tf
 from tfps.ops.rules.declaration import Hyper, RowRule, Slot
 
 
-def _adadelta(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+def _adadelta(
+    rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, measure: tf.Tensor, hyper: Hyper
+) -> list[tf.Tensor]:
     # `squared` is the delta of slot 0, so the average after this step is slots[0] + squared.
-    squared = (tf.square(gradient) - slots[0]) * (1 - hyper["rho"])
-    step = tf.sqrt(slots[1] + hyper["epsilon"]) * gradient / tf.sqrt(slots[0] + squared + hyper["epsilon"])
-    return [-hyper["learning_rate"] * step, squared, (tf.square(step) - slots[1]) * (1 - hyper["rho"])]
+    squared = (measure - slots[0]) * (1 - hyper["rho"])
+    scale = tf.sqrt(slots[1] + hyper["epsilon"]) / tf.sqrt(slots[0] + squared + hyper["epsilon"])
+    moved = (tf.square(scale) * measure - slots[1]) * (1 - hyper["rho"])
+    return [-hyper["learning_rate"] * scale * gradient, squared, moved]
 
 
 RULES = (
@@ -24,7 +27,8 @@ RULES = (
         ),
         formula=_adadelta,
         keras=("keras.optimizers.Adadelta",),
-        update="`a += (g * g - a) * (1 - rho)`; `d = sqrt(x + epsilon) * g / sqrt(a + epsilon)`; "
-        "`x += (d * d - x) * (1 - rho)`; `w -= rate * d`",
+        update="`a += (q - a) * (1 - rho)`; `d = sqrt(x + epsilon) / sqrt(a + epsilon)`; "
+        "`x += (d * d * q - x) * (1 - rho)`; `w -= rate * d * g`",
+        measure="square",
     ),
 )

@@ -7,10 +7,11 @@ import tensorflow as tf
 from tfps.ops.rules.declaration import Hyper, RowRule, Slot
 
 
-def _adagrad(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
-    squared = tf.square(gradient)
+def _adagrad(
+    rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, measure: tf.Tensor, hyper: Hyper
+) -> list[tf.Tensor]:
     # The accumulator after this step counts, so the square of this gradient is added before the division.
-    return [-hyper["learning_rate"] * gradient / tf.sqrt(slots[0] + squared + hyper["epsilon"]), squared]
+    return [-hyper["learning_rate"] * gradient / tf.sqrt(slots[0] + measure + hyper["epsilon"]), measure]
 
 
 RULES = (
@@ -20,6 +21,7 @@ RULES = (
         slots=(Slot("accumulator", "_accumulators", "a"),),
         formula=_adagrad,
         keras=("keras.optimizers.Adagrad",),
-        update="`a += g * g`; `w -= rate * g / sqrt(a + epsilon)`",
+        measure="square",
+        update="`a += q`; `w -= rate * g / sqrt(a + epsilon)`",
     ),
 )

@@ -11,14 +11,16 @@ correction is the optimizer's, not the row's. Weight decay is applied to a row w
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import tensorflow as tf
 
 Hyper: TypeAlias = Mapping[str, tf.Tensor]
 """Hyperparameters by name, float32 scalars."""
-Formula: TypeAlias = Callable[[tf.Tensor, Sequence[tf.Tensor], tf.Tensor, Hyper], list[tf.Tensor]]
-"""Maps (rows, slot rows, gradients, hyperparameters) to deltas; see `RowRule.formula`."""
+Formula: TypeAlias = Callable[[tf.Tensor, Sequence[tf.Tensor], tf.Tensor, tf.Tensor, Hyper], list[tf.Tensor]]
+"""Maps (rows, slot rows, gradients, measures, hyperparameters) to deltas; see `RowRule.formula`."""
+Measure: TypeAlias = Literal["square", "magnitude"]
+"""What a rule takes the size of a gradient from, element by element: its square, or its absolute value."""
 
 _PER_STEP = ("learning_rate", "step")
 """Hyperparameters that change with every step: they come from a schedule and from the count of iterations."""
@@ -60,14 +62,18 @@ class RowRule:
         hyperparameters: the names of the numbers that come with every update, in order. After them comes the decay,
             the part of a row (weight_decay * learning_rate) that it loses before the update.
         slots: the variables that the optimizer keeps beside the table, in order.
-        formula: maps (rows [m, dim], slot rows [m, width] each, gradients [m, dim], hyperparameters) to what is added
-            to the rows and to each slot. The results are *deltas*, so that a graph can add them atomically.
+        formula: maps (rows [m, dim], slot rows [m, width] each, gradients [m, dim], measures [m, dim], hyperparameters)
+            to what is added to the rows and to each slot. The results are *deltas*, so that a graph can add them
+            atomically.
         keras: the Keras optimizers that use this rule, as import paths, such as "keras.optimizers.Adam".
         options: attributes of these optimizers that must be set for this rule. If several rules fit an optimizer, the
             one with the most options is used: RMSprop(momentum=0.9) uses "rmsprop_momentum".
         attributes: the optimizer's attribute for each hyperparameter whose attribute has another name.
-        update: the formula for docs/optimizers.md, with `g` for the gradient, `w` for the row, `rate` for the learning
-            rate, and the symbols of the slots.
+        update: the formula for docs/optimizers.md, with `g` for the gradient, `q` for its measure, `w` for the row,
+            `rate` for the learning rate, and the symbols of the slots.
+        measure: the measure of a gradient that the formula takes; None for a formula that takes none. With
+            `repeated_ids="each"`, the gradients of an id that repeats in a batch and their measures are summed apart.
+        repeats: whether the formula is defined then. If not, `repeated_ids="each"` refuses the optimizer.
         adds_up: whether the changes that two workers make to a row can be added. If not, GEO refuses the optimizer.
     """
 
@@ -80,6 +86,8 @@ class RowRule:
     options: tuple[str, ...] = ()
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     adds_up: bool = True
+    measure: Measure | None = None
+    repeats: bool = True
 
     @property
     def slot_names(self) -> tuple[str, ...]:
@@ -98,7 +106,12 @@ class RowRule:
         return self.attributes.get(hyperparameter, hyperparameter)
 
     def deltas(
-        self, rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: tf.Tensor
+        self,
+        rows: tf.Tensor,
+        slots: Sequence[tf.Tensor],
+        gradient: tf.Tensor,
+        hyper: tf.Tensor,
+        measure: tf.Tensor | None = None,
     ) -> list[tf.Tensor]:
         """Returns what an update adds to the rows and to each slot, including weight decay.
 
@@ -107,13 +120,21 @@ class RowRule:
             slots: the same rows of each slot, [m, width] each.
             gradient: the gradient of each row, [m, dim].
             hyper: the hyperparameters in order, then the decay, [h + 1].
+            measure: the measure of each gradient, [m, dim]; None to compute it from the gradient.
         """
         *numbers, decay = tf.unstack(hyper, num=len(self.hyperparameters) + 1)
         # The formula sees the decayed row, as in Keras, which decays weights before the update.
         decayed = rows - rows * decay
         hypers = dict(zip(self.hyperparameters, numbers, strict=True))
-        row_delta, *slot_deltas = self.formula(decayed, slots, gradient, hypers)
+        row_delta, *slot_deltas = self.formula(
+            decayed, slots, gradient, measure_of(self.measure, gradient) if measure is None else measure, hypers
+        )
         return [row_delta + (decayed - rows), *slot_deltas]
+
+
+def measure_of(measure: Measure | None, gradient: tf.Tensor) -> tf.Tensor:
+    """Returns the measure of gradients, element by element."""
+    return tf.abs(gradient) if measure == "magnitude" else tf.square(gradient)
 
 
 def in_float64(hyper: Hyper, *names: str) -> list[tf.Tensor]:

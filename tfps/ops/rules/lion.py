@@ -7,7 +7,9 @@ import tensorflow as tf
 from tfps.ops.rules.declaration import Hyper, RowRule, Slot
 
 
-def _lion(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+def _lion(
+    rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, measure: tf.Tensor, hyper: Hyper
+) -> list[tf.Tensor]:
     direction = hyper["beta_1"] * slots[0] + (1 - hyper["beta_1"]) * gradient
     return [-hyper["learning_rate"] * tf.sign(direction), (gradient - slots[0]) * (1 - hyper["beta_2"])]
 

@@ -10,11 +10,14 @@ import tensorflow as tf
 from tfps.ops.rules.declaration import Hyper, RowRule, Slot
 
 
-def _rowwise_adagrad(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+def _rowwise_adagrad(
+    rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, measure: tf.Tensor, hyper: Hyper
+) -> list[tf.Tensor]:
     # One number for each row, [m, 1], which broadcasts over the row.
-    mean_square = tf.reduce_mean(tf.square(gradient), -1, keepdims=True)
-    rate = hyper["learning_rate"] / tf.sqrt(slots[0] + mean_square + hyper["epsilon"])
-    return [-rate * gradient, mean_square]
+    # Of the summed gradient, as in the optimizer itself, which sums the gradients of an id that repeats.
+    mean = tf.reduce_mean(tf.square(gradient), -1, keepdims=True)
+    rate = hyper["learning_rate"] / tf.sqrt(slots[0] + mean + hyper["epsilon"])
+    return [-rate * gradient, mean]
 
 
 RULES = (

@@ -7,11 +7,15 @@ import tensorflow as tf
 from tfps.ops.rules.declaration import Hyper, RowRule, Slot
 
 
-def _sgd(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+def _sgd(
+    rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, measure: tf.Tensor, hyper: Hyper
+) -> list[tf.Tensor]:
     return [-hyper["learning_rate"] * gradient]
 
 
-def _momentum(rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, hyper: Hyper) -> list[tf.Tensor]:
+def _momentum(
+    rows: tf.Tensor, slots: Sequence[tf.Tensor], gradient: tf.Tensor, measure: tf.Tensor, hyper: Hyper
+) -> list[tf.Tensor]:
     # As in Keras, the velocity includes the learning rate and points downhill.
     step_size = hyper["learning_rate"] * gradient
     velocity = hyper["momentum"] * slots[0] - step_size

@@ -7,10 +7,10 @@ from typing import Protocol
 from tfps.inputs.epoch import Epoch
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.asynchronous.closure import AsynchronousClosure
-from tfps.training.asynchronous.pacing import YoungPacing
+from tfps.training.asynchronous.pacing import MOST_ALONE, YoungPacing, begins_alone
 from tfps.training.asynchronous.spans import SPANS
 from tfps.training.closure import Closure, Program
-from tfps.training.pacing import Pace, Pacing
+from tfps.training.pacing import CLOSURES_AN_EPOCH, Pace, Pacing, closure_steps
 from tfps.training.push_ids import PushLedgers
 from tfps.training.runner import Runner
 from tfps.training.schedule import Schedule
@@ -26,8 +26,8 @@ class AgingModel(Protocol):
         """Returns the number of steps that it was trained for."""
         ...
 
-    def update_memory(self) -> float:
-        """Returns the number of steps for which an update moves its weights: 1, and more with a momentum."""
+    def weight_of_unseen(self) -> float:
+        """Returns the weight of a step that other workers have not seen: 1, and more for sensitive models."""
         ...
 
 
@@ -60,18 +60,33 @@ class Asynchronous(SteadyMode):
             program, turn, strategy.prefetch_lookups, self._ledgers, strategy.overlap_dense_exchange
         )
 
+    def begins_alone(self) -> bool:
+        """Returns whether the model is too young for several workers."""
+        workers = self._strategy.num_workers
+        # With a single worker the whole input is its shard.
+        return workers > 1 and begins_alone(
+            self._model.trained_steps(), workers, self._model.weight_of_unseen(), self._parts
+        )
+
     def schedule(self, runner: Runner, epoch: Epoch) -> Schedule:
         """Creates a schedule with few workers and short closures while the model is young.
 
         A lost closure is repeated with the same ids, so servers ignore those of its pushes that they have applied.
         """
-        # Without overlap a closure is one part, which pulls at its start and pushes at its end.
-        return self._schedule_of_parts(runner, epoch, SPANS if self._strategy.overlap_dense_exchange else 1)
+        return self._schedule_of_parts(runner, epoch, self._parts)
 
-    def _pacing(self, pace: Pace, parts: int, steps_of_fed: Callable[[], int], batches: int | None) -> Pacing:
+    @property
+    def _parts(self) -> int:
+        # Without overlap a closure is one part, which pulls at its start and pushes at its end.
+        return SPANS if self._strategy.overlap_dense_exchange else 1
+
+    def _pacing(self, pace: Pace, parts: int, steps_of_fed: Callable[[], int], epoch: Epoch) -> Pacing:
         # A single worker misses no steps, so there the count is not read: it is a request to a server.
         trained = self._model.trained_steps() if pace.workers > 1 else 0
-        pacing = YoungPacing(pace, parts, steps_of_fed, trained, self._model.update_memory())
+        batches = epoch.source.num_batches
+        # While it is alone, no other worker misses its steps, but callbacks see them when a closure ends.
+        alone = closure_steps(batches, CLOSURES_AN_EPOCH, MOST_ALONE) if epoch.alone else None
+        pacing = YoungPacing(pace, parts, steps_of_fed, trained, self._model.weight_of_unseen(), alone)
         if not self._has_told and trained < pacing.all_train_from:
             self._has_told = True
             _tell(pace.workers, trained, pacing.all_train_from, batches)

@@ -5,12 +5,14 @@ the sum of several overshoots, and a model of a few hundred steps has no time to
 on a plateau for long, where a step that is missed costs as much as a step that is not made. Once a model has moved for
 a while, its updates point in many directions, and missing a few of them costs little.
 
-So one worker alone trains the first `ALONE` steps: a job that is not longer is too small for several workers. After
-that, the steps under way at one time, of all workers, are at most one for every `UNSEEN` steps that the model was
-trained for. A momentum carries an update on: with a momentum of 0.9 a step that nobody has seen moves the weights for
-ten steps and overshoots ten times as far, so there it is one for every ten times as many. Without a momentum up to nine
-workers train from step 512 on. Two workers have closures of 4 steps by then, and of 16 from step 2,048 on; four workers
-have closures of 2 steps, and of 8 from step 2,048 on. docs/convergence.md has the figures behind these numbers.
+So one worker alone trains the first `ALONE` steps, over the whole input in the order of one process: a job that is not
+longer gives what one process gives. After that, the steps under way at one time, of all workers, are at most one for
+every `UNSEEN` steps that the model was trained for. Up to nine workers train from step 512 on. Two workers then have
+closures of 4 steps, and of 16 from step 2,048 on; four workers have closures of 2 steps, and of 8 from step 2,048 on.
+
+Some steps have more weight. With a momentum of 0.9 a step that nobody has seen moves the weights for ten steps and
+overshoots ten times as far, so there it is one for every ten times as many. A recurrent layer applies its weights at
+each step of a sequence, and diverges where other layers do not. docs/convergence.md has the figures behind all this.
 """
 
 from collections.abc import Callable
@@ -23,18 +25,21 @@ ALONE = 512
 UNSEEN = 64
 """All workers together have at most one step under way for this many steps of earlier training."""
 
-MOST_ALONE = 4
-"""The most steps of a closure while one worker trains alone: as many as a turn of the loop has."""
+MOST_ALONE = 16
+"""The most steps of a closure while one worker reads the whole input. The others join when it has ended."""
+
+MOST_BEFORE_JOINING = 4
+"""The same where others join while a closure runs: as many steps as a turn of the loop has."""
 
 
-def steps_for_each(memory: float, parts: int) -> int:
+def steps_for_each(weight: float, parts: int) -> int:
     """Returns the number of trained steps for each step that may be under way.
 
     Args:
-        memory: the number of steps for which an update moves the weights: 1 / (1 - momentum).
+        weight: the weight of a step that others have not seen: 1, and more for sensitive models.
         parts: the number of parts of a closure. With several, others see a step twice as late.
     """
-    return round(UNSEEN * memory) * (1 if parts == 1 else 2)
+    return round(UNSEEN * weight) * (1 if parts == 1 else 2)
 
 
 def young_pace(trained: int, workers: int, most: int, for_each: int) -> Pace:
@@ -52,8 +57,20 @@ def young_pace(trained: int, workers: int, most: int, for_each: int) -> Pace:
     under_way = trained // for_each
     # One worker alone misses nothing, but those that join it miss what it has under way.
     if trained < ALONE or not under_way:
-        return Pace(1, min(most, MOST_ALONE))
+        return Pace(1, min(most, MOST_BEFORE_JOINING))
     return Pace(min(workers, 1 + under_way), max(1, min(most, under_way // workers)))
+
+
+def begins_alone(trained: int, workers: int, weight: float, parts: int) -> bool:
+    """Returns whether one worker would train a model alone.
+
+    Args:
+        trained: the number of steps that the model was trained for.
+        workers: the number of workers.
+        weight: the weight of a step that others have not seen.
+        parts: the number of parts of a closure.
+    """
+    return young_pace(trained, workers, 1, steps_for_each(weight, parts)).workers == 1
 
 
 class YoungPacing(SteadyPacing):
@@ -64,14 +81,21 @@ class YoungPacing(SteadyPacing):
         parts: the number of parts of a closure, each with its own exchange.
         steps_of_fed: returns the steps of a closure over fed batches; the number is known once a step was traced.
         trained: the number of steps that the model was trained for before this epoch.
-        memory: the number of steps for which an update moves the weights, at least 1.
+        weight: the weight of a step that others have not seen, at least 1.
+        alone: the steps of a closure while one worker reads the whole input; None if it reads a part of it.
     """
 
     def __init__(
-        self, whole: Pace, parts: int, steps_of_fed: Callable[[], int], trained: int, memory: float = 1.0
+        self,
+        whole: Pace,
+        parts: int,
+        steps_of_fed: Callable[[], int],
+        trained: int,
+        weight: float = 1.0,
+        alone: int | None = None,
     ) -> None:
         super().__init__(whole, parts, steps_of_fed)
-        self._trained, self._for_each = trained, steps_for_each(memory, parts)
+        self._trained, self._for_each, self._alone = trained, steps_for_each(weight, parts), alone
 
     @property
     def all_train_from(self) -> int:
@@ -81,7 +105,8 @@ class YoungPacing(SteadyPacing):
 
     def pace(self, done: int) -> Pace:
         """Returns more workers and longer closures, the more steps the model was trained for."""
-        return young_pace(self._trained + done, *self._pace, self._for_each)
+        pace = young_pace(self._trained + done, *self._pace, self._for_each)
+        return pace if self._alone is None or pace.workers > 1 else Pace(1, self._alone)
 
     def is_whole(self, done: int) -> bool:
         """Returns whether all workers train, in closures of full length."""

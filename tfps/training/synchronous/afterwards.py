@@ -7,7 +7,9 @@ from variables alone, its operations are copied into the update of the servers.
 
 import contextlib
 import dataclasses
+import enum
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -15,9 +17,25 @@ from tfps import step
 from tfps.cluster import devices
 from tfps.errors import UnsupportedError
 from tfps.strategy.variables import DenseVariable
-from tfps.training.affine import is_symbolic, outermost
+from tfps.training.affine import Dependencies, Extreme, is_symbolic, outermost
+from tfps.training.assignments import tell_unmerged
 from tfps.training.hoisting import copy_tensor
 from tfps.types import VariableKey
+
+
+class Merge(enum.Enum):
+    """How the values of a variable that each worker of a global step moves by itself become one value."""
+
+    MEAN = "mean"
+    """Adds the mean of the workers' deltas, weighted by their examples."""
+    CHANGED = "changed"
+    """The same, but each element has the mean of the workers that changed it."""
+    SUM = "sum"
+    """Adds the sum of the workers' deltas."""
+    FIRST = "first"
+    """Adds the delta of the first worker of the step: there is no mean of ids."""
+    GREATEST = "greatest"
+    LEAST = "least"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,15 +80,25 @@ class StepAssignments:
     Args:
         copies: the handles of the worker's copies, by variable key.
         variables: the variables of these copies.
+        workers: the number of workers that make such steps.
     """
 
-    def __init__(self, copies: Mapping[VariableKey, tf.Tensor], variables: Sequence[DenseVariable]) -> None:
+    def __init__(
+        self, copies: Mapping[VariableKey, tf.Tensor], variables: Sequence[DenseVariable], workers: int = 1
+    ) -> None:
+        self._workers = workers
         self._homes = {id(copies[variable.key]): variable for variable in variables}
         self._graph = tf.compat.v1.get_default_graph()
         self._found: list[Assignment] = []
+        self._dependencies = Dependencies()
+        self._merges: dict[VariableKey, set[Merge]] = {}
 
-    def note(self, variable: DenseVariable, value: tf.Tensor | None, added: float) -> None:
+    def note(self, variable: DenseVariable, value: tf.Tensor | None, added: float, indices: Any = None) -> None:
         """Records an assignment."""
+        merge = Merge.CHANGED if value is None and indices is not None else Merge.MEAN
+        if value is not None:
+            merge = self._merge_of(variable, value, added)
+        self._merges.setdefault(variable.key, set()).add(merge)
         current = step.current()
         contributions = None if current is None else current.contributions
         known = self._sources(value, contributions) if contributions and value is not None else None
@@ -102,6 +130,46 @@ class StepAssignments:
                     "before the gradients are applied, or another mode of training."
                 )
         return moved, [one for one in self._found if one.variable.key not in moved]
+
+    def merge(self, key: VariableKey) -> "Merge":
+        """Returns how the values of a variable that workers move by themselves are merged."""
+        kinds = self._merges.get(key, {Merge.MEAN})
+        return next(iter(kinds)) if len(kinds) == 1 else Merge.MEAN
+
+    def _merge_of(self, variable: DenseVariable, value: tf.Tensor, added: float) -> "Merge":
+        if variable.trainable:
+            return Merge.MEAN
+        keep = self._dependencies.keep_of(value, variable.handle)
+        keep = keep if keep is None or not added else 1.0 + added * keep
+        if keep is None:
+            extreme = None if added else self._dependencies.extreme_of(value, variable.handle)
+            if extreme is not None:
+                return Merge.GREATEST if extreme is Extreme.GREATEST else Merge.LEAST
+            if self._depends_on_batch(value):
+                tell_unmerged(variable, self._workers)
+        elif not isinstance(keep, float) and keep.shape.rank:
+            return Merge.CHANGED
+        if not variable.dtype.is_integer:
+            return Merge.MEAN
+        # A mean of integers would have to be rounded. Counts of what is in a batch add up to those of the joined batch.
+        counts = isinstance(keep, float) and keep == 1.0
+        if counts:
+            return Merge.SUM if self._depends_on_batch(value) else Merge.MEAN
+        return Merge.FIRST
+
+    def _depends_on_batch(self, value: tf.Tensor) -> bool:
+        """Returns whether a value depends on more than variables and constants."""
+        waiting, seen = [outermost(value)], set[int]()
+        while waiting:
+            tensor = waiting.pop()
+            if not is_symbolic(tensor) or tensor.op.type in ("Const", "ReadVariableOp") or id(tensor.op) in seen:
+                continue
+            seen.add(id(tensor.op))
+            # What reads an input or draws a random number is stateful.
+            if not tensor.op.inputs or tensor.op.op_def.is_stateful:
+                return True
+            waiting += [outermost(source) for source in tensor.op.inputs]
+        return False
 
     def _sources(self, value: tf.Tensor, contributions: Sequence[step.Contribution]) -> dict[str, tf.Tensor] | None:
         """Returns what an assigned value follows from; None if servers cannot compute it after their update."""

@@ -12,10 +12,10 @@ from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange, Values
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.order import Order
-from tfps.training.synchronous.afterwards import StepAssignments
-from tfps.training.synchronous.layout import Layout
+from tfps.training.synchronous.afterwards import Merge, StepAssignments
+from tfps.training.synchronous.layout import EXTREMES, Layout
 from tfps.training.synchronous.stage import Stage
-from tfps.types import Nest
+from tfps.types import Nest, VariableKey
 
 
 class ContributionClosure(Closure):
@@ -58,7 +58,7 @@ class ContributionClosure(Closure):
         self, exchange: Exchange, copies: Copies, lookups: DirectLookups, batch: Nest, order: Order
     ) -> tf.Tensor:
         # The optimizer gives its gradients to this step and applies none, see `SyncOptimizer`.
-        assignments = StepAssignments(exchange.copies, self.program.variables)
+        assignments = StepAssignments(exchange.copies, self.program.variables, self.program.workers)
         traced = step.Step(lookups, copies, contributes=True, assignments=assignments)
         logs = self._trace(traced, batch)
         contributions = traced.contributions
@@ -74,10 +74,16 @@ class ContributionClosure(Closure):
             for variable in self.program.variables
             if variable.key in assigned or not (variable.trainable or variable.key in has_gradient | kept)
         ]
-        layout = Layout(contributions, traced.gradients, others, afterwards)
+        merges: dict[VariableKey, Merge] = {variable.key: assignments.merge(variable.key) for variable in others}
+        layout = Layout(contributions, traced.gradients, others, afterwards, merges)
         # The copies have their new values once the step has run; its logs are its last result.
         with tf.control_dependencies([logs]):
-            moved: Values = {variable.key: exchange.delta_since_pull(variable) for variable in others}
+            moved: Values = {
+                variable.key: exchange.value_now(variable)
+                if merges[variable.key] in EXTREMES
+                else exchange.delta_since_pull(variable)
+                for variable in others
+            }
         for server in layout.servers:
             message = layout.message(server, _examples(batch), moved)
             self._stage.put(server, tf.cast(order.place, tf.int32), message)

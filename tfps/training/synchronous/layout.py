@@ -11,7 +11,8 @@ all examples. Example: batches of 32 and 8 examples with gradients 1.0 and 2.0 g
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,13 +25,17 @@ from tfps.embedding.row_store import RowStore
 from tfps.embedding.table import Table
 from tfps.embedding.table_gradient import TableGradient
 from tfps.errors import UnsupportedError
+from tfps.ops.rules.declaration import Measure
 from tfps.step import Contribution
 from tfps.strategy.variables import DenseVariable, SmallTable
-from tfps.training.synchronous.afterwards import Assignment
+from tfps.training.synchronous.afterwards import Assignment, Merge
 from tfps.types import VariableKey
 
 Kind: TypeAlias = tuple[type[RowStore], int, tf.DType]
 """Store type, width and dtype of a table; tables of one kind share a part of a message."""
+
+EXTREMES = (Merge.GREATEST, Merge.LEAST)
+"""The merges of variables whose values workers send, and not their deltas."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +44,7 @@ class Received:
 
     Args:
         dense: the mean gradients, by position among the values of all contributions; IndexedSlices for a small table.
-        moved: the mean delta of each other variable.
+        moved: the merged delta of each other variable: the mean delta, the greatest value, and so on.
         rows: the rows and mean gradients, for each width of tables that the server has shards of.
         examples: a float32 scalar. If it is 0, all means are 0: Keras, too, updates by zeros after an empty batch.
     """
@@ -58,9 +63,11 @@ class Layout:
         known: the gradients of its lookups, which have been routed.
         others: dense variables that steps change by themselves, such as the averages of a BatchNormalization.
         afterwards: the assignments that the servers make after the update, in order.
+        merges: how what the steps move by themselves is merged, by variable key; the mean without an entry.
 
     Attributes:
         values: the tables and variables of all contributions.
+        merges: as given.
         afterwards: as given.
         servers: the numbers of the servers that get a message.
 
@@ -74,8 +81,9 @@ class Layout:
         known: Sequence[TableGradient],
         others: Sequence[DenseVariable],
         afterwards: Sequence[Assignment] = (),
+        merges: Mapping[VariableKey, Merge] | None = None,
     ) -> None:
-        self.afterwards = afterwards
+        self.afterwards, self.merges = afterwards, merges or {}
         self._contributions = contributions
         self.values = [value for contribution in contributions for value in contribution.values]
         if len({value.key for value in self.values}) < len(self.values):
@@ -98,15 +106,19 @@ class Layout:
         Args:
             server: the number of the server.
             examples: the number of examples in the batch, a float32 scalar.
-            moved: the deltas of the other variables, by key.
+            moved: the deltas of the other variables, by key; the values of those of `EXTREMES`.
         """
         # IndexedSlices of a dense variable become dense, for example those of a small Embedding that is not a table.
         floats = [tf.convert_to_tensor(self._gradients[position]) for position, _ in self._dense_on(server)]
         # Gradients first, then deltas of the others: `read` splits them in this order.
-        floats += [moved[variable.key] for variable in self._others_on(server)]
+        others = self._others_on(server)
+        floats += [moved[variable.key] for variable in others]
         flat = [tf.reshape(tf.cast(tensor, tf.float32), [-1]) for tensor in floats]
+        # Values are last, and are not multiplied, which would round them.
+        deltas = len(flat) - sum(self._merge_of(variable) in EXTREMES for variable in others)
         # The mean over an empty batch may be NaN, which a plain product with 0 would keep.
-        head = tf.math.multiply_no_nan(tf.concat([tf.ones([1]), *flat], 0), examples)
+        head = tf.math.multiply_no_nan(tf.concat([tf.ones([1]), *flat[:deltas]], 0), examples)
+        head = tf.concat([head, *flat[deltas:]], 0) if flat[deltas:] else head
         rows = [width.message(server, examples) for width in self._widths_on(server)]
         slices = [_pack_slices(self._gradients[position], examples) for position, _ in self._sliced_on(server)]
         return concat_with_sizes([head, *rows, *slices])
@@ -122,18 +134,26 @@ class Layout:
         examples, *flat = tf.split(total, [1, *(shape.num_elements() for shape in shapes)])
         examples = examples[0]
         means = [tf.reshape(tf.math.divide_no_nan(t, examples), shape) for t, shape in zip(flat, shapes, strict=True)]
+        moved = means[len(dense) :]
+        if any(self._merge_of(variable) is not Merge.MEAN for variable in others):
+            sizes = [1, *(shape.num_elements() for shape in shapes)]
+            each = [tf.split(part[0], sizes) for part in parts]
+            for number, variable in enumerate(others):
+                worker_parts = [(one[0][0], one[1 + len(dense) + number]) for one in each]
+                found = _merge_moved(self._merge_of(variable), worker_parts)
+                moved[number] = moved[number] if found is None else tf.reshape(found, variable.shape)
         rows = []
         for number, width in enumerate(widths):
             pieces = [(width.tables[table], shard) for table, shard in width.routes.pieces[server]]
             # One vector for each message; `merge` adds up the gradients that they have for the same row.
-            rows.append(merge(pieces, [part[1 + number] for part in parts], examples))
+            rows.append(merge(pieces, [part[1 + number] for part in parts], examples, width.measure))
         positions = [position for position, _ in dense]
         gradients: dict[int, tf.Tensor | tf.IndexedSlices] = dict(zip(positions, means[: len(dense)], strict=True))
         for number, (position, table) in enumerate(sliced, start=1 + len(widths)):
             gradients[position] = _unpack_slices([part[number] for part in parts], table, examples)
         return Received(
             gradients,
-            list(zip(others, means[len(dense) :], strict=True)),
+            list(zip(others, moved, strict=True)),
             rows,
             examples,
         )
@@ -176,13 +196,14 @@ class Layout:
         """Routes the gradients of tables; returns one entry for each width and contribution."""
         widths = []
         for contribution in contributions:
-            groups: dict[Kind, list[tuple[Table, tf.IndexedSlices]]] = {}
-            for value, gradient in zip(contribution.values, contribution.gradients, strict=True):
+            groups: dict[tuple[Kind, Measure | None], list[tuple[Table, tf.IndexedSlices]]] = {}
+            parts = zip(contribution.values, contribution.gradients, contribution.measures, strict=True)
+            for value, gradient, measure in parts:
                 if isinstance(value, Table):
-                    groups.setdefault(value.kind, []).append((value, gradient))
-            for pairs in groups.values():
+                    groups.setdefault((value.kind, measure), []).append((value, gradient))
+            for (_, measure), pairs in groups.items():
                 tables, gradients = zip(*pairs, strict=True)
-                widths.append(route_gradients(tables, gradients, self._known))
+                widths.append(route_gradients(tables, gradients, self._known, measure))
         return widths
 
     def _dense_on(self, server: int) -> list[tuple[int, DenseVariable]]:
@@ -205,10 +226,41 @@ class Layout:
         ]
 
     def _others_on(self, server: int) -> list[DenseVariable]:
-        return [variable for variable in self._others if variable.placement.servers[0] == server]
+        found = [variable for variable in self._others if variable.placement.servers[0] == server]
+        return sorted(found, key=lambda variable: self._merge_of(variable) in EXTREMES)
+
+    def _merge_of(self, variable: DenseVariable) -> Merge:
+        return self.merges.get(variable.key, Merge.MEAN)
 
     def _widths_on(self, server: int) -> list[RoutedGradients]:
         return [w for w in self._widths if server < len(w.routes.pieces) and w.routes.pieces[server]]
+
+
+def _merge_moved(merge: Merge, parts: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor | None:
+    """Merges what workers moved by themselves; returns None for a mean.
+
+    Args:
+        merge: how to merge.
+        parts: for each worker the number of its examples, and a vector: its value for an extreme, and otherwise its
+            delta times that number. Both are 0 for a worker that is no part of the step.
+    """
+    if merge is Merge.MEAN:
+        return None
+    if merge is Merge.SUM:
+        return tf.add_n([tf.math.divide_no_nan(part, examples) for examples, part in parts])
+    if merge is Merge.FIRST:
+        found = tf.zeros_like(parts[0][1])
+        for examples, part in reversed(parts):
+            found = tf.where(examples > 0.0, tf.math.divide_no_nan(part, examples), found)
+        return found
+    if merge is Merge.CHANGED:
+        changed = [examples * tf.cast(part != 0.0, tf.float32) for examples, part in parts]
+        return tf.math.divide_no_nan(tf.add_n([part for _, part in parts]), tf.add_n(changed))
+    # A worker without examples has no value.
+    least = merge is Merge.LEAST
+    none = tf.float32.max if least else tf.float32.min
+    values = [tf.where(examples > 0.0, value, none) for examples, value in parts]
+    return functools.reduce(tf.minimum if least else tf.maximum, values)
 
 
 def _pack_slices(gradient: tf.IndexedSlices, examples: tf.Tensor) -> tf.Tensor:

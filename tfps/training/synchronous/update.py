@@ -6,7 +6,8 @@ from tfps import step
 from tfps.cluster import devices
 from tfps.strategy.variables import DenseVariable
 from tfps.training.hoisting import DirectLookups
-from tfps.training.synchronous.layout import Layout, Received
+from tfps.training.synchronous.afterwards import Merge
+from tfps.training.synchronous.layout import EXTREMES, Layout, Received
 from tfps.training.synchronous.stage import Stage
 
 
@@ -23,7 +24,7 @@ def update(layout: Layout, stage: Stage, merged: tf.Tensor) -> None:
     for server, one in received.items():
         with tf.device(devices.server(server)):
             for variable, moved in one.moved:
-                _move(variable, moved, one.examples)
+                _move(variable, moved, one.examples, layout.merges.get(variable.key, Merge.MEAN))
     # A step without copies: the variables are those on the servers, and the optimizer updates them there.
     with step.tracing(step.Step(DirectLookups(), {})):
         layout.update(received)
@@ -40,10 +41,19 @@ def _receive(layout: Layout, stage: Stage, merged: tf.Tensor, server: int) -> Re
         return layout.read(server, messages)
 
 
-def _move(variable: DenseVariable, moved: tf.Tensor, examples: tf.Tensor) -> None:
-    """Adds the workers' mean delta to a variable; step counters are rounded, a bool gets the value of most workers."""
-    if variable.dtype == tf.bool:
-        before = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=tf.bool)
+def _move(variable: DenseVariable, moved: tf.Tensor, examples: tf.Tensor, merge: Merge) -> None:
+    """Adds the workers' merged delta to a variable; counters are rounded, a bool gets the value of most workers."""
+    before = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=variable.dtype)
+    if merge in EXTREMES:
+        # After a step without examples all values are at the limit of float32.
+        least = merge is Merge.LEAST
+        if variable.dtype == tf.bool:
+            value = (tf.logical_and if least else tf.logical_or)(before, moved > 0.5)
+        else:
+            value = tf.cast(moved if variable.dtype.is_floating else tf.round(moved), variable.dtype)
+            value = (tf.minimum if least else tf.maximum)(before, value)
+        tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=tf.where(examples > 0.0, value, before))
+    elif variable.dtype == tf.bool:
         value = tf.where(examples > 0.0, moved > 0.5, before)
         tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=value)
     else:

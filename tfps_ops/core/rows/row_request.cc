@@ -35,23 +35,48 @@ Result<std::vector<PieceRows>> ReadRequest(const int64_t* request, int64_t size,
 }
 
 Result<RowUpdate> ReadUpdate(const float* message, int64_t size, int64_t hyperparameters, int64_t pieces, int64_t dim) {
-  // Each row takes two floats for its number and dim for its gradient, so the size tells how many there are.
+  const auto refused = [&](int64_t rows, int64_t repeated) {
+    return InvalidArgument("`message` must hold ", hyperparameters + 2 * pieces, " floats, ", dim + 2, " for each of its ", rows,
+                           " rows and ", dim, " for each of the ", repeated, " that repeat. Received: ", size, " floats.");
+  };
+  // Each row takes two floats for its number and dim for its gradient.
   // Example: 3 hyperparameters, 2 pieces and dim 4 take 7 floats; 19 floats then are 2 rows of 6.
   const int64_t rest = size - hyperparameters - 2 * pieces;
-  if (rest < 0 || rest % (dim + 2) != 0) {
-    return InvalidArgument("`message` must hold ", hyperparameters + 2 * pieces, " floats and ", dim + 2,
-                           " for each row. Received: ", size, " floats.");
-  }
+  if (rest < 0) return refused(0, 0);
+  // The bits of the request begin after an odd number of floats as often as not, so int64s are not read in place.
+  const auto copy = [&](int64_t elements, std::vector<int64_t>* out) {
+    out->resize(elements);
+    // A server without pieces has an empty request, whose address memcpy must not be given.
+    if (elements > 0) std::memcpy(out->data(), message + hyperparameters, elements * sizeof(int64_t));
+  };
   RowUpdate update;
+  copy(pieces, &update.request);
+  int64_t rows = 0;
+  for (int64_t p = 0; p < pieces; ++p) {
+    const int64_t count = update.request[p];
+    // Compared with what is left, not summed first, as in ReadRequest.
+    if (count < 0 || count > rest / (dim + 2) - rows) {
+      return InvalidArgument("the counts of `message` must be at least 0 and add up to at most ", rest / (dim + 2),
+                             " rows. Received: ", count, " for table ", p, ".");
+    }
+    rows += count;
+  }
+  copy(pieces + rows, &update.request);
   // Floats are used where they lie.
   update.hyperparameters = message;
-  // The bits of the request begin after an odd number of floats as often as not, so int64s are not read in place.
-  update.request.resize(pieces + rest / (dim + 2));
-  // A server without pieces has an empty request, whose address memcpy must not be given.
-  if (!update.request.empty()) {
-    std::memcpy(update.request.data(), message + hyperparameters, update.request.size() * sizeof(int64_t));
+  update.gradients = message + hyperparameters + 2 * (pieces + rows);
+  const float* measures = update.gradients + rows * dim;
+  int64_t repeated = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    int64_t& row = update.request[pieces + r];
+    // A negative number is no row, whatever its bits; the store refuses it.
+    if (row < kRepeats) continue;
+    row -= kRepeats;
+    if (update.measures.empty()) update.measures.resize(rows);
+    // Read below only if the size is right.
+    update.measures[r] = measures + repeated++ * dim;
   }
-  update.gradients = message + hyperparameters + 2 * update.request.size();
+  if (rest != rows * (dim + 2) + repeated * dim) return refused(rows, repeated);
   auto split = ReadRequest(update.request.data(), update.request.size(), pieces);
   if (!split.ok()) return split.status();
   update.pieces = std::move(split.value());

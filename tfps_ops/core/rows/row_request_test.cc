@@ -101,7 +101,7 @@ TFPS_TEST(RandomUpdatesComeBackAsTheyWerePacked) {
     for (int64_t& count : request) count = random.Integer(0, 3);
     int64_t rows = 0;
     for (int64_t p = 0; p < pieces; ++p) rows += request[p];
-    for (int64_t r = 0; r < rows; ++r) request.push_back(random.Integer(INT64_MIN, INT64_MAX));
+    for (int64_t r = 0; r < rows; ++r) request.push_back(random.Integer(INT64_MIN, kRepeats - 1));
     const std::vector<float> gradients = random.Floats(rows * dim), message = Packed(hyper, request, gradients);
     const auto update = ReadUpdate(message.data(), message.size(), hyper.size(), pieces, dim);
     TFPS_CHECK(update.ok() && update.value().request == request);
@@ -109,6 +109,28 @@ TFPS_TEST(RandomUpdatesComeBackAsTheyWerePacked) {
     TFPS_CHECK(std::equal(gradients.begin(), gradients.end(), update.value().gradients));
     TFPS_CHECK(update.value().gradients + rows * dim == message.data() + message.size());
   }
+}
+
+TFPS_TEST(RowsThatRepeatBringTheirMeasures) {
+  // Row 4 of piece 0 and row 8 of piece 1 repeat; the measures follow all gradients, in the order of the rows.
+  const std::vector<float> message =
+      Packed({0.5f}, {2, 1, kRepeats + 4, 6, kRepeats + 8}, {1, 2, 3, 4, 5, 6, /*measures*/ 7, 8, 9, 10});
+  auto update = ReadUpdate(message.data(), message.size(), 1, 2, 2);
+  TFPS_CHECK(update.ok());
+  const RowUpdate moved = std::move(update.value());
+  TFPS_CHECK(moved.request == std::vector<int64_t>({2, 1, 4, 6, 8}));
+  TFPS_CHECK(moved.gradients[4] == 5.0f);
+  TFPS_CHECK(moved.measures.size() == 3 && moved.measures[1] == nullptr);
+  TFPS_CHECK(moved.measures[0][1] == 8.0f && moved.measures[2][0] == 9.0f);
+  // One float too few or too many, or measures for no row.
+  for (int64_t size : {message.size() - 1, message.size() + 1}) {
+    std::vector<float> other = message;
+    other.resize(size);
+    TFPS_CHECK(!ReadUpdate(other.data(), size, 1, 2, 2).ok());
+  }
+  const std::vector<float> extra = Packed({0.5f}, {1, 0, 4}, {1, 2, 3, 4});
+  TFPS_CHECK(ReadUpdate(extra.data(), extra.size(), 1, 2, 2).status().message() ==
+             "`message` must hold 5 floats, 4 for each of its 1 rows and 2 for each of the 0 that repeat. Received: 11 floats.");
 }
 
 TFPS_TEST(UpdatesOfEverySizeAreRefusedOrFit) {
@@ -120,7 +142,7 @@ TFPS_TEST(UpdatesOfEverySizeAreRefusedOrFit) {
   }
   const std::vector<float> message(8, 0.0f);
   TFPS_CHECK(ReadUpdate(message.data(), 8, 3, 2, 4).status().message() ==
-             "`message` must hold 7 floats and 6 for each row. Received: 8 floats.");
+             "`message` must hold 7 floats, 6 for each of its 0 rows and 4 for each of the 0 that repeat. Received: 8 floats.");
 }
 
 }  // namespace

@@ -29,6 +29,24 @@ Status CheckPositions(const Segment& segment, int64_t rows);
 // Threads: each takes a range of `rows` and adds in the order given, so any number of them gives the same bits.
 void SegmentSum(const std::vector<Segment>& segments, int64_t rows, int64_t dim, float* out, const ParallelFor& parallel);
 
+// What a gradient is measured by in the rules that look at its size (RuleBase::Measure).
+enum class Measure { kSquare, kMagnitude };
+
+// The rows of a SegmentSum that more than one gradient belongs to.
+struct Repeats {
+  std::vector<int32_t> index_of;  // [rows], the place of a row among those that repeat, or -1
+  int64_t count = 0;
+};
+
+// Finds them. Positions must be in range. O(rows + count).
+Repeats FindRepeats(const std::vector<Segment>& segments, int64_t rows);
+
+// out[i] = sum of the measures of the gradients of repeated row i, [repeats.count, dim], each element by itself.
+// Example: the gradients a b c of the rows 1 0 1 give a * a + c * c for row 1, the only one that repeats.
+// Cost: O(repeats.count * dim + count * dim) at most, as the gradients of other rows are passed over. Threads as SegmentSum.
+void SegmentSumMeasures(const std::vector<Segment>& segments, const Repeats& repeats, Measure measure, int64_t dim, float* out,
+                        const ParallelFor& parallel);
+
 }  // namespace tfps
 
 #endif  // TFPS_OPS_CORE_ROWS_SEGMENT_SUM_H_

@@ -70,6 +70,53 @@ TFPS_TEST(ManyLookupsSumToTheirSum) {
   }
 }
 
+TFPS_TEST(MeasuresOfRowsThatRepeatEqualASlowTwin) {
+  Random random(11);
+  for (int64_t dim : {1, 5, 16, 33}) {
+    for (int64_t rows : {1, 7, 100}) {
+      std::vector<int32_t> first(60), second(9);
+      for (int32_t& position : first) position = random.Integer(0, rows - 1);
+      for (int32_t& position : second) position = random.Integer(0, rows - 1);
+      const std::vector<float> a = random.Floats(60 * dim), b = random.Floats(9 * dim);
+      const std::vector<Segment> segments = {{a.data(), first.data(), 60}, {b.data(), second.data(), 9}};
+      const Repeats repeats = FindRepeats(segments, rows);
+      for (Measure measure : {Measure::kSquare, Measure::kMagnitude}) {
+        std::vector<float> one(repeats.count * dim, NAN), many(repeats.count * dim, NAN);
+        SegmentSumMeasures(segments, repeats, measure, dim, one.data(), InCallersThread);
+        SegmentSumMeasures(segments, repeats, measure, dim, many.data(), InThreads);
+        TFPS_CHECK(one == many);
+        int64_t at = 0;
+        for (int64_t r = 0; r < rows; ++r) {
+          int64_t times = 0;
+          std::vector<double> expected(dim);
+          for (const Segment& segment : segments) {
+            for (int64_t i = 0; i < segment.count; ++i) {
+              if (segment.positions[i] != r) continue;
+              ++times;
+              for (int64_t j = 0; j < dim; ++j) {
+                const double g = segment.gradients[i * dim + j];
+                expected[j] += measure == Measure::kSquare ? g * g : std::fabs(g);
+              }
+            }
+          }
+          TFPS_CHECK(repeats.index_of[r] == (times > 1 ? at : -1));
+          for (int64_t j = 0; times > 1 && j < dim; ++j) TFPS_CHECK(std::fabs(one[at * dim + j] - expected[j]) < 1e-4);
+          at += times > 1;
+        }
+        TFPS_CHECK(at == repeats.count);
+      }
+    }
+  }
+}
+
+TFPS_TEST(NothingIsMeasuredWhereNoRowRepeats) {
+  const std::vector<int32_t> positions = {2, 0};
+  const std::vector<Segment> segments = {{nullptr, positions.data(), 2}};
+  const Repeats repeats = FindRepeats(segments, 3);
+  TFPS_CHECK(repeats.count == 0 && repeats.index_of == std::vector<int32_t>({-1, -1, -1}));
+  SegmentSumMeasures(segments, repeats, Measure::kSquare, 4, nullptr, InThreads);
+}
+
 TFPS_TEST(PositionsOutsideTheRowsAreRefused) {
   const int32_t positions[] = {0, 2, 3, -1};
   TFPS_CHECK(CheckPositions({nullptr, positions, 0}, 0).ok());

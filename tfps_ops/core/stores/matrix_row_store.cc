@@ -20,7 +20,7 @@ Status MatrixRowStore::CopyRows(const RowKeys& keys, float* out, const ParallelF
 }
 
 Status MatrixRowStore::UpdateRows(const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
-                                  const float* gradients, const ParallelFor& parallel) {
+                                  const RowGradients& gradients, const ParallelFor& parallel) {
   // Exclusive from the checks to the last write, and while the observer is notified, as row_observer.h promises.
   const std::lock_guard<std::shared_mutex> lock(mutex_);
   const RowMatrix matrix = Matrix();

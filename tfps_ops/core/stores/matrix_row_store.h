@@ -23,7 +23,7 @@ class MatrixRowStore : public RowStore {
   MatrixRowStore(std::vector<float> table, int64_t dim, const std::vector<int64_t>& slot_widths);
 
   Status CopyRows(const RowKeys& keys, float* out, const ParallelFor& parallel) override;
-  Status UpdateRows(const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys, const float* gradients,
+  Status UpdateRows(const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys, const RowGradients& gradients,
                     const ParallelFor& parallel) override;
   Result<RowChunk> ScanRows(int64_t cursor, int64_t max_rows) const override;
 

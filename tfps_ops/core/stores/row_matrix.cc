@@ -46,13 +46,14 @@ Status CheckUpdate(const RowMatrix& matrix, const RowUpdater& updater, const Row
 }
 
 void UpdateRows(const RowMatrix& matrix, const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
-                const float* gradients, const ParallelFor& parallel) {
+                const RowGradients& gradients, const ParallelFor& parallel) {
   // The loops of row_kernels.inc take plain pointers.
   RowBlock block;
   block.table = matrix.table;
   for (int i = 0; i < matrix.slot_count; ++i) block.slots[i] = matrix.slots[i].values;
   block.rows = keys.keys;
-  block.gradients = gradients;
+  block.gradients = gradients.sums;
+  block.measures = gradients.measures;
   block.count = keys.count;
   block.dim = matrix.dim;
   // Rows are different, so the updater may split them over threads.

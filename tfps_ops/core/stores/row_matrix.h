@@ -41,7 +41,7 @@ Result<RowChunk> ScanRows(const RowMatrix& matrix, int64_t cursor, int64_t max_r
 // An update is two calls: a store checks it first, and makes its memory writable, which may be a copy, only if all is right.
 Status CheckUpdate(const RowMatrix& matrix, const RowUpdater& updater, const RowKeys& keys);
 void UpdateRows(const RowMatrix& matrix, const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
-                const float* gradients, const ParallelFor& parallel);
+                const RowGradients& gradients, const ParallelFor& parallel);
 
 }  // namespace tfps
 

@@ -33,6 +33,16 @@ struct RowKeys {
   int64_t count = 0;
 };
 
+// The gradients of these rows; nothing is owned.
+struct RowGradients {
+  // One gradient a row, and no more known of it.
+  RowGradients(const float* sums) : sums(sums) {}  // NOLINT: most callers have no more than this
+  RowGradients(const float* sums, const float* const* measures) : sums(sums), measures(measures) {}
+
+  const float* sums = nullptr;             // [count, dim]
+  const float* const* measures = nullptr;  // [count], or null; as RowBlock::measures
+};
+
 // A part of a store, copied out, so that no lock is held while it is sent or written to a disk.
 struct RowChunk {
   std::vector<int64_t> keys;              // [n]
@@ -53,11 +63,11 @@ class RowStore {
   virtual Status CopyRows(const RowKeys& keys, float* out, const ParallelFor& parallel) = 0;
 
   // Finds or inserts the rows of `keys`, each at most once, and updates them and their slots by `updater`.
-  // `hyperparameters` are those of the updater, [updater.hyperparameters()]; `gradients` are [count, dim].
+  // `hyperparameters` are those of the updater, [updater.hyperparameters()]; `gradients` are those of the keys, in their order.
   // An InvalidArgument error also where the slots are not as many, or not as wide, as the updater says.
   // Cost: one fetch from memory a row and slot, and O(count * dim) arithmetic.
   virtual Status UpdateRows(const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
-                            const float* gradients, const ParallelFor& parallel) = 0;
+                            const RowGradients& gradients, const ParallelFor& parallel) = 0;
 
   // Copies out the next rows, at most `max_rows` (at least 1), from `cursor` on: 0 for the first chunk, then the cursor of the
   // chunk before.

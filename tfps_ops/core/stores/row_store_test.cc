@@ -37,7 +37,7 @@ class MapRowStore : public RowStore {
     return Status();
   }
 
-  Status UpdateRows(const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys, const float* gradients,
+  Status UpdateRows(const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys, const RowGradients& gradients,
                     const ParallelFor& parallel) override {
     if (updater.slots() != static_cast<int>(slot_widths_.size())) {
       return InvalidArgument("the optimizer needs ", updater.slots(), " slots. Received: ", slot_widths_.size(), ".");
@@ -56,7 +56,8 @@ class MapRowStore : public RowStore {
       block.table = parts[0].data();
       for (int s = 0; s < updater.slots(); ++s) block.slots[s] = parts[1 + s].data();
       block.rows = &first_row;
-      block.gradients = gradients + i * dim_;
+      block.gradients = gradients.sums + i * dim_;
+      block.measures = gradients.measures == nullptr ? nullptr : gradients.measures + i;
       block.count = 1;
       block.dim = dim_;
       updater.Apply(hyperparameters, block, parallel);
