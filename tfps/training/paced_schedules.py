@@ -60,7 +60,7 @@ class PacedSchedule(Schedule):
 
     def _within_leeway(self, size: int, shards: int) -> int:
         """Returns the steps of the next closure, `size` or fewer, so that all shards share the leeway."""
-        leeway = self._leeway()
+        leeway = self._leeway(shards)
         return size if leeway is None else min(size, -(-leeway // shards))
 
     def _on_result(self, flight: InFlight, result: Result) -> None:

@@ -203,12 +203,13 @@ def _lookahead(
     # A call with wrong arguments fails in Keras, with its message.
     with contextlib.suppress(TypeError):
         given = inspect.signature(stock).bind(model, *args, **kwargs).arguments.get("callbacks")
+    around = getattr(model, name, None)
     # Keras tracks what is assigned to a model in the plain way.
     object.__setattr__(model, name, Lookahead(given, model, hooks))
     try:
         yield
     finally:
-        object.__setattr__(model, name, None)
+        object.__setattr__(model, name, around)
 
 
 def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
