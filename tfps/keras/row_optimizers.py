@@ -121,7 +121,7 @@ def measure_for(optimizer: keras.Optimizer, table: Table) -> Measure | None:
     """
     rule = row_rule(optimizer)
     # Keras's clip by the global norm returns a dense tensor.
-    if rule is None or optimizer.global_clipnorm or not _keeps_repeats(table):
+    if rule is None or optimizer.global_clipnorm or not keeps_repeats(table):
         return None
     check_repeats(optimizer, table)
     return rule.measure
@@ -133,7 +133,7 @@ def contributed_measure(optimizer: keras.Optimizer, table: Table) -> Measure | N
     Raises:
         UnsupportedError: the servers could not clip as one process does.
     """
-    if not _keeps_repeats(table):
+    if not keeps_repeats(table):
         return None
     by_norm = optimizer.clipnorm or optimizer.global_clipnorm
     measure = measure_for(optimizer, table)
@@ -148,7 +148,7 @@ def contributed_measure(optimizer: keras.Optimizer, table: Table) -> Measure | N
     return "square" if by_norm else measure
 
 
-def _keeps_repeats(table: Table) -> bool:
+def keeps_repeats(table: Table) -> bool:
     """Whether this step keeps the gradients of repeated ids of a table apart."""
     if not table.keeps_repeats:
         return False
