@@ -42,8 +42,7 @@ def segment_sum_repeats(
     """Sums gradients by row, and also their measures for each row that several places looked up.
 
     Example: the gradients a, b, c of the rows 1, 0, 1 have the sums [b, a + c], the marks [0, 2**62], and for squares
-        the
-    measures [a * a + c * c].
+    the measures [a * a + c * c].
 
     Args:
         gradients: as for `segment_sum_rows`.
