@@ -24,7 +24,7 @@ from tfps.types import VariableKey
 
 
 class Merge(enum.Enum):
-    """How the values of a variable that each worker of a global step moves by itself become one value."""
+    """How the values that the workers of a global step assign to a variable become one value."""
 
     MEAN = "mean"
     """Adds the mean of the workers' deltas, weighted by their examples."""
@@ -33,7 +33,7 @@ class Merge(enum.Enum):
     SUM = "sum"
     """Adds the sum of the workers' deltas."""
     FIRST = "first"
-    """Adds the delta of the first worker of the step: there is no mean of ids."""
+    """Adds the delta of the first worker of the step, because integers such as ids have no mean."""
     GREATEST = "greatest"
     LEAST = "least"
 
