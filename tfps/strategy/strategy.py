@@ -79,8 +79,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             what one process gives, with every optimizer. They cross with the other dense variables. 0 makes every
             table a table. Under a `plan` the plan decides.
         repeated_ids: how the optimizer of a larger table sees an id that repeats in a batch. "sum" sums the gradients
-            of the id first, so Adam, Adagrad, RMSprop and others divide by the root of the square of the sum. "each"
-            gives them the sum of the squares, as Keras does in one process, and sends a second row for each such id.
+            of the id first, so Adam, Adagrad, RMSprop and others see the square of the sum. "each" gives them the sum
+            of the squares, as Keras does in one process, and sends a second row for each such id.
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
