@@ -3,7 +3,7 @@
 Workers run closures of many steps, ahead of the loop that calls the callbacks. That does no harm to a callback that
 only counts or reports. One that sets a learning rate, stops the training or saves the model expects that the steps so
 far are done and the next one has not begun. `Lookahead` gives the loop the number of steps that may begin. It also says
-whether a callback is called with the logs of each batch, which must not lag then: `TerminateOnNaN` stops by them.
+whether a callback gets the logs of each batch. Then they must not lag, because `TerminateOnNaN`, say, stops by them.
 
 Threading: the main thread.
 """
@@ -102,7 +102,7 @@ def acts_on_batches(callback: object, hooks: Sequence[str] = TRAIN_HOOKS) -> boo
 
 
 def _is_of_keras(hook: object) -> bool:
-    """Whether a hook is part of Keras. Its file tells, as a module of a user may be called keras_callbacks, say."""
+    """Whether a hook is part of Keras, by its file: a user's module may be called keras_callbacks, for example."""
     code = getattr(hook, "__code__", None)
     return code is not None and pathlib.Path(code.co_filename).is_relative_to(pathlib.Path(keras.__file__).parent)
 

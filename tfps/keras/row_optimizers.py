@@ -112,9 +112,9 @@ def check_repeats(optimizer: keras.Optimizer, table: Table) -> None:
 
 
 def measure_for(optimizer: keras.Optimizer, table: Table) -> Measure | None:
-    """Returns what the rule of an optimizer takes of each gradient of a repeated id; None to sum the gradients first.
+    """Returns the measure that is summed beside the gradients of a repeated id; None if its gradients are summed first.
 
-    It does what Keras does in one process: where the gradient of a table is in part dense, Keras adds all of it up.
+    As in Keras in one process: if a part of the gradient of a table is dense, Keras sums all of it by id.
 
     Raises:
         UnsupportedError: the rule is not defined for repeated ids.

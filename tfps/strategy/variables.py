@@ -142,7 +142,7 @@ class DenseVariable(StepVariable):
         Args:
             value: the assigned or added value, of the slices if there are `indices`; None if nothing is known.
             added: 0 for an assignment; 1 if the value is added, -1 if it is subtracted.
-            indices: the indices of the slices that are overwritten, as those of `tf.scatter_nd`; None without.
+            indices: the indices of the slices that are overwritten, as in `tf.scatter_nd`; None otherwise.
         """
         current = step.current()
         if current is None or current.assignments is None or current.copy_of(self.key) is None:

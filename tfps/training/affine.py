@@ -158,7 +158,7 @@ def _choose(condition: tf.Tensor, yes: Keep, no: Keep) -> Keep:
 
 
 def _extremes(value: tf.Tensor, handle: tf.Tensor, known: Dependencies) -> set[Extreme] | None:
-    """Returns the kinds of extremes that a value is made of; None if it is anything else of the variable."""
+    """Returns the extremes by which a value follows from a variable; None if it follows in any other way, or not."""
     if not known.depends(value, handle):
         return None
     operation = value.op

@@ -71,7 +71,7 @@ class Assignments:
             variable: the variable.
             value: the assigned or added value, of the slices if there are `indices`; None if nothing is known.
             added: 0 for an assignment; 1 if the value is added to the variable, -1 if it is subtracted.
-            indices: the indices of the slices that are overwritten, as those of `tf.scatter_nd`; None without.
+            indices: the indices of the slices that are overwritten, as in `tf.scatter_nd`; None otherwise.
         """
         # A declared average has a decay, and the state of a generator only grows.
         if variable.average is not None or isinstance(variable, SeedVariable):

@@ -1,4 +1,4 @@
-"""How the values of a variable that each worker of a global step moves by itself become one value.
+"""How the values that the workers of a global step assign to a variable become one value.
 
 Means and sums are made of deltas that each worker has multiplied by its examples, as its gradients are. A product would
 round ids and greatest values, so these cross with all their bits.
@@ -15,7 +15,7 @@ from tfps.training.exchange import extreme
 
 
 class Merge(enum.Enum):
-    """How the values of a variable that each worker of a global step moves by itself become one value."""
+    """How the values that the workers of a global step assign to a variable become one value."""
 
     MEAN = "mean"
     """Adds the mean of the workers' deltas, weighted by their examples."""
@@ -24,7 +24,7 @@ class Merge(enum.Enum):
     SUM = "sum"
     """Adds the sum of the workers' deltas."""
     FIRST = "first"
-    """Adds the delta of the first worker of the step: there is no mean of ids."""
+    """Adds the delta of the first worker of the step, because integers such as ids have no mean."""
     FIRST_CHANGED = "first changed"
     """The same, but each element has the delta of the first worker that changed it."""
     GREATEST = "greatest"
