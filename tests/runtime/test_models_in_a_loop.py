@@ -12,7 +12,7 @@ import tensorflow as tf
 
 ROWS, DIM = 200_000, 16
 TABLE_MB = ROWS * DIM * 4 / 2**20
-MODELS, WARM_UP = 14, 6
+MODELS, WARM_UP = 11, 5
 
 
 def train_a_model(strategy, rows, optimizer):
