@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from tfps.strategy.variables import SumVariable
+
 ROWS = 60
 
 
@@ -92,12 +94,16 @@ def test_a_dataset_is_sent_to_the_workers_once(counter, monkeypatch):
     sent, cut_shard = [], input_shards.cut_shard
     monkeypatch.setattr(input_shards, "cut_shard", lambda *shard: sent.append(shard[1:3]) or cut_shard(*shard))
     dataset = pairs().shuffle(ROWS, seed=3).batch(7)
-    for _ in range(3):
+    for _ in range(2):
         counter.fit(dataset, verbose=0)
-    assert sorted(sent) == [(2, 0), (2, 1)]
-    np.testing.assert_array_equal(counter.get_weights()[0], np.full((ROWS, 4), 3.0))
+    assert sent == [(1, input_shards.WHOLE)], "one worker alone trains a young model"
+    counter.optimizer.iterations.assign(1_000_000)
+    for _ in range(2):
+        counter.fit(dataset, verbose=0)
+    assert sorted(sent[1:]) == [(2, 0), (2, 1)]
+    np.testing.assert_array_equal(counter.get_weights()[0], np.full((ROWS, 4), 4.0))
     counter.fit(dataset.take(9), verbose=0)  # another dataset
-    assert len(sent) == 4
+    assert len(sent) == 5
     kept = weakref.ref(getattr(dataset, worker_input._SHARDS)[1])
     del dataset
     counter.fit(pairs().batch(7), verbose=0)
@@ -282,6 +288,7 @@ def test_parts_made_outside_the_scope_are_taken_in(strategy):
     model.compile(optimizer=optimizer, loss="mse", metrics=[metric])
     model.fit(pairs().batch(7), epochs=2, verbose=0)
     assert int(optimizer.iterations) == 18
+    assert all(isinstance(variable._value, SumVariable) for variable in metric.variables)
 
 
 def test_what_has_no_row_wise_form_is_refused(strategy):

@@ -150,6 +150,7 @@ def _keep_function(model: keras.Model, kind: str, force: bool) -> StepFunction |
     if eager:
         eager_steps.tell(model)
     elif building.finish(model, kind, run):
+        model_checks.adopt_metrics(model)
         model_checks.check_built(model)
     if function is None or force or isinstance(function, StepFunction if eager else EagerFunction):
         function = EagerFunction(model, run) if eager else StepFunction(model, run, updates=kind == "train")
@@ -258,4 +259,5 @@ def _symbolic_build(
         model_checks.prepare(model, strategy)
         if not eager_steps.runs_eagerly(model):
             building.begin(model, data_batch)
+            model_checks.adopt_metrics(model)
         model_checks.check_built(model)
