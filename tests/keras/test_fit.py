@@ -98,7 +98,7 @@ def test_a_dataset_is_sent_to_the_workers_once(counter, monkeypatch, young):
     sent, cut_shard = [], input_shards.cut_shard
     monkeypatch.setattr(input_shards, "cut_shard", lambda *shard: sent.append(shard[1:3]) or cut_shard(*shard))
     dataset = pairs().shuffle(ROWS, seed=3).batch(7)
-    for _ in range(2):
+    for _ in range(3):
         counter.fit(dataset, verbose=0)
     # One worker reads the whole input while the model is young.
     assert sorted(sent) == ([(1, input_shards.WHOLE)] if young else [(2, 0), (2, 1)])

@@ -3,6 +3,7 @@
 `make test-versions` tests it with the Keras versions of all supported TensorFlow versions.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -50,6 +51,8 @@ __all__ = [
     "cloning",
     "convert_to_np_if_not_ragged",
     "creating_layer",
+    "enumerate_steps",
+    "final_logs",
     "forget_uninitialized",
     "global_generator",
     "in_stateless_scope",
@@ -99,11 +102,29 @@ def creating_layer() -> Any:
     return next((scope.caller for scope in reversed(stack) if getattr(scope, "caller", None) is not None), None)
 
 
+def final_logs(model: keras.Model, logs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the logs of an epoch or of `evaluate` as `_get_metrics_result_or_logs` has to: Python's numbers, in
+    versions of Keras whose callers do not convert them.
+    """
+    convert = getattr(model, "_pythonify_logs", None)
+    return logs if convert is None else convert(logs)
+
+
+def enumerate_steps(iterator: TFEpochIterator) -> Iterator[tuple[Any, ...]]:
+    """Yields numbers of steps, and last what to read their batches from, for the steps of an epoch."""
+    # Before Keras 3.9 an iterator over an epoch is not iterable.
+    return iter(iterator) if hasattr(iterator, "__iter__") else iterator.enumerate_epoch()
+
+
+_GLOBAL_SEED_GENERATOR = getattr(seed_generator, "GLOBAL_SEED_GENERATOR", "global_seed_generator")
+"""The name of the global generator among the global attributes of Keras."""
+
+
 def global_generator() -> Any:
     """Returns the global `SeedGenerator` of Keras in this thread, or None if there is none yet."""
-    return global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+    return global_state.get_global_attribute(_GLOBAL_SEED_GENERATOR)
 
 
 def set_global_generator(generator: Any) -> None:
     """Makes `generator` the global `SeedGenerator` of Keras in this thread."""
-    global_state.set_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR, generator)
+    global_state.set_global_attribute(_GLOBAL_SEED_GENERATOR, generator)

@@ -13,7 +13,13 @@ from tfps.cluster import devices
 from tfps.embedding.whole import WHOLE_SUFFIX, WholeCopies
 from tfps.inputs.chief_dataset import as_tensor, move_to_this_context
 from tfps.keras import seeds
-from tfps.keras._compat import TFEpochIterator, convert_to_np_if_not_ragged, potentially_ragged_concat, tree
+from tfps.keras._compat import (
+    TFEpochIterator,
+    convert_to_np_if_not_ragged,
+    enumerate_steps,
+    potentially_ragged_concat,
+    tree,
+)
 from tfps.keras.model_steps import ModelSteps, without_optionals
 from tfps.runtime.ordered_results import run_in_order
 from tfps.strategy.variables import DenseVariable
@@ -86,7 +92,7 @@ def predict(
         epoch_iterator._distributed_dataset = results
         with epoch_iterator.catch_stop_iteration():
             # Keras before 3.10 gives the first step of an execution only, and later versions the last one as well.
-            for *numbers, iterator in epoch_iterator:
+            for *numbers, iterator in enumerate_steps(epoch_iterator):
                 hooks.on_predict_batch_begin(numbers[0])
                 outputs.append(_concatenate(_take(iterator, model.steps_per_execution)))
                 # Keras gives callbacks numpy arrays where it can.

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.keras import building, eager_steps, exporting, model_checks, optimizers, predicting, regularizing, seeds
-from tfps.keras._compat import ArrayDataAdapter, TensorFlowTrainer, TFEpochIterator, Trainer, cloning, keras
+from tfps.keras._compat import ArrayDataAdapter, TensorFlowTrainer, TFEpochIterator, Trainer, cloning, final_logs, keras
 from tfps.keras.arrays import make_dataset
 from tfps.keras.batch_callbacks import TEST_HOOKS, TRAIN_HOOKS, Lookahead
 from tfps.keras.eager_steps import EagerFunction
@@ -222,7 +222,7 @@ def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwa
 def _metrics_result_or_logs(stock: Method, model: keras.Model, logs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Ends an epoch or `evaluate`: waits for all its steps, so that the logs have them."""
     final = _steps_of(model).finish()
-    return stock(model, logs) if final is None else final
+    return stock(model, logs) if final is None else final_logs(model, final)
 
 
 def _run_settled(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
