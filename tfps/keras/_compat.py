@@ -103,9 +103,8 @@ def creating_layer() -> Any:
 
 
 def final_logs(model: keras.Model, logs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the logs of an epoch or of `evaluate` as `_get_metrics_result_or_logs` has to: Python's numbers, in
-    versions of Keras whose callers do not convert them.
-    """
+    """Returns the logs of an epoch or of `evaluate` as the callers of `_get_metrics_result_or_logs` expect them."""
+    # Early versions of Keras convert them to Python's numbers in that method, later ones in its callers.
     convert = getattr(model, "_pythonify_logs", None)
     return logs if convert is None else convert(logs)
 
