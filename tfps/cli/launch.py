@@ -4,6 +4,7 @@ tfps-launch --ps 2 --workers 4 train.py --epochs 3       a cluster on this machi
 TF_CONFIG='...' tfps-launch train.py                     the one role that TF_CONFIG names
 srun --ntasks=7 tfps-launch --ps 2 train.py              a cluster of the tasks of a SLURM step
 mpirun -n 7 tfps-launch --ps 2 train.py                  a cluster of the processes of Open MPI
+tfps-launch --kubernetes --image IMAGE train.py          prints the manifest of a cluster in Kubernetes
 """
 
 import sys
@@ -14,6 +15,7 @@ from absl import flags
 from tfps.cli.command import USAGE_ERROR, Command, define_alias
 from tfps.cluster import launcher, logs, tf_config
 from tfps.cluster.environments.find import find_task
+from tfps.cluster.environments.kubernetes import Deployment
 from tfps.cluster.environments.roles import RoleCounts
 from tfps.cluster.tf_config import TaskConfig
 from tfps.errors import ClusterError, ConfigError
@@ -21,6 +23,7 @@ from tfps.errors import ClusterError, ConfigError
 _FAILED = 1
 _DEFAULT_PS = 1
 _DEFAULT_WORKERS = 2
+_DEFAULT_NAME = "tfps"
 
 _DESCRIPTION = """
 Runs a program (a Python file or a command) on a parameter-server cluster.
@@ -33,6 +36,8 @@ With TF_CONFIG, or as one of several tasks of `srun` or Open MPI's `mpirun`, it 
 program, and parameter servers and workers serve until the chief is done, without running it. Tasks of `srun` and
 `mpirun` get their roles from their ranks: rank 0 is the chief, then each host in turn gives a parameter server, and the
 others are workers.
+
+With --kubernetes it starts nothing and prints a manifest, for `kubectl apply -f -`.
 
 Flags come before the program. All arguments after its name go to the program.
 """
@@ -73,6 +78,18 @@ _LOG_DIR = flags.DEFINE_string(
     "log-dir", None, "Write a log file for each task to this directory.", flag_values=COMMAND.flags
 )
 define_alias(COMMAND.flags, "log-dir")
+_KUBERNETES = flags.DEFINE_boolean(
+    "kubernetes", False, "Print the manifest of a StatefulSet and Jobs, and start nothing.", flag_values=COMMAND.flags
+)
+_JOBSET = flags.DEFINE_boolean(
+    "jobset", False, "With --kubernetes: a JobSet, which ends as a whole.", flag_values=COMMAND.flags
+)
+_IMAGE = flags.DEFINE_string(
+    "image", None, "With --kubernetes: the container image, with the program and tfps.", flag_values=COMMAND.flags
+)
+_NAME = flags.DEFINE_string(
+    "name", None, f"With --kubernetes: the name of its objects (default {_DEFAULT_NAME}).", flag_values=COMMAND.flags
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,6 +115,10 @@ def run() -> None:
 def _launch(arguments: list[str]) -> int:
     program = tuple(arguments[1:])
     try:
+        _check_kubernetes_flags()
+        if _KUBERNETES.value:
+            print(_deployment(program).manifest(), end="")
+            return 0
         config = _find_task()
         if config is not None:
             # This process becomes the program or a server, so the call does not return.
@@ -109,6 +130,24 @@ def _launch(arguments: list[str]) -> int:
     except ClusterError as error:
         logs.say(f"error: {error}")
         return _FAILED
+
+
+def _check_kubernetes_flags() -> None:
+    """Checks that flags of a manifest and flags of a start on this machine are not mixed."""
+    for flag in (_JOBSET, _IMAGE, _NAME):
+        if flag.value and not _KUBERNETES.value:
+            raise ConfigError(f"`--{flag.name}` must be given with --kubernetes only. Received: {flag.value!r}.")
+    if _KUBERNETES.value and _LOG_DIR.value:
+        raise ConfigError(
+            "`--log-dir` must be left out with --kubernetes, where `kubectl logs` shows the logs. "
+            f"Received: {_LOG_DIR.value!r}."
+        )
+
+
+def _deployment(program: tuple[str, ...]) -> Deployment:
+    name, num_ps, num_workers = _NAME.value, _PS.value or _DEFAULT_PS, _WORKERS.value or _DEFAULT_WORKERS
+    name = _DEFAULT_NAME if name is None else name
+    return Deployment(program, _IMAGE.value, name, num_ps, num_workers, _JOBSET.value)
 
 
 def _find_task() -> TaskConfig | None:

@@ -2,7 +2,8 @@
 
 Asked in this order; the first that is there decides:
 
-1. TF_CONFIG, which Kubernetes manifests of `tfps-launch` and operators such as TFJob set, too.
+1. TF_CONFIG. In Kubernetes the manifest sets it: that of `tfps-launch --kubernetes` (`kubernetes.py`), or an operator
+   such as TFJob.
 2. Open MPI. Before SLURM, because in a SLURM job `mpirun` starts its own daemons by `srun`: the processes below a
    daemon have variables of both, and those of SLURM are the daemon's.
 3. SLURM, if this process is a task of a step.
