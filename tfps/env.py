@@ -41,7 +41,7 @@ def chief_grace_s() -> float | None:
 
 
 def first_port() -> int | None:
-    """`TFPS_FIRST_PORT`: the first port of the tasks of a node in a SLURM step; None if unset.
+    """`TFPS_FIRST_PORT`: the lowest port of the tasks of a SLURM step; None if unset.
 
     If unset, tfps takes the ports that SLURM has reserved for the step (`srun --resv-ports`), or else ports that follow
     from the numbers of job and step. Set it, to one value in all tasks, if another program has these ports.

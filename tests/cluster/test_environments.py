@@ -114,9 +114,15 @@ def test_a_step_is_a_cluster(environment):
     assert task.name == "ps 1"
     assert task.cluster.as_dict() == {
         "chief": [f"n1:{port}"],
-        "ps": [f"n1:{port + 1}", f"n2:{port}"],
-        "worker": [f"n1:{port + 2}", f"n2:{port + 1}", f"n2:{port + 2}"],
+        "ps": [f"n1:{port + 1}", f"n2:{port + 3}"],
+        "worker": [f"n1:{port + 2}", f"n2:{port + 4}", f"n2:{port + 5}"],
     }
+
+
+def test_many_tasks_have_the_ports_of_their_numbers_on_a_node(environment):
+    variables = {"SLURM_STEP_NUM_TASKS": "66", "SLURM_STEP_TASKS_PER_NODE": "33(x2)", "SLURM_PROCID": "65"}
+    environment(STEP, **variables, SLURM_LOCALID="32")
+    assert find_task().endpoint.dial == f"n2:{10_000 + 7 * 64 + 32}"
 
 
 @pytest.mark.parametrize("distribution", ["cyclic", "cyclic:block", "cyclic,NoPack"])
@@ -134,9 +140,9 @@ def test_on_one_node_no_name_is_needed(environment):
 @pytest.mark.parametrize(
     ("variables", "ports"),
     [
-        ({"SLURM_STEP_ID": "1"}, [18832, 18833, 18834]),
+        ({"SLURM_STEP_ID": "1"}, [*range(18832, 18838)]),
         ({"SLURM_STEP_RESV_PORTS": "12001-12002,12007"}, [12001, 12002, 12007]),
-        ({"SLURM_STEP_RESV_PORTS": "12001-12003", "TFPS_FIRST_PORT": "9000"}, [9000, 9001, 9002]),
+        ({"SLURM_STEP_RESV_PORTS": "12001-12003", "TFPS_FIRST_PORT": "9000"}, [*range(9000, 9006)]),
     ],
 )
 def test_ports_of_a_step(environment, variables, ports):
@@ -161,8 +167,7 @@ def test_a_batch_script_is_no_step(environment, variables):
 
 
 def test_one_task_alone_is_a_program_of_one_machine(environment):
-    environment({"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NODELIST": "n1", "SLURM_STEP_TASKS_PER_NODE": "1"})
-    environment({"SLURM_PROCID": "0", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"})
+    environment({"SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"})
     assert find_task() is None
 
 
@@ -192,7 +197,7 @@ def test_half_a_step(environment, name):
         ),
         ({"SLURM_STEP_RESV_PORTS": "12001-12002"}, "`SLURM_STEP_RESV_PORTS` must have .* srun --resv-ports=3"),
         ({"TFPS_FIRST_PORT": "0"}, "TFPS_FIRST_PORT must be a port from 1 to 65535. Received: '0'"),
-        ({"TFPS_FIRST_PORT": "65534"}, "`TFPS_FIRST_PORT` must be at most 65533.*Received: 65534"),
+        ({"TFPS_FIRST_PORT": "65531"}, "`TFPS_FIRST_PORT` must be at most 65530.*Received: 65531"),
         (
             {"TF_CONFIG": tf_config(workers=3)},
             "TF_CONFIG must list a task for each of the 6 tasks of SLURM.*: 5",

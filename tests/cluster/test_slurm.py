@@ -1,4 +1,7 @@
-"""Tasks of a real SLURM: a controller and two nodes on this machine, with state and ports of their own."""
+"""Tasks of a real SLURM: a controller and two nodes on this machine, with state and ports of their own.
+
+The nodes are named by the two names of this machine, so that their tasks can connect.
+"""
 
 import contextlib
 import getpass
@@ -15,6 +18,7 @@ import pytest
 from tests.cluster.launched import FIND, TRAIN, launch, run_command
 from tfps.cluster import ports
 
+NODES = (socket.gethostname().partition(".")[0], "localhost")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIGURATION = """
 ClusterName=test
@@ -37,15 +41,15 @@ StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
-NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus}
-NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus}
-PartitionName=all Nodes=one,two Default=YES State=UP OverSubscribe=YES
+NodeName={host} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus}
+NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus}
+PartitionName=all Nodes={host},localhost Default=YES State=UP OverSubscribe=YES
 """
 
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """The environment variables of commands of a running SLURM with the nodes `one` and `two`."""
+    """The environment variables for commands of a running SLURM."""
     # Debian has daemons in /usr/sbin, which is on the PATH of root alone.
     path = os.environ["PATH"] + ":/usr/sbin"
     absent = [name for name in DAEMONS if shutil.which(name, path=path) is None]
@@ -71,7 +75,7 @@ def _write_configuration(folder):
     (folder / "key").write_bytes(os.urandom(1024))
     (folder / "key").chmod(0o400)
     chosen = [int(ports.reserve_address().rpartition(":")[2]) for _ in range(4)]
-    names = {"host": socket.gethostname().partition(".")[0], "user": getpass.getuser(), "cpus": os.cpu_count()}
+    names = {"host": NODES[0], "user": getpass.getuser(), "cpus": os.cpu_count()}
     text = CONFIGURATION.format(folder=folder, ports=chosen, last=chosen[3] + 20, **names)
     (folder / "slurm.conf").write_text(text)
 
@@ -81,8 +85,8 @@ def _commands(folder):
     options = ["--force", "--foreground", f"--key-file={folder / 'key'}", f"--socket={files['socket']}"]
     yield ["munged", *options, *(f"--{name}-file={files[name]}" for name in ("pid", "log", "seed"))]
     yield ["slurmctld", "-D"]
-    yield ["slurmd", "-D", "-N", "one"]
-    yield ["slurmd", "-D", "-N", "two"]
+    for node in NODES:
+        yield ["slurmd", "-D", "-N", node]
 
 
 @contextlib.contextmanager
@@ -104,45 +108,48 @@ def _wait_until(condition, folder, timeout_s=60):
         time.sleep(0.2)
 
 
-def srun(slurm, ntasks, *command, options=(), nodes=2, **environment):
-    # Overcommit: more tasks than cores.
-    options = [f"--nodes={nodes}", f"--ntasks={ntasks}", "--overcommit", "--quiet", *options]
-    return run_command("srun", *options, *command, **slurm, **environment)
+def srun(slurm, ntasks, *command, resv_ports=0, options=()):
+    # Without a number SLURM reserves as many ports as a node has tasks. Overcommit: more tasks than cores.
+    options = [f"--resv-ports={resv_ports}", "--nodes=2", f"--ntasks={ntasks}", "--overcommit", "--quiet", *options]
+    return run_command("srun", *options, *command, **slurm)
 
 
-@pytest.mark.parametrize("options", [["--distribution=block"], ["--distribution=cyclic", "--resv-ports=3"]], ids=str)
-def test_tasks_of_a_step_agree(slurm, options):
-    status, output, errors = srun(slurm, 6, sys.executable, "-c", FIND, options=options)
+@pytest.mark.parametrize(
+    ("distribution", "resv_ports", "different_ports"),
+    # The nodes are one machine here. Ports that SLURM has reserved are reserved on each.
+    [("block", 0, 6), ("cyclic", 0, 6), ("cyclic", 3, 3)],
+)
+def test_tasks_of_a_step_agree(slurm, distribution, resv_ports, different_ports):
+    options = [f"--distribution={distribution}"]
+    status, output, errors = srun(slurm, 6, sys.executable, "-c", FIND, resv_ports=resv_ports, options=options)
     assert status == 0, errors
     names, addresses, nodes, clusters = zip(*sorted(line.split("|") for line in output.splitlines()), strict=True)
     assert names == ("chief 0", "ps 0", "ps 1", "worker 0", "worker 1", "worker 2")
     assert [address.partition(":")[0] for address in addresses] == list(nodes)
     assert len(set(addresses)) == 6 and len(set(clusters)) == 1
-    assert set(nodes[1:3]) == {"one", "two"}
+    assert len({address.partition(":")[2] for address in addresses}) == different_ports
+    assert set(nodes[1:3]) == set(NODES)
 
 
 def test_what_does_not_fit_is_refused_by_every_task(slurm):
     status, _, errors = srun(slurm, 4, *launch("--ps", "2", "--workers", "2", "train.py"))
     assert status == 2
-    assert (
-        errors.count("`--ps` and `--workers` must fit the tasks: 1 chief + servers + workers = 4 (SLURM_STEP_NUM") == 4
-    )
+    assert errors.count("must fit the tasks: 1 chief + servers + workers = 4 (SLURM_STEP_NUM_TASKS)") == 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["tfps-launch", "python"])
 def test_trains(slurm, tmp_path, by):
-    """On one node: the names of the two are known to no name server."""
     program = tmp_path / "train.py"
     program.write_text(TRAIN)
     command = launch("--workers", "2", str(program)) if by == "tfps-launch" else [sys.executable, str(program)]
-    status, output, errors = srun(slurm, 4, *command, nodes=1)
+    status, output, errors = srun(slurm, 4, *command)
     assert (status, output) == (0, "trained 1 2 80\n"), errors
-    assert errors.count(" ends: the chief at 127.0.0.1:") == 3
+    assert sum(errors.count(f" ends: the chief at {node}:") for node in NODES) == 3
 
 
 @pytest.mark.slow
 def test_the_status_of_the_program_is_that_of_srun(slurm, tmp_path):
     program = tmp_path / "train.py"
     program.write_text(TRAIN + "raise SystemExit(7)")
-    assert srun(slurm, 3, *launch(str(program)), nodes=1)[0] == 7
+    assert srun(slurm, 3, *launch(str(program)))[0] == 7

@@ -73,7 +73,7 @@ def _run_exchange(address: str) -> str:
     # Isolated: the folder of the script, which Python would search first, has modules with common names.
     command = [sys.executable, "-I", str(pathlib.Path(__file__).with_name("mpi_exchange.py")), address]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
         raise ClusterError(
             f"Open MPI did not exchange the addresses of its tasks within {limit_s:g} s (TFPS_JOIN_TIMEOUT_S). "

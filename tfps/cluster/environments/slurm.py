@@ -2,7 +2,7 @@
 
 SLURM tells each task of a step the names of the step's nodes and how many tasks each node has. So every task computes
 the addresses of all tasks, and nothing is exchanged: the host is the node's name, the port follows from the job and the
-task's number on its node.
+task's rank.
 
 Only a step counts. A program that `sbatch` starts without `srun` is one process, and starts a cluster of its own.
 """
@@ -41,6 +41,9 @@ def read_ranks() -> Ranks | None:
     if not any(os.environ.get(name) for name in (_SIZE, _NODES, _COUNTS)):
         return None
     size = read_integer(_SIZE, _NAME, at_least=1)
+    if size == 1:
+        # A shell or a program of one process: the other variables do not matter, and must not refuse it.
+        return Ranks(_NAME, 0, size, _SIZE, agree_on_addresses=list)
     rank = read_integer("SLURM_PROCID", _NAME, below=(_SIZE, size))
     nodes = expand_nodes(read_variable(_NODES, _NAME))
     counts = expand_counts(read_variable(_COUNTS, _NAME))
@@ -49,9 +52,6 @@ def read_ranks() -> Ranks | None:
             f"`{_COUNTS}` must have a number for each of the {len(nodes)} nodes of {_NODES}, {size} in all ({_SIZE}). "
             f"Received: {os.environ[_COUNTS]!r}."
         )
-    if size == 1:
-        # A shell or a program of one process: nothing below matters, and nothing below may refuse it.
-        return Ranks(_NAME, rank, size, _SIZE, agree_on_addresses=list)
     node = nodes[read_integer("SLURM_NODEID", _NAME, below=("SLURM_STEP_NUM_NODES", len(nodes)))]
     return Ranks(_NAME, rank, size, _SIZE, lambda: _list_addresses(rank, nodes, counts), tuple(nodes), node)
 
@@ -92,10 +92,10 @@ def _list_addresses(rank: int, nodes: list[str], counts: list[int]) -> list[str]
     """Returns the address of each rank."""
     places = _place_ranks(counts)
     _check_place(rank, *places[rank])
-    ports = _choose_ports(max(counts))
+    ports = _choose_ports([local for _, local in places])
     # On one node no name needs to be known.
     hosts = nodes if len(nodes) > 1 else [LOOPBACK]
-    return [f"{hosts[node]}:{ports[local]}" for node, local in places]
+    return [f"{hosts[node]}:{port}" for (node, _), port in zip(places, ports, strict=True)]
 
 
 def _expand_item(item: str, text: str) -> list[str]:
@@ -144,24 +144,33 @@ def _check_place(rank: int, node: int, local: int) -> None:
         )
 
 
-def _choose_ports(count: int) -> list[int]:
-    """Returns the ports of the tasks of a node, of which there are at most `count`."""
-    reserved = os.environ.get("SLURM_STEP_RESV_PORTS", "").strip()
+def _choose_ports(numbers: list[int]) -> list[int]:
+    """Returns the port of each rank, given the number of each rank on its node."""
     first = env.first_port()
+    reserved = os.environ.get("SLURM_STEP_RESV_PORTS", "").strip()
     if first is None and reserved:
-        # SLURM gives them to no other step, so they are better than a guess.
-        ports = [int(port) for port in _expand_ranges(reserved, "SLURM_STEP_RESV_PORTS", reserved)]
-        if len(ports) < count:
-            raise ConfigError(
-                f"`SLURM_STEP_RESV_PORTS` must have a port for each task of a node: srun --resv-ports={count}. "
-                f"Received: {reserved!r}."
-            )
-        return ports
+        # SLURM gives them to no other step on these nodes, so they are better than a guess.
+        return _choose_reserved(reserved, numbers)
     if first is None:
         job, step = read_integer("SLURM_JOB_ID", _NAME), read_integer("SLURM_STEP_ID", _NAME)
         first = _PORT_BASE + (job + _STEP_STRIDE * step) % _STEPS * _PORTS_PER_STEP
-    if first + count > 65536:
+    # A port for each rank, as long as they do not reach those of the next job: several nodes may share one machine.
+    offsets = list(range(len(numbers))) if len(numbers) <= _PORTS_PER_STEP else numbers
+    if first + max(offsets) > 65535:
         raise ConfigError(
-            f"`TFPS_FIRST_PORT` must be at most {65536 - count}, because a node has {count} tasks. Received: {first}."
+            f"`TFPS_FIRST_PORT` must be at most {65535 - max(offsets)}, because tasks take this port and the "
+            f"{max(offsets)} above it. Received: {first}."
         )
-    return list(range(first, first + count))
+    return [first + offset for offset in offsets]
+
+
+def _choose_reserved(reserved: str, numbers: list[int]) -> list[int]:
+    """Returns the port of each rank, from those that SLURM has reserved on every node of the step."""
+    ports = [int(port) for port in _expand_ranges(reserved, "SLURM_STEP_RESV_PORTS", reserved)]
+    count = max(numbers) + 1
+    if len(ports) < count:
+        raise ConfigError(
+            f"`SLURM_STEP_RESV_PORTS` must have a port for each task of a node: srun --resv-ports={count}. "
+            f"Received: {reserved!r}."
+        )
+    return [ports[number] for number in numbers]
