@@ -1,4 +1,4 @@
-"""What the tests of real launchers share: programs for their tasks, and how a command is run."""
+"""What the tests of real process managers share: programs for their tasks, and how a command is run."""
 
 import os
 import pathlib

@@ -26,7 +26,7 @@ MPIRUN = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}
 
 
 @pytest.fixture(autouse=True)
-def no_launcher(monkeypatch):
+def no_process_manager(monkeypatch):
     """The tests themselves may run in a job."""
     for name in list(os.environ):
         if name.startswith(("SLURM", "OMPI_", "PMI_")) or name in ("TF_CONFIG", "TFPS_FIRST_PORT"):

@@ -88,7 +88,7 @@ def test_a_cluster_and_tf_config_are_refused_together(monkeypatch):
         tfps.ParameterServerStrategy(LocalCluster())
 
 
-def test_a_task_of_a_launcher_finds_its_role_unless_a_cluster_is_given(monkeypatch):
+def test_a_rank_finds_its_role_unless_a_cluster_is_given(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "6")
     monkeypatch.delenv("SLURM_PROCID", raising=False)

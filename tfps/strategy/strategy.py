@@ -122,7 +122,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             dense_tables_bytes=dense_tables_bytes,
             repeated_ids=repeated_ids,
         )
-        # A cluster that is given needs no launcher: a task of SLURM may want servers of its own.
+        # A cluster that is given needs no process manager: a task of SLURM may want servers of its own.
         config = find_task() if arguments.cluster is None else from_environment()
         arguments.check_against(config)
         # If the library was built for another TensorFlow, this raises a clear error. Otherwise the servers would fail

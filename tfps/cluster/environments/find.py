@@ -8,7 +8,7 @@ Asked in this order; the first that is there decides:
    daemon have variables of both, and those of SLURM are the daemon's.
 3. SLURM, if this process is a task of a step.
 
-A launcher that has started one task alone is not asked: its program is a program of one machine.
+A process manager that has started one task alone is not asked: its program is a program of one machine.
 """
 
 from tfps.cluster import tf_config
@@ -24,11 +24,12 @@ def find_task(counts: RoleCounts | None = None) -> TaskConfig | None:
     Under Open MPI all tasks exchange their addresses in this call, so all must make it, and each once.
 
     Args:
-        counts: how many parameter servers and workers a launcher's tasks become; None for the default. Only read if
-            there is no TF_CONFIG.
+        counts: how many tasks of a process manager become parameter servers and workers; None for the default. Only
+            read if there is no TF_CONFIG.
 
     Raises:
-        ConfigError: a variable breaks a rule, TF_CONFIG contradicts the launcher, or the tasks do not fit the roles.
+        ConfigError: a variable breaks a rule, TF_CONFIG contradicts the process manager, or the tasks do not fit the
+            roles.
         ClusterError: the tasks could not agree on their addresses.
     """
     config = tf_config.from_environment()
@@ -44,6 +45,6 @@ def find_task(counts: RoleCounts | None = None) -> TaskConfig | None:
 
 
 def _read_ranks() -> Ranks | None:
-    """Returns the rank of this process, or None if no launcher has started it beside others."""
+    """Returns the rank of this process, or None if no process manager has started it beside others."""
     ranks = mpi.read_ranks() or slurm.read_ranks()
     return None if ranks is None or ranks.size == 1 else ranks

@@ -41,12 +41,12 @@ def refuse_other_mpi() -> None:
     Raises:
         ConfigError: such an MPI has started this process as one of several.
     """
-    # The variables of Hydra, the launcher of MPICH, Intel MPI and MVAPICH.
+    # The variables of Hydra, the process manager of MPICH, Intel MPI and MVAPICH.
     size = os.environ.get("PMI_SIZE", "").strip()
     if size not in ("", "1"):
         raise ConfigError(
-            f"`PMI_SIZE` must be 1 or unset: tfps asks {_NAME} and SLURM for roles, and no other launcher. "
-            f"Received: {size!r}. Valid for other launchers: TF_CONFIG."
+            f"`PMI_SIZE` must be 1 or unset: tfps asks {_NAME} and SLURM for roles, and no other process manager. "
+            f"Received: {size!r}. Valid for other process managers: TF_CONFIG."
         )
 
 

@@ -1,7 +1,7 @@
-"""Which of the tasks of one launcher is the chief, which are parameter servers and which are workers.
+"""Which of the tasks of one process manager is the chief, which are parameter servers and which are workers.
 
-A launcher such as `srun` numbers its tasks by *rank*, from 0, and knows no roles. Every task computes the roles of all
-tasks from the same values, so they agree without a message. Pure functions: any thread, microseconds.
+A process manager such as `srun` numbers its tasks by *rank*, from 0, and knows no roles. Every task computes the roles
+of all tasks from the same values, so they agree without a message. Pure functions: any thread, microseconds.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class RoleCounts:
         """Returns the number of parameter servers among `size` tasks. One task is the chief, the others are workers.
 
         Args:
-            size: the number of tasks that the launcher has started.
+            size: the number of tasks that the process manager has started.
             size_variable: the environment variable that says so, for the message.
 
         Raises:
