@@ -56,9 +56,9 @@ class Assignments(Protocol):
 
         Args:
             variable: the variable; the worker has a copy of it.
-            value: the assigned or added value; None for one that overwrites a part of the variable.
+            value: the assigned or added value, of the slices if there are `indices`; None if nothing is known.
             added: 0 for an assignment; 1 if the value is added to the variable, -1 if it is subtracted.
-            indices: the indices of the slices that are overwritten, as those of `tf.scatter_nd`; None without.
+            indices: the indices of the slices that are overwritten, as in `tf.scatter_nd`; None otherwise.
         """
         ...
 

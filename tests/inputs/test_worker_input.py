@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfps.inputs.input_shards import WHOLE
 from tfps.inputs.iterators import next_batch
 from tfps.inputs.worker_input import WorkerInput
 
@@ -54,7 +55,9 @@ def test_an_epoch_that_one_worker_began_is_divided_where_it_stopped(strategy):
     assert orders[0] != orders[1]
     # The shards of a later epoch, of an evaluation say, begin before those of the epochs that are divided.
     later = iter(source)
+    assert WHOLE in source.shards._sent
     later.begin()
+    assert WHOLE not in source.shards._sent, "the first worker keeps the whole input"
     start(later, 0, 0)
     for epoch, order in zip(epochs, orders, strict=True):
         epoch.taken[0] = 5

@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from tests.conftest import all_train
+from tfps.strategy.variables import SumVariable
+
 ROWS = 60
 
 
@@ -86,18 +89,23 @@ def test_keras_does_not_warn_of_a_shuffle_that_nobody_asked_for(counter, recwarn
     assert not [str(warning.message) for warning in recwarn if "shuffle" in str(warning.message)]
 
 
-def test_a_dataset_is_sent_to_the_workers_once(counter, monkeypatch):
+@pytest.mark.parametrize("young", [False, True], ids=["old", "young"])
+def test_a_dataset_is_sent_to_the_workers_once(counter, monkeypatch, young):
     from tfps.inputs import input_shards, worker_input
 
+    if not young:
+        all_train(monkeypatch)
     sent, cut_shard = [], input_shards.cut_shard
     monkeypatch.setattr(input_shards, "cut_shard", lambda *shard: sent.append(shard[1:3]) or cut_shard(*shard))
     dataset = pairs().shuffle(ROWS, seed=3).batch(7)
-    for _ in range(3):
+    for _ in range(2):
         counter.fit(dataset, verbose=0)
-    assert sorted(sent) == [(2, 0), (2, 1)]
+    # One worker reads the whole input while the model is young.
+    assert sorted(sent) == ([(1, input_shards.WHOLE)] if young else [(2, 0), (2, 1)])
+    once = len(sent)
     np.testing.assert_array_equal(counter.get_weights()[0], np.full((ROWS, 4), 3.0))
     counter.fit(dataset.take(9), verbose=0)  # another dataset
-    assert len(sent) == 4
+    assert len(sent) == 2 * once
     kept = weakref.ref(getattr(dataset, worker_input._SHARDS)[1])
     del dataset
     counter.fit(pairs().batch(7), verbose=0)
@@ -282,6 +290,8 @@ def test_parts_made_outside_the_scope_are_taken_in(strategy):
     model.compile(optimizer=optimizer, loss="mse", metrics=[metric])
     model.fit(pairs().batch(7), epochs=2, verbose=0)
     assert int(optimizer.iterations) == 18
+    assert isinstance(metric.variables[0]._value, SumVariable)
+    assert float(metric.count) == ROWS  # the examples of the last epoch, none lost and none twice
 
 
 def test_what_has_no_row_wise_form_is_refused(strategy):

@@ -101,7 +101,7 @@ class Held(keras.Model):
         if isinstance(held, keras.metrics.Metric):
             held.update_state(loss)
         elif isinstance(held, tf.Variable):
-            held.assign(0.9 * held + loss)
+            tf.switch_case(tf.constant(0), [lambda: held.assign(0.9 * held + loss), lambda: held.assign(held)])
         return {"own": loss}
 
 

@@ -216,7 +216,10 @@ data = tf.data.Dataset.from_tensor_slices(np.arange(6, dtype="float32")[:, None]
 early = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
 words = keras.layers.StringLookup(vocabulary=["a"])
 mapped = tf.data.Dataset.from_tensors(["a"]).map(words)
-strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=1))
+Strategy = tfps.ParameterServerStrategy
+# Before there is a cluster, all is as without tfps, also in a graph.
+assert len(tf.function(lambda: next(iter(data)))()) == 4
+strategy = Strategy(tfps.LocalCluster(num_ps=1, num_workers=1))
 with strategy.scope():
     model = keras.Sequential([keras.Input((2,), dtype="int64"), keras.layers.Embedding(60, 4), keras.layers.Flatten()])
     model.compile("adam", "mse")

@@ -12,6 +12,7 @@ import tfps
 from tfps.errors import UnsupportedError
 
 BATCH, STEPS, ROWS = 4, 96, 16
+FIRST_ID = 2**40
 MODES = ["async", "overlapped async", "geo", "overlapped geo", "sync"]
 
 
@@ -35,6 +36,8 @@ class Stateful(keras.layers.Layer):
         self.most, self.some = weight("most", (2,)), weight("some", dtype="bool")
         self.bank, self.places = weight("bank", (STEPS,)), weight("places", (STEPS,), "int32")
         self.kept = weight("kept", (2,), value="ones")
+        self.newest, self.names = weight("newest", dtype="int64"), weight("names", (STEPS + 1,), "int64")
+        self.raised, self.moved = weight("raised"), weight("moved", (STEPS,))
 
     def call(self, x, training=False):
         if training:
@@ -61,6 +64,16 @@ class Stateful(keras.layers.Layer):
             self.bank.assign(keras.ops.scatter_update(self.bank, place[:, None], x[:, 0] + 1.0))
             self.places.assign(self.places + keras.ops.sum(keras.ops.one_hot(place, STEPS, dtype="int32"), 0))
             self.kept.assign(self.kept * [0.97, 1.0] + nothing)
+            # Ids, of which float32 has too few digits. All steps write the last of the names.
+            number = FIRST_ID + keras.ops.cast(place[:1], "int64")
+            self.newest.assign(keras.ops.maximum(self.newest, number[0]))
+            names = keras.ops.concatenate([number, 2 * number])
+            self.names.assign(keras.ops.scatter_update(self.names, [[place[0]], [STEPS]], names))
+            # What has no merge: an extreme of a sum, and slices that follow from their old values.
+            self.raised.assign_add(1.0)
+            self.raised.assign(keras.ops.maximum(self.raised, x[0, 0]))
+            rows = tf.gather(self.moved.value, place[:1]) + 1.0
+            self.moved.value.scatter_update(tf.IndexedSlices(rows, place[:1]))
         return x
 
 
@@ -91,7 +104,12 @@ def test_what_two_workers_assign_adds_up_to_what_one_process_has(strategy, monke
     np.testing.assert_array_equal(layer.places.numpy(), BATCH)
     np.testing.assert_allclose(layer.kept.numpy(), [0.97**steps, 1.0], rtol=1e-3)
     assert bool(layer.some.numpy())
-    assert any("queue" in record.message and "cannot merge" in record.message for record in caplog.records)
+    assert int(layer.newest.numpy()) == FIRST_ID + STEPS - 1
+    np.testing.assert_array_equal(layer.names.numpy()[:-1], FIRST_ID + np.arange(STEPS))
+    assert layer.names.numpy()[-1] % 2 == 0, "ids were mixed"
+    np.testing.assert_array_equal(layer.moved.numpy(), 1.0)
+    for name in ("queue", "raised", "moved") if mode != "sync" else ("queue",):
+        assert any(name in record.message and "cannot merge" in record.message for record in caplog.records), name
     assert float(layer.last) == 7.0 and bool(layer.flag.numpy()) and int(layer.at) in range(5)
     if mode != "sync":  # it has the mean of the workers' queues
         queue = layer.queue.numpy()

@@ -1,4 +1,4 @@
-"""The zygote of a forked program: a fork of it too, made while it has one thread, which waits until it is needed.
+"""The zygote of a forked program: another fork, made while the program has one thread. It waits until it is needed.
 
 It runs the same `zygote.main` as a new process would, and saves the import of TensorFlow.
 """

@@ -111,8 +111,8 @@ def merge(
         pieces: the (table, shard) of each piece; all tables are of one kind.
         messages: the message of each worker, from `RoutedGradients.message` with the examples of its batch as factor.
         total: the number of examples of all workers, a scalar.
-        measure: what the messages have beside the gradients of ids that repeat; None for nothing. Sums of measures add
-            up over the workers, because in the joined batch an id repeats if two workers have it.
+        measure: the measure that messages have of ids that repeat; None for none. Measures are added up over the
+            workers, because an id that two workers have repeats in the joined batch.
     """
     # local[p], rows[p] and measures[p] have one tensor for each worker.
     dim = pieces[0][0].dim
@@ -169,7 +169,7 @@ def _apply(merged: ServerRows, chosen: list[tuple[RowUpdate, int]]) -> tf.Operat
             if of_pieces is not None:
                 scaled = [update.gradient.scale_measures(of_pieces[piece], merged.measure) for update, piece in chosen]
                 measures = tf.concat(scaled, 0)
-        # Measures that were sent to find a norm alone are not for the rule.
+        # Measures that were sent only for a norm are not for the rule.
         if measures is not None and first.measure is None:
             measures = None
         if measures is not None:

@@ -276,7 +276,7 @@ class Table(RoutedRows, abc.ABC):
         current = step.current()
         if current is not None and not current.eager:
             raise UnsupportedError(
-                "within `tf.recompute_grad` and `tf.custom_gradient` no table can be used, whose gradient is no "
+                "a table cannot be used within `tf.recompute_grad` or `tf.custom_gradient`: its gradient is no "
                 f"tensor. Received: {self.name!r}. Valid: look up the rows before, and pass them to the function."
             )
         return object_identity.Reference(self)

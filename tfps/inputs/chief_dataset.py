@@ -25,7 +25,8 @@ def move_to_this_context(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 def is_stranded(dataset: tf.data.Dataset) -> bool:
     """Whether a dataset was made before this process connected to a cluster, so that it cannot be iterated over."""
-    if not devices.is_unconnected(dataset._variant_tensor.device):
+    # In a graph, devices do not tell.
+    if not tf.executing_eagerly() or not devices.is_unconnected(dataset._variant_tensor.device):
         return False
     # A small tensor tells the current name of the device.
     return not devices.is_unconnected(tf.constant(0).device)

@@ -103,6 +103,8 @@ class Epoch:
         """
         self.source.shards.epochs += 1
         self.number, self.alone = self.source.shards.epochs, alone
+        if not alone:
+            self.source.shards.forget_whole()
 
     def divide(self) -> None:
         """Divides the rest of the input, which one worker has read so far. The caller then starts the shards."""

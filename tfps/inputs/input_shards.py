@@ -13,7 +13,7 @@ from tfps.types import Nest
 _LOG = logging.getLogger("tfps")
 
 WHOLE = -1
-"""Names the whole input in place of the number of a shard. The first worker reads it, while it trains alone."""
+"""The whole input, where a shard has a number. The first worker reads it while it trains alone."""
 
 
 class InputShards:
@@ -58,7 +58,8 @@ class InputShards:
                 len(devices),
             )
         self.epochs = 0
-        # On their own workers: the datasets, what iterators over whole shards read, and how often those have begun.
+        # For each shard, on its own worker: the dataset, the same as iterators over the whole shard read it, and the
+        # number of epochs that these iterators have begun.
         self._sent: dict[int, tf.Tensor] = {}
         self._read: dict[int, tf.Tensor] = {}
         self._begun: dict[int, int] = {}
@@ -101,7 +102,7 @@ class InputShards:
             return self._make_rest(self._sent[shard], device, epoch, taken)
         self._begun[shard] = epoch
         with tf.device(device):
-            # A shuffle draws a new order each time, also for epochs in which this worker did not read this shard.
+            # A shuffle draws a new order for each epoch, so the iterator also begins those that it has missed.
             return make_iterator(self._read[shard], epoch - begun)
 
     def begin_elsewhere(self, shard: int, device: str, epoch: int, taken: int) -> tf.Tensor:

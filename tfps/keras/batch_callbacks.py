@@ -3,7 +3,7 @@
 Workers run closures of many steps, ahead of the loop that calls the callbacks. That does no harm to a callback that
 only counts or reports. One that sets a learning rate, stops the training or saves the model expects that the steps so
 far are done and the next one has not begun. `Lookahead` gives the loop the number of steps that may begin. It also says
-whether a callback is called with the logs of each batch, which must not lag then: `TerminateOnNaN` stops by them.
+whether a callback gets the logs of each batch. Then they must not lag, because `TerminateOnNaN`, say, stops by them.
 
 Threading: the main thread.
 """
@@ -48,21 +48,25 @@ class Lookahead:
         # The model refers to this object while it is trained.
         self._model = weakref.ref(model)
         self._trains = trains = hooks is TRAIN_HOOKS
-        # An evaluation that a callback ends has as many batches as the callback has seen.
-        self._workers = model.distribute_strategy.num_workers if trains else 1
+        self._workers = model.distribute_strategy.num_workers
         listed = list(_flat(callbacks))
         self._acting = [one for one in listed if acts_on_batches(one, hooks)]
         self._saving = [one for one in listed if trains and batches_until_save(one) is not None]
-        self.reads_logs = any(_has_hook(one, hooks) for one in listed)
+        self.reads_logs = any(_reads_logs(one, hooks) for one in listed)
 
-    def steps(self) -> int | None:
-        """Returns the number of steps that may begin beyond those that the callbacks have seen; None for any number."""
+    def steps(self, workers: int) -> int | None:
+        """Returns the number of steps that may begin beyond those that the callbacks have seen; None for any number.
+
+        Args:
+            workers: the number of workers that train or evaluate now; one alone while a model is young.
+        """
         model = self._model()
         assert model is not None
         if self._acting and (self._workers > 1 or not self._trains) and model not in _SAID:
             _SAID.add(model)
             self._tell()
-        most = [self._workers] * bool(self._acting)
+        # An evaluation that a callback ends has as many batches as the callback has seen.
+        most = [workers if self._trains else 1] * bool(self._acting)
         most += [batches for one in self._saving if (batches := batches_until_save(one)) is not None]
         if not most:
             return None
@@ -98,18 +102,21 @@ def acts_on_batches(callback: object, hooks: Sequence[str] = TRAIN_HOOKS) -> boo
 
 
 def _is_of_keras(hook: object) -> bool:
-    """Whether a hook is part of Keras. Its file tells, as a module of a user may be called keras_callbacks, say."""
+    """Whether a hook is part of Keras, by its file: a user's module may be called keras_callbacks, for example."""
     code = getattr(hook, "__code__", None)
     return code is not None and pathlib.Path(code.co_filename).is_relative_to(pathlib.Path(keras.__file__).parent)
 
 
-def _has_hook(callback: object, hooks: Sequence[str]) -> bool:
-    """Returns whether a callback has a method of its own that is called between two batches."""
+def _reads_logs(callback: object, hooks: Sequence[str]) -> bool:
+    """Returns whether a callback has a method of its own that is called between two batches, with their logs."""
     # The progress bar shows logs; they may lag.
     if isinstance(callback, keras.callbacks.ProgbarLogger):
         return False
-    found = ((name, _plain(getattr(callback, name, None))) for name in hooks)
-    return any(hook not in (None, getattr(keras.callbacks.Callback, name, None)) for name, hook in found)
+    stock = ((name, _plain(getattr(callback, name, None))) for name in hooks)
+    own = [hook for name, hook in stock if hook not in (None, getattr(keras.callbacks.Callback, name, None))]
+    # Those of Keras that save or write once an epoch are called after each batch, only to count it.
+    frequency = getattr(callback, "save_freq", getattr(callback, "update_freq", None))
+    return bool(own) and not (frequency in (False, "epoch") and all(map(_is_of_keras, own)))
 
 
 def _flat(callbacks: object) -> Iterator[object]:

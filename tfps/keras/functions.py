@@ -152,7 +152,7 @@ class StepFunction:
         numbered = self._steps.writes_summaries or epoch.source.is_fed
         if numbered and self._first_steps is not None and self._steps.model.optimizer is not None:
             self._runner.trained = self._steps.trained_steps()
-        self._runner.lookahead = lookahead.steps if lookahead is not None else lambda: None
+        self._runner.lookahead = lookahead.steps if lookahead is not None else lambda workers: None
         return self.mode.schedule(self._runner, epoch)
 
     def _log_plan(self, epoch: Epoch) -> None:

@@ -68,7 +68,16 @@ def prepare(model: keras.Model, strategy: ParameterServerStrategy) -> None:
         if not leads and whole_of(optimizer) is optimizer:
             _check_mode(optimizer, leading)
     adopt_layers(strategy, model)
-    adopt_variables(strategy, [one for metric in metrics_of(model) for one in metric.variables], "metric")
+    adopt_metrics(model)
+
+
+def adopt_metrics(model: keras.Model) -> None:
+    """Moves metrics that were made outside the scope to the strategy of the model.
+
+    Those given to `compile` are only known once the model is built.
+    """
+    variables = [one for metric in metrics_of(model) for one in metric.variables]
+    adopt_variables(model._distribute_strategy, variables, "metric")
 
 
 def adopt_optimizers(model: keras.Model) -> None:

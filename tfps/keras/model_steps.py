@@ -28,7 +28,7 @@ from tfps.training.hoisting import DirectLookups, Recording
 from tfps.types import Nest, VariableKey
 
 _COPIED = (DenseVariable, SumVariable)
-"""The variables that a step uses as copies: it moves and counts for itself, and is merged with others later."""
+"""The variables of which a step uses copies. What workers do to their copies is merged later."""
 
 RECURRENT = 8
 """The weight of a step that other workers have not seen in a model with recurrent layers, such as an LSTM."""

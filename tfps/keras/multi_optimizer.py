@@ -8,10 +8,15 @@ A `LossScaleOptimizer`, which Keras wraps around an optimizer under the policy "
 optimizer in it.
 """
 
+import weakref
+
 import keras
 
 MULTI_KINDS: tuple[type, ...] = tuple(filter(None, [getattr(keras.optimizers, "MultiOptimizer", None)]))
 """The optimizer classes that consist of other optimizers: none before Keras 3.15."""
+
+_WHOLES: "weakref.WeakKeyDictionary[keras.Optimizer, weakref.ref[keras.Optimizer]]" = weakref.WeakKeyDictionary()
+"""The MultiOptimizer of each part. No attribute of the part: Keras saves and loads what those refer to."""
 
 
 def unscaled(optimizer: keras.Optimizer) -> keras.Optimizer:
@@ -33,8 +38,7 @@ def parts_of(optimizer: keras.Optimizer) -> list[keras.Optimizer]:
     if not is_multi(optimizer):
         return [optimizer]
     for part in optimizer.optimizers:
-        # Keras would track a plain attribute, and the whole would become a child of its part.
-        object.__setattr__(part, "_tfps_whole", optimizer)
+        _WHOLES[part] = weakref.ref(optimizer)
     return list(optimizer.optimizers)
 
 
@@ -57,4 +61,5 @@ def part_for(optimizer: keras.Optimizer, variable: keras.Variable) -> keras.Opti
 
 def whole_of(part: keras.Optimizer) -> keras.Optimizer:
     """Returns the MultiOptimizer that an optimizer is a part of; the optimizer itself if there is none."""
-    return getattr(part, "_tfps_whole", part)
+    whole = _WHOLES[part]() if part in _WHOLES else None
+    return part if whole is None else whole

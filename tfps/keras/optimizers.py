@@ -209,7 +209,7 @@ def sum_repeated(
     if not _clips(optimizer):
         return gradients
     # The norm of a row is the norm of its summed gradient. With gradients [1] and [1] of one id it is 2, not sqrt(2).
-    # A table that is a dense variable, or that keeps repeats, is clipped as in Keras, which does not sum.
+    # A table that is a dense variable, or that keeps repeats in this step, is clipped as in Keras, which does not sum.
     return [
         _sum_duplicates(gradient) if _sums_repeats(_value_of(variable)) else gradient
         for gradient, variable in zip(gradients, variables, strict=True)
@@ -217,7 +217,7 @@ def sum_repeated(
 
 
 def _sums_repeats(value: object) -> bool:
-    return isinstance(value, Table) and not value.keeps_repeats
+    return isinstance(value, Table) and not row_optimizers.keeps_repeats(value)
 
 
 def _clips(optimizer: keras.Optimizer) -> bool:

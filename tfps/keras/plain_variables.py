@@ -18,6 +18,11 @@ from tfps.runtime.remote_variables import operations_of
 from tfps.strategy.variables import StepVariable
 from tfps.training.affine import Dependencies, is_symbolic, outermost
 
+_CALLS = frozenset({"If", "StatelessIf", "While", "StatelessWhile", "Case", "StatelessCase"}) | frozenset(
+    {"PartitionedCall", "StatefulPartitionedCall"}
+)
+"""The operations that run functions: branches, loops and calls."""
+
 _VALID = "Valid: a Keras variable, layer or metric that is made in the scope, such as `keras.Variable`"
 
 
@@ -75,11 +80,14 @@ def _operations_since(graph: tf.Graph, begin: int) -> Iterator[tf.Operation]:
     """Yields the operations of a graph from one on, and those in their branches and loops."""
     for operation in graph.get_operations()[begin:]:
         yield operation
+        # Not of all operations: their definitions are copied, constants with their values.
+        if operation.type not in _CALLS:
+            continue
         for value in operation.node_def.attr.values():
-            function = graph._functions.get(value.func.name) if value.HasField("func") else None
-            inner = getattr(function, "graph", None)
-            if inner is not None:
-                yield from operations_of(inner)
+            for name in [value.func.name, *(function.name for function in value.list.func)]:
+                inner = getattr(graph._functions.get(name), "graph", None)
+                if inner is not None:
+                    yield from operations_of(inner)
 
 
 def _name_of(handle: tf.Tensor, graph: tf.Graph | None) -> str:

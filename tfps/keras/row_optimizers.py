@@ -112,16 +112,16 @@ def check_repeats(optimizer: keras.Optimizer, table: Table) -> None:
 
 
 def measure_for(optimizer: keras.Optimizer, table: Table) -> Measure | None:
-    """Returns what the rule of an optimizer takes of each gradient of a repeated id; None to sum the gradients first.
+    """Returns the measure that is summed beside the gradients of a repeated id; None if its gradients are summed first.
 
-    It does what Keras does in one process: where the gradient of a table is in part dense, Keras adds all of it up.
+    As in Keras in one process: if a part of the gradient of a table is dense, Keras sums all of it by id.
 
     Raises:
         UnsupportedError: the rule is not defined for repeated ids.
     """
     rule = row_rule(optimizer)
     # Keras's clip by the global norm returns a dense tensor.
-    if rule is None or optimizer.global_clipnorm or not _keeps_repeats(table):
+    if rule is None or optimizer.global_clipnorm or not keeps_repeats(table):
         return None
     check_repeats(optimizer, table)
     return rule.measure
@@ -133,7 +133,7 @@ def contributed_measure(optimizer: keras.Optimizer, table: Table) -> Measure | N
     Raises:
         UnsupportedError: the servers could not clip as one process does.
     """
-    if not _keeps_repeats(table):
+    if not keeps_repeats(table):
         return None
     by_norm = optimizer.clipnorm or optimizer.global_clipnorm
     measure = measure_for(optimizer, table)
@@ -148,7 +148,7 @@ def contributed_measure(optimizer: keras.Optimizer, table: Table) -> Measure | N
     return "square" if by_norm else measure
 
 
-def _keeps_repeats(table: Table) -> bool:
+def keeps_repeats(table: Table) -> bool:
     """Whether this step keeps the gradients of repeated ids of a table apart."""
     if not table.keeps_repeats:
         return False

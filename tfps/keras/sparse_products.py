@@ -40,7 +40,7 @@ def multiply(
     table = getattr(b, "_value", b)
     current = step.current()
     if current is not None:
-        # The gradient of TensorFlow's product is dense. The tensor of a whole table has the table in its `sparse_read`.
+        # The gradient of TensorFlow's product is dense. The tensor of a whole table has a `sparse_read` of that table.
         current.sum_repeats((table if isinstance(table, Table) else table.sparse_read.args[0]).key)
     rows = tf.cast(table.sparse_read(sp_a.indices[:, 1]), sp_a.values.dtype)
     # The indices need not be sorted, and may repeat.

@@ -41,9 +41,8 @@ def segment_sum_repeats(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Sums gradients by row, and also their measures for each row that several places looked up.
 
-    Example: the gradients a, b, c of the rows 1, 0, 1 have the sums [b, a + c], the marks [0, 2**62], and for squares
-        the
-    measures [a * a + c * c].
+    Example: the gradients a, b, c of the rows 1, 0, 1 have the sums [b, a + c] and the marks [0, 2**62]. If the measure
+    is a square, the measures are [a * a + c * c].
 
     Args:
         gradients: as for `segment_sum_rows`.

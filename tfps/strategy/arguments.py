@@ -15,7 +15,7 @@ from tfps.errors import ConfigError
 from tfps.placement.model import Plan
 
 REPEATED_IDS = ("sum", "each")
-"""What the gradients of an id that repeats in a batch may be to a row rule."""
+"""What a row rule may get of an id that repeats in a batch."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         dense_exchange_every: the number of steps that a worker makes in one closure, between two exchanges of dense
             variables. 1 gives the freshest values and costs most. The default is 32 divided by the number of workers,
             which bounds the steps that all workers make between two exchanges. It is smaller if an epoch has few
-            batches, the chief reads the input, the model was trained for few steps, or the optimizer has a momentum.
+            batches, the chief reads the input, the model was trained for few steps, the optimizer has a momentum, or
+            a layer is recurrent.
             `compile(steps_per_execution=)` overrides it.
         overlap_dense_exchange: whether dense variables cross during the steps instead of between them. A worker then
             sees the updates of other workers up to twice as late, and its own updates as before. It helps workers that
@@ -79,10 +80,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             makes first, up to this size in all, are then updated whole by Keras's own optimizer, so one worker gives
             what one process gives, with every optimizer. They cross with the other dense variables. 0 makes every
             table a table. Under a `plan` the plan decides.
-        repeated_ids: how larger tables are updated by an id that repeats in a batch. "sum" sums its gradients before
-            the optimizer sees them. With "each", as in Keras in one process, the sum moves the row, and the squares of
-            the single gradients add up to what Adam, Adagrad, RMSprop and others divide by. "each" sends a second row
-            for each id that repeats.
+        repeated_ids: how the optimizer of a larger table sees an id that repeats in a batch. "sum" sums the gradients
+            of the id first, so Adam, Adagrad, RMSprop and others see the square of the sum. "each" gives them the sum
+            of the squares, as Keras does in one process, and sends a second row for each such id.
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
@@ -186,7 +186,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     @property
     def repeated_ids(self) -> str:
-        """What tables do with the gradients of an id that repeats in a batch: "sum" or "each"."""
+        """How optimizers of tables see an id that repeats in a batch: "sum" or "each"."""
         return "each" if self.factory.keep_repeats else "sum"
 
     @property

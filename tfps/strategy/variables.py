@@ -6,6 +6,7 @@ resource on the server or the chief.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -127,21 +128,21 @@ class DenseVariable(StepVariable):
 
     def scatter_update(self, sparse_delta: tf.IndexedSlices, *args: Any, **kwargs: Any) -> Any:
         """Overwrites rows, as any `tf.Variable`; a step under trace takes note of it."""
-        self._note(None, 0.0, tf.reshape(sparse_delta.indices, [-1, 1]))
+        self._note(sparse_delta.values, 0.0, tf.reshape(sparse_delta.indices, [-1, 1]))
         return super().scatter_update(sparse_delta, *args, **kwargs)
 
-    def scatter_nd_update(self, indices: Any, *args: Any, **kwargs: Any) -> Any:
+    def scatter_nd_update(self, indices: Any, updates: Any, *args: Any, **kwargs: Any) -> Any:
         """Overwrites slices, as any `tf.Variable`; a step under trace takes note of it."""
-        self._note(None, 0.0, indices)
-        return super().scatter_nd_update(indices, *args, **kwargs)
+        self._note(updates, 0.0, indices)
+        return super().scatter_nd_update(indices, updates, *args, **kwargs)
 
     def _note(self, value: Any, added: float, indices: Any = None) -> Any:
         """Tells the current step what is assigned; returns the value as a tensor there, and as it is elsewhere.
 
         Args:
-            value: the assigned or added value; None if a part is overwritten.
+            value: the assigned or added value, of the slices if there are `indices`; None if nothing is known.
             added: 0 for an assignment; 1 if the value is added, -1 if it is subtracted.
-            indices: the indices of the slices that are overwritten, as those of `tf.scatter_nd`; None without.
+            indices: the indices of the slices that are overwritten, as in `tf.scatter_nd`; None otherwise.
         """
         current = step.current()
         if current is None or current.assignments is None or current.copy_of(self.key) is None:
@@ -149,6 +150,25 @@ class DenseVariable(StepVariable):
         value = value if value is None else tf.convert_to_tensor(value, self.dtype)
         current.assignments.note(self, value, added, indices)
         return value
+
+
+def _noted(name: str) -> Callable[..., Any]:
+    """Returns a method of `tf.Variable` whose effect workers cannot merge, for a `DenseVariable`."""
+    stock = getattr(StepVariable, name)
+
+    @functools.wraps(stock)
+    def change(variable: DenseVariable, *args: Any, **kwargs: Any) -> Any:
+        variable._note(None, 0.0)
+        return stock(variable, *args, **kwargs)
+
+    return change
+
+
+for _name in (
+    *("scatter_max", "scatter_min", "scatter_mul", "scatter_div", "batch_scatter_update"),
+    *("scatter_nd_max", "scatter_nd_min"),
+):
+    setattr(DenseVariable, _name, _noted(_name))
 
 
 class SeedVariable(DenseVariable):

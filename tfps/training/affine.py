@@ -126,7 +126,9 @@ def _keep(value: tf.Tensor, handle: tf.Tensor, known: Dependencies) -> Keep | No
         return _sum([_keep(source, handle, known) for source in inputs], operation.type)
     if operation.type in ("Mul", "RealDiv"):
         return _product(inputs, operation.type, handle, known)
-    if operation.type in ("Select", "SelectV2") and not known.depends(inputs[0], handle):
+    # The older `Select` may choose rows by a vector, which does not broadcast.
+    rows = operation.type == "Select" and inputs[0].shape.rank not in (0, value.shape.rank)
+    if operation.type in ("Select", "SelectV2") and not rows and not known.depends(inputs[0], handle):
         yes, no = (_keep(source, handle, known) for source in inputs[1:])
         return None if yes is None or no is None else _choose(inputs[0], yes, no)
     if operation.type in _SCATTERS and not any(known.depends(source, handle) for source in inputs[1:]):
@@ -156,7 +158,7 @@ def _choose(condition: tf.Tensor, yes: Keep, no: Keep) -> Keep:
 
 
 def _extremes(value: tf.Tensor, handle: tf.Tensor, known: Dependencies) -> set[Extreme] | None:
-    """Returns the kinds of extremes that a value is made of; None if it is anything else of the variable."""
+    """Returns the extremes by which a value follows from a variable; None if it follows in any other way, or not."""
     if not known.depends(value, handle):
         return None
     operation = value.op

@@ -57,6 +57,8 @@ class Assignments:
         self.keeps: dict[VariableKey, tf.Tensor] = {}
         self.extremes: dict[VariableKey, Extreme] = {}
         self.mixed: set[VariableKey] = set()
+        # The variables that were added to: an extreme of such a sum has no merge.
+        self._added: set[VariableKey] = set()
         # The part of each `keep` that differs from element to element, of the shape of its variable.
         self._elements: dict[VariableKey, tuple[tf.Tensor, tf.TensorShape]] = {}
         self._dependencies = Dependencies()
@@ -67,20 +69,16 @@ class Assignments:
 
         Args:
             variable: the variable.
-            value: the assigned or added value; None for one that overwrites a part of the variable.
+            value: the assigned or added value, of the slices if there are `indices`; None if nothing is known.
             added: 0 for an assignment; 1 if the value is added to the variable, -1 if it is subtracted.
-            indices: the indices of the slices that are overwritten, as those of `tf.scatter_nd`; None without.
+            indices: the indices of the slices that are overwritten, as in `tf.scatter_nd`; None otherwise.
         """
         # A declared average has a decay, and the state of a generator only grows.
         if variable.average is not None or isinstance(variable, SeedVariable):
             return
         if any(skipped is None or id(variable) in skipped for skipped in self._skips):
             return
-        keep: Keep | None = None if indices is None else keep_outside(indices, variable.shape)
-        if value is not None:
-            keep = self._dependencies.keep_of(value, variable.handle)
-            if added and keep is not None:
-                keep = 1.0 + added * keep
+        keep = self._keep_of(variable, value, added, indices)
         if variable.latest:
             keep = 0.0
         elif keep is None and variable.trainable:
@@ -100,12 +98,23 @@ class Assignments:
             del self.extremes[variable.key]
             tell_unmerged(variable, self._workers)
             keep = 0.0
-        if not _is_one(keep):
+        if _is_one(keep):
+            self._added.add(variable.key)
+        else:
             self._multiply(variable, keep)
+
+    def _keep_of(self, variable: DenseVariable, value: tf.Tensor | None, added: float, indices: Any) -> Keep | None:
+        """Returns what an assignment keeps of the old value; arguments as for `note`."""
+        if indices is not None:
+            if value is not None and self._dependencies.depends(value, variable.handle):
+                tell_unmerged(variable, self._workers)
+            return keep_outside(indices, variable.shape)
+        keep = None if value is None else self._dependencies.keep_of(value, variable.handle)
+        return 1.0 + added * keep if added and keep is not None else keep
 
     def _is_first(self, key: VariableKey, extreme: Extreme) -> bool:
         """Returns whether a variable may be an extreme of this kind: it was not assigned otherwise."""
-        return self.extremes.get(key, extreme) is extreme and key not in self.keeps
+        return self.extremes.get(key, extreme) is extreme and key not in self._added and key not in self.keeps
 
     @contextlib.contextmanager
     def skipped(self, variables: Sequence[DenseVariable] | None) -> Iterator[None]:

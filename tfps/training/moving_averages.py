@@ -89,7 +89,7 @@ def compose(variables: Iterable[tuple[DenseVariable, tf.Tensor, tf.Tensor]]) -> 
             kind = variable.key if variable.average is None else variable.average
             by_average.setdefault(kind, []).append((variable.home_handle, addend, factor))
             continue
-        # The op supports float32 and one factor. Without it, two simultaneous pushes may both read the value before.
+        # The op supports float32 with a scalar factor. Without it, two pushes at a time may both read the old value.
         value = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=variable.dtype)
         if variable.dtype == tf.bool:
             value = value_after(variable, value, delta, factor)

@@ -60,7 +60,7 @@ class PacedSchedule(Schedule):
 
     def _within_leeway(self, size: int, shards: int) -> int:
         """Returns the steps of the next closure, `size` or fewer, so that all shards share the leeway."""
-        leeway = self._leeway()
+        leeway = self._leeway(shards)
         return size if leeway is None else min(size, -(-leeway // shards))
 
     def _on_result(self, flight: InFlight, result: Result) -> None:
@@ -72,7 +72,7 @@ class PacedSchedule(Schedule):
 
 
 class ShippedSchedule(PacedSchedule):
-    """Each worker runs over its own shard of the input, or one over all of it until the pace has more workers."""
+    """Each worker runs over its own shard of the input. While the pace has one worker, it may run over all of it."""
 
     def __init__(self, runner: Runner, epoch: Epoch, pacing: Pacing, most: int) -> None:
         super().__init__(runner, epoch, pacing, most)
@@ -83,7 +83,7 @@ class ShippedSchedule(PacedSchedule):
     def _launch(self) -> None:
         pace = self._pace()
         if self.epoch.alone and pace.workers > 1 and self._live:
-            # The first worker ends what it has begun: nobody would miss it, and the rest of the input is then known.
+            # The worker that was alone first ends its closures: only then it is known which batches are left.
             if self._calls:
                 return
             self._divide()

@@ -70,15 +70,15 @@ class Runner:
 
     Attributes:
         trained: the number of steps that the model was trained for before the epoch, for the numbers of steps.
-        lookahead: returns the number of steps of an epoch that may begin beyond those that were handed out; None for
-            any number.
+        lookahead: returns the number of steps of an epoch that may begin beyond those that were handed out, for a
+            number of workers that train; None for any number.
 
     Threading: the training loop's thread.
     """
 
     def __init__(self, workers: Workers, closures: Closures, count: Callable[[Result], None]) -> None:
         self.workers, self.closures, self.count = workers, closures, count
-        self.lookahead: Callable[[], int | None] = lambda: None
+        self.lookahead: Callable[[int], int | None] = lambda workers: None
         self.trained = 0
         self._ordered = [0] * len(workers.pool.devices)
 

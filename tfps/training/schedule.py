@@ -149,9 +149,13 @@ class Schedule(abc.ABC):
         for flight in sorted(lost, key=lambda flight: flight.order.first):
             self._submit(flight)
 
-    def _leeway(self) -> int | None:
-        """Returns the number of steps that may begin now without running too far ahead; None for any number."""
-        ahead = self.runner.lookahead()
+    def _leeway(self, workers: int) -> int | None:
+        """Returns the number of steps that may begin now without running too far ahead; None for any number.
+
+        Args:
+            workers: the number of workers that train now.
+        """
+        ahead = self.runner.lookahead(workers)
         if ahead is None:
             return None
         lost = sum(flight.order.steps for flights in self._to_repeat for flight in flights)

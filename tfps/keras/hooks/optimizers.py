@@ -56,8 +56,8 @@ def _accumulate(
 
 
 def _build(stock: Method, optimizer: keras.Optimizer, variables: list[Variable]) -> None:
-    # A model has all its tables once its optimizer is built, so the next table is the first one of another model. So it
-    # is after `compile`, unless the model makes its tables later; then nothing of it is counted yet.
+    # A model has all its tables once its optimizer is built, so the next table is the first of another model. `compile`
+    # begins a model as well: one that makes its tables only after that has none counted yet.
     optimizer._distribution_strategy.factory.small_tables.begin_model()
     stock(optimizer, variables)
 

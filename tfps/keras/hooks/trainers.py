@@ -150,6 +150,7 @@ def _keep_function(model: keras.Model, kind: str, force: bool) -> StepFunction |
     if eager:
         eager_steps.tell(model)
     elif building.finish(model, kind, run):
+        model_checks.adopt_metrics(model)
         model_checks.check_built(model)
     if function is None or force or isinstance(function, StepFunction if eager else EagerFunction):
         function = EagerFunction(model, run) if eager else StepFunction(model, run, updates=kind == "train")
@@ -203,12 +204,13 @@ def _lookahead(
     # A call with wrong arguments fails in Keras, with its message.
     with contextlib.suppress(TypeError):
         given = inspect.signature(stock).bind(model, *args, **kwargs).arguments.get("callbacks")
+    around = getattr(model, name, None)
     # Keras tracks what is assigned to a model in the plain way.
     object.__setattr__(model, name, Lookahead(given, model, hooks))
     try:
         yield
     finally:
-        object.__setattr__(model, name, None)
+        object.__setattr__(model, name, around)
 
 
 def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
@@ -257,4 +259,5 @@ def _symbolic_build(
         model_checks.prepare(model, strategy)
         if not eager_steps.runs_eagerly(model):
             building.begin(model, data_batch)
+        model_checks.adopt_metrics(model)
         model_checks.check_built(model)

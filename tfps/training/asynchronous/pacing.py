@@ -26,10 +26,10 @@ UNSEEN = 64
 """All workers together have at most one step under way for this many steps of earlier training."""
 
 MOST_ALONE = 16
-"""The most steps of a closure while one worker reads the whole input. The others join when it has ended."""
+"""The most steps of a closure while one worker reads the whole input. Others join when its closures have ended."""
 
 MOST_BEFORE_JOINING = 4
-"""The same where others join while a closure runs: as many steps as a turn of the loop has."""
+"""The same if others may join while the closure runs: as many steps as a turn of the loop has."""
 
 
 def steps_for_each(weight: float, parts: int) -> int:

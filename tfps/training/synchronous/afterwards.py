@@ -7,7 +7,6 @@ from variables alone, its operations are copied into the update of the servers.
 
 import contextlib
 import dataclasses
-import enum
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,22 +19,8 @@ from tfps.strategy.variables import DenseVariable
 from tfps.training.affine import Dependencies, Extreme, is_symbolic, outermost
 from tfps.training.assignments import tell_unmerged
 from tfps.training.hoisting import copy_tensor
+from tfps.training.synchronous.merges import Merge
 from tfps.types import VariableKey
-
-
-class Merge(enum.Enum):
-    """How the values of a variable that each worker of a global step moves by itself become one value."""
-
-    MEAN = "mean"
-    """Adds the mean of the workers' deltas, weighted by their examples."""
-    CHANGED = "changed"
-    """The same, but each element has the mean of the workers that changed it."""
-    SUM = "sum"
-    """Adds the sum of the workers' deltas."""
-    FIRST = "first"
-    """Adds the delta of the first worker of the step: there is no mean of ids."""
-    GREATEST = "greatest"
-    LEAST = "least"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,8 +80,11 @@ class StepAssignments:
 
     def note(self, variable: DenseVariable, value: tf.Tensor | None, added: float, indices: Any = None) -> None:
         """Records an assignment."""
-        merge = Merge.CHANGED if value is None and indices is not None else Merge.MEAN
-        if value is not None:
+        merge = Merge.MEAN
+        if indices is not None:
+            # Servers assign whole values only.
+            value, merge = None, Merge.FIRST_CHANGED if variable.dtype.is_integer else Merge.CHANGED
+        elif value is not None:
             merge = self._merge_of(variable, value, added)
         self._merges.setdefault(variable.key, set()).add(merge)
         current = step.current()
@@ -131,12 +119,12 @@ class StepAssignments:
                 )
         return moved, [one for one in self._found if one.variable.key not in moved]
 
-    def merge(self, key: VariableKey) -> "Merge":
+    def merge(self, key: VariableKey) -> Merge:
         """Returns how the values of a variable that workers move by themselves are merged."""
         kinds = self._merges.get(key, {Merge.MEAN})
         return next(iter(kinds)) if len(kinds) == 1 else Merge.MEAN
 
-    def _merge_of(self, variable: DenseVariable, value: tf.Tensor, added: float) -> "Merge":
+    def _merge_of(self, variable: DenseVariable, value: tf.Tensor, added: float) -> Merge:
         if variable.trainable:
             return Merge.MEAN
         keep = self._dependencies.keep_of(value, variable.handle)
@@ -148,7 +136,7 @@ class StepAssignments:
             if self._depends_on_batch(value):
                 tell_unmerged(variable, self._workers)
         elif not isinstance(keep, float) and keep.shape.rank:
-            return Merge.CHANGED
+            return Merge.FIRST_CHANGED if variable.dtype.is_integer else Merge.CHANGED
         if not variable.dtype.is_integer:
             return Merge.MEAN
         # A mean of integers would have to be rounded. Counts of what is in a batch add up to those of the joined batch.

@@ -12,8 +12,9 @@ from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange, Values
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.order import Order
-from tfps.training.synchronous.afterwards import Merge, StepAssignments
-from tfps.training.synchronous.layout import EXTREMES, Layout
+from tfps.training.synchronous.afterwards import StepAssignments
+from tfps.training.synchronous.layout import Layout
+from tfps.training.synchronous.merges import EXTREMES, Merge
 from tfps.training.synchronous.stage import Stage
 from tfps.types import Nest, VariableKey
 

@@ -11,7 +11,6 @@ all examples. Example: batches of 32 and 8 examples with gradients 1.0 and 2.0 g
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -28,14 +27,13 @@ from tfps.errors import UnsupportedError
 from tfps.ops.rules.declaration import Measure
 from tfps.step import Contribution
 from tfps.strategy.variables import DenseVariable, SmallTable
-from tfps.training.synchronous.afterwards import Assignment, Merge
+from tfps.training.lanes import lanes, pack, unpack
+from tfps.training.synchronous.afterwards import Assignment
+from tfps.training.synchronous.merges import Merge, merge_exact, merge_weighted
 from tfps.types import VariableKey
 
 Kind: TypeAlias = tuple[type[RowStore], int, tf.DType]
 """Store type, width and dtype of a table; tables of one kind share a part of a message."""
-
-EXTREMES = (Merge.GREATEST, Merge.LEAST)
-"""The merges of variables whose values workers send, and not their deltas."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,19 +104,17 @@ class Layout:
         Args:
             server: the number of the server.
             examples: the number of examples in the batch, a float32 scalar.
-            moved: the deltas of the other variables, by key; the values of those of `EXTREMES`.
+            moved: what the other variables have moved by, by key: values for `EXTREMES`, and otherwise deltas.
         """
         # IndexedSlices of a dense variable become dense, for example those of a small Embedding that is not a table.
         floats = [tf.convert_to_tensor(self._gradients[position]) for position, _ in self._dense_on(server)]
-        # Gradients first, then deltas of the others: `read` splits them in this order.
-        others = self._others_on(server)
-        floats += [moved[variable.key] for variable in others]
+        # Gradients first, then deltas of the others, then what crosses with all its bits: `read` splits them so.
+        floats += [moved[variable.key] for variable in self._others_on(server, exact=False)]
         flat = [tf.reshape(tf.cast(tensor, tf.float32), [-1]) for tensor in floats]
-        # Values are last, and are not multiplied, which would round them.
-        deltas = len(flat) - sum(self._merge_of(variable) in EXTREMES for variable in others)
         # The mean over an empty batch may be NaN, which a plain product with 0 would keep.
-        head = tf.math.multiply_no_nan(tf.concat([tf.ones([1]), *flat[:deltas]], 0), examples)
-        head = tf.concat([head, *flat[deltas:]], 0) if flat[deltas:] else head
+        head = tf.math.multiply_no_nan(tf.concat([tf.ones([1]), *flat], 0), examples)
+        exact = [moved[variable.key] for variable in self._others_on(server, exact=True)]
+        head = tf.concat([head, pack(exact)], 0) if exact else head
         rows = [width.message(server, examples) for width in self._widths_on(server)]
         slices = [_pack_slices(self._gradients[position], examples) for position, _ in self._sliced_on(server)]
         return concat_with_sizes([head, *rows, *slices])
@@ -128,20 +124,18 @@ class Layout:
         # The parts of a message: one of dense values, one for each width of tables, and one for each small table.
         widths, sliced = self._widths_on(server), self._sliced_on(server)
         parts = [split_by_sizes(message, 1 + len(widths) + len(sliced)) for message in messages]
-        total = tf.add_n([part[0] for part in parts])
-        dense, others = self._dense_on(server), self._others_on(server)
-        shapes = [value.shape for value in [*(value for _, value in dense), *others]]
-        examples, *flat = tf.split(total, [1, *(shape.num_elements() for shape in shapes)])
+        dense = self._dense_on(server)
+        values = [*(value for _, value in dense), *self._others_on(server, exact=False)]
+        sizes = [1, *(value.shape.num_elements() for value in values)]
+        # What crosses with all its bits is behind the others; most models have nothing of the kind.
+        exact = self._others_on(server, exact=True)
+        heads = [part[0][: sum(sizes)] if exact else part[0] for part in parts]
+        examples, *flat = tf.split(tf.add_n(heads), sizes)
         examples = examples[0]
-        means = [tf.reshape(tf.math.divide_no_nan(t, examples), shape) for t, shape in zip(flat, shapes, strict=True)]
-        moved = means[len(dense) :]
-        if any(self._merge_of(variable) is not Merge.MEAN for variable in others):
-            sizes = [1, *(shape.num_elements() for shape in shapes)]
-            each = [tf.split(part[0], sizes) for part in parts]
-            for number, variable in enumerate(others):
-                worker_parts = [(one[0][0], one[1 + len(dense) + number]) for one in each]
-                found = _merge_moved(self._merge_of(variable), worker_parts)
-                moved[number] = moved[number] if found is None else tf.reshape(found, variable.shape)
+        means = [tf.reshape(tf.math.divide_no_nan(t, examples), v.shape) for t, v in zip(flat, values, strict=True)]
+        moved = self._merge_weighted(server, heads, sizes, means[len(dense) :])
+        if exact:
+            moved += self._merge_exact(exact, [part[0] for part in parts], sum(sizes))
         rows = []
         for number, width in enumerate(widths):
             pieces = [(width.tables[table], shard) for table, shard in width.routes.pieces[server]]
@@ -153,7 +147,7 @@ class Layout:
             gradients[position] = _unpack_slices([part[number] for part in parts], table, examples)
         return Received(
             gradients,
-            list(zip(others, moved, strict=True)),
+            moved,
             rows,
             examples,
         )
@@ -161,7 +155,8 @@ class Layout:
     def empty_message(self, server: int) -> np.ndarray[Any, Any]:
         """Returns the message of a contribution without examples."""
         sizes = [value.shape.num_elements() for _, value in self._dense_on(server)]
-        sizes += [variable.shape.num_elements() for variable in self._others_on(server)]
+        sizes += [variable.shape.num_elements() for variable in self._others_on(server, exact=False)]
+        sizes += [lanes(one.shape.num_elements(), one.dtype) for one in self._others_on(server, exact=True)]
         # The sizes come first, as the bits of int32, see `concat_with_sizes`. All else is 0: no example, no row.
         parts = [1 + sum(sizes), *(2 * len(width.routes.pieces[server]) for width in self._widths_on(server))]
         parts += [0] * len(self._sliced_on(server))
@@ -225,42 +220,41 @@ class Layout:
             and isinstance(self._gradients[position], tf.IndexedSlices)
         ]
 
-    def _others_on(self, server: int) -> list[DenseVariable]:
-        found = [variable for variable in self._others if variable.placement.servers[0] == server]
-        return sorted(found, key=lambda variable: self._merge_of(variable) in EXTREMES)
+    def _others_on(self, server: int, exact: bool) -> list[DenseVariable]:
+        """Returns the variables that steps change by themselves: those that cross exactly, or the others."""
+        found = (variable for variable in self._others if variable.placement.servers[0] == server)
+        return [variable for variable in found if self._merge_of(variable).is_exact is exact]
+
+    def _merge_weighted(
+        self, server: int, heads: Sequence[tf.Tensor], sizes: Sequence[int], means: Sequence[tf.Tensor]
+    ) -> list[tuple[DenseVariable, tf.Tensor]]:
+        """Merges the deltas that were multiplied by examples, at the end of the heads; `means` are their means."""
+        others = self._others_on(server, exact=False)
+        if all(self._merge_of(variable) is Merge.MEAN for variable in others):
+            return list(zip(others, means, strict=True))
+        each = [tf.split(head, sizes) for head in heads]
+        examples = [split[0][0] for split in each]
+        found = []
+        for at, (variable, mean) in enumerate(zip(others, means, strict=True), start=len(sizes) - len(others)):
+            deltas = [split[at] for split in each]
+            found.append((variable, merge_weighted(self._merge_of(variable), examples, deltas, mean)))
+        return found
+
+    def _merge_exact(
+        self, variables: Sequence[DenseVariable], vectors: Sequence[tf.Tensor], begin: int
+    ) -> list[tuple[DenseVariable, tf.Tensor]]:
+        """Merges what crossed with all its bits, from the element `begin` of each worker's vector on."""
+        shapes, dtypes = [v.shape for v in variables], [v.dtype for v in variables]
+        each = [unpack(vector[begin:], shapes, dtypes) for vector in vectors]
+        examples = [vector[0] for vector in vectors]
+        values = zip(variables, zip(*each, strict=True), strict=True)
+        return [(variable, merge_exact(self._merge_of(variable), examples, parts)) for variable, parts in values]
 
     def _merge_of(self, variable: DenseVariable) -> Merge:
         return self.merges.get(variable.key, Merge.MEAN)
 
     def _widths_on(self, server: int) -> list[RoutedGradients]:
         return [w for w in self._widths if server < len(w.routes.pieces) and w.routes.pieces[server]]
-
-
-def _merge_moved(merge: Merge, parts: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor | None:
-    """Merges what workers moved by themselves; returns None for a mean.
-
-    Args:
-        merge: how to merge.
-        parts: for each worker the number of its examples, and a vector: its value for an extreme, and otherwise its
-            delta times that number. Both are 0 for a worker that is no part of the step.
-    """
-    if merge is Merge.MEAN:
-        return None
-    if merge is Merge.SUM:
-        return tf.add_n([tf.math.divide_no_nan(part, examples) for examples, part in parts])
-    if merge is Merge.FIRST:
-        found = tf.zeros_like(parts[0][1])
-        for examples, part in reversed(parts):
-            found = tf.where(examples > 0.0, tf.math.divide_no_nan(part, examples), found)
-        return found
-    if merge is Merge.CHANGED:
-        changed = [examples * tf.cast(part != 0.0, tf.float32) for examples, part in parts]
-        return tf.math.divide_no_nan(tf.add_n([part for _, part in parts]), tf.add_n(changed))
-    # A worker without examples has no value.
-    least = merge is Merge.LEAST
-    none = tf.float32.max if least else tf.float32.min
-    values = [tf.where(examples > 0.0, value, none) for examples, value in parts]
-    return functools.reduce(tf.minimum if least else tf.maximum, values)
 
 
 def _pack_slices(gradient: tf.IndexedSlices, examples: tf.Tensor) -> tf.Tensor:

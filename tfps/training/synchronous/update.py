@@ -5,9 +5,10 @@ import tensorflow as tf
 from tfps import step
 from tfps.cluster import devices
 from tfps.strategy.variables import DenseVariable
+from tfps.training.exchange import extreme
 from tfps.training.hoisting import DirectLookups
-from tfps.training.synchronous.afterwards import Merge
-from tfps.training.synchronous.layout import EXTREMES, Layout, Received
+from tfps.training.synchronous.layout import Layout, Received
+from tfps.training.synchronous.merges import EXTREMES, Merge
 from tfps.training.synchronous.stage import Stage
 
 
@@ -43,18 +44,11 @@ def _receive(layout: Layout, stage: Stage, merged: tf.Tensor, server: int) -> Re
 
 def _move(variable: DenseVariable, moved: tf.Tensor, examples: tf.Tensor, merge: Merge) -> None:
     """Adds the workers' merged delta to a variable; counters are rounded, a bool gets the value of most workers."""
-    before = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=variable.dtype)
-    if merge in EXTREMES:
-        # After a step without examples all values are at the limit of float32.
-        least = merge is Merge.LEAST
-        if variable.dtype == tf.bool:
-            value = (tf.logical_and if least else tf.logical_or)(before, moved > 0.5)
-        else:
-            value = tf.cast(moved if variable.dtype.is_floating else tf.round(moved), variable.dtype)
-            value = (tf.minimum if least else tf.maximum)(before, value)
-        tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=tf.where(examples > 0.0, value, before))
-    elif variable.dtype == tf.bool:
-        value = tf.where(examples > 0.0, moved > 0.5, before)
+    if merge in EXTREMES or variable.dtype == tf.bool:
+        before = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=variable.dtype)
+        value = extreme(EXTREMES[merge], before, moved) if merge in EXTREMES else moved > 0.5
+        # A step without examples moves nothing.
+        value = tf.where(examples > 0.0, value, before)
         tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=value)
     else:
         moved = moved if variable.dtype.is_floating else tf.round(moved)
