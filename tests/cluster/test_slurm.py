@@ -1,7 +1,4 @@
-"""Tasks of a real SLURM: a controller and two nodes on this machine, with state and ports of their own.
-
-The nodes are named by the two names of this machine, so that their tasks can connect.
-"""
+"""Tasks of a real SLURM: a controller and four nodes on this machine, with state and ports of their own."""
 
 import contextlib
 import getpass
@@ -18,7 +15,9 @@ import pytest
 from tests.cluster.launched import FIND, TRAIN, launch, run_command
 from tfps.cluster import ports
 
+# The two names of this machine, so that their tasks can connect; and two that `mpirun` takes for other machines.
 NODES = (socket.gethostname().partition(".")[0], "localhost")
+ELSEWHERE = ("one", "two")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIGURATION = """
 ClusterName=test
@@ -44,6 +43,9 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 NodeName={host} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus}
 NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus}
 PartitionName=all Nodes={host},localhost Default=YES State=UP OverSubscribe=YES
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[4]} CPUs={cpus}
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[5]} CPUs={cpus}
+PartitionName=elsewhere Nodes=one,two State=UP OverSubscribe=YES
 """
 
 
@@ -66,7 +68,7 @@ def slurm(tmp_path_factory):
             started.enter_context(_daemon(command, os.environ | environment, folder))
             if command[0] == "munged":
                 _wait_until((folder / "munge.socket").exists, folder)
-        _wait_until(lambda: run_command("sinfo", "-h", "-o", "%T %D", **environment)[1].strip() == "idle 2", folder)
+        _wait_until(lambda: run_command("sinfo", "-hNo", "%T", **environment)[1].split() == ["idle"] * 4, folder)
         yield environment
 
 
@@ -74,7 +76,7 @@ def _write_configuration(folder):
     (folder / "state").mkdir()
     (folder / "key").write_bytes(os.urandom(1024))
     (folder / "key").chmod(0o400)
-    chosen = [int(ports.reserve_address().rpartition(":")[2]) for _ in range(4)]
+    chosen = [int(ports.reserve_address().rpartition(":")[2]) for _ in range(6)]
     names = {"host": NODES[0], "user": getpass.getuser(), "cpus": os.cpu_count()}
     text = CONFIGURATION.format(folder=folder, ports=chosen, last=chosen[3] + 20, **names)
     (folder / "slurm.conf").write_text(text)
@@ -85,7 +87,7 @@ def _commands(folder):
     options = ["--force", "--foreground", f"--key-file={folder / 'key'}", f"--socket={files['socket']}"]
     yield ["munged", *options, *(f"--{name}-file={files[name]}" for name in ("pid", "log", "seed"))]
     yield ["slurmctld", "-D"]
-    for node in NODES:
+    for node in NODES + ELSEWHERE:
         yield ["slurmd", "-D", "-N", node]
 
 
@@ -129,6 +131,19 @@ def test_tasks_of_a_step_agree(slurm, distribution, resv_ports, different_ports)
     assert len(set(addresses)) == 6 and len(set(clusters)) == 1
     assert len({address.partition(":")[2] for address in addresses}) == different_ports
     assert set(nodes[1:3]) == set(NODES)
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs mpirun (Debian: openmpi-bin)")
+def test_mpirun_in_a_job_decides(slurm):
+    """It starts a daemon on each node by `srun`: its processes have the variables of a SLURM step of two tasks."""
+    options = ["--quiet", "--partition=elsewhere", "--nodes=2", "--ntasks=4", "--overcommit"]
+    command = ["mpirun", "--oversubscribe", "--allow-run-as-root", "-n", "4", sys.executable, "-c", FIND]
+    status, output, errors = run_command("salloc", *options, *command, **slurm)
+    assert status == 0, errors
+    names, addresses, nodes, clusters = zip(*sorted(line.split("|") for line in output.splitlines()), strict=True)
+    assert names == ("chief 0", "ps 0", "ps 1", "worker 0")
+    assert len(set(addresses)) == 4 and len(set(clusters)) == 1
+    assert set(nodes) == set(ELSEWHERE)
 
 
 def test_what_does_not_fit_is_refused_by_every_task(slurm):

@@ -19,6 +19,9 @@ from tfps.cluster.ports import LOOPBACK, reserve_address
 from tfps.errors import ClusterError, ConfigError
 
 _NAME = "Open MPI"
+_TCP_ALONE = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "tcp,self"}
+"""The transport of the exchange, whatever the user has set for other programs. Training needs TCP anyway, and the
+exchange is small. Shared memory fails where processes of one machine belong to several daemons or containers."""
 _RANK, _SIZE = "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"
 
 
@@ -73,7 +76,14 @@ def _run_exchange(address: str) -> str:
     # Isolated: the folder of the script, which Python would search first, has modules with common names.
     command = [sys.executable, "-I", str(pathlib.Path(__file__).with_name("mpi_exchange.py")), address]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit_s)
+        done = subprocess.run(
+            command,
+            env=os.environ | _TCP_ALONE,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+        )
     except subprocess.TimeoutExpired:
         raise ClusterError(
             f"Open MPI did not exchange the addresses of its tasks within {limit_s:g} s (TFPS_JOIN_TIMEOUT_S). "
