@@ -40,6 +40,20 @@ def chief_grace_s() -> float | None:
     return _positive_seconds("TFPS_CHIEF_GRACE_S", None)
 
 
+def first_port() -> int | None:
+    """`TFPS_FIRST_PORT`: the lowest port of the tasks of a SLURM step; None if unset.
+
+    If unset, tfps takes the ports that SLURM has reserved for the step (`srun --resv-ports`), or else ports that follow
+    from the numbers of job and step. Set it, to one value in all tasks, if another program has these ports.
+    """
+    text = os.environ.get("TFPS_FIRST_PORT", "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise ConfigError(f"TFPS_FIRST_PORT must be a port from 1 to 65535. Received: {text!r}.")
+    return int(text)
+
+
 def server_log_level() -> str:
     """`TF_CPP_MIN_LOG_LEVEL` for the servers that tfps starts: the user's value, or "1" for warnings and errors."""
     return os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")

@@ -9,6 +9,7 @@ import pytest
 import tfps
 from tfps.cluster.local import LocalCluster
 from tfps.errors import ConfigError, TfpsError
+from tfps.strategy import strategy
 from tfps.strategy.arguments import Arguments
 
 DEFAULTS = {
@@ -85,3 +86,16 @@ def test_a_cluster_and_tf_config_are_refused_together(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", str({"cluster": tasks, "task": {"type": "chief", "index": 0}}).replace("'", '"'))
     with pytest.raises(ConfigError, match="`cluster` must be None if TF_CONFIG is set"):
         tfps.ParameterServerStrategy(LocalCluster())
+
+
+def test_a_rank_finds_its_role_unless_a_cluster_is_given(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "6")
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(ConfigError, match="`SLURM_PROCID` must be set"):
+        tfps.ParameterServerStrategy()
+    started = []
+    monkeypatch.setattr(strategy, "start", lambda cluster, config, join: started.append(config) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tfps.ParameterServerStrategy(LocalCluster())
+    assert started == [None]

@@ -2,6 +2,9 @@
 
 tfps-launch --ps 2 --workers 4 train.py --epochs 3       a cluster on this machine
 TF_CONFIG='...' tfps-launch train.py                     the one role that TF_CONFIG names
+srun --ntasks=7 tfps-launch --ps 2 train.py              a cluster of the tasks of a SLURM step
+mpirun -n 7 tfps-launch --ps 2 train.py                  a cluster of the processes of Open MPI
+tfps-launch --kubernetes --image IMAGE train.py          prints the manifest of a cluster in Kubernetes
 """
 
 import sys
@@ -11,18 +14,30 @@ from absl import flags
 
 from tfps.cli.command import USAGE_ERROR, Command, define_alias
 from tfps.cluster import launcher, logs, tf_config
-from tfps.errors import ConfigError
+from tfps.cluster.environments.find import find_task
+from tfps.cluster.environments.kubernetes import Deployment
+from tfps.cluster.environments.roles import RoleCounts
+from tfps.cluster.tf_config import TaskConfig
+from tfps.errors import ClusterError, ConfigError
 
+_FAILED = 1
 _DEFAULT_PS = 1
 _DEFAULT_WORKERS = 2
+_DEFAULT_NAME = "tfps"
 
 _DESCRIPTION = """
 Runs a program (a Python file or a command) on a parameter-server cluster.
 
-Without TF_CONFIG it starts parameter servers, workers and the program (as the chief) on this machine. It prefixes every
-line of output with the name of its task, and returns the exit status of the program. If a server dies, it names the
-task and returns 1. With TF_CONFIG it runs only the role of this machine: the chief runs the program, and parameter
-servers and workers serve until the chief is done, without running it.
+On one machine it starts parameter servers, workers and the program (as the chief). It prefixes every line of output
+with the name of its task, and returns the exit status of the program. If a server dies, it names the task and
+returns 1.
+
+With TF_CONFIG, or as one of several tasks of `srun` or Open MPI's `mpirun`, it runs one role: the chief runs the
+program, and parameter servers and workers serve until the chief is done, without running it. Tasks of `srun` and
+`mpirun` get their roles from their ranks: rank 0 is the chief, then each host in turn gives a parameter server, and the
+others are workers.
+
+With --kubernetes it starts nothing and prints a manifest, for `kubectl apply -f -`.
 
 Flags come before the program. All arguments after its name go to the program.
 """
@@ -57,12 +72,24 @@ def _define_count(name: str, help_text: str) -> flags.FlagHolder:
 
 
 # The counts have no default here, because any count on the command line is an error if TF_CONFIG names the cluster.
-_PS = _define_count("ps", f"Parameter servers (default {_DEFAULT_PS}).")
-_WORKERS = _define_count("workers", f"Workers (default {_DEFAULT_WORKERS}).")
+_PS = _define_count("ps", f"Parameter servers (default {_DEFAULT_PS}; of srun or mpirun, one for two workers).")
+_WORKERS = _define_count("workers", f"Workers (default {_DEFAULT_WORKERS}; of srun or mpirun, all other tasks).")
 _LOG_DIR = flags.DEFINE_string(
     "log-dir", None, "Write a log file for each task to this directory.", flag_values=COMMAND.flags
 )
 define_alias(COMMAND.flags, "log-dir")
+_KUBERNETES = flags.DEFINE_boolean(
+    "kubernetes", False, "Print the manifest of a StatefulSet and Jobs, and start nothing.", flag_values=COMMAND.flags
+)
+_JOBSET = flags.DEFINE_boolean(
+    "jobset", False, "With --kubernetes: a JobSet, which ends as a whole.", flag_values=COMMAND.flags
+)
+_IMAGE = flags.DEFINE_string(
+    "image", None, "With --kubernetes: the container image, with the program and tfps.", flag_values=COMMAND.flags
+)
+_NAME = flags.DEFINE_string(
+    "name", None, f"With --kubernetes: the name of its objects (default {_DEFAULT_NAME}).", flag_values=COMMAND.flags
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,19 +115,52 @@ def run() -> None:
 def _launch(arguments: list[str]) -> int:
     program = tuple(arguments[1:])
     try:
-        config = tf_config.from_environment()
+        _check_kubernetes_flags()
+        if _KUBERNETES.value:
+            print(_deployment(program).manifest(), end="")
+            return 0
+        config = _find_task()
         if config is not None:
-            _check_no_counts(config)
             # This process becomes the program or a server, so the call does not return.
             launcher.run_role(config, program)
         return launcher.run_local(_plan(program))
     except ConfigError as error:
         logs.say(f"error: {error}")
         return USAGE_ERROR
+    except ClusterError as error:
+        logs.say(f"error: {error}")
+        return _FAILED
 
 
-def _check_no_counts(config: tf_config.TaskConfig) -> None:
-    if _PS.value is not None or _WORKERS.value is not None:
+def _check_kubernetes_flags() -> None:
+    """Checks that flags of a manifest and flags of a start on this machine are not mixed."""
+    for flag in (_JOBSET, _IMAGE, _NAME):
+        if flag.value and not _KUBERNETES.value:
+            raise ConfigError(f"`--{flag.name}` must be given with --kubernetes only. Received: {flag.value!r}.")
+    if _KUBERNETES.value and _LOG_DIR.value:
+        raise ConfigError(
+            "`--log-dir` must be left out with --kubernetes, where `kubectl logs` shows the logs. "
+            f"Received: {_LOG_DIR.value!r}."
+        )
+
+
+def _deployment(program: tuple[str, ...]) -> Deployment:
+    name, num_ps, num_workers = _NAME.value, _PS.value or _DEFAULT_PS, _WORKERS.value or _DEFAULT_WORKERS
+    name = _DEFAULT_NAME if name is None else name
+    return Deployment(program, _IMAGE.value, name, num_ps, num_workers, _JOBSET.value)
+
+
+def _find_task() -> TaskConfig | None:
+    """Returns the task of this process in a larger cluster, or None for a cluster on this machine."""
+    counts = RoleCounts(_PS.value, _WORKERS.value)
+    config = tf_config.from_environment()
+    if config is not None:
+        _check_no_counts(config, counts)
+    return find_task(counts)
+
+
+def _check_no_counts(config: TaskConfig, counts: RoleCounts) -> None:
+    if counts.is_given():
         raise ConfigError(
             f"`--ps` and `--workers` must be left out if TF_CONFIG names the cluster (this is its {config.name}); "
             f"unset TF_CONFIG to start one here. Received: --ps {_PS.value}, --workers {_WORKERS.value}."

@@ -1,4 +1,4 @@
-"""Runs a program on a cluster of this machine, or as the one role that TF_CONFIG gives it.
+"""Runs a program on a cluster of this machine, or as the one role that this process has in a larger one.
 
 `run_local` takes over its process: it installs signal handlers and must be called in the main thread. The program runs
 as the chief. Parameter servers and workers do not run it, because the workers of a single-client cluster run graphs,
@@ -84,7 +84,7 @@ def program_command(program: Sequence[str]) -> list[str]:
 
 
 def run_role(config: TaskConfig, program: Sequence[str]) -> None:
-    """Turns this process into the task of TF_CONFIG: the chief runs the program, others serve. Does not return.
+    """Turns this process into a task of a cluster: the chief runs the program, others serve. Does not return.
 
     Raises:
         ConfigError: the task is the chief and there is no such program.
@@ -94,7 +94,8 @@ def run_role(config: TaskConfig, program: Sequence[str]) -> None:
         server.serve(config)
     # The program replaces this process, so that signals, exit status and process id are the program's own.
     command = program_command(program)
-    os.execvp(command[0], command)
+    # As in `run_local`, the program learns its cluster from TF_CONFIG. Tasks of `mpirun` can agree on one only once.
+    os.execvpe(command[0], command, os.environ | {"TF_CONFIG": config.to_json()})
 
 
 def run_local(plan: LaunchPlan) -> int:

@@ -18,6 +18,7 @@ from tensorflow.python.distribute import distribute_lib  # how to leave a replic
 from tfps import jobs
 from tfps.cluster import devices
 from tfps.cluster.connection import Connection, reconnect_tensorflow
+from tfps.cluster.environments.find import find_task
 from tfps.cluster.faults import translate
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
@@ -47,9 +48,10 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     The cluster: if TF_CONFIG is set, the strategy uses the cluster that it describes. There, the constructor of a
     `worker` or `ps` task serves until the chief has finished and then ends the process with status 0, and the `chief`
-    continues with the program. If TF_CONFIG is not set, the strategy uses `cluster`, or starts one server and two
-    workers on this machine. An embedded cluster ends at `close`, at the end of the `with` block, when the program drops
-    the strategy and everything made under it, or at the latest with the process.
+    continues with the program. If TF_CONFIG is not set, the strategy uses `cluster`; else, as one of several tasks of
+    `mpirun` or `srun`, the cluster of these tasks; else it starts one server and two workers on this machine. An
+    embedded cluster ends at `close`, at the end of the `with` block, when the program drops the strategy and everything
+    made under it, or at the latest with the process.
 
     A program has one strategy at a time, because TensorFlow can be connected to only one cluster. A new strategy ends
     the earlier one: models made under the earlier one then raise `ClusterError`.
@@ -120,7 +122,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             dense_tables_bytes=dense_tables_bytes,
             repeated_ids=repeated_ids,
         )
-        config = from_environment()
+        # A cluster that is given needs no process manager: a task of SLURM may want servers of its own.
+        config = find_task() if arguments.cluster is None else from_environment()
         arguments.check_against(config)
         # If the library was built for another TensorFlow, this raises a clear error. Otherwise the servers would fail
         # to start.
