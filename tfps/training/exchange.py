@@ -10,6 +10,7 @@ Example: two workers pull 10.0. One moves its copy to 9.0 and pushes -1.0, the o
 Cost: one message a server in each direction, for any number of variables.
 """
 
+import contextlib
 import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from tfps.strategy.variables import DenseVariable, SeedVariable, SmallTable, Ste
 from tfps.training import moving_averages
 from tfps.training.affine import Extreme
 from tfps.training.assignments import Assignments
+from tfps.training.exclusive import exclusive
 from tfps.training.lanes import lanes, pack, unpack
 from tfps.training.order import Int, Order
 from tfps.types import VariableKey
@@ -325,23 +327,28 @@ def _add(
     end = sizes + sum(shape.num_elements() for shape in averages.values())
     unpacked = unpack(buffer[sizes:end], list(averages.values()), [tf.float32] * len(averages))
     factors = dict(zip(averages, unpacked, strict=True))
-    # A bool has no sum: where no step assigns it, the server keeps its own value.
-    added: list[tf.Operation] = [
-        tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=delta)
-        for variable, delta in zip(variables, deltas, strict=True)
-        if variable.dtype != tf.bool and variable.key not in {*factors, *extremes}
-    ]
     pushed = list(zip(variables, deltas, strict=True))
-    added += moving_averages.compose([(v, delta, factors[v.key]) for v, delta in pushed if v.key in factors])
-    for variable, pushed_value in pushed:
-        if variable.key in extremes:
-            value = extreme(extremes[variable.key], _read(variable.home_handle, variable), pushed_value)
-            added.append(tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=value))
-    for variable in variables:
-        if variable.constraint is not None:
-            # The sum of deltas that each respect a constraint need not respect it.
-            value = _constrain(variable, _read(variable.home_handle, variable))
-            added.append(tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=value))
+    scaled = [(v, delta, factors[v.key]) for v, delta in pushed if v.key in factors]
+    added: list[tf.Operation] = []
+    # Most messages need no lock, and all messages of a model agree on it.
+    parted = bool(extremes) or any(v.constraint is not None for v in variables) or moving_averages.reads_first(scaled)
+    with exclusive(added) if parted else contextlib.nullcontext():
+        # A bool has no sum: where no step assigns it, the server keeps its own value.
+        added += [
+            tf.raw_ops.AssignAddVariableOp(resource=variable.home_handle, value=delta)
+            for variable, delta in pushed
+            if variable.dtype != tf.bool and variable.key not in {*factors, *extremes}
+        ]
+        added += moving_averages.compose(scaled)
+        for variable, pushed_value in pushed:
+            if variable.key in extremes:
+                value = extreme(extremes[variable.key], _read(variable.home_handle, variable), pushed_value)
+                added.append(tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=value))
+        for variable in variables:
+            if variable.constraint is not None:
+                # The sum of deltas that each respect a constraint need not respect it.
+                value = _constrain(variable, _read(variable.home_handle, variable))
+                added.append(tf.raw_ops.AssignVariableOp(resource=variable.home_handle, value=value))
     return added
 
 

@@ -75,8 +75,18 @@ def value_after(variable: DenseVariable, value: tf.Tensor, delta: tf.Tensor, fac
     return value * tf.cast(factor, variable.dtype) + _addend(variable, delta)
 
 
+def reads_first(variables: Iterable[tuple[DenseVariable, tf.Tensor, tf.Tensor]]) -> bool:
+    """Returns whether `compose` reads a variable before it assigns it, so that the caller must hold a lock."""
+    return any(not _is_one_operation(variable, factor) for variable, _, factor in variables)
+
+
+def _is_one_operation(variable: DenseVariable, factor: tf.Tensor) -> bool:
+    # The op supports float32 and one factor.
+    return variable.dtype == tf.float32 and factor.shape.rank == 0
+
+
 def compose(variables: Iterable[tuple[DenseVariable, tf.Tensor, tf.Tensor]]) -> list[tf.Operation]:
-    """Applies pushes to averages on their server, each atomically; returns the operations.
+    """Applies pushes to averages on their server; returns the operations. See `reads_first`.
 
     Args:
         variables: tuples of (variable, its push value, its keep factor: float32, a scalar or a tensor of its shape).
@@ -85,11 +95,10 @@ def compose(variables: Iterable[tuple[DenseVariable, tf.Tensor, tf.Tensor]]) -> 
     operations, by_average = [], dict[object, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]()
     for variable, delta, factor in variables:
         addend = _addend(variable, delta)
-        if variable.dtype == tf.float32 and factor.shape.rank == 0:
+        if _is_one_operation(variable, factor):
             kind = variable.key if variable.average is None else variable.average
             by_average.setdefault(kind, []).append((variable.home_handle, addend, factor))
             continue
-        # The op supports float32 with a scalar factor. Without it, two pushes at a time may both read the old value.
         value = tf.raw_ops.ReadVariableOp(resource=variable.home_handle, dtype=variable.dtype)
         if variable.dtype == tf.bool:
             value = value_after(variable, value, delta, factor)
