@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--repeated-ids", nargs="+", choices=("sum", "each"), default=["sum"], help="of the strategy (default sum)"
     )
     parser.add_argument(
-        "--optimizer", choices=("", "adagrad", "adam"), default="", help="in place of that of the task (default: that)"
+        "--optimizer", choices=("task", "adagrad", "adam"), default="task", help="the task's own, or this one"
     )
     parser.add_argument("--overlap", action="store_true", help="GEO and async exchange while they train")
     parser.add_argument("--out", help="a file that lines are appended to")

@@ -35,7 +35,7 @@ class Mode:
         exchange_every: steps between exchanges of dense variables ("async"); None for the strategy's default.
         overlap: whether windows (GEO) or dense variables ("async") are exchanged while others are trained.
         repeated_ids: of the strategy; None without one.
-        kind: the optimizer; "" for that of the task.
+        kind: the optimizer: "task" for the task's own, or a key of `OPTIMIZERS`.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Mode:
     exchange_every: int | None = None
     overlap: bool = False
     repeated_ids: str | None = None
-    kind: str = ""
+    kind: str = "task"
 
     @property
     def distributed(self) -> bool:
@@ -105,7 +105,7 @@ class Run:
 
     def _plain_optimizer(self) -> Any:
         kind = self._mode.kind
-        return OPTIMIZERS[kind](self._mode.rate) if kind else self._task.optimizer(self._mode.rate)
+        return self._task.optimizer(self._mode.rate) if kind == "task" else OPTIMIZERS[kind](self._mode.rate)
 
     def _epoch(self, seed: int) -> Any:
         """The batches of one epoch; for "joined" the batches of all workers, joined."""
