@@ -11,9 +11,11 @@ that passes.
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
@@ -37,21 +39,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Runs Keras's own tests inside a tfps scope.")
     parser.add_argument("files", nargs="*", help="files of keras/src, such as trainers/trainer_test.py; by default all")
     parser.add_argument("-k", default="", help="an expression that chooses tests, as for pytest")
-    parser.add_argument("-n", default="0", help="the processes that run tests; each has a cluster of its own")
+    parser.add_argument("-n", type=int, default=1, help="the processes that run tests; each has a cluster of its own")
     options = parser.parse_args()
     version = metadata.version("keras")
     root = BUILD / f"keras-{version}"
     tests = unpack(version, root)
     if options.files:
         tests = [root / "keras" / "src" / file for file in options.files]
-    parallel = ["-n", options.n] if options.n != "0" else []
     skipped = read_skipped()
     deselected = [f"--deselect={test}" for test, mark in skipped.items() if mark == "!"]
-    within = run(root, [*map(str, tests), *parallel, *deselected, "-k", options.k], scope=True)
+    within = run(root, list(map(str, tests)), [*deselected, "-k", options.k], options.n, scope=True)
     failed = [test for test, outcome in within.items() if outcome["outcome"] == "failed"]
-    without = run(root, [*failed, *parallel], scope=False) if failed else {}
+    # A name with an address is another one in each process: all tests of that function run again.
+    again = {test.partition("[")[0] if "0x" in test else test for test in failed}
+    without = run(root, sorted(again), [], options.n, scope=False) if failed else {}
     if lost := [test for test in failed if test not in without]:
-        sys.exit(f"these tests did not run without a scope: {lost}. {root}/log-without.txt says why.")
+        sys.exit(f"these tests did not run without a scope: {lost}. {root}/log-without-*.txt say why.")
     return compare(within, without, skipped, whole=not options.files and not options.k)
 
 
@@ -82,9 +85,21 @@ def unpack(version: str, root: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in found if is_chosen(path.relative_to(source), path.read_text())]
 
 
-def run(root: pathlib.Path, chosen: list[str], scope: bool) -> Outcomes:
-    """Runs the tests; returns the outcome of each."""
-    outcomes = root / f"outcomes-{'within' if scope else 'without'}.jsonl"
+def run(root: pathlib.Path, chosen: list[str], options: list[str], processes: int, scope: bool) -> Outcomes:
+    """Runs the tests, in as many processes at a time; returns the outcome of each.
+
+    Not by pytest-xdist, which refuses tests whose names differ from process to process.
+    """
+    parts = [chosen[number::processes] for number in range(processes)]
+    with concurrent.futures.ThreadPoolExecutor(processes) as pool:
+        calls = [pool.submit(run_part, root, part, options, number, scope) for number, part in enumerate(parts) if part]
+    return {test: outcome for call in calls for test, outcome in call.result().items()}
+
+
+def run_part(root: pathlib.Path, chosen: list[str], options: list[str], number: int, scope: bool) -> Outcomes:
+    """Runs tests in one process of pytest; returns the outcome of each."""
+    part = f"{'within' if scope else 'without'}-{number}"
+    outcomes = root / f"outcomes-{part}.jsonl"
     outcomes.unlink(missing_ok=True)
     environment = os.environ | {
         "UPSTREAM_SCOPE": str(int(scope)),
@@ -100,15 +115,17 @@ def run(root: pathlib.Path, chosen: list[str], scope: bool) -> Outcomes:
     limits = ["-o", "faulthandler_timeout=600", "-o", "faulthandler_exit_on_timeout=true"]
     quiet = ["-q", "--tb=short", "-W", "ignore", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     pytest = [sys.executable, "-m", "pytest", *settings, *limits, *quiet]
-    name = root / f"log-{'within' if scope else 'without'}.txt"
+    name = root / f"log-{part}.txt"
     with open(name, "w") as log:
-        ended = subprocess.run([*pytest, *chosen], env=environment, cwd=root, stdout=log, stderr=subprocess.STDOUT)
-    # 1: some tests failed. Any other status means that some did not run.
-    if ended.returncode not in (0, 1):
-        sys.exit(f"pytest ended early, with status {ended.returncode}. {name} says why.")
+        command = [*pytest, *chosen, *options]
+        ended = subprocess.run(command, env=environment, cwd=root, stdout=log, stderr=subprocess.STDOUT)
+    # 1: some tests failed; 5: `-k` chose none of this part. Any other status means that some did not run.
+    if ended.returncode not in (0, 1, 5):
+        raise SystemExit(f"pytest ended early, with status {ended.returncode}. {name} says why.")
     lines = outcomes.read_text().splitlines() if outcomes.exists() else []
     found: Outcomes = {}
     for line in map(json.loads, lines):
+        line["test"] = re.sub("0x[0-9a-f]+", "0x", line["test"])
         # A test that passes, but whose teardown fails, has two lines.
         if line["test"] not in found or line["outcome"] == "failed":
             found[line["test"]] = line
