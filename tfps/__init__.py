@@ -9,10 +9,14 @@ if TYPE_CHECKING:
     from tfps import layers, models, nn, optimizers, text
     from tfps.cluster.local import LocalCluster
     from tfps.keras.planning import plan
+    from tfps.replicas.strategies import MirroredStrategy, MultiWorkerMirroredStrategy, OneDeviceStrategy
     from tfps.strategy.strategy import ParameterServerStrategy
 
 __all__ = [
     "LocalCluster",
+    "MirroredStrategy",
+    "MultiWorkerMirroredStrategy",
+    "OneDeviceStrategy",
     "ParameterServerStrategy",
     "__version__",
     "layers",
@@ -43,6 +47,12 @@ def __getattr__(name: str) -> object:
         # The hooks replace methods of Keras, so only a program that uses a strategy installs them.
         hooks.install()
         return ParameterServerStrategy
+    if name in ("MirroredStrategy", "MultiWorkerMirroredStrategy", "OneDeviceStrategy"):
+        from tfps.keras.hooks import replicas
+        from tfps.replicas import strategies
+
+        replicas.install()
+        return getattr(strategies, name)
     if name == "plan":
         from tfps.keras.planning import plan
 

@@ -111,12 +111,20 @@ class ReturnedLogs:
             means: the mean over all steps of each of `values`.
             results: returns the results of the model's metrics by name.
         """
+        return self.compute_from(self._sums, means, results)
+
+    def compute_from(
+        self, sums: Sequence[SumVariable], means: Values, results: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Returns the logs as `compute` does, but from the values of other variables, in the same order."""
         computed: Mapping[str, tf.Tensor] = {}
         if self._computed or self._function is not None:
             if self._function is None:
                 self._function = self._make_function()
-            others = [tf.cast(tf.constant(means[key], tf.float32), dtype) for key, dtype in self._cuts.values()]
-            computed = self._function([sums.read_value() for sums in self._sums], others)
+            others = [
+                tf.cast(tf.convert_to_tensor(means[key], tf.float32), dtype) for key, dtype in self._cuts.values()
+            ]
+            computed = self._function([one.read_value() for one in sums], others)
         named = _flat(results()) if self._by_name else {}
         return {
             name: named[name] if name in self._by_name else computed[name] if name in computed else means[name]

@@ -44,7 +44,7 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
         initializer: a Keras initializer or any function of (shape, dtype).
     """
     shape, dtype = tuple(variable._shape), standardize_dtype(variable._dtype)
-    spec = VariableSpec(variable.path, shape, dtype, trainable=variable.trainable, is_table=_is_table(variable, shape))
+    spec = VariableSpec(variable.path, shape, dtype, trainable=variable.trainable, is_table=is_table(variable, shape))
     # Three forms of the same initial value: the whole tensor, a range of rows, and a constant. Servers use the cheapest
     # one that exists, so that a large table is never drawn in one piece.
     initial = InitialValue(
@@ -105,7 +105,7 @@ def adopt_layers(strategy: ParameterServerStrategy, model: keras.Model) -> None:
                 array.shape,
                 dtype,
                 trainable=variable.trainable,
-                is_table=_is_table(variable, array.shape),
+                is_table=is_table(variable, array.shape),
             )
             variable._value = _create(
                 strategy, variable, spec, InitialValue(_constant_of(array, dtype), _rows_of(array, dtype))
@@ -220,7 +220,8 @@ def _is_of_layer(variable: Variable) -> bool:
     return variable._tfps_maker in ("layer", "embedding")
 
 
-def _is_table(variable: Variable, shape: Shape) -> bool:
+def is_table(variable: Variable, shape: Shape) -> bool:
+    """Whether a Keras variable whose maker is recorded is a table, of any size."""
     of_embedding = variable._tfps_maker == "embedding"
     # A quantized embedding is not trained: nothing is sent for its rows, and `quantize` assigns it whole.
     if of_embedding and not variable.trainable and tf.as_dtype(standardize_dtype(variable._dtype)).is_integer:

@@ -1,0 +1,120 @@
+"""Hooks for the strategies of `tfps.replicas`: one device, Mirrored, MultiWorkerMirrored.
+
+Threading: the main thread, and a thread of each replica while a step is traced.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfps.errors import UnsupportedError
+from tfps.keras import variables
+from tfps.keras._compat import TensorFlowTrainer, TFEpochIterator, TFOptimizer, Trainer, Variable, keras, tensorflow_numpy
+from tfps.keras.hooks import replacing
+from tfps.keras.hooks.replacing import Method
+from tfps.keras.modes import ModeOptimizer
+from tfps.keras.replicas import functions, tables, updates
+from tfps.replicas import step
+from tfps.replicas.strategies import Replicated
+from tfps.types import Nest
+
+_INSTALLED: set[str] = set()
+
+
+def install() -> None:
+    """Installs the hooks. A second call does nothing."""
+    if _INSTALLED:
+        return
+    _INSTALLED.add("replicas")
+    _install_variables()
+    _install_optimizers()
+    trains = lambda model, *args, **kwargs: isinstance(model._distribute_strategy, Replicated)  # noqa: E731
+    replacing.replace(TensorFlowTrainer, "make_train_function", _make_train_function, trains)
+    replacing.replace(TensorFlowTrainer, "make_test_function", _make_test_function, trains)
+    replacing.replace(TensorFlowTrainer, "_maybe_symbolic_build", _symbolic_build, trains)
+    replacing.replace(Trainer, "compile", _compile, trains)
+
+
+def _install_variables() -> None:
+    in_scope = lambda *args, **kwargs: tables.current_strategy() is not None  # noqa: E731
+    replacing.replace(Variable, "__init__", _init_variable, in_scope)
+    replacing.replace(Variable, "_initialize", _initialize, in_scope)
+    replacing.replace(Variable, "_direct_assign", _assign, lambda *args: step.current() is not None)
+    replacing.replace(Variable, "__int__", lambda stock, one: int(one.numpy()), _is_distributed)
+    replacing.replace(Variable, "__float__", lambda stock, one: float(one.numpy()), _is_distributed)
+    replacing.replace(tensorflow_numpy, "take", tables.take_rows, tables.takes_rows)
+
+
+def _install_optimizers() -> None:
+    ours = lambda optimizer, *args, **kwargs: isinstance(optimizer._distribution_strategy, Replicated)  # noqa: E731
+    begins = lambda optimizer, *args, **kwargs: ours(optimizer) and not step.is_updating()  # noqa: E731
+    for kind in (keras.optimizers.Optimizer, keras.optimizers.LossScaleOptimizer):
+        replacing.replace(kind, "apply", updates.apply, begins)
+    replacing.replace(TFOptimizer, "_backend_apply_gradients", updates.apply_gradients, ours)
+    replacing.replace(TFOptimizer, "_backend_update_step", updates.update_step, ours)
+    replacing.replace(TFOptimizer, "_clip_gradients", updates.clip, ours)
+    replacing.replace(TFOptimizer, "_apply_weight_decay", updates.decay, ours)
+    replacing.replace(TFOptimizer, "_backend_increment_gradient_accumulators", updates.accumulate, ours)
+    replacing.replace(TFOptimizer, "_overwrite_model_variables_with_average_value", updates.take_averages, ours)
+
+
+def _init_variable(stock: Method, variable: Variable, *args: object, **kwargs: object) -> None:
+    # Recorded first: the constructor of Keras may already initialize the variable.
+    variables.record_maker(variable)
+    stock(variable, *args, **kwargs)
+
+
+def _initialize(stock: Method, variable: Variable, value: tf.Tensor | Callable[[], tf.Tensor]) -> None:
+    stock(variable, value)
+    strategy = tables.current_strategy()
+    assert strategy is not None
+    tables.mark(strategy, variable)
+
+
+def _assign(stock: Method, variable: Variable, value: tf.Tensor) -> None:
+    current = step.current()
+    assert current is not None
+    current.assigned.append(variable)
+    stock(variable, value)
+
+
+def _is_distributed(variable: Variable) -> bool:
+    return isinstance(variable._value, tf.distribute.DistributedValues)
+
+
+def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> None:
+    stock(model, *args, **kwargs)
+    if isinstance(model.optimizer, ModeOptimizer):
+        raise UnsupportedError(
+            f"`optimizer` must have no mode under {type(model._distribute_strategy).__name__}, where every step is "
+            f"synchronous. Received: {type(model.optimizer).__name__}. Valid: a plain Keras optimizer."
+        )
+    model._distribute_strategy.small_tables.begin_model()
+
+
+def _make_train_function(stock: Method, model: keras.Model, force: bool = False) -> Callable[[Any], Nest]:
+    return _keep_function(model, "train", force)
+
+
+def _make_test_function(stock: Method, model: keras.Model, force: bool = False) -> Callable[[Any], Nest]:
+    return _keep_function(model, "test", force)
+
+
+def _keep_function(model: keras.Model, kind: str, force: bool) -> Callable[[Any], Nest]:
+    function = getattr(model, f"{kind}_function")
+    if function is None or force:
+        function = functions.make_function(model, getattr(model, f"{kind}_step"))
+        # Keras tracks what is assigned to a model in the plain way.
+        object.__setattr__(model, f"{kind}_function", function)
+    return function
+
+
+def _symbolic_build(
+    stock: Method, model: keras.Model, iterator: TFEpochIterator | None = None, data_batch: Nest = None
+) -> None:
+    """Builds the model in the scope from the element spec of the input, so that no batch is taken from it."""
+    if iterator is not None:
+        data_batch = tables.spec_of_replica(iterator._distributed_dataset.element_spec)
+    with model._distribute_strategy.scope():
+        model._symbolic_build(data_batch=data_batch)
