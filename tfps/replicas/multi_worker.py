@@ -10,6 +10,7 @@ from tensorflow.python.eager import context  # whether a seed is set is not publ
 from tfps import env, jobs
 from tfps.cluster.tf_config import parse_cluster_of_workers
 from tfps.errors import ConfigError
+from tfps.replicas import messages
 
 if TYPE_CHECKING:
     from tfps.replicas.strategies import MultiWorkerMirroredStrategy
@@ -22,7 +23,9 @@ class Extended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
         devices, kind = super()._initialize_local_devices(cluster_resolver, worker_device)
         if kind != "CPU":
             return devices, kind
-        count = len([device for device in tf.config.list_logical_devices("CPU") if worker_device in device.name])
+        own = tf.DeviceSpec.from_string(worker_device)
+        specs = [tf.DeviceSpec.from_string(device.name) for device in tf.config.list_logical_devices("CPU")]
+        count = len([spec for spec in specs if (spec.job, spec.task) == (own.job, own.task)])
         return tuple(f"{worker_device}/device:CPU:{index}" for index in range(max(1, count))), kind
 
 
@@ -73,10 +76,11 @@ def agree_on_seed(strategy: "MultiWorkerMirroredStrategy") -> None:
     first = strategy.cluster_resolver.task_type in (None, jobs.CHIEF) or strategy.extended._is_chief
     drawn = random.SystemRandom().randrange(1, 1 << 30) if first else 0
 
+    @tf.autograph.experimental.do_not_convert
     def draw() -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
-        own = drawn if replica.replica_id_in_sync_group == 0 else 0
-        return replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(own, tf.int32))
+        own = tf.where(tf.equal(replica.replica_id_in_sync_group, 0), drawn, 0)
+        return messages.all_sum([own])[0]
 
     agreed = strategy.experimental_local_results(strategy.run(tf.function(draw)))[0]
     tf.random.set_seed(int(agreed))

@@ -11,11 +11,10 @@ import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib  # how to update one replica is not public
 
 from tfps.ops.segment_sum_rows import segment_sum_rows
-from tfps.replicas import step
+from tfps.replicas import messages, step
 
 Gradient = tf.Tensor | tf.IndexedSlices | None
 """A gradient of a variable; None if the loss does not depend on it."""
-_SUM = tf.distribute.ReduceOp.SUM
 
 
 def sum_over_replicas(gradients: Sequence[Gradient], summed: Sequence[bool]) -> list[Gradient]:
@@ -34,13 +33,13 @@ def sum_over_replicas(gradients: Sequence[Gradient], summed: Sequence[bool]) -> 
     dense = [place for place, one in enumerate(weighted) if one is not None and place not in rows]
     # The examples cross with the gradients, because a message costs more than a number.
     counts = [] if current is None else [current.examples]
-    totals = replica.all_reduce(_SUM, [*(weighted[place] for place in dense), *counts]) if dense or counts else []
+    totals = messages.all_sum([*(weighted[place] for place in dense), *counts])
     result: list[Gradient] = [None] * len(weighted)
     for place, total in zip(dense, totals, strict=False):
         result[place] = total
     for width in sorted({(weighted[place].dtype.name, weighted[place].values.shape[-1]) for place in rows}):
         places = [p for p in rows if (weighted[p].dtype.name, weighted[p].values.shape[-1]) == width]
-        merged = _gather_rows(replica, [weighted[place] for place in places], [summed[place] for place in places])
+        merged = _gather_rows([weighted[place] for place in places], [summed[place] for place in places])
         for place, one in zip(places, merged, strict=True):
             result[place] = one
     if current is None:
@@ -58,10 +57,9 @@ def weighted_mean(values: Sequence[tf.Tensor], sums: Sequence[tf.Tensor], exampl
         sums: tensors of this replica, of which the sum is wanted.
         examples: the number of examples of this replica, a float32 scalar.
     """
-    replica = tf.distribute.get_replica_context()
     # NaN of a replica without examples must not count.
     weighted = [tf.math.multiply_no_nan(value, tf.cast(examples, value.dtype)) for value in values]
-    totals = replica.all_reduce(_SUM, [*weighted, *sums, examples])
+    totals = messages.all_sum([*weighted, *sums, examples])
     count = tf.maximum(totals[-1], 1.0)
     means = [total / tf.cast(count, total.dtype) for total in totals[: len(values)]]
     return means, list(totals[len(values) : -1])
@@ -107,19 +105,16 @@ def _times(gradient: Gradient, factor: tf.Tensor) -> Gradient:
     return gradient * tf.cast(factor, gradient.dtype)
 
 
-def _gather_rows(
-    replica: tf.distribute.ReplicaContext, gradients: Sequence[tf.IndexedSlices], summed: Sequence[bool]
-) -> list[tf.IndexedSlices]:
+def _gather_rows(gradients: Sequence[tf.IndexedSlices], summed: Sequence[bool]) -> list[tf.IndexedSlices]:
     """Gathers the touched rows of some tables of one width from all replicas."""
     parts = [_sum_by_id(one) if once else one for one, once in zip(gradients, summed, strict=True)]
     counts = tf.stack([tf.shape(part.indices)[0] for part in parts])
     ids = tf.concat([tf.cast(part.indices, tf.int64) for part in parts], 0)
     values = tf.concat([part.values for part in parts], 0)
     # Three messages for all tables of one width: the counts, the ids, the rows.
-    sizes = tf.reshape(replica.all_gather(counts[tf.newaxis], 0), [-1])
-    width = values.shape[1:]
-    ids, values = replica.all_gather(ids, 0), tf.ensure_shape(replica.all_gather(values, 0), [None, *width])
-    pieces = len(parts) * replica.num_replicas_in_sync
+    sizes = tf.reshape(messages.all_concat(counts[tf.newaxis]), [-1])
+    ids, values = messages.all_concat(ids), messages.all_concat(values)
+    pieces = len(parts) * tf.distribute.get_replica_context().num_replicas_in_sync
     of_ids, of_values = tf.split(ids, sizes, num=pieces), tf.split(values, sizes, num=pieces)
     # The pieces of a replica are in the order of the tables: 0 1 2, 0 1 2.
     return [
