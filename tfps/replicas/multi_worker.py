@@ -71,16 +71,36 @@ def agree_on_seed(strategy: "MultiWorkerMirroredStrategy") -> None:
     Each worker shuffles the whole input and then takes its part. With different orders, examples would come twice or
     never.
     """
-    if context.global_seed() is not None or strategy.num_replicas_in_sync == 1:
+    if context.global_seed() is not None or not has_peers(strategy):
         return
-    first = strategy.cluster_resolver.task_type in (None, jobs.CHIEF) or strategy.extended._is_chief
-    drawn = random.SystemRandom().randrange(1, 1 << 30) if first else 0
+    drawn = random.SystemRandom().randrange(1, 1 << 30)
+    tf.random.set_seed(value_of_chief(strategy, drawn))
+
+
+def has_peers(strategy: "MultiWorkerMirroredStrategy") -> bool:
+    """Whether the strategy has more than one process."""
+    return bool(strategy.extended._in_multi_worker_mode()) and strategy.extended._num_workers > 1
+
+
+def is_chief(strategy: "MultiWorkerMirroredStrategy") -> bool:
+    """Whether this process is the one that writes files."""
+    return bool(strategy.extended._is_chief)
+
+
+def sum_over_hosts(strategy: "MultiWorkerMirroredStrategy", value: int) -> int:
+    """Returns the sum of a number over the processes. All call it; it returns when all have."""
 
     @tf.autograph.experimental.do_not_convert
-    def draw() -> tf.Tensor:
-        replica = tf.distribute.get_replica_context()
-        own = tf.where(tf.equal(replica.replica_id_in_sync_group, 0), drawn, 0)
+    def add(number: tf.Tensor) -> tf.Tensor:
+        own = tf.where(tf.equal(tf.distribute.get_replica_context().replica_id_in_sync_group % devices, 0), number, 0)
         return messages.all_sum([own])[0]
 
-    agreed = strategy.experimental_local_results(strategy.run(tf.function(draw)))[0]
-    tf.random.set_seed(int(agreed))
+    # Of the replicas of a process the first one counts.
+    devices = len(strategy.extended.worker_devices)
+    total = strategy.run(tf.function(add), args=(tf.constant(value, tf.int64),))
+    return int(strategy.experimental_local_results(total)[0])
+
+
+def value_of_chief(strategy: "MultiWorkerMirroredStrategy", value: int) -> int:
+    """Returns the number that the chief has. All call it."""
+    return sum_over_hosts(strategy, value if is_chief(strategy) else 0)

@@ -10,13 +10,13 @@ import tensorflow as tf
 
 from tfps.errors import UnsupportedError
 from tfps.keras import variables
-from tfps.keras._compat import TensorFlowTrainer, TFEpochIterator, TFOptimizer, Trainer, Variable, keras, tensorflow_numpy
+from tfps.keras._compat import ArrayDataAdapter, TensorFlowTrainer, TFEpochIterator, TFOptimizer, Trainer, Variable, keras, tensorflow_numpy
 from tfps.keras.hooks import replacing
 from tfps.keras.hooks.replacing import Method
 from tfps.keras.modes import ModeOptimizer
-from tfps.keras.replicas import functions, tables, updates
-from tfps.replicas import step
-from tfps.replicas.strategies import Replicated
+from tfps.keras.replicas import functions, saving, tables, updates
+from tfps.replicas import multi_worker, step
+from tfps.replicas.strategies import MultiWorkerMirroredStrategy, Replicated
 from tfps.types import Nest
 
 _INSTALLED: set[str] = set()
@@ -34,6 +34,9 @@ def install() -> None:
     replacing.replace(TensorFlowTrainer, "make_test_function", _make_test_function, trains)
     replacing.replace(TensorFlowTrainer, "_maybe_symbolic_build", _symbolic_build, trains)
     replacing.replace(Trainer, "compile", _compile, trains)
+    for name, hook in (("__init__", _init_iterator), ("reset", _reset_iterator), ("_interrupted_warning", _say_end)):
+        replacing.replace(TFEpochIterator, name, hook, _is_of_several_hosts)
+    _install_saving()
 
 
 def _install_variables() -> None:
@@ -41,6 +44,7 @@ def _install_variables() -> None:
     replacing.replace(Variable, "__init__", _init_variable, in_scope)
     replacing.replace(Variable, "_initialize", _initialize, in_scope)
     replacing.replace(Variable, "_direct_assign", _assign, lambda *args: step.current() is not None)
+    replacing.replace(keras.random.SeedGenerator, "next", _next_seed, lambda *args, **kwargs: step.current() is not None)
     replacing.replace(Variable, "__int__", lambda stock, one: int(one.numpy()), _is_distributed)
     replacing.replace(Variable, "__float__", lambda stock, one: float(one.numpy()), _is_distributed)
     replacing.replace(tensorflow_numpy, "take", tables.take_rows, tables.takes_rows)
@@ -57,6 +61,44 @@ def _install_optimizers() -> None:
     replacing.replace(TFOptimizer, "_apply_weight_decay", updates.decay, ours)
     replacing.replace(TFOptimizer, "_backend_increment_gradient_accumulators", updates.accumulate, ours)
     replacing.replace(TFOptimizer, "_overwrite_model_variables_with_average_value", updates.take_averages, ours)
+
+
+def _is_of_several_hosts(
+    iterator: TFEpochIterator, distribute_strategy: tf.distribute.Strategy | None = None, *args: Any, **kwargs: Any
+) -> bool:
+    strategy = distribute_strategy or getattr(iterator, "_distribute_strategy", None)
+    return isinstance(strategy, MultiWorkerMirroredStrategy) and multi_worker.has_peers(strategy)
+
+
+def _init_iterator(stock: Method, iterator: TFEpochIterator, *args: Any, **kwargs: Any) -> None:
+    stock(iterator, *args, **kwargs)
+    _forget_number(iterator)
+
+
+def _reset_iterator(stock: Method, iterator: TFEpochIterator) -> None:
+    stock(iterator)
+    _forget_number(iterator)
+
+
+def _forget_number(iterator: TFEpochIterator) -> None:
+    """Lets an epoch go on until no worker has a batch: each may have another number of them."""
+    if not isinstance(iterator.data_adapter, ArrayDataAdapter):
+        iterator._num_batches = None
+
+
+def _say_end(stock: Method, iterator: TFEpochIterator) -> None:
+    """Warns only of an input that is shorter than the user has said."""
+    if iterator.steps_per_epoch:
+        stock(iterator)
+
+
+def _install_saving() -> None:
+    for name in ("save", "save_weights", "export"):
+        replacing.replace(keras.Model, name, saving.save, saving.is_on_several_hosts)
+    backup = keras.callbacks.BackupAndRestore
+    replacing.replace(backup, "on_train_begin", saving.restore, saving.holds_model)
+    replacing.replace(backup, "_save_model", saving.back_up, saving.holds_model)
+    replacing.replace(backup, "on_train_end", saving.remove_backup, saving.holds_model)
 
 
 def _init_variable(stock: Method, variable: Variable, *args: object, **kwargs: object) -> None:
@@ -77,6 +119,17 @@ def _assign(stock: Method, variable: Variable, value: tf.Tensor) -> None:
     assert current is not None
     current.assigned.append(variable)
     stock(variable, value)
+
+
+def _next_seed(stock: Method, generator: keras.random.SeedGenerator, *args: Any, **kwargs: Any) -> tf.Tensor:
+    """Draws other numbers on each replica, which otherwise would drop the same units for their different examples."""
+    seed = tf.convert_to_tensor(stock(generator, *args, **kwargs))
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return seed
+    number = tf.cast(replica.replica_id_in_sync_group, seed.dtype)
+    # Multiples of an odd number near 2**32 / golden ratio: the seeds of steps, which count up, never meet them soon.
+    return seed + tf.stack([tf.zeros_like(number), number * tf.constant(2_654_435_769, seed.dtype)])
 
 
 def _is_distributed(variable: Variable) -> bool:
@@ -116,5 +169,7 @@ def _symbolic_build(
     """Builds the model in the scope from the element spec of the input, so that no batch is taken from it."""
     if iterator is not None:
         data_batch = tables.spec_of_replica(iterator._distributed_dataset.element_spec)
+    # BackupAndRestore leaves this set after a resumed `fit`, and the next `fit` would train no epoch.
+    model._initial_epoch = 0
     with model._distribute_strategy.scope():
         model._symbolic_build(data_batch=data_batch)
