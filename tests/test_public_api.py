@@ -15,6 +15,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = {
     "tfps": {
         "LocalCluster",
+        "MirroredStrategy",
+        "MultiWorkerMirroredStrategy",
+        "OneDeviceStrategy",
         "ParameterServerStrategy",
         "__version__",
         "layers",

@@ -43,7 +43,11 @@ def all_concat(tensor: tf.Tensor) -> tf.Tensor:
 
 def _host_of(strategy: tf.distribute.Strategy) -> str:
     """Returns the device where the replicas of this process meet: the CPU, as messages start there."""
-    return tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).replace(device_type="CPU", device_index=0).to_string()
+    return (
+        tf.DeviceSpec.from_string(strategy.extended.worker_devices[0])
+        .replace(device_type="CPU", device_index=0)
+        .to_string()
+    )
 
 
 def _over_hosts(

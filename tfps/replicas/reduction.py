@@ -6,6 +6,7 @@ all examples, so each counts by n. Threading: the thread of a replica.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib  # how to update one replica is not public
@@ -13,7 +14,7 @@ from tensorflow.python.distribute import distribute_lib  # how to update one rep
 from tfps.ops.segment_sum_rows import segment_sum_rows
 from tfps.replicas import messages, step
 
-Gradient = tf.Tensor | tf.IndexedSlices | None
+Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices | None
 """A gradient of a variable; None if the loss does not depend on it."""
 
 
@@ -49,7 +50,9 @@ def sum_over_replicas(gradients: Sequence[Gradient], summed: Sequence[bool]) -> 
     return [_times(gradient, factor) for gradient in result]
 
 
-def weighted_mean(values: Sequence[tf.Tensor], sums: Sequence[tf.Tensor], examples: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+def weighted_mean(
+    values: Sequence[tf.Tensor], sums: Sequence[tf.Tensor], examples: tf.Tensor
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Returns means over the examples of all replicas, and sums over replicas, by one message.
 
     Args:
@@ -101,7 +104,9 @@ def _times(gradient: Gradient, factor: tf.Tensor) -> Gradient:
     if gradient is None:
         return None
     if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(gradient.values * tf.cast(factor, gradient.dtype), gradient.indices, gradient.dense_shape)
+        return tf.IndexedSlices(
+            gradient.values * tf.cast(factor, gradient.dtype), gradient.indices, gradient.dense_shape
+        )
     return gradient * tf.cast(factor, gradient.dtype)
 
 

@@ -51,6 +51,15 @@ def tracing(step: ReplicaStep) -> Iterator[None]:
         _CURRENT.step = before
 
 
+def after_input() -> contextlib.AbstractContextManager[Any]:
+    """Lets the operations within wait for the batch of the current step.
+
+    A step that finds no batch fails, but TensorFlow runs what needs no batch all the same: it would count a step.
+    """
+    found = _CURRENT.step
+    return contextlib.nullcontext() if found is None else tf.control_dependencies([found.examples])
+
+
 def is_updating() -> bool:
     """Whether this thread updates variables from gradients that are those of all replicas."""
     return _CURRENT.updating

@@ -1,4 +1,4 @@
-"""The strategies for models that fit one device: `OneDeviceStrategy`, `MirroredStrategy`, `MultiWorkerMirroredStrategy`.
+"""`OneDeviceStrategy`, `MirroredStrategy` and `MultiWorkerMirroredStrategy`, for models that fit one device.
 
 They are TensorFlow's strategies, and differ in what Keras does under them: rows of embeddings are updated row by row,
 metrics are exact over replicas, and a replica counts by its examples (`tfps.keras.replicas`).
@@ -101,7 +101,9 @@ class MirroredStrategy(Replicated, tf.distribute.MirroredStrategy):
     ) -> None:
         self._set_up(dense_tables_bytes, repeated_ids)
         if cross_device_ops is not None:
-            check_type("cross_device_ops", cross_device_ops, tf.distribute.CrossDeviceOps, "a tf.distribute.CrossDeviceOps")
+            check_type(
+                "cross_device_ops", cross_device_ops, tf.distribute.CrossDeviceOps, "a tf.distribute.CrossDeviceOps"
+            )
         known = None if devices is None else _check_devices("devices", devices)
         on_cpu = all("CPU" in device for device in known) if known else not tf.config.list_logical_devices("GPU")
         if cross_device_ops is None and on_cpu:
@@ -137,9 +139,7 @@ class MultiWorkerMirroredStrategy(Replicated, tf.distribute.MultiWorkerMirroredS
         self._set_up(dense_tables_bytes, repeated_ids)
         multi_worker.check_cluster(cluster_resolver)
         # TensorFlow's constructor has no setting for the class of the extended object.
-        tf.distribute.Strategy.__init__(
-            self, multi_worker.make_extended(self, cluster_resolver, communication_options)
-        )
+        tf.distribute.Strategy.__init__(self, multi_worker.make_extended(self, cluster_resolver, communication_options))
         multi_worker.agree_on_seed(self)
 
 

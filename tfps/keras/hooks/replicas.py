@@ -10,7 +10,16 @@ import tensorflow as tf
 
 from tfps.errors import UnsupportedError
 from tfps.keras import variables
-from tfps.keras._compat import ArrayDataAdapter, TensorFlowTrainer, TFEpochIterator, TFOptimizer, Trainer, Variable, keras, tensorflow_numpy
+from tfps.keras._compat import (
+    ArrayDataAdapter,
+    TensorFlowTrainer,
+    TFEpochIterator,
+    TFOptimizer,
+    Trainer,
+    Variable,
+    keras,
+    tensorflow_numpy,
+)
 from tfps.keras.hooks import replacing
 from tfps.keras.hooks.replacing import Method
 from tfps.keras.modes import ModeOptimizer
@@ -44,7 +53,9 @@ def _install_variables() -> None:
     replacing.replace(Variable, "__init__", _init_variable, in_scope)
     replacing.replace(Variable, "_initialize", _initialize, in_scope)
     replacing.replace(Variable, "_direct_assign", _assign, lambda *args: step.current() is not None)
-    replacing.replace(keras.random.SeedGenerator, "next", _next_seed, lambda *args, **kwargs: step.current() is not None)
+    replacing.replace(
+        keras.random.SeedGenerator, "next", _next_seed, lambda *args, **kwargs: step.current() is not None
+    )
     replacing.replace(Variable, "__int__", lambda stock, one: int(one.numpy()), _is_distributed)
     replacing.replace(Variable, "__float__", lambda stock, one: float(one.numpy()), _is_distributed)
     replacing.replace(tensorflow_numpy, "take", tables.take_rows, tables.takes_rows)
@@ -52,9 +63,8 @@ def _install_variables() -> None:
 
 def _install_optimizers() -> None:
     ours = lambda optimizer, *args, **kwargs: isinstance(optimizer._distribution_strategy, Replicated)  # noqa: E731
-    begins = lambda optimizer, *args, **kwargs: ours(optimizer) and not step.is_updating()  # noqa: E731
     for kind in (keras.optimizers.Optimizer, keras.optimizers.LossScaleOptimizer):
-        replacing.replace(kind, "apply", updates.apply, begins)
+        replacing.replace(kind, "apply", updates.apply, _begins_update)
     replacing.replace(TFOptimizer, "_backend_apply_gradients", updates.apply_gradients, ours)
     replacing.replace(TFOptimizer, "_backend_update_step", updates.update_step, ours)
     replacing.replace(TFOptimizer, "_clip_gradients", updates.clip, ours)
@@ -101,6 +111,10 @@ def _install_saving() -> None:
     replacing.replace(backup, "on_train_end", saving.remove_backup, saving.holds_model)
 
 
+def _begins_update(optimizer: keras.Optimizer, *args: object, **kwargs: object) -> bool:
+    return isinstance(optimizer._distribution_strategy, Replicated) and not step.is_updating()
+
+
 def _init_variable(stock: Method, variable: Variable, *args: object, **kwargs: object) -> None:
     # Recorded first: the constructor of Keras may already initialize the variable.
     variables.record_maker(variable)
@@ -123,7 +137,8 @@ def _assign(stock: Method, variable: Variable, value: tf.Tensor) -> None:
 
 def _next_seed(stock: Method, generator: keras.random.SeedGenerator, *args: Any, **kwargs: Any) -> tf.Tensor:
     """Draws other numbers on each replica, which otherwise would drop the same units for their different examples."""
-    seed = tf.convert_to_tensor(stock(generator, *args, **kwargs))
+    with step.after_input():
+        seed = tf.convert_to_tensor(stock(generator, *args, **kwargs))
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1:
         return seed

@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps.errors import ClusterError
 from tfps.keras._compat import Variable, keras, metrics_of, tree
 from tfps.keras.replicas.tables import local
 from tfps.keras.returned_logs import ReturnedLogs
@@ -36,15 +37,13 @@ def make_function(model: keras.Model, run: Callable[[Nest], Nest]) -> Callable[[
         # All replicas have the same logs.
         return tree.map_structure(lambda value: strategy.experimental_local_results(value)[0], outputs)
 
-    if model.run_eagerly:
-        on_data = one_step
-        on_iterator = lambda iterator: one_step(_without_optionals(iterator.get_next()))  # noqa: E731
-    else:
-        on_data = tf.function(one_step, reduce_retracing=True)
-        on_iterator = tf.function(
-            tf.autograph.experimental.do_not_convert(lambda iterator: one_step(_without_optionals(iterator.get_next()))),
-            reduce_retracing=True,
-        )
+    on_data = one_step if model.run_eagerly else tf.function(one_step, reduce_retracing=True)
+
+    @tf.autograph.experimental.do_not_convert
+    def take_step(iterator: Any) -> Nest:
+        return on_data(_without_optionals(iterator.get_next()))
+
+    on_iterator = take_step if model.run_eagerly else tf.function(take_step, reduce_retracing=True)
 
     def function(iterator: Any) -> Nest:
         logs = None
@@ -54,6 +53,10 @@ def make_function(model: keras.Model, run: Callable[[Nest], Nest]) -> Callable[[
                     logs = on_iterator(iterator)
                 else:
                     logs = on_data(_without_optionals(next(iterator)))
+            except tf.errors.UnavailableError as error:
+                raise ClusterError(
+                    f"a worker of the strategy has ended or is out of reach. TensorFlow says: {error}"
+                ) from None
             except (StopIteration, tf.errors.OutOfRangeError):
                 # The steps before this one count, and the next call ends the epoch.
                 if logs is None:
@@ -71,14 +74,15 @@ def _without_optionals(data: Nest) -> Nest:
 
 def _step_of_replica(model: keras.Model, run: Callable[[Nest], Nest], data: Nest) -> Nest:
     replica = tf.distribute.get_replica_context()
+    current = ReplicaStep(tf.cast(_count(data), tf.float32))
     if replica.num_replicas_in_sync == 1:
-        return run(data)
+        with tracing(current):
+            return run(data)
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     begin = len(graph.get_operations()) if graph is not None else 0
-    examples = tf.cast(_count(data), tf.float32)
+    examples = current.examples
     metrics = [variable for metric in metrics_of(model) for variable in metric.variables]
     before = [tf.identity(local(variable._value)) for variable in metrics]
-    current = ReplicaStep(examples)
     with tracing(current):
         logs = run(_at_least_one(data, examples))
     # The step may have made metrics.
@@ -171,7 +175,10 @@ def _join(model: keras.Model, logs: Nest, metrics: list[Variable], current: Repl
     means, totals = reduction.weighted_mean([*kept, *values], reads, current.examples)
     for one, mean in zip(state, means, strict=False):
         local(one._value).assign(mean)
-    results = lambda: _results(model, metrics, totals)  # noqa: E731
+
+    def results() -> Mapping[str, Any]:
+        return _results(model, metrics, totals)
+
     if returned is None:
         # Eager logs have no graph that tells metrics from values: the name decides.
         exact = results()

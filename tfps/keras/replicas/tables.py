@@ -29,7 +29,7 @@ def mark(strategy: Replicated, variable: Variable) -> None:
     setattr(variable, _MARK, not small)
 
 
-def is_table(variable: object) -> bool:
+def is_table(variable: Any) -> bool:
     """Whether a Keras variable is a table under such a strategy."""
     return getattr(variable, _MARK, False) and variable._value is not None and not in_stateless_scope()
 

@@ -17,7 +17,7 @@ from tfps.keras.replicas.tables import is_table, local
 from tfps.ops import library
 from tfps.ops.apply_dense import apply_dense
 from tfps.ops.rules.declaration import Measure
-from tfps.replicas import reduction, rows
+from tfps.replicas import reduction, rows, step
 from tfps.replicas.reduction import Gradient
 
 _LOG = logging.getLogger("tfps")
@@ -42,7 +42,7 @@ def apply(
     gradients = [_with_width(gradient, one) for gradient, one in zip(gradients, targets, strict=True)]
     if tf.distribute.get_replica_context() is not None:
         gradients = reduction.sum_over_replicas(gradients, [_sums_repeats(optimizer, one) for one in targets])
-    with reduction.on_each_replica():
+    with reduction.on_each_replica(), step.after_input():
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             return loss_scaling.update(optimizer, gradients, targets)
         return stock(optimizer, gradients, trainable_variables)
@@ -68,9 +68,7 @@ def apply_gradients(
     stock(optimizer, gradients, variables)
 
 
-def clip(
-    stock: Callable[..., list[Gradient]], optimizer: keras.Optimizer, gradients: list[Gradient]
-) -> list[Gradient]:
+def clip(stock: Callable[..., list[Gradient]], optimizer: keras.Optimizer, gradients: list[Gradient]) -> list[Gradient]:
     """Replaces `_clip_gradients`: Keras's own would make the gradient of a table dense."""
     return optimizers.clip_gradients(stock, optimizer, gradients)
 
@@ -93,11 +91,11 @@ def update_step(
         else:
             _say_slow(optimizer, variable)
             others.append((gradient, variable))
-    if by_op:
+    if bound is not None and by_op:
         handles = [[local(one._value).handle for one in (v, *bound.slots_of(v))] for _, v in by_op]
         # Keras has applied the weight decay of dense variables.
         apply_dense(bound.rule, handles, [gradient for gradient, _ in by_op], bound.hyper(0.0))
-    if by_rows:
+    if bound is not None and by_rows:
         rows.apply(_row_updates(optimizer, bound, by_rows, learning_rate))
     for gradient, variable in others:
         optimizer.update_step(gradient, local(variable._value), learning_rate)
