@@ -38,8 +38,13 @@ def sum_over_replicas(gradients: Sequence[Gradient], summed: Sequence[bool]) -> 
     result: list[Gradient] = [None] * len(weighted)
     for place, total in zip(dense, totals, strict=False):
         result[place] = total
-    for width in sorted({(weighted[place].dtype.name, weighted[place].values.shape[-1]) for place in rows}):
-        places = [p for p in rows if (weighted[p].dtype.name, weighted[p].values.shape[-1]) == width]
+    # All tables of one width and dtype share their messages.
+    kinds: dict[tuple[str, int], list[int]] = {}
+    for place in rows:
+        gradient = weighted[place]
+        assert gradient is not None
+        kinds.setdefault((gradient.dtype.name, int(gradient.values.shape[-1])), []).append(place)
+    for _, places in sorted(kinds.items()):
         merged = _gather_rows([weighted[place] for place in places], [summed[place] for place in places])
         for place, one in zip(places, merged, strict=True):
             result[place] = one

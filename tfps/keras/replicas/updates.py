@@ -163,7 +163,12 @@ def _measure(optimizer: keras.Optimizer, bound: row_optimizers.BoundRule) -> Mea
 
 def _fits_op(gradient: Gradient, variable: Variable, bound: row_optimizers.BoundRule) -> bool:
     """Whether the op for dense variables can update a variable: a float32 one on a CPU, by a dense gradient."""
-    if isinstance(gradient, tf.IndexedSlices) or not bound.rule.elementwise or not library.available():
+    if (
+        gradient is None
+        or isinstance(gradient, tf.IndexedSlices)
+        or not bound.rule.elementwise
+        or not library.available()
+    ):
         return False
     value = local(variable._value)
     return value.dtype == gradient.dtype == tf.float32 and "GPU" not in value.device and "TPU" not in value.device
