@@ -99,4 +99,5 @@ def main():
     globals()[what](model, folder, name)
 
 
-main()
+if __name__ == "__main__":
+    main()

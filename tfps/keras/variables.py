@@ -90,15 +90,15 @@ def adopt_layers(strategy: ParameterServerStrategy, model: keras.Model) -> None:
             continue
         _check_lookup_table(layer)
         own = [*layer._trainable_variables, *layer._non_trainable_variables]
-        kind = "embedding" if isinstance(layer, keras.layers.Embedding) else "layer"
+        kind = _kind_of(layer)
         seeds = [generator.state for generator in getattr(layer, "_seed_generators", ())]
         for variable, maker in [*((one, kind) for one in own), *((one, "seed") for one in seeds)]:
             value = variable._value
             # Users may wrap a tf.Variable of their own, which the scope has placed on a server.
             if value is None or isinstance(value, StepVariable | Table) or devices.is_of_job(value.device, jobs.PS):
                 continue
+            record_layer(variable, layer)
             variable._tfps_maker = maker
-            _record_table_type(variable, layer)
             array, dtype = _value_of(variable), standardize_dtype(variable._dtype)
             spec = VariableSpec(
                 variable.path,
@@ -185,6 +185,16 @@ def record_maker(variable: Variable) -> None:
     name = next((name for name, kind in kinds.items() if isinstance(maker, kind)), None)
     variable._tfps_maker = name or ("layer" if isinstance(maker, keras.layers.Layer) else "none")
     _record_table_type(variable, maker)
+
+
+def record_layer(variable: Variable, layer: keras.layers.Layer) -> None:
+    """Records the layer that has made a Keras variable, as `record_maker` would have done at the time."""
+    variable._tfps_maker = _kind_of(layer)
+    _record_table_type(variable, layer)
+
+
+def _kind_of(layer: keras.layers.Layer) -> str:
+    return "embedding" if isinstance(layer, keras.layers.Embedding) else "layer"
 
 
 def _record_table_type(variable: Variable, maker: object) -> None:

@@ -9,6 +9,7 @@ other processes, and once in a program.
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
@@ -33,6 +34,10 @@ class Replicated:
     Attributes:
         small_tables: counts the tables that are dense variables.
     """
+
+    if TYPE_CHECKING:
+        # TensorFlow's strategies, of which the classes below are, have it.
+        num_replicas_in_sync: int
 
     def _set_up(self, dense_tables_bytes: int, repeated_ids: str) -> None:
         """Keeps the checked arguments. Called before TensorFlow's constructor, which may connect to other hosts."""

@@ -23,7 +23,7 @@ from tfps.keras._compat import (
 from tfps.keras.hooks import replacing
 from tfps.keras.hooks.replacing import Method
 from tfps.keras.modes import ModeOptimizer
-from tfps.keras.replicas import functions, saving, tables, updates
+from tfps.keras.replicas import adoption, functions, saving, tables, updates
 from tfps.replicas import multi_worker, step
 from tfps.replicas.strategies import MultiWorkerMirroredStrategy, Replicated
 from tfps.types import Nest
@@ -42,7 +42,8 @@ def install() -> None:
     replacing.replace(TensorFlowTrainer, "make_train_function", _make_train_function, trains)
     replacing.replace(TensorFlowTrainer, "make_test_function", _make_test_function, trains)
     replacing.replace(TensorFlowTrainer, "_maybe_symbolic_build", _symbolic_build, trains)
-    replacing.replace(Trainer, "compile", _compile, trains)
+    replacing.replace(TensorFlowTrainer, "predict_on_batch", functions.predict_on_batch, trains)
+    replacing.replace(Trainer, "compile", _compile, _is_compiled_by_us)
     for name, hook in (("__init__", _init_iterator), ("reset", _reset_iterator), ("_interrupted_warning", _say_end)):
         replacing.replace(TFEpochIterator, name, hook, _is_of_several_hosts)
     _install_saving()
@@ -125,6 +126,9 @@ def _initialize(stock: Method, variable: Variable, value: tf.Tensor | Callable[[
     stock(variable, value)
     strategy = tables.current_strategy()
     assert strategy is not None
+    # The variable may have been made before the scope, for a model that is built in it.
+    if not hasattr(variable, "_tfps_maker"):
+        variables.record_maker(variable)
     tables.mark(strategy, variable)
 
 
@@ -151,8 +155,15 @@ def _is_distributed(variable: Variable) -> bool:
     return isinstance(variable._value, tf.distribute.DistributedValues)
 
 
+def _is_compiled_by_us(model: keras.Model, *args: object, **kwargs: object) -> bool:
+    # A model that was made outside the scope has no strategy yet.
+    return isinstance(model._distribute_strategy, Replicated) or tables.current_strategy() is not None
+
+
 def _compile(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> None:
+    adoption.adopt_model(model, tables.current_strategy() or model._distribute_strategy)
     stock(model, *args, **kwargs)
+    adoption.adopt_optimizers(model)
     if isinstance(model.optimizer, ModeOptimizer):
         raise UnsupportedError(
             f"`optimizer` must have no mode under {type(model._distribute_strategy).__name__}, where every step is "

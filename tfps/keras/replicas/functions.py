@@ -14,7 +14,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.errors import ClusterError
-from tfps.keras._compat import Variable, keras, metrics_of, tree
+from tfps.inputs.chief_dataset import as_tensor
+from tfps.keras._compat import Variable, convert_to_np_if_not_ragged, keras, metrics_of, tree
 from tfps.keras.replicas.tables import local
 from tfps.keras.returned_logs import ReturnedLogs
 from tfps.replicas import reduction
@@ -52,7 +53,7 @@ def make_function(model: keras.Model, run: Callable[[Nest], Nest]) -> Callable[[
                 if isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
                     logs = on_iterator(iterator)
                 else:
-                    logs = on_data(_without_optionals(next(iterator)))
+                    logs = on_data(_divide(strategy, _without_optionals(next(iterator))))
             except tf.errors.UnavailableError as error:
                 raise ClusterError(
                     f"a worker of the strategy has ended or is out of reach. TensorFlow says: {error}"
@@ -65,6 +66,33 @@ def make_function(model: keras.Model, run: Callable[[Nest], Nest]) -> Callable[[
         return logs
 
     return function
+
+
+def _divide(strategy: tf.distribute.Strategy, data: Nest) -> Nest:
+    """Returns a batch of `train_on_batch` or `test_on_batch` with a part for each replica of this process."""
+    replicas = len(strategy.extended.worker_devices)
+    data = tree.map_structure(lambda one: None if one is None else as_tensor(one), data)
+    if replicas == 1:
+        return data
+
+    def part(context: Any) -> Nest:
+        number = context.replica_id_in_sync_group % replicas
+
+        def cut(value: tf.Tensor | None) -> tf.Tensor | None:
+            if value is None or value.shape.rank == 0:
+                return value
+            size = value.shape[0]
+            return value[number * size // replicas : (number + 1) * size // replicas]
+
+        return tree.map_structure(cut, data)
+
+    return strategy.experimental_distribute_values_from_function(part)
+
+
+def predict_on_batch(stock: Callable[..., Nest], model: keras.Model, x: Nest) -> Nest:
+    """Replaces `predict_on_batch`: one replica predicts, where Keras would return what each predicts for the batch."""
+    outputs = tf.function(model.predict_step, autograph=False)((tree.map_structure(as_tensor, x),))
+    return tree.map_structure(convert_to_np_if_not_ragged, outputs)
 
 
 def _without_optionals(data: Nest) -> Nest:
@@ -87,8 +115,13 @@ def _step_of_replica(model: keras.Model, run: Callable[[Nest], Nest], data: Nest
         logs = run(_at_least_one(data, examples))
     # The step may have made metrics.
     metrics = [variable for metric in metrics_of(model) for variable in metric.variables]
+    # Before the metrics are changed again, or their results would count as older than their state.
+    returned = None
+    if graph is not None:
+        sums = [_MergedSum(one.path, local(one._value).handle, local(one._value)) for one in metrics]
+        returned = ReturnedLogs(logs, sums, model.get_metrics_result, begin)
     _undo_if_empty(metrics, before, examples)
-    return _join(model, logs, metrics, current, begin)
+    return _join(model, logs, returned, metrics, current)
 
 
 def _count(data: Nest) -> tf.Tensor:
@@ -158,7 +191,9 @@ class _MergedSum:
         return self.total
 
 
-def _join(model: keras.Model, logs: Nest, metrics: list[Variable], current: ReplicaStep, begin: int) -> Nest:
+def _join(
+    model: keras.Model, logs: Nest, returned: ReturnedLogs | None, metrics: list[Variable], current: ReplicaStep
+) -> Nest:
     """Returns the logs of all replicas, and gives them all the same state, by one message."""
     of_metrics = {id(variable) for variable in metrics}
     assigned = {id(one): one for one in current.assigned if id(one) not in of_metrics}
@@ -166,10 +201,6 @@ def _join(model: keras.Model, logs: Nest, metrics: list[Variable], current: Repl
     components = [local(variable._value) for variable in metrics]
     reads = [tf.convert_to_tensor(component) for component in components]
     kept = [tf.convert_to_tensor(local(one._value)) for one in state]
-    returned = None
-    if not tf.executing_eagerly():
-        stand_ins = [_MergedSum(m.path, c.handle, r) for m, c, r in zip(metrics, components, reads, strict=True)]
-        returned = ReturnedLogs(logs, stand_ins, model.get_metrics_result, begin)
     flat = {} if returned is None else dict(sorted(returned.values.items()))
     values = [tf.cast(value, tf.float32) for value in flat.values()] if returned is not None else []
     means, totals = reduction.weighted_mean([*kept, *values], reads, current.examples)

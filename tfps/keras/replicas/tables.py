@@ -22,11 +22,16 @@ def current_strategy() -> Replicated | None:
 def mark(strategy: Replicated, variable: Variable) -> None:
     """Marks a Keras variable that has just got its value, if it is a table."""
     shape = tuple(variable._value.shape)
-    if not variables.is_table(variable, shape):
-        return
     spec = VariableSpec(variable.path, shape, standardize_dtype(variable._dtype), trainable=variable.trainable)
-    small = variable._tfps_may_be_dense and strategy.small_tables.take(spec)
-    setattr(variable, _MARK, not small)
+    large = variables.is_table(variable, shape) and not (
+        variable._tfps_may_be_dense and strategy.small_tables.take(spec)
+    )
+    setattr(variable, _MARK, large)
+
+
+def is_marked(variable: Variable) -> bool:
+    """Whether it is known if a Keras variable is a table."""
+    return hasattr(variable, _MARK)
 
 
 def is_table(variable: Any) -> bool:
@@ -64,6 +69,7 @@ def spec_of_replica(spec: Nest) -> Nest:
         one = parts[0] if parts else value
         if isinstance(one, tf.TensorSpec) and one.shape.rank:
             return tf.TensorSpec([None, *one.shape[1:]], one.dtype)
-        return one
+        # A dataset of structures with None has a spec for it that has no shape.
+        return one if hasattr(one, "shape") else None
 
     return tree.map_structure(of_one, spec)
