@@ -26,7 +26,10 @@ from chosen import is_chosen
 HERE = pathlib.Path(__file__).parent
 BUILD = HERE.parents[1] / "build" / "upstream"
 PACKAGES = BUILD / "packages"
-EXTRAS = ("jax", "jaxlib", "grain", "array-record", "etils", "cloudpickle", "portpicker")
+EXTRAS = (
+    *("jax", "jaxlib", "grain", "array-record", "etils", "cloudpickle", "portpicker"),
+    *("orbax-checkpoint", "tensorstore", "nest-asyncio", "humanize", "aiofiles", "simplejson", "msgpack"),
+)
 """What the tests import, beside what tfps needs. Tests that import PyTorch do not run."""
 
 
