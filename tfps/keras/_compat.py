@@ -69,7 +69,7 @@ __all__ = [
 
 _SAVING = tuple(
     getattr(keras.callbacks, name)
-    # The last one came with Keras 3.14.
+    # Not every version of Keras has the last one.
     for name in ("BackupAndRestore", "ModelCheckpoint", "OrbaxCheckpoint")
     if hasattr(keras.callbacks, name)
 )
