@@ -136,6 +136,31 @@ def test_functions_of_tensorflow(one_worker, mode):
     assert_alike(one_worker, Functions, sgd, mode)
 
 
+class Compiled(Parts):
+    """Functions that ask for XLA: Keras's of a convolution that TensorFlow has on CPUs only so, and of one's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = keras.layers.Conv3D(DIM, 1, groups=2)
+
+    def build(self, shape):
+        super().build(shape)
+        self.convolution.build((None, 3, 1, 1, DIM))
+
+    @tf.function(jit_compile=True)
+    def found(self, ids):
+        return self.table(ids)
+
+    def rows(self, ids):
+        rows = self.found(ids)[:, :, None, None]
+        return tf.reduce_mean(self.convolution(rows), [1, 2, 3])
+
+
+@pytest.mark.parametrize("mode", ["async", "geo"])
+def test_functions_that_xla_compiles(one_worker, mode):
+    assert_alike(one_worker, Compiled, sgd, mode)
+
+
 class Counts(keras.Model):
     """Its gradient is -1 for every place of a table, so that a row of it counts what was applied."""
 

@@ -109,13 +109,18 @@ def scaled(scope, mode, table):
     return model
 
 
+def trained(model):
+    # Before Keras 3.9, the optimizer that scales the loss does not count.
+    return int(model.optimizer.inner_optimizer.iterations)
+
+
 @pytest.mark.parametrize(("mode", "table"), [("async", True), ("async", False), ("geo", True), ("sync", True)])
 def test_a_scaled_loss_trains_in_its_mode(one_worker, mode, table):
     ours, theirs = scaled(one_worker.scope(), mode, table), scaled(contextlib.nullcontext(), "async", table)
     modes = {"async": "Asynchronous", "geo": "Geo", "sync": "Synchronous"}
     assert type(ours.train_function.mode).__name__ == modes[mode]
     assert float(ours.optimizer.dynamic_scale) == float(theirs.optimizer.dynamic_scale) < 2.0**15
-    assert int(ours.optimizer.iterations) == int(theirs.optimizer.iterations) < 32
+    assert trained(ours) == trained(theirs) < 32
     for left, right in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(left, right, rtol=2e-2, atol=2e-3)
 
@@ -125,7 +130,7 @@ def test_the_scale_is_one_value_of_the_job(strategy, mode):
     model = scaled(strategy.scope(), mode, True)
     scale = float(model.optimizer.dynamic_scale)
     assert 2.0**5 <= scale < 2.0**15 and np.log2(scale) == int(np.log2(scale))
-    assert 0 < int(model.optimizer.iterations) < 32
+    assert 0 < trained(model) < 32
     assert all(np.isfinite(weights).all() for weights in model.get_weights())
 
 

@@ -250,4 +250,8 @@ def test_nothing_is_on_stderr_at_the_end():
     environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(filter(None, sys.path))}
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=True)
-    assert found.stderr.split("the end\n")[1] == ""
+    said = found.stderr.split("the end\n")[1]
+    if not tf.__version__.startswith("2.21."):
+        # Earlier versions of TensorFlow log, at any level, that servers do not know what was made before the strategy.
+        said = said.partition("E0000 ")[0]
+    assert said == ""

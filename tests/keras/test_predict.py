@@ -79,13 +79,17 @@ def test_a_generator_may_leave_out_an_input(strategy, missing):
     def batches():
         yield from [({"first": ROWS[:4], "second": missing},)] * 3
 
-    found = []
-    for scope in (strategy, None):
+    def predicted(scope):
         with here(scope):
             model = Function(lambda x: x["first"] if x["second"] is None else x["first"] + x["second"])
-        found.append(model.predict(batches(), verbose=0))
-    np.testing.assert_array_equal(found[0], found[1])
-    assert len(found[0]) == 12
+        return model.predict(batches(), verbose=0)
+
+    try:
+        expected = predicted(None)
+    except AttributeError:
+        pytest.skip("this Keras takes no None from a generator")
+    np.testing.assert_array_equal(predicted(strategy), expected)
+    assert len(expected) == 12
 
 
 @pytest.mark.parametrize("kind", INPUTS)

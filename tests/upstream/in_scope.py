@@ -1,7 +1,8 @@
 """A pytest plugin: runs every test inside a tfps scope with one worker, and writes the outcome of each to a file.
 
 Only `run.py` uses it, for tests that were not written for tfps. `UPSTREAM_SCOPE` says whether to enter a scope, and
-`UPSTREAM_OUTCOMES` is the file, which gets a JSON object a line.
+`UPSTREAM_OUTCOMES` is the file, which gets a JSON object a line: "started" when a test starts, and its outcome. Tests
+that are in the file already do not run again.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import inspect
 import json
 import os
 import pathlib
+import re
 import sys
 import types
 from collections.abc import Generator
@@ -26,6 +28,7 @@ sys.modules["conftest"].skip_if_backend = lambda backend, reason: pytest.mark.sk
 )
 
 _IN_SCOPE = os.environ["UPSTREAM_SCOPE"] == "1"
+_OUTCOMES = pathlib.Path(os.environ["UPSTREAM_OUTCOMES"])
 
 
 class Cluster:
@@ -45,10 +48,12 @@ class Cluster:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out tests that have nothing to do with tfps, in files that are run for others."""
+    """Leaves out tests that have nothing to do with tfps, in files that are run for others, and tests that have run."""
     root = pathlib.Path(os.environ["UPSTREAM_SOURCE"])
+    have_run = {json.loads(line)["test"] for line in _OUTCOMES.read_text().splitlines()}
     # Parameters of a test are in its decorators, which belong to its source.
-    items[:] = [item for item in items if is_chosen(item.path.relative_to(root), inspect.getsource(item.function))]
+    chosen = [item for item in items if is_chosen(item.path.relative_to(root), inspect.getsource(item.function))]
+    items[:] = [item for item in chosen if name_of(item.nodeid) not in have_run]
 
 
 _stock_set_up = testing.TestCase.setUp
@@ -78,14 +83,27 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         return (yield)
 
 
+def pytest_runtest_logstart(nodeid: str) -> None:
+    write(nodeid, "started")
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     # A test passes if its call does. A failed setup or teardown counts, a passed one does not.
     if report.when != "call" and report.passed:
         return
     reason = report.longrepr.reprcrash.message if report.failed and hasattr(report.longrepr, "reprcrash") else ""
-    with open(os.environ["UPSTREAM_OUTCOMES"], "a") as outcomes:
-        line = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration, "reason": reason[:2000]}
+    write(report.nodeid, report.outcome, report.duration, reason)
+
+
+def write(nodeid: str, outcome: str, seconds: float = 0, reason: str = "") -> None:
+    with _OUTCOMES.open("a") as outcomes:
+        line = {"test": name_of(nodeid), "outcome": outcome, "seconds": seconds, "reason": reason[:2000]}
         outcomes.write(json.dumps(line) + "\n")
+
+
+def name_of(nodeid: str) -> str:
+    """Returns the name of a test, which is the same in each process: parameters may have addresses in their names."""
+    return re.sub("0x[0-9a-f]+", "0x", nodeid)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

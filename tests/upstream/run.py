@@ -15,7 +15,6 @@ import concurrent.futures
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import tarfile
@@ -27,7 +26,10 @@ from chosen import is_chosen
 HERE = pathlib.Path(__file__).parent
 BUILD = HERE.parents[1] / "build" / "upstream"
 PACKAGES = BUILD / "packages"
-EXTRAS = ("jax", "jaxlib", "grain", "array-record", "etils", "cloudpickle", "portpicker")
+EXTRAS = (
+    *("jax", "jaxlib", "grain", "array-record", "etils", "cloudpickle", "portpicker"),
+    *("orbax-checkpoint", "tensorstore", "nest-asyncio", "humanize", "aiofiles", "simplejson", "msgpack"),
+)
 """What the tests import, beside what tfps needs. Tests that import PyTorch do not run."""
 
 
@@ -97,10 +99,13 @@ def run(root: pathlib.Path, chosen: list[str], options: list[str], processes: in
 
 
 def run_part(root: pathlib.Path, chosen: list[str], options: list[str], number: int, scope: bool) -> Outcomes:
-    """Runs tests in one process of pytest; returns the outcome of each."""
+    """Runs tests in one process of pytest at a time; returns the outcome of each.
+
+    A test that ends its process has failed. The next process runs what is left.
+    """
     part = f"{'within' if scope else 'without'}-{number}"
     outcomes = root / f"outcomes-{part}.jsonl"
-    outcomes.unlink(missing_ok=True)
+    outcomes.write_text("")
     environment = os.environ | {
         "UPSTREAM_SCOPE": str(int(scope)),
         "UPSTREAM_OUTCOMES": str(outcomes),
@@ -111,24 +116,35 @@ def run_part(root: pathlib.Path, chosen: list[str], options: list[str], number: 
     # Tests keep their module names, because Keras saves and loads their classes by name: importlib takes them from the
     # path below rootdir.
     settings = ["--import-mode=importlib", f"--rootdir={root}", "-c", os.devnull, "-p", "in_scope"]
-    # A test that hangs ends the run, with the stacks of all threads.
+    # A test that hangs ends its process, with the stacks of all threads.
     limits = ["-o", "faulthandler_timeout=600", "-o", "faulthandler_exit_on_timeout=true"]
     quiet = ["-q", "--tb=short", "-W", "ignore", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     pytest = [sys.executable, "-m", "pytest", *settings, *limits, *quiet]
     name = root / f"log-{part}.txt"
-    with open(name, "w") as log:
-        command = [*pytest, *chosen, *options]
-        ended = subprocess.run(command, env=environment, cwd=root, stdout=log, stderr=subprocess.STDOUT)
-    # 1: some tests failed; 5: `-k` chose none of this part. Any other status means that some did not run.
-    if ended.returncode not in (0, 1, 5):
-        raise SystemExit(f"pytest ended early, with status {ended.returncode}. {name} says why.")
-    lines = outcomes.read_text().splitlines() if outcomes.exists() else []
     found: Outcomes = {}
-    for line in map(json.loads, lines):
-        line["test"] = re.sub("0x[0-9a-f]+", "0x", line["test"])
-        # A test that passes, but whose teardown fails, has two lines.
-        if line["test"] not in found or line["outcome"] == "failed":
+    with open(name, "w") as log:
+        while True:
+            known = len(found)
+            command = [*pytest, *chosen, *options]
+            ended = subprocess.run(command, env=environment, cwd=root, stdout=log, stderr=subprocess.STDOUT)
+            found = read_outcomes(outcomes)
+            # 1: some tests failed; 5: `-k` chose none of this part, or the last one that was left ended the process.
+            if ended.returncode in (0, 1, 5):
+                return found
+            if len(found) == known:
+                raise SystemExit(f"pytest ended early, with status {ended.returncode}. {name} says why.")
+
+
+def read_outcomes(path: pathlib.Path) -> Outcomes:
+    """Reads what `in_scope.py` has written; returns the outcome of each test that was started."""
+    found: Outcomes = {}
+    for line in map(json.loads, path.read_text().splitlines()):
+        # A test that passes, but whose teardown fails, has two outcomes.
+        if line["test"] not in found or found[line["test"]]["outcome"] != "failed":
             found[line["test"]] = line
+    for outcome in found.values():
+        if outcome["outcome"] == "started":
+            outcome |= {"outcome": "failed", "reason": "The process ended in this test. The log says why."}
     return found
 
 

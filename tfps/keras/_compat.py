@@ -67,9 +67,18 @@ __all__ = [
 ]
 
 
+_SAVING = tuple(
+    getattr(keras.callbacks, name)
+    # Not every version of Keras has the last one.
+    for name in ("BackupAndRestore", "ModelCheckpoint", "OrbaxCheckpoint")
+    if hasattr(keras.callbacks, name)
+)
+"""The callbacks that may save the model every so many batches."""
+
+
 def batches_until_save(callback: object) -> int | None:
     """Returns the number of batches until a callback saves the model within an epoch; None if it does not."""
-    if not isinstance(callback, keras.callbacks.BackupAndRestore | keras.callbacks.ModelCheckpoint):
+    if not isinstance(callback, _SAVING):
         return None
     # `save_freq` is "epoch", False or a number of batches, which go on from one epoch to the next.
     frequency = callback.save_freq

@@ -3,11 +3,15 @@
 A `tf.function` that a step calls is traced as a part of the step.
 TensorFlow would trace it into a graph of its own and use that graph again in the next trace of the step. But that graph
 has the worker's copies of dense variables and the rows of the first trace.
+
+One that XLA compiles (`jit_compile=True`) is traced into a graph of its own, but a new one in each trace of the step.
+Keras has such functions for operations that TensorFlow has on CPUs only with XLA, such as convolutions with groups.
 """
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,10 +34,10 @@ def is_in_traced_step() -> bool:
 
 
 def run_inline(stock: Callable[..., Nest], function: Any, *args: Any, **kwargs: Any) -> Nest:
-    """Runs the Python function of a `tf.function` in the graph under trace.
+    """Runs the Python function of a `tf.function` in the graph under trace, or compiled by XLA if it asks for that.
 
     Args:
-        stock: the method of TensorFlow. It is not used.
+        stock: the method of TensorFlow, which calls a function that XLA compiles.
         function: the `tf.function`.
         args: its arguments.
         kwargs: its keyword arguments.
@@ -49,7 +53,33 @@ def run_inline(stock: Callable[..., Nest], function: Any, *args: Any, **kwargs: 
     # The closures around the step switch AutoGraph off, and this function may have it on.
     status = ag_ctx.Status.ENABLED if function._autograph else ag_ctx.Status.DISABLED
     with ag_ctx.ControlStatusCtx(status):
+        if function._jit_compile and _is_pure(python, args, kwargs):
+            return stock(function._clone(None), *args, **kwargs)
         return tf.nest.map_structure(_to_result, python(*args, **kwargs))
+
+
+def _is_pure(python: Callable[..., Nest], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function computes its results from its arguments and the worker's copies, and does nothing else.
+
+    XLA cannot compile lookups. What a step draws or assigns must be in the graph of the step, which shows how.
+    """
+    with _graph_to_throw_away() as (inner, lookups):
+        python(*args, **kwargs)
+        operations = tf.compat.v1.get_default_graph().get_operations()
+    stateful = {operation.type for operation in operations if operation.op_def.is_stateful}
+    return not lookups.count and not inner.uncopied and stateful <= {"ReadVariableOp"}
+
+
+@contextlib.contextmanager
+def _graph_to_throw_away() -> Iterator[tuple[step.Step, "_CountedLookups"]]:
+    """Traces a function alone, because only a trace shows what it does. Yields what its trace fills in."""
+    current = step.current()
+    assert current is not None
+    with tf.__internal__.FuncGraph("tfps_thrown_away").as_default():
+        lookups = _CountedLookups()
+        inner = step.Step(lookups, current.copies, exported=current.exported)
+        with step.tracing(inner):
+            yield inner, lookups
 
 
 def map_with_lookups(
@@ -66,13 +96,8 @@ def map_with_lookups(
         args: the other arguments of `tf.vectorized_map`.
         kwargs: the same.
     """
-    current = step.current()
-    assert current is not None
     elems = tf.nest.map_structure(tf.convert_to_tensor, elems, expand_composites=True)
-    lookups = _CountedLookups()
-    graph = tf.__internal__.FuncGraph("tfps_mapped_function")
-    # Traced alone first, in a graph that is thrown away: only the trace shows whether it looks up rows.
-    with graph.as_default(), step.tracing(step.Step(lookups, current.copies)):
+    with _graph_to_throw_away() as (_, lookups):
         first = tf.nest.map_structure(lambda elem: _placeholder(elem.dtype, elem.shape[1:]), elems)
         results = fn(first)
     if not lookups.count:
