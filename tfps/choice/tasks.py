@@ -1,0 +1,137 @@
+"""`Tasks`: the processes that TF_CONFIG or a process manager has started, for a choice between strategies.
+
+Unlike `tfps.cluster.tf_config`, which is for parameter servers alone, it takes a TF_CONFIG without them, too.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from tfps import env, jobs
+from tfps.cluster.endpoints import canonicalize, check_addresses, split_address
+from tfps.cluster.environments.find import read_ranks
+from tfps.cluster.environments.ranks import Ranks
+from tfps.cluster.environments.roles import RoleCounts
+from tfps.cluster.tf_config import parse_tf_config
+from tfps.errors import ConfigError
+
+_COMPUTING = (jobs.CHIEF, jobs.WORKER)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """The tasks of a cluster that others have started.
+
+    Args:
+        source: what says so, for messages: "TF_CONFIG" or "SLURM".
+        hosts: hosts of the tasks that compute.
+        workers: tasks that compute.
+        servers: parameter servers.
+        server_hosts: hosts of parameter servers that have no task that computes.
+        job: the job of this task.
+        index: its number in the job.
+        addresses: the "host:port" of each task that computes, of chief and workers in this order; () if unknown.
+    """
+
+    source: str
+    hosts: int
+    workers: int
+    servers: int
+    server_hosts: int
+    job: str
+    index: int
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def is_server(self) -> bool:
+        """Whether this task only serves a chief: a parameter server, or a worker beside some."""
+        return self.servers > 0 and self.job != jobs.CHIEF
+
+
+def find_tasks() -> Tasks | None:
+    """Returns the tasks that TF_CONFIG or a process manager has started; None if this program stands alone.
+
+    Raises:
+        ConfigError: TF_CONFIG or a variable of the process manager breaks a rule.
+    """
+    text = env.tf_config()
+    if text is not None:
+        return parse_tasks(text)
+    ranks = read_ranks()
+    return None if ranks is None else _of_ranks(ranks)
+
+
+def parse_tasks(text: str) -> Tasks:
+    """Parses and checks the text of a TF_CONFIG, with or without parameter servers.
+
+    Raises:
+        ConfigError: the text breaks a rule.
+    """
+    cluster = _load(text).get("cluster")
+    if isinstance(cluster, dict) and jobs.PS in cluster:
+        # With parameter servers there is a chief, which computes nothing.
+        config = parse_tf_config(text)
+        by_job = config.cluster.as_dict()
+        return _tasks(by_job, by_job[jobs.WORKER], by_job[jobs.PS], config.task_type, config.task_index)
+    return _without_servers(text)
+
+
+def _without_servers(text: str) -> Tasks:
+    config = _load(text)
+    cluster, task = (_object(config, key) for key in ("cluster", "task"))
+    unknown = sorted(set(cluster) - set(_COMPUTING))
+    if unknown:
+        raise ConfigError(f"TF_CONFIG: `cluster` must hold the jobs chief and worker, or also ps. Received: {unknown}.")
+    for job, addresses in cluster.items():
+        check_addresses(f"cluster.{job}", addresses)
+    addresses = [address for job in _COMPUTING for address in cluster.get(job, [])]
+    if len({canonicalize(address) for address in addresses}) != len(addresses) or not addresses:
+        raise ConfigError(
+            f"TF_CONFIG: `cluster` must list at least one address, and none twice. Received: {addresses}."
+        )
+    own, index = task.get("type"), task.get("index")
+    listed = len(cluster.get(own, ())) if isinstance(own, str) else 0
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < listed:
+        raise ConfigError(
+            f"TF_CONFIG: `task` must name a task of {sorted(cluster)} by type and index. Received: {task}."
+        )
+    return _tasks(cluster, addresses, [], str(own), index)
+
+
+def _tasks(by_job: dict[str, list[str]], computing: list[str], serving: list[str], job: str, index: int) -> Tasks:
+    hosts, server_hosts = ({_host(address) for address in group} for group in (computing, serving))
+    # Servers that are all on hosts of their own do not share the network of the workers.
+    alone = len(server_hosts) if not server_hosts & hosts else 0
+    addresses = tuple(address for each in _COMPUTING for address in by_job.get(each, ()))
+    return Tasks("TF_CONFIG", len(hosts), len(computing), len(serving), alone, job, index, addresses)
+
+
+def _of_ranks(ranks: Ranks) -> Tasks:
+    """Returns the tasks of a process manager, which become a chief, parameter servers and workers."""
+    servers = RoleCounts().divide(ranks.size, ranks.size_variable)
+    workers = ranks.size - 1 - servers
+    hosts = max(1, min(len(set(ranks.nodes)), workers))
+    # Which rank serves is known once the tasks have exchanged their addresses; rank 0 is the chief.
+    job = jobs.CHIEF if ranks.rank == 0 else jobs.WORKER
+    return Tasks(ranks.manager, hosts, workers, servers, 0, job, 0)
+
+
+def _host(address: str) -> str:
+    return split_address(canonicalize(address))[0]
+
+
+def _load(text: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"TF_CONFIG: it must be JSON, but {error.msg}. Received: {text[:200]!r}.") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"TF_CONFIG: it must be a JSON object. Received: {text[:200]!r}.")
+    return config
+
+
+def _object(config: dict[str, Any], key: str) -> dict[str, Any]:
+    value = config.get(key)
+    if not isinstance(value, dict):
+        raise ConfigError(f"TF_CONFIG: `{key}` must be a JSON object. Received: {value!r}.")
+    return value
