@@ -29,13 +29,15 @@ def all_candidates(measures: Measures, site: Site) -> dict[str, Candidate]:
 def server_site(measures: Measures, site: Site) -> tuple[Site, int]:
     """Returns the machines with the workers that parameter servers would have, and the number of servers.
 
-    Servers that are given stay. One host has one server and two workers, as `LocalCluster` does. Of several, and of as
+    Servers that are given stay. One host has one server and two workers, as `LocalCluster` does, or one worker for all
+    its cards. Of several, and of as
     many as the model needs, each has a worker, and those of the fastest number of servers have one.
     """
     if site.servers:
         return site, site.servers
     if site.hosts == 1 and not site.fixed:
-        here = dataclasses.replace(site, workers=constants.EMBEDDED_WORKERS)
+        # Two workers would share the cards of the host.
+        here = dataclasses.replace(site, workers=1 if site.cards else constants.EMBEDDED_WORKERS)
         if fits_hosts(measures, here, 1):
             return here, 1
     hosts = max(site.hosts, costs.hosts_needed(measures, site))

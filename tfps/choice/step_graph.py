@@ -4,6 +4,8 @@
 the forward pass as soon as its last reader has run. Tensors that share a buffer, such as a tensor and its reshaped
 form, count once. Variables and the batch itself do not count.
 
+What nothing reads is not counted, as TensorFlow does not run it: the gradient of a batch, for example.
+
 **A loop** keeps what one turn pushes on TensorFlow's lists for the backward pass, times the turns.
 
 **Floating-point operations** are those of matrix products and convolutions, of all passes: a multiplication and an
@@ -11,7 +13,7 @@ addition count as two.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,17 +36,20 @@ _STRING_BYTES = 24
 """The size of TensorFlow's string object, without characters of its own."""
 
 
-def count_step(graph: tf.Graph, batch_size: int, tables: Collection[Shape] = ()) -> StepCounts:
+def count_step(
+    graph: tf.Graph, results: Sequence[tf.Tensor], batch_size: int, tables: Collection[Shape] = ()
+) -> StepCounts:
     """Counts a graph that holds a training step.
 
     Args:
         graph: the graph of a step whose inputs have known shapes.
+        results: the tensors that the step computes, such as gradients. Assignments of variables count as results.
         batch_size: the size of dimensions that depend on the data.
         tables: the shapes of tables. Tensors of these shapes are updates of whole tables, which tfps does not make.
     """
     counter = _Counter(batch_size, tables)
-    kept = counter.kept_bytes(graph)
-    work = counter.work(graph)
+    kept = counter.kept_bytes(_live(graph, results))
+    work = counter.work(_live(graph, results))
     return StepCounts(
         int(kept),
         counter.largest_bytes,
@@ -74,11 +79,11 @@ class _Counter:
         self.largest_bytes = 0
         self.is_endless = False
 
-    def kept_bytes(self, graph: tf.Graph) -> float:
+    def kept_bytes(self, operations: Sequence[tf.Operation]) -> float:
         """Returns the bytes of the tensors that a later tape reads, each buffer once."""
         buffers: dict[int, tf.Tensor] = {}
-        levels = _levels(graph)
-        for operation in graph.get_operations():
+        levels = _levels(operations)
+        for operation in operations:
             if _BACKWARD not in operation.name or operation.type in _SHAPE_READERS:
                 continue
             for tensor in operation.inputs:
@@ -117,14 +122,14 @@ class _Counter:
             return size if source.op.type == "Placeholder" else 0
         return size * self._turns(operation)
 
-    def work(self, graph: tf.Graph) -> _Work:
-        """Returns what the operations of a graph compute and write."""
+    def work(self, operations: Sequence[tf.Operation]) -> _Work:
+        """Returns what some operations compute and write."""
         work = _Work()
-        for operation in graph.get_operations():
+        for operation in operations:
             times, bodies = self._bodies(operation)
             for body in bodies:
-                work = work.plus(self.work(body), times)
-            if operation.type in _NO_BUFFERS or operation.type in _VIEWS:
+                work = work.plus(self.work(_live(body, body.outputs)), times)
+            if operation.type in _NO_BUFFERS | _VIEWS | _SHAPE_READERS:
                 continue
             count = _FLOPS.get(operation.type)
             flops = count(operation, self._elements) if count else 0.0
@@ -172,14 +177,27 @@ class _Counter:
 _LOOPS = ("While", "StatelessWhile")
 
 
-def _levels(graph: tf.Graph) -> dict[str, int]:
+def _live(graph: tf.Graph, results: Sequence[tf.Tensor]) -> list[tf.Operation]:
+    """Returns the operations that TensorFlow runs for some results, inputs first."""
+    waiting = [tensor.op for tensor in results if tensor.graph is graph]
+    waiting += [operation for operation in graph.get_operations() if operation.op_def.is_stateful]
+    needed: set[str] = set()
+    while waiting:
+        operation = waiting.pop()
+        if operation.name not in needed:
+            needed.add(operation.name)
+            waiting += [*(tensor.op for tensor in operation.inputs), *operation.control_inputs]
+    # Operations are listed in the order in which they were made, so inputs come first.
+    return [operation for operation in graph.get_operations() if operation.name in needed]
+
+
+def _levels(operations: Sequence[tf.Operation]) -> dict[str, int]:
     """Returns the pass that each operation belongs to, by name: 0 forward, 1 backward, 2 a tape over that, and so on.
 
     What is computed from a gradient is of the backward pass too: sums of gradients have no name of a tape.
     """
     levels: dict[str, int] = {}
-    # Operations are listed in the order in which they were made, inputs first.
-    for operation in graph.get_operations():
+    for operation in operations:
         read = max((levels.get(tensor.op.name, 0) for tensor in operation.inputs), default=0)
         levels[operation.name] = max(read, operation.name.count(_BACKWARD))
     return levels

@@ -67,6 +67,15 @@ def parse_tasks(text: str) -> Tasks:
     Raises:
         ConfigError: the text breaks a rule.
     """
+    try:
+        return _parse(text)
+    except ConfigError as error:
+        # The parser of clusters with parameter servers has named the variable already.
+        message = str(error)
+        raise ConfigError(message if message.startswith("TF_CONFIG") else f"TF_CONFIG: {message}") from None
+
+
+def _parse(text: str) -> Tasks:
     cluster = _load(text).get("cluster")
     if isinstance(cluster, dict) and jobs.PS in cluster:
         # With parameter servers there is a chief, which computes nothing.
@@ -81,20 +90,16 @@ def _without_servers(text: str) -> Tasks:
     cluster, task = (_object(config, key) for key in ("cluster", "task"))
     unknown = sorted(set(cluster) - set(_COMPUTING))
     if unknown:
-        raise ConfigError(f"TF_CONFIG: `cluster` must hold the jobs chief and worker, or also ps. Received: {unknown}.")
+        raise ConfigError(f"`cluster` must hold the jobs chief and worker, or also ps. Received: {unknown}.")
     for job, addresses in cluster.items():
         check_addresses(f"cluster.{job}", addresses)
     addresses = [address for job in _COMPUTING for address in cluster.get(job, [])]
     if len({canonicalize(address) for address in addresses}) != len(addresses) or not addresses:
-        raise ConfigError(
-            f"TF_CONFIG: `cluster` must list at least one address, and none twice. Received: {addresses}."
-        )
+        raise ConfigError(f"`cluster` must list at least one address, and none twice. Received: {addresses}.")
     own, index = task.get("type"), task.get("index")
     listed = len(cluster.get(own, ())) if isinstance(own, str) else 0
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < listed:
-        raise ConfigError(
-            f"TF_CONFIG: `task` must name a task of {sorted(cluster)} by type and index. Received: {task}."
-        )
+        raise ConfigError(f"`task` must name a task of {sorted(cluster)} by type and index. Received: {task}.")
     return _tasks(cluster, addresses, [], str(own), index)
 
 
@@ -124,14 +129,14 @@ def _load(text: str) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"TF_CONFIG: it must be JSON, but {error.msg}. Received: {text[:200]!r}.") from None
+        raise ConfigError(f"it must be JSON, but {error.msg}. Received: {text[:200]!r}.") from None
     if not isinstance(config, dict):
-        raise ConfigError(f"TF_CONFIG: it must be a JSON object. Received: {text[:200]!r}.")
+        raise ConfigError(f"it must be a JSON object. Received: {text[:200]!r}.")
     return config
 
 
 def _object(config: dict[str, Any], key: str) -> dict[str, Any]:
     value = config.get(key)
     if not isinstance(value, dict):
-        raise ConfigError(f"TF_CONFIG: `{key}` must be a JSON object. Received: {value!r}.")
+        raise ConfigError(f"`{key}` must be a JSON object. Received: {value!r}.")
     return value

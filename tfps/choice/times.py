@@ -111,10 +111,10 @@ def parameter_servers(measures: Measures, site: Site, servers: int) -> Speed:
     one = exchange(measures, site.workers)
     worker_s, server_s, chief_s = _server_costs(measures, servers, one.every)
     work = cpu_work(measures)
-    # A worker asks its servers at once, on the cores it has.
-    step_s = worker_s / max(1.0, _cores(site.cores / site.workers_per_host)) + _compute_s(
-        measures, site, site.workers_per_host
-    )
+    # A worker asks its servers at once, as far as it has cores; then it waits for the slowest.
+    cores = site.cores / site.workers_per_host
+    asked_s = constants.WORKER_REQUEST_S * (servers - 1) * (1 - 1 / max(1.0, min(servers, _cores(cores))))
+    step_s = worker_s - asked_s + _compute_s(measures, site, site.workers_per_host) + server_s / servers + chief_s
     if site.hosts > 1:
         step_s += constants.DELAYS_STEP * constants.DELAY_S + (one.down + one.up) / site.bandwidth
     # Bounds on the steps a second of all workers.

@@ -65,6 +65,7 @@ _JSON = flags.DEFINE_string("json", None, "Save the plan to this file; a strateg
 _PLOT = flags.DEFINE_string("plot", None, "Draw the plan (.png or .svg file); needs tfps[plot].", flag_values=_FLAGS)
 _STRATEGY = StrategyFlags(_FLAGS)
 _COMPARE = flags.DEFINE_string("compare", None, "Show the differences to a plan saved with --json.", flag_values=_FLAGS)
+_OF_PLANS = ("ps", "workers", "dense-exchange-every", "dense-tables-bytes", "routing", "balancer", "plot", "compare")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,6 +92,7 @@ def _show(arguments: list[str]) -> int:
     if len(arguments) != 2:
         COMMAND.fail(f"one model file or saved plan must be given. Received: {arguments[1:]}.")
     try:
+        _STRATEGY.check(_OF_PLANS)
         if _STRATEGY.is_given:
             _explain_strategy(arguments[1])
             return 0

@@ -1,5 +1,6 @@
 """`tfps-plan --strategy`: the flags that describe machines, and the explanation of the strategy for a model file."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -7,6 +8,7 @@ from absl import flags
 from tfps.choice.explanation import Explanation
 from tfps.choice.hardware import Hardware
 from tfps.cli.command import define_alias
+from tfps.errors import PlanError
 
 if TYPE_CHECKING:
     from tfps.cli.source import Source
@@ -42,6 +44,21 @@ class StrategyFlags:
     def is_given(self) -> bool:
         """Whether the command is to explain a strategy."""
         return bool(self._flags["strategy"].value)
+
+    def check(self, of_plans: Sequence[str]) -> None:
+        """Refuses flags of machines without `--strategy`, and flags of plans with it.
+
+        Args:
+            of_plans: the names of the flags that only a plan has.
+
+        Raises:
+            PlanError: such a flag is given.
+        """
+        names = of_plans if self.is_given else (*_INTEGERS, *_NUMBERS)
+        rule = "be left out with --strategy" if self.is_given else "come with --strategy"
+        for name in names:
+            if self._flags[name].present:
+                raise PlanError(f"`--{name}` must {rule}. Received: {self._flags[name].value}.")
 
     def explain(self, source: "Source", batch_size: int) -> Explanation:
         """Explains the strategy for the model of a file. Imports TensorFlow.

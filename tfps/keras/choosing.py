@@ -14,6 +14,7 @@ from tfps.choice.found import find_site, found_cards
 from tfps.choice.hardware import Hardware
 from tfps.choice.measures import Measures
 from tfps.choice.tasks import Tasks, find_tasks
+from tfps.cluster.local import LocalCluster
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.describe import describe_model, tables_of, without_values
 from tfps.keras.multi_optimizer import part_for
@@ -63,6 +64,11 @@ def choose_strategy(
     if explanation.refusal:
         raise ConfigError(f"{explanation.refusal} The choice is {explanation.choice}: {explanation.reasons[0]}")
     _LOGGER.info("tfps chose %s", explanation.summary())
+    if explanation.choice == _SERVERS and tasks is None:
+        # The cluster of this machine that the explanation counts on.
+        chosen = explanation.chosen
+        workers = chosen.replicas // explanation.site.replicas_per_worker
+        return _make(_SERVERS, LocalCluster(num_ps=chosen.servers, num_workers=workers))
     return _make(explanation.choice)
 
 
@@ -197,11 +203,11 @@ def _is_row_wise(model: keras.Model) -> bool:
     return True
 
 
-def _make(name: str) -> tf.distribute.Strategy:
-    """Makes the strategy of this name, with its defaults."""
+def _make(name: str, *arguments: LocalCluster) -> tf.distribute.Strategy:
+    """Makes the strategy of this name."""
     # Imported here, because importing a strategy of tfps installs its hooks in Keras.
     import tfps
 
-    make: Callable[[], Any] = getattr(tfps, name)
-    strategy: tf.distribute.Strategy = make()
+    make: Callable[..., Any] = getattr(tfps, name)
+    strategy: tf.distribute.Strategy = make(*arguments)
     return strategy

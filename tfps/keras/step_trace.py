@@ -42,7 +42,7 @@ def trace_step(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.da
     with graph.as_default(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            _trace(model, inputs, batch_size, dataset)
+            results = _trace(model, inputs, batch_size, dataset)
         except PlanError:
             raise
         # The user's own layers, loss and step run here, so it may be any error.
@@ -52,7 +52,7 @@ def trace_step(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.da
                 f"`build_model` must return a model whose training step can be traced on a batch of {batch_size}. "
                 f"Received: {type(error).__name__}: {text}. Valid, if labels have another shape than outputs: {_VALID}."
             ) from error
-    return count_step(graph, batch_size, tables)
+    return count_step(graph, results, batch_size, tables)
 
 
 def _limit_rows(variable: keras.Variable) -> Shape:
@@ -65,7 +65,8 @@ def _limit_rows(variable: keras.Variable) -> Shape:
     return (_MOST_ROWS, *shape[1:])
 
 
-def _trace(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.data.Dataset | None) -> None:
+def _trace(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.data.Dataset | None) -> list[tf.Tensor]:
+    """Traces the step into the current graph, and returns the tensors that it computes."""
     if dataset is not None:
         spec = dataset.element_spec
         batch = tuple(_placeholders(part, batch_size) for part in (spec if isinstance(spec, tuple) else (spec,)))
@@ -76,8 +77,8 @@ def _trace(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.data.D
         # A user's own step has tapes of its own, and applies the optimizer.
         model.optimizer.build(model.trainable_variables)
         labels = (_labels(model, _outputs_elsewhere(model, batch[0]), batch_size),) if needs_labels else ()
-        model.train_step((*batch, *labels) if needs_labels or len(batch) > 1 else batch[0])
-        return
+        logs = model.train_step((*batch, *labels) if needs_labels or len(batch) > 1 else batch[0])
+        return [value for value in tf.nest.flatten(logs) if tf.is_tensor(value)]
     # Keras's own step without the optimizer and the metrics: they keep nothing for the backward pass, and take most of
     # the time of a trace.
     x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
@@ -85,7 +86,12 @@ def _trace(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.data.D
         outputs = _call(model, x)
         y = _labels(model, outputs, batch_size) if needs_labels else y
         loss = model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weights)
-    tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+    gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+    return [loss, *(part for gradient in gradients if gradient is not None for part in _tensors_of(gradient))]
+
+
+def _tensors_of(gradient: tf.Tensor | tf.IndexedSlices) -> list[tf.Tensor]:
+    return [gradient.values, gradient.indices] if isinstance(gradient, tf.IndexedSlices) else [gradient]
 
 
 def _call(model: keras.Model, x: Nest) -> Nest:
