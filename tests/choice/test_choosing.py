@@ -62,10 +62,10 @@ def test_a_model_of_any_size_is_explained_without_its_memory(rows, table_bytes, 
     explanation = tfps.explain_strategy(build(rows), 512, hardware=HOST)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
     assert explanation.choice == choice
-    measures = explanation.measures
-    assert measures.table_bytes == table_bytes
-    assert measures.variable_bytes == rows * 64 + 4 * 49 and measures.slot_bytes == measures.variable_bytes
-    assert measures.input_bytes == 512 * 3 * 8
+    footprint = explanation.footprint
+    assert footprint.table_bytes == table_bytes
+    assert footprint.variable_bytes == rows * 64 + 4 * 49 and footprint.slot_bytes == footprint.variable_bytes
+    assert footprint.input_bytes == 512 * 3 * 8
 
 
 def test_the_step_and_the_labels_of_a_subclassed_model():
@@ -85,8 +85,8 @@ def test_the_step_and_the_labels_of_a_subclassed_model():
     with pytest.raises(PlanError, match="`inputs` must be given"):
         tfps.explain_strategy(make, 8, hardware=HOST)
     explanation = tfps.explain_strategy(make, 8, inputs={"item": np.zeros((2, 5), "int64")}, hardware=HOST)
-    assert explanation.measures.table_bytes == 10**6 * 8 * 4 * 3
-    assert explanation.measures.unique_rows > 5
+    assert explanation.footprint.table_bytes == 10**6 * 8 * 4 * 3
+    assert explanation.footprint.unique_rows > 5
 
 
 def test_the_choice_is_started_and_logged_once(started, tf_config, caplog):

@@ -5,18 +5,18 @@ import dataclasses
 import pytest
 
 from tfps.choice import costs
+from tfps.choice.footprint import ID_BYTES, Footprint, StepCounts
 from tfps.choice.hardware import Site
-from tfps.choice.measures import ID_BYTES, Measures, StepCounts
 from tfps.placement.spec import VariableSpec
 
 
-def measures(dense=1000, slots=1, rows=10_000, width=8, ids=64.0, **step):
+def footprint(dense=1000, slots=1, rows=10_000, width=8, ids=64.0, **step):
     """A model of one dense variable of some floats and one table."""
     specs = (
         VariableSpec("kernel", (dense,), slots=slots),
         VariableSpec("table", (rows, width), slots=slots, rows_per_step=ids, is_table=True),
     )
-    return Measures(int(ids), specs, StepCounts(**step))
+    return Footprint(int(ids), specs, StepCounts(**step))
 
 
 def ring(replicas, dense, rows):
@@ -34,7 +34,7 @@ def ring(replicas, dense, rows):
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 8])
 def test_all_reduce_is_a_ring(replicas):
-    model = measures()
+    model = footprint()
     rows = model.row_gradient_bytes + ID_BYTES * model.unique_rows
     for sent in ring(replicas, 4 * 1000, rows):
         assert costs.all_reduce_bytes(model, replicas) == pytest.approx(sent)
@@ -67,19 +67,19 @@ def pairs(model, site, servers, every):
 )
 def test_parameter_servers_are_their_messages(hosts, workers, servers, server_hosts, every):
     site = Site(hosts=hosts, workers=workers, server_hosts=server_hosts)
-    expected = pairs(measures(), site, servers, every)
-    assert costs.server_link_bytes(measures(), site, servers, every) == pytest.approx(expected)
+    expected = pairs(footprint(), site, servers, every)
+    assert costs.server_link_bytes(footprint(), site, servers, every) == pytest.approx(expected)
 
 
 def test_hosts_without_a_server_leave_the_others_more_to_do():
-    model, site = measures(), Site(hosts=8, workers=8)
+    model, site = footprint(), Site(hosts=8, workers=8)
     few, many = (costs.server_link_bytes(model, site, servers) for servers in (1, 8))
     # The only server sends what eight workers receive; a worker on its host sends beside it.
     assert few > 3 * many
 
 
 def test_a_replica_holds_everything_and_a_worker_no_table():
-    model = measures(activation_bytes=5000, largest_bytes=100)
+    model = footprint(activation_bytes=5000, largest_bytes=100)
     assert model.variable_bytes == 4 * (1000 + 80_000) and model.slot_bytes == model.variable_bytes
     assert model.working_bytes == 5000 + 2 * 100
     gradients = 4000 + model.unique_rows * 32
@@ -90,17 +90,17 @@ def test_a_replica_holds_everything_and_a_worker_no_table():
 
 
 def test_without_slots_initialization_is_the_peak():
-    model = Measures(1, (VariableSpec("table", (10**6, 8), rows_per_step=1, is_table=True),), StepCounts())
+    model = Footprint(1, (VariableSpec("table", (10**6, 8), rows_per_step=1, is_table=True),), StepCounts())
     assert model.replica_bytes == 2 * 32 * 10**6
 
 
 def test_an_optimizer_that_is_not_row_wise_makes_gradients_of_whole_tables():
-    model = dataclasses.replace(measures(), row_wise=False)
+    model = dataclasses.replace(footprint(), row_wise=False)
     assert model.gradient_bytes == 4 * (1000 + 80_000)
 
 
 def test_the_largest_batch_fits_and_a_larger_one_does_not():
-    model = measures(activation_bytes=64 * 100, largest_bytes=0)
+    model = footprint(activation_bytes=64 * 100, largest_bytes=0)
     rest = model.worker_bytes - model.working_bytes
     assert model.largest_batch(rest + 640, lambda model: model.worker_bytes) == 6
     assert model.largest_batch(rest - 1, lambda model: model.worker_bytes) == 0
@@ -109,7 +109,7 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not():
 def test_the_hosts_that_are_needed_hold_the_model_and_one_fewer_does_not():
     from tfps.choice.candidates import fits_hosts
 
-    model = measures(rows=10**10, width=16)
+    model = footprint(rows=10**10, width=16)
     site = Site(host_bytes=64e9)
     needed = costs.hosts_needed(model, site)
     assert needed > 10

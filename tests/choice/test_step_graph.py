@@ -6,7 +6,7 @@ import pytest
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 from tfps.errors import PlanError  # noqa: E402
-from tfps.keras.choosing import measure  # noqa: E402
+from tfps.keras.choosing import find_footprint  # noqa: E402
 
 layers = keras.layers
 BATCH = 8
@@ -20,7 +20,7 @@ def count(*stack, loss="mse", optimizer="adam", batch=BATCH, model=keras.Sequent
         made.compile(optimizer, loss)
         return made
 
-    return measure(build, batch).step
+    return find_footprint(build, batch).step
 
 
 def test_dense_layers_keep_their_outputs():
@@ -84,7 +84,7 @@ def test_attention_is_counted():
         model.compile("adam", "mse")
         return model
 
-    step = measure(build, BATCH).step
+    step = find_footprint(build, BATCH).step
     projection, product = 2 * BATCH * 10 * 32 * 32, 2 * BATCH * 4 * 10 * 10 * 8
     # Four projections have the gradient of their kernels, and one that of its input. Two products have all gradients.
     assert step.flops == (4 + 4 + 1) * projection + 3 * 2 * product
@@ -140,7 +140,7 @@ def test_steps_of_users_are_traced_and_a_tape_over_a_tape_keeps_more():
         return make
 
     spec = tf.TensorSpec((None, 32), "float32")
-    plain, penalized = (measure(build(penalty), BATCH, spec).step for penalty in (False, True))
+    plain, penalized = (find_footprint(build(penalty), BATCH, spec).step for penalty in (False, True))
     assert 4 * BATCH * 64 <= plain.activation_bytes <= 4 * BATCH * 64 + LOSS
     # Of the inner tape, at least the gradient of tanh and the gradient of the input.
     assert penalized.activation_bytes >= plain.activation_bytes + 4 * BATCH * (64 + 32)
@@ -155,7 +155,7 @@ def test_labels_of_classes_and_of_several_outputs():
         model.compile("sgd", {"a": "sparse_categorical_crossentropy", "b": keras.losses.MeanSquaredError()})
         return model
 
-    assert measure(build, BATCH).step.flops > 0
+    assert find_footprint(build, BATCH).step.flops > 0
 
 
 def test_labels_of_a_dataset_are_taken_as_they_are():
@@ -165,9 +165,9 @@ def test_labels_of_a_dataset_are_taken_as_they_are():
         return model
 
     dataset = tf.data.Dataset.from_tensors((np.zeros((2, 4)), np.zeros((2, 5, 3))))
-    assert measure(build, BATCH, dataset).step.flops > 0
+    assert find_footprint(build, BATCH, dataset).step.flops > 0
     with pytest.raises(PlanError, match="training step can be traced on a batch of 8.*tf.data.Dataset"):
-        measure(build, BATCH)
+        find_footprint(build, BATCH)
 
 
 def test_an_unknown_length_is_asked_for_and_not_guessed():
@@ -177,21 +177,21 @@ def test_an_unknown_length_is_asked_for_and_not_guessed():
         return model
 
     with pytest.raises(PlanError, match=r"`inputs` must have known sizes.*Received: shape \(None, None, 5\)"):
-        measure(build, BATCH)
-    short, long = (measure(build, BATCH, np.zeros((1, steps, 5), "float32")).step for steps in (4, 8))
+        find_footprint(build, BATCH)
+    short, long = (find_footprint(build, BATCH, np.zeros((1, steps, 5), "float32")).step for steps in (4, 8))
     assert long.activation_bytes > 1.8 * short.activation_bytes
 
 
 def test_more_rows_than_an_int32_counts():
-    model = measure_of_rows(2**33)
+    model = footprint_of_rows(2**33)
     assert model.table_bytes == 2**33 * 16 * 4 * 3
-    assert model.step == measure_of_rows(10**7).step
+    assert model.step == footprint_of_rows(10**7).step
 
 
-def measure_of_rows(rows):
+def footprint_of_rows(rows):
     def build():
         model = keras.Sequential([keras.Input((4,), dtype="int64"), layers.Embedding(rows, 16), layers.Dense(1)])
         model.compile("adam", "mse")
         return model
 
-    return measure(build, BATCH)
+    return find_footprint(build, BATCH)

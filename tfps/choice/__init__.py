@@ -4,7 +4,7 @@
 """
 
 from tfps.choice.explanation import Candidate, Explanation
+from tfps.choice.footprint import Footprint, StepCounts
 from tfps.choice.hardware import Hardware
-from tfps.choice.measures import Measures, StepCounts
 
-__all__ = ["Candidate", "Explanation", "Hardware", "Measures", "StepCounts"]
+__all__ = ["Candidate", "Explanation", "Hardware", "Footprint", "StepCounts"]

@@ -5,28 +5,28 @@ from collections.abc import Iterator
 
 from tfps.choice import constants, costs, times
 from tfps.choice.explanation import Candidate
+from tfps.choice.footprint import Footprint
 from tfps.choice.hardware import Site
-from tfps.choice.measures import Measures
 from tfps.placement.text import human_bytes
 
 ONE, MIRRORED, MULTI = "OneDeviceStrategy", "MirroredStrategy", "MultiWorkerMirroredStrategy"
 SERVERS, CENTRAL, TPU = "ParameterServerStrategy", "CentralStorageStrategy", "TPUStrategy"
 
 
-def all_candidates(measures: Measures, site: Site) -> dict[str, Candidate]:
+def all_candidates(footprint: Footprint, site: Site) -> dict[str, Candidate]:
     """Returns every strategy by the name of its class. What a machine lacks, such as a second card, is imagined."""
     found = (
-        _one_device(measures, site),
-        _mirrored(measures, site),
-        _multi_worker(measures, site),
-        _parameter_servers(measures, site),
-        _central_storage(measures, site),
+        _one_device(footprint, site),
+        _mirrored(footprint, site),
+        _multi_worker(footprint, site),
+        _parameter_servers(footprint, site),
+        _central_storage(footprint, site),
         Candidate(TPU, False, "never chosen: tfps has no operations for TPUs, and its tables would need them."),
     )
     return {candidate.strategy: candidate for candidate in found}
 
 
-def server_site(measures: Measures, site: Site) -> tuple[Site, int]:
+def server_site(footprint: Footprint, site: Site) -> tuple[Site, int]:
     """Returns the machines with the workers that parameter servers would have, and the number of servers.
 
     Servers that are given stay. One host has one server and two workers, as `LocalCluster` does, or one worker for all
@@ -38,13 +38,13 @@ def server_site(measures: Measures, site: Site) -> tuple[Site, int]:
     if site.hosts == 1 and not site.fixed:
         # Two workers would share the cards of the host.
         here = dataclasses.replace(site, workers=1 if site.cards else constants.EMBEDDED_WORKERS)
-        if fits_hosts(measures, here, 1):
+        if fits_hosts(footprint, here, 1):
             return here, 1
-    hosts = max(site.hosts, costs.hosts_needed(measures, site))
+    hosts = max(site.hosts, costs.hosts_needed(footprint, site))
     there = dataclasses.replace(site, hosts=hosts, workers=max(hosts, site.workers))
     # More servers share the traffic, and each costs a request. With one for each host the memory is enough.
-    counts = [count for count in _halves(hosts) if count == hosts or fits_hosts(measures, there, count)]
-    return there, max(counts, key=lambda count: times.parameter_servers(measures, there, count).examples_per_s)
+    counts = [count for count in _halves(hosts) if count == hosts or fits_hosts(footprint, there, count)]
+    return there, max(counts, key=lambda count: times.parameter_servers(footprint, there, count).examples_per_s)
 
 
 def _halves(count: int) -> Iterator[int]:
@@ -54,22 +54,22 @@ def _halves(count: int) -> Iterator[int]:
         count //= 2
 
 
-def fits_hosts(measures: Measures, site: Site, servers: int) -> bool:
+def fits_hosts(footprint: Footprint, site: Site, servers: int) -> bool:
     """Returns whether the hosts hold the model under parameter servers."""
-    return costs.host_bytes(measures, site, servers) <= site.host_bytes * constants.HOST_PART
+    return costs.host_bytes(footprint, site, servers) <= site.host_bytes * constants.HOST_PART
 
 
-def _one_device(measures: Measures, site: Site) -> Candidate:
-    speed = times.one_device(measures, site)
-    return _replicated(ONE, measures, site.device_limit(1), site, 1, 0.0, speed)
+def _one_device(footprint: Footprint, site: Site) -> Candidate:
+    speed = times.one_device(footprint, site)
+    return _replicated(ONE, footprint, site.device_limit(1), site, 1, 0.0, speed)
 
 
-def _mirrored(measures: Measures, site: Site) -> Candidate:
+def _mirrored(footprint: Footprint, site: Site) -> Candidate:
     # One card, or a CPU of one device, is shown with two: what a second one would give.
     replicas = max(2, site.cards or site.cpu_devices)
     limit = site.device_limit(1) if site.cards else site.device_limit(1) / replicas
-    sent = costs.all_reduce_bytes(measures, replicas)
-    made = _replicated(MIRRORED, measures, limit, site, replicas, sent, times.mirrored(measures, site, replicas))
+    sent = costs.all_reduce_bytes(footprint, replicas)
+    made = _replicated(MIRRORED, footprint, limit, site, replicas, sent, times.mirrored(footprint, site, replicas))
     if site.cards > 1 or not made.is_possible:
         return made
     why = (
@@ -80,13 +80,13 @@ def _mirrored(measures: Measures, site: Site) -> Candidate:
     return dataclasses.replace(made, is_possible=False, why_not=why)
 
 
-def _multi_worker(measures: Measures, site: Site) -> Candidate:
+def _multi_worker(footprint: Footprint, site: Site) -> Candidate:
     there = site if site.workers > 1 else dataclasses.replace(site, workers=2)
-    replicas = there.workers * there.replicas_per_worker
-    limit = there.device_limit(there.workers_per_host)
-    sent = costs.all_reduce_bytes(measures, replicas)
-    speed = times.multi_worker_mirrored(measures, there)
-    made = _replicated(MULTI, measures, limit, there, replicas, sent, speed)
+    replicas = there.workers * there.devices_per_worker
+    limit = there.device_limit(there.workers_per_host) / (1 if there.cards else there.cpu_devices)
+    sent = costs.all_reduce_bytes(footprint, replicas)
+    speed = times.multi_worker_mirrored(footprint, there)
+    made = _replicated(MULTI, footprint, limit, there, replicas, sent, speed)
     if site.workers > 1 or not made.is_possible:
         return made
     why = f"there is one process and one host; shown for {there.workers} processes of this host."
@@ -94,53 +94,53 @@ def _multi_worker(measures: Measures, site: Site) -> Candidate:
 
 
 def _replicated(
-    name: str, measures: Measures, limit: float, site: Site, replicas: int, sent: float, speed: times.Speed
+    name: str, footprint: Footprint, limit: float, site: Site, replicas: int, sent: float, speed: times.Speed
 ) -> Candidate:
     """Returns a strategy whose replicas hold the whole model."""
-    fits = measures.replica_bytes <= limit
+    fits = footprint.replica_bytes <= limit
     why = (
         ""
         if fits
-        else f"a replica needs {human_bytes(measures.replica_bytes)}, and a {site.device} has {human_bytes(limit)}."
+        else f"a replica needs {human_bytes(footprint.replica_bytes)}, and a {site.device} has {human_bytes(limit)}."
     )
     return Candidate(
-        name, fits, why, replicas, 0, measures.replica_bytes, limit, sent, speed.step_s, speed.examples_per_s
+        name, fits, why, replicas, 0, footprint.replica_bytes, limit, sent, speed.step_s, speed.examples_per_s
     )
 
 
-def _parameter_servers(measures: Measures, site: Site) -> Candidate:
-    there, servers = server_site(measures, site)
-    speed = times.parameter_servers(measures, there, servers)
+def _parameter_servers(footprint: Footprint, site: Site) -> Candidate:
+    there, servers = server_site(footprint, site)
+    speed = times.parameter_servers(footprint, there, servers)
     limit = there.device_limit(there.workers_per_host + 1)
-    why = _why_no_servers(measures, there, servers)
+    why = _why_no_servers(footprint, there, servers)
     return Candidate(
         SERVERS,
         not why,
         why,
-        there.workers * there.replicas_per_worker,
+        there.workers * max(1, there.cards),
         servers,
-        measures.worker_bytes,
+        footprint.worker_bytes,
         limit,
-        costs.server_link_bytes(measures, there, servers),
+        costs.server_link_bytes(footprint, there, servers),
         speed.step_s,
         speed.examples_per_s,
     )
 
 
-def _why_no_servers(measures: Measures, there: Site, servers: int) -> str:
-    if not measures.has_tables:
+def _why_no_servers(footprint: Footprint, there: Site, servers: int) -> str:
+    if not footprint.has_tables:
         return "the model has no tables, so servers would have nothing that a worker does not need whole."
-    if not measures.row_wise:
+    if not footprint.row_wise:
         return "the optimizer cannot update single rows of a table (docs/optimizers.md lists those that can)."
-    if not fits_hosts(measures, there, servers):
-        needed = costs.host_bytes(measures, there, servers)
+    if not fits_hosts(footprint, there, servers):
+        needed = costs.host_bytes(footprint, there, servers)
         return f"a host would need {human_bytes(needed)} of memory, and has {human_bytes(there.host_bytes)}."
     return ""
 
 
-def _central_storage(measures: Measures, site: Site) -> Candidate:
+def _central_storage(footprint: Footprint, site: Site) -> Candidate:
     devices = max(2, site.cards or site.cpu_devices)
-    copied = human_bytes(devices * measures.variable_bytes)
+    copied = human_bytes(devices * footprint.variable_bytes)
     return Candidate(
         CENTRAL,
         False,
@@ -148,12 +148,12 @@ def _central_storage(measures: Measures, site: Site) -> Candidate:
     )
 
 
-def bytes_ratio(measures: Measures, site: Site, found: dict[str, Candidate]) -> float:
+def bytes_ratio(footprint: Footprint, site: Site, found: dict[str, Candidate]) -> float:
     """Returns the bytes of all-reduce / those of parameter servers that exchange dense variables in every step.
 
     At equal freshness: servers that exchange every k steps move less because they train on older values.
     """
-    of_servers = costs.server_link_bytes(measures, *server_site(measures, site), every=1)
+    of_servers = costs.server_link_bytes(footprint, *server_site(footprint, site), every=1)
     return found[MULTI].link_bytes / of_servers if of_servers else 1.0
 
 

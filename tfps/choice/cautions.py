@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from tfps.choice import constants
 from tfps.choice.candidates import MIRRORED, MULTI, ONE, SERVERS, bytes_ratio, speedup
 from tfps.choice.explanation import Candidate
+from tfps.choice.footprint import Footprint
 from tfps.choice.hardware import Site
-from tfps.choice.measures import Measures
 from tfps.placement.text import human_bytes
 
 
-def borderlines(measures: Measures, site: Site, found: dict[str, Candidate], choice: str) -> Iterator[str]:
+def borderlines(footprint: Footprint, site: Site, found: dict[str, Candidate], choice: str) -> Iterator[str]:
     """Yields what would change the decision if a number were a little different."""
     limit = found[choice].device_limit_bytes if choice != SERVERS else found[ONE].device_limit_bytes
-    part = measures.replica_bytes / limit if limit else 0.0
+    part = footprint.replica_bytes / limit if limit else 0.0
     # If there are no tables, nothing else would hold the model, but it may still fail to fit.
     if constants.FIT_BORDER < part < constants.BORDER:
         yield (
@@ -21,11 +21,11 @@ def borderlines(measures: Measures, site: Site, found: dict[str, Candidate], cho
             "are not counted."
         )
     for other in _rivals(site, found, choice):
-        ratio = speedup(found, choice, other)
-        if 1 / constants.BORDER < ratio < constants.BORDER:
-            yield f"{other} is predicted to be {1 / ratio:.2f} times as fast."
+        ratio = speedup(found, other, choice)
+        if ratio > 1 / constants.BORDER and not (choice == MULTI and other == SERVERS and ratio > constants.BORDER):
+            yield f"{other} is predicted to be {ratio:.2f} times as fast."
     if site.hosts > 1 and not site.fixed and found[SERVERS].is_possible and found[MULTI].is_possible:
-        ratio = bytes_ratio(measures, site, found)
+        ratio = bytes_ratio(footprint, site, found)
         if 1 / constants.BORDER < ratio < constants.BORDER:
             yield f"All-reduce moves {ratio:.2f} times the bytes of parameter servers."
         elif choice == MULTI and speedup(found, SERVERS, MULTI) > constants.BORDER:
@@ -45,7 +45,7 @@ def _rivals(site: Site, found: dict[str, Candidate], choice: str) -> Iterator[st
             yield name
 
 
-def assumptions(measures: Measures, site: Site, choice: str) -> Iterator[str]:
+def assumptions(footprint: Footprint, site: Site, choice: str) -> Iterator[str]:
     """Yields the numbers that were assumed."""
     if site.hosts > 1 and site.bandwidth_source == "assumed":
         yield f"{human_bytes(site.bandwidth)} a second between hosts; give Hardware(bandwidth=)."
@@ -54,11 +54,9 @@ def assumptions(measures: Measures, site: Site, choice: str) -> Iterator[str]:
             f"cards of {constants.CARD_FLOPS / 1e12:.0f} TFLOP/s with {human_bytes(constants.CARD_LINK_BYTES_S)} a "
             "second between them; the times are no prediction of these cards."
         )
-    if measures.unknown_tables:
-        yield f"512 looked-up rows a step of {measures.unknown_tables}, whose ids could not be counted."
-    if measures.step.guessed:
-        yield (
-            f"{measures.batch_size} for dimensions of {measures.step.guessed} tensors whose shapes depend on the data."
-        )
-    if measures.step.endless:
+    if footprint.unknown_tables:
+        yield f"512 looked-up rows a step of {footprint.unknown_tables}, whose ids could not be counted."
+    if footprint.step.guessed:
+        yield f"{footprint.batch_size} for dimensions of {footprint.step.guessed} tensors that depend on the data."
+    if footprint.step.endless:
         yield "one turn of a loop whose length depends on the data."

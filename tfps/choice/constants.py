@@ -1,7 +1,8 @@
 """Every constant of the choice, with its source.
 
-*Measured* are constants of `docs/scaling_constants.json` and of plain Keras (3.15, TensorFlow 2.21) on a machine of two
-cores. *Assumed* are constants of hardware that nobody here has measured; the explanation says where they decide.
+*Measured* are constants of `docs/scaling_constants.json`, and of `OneDeviceStrategy` and `MirroredStrategy` on a
+machine of two cores: CPU time a step of the CTR-DNN and of dense models of 64 and 1,024 columns, batches of 64 to 4,096.
+*Assumed* are constants of hardware that nobody here has measured; the explanation says where they decide.
 Predictions compare strategies on one machine. They do not predict the speed of another machine.
 """
 
@@ -26,21 +27,21 @@ UNSURE = 2.0
 """Predictions across hosts are right to a factor of two (docs/scaling.md), so bytes decide unless this is exceeded."""
 
 # The work of a step on a CPU.
-STEP_S = 0.5e-3
-"""`fit` of Keras for each step, without operations. Measured."""
+STEP_S = 1.8e-3
+"""`fit` of Keras for each step, without the model. Measured."""
 OPERATION_S = 4e-6
 """An operation, without what it computes. Measured."""
 UPDATE_OPERATIONS = 8
 """Operations of the optimizer for each variable. Measured."""
-CORE_FLOPS = 70e9
+CORE_FLOPS = 90e9
 """Floating-point operations a second of a core in matrix products. Measured: float32, 256 to 1,024 columns."""
 CORE_BYTES_S = 6e9
 """Bytes a second that a core reads or writes in operations on elements. Measured: Adam on 12.7 MB."""
-ROW_S = 0.4e-6
+ROW_S = 0.2e-6
 """A unique row: looking it up, summing its gradients and updating it and its slots. Measured."""
-PASSES = 2
-"""What an operation writes is read once, too."""
-PARALLEL = 0.85
+PASSES = 1
+"""Passes over what operations write. Measured: about half of it stays in the caches of a core."""
+PARALLEL = 0.95
 """The part of several cores that one process uses beside the serial part of a step. Measured with two cores."""
 MOST_CORES = 16
 """More cores do not help one process with operations of this size. Assumed."""
@@ -59,7 +60,7 @@ LOOPBACK_BYTES_S = 1e9
 """The bytes a second between two processes of one host. Measured: dense variables of the CTR-DNN."""
 DELAY_S = 0.1e-3
 """The one-way delay between hosts. Assumed, as in docs/scaling.md."""
-REPLICA_STEP_S = 1.5e-3
+REPLICA_STEP_S = 2e-3
 """What a step of several replicas costs beside the steps of the replicas. Measured."""
 
 # Parameter servers; measured, seconds of CPU.

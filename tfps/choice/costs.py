@@ -14,16 +14,16 @@ import dataclasses
 import math
 
 from tfps.choice import constants
+from tfps.choice.footprint import ID_BYTES, Footprint
 from tfps.choice.hardware import Site
-from tfps.choice.measures import ID_BYTES, Measures
 from tfps.placement.advice import default_exchange_every
 
 
-def all_reduce_bytes(measures: Measures, replicas: int) -> float:
+def all_reduce_bytes(footprint: Footprint, replicas: int) -> float:
     """Returns the bytes that a replica sends in a step, which are those of each link of the ring."""
     # 4 replicas, 100 bytes of dense gradients, no rows: 150.
-    ring = 2 * (replicas - 1) / replicas * measures.dense_gradient_bytes
-    return ring + (replicas - 1) * (measures.row_gradient_bytes + ID_BYTES * measures.unique_rows)
+    ring = 2 * (replicas - 1) / replicas * footprint.dense_gradient_bytes
+    return ring + (replicas - 1) * (footprint.row_gradient_bytes + ID_BYTES * footprint.unique_rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,30 +41,30 @@ class Exchange:
     every: int
 
 
-def exchange(measures: Measures, workers: int, every: int | None = None) -> Exchange:
+def exchange(footprint: Footprint, workers: int, every: int | None = None) -> Exchange:
     """Returns what a worker exchanges in a step.
 
     Args:
-        measures: the model.
+        footprint: the model.
         workers: workers of the cluster.
         every: steps between two exchanges of dense variables; None for the default of this many workers.
     """
     every = default_exchange_every(workers) if every is None else every
-    dense = measures.dense_bytes / every
-    ids = ID_BYTES * measures.unique_rows
-    return Exchange(measures.row_bytes + dense, ids + measures.row_gradient_bytes + dense, every)
+    dense = footprint.dense_bytes / every
+    ids = ID_BYTES * footprint.unique_rows
+    return Exchange(footprint.row_bytes + dense, ids + footprint.row_gradient_bytes + dense, every)
 
 
-def server_link_bytes(measures: Measures, site: Site, servers: int, every: int | None = None) -> float:
+def server_link_bytes(footprint: Footprint, site: Site, servers: int, every: int | None = None) -> float:
     """Returns the bytes of a step of all workers over the busiest link, under parameter servers.
 
     Args:
-        measures: the model.
+        footprint: the model.
         site: the machines. Servers have hosts of their own, or share those of the workers.
         servers: parameter servers, spread evenly.
         every: as for `exchange`.
     """
-    one = exchange(measures, site.workers, every)
+    one = exchange(footprint, site.workers, every)
     # Workers of a host, and the workers whose share of the traffic a host of servers has: 8 workers, 2 servers, 4.
     here = site.workers_per_host
     there = site.workers / servers * -(-servers // (site.server_hosts or site.hosts))
@@ -77,29 +77,29 @@ def server_link_bytes(measures: Measures, site: Site, servers: int, every: int |
     return busiest * ((site.hosts - 1) / site.hosts if site.hosts > 1 else 1)
 
 
-def host_bytes(measures: Measures, site: Site, servers: int) -> float:
+def host_bytes(footprint: Footprint, site: Site, servers: int) -> float:
     """Returns the memory that the fullest host needs under parameter servers, its processes included.
 
     Args:
-        measures: the model.
+        footprint: the model.
         site: the machines; `workers` are those of the cluster.
         servers: parameter servers, spread evenly.
     """
     hosts = site.server_hosts or site.hosts
-    of_servers = -(-servers // hosts) * (whole_bytes(measures) / servers + constants.SERVER_BYTES)
+    of_servers = -(-servers // hosts) * (whole_bytes(footprint) / servers + constants.SERVER_BYTES)
     # The replica of a worker with a card is on the card. One host also runs the chief.
-    one = constants.PROCESS_BYTES + (0 if site.cards else measures.worker_bytes)
+    one = constants.PROCESS_BYTES + (0 if site.cards else footprint.worker_bytes)
     of_workers = site.workers_per_host * one + (constants.PROCESS_BYTES if site.hosts == 1 else 0)
     return max(of_servers, of_workers) if site.server_hosts else of_servers + of_workers
 
 
-def hosts_needed(measures: Measures, site: Site) -> int:
+def hosts_needed(footprint: Footprint, site: Site) -> int:
     """Returns how many such hosts, with a server and a worker each, hold the model; 0 if no number does."""
-    worker = constants.PROCESS_BYTES + (0 if site.cards else measures.worker_bytes)
+    worker = constants.PROCESS_BYTES + (0 if site.cards else footprint.worker_bytes)
     room = site.host_bytes * constants.HOST_PART - worker - constants.SERVER_BYTES
-    return max(1, math.ceil(whole_bytes(measures) / room)) if room > 0 else 0
+    return max(1, math.ceil(whole_bytes(footprint) / room)) if room > 0 else 0
 
 
-def whole_bytes(measures: Measures) -> float:
+def whole_bytes(footprint: Footprint) -> float:
     """Returns the bytes of all variables and slots, which the servers hold; the planner keeps servers even."""
-    return measures.variable_bytes + measures.slot_bytes
+    return footprint.variable_bytes + footprint.slot_bytes

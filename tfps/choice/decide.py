@@ -14,8 +14,8 @@ from tfps.choice import constants, costs
 from tfps.choice.candidates import MIRRORED, MULTI, ONE, SERVERS, all_candidates, bytes_ratio, server_site, speedup
 from tfps.choice.cautions import assumptions, borderlines
 from tfps.choice.explanation import Candidate, Explanation
+from tfps.choice.footprint import Footprint
 from tfps.choice.hardware import Site
-from tfps.choice.measures import Measures
 from tfps.choice.refusals import check_replica, check_servers, refusal
 from tfps.placement.text import human_bytes
 
@@ -23,50 +23,50 @@ _Reasons = tuple[str, list[str]]
 """The name of a strategy, and why."""
 
 
-def decide(measures: Measures, site: Site) -> Explanation:
+def decide(footprint: Footprint, site: Site) -> Explanation:
     """Chooses the strategy.
 
     Args:
-        measures: the model.
+        footprint: the model.
         site: the machines.
 
     Raises:
         ConfigError: a device holds no replica even without the tables, or TF_CONFIG has servers that would have
             nothing to hold.
     """
-    found = all_candidates(measures, site)
-    check_replica(measures, site, found)
-    check_servers(measures, site)
-    choice, reasons = _choose(measures, site, found)
+    found = all_candidates(footprint, site)
+    check_replica(footprint, site, found)
+    check_servers(footprint, site)
+    choice, reasons = _choose(footprint, site, found)
     return Explanation(
         choice,
         tuple(reasons),
-        tuple(borderlines(measures, site, found, choice)),
-        tuple(assumptions(measures, site, choice)),
-        refusal(measures, site, found[choice]),
-        measures,
+        tuple(borderlines(footprint, site, found, choice)),
+        tuple(assumptions(footprint, site, choice)),
+        refusal(footprint, site, found[choice]),
+        footprint,
         site,
         tuple(found.values()),
     )
 
 
-def _choose(measures: Measures, site: Site, found: dict[str, Candidate]) -> _Reasons:
+def _choose(footprint: Footprint, site: Site, found: dict[str, Candidate]) -> _Reasons:
     if not found[ONE].is_possible and not found[MULTI].is_possible:
-        return SERVERS, [_no_fit(measures, site, found[ONE]), _server_link(measures, site) + "."]
+        return SERVERS, [_no_fit(footprint, site, found[ONE]), _server_link(footprint, site) + "."]
     if site.servers:
-        return SERVERS, [_fixed_servers(measures, site), *_compare(found, SERVERS, MULTI)]
+        return SERVERS, [_fixed_servers(footprint, site), *_compare(found, SERVERS, MULTI)]
     if site.workers > 1 and site.fixed:
         text = (
             f"{site.fixed} has {site.workers} workers and no parameter servers, and the model fits each {site.device}."
         )
-        return MULTI, [text, *_link_reasons(measures, site, found), *_compare(found, MULTI, ONE)]
+        return MULTI, [text, *_link_reasons(footprint, site, found), *_compare(found, MULTI, ONE)]
     if site.workers > 1:
-        return _choose_hosts(measures, site, found)
-    return _choose_on_host(measures, site, found)
+        return _choose_hosts(footprint, site, found)
+    return _choose_on_host(footprint, site, found)
 
 
-def _choose_on_host(measures: Measures, site: Site, found: dict[str, Candidate]) -> _Reasons:
-    fit = _fit(measures, site, found[ONE])
+def _choose_on_host(footprint: Footprint, site: Site, found: dict[str, Candidate]) -> _Reasons:
+    fit = _fit(footprint, site, found[ONE])
     if site.cards > 1:
         sent = f"all-reduce moves {human_bytes(found[MIRRORED].link_bytes)} a step between {site.cards} cards"
         # Speeds of cards are assumed, so only a clear loss keeps cards idle.
@@ -87,26 +87,26 @@ def _choose_on_host(measures: Measures, site: Site, found: dict[str, Candidate])
     ]
 
 
-def _choose_hosts(measures: Measures, site: Site, found: dict[str, Candidate]) -> _Reasons:
+def _choose_hosts(footprint: Footprint, site: Site, found: dict[str, Candidate]) -> _Reasons:
     single = MIRRORED if site.cards > 1 else ONE
     if not found[single].is_possible:
         single = ONE
-    best, reasons = _choose_distributed(measures, site, found)
+    best, reasons = _choose_distributed(footprint, site, found)
     if found[single].is_possible and speedup(found, single, best) > constants.UNSURE:
         return single, [
-            f"{_fit(measures, site, found[ONE])} {site.hosts} hosts would be clearly slower than one: a step moves "
+            f"{_fit(footprint, site, found[ONE])} {site.hosts} hosts would be clearly slower than one: a step moves "
             f"{human_bytes(found[best].link_bytes)} between them under {best}.",
             *_compare(found, single, best),
         ]
     return best, [*reasons, *_compare(found, best, single)]
 
 
-def _choose_distributed(measures: Measures, site: Site, found: dict[str, Candidate]) -> _Reasons:
-    fit, link = _fit(measures, site, found[MULTI]), "".join(_link_reasons(measures, site, found))
+def _choose_distributed(footprint: Footprint, site: Site, found: dict[str, Candidate]) -> _Reasons:
+    fit, link = _fit(footprint, site, found[MULTI]), "".join(_link_reasons(footprint, site, found))
     kind = f"{'NCCL' if site.cards else 'RING'}, {found[MULTI].replicas} replicas"
     if not found[SERVERS].is_possible:
         return MULTI, [f"{fit} {link or 'It has nothing for parameter servers.'} All-reduce: {kind}."]
-    ratio, slower = bytes_ratio(measures, site, found), speedup(found, MULTI, SERVERS)
+    ratio, slower = bytes_ratio(footprint, site, found), speedup(found, MULTI, SERVERS)
     if ratio > constants.TIE and slower < constants.UNSURE:
         return SERVERS, [f"{fit} All-reducing would move more. {link}", *_compare(found, SERVERS, MULTI)]
     if ratio > constants.TIE:
@@ -117,19 +117,19 @@ def _choose_distributed(measures: Measures, site: Site, found: dict[str, Candida
     return MULTI, [f"{fit} All-reducing ({kind}) moves no more than parameter servers would. {link}"]
 
 
-def _link_reasons(measures: Measures, site: Site, found: dict[str, Candidate]) -> list[str]:
+def _link_reasons(footprint: Footprint, site: Site, found: dict[str, Candidate]) -> list[str]:
     """Returns what crosses in a step, if there is something to compare."""
-    if not measures.has_tables:
+    if not footprint.has_tables:
         return []
     all_reduce = f"all-reduce over {found[MULTI].replicas} replicas would move {human_bytes(found[MULTI].link_bytes)}"
-    return [f"{_server_link(measures, site)}; {all_reduce}."]
+    return [f"{_server_link(footprint, site)}; {all_reduce}."]
 
 
-def _server_link(measures: Measures, site: Site) -> str:
-    there, servers = server_site(measures, site)
-    every = costs.exchange(measures, there.workers).every
-    fresh = human_bytes(costs.server_link_bytes(measures, there, servers, every=1))
-    averaged = human_bytes(costs.server_link_bytes(measures, there, servers))
+def _server_link(footprint: Footprint, site: Site) -> str:
+    there, servers = server_site(footprint, site)
+    every = costs.exchange(footprint, there.workers).every
+    fresh = human_bytes(costs.server_link_bytes(footprint, there, servers, every=1))
+    averaged = human_bytes(costs.server_link_bytes(footprint, there, servers))
     often = f" ({averaged} with an exchange every {every} steps)" if averaged != fresh else ""
     return (
         f"A step moves {fresh} over the busiest link with {servers} parameter server{'s' if servers > 1 else ''} and "
@@ -137,24 +137,24 @@ def _server_link(measures: Measures, site: Site) -> str:
     )
 
 
-def _fit(measures: Measures, site: Site, candidate: Candidate) -> str:
+def _fit(footprint: Footprint, site: Site, candidate: Candidate) -> str:
     return (
-        f"The model fits a {site.device}: a replica needs {human_bytes(measures.replica_bytes)} of "
+        f"The model fits a {site.device}: a replica needs {human_bytes(footprint.replica_bytes)} of "
         f"{human_bytes(candidate.device_limit_bytes)}."
     )
 
 
-def _no_fit(measures: Measures, site: Site, candidate: Candidate) -> str:
+def _no_fit(footprint: Footprint, site: Site, candidate: Candidate) -> str:
     return (
-        f"The tables do not fit a {site.device}: a replica with them needs {human_bytes(measures.replica_bytes)} of "
+        f"The tables do not fit a {site.device}: a replica with them needs {human_bytes(footprint.replica_bytes)} of "
         f"{human_bytes(candidate.device_limit_bytes)}. A worker of parameter servers needs "
-        f"{human_bytes(measures.worker_bytes)}."
+        f"{human_bytes(footprint.worker_bytes)}."
     )
 
 
-def _fixed_servers(measures: Measures, site: Site) -> str:
+def _fixed_servers(footprint: Footprint, site: Site) -> str:
     return (
-        f"{site.fixed} has {site.servers} parameter servers, and {measures.table_share:.0%} of the model's bytes are "
+        f"{site.fixed} has {site.servers} parameter servers, and {footprint.table_share:.0%} of the model's bytes are "
         "tables for them."
     )
 

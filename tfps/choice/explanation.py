@@ -4,8 +4,8 @@ import dataclasses
 import json
 from typing import Any
 
+from tfps.choice.footprint import Footprint
 from tfps.choice.hardware import Site
-from tfps.choice.measures import Measures
 from tfps.placement.text import align_columns, human_bytes
 
 
@@ -48,7 +48,7 @@ class Explanation:
         borderlines: what would change the decision if a number were a little different, a sentence each.
         assumptions: numbers that were assumed and not found, a sentence each.
         refusal: why the chosen strategy cannot start on these machines; "" if it can.
-        measures: the model.
+        footprint: the model.
         site: the machines.
         candidates: every strategy, the chosen one included.
     """
@@ -58,7 +58,7 @@ class Explanation:
     borderlines: tuple[str, ...]
     assumptions: tuple[str, ...]
     refusal: str
-    measures: Measures
+    footprint: Footprint
     site: Site
     candidates: tuple[Candidate, ...]
 
@@ -85,12 +85,12 @@ class Explanation:
 
     def summary(self) -> str:
         """Returns the decision in one sentence with its numbers, for the log."""
-        chosen, measures = self.chosen, self.measures
+        chosen, footprint = self.chosen, self.footprint
         servers = f" and {_count(chosen.servers, 'parameter server')}" if chosen.servers else ""
         return (
-            f"{self.choice} for batches of {measures.batch_size} on {_count(chosen.replicas, 'replica')}{servers}: the "
-            f"model has {human_bytes(measures.variable_bytes + measures.slot_bytes)} of variables and slots, "
-            f"{measures.table_share:.0%} of them in tables, a replica needs {human_bytes(chosen.device_bytes)} of the "
+            f"{self.choice} for batches of {footprint.batch_size} on {_count(chosen.replicas, 'replica')}{servers}: "
+            f"the model has {human_bytes(footprint.variable_bytes + footprint.slot_bytes)} of variables and slots, "
+            f"{footprint.table_share:.0%} of them in tables, a replica needs {human_bytes(chosen.device_bytes)} of the "
             f"{human_bytes(chosen.device_limit_bytes)} of a {self.site.device}, a step moves "
             f"{human_bytes(chosen.link_bytes)}, and {chosen.examples_per_s:,.0f} examples a second are predicted"
             f"{' (a borderline)' if self.borderlines else ''}."
@@ -105,7 +105,7 @@ class Explanation:
             "borderlines": list(self.borderlines),
             "assumptions": list(self.assumptions),
             "refusal": self.refusal,
-            "model": self.measures.to_dict(),
+            "model": self.footprint.to_dict(),
             "machines": self.site.to_dict(),
             "candidates": [dataclasses.asdict(candidate) for candidate in self.candidates],
         }
@@ -129,7 +129,7 @@ class Explanation:
         return "\n".join(
             [
                 *lines,
-                *_model_lines(self.measures),
+                *_model_lines(self.footprint),
                 "",
                 *_site_lines(self.site),
                 "",
@@ -159,17 +159,17 @@ def _row(candidate: Candidate, choice: str) -> tuple[str, ...]:
     )
 
 
-def _model_lines(measures: Measures) -> list[str]:
-    tables = sum(1 for spec in measures.specs if spec.is_table)
+def _model_lines(footprint: Footprint) -> list[str]:
+    tables = sum(1 for spec in footprint.specs if spec.is_table)
     in_tables = (
-        f"{_count(tables, 'table')} with {measures.table_share:.1%} of variables and slots" if tables else "no tables"
+        f"{_count(tables, 'table')} with {footprint.table_share:.1%} of variables and slots" if tables else "no tables"
     )
     return [
-        f"Model: {human_bytes(measures.variable_bytes)} of variables, {human_bytes(measures.slot_bytes)} of slots, "
-        f"{human_bytes(measures.gradient_bytes)} of gradients; {in_tables}.",
-        f"Step of {measures.batch_size} examples: {human_bytes(measures.step.activation_bytes)} of activations, "
-        f"{measures.unique_rows:,.0f} unique rows ({human_bytes(measures.row_bytes)}), {measures.step.flops:.3g} "
-        f"floating-point operations in {measures.step.operations} operations.",
+        f"Model: {human_bytes(footprint.variable_bytes)} of variables, {human_bytes(footprint.slot_bytes)} of slots, "
+        f"{human_bytes(footprint.gradient_bytes)} of gradients; {in_tables}.",
+        f"Step of {footprint.batch_size} examples: {human_bytes(footprint.step.activation_bytes)} of activations, "
+        f"{footprint.unique_rows:,.0f} unique rows ({human_bytes(footprint.row_bytes)}), {footprint.step.flops:.3g} "
+        f"floating-point operations in {footprint.step.operations} operations.",
     ]
 
 

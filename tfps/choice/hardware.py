@@ -89,9 +89,9 @@ class Site:
         return -(-self.workers // self.hosts)
 
     @property
-    def replicas_per_worker(self) -> int:
-        """The cards of a worker, or 1: its CPU."""
-        return max(1, self.cards)
+    def devices_per_worker(self) -> int:
+        """The devices of a worker: its cards, or its logical devices of the CPU."""
+        return self.cards or self.cpu_devices
 
     @property
     def device(self) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from tfps.choice.measures import StepCounts
+from tfps.choice.footprint import StepCounts
 from tfps.types import Shape
 
 _BACKWARD = "gradient_tape/"

@@ -10,9 +10,9 @@ import tensorflow as tf
 from tfps.checks import check_callable, check_integer, check_type
 from tfps.choice.decide import decide
 from tfps.choice.explanation import Explanation
+from tfps.choice.footprint import Footprint
 from tfps.choice.found import find_site, found_cards
 from tfps.choice.hardware import Hardware
-from tfps.choice.measures import Measures
 from tfps.choice.tasks import Tasks, find_tasks
 from tfps.cluster.local import LocalCluster
 from tfps.errors import ConfigError, UnsupportedError
@@ -67,7 +67,7 @@ def choose_strategy(
     if explanation.choice == _SERVERS and tasks is None:
         # The cluster of this machine that the explanation counts on.
         chosen = explanation.chosen
-        workers = chosen.replicas // explanation.site.replicas_per_worker
+        workers = chosen.replicas // max(1, explanation.site.cards)
         return _make(_SERVERS, LocalCluster(num_ps=chosen.servers, num_workers=workers))
     return _make(explanation.choice)
 
@@ -155,11 +155,11 @@ def _explain(
 ) -> Explanation:
     # The machines first: an error there comes before the model is built.
     site = find_site(hardware or Hardware(), tasks)
-    return decide(measure(build_model, int(batch_size), inputs), site)
+    return decide(find_footprint(build_model, int(batch_size), inputs), site)
 
 
-def measure(build_model: Callable[[], keras.Model], batch_size: int, inputs: Nest = None) -> Measures:
-    """Measures a model without allocating its variables.
+def find_footprint(build_model: Callable[[], keras.Model], batch_size: int, inputs: Nest = None) -> Footprint:
+    """Footprint a model without allocating its variables.
 
     Args:
         build_model: a function that returns the compiled model.
@@ -171,14 +171,14 @@ def measure(build_model: Callable[[], keras.Model], batch_size: int, inputs: Nes
         PlanError: the model needs `inputs`, or its step cannot be traced.
     """
 
-    def work() -> Measures:
+    def work() -> Footprint:
         model = build_model()
         _check_compiled(model)
         given = inputs() if callable(inputs) else inputs
         dataset = given if isinstance(given, tf.data.Dataset) else None
         resolved, specs = describe_model(model, given, batch_size, DENSE_TABLES_BYTES)
         counts = trace_step(model, resolved, batch_size, dataset)
-        return Measures(batch_size, tuple(specs), counts, input_bytes(resolved, batch_size), _is_row_wise(model))
+        return Footprint(batch_size, tuple(specs), counts, input_bytes(resolved, batch_size), _is_row_wise(model))
 
     return without_values(work)
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import UninitializedVariable  # has no public name
 
-from tfps.choice.measures import StepCounts
+from tfps.choice.footprint import StepCounts
 from tfps.choice.step_graph import count_step
 from tfps.errors import PlanError
 from tfps.keras._compat import standardize_dtype

@@ -1,4 +1,4 @@
-"""`Measures`: what a model needs, in bytes and operations of one step of one replica. No TensorFlow here."""
+"""`Footprint`: what a model needs, in bytes and operations of one step of one replica. No TensorFlow here."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ class StepCounts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measures:
+class Footprint:
     """The sizes of a model and of its step. All sizes are in bytes.
 
     Args:
@@ -142,7 +142,7 @@ class Measures:
         """The names of tables whose looked-up rows could not be counted; 512 a step are assumed."""
         return [spec.name for spec in self._tables if spec.rows_per_step is None]
 
-    def largest_batch(self, limit_bytes: float, needed: Callable[["Measures"], float]) -> int:
+    def largest_batch(self, limit_bytes: float, needed: Callable[["Footprint"], float]) -> int:
         """Returns the largest batch with which a replica or a worker fits; 0 if none does.
 
         Only what grows with the batch counts as growing: `working_bytes`, and the rest as it is for this batch.
