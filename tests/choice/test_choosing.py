@@ -10,6 +10,7 @@ import pytest
 keras = pytest.importorskip("keras")
 import tfps  # noqa: E402
 from tfps.errors import ConfigError, PlanError  # noqa: E402
+from tfps.keras import choosing  # noqa: E402
 
 layers = keras.layers
 HOST = tfps.Hardware(cards=0, host_bytes=64e9, cores=16)
@@ -98,8 +99,9 @@ def test_the_choice_is_started_and_logged_once(started, tf_config, caplog):
     assert line.count(". ") == 0 and line.endswith(".")
 
 
-def test_tf_config_without_servers_is_all_reduce(started, tf_config):
+def test_tf_config_without_servers_is_all_reduce(started, tf_config, monkeypatch):
     tf_config({"worker": ["a:1", "b:1"]}, index=1)
+    monkeypatch.setattr(choosing, "measure_bandwidth", lambda tasks: 125e6)
     tfps.choose_strategy(build(), 512, hardware=tfps.Hardware(cards=0))
     assert started == ["MultiWorkerMirroredStrategy"]
 
@@ -127,7 +129,7 @@ def test_what_cannot_start_here_is_refused_and_can_be_explained(started, tf_conf
         ConfigError, match=r"`hosts` must be at least 10 of 16.0 GB each.*Received: 1. The choice is Param"
     ):
         tfps.choose_strategy(build(10**9), 512, hardware=hardware)
-    tf_config({"worker": ["a:1", "b:1"]})
+    tf_config({"worker": ["localhost:1", "localhost:2"]})
     with pytest.raises(ConfigError, match="`cluster.ps` of TF_CONFIG must list parameter servers"):
         tfps.choose_strategy(build(10**9), 512, hardware=hardware)
     assert started == []
@@ -156,6 +158,14 @@ def test_mistakes_are_named_before_anything_starts(arguments, message, started, 
             message = "`cards` must be at most 0, as many as TensorFlow finds. Received: 1"
         with pytest.raises(ConfigError, match=message):
             function(**given)
+    assert started == []
+
+
+def test_a_misspelt_variable_is_named(started, monkeypatch):
+    monkeypatch.setenv("TFPS_JOIN_TIMEOUT", "5")
+    for function in (tfps.explain_strategy, tfps.choose_strategy):
+        with pytest.raises(ConfigError, match="must be one of .*TFPS_JOIN_TIMEOUT_S.*Received: TFPS_JOIN_TIMEOUT='5'"):
+            function(build(), 512)
     assert started == []
 
 

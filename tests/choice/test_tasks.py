@@ -16,12 +16,13 @@ def test_workers_alone():
     tasks = parse_tasks(config({"worker": ["a:1", "b:1", "b:2"]}, index=2))
     assert (tasks.hosts, tasks.workers, tasks.servers) == (2, 3, 0)
     assert not tasks.is_server
-    assert tasks.addresses == ("a:1", "b:1", "b:2")
+    assert tasks.addresses == ("a:1", "b:1", "b:2") and tasks.address == "b:2"
 
 
 def test_a_chief_computes_unless_there_are_servers():
     workers = {"chief": ["a:1"], "worker": ["b:1"]}
     assert parse_tasks(config(workers)).workers == 2
+    assert [parse_tasks(config(workers, job)).address for job in ("chief", "worker")] == ["a:1", "b:1"]
     tasks = parse_tasks(config({**workers, "ps": ["b:2"]}))
     assert (tasks.workers, tasks.servers, tasks.server_hosts) == (1, 1, 0)
     assert tasks.is_server

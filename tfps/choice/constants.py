@@ -1,7 +1,8 @@
 """Every constant of the choice, with its source.
 
 *Measured* are constants of `docs/scaling_constants.json`, and of `OneDeviceStrategy` and `MirroredStrategy` on a
-machine of two cores: CPU time a step of the CTR-DNN and of dense models of 64 and 1,024 columns, batches of 64 to 4,096.
+machine of two cores: CPU time a step of the CTR-DNN and of dense models of 64 and 1,024 columns, with batches of 64 to
+4,096.
 *Assumed* are constants of hardware that nobody here has measured; the explanation says where they decide.
 Predictions compare strategies on one machine. They do not predict the speed of another machine.
 """

@@ -25,19 +25,20 @@ _NETWORKS = "/sys/class/net"
 _ROUTES = "/proc/net/route"
 
 
-def find_site(hardware: Hardware, tasks: Tasks | None) -> Site:
+def find_site(hardware: Hardware, tasks: Tasks | None, measured: float | None = None) -> Site:
     """Returns the machines: what the user says, and for all else what this machine and TF_CONFIG have.
 
     Args:
         hardware: what the user says.
         tasks: the processes that others have started; None if there are none.
+        measured: the measured bandwidth between hosts; None if it was not measured.
 
     Raises:
         ConfigError: the user contradicts TF_CONFIG, or the memory of the cards is not known.
     """
     hosts = _hosts(hardware, tasks)
     cards = _cards() if hardware.cards is None else hardware.cards
-    bandwidth, source = _bandwidth(hardware)
+    bandwidth, source = _bandwidth(hardware, measured)
     return Site(
         hosts=hosts,
         workers=tasks.workers if tasks else hosts,
@@ -117,10 +118,12 @@ def _card_bytes() -> float:
         ) from None
 
 
-def _bandwidth(hardware: Hardware) -> tuple[float, str]:
+def _bandwidth(hardware: Hardware, measured: float | None) -> tuple[float, str]:
     """Returns the bandwidth between hosts in bytes a second, and where it comes from."""
     if hardware.bandwidth is not None:
         return hardware.bandwidth, "given"
+    if measured is not None:
+        return measured, "measured"
     for line in _read(_ROUTES).splitlines()[1:]:
         name, destination = line.split()[:2]
         # The network of the default route leads to other hosts. Its speed is in Mbit/s; virtual networks have none.

@@ -31,6 +31,7 @@ class Tasks:
         job: the job of this task.
         index: its number in the job.
         addresses: the "host:port" of each task that computes, of chief and workers in this order; () if unknown.
+        has_chief: whether the first of them is the chief.
     """
 
     source: str
@@ -41,6 +42,15 @@ class Tasks:
     job: str
     index: int
     addresses: tuple[str, ...] = ()
+    has_chief: bool = False
+
+    @property
+    def address(self) -> str:
+        """The "host:port" of this task; "" if it is unknown, or if it is a parameter server."""
+        # The chief comes first, where there is one.
+        computing = len(self.addresses)
+        position = self.index + (self.job == jobs.WORKER and self.has_chief)
+        return self.addresses[position] if self.job in _COMPUTING and position < computing else ""
 
     @property
     def is_server(self) -> bool:
@@ -108,7 +118,9 @@ def _tasks(by_job: dict[str, list[str]], computing: list[str], serving: list[str
     # Servers that are all on hosts of their own do not share the network of the workers.
     alone = len(server_hosts) if not server_hosts & hosts else 0
     addresses = tuple(address for each in _COMPUTING for address in by_job.get(each, ()))
-    return Tasks("TF_CONFIG", len(hosts), len(computing), len(serving), alone, job, index, addresses)
+    return Tasks(
+        "TF_CONFIG", len(hosts), len(computing), len(serving), alone, job, index, addresses, jobs.CHIEF in by_job
+    )
 
 
 def _of_ranks(ranks: Ranks) -> Tasks:

@@ -7,7 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfps import env
 from tfps.checks import check_callable, check_integer, check_type
+from tfps.choice.bandwidth import measure_bandwidth
 from tfps.choice.decide import decide
 from tfps.choice.explanation import Explanation
 from tfps.choice.footprint import Footprint
@@ -60,7 +62,11 @@ def choose_strategy(
     if tasks is not None and tasks.is_server:
         return _make(_SERVERS)
     _check_present(hardware or Hardware(), tasks)
-    explanation = _explain(build_model, batch_size, inputs, hardware, tasks)
+    measured = None
+    # Servers of a cluster that has some have started, or start without a word to the chief.
+    if tasks is not None and not tasks.servers and (hardware or Hardware()).bandwidth is None:
+        measured = measure_bandwidth(tasks)
+    explanation = _explain(build_model, batch_size, inputs, hardware, tasks, measured)
     if explanation.refusal:
         raise ConfigError(f"{explanation.refusal} The choice is {explanation.choice}: {explanation.reasons[0]}")
     _LOGGER.info("tfps chose %s", explanation.summary())
@@ -128,6 +134,7 @@ def _check_arguments(build_model: object, batch_size: object, hardware: object) 
             f"`build_model` must be a function that returns a compiled keras.Model. Received: {build_model!r}."
         )
     check_integer("batch_size", batch_size, at_least=1)
+    env.refuse_unknown()
     if hardware is not None:
         check_type("hardware", hardware, Hardware, "a tfps.Hardware", valid="None for what is found")
 
@@ -152,9 +159,10 @@ def _explain(
     inputs: Nest,
     hardware: Hardware | None,
     tasks: Tasks | None,
+    measured: float | None = None,
 ) -> Explanation:
     # The machines first: an error there comes before the model is built.
-    site = find_site(hardware or Hardware(), tasks)
+    site = find_site(hardware or Hardware(), tasks, measured)
     return decide(find_footprint(build_model, int(batch_size), inputs), site)
 
 
