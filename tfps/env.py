@@ -10,7 +10,6 @@ import re
 
 from tfps.errors import ConfigError
 
-
 _PREFIX = "TFPS_"
 _KNOWN = (
     "TFPS_BUILD_OPS",
