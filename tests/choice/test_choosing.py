@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import resource
 
 import numpy as np
@@ -180,3 +181,62 @@ def test_hosts_that_are_made_up_are_only_explained(started, tf_config):
 def test_what_the_function_raises_comes_through():
     with pytest.raises(ZeroDivisionError):
         tfps.explain_strategy(lambda: 1 // 0, 512)
+
+
+PROGRAM = """
+import os, pickle, sys
+import keras, tfps
+from tensorflow.python.eager import context
+
+class Odd(Exception):
+    def __init__(self, a, b): super().__init__(f"odd {a} {b}")
+
+def build(fail=None):
+    def make():
+        print("built", flush=True)
+        if fail: fail()
+        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        model.compile("adam", "mse")
+        return model
+    return make
+
+def fails(error):
+    def fail(): raise error
+    return fail
+
+def start():
+    print("started", context.context()._context_handle, os.getpid() == parent)
+    return "strategy"
+
+parent = os.getpid()
+tfps.MultiWorkerMirroredStrategy = start
+for fail in (fails(ZeroDivisionError("zero")), fails(Odd(1, 2)), lambda: os._exit(3)):
+    try:
+        tfps.explain_strategy(build(fail), 8)
+    except Exception as error:
+        print(type(error).__name__, error)
+print(tfps.explain_strategy(build(), 8).footprint.variable_bytes)
+print(tfps.choose_strategy(build(), 8))
+"""
+
+
+def test_a_task_that_all_reduces_has_not_started_the_runtime():
+    from tests.programs import run
+
+    config = json.dumps({"cluster": {"worker": ["localhost:1", "localhost:2"]}, "task": {"type": "worker", "index": 0}})
+    done = run(["-c", PROGRAM], env={**os.environ, "TF_CONFIG": config}, timeout=120, check=True)
+    assert done.stdout.split("\n") == [
+        "built",
+        "ZeroDivisionError zero",
+        "built",
+        "PlanError `build_model` raised Odd: odd 1 2",
+        "built",
+        "PlanError `build_model` must return a model, but its process ended. Received: exit status 3 (if negative, a "
+        "signal).",
+        "built",
+        str(4 * 9 * 4),
+        "built",
+        "started None True",
+        "strategy",
+        "",
+    ]

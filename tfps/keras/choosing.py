@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfps import env
 from tfps.checks import check_callable, check_integer, check_type
 from tfps.choice.bandwidth import measure_bandwidth
+from tfps.choice.child import keep_runtime_unstarted
 from tfps.choice.decide import decide
 from tfps.choice.explanation import Explanation
 from tfps.choice.footprint import Footprint
@@ -163,7 +164,13 @@ def _explain(
 ) -> Explanation:
     # The machines first: an error there comes before the model is built.
     site = find_site(hardware or Hardware(), tasks, measured)
-    return decide(find_footprint(build_model, int(batch_size), inputs), site)
+
+    def find() -> Footprint:
+        return find_footprint(build_model, int(batch_size), inputs)
+
+    # A task that all-reduces with others must not have started TensorFlow's runtime.
+    all_reduces = tasks is not None and tasks.workers > 1 and not tasks.servers
+    return decide(keep_runtime_unstarted(find) if all_reduces else find(), site)
 
 
 def find_footprint(build_model: Callable[[], keras.Model], batch_size: int, inputs: Nest = None) -> Footprint:
