@@ -195,3 +195,34 @@ def footprint_of_rows(rows):
         return model
 
     return find_footprint(build, BATCH)
+
+
+def test_a_table_that_is_read_whole_counts_as_dense():
+    """A softmax over all rows; a regularizer alone does not read all rows, as tfps applies it."""
+
+    def build(tied):
+        def make():
+            ids = keras.Input((6,), dtype="int64")
+            table = layers.Embedding(50_000, 64, embeddings_regularizer="l2")
+            hidden = layers.GRU(64)(table(ids))
+            top = TimesTable(table) if tied else layers.Dense(5)
+            model = keras.Model(ids, top(hidden))
+            model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+            return model
+
+        return make
+
+    plain, tied = (find_footprint(build(tied), BATCH) for tied in (False, True))
+    assert plain.whole_tables == () and plain.table_bytes == 50_000 * 64 * 4 * 3
+    assert len(tied.whole_tables) == 1 and not tied.has_tables
+    assert tied.gradient_bytes > 50_000 * 64 * 4
+    assert tied.step.activation_bytes > 4 * BATCH * 50_000
+
+
+class TimesTable(layers.Layer):
+    def __init__(self, table):
+        super().__init__()
+        self.table = table
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.transpose(self.table.embeddings))

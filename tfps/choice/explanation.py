@@ -164,9 +164,11 @@ def _model_lines(footprint: Footprint) -> list[str]:
     in_tables = (
         f"{_count(tables, 'table')} with {footprint.table_share:.1%} of variables and slots" if tables else "no tables"
     )
+    names = ", ".join(map(repr, footprint.whole_tables))
+    whole = f" A step reads all of {names}, so it counts as dense." if names else ""
     return [
         f"Model: {human_bytes(footprint.variable_bytes)} of variables, {human_bytes(footprint.slot_bytes)} of slots, "
-        f"{human_bytes(footprint.gradient_bytes)} of gradients; {in_tables}.",
+        f"{human_bytes(footprint.gradient_bytes)} of gradients; {in_tables}.{whole}",
         f"Step of {footprint.batch_size} examples: {human_bytes(footprint.step.activation_bytes)} of activations, "
         f"{footprint.unique_rows:,.0f} unique rows ({human_bytes(footprint.row_bytes)}), {footprint.step.flops:.3g} "
         f"floating-point operations in {footprint.step.operations} operations.",

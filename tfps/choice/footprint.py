@@ -46,6 +46,7 @@ class Footprint:
         step: what a step keeps and computes.
         input_bytes: a batch of inputs.
         row_wise: whether the optimizer updates single rows of tables. If not, a gradient is as large as its table.
+        whole_tables: the names of tables that a step reads whole. In `specs` they are dense variables.
     """
 
     batch_size: int
@@ -53,6 +54,7 @@ class Footprint:
     step: StepCounts
     input_bytes: int = 0
     row_wise: bool = True
+    whole_tables: tuple[str, ...] = ()
 
     @property
     def variable_bytes(self) -> int:
@@ -158,7 +160,7 @@ class Footprint:
         """Returns every number by name, for JSON."""
         names = (
             "batch_size variable_bytes slot_bytes gradient_bytes table_bytes dense_bytes table_share unique_rows "
-            "row_bytes input_bytes working_bytes replica_bytes worker_bytes row_wise"
+            "row_bytes input_bytes working_bytes replica_bytes worker_bytes row_wise whole_tables"
         )
         return {**{name: getattr(self, name) for name in names.split()}, **dataclasses.asdict(self.step)}
 

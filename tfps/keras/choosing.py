@@ -1,5 +1,6 @@
 """`tfps.choose_strategy` and `tfps.explain_strategy`: the strategy for a model, before anything is started."""
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -192,8 +193,20 @@ def find_footprint(build_model: Callable[[], keras.Model], batch_size: int, inpu
         given = inputs() if callable(inputs) else inputs
         dataset = given if isinstance(given, tf.data.Dataset) else None
         resolved, specs = describe_model(model, given, batch_size, DENSE_TABLES_BYTES)
-        counts = trace_step(model, resolved, batch_size, dataset)
-        return Footprint(batch_size, tuple(specs), counts, input_bytes(resolved, batch_size), _is_row_wise(model))
+        traced = trace_step(model, resolved, batch_size, dataset)
+        whole = {id(variable) for variable in traced.whole}
+        specs = [
+            dataclasses.replace(spec, is_table=False, rows_per_step=None) if id(variable) in whole else spec
+            for variable, spec in zip(model.variables, specs, strict=True)
+        ]
+        return Footprint(
+            batch_size,
+            tuple(specs),
+            traced.counts,
+            input_bytes(resolved, batch_size),
+            _is_row_wise(model),
+            tuple(variable.path for variable in traced.whole),
+        )
 
     return without_values(work)
 

@@ -3,8 +3,9 @@
 Only for `without_values`, which creates such variables. The graph is never run.
 """
 
+import re
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -24,8 +25,20 @@ _VALID = (
 )
 
 
-def trace_step(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.data.Dataset | None = None) -> StepCounts:
-    """Counts what one training step of a compiled model keeps in memory and computes.
+class TracedStep(NamedTuple):
+    """A training step that was traced.
+
+    Args:
+        counts: what it keeps and computes.
+        whole: the trained tables that it reads whole, as a softmax over all rows does; their gradients are whole, too.
+    """
+
+    counts: StepCounts
+    whole: list[keras.Variable]
+
+
+def trace_step(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.data.Dataset | None = None) -> TracedStep:
+    """Traces one training step of a compiled model, and counts what it keeps in memory and computes.
 
     Args:
         model: the model, compiled and built.
@@ -36,27 +49,41 @@ def trace_step(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.da
     Raises:
         PlanError: an input has an unknown dimension beside the batch, or the step cannot be traced.
     """
-    tables = [tuple(_limit_rows(variable)) for own in tables_of(model).values() for variable in own]
+    tables = [variable for own in tables_of(model).values() for variable in own]
+    shapes = [_prepare_table(variable) for variable in tables]
     graph = tf.__internal__.FuncGraph("tfps_counted_step")
     # TensorFlow warns that a gradient of rows becomes as large as its table. Here it takes no memory.
     with graph.as_default(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            results = _trace(model, inputs, batch_size, dataset)
+            results, dense = _trace(model, inputs, batch_size, dataset)
         except PlanError:
             raise
         # The user's own layers, loss and step run here, so it may be any error.
         except Exception as error:
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise PlanError(
                 f"`build_model` must return a model whose training step can be traced on a batch of {batch_size}. "
-                f"Received: {type(error).__name__}: {text}. Valid, if labels have another shape than outputs: {_VALID}."
+                f"Received: {type(error).__name__}: {_shorten(error)} Valid, if labels have another shape than outputs: "
+                f"{_VALID}."
             ) from error
-    return count_step(graph, results, batch_size, tables)
+    whole = [table for table in tables if any(table is variable for variable in dense)]
+    return TracedStep(count_step(graph, results, batch_size, shapes), whole)
 
 
-def _limit_rows(variable: keras.Variable) -> Shape:
-    """Gives a table of more rows than an int32 counts that many rows, so that it can be traced; returns its shape."""
+def _shorten(error: Exception) -> str:
+    """Returns the sentence of an error that says what is wrong."""
+    # Keras puts "Exception encountered when calling ..." in front, prints in bold, and adds all arguments.
+    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception encountered")]
+    return f"{said[0].rstrip('.')}." if said else ""
+
+
+def _prepare_table(variable: keras.Variable) -> Shape:
+    """Gives a table of more rows than an int32 counts that many rows, and no regularizer; returns its shape.
+
+    The model is not used again. Under tfps a regularizer sees only the rows of the batch.
+    """
+    variable.regularizer = None
     # TensorFlow's gradient of a lookup has the shape of the table as int32. No row is looked up here.
     shape = tuple(variable.shape)
     if shape[0] <= _MOST_ROWS:
@@ -65,8 +92,14 @@ def _limit_rows(variable: keras.Variable) -> Shape:
     return (_MOST_ROWS, *shape[1:])
 
 
-def _trace(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.data.Dataset | None) -> list[tf.Tensor]:
-    """Traces the step into the current graph, and returns the tensors that it computes."""
+def _trace(
+    model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.data.Dataset | None
+) -> tuple[list[tf.Tensor], list[keras.Variable]]:
+    """Traces the step into the current graph.
+
+    Returns:
+        The tensors that it computes, and the variables whose whole gradients it computes, as far as they can be seen.
+    """
     if dataset is not None:
         spec = dataset.element_spec
         batch = tuple(_placeholders(part, batch_size) for part in (spec if isinstance(spec, tuple) else (spec,)))
@@ -78,7 +111,7 @@ def _trace(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.data.D
         model.optimizer.build(model.trainable_variables)
         labels = (_labels(model, _outputs_elsewhere(model, batch[0]), batch_size),) if needs_labels else ()
         logs = model.train_step((*batch, *labels) if needs_labels or len(batch) > 1 else batch[0])
-        return [value for value in tf.nest.flatten(logs) if tf.is_tensor(value)]
+        return [value for value in tf.nest.flatten(logs) if tf.is_tensor(value)], []
     # Keras's own step without the optimizer and the metrics: they keep nothing for the backward pass, and take most of
     # the time of a trace.
     x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
@@ -86,8 +119,13 @@ def _trace(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.data.D
         outputs = _call(model, x)
         y = _labels(model, outputs, batch_size) if needs_labels else y
         loss = model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weights)
-    gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
-    return [loss, *(part for gradient in gradients if gradient is not None for part in _tensors_of(gradient))]
+    variables = model.trainable_variables
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
+    results = [part for gradient in gradients if gradient is not None for part in _tensors_of(gradient)]
+    dense = [
+        variable for variable, gradient in zip(variables, gradients, strict=True) if isinstance(gradient, tf.Tensor)
+    ]
+    return [loss, *results], dense
 
 
 def _tensors_of(gradient: tf.Tensor | tf.IndexedSlices) -> list[tf.Tensor]:
