@@ -63,7 +63,7 @@ def trace_step(model: keras.Model, inputs: Nest, batch_size: int, dataset: tf.da
         except Exception as error:
             raise PlanError(
                 f"`build_model` must return a model whose training step can be traced on a batch of {batch_size}. "
-                f"Received: {type(error).__name__}: {_shorten(error)} Valid, if labels have another shape than outputs: "
+                f"Received: {type(error).__name__}: {_shorten(error)} Valid if labels have another shape than outputs: "
                 f"{_VALID}."
             ) from error
     whole = [table for table in tables if any(table is variable for variable in dense)]
