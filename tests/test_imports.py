@@ -18,6 +18,7 @@ ALLOWED = {
     "runtime": {"cluster"},
     "inputs": {"cluster", "runtime"},
     "strategy": {"cluster", "embedding", "inputs", "ops", "placement", "runtime"},
+    "replicas": {"cluster", "embedding", "ops", "placement", "strategy"},
     "training": {"cluster", "embedding", "inputs", "ops", "placement", "runtime", "strategy"},
 }
 # Any of the above; nothing below imports these.

@@ -16,6 +16,9 @@ PUBLIC = {
     "tfps": {
         "Hardware",
         "LocalCluster",
+        "MirroredStrategy",
+        "MultiWorkerMirroredStrategy",
+        "OneDeviceStrategy",
         "ParameterServerStrategy",
         "__version__",
         "choice",

@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from tfps.cluster.local import LocalCluster
     from tfps.keras.choosing import choose_strategy, explain_strategy
     from tfps.keras.planning import plan
+    from tfps.replicas.strategies import MirroredStrategy, MultiWorkerMirroredStrategy, OneDeviceStrategy
     from tfps.strategy.strategy import ParameterServerStrategy
 
 __all__ = [
     "Hardware",
     "LocalCluster",
+    "MirroredStrategy",
+    "MultiWorkerMirroredStrategy",
+    "OneDeviceStrategy",
     "ParameterServerStrategy",
     "__version__",
     "choice",
@@ -49,6 +53,12 @@ def __getattr__(name: str) -> object:
         # The hooks replace methods of Keras, so only a program that uses a strategy installs them.
         hooks.install()
         return ParameterServerStrategy
+    if name in ("MirroredStrategy", "MultiWorkerMirroredStrategy", "OneDeviceStrategy"):
+        from tfps.keras.hooks import replicas
+        from tfps.replicas import strategies
+
+        replicas.install()
+        return getattr(strategies, name)
     if name == "plan":
         from tfps.keras.planning import plan
 

@@ -50,7 +50,6 @@ def test_a_stranger_is_turned_away(tasks):
                 time.sleep(0.01)
         with stranger:
             stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            stranger.shutdown(socket.SHUT_WR)
             assert measure_on(tasks(2)) == [waiting.result()]
 
 

@@ -70,6 +70,13 @@ def test_a_model_of_any_size_is_explained_without_its_memory(rows, table_bytes, 
     assert footprint.input_bytes == 512 * 3 * 8
 
 
+@pytest.mark.parametrize("mode", ["Geo", "Sync"])
+def test_the_mode_of_an_optimizer_is_seen(mode):
+    optimizer = getattr(tfps.optimizers, mode)(keras.optimizers.Adagrad())
+    explanation = tfps.explain_strategy(build(optimizer=optimizer), 512, hardware=HOST)
+    assert explanation.footprint.mode == mode and explanation.choice == "ParameterServerStrategy"
+
+
 def test_the_step_and_the_labels_of_a_subclassed_model():
     class Model(keras.Model):
         def __init__(self):

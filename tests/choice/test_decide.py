@@ -171,6 +171,18 @@ def test_tables_that_do_not_fit_need_servers_in_tf_config():
     assert explanation.refusal.startswith("`cluster.ps` of TF_CONFIG must list parameter servers")
 
 
+def test_a_mode_of_parameter_servers_is_their_choice():
+    for measured in (model(MB), model(MB, GB)):
+        explanation = decide(dataclasses.replace(measured, mode="Sync"), HOST)
+        assert explanation.choice == SERVERS and "Sync mode" in explanation.reasons[0]
+        assert not explanation.candidate(ONE).is_possible and not explanation.refusal
+        assert decide(
+            dataclasses.replace(measured, mode="Geo"), dataclasses.replace(HOSTS, servers=2, fixed="x")
+        ).choice
+    explanation = decide(dataclasses.replace(model(MB), mode="Geo"), dataclasses.replace(HOSTS, fixed="TF_CONFIG"))
+    assert "must list parameter servers for an optimizer in Geo mode" in explanation.refusal
+
+
 # What no strategy can do.
 
 

@@ -97,14 +97,14 @@ def _replicated(
     name: str, footprint: Footprint, limit: float, site: Site, replicas: int, sent: float, speed: times.Speed
 ) -> Candidate:
     """Returns a strategy whose replicas hold the whole model."""
-    fits = footprint.replica_bytes <= limit
-    why = (
-        ""
-        if fits
-        else f"a replica needs {human_bytes(footprint.replica_bytes)}, and a {site.device} has {human_bytes(limit)}."
-    )
+    why = ""
+    if footprint.mode:
+        why = f"the optimizer is in {footprint.mode} mode, which only parameter servers have."
+    elif footprint.replica_bytes > limit:
+        needed = human_bytes(footprint.replica_bytes)
+        why = f"a replica needs {needed}, and a {site.device} has {human_bytes(limit)} for it."
     return Candidate(
-        name, fits, why, replicas, 0, footprint.replica_bytes, limit, sent, speed.step_s, speed.examples_per_s
+        name, not why, why, replicas, 0, footprint.replica_bytes, limit, sent, speed.step_s, speed.examples_per_s
     )
 
 
@@ -128,7 +128,7 @@ def _parameter_servers(footprint: Footprint, site: Site) -> Candidate:
 
 
 def _why_no_servers(footprint: Footprint, there: Site, servers: int) -> str:
-    if not footprint.has_tables:
+    if not footprint.has_tables and not footprint.mode:
         return "the model has no tables, so servers would have nothing that a worker does not need whole."
     if not footprint.row_wise:
         return "the optimizer cannot update single rows of a table (docs/optimizers.md lists those that can)."

@@ -47,6 +47,7 @@ class Footprint:
         input_bytes: a batch of inputs.
         row_wise: whether the optimizer updates single rows of tables. If not, a gradient is as large as its table.
         whole_tables: the names of tables that a step reads whole. In `specs` they are dense variables.
+        mode: the mode of the optimizer, "Geo" or "Sync", which only parameter servers have; "" for Keras's own.
     """
 
     batch_size: int
@@ -55,6 +56,7 @@ class Footprint:
     input_bytes: int = 0
     row_wise: bool = True
     whole_tables: tuple[str, ...] = ()
+    mode: str = ""
 
     @property
     def variable_bytes(self) -> int:
@@ -140,6 +142,11 @@ class Footprint:
         return bool(self._tables)
 
     @property
+    def suits_servers(self) -> bool:
+        """Whether parameter servers can train the model, and have something to do for it."""
+        return self.row_wise and (self.has_tables or bool(self.mode))
+
+    @property
     def unknown_tables(self) -> list[str]:
         """The names of tables whose looked-up rows could not be counted; 512 a step are assumed."""
         return [spec.name for spec in self._tables if spec.rows_per_step is None]
@@ -160,7 +167,7 @@ class Footprint:
         """Returns every number by name, for JSON."""
         names = (
             "batch_size variable_bytes slot_bytes gradient_bytes table_bytes dense_bytes table_share unique_rows "
-            "row_bytes input_bytes working_bytes replica_bytes worker_bytes row_wise whole_tables"
+            "row_bytes input_bytes working_bytes replica_bytes worker_bytes row_wise whole_tables mode"
         )
         return {**{name: getattr(self, name) for name in names.split()}, **dataclasses.asdict(self.step)}
 

@@ -14,10 +14,8 @@ def refusal(footprint: Footprint, site: Site, chosen: Candidate) -> str:
     if chosen.strategy != SERVERS or site.servers:
         return chosen.why_not
     if site.fixed:
-        return (
-            f"`cluster.ps` of {site.fixed} must list parameter servers for tables of "
-            f"{human_bytes(footprint.table_bytes)} with slots. Received: none."
-        )
+        use = _use_of_servers(footprint)
+        return f"`cluster.ps` of {site.fixed} must list parameter servers for {use}. Received: none."
     hosts = server_site(footprint, site)[0].hosts
     if hosts > site.hosts:
         return (
@@ -32,7 +30,7 @@ def check_replica(footprint: Footprint, site: Site, found: dict[str, Candidate])
     if found[ONE].is_possible or found[MULTI].is_possible:
         return
     usable = found[ONE].device_limit_bytes
-    with_servers = footprint.has_tables and footprint.row_wise
+    with_servers = footprint.suits_servers
     if with_servers and footprint.worker_bytes <= usable:
         return
     needed = Footprint.worker_bytes.fget if with_servers else Footprint.replica_bytes.fget  # type: ignore[attr-defined]
@@ -51,6 +49,12 @@ def check_replica(footprint: Footprint, site: Site, found: dict[str, Candidate])
     )
 
 
+def _use_of_servers(footprint: Footprint) -> str:
+    if footprint.mode:
+        return f"an optimizer in {footprint.mode} mode"
+    return f"tables of {human_bytes(footprint.table_bytes)} with slots"
+
+
 def _parts(footprint: Footprint, with_servers: bool) -> str:
     variables = footprint.dense_bytes if with_servers else footprint.variable_bytes + footprint.slot_bytes
     return (
@@ -61,7 +65,7 @@ def _parts(footprint: Footprint, with_servers: bool) -> str:
 
 def check_servers(footprint: Footprint, site: Site) -> None:
     """Refuses parameter servers that would have nothing to hold."""
-    if site.servers and not footprint.has_tables:
+    if site.servers and not footprint.has_tables and not footprint.mode:
         raise ConfigError(
             f"`cluster.ps` of {site.fixed} must be left out, because the model has nothing for parameter servers: no "
             f"tables, and {human_bytes(footprint.dense_bytes)} of dense variables and slots. Received: {site.servers} "

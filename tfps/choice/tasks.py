@@ -5,14 +5,13 @@ Unlike `tfps.cluster.tf_config`, which is for parameter servers alone, it takes 
 
 import dataclasses
 import json
-from typing import Any
 
 from tfps import env, jobs
-from tfps.cluster.endpoints import canonicalize, check_addresses, split_address
+from tfps.cluster.endpoints import canonicalize, split_address
 from tfps.cluster.environments.find import read_ranks
 from tfps.cluster.environments.ranks import Ranks
 from tfps.cluster.environments.roles import RoleCounts
-from tfps.cluster.tf_config import parse_tf_config
+from tfps.cluster.tf_config import parse_cluster_of_workers, parse_tf_config
 from tfps.errors import ConfigError
 
 _COMPUTING = (jobs.CHIEF, jobs.WORKER)
@@ -77,40 +76,25 @@ def parse_tasks(text: str) -> Tasks:
     Raises:
         ConfigError: the text breaks a rule.
     """
-    try:
-        return _parse(text)
-    except ConfigError as error:
-        # The parser of clusters with parameter servers has named the variable already.
-        message = str(error)
-        raise ConfigError(message if message.startswith("TF_CONFIG") else f"TF_CONFIG: {message}") from None
-
-
-def _parse(text: str) -> Tasks:
-    cluster = _load(text).get("cluster")
-    if isinstance(cluster, dict) and jobs.PS in cluster:
+    if _has_servers(text):
         # With parameter servers there is a chief, which computes nothing.
         config = parse_tf_config(text)
         by_job = config.cluster.as_dict()
         return _tasks(by_job, by_job[jobs.WORKER], by_job[jobs.PS], config.task_type, config.task_index)
-    return _without_servers(text)
+    by_job = parse_cluster_of_workers(text)
+    addresses = [address for job in _COMPUTING for address in by_job.get(job, [])]
+    if len({canonicalize(address) for address in addresses}) != len(addresses):
+        raise ConfigError(f"TF_CONFIG: `cluster` must list no address twice. Received: {addresses}.")
+    task = json.loads(text)["task"]
+    return _tasks(by_job, addresses, [], task["type"], task["index"])
 
 
-def _without_servers(text: str) -> Tasks:
-    config = _load(text)
-    cluster, task = (_object(config, key) for key in ("cluster", "task"))
-    unknown = sorted(set(cluster) - set(_COMPUTING))
-    if unknown:
-        raise ConfigError(f"`cluster` must hold the jobs chief and worker, or also ps. Received: {unknown}.")
-    for job, addresses in cluster.items():
-        check_addresses(f"cluster.{job}", addresses)
-    addresses = [address for job in _COMPUTING for address in cluster.get(job, [])]
-    if len({canonicalize(address) for address in addresses}) != len(addresses) or not addresses:
-        raise ConfigError(f"`cluster` must list at least one address, and none twice. Received: {addresses}.")
-    own, index = task.get("type"), task.get("index")
-    listed = len(cluster.get(own, ())) if isinstance(own, str) else 0
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < listed:
-        raise ConfigError(f"`task` must name a task of {sorted(cluster)} by type and index. Received: {task}.")
-    return _tasks(cluster, addresses, [], str(own), index)
+def _has_servers(text: str) -> bool:
+    """Whether a text that may be wrong is meant as a cluster with parameter servers."""
+    try:
+        return jobs.PS in json.loads(text)["cluster"]
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def _tasks(by_job: dict[str, list[str]], computing: list[str], serving: list[str], job: str, index: int) -> Tasks:
@@ -135,20 +119,3 @@ def _of_ranks(ranks: Ranks) -> Tasks:
 
 def _host(address: str) -> str:
     return split_address(canonicalize(address))[0]
-
-
-def _load(text: str) -> dict[str, Any]:
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"it must be JSON, but {error.msg}. Received: {text[:200]!r}.") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"it must be a JSON object. Received: {text[:200]!r}.")
-    return config
-
-
-def _object(config: dict[str, Any], key: str) -> dict[str, Any]:
-    value = config.get(key)
-    if not isinstance(value, dict):
-        raise ConfigError(f"`{key}` must be a JSON object. Received: {value!r}.")
-    return value

@@ -90,6 +90,31 @@ def parse_tf_config(text: str) -> TaskConfig:
         raise ConfigError(f"TF_CONFIG: {error}") from None
 
 
+def parse_cluster_of_workers(text: str) -> dict[str, list[str]]:
+    """Parses and checks a TF_CONFIG of workers that hold a model each, without servers and with or without a chief.
+
+    Returns:
+        The addresses of each job.
+
+    Raises:
+        ConfigError: the text breaks a rule. The message names the key, what it holds and what is valid.
+    """
+    try:
+        config = _require_object("the whole text", _load_json(text))
+        _check_rpc_layer(config.get("rpc_layer", "grpc"))
+        tasks = _require_object("cluster", _require_key(config, "cluster", ""))
+        for job, addresses in tasks.items():
+            _check_job(job)
+            check_addresses(f"cluster.{job}", addresses)
+        task = _require_object("task", _require_key(config, "task", ""))
+        task_type, index = _require_key(task, "type", "task."), _require_key(task, "index", "task.")
+        _check_task_type(task_type)
+        _check_task_index(index, task_type, len(tasks.get(task_type, ())))
+        return tasks
+    except ConfigError as error:
+        raise ConfigError(f"TF_CONFIG: {error}") from None
+
+
 def _load_json(text: str) -> JSON:
     try:
         return json.loads(text, object_pairs_hook=_reject_duplicates)

@@ -21,7 +21,7 @@ from tfps.choice.tasks import Tasks, find_tasks
 from tfps.cluster.local import LocalCluster
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.describe import describe_model, tables_of, without_values
-from tfps.keras.multi_optimizer import part_for
+from tfps.keras.multi_optimizer import part_for, unscaled
 from tfps.keras.row_optimizers import check
 from tfps.keras.step_trace import input_bytes, trace_step
 from tfps.placement.small_tables import DENSE_TABLES_BYTES
@@ -206,6 +206,7 @@ def find_footprint(build_model: Callable[[], keras.Model], batch_size: int, inpu
             input_bytes(resolved, batch_size),
             _is_row_wise(model),
             tuple(variable.path for variable in traced.whole),
+            _mode_of(model),
         )
 
     return without_values(work)
@@ -229,6 +230,12 @@ def _is_row_wise(model: keras.Model) -> bool:
     except UnsupportedError:
         return False
     return True
+
+
+def _mode_of(model: keras.Model) -> str:
+    """Returns the name of the mode that the optimizer is in: "Geo", "Sync", or "" for Keras's own optimizers."""
+    settings = getattr(unscaled(model.optimizer), "tfps_mode", None)
+    return "" if settings is None else type(settings).prefix
 
 
 def _make(name: str, *arguments: LocalCluster) -> tf.distribute.Strategy:

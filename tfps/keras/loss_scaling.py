@@ -37,13 +37,13 @@ def apply(
     if current is not None and current.contributions is not None and isinstance(unscaled(optimizer), SyncOptimizer):
         # Scaled as they are: all workers of a global step read the same scale, and the update divides by it.
         contribute(
-            current.contributions, optimizer, lambda *means: _update(optimizer, *means), gradients, trainable_variables
+            current.contributions, optimizer, lambda *means: update(optimizer, *means), gradients, trainable_variables
         )
     else:
-        _update(optimizer, gradients, trainable_variables)
+        update(optimizer, gradients, trainable_variables)
 
 
-def _update(
+def update(
     optimizer: keras.optimizers.LossScaleOptimizer,
     gradients: Sequence[Gradient | None],
     variables: Sequence[keras.Variable] | None,
@@ -52,7 +52,7 @@ def _update(
     scale = tf.convert_to_tensor(optimizer.dynamic_scale)
     finite = tf.reduce_all([_is_finite(gradient) for gradient in gradients if gradient is not None])
 
-    def update() -> None:
+    def apply_it() -> None:
         factor = tf.math.reciprocal(scale)
         pairs = zip(gradients, variables or optimizer._trainable_variables, strict=True)
         unscaled_gradients = [one if _is_new_value(variable) else _times(one, factor) for one, variable in pairs]
@@ -66,7 +66,7 @@ def _update(
         optimizer.step_counter.assign(0)
         optimizer.dynamic_scale.assign(0.5 * scale)
 
-    tf.cond(finite, update, skip)
+    tf.cond(finite, apply_it, skip)
 
 
 def _is_new_value(variable: keras.Variable) -> bool:

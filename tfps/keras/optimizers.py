@@ -206,12 +206,12 @@ def sum_repeated(
     optimizer: keras.Optimizer, gradients: list[Gradient], variables: Sequence[Variable]
 ) -> list[Gradient]:
     """Sums the gradients of the repeated ids of each table, if the optimizer clips gradients."""
-    if not _clips(optimizer):
+    if not clips(optimizer):
         return gradients
     # The norm of a row is the norm of its summed gradient. With gradients [1] and [1] of one id it is 2, not sqrt(2).
     # A table that is a dense variable, or that keeps repeats in this step, is clipped as in Keras, which does not sum.
     return [
-        _sum_duplicates(gradient) if _sums_repeats(_value_of(variable)) else gradient
+        sum_duplicates(gradient) if _sums_repeats(_value_of(variable)) else gradient
         for gradient, variable in zip(gradients, variables, strict=True)
     ]
 
@@ -220,7 +220,8 @@ def _sums_repeats(value: object) -> bool:
     return isinstance(value, Table) and not row_optimizers.keeps_repeats(value)
 
 
-def _clips(optimizer: keras.Optimizer) -> bool:
+def clips(optimizer: keras.Optimizer) -> bool:
+    """Whether an optimizer clips gradients."""
     return bool(optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue)
 
 
@@ -232,7 +233,7 @@ def clip_gradients(
     stock: Callable[..., list[Gradient]], optimizer: keras.Optimizer, gradients: list[Gradient]
 ) -> list[Gradient]:
     """Clips gradients as Keras does; `sum_repeated` has summed the gradients of repeated ids of tables."""
-    if not _clips(optimizer):
+    if not clips(optimizer):
         return gradients
     if any(isinstance(gradient, MergedGradient) for gradient in gradients):
         return _clip_merged(optimizer, gradients)
@@ -286,7 +287,7 @@ def _scale(gradient: Gradient, factor: tf.Tensor) -> Gradient:
         return gradient * factor
 
 
-def _sum_duplicates(gradient: Gradient) -> Gradient:
+def sum_duplicates(gradient: Gradient) -> Gradient:
     """Sums the gradients of repeated ids in IndexedSlices; returns other gradients as they are."""
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient

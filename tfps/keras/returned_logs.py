@@ -13,14 +13,13 @@ Threading: made in the thread that traces a step, used in the main thread.
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from tfps import step
 from tfps.errors import UnsupportedError
-from tfps.strategy.variables import SumVariable
 from tfps.training.hoisting import copy_tensor
 from tfps.types import Nest
 
@@ -34,6 +33,33 @@ _KEEPS_SUM = {"Add", "AddV2", "AddN", "Identity", "Cast", "Reshape", "Select", "
 """Operations whose result is still a sum that grew, if one of their inputs is the sum. `Sub` needs it first."""
 _MOST_ELEMENTS = 4096
 """The most elements of a value that a worker sends to the chief with each closure."""
+
+
+class MetricSum(Protocol):
+    """A metric variable whose sum over all steps is known: a `SumVariable`, or one with copies on replicas."""
+
+    @property
+    def key(self) -> Any:
+        """A key that no two variables of the step share."""
+
+    @property
+    def name(self) -> str:
+        """The name, for messages."""
+
+    @property
+    def home_handle(self) -> tf.Tensor:
+        """The handle by which the graph of the step knows the variable, unless the step has a copy."""
+
+    @property
+    def shape(self) -> tf.TensorShape:
+        """The shape."""
+
+    @property
+    def dtype(self) -> tf.DType:
+        """The dtype."""
+
+    def read_value(self) -> tf.Tensor:
+        """Returns the sum."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +104,7 @@ class ReturnedLogs:
     """
 
     def __init__(
-        self, logs: Nest, sums: Sequence[SumVariable], results: Callable[[], Mapping[str, Any]], begin: int
+        self, logs: Nest, sums: Sequence[MetricSum], results: Callable[[], Mapping[str, Any]], begin: int
     ) -> None:
         if logs is not None and not isinstance(logs, Mapping):
             raise UnsupportedError(
@@ -111,12 +137,20 @@ class ReturnedLogs:
             means: the mean over all steps of each of `values`.
             results: returns the results of the model's metrics by name.
         """
+        return self.compute_from(self._sums, means, results)
+
+    def compute_from(
+        self, sums: Sequence[MetricSum], means: Values, results: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Returns the logs as `compute` does, but from the values of other variables, in the same order."""
         computed: Mapping[str, tf.Tensor] = {}
         if self._computed or self._function is not None:
             if self._function is None:
                 self._function = self._make_function()
-            others = [tf.cast(tf.constant(means[key], tf.float32), dtype) for key, dtype in self._cuts.values()]
-            computed = self._function([sums.read_value() for sums in self._sums], others)
+            others = [
+                tf.cast(tf.convert_to_tensor(means[key], tf.float32), dtype) for key, dtype in self._cuts.values()
+            ]
+            computed = self._function([one.read_value() for one in sums], others)
         named = _flat(results()) if self._by_name else {}
         return {
             name: named[name] if name in self._by_name else computed[name] if name in computed else means[name]
@@ -184,7 +218,7 @@ class _StepGraph:
         UnsupportedError: the step changes a metric variable other than by addition.
     """
 
-    def __init__(self, sums: Sequence[SumVariable], begin: int) -> None:
+    def __init__(self, sums: Sequence[MetricSum], begin: int) -> None:
         current = step.current()
         self._variables = list(sums)
         self._known: dict[tuple[int, str], int] = {}

@@ -44,7 +44,7 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
         initializer: a Keras initializer or any function of (shape, dtype).
     """
     shape, dtype = tuple(variable._shape), standardize_dtype(variable._dtype)
-    spec = VariableSpec(variable.path, shape, dtype, trainable=variable.trainable, is_table=_is_table(variable, shape))
+    spec = VariableSpec(variable.path, shape, dtype, trainable=variable.trainable, is_table=is_table(variable, shape))
     # Three forms of the same initial value: the whole tensor, a range of rows, and a constant. Servers use the cheapest
     # one that exists, so that a large table is never drawn in one piece.
     initial = InitialValue(
@@ -90,22 +90,22 @@ def adopt_layers(strategy: ParameterServerStrategy, model: keras.Model) -> None:
             continue
         _check_lookup_table(layer)
         own = [*layer._trainable_variables, *layer._non_trainable_variables]
-        kind = "embedding" if isinstance(layer, keras.layers.Embedding) else "layer"
+        kind = _kind_of(layer)
         seeds = [generator.state for generator in getattr(layer, "_seed_generators", ())]
         for variable, maker in [*((one, kind) for one in own), *((one, "seed") for one in seeds)]:
             value = variable._value
             # Users may wrap a tf.Variable of their own, which the scope has placed on a server.
             if value is None or isinstance(value, StepVariable | Table) or devices.is_of_job(value.device, jobs.PS):
                 continue
+            record_layer(variable, layer)
             variable._tfps_maker = maker
-            _record_table_type(variable, layer)
             array, dtype = _value_of(variable), standardize_dtype(variable._dtype)
             spec = VariableSpec(
                 variable.path,
                 array.shape,
                 dtype,
                 trainable=variable.trainable,
-                is_table=_is_table(variable, array.shape),
+                is_table=is_table(variable, array.shape),
             )
             variable._value = _create(
                 strategy, variable, spec, InitialValue(_constant_of(array, dtype), _rows_of(array, dtype))
@@ -187,6 +187,16 @@ def record_maker(variable: Variable) -> None:
     _record_table_type(variable, maker)
 
 
+def record_layer(variable: Variable, layer: keras.layers.Layer) -> None:
+    """Records the layer that has made a Keras variable, as `record_maker` would have done at the time."""
+    variable._tfps_maker = _kind_of(layer)
+    _record_table_type(variable, layer)
+
+
+def _kind_of(layer: keras.layers.Layer) -> str:
+    return "embedding" if isinstance(layer, keras.layers.Embedding) else "layer"
+
+
 def _record_table_type(variable: Variable, maker: object) -> None:
     # A layer may choose its table type by a class attribute. Sharded tables are the default.
     variable._tfps_table_type = getattr(maker, "tfps_table_type", ShardedTable)
@@ -220,7 +230,8 @@ def _is_of_layer(variable: Variable) -> bool:
     return variable._tfps_maker in ("layer", "embedding")
 
 
-def _is_table(variable: Variable, shape: Shape) -> bool:
+def is_table(variable: Variable, shape: Shape) -> bool:
+    """Whether a Keras variable whose maker is recorded is a table, of any size."""
     of_embedding = variable._tfps_maker == "embedding"
     # A quantized embedding is not trained: nothing is sent for its rows, and `quantize` assigns it whole.
     if of_embedding and not variable.trainable and tf.as_dtype(standardize_dtype(variable._dtype)).is_integer:

@@ -1,0 +1,43 @@
+"""The model and the data of the tests of strategies with replicas: a table, a dense part, ids that repeat."""
+
+import keras
+import numpy as np
+
+EXAMPLES, ROWS, BATCH = 165, 50, 32
+"""165 = 5 * 32 + 5: with two replicas the last batch is uneven; with 33 or more batches of five, one is empty."""
+
+
+def clicks(examples=EXAMPLES):
+    draw = np.random.default_rng(0)
+    ids = draw.integers(0, ROWS - 10, (examples, 4))
+    dense = draw.random((examples, 3)).astype("float32")
+    return [ids, dense], (ids.sum(1) % 2).astype("float32")
+
+
+def build(optimizer, dropout=0.0, normalization=False, **compiled):
+    keras.utils.set_random_seed(1)
+    ids, dense = keras.Input((4,), dtype="int64"), keras.Input((3,))
+    rows = keras.layers.Flatten()(keras.layers.Embedding(ROWS, 8, name="table")(ids))
+    hidden = keras.layers.Concatenate()([rows, dense])
+    if normalization:
+        hidden = keras.layers.BatchNormalization(name="normalization")(hidden)
+    hidden = keras.layers.Dense(16, activation="relu")(hidden)
+    if dropout:
+        hidden = keras.layers.Dropout(dropout)(hidden)
+    model = keras.Model([ids, dense], keras.layers.Dense(1, activation="sigmoid", dtype="float32")(hidden))
+    model.compile(optimizer, "binary_crossentropy", **{"metrics": ["auc"], **compiled})
+    return model
+
+
+def state_of(model):
+    """All weights and optimizer variables."""
+    return [*model.get_weights(), *(variable.numpy() for variable in model.optimizer.variables)]
+
+
+def difference(first, second):
+    """The largest difference between two lists of arrays."""
+    return max(float(np.abs(np.float64(a) - np.float64(b)).max()) for a, b in zip(first, second, strict=True))
+
+
+def log_difference(first, second):
+    return max(abs(a - b) for name in first for a, b in zip(first[name], second[name], strict=True))

@@ -1,0 +1,65 @@
+"""Two logical devices give what one device gives: weights, slots, logs, predictions; one run of a program for all."""
+
+import json
+import os
+
+import pytest
+
+from tests import programs
+
+CASES = (
+    *("momentum", "adamw", "eager", "several steps", "global clipnorm", "accumulation", "loss scale", "own step"),
+    *("each", "small tables", "weights, validation", "reading"),
+)
+
+
+def run(*options):
+    program = ["-m", "tests.replicas.mirrored_program", *options]
+    done = programs.run(program, env=dict(os.environ), timeout=900, check=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("result: ")]
+    return json.loads(lines[0].removeprefix("result: "))
+
+
+@pytest.fixture(scope="module")
+def results():
+    return run()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_devices_give_what_one_gives(results, case):
+    found = results[case]
+    names = found.pop("names")
+    assert max(found.values()) < 2e-6, found
+    assert "loss" in names
+
+
+@pytest.mark.slow
+def test_two_devices_give_what_one_gives_for_more_optimizers():
+    for case, found in run("--more").items():
+        assert max(found["state"], found["logs"]) < 2e-6, (case, found)
+
+
+def test_every_case_is_looked_at(results):
+    assert set(results) == {*CASES, "two devices"}
+
+
+def test_logs_of_an_own_step(results):
+    assert results["own step"]["names"] == ["loss", "mixed", "own", "renamed"]
+
+
+def test_an_epoch_of_unknown_length_is_one_epoch(results):
+    # Seven batches, twice. What needs no batch must not run when there is none any more.
+    assert results["two devices"]["iterations"] == 14
+
+
+def test_a_replica_without_examples_changes_nothing(results):
+    assert results["two devices"]["finite"]
+
+
+def test_copies_stay_equal(results):
+    assert results["two devices"]["copies"] == 0
+    assert results["two devices"]["moved"] > 0
+
+
+def test_replicas_draw_different_numbers(results):
+    assert results["two devices"]["masks"] > 0.3

@@ -1,0 +1,52 @@
+"""Models, layers and optimizers that were made outside the scope of a strategy with replicas."""
+
+import tensorflow as tf
+
+from tfps.errors import UnsupportedError
+from tfps.keras._compat import Variable, keras
+from tfps.keras.optimizers import optimizers_of
+from tfps.keras.replicas import tables
+from tfps.keras.variables import record_layer
+from tfps.replicas.strategies import Replicated
+
+
+def adopt_model(model: keras.Model, strategy: Replicated) -> None:
+    """Makes a model one of the strategy.
+
+    Raises:
+        UnsupportedError: the strategy has several copies of each variable, and the model has variables with one.
+    """
+    model._distribute_strategy = strategy
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.metrics.Metric):
+            continue
+        for variable in [*layer._trainable_variables, *layer._non_trainable_variables]:
+            if variable._value is None or tables.is_marked(variable):
+                continue
+            _check_copies(variable, strategy, f"variable {variable.path!r}")
+            record_layer(variable, layer)
+            tables.mark(strategy, variable)
+
+
+def adopt_optimizers(model: keras.Model) -> None:
+    """Makes the optimizers of a model optimizers of its strategy.
+
+    Raises:
+        UnsupportedError: as for `adopt_model`.
+    """
+    strategy = model._distribute_strategy
+    for optimizer in optimizers_of(model):
+        if optimizer._distribution_strategy is strategy:
+            continue
+        for variable in optimizer.variables:
+            if isinstance(variable, Variable) and variable._value is not None:
+                _check_copies(variable, strategy, f"optimizer {type(optimizer).__name__}")
+        optimizer._distribution_strategy = strategy
+
+
+def _check_copies(variable: Variable, strategy: Replicated, what: str) -> None:
+    if strategy.num_replicas_in_sync > 1 and not isinstance(variable._value, tf.distribute.DistributedValues):
+        raise UnsupportedError(
+            f"{what} must be made in `with strategy.scope():`, because {type(strategy).__name__} keeps a copy of each "
+            "variable on each device. Received: one that was made outside."
+        )

@@ -1,0 +1,106 @@
+"""What `MultiWorkerMirroredStrategy` needs beside TensorFlow's own: checks, logical CPU devices, one seed for all."""
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+from tensorflow.python.distribute import collective_all_reduce_strategy  # the extended class is not public
+from tensorflow.python.eager import context  # whether a seed is set is not public
+
+from tfps import env, jobs
+from tfps.cluster.tf_config import parse_cluster_of_workers
+from tfps.errors import ConfigError
+from tfps.replicas import messages
+
+if TYPE_CHECKING:
+    from tfps.replicas.strategies import MultiWorkerMirroredStrategy
+
+
+class Extended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
+    """Uses every logical CPU device of a worker without cards, where TensorFlow uses one."""
+
+    def _initialize_local_devices(self, cluster_resolver: Any, worker_device: str) -> tuple[tuple[str, ...], str]:
+        devices, kind = super()._initialize_local_devices(cluster_resolver, worker_device)
+        if kind != "CPU":
+            return devices, kind
+        own = tf.DeviceSpec.from_string(worker_device)
+        specs = [tf.DeviceSpec.from_string(device.name) for device in tf.config.list_logical_devices("CPU")]
+        count = len([spec for spec in specs if (spec.job, spec.task) == (own.job, own.task)])
+        return tuple(f"{worker_device}/device:CPU:{index}" for index in range(max(1, count))), kind
+
+
+def make_extended(strategy: "MultiWorkerMirroredStrategy", cluster_resolver: Any, options: Any) -> Extended:
+    """Connects to the other workers."""
+    options = options or tf.distribute.experimental.CommunicationOptions()
+    return Extended(strategy, cluster_resolver=cluster_resolver, communication_options=options)
+
+
+def check_cluster(cluster_resolver: Any) -> None:
+    """Refuses a cluster that is not one of workers.
+
+    Raises:
+        ConfigError: TF_CONFIG breaks a rule, or names servers, for which there is nothing to hold.
+    """
+    if cluster_resolver is not None:
+        if not isinstance(cluster_resolver, tf.distribute.cluster_resolver.ClusterResolver):
+            raise ConfigError(
+                "`cluster_resolver` must be a tf.distribute.cluster_resolver.ClusterResolver, or None for TF_CONFIG. "
+                f"Received: {cluster_resolver!r}."
+            )
+        tasks = cluster_resolver.cluster_spec().as_dict()
+    else:
+        tasks = tasks_of_environment()
+    if tasks.get(jobs.PS):
+        raise ConfigError(
+            "TF_CONFIG must have no `ps` for MultiWorkerMirroredStrategy, whose workers hold the whole model. "
+            f"Received: {len(tasks[jobs.PS])} ps. Valid: workers alone, or tfps.ParameterServerStrategy."
+        )
+
+
+def tasks_of_environment() -> dict[str, list[str]]:
+    """Returns the jobs of TF_CONFIG and their addresses; none if TF_CONFIG is not set."""
+    text = env.tf_config()
+    if text is None:
+        return {}
+    return parse_cluster_of_workers(text)
+
+
+def agree_on_seed(strategy: "MultiWorkerMirroredStrategy") -> None:
+    """Gives the workers one seed of TensorFlow's operations, unless the program has set one.
+
+    Each worker shuffles the whole input and then takes its part. With different orders, examples would come twice or
+    never.
+    """
+    if context.global_seed() is not None or not has_peers(strategy):
+        return
+    drawn = random.SystemRandom().randrange(1, 1 << 30)
+    tf.random.set_seed(value_of_chief(strategy, drawn))
+
+
+def has_peers(strategy: "MultiWorkerMirroredStrategy") -> bool:
+    """Whether the strategy has more than one process."""
+    return bool(strategy.extended._in_multi_worker_mode()) and strategy.extended._num_workers > 1
+
+
+def is_chief(strategy: "MultiWorkerMirroredStrategy") -> bool:
+    """Whether this process is the one that writes files."""
+    return bool(strategy.extended._is_chief)
+
+
+def sum_over_hosts(strategy: "MultiWorkerMirroredStrategy", value: int) -> int:
+    """Returns the sum of a number over the processes. All call it; it returns when all have."""
+
+    @tf.autograph.experimental.do_not_convert
+    def add(number: tf.Tensor) -> tf.Tensor:
+        own = tf.where(tf.equal(tf.distribute.get_replica_context().replica_id_in_sync_group % devices, 0), number, 0)
+        return messages.all_sum([own])[0]
+
+    # Of the replicas of a process the first one counts.
+    devices = len(strategy.extended.worker_devices)
+    total = strategy.run(tf.function(add), args=(tf.constant(value, tf.int64),))
+    return int(strategy.experimental_local_results(total)[0])
+
+
+def value_of_chief(strategy: "MultiWorkerMirroredStrategy", value: int) -> int:
+    """Returns the number that the chief has. All call it."""
+    return sum_over_hosts(strategy, value if is_chief(strategy) else 0)
