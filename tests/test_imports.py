@@ -13,6 +13,7 @@ ALLOWED = {
     "ops": set(),
     "cluster": {"ops"},  # a server loads the library, or it could not run the graphs it is sent
     "embedding": {"cluster", "ops", "placement"},
+    "choice": {"cluster", "placement"},
     "nn": {"embedding", "ops", "placement"},
     "runtime": {"cluster"},
     "inputs": {"cluster", "runtime"},

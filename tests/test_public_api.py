@@ -14,12 +14,16 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = {
     "tfps": {
+        "Hardware",
         "LocalCluster",
         "MirroredStrategy",
         "MultiWorkerMirroredStrategy",
         "OneDeviceStrategy",
         "ParameterServerStrategy",
         "__version__",
+        "choice",
+        "choose_strategy",
+        "explain_strategy",
         "layers",
         "models",
         "nn",
@@ -27,6 +31,7 @@ PUBLIC = {
         "plan",
         "text",
     },
+    "tfps.choice": {"Candidate", "Explanation", "Hardware", "Footprint", "StepCounts"},
     "tfps.layers": {"EmbeddingBag"},
     "tfps.models": {"SkipGram"},
     "tfps.text": {"keep_probabilities", "neighbour_pairs"},
@@ -64,6 +69,9 @@ PUBLIC = {
     },
 }
 SIGNATURES = {
+    "Hardware": "hosts cards card_bytes host_bytes cores bandwidth",
+    "choose_strategy": "build_model batch_size inputs hardware",
+    "explain_strategy": "build_model batch_size inputs hardware",
     "plan": "model num_ps variable_partitioner inputs batch_size balancer routing dense_tables_bytes",
     "LocalCluster": "num_ps num_workers start_timeout_s ps_threads worker_threads log_dir",
     "ParameterServerStrategy": (
@@ -84,7 +92,7 @@ INTERNAL = {
     "outside_steps",
     "slots_of",
 }
-NOT_CALLED = {"__version__", "layers", "models", "nn", "optimizers", "text"}
+NOT_CALLED = {"__version__", "choice", "layers", "models", "nn", "optimizers", "text"}
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in sorted(names - NOT_CALLED)]
 
 

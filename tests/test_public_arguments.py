@@ -29,6 +29,12 @@ def model():
     return keras.Sequential([keras.Input((2,), dtype="int64"), keras.layers.Embedding(10, 4)])
 
 
+def compiled():
+    made = model()
+    made.compile("sgd", "mse")
+    return made
+
+
 def plan(**arguments):
     return tfps.plan(**{"model": model, "num_ps": 2, **arguments})
 
@@ -86,6 +92,14 @@ def pooled(**arguments):
     return tfps.layers.EmbeddingBag(10, 4)(ids, **arguments)
 
 
+def explain(**arguments):
+    return tfps.explain_strategy(**{"build_model": compiled, "batch_size": 8, **arguments})
+
+
+def choose(**arguments):
+    return tfps.choose_strategy(**{"build_model": compiled, "batch_size": 8, **arguments})
+
+
 def whole_plan(**arguments):
     return placement.Plan(**{"num_servers": 2, **arguments})
 
@@ -95,6 +109,13 @@ def advise(**arguments):
 
 
 WRONG = [
+    *((make, "build_model", [None, "x", 1, NAN, True, [1], int]) for make in (explain, choose)),
+    *((make, "batch_size", NOT_COUNTS) for make in (explain, choose)),
+    *((make, "hardware", ["x", 1, NAN, True, [1], {"cards": 1}]) for make in (explain, choose)),
+    (explain, "inputs", ["x", 1, NAN]),
+    *((tfps.Hardware, field, NOT_COUNTS_OR_NONE) for field in ("hosts", "cores")),
+    (tfps.Hardware, "cards", ["x", NAN, -1, 1.5, True, [1]]),
+    *((tfps.Hardware, field, ["x", NAN, 0, -1, True, [1]]) for field in ("card_bytes", "host_bytes", "bandwidth")),
     (plan, "model", [None, "x", 1, NAN, True, [1], {1: 2}]),
     (plan, "num_ps", NOT_COUNTS),
     (plan, "variable_partitioner", NOT_PLANS),
@@ -164,6 +185,9 @@ WRONG = [
     (keep, "threshold", [*NOT_NUMBERS, 0, -1]),
 ]
 RIGHT = [
+    (explain, "batch_size", np.int64(8)),
+    (tfps.Hardware, "hosts", np.int64(2)),
+    (tfps.Hardware, "bandwidth", np.float32(1e9)),
     (plan, "num_ps", np.int64(2)),
     (plan, "batch_size", np.int32(8)),
     (placer, "num_servers", np.int16(2)),
@@ -212,12 +236,13 @@ def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
 
     elsewhere = {"LocalCluster", "ParameterServerStrategy"}  # tests/cluster, tests/strategy: they start processes
     of_keras = {"RowwiseAdagrad"}  # Keras checks the arguments of its optimizers
-    no_settings = {"GreedyBytes", "GreedyBytesAndTraffic", "RoundRobin", "ServerLoad"}  # the last is a result
+    no_settings = {"GreedyBytes", "GreedyBytesAndTraffic", "RoundRobin"}
+    results = {"ServerLoad", "Candidate", "Explanation", "Footprint", "StepCounts"}
     tested = {
         "plan", "IncrementalPlacer", "advise", "FixedShards", "MinBytes", "MaxBytes", "Auto", "VariableSpec", "Routing",
         "Shard", "Placement", "Plan", "Geo", "Sync", "EmbeddingBag", "SkipGram",
-        "neighbour_pairs", "keep_probabilities",
+        "neighbour_pairs", "keep_probabilities", "choose_strategy", "explain_strategy", "Hardware",
     }  # fmt: skip
     lookups = {name for module, name in NAMES if module == "tfps.nn"}  # tests/nn
     errors = {name for module, name in NAMES if module == "tfps.errors"}
-    assert {name for _, name in NAMES} == tested | of_keras | elsewhere | no_settings | lookups | errors
+    assert {name for _, name in NAMES} == tested | of_keras | elsewhere | no_settings | results | lookups | errors

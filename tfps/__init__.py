@@ -6,19 +6,25 @@ from typing import TYPE_CHECKING
 from tfps.version import __version__
 
 if TYPE_CHECKING:
-    from tfps import layers, models, nn, optimizers, text
+    from tfps import choice, layers, models, nn, optimizers, text
+    from tfps.choice.hardware import Hardware
     from tfps.cluster.local import LocalCluster
+    from tfps.keras.choosing import choose_strategy, explain_strategy
     from tfps.keras.planning import plan
     from tfps.replicas.strategies import MirroredStrategy, MultiWorkerMirroredStrategy, OneDeviceStrategy
     from tfps.strategy.strategy import ParameterServerStrategy
 
 __all__ = [
+    "Hardware",
     "LocalCluster",
     "MirroredStrategy",
     "MultiWorkerMirroredStrategy",
     "OneDeviceStrategy",
     "ParameterServerStrategy",
     "__version__",
+    "choice",
+    "choose_strategy",
+    "explain_strategy",
     "layers",
     "models",
     "nn",
@@ -57,6 +63,12 @@ def __getattr__(name: str) -> object:
         from tfps.keras.planning import plan
 
         return plan
-    if name in ("layers", "models", "nn", "optimizers", "text"):
+    if name == "Hardware":
+        from tfps.choice.hardware import Hardware
+
+        return Hardware
+    if name in ("choose_strategy", "explain_strategy"):
+        return getattr(importlib.import_module("tfps.keras.choosing"), name)
+    if name in ("choice", "layers", "models", "nn", "optimizers", "text"):
         return importlib.import_module(f"tfps.{name}")
     raise AttributeError(f"module 'tfps' has no attribute {name!r}. Valid: {__all__}.")

@@ -6,8 +6,36 @@ before the call. The functions keep no state and may be called from any thread. 
 """
 
 import os
+import re
 
 from tfps.errors import ConfigError
+
+_PREFIX = "TFPS_"
+_KNOWN = (
+    "TFPS_BUILD_OPS",
+    "TFPS_CHIEF_GRACE_S",
+    "TFPS_DISABLE_OPS",
+    "TFPS_FIRST_PORT",
+    "TFPS_JOIN_TIMEOUT_S",
+    "TFPS_START_TIMEOUT_S",
+)
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_|$)")
+"""Variables that Kubernetes sets for a service whose name begins with "tfps"."""
+
+
+def refuse_unknown() -> None:
+    """Refuses variables that begin as ours do and are none of ours: nothing would ever read a misspelt one.
+
+    Raises:
+        ConfigError: such a variable is set.
+    """
+    ours = [name for name in os.environ if name.startswith(_PREFIX) and name not in _KNOWN]
+    unknown = sorted(name for name in ours if not _SERVICE_LINK.search(name))
+    if unknown:
+        raise ConfigError(
+            f"an environment variable that begins with {_PREFIX} must be one of {', '.join(_KNOWN)}. "
+            f"Received: {unknown[0]}={os.environ[unknown[0]]!r}."
+        )
 
 
 def tf_config() -> str | None:

@@ -8,28 +8,28 @@ before it is called, the file must also define a function `inputs()` that return
 `keras.Input`, arrays, or a `tf.data.Dataset`. The variables take no memory.
 
 A plan that was saved with --json may be given instead of model.py.
+
+    tfps-plan --strategy model.py --batch 512 --hosts 4 --cards 8 --card-bytes 80e9
+
+explains which strategy suits the compiled model on this machine, or on those that the flags describe: one device,
+mirrored over cards or hosts, or parameter servers.
 """
 
 import pathlib
-import runpy
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
 from tfps.cli.command import Command, define_alias
+from tfps.cli.source import FUNCTIONS, Source
+from tfps.cli.strategy import StrategyFlags
 from tfps.errors import PlanError, TfpsError
 from tfps.placement.advice import advise
 from tfps.placement.balancers import GreedyBytes, GreedyBytesAndTraffic, RoundRobin
 from tfps.placement.model import Plan
 from tfps.placement.report import compare
-from tfps.types import Nest
 
-if TYPE_CHECKING:
-    import keras
-
-_FUNCTIONS = ("model", "build", "build_model", "make_model")
 _BALANCERS = {"bytes-and-traffic": GreedyBytesAndTraffic, "bytes": GreedyBytes, "round-robin": RoundRobin}
 
 COMMAND = Command("tfps-plan", "[flags] model.py|plan.json", __doc__ or "", intermixed=True)
@@ -58,12 +58,14 @@ _BALANCER = flags.DEFINE_enum(
 _FUNCTION = flags.DEFINE_string(
     "function",
     None,
-    f"The function or variable with the model (default the first of {', '.join(_FUNCTIONS)}).",
+    f"The function or variable with the model (default the first of {', '.join(FUNCTIONS)}).",
     flag_values=_FLAGS,
 )
 _JSON = flags.DEFINE_string("json", None, "Save the plan to this file; a strategy can follow it.", flag_values=_FLAGS)
 _PLOT = flags.DEFINE_string("plot", None, "Draw the plan (.png or .svg file); needs tfps[plot].", flag_values=_FLAGS)
+_STRATEGY = StrategyFlags(_FLAGS)
 _COMPARE = flags.DEFINE_string("compare", None, "Show the differences to a plan saved with --json.", flag_values=_FLAGS)
+_OF_PLANS = ("ps", "workers", "dense-exchange-every", "dense-tables-bytes", "routing", "balancer", "plot", "compare")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,6 +92,10 @@ def _show(arguments: list[str]) -> int:
     if len(arguments) != 2:
         COMMAND.fail(f"one model file or saved plan must be given. Received: {arguments[1:]}.")
     try:
+        _STRATEGY.check(_OF_PLANS)
+        if _STRATEGY.is_given:
+            _explain_strategy(arguments[1])
+            return 0
         plan = _make_plan(arguments[1])
         print(plan.table(), "", *advise(plan, _WORKERS.value, _EXCHANGE.value), sep="\n")
         if _COMPARE.value:
@@ -101,12 +107,25 @@ def _show(arguments: list[str]) -> int:
     return 0
 
 
-def _make_plan(model: str) -> Plan:
-    """Makes the plan of a model file, or loads a saved plan."""
+def _explain_strategy(model: str) -> None:
+    """Prints which strategy suits a model file, and writes it if --json names a file."""
+    _check_flags()
+    explanation = _STRATEGY.explain(Source(model, _FUNCTION.value), _BATCH.value)
+    print(explanation)
+    if _JSON.value:
+        _write_file(lambda: pathlib.Path(_JSON.value).write_text(explanation.to_json()))
+
+
+def _check_flags() -> None:
     # Checked here and not by flag parsers, so that a bad number ends with status 1 and one line, as a bad model does.
     for flag in (_PS, _WORKERS, _BATCH, _EXCHANGE):
         if flag.value is not None and flag.value < 1:
             raise PlanError(f"`--{flag.name}` must be at least 1. Received: {flag.value}.")
+
+
+def _make_plan(model: str) -> Plan:
+    """Makes the plan of a model file, or loads a saved plan."""
+    _check_flags()
     if model.endswith(".json"):
         return _load(model)
     if _PS.value is None:
@@ -115,7 +134,7 @@ def _make_plan(model: str) -> Plan:
     from tfps.keras.planning import plan
 
     small = {} if _DENSE_TABLES.value is None else {"dense_tables_bytes": _DENSE_TABLES.value}
-    source = _Source(model, _FUNCTION.value)
+    source = Source(model, _FUNCTION.value)
     balancer = _BALANCERS[_BALANCER.value]()
     return plan(
         source.model,
@@ -138,7 +157,8 @@ def _load(path: str) -> Plan:
 
 def _write(plan: Plan) -> None:
     """Writes the files that the flags name."""
-    try:
+
+    def write() -> None:
         if _JSON.value:
             plan.save(_JSON.value)
         if _PLOT.value:
@@ -146,57 +166,17 @@ def _write(plan: Plan) -> None:
             from tfps.placement.plot import draw
 
             draw(plan, _PLOT.value)
+
+    _write_file(write)
+
+
+def _write_file(write: Callable[[], object]) -> None:
+    """Calls a function that writes files, and names the flags if one cannot be written."""
+    try:
+        write()
     except (OSError, ValueError) as error:
         # matplotlib raises ValueError for a suffix that it does not know.
         raise PlanError(f"`--json` and `--plot` must be files that can be written. Received: {error}.") from error
-
-
-class _Source:
-    """The user's model file.
-
-    The file runs only when the planner asks for the model. So even models at its top level are described without taking
-    memory.
-    """
-
-    def __init__(self, path: str, function: str | None) -> None:
-        self._path, self._function = path, function
-        if not pathlib.Path(path).is_file():
-            raise PlanError(f"`model` must be a Python file or a saved plan. Received: {path!r}, which is not a file.")
-        self._names: dict[str, Any] = {}
-
-    def model(self) -> "keras.Model":
-        """Runs the file and returns its model."""
-        # As under python itself, the file can import modules beside it.
-        sys.path.insert(0, str(pathlib.Path(self._path).resolve().parent))
-        try:
-            # The name is not "__main__", so that the training at the end of the file does not start.
-            self._names = runpy.run_path(self._path, run_name="tfps_plan")
-            return self._find()
-        finally:
-            sys.path.pop(0)
-
-    def inputs(self) -> Nest:
-        """Returns the result of the file's `inputs()`, to call the model on; None if there is no such function."""
-        # The planner calls this after `model`, which runs the file.
-        return self._names["inputs"]() if callable(self._names.get("inputs")) else None
-
-    def _find(self) -> "keras.Model":
-        """Finds the model in the names that the file defines."""
-        import keras
-
-        # The name from --function wins, then the usual names. A single model under any other name comes last.
-        for name in [self._function] if self._function else _FUNCTIONS:
-            value = self._names.get(name)
-            if isinstance(value, keras.Model):
-                return value
-            if callable(value):
-                return value()
-        models = [value for value in self._names.values() if isinstance(value, keras.Model)]
-        if len(models) == 1 and not self._function:
-            return models[0]
-        wanted = f"{self._function!r}" if self._function else f"one of {list(_FUNCTIONS)} or a single keras.Model"
-        defined = sorted(name for name in self._names if not name.startswith("_"))
-        raise PlanError(f"{self._path} must define {wanted}. Received: {len(models)} models and the names {defined}.")
 
 
 if __name__ == "__main__":

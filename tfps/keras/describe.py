@@ -11,7 +11,7 @@ import math
 import random
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -20,10 +20,13 @@ from tensorflow.python.ops.resource_variable_ops import UninitializedVariable  #
 
 from tfps.errors import PlanError
 from tfps.keras.multi_optimizer import part_for
+from tfps.keras.row_optimizers import KINDS
 from tfps.keras.variables import looks_like_table
 from tfps.placement.small_tables import SmallTables
 from tfps.placement.spec import VariableSpec
 from tfps.types import Nest
+
+T = TypeVar("T")
 
 DEFAULT_BATCH_SIZE = 512
 """Examples in a step if the user gives no number. For a plan the order of magnitude is enough."""
@@ -54,18 +57,36 @@ def describe(
     Raises:
         PlanError: `model_fn` did not return a Keras model, or the model needs `inputs`.
     """
+    return without_values(lambda: describe_model(model_fn(), inputs, batch_size, dense_tables_bytes)[1])
+
+
+def without_values(work: Callable[[], T]) -> T:
+    """Calls a function on a thread where new variables have no values, and returns its result.
+
+    The names of Keras, its dtype policy and the states of the random generators are as if it had not been called.
+    """
     # Keras has a dtype policy per thread, as it has names. The thread below starts with the default one.
     policy = keras.config.dtype_policy()
-    result: list[VariableSpec] = []
+    results: list[T] = []
 
-    def work() -> None:
+    def work_there() -> None:
         keras.config.set_dtype_policy(policy)
         with _keep_random_state(), tf.variable_creator_scope(_create_without_value):
-            small = SmallTables(dense_tables_bytes)
-            result.extend(_describe(_check_model(model_fn()), inputs, batch_size, small))
+            results.append(work())
 
-    _run_on_thread(work)
-    return result
+    _run_on_thread(work_there)
+    return results[0]
+
+
+def describe_model(
+    model: keras.Model, inputs: Nest, batch_size: int, dense_tables_bytes: int
+) -> tuple[Nest, list[VariableSpec]]:
+    """Returns the inputs that a model is called on, and a spec per variable. To be called inside `without_values`.
+
+    The arguments and errors are those of `describe`. The inputs are None for a built model that defines none.
+    """
+    inputs = _resolve_inputs(_check_model(model), inputs)
+    return inputs, list(_describe(model, inputs, batch_size, SmallTables(dense_tables_bytes)))
 
 
 @contextlib.contextmanager
@@ -119,7 +140,7 @@ def _check_model(model: keras.Model) -> keras.Model:
 
 
 def _describe(model: keras.Model, inputs: Nest, batch_size: int, small: SmallTables) -> Iterator[VariableSpec]:
-    ids_per_step = _ids_per_step(model, _resolve_inputs(model, inputs), batch_size)
+    ids_per_step = _ids_per_step(model, inputs, batch_size)
     count_slots = _slot_counter(model)
     # The variables of layers that need a table of any size.
     fixed = {
@@ -186,7 +207,7 @@ def _ids_per_step(model: keras.Model, inputs: Nest, batch_size: int) -> dict[int
     """
     if inputs is not None and not model.built:
         _call_on_symbols(model, inputs, None)
-    tables = _tables(model)
+    tables = tables_of(model)
     counted: dict[keras.layers.Layer, float] = {}
     if inputs is not None:
         with contextlib.ExitStack() as stack:
@@ -198,7 +219,7 @@ def _ids_per_step(model: keras.Model, inputs: Nest, batch_size: int) -> dict[int
     return {id(variable): counted.get(layer, 0.0) for layer, own in tables.items() for variable in own}
 
 
-def _tables(model: keras.Model) -> dict[keras.layers.Layer, list[keras.Variable]]:
+def tables_of(model: keras.Model) -> dict[keras.layers.Layer, list[keras.Variable]]:
     """Returns the variables that a strategy would make tables, by the layer that holds them."""
     tables: dict[keras.layers.Layer, list[keras.Variable]] = {}
     for layer in model._flatten_layers():
@@ -256,12 +277,20 @@ def _slot_counter(model: keras.Model) -> Callable[[keras.Variable], tuple[int, i
     """Returns a function that counts the slots of a variable: full-size slots, and slots with one float per row."""
     optimizer = getattr(model, "optimizer", None)
     trained = {id(variable) for variable in model.trainable_variables}
+    known: dict[tuple[object, ...], tuple[int, int]] = {}
 
     def count(variable: keras.Variable) -> tuple[int, int]:
         if optimizer is None or id(variable) not in trained:
             return 0, 0
-        # A new copy of the optimizer is built for this variable alone, so all its slots belong to the variable.
         part = part_for(optimizer, variable)
+        # An optimizer with a row-wise form has the same slots for all variables of a shape. Others may look at names.
+        key = (id(part), tuple(variable.shape), None if type(part) in KINDS else variable.path)
+        if key not in known:
+            known[key] = count_alone(part, variable)
+        return known[key]
+
+    def count_alone(part: keras.Optimizer, variable: keras.Variable) -> tuple[int, int]:
+        # A new copy of the optimizer is built for this variable alone, so all its slots belong to the variable.
         alone = type(part).from_config(part.get_config())
         before = len(alone.variables)
         alone.build([variable])

@@ -33,7 +33,7 @@ def find_task(counts: RoleCounts | None = None) -> TaskConfig | None:
         ClusterError: the tasks could not agree on their addresses.
     """
     config = tf_config.from_environment()
-    ranks = _read_ranks()
+    ranks = read_ranks()
     if config is not None:
         if ranks is not None:
             ranks.check_against(config)
@@ -44,7 +44,7 @@ def find_task(counts: RoleCounts | None = None) -> TaskConfig | None:
     return ranks.find_task(counts or RoleCounts())
 
 
-def _read_ranks() -> Ranks | None:
-    """Returns the rank of this process, or None if no process manager has started it beside others."""
+def read_ranks() -> Ranks | None:
+    """Returns the rank of this process, or None if no process manager has started it beside others. Sends nothing."""
     ranks = mpi.read_ranks() or slurm.read_ranks()
     return None if ranks is None or ranks.size == 1 else ranks
