@@ -16,6 +16,10 @@ from tests.replicas.small_model import BATCH, build, clicks, difference, log_dif
 optimizers = keras.optimizers
 
 
+OUTSIDE = [keras.metrics.AUC(), keras.metrics.AUC()]
+"""Metrics that are made outside of any scope."""
+
+
 class OwnStep(keras.Model):
     """Logs a value, a metric by another name, and a mix of both."""
 
@@ -50,6 +54,7 @@ SETS = {
     "global clipnorm": lambda: build(optimizers.Adagrad(0.1, global_clipnorm=0.01)),
     "accumulation": accumulating,
     "loss scale": scaled,
+    "metric from outside": lambda: build(optimizers.SGD(0.1), metrics=[OUTSIDE.pop()]),
     "own step": own_step,
 }
 MORE = {

@@ -9,6 +9,7 @@ from tests import programs
 
 CASES = (
     *("momentum", "adamw", "eager", "several steps", "global clipnorm", "accumulation", "loss scale", "own step"),
+    "metric from outside",
     *("each", "small tables", "weights, validation", "reading"),
 )
 

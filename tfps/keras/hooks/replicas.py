@@ -199,3 +199,4 @@ def _symbolic_build(
     model._initial_epoch = 0
     with model._distribute_strategy.scope():
         model._symbolic_build(data_batch=data_batch)
+    adoption.adopt_metrics(model)

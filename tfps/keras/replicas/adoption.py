@@ -1,9 +1,11 @@
 """Models, layers and optimizers that were made outside the scope of a strategy with replicas."""
 
+import functools
+
 import tensorflow as tf
 
 from tfps.errors import UnsupportedError
-from tfps.keras._compat import Variable, keras
+from tfps.keras._compat import Variable, keras, metrics_of
 from tfps.keras.optimizers import optimizers_of
 from tfps.keras.replicas import tables
 from tfps.keras.variables import record_layer
@@ -42,6 +44,23 @@ def adopt_optimizers(model: keras.Model) -> None:
             if isinstance(variable, Variable) and variable._value is not None:
                 _check_copies(variable, strategy, f"optimizer {type(optimizer).__name__}")
         optimizer._distribution_strategy = strategy
+
+
+def adopt_metrics(model: keras.Model) -> None:
+    """Gives metrics that were made outside the scope a state on each replica; it begins with what they have counted."""
+    strategy = model._distribute_strategy
+    if strategy.num_replicas_in_sync == 1:
+        return
+    for metric in metrics_of(model):
+        for variable in metric.variables:
+            value = variable._value
+            if value is None or isinstance(value, tf.distribute.DistributedValues):
+                continue
+            counted = value.numpy()
+            with strategy.scope():
+                variable._initialize(functools.partial(tf.zeros, counted.shape, value.dtype))
+                # What is assigned here is divided between the replicas.
+                variable._value.assign(counted)
 
 
 def _check_copies(variable: Variable, strategy: Replicated, what: str) -> None:
