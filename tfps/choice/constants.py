@@ -64,8 +64,8 @@ DELAY_S = 0.1e-3
 REPLICA_STEP_S = 2e-3
 """What a step of several replicas costs beside the steps of the replicas. Measured."""
 
-# Parameter servers, seconds of CPU. Half of docs/scaling_constants.json, whose machine was throttled: with these, a step
-# of 512 examples of the CTR-DNN costs 25 ms in all. Measured: 23 ms in long epochs, 27 ms in epochs of 100 steps.
+# Parameter servers, seconds of CPU. Half of docs/scaling_constants.json, whose machine was throttled: with these, a
+# step of 512 examples of the CTR-DNN costs 25 ms in all. Measured: 23 ms in long epochs, 27 ms in epochs of 100 steps.
 WORKER_STEP_S = 1.46e-3
 WORKER_REQUEST_S = 0.77e-3
 SERVER_REQUEST_S = 0.98e-3
