@@ -32,10 +32,11 @@ class Losses:
     Args:
         num_workers: the number of workers at the start.
         cluster: the cluster. Messages describe it; if it is an embedded one, `check` looks at its processes.
+        needs_all: whether the workers cannot continue without one of them.
     """
 
-    def __init__(self, num_workers: int, cluster: Cluster) -> None:
-        self._num_workers, self._cluster = num_workers, cluster
+    def __init__(self, num_workers: int, cluster: Cluster, needs_all: bool = False) -> None:
+        self._num_workers, self._cluster, self._needs_all = num_workers, cluster, needs_all
         self._lost: set[int] = set()
         # Guards `_lost`, which the threads of all workers read and change.
         self._lock = threading.Lock()
@@ -75,6 +76,8 @@ class Losses:
     def _record_loss(self, error: ClusterError) -> bool:
         """Records that the task of an error is lost, if it is a worker and not the last one. Returns whether it is."""
         job, worker = error.task or ("", 0)
+        if self._needs_all:
+            return False
         with self._lock:
             if job != jobs.WORKER or len(self._lost | {worker}) == self._num_workers:
                 return False

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-LENGTH = 8
+LENGTH = 11
 """The number of elements in the tensor."""
 
 Int: TypeAlias = int | tf.Tensor
@@ -28,6 +28,9 @@ class Order:
         window: the most steps in each part of a closure that has several parts.
         number: the number that one process would give the first step of the closure; it counts from the first training.
         stride: the difference between the numbers of a step and the next one; 0 if the numbers are not known.
+        members: the number of workers that run this closure together, each on its own shard.
+        rank: the place of this worker among them.
+        group: the number of this set of workers; 0 for a worker alone.
     """
 
     steps: Int
@@ -38,6 +41,9 @@ class Order:
     window: Int = 0
     number: Int = 0
     stride: Int = 0
+    members: Int = 1
+    rank: Int = 0
+    group: Int = 0
 
     @classmethod
     def read(cls, tensor: tf.Tensor) -> "Order":
