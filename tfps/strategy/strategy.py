@@ -42,6 +42,11 @@ from tfps.strategy.start import make_resolver, start
 from tfps.strategy.variable_factory import VariableFactory
 from tfps.strategy.variables import DenseVariable, SumVariable
 
+_NEEDS_ALL = (
+    'With dense="allreduce" the workers cannot continue without one of them, because TensorFlow\'s collectives end for '
+    "good. Start again, from keras.callbacks.BackupAndRestore for example."
+)
+
 
 class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     """Trains Keras models whose variables live on parameter servers.
@@ -150,7 +155,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.connection = start(cluster, config, self._join)
         # Nothing below this line can fail, so nothing below has to stop the cluster again.
         self.dense = arguments.dense
-        self._losses = Losses(self.num_workers, self.connection.cluster, needs_all=self.dense == ALLREDUCE)
+        self._losses = Losses(self.num_workers, self.connection.cluster, _NEEDS_ALL if self.dense == ALLREDUCE else "")
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
         self.remote_variables = RemoteVariables(self)

@@ -46,17 +46,21 @@ def weighted_means(collectives: Collectives, values: Sequence[tf.Tensor], weight
         values: float tensors with static shapes.
         weight: the weight of this worker, a float32 scalar.
     """
-    sums = weighted_sums(collectives, values, [weight] * len(values), weight)
-    return [tf.math.divide_no_nan(total, tf.cast(count, total.dtype)) for total, count in sums]
+    dtype = _widest(values)
+    flat = tf.concat([tf.reshape(tf.cast(value, dtype), [-1]) for value in values] + [tf.ones([1], dtype)], 0)
+    # The mean over an empty batch may be NaN, which a plain product with 0 would keep.
+    total = collectives.reduce(tf.math.multiply_no_nan(flat, tf.cast(weight, dtype)))
+    means = tf.math.divide_no_nan(total, total[-1])
+    *parts, _ = tf.split(means, [*(value.shape.num_elements() for value in values), 1])
+    return [tf.cast(tf.reshape(part, v.shape), v.dtype) for part, v in zip(parts, values, strict=True)]
 
 
 def weighted_sums(
     collectives: Collectives, values: Sequence[tf.Tensor], weights: Sequence[tf.Tensor], weight: tf.Tensor
 ) -> list[tuple[tf.Tensor, tf.Tensor]]:
     """Returns the sum over the workers of each tensor times its weight, and the sum of `weight`; by one all-reduce."""
-    dtype = tf.float64 if any(value.dtype == tf.float64 for value in values) else tf.float32
+    dtype = _widest(values)
     flat = [
-        # The mean over an empty batch may be NaN, which a plain product with 0 would keep.
         tf.reshape(tf.math.multiply_no_nan(tf.cast(value, dtype), tf.cast(one, dtype)), [-1])
         for value, one in zip(values, weights, strict=True)
     ]
@@ -170,6 +174,11 @@ class StepMerges:
             else:
                 merged = total if kind is Merge.SUM else tf.math.divide_no_nan(total, tf.cast(changed, total.dtype))
                 _write(copies[v.key], old + merged)
+
+
+def _widest(values: Sequence[tf.Tensor]) -> tf.DType:
+    """Returns the type in which tensors are summed: float32 unless one of them is wider."""
+    return tf.float64 if any(value.dtype == tf.float64 for value in values) else tf.float32
 
 
 def _merge_integers(kind: Merge, delta: tf.Tensor, collectives: Collectives, examples: tf.Tensor) -> tf.Tensor:

@@ -93,7 +93,10 @@ class AllReduceSchedule(Schedule):
         members = [shard for shard in sorted(self._live) if self.budget.has_steps_for(shard)]
         limits = [limit for limit in (self._leeway(len(members)), self.budget.left) if limit is not None]
         if limits and min(limits) < len(members):
-            # Fewer steps may begin than there are workers.
+            # A callback that holds the workers back must not change the updates, so a round waits for all its workers.
+            if self._calls or self._ready:
+                return False
+            # Fewer steps may begin than there are workers, as before a callback that saves every few batches.
             members = sorted(sorted(members, key=self._begun.__getitem__)[: min(limits)])
         if not members:
             return False
