@@ -28,7 +28,8 @@ class Mode:
     """How a run trains.
 
     Args:
-        name: "one" (one process), "joined" (one process, batches of all workers joined), "async", "sync", "geo" or "allreduce".
+        name: "one" (one process), "joined" (one process, batches of all workers joined), "async", "sync", "geo" or
+            "allreduce".
         push_every: batches of a window (GEO).
         merge: of windows (GEO).
         rate: what the learning rate is multiplied by.

@@ -12,8 +12,6 @@ import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx  # whether AutoGraph is on is not public
 
 from tfps import step
-from tfps.errors import UnsupportedError
-from tfps.strategy.arguments import ALLREDUCE
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.closure import Copies
 from tfps.training.exchange import Exchange
@@ -29,11 +27,6 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
 
     Metric state stays on the chief and is updated there.
     """
-    if strategy.dense == ALLREDUCE and not tf.executing_eagerly():
-        raise UnsupportedError(
-            '`dense` of the strategy must be "exchange" in a hand-written loop: the coordinator runs each function on '
-            'one worker alone. Received: "allreduce". Valid: `fit` with a `train_step`.'
-        )
     _number_workers(strategy)
     autograph = ag_ctx.control_status_ctx().status
 

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-LENGTH = 11
+LENGTH = 12
 """The number of elements in the tensor."""
 
 Int: TypeAlias = int | tf.Tensor
@@ -31,6 +31,7 @@ class Order:
         members: the number of workers that run this closure together, each on its own shard.
         rank: the place of this worker among them.
         group: the number of this set of workers; 0 for a worker alone.
+        epoch: the number of the input's iterators, for what a worker keeps from one closure to the next.
     """
 
     steps: Int
@@ -44,6 +45,7 @@ class Order:
     members: Int = 1
     rank: Int = 0
     group: Int = 0
+    epoch: Int = 0
 
     @classmethod
     def read(cls, tensor: tf.Tensor) -> "Order":

@@ -48,7 +48,7 @@ class AllReduceClosure(StepLoop):
         recording = self._record(run, source.element_spec)
         size = steps_of_turn(self.operations, self._turn)
         turns = self._make_turns(recording, run, _no_push_id, size)
-        kept = KeptBatches(source, size, order.place)
+        kept = KeptBatches(source, size, order.epoch)
         state = turns.train(turns.initial_state(kept.next, kept.next(), order), order.steps)
         kept.keep(state)
         exchange.store()

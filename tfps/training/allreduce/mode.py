@@ -38,4 +38,4 @@ class AllReduce(SteadyMode):
 
     def schedule(self, runner: Runner, epoch: Epoch) -> Schedule:
         """Creates a schedule of rounds. A lost worker ends the epoch, because TensorFlow's collectives end with it."""
-        return AllReduceSchedule(runner, epoch, self._steps_for(epoch.source.num_batches), self._groups)
+        return AllReduceSchedule(runner, epoch, self.closure_steps, self._groups)

@@ -124,7 +124,7 @@ class AllReduceSchedule(Schedule):
             self.budget.spend(steps, None if fed else shard)
             self._begun[shard] += steps
             order = self.runner.order(shard, steps)
-            order = dataclasses.replace(order, place=self._number, members=len(members), rank=rank, group=group)
+            order = dataclasses.replace(order, epoch=self._number, members=len(members), rank=rank, group=group)
             self._submit(_Member(order, fed, begun))
 
     def _submit(self, flight: InFlight) -> None:
