@@ -31,7 +31,7 @@ class Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
         eager = tf.executing_eagerly()
         if strategy.dense == ALLREDUCE and not eager and step.current() is None:
             raise UnsupportedError(
-                '`dense` of the strategy must be "exchange" in a hand-written loop: the coordinator runs each function on '
+                '`dense` of the strategy must be "exchange" in a hand-written loop: the coordinator runs a function on '
                 'one worker alone. Received: "allreduce". Valid: `fit` with a `train_step`.'
             )
         if strategy.run_in_step is not None and (eager or strategy.dense_variables) and step.current() is None:
