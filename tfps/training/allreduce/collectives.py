@@ -68,14 +68,10 @@ class Collectives:
         )
         return tf.ensure_shape(reduced, value.shape)
 
-    def first(self, value: tf.Tensor) -> tf.Tensor:
-        """Returns an integer tensor on the worker of rank 0 where that worker has a value, and zeros elsewhere."""
-        return tf.where(tf.equal(self.rank, 0), value, tf.zeros_like(value))
-
     @property
-    def rank(self) -> Int:
-        """The rank of this worker in the group."""
-        return self.order.rank
+    def member(self) -> Int:
+        """The number of this worker in the group."""
+        return self.order.member
 
 
 class Groups:

@@ -1,6 +1,6 @@
-"""The copies of the workers of a group: all begin a closure with the same bits, and the worker of rank 0 stores them.
+"""The copies of the workers of a group: all begin a closure with the same bits, and one worker stores them.
 
-The worker of rank 0 fetches the values from the servers and hands them to the others. If each fetched its own, a value
+Member 0 fetches the values from the servers and hands them to the others. If each fetched its own, a value
 that a callback assigns meanwhile, such as a learning rate, would reach some of them and not the others.
 At the end the copies are equal, so one worker sends them. It sends values, not deltas: no other worker writes, and so
 no bit is lost. A variable that the closure has not changed is not written: it may have been assigned meanwhile.
@@ -25,17 +25,17 @@ class MirroredExchange(Exchange):
     """
 
     def __init__(self, variables: Iterable[DenseVariable], collectives: Collectives) -> None:
-        # Rank 0 draws the random numbers of one process, and its generators are stored.
-        super().__init__(variables, order=collectives.order, draws=collectives.rank)
+        # Member 0 draws the random numbers of one process, and its generators are stored.
+        super().__init__(variables, order=collectives.order, draws=collectives.member)
         self._collectives = collectives
-        self._first = tf.equal(collectives.rank, 0)
+        self._first = tf.equal(collectives.member, 0)
 
     def store(self) -> None:
-        """Writes the copies of rank 0 to the servers."""
+        """Writes the copies of member 0 to the servers."""
         tf.cond(self._first, self._store, lambda: tf.constant(False))
 
     def _buffer_on(self, device: str, variables: list[DenseVariable]) -> tf.Tensor:
-        """Fetches packed values on rank 0, and hands them to the others."""
+        """Fetches packed values on member 0, and hands them to the others."""
         size = sum(lanes(v.shape.num_elements(), v.dtype) for v in variables)
         fetch = super()._buffer_on
         buffer = tf.cond(self._first, lambda: fetch(device, variables), lambda: tf.zeros([size]))

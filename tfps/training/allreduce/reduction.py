@@ -186,10 +186,10 @@ def _merge_integers(kind: Merge, delta: tf.Tensor, collectives: Collectives, exa
     takes_part = tf.broadcast_to(examples > 0.0, tf.shape(delta))
     if kind is not Merge.SUM:
         chosen = takes_part & tf.not_equal(delta, 0) if kind is Merge.FIRST_CHANGED else takes_part
-        rank = tf.cast(collectives.rank, tf.int32)
+        member = tf.cast(collectives.member, tf.int32)
         none = tf.int32.max
-        first = collectives.reduce(tf.where(chosen, rank, none), "Min")
-        takes_part = tf.equal(first, rank) & chosen
+        first = collectives.reduce(tf.where(chosen, member, none), "Min")
+        takes_part = tf.equal(first, member) & chosen
     wide = tf.where(takes_part, tf.cast(delta, tf.int64), tf.zeros([], tf.int64))
     return tf.cast(collectives.reduce(wide), delta.dtype)
 

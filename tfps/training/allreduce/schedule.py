@@ -119,12 +119,12 @@ class AllReduceSchedule(Schedule):
     def _submit_round(self, members: Sequence[int], steps: int, batches: Sequence[Sequence[Nest] | None]) -> None:
         group, begun = self._groups.key(members), _Round(len(members))
         self._rounds += 1
-        for rank, (shard, fed) in enumerate(zip(members, batches, strict=True)):
+        for member, (shard, fed) in enumerate(zip(members, batches, strict=True)):
             # Fed batches belong to no shard.
             self.budget.spend(steps, None if fed else shard)
             self._begun[shard] += steps
             order = self.runner.order(shard, steps)
-            order = dataclasses.replace(order, epoch=self._number, members=len(members), rank=rank, group=group)
+            order = dataclasses.replace(order, group=group, members=len(members), member=member, epoch=self._number)
             self._submit(_Member(order, fed, begun))
 
     def _submit(self, flight: InFlight) -> None:
