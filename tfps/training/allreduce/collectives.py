@@ -35,10 +35,14 @@ class Collectives:
         first: the number of the first all-reduce. Graphs that run at the same time with all-reduces of different
             sizes must not share numbers.
         alone: whether no group ever has more than one worker.
+
+    Attributes:
+        order: as given.
+        alone: as given.
     """
 
     def __init__(self, mode: int, order: Order, first: int, alone: bool) -> None:
-        self.order, self._alone = order, alone
+        self.order, self.alone = order, alone
         self._key = tf.cast(order.group, tf.int32) + mode * _RANGE
         self._size = tf.cast(order.members, tf.int32)
         self._numbers = itertools.count(first)
@@ -50,7 +54,7 @@ class Collectives:
             value: float32, float64, int32 or int64; the same shape and type on all workers.
             kind: "Add", or "Min" or "Max" for the least or the greatest value of each element.
         """
-        if self._alone:
+        if self.alone:
             return tf.identity(value)
         reduced = tf.raw_ops.CollectiveReduceV2(
             input=value,

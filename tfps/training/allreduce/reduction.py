@@ -126,7 +126,8 @@ class StepMerges:
         examples: tf.Tensor,
     ) -> None:
         """Merges what the step has assigned, and assigns the results on all workers."""
-        variables = [v for v in self._merged() if v.key in before]
+        # A worker alone would only add rounding.
+        variables = [] if collectives.alone else [v for v in self._merged() if v.key in before]
         means: list[tuple[DenseVariable, tf.Tensor, tf.Tensor]] = []
         for v in variables:
             kind, old, now = self._kinds.of(v.key), before[v.key], _read(copies[v.key], v)
@@ -136,12 +137,12 @@ class StepMerges:
                 wide = tf.float64 if v.dtype.is_floating else tf.int64
                 value = collectives.reduce(tf.cast(tf.where(examples > 0.0, now, old), wide), name)
                 _write(copies[v.key], tf.cast(value, v.dtype))
-            elif v.dtype.is_integer:
+            elif v.dtype.is_integer and kind is not Merge.MEAN:
                 _write(copies[v.key], old + _merge_integers(kind, now - old, collectives, examples))
             elif v.dtype == tf.bool:
                 means.append((v, tf.zeros([]), tf.cast(now, tf.float32)))
             else:
-                means.append((v, old, now - old))
+                means.append((v, old, tf.cast(now - old, tf.float32) if v.dtype.is_integer else now - old))
         if means:
             self._merge_floats(means, copies, collectives, examples)
 
@@ -173,7 +174,8 @@ class StepMerges:
                 _write(copies[v.key], now)
             else:
                 merged = total if kind is Merge.SUM else tf.math.divide_no_nan(total, tf.cast(changed, total.dtype))
-                _write(copies[v.key], old + merged)
+                # A mean of integers is rounded.
+                _write(copies[v.key], old + tf.cast(tf.round(merged) if v.dtype.is_integer else merged, v.dtype))
 
 
 def _widest(values: Sequence[tf.Tensor]) -> tf.DType:
