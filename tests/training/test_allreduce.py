@@ -12,6 +12,7 @@ import tensorflow as tf
 import tfps
 from tfps.errors import IdRangeError, UnsupportedError
 from tfps.strategy.variables import DenseVariable
+from tfps.training.allreduce.schedule import AllReduceSchedule
 from tfps.training.exchange import local_copy
 
 ROWS, FEATURES = 40, 3
@@ -212,8 +213,18 @@ def test_a_callback_that_reads_the_model_changes_no_update(reducing):
     assert_equal(model, alone)
 
 
-def test_steps_of_an_epoch(reducing):
-    """5 batches make 3 updates, and the next epoch goes on with the batch after them."""
+def test_steps_of_an_epoch(reducing, monkeypatch):
+    """5 batches make 3 updates, and the next epoch goes on with the batch after them.
+
+    The last round of an epoch is of one worker, which must not begin before the other has stored the values.
+    """
+    stock, rounds = AllReduceSchedule._submit_round, []
+
+    def submit(schedule, members, *arguments):
+        rounds.append((list(members), len(schedule._calls)))
+        stock(schedule, members, *arguments)
+
+    monkeypatch.setattr(AllReduceSchedule, "_submit_round", submit)
     with reducing.scope():
         model = keras.Sequential([keras.Input((1,)), Sums(), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
@@ -221,6 +232,8 @@ def test_steps_of_an_epoch(reducing):
     model.fit(ones, steps_per_epoch=5, epochs=3, verbose=0)
     assert int(model.optimizer.iterations) == 9
     assert int(model.layers[0].total.numpy()) == sum(range(1, 31))
+    assert [members for members, _ in rounds if len(members) == 1] == [[0], [1], [0]]
+    assert not any(under_way for members, under_way in rounds if len(members) == 1)
 
 
 def test_a_worker_that_fails_does_not_leave_the_other_waiting(reducing):

@@ -10,7 +10,8 @@ that dies ends the collectives of all workers for good: TensorFlow has no way to
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager import cancellation  # how to cancel a function is not public
@@ -81,7 +82,7 @@ class Collectives:
 class Groups:
     """The groups of workers that one mode has formed, and the cancellation of what they run.
 
-    Threading: the main thread; the calls run in the threads of the pool.
+    Threading: the main thread.
 
     Attributes:
         number: the number of the mode; no other mode of the process has it.
@@ -92,6 +93,9 @@ class Groups:
         self._found: dict[tuple[int, ...], int] = {}
         self._keys, self._graphs = itertools.count(1), itertools.count(1)
         self._manager = cancellation.CancellationManager()
+        # What was in force before `hold`: another fit may run within one.
+        self._outer: Any = None
+        self._holds = False
 
     def instances(self) -> int:
         """Returns the number of the first all-reduce of a new graph over an iterator."""
@@ -104,18 +108,24 @@ class Groups:
             self._found[found] = next(self._keys)
         return self._found[found]
 
-    def cancelable(self, call: Callable[[], tf.Tensor]) -> Callable[[], tf.Tensor]:
-        """Returns a call whose functions end with an error as soon as `cancel` is called."""
-        manager = self._manager
+    def hold(self) -> None:
+        """Makes functions that are called from now on end with an error when `cancel` is called."""
+        # TensorFlow keeps one manager for all threads. So it is set for as long as calls are under way, and not by each
+        # call: the end of one would take it from another that is about to begin.
+        if not self._holds:
+            self._outer, self._holds = cancellation.context(), True
+            cancellation.CancellationManagerContext(self._manager).__enter__()
 
-        def run() -> tf.Tensor:
-            with cancellation.CancellationManagerContext(manager):
-                return call()
-
-        return run
+    def release(self) -> None:
+        """Undoes `hold`; no call may be under way."""
+        if self._holds:
+            context = cancellation.CancellationManagerContext(self._outer)
+            context.__enter__() if self._outer is not None else context.__exit__(None, None, None)
+            self._outer, self._holds = None, False
+        if self._manager.is_cancelled:
+            self._manager = cancellation.CancellationManager()
 
     def cancel(self) -> None:
-        """Cancels the calls of all groups, and lets later closures be of new groups."""
+        """Cancels the calls of all groups, until `release`, and lets later closures be of new groups."""
         self._manager.start_cancel()
-        self._manager = cancellation.CancellationManager()
         self._found.clear()

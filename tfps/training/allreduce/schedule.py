@@ -1,8 +1,9 @@
 """The rounds of one epoch: in a round, one closure on each worker of a group, all with the same number of steps.
 
 States of a round: under way (closures run, or wait behind those of the round before) -> done, once all closures are.
-Two rounds are under way at a time. All workers run them in the order in which they began, so no worker waits in an
-all-reduce for one that waits for it in another.
+Two rounds of one group are under way at a time. All workers run them in the order in which they began, so no worker
+waits in an all-reduce for one that waits for it in another. A round of another group begins when the one before is
+done: its members would not know whether the values of that round are on the servers.
 
 A round ends early where the input shard of a worker ends. The next rounds are of the other workers.
 Threading: the training loop's thread; closures run on the pool's.
@@ -68,6 +69,8 @@ class AllReduceSchedule(Schedule):
         # The batches of each shard that have begun: the shards that are behind come first.
         self._begun = list(epoch.taken)
         self._rounds = 0
+        # The group of the rounds under way.
+        self._members: list[int] = []
         self._failed = False
         # An endless input continues in another epoch of Keras, with the batches that workers have kept.
         self._number = _EPOCHS.setdefault(epoch, next(_NUMBERS))
@@ -78,11 +81,11 @@ class AllReduceSchedule(Schedule):
         # A call that is dropped before it begins would leave the others of its round in an all-reduce.
         deadline = time.monotonic() + timeout_s
         with contextlib.suppress(TfpsError):
-            while self._calls and not self._failed and time.monotonic() < deadline:
+            while self._calls and not self._failed:
+                self._calls.limit_wait(deadline - time.monotonic())
                 self._take_result()
-        if self._calls and not self._failed:
-            self._cancel()
         super().abandon(timeout_s)
+        self._groups.release()
 
     def _launch(self) -> None:
         while self._rounds < _IN_FLIGHT and self._begin_round():
@@ -98,7 +101,7 @@ class AllReduceSchedule(Schedule):
                 return False
             # Fewer steps may begin than there are workers, as before a callback that saves every few batches.
             members = sorted(sorted(members, key=self._begun.__getitem__)[: min(limits)])
-        if not members:
+        if not members or (self._rounds and members != self._members):
             return False
         if self.epoch.source.is_fed:
             return self._begin_fed(members)
@@ -117,6 +120,8 @@ class AllReduceSchedule(Schedule):
         return bool(batches)
 
     def _submit_round(self, members: Sequence[int], steps: int, batches: Sequence[Sequence[Nest] | None]) -> None:
+        self._groups.hold()
+        self._members = list(members)
         group, begun = self._groups.key(members), _Round(len(members))
         self._rounds += 1
         for member, (shard, fed) in enumerate(zip(members, batches, strict=True)):
@@ -127,13 +132,6 @@ class AllReduceSchedule(Schedule):
             order = dataclasses.replace(order, group=group, members=len(members), member=member, epoch=self._number)
             self._submit(_Member(order, fed, begun))
 
-    def _submit(self, flight: InFlight) -> None:
-        shard = flight.order.shard
-        self._ordered_steps += flight.order.steps
-        self.progress.begin(shard)
-        call = self.runner.call(self.epoch, flight.order, flight.batches)
-        self._calls.submit(shard, flight, self._groups.cancelable(call), chain=shard)
-
     def _take_result(self) -> None:
         try:
             super()._take_result()
@@ -141,6 +139,8 @@ class AllReduceSchedule(Schedule):
             # The others of the round wait in an all-reduce for the worker that has failed.
             self._cancel()
             raise
+        if not self._calls:
+            self._groups.release()
 
     def _cancel(self) -> None:
         self._failed = True
