@@ -213,6 +213,20 @@ def test_a_callback_that_reads_the_model_changes_no_update(reducing):
     assert_equal(model, alone)
 
 
+def test_a_callback_that_saves_every_three_batches(reducing, tmp_path):
+    with reducing.scope():
+        model = keras.Sequential([keras.Input((1,)), Sums(), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    ones = tf.data.Dataset.range(1, 17).map(lambda x: tf.cast([x], tf.float32)).map(lambda x: (x, x)).batch(2)
+    name = str(tmp_path / "{batch}.weights.h5")
+    saves = keras.callbacks.ModelCheckpoint(name, save_freq=3, save_weights_only=True)
+    model.fit(ones, verbose=0, callbacks=[saves])
+    for batches_so_far, updates in ((3, 2), (6, 4)):
+        model.load_weights(name.format(batch=batches_so_far))
+        assert int(model.layers[0].total.numpy()) == sum(range(1, 2 * batches_so_far + 1))
+        assert int(model.optimizer.iterations) == updates
+
+
 def test_steps_of_an_epoch(reducing, monkeypatch):
     """5 batches make 3 updates, and the next epoch goes on with the batch after them.
 

@@ -65,7 +65,7 @@ class Collectives:
             ordering_token=[],
             merge_op=kind,
             final_op="Id",
-            # A ring over CPUs, NCCL over cards.
+            # TensorFlow chooses: a ring over CPUs, NCCL over cards.
             communication_hint="auto",
             # The chief waits, and cancels: an all-reduce may wait for a worker that reads its input slowly.
             timeout_seconds=0.0,

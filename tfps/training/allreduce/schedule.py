@@ -32,7 +32,7 @@ _EPOCHS: "weakref.WeakKeyDictionary[Epoch, int]" = weakref.WeakKeyDictionary()
 _NUMBERS = itertools.count(1)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Round:
     """A round under way.
 
@@ -68,7 +68,7 @@ class AllReduceSchedule(Schedule):
         self._live = set(range(len(self.progress)) if epoch.source.is_fed else epoch.to_start)
         # The batches of each shard that have begun: the shards that are behind come first.
         self._begun = list(epoch.taken)
-        self._rounds = 0
+        self._rounds: list[_Round] = []
         # The group of the rounds under way.
         self._members: list[int] = []
         self._failed = False
@@ -88,7 +88,7 @@ class AllReduceSchedule(Schedule):
         self._groups.release()
 
     def _launch(self) -> None:
-        while self._rounds < _IN_FLIGHT and self._begin_round():
+        while len(self._rounds) < _IN_FLIGHT and self._begin_round():
             pass
 
     def _begin_round(self) -> bool:
@@ -123,7 +123,7 @@ class AllReduceSchedule(Schedule):
         self._groups.hold()
         self._members = list(members)
         group, begun = self._groups.key(members), _Round(len(members))
-        self._rounds += 1
+        self._rounds.append(begun)
         for member, (shard, fed) in enumerate(zip(members, batches, strict=True)):
             # Fed batches belong to no shard.
             self.budget.spend(steps, None if fed else shard)
@@ -131,6 +131,11 @@ class AllReduceSchedule(Schedule):
             order = self.runner.order(shard, steps)
             order = dataclasses.replace(order, group=group, members=len(members), member=member, epoch=self._number)
             self._submit(_Member(order, fed, begun))
+
+    def _leeway(self, workers: int) -> int | None:
+        leeway = super()._leeway(workers)
+        # The steps of closures that have ended are not ready before their round is done.
+        return None if leeway is None else max(0, leeway - sum(one.steps for one in self._rounds))
 
     def _take_result(self) -> None:
         try:
@@ -155,7 +160,7 @@ class AllReduceSchedule(Schedule):
         flight.round.closures -= 1
         flight.round.steps += result.steps
         if not flight.round.closures:
-            self._rounds -= 1
+            self._rounds.remove(flight.round)
             self._ready += flight.round.steps
 
     def _refund(self, order: Order, result: Result, shard: int) -> None:
