@@ -67,6 +67,14 @@ class Assignments(Protocol):
         ...
 
 
+class Reducer(Protocol):
+    """Makes one gradient of those that the workers of a step have for a dense variable."""
+
+    def mean(self, gradients: Sequence[Gradient]) -> list[tf.Tensor]:
+        """Returns the mean over all examples of all workers of each gradient, dense, on every worker the same."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contribution:
     """Gradients that an optimizer hands over to the servers, which make the update.
@@ -120,6 +128,7 @@ class Step:
         whole_reads: the (table, all its rows) of each time that the step read a table whole.
         contributions: the gradients that were handed over so far; None if the step makes its own updates.
         numbering: the numbers of the steps of the closure; None if the step belongs to none.
+        reducer: reduces the gradients of dense variables over the workers; None if each worker uses its own.
         summed: the keys of tables whose gradients of repeated ids are summed first in this step, as Keras does where a
             part of the gradient of the table is dense.
         drawn: the state of each random generator that the step draws from.
@@ -142,6 +151,7 @@ class Step:
         self.exported = exported
         self._pushes = 0
         self.numbering: Numbering | None = None
+        self.reducer: Reducer | None = None
         self.lookups = lookups
         self.contributions: list[Contribution] | None = [] if contributes else None
         self.stand_ins = stand_ins or {}

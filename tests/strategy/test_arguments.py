@@ -22,6 +22,7 @@ DEFAULTS = {
     "closure_timeout_s": 600.0,
     "dense_tables_bytes": 0,
     "repeated_ids": "sum",
+    "dense": "exchange",
 }
 WRONG = {
     "cluster": ["127.0.0.1:2222", 2, LocalCluster, {"ps": []}],
@@ -33,6 +34,7 @@ WRONG = {
     "closure_timeout_s": [0, -1, "600", None, True, math.nan, math.inf],
     "dense_tables_bytes": [-1, 1.5, "4", True, None, math.nan],
     "repeated_ids": ["mean", "", None, 1, True],
+    "dense": ["reduce", "", None, 1, True],
 }
 
 

@@ -13,6 +13,7 @@ from tfps.keras.optimizers import leading_optimizer, optimizers_of
 from tfps.keras.variables import adopt as adopt_variables
 from tfps.keras.variables import adopt_layers, carries_state, stored_values
 from tfps.placement.spec import VariableSpec
+from tfps.strategy.arguments import ALLREDUCE
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _LOG = logging.getLogger("tfps")
@@ -180,8 +181,9 @@ def _check_accumulation(optimizer: keras.Optimizer, model: keras.Model) -> None:
     if not steps:
         return
     settings = settings_of(leading_optimizer(model))
-    merges_on_servers = settings is not None and settings.updates_on_servers
-    if model._distribute_strategy.num_workers > 1 and not merges_on_servers:
+    # With equal copies all workers accumulate the same mean gradients.
+    merges = (settings is not None and settings.updates_on_servers) or model._distribute_strategy.dense == ALLREDUCE
+    if model._distribute_strategy.num_workers > 1 and not merges:
         raise UnsupportedError(
             "`gradient_accumulation_steps` must be None if several workers update the model by themselves: each would "
             f"reset gradients that others have accumulated. Received: {steps}, with "

@@ -17,6 +17,10 @@ from tfps.placement.model import Plan
 REPEATED_IDS = ("sum", "each")
 """What a row rule may get of an id that repeats in a batch."""
 
+ALLREDUCE = "allreduce"
+DENSE = ("exchange", ALLREDUCE)
+"""How workers share what they do to dense variables."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -35,6 +39,7 @@ class Arguments:
     closure_timeout_s: float
     dense_tables_bytes: int
     repeated_ids: str
+    dense: str
 
     def __post_init__(self) -> None:
         """Checks every argument, and replaces it by the checked value."""
@@ -61,6 +66,12 @@ class Arguments:
         limit = check_integer("dense_tables_bytes", self.dense_tables_bytes, at_least=0, valid="0 for none")
         object.__setattr__(self, "dense_tables_bytes", limit)
         check_choice("repeated_ids", self.repeated_ids, REPEATED_IDS)
+        check_choice("dense", self.dense, DENSE)
+        if self.dense == ALLREDUCE and self.overlap_dense_exchange:
+            raise ConfigError(
+                '`overlap_dense_exchange` must be False with dense="allreduce", which exchanges gradients in '
+                "every step, and values only between closures. Received: True."
+            )
         object.__setattr__(
             self, "closure_timeout_s", check_number("closure_timeout_s", self.closure_timeout_s, above=0)
         )

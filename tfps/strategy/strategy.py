@@ -34,13 +34,18 @@ from tfps.placement.spec import VariableSpec
 from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
 from tfps.runtime.remote_variables import RemoteVariables
-from tfps.strategy.arguments import Arguments
+from tfps.strategy.arguments import ALLREDUCE, Arguments
 from tfps.strategy.coordinator import Coordinator, shorten_record
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
 from tfps.strategy.start import make_resolver, start
 from tfps.strategy.variable_factory import VariableFactory
 from tfps.strategy.variables import DenseVariable, SumVariable
+
+_NEEDS_ALL = (
+    'With dense="allreduce" the workers cannot continue without one of them, because TensorFlow\'s collectives end for '
+    "good. Start again, from keras.callbacks.BackupAndRestore for example."
+)
 
 
 class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
@@ -83,6 +88,11 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         repeated_ids: how the optimizer of a larger table sees an id that repeats in a batch. "sum" sums the gradients
             of the id first, so Adam, Adagrad, RMSprop and others see the square of the sum. "each" gives them the sum
             of the squares, as Keras does in one process, and sends a second row for each such id.
+        dense: how workers share what they do to dense variables. "exchange" adds the changes of each worker on the
+            servers, every few steps. "allreduce" keeps equal copies on all workers: in each step they take the mean of
+            their gradients, over all examples, and make the same update, as one process with the joined batch does.
+            Tables stay asynchronous. Every table is then a table, whatever `dense_tables_bytes` says, a worker that
+            dies ends the run, and `Geo`, `Sync` and hand-written loops are refused.
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
@@ -110,6 +120,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         closure_timeout_s: float = 600.0,
         dense_tables_bytes: int = DENSE_TABLES_BYTES,
         repeated_ids: str = "sum",
+        dense: str = "exchange",
     ) -> None:
         arguments = Arguments(
             cluster=cluster,
@@ -121,6 +132,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             closure_timeout_s=closure_timeout_s,
             dense_tables_bytes=dense_tables_bytes,
             repeated_ids=repeated_ids,
+            dense=dense,
         )
         # A cluster that is given needs no process manager: a task of SLURM may want servers of its own.
         config = find_task() if arguments.cluster is None else from_environment()
@@ -136,16 +148,20 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             cluster.num_ps,
             arguments.variable_partitioner,
             arguments.plan,
-            arguments.dense_tables_bytes,
+            # Workers have gradients for different rows, which no sum over the workers can keep apart.
+            0 if arguments.dense == ALLREDUCE else arguments.dense_tables_bytes,
             keep_repeats=arguments.repeated_ids == "each",
         )
         self.connection = start(cluster, config, self._join)
         # Nothing below this line can fail, so nothing below has to stop the cluster again.
-        self._losses = Losses(self.num_workers, self.connection.cluster)
+        self.dense = arguments.dense
+        self._losses = Losses(self.num_workers, self.connection.cluster, _NEEDS_ALL if self.dense == ALLREDUCE else "")
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
         self.remote_variables = RemoteVariables(self)
-        self.dense_exchange_every = arguments.dense_exchange_every or default_exchange_every(self.num_workers)
+        # With equal copies no worker misses a step of another, so the number of workers does not matter.
+        missing = 1 if self.dense == ALLREDUCE else self.num_workers
+        self.dense_exchange_every = arguments.dense_exchange_every or default_exchange_every(missing)
         self.overlap_dense_exchange = arguments.overlap_dense_exchange
         self.prefetch_lookups = arguments.prefetch_lookups
         self.closure_timeout_s = arguments.closure_timeout_s

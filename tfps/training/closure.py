@@ -157,6 +157,10 @@ class Closure(abc.ABC):
                 numbers; by default the input shard.
         """
         exchange = Exchange(self.program.variables, scales, order, capped, self.program.workers, draws)
+        return exchange, self._pull_by(exchange, order)
+
+    def _pull_by(self, exchange: Exchange, order: Order) -> Copies:
+        """Pulls by an exchange and sets the metric sums to zero; returns all local copies."""
         self._exchange = exchange
         exchange.pull()
         self._numbering = step.Numbering(
@@ -167,7 +171,7 @@ class Closure(abc.ABC):
             # These variables stay on the worker after a closure, so the next closure has to reset them.
             copies[variable.key] = local_copy(variable)
             tf.raw_ops.AssignVariableOp(resource=copies[variable.key], value=tf.zeros(variable.shape, variable.dtype))
-        return exchange, copies
+        return copies
 
     def _result(
         self, copies: Copies, steps: tf.Tensor, logs: tf.Tensor, measured: tf.Tensor | None = None

@@ -65,6 +65,9 @@ def _build(stock: Method, optimizer: keras.Optimizer, variables: list[Variable])
 def _apply_gradients(
     stock: Method, optimizer: keras.Optimizer, gradients: list[optimizers.Gradient], variables: list[Variable]
 ) -> None:
+    current = step.current()
+    if current is not None and current.reducer is not None:
+        gradients = optimizers.reduce_dense(current.reducer, optimizer, gradients, variables)
     stock(optimizer, optimizers.sum_repeated(optimizer, gradients, variables), variables)
 
 

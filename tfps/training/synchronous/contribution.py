@@ -7,14 +7,14 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.errors import UnsupportedError
-from tfps.training.batches import WorkerBatches, run_if
+from tfps.training.batches import WorkerBatches, count_examples, run_if
 from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange, Values
 from tfps.training.hoisting import DirectLookups, Recording
+from tfps.training.merges import EXTREMES, Merge
 from tfps.training.order import Order
 from tfps.training.synchronous.afterwards import StepAssignments
 from tfps.training.synchronous.layout import Layout
-from tfps.training.synchronous.merges import EXTREMES, Merge
 from tfps.training.synchronous.stage import Stage
 from tfps.types import Nest, VariableKey
 
@@ -86,30 +86,8 @@ class ContributionClosure(Closure):
                 for variable in others
             }
         for server in layout.servers:
-            message = layout.message(server, _examples(batch), moved)
+            message = layout.message(server, count_examples(batch), moved)
             self._stage.put(server, tf.cast(order.place, tf.int32), message)
         # Reported last, once everything is traced: until then updates use the layout of an earlier trace.
         self._on_layout(layout)
         return logs
-
-
-def _examples(batch: Nest) -> tf.Tensor:
-    """Counts the examples of a batch, a float32 scalar: the rows of its labels, or of its features without labels."""
-    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-    features = [leaf for leaf in tf.nest.flatten(parts[:1]) if _has_rows(leaf)]
-    # Labels come first: a feature may be a matrix of something else, such as a table of all items.
-    labels = [leaf for leaf in tf.nest.flatten(parts[1:2]) if _has_rows(leaf)]
-    plain = [leaf for leaf in features if isinstance(leaf, tf.Tensor)]
-    first = next(iter([*labels, *plain, *features]), None)
-    if first is None:
-        # Scalars alone are one example.
-        return tf.ones([])
-    if isinstance(first, tf.RaggedTensor):
-        rows = first.nrows()
-    else:
-        rows = first.dense_shape[0] if isinstance(first, tf.SparseTensor) else tf.shape(first)[0]
-    return tf.cast(rows, tf.float32)
-
-
-def _has_rows(leaf: object) -> bool:
-    return isinstance(leaf, tf.Tensor | tf.RaggedTensor | tf.SparseTensor) and leaf.shape.rank != 0
