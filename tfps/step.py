@@ -25,6 +25,10 @@ Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
 """The gradient of a dense variable, or of a table: IndexedSlices over the table's unique ids."""
 
 
+Gather: TypeAlias = Callable[[Sequence[Gradient | None], Callable[[Sequence[Gradient | None]], None]], None]
+"""Takes the gradients of one device, and a function that makes an update from the gradients of all devices."""
+
+
 class Lookups(Protocol):
     """Answers the lookups of a traced step."""
 
@@ -124,6 +128,10 @@ class Step:
             part of the gradient of the table is dense.
         drawn: the state of each random generator that the step draws from.
         uncopied: the variables that the step uses where they are, because the worker has no copy, by key.
+        device_number: the number of the step's device among those that share a batch; the first one is 0.
+        gather: joins the gradients of the devices that share a batch, for one update; None if the step has a batch of
+            its own.
+        host: the CPU of the worker, for operations that other devices do not have; None if the step computes there.
     """
 
     def __init__(
@@ -156,6 +164,9 @@ class Step:
         self.summed: set[VariableKey] = set()
         self.uncopied: dict[VariableKey, Any] = {}
         self.whole_reads: list[tuple[Any, tf.Tensor]] = []
+        self.device_number = 0
+        self.gather: Gather | None = None
+        self.host: str | None = None
 
     @property
     def is_inside(self) -> bool:
@@ -198,6 +209,10 @@ class Step:
         """Returns the handle of the worker's copy of a variable; None if it has no copy."""
         return self._copies.get(key)
 
+    def handle_of(self, key: VariableKey) -> tf.Tensor | None:
+        """Returns the handle of the worker's copy of a variable that the step is about to use; None without a copy."""
+        return self.copy_of(key)
+
     def skipping_assignments(self, variables: Sequence[Any] | None) -> contextlib.AbstractContextManager[None]:
         """Takes no note of assignments within, because an optimizer makes them: it moves variables by deltas.
 
@@ -234,6 +249,12 @@ def current() -> Step | None:
     found = _CURRENT.step
     # `tf.init_scope` lifts code out of the trace of a step, and then it runs eagerly.
     return None if found is not None and not found.eager and tf.executing_eagerly() else found
+
+
+def on_host() -> contextlib.AbstractContextManager[object]:
+    """Places operations on the CPU of the worker: those that read and write rows have no kernel for other devices."""
+    found = _CURRENT.step
+    return contextlib.nullcontext() if found is None or found.host is None else tf.device(found.host)
 
 
 @contextlib.contextmanager

@@ -34,6 +34,9 @@ def apply(
         optimizer.build(list(trainable_variables or []))
         optimizer.built = True
     current = step.current()
+    if current is not None and current.gather is not None:
+        current.gather(gradients, lambda joined: apply(stock, optimizer, joined, trainable_variables))
+        return
     if current is not None and current.contributions is not None and isinstance(unscaled(optimizer), SyncOptimizer):
         # Scaled as they are: all workers of a global step read the same scale, and the update divides by it.
         contribute(

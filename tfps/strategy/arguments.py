@@ -35,6 +35,7 @@ class Arguments:
     closure_timeout_s: float
     dense_tables_bytes: int
     repeated_ids: str
+    devices_per_worker: int | None
 
     def __post_init__(self) -> None:
         """Checks every argument, and replaces it by the checked value."""
@@ -61,6 +62,11 @@ class Arguments:
         limit = check_integer("dense_tables_bytes", self.dense_tables_bytes, at_least=0, valid="0 for none")
         object.__setattr__(self, "dense_tables_bytes", limit)
         check_choice("repeated_ids", self.repeated_ids, REPEATED_IDS)
+        if self.devices_per_worker is not None:
+            devices = check_integer(
+                "devices_per_worker", self.devices_per_worker, at_least=1, valid="None for all cards of a worker"
+            )
+            object.__setattr__(self, "devices_per_worker", devices)
         object.__setattr__(
             self, "closure_timeout_s", check_number("closure_timeout_s", self.closure_timeout_s, above=0)
         )

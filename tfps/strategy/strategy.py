@@ -39,6 +39,7 @@ from tfps.strategy.coordinator import Coordinator, shorten_record
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
 from tfps.strategy.start import make_resolver, start
+from tfps.strategy.step_devices import choose_step_devices
 from tfps.strategy.variable_factory import VariableFactory
 from tfps.strategy.variables import DenseVariable, SumVariable
 
@@ -83,6 +84,10 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         repeated_ids: how the optimizer of a larger table sees an id that repeats in a batch. "sum" sums the gradients
             of the id first, so Adam, Adagrad, RMSprop and others see the square of the sum. "each" gives them the sum
             of the squares, as Keras does in one process, and sends a second row for each such id.
+        devices_per_worker: the number of cards (GPUs) of a worker that share each of its batches; None for all that
+            every worker has, or its CPU where it has none. Without cards, the number of its logical CPU devices
+            (`tfps.LocalCluster(worker_devices=)`). Their gradients are joined on the worker, which makes one request
+            and one push for all of them, so the result is that of one device with the whole batch.
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
@@ -110,6 +115,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         closure_timeout_s: float = 600.0,
         dense_tables_bytes: int = DENSE_TABLES_BYTES,
         repeated_ids: str = "sum",
+        devices_per_worker: int | None = None,
     ) -> None:
         arguments = Arguments(
             cluster=cluster,
@@ -121,6 +127,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             closure_timeout_s=closure_timeout_s,
             dense_tables_bytes=dense_tables_bytes,
             repeated_ids=repeated_ids,
+            devices_per_worker=devices_per_worker,
         )
         # A cluster that is given needs no process manager: a task of SLURM may want servers of its own.
         config = find_task() if arguments.cluster is None else from_environment()
@@ -140,7 +147,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             keep_repeats=arguments.repeated_ids == "each",
         )
         self.connection = start(cluster, config, self._join)
-        # Nothing below this line can fail, so nothing below has to stop the cluster again.
+        # Only the devices below can fail; nothing else below has to stop the cluster again.
         self._losses = Losses(self.num_workers, self.connection.cluster)
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
@@ -149,6 +156,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.overlap_dense_exchange = arguments.overlap_dense_exchange
         self.prefetch_lookups = arguments.prefetch_lookups
         self.closure_timeout_s = arguments.closure_timeout_s
+        self.step_devices = choose_step_devices(arguments.devices_per_worker, self.num_workers)
         # TensorFlow has created this object, and has no setting for its class.
         self._extended.__class__ = Extended
 

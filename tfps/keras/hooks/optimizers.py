@@ -3,6 +3,7 @@
 Threading: every thread that traces a step.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -22,6 +23,7 @@ from tfps.strategy.strategy import ParameterServerStrategy
 def install() -> None:
     """Installs the hooks."""
     ours = lambda optimizer, *args, **kwargs: isinstance(optimizer._distribution_strategy, ParameterServerStrategy)  # noqa: E731
+    replacing.replace(keras.optimizers.Optimizer, "apply", _apply, _shares_its_batch)
     replacing.replace(TFOptimizer, "add_variable_from_reference", _add_slot, ours)
     replacing.replace(TFOptimizer, "build", _build, ours)
     replacing.replace(TFOptimizer, "_backend_update_step", _update_step, ours)
@@ -32,6 +34,27 @@ def install() -> None:
     replacing.replace(keras.optimizers.LossScaleOptimizer, "apply", loss_scaling.apply, ours)
     for kind in UNREFERENCED_SLOTS:
         replacing.replace(kind, "build", _build_slots, ours)
+
+
+def _shares_its_batch(optimizer: keras.Optimizer, *args: object, **kwargs: object) -> bool:
+    current = step.current()
+    return (
+        current is not None
+        and current.gather is not None
+        and isinstance(optimizer._distribution_strategy, ParameterServerStrategy)
+    )
+
+
+def _apply(
+    stock: Method,
+    optimizer: keras.Optimizer,
+    grads: Sequence[optimizers.Gradient | None],
+    trainable_variables: Sequence[Variable] | None = None,
+) -> None:
+    """Applies the gradients of all devices of a worker at once."""
+    current = step.current()
+    assert current is not None and current.gather is not None
+    current.gather(grads, lambda joined: stock(optimizer, joined, trainable_variables))
 
 
 def _update_step(stock: Method, optimizer: keras.Optimizer, *args: Any) -> None:
