@@ -30,7 +30,14 @@ Gather: TypeAlias = Callable[[Sequence[Gradient | None], Callable[[Sequence[Grad
 
 
 class Lookups(Protocol):
-    """Answers the lookups of a traced step."""
+    """Answers the lookups of a traced step.
+
+    Attributes:
+        answered_early: whether the last lookup was answered with rows that were requested before the step, for all
+            devices that share its batch.
+    """
+
+    answered_early: bool
 
     # `Any` stands for a `RoutedRows` and a `LookupResult` of `tfps.embedding`, which imports this module.
     def look_up(self, table: Any, ids: tf.Tensor) -> Any:
@@ -128,7 +135,8 @@ class Step:
             part of the gradient of the table is dense.
         drawn: the state of each random generator that the step draws from.
         uncopied: the variables that the step uses where they are, because the worker has no copy, by key.
-        device_number: the number of the step's device among those that share a batch; the first one is 0.
+        devices: the number of devices of the worker that share the batch.
+        device_number: the number of the step's device among them; the first one is 0.
         gather: joins the gradients of the devices that share a batch, for one update; None if the step has a batch of
             its own.
         host: the CPU of the worker, for operations that other devices do not have; None if the step computes there.
@@ -164,7 +172,7 @@ class Step:
         self.summed: set[VariableKey] = set()
         self.uncopied: dict[VariableKey, Any] = {}
         self.whole_reads: list[tuple[Any, tf.Tensor]] = []
-        self.device_number = 0
+        self.devices, self.device_number = 1, 0
         self.gather: Gather | None = None
         self.host: str | None = None
 

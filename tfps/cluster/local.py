@@ -118,6 +118,11 @@ class LocalCluster:
         return self._settings.num_workers
 
     @property
+    def worker_devices(self) -> int:
+        """The number of logical CPU devices of each worker."""
+        return self._settings.worker_devices
+
+    @property
     def stops(self) -> int:
         """How often the cluster was stopped. A connection compares it to see that its servers are gone."""
         return self._stops

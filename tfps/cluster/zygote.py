@@ -208,9 +208,7 @@ def _run_task(group: _Group, order: dict[str, Any], events: int, zygote: int) ->
         if job == jobs.WORKER:
             workers = [task for task in group.request["tasks"] if task["job"] == job]
             cards = share_of_cards(workers.index(order), len(workers), count_cards())
-        address = tf_server.start_server(
-            job, index, order["listen"], order["threads"], order["cpu_devices"], cards
-        )
+        address = tf_server.start_server(job, index, order["listen"], order["threads"], order["cpu_devices"], cards)
         _send(events, _event("started", group, order, os.getpid()) | {"address": address})
         os.close(events)
         while True:

@@ -40,6 +40,17 @@ def choose_step_devices(wanted: int | None, workers: int) -> tuple[str, ...]:
     return tuple(f"/device:{kind}:{number}" for number in range(wanted))
 
 
+def leave_cards_to_workers() -> None:
+    """Keeps this process, the chief, off the cards of its machine: TensorFlow would take all their memory for it."""
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        _LOG.warning(
+            "this program has used TensorFlow before it made a strategy, and holds memory of the cards that its "
+            "workers need. Make the strategy first."
+        )
+
+
 def _count(worker: int, kind: str) -> int:
     """Returns the number of devices of a kind that a worker has."""
     task = devices.task_device(jobs.WORKER, worker, f"{kind}:")

@@ -17,6 +17,7 @@ from tensorflow.python.distribute import distribute_lib  # how to leave a replic
 
 from tfps import jobs
 from tfps.cluster import devices
+from tfps.cluster.cards import count_cards
 from tfps.cluster.connection import Connection, reconnect_tensorflow
 from tfps.cluster.environments.find import find_task
 from tfps.cluster.faults import translate
@@ -39,7 +40,7 @@ from tfps.strategy.coordinator import Coordinator, shorten_record
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
 from tfps.strategy.start import make_resolver, start
-from tfps.strategy.step_devices import choose_step_devices
+from tfps.strategy.step_devices import choose_step_devices, leave_cards_to_workers
 from tfps.strategy.variable_factory import VariableFactory
 from tfps.strategy.variables import DenseVariable, SumVariable
 
@@ -136,6 +137,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         # to start.
         library.load()
         cluster = config.cluster if config else arguments.cluster or LocalCluster()
+        arguments.check_devices(cluster)
+        if isinstance(cluster, LocalCluster) and count_cards():
+            leave_cards_to_workers()
         # Only an embedded cluster belongs to the strategy.
         self.cluster = cluster if isinstance(cluster, LocalCluster) else None
         # Before the start, because the factory checks the partitioner and the plan.
@@ -147,7 +151,13 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             keep_repeats=arguments.repeated_ids == "each",
         )
         self.connection = start(cluster, config, self._join)
-        # Only the devices below can fail; nothing else below has to stop the cluster again.
+        try:
+            # The devices of other machines are known only now.
+            self.step_devices = choose_step_devices(arguments.devices_per_worker, self.num_workers)
+        except BaseException:
+            self.connection.end("its devices could not be chosen")
+            raise
+        # Nothing below this line can fail, so nothing below has to stop the cluster again.
         self._losses = Losses(self.num_workers, self.connection.cluster)
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
@@ -156,7 +166,6 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.overlap_dense_exchange = arguments.overlap_dense_exchange
         self.prefetch_lookups = arguments.prefetch_lookups
         self.closure_timeout_s = arguments.closure_timeout_s
-        self.step_devices = choose_step_devices(arguments.devices_per_worker, self.num_workers)
         # TensorFlow has created this object, and has no setting for its class.
         self._extended.__class__ = Extended
 

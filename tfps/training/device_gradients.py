@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfps import step
 from tfps.embedding.table_gradient import TableGradient
 from tfps.errors import UnsupportedError
 from tfps.step import Gradient
@@ -48,12 +47,15 @@ def join_gradients(
         return list(of_devices[0]), list(known[0])
     columns = [list(column) for column in zip(*of_devices, strict=True)]
     joined: list[Gradient | None] = [None] * len(columns)
-    dense, rows = [], []
+    dense: list[int] = []
+    rows: list[int] = []
     for number, column in enumerate(columns):
         if column[0] is not None:
             is_sparse = all(isinstance(gradient, tf.IndexedSlices) for gradient in column)
             (rows if is_sparse else dense).append(number)
-    sums = _sum_dense([[tf.convert_to_tensor(columns[i][d]) for i in dense] for d in range(len(devices))], weights, devices)
+    sums = _sum_dense(
+        [[tf.convert_to_tensor(columns[i][d]) for i in dense] for d in range(len(devices))], weights, devices
+    )
     for number, total in zip(dense, sums, strict=True):
         joined[number] = total
     found = []
@@ -77,7 +79,9 @@ def _join_rows(
     values = [_times(g.values, w, d) for g, w, d in zip(gradients, weights, devices, strict=True)]
     shape = gradients[0].dense_shape
     first = sources[0]
-    of_one_group = [source for source in sources if first is not None and source is not None and source.group is first.group]
+    of_one_group = [
+        source for source in sources if first is not None and source is not None and source.group is first.group
+    ]
     if first is None or len(of_one_group) < len(sources):
         return tf.IndexedSlices(tf.concat(values, 0), tf.concat([g.indices for g in gradients], 0), shape), []
     # All devices looked up the table together, so that their gradients are of the same unique ids, or of places in the

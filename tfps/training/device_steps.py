@@ -1,6 +1,6 @@
 """A step of a worker that computes on several devices, or on a card: each device has a part of the batch.
 
-The path of a step: (1) the rows of the whole batch are requested at once, on the CPU of the worker, its *host*; (2) each
+The path of a step: (1) the rows of the whole batch are requested at once, on the worker's CPU, its *host*; (2) every
 device runs the step on its part of the batch, with copies of the dense variables that it uses and with the rows of all
 devices; (3) where the step applies an optimizer, the gradients of all devices are joined, and the optimizer is applied
 once, on the copies of the host: rows are pushed once; (4) what the devices assigned to their copies, and what they
@@ -54,13 +54,15 @@ class DeviceCopies:
         self, devices: Sequence[str], homes: Mapping[VariableKey, tf.Tensor], variables: Iterable[StepVariable]
     ) -> None:
         self.devices, self.homes = devices, homes
-        self.variables = {variable.key: variable for variable in variables}
+        self.variables: dict[VariableKey, StepVariable] = {variable.key: variable for variable in variables}
         self.sums = {key for key, variable in self.variables.items() if isinstance(variable, SumVariable)}
         self.handles: list[dict[VariableKey, tf.Tensor]] = []
         # Made once for all steps of the closure: TensorFlow orders reads and writes by handle.
         for number, device in enumerate(devices):
             with tf.device(device):
-                handles = {key: local_copy(variable, number) for key, variable in self.variables.items()}
+                handles: dict[VariableKey, tf.Tensor] = {
+                    key: local_copy(variable, number) for key, variable in self.variables.items()
+                }
             self.handles.append(handles)
             for key in self.sums:
                 self.clear(number, key)
@@ -110,7 +112,8 @@ class DeviceStep(step.Step):
         assignments: "_DeviceAssignments",
     ) -> None:
         super().__init__(lookups, copies.handles[number], home.stand_ins, assignments=assignments)
-        self.device_number, self.host, self.numbering = number, HOST, home.numbering
+        self.devices, self.device_number, self.host = len(copies.devices), number, HOST
+        self.numbering, self.by_hand = home.numbering, home.by_hand
         # What the steps of all devices find out together.
         self.uncopied, self.drawn, self.summed = home.uncopied, home.drawn, home.summed
         self.contributions = home.contributions
@@ -201,9 +204,7 @@ class _Devices:
                 one.cancel()
         return [*results, *(one.result for one in self._others)]
 
-    def gather(
-        self, gradients: Sequence[Gradient | None], update: Callable[[Sequence[Gradient | None]], None]
-    ) -> None:
+    def gather(self, gradients: Sequence[Gradient | None], update: Callable[[Sequence[Gradient | None]], None]) -> None:
         """Waits for the gradients of all devices; then the first device makes the update."""
         current = step.current()
         assert isinstance(current, DeviceStep)
@@ -229,9 +230,15 @@ class _Devices:
             joined, of_tables = join_gradients(of_devices, self._shares.weights, self._copies.devices, known)
             self._home.gradients += of_tables
             update([host_copy(gradient) for gradient in joined])
-        # The copies of the devices no longer have the values of the host.
+        # The copies of the devices no longer have the values of the host. Those that are used again get them. In a
+        # branch or a loop they get them now: a later use in it would only find what they had before it.
         for one in self.steps:
+            stale = sorted(one.fresh, key=str)
             one.fresh.clear()
+            if current.is_inside:
+                for key in stale:
+                    self._copies.refresh(one.device_number, key)
+                one.fresh.update(stale)
 
     def _resume_others(self) -> None:
         for one in self._others:
@@ -291,7 +298,11 @@ class _Devices:
         return before + tf.cast(tf.round(merged) if not variable.dtype.is_floating else merged, variable.dtype)
 
     def _offset_removed(self, value: tf.Tensor, number: int, variable: StepVariable) -> tf.Tensor:
-        return value - tf.constant([number * _KEY_STEP, 0], variable.dtype) if isinstance(variable, SeedVariable) else value
+        return (
+            value - tf.constant([number * _KEY_STEP, 0], variable.dtype)
+            if isinstance(variable, SeedVariable)
+            else value
+        )
 
 
 def run_on_devices(

@@ -39,7 +39,14 @@ ReadWhole: TypeAlias = Callable[[Table], tf.Tensor]
 
 
 class DirectLookups:
-    """Serves each lookup at the point where the model makes it, with one request a server."""
+    """Serves each lookup at the point where the model makes it, with one request a server.
+
+    Attributes:
+        answered_early: whether the last lookup was answered with rows that were requested before the step, for all
+            devices that share its batch.
+    """
+
+    answered_early = False
 
     def __init__(self) -> None:
         self._wholes: list[ReadWhole | None] = []
@@ -180,6 +187,7 @@ class Replay(DirectLookups):
                 f"Received: table {table.name!r}. Recorded: {self._next_name()!r}."
             )
         found, _ = self._remaining.pop(0)
+        self.answered_early = found is not None
         return super().look_up(table, ids) if found is None else found
 
     def _next_name(self) -> str | None:
@@ -216,9 +224,7 @@ class Recording:
         late_tables: the tables of all other lookups.
     """
 
-    def __init__(
-        self, trace: Trace, batch_spec: Nest, read_whole: ReadWhole | None = None, devices: int = 0
-    ) -> None:
+    def __init__(self, trace: Trace, batch_spec: Nest, read_whole: ReadWhole | None = None, devices: int = 0) -> None:
         self._is_divided, self._devices = devices > 0, max(1, devices)
         batch_spec = share_spec(batch_spec, self._devices)
         self._graph = tf.__internal__.FuncGraph("tfps_recorded_step")
@@ -251,7 +257,8 @@ class Recording:
 
     def ids(self, batch: Nest) -> list[tf.Tensor]:
         """Copies the operations that compute the ids of early lookups, and applies them to `batch`; returns the ids."""
-        return [ids for share in divide(batch, self._devices).batches for ids in self._ids(share)]
+        shares = [batch] if self._devices == 1 else divide(batch, self._devices).batches
+        return [ids for share in shares for ids in self._ids(share)]
 
     def _ids(self, batch: Nest) -> list[tf.Tensor]:
         # Maps the name of a tensor in the recording to the tensor that replaces it in the current graph.

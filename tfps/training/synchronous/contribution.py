@@ -8,14 +8,14 @@ import tensorflow as tf
 from tfps import step
 from tfps.errors import UnsupportedError
 from tfps.training.batches import WorkerBatches, run_if
-from tfps.training.device_batches import count_examples
 from tfps.training.closure import Closure, Copies, Program
+from tfps.training.device_batches import count_examples
 from tfps.training.exchange import Exchange, Values
 from tfps.training.hoisting import DirectLookups
+from tfps.training.merges import EXTREMES, Merge
 from tfps.training.order import Order
 from tfps.training.synchronous.afterwards import StepAssignments
 from tfps.training.synchronous.layout import Layout
-from tfps.training.merges import EXTREMES, Merge
 from tfps.training.synchronous.stage import Stage
 from tfps.types import Nest, VariableKey
 
