@@ -2,6 +2,9 @@
 
 import collections
 import contextlib
+import gc
+import time
+import weakref
 
 import keras
 import numpy as np
@@ -163,12 +166,15 @@ def test_a_step_of_the_users_own_gives_what_one_device_gives(one_worker, devices
 def test_workers_with_several_devices_train_together(strategy, no_young, devices):
     with on(strategy, devices):
         with strategy.scope():
-            model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)])
-            model.add(keras.layers.Dense(1, kernel_initializer="zeros"))
-            model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", metrics=["mae"])
-        history = model.fit(rows(400), epochs=4, verbose=0).history
-    assert int(model.optimizer.iterations) == 4 * 40
+            layers = keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)
+            model = keras.Sequential(layers)
+            model.compile(keras.optimizers.SGD(0.02), "mse", metrics=["mae"])
+        history = model.fit(rows(400), epochs=2, verbose=0).history
+    assert int(model.optimizer.iterations) == 2 * 40
     assert history["loss"][-1] < history["loss"][0]
+    # The mean over devices of the means of their parts is the mean of the batch.
+    x = next(iter(rows(400, 400)))[0]
+    np.testing.assert_allclose(model.layers[0].moving_mean, tf.reduce_mean(x, 0), atol=0.05)
 
 
 def test_devices_draw_different_numbers(one_worker):
@@ -178,7 +184,8 @@ def test_devices_draw_different_numbers(one_worker):
             self.drop = keras.layers.Dropout(0.5, seed=3)
 
         def predict_step(self, data):
-            return self.drop(tf.ones([tf.shape(data[0])[0], 16]), training=True)
+            x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+            return self.drop(tf.ones([tf.shape(x)[0], 16]), training=True)
 
     with on(one_worker, LOGICAL):
         with one_worker.scope():
@@ -187,6 +194,31 @@ def test_devices_draw_different_numbers(one_worker):
         drawn = model.predict(np.zeros((8, 1), "float32"), batch_size=8, verbose=0)
     assert drawn.shape == (8, 16)
     assert (drawn[:4] != drawn[4:]).any()
+
+
+def exists(variable):
+    with tf.device(variable.device):
+        return bool(tf.raw_ops.VarIsInitializedOp(resource=variable.handle()))
+
+
+def test_the_copies_of_devices_end_with_their_model(one_worker):
+    with on(one_worker, LOGICAL):
+        with one_worker.scope():
+            model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+            model.compile("sgd", "mse")
+        model.fit(rows(), verbose=0)
+    kernel = model.weights[0]._value.key
+    copies = [one for one in model.train_function.closures._variables if one.name.startswith(f"tfps_copy_{kernel}_on")]
+    assert {one.local_device for one in copies} == set(LOGICAL)
+    assert sum(exists(one) for one in copies) == 2
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
+    deadline = time.monotonic() + 60
+    while any(exists(one) for one in copies):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def trace(strategy, step_devices, make, data):
