@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tfps
+from tests.training.test_custom_loop import schedule
 from tests.training.test_traffic import crossings
 from tfps.cluster.cards import share_of_cards
 from tfps.errors import UnsupportedError
@@ -177,6 +178,33 @@ def test_workers_with_several_devices_train_together(strategy, no_young, devices
     np.testing.assert_allclose(model.layers[0].moving_mean, tf.reduce_mean(x, 0), atol=0.05)
 
 
+def test_a_hand_written_loop_computes_on_the_first_device(strategy, devices):
+    with on(strategy, devices[::-1]):
+        with strategy.scope():
+            table = keras.layers.Embedding(20, 4, embeddings_initializer="zeros")
+            layers = table, keras.layers.Dense(1, kernel_initializer="zeros")
+            model = keras.Sequential([keras.Input((), dtype="int64"), *layers])
+            optimizer, mean = keras.optimizers.SGD(1.0), keras.metrics.Mean()
+
+        @tf.function
+        def step(iterator):
+            def replica(ids):
+                with tf.GradientTape() as tape:
+                    loss = -tf.reduce_sum(table(ids)) - tf.reduce_sum(model.layers[-1].bias)
+                gradients = tape.gradient(loss, model.trainable_variables)
+                pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
+                optimizer.apply_gradients(pairs)
+                mean.update_state(tf.ones([5]))
+                return loss
+
+            return strategy.run(replica, args=(next(iterator),))
+
+        schedule(strategy, step, 10)
+    assert int(optimizer.iterations) == 10 and float(mean.variables[1].numpy()) == 50.0
+    np.testing.assert_array_equal(table.get_weights()[0], np.full((20, 4), 10.0))
+    assert float(model.layers[-1].bias.numpy()[0]) == 10.0
+
+
 def test_devices_draw_different_numbers(one_worker):
     class Draws(keras.Model):
         def __init__(self):
@@ -246,6 +274,37 @@ def test_models_compute_on_cards_and_rows_stay_on_the_cpu(one_worker, cards):
     # Dense gradients are summed by NCCL, in one buffer.
     summed = [node for node in nodes if node.op == "NcclAllReduce"]
     assert [node.device for node in summed] == ([] if len(cards) == 1 else list(cards))
+
+
+class EveryLookup(keras.Model):
+    """Looks up a small table, and rows in a loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.small, self.table = keras.layers.Embedding(40, 4), keras.layers.Embedding(40, 4)
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, ids):
+        looped = tf.map_fn(self.table, tf.transpose(ids), fn_output_signature=tf.float32)
+        return self.dense(tf.reduce_sum(self.small(ids), 1) + tf.reduce_sum(looped, 0))
+
+
+def test_assertions_and_stacks_stay_on_the_cpu(one_worker, monkeypatch):
+    """On a card an assertion does nothing, so ids out of range would pass."""
+    monkeypatch.setattr(one_worker.factory.small_tables, "limit", 40 * 4 * 4)
+    one_worker.factory.small_tables.begin_model()
+
+    def make():
+        model = EveryLookup()
+        model.compile("sgd", "mse")
+        model(np.zeros((1, 3), "int64"))
+        return model
+
+    nodes = [node for graph in trace(one_worker, CARDS, make, clicks()) for node in graph]
+    watched = [node for node in nodes if node.op in ("Assert", "StackV2", "StackPushV2", "StackPopV2")]
+    assert {"Assert", "StackV2", "StackPushV2", "StackPopV2"} == {node.op for node in watched}
+    rows = [node for node in nodes if node.op.startswith("Tfps")]
+    assert rows and not [node.name for node in (*watched, *rows) if "GPU" in node.device]
 
 
 def test_as_much_crosses_for_several_devices_as_for_one(strategy):

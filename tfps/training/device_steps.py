@@ -69,7 +69,8 @@ class DeviceCopies:
 
     def home_value(self, key: VariableKey) -> tf.Tensor:
         """Reads the copy on the host."""
-        return _read(self.homes[key], self.variables[key])
+        with tf.device(HOST):
+            return _read(self.homes[key], self.variables[key])
 
     def device_value(self, number: int, key: VariableKey) -> tf.Tensor:
         """Reads the copy on a device."""
@@ -272,21 +273,27 @@ class _Devices:
         added = self._copies.device_value(number, key)
         return added if len(self.steps) == 1 else tf.where(self._shares.counts[number], added, tf.zeros_like(added))
 
-    def _merged(self, key: VariableKey, variable: StepVariable) -> tf.Tensor:
+    def _merged(self, key: VariableKey, variable: DenseVariable) -> tf.Tensor:
         """Returns the value of a variable that devices have assigned."""
         # A device that has not come to the assignment has nothing to merge: its copy may be old.
         numbers = [number for number, one in enumerate(self.steps) if key in one.fresh]
         values = [self._copies.device_value(number, key) for number in numbers]
-        if len(values) == 1 or variable.dtype == tf.bool:
-            return self._offset_removed(values[0], numbers[0], variable)
-        kind, before = self._assignments.kinds.of(key), self._copies.home_value(key)
+        kind = self._assignments.kinds.of(key)
+        # The first device draws what a single one draws, and always has examples if there are any.
+        if len(values) == 1 or isinstance(variable, SeedVariable):
+            return values[0]
         examples = [self._shares.examples[number] for number in numbers]
         if kind in EXTREMES:
             return merge_exact(kind, examples, values)
-        if isinstance(variable, SeedVariable):
+        if variable.dtype == tf.bool:
             return values[0]
+        before = self._copies.home_value(key)
         deltas = [value - before for value in values]
-        if kind.is_exact or (kind is Merge.MEAN and not variable.dtype.is_floating):
+        if kind is Merge.SUM:
+            counts = [self._shares.counts[number] for number in numbers]
+            return before + tf.add_n([tf.where(c, d, tf.zeros_like(d)) for c, d in zip(counts, deltas, strict=True)])
+        # Integers that all devices change alike, such as a count of steps, have no mean.
+        if kind.is_exact or not variable.dtype.is_floating:
             return before + merge_exact(kind if kind.is_exact else Merge.FIRST, examples, deltas)
         # As between workers: times the examples, which the merge divides by.
         weighted = [
@@ -294,15 +301,7 @@ class _Devices:
             for delta, count in zip(deltas, examples, strict=True)
         ]
         mean = tf.math.divide_no_nan(tf.add_n(weighted), tf.add_n(examples))
-        merged = merge_weighted(kind, examples, weighted, mean)
-        return before + tf.cast(tf.round(merged) if not variable.dtype.is_floating else merged, variable.dtype)
-
-    def _offset_removed(self, value: tf.Tensor, number: int, variable: StepVariable) -> tf.Tensor:
-        return (
-            value - tf.constant([number * _KEY_STEP, 0], variable.dtype)
-            if isinstance(variable, SeedVariable)
-            else value
-        )
+        return before + tf.cast(merge_weighted(kind, examples, weighted, mean), variable.dtype)
 
 
 def run_on_devices(
