@@ -25,8 +25,23 @@ Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
 """The gradient of a dense variable, or of a table: IndexedSlices over the table's unique ids."""
 
 
-Gather: TypeAlias = Callable[[Sequence[Gradient | None], Callable[[Sequence[Gradient | None]], None]], None]
-"""Takes the gradients of one device, and a function that makes an update from the gradients of all devices."""
+class Gather(Protocol):
+    """Joins the gradients of the devices that share a batch."""
+
+    def __call__(
+        self,
+        gradients: Sequence[Gradient | None],
+        update: Callable[[Sequence[Gradient | None]], None],
+        is_weighted: bool = False,
+    ) -> None:
+        """Waits for the gradients of all devices, and makes one update.
+
+        Args:
+            gradients: the gradient of each variable on this device; None for one without a gradient.
+            update: makes the update from the joined gradients, in the same order.
+            is_weighted: whether the loss of the device was multiplied by its `weight` before gradients were taken.
+        """
+        ...
 
 
 class Lookups(Protocol):
@@ -139,6 +154,8 @@ class Step:
         device_number: the number of the step's device among them; the first one is 0.
         gather: joins the gradients of the devices that share a batch, for one update; None if the step has a batch of
             its own.
+        weight: the fraction of the examples of the batch that the device has, a float32 scalar; None likewise.
+        scaled_by: the optimizers, by identity, that have multiplied the loss of the device by its weight.
         host: the CPU of the worker, for operations that other devices do not have; None if the step computes there.
     """
 
@@ -174,6 +191,8 @@ class Step:
         self.whole_reads: list[tuple[Any, tf.Tensor]] = []
         self.devices, self.device_number = 1, 0
         self.gather: Gather | None = None
+        self.weight: tf.Tensor | None = None
+        self.scaled_by: set[int] = set()
         self.host: str | None = None
 
     @property

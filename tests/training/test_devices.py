@@ -108,6 +108,22 @@ def test_the_regularizer_of_a_table_sees_the_rows_of_the_whole_batch(one_worker,
     assert_equal(one_worker, devices, make, clicks())
 
 
+@pytest.mark.slow
+def test_the_scale_of_a_loss_is_that_of_one_device(one_worker, devices):
+    def make():
+        policy = keras.DTypePolicy("mixed_float16")
+        layers = keras.layers.Dense(4, "relu", dtype=policy), keras.layers.Dense(1)
+        model = keras.Sequential([keras.Input((4,)), *layers])
+        # A scale near that at which the gradients of a batch overflow.
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=2.0**15)
+        model.compile(optimizer, "mse")
+        return model
+
+    one, several = (trained(one_worker, chosen, make, rows()) for chosen in ((), devices))
+    for ours, theirs in zip(several, one, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-2, atol=2e-3)
+
+
 class Several(keras.Model):
     """Two optimizers, one after the other, and every kind of state that a step may assign."""
 
@@ -342,7 +358,23 @@ def conditional():
     return Conditional(ids, keras.layers.Dense(1)(ids)), "mse", np.zeros((4, 3), "float32")
 
 
-@pytest.mark.parametrize(("make", "words"), [(stateful, "stateful"), (summed, "sum"), (conditional, "branch")])
+class Plain(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense, self.count = keras.layers.Dense(1), tf.Variable(0.0, name="count")
+
+    def call(self, x):
+        self.count.assign_add(1.0)
+        return self.dense(x)
+
+
+def plain():
+    return Plain(), "mse", np.zeros((4, 3), "float32")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"), [(plain, "count"), (stateful, "stateful"), (summed, "sum"), (conditional, "branch")]
+)
 def test_what_devices_cannot_share_is_refused(one_worker, make, words):
     with on(one_worker, LOGICAL):
         with one_worker.scope():

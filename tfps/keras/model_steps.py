@@ -184,7 +184,8 @@ class ModelSteps:
                 forget_name_scopes()
             values = self.values_of(self.outputs(batch, has_copies), begin)
             if has_copies:
-                plain_variables.check_assigned(begin, self.strategy.num_workers)
+                devices = 1 if current is None else current.devices
+                plain_variables.check_assigned(begin, self.strategy.num_workers, devices)
             counters = stored_values(map(moving_averages.iterations_of, optimizers_of(self.model)), DenseVariable)
             self.writes_summaries = number_summaries(begin, counters) or self.writes_summaries
             return values

@@ -17,7 +17,7 @@ from tensorflow.python.ops import summary_ops_v2  # the default writer of a thre
 from tfps import step
 from tfps.keras.returned_logs import identity_of
 from tfps.strategy.variables import DenseVariable
-from tfps.training.hoisting import copy_tensor
+from tfps.training.copied_tensors import copy_tensor
 from tfps.types import VariableKey
 
 State: TypeAlias = dict[str, Any]

@@ -5,6 +5,7 @@ NCCL sums dense gradients, one buffer for each dtype, and the sum crosses to the
 they are added. Gradients of tables are not added here: the push sums the gradients of all devices by row, once.
 """
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 
@@ -76,22 +77,24 @@ def _join_rows(
         next((one for one in of_device if one.values is gradient.values), None)
         for gradient, of_device in zip(gradients, known, strict=True)
     ]
-    values = [_times(g.values, w, d) for g, w, d in zip(gradients, weights, devices, strict=True)]
-    shape = gradients[0].dense_shape
-    first = sources[0]
+    shape, first = gradients[0].dense_shape, sources[0]
     of_one_group = [
         source for source in sources if first is not None and source is not None and source.group is first.group
     ]
-    if first is None or len(of_one_group) < len(sources):
+    is_known = first is not None and len(of_one_group) == len(sources)
+    # Lookups sum their gradients on the CPU.
+    places: Sequence[str | None] = [None] * len(devices) if is_known else devices
+    values = [_times(g.values, w, d) for g, w, d in zip(gradients, weights, places, strict=True)]
+    if first is None or not is_known:
         return tf.IndexedSlices(tf.concat(values, 0), tf.concat([g.indices for g in gradients], 0), shape), []
     # All devices looked up the table together, so that their gradients are of the same unique ids, or of places in the
     # same answer. The push sums them once, without routing them again.
     unsummed = None
     if all(source.unsummed is not None for source in of_one_group):
         unsummed = tuple(
-            (_times(part, weight, device), places)
+            (_times(part, weight, device), of_part)
             for source, weight, device in zip(of_one_group, weights, devices, strict=True)
-            for part, places in source.unsummed or ()
+            for part, of_part in source.unsummed or ()
         )
     if first.table.keeps_repeats:
         total, indices = tf.concat(values, 0), tf.concat([g.indices for g in gradients], 0)
@@ -100,9 +103,15 @@ def _join_rows(
     return tf.IndexedSlices(total, indices, shape), [TableGradient(first.table, first.group, total, unsummed)]
 
 
-def _times(gradient: tf.Tensor, weight: tf.Tensor, device: str) -> tf.Tensor:
-    """Returns a gradient times its weight, computed on its device; 0 times no number is 0."""
-    with tf.device(device):
+def _times(gradient: tf.Tensor, weight: tf.Tensor, device: str | None) -> tf.Tensor:
+    """Returns a gradient times its weight; 0 times no number is 0.
+
+    Args:
+        gradient: the gradient.
+        weight: the weight, a scalar.
+        device: where the gradient is; None for the CPU of the worker.
+    """
+    with contextlib.nullcontext() if device is None else tf.device(device):
         return tf.math.multiply_no_nan(gradient, tf.cast(weight, gradient.dtype))
 
 

@@ -146,7 +146,7 @@ class _DeviceAssignments:
 
     def __init__(self, home: step.Assignments | None, devices: int) -> None:
         self._home = home
-        self.kinds = MergeKinds(devices)
+        self.kinds = MergeKinds(devices, "devices")
         self.assigned: dict[VariableKey, DenseVariable] = {}
 
     def note(self, variable: DenseVariable, value: tf.Tensor | None, added: float, indices: Any = None) -> None:
@@ -175,8 +175,8 @@ class _Devices:
         self.steps = [
             DeviceStep(home, number, answers, copies, self._assignments) for number, answers in enumerate(lookups)
         ]
-        for one in self.steps:
-            one.gather = self.gather
+        for one, weight in zip(self.steps, shares.weights, strict=True):
+            one.gather, one.weight = self.gather, weight
         self._others: list[TurnTaker] = []
         # The gradients that each device waits with.
         self._gathered: dict[int, list[Gradient | None]] = {}
@@ -205,8 +205,13 @@ class _Devices:
                 one.cancel()
         return [*results, *(one.result for one in self._others)]
 
-    def gather(self, gradients: Sequence[Gradient | None], update: Callable[[Sequence[Gradient | None]], None]) -> None:
-        """Waits for the gradients of all devices; then the first device makes the update."""
+    def gather(
+        self,
+        gradients: Sequence[Gradient | None],
+        update: Callable[[Sequence[Gradient | None]], None],
+        is_weighted: bool = False,
+    ) -> None:
+        """Waits for the gradients of all devices; then the first device makes the update. See `tfps.step.Gather`."""
         current = step.current()
         assert isinstance(current, DeviceStep)
         if current.is_inside and len(self.steps) > 1:
@@ -228,7 +233,8 @@ class _Devices:
             # The optimizer may read what the step has assigned, such as its learning rate.
             self._merge_assigned()
             known: list[list[TableGradient]] = [one.gradients for one in self.steps]
-            joined, of_tables = join_gradients(of_devices, self._shares.weights, self._copies.devices, known)
+            weights = [tf.ones([])] * len(of_devices) if is_weighted else self._shares.weights
+            joined, of_tables = join_gradients(of_devices, weights, self._copies.devices, known)
             self._home.gradients += of_tables
             update([host_copy(gradient) for gradient in joined])
         # The copies of the devices no longer have the values of the host. Those that are used again get them. In a

@@ -19,10 +19,11 @@ class MergeKinds:
 
     Args:
         sharers: the number of workers or devices that make such a step at a time.
+        what: "workers" or "devices".
     """
 
-    def __init__(self, sharers: int) -> None:
-        self._sharers = sharers
+    def __init__(self, sharers: int, what: str = "workers") -> None:
+        self._sharers, self._what = sharers, what
         self._dependencies = Dependencies()
         self._kinds: dict[VariableKey, set[Merge]] = {}
 
@@ -50,7 +51,7 @@ class MergeKinds:
             if extreme is not None:
                 return Merge.GREATEST if extreme is Extreme.GREATEST else Merge.LEAST
             if depends_on_batch(value):
-                tell_unmerged(variable, self._sharers)
+                tell_unmerged(variable, self._sharers, self._what)
         elif not isinstance(keep, float) and keep.shape.rank:
             return Merge.FIRST_CHANGED if variable.dtype.is_integer else Merge.CHANGED
         if not variable.dtype.is_integer:

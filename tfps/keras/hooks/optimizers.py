@@ -32,6 +32,7 @@ def install() -> None:
     replacing.replace(TFOptimizer, "_backend_increment_gradient_accumulators", _accumulate, ours)
     replacing.replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
     replacing.replace(keras.optimizers.LossScaleOptimizer, "apply", loss_scaling.apply, ours)
+    replacing.replace(keras.optimizers.LossScaleOptimizer, "scale_loss", loss_scaling.scale_loss, _shares_its_batch)
     for kind in UNREFERENCED_SLOTS:
         replacing.replace(kind, "build", _build_slots, ours)
 

@@ -17,7 +17,7 @@ from tfps.cluster import devices
 from tfps.errors import UnsupportedError
 from tfps.strategy.variables import DenseVariable
 from tfps.training.affine import is_symbolic, outermost
-from tfps.training.hoisting import copy_tensor
+from tfps.training.copied_tensors import copy_tensor
 from tfps.training.merge_kinds import MergeKinds
 from tfps.training.merges import Merge
 from tfps.types import VariableKey
