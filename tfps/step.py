@@ -236,6 +236,11 @@ class Step:
         """Returns the handle of the worker's copy of a variable; None if it has no copy."""
         return self._copies.get(key)
 
+    def handles_of(self, key: VariableKey) -> list[tf.Tensor]:
+        """Returns the handles of all copies of a variable that the step reads or assigns."""
+        copy = self.copy_of(key)
+        return [] if copy is None else [copy]
+
     def handle_of(self, key: VariableKey) -> tf.Tensor | None:
         """Returns the handle of the worker's copy of a variable that the step is about to use; None without a copy."""
         return self.copy_of(key)

@@ -297,7 +297,7 @@ class EveryLookup(keras.Model):
 
     def __init__(self):
         super().__init__()
-        self.small, self.table = keras.layers.Embedding(40, 4), keras.layers.Embedding(40, 4)
+        self.small, self.table = keras.layers.Embedding(40, 4), keras.layers.Embedding(80, 4)
         self.dense = keras.layers.Dense(1)
 
     def call(self, ids):

@@ -123,6 +123,10 @@ class DeviceStep(step.Step):
         self.fresh: set[VariableKey] = set()
         self.used_sums: set[VariableKey] = set()
 
+    def handles_of(self, key: VariableKey) -> list[tf.Tensor]:
+        """Returns the handles of the device's copy, and of the copy on the host, which the optimizer updates."""
+        return [*super().handles_of(key), *([self._device_copies.homes[key]] if key in self.copies else [])]
+
     def handle_of(self, key: VariableKey) -> tf.Tensor | None:
         """Returns the handle of the device's copy, which has the value of the host from the first use on."""
         handle = self.copy_of(key)
