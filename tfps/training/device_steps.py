@@ -58,14 +58,18 @@ class DeviceCopies:
         self.sums = {key for key, variable in self.variables.items() if isinstance(variable, SumVariable)}
         self.handles: list[dict[VariableKey, tf.Tensor]] = []
         # Made once for all steps of the closure: TensorFlow orders reads and writes by handle.
-        for number, device in enumerate(devices):
-            with tf.device(device):
-                handles: dict[VariableKey, tf.Tensor] = {
-                    key: local_copy(variable, number) for key, variable in self.variables.items()
-                }
+        for number in range(len(devices)):
+            handles: dict[VariableKey, tf.Tensor] = {}
+            for key, variable in self.variables.items():
+                with tf.device(self._place(number, key)):
+                    handles[key] = local_copy(variable, number)
             self.handles.append(handles)
             for key in self.sums:
                 self.clear(number, key)
+
+    def _place(self, number: int, key: VariableKey) -> str:
+        """Returns the device of a copy: cards have no integers of 32 bits, and draws want their seeds on the CPU."""
+        return self.devices[number] if self.variables[key].dtype.is_floating else HOST
 
     def home_value(self, key: VariableKey) -> tf.Tensor:
         """Reads the copy on the host."""
@@ -74,13 +78,13 @@ class DeviceCopies:
 
     def device_value(self, number: int, key: VariableKey) -> tf.Tensor:
         """Reads the copy on a device."""
-        with tf.device(self.devices[number]):
+        with tf.device(self._place(number, key)):
             return _read(self.handles[number][key], self.variables[key])
 
     def clear(self, number: int, key: VariableKey) -> None:
         """Sets the copy of a sum on a device to zero, as it is at the begin of each step."""
         variable = self.variables[key]
-        with tf.device(self.devices[number]):
+        with tf.device(self._place(number, key)):
             zero = tf.zeros(variable.shape, variable.dtype)
             tf.raw_ops.AssignVariableOp(resource=self.handles[number][key], value=zero)
 
@@ -89,7 +93,7 @@ class DeviceCopies:
         variable, value = self.variables[key], self.home_value(key)
         if isinstance(variable, SeedVariable):
             value += tf.constant([number * _KEY_STEP, 0], variable.dtype)
-        with tf.device(self.devices[number]):
+        with tf.device(self._place(number, key)):
             tf.raw_ops.AssignVariableOp(resource=self.handles[number][key], value=value)
 
 
