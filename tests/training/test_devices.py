@@ -15,7 +15,7 @@ import tfps
 from tests.training.test_custom_loop import schedule
 from tests.training.test_traffic import crossings
 from tfps.cluster.cards import share_of_cards
-from tfps.errors import UnsupportedError
+from tfps.errors import ConfigError, UnsupportedError
 from tfps.strategy.step_devices import choose_step_devices
 from tfps.training.device_batches import divide, share_spec
 from tfps.training.taking_turns import TurnTaker
@@ -382,6 +382,16 @@ def test_what_devices_cannot_share_is_refused(one_worker, make, words):
             model.compile("sgd", loss)
         with pytest.raises(UnsupportedError, match=rf"{words}.*Valid: .*devices_per_worker=1"):
             model.fit(x, np.zeros((4, 1), "float32"), batch_size=4, verbose=0)
+
+
+def test_no_worker_may_have_fewer_devices(strategy):
+    if choose_step_devices(None, strategy.num_workers):
+        pytest.skip("workers have cards")
+    assert (
+        choose_step_devices(1, strategy.num_workers) == () and choose_step_devices(2, strategy.num_workers) == LOGICAL
+    )
+    with pytest.raises(ConfigError, match=r"`devices_per_worker` must be at most 2, because worker 0 .* Received: 3"):
+        choose_step_devices(3, strategy.num_workers)
 
 
 @pytest.mark.parametrize(
