@@ -23,6 +23,7 @@ DEFAULTS = {
     "dense_tables_bytes": 0,
     "repeated_ids": "sum",
     "dense": "exchange",
+    "devices_per_worker": None,
 }
 WRONG = {
     "cluster": ["127.0.0.1:2222", 2, LocalCluster, {"ps": []}],
@@ -35,6 +36,7 @@ WRONG = {
     "dense_tables_bytes": [-1, 1.5, "4", True, None, math.nan],
     "repeated_ids": ["mean", "", None, 1, True],
     "dense": ["reduce", "", None, 1, True],
+    "devices_per_worker": [0, -1, 1.5, "2", True, math.nan, 99],
 }
 
 
@@ -59,6 +61,7 @@ CLUSTER_WRONG = {
     "ps_threads": [0, -1, 1.5, "2", True],
     "worker_threads": [0, -1, 1.5, "2", True],
     "log_dir": ["", 3, True, ["logs"]],
+    "worker_devices": [0, -1, 1.5, "2", True, None],
 }
 
 

@@ -6,7 +6,7 @@ import weakref
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
-from tfps.keras._compat import keras, metrics_of
+from tfps.keras._compat import keras, metrics_of, tree
 from tfps.keras.modes import settings_of
 from tfps.keras.multi_optimizer import part_for, unscaled, whole_of
 from tfps.keras.optimizers import leading_optimizer, optimizers_of
@@ -151,6 +151,7 @@ def check_built(model: keras.Model) -> None:
                 "row is only regularized in the steps that look it up.",
                 variable.path,
             )
+    _check_devices(model)
     for optimizer in optimizers_of(model):
         _check_accumulation(optimizer, model)
     if model.optimizer is not None:
@@ -159,6 +160,27 @@ def check_built(model: keras.Model) -> None:
             part = part_for(model.optimizer, variable)
             row_optimizers.check(part)
             row_optimizers.check_repeats(part, variable._value)
+
+
+def _check_devices(model: keras.Model) -> None:
+    """Refuses what several devices that share a batch would compute otherwise than one."""
+    devices = len(model._distribute_strategy.step_devices)
+    if devices < 2:
+        return
+    valid = "Valid: devices_per_worker=1."
+    for layer in model._flatten_layers():
+        if carries_state(layer):
+            raise UnsupportedError(
+                f"layer {layer.name!r} must not be stateful where {devices} devices share a batch, because it carries "
+                f"a state for each row of the whole batch. Received: stateful=True. {valid}"
+            )
+    for loss in tree.flatten(getattr(model, "loss", None)):
+        if getattr(loss, "reduction", None) == "sum":
+            raise UnsupportedError(
+                f"`loss` must be a mean over examples where {devices} devices share a batch. "
+                f'Received: {type(loss).__name__} with reduction="sum". Valid: "sum_over_batch_size", or '
+                "devices_per_worker=1."
+            )
 
 
 def _say_carried(model: keras.Model) -> None:

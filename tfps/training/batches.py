@@ -228,25 +228,3 @@ def unify_shapes(batches: Sequence[Nest]) -> list[Nest]:
         tf.nest.pack_sequence_as(batches[0], [column[i] for column in columns], expand_composites=True)
         for i in range(len(batches))
     ]
-
-
-def count_examples(batch: Nest) -> tf.Tensor:
-    """Counts the examples of a batch, a float32 scalar: the rows of its labels, or of its features without labels."""
-    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-    features = [leaf for leaf in tf.nest.flatten(parts[:1]) if _has_rows(leaf)]
-    # Labels come first: a feature may be a matrix of something else, such as a table of all items.
-    labels = [leaf for leaf in tf.nest.flatten(parts[1:2]) if _has_rows(leaf)]
-    plain = [leaf for leaf in features if isinstance(leaf, tf.Tensor)]
-    first = next(iter([*labels, *plain, *features]), None)
-    if first is None:
-        # Scalars alone are one example.
-        return tf.ones([])
-    if isinstance(first, tf.RaggedTensor):
-        rows = first.nrows()
-    else:
-        rows = first.dense_shape[0] if isinstance(first, tf.SparseTensor) else tf.shape(first)[0]
-    return tf.cast(rows, tf.float32)
-
-
-def _has_rows(leaf: object) -> bool:
-    return isinstance(leaf, tf.Tensor | tf.RaggedTensor | tf.SparseTensor) and leaf.shape.rank != 0

@@ -38,10 +38,16 @@ A higher limit learns faster but diverges sooner.
 """
 
 
-def local_copy(variable: StepVariable) -> tf.Tensor:
-    """Returns the handle of the worker's own copy, a resource of the worker that is found by name."""
+def local_copy(variable: StepVariable, device_number: int | None = None) -> tf.Tensor:
+    """Returns the handle of the worker's own copy, a resource of the worker that is found by name.
+
+    Args:
+        variable: the variable.
+        device_number: the number of a device that has a further copy for itself; None for the copy that steps update.
+    """
+    suffix = "" if device_number is None else f"_on_{device_number}"
     return tf.raw_ops.VarHandleOp(
-        dtype=variable.dtype, shape=variable.shape, shared_name=f"tfps_copy_{variable.key}", name="local_copy"
+        dtype=variable.dtype, shape=variable.shape, shared_name=f"tfps_copy_{variable.key}{suffix}", name="local_copy"
     )
 
 

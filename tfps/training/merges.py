@@ -7,15 +7,11 @@ round ids and greatest values, so these cross with all their bits.
 import enum
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
-from tfps.strategy.variables import DenseVariable
-from tfps.training.affine import Dependencies, Extreme, is_symbolic, outermost
-from tfps.training.assignments import tell_unmerged
+from tfps.training.affine import Extreme
 from tfps.training.exchange import extreme
-from tfps.types import VariableKey
 
 
 class Merge(enum.Enum):
@@ -42,73 +38,6 @@ class Merge(enum.Enum):
 
 EXTREMES = {Merge.GREATEST: Extreme.GREATEST, Merge.LEAST: Extreme.LEAST}
 """The merges of variables whose values workers send, and not their deltas."""
-
-
-class MergeKinds:
-    """Finds out from the trace of a step how what it assigns to each variable is merged.
-
-    Args:
-        workers: the number of workers that make such steps.
-    """
-
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._dependencies = Dependencies()
-        self._found: dict[VariableKey, set[Merge]] = {}
-
-    def note(self, variable: DenseVariable, value: tf.Tensor | None, added: float, indices: Any = None) -> None:
-        """Records an assignment; arguments as for `tfps.step.Assignments`."""
-        merge = Merge.MEAN
-        if indices is not None:
-            merge = Merge.FIRST_CHANGED if variable.dtype.is_integer else Merge.CHANGED
-        elif value is not None:
-            merge = self._merge_of(variable, value, added)
-        self._found.setdefault(variable.key, set()).add(merge)
-
-    def of(self, key: VariableKey) -> Merge:
-        """Returns how the values of a variable are merged."""
-        kinds = self._found.get(key, {Merge.MEAN})
-        return next(iter(kinds)) if len(kinds) == 1 else Merge.MEAN
-
-    def _merge_of(self, variable: DenseVariable, value: tf.Tensor, added: float) -> Merge:
-        if variable.trainable:
-            return Merge.MEAN
-        keep = self._dependencies.keep_of(value, variable.handle)
-        keep = keep if keep is None or not added else 1.0 + added * keep
-        if keep is None:
-            extreme = None if added else self._dependencies.extreme_of(value, variable.handle)
-            if extreme is not None:
-                return Merge.GREATEST if extreme is Extreme.GREATEST else Merge.LEAST
-            if depends_on_batch(value):
-                tell_unmerged(variable, self._workers)
-        elif not isinstance(keep, float) and keep.shape.rank:
-            return Merge.FIRST_CHANGED if variable.dtype.is_integer else Merge.CHANGED
-        if not variable.dtype.is_integer:
-            return Merge.MEAN
-        # A mean of integers would have to be rounded. Counts of what is in a batch add up to those of the joined batch.
-        counts = isinstance(keep, float) and keep == 1.0
-        if counts:
-            return Merge.SUM if depends_on_batch(value) else Merge.MEAN
-        return Merge.FIRST
-
-
-_SAME_EVERYWHERE = ("Const", "ReadVariableOp", "CollectiveReduceV2")
-"""The operations whose result is the same on all workers of a step, although they have no inputs or a state."""
-
-
-def depends_on_batch(value: tf.Tensor) -> bool:
-    """Returns whether a value depends on more than variables, constants and sums over the workers."""
-    waiting, seen = [outermost(value)], set[int]()
-    while waiting:
-        tensor = waiting.pop()
-        if not is_symbolic(tensor) or tensor.op.type in _SAME_EVERYWHERE or id(tensor.op) in seen:
-            continue
-        seen.add(id(tensor.op))
-        # What reads an input or draws a random number is stateful.
-        if not tensor.op.inputs or tensor.op.op_def.is_stateful:
-            return True
-        waiting += [outermost(source) for source in tensor.op.inputs]
-    return False
 
 
 def merge_weighted(

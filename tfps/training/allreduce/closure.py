@@ -12,8 +12,9 @@ from tfps.training.allreduce.collectives import Collectives, Groups
 from tfps.training.allreduce.exchange import MirroredExchange
 from tfps.training.allreduce.reduction import MeanReducer, StepMerges
 from tfps.training.allreduce.turns import AgreedTurns, KeptBatches
-from tfps.training.batches import WorkerBatches, count_examples
+from tfps.training.batches import WorkerBatches
 from tfps.training.closure import Copies, Program
+from tfps.training.device_batches import count_examples
 from tfps.training.hoisting import DirectLookups, Recording
 from tfps.training.order import Order
 from tfps.training.step_loop import PushIdOf, StepLoop
@@ -80,7 +81,7 @@ class AllReduceClosure(StepLoop):
         stand_ins: Mapping[VariableKey, Any] | None = None,
         push_id: PushId | None = None,
     ) -> tf.Tensor:
-        examples = count_examples(batch)
+        examples = tf.cast(count_examples(batch), tf.float32)
         before = self._merges.begin(copies)
         traced = step.Step(lookups, copies, stand_ins, push_id=push_id, assignments=self._merges)
         traced.reducer = MeanReducer(self._collectives, examples)

@@ -17,7 +17,8 @@ from tfps.step import Gradient
 from tfps.strategy.variables import DenseVariable, SeedVariable
 from tfps.training.allreduce.collectives import Collectives
 from tfps.training.exchange import Values
-from tfps.training.merges import EXTREMES, Merge, MergeKinds, depends_on_batch
+from tfps.training.merge_kinds import MergeKinds, depends_on_batch
+from tfps.training.merges import EXTREMES, Merge
 from tfps.types import VariableKey
 
 

@@ -17,8 +17,9 @@ from tfps.cluster import devices
 from tfps.errors import UnsupportedError
 from tfps.strategy.variables import DenseVariable
 from tfps.training.affine import is_symbolic, outermost
-from tfps.training.hoisting import copy_tensor
-from tfps.training.merges import Merge, MergeKinds
+from tfps.training.copied_tensors import copy_tensor
+from tfps.training.merge_kinds import MergeKinds
+from tfps.training.merges import Merge
 from tfps.types import VariableKey
 
 
@@ -78,8 +79,9 @@ class StepAssignments:
     def note(self, variable: DenseVariable, value: tf.Tensor | None, added: float, indices: Any = None) -> None:
         """Records an assignment."""
         self._kinds.note(variable, value, added, indices)
-        # Servers assign whole values only.
-        value = None if indices is not None else value
+        if indices is not None:
+            # Servers assign whole values only.
+            value = None
         current = step.current()
         contributions = None if current is None else current.contributions
         known = self._sources(value, contributions) if contributions and value is not None else None
