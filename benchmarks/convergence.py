@@ -17,7 +17,7 @@ import pathlib
 import subprocess
 import sys
 
-MODES = ("one", "joined", "async", "sync", "geo")
+MODES = ("one", "joined", "async", "sync", "geo", "allreduce")
 ALONE = ("one", "joined")  # without a cluster
 MERGES = ("cap", "mean", "sum")
 

@@ -28,7 +28,8 @@ class Mode:
     """How a run trains.
 
     Args:
-        name: "one" (one process), "joined" (one process, batches of all workers joined), "async", "sync" or "geo".
+        name: "one" (one process), "joined" (one process, batches of all workers joined), "async", "sync", "geo" or
+            "allreduce".
         push_every: batches of a window (GEO).
         merge: of windows (GEO).
         rate: what the learning rate is multiplied by.
@@ -73,6 +74,8 @@ class Run:
         self._task, self._mode, self._workers, self._strategy = task, mode, workers, strategy
         self._twin = task.build()
         if strategy is not None:
+            # One cluster serves all modes. Nothing else of a strategy depends on it while no worker dies.
+            strategy.dense = "allreduce" if mode.name == "allreduce" else "exchange"
             strategy.dense_exchange_every = mode.exchange_every or max(1, 32 // workers)
             strategy.overlap_dense_exchange = mode.overlap and mode.name == "async"
             # One cluster serves both settings, so that they run in turns.

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-MODES = ("async", "sync", "geo")
+MODES = ("async", "sync", "geo", "allreduce")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Setup:
             raise ValueError(f"`mode` must be one of {MODES}. Received: {self.mode!r}.")
         if self.exchange_every is not None and self.mode == "sync":
             raise ValueError("`exchange_every` must be None in sync mode, where a closure is a step.")
-        if self.overlap and self.mode == "sync":
-            raise ValueError("`overlap` must be False in sync mode, where every step waits for the one before.")
+        if self.overlap and self.mode in ("sync", "allreduce"):
+            raise ValueError(f"`overlap` must be False in {self.mode} mode, where every step waits for the one before.")
 
     def optimizer(self, optimizer: Any) -> Any:
         """The Keras optimizer in this mode."""
@@ -50,6 +50,10 @@ class Setup:
         """A strategy on this cluster; on the cluster of TF_CONFIG if it is None."""
         import tfps
 
+        if self.mode == "allreduce":
+            return tfps.ParameterServerStrategy(
+                cluster, dense="allreduce", dense_exchange_every=self.exchange_every, prefetch_lookups=self.prefetch
+            )
         if self.mode != "async":
             return tfps.ParameterServerStrategy(cluster)
         return tfps.ParameterServerStrategy(

@@ -214,8 +214,10 @@ def main() -> None:
     parser.add_argument("--workers", nargs="+", type=int, default=[2, 4])
     parser.add_argument("--batches", nargs="+", type=int, default=[60, 200, 500])
     parser.add_argument("--seeds", type=int, default=10, help="how many")
+    parser.add_argument("--dense", choices=("exchange", "allreduce"), default="exchange", help="of the strategy")
     args = parser.parse_args()
-    with tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=max(args.workers))) as strategy:
+    cluster = tfps.LocalCluster(num_ps=1, num_workers=max(args.workers))
+    with tfps.ParameterServerStrategy(cluster, dense=args.dense) as strategy:
         for task in args.tasks:
             for optimizer in args.optimizers:
                 for line in compare(strategy, task, optimizer, args.workers, args.batches, range(args.seeds)):

@@ -22,7 +22,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def strategy():
     import tfps
 
-    cluster = tfps.LocalCluster(num_ps=2, num_workers=2)
+    # The second CPU device of a worker is for tests/training/test_devices.py; nothing else uses it.
+    cluster = tfps.LocalCluster(num_ps=2, num_workers=2, worker_devices=2)
     # The tables of tests are small, and most tests are about tables. `small_tables` gives a test the default.
     strategy = tfps.ParameterServerStrategy(cluster, dense_tables_bytes=0)
     yield strategy

@@ -25,8 +25,34 @@ Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
 """The gradient of a dense variable, or of a table: IndexedSlices over the table's unique ids."""
 
 
+class Gather(Protocol):
+    """Joins the gradients of the devices that share a batch."""
+
+    def __call__(
+        self,
+        gradients: Sequence[Gradient | None],
+        update: Callable[[Sequence[Gradient | None]], None],
+        is_weighted: bool = False,
+    ) -> None:
+        """Waits for the gradients of all devices, and makes one update.
+
+        Args:
+            gradients: the gradient of each variable on this device; None for one without a gradient.
+            update: makes the update from the joined gradients, in the same order.
+            is_weighted: whether the loss of the device was multiplied by its `weight` before gradients were taken.
+        """
+        ...
+
+
 class Lookups(Protocol):
-    """Answers the lookups of a traced step."""
+    """Answers the lookups of a traced step.
+
+    Attributes:
+        answered_early: whether the last lookup was answered with rows that were requested before the step, for all
+            devices that share its batch.
+    """
+
+    answered_early: bool
 
     # `Any` stands for a `RoutedRows` and a `LookupResult` of `tfps.embedding`, which imports this module.
     def look_up(self, table: Any, ids: tf.Tensor) -> Any:
@@ -64,6 +90,14 @@ class Assignments(Protocol):
 
     def skipped(self, variables: Sequence[Any] | None) -> contextlib.AbstractContextManager[None]:
         """Takes no note of assignments to some variables within; None for all variables."""
+        ...
+
+
+class Reducer(Protocol):
+    """Makes one gradient of those that the workers of a step have for a dense variable."""
+
+    def mean(self, gradients: Sequence[Gradient]) -> list[tf.Tensor]:
+        """Returns the mean over all examples of all workers of each gradient, dense, on every worker the same."""
         ...
 
 
@@ -120,10 +154,18 @@ class Step:
         whole_reads: the (table, all its rows) of each time that the step read a table whole.
         contributions: the gradients that were handed over so far; None if the step makes its own updates.
         numbering: the numbers of the steps of the closure; None if the step belongs to none.
+        reducer: reduces the gradients of dense variables over the workers; None if each worker uses its own.
         summed: the keys of tables whose gradients of repeated ids are summed first in this step, as Keras does where a
             part of the gradient of the table is dense.
         drawn: the state of each random generator that the step draws from.
         uncopied: the variables that the step uses where they are, because the worker has no copy, by key.
+        devices: the number of devices of the worker that share the batch.
+        device_number: the number of the step's device among them; the first one is 0.
+        gather: joins the gradients of the devices that share a batch, for one update; None if the step has a batch of
+            its own.
+        weight: the fraction of the examples of the batch that the device has, a float32 scalar; None likewise.
+        scaled_by: the optimizers, by identity, that have multiplied the loss of the device by its weight.
+        host: the CPU of the worker, for operations that other devices do not have; None if the step computes there.
     """
 
     def __init__(
@@ -142,6 +184,7 @@ class Step:
         self.exported = exported
         self._pushes = 0
         self.numbering: Numbering | None = None
+        self.reducer: Reducer | None = None
         self.lookups = lookups
         self.contributions: list[Contribution] | None = [] if contributes else None
         self.stand_ins = stand_ins or {}
@@ -156,6 +199,11 @@ class Step:
         self.summed: set[VariableKey] = set()
         self.uncopied: dict[VariableKey, Any] = {}
         self.whole_reads: list[tuple[Any, tf.Tensor]] = []
+        self.devices, self.device_number = 1, 0
+        self.gather: Gather | None = None
+        self.weight: tf.Tensor | None = None
+        self.scaled_by: set[int] = set()
+        self.host: str | None = None
 
     @property
     def is_inside(self) -> bool:
@@ -198,6 +246,15 @@ class Step:
         """Returns the handle of the worker's copy of a variable; None if it has no copy."""
         return self._copies.get(key)
 
+    def handles_of(self, key: VariableKey) -> list[tf.Tensor]:
+        """Returns the handles of all copies of a variable that the step reads or assigns."""
+        copy = self.copy_of(key)
+        return [] if copy is None else [copy]
+
+    def handle_of(self, key: VariableKey) -> tf.Tensor | None:
+        """Returns the handle of the worker's copy of a variable that the step is about to use; None without a copy."""
+        return self.copy_of(key)
+
     def skipping_assignments(self, variables: Sequence[Any] | None) -> contextlib.AbstractContextManager[None]:
         """Takes no note of assignments within, because an optimizer makes them: it moves variables by deltas.
 
@@ -234,6 +291,12 @@ def current() -> Step | None:
     found = _CURRENT.step
     # `tf.init_scope` lifts code out of the trace of a step, and then it runs eagerly.
     return None if found is not None and not found.eager and tf.executing_eagerly() else found
+
+
+def on_host() -> contextlib.AbstractContextManager[object]:
+    """Places operations on the CPU of the worker: those that read and write rows have no kernel for other devices."""
+    found = _CURRENT.step
+    return contextlib.nullcontext() if found is None or found.host is None else tf.device(found.host)
 
 
 @contextlib.contextmanager

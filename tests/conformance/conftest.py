@@ -85,9 +85,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def case(strategy: tfps.ParameterServerStrategy, workers: int, kind: str, mode: str) -> Case:
+def case(strategy: tfps.ParameterServerStrategy, workers: int, kind: str, mode: str) -> Iterator[Case]:
     """One combination."""
-    return Case(strategy, KINDS[kind], MODES[mode], workers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strategy, "dense", MODES[mode].dense)
+        yield Case(strategy, KINDS[kind], MODES[mode], workers)
 
 
 @pytest.fixture(scope="module")

@@ -40,11 +40,13 @@ class Mode:
             same updates, because the tests compare the two.
         move: how far SGD at rate 1 moves a row for one occurrence of its id, given the number of workers.
         batches_a_step: batches that make one step of the optimizer, given the number of workers.
+        dense: of the strategy.
     """
 
     wrap: Callable[[keras.Optimizer], keras.Optimizer]
     move: Callable[[int], float] = lambda workers: 1.0
     batches_a_step: Callable[[int], int] = lambda workers: 1
+    dense: str = "exchange"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,7 @@ KINDS = {
 MODES = {
     "asynchronous": Mode(lambda optimizer: optimizer),
     "geo": Mode(lambda optimizer: tfps.optimizers.Geo(optimizer, push_every=3, merge="sum")),
+    "allreduce": Mode(lambda optimizer: optimizer, batches_a_step=lambda workers: workers, dense="allreduce"),
     "sync": Mode(tfps.optimizers.Sync, lambda workers: 1 / workers, lambda workers: workers),
 }
 

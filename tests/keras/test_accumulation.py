@@ -31,13 +31,17 @@ def test_one_worker_accumulates_as_one_process_does(one_worker, mode):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-5)
 
 
-def test_synchronous_workers_accumulate_on_the_servers(strategy):
+@pytest.mark.parametrize("dense", ["exchange", "allreduce"])
+def test_workers_in_step_accumulate_the_gradients_of_the_joined_batch(strategy, monkeypatch, dense):
+    monkeypatch.setattr(strategy, "dense", dense)
+    wrap = tfps.optimizers.Sync if dense == "exchange" else lambda optimizer: optimizer
+
     def double(strategy):
         keras.utils.set_random_seed(2)
         optimizer = keras.optimizers.SGD(0.05, gradient_accumulation_steps=3)
         with strategy.scope() if strategy else contextlib.nullcontext():
             model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-            model.compile(tfps.optimizers.Sync(optimizer) if strategy else optimizer, "mse")
+            model.compile(wrap(optimizer) if strategy else optimizer, "mse")
         model.fit(X, Y, batch_size=8 if strategy else 16, epochs=3, shuffle=False, verbose=0)
         return model.get_weights()[0]
 

@@ -31,9 +31,15 @@ def written(directory):
     return sorted(found)
 
 
-@pytest.mark.parametrize("mode", ["async", "geo"])
-@pytest.mark.parametrize("fed", [False, True], ids=["shipped", "fed"])
-def test_tags_and_steps_are_those_of_one_process(strategy, tmp_path, mode, fed):
+@pytest.mark.parametrize(
+    ("mode", "fed", "devices"),
+    [
+        *(pytest.param(mode, fed, 0, id=f"{mode}-{fed}") for mode in ("async", "geo") for fed in ("", "fed")),
+        pytest.param("async", "", 2, id="devices"),
+    ],
+)
+def test_tags_and_steps_are_those_of_one_process(strategy, tmp_path, monkeypatch, mode, fed, devices):
+    monkeypatch.setattr(strategy, "step_devices", tuple(f"/device:CPU:{number}" for number in range(devices)))
     y = np.arange(BATCHES * 2, dtype="float32").reshape(-1, 1)
 
     def generate():

@@ -22,6 +22,8 @@ DEFAULTS = {
     "closure_timeout_s": 600.0,
     "dense_tables_bytes": 0,
     "repeated_ids": "sum",
+    "dense": "exchange",
+    "devices_per_worker": None,
 }
 WRONG = {
     "cluster": ["127.0.0.1:2222", 2, LocalCluster, {"ps": []}],
@@ -33,6 +35,8 @@ WRONG = {
     "closure_timeout_s": [0, -1, "600", None, True, math.nan, math.inf],
     "dense_tables_bytes": [-1, 1.5, "4", True, None, math.nan],
     "repeated_ids": ["mean", "", None, 1, True],
+    "dense": ["reduce", "", None, 1, True],
+    "devices_per_worker": [0, -1, 1.5, "2", True, math.nan, 99],
 }
 
 
@@ -57,6 +61,7 @@ CLUSTER_WRONG = {
     "ps_threads": [0, -1, 1.5, "2", True],
     "worker_threads": [0, -1, 1.5, "2", True],
     "log_dir": ["", 3, True, ["logs"]],
+    "worker_devices": [0, -1, 1.5, "2", True, None],
 }
 
 

@@ -12,7 +12,8 @@ from tests import programs
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import sys, os, signal, keras, numpy as np, tensorflow as tf, tfps
-strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=2), dense_tables_bytes=0)
+strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=2), dense_tables_bytes=0,
+                                        dense=sys.argv[2])
 print("pids", *[task.pid for task in strategy.cluster.tasks], flush=True)
 with strategy.scope():
     model = keras.Sequential([keras.Input((4,), dtype="int64"), keras.layers.Embedding(1000, 8), keras.layers.Flatten(),
@@ -37,9 +38,9 @@ def program(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"} | {"PYTHONPATH": str(ROOT)}
     started = []
 
-    def start(victim):
+    def start(victim, dense="exchange"):
         with open(tmp_path / "out", "wb") as out, open(tmp_path / "err", "wb") as err:
-            process = programs.start(["-c", PROGRAM, victim], stdout=out, stderr=err, env=environment)
+            process = programs.start(["-c", PROGRAM, victim, dense], stdout=out, stderr=err, env=environment)
         started.append(process)
         return process
 
@@ -86,6 +87,16 @@ def test_a_server_that_dies_is_named_with_its_log(program):
     assert process.wait(120) != 0  # far sooner than a closure counts as hung
     last = program.error().strip().split("TaskDiedError")[-1]
     assert "ps 0" in last and "log" in last
+    assert not servers_left(program.output())
+
+
+def test_a_worker_that_dies_ends_an_all_reduce(program):
+    """The other worker waits in an all-reduce; it neither hangs nor trains on alone."""
+    process = program("worker", "allreduce")
+    program.wait_for("training")
+    assert process.wait(120) != 0
+    last = program.error().strip().split("TaskDiedError")[-1]
+    assert 'With dense="allreduce" the workers cannot continue' in last and "worker 1" in last
     assert not servers_left(program.output())
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "tfps"
-MODES = ("asynchronous", "geo", "synchronous")
+MODES = ("allreduce", "asynchronous", "geo", "synchronous")
 SHARED = [
     *sorted((PACKAGE / "training").glob("*.py")),
     *sorted((PACKAGE / "runtime").glob("*.py")),
     *sorted((PACKAGE / "keras").glob("functions*.py")),
 ]
-NAMED = re.compile(r"\b(geo|a?synchronous(ly)?|sync|GeoMode|SyncMode)\b", re.IGNORECASE)
+NAMED = re.compile(r"\b(geo|AllReduce|a?synchronous(ly)?|sync|GeoMode|SyncMode)\b", re.IGNORECASE)
 
 
 def imported(path):

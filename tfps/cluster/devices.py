@@ -1,7 +1,7 @@
 """The TensorFlow devices of a cluster's tasks. The one place that spells a device name.
 
-A parameter server keeps its variables on its CPU. A worker computes on one device, `Worker.compute_device`, so a worker
-with a GPU needs a change here and nowhere else. Pure functions, any thread.
+A parameter server keeps its variables on its CPU. A worker runs its closures on its CPU, `Worker.compute_device`; their
+steps may compute on cards (`tfps.strategy.step_devices`). Pure functions, any thread.
 """
 
 import dataclasses
@@ -56,11 +56,11 @@ def server(index: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """A worker and the device it computes on.
+    """A worker and the device of its closures.
 
     Args:
         index: the worker's position in its job, from 0.
-        device: kind and number of the device that runs its steps.
+        device: kind and number of the device that runs its closures.
     """
 
     index: int
@@ -68,5 +68,5 @@ class Worker:
 
     @property
     def compute_device(self) -> str:
-        """The full name of the device that runs the worker's steps."""
+        """The full name of the device that runs the worker's closures."""
         return task_device(jobs.WORKER, self.index, self.device)

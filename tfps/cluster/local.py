@@ -31,6 +31,7 @@ class _Settings:
     ps_threads: int | None
     worker_threads: int | None
     log_dir: str | None
+    worker_devices: int
 
     def threads(self, job: str) -> int:
         """Returns the compute threads of each server; by default the servers of a job share the cores evenly."""
@@ -71,6 +72,8 @@ class LocalCluster:
         worker_threads: compute threads of a worker; by default the cores divided by `num_workers`.
         log_dir: a directory for the log files, one for each task. The default is a temporary directory, which is
             removed when the cluster stops unless a server died.
+        worker_devices: logical CPU devices of a worker. With `devices_per_worker=` of the strategy, more than one do
+            on any machine what a worker with as many cards does; it is for tests, and not faster.
 
     Raises:
         ConfigError: an argument breaks its rule; nothing was started.
@@ -85,6 +88,7 @@ class LocalCluster:
         ps_threads: int | None = None,
         worker_threads: int | None = None,
         log_dir: str | os.PathLike[str] | None = None,
+        worker_devices: int = 1,
     ) -> None:
         # Checks TFPS_START_TIMEOUT_S now, before any process has started.
         env.start_timeout_s()
@@ -95,6 +99,7 @@ class LocalCluster:
             ps_threads=_check_threads("ps_threads", ps_threads),
             worker_threads=_check_threads("worker_threads", worker_threads),
             log_dir=_check_directory("log_dir", log_dir),
+            worker_devices=check_integer("worker_devices", worker_devices, at_least=1),
         )
         # Guards the three fields below.
         self._lock = threading.RLock()
@@ -111,6 +116,11 @@ class LocalCluster:
     def num_workers(self) -> int:
         """How many workers there are."""
         return self._settings.num_workers
+
+    @property
+    def worker_devices(self) -> int:
+        """The number of logical CPU devices of each worker."""
+        return self._settings.worker_devices
 
     @property
     def stops(self) -> int:
@@ -206,7 +216,14 @@ class LocalCluster:
         log_dir = chosen or tempfile.mkdtemp(prefix="tfps-")
         # With port 0 the system picks a free port when the server binds it, so nobody can take it in between.
         orders = [
-            TaskOrder(job, index, f"{LOOPBACK}:0", log_path(log_dir, job, index), self._settings.threads(job))
+            TaskOrder(
+                job,
+                index,
+                f"{LOOPBACK}:0",
+                log_path(log_dir, job, index),
+                self._settings.threads(job),
+                self._settings.worker_devices if job == jobs.WORKER else 1,
+            )
             for job in (jobs.PS, jobs.WORKER)
             for index in range(self._settings.count(job))
         ]

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from tfps import env, jobs
 from tfps.cluster import chief_watch, logs
+from tfps.cluster.cards import count_cards
 from tfps.cluster.tf_config import TaskConfig
 from tfps.cluster.tf_server import start_server
 from tfps.errors import ConfigError, TfpsError
@@ -52,7 +53,8 @@ def serve_until_done(config: TaskConfig) -> None:
         ClusterTimeoutError: the chief did not start within TFPS_JOIN_TIMEOUT_S.
     """
     (chief,) = config.cluster.endpoints(jobs.CHIEF)
-    start_server(config.task_type, config.task_index, config.endpoint.listen)
+    cards = range(count_cards()) if config.task_type == jobs.WORKER else ()
+    start_server(config.task_type, config.task_index, config.endpoint.listen, cards=cards)
     logs.say(f"{config.name} listens at {config.endpoint.listen} and waits for the chief at {chief}")
     chief_watch.wait_for_chief(config.name, chief.dial, env.join_timeout_s())
     # This wait has no limit: training may take days.

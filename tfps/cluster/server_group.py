@@ -38,6 +38,7 @@ class TaskOrder:
         listen: the "host:port" to listen at; for port 0 the system picks a port.
         log_path: the file that its output is appended to.
         threads: compute threads of one op; 0 for one per core.
+        cpu_devices: its logical CPU devices.
     """
 
     job: str
@@ -45,6 +46,7 @@ class TaskOrder:
     listen: str
     log_path: str
     threads: int = 0
+    cpu_devices: int = 1
 
     @property
     def name(self) -> str:

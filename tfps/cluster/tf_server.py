@@ -7,6 +7,7 @@ TensorFlow binds every server to 0.0.0.0, whatever address the cluster names, an
 reaches the port can run any op. Keep the ports of a cluster inside a trusted network.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from tfps.cluster.endpoints import split_address
@@ -23,7 +24,9 @@ def load_tensorflow() -> Any:
     return tf
 
 
-def start_server(job: str, index: int, listen: str, threads: int = 0) -> str:
+def start_server(
+    job: str, index: int, listen: str, threads: int = 0, cpu_devices: int = 1, cards: Sequence[int] = ()
+) -> str:
     """Starts the server of one task and returns the address it is bound to.
 
     Args:
@@ -32,6 +35,8 @@ def start_server(job: str, index: int, listen: str, threads: int = 0) -> str:
         listen: the "host:port" to listen at; for port 0 the system picks a port. The other tasks need not be known
             here, because the chief sends every server the whole cluster when it connects.
         threads: compute threads of one op (intra-op); 0 for one per core.
+        cpu_devices: the logical CPU devices of the task.
+        cards: the numbers of the cards that the task computes on.
 
     Raises:
         ClusterError: the port cannot be bound.
@@ -39,8 +44,14 @@ def start_server(job: str, index: int, listen: str, threads: int = 0) -> str:
     tf = load_tensorflow()
     # Two servers on one machine would compete for the cores if each op used all of them.
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads)
-    # Closures run on CPUs. Otherwise TensorFlow would take the GPUs' memory, or log an error if there is no driver.
-    config.device_count["GPU"] = 0
+    config.device_count["CPU"] = cpu_devices
+    if cards:
+        # Other processes may use the same cards, such as the chief.
+        config.gpu_options.allow_growth = True
+        config.gpu_options.visible_device_list = ",".join(map(str, cards))
+    else:
+        # Otherwise TensorFlow would take the memory of the cards, or log an error if there is no driver.
+        config.device_count["GPU"] = 0
     try:
         server = tf.distribute.Server({job: {index: listen}}, job, index, protocol="grpc", config=config)
     except tf.errors.OpError as error:

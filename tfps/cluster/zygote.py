@@ -31,7 +31,9 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
+from tfps import jobs
 from tfps.cluster import processes, tf_server
+from tfps.cluster.cards import count_cards, share_of_cards
 
 _POLL_S = 1.0
 
@@ -202,7 +204,11 @@ def _run_task(group: _Group, order: dict[str, Any], events: int, zygote: int) ->
     try:
         _become_task(group.request, order, zygote)
         job, index = order["job"], order["index"]
-        address = tf_server.start_server(job, index, order["listen"], order["threads"])
+        cards: list[int] = []
+        if job == jobs.WORKER:
+            workers = [task for task in group.request["tasks"] if task["job"] == job]
+            cards = share_of_cards(workers.index(order), len(workers), count_cards())
+        address = tf_server.start_server(job, index, order["listen"], order["threads"], order["cpu_devices"], cards)
         _send(events, _event("started", group, order, os.getpid()) | {"address": address})
         os.close(events)
         while True:

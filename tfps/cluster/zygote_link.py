@@ -187,7 +187,8 @@ class ZygoteLink:
                     stdin=requests,
                     stdout=events,
                     stderr=log,
-                    env=self._environment,
+                    # CUDA does not survive a fork: only a server that was forked may look for cards.
+                    env=self._environment | {"CUDA_VISIBLE_DEVICES": "-1"},
                     start_new_session=True,
                 )
         finally:
@@ -268,11 +269,10 @@ def current_link() -> ZygoteLink:
 
 
 def server_environment() -> dict[str, str]:
-    """Returns the environment of the servers of this machine: the chief's, without TF_CONFIG and GPUs."""
+    """Returns the environment of the servers of this machine: the chief's, without TF_CONFIG."""
     environment = {key: value for key, value in os.environ.items() if key not in ("TF_CONFIG", *_SET_BY_STRATEGY)}
-    # CUDA does not survive a fork, so the servers compute on CPU cores. A thread of OpenBLAS would make forks unsafe.
+    # A thread of OpenBLAS would make forks unsafe.
     return environment | {
-        "CUDA_VISIBLE_DEVICES": "-1",
         "OPENBLAS_NUM_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": env.server_log_level(),
     }

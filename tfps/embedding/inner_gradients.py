@@ -48,7 +48,7 @@ class _GradientStack:
 
     def __init__(self, current: step.Step, table: RoutedRows) -> None:
         self._table = table
-        with current.outside():
+        with current.outside(), step.on_host():
             # Every run of this operation creates a stack of its own.
             self._handle = tf.raw_ops.StackV2(max_size=-1, elem_type=tf.float32, stack_name="tfps_row_gradients")
             self.source = with_gradient(tf.zeros([]), [current.gradient_source(table.key)], self._pop)
@@ -59,13 +59,18 @@ class _GradientStack:
     def push(self, gradient: tf.IndexedSlices) -> tf.Tensor:
         """Pushes ids and gradients, in the branch or the loop of the backward pass; returns their count, 1.0."""
         ids = tf.bitcast(gradient.indices, tf.float32)
-        message = tf.concat([ids, tf.cast(gradient.values, tf.float32)], 1)
-        pushed = tf.raw_ops.StackPushV2(handle=self._inner_handle, elem=message)
-        with tf.control_dependencies([pushed]):
-            return tf.identity(tf.ones([]))
+        with step.on_host():
+            message = tf.concat([ids, tf.cast(gradient.values, tf.float32)], 1)
+            pushed = tf.raw_ops.StackPushV2(handle=self._inner_handle, elem=message)
+            with tf.control_dependencies([pushed]):
+                return tf.identity(tf.ones([]))
 
     def _pop(self, count: tf.Tensor) -> list[tf.IndexedSlices]:
         """Pops all that was pushed, in the graph of the step."""
+        with step.on_host():
+            return self._pop_all(count)
+
+    def _pop_all(self, count: tf.Tensor) -> list[tf.IndexedSlices]:
         width = _ID_LANES + self._table.dim
         number = tf.cast(tf.round(count), tf.int32)
         messages = tf.TensorArray(tf.float32, number, element_shape=[None, width], infer_shape=False)

@@ -72,6 +72,11 @@ def fetch(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[Lookup
         The result of each lookup. `expand` returns its rows in the shape of the ids; `tfps.embedding.pooled.pool` pools
         them.
     """
+    with step.on_host():
+        return _fetch(tables, ids)
+
+
+def _fetch(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[LookupResult]:
     found = route(tables, ids)
     groups = list({id(result.group): result.group for result in found}.values())
     # Groups and results are immutable, so each group is replaced by a copy that has its answer. The results of one
@@ -99,10 +104,11 @@ def expand(found: LookupResult) -> tf.Tensor:
         upstream = tf.cast(upstream, tf.float32)
         # Its shape is unknown where the model slices the rows by sizes that only the graph knows.
         upstream = tf.ensure_shape(upstream, found.places.shape.concatenate([found.table.dim]))
-        if found.table.keeps_repeats:
-            return [finish(gradient_of_places(current, found, upstream, found.places, found.table_places))]
-        summed = segment_sum_rows([upstream], [found.table_places], tf.size(found.table_ids, tf.int64))
-        return [finish(table_gradient(current, found, summed, (upstream, found.places)))]
+        with step.on_host():
+            if found.table.keeps_repeats:
+                return [finish(gradient_of_places(current, found, upstream, found.places, found.table_places))]
+            summed = segment_sum_rows([upstream], [found.table_places], tf.size(found.table_ids, tf.int64))
+            return [finish(table_gradient(current, found, summed, (upstream, found.places)))]
 
     rows = tf.gather(group.answer, found.places)
     return with_gradient(rows, [source], backward)

@@ -49,6 +49,15 @@ class LookupGroup:
             return []
         return [self.tables[table].stores[shard] for table, shard in self.routes.pieces[server]]
 
+    def places_of(self, table: RoutedRows) -> tf.Tensor:
+        """Returns the index into the answer of each unique id of a table, int32 [m_t], in the order of `table_ids`."""
+        number = next(i for i, one in enumerate(self.tables) if one is table)
+        if len(self.tables) == 1:
+            return tf.range(tf.size(self.table_ids[number]))
+        return tf.cast(
+            tf.split(self.routed.table_order, self.routed.table_sizes, num=len(self.tables))[number], tf.int32
+        )
+
     def tensors(self) -> list[tf.Tensor]:
         """Returns all tensors of the group, for a loop to carry from one turn to the next."""
         # The answer comes last, so that a caller can leave it out.
@@ -105,6 +114,14 @@ class LookupResult:
     def table_places(self) -> tf.Tensor:
         """The index into `table_ids` of each id, int32 with the shape of the ids."""
         return self.group.table_places[self.index]
+
+
+def of_all_ids(found: LookupResult) -> LookupResult:
+    """Returns a lookup of all unique ids of a table in a group, [m_t], whichever lookup asked for them."""
+    group = found.group
+    size = tf.size(found.table_ids)
+    group = dataclasses.replace(group, places=(group.places_of(found.table),), table_places=(tf.range(size),))
+    return LookupResult(found.table, group, 0)
 
 
 def route(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[LookupResult]:

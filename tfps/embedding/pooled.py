@@ -46,9 +46,10 @@ def pool(found: LookupResult, pooling: Pooling, per_place: bool = False) -> tf.T
     def backward(upstream: tf.Tensor) -> list[tf.IndexedSlices | tf.Tensor]:
         # A gather on the pooled rows gives its gradient as IndexedSlices, which the C++ ops do not take.
         upstream = tf.ensure_shape(tf.convert_to_tensor(upstream), [None, found.table.dim])
-        gradients = [finish(_gradient_of_table(current, found, upstream, pooling, per_place))]
-        if pooling.weights is not None:
-            gradients.append(combine_weights_gradient(upstream, answer, places, pooling))
+        with step.on_host():
+            gradients = [finish(_gradient_of_table(current, found, upstream, pooling, per_place))]
+            if pooling.weights is not None:
+                gradients.append(combine_weights_gradient(upstream, answer, places, pooling))
         return gradients
 
     inputs = [source, *([] if pooling.weights is None else [pooling.weights])]

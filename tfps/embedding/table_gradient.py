@@ -23,15 +23,15 @@ class TableGradient:
         group: the group of the lookup.
         values: the gradient of each unique id of the table, [m_t, dim]; of each place if the table keeps repeats, [n,
             dim].
-        unsummed: the gradients that `values` is the sum of, and the index of each into the group's answer; None if they
-            are not known. The push then makes one sum over all tables of the group, which is cheaper than a sum for
-            each table, and `values` is never computed.
+        unsummed: pairs of gradients that `values` is the sum of, and the index of each into the group's answer: a pair
+            for each device that shares the lookup. None if they are not known. The push then makes one sum over all
+            tables of the group, which is cheaper than a sum for each table, and `values` is never computed.
     """
 
     table: RoutedRows
     group: LookupGroup
     values: tf.Tensor
-    unsummed: tuple[tf.Tensor, tf.Tensor] | None = None
+    unsummed: tuple[tuple[tf.Tensor, tf.Tensor], ...] | None = None
 
 
 def watch(found: LookupResult) -> bool:
@@ -54,13 +54,13 @@ def table_gradient(
         current: the step that made the lookup; None outside of steps.
         found: the lookup.
         summed: the gradient of each unique id of the table, [m_t, dim].
-        unsummed: as in `TableGradient`.
+        unsummed: a pair as in `TableGradient`.
     """
     table = found.table
     # The optimizer passes the IndexedSlices on. The push recognises its values in this record, and then need not route
     # them again.
     if current is not None:
-        current.gradients.append(TableGradient(table, found.group, summed, unsummed))
+        current.gradients.append(TableGradient(table, found.group, summed, None if unsummed is None else (unsummed,)))
     return tf.IndexedSlices(summed, found.table_ids, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
 
 
@@ -81,7 +81,7 @@ def gradient_of_places(
     flat = tf.reshape(values, [-1, found.table.dim])
     ids = tf.gather(found.table_ids, tf.reshape(table_places, [-1]))
     if current is not None:
-        current.gradients.append(TableGradient(found.table, found.group, flat, (values, places)))
+        current.gradients.append(TableGradient(found.table, found.group, flat, ((values, places),)))
     shape = tf.constant([found.table.rows, found.table.dim], tf.int64)
     return tf.IndexedSlices(flat, ids, dense_shape=shape)
 
@@ -120,9 +120,9 @@ def sum_in_answer_order(gradients: Sequence[TableGradient], measure: Measure | N
     # The usual case: nothing has needed the sums so far, so one op sums over all tables.
     unsummed = [gradient.unsummed for gradient in gradients if gradient.unsummed is not None]
     if len(unsummed) == len(gradients):
-        places = [rows for _, rows in unsummed]
+        pairs = [pair for of_table in unsummed for pair in of_table]
         rows = tf.size(group.routed.unique_ids, tf.int64)
-        return sum_places([values for values, _ in unsummed], places, rows, measure)
+        return sum_places([values for values, _ in pairs], [places for _, places in pairs], rows, measure)
     if len(gradients) == 1:
         return Summed(gradients[0].values)
     # `table_order` lists, table by table, the index of each unique id in the answer. Its inverse is the order of the

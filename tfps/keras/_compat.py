@@ -3,6 +3,7 @@
 `make test-versions` tests it with the Keras versions of all supported TensorFlow versions.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -54,6 +55,7 @@ __all__ = [
     "enumerate_steps",
     "final_logs",
     "forget_uninitialized",
+    "global_attributes",
     "global_generator",
     "in_stateless_scope",
     "keras",
@@ -63,6 +65,7 @@ __all__ = [
     "set_global_generator",
     "standardize_dtype",
     "tensorflow_numpy",
+    "thread_state",
     "tree",
 ]
 
@@ -102,6 +105,25 @@ def forget_uninitialized() -> None:
     """Clears the variables that Keras still plans to initialize, after building their model failed."""
     # Keras collects variables made in a stateless scope in this list and initializes all of them at the next chance.
     global_state.set_global_attribute("uninitialized_variables", [])
+
+
+@contextlib.contextmanager
+def thread_state(state: Mapping[str, Any]) -> Iterator[None]:
+    """Gives this thread a state of Keras that `global_attributes` has read in another one."""
+    attributes = global_state.GLOBAL_STATE_TRACKER.__dict__
+    before = dict(attributes)
+    attributes.update(state)
+    try:
+        yield
+    finally:
+        attributes.clear()
+        attributes.update(before)
+
+
+def global_attributes() -> dict[str, Any]:
+    """Returns the state of Keras in this thread, such as its dtype policy; lists in it are copied."""
+    attributes = global_state.GLOBAL_STATE_TRACKER.__dict__
+    return {name: list(value) if isinstance(value, list) else value for name, value in attributes.items()}
 
 
 def creating_layer() -> Any:

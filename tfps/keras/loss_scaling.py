@@ -34,16 +34,39 @@ def apply(
         optimizer.build(list(trainable_variables or []))
         optimizer.built = True
     current = step.current()
+    if current is not None and current.gather is not None:
+        update = lambda joined: apply(stock, optimizer, joined, trainable_variables)  # noqa: E731
+        current.gather(gradients, update, is_weighted=id(optimizer) in current.scaled_by)
+        return
     if current is not None and current.contributions is not None and isinstance(unscaled(optimizer), SyncOptimizer):
         # Scaled as they are: all workers of a global step read the same scale, and the update divides by it.
         contribute(
-            current.contributions, optimizer, lambda *means: update(optimizer, *means), gradients, trainable_variables
+            current.contributions,
+            optimizer,
+            lambda *means: update_scaled(optimizer, *means),
+            gradients,
+            trainable_variables,
         )
     else:
-        update(optimizer, gradients, trainable_variables)
+        update_scaled(optimizer, gradients, trainable_variables)
 
 
-def update(
+def scale_loss(
+    stock: Callable[..., tf.Tensor], optimizer: keras.optimizers.LossScaleOptimizer, loss: tf.Tensor
+) -> tf.Tensor:
+    """Scales the loss of a device that shares a batch; replaces `scale_loss` of Keras there.
+
+    The loss is a mean over the examples of the device. Its fraction of the mean over the batch has gradients that
+    overflow where those of the whole batch do.
+    """
+    current = step.current()
+    assert current is not None and current.weight is not None
+    current.scaled_by.add(id(optimizer))
+    loss = stock(optimizer, loss)
+    return loss * tf.cast(current.weight, loss.dtype)
+
+
+def update_scaled(
     optimizer: keras.optimizers.LossScaleOptimizer,
     gradients: Sequence[Gradient | None],
     variables: Sequence[keras.Variable] | None,

@@ -6,13 +6,14 @@ import weakref
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras import row_optimizers
-from tfps.keras._compat import keras, metrics_of
+from tfps.keras._compat import keras, metrics_of, tree
 from tfps.keras.modes import settings_of
 from tfps.keras.multi_optimizer import part_for, unscaled, whole_of
 from tfps.keras.optimizers import leading_optimizer, optimizers_of
 from tfps.keras.variables import adopt as adopt_variables
 from tfps.keras.variables import adopt_layers, carries_state, stored_values
 from tfps.placement.spec import VariableSpec
+from tfps.strategy.arguments import ALLREDUCE
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _LOG = logging.getLogger("tfps")
@@ -150,6 +151,7 @@ def check_built(model: keras.Model) -> None:
                 "row is only regularized in the steps that look it up.",
                 variable.path,
             )
+    _check_devices(model)
     for optimizer in optimizers_of(model):
         _check_accumulation(optimizer, model)
     if model.optimizer is not None:
@@ -158,6 +160,27 @@ def check_built(model: keras.Model) -> None:
             part = part_for(model.optimizer, variable)
             row_optimizers.check(part)
             row_optimizers.check_repeats(part, variable._value)
+
+
+def _check_devices(model: keras.Model) -> None:
+    """Refuses what several devices that share a batch would compute otherwise than one."""
+    devices = len(model._distribute_strategy.step_devices)
+    if devices < 2:
+        return
+    valid = "Valid: devices_per_worker=1."
+    for layer in model._flatten_layers():
+        if carries_state(layer):
+            raise UnsupportedError(
+                f"layer {layer.name!r} must not be stateful where {devices} devices share a batch, because it carries "
+                f"a state for each row of the whole batch. Received: stateful=True. {valid}"
+            )
+    for loss in tree.flatten(getattr(model, "loss", None)):
+        if getattr(loss, "reduction", None) == "sum":
+            raise UnsupportedError(
+                f"`loss` must be a mean over examples where {devices} devices share a batch. "
+                f'Received: {type(loss).__name__} with reduction="sum". Valid: "sum_over_batch_size", or '
+                "devices_per_worker=1."
+            )
 
 
 def _say_carried(model: keras.Model) -> None:
@@ -180,8 +203,9 @@ def _check_accumulation(optimizer: keras.Optimizer, model: keras.Model) -> None:
     if not steps:
         return
     settings = settings_of(leading_optimizer(model))
-    merges_on_servers = settings is not None and settings.updates_on_servers
-    if model._distribute_strategy.num_workers > 1 and not merges_on_servers:
+    # With equal copies all workers accumulate the same mean gradients.
+    merges = (settings is not None and settings.updates_on_servers) or model._distribute_strategy.dense == ALLREDUCE
+    if model._distribute_strategy.num_workers > 1 and not merges:
         raise UnsupportedError(
             "`gradient_accumulation_steps` must be None if several workers update the model by themselves: each would "
             f"reset gradients that others have accumulated. Received: {steps}, with "

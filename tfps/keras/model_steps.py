@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfps import step
 from tfps.embedding.table import Table
 from tfps.keras import moving_averages, plain_variables
-from tfps.keras._compat import metrics_of, tree
+from tfps.keras._compat import global_attributes, metrics_of, thread_state, tree
 from tfps.keras.optimizers import optimizers_of
 from tfps.keras.returned_logs import ReturnedLogs
 from tfps.keras.summaries import State, forget_name_scopes, number_summaries, summary_scope
@@ -120,7 +120,14 @@ class ModelSteps:
             used += [variable for optimizer in optimizers for variable in optimizer.variables]
             moving_averages.mark_averages(model)
         _mark_layers(model)
-        return Program(self.run, self.pulled(used), self.sums(), self.strategy.num_workers)
+        return Program(
+            self.run,
+            self.pulled(used),
+            self.sums(),
+            self.strategy.num_workers,
+            self.strategy.step_devices,
+            lambda: thread_state(global_attributes()),
+        )
 
     def pulled(self, others: Sequence[keras.Variable] = ()) -> list[DenseVariable]:
         """Returns the dense variables to pull: those of the model, `others`, and those found in steps."""
@@ -167,6 +174,9 @@ class ModelSteps:
             batch: the batch.
             has_copies: whether the worker has copies of what the step uses.
         """
+        current = step.current()
+        if current is not None and current.device_number:
+            return self._run_elsewhere(batch)
         with self.in_scope():
             begin = operations_so_far()
             # The first trace of a step is a recording, which shows whether it writes any.
@@ -174,10 +184,17 @@ class ModelSteps:
                 forget_name_scopes()
             values = self.values_of(self.outputs(batch, has_copies), begin)
             if has_copies:
-                plain_variables.check_assigned(begin, self.strategy.num_workers)
+                devices = 1 if current is None else current.devices
+                plain_variables.check_assigned(begin, self.strategy.num_workers, devices)
             counters = stored_values(map(moving_averages.iterations_of, optimizers_of(self.model)), DenseVariable)
             self.writes_summaries = number_summaries(begin, counters) or self.writes_summaries
             return values
+
+    def _run_elsewhere(self, batch: Nest) -> Mapping[str, tf.Tensor]:
+        """Traces a step on another device than the first, which writes the summaries of the worker."""
+        with self.in_scope(), tf.summary.record_if(False):
+            begin = operations_so_far()
+            return self.values_of(self.outputs(batch), begin)
 
     def outputs(self, batch: Nest, has_copies: bool = True) -> Nest:
         """Traces a step over a batch, within `in_scope`, and returns what it returns.

@@ -16,6 +16,8 @@ from tfps.keras.model_steps import ModelSteps
 from tfps.keras.multi_optimizer import MULTI_KINDS, unscaled
 from tfps.keras.optimizers import leading_optimizer
 from tfps.keras.row_optimizers import KINDS
+from tfps.strategy.arguments import ALLREDUCE
+from tfps.training.allreduce.mode import AllReduce
 from tfps.training.asynchronous.mode import Asynchronous
 from tfps.training.mode import Mode
 from tfps.types import JSON
@@ -163,10 +165,29 @@ def settings_of(optimizer: keras.Optimizer | None) -> ModeSettings | None:
 
 def make_mode(steps: ModelSteps) -> Mode:
     """Makes the mode in which a model trains: the mode of its optimizer, or asynchronous for a plain optimizer."""
-    settings = settings_of(leading_optimizer(steps.model))
+    optimizer = leading_optimizer(steps.model)
+    settings = settings_of(optimizer)
+    if steps.strategy.dense == ALLREDUCE:
+        _check_reducible(optimizer, settings)
+        return AllReduce(steps.strategy, steps.closure_steps)
     if settings is not None:
         return settings.make_mode(steps)
     return Asynchronous(steps.strategy, steps.exchange_steps, steps)
+
+
+def _check_reducible(optimizer: keras.Optimizer | None, settings: ModeSettings | None) -> None:
+    """Refuses an optimizer whose dense gradients workers cannot reduce in every step."""
+    name = type(optimizer).__name__
+    if settings is not None:
+        raise UnsupportedError(
+            f'`optimizer` must have no mode with dense="allreduce": mode {settings.prefix} shares what workers do '
+            f'to dense variables in another way. Received: {name}. Valid: a plain optimizer, or dense="exchange".'
+        )
+    if optimizer is not unscaled(optimizer):
+        raise UnsupportedError(
+            '`optimizer` must not scale the loss with dense="allreduce", because each worker would decide by its own '
+            f'rows whether to skip a step. Received: {name}. Valid: dense="exchange", or the policy "mixed_bfloat16".'
+        )
 
 
 def optimizer_kind(settings: type[ModeSettings], inner: type) -> type:

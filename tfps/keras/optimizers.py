@@ -127,6 +127,32 @@ def update_step(
         push(there, known, current.next_push_id() if current else None)
 
 
+def reduce_dense(
+    reducer: step.Reducer, optimizer: keras.Optimizer, gradients: Sequence[Gradient], variables: Sequence[Variable]
+) -> list[Gradient]:
+    """Replaces the gradients of dense variables by their means over the workers.
+
+    Raises:
+        UnsupportedError: the optimizer is applied in a branch or a loop, or clips tables together with dense variables.
+    """
+    current = step.current()
+    name = type(optimizer).__name__
+    if current is not None and current.is_inside:
+        raise UnsupportedError(
+            '`optimizer` must be applied outside of branches and loops with dense="allreduce": a worker that does not '
+            f'come there would leave the others waiting. Received: {name} in one. Valid: dense="exchange".'
+        )
+    dense = [number for number, variable in enumerate(variables) if not isinstance(value_of(variable), Table)]
+    if optimizer.global_clipnorm and 0 < len(dense) < len(variables):
+        raise UnsupportedError(
+            f'`global_clipnorm` of {name} must be None with dense="allreduce" and tables: workers have different rows, '
+            "and would scale the dense gradients by different norms. Received: "
+            f'{optimizer.global_clipnorm}. Valid: `clipnorm`, `clipvalue`, or dense="exchange".'
+        )
+    reduced = dict(zip(dense, reducer.mean([gradients[number] for number in dense]), strict=True)) if dense else {}
+    return [reduced.get(number, gradient) for number, gradient in enumerate(gradients)]
+
+
 def by_rows(gradient: Gradient, table: Table) -> tf.IndexedSlices | MergedGradient:
     """Returns the gradient of a table by rows: a dense one, which code of the user has made, has all rows."""
     if isinstance(gradient, tf.IndexedSlices | MergedGradient):

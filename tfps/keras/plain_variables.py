@@ -23,6 +23,8 @@ _CALLS = frozenset({"If", "StatelessIf", "While", "StatelessWhile", "Case", "Sta
 )
 """The operations that run functions: branches, loops and calls."""
 
+_ASSIGNMENTS = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp")
+
 _VALID = "Valid: a Keras variable, layer or metric that is made in the scope, such as `keras.Variable`"
 
 
@@ -44,27 +46,37 @@ def check_trained(variables: Iterable[Variable | tf.Variable]) -> None:
             )
 
 
-def check_assigned(begin: int, workers: int) -> None:
+def check_assigned(begin: int, workers: int, devices: int = 1) -> None:
     """Refuses a traced step that computes the new value of a plain variable from its old one.
 
     Args:
         begin: the number of operations that the graph had before the step.
         workers: the number of workers that run the step.
+        devices: the number of devices that share a batch. Several of them may not assign a plain variable at all.
 
     Raises:
-        UnsupportedError: several workers would overwrite each other's assignments. The message names the variable.
+        UnsupportedError: several workers or devices would overwrite each other's assignments. The message names the
+            variable.
     """
     # Steps that follow one another overwrite nothing.
-    if workers == 1:
+    if workers == 1 and devices == 1:
         return
     graph = tf.compat.v1.get_default_graph()
     known: Dependencies | None = None
     for operation in _operations_since(graph, begin):
-        if operation.type != "AssignVariableOp":
+        if operation.type not in _ASSIGNMENTS:
             continue
         handle = outermost(operation.inputs[0])
         # The handle of a copy is an operation of the graph.
         if is_symbolic(handle):
+            continue
+        if devices > 1:
+            raise UnsupportedError(
+                f"variable {_name_of(handle, operation.graph)!r}, which a step assigns, must be made by Keras in "
+                f"`strategy.scope()` where {devices} devices share a batch: each of them would assign it. "
+                f"Received: a plain variable, or one made outside. {_VALID}, or devices_per_worker=1."
+            )
+        if operation.type != "AssignVariableOp":
             continue
         known = known or Dependencies()
         if known.depends(outermost(operation.inputs[1]), handle):

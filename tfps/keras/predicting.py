@@ -17,14 +17,17 @@ from tfps.keras._compat import (
     TFEpochIterator,
     convert_to_np_if_not_ragged,
     enumerate_steps,
+    global_attributes,
     potentially_ragged_concat,
+    thread_state,
     tree,
 )
 from tfps.keras.model_steps import ModelSteps, without_optionals
 from tfps.runtime.ordered_results import run_in_order
 from tfps.strategy.variables import DenseVariable
+from tfps.training.device_steps import HOST, DeviceCopies, run_on_devices
 from tfps.training.exchange import Exchange
-from tfps.training.hoisting import DirectLookups, Recording
+from tfps.training.hoisting import DeviceLookups, DirectLookups, Recording
 from tfps.training.traced_closures import retrace
 from tfps.types import Nest
 
@@ -158,6 +161,10 @@ class PredictFunction:
         finally:
             self._variables.destroy_ending_in(WHOLE_SUFFIX)
 
+    def _outputs(self, inputs: Nest) -> Nest:
+        with self._steps.in_scope():
+            return self._steps.outputs(inputs)
+
     def _run(self, batch: Nest) -> Nest:
         return retrace(lambda: self._function(batch))
 
@@ -166,12 +173,18 @@ class PredictFunction:
         exchange = Exchange(variables)
         exchange.pull()
 
+        devices = self._steps.strategy.step_devices
+        copies = DeviceCopies(devices, exchange.copies, variables) if devices else None
+
         def run(lookups: DirectLookups, inputs: Nest) -> Nest:
-            with step.tracing(step.Step(lookups, exchange.copies)), self._steps.in_scope():
-                return self._steps.outputs(inputs)
+            home = step.Step(lookups, exchange.copies)
+            if copies is not None and isinstance(lookups, DeviceLookups):
+                return _run_on_devices(home, lookups, copies, inputs, self._outputs)
+            with step.tracing(home):
+                return self._outputs(inputs)
 
         # The first pass records the lookups of the model. The second one answers all of them with one request.
-        recording = Recording(run, batch, self._whole.read)
+        recording = Recording(run, batch, self._whole.read, len(devices))
         outputs = run(recording.lookups(batch), batch)
         written = recording.written(exchange.copies)
         for variable in variables:
@@ -182,6 +195,42 @@ class PredictFunction:
         # The graph names copies on the workers, which are destroyed together with this object.
         self._variables.add_graph(tf.compat.v1.get_default_graph())
         return outputs
+
+
+def _run_on_devices(
+    home: step.Step, lookups: DeviceLookups, copies: DeviceCopies, batch: Nest, trace: Callable[[Nest], Nest]
+) -> Nest:
+    """Traces a step on all devices of a worker; returns the outputs of the whole batch."""
+    of_devices, shares = run_on_devices(
+        home, lookups.of_devices, copies, batch, trace, lambda: thread_state(global_attributes())
+    )
+    if len(of_devices) == 1:
+        return of_devices[0]
+
+    def join(*parts: Nest) -> Nest:
+        # A device without examples of its own has computed the last one again.
+        own = [_take_rows(part, number) for part, number in zip(parts, shares.examples, strict=True)]
+        return tf.concat(own, 0)
+
+    with tf.device(HOST):
+        return tree.map_structure(join, *of_devices)
+
+
+def _take_rows(output: Nest, number: tf.Tensor) -> Nest:
+    """Returns the rows of an output of one device that count; it must have a row for each example."""
+    output = output if isinstance(output, tf.RaggedTensor) else tf.convert_to_tensor(output)
+    number = tf.cast(number, tf.int32)
+    rows = output.nrows() if isinstance(output, tf.RaggedTensor) else tf.shape(output)[:1]
+    fits = tf.debugging.Assert(
+        tf.reduce_all(tf.cast(rows, tf.int32) == tf.maximum(number, 1)),
+        [
+            "an output of a model must have a row for each example where devices share a batch. Valid: "
+            "devices_per_worker=1. Received rows:",
+            rows,
+        ],
+    )
+    with tf.control_dependencies([fits]):
+        return output[:number]
 
 
 def _write_back(variable: DenseVariable, copy: tf.Tensor) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding.lookup import expand, look_up
+from tfps.embedding.lookup_group import of_all_ids
 from tfps.embedding.table import Table
 from tfps.embedding.whole import is_used_so_far
 from tfps.errors import UnsupportedError
@@ -51,4 +53,17 @@ def _rows_of_step(table: Table) -> tf.Tensor | None:
     # In Keras the gradient of a regularizer is dense, and that of the lookups is added to it.
     current.sum_repeats(table.key)
     flat = [tf.reshape(tf.cast(ids, tf.int64), [-1]) for ids in looked_up]
-    return table.sparse_read(tf.unique(tf.concat(flat, 0)).y)
+    unique = tf.unique(tf.concat(flat, 0)).y
+    if current.devices == 1:
+        return table.sparse_read(unique)
+    # The loss of a device counts by its fraction of the examples, so each device regularizes the rows of all of them.
+    found = look_up(table, unique)
+    if not current.lookups.answered_early:
+        raise UnsupportedError(
+            f"the ids of a regularized table must follow from the inputs where {current.devices} devices share a "
+            f"batch. Received: {table.name!r}, looked up by ids that depend on something else. "
+            "Valid: devices_per_worker=1."
+        )
+    with step.on_host():
+        found = of_all_ids(found)
+    return expand(found)

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.errors import UnsupportedError
-from tfps.training.hoisting import copy_tensor
+from tfps.training.copied_tensors import copy_tensor
 from tfps.types import Nest
 
 _LOG = logging.getLogger("tfps")

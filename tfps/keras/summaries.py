@@ -17,7 +17,7 @@ from tensorflow.python.ops import summary_ops_v2  # the default writer of a thre
 from tfps import step
 from tfps.keras.returned_logs import identity_of
 from tfps.strategy.variables import DenseVariable
-from tfps.training.hoisting import copy_tensor
+from tfps.training.copied_tensors import copy_tensor
 from tfps.types import VariableKey
 
 State: TypeAlias = dict[str, Any]
@@ -70,8 +70,7 @@ def number_summaries(begin: int, counters: Sequence[DenseVariable]) -> bool:
     current = step.current()
     if not writes or current is None or current.numbering is None:
         return bool(writes)
-    copies = {counter.key: current.copy_of(counter.key) for counter in counters}
-    keys = {identity_of(copy): key for key, copy in copies.items() if copy is not None}
+    keys = {identity_of(copy): counter.key for counter in counters for copy in current.handles_of(counter.key)}
     # Of each counter, the operations of this step that have counted by now.
     counted: dict[VariableKey, int] = {}
     reads: dict[str, tuple[VariableKey, int]] = {}

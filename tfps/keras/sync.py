@@ -31,6 +31,9 @@ class SyncOptimizer(ModeOptimizer):
         update = super().apply
         # Plain Keras and the merge on the servers both land here: without contributions to collect, this is an ordinary
         # optimizer.
+        if current is not None and current.gather is not None:
+            current.gather(grads, lambda joined: self.apply(joined, trainable_variables))
+            return
         if current is None or current.contributions is None:
             update(grads, trainable_variables)
             return

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfps import step
 from tfps.checks import check_choice
 from tfps.ops import combine_rows_graph as graph
 from tfps.ops import library
@@ -90,9 +91,10 @@ def combine(rows: tf.Tensor, places: tf.Tensor, pooling: Pooling) -> tf.Tensor:
     ops = _ops_for(rows)
     if ops is None:
         return graph.combine(rows, places, pooling)
-    return ops.tfps_combine_rows(
-        rows=rows, places=places, num_segments=tf.cast(pooling.count, tf.int64), **_op_arguments(pooling)
-    )
+    with step.on_host():
+        return ops.tfps_combine_rows(
+            rows=rows, places=places, num_segments=tf.cast(pooling.count, tf.int64), **_op_arguments(pooling)
+        )
 
 
 def combine_rows_gradient(upstream: tf.Tensor, places: tf.Tensor, pooling: Pooling, num_rows: tf.Tensor) -> tf.Tensor:
@@ -110,9 +112,10 @@ def combine_rows_gradient(upstream: tf.Tensor, places: tf.Tensor, pooling: Pooli
     ops = _ops_for(upstream)
     if ops is None:
         return graph.rows_gradient(upstream, places, pooling, num_rows)
-    return ops.tfps_combine_rows_grad(
-        gradients=upstream, places=places, num_rows=tf.cast(num_rows, tf.int64), **_op_arguments(pooling)
-    )
+    with step.on_host():
+        return ops.tfps_combine_rows_grad(
+            gradients=upstream, places=places, num_rows=tf.cast(num_rows, tf.int64), **_op_arguments(pooling)
+        )
 
 
 def element_gradients(upstream: tf.Tensor, pooling: Pooling) -> tf.Tensor:
@@ -130,14 +133,15 @@ def combine_weights_gradient(upstream: tf.Tensor, rows: tf.Tensor, places: tf.Te
     ops = _ops_for(upstream)
     if ops is None:
         return graph.weights_gradient(upstream, rows, places, pooling)
-    return ops.tfps_combine_weights_grad(
-        gradients=upstream,
-        rows=rows,
-        places=places,
-        segments=pooling.segments,
-        weights=pooling.weights,
-        combiner=pooling.combiner,
-    )
+    with step.on_host():
+        return ops.tfps_combine_weights_grad(
+            gradients=upstream,
+            rows=rows,
+            places=places,
+            segments=pooling.segments,
+            weights=pooling.weights,
+            combiner=pooling.combiner,
+        )
 
 
 def _ops_for(values: tf.Tensor) -> ModuleType | None:

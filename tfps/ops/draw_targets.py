@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from tfps import step
 from tfps.errors import ConfigError
 from tfps.ops import library
 from tfps.ops.draw_targets_graph import draw_targets_graph
@@ -112,7 +113,7 @@ def draw_targets(positives: tf.Tensor, negatives: Negatives, seed: tf.Tensor) ->
     # An empty vector stands for a uniform draw, because an op has no optional tensor.
     aliases = tf.constant([] if negatives.aliases is None else negatives.aliases, tf.int64)
     ops = library.load()
-    with translate_eager_errors():
+    with translate_eager_errors(), step.on_host():
         if ops is None:
             return draw_targets_graph(positives, aliases, seed, negatives.rows, negatives.count)
         return ops.tfps_draw_targets(

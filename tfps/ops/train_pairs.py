@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tfps import step
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.ops import library
 from tfps.ops.row_rules import RowRule
@@ -47,7 +48,8 @@ def train_pairs(
     ops = library.load()
     if ops is None:
         return train_pairs_graph(rule, rows, centers, targets, hyper)
-    trained = ops.tfps_train_pairs(
-        rows=list(rows), centers=centers, targets=targets, hyperparameters=hyper, rule=rule.name
-    )
+    with step.on_host():
+        trained = ops.tfps_train_pairs(
+            rows=list(rows), centers=centers, targets=targets, hyperparameters=hyper, rule=rule.name
+        )
     return list(trained.deltas), trained.loss

@@ -129,6 +129,10 @@ class Calls:
         self.last_s = result.seconds
         return result.tag, result.value
 
+    def limit_wait(self, timeout_s: float) -> None:
+        """Lets `take` wait at most this number of seconds from now on."""
+        self._wait = dataclasses.replace(self._wait, timeout_s=timeout_s)
+
     def abandon(self, timeout_s: float) -> None:
         """Drops the calls that have not begun, and waits up to `timeout_s` seconds for the running ones.
 

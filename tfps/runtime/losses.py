@@ -32,10 +32,11 @@ class Losses:
     Args:
         num_workers: the number of workers at the start.
         cluster: the cluster. Messages describe it; if it is an embedded one, `check` looks at its processes.
+        needs_all: why the workers cannot continue without one of them, a sentence; empty if they can.
     """
 
-    def __init__(self, num_workers: int, cluster: Cluster) -> None:
-        self._num_workers, self._cluster = num_workers, cluster
+    def __init__(self, num_workers: int, cluster: Cluster, needs_all: str = "") -> None:
+        self._num_workers, self._cluster, self._needs_all = num_workers, cluster, needs_all
         self._lost: set[int] = set()
         # Guards `_lost`, which the threads of all workers read and change.
         self._lock = threading.Lock()
@@ -60,7 +61,7 @@ class Losses:
             self._cluster.check()
         except TaskDiedError as died:
             if not self._record_loss(died):
-                raise
+                raise self._explain(died).with_traceback(None) from None
 
     def translate(self, worker: int, error: Exception) -> Exception:
         """Translates an error of TensorFlow, with which a call on a worker failed, into an error of tfps."""
@@ -70,11 +71,19 @@ class Losses:
         ours = translate(error, self._cluster, (jobs.WORKER, worker))
         if isinstance(ours, ClusterError) and self._record_loss(ours):
             return WorkerLostError(str(ours), ours.task)
-        return ours
+        return self._explain(ours) if isinstance(ours, ClusterError) else ours
+
+    def _explain(self, error: ClusterError) -> ClusterError:
+        """Adds to the error of a worker why the others do not continue."""
+        if not self._needs_all or (error.task or ("", 0))[0] != jobs.WORKER or str(error).startswith(self._needs_all):
+            return error
+        return type(error)(f"{self._needs_all} {error}", error.task, f"{self._needs_all} {error.summary}")
 
     def _record_loss(self, error: ClusterError) -> bool:
         """Records that the task of an error is lost, if it is a worker and not the last one. Returns whether it is."""
         job, worker = error.task or ("", 0)
+        if self._needs_all:
+            return False
         with self._lock:
             if job != jobs.WORKER or len(self._lost | {worker}) == self._num_workers:
                 return False

@@ -54,21 +54,23 @@ class RemoteVariable:
     """A variable that graphs find by its name on a device.
 
     Args:
-        device: the device of the variable.
+        device: the device of the variable, or that of its worker.
         name: a name that no other variable of the task has.
+        local_device: the device of the variable on its worker, such as "/device:GPU:1"; "" for the device above.
     """
 
     device: str
     name: str
+    local_device: str = ""
 
     def handle(self, dtype: tf.DType = tf.float32, shape: tf.TensorShape | list[int] | None = None) -> tf.Tensor:
         """Returns the handle of the variable, which need not exist yet."""
-        with tf.device(self.device):
+        with tf.device(self.device), tf.device(self.local_device or self.device):
             return tf.raw_ops.VarHandleOp(dtype=dtype, shape=tf.TensorShape(shape), shared_name=self.name)
 
     def destroy(self) -> None:
         """Destroys the variable if it exists."""
-        with tf.device(self.device):
+        with tf.device(self.device), tf.device(self.local_device or self.device):
             tf.raw_ops.DestroyResourceOp(resource=self.handle(), ignore_lookup_error=True)
 
 
@@ -123,8 +125,11 @@ class OwnedVariables:
                 name = operation.get_attr("shared_name").decode()
                 if name.startswith(_PREFIX):
                     on_server = devices.is_of_job(operation.device, jobs.PS)
-                    places = [operation.device] if on_server else self._worker_devices
-                    self._variables.update(RemoteVariable(device, name) for device in places)
+                    if on_server:
+                        self._variables.add(RemoteVariable(operation.device, name))
+                    else:
+                        places = self._worker_devices
+                        self._variables.update(RemoteVariable(place, name, operation.device) for place in places)
 
     def destroy_ending_in(self, suffix: str) -> None:
         """Destroys the variables whose names end in `suffix`, and waits for it. A closure may make them again.

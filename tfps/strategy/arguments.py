@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfps import env, jobs
 from tfps.checks import check_bool, check_callable, check_choice, check_integer, check_number, check_type
+from tfps.cluster.cards import count_cards, share_of_cards
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import TaskConfig
@@ -16,6 +17,10 @@ from tfps.placement.model import Plan
 
 REPEATED_IDS = ("sum", "each")
 """What a row rule may get of an id that repeats in a batch."""
+
+ALLREDUCE = "allreduce"
+DENSE = ("exchange", ALLREDUCE)
+"""How workers share what they do to dense variables."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Arguments:
     closure_timeout_s: float
     dense_tables_bytes: int
     repeated_ids: str
+    dense: str
+    devices_per_worker: int | None
 
     def __post_init__(self) -> None:
         """Checks every argument, and replaces it by the checked value."""
@@ -61,6 +68,17 @@ class Arguments:
         limit = check_integer("dense_tables_bytes", self.dense_tables_bytes, at_least=0, valid="0 for none")
         object.__setattr__(self, "dense_tables_bytes", limit)
         check_choice("repeated_ids", self.repeated_ids, REPEATED_IDS)
+        check_choice("dense", self.dense, DENSE)
+        if self.dense == ALLREDUCE and self.overlap_dense_exchange:
+            raise ConfigError(
+                '`overlap_dense_exchange` must be False with dense="allreduce", which exchanges gradients in '
+                "every step, and values only between closures. Received: True."
+            )
+        if self.devices_per_worker is not None:
+            devices = check_integer(
+                "devices_per_worker", self.devices_per_worker, at_least=1, valid="None for all cards of a worker"
+            )
+            object.__setattr__(self, "devices_per_worker", devices)
         object.__setattr__(
             self, "closure_timeout_s", check_number("closure_timeout_s", self.closure_timeout_s, above=0)
         )
@@ -84,6 +102,26 @@ class Arguments:
             raise ConfigError(
                 "`cluster` must be None if TF_CONFIG is set, because TF_CONFIG already describes the cluster. "
                 f"Received: {self.cluster!r}."
+            )
+
+    def check_devices(self, cluster: LocalCluster | ClusterSpec) -> None:
+        """Checks `devices_per_worker` against the devices of an embedded cluster, before it starts.
+
+        Args:
+            cluster: the cluster; what the workers of other machines have is known only once they run.
+
+        Raises:
+            ConfigError: workers of this machine will have fewer devices.
+        """
+        wanted, cards = self.devices_per_worker, count_cards()
+        if wanted is None or not isinstance(cluster, LocalCluster):
+            return
+        most = len(share_of_cards(cluster.num_workers - 1, cluster.num_workers, cards)) or cluster.worker_devices
+        if wanted > most:
+            raise ConfigError(
+                f"`devices_per_worker` must be at most {most}, because this machine has {cards} cards for "
+                f"{cluster.num_workers} workers, and each has worker_devices={cluster.worker_devices}. "
+                f"Received: {wanted}."
             )
 
 

@@ -13,6 +13,8 @@ from tensorflow.python.distribute import parameter_server_strategy_v2  # the ext
 from tfps import step
 from tfps.checks import check_type
 from tfps.cluster import devices
+from tfps.errors import UnsupportedError
+from tfps.strategy.arguments import ALLREDUCE
 from tfps.types import Nest
 
 
@@ -27,6 +29,11 @@ class Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
         strategy.connection.check()
         # A call outside a step comes from a hand-written loop. A step makes sense if there are dense variables to copy.
         eager = tf.executing_eagerly()
+        if strategy.dense == ALLREDUCE and not eager and step.current() is None:
+            raise UnsupportedError(
+                '`dense` of the strategy must be "exchange" in a hand-written loop: the coordinator runs a function on '
+                'one worker alone. Received: "allreduce". Valid: `fit` with a `train_step`.'
+            )
         if strategy.run_in_step is not None and (eager or strategy.dense_variables) and step.current() is None:
             fn = strategy.run_in_step(fn)
         if eager:

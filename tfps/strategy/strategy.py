@@ -17,6 +17,7 @@ from tensorflow.python.distribute import distribute_lib  # how to leave a replic
 
 from tfps import jobs
 from tfps.cluster import devices
+from tfps.cluster.cards import count_cards
 from tfps.cluster.connection import Connection, reconnect_tensorflow
 from tfps.cluster.environments.find import find_task
 from tfps.cluster.faults import translate
@@ -24,6 +25,7 @@ from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import from_environment
 from tfps.embedding.table import Table
+from tfps.errors import ConfigError
 from tfps.inputs.paths import current_folder
 from tfps.inputs.worker_input import WorkerInput
 from tfps.ops import library
@@ -34,13 +36,19 @@ from tfps.placement.spec import VariableSpec
 from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
 from tfps.runtime.remote_variables import RemoteVariables
-from tfps.strategy.arguments import Arguments
+from tfps.strategy.arguments import ALLREDUCE, Arguments
 from tfps.strategy.coordinator import Coordinator, shorten_record
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
 from tfps.strategy.start import make_resolver, start
+from tfps.strategy.step_devices import choose_step_devices, leave_cards_to_workers
 from tfps.strategy.variable_factory import VariableFactory
 from tfps.strategy.variables import DenseVariable, SumVariable
+
+_NEEDS_ALL = (
+    'With dense="allreduce" the workers cannot continue without one of them, because TensorFlow\'s collectives end for '
+    "good. Start again, from keras.callbacks.BackupAndRestore for example."
+)
 
 
 class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
@@ -83,6 +91,15 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         repeated_ids: how the optimizer of a larger table sees an id that repeats in a batch. "sum" sums the gradients
             of the id first, so Adam, Adagrad, RMSprop and others see the square of the sum. "each" gives them the sum
             of the squares, as Keras does in one process, and sends a second row for each such id.
+        dense: how workers share what they do to dense variables. "exchange" adds the changes of each worker on the
+            servers, every few steps. "allreduce" keeps equal copies on all workers: in each step they take the mean of
+            their gradients, over all examples, and make the same update, as one process with the joined batch does.
+            Tables stay asynchronous. Every table is then a table, whatever `dense_tables_bytes` says, a worker that
+            dies ends the run, and `Geo`, `Sync` and hand-written loops are refused.
+        devices_per_worker: the number of cards (GPUs) of a worker that share each of its batches; None for all that
+            every worker has, or its CPU where it has none. Without cards, the number of its logical CPU devices
+            (`tfps.LocalCluster(worker_devices=)`). Their gradients are joined on the worker, which makes one request
+            and one push for all of them, so the result is that of one device with the whole batch.
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
@@ -110,6 +127,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         closure_timeout_s: float = 600.0,
         dense_tables_bytes: int = DENSE_TABLES_BYTES,
         repeated_ids: str = "sum",
+        dense: str = "exchange",
+        devices_per_worker: int | None = None,
     ) -> None:
         arguments = Arguments(
             cluster=cluster,
@@ -121,6 +140,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             closure_timeout_s=closure_timeout_s,
             dense_tables_bytes=dense_tables_bytes,
             repeated_ids=repeated_ids,
+            dense=dense,
+            devices_per_worker=devices_per_worker,
         )
         # A cluster that is given needs no process manager: a task of SLURM may want servers of its own.
         config = find_task() if arguments.cluster is None else from_environment()
@@ -129,6 +150,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         # to start.
         library.load()
         cluster = config.cluster if config else arguments.cluster or LocalCluster()
+        arguments.check_devices(cluster)
+        if isinstance(cluster, LocalCluster) and count_cards():
+            leave_cards_to_workers()
         # Only an embedded cluster belongs to the strategy.
         self.cluster = cluster if isinstance(cluster, LocalCluster) else None
         # Before the start, because the factory checks the partitioner and the plan.
@@ -136,16 +160,31 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             cluster.num_ps,
             arguments.variable_partitioner,
             arguments.plan,
-            arguments.dense_tables_bytes,
+            # Workers have gradients for different rows, which no sum over the workers can keep apart.
+            0 if arguments.dense == ALLREDUCE else arguments.dense_tables_bytes,
             keep_repeats=arguments.repeated_ids == "each",
         )
         self.connection = start(cluster, config, self._join)
+        try:
+            # The devices of other machines are known only now.
+            self.step_devices = choose_step_devices(arguments.devices_per_worker, self.num_workers)
+            if arguments.dense == ALLREDUCE and len(self.step_devices) > 1:
+                raise ConfigError(
+                    '`devices_per_worker` must be 1 with dense="allreduce". '
+                    f"Received: {arguments.devices_per_worker!r}, which is {len(self.step_devices)} devices a worker."
+                )
+        except BaseException:
+            self.connection.end("its devices could not be chosen")
+            raise
         # Nothing below this line can fail, so nothing below has to stop the cluster again.
-        self._losses = Losses(self.num_workers, self.connection.cluster)
+        self.dense = arguments.dense
+        self._losses = Losses(self.num_workers, self.connection.cluster, _NEEDS_ALL if self.dense == ALLREDUCE else "")
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
         self.remote_variables = RemoteVariables(self)
-        self.dense_exchange_every = arguments.dense_exchange_every or default_exchange_every(self.num_workers)
+        # With equal copies no worker misses a step of another, so the number of workers does not matter.
+        missing = 1 if self.dense == ALLREDUCE else self.num_workers
+        self.dense_exchange_every = arguments.dense_exchange_every or default_exchange_every(missing)
         self.overlap_dense_exchange = arguments.overlap_dense_exchange
         self.prefetch_lookups = arguments.prefetch_lookups
         self.closure_timeout_s = arguments.closure_timeout_s

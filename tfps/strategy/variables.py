@@ -63,7 +63,7 @@ class StepVariable(RemoteVariable):
         # Code of TensorFlow may read the handle of a variable that has no key yet.
         if current is None or not hasattr(self, "key"):
             return self.home_handle
-        copy = current.copy_of(self.key)
+        copy = current.handle_of(self.key)
         if copy is None:
             current.uncopied[self.key] = self
         return self.home_handle if copy is None else copy

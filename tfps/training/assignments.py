@@ -165,22 +165,24 @@ class Assignments:
             return handle
 
 
-def tell_unmerged(variable: DenseVariable, workers: int) -> None:
-    """Logs once for each variable that workers lose what others assign.
+def tell_unmerged(variable: DenseVariable, sharers: int, what: str = "workers") -> None:
+    """Logs once for each variable that workers, or devices of one, lose what others assign.
 
     Args:
         variable: the variable; its new value is computed from the old one.
-        workers: the number of workers that assign it.
+        sharers: the number of workers or devices that assign it.
+        what: "workers" or "devices".
     """
     # A worker carries the state of a stateful RNN by itself, which is logged elsewhere.
-    if workers > 1 and not variable.carried and not variable.told:
+    if sharers > 1 and not variable.carried and not variable.told:
         variable.told = True
         _LOG.warning(
-            "variable %r is assigned a value that is computed from its old value in a way that %d workers cannot "
+            "variable %r is assigned a value that is computed from its old value in a way that %d %s cannot "
             "merge: a part of what they assign is lost. Sums, averages, greatest and least values, and replaced "
             "elements are merged.",
             variable.name,
-            workers,
+            sharers,
+            what,
         )
 
 

@@ -19,10 +19,14 @@ class WorkerBatches:
     Args:
         iterator: the iterator on the worker.
         element_spec: the specs of the tensors of a batch.
+
+    Attributes:
+        name: the kind of the iterator; each worker has one iterator of a kind.
+        element_spec: the same.
     """
 
     def __init__(self, iterator: WorkerIterator, element_spec: Nest) -> None:
-        self._name, self._spec = iterator.kind, element_spec
+        self.name, self.element_spec = iterator.kind, element_spec
         self.next: NextBatch = functools.partial(next_batch, iterator.handle, element_spec)
 
     def read_or_repeat(self, repeat: tf.Tensor) -> tf.experimental.Optional:
@@ -33,7 +37,7 @@ class WorkerBatches:
         Args:
             repeat: bool scalar, whether to return the previous batch again.
         """
-        return _read_or_repeat(self._name, self._spec, self.next, repeat)
+        return _read_or_repeat(self.name, self.element_spec, self.next, repeat)
 
 
 def run_if(condition: tf.Tensor, function: Callable[[], Nest], default: Nest) -> Nest:
@@ -69,42 +73,60 @@ def read_next_unless(
     return tf.cond(last, lambda: tf.experimental.Optional.empty(batch.element_spec), next_batch)
 
 
+class StoredBatch:
+    """A batch that a worker keeps after the closure that read it.
+
+    Args:
+        name: a name that no other stored batch of the worker has.
+        element_spec: the specs of the tensors of the batch.
+    """
+
+    def __init__(self, name: str, element_spec: Nest) -> None:
+        self._spec = element_spec
+        self._whole = tf.nest.flatten(element_spec, expand_composites=True)
+        leaves = [leaf for leaf in self._whole if hasattr(leaf, "dtype")]
+        # The worker has a variable for each tensor of the batch.
+        names = [f"tfps_batch_{name}_{number}" for number in range(len(leaves))]
+        self._parts = [
+            (tf.raw_ops.VarHandleOp(dtype=leaf.dtype, shape=leaf.shape, shared_name=one), leaf)
+            for one, leaf in zip(names, leaves, strict=True)
+        ]
+
+    def read(self) -> tf.experimental.Optional:
+        """Returns the batch that was stored last."""
+        values = iter([tf.raw_ops.ReadVariableOp(resource=handle, dtype=leaf.dtype) for handle, leaf in self._parts])
+        filled = [
+            next(values) if hasattr(leaf, "dtype") else tf.experimental.Optional.empty(None) for leaf in self._whole
+        ]
+        return tf.experimental.Optional.from_value(tf.nest.pack_sequence_as(self._spec, filled, expand_composites=True))
+
+    def store(self, batch: tf.experimental.Optional) -> None:
+        """Stores a batch; one without a value changes nothing."""
+
+        def write() -> tf.Tensor:
+            tensors = tf.nest.flatten(batch.get_value(), expand_composites=True)
+            values = [tensor for tensor, leaf in zip(tensors, self._whole, strict=True) if hasattr(leaf, "dtype")]
+            for (handle, _), value in zip(self._parts, values, strict=True):
+                tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+            return tf.constant(0)
+
+        tf.cond(batch.has_value(), write, lambda: tf.constant(0))
+
+
 def _read_or_repeat(
     name: str, element_spec: Nest, next_batch: NextBatch, repeat: tf.Tensor
 ) -> tf.experimental.Optional:
     """Implements `WorkerBatches.read_or_repeat`; `name` is the name of the iterator."""
-    whole = tf.nest.flatten(element_spec, expand_composites=True)
-    leaves = [leaf for leaf in whole if hasattr(leaf, "dtype")]
-    # The worker has a variable for each tensor of the batch. They outlive the closure: the next one may need the batch.
-    handles = [
-        tf.raw_ops.VarHandleOp(dtype=leaf.dtype, shape=leaf.shape, shared_name=f"tfps_batch_{name}_{number}")
-        for number, leaf in enumerate(leaves)
-    ]
-
-    def stored_batch() -> tf.experimental.Optional:
-        values = iter(
-            tf.raw_ops.ReadVariableOp(resource=handle, dtype=leaf.dtype)
-            for handle, leaf in zip(handles, leaves, strict=True)
-        )
-        filled = [next(values) if hasattr(leaf, "dtype") else tf.experimental.Optional.empty(None) for leaf in whole]
-        return tf.experimental.Optional.from_value(
-            tf.nest.pack_sequence_as(element_spec, filled, expand_composites=True)
-        )
-
-    def store(batch: Nest) -> tf.Tensor:
-        tensors = tf.nest.flatten(batch, expand_composites=True)
-        values = [tensor for tensor, leaf in zip(tensors, whole, strict=True) if hasattr(leaf, "dtype")]
-        for handle, value in zip(handles, values, strict=True):
-            tf.raw_ops.AssignVariableOp(resource=handle, value=value)
-        return tf.constant(0)
+    # It outlives the closure, because the next one may need the batch.
+    stored = StoredBatch(name, element_spec)
 
     def next_stored_batch() -> tf.experimental.Optional:
         batch = next_batch()
         # At the end of the input there is nothing to store, and the last batch stays as it is.
-        tf.cond(batch.has_value(), lambda: store(batch.get_value()), lambda: tf.constant(0))
+        stored.store(batch)
         return batch
 
-    return tf.cond(repeat, stored_batch, next_stored_batch)
+    return tf.cond(repeat, stored.read, next_stored_batch)
 
 
 class Batches:

@@ -9,6 +9,7 @@ Threading: graphs over an iterator are traced in the main thread, graphs over fe
 """
 
 import abc
+import contextlib
 import dataclasses
 import math
 import sys
@@ -22,8 +23,9 @@ from tfps import step
 from tfps.embedding.push_dedup import PushId
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import WorkerBatches
+from tfps.training.device_steps import HOST, DeviceCopies, ThreadState, run_on_devices
 from tfps.training.exchange import Exchange, local_copy
-from tfps.training.hoisting import DirectLookups, ReadWhole, Recording
+from tfps.training.hoisting import DeviceLookups, DirectLookups, ReadWhole, Recording, Trace
 from tfps.training.lanes import lanes, pack
 from tfps.training.order import Int, Order
 from tfps.types import Nest, VariableKey
@@ -50,12 +52,16 @@ class Program:
         variables: the dense variables that the worker pulls.
         sums: the metric variables that a closure counts from zero and sends back.
         workers: the number of workers that run such steps.
+        devices: the devices that share the batch of a step on a worker; none if the steps run on its CPU alone.
+        thread_state: hands what the trace of a step needs of this thread to another thread.
     """
 
     run: Callable[[Nest], Mapping[str, tf.Tensor]]
     variables: Sequence[DenseVariable]
     sums: Sequence[SumVariable]
     workers: int = 1
+    devices: Sequence[str] = ()
+    thread_state: ThreadState = contextlib.nullcontext
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +110,7 @@ class Closure(abc.ABC):
         # Reads a table whole once for all steps of a closure; None if each step looks up all rows.
         self._read_whole: ReadWhole | None = None
         self._numbering: step.Numbering | None = None
+        self._device_copies: DeviceCopies | None = None
 
     @abc.abstractmethod
     def over_iterator(self, source: WorkerBatches, order: Order) -> tf.Tensor:
@@ -157,6 +164,10 @@ class Closure(abc.ABC):
                 numbers; by default the input shard.
         """
         exchange = Exchange(self.program.variables, scales, order, capped, self.program.workers, draws)
+        return exchange, self._pull_by(exchange, order)
+
+    def _pull_by(self, exchange: Exchange, order: Order) -> Copies:
+        """Pulls by an exchange and sets the metric sums to zero; returns all local copies."""
         self._exchange = exchange
         exchange.pull()
         self._numbering = step.Numbering(
@@ -167,7 +178,10 @@ class Closure(abc.ABC):
             # These variables stay on the worker after a closure, so the next closure has to reset them.
             copies[variable.key] = local_copy(variable)
             tf.raw_ops.AssignVariableOp(resource=copies[variable.key], value=tf.zeros(variable.shape, variable.dtype))
-        return exchange, copies
+        if self.program.devices:
+            variables = [*self.program.variables, *self.program.sums]
+            self._device_copies = DeviceCopies(self.program.devices, copies, variables)
+        return copies
 
     def _result(
         self, copies: Copies, steps: tf.Tensor, logs: tf.Tensor, measured: tf.Tensor | None = None
@@ -196,12 +210,29 @@ class Closure(abc.ABC):
 
     def _trace(self, traced: step.Step, batch: Nest) -> tf.Tensor:
         traced.numbering = self._numbering
+        if isinstance(traced.lookups, DeviceLookups):
+            return self._trace_on_devices(traced, traced.lookups, batch)
         with step.tracing(traced):
-            return self._logs_vector(self.program.run(batch))
+            return self._run_program(batch)
 
-    def _record(self, run: Callable[..., tf.Tensor], spec: Nest) -> Recording:
+    def _run_program(self, batch: Nest) -> tf.Tensor:
+        return self._logs_vector(self.program.run(batch))
+
+    def _trace_on_devices(self, home: step.Step, lookups: DeviceLookups, batch: Nest) -> tf.Tensor:
+        """Traces a step on the devices of the worker; returns the mean of its logs over the examples."""
+        assert self._device_copies is not None
+        logs, shares = run_on_devices(
+            home, lookups.of_devices, self._device_copies, batch, self._run_program, self.program.thread_state
+        )
+        if len(logs) == 1 or logs[0].shape.num_elements() == 0:
+            return logs[0]
+        with tf.device(HOST):
+            pairs = zip(logs, shares.weights, strict=True)
+            return tf.add_n([tf.math.multiply_no_nan(one, weight) for one, weight in pairs])
+
+    def _record(self, run: Trace, spec: Nest) -> Recording:
         # Kept for `ids_per_step`: the recording has the shapes of all ids that the step looks up.
-        self._recording = recording = Recording(run, spec, self._read_whole)
+        self._recording = recording = Recording(run, spec, self._read_whole, len(self.program.devices))
         # Beside each other, steps with a fixed seed would draw the same numbers: each begins the sequence of the seed.
         self.operations = sys.maxsize if recording.has_fixed_seeds else recording.operations
         return recording

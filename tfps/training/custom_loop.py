@@ -4,6 +4,7 @@ Each call of the function is a closure of one step, traced by the user's `tf.fun
 Cost: dense variables cross in both directions in every step.
 """
 
+import contextlib
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,9 @@ from tensorflow.python.autograph.core import ag_ctx  # whether AutoGraph is on i
 from tfps import step
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.closure import Copies
+from tfps.training.device_steps import DeviceCopies, run_on_devices
 from tfps.training.exchange import Exchange
-from tfps.training.hoisting import DirectLookups, Recording
+from tfps.training.hoisting import DeviceLookups, DirectLookups, Recording
 from tfps.types import Nest
 
 _NUMBERED: "weakref.WeakSet[ParameterServerStrategy]" = weakref.WeakSet()
@@ -39,26 +41,41 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
         # None for the recording. There is one step, so what it assigns is known when its deltas are pushed.
         exchange: Exchange | None = None
 
-        def run(lookups: DirectLookups, batch: Nest) -> Nest:
+        # The batch of a hand-written loop is not divided: its caller expects one result.
+        devices = strategy.step_devices[:1]
+        device_copies: DeviceCopies | None = None
+
+        def call(batch: Nest) -> Nest:
             args_now, kwargs_now = batch or (args, kwargs)
+            # AutoGraph is off here, but not for what the user's function calls.
+            with ag_ctx.ControlStatusCtx(autograph):
+                return function(*args_now, **kwargs_now)
+
+        def run(lookups: DirectLookups, batch: Nest) -> Nest:
             # The recording and the real trace share this dictionary, and it is filled in between. It is empty for the
             # recording, which then reads the variables of the servers in a graph that never runs.
             assignments = None if exchange is None else exchange.assignments
-            traced = step.tracing(step.Step(lookups, copies, by_hand=True, assignments=assignments))
-            # AutoGraph is off here, but not for what the user's function calls.
-            with traced, ag_ctx.ControlStatusCtx(autograph):
-                return function(*args_now, **kwargs_now)
+            home = step.Step(lookups, copies, by_hand=True, assignments=assignments)
+            if device_copies is not None and isinstance(lookups, DeviceLookups):
+                of_devices, _ = run_on_devices(
+                    home, lookups.of_devices, device_copies, batch, call, contextlib.nullcontext
+                )
+                return of_devices[0]
+            with step.tracing(home):
+                return call(batch)
 
         # Arguments that are no tensors are part of the function.
         batch: Nest = (args, kwargs)
         if not all(isinstance(leaf, tf.Tensor) for leaf in tf.nest.flatten(batch, expand_composites=True)):
             batch = ()
         # The recording comes first: the optimizer may create its variables in it, and the exchange needs all of them.
-        recording = Recording(run, batch)
+        recording = Recording(run, batch, devices=len(devices))
         # Each worker draws its own random numbers.
         exchange = Exchange(strategy.dense_variables, workers=strategy.num_workers, draws=_worker_number())
         exchange.pull()
         copies.update(exchange.copies)
+        if devices:
+            device_copies = DeviceCopies(devices, copies, strategy.dense_variables)
         result = run(recording.lookups(batch), batch)
         exchange.push()
         return result

@@ -38,10 +38,16 @@ A higher limit learns faster but diverges sooner.
 """
 
 
-def local_copy(variable: StepVariable) -> tf.Tensor:
-    """Returns the handle of the worker's own copy, a resource of the worker that is found by name."""
+def local_copy(variable: StepVariable, device_number: int | None = None) -> tf.Tensor:
+    """Returns the handle of the worker's own copy, a resource of the worker that is found by name.
+
+    Args:
+        variable: the variable.
+        device_number: the number of a device that has a further copy for itself; None for the copy that steps update.
+    """
+    suffix = "" if device_number is None else f"_on_{device_number}"
     return tf.raw_ops.VarHandleOp(
-        dtype=variable.dtype, shape=variable.shape, shared_name=f"tfps_copy_{variable.key}", name="local_copy"
+        dtype=variable.dtype, shape=variable.shape, shared_name=f"tfps_copy_{variable.key}{suffix}", name="local_copy"
     )
 
 
@@ -260,11 +266,16 @@ class Exchange:
 
     def _values_on(self, device: str, variables: list[DenseVariable]) -> Values:
         """Fetches the values of some variables from their server in one message."""
+        buffer = self._buffer_on(device, variables)
+        values = unpack(buffer, [v.shape for v in variables], [v.dtype for v in variables])
+        return {v.key: value for v, value in zip(variables, values, strict=True)}
+
+    def _buffer_on(self, device: str, variables: list[DenseVariable]) -> tf.Tensor:
+        """Fetches the values of some variables from their server, packed by `pack`."""
         with tf.device(device):
             # Packed on the server: a single tensor crosses the network, for any number of variables.
             buffer = pack([_read(v.home_handle, v) for v in variables])
-        values = unpack(tf.identity(buffer), [v.shape for v in variables], [v.dtype for v in variables])
-        return {v.key: value for v, value in zip(variables, values, strict=True)}
+        return tf.identity(buffer)
 
     def _damp(self, device: str, variables: list[DenseVariable], deltas: Values, base: Values) -> Values:
         """Damps deltas by what other workers have added meanwhile, which takes one more message from the server."""

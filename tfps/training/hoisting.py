@@ -10,7 +10,7 @@ the model) is served at the point where the model makes it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import tensorflow as tf
@@ -24,6 +24,8 @@ from tfps.embedding.table import Table
 from tfps.embedding.whole import all_ids, is_read, never, say_once
 from tfps.errors import UnsupportedError
 from tfps.runtime.remote_variables import operations_of
+from tfps.training.copied_tensors import copy_tensor
+from tfps.training.device_batches import divide, share_spec
 from tfps.types import Nest, VariableKey
 
 _PURE_THOUGH_STATEFUL = {"LookupTableFindV2"}
@@ -38,7 +40,14 @@ ReadWhole: TypeAlias = Callable[[Table], tf.Tensor]
 
 
 class DirectLookups:
-    """Serves each lookup at the point where the model makes it, with one request a server."""
+    """Serves each lookup at the point where the model makes it, with one request a server.
+
+    Attributes:
+        answered_early: whether the last lookup was answered with rows that were requested before the step, for all
+            devices that share its batch.
+    """
+
+    answered_early = False
 
     def __init__(self) -> None:
         self._wholes: list[ReadWhole | None] = []
@@ -179,10 +188,23 @@ class Replay(DirectLookups):
                 f"Received: table {table.name!r}. Recorded: {self._next_name()!r}."
             )
         found, _ = self._remaining.pop(0)
+        self.answered_early = found is not None
         return super().look_up(table, ids) if found is None else found
 
     def _next_name(self) -> str | None:
         return self._remaining[0][1].name if self._remaining else None
+
+
+class DeviceLookups(DirectLookups):
+    """The lookups of a step that runs on several devices, each with a part of the batch.
+
+    Args:
+        of_devices: what answers the lookups of each device.
+    """
+
+    def __init__(self, of_devices: Sequence[DirectLookups]) -> None:
+        super().__init__()
+        self.of_devices = of_devices
 
 
 class Recording:
@@ -193,14 +215,19 @@ class Recording:
         batch_spec: tensors or their specs, in the structure of the batches to come.
         read_whole: reads a table whole, once for all steps, in the graph in which the recording is made; None if each
             step looks up all rows.
+        devices: the number of devices that share a batch; the step is traced for the part of one of them. 0 for steps
+            that run where the closure does.
 
     Attributes:
         result: the result of `trace`, tensors that cannot be evaluated.
-        tables: the tables of *early* lookups, in order: those whose rows can be requested before the step.
+        tables: the tables of *early* lookups, in order: those whose rows can be requested before the step. With several
+            devices, the tables of the first device come first.
         late_tables: the tables of all other lookups.
     """
 
-    def __init__(self, trace: Trace, batch_spec: Nest, read_whole: ReadWhole | None = None) -> None:
+    def __init__(self, trace: Trace, batch_spec: Nest, read_whole: ReadWhole | None = None, devices: int = 0) -> None:
+        self._is_divided, self._devices = devices > 0, max(1, devices)
+        batch_spec = share_spec(batch_spec, self._devices)
         self._graph = tf.__internal__.FuncGraph("tfps_recorded_step")
         with self._graph.as_default():
             self._stand_in = tf.nest.map_structure(_placeholder, batch_spec, expand_composites=True)
@@ -220,7 +247,7 @@ class Recording:
     def _sort(self) -> None:
         """Lists early and late lookups."""
         self._early_ids = [recorded.ids for recorded in self._lookups if recorded.ids is not None]
-        self.tables = [recorded.table for recorded in self._lookups if recorded.ids is not None]
+        self.tables = [recorded.table for recorded in self._lookups if recorded.ids is not None] * self._devices
         self.late_tables = [recorded.table for recorded in self._lookups if recorded.ids is None]
 
     def make_all_late(self, tables: Iterable[Table]) -> None:
@@ -231,6 +258,10 @@ class Recording:
 
     def ids(self, batch: Nest) -> list[tf.Tensor]:
         """Copies the operations that compute the ids of early lookups, and applies them to `batch`; returns the ids."""
+        shares = [batch] if self._devices == 1 else divide(batch, self._devices).batches
+        return [ids for share in shares for ids in self._ids(share)]
+
+    def _ids(self, batch: Nest) -> list[tf.Tensor]:
         # Maps the name of a tensor in the recording to the tensor that replaces it in the current graph.
         known = {internal.name: external for external, internal in self._graph.captures}
         # Resources that differ between workers, such as the hash table of a lookup layer, are captured at call time.
@@ -259,7 +290,7 @@ class Recording:
     @property
     def operations(self) -> int:
         """The number of operations in the step."""
-        return len(self._graph.get_operations())
+        return len(self._graph.get_operations()) * self._devices
 
     @property
     def has_fixed_seeds(self) -> bool:
@@ -274,31 +305,45 @@ class Recording:
         """
         found: dict[str, int | None] = {}
         for recorded in self._lookups:
-            more = None if recorded.ids is None else _size(recorded.ids.shape, examples)
+            more = None if recorded.ids is None else self._count_ids(recorded.ids.shape, examples)
             before = found.get(recorded.table.name, 0)
             found[recorded.table.name] = None if more is None or before is None else before + more
         return found
 
+    def _count_ids(self, shape: tf.TensorShape, examples: int | None) -> int | None:
+        """Counts the ids of one lookup on all devices."""
+        # The examples are those of the whole batch, and a static size is that of one device.
+        if shape.rank and shape[0] is None:
+            return _size(shape, examples)
+        size = _size(shape, None)
+        return None if size is None else size * self._devices
+
     @property
     def shapes(self) -> list[tf.TensorShape]:
         """The static shapes of the ids of early lookups."""
-        return [ids.shape for ids in self._early_ids]
+        return [ids.shape for ids in self._early_ids] * self._devices
 
     def no_ids(self) -> list[tf.Tensor]:
         """Returns ids for a step that does not run: no ids, or zeros where the shape fixes their number."""
-        shapes = [[size or 0 for size in ids.shape] for ids in self._early_ids]
-        return [tf.zeros(shape, ids.dtype) for shape, ids in zip(shapes, self._early_ids, strict=True)]
+        ids_of_all = self._early_ids * self._devices
+        shapes = [[size or 0 for size in ids.shape] for ids in ids_of_all]
+        return [tf.zeros(shape, ids.dtype) for shape, ids in zip(shapes, ids_of_all, strict=True)]
 
     def replay(self, found: Sequence[LookupResult]) -> DirectLookups:
         """Returns lookups that answer a step with `found`, the rows for its `ids`."""
         remaining = iter(found)
+        if self._is_divided:
+            return DeviceLookups([self._replay(remaining) for _ in range(self._devices)])
+        return self._replay(remaining)
+
+    def _replay(self, remaining: Iterator[LookupResult]) -> DirectLookups:
         # A late lookup gets None, so `Replay` serves it when the model makes it.
         answers = [next(remaining) if recorded.ids is not None else None for recorded in self._lookups]
         return self._with_wholes(Replay(answers, [recorded.table for recorded in self._lookups]))
 
     def lookups(self, batch: Nest) -> DirectLookups:
         """Requests the rows of all early lookups over `batch` at once; returns what serves the lookups of the step."""
-        if len(self.tables) < 2 and not any(self._is_used):
+        if len(self.tables) < 2 and not any(self._is_used) and not self._is_divided:
             # A single lookup needs one request a server either way, so copying operations would gain nothing.
             return self._with_wholes(DirectLookups())
         return self.replay(fetch(self.tables, self.ids(batch)) if self.tables else [])
@@ -327,37 +372,6 @@ def _has_seed(operation: tf.Operation) -> bool:
         return any(operation.get_attr(name) for name in ("seed", "seed2"))
     except ValueError:
         return False
-
-
-def copy_tensor(tensor: tf.Tensor, known: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Copies a tensor of another graph, and all operations it depends on, into the current graph.
-
-    Args:
-        tensor: a tensor of another graph, such as the recording.
-        known: the copies by the name of their originals. At first it has the inputs; this function adds to it.
-    """
-    # Depth first with an explicit stack: a long chain of operations would exceed Python's recursion limit.
-    waiting = [tensor]
-    while waiting:
-        inputs = [source for source in waiting[-1].op.inputs if source.name not in known]
-        if waiting[-1].name in known:
-            waiting.pop()
-        elif inputs:
-            waiting += inputs
-        else:
-            op = waiting.pop().op
-            copied = tf.compat.v1.get_default_graph().create_op(
-                op.type,
-                [known[source.name] for source in op.inputs],
-                [output.dtype for output in op.outputs],
-                attrs={key: op.node_def.attr[key] for key in op.node_def.attr if not key.startswith("_")},
-                name=op.name,
-            )
-            for old, new in zip(op.outputs, copied.outputs, strict=True):
-                # Some operations cannot infer the shape again, such as the lookup of a `StringLookup` layer.
-                new.set_shape(old.shape)
-                known[old.name] = new
-    return known[tensor.name]
 
 
 def _size(shape: tf.TensorShape, examples: int | None) -> int | None:

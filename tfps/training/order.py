@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-LENGTH = 8
+LENGTH = 12
 """The number of elements in the tensor."""
 
 Int: TypeAlias = int | tf.Tensor
@@ -28,6 +28,11 @@ class Order:
         window: the most steps in each part of a closure that has several parts.
         number: the number that one process would give the first step of the closure; it counts from the first training.
         stride: the difference between the numbers of a step and the next one; 0 if the numbers are not known.
+        group: the number of the group of workers that run this closure together, each on its own shard; 0 for a worker
+            alone.
+        members: the number of workers in the group.
+        member: the number of this worker among them, from 0.
+        epoch: the number of the input's iterators, for what a worker keeps from one closure to the next.
     """
 
     steps: Int
@@ -38,6 +43,10 @@ class Order:
     window: Int = 0
     number: Int = 0
     stride: Int = 0
+    group: Int = 0
+    members: Int = 1
+    member: Int = 0
+    epoch: Int = 0
 
     @classmethod
     def read(cls, tensor: tf.Tensor) -> "Order":

@@ -9,8 +9,9 @@ import tensorflow as tf
 from tfps.embedding.push_dedup import PushId
 from tfps.training.batches import WorkerBatches, unify_shapes
 from tfps.training.closure import Closure, Copies, Program, add_logs
+from tfps.training.hoisting import Recording
 from tfps.training.order import Order
-from tfps.training.turns import State, Turns, steps_of_turn
+from tfps.training.turns import Run, State, Turns, steps_of_turn
 from tfps.types import Nest
 
 PushIdOf: TypeAlias = Callable[[tf.Tensor | int], PushId | None]
@@ -37,8 +38,12 @@ class StepLoop(Closure):
         # The step is traced twice: once to learn which rows it looks up, and then for real.
         recording = self._record(run, first.element_spec)
         size = steps_of_turn(self.operations, self._turn)
-        turns = Turns(recording, run, row_push_id, size, self._prefetches)
+        turns = self._make_turns(recording, run, row_push_id, size)
         return turns, turns.initial_state(source.next, first, order)
+
+    def _make_turns(self, recording: Recording, run: Run, row_push_id: PushIdOf, steps: int) -> Turns:
+        """Creates the loop; the arguments are those of `Turns`."""
+        return Turns(recording, run, row_push_id, steps, self._prefetches)
 
     def _run_each(self, batches: Sequence[Nest], copies: Copies, row_push_id: PushIdOf) -> tf.Tensor:
         """Traces one step after the other over fed batches; returns the sum of their logs."""

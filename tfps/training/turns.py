@@ -107,14 +107,16 @@ class Turns:
         # Example: for turns of 4 steps and end = 10, the first loop has 2 turns of 4 steps and the second 2 turns of 1.
         for steps in sorted({self._steps, 1}, reverse=True):
             (state,) = tf.while_loop(
-                lambda state, steps=steps: tf.logical_and(
-                    state["done"] + steps <= end, state["batches"][steps - 1].has_value()
-                ),
+                lambda state, steps=steps: tf.logical_and(state["done"] + steps <= end, self._has(steps, state)),
                 functools.partial(self._turn, steps),
                 (state,),
                 parallel_iterations=1,
             )
         return state
+
+    def _has(self, steps: int, state: State) -> tf.Tensor:
+        """Returns whether there are batches for a turn of so many steps."""
+        return state["batches"][steps - 1].has_value()
 
     def _turn(self, steps: int, state: State) -> tuple[State]:
         # The state always holds as many batches as a turn has steps. A turn trains these and reads as many new ones.

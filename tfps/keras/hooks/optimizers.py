@@ -3,6 +3,7 @@
 Threading: every thread that traces a step.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -22,6 +23,7 @@ from tfps.strategy.strategy import ParameterServerStrategy
 def install() -> None:
     """Installs the hooks."""
     ours = lambda optimizer, *args, **kwargs: isinstance(optimizer._distribution_strategy, ParameterServerStrategy)  # noqa: E731
+    replacing.replace(keras.optimizers.Optimizer, "apply", _apply, _shares_its_batch)
     replacing.replace(TFOptimizer, "add_variable_from_reference", _add_slot, ours)
     replacing.replace(TFOptimizer, "build", _build, ours)
     replacing.replace(TFOptimizer, "_backend_update_step", _update_step, ours)
@@ -30,8 +32,27 @@ def install() -> None:
     replacing.replace(TFOptimizer, "_backend_increment_gradient_accumulators", _accumulate, ours)
     replacing.replace(TFOptimizer, "_apply_weight_decay", lambda stock, *args: optimizers.decay_dense(*args), ours)
     replacing.replace(keras.optimizers.LossScaleOptimizer, "apply", loss_scaling.apply, ours)
+    replacing.replace(keras.optimizers.LossScaleOptimizer, "scale_loss", loss_scaling.scale_loss, _shares_its_batch)
     for kind in UNREFERENCED_SLOTS:
         replacing.replace(kind, "build", _build_slots, ours)
+
+
+def _shares_its_batch(optimizer: keras.Optimizer, *args: object, **kwargs: object) -> bool:
+    # Any optimizer that a step of ours applies: one for each device would see a part of the batch.
+    current = step.current()
+    return current is not None and current.gather is not None
+
+
+def _apply(
+    stock: Method,
+    optimizer: keras.Optimizer,
+    grads: Sequence[optimizers.Gradient | None],
+    trainable_variables: Sequence[Variable] | None = None,
+) -> None:
+    """Applies the gradients of all devices of a worker at once."""
+    current = step.current()
+    assert current is not None and current.gather is not None
+    current.gather(grads, lambda joined: stock(optimizer, joined, trainable_variables))
 
 
 def _update_step(stock: Method, optimizer: keras.Optimizer, *args: Any) -> None:
@@ -65,6 +86,9 @@ def _build(stock: Method, optimizer: keras.Optimizer, variables: list[Variable])
 def _apply_gradients(
     stock: Method, optimizer: keras.Optimizer, gradients: list[optimizers.Gradient], variables: list[Variable]
 ) -> None:
+    current = step.current()
+    if current is not None and current.reducer is not None:
+        gradients = optimizers.reduce_dense(current.reducer, optimizer, gradients, variables)
     stock(optimizer, optimizers.sum_repeated(optimizer, gradients, variables), variables)
 
 

@@ -44,7 +44,7 @@ def apply(
         gradients = reduction.sum_over_replicas(gradients, [_sums_repeats(optimizer, one) for one in targets])
     with reduction.on_each_replica(), step.after_input():
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            return loss_scaling.update(optimizer, gradients, targets)
+            return loss_scaling.update_scaled(optimizer, gradients, targets)
         return stock(optimizer, gradients, trainable_variables)
 
 

@@ -16,10 +16,10 @@ from tfps import step
 from tfps.cluster import devices
 from tfps.errors import UnsupportedError
 from tfps.strategy.variables import DenseVariable
-from tfps.training.affine import Dependencies, Extreme, is_symbolic, outermost
-from tfps.training.assignments import tell_unmerged
-from tfps.training.hoisting import copy_tensor
-from tfps.training.synchronous.merges import Merge
+from tfps.training.affine import is_symbolic, outermost
+from tfps.training.copied_tensors import copy_tensor
+from tfps.training.merge_kinds import MergeKinds
+from tfps.training.merges import Merge
 from tfps.types import VariableKey
 
 
@@ -71,22 +71,17 @@ class StepAssignments:
     def __init__(
         self, copies: Mapping[VariableKey, tf.Tensor], variables: Sequence[DenseVariable], workers: int = 1
     ) -> None:
-        self._workers = workers
         self._homes = {id(copies[variable.key]): variable for variable in variables}
         self._graph = tf.compat.v1.get_default_graph()
         self._found: list[Assignment] = []
-        self._dependencies = Dependencies()
-        self._merges: dict[VariableKey, set[Merge]] = {}
+        self._kinds = MergeKinds(workers)
 
     def note(self, variable: DenseVariable, value: tf.Tensor | None, added: float, indices: Any = None) -> None:
         """Records an assignment."""
-        merge = Merge.MEAN
+        self._kinds.note(variable, value, added, indices)
         if indices is not None:
             # Servers assign whole values only.
-            value, merge = None, Merge.FIRST_CHANGED if variable.dtype.is_integer else Merge.CHANGED
-        elif value is not None:
-            merge = self._merge_of(variable, value, added)
-        self._merges.setdefault(variable.key, set()).add(merge)
+            value = None
         current = step.current()
         contributions = None if current is None else current.contributions
         known = self._sources(value, contributions) if contributions and value is not None else None
@@ -121,43 +116,7 @@ class StepAssignments:
 
     def merge(self, key: VariableKey) -> Merge:
         """Returns how the values of a variable that workers move by themselves are merged."""
-        kinds = self._merges.get(key, {Merge.MEAN})
-        return next(iter(kinds)) if len(kinds) == 1 else Merge.MEAN
-
-    def _merge_of(self, variable: DenseVariable, value: tf.Tensor, added: float) -> Merge:
-        if variable.trainable:
-            return Merge.MEAN
-        keep = self._dependencies.keep_of(value, variable.handle)
-        keep = keep if keep is None or not added else 1.0 + added * keep
-        if keep is None:
-            extreme = None if added else self._dependencies.extreme_of(value, variable.handle)
-            if extreme is not None:
-                return Merge.GREATEST if extreme is Extreme.GREATEST else Merge.LEAST
-            if self._depends_on_batch(value):
-                tell_unmerged(variable, self._workers)
-        elif not isinstance(keep, float) and keep.shape.rank:
-            return Merge.FIRST_CHANGED if variable.dtype.is_integer else Merge.CHANGED
-        if not variable.dtype.is_integer:
-            return Merge.MEAN
-        # A mean of integers would have to be rounded. Counts of what is in a batch add up to those of the joined batch.
-        counts = isinstance(keep, float) and keep == 1.0
-        if counts:
-            return Merge.SUM if self._depends_on_batch(value) else Merge.MEAN
-        return Merge.FIRST
-
-    def _depends_on_batch(self, value: tf.Tensor) -> bool:
-        """Returns whether a value depends on more than variables and constants."""
-        waiting, seen = [outermost(value)], set[int]()
-        while waiting:
-            tensor = waiting.pop()
-            if not is_symbolic(tensor) or tensor.op.type in ("Const", "ReadVariableOp") or id(tensor.op) in seen:
-                continue
-            seen.add(id(tensor.op))
-            # What reads an input or draws a random number is stateful.
-            if not tensor.op.inputs or tensor.op.op_def.is_stateful:
-                return True
-            waiting += [outermost(source) for source in tensor.op.inputs]
-        return False
+        return self._kinds.of(key)
 
     def _sources(self, value: tf.Tensor, contributions: Sequence[step.Contribution]) -> dict[str, tf.Tensor] | None:
         """Returns what an assigned value follows from; None if servers cannot compute it after their update."""

@@ -9,12 +9,13 @@ from tfps import step
 from tfps.errors import UnsupportedError
 from tfps.training.batches import WorkerBatches, run_if
 from tfps.training.closure import Closure, Copies, Program
+from tfps.training.device_batches import count_examples
 from tfps.training.exchange import Exchange, Values
-from tfps.training.hoisting import DirectLookups, Recording
+from tfps.training.hoisting import DirectLookups
+from tfps.training.merges import EXTREMES, Merge
 from tfps.training.order import Order
 from tfps.training.synchronous.afterwards import StepAssignments
 from tfps.training.synchronous.layout import Layout
-from tfps.training.synchronous.merges import EXTREMES, Merge
 from tfps.training.synchronous.stage import Stage
 from tfps.types import Nest, VariableKey
 
@@ -40,7 +41,7 @@ class ContributionClosure(Closure):
         # A shard may have several contributions that are not merged, each in its own place: all from the same values.
         exchange, copies = self._pull(order, draws=order.place)
         batch = source.read_or_repeat(order.again > 0) if self._repeats else source.next()
-        recording = Recording(functools.partial(self._run, copies), batch.element_spec)
+        recording = self._record(functools.partial(self._run, copies), batch.element_spec)
         logs = run_if(
             batch.has_value(),
             lambda: self._contribute(exchange, copies, recording.lookups(batch.get_value()), batch.get_value(), order),
@@ -51,7 +52,7 @@ class ContributionClosure(Closure):
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Traces the contribution of one batch."""
         exchange, copies = self._pull(order, draws=order.place)
-        recording = Recording(functools.partial(self._run, copies), batches[0])
+        recording = self._record(functools.partial(self._run, copies), batches[0])
         logs = self._contribute(exchange, copies, recording.lookups(batches[0]), batches[0], order)
         return self._result(copies, tf.constant(1, tf.int64), logs)
 
@@ -59,7 +60,9 @@ class ContributionClosure(Closure):
         self, exchange: Exchange, copies: Copies, lookups: DirectLookups, batch: Nest, order: Order
     ) -> tf.Tensor:
         # The optimizer gives its gradients to this step and applies none, see `SyncOptimizer`.
-        assignments = StepAssignments(exchange.copies, self.program.variables, self.program.workers)
+        # Where devices share the batch, the first one makes the assignments that are noted.
+        assigned_copies = exchange.copies if self._device_copies is None else self._device_copies.handles[0]
+        assignments = StepAssignments(assigned_copies, self.program.variables, self.program.workers)
         traced = step.Step(lookups, copies, contributes=True, assignments=assignments)
         logs = self._trace(traced, batch)
         contributions = traced.contributions
@@ -86,30 +89,8 @@ class ContributionClosure(Closure):
                 for variable in others
             }
         for server in layout.servers:
-            message = layout.message(server, _examples(batch), moved)
+            message = layout.message(server, tf.cast(count_examples(batch), tf.float32), moved)
             self._stage.put(server, tf.cast(order.place, tf.int32), message)
         # Reported last, once everything is traced: until then updates use the layout of an earlier trace.
         self._on_layout(layout)
         return logs
-
-
-def _examples(batch: Nest) -> tf.Tensor:
-    """Counts the examples of a batch, a float32 scalar: the rows of its labels, or of its features without labels."""
-    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-    features = [leaf for leaf in tf.nest.flatten(parts[:1]) if _has_rows(leaf)]
-    # Labels come first: a feature may be a matrix of something else, such as a table of all items.
-    labels = [leaf for leaf in tf.nest.flatten(parts[1:2]) if _has_rows(leaf)]
-    plain = [leaf for leaf in features if isinstance(leaf, tf.Tensor)]
-    first = next(iter([*labels, *plain, *features]), None)
-    if first is None:
-        # Scalars alone are one example.
-        return tf.ones([])
-    if isinstance(first, tf.RaggedTensor):
-        rows = first.nrows()
-    else:
-        rows = first.dense_shape[0] if isinstance(first, tf.SparseTensor) else tf.shape(first)[0]
-    return tf.cast(rows, tf.float32)
-
-
-def _has_rows(leaf: object) -> bool:
-    return isinstance(leaf, tf.Tensor | tf.RaggedTensor | tf.SparseTensor) and leaf.shape.rank != 0

@@ -28,8 +28,8 @@ from tfps.ops.rules.declaration import Measure
 from tfps.step import Contribution
 from tfps.strategy.variables import DenseVariable, SmallTable
 from tfps.training.lanes import lanes, pack, unpack
+from tfps.training.merges import Merge, merge_exact, merge_weighted
 from tfps.training.synchronous.afterwards import Assignment
-from tfps.training.synchronous.merges import Merge, merge_exact, merge_weighted
 from tfps.types import VariableKey
 
 Kind: TypeAlias = tuple[type[RowStore], int, tf.DType]

@@ -1,4 +1,4 @@
-"""How the values that the workers of a global step assign to a variable become one value.
+"""How the values that the workers of one step assign to a variable become one value.
 
 Means and sums are made of deltas that each worker has multiplied by its examples, as its gradients are. A product would
 round ids and greatest values, so these cross with all their bits.
@@ -15,7 +15,7 @@ from tfps.training.exchange import extreme
 
 
 class Merge(enum.Enum):
-    """How the values that the workers of a global step assign to a variable become one value."""
+    """How the values that the workers of one step assign to a variable become one value."""
 
     MEAN = "mean"
     """Adds the mean of the workers' deltas, weighted by their examples."""
