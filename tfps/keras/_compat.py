@@ -12,6 +12,7 @@ from keras.src import backend, tree
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.tensorflow import numpy as tensorflow_numpy
+from keras.src.backend.tensorflow import trainer as tensorflow_trainer
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.backend.tensorflow.trainer import (
     TensorFlowTrainer,
@@ -25,6 +26,7 @@ from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.trainer import Trainer
+from keras.src.utils import python_utils
 
 Variable = backend.Variable
 
@@ -135,9 +137,12 @@ def creating_layer() -> Any:
 
 def final_logs(model: keras.Model, logs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the logs of an epoch or of `evaluate` as the callers of `_get_metrics_result_or_logs` expect them."""
-    # Early versions of Keras convert them to Python's numbers in that method, later ones in its callers.
-    convert = getattr(model, "_pythonify_logs", None)
-    return logs if convert is None else convert(logs)
+    # Newer versions of Keras convert them to Python's numbers in the callers of that method. Earlier ones do so in the
+    # method, Keras 3.6 by a method of the model and Keras 3.9 by a function.
+    if hasattr(tensorflow_trainer, "pythonify_logs"):
+        return logs
+    convert = getattr(model, "_pythonify_logs", None) or python_utils.pythonify_logs
+    return convert(logs)
 
 
 def enumerate_steps(iterator: TFEpochIterator) -> Iterator[tuple[Any, ...]]:
