@@ -107,13 +107,14 @@ class Sums(keras.layers.Layer):
     def build(self, shape):
         made = functools.partial(self.add_weight, trainable=False, initializer="zeros")
         self.total, self.calls = made(shape=(), dtype="int64"), made(shape=(), dtype="int32")
-        self.mean, self.greatest = made(shape=(shape[-1],)), made(shape=(shape[-1],))
+        self.mean, self.slow, self.greatest = (made(shape=(shape[-1],)) for _ in range(3))
 
     def call(self, x, training=False):
         if training:
             self.total.assign_add(keras.ops.sum(keras.ops.cast(x, "int64")))
             self.calls.assign(self.calls + 1)
             self.mean.assign(0.5 * self.mean + 0.5 * keras.ops.mean(x, 0))
+            self.slow.assign(0.5 * self.slow + 0.5 * self.mean)
             self.greatest.assign(keras.ops.maximum(self.greatest, keras.ops.max(x, 0)))
         return x
 
@@ -307,6 +308,21 @@ def test_an_optimizer_in_a_branch_is_refused(reducing):
         model.compile("sgd")
     with pytest.raises(UnsupportedError, match="outside of branches and loops"):
         model.fit(batches(2, 8).map(lambda x, y: (x[1], y)), verbose=0)
+
+
+def test_a_step_that_splits_the_copies_ends_with_an_error(reducing):
+    """The learning rate follows from the batch of the worker, so the workers make different updates."""
+
+    class Reckless(TwoOptimizers):
+        def train_step(self, data):
+            self.optimizer.learning_rate.assign(tf.reduce_mean(tf.abs(data[0])))
+            return super().train_step(data)
+
+    with reducing.scope():
+        model = Reckless()
+        model.compile("sgd")
+    with pytest.raises(UnsupportedError, match="must give variable .*kernel.* the same value on all workers"):
+        model.fit(batches(4, 8).map(lambda x, y: (x[1], y)), verbose=0)
 
 
 def test_hand_written_loops_are_refused(reducing):

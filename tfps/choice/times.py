@@ -1,7 +1,7 @@
 """Predicted times of a step under each strategy, in seconds. The constants, and their sources, are in `constants`.
 
-The predictions rank strategies on given machines. On one machine they were compared with measured speeds
-(`python -m benchmarks.strategies`); across hosts they are arithmetic on bytes and bandwidth. Pure functions.
+The predictions rank strategies on given machines. docs/choosing.md compares them with measured CPU times of one
+machine; across hosts they are arithmetic on bytes and bandwidth. Pure functions.
 """
 
 import dataclasses

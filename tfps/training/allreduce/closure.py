@@ -25,7 +25,8 @@ from tfps.types import Nest, VariableKey
 class AllReduceClosure(StepLoop):
     """Trains steps that reduce their dense gradients; rows are pushed by each worker alone.
 
-    It measures one value: 1 if the input shard of this worker has ended, else 0.
+    It measures two values: 1 if the input shard of this worker has ended, else 0; and the number of the first variable
+    whose copies differ between the workers, from 1, else 0.
 
     Args:
         program: the steps that it runs.
@@ -34,7 +35,7 @@ class AllReduceClosure(StepLoop):
         groups: the groups of the mode.
     """
 
-    measures = 1
+    measures = 2
 
     def __init__(self, program: Program, turn: int, prefetches: bool, groups: Groups) -> None:
         super().__init__(program, turn, prefetches)
@@ -52,23 +53,30 @@ class AllReduceClosure(StepLoop):
         kept = KeptBatches(source, size, order.epoch)
         state = turns.train(turns.initial_state(kept.next, kept.next(), order), order.steps)
         kept.keep(state)
-        exchange.store()
         ended = (state["done"] < order.steps) & ~state["batches"][0].has_value()
-        return self._result(copies, state["done"], state["logs"], tf.cast(tf.reshape(ended, [1]), tf.float32))
+        measured = tf.stack([tf.cast(ended, tf.float32), self._end(exchange)])
+        return self._result(copies, state["done"], state["logs"], measured)
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Traces one step for each fed batch; every worker of the group has as many."""
         # The graphs of two batch sizes may run in one group, so all of them share numbers.
         exchange, copies = self._begin(order, 0)
         logs = self._run_each(batches, copies, _no_push_id)
-        exchange.store()
-        return self._result(copies, tf.constant(len(batches), tf.int64), logs, tf.zeros([1]))
+        measured = tf.stack([0.0, self._end(exchange)])
+        return self._result(copies, tf.constant(len(batches), tf.int64), logs, measured)
 
     def _begin(self, order: Order, first: int) -> tuple[MirroredExchange, Copies]:
         """Pulls the dense variables; `first` is the number of the closure's first all-reduce."""
         self._collectives = Collectives(self._groups.number, order, first, self.program.workers == 1)
         exchange = MirroredExchange(self.program.variables, self._collectives)
         return exchange, self._pull_by(exchange, order)
+
+    def _end(self, exchange: MirroredExchange) -> tf.Tensor:
+        """Stores the dense variables; returns what `first_difference` returns."""
+        self._groups.names = [variable.name for variable in exchange.variables]
+        differs = exchange.first_difference()
+        exchange.store()
+        return differs
 
     def _make_turns(self, recording: Recording, run: Run, row_push_id: PushIdOf, steps: int) -> Turns:
         return AgreedTurns(self._collectives, recording, run, row_push_id, steps, self._prefetches)

@@ -86,9 +86,11 @@ class Groups:
 
     Attributes:
         number: the number of the mode; no other mode of the process has it.
+        names: the names of the dense variables that closures exchange.
     """
 
     def __init__(self) -> None:
+        self.names: list[str] = []
         self.number = next(_NUMBERS)
         self._found: dict[tuple[int, ...], int] = {}
         self._keys, self._graphs = itertools.count(1), itertools.count(1)

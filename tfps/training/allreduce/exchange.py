@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import tensorflow as tf
 
-from tfps.strategy.variables import DenseVariable
+from tfps.strategy.variables import DenseVariable, SeedVariable
 from tfps.training.allreduce.collectives import Collectives
 from tfps.training.exchange import Exchange
 from tfps.training.lanes import lanes, pack, unpack
@@ -22,13 +22,33 @@ class MirroredExchange(Exchange):
     Args:
         variables: the dense variables.
         collectives: the all-reduces of the closure.
+
+    Attributes:
+        variables: as given.
     """
 
     def __init__(self, variables: Iterable[DenseVariable], collectives: Collectives) -> None:
         # Member 0 draws the random numbers of one process, and its generators are stored.
-        super().__init__(variables, order=collectives.order, draws=collectives.member)
+        self.variables = list(variables)
+        super().__init__(self.variables, order=collectives.order, draws=collectives.member)
         self._collectives = collectives
         self._first = tf.equal(collectives.member, 0)
+
+    def first_difference(self) -> tf.Tensor:
+        """Returns the number of the first variable whose copies differ between workers, from 1, else 0; float32.
+
+        Nothing may make them differ. If a step does, in a way that its trace does not show, nobody would ever see it.
+        """
+        compared = [v for v in self.variables if not (v.carried or isinstance(v, SeedVariable))]
+        if self._collectives.alone or not compared:
+            return tf.zeros([])
+        # The sum of the bits, in which each number counts. It may overflow, on all workers alike.
+        bits = [tf.bitcast(pack([self.value_now(v)]), tf.int32) for v in compared]
+        sums = tf.stack([tf.reduce_sum(tf.cast(one, tf.int64)) for one in bits])
+        differs = tf.not_equal(self._collectives.reduce(sums, "Min"), self._collectives.reduce(sums, "Max"))
+        places = {v.key: place for place, v in enumerate(self.variables)}
+        numbers = tf.constant([1.0 + places[v.key] for v in compared])
+        return tf.where(tf.reduce_any(differs), tf.gather(numbers, tf.argmax(tf.cast(differs, tf.int32))), 0.0)
 
     def store(self) -> None:
         """Writes the copies of member 0 to the servers."""

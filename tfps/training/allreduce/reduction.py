@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfps import step
 from tfps.step import Gradient
 from tfps.strategy.variables import DenseVariable, SeedVariable
+from tfps.training.affine import Dependencies
 from tfps.training.allreduce.collectives import Collectives
 from tfps.training.exchange import Values
 from tfps.training.merge_kinds import MergeKinds, depends_on_batch
@@ -84,7 +85,7 @@ class StepMerges:
 
     def __init__(self, variables: Sequence[DenseVariable], workers: int) -> None:
         self._variables = variables
-        self._kinds = MergeKinds(workers)
+        self._kinds, self._dependencies = MergeKinds(workers), Dependencies()
         self._assigned: set[VariableKey] = set()
         self._skips: list[frozenset[int] | None] = []
 
@@ -99,7 +100,8 @@ class StepMerges:
         # A value that follows from variables and reduced gradients alone is the same on all workers, unless it is
         # assigned in a branch.
         inside = current is not None and current.is_inside
-        if value is not None and not inside and not depends_on_batch(value) and not _depends(indices):
+        known = value is not None and not depends_on_batch(value) and not self._depends_on_merged(value)
+        if known and not inside and not (tf.is_tensor(indices) and depends_on_batch(indices)):
             return
         self._kinds.note(variable, value, added, indices)
         self._assigned.add(variable.key)
@@ -146,6 +148,10 @@ class StepMerges:
                 means.append((v, old, tf.cast(now - old, tf.float32) if v.dtype.is_integer else now - old))
         if means:
             self._merge_floats(means, copies, collectives, examples)
+
+    def _depends_on_merged(self, value: tf.Tensor) -> bool:
+        """Returns whether a value follows from a variable that differs between workers until the end of the step."""
+        return any(self._dependencies.depends(value, variable.handle) for variable in self._merged())
 
     def _merged(self) -> list[DenseVariable]:
         return [v for v in self._variables if v.key in self._assigned]
@@ -195,10 +201,6 @@ def _merge_integers(kind: Merge, delta: tf.Tensor, collectives: Collectives, exa
         takes_part = tf.equal(first, member) & chosen
     wide = tf.where(takes_part, tf.cast(delta, tf.int64), tf.zeros([], tf.int64))
     return tf.cast(collectives.reduce(wide), delta.dtype)
-
-
-def _depends(indices: Any) -> bool:
-    return indices is not None and tf.is_tensor(indices) and depends_on_batch(indices)
 
 
 def _read(handle: tf.Tensor, variable: DenseVariable) -> tf.Tensor:

@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Sequence
 
-from tfps.errors import TfpsError
+from tfps.errors import TfpsError, UnsupportedError
 from tfps.inputs.epoch import Epoch
 from tfps.training.allreduce.collectives import Groups
 from tfps.training.closure import Result
@@ -154,20 +154,27 @@ class AllReduceSchedule(Schedule):
     def _on_result(self, flight: InFlight, result: Result) -> None:
         assert isinstance(flight, _Member)
         order, shard = flight.order, flight.order.shard
+        ended, differs = result.measured
+        if differs:
+            raise UnsupportedError(
+                f"a step must give variable {self._groups.names[int(differs) - 1]!r} the same value on all workers "
+                'with dense="allreduce". Received: different values, as from a learning rate that follows from the '
+                'batch. Valid: updates that follow from gradients and variables alone, or dense="exchange".'
+            )
         self.runner.count(result)
         self.epoch.taken[shard] += result.steps
-        self._refund(order, result, shard)
+        self._refund(order, result, shard, ended > 0)
         flight.round.closures -= 1
         flight.round.steps += result.steps
         if not flight.round.closures:
             self._rounds.remove(flight.round)
             self._ready += flight.round.steps
 
-    def _refund(self, order: Order, result: Result, shard: int) -> None:
+    def _refund(self, order: Order, result: Result, shard: int, ended: bool) -> None:
         """Returns the steps that a closure did not run because a shard of its group has ended."""
         remaining = int(order.steps) - result.steps
         self._begun[shard] -= remaining
-        if any(result.measured):
+        if ended:
             self._live.discard(shard)
             self.budget.refund(remaining)
         elif remaining:
