@@ -52,6 +52,7 @@ def code(cell):
 def test_python_of_documents_runs(document, strategy, monkeypatch):
     import tfps
     from tfps.embedding.table import Table
+    from tfps.keras.replicas.tables import is_table
 
     monkeypatch.setattr(tfps, "ParameterServerStrategy", lambda cluster=None, dense_tables_bytes=0: strategy)
     # Whatever the machine would suit, the strategy of the tests.
@@ -59,7 +60,7 @@ def test_python_of_documents_runs(document, strategy, monkeypatch):
     names = {"__name__": document}
     for block in blocks(document, "python"):
         exec(compile(block, document, "exec"), names)
-    tables = [variable for variable in names["model"].variables if isinstance(variable._value, Table)]
+    tables = [one for one in names["model"].variables if isinstance(one._value, Table) or is_table(one)]
     assert len(tables) == 1, "an Embedding must be a table, or all of it crosses in every closure"
 
 
@@ -83,10 +84,12 @@ def test_make_has_the_targets_that_are_named():
 
 
 def test_the_terminals_make_one_cluster():
-    from tfps.cluster.tf_config import parse_tf_config
+    from tfps.cluster.tf_config import parse_cluster_of_workers, parse_tf_config
 
     lines = [line.replace("python train.py", "printenv TF_CONFIG") for line in commands() if "TF_CONFIG=" in line]
-    tasks = [parse_tf_config(subprocess.check_output(["sh", "-c", line], text=True)) for line in lines]
+    texts = [subprocess.check_output(["sh", "-c", line], text=True) for line in lines]
+    tasks = [parse_tf_config(text) for text in texts if '"ps"' in text]
+    assert [list(parse_cluster_of_workers(text)) for text in texts if '"ps"' not in text] == [["worker"]]
     assert [task.name for task in tasks] == ["ps 0", "worker 0", "chief 0"]
     assert len({task.cluster for task in tasks}) == 1
     assert sum(1 for _ in tasks[0].cluster.servers()) + 1 == len(tasks)

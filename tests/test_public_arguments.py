@@ -234,9 +234,9 @@ def test_values_of_numpy_count_as_those_of_python(make, argument, value):
 def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
     from tests.test_public_api import NAMES
 
-    # tests/cluster, tests/strategy and tests/replicas: they start processes or devices.
-    elsewhere = {"LocalCluster", "ParameterServerStrategy", "OneDeviceStrategy", "MirroredStrategy"}
-    elsewhere.add("MultiWorkerMirroredStrategy")
+    # tests/cluster, tests/strategy, tests/replicas: they start processes or keep TensorFlow's devices.
+    elsewhere = {"LocalCluster", "ParameterServerStrategy"}
+    elsewhere |= {"OneDeviceStrategy", "MirroredStrategy", "MultiWorkerMirroredStrategy"}
     of_keras = {"RowwiseAdagrad"}  # Keras checks the arguments of its optimizers
     no_settings = {"GreedyBytes", "GreedyBytesAndTraffic", "RoundRobin"}
     results = {"ServerLoad", "Candidate", "Explanation", "Footprint", "StepCounts"}

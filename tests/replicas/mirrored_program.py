@@ -16,8 +16,8 @@ from tests.replicas.small_model import BATCH, build, clicks, difference, log_dif
 optimizers = keras.optimizers
 
 
-OUTSIDE = [keras.metrics.AUC(), keras.metrics.AUC()]
-"""Metrics that are made outside of any scope."""
+OUTSIDE = []
+"""Metrics that `main` makes outside of any scope."""
 
 
 class OwnStep(keras.Model):
@@ -152,6 +152,7 @@ def _is_mirrored(variable):
 def main():
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    OUTSIDE.extend([keras.metrics.AUC(name="auc"), keras.metrics.AUC(name="auc")])
     if "--more" in sys.argv:
         results = {name: compare(make) for name, make in MORE.items()}
     else:

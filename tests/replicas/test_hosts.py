@@ -2,16 +2,14 @@
 
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 
 import keras
 import numpy as np
 import pytest
 
+from tests import programs
 from tests.replicas.small_model import difference, log_difference
 
 LIMIT_S = 600.0
@@ -29,21 +27,16 @@ def free_ports(count):
 def started():
     running = []
     yield running
-    for process in running:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    for program in running:
+        program.kill()
 
 
 def start(started, folder, what, index, ports=(), devices=1):
-    command = [sys.executable, "-m", "tests.replicas.hosts_program", str(folder), what, str(index)]
-    log = open(folder / f"{what} {index}.log", "w")  # noqa: SIM115 the program writes it
-    process = subprocess.Popen(
-        [*command, ",".join(map(str, ports)), str(devices)], stdout=log, stderr=log, start_new_session=True
-    )
-    log.close()
-    started.append(process)
-    return process
+    program = ["-m", "tests.replicas.hosts_program", str(folder), what, str(index)]
+    with open(folder / f"{what} {index}.log", "w") as log:
+        arguments = [*program, ",".join(map(str, ports)), str(devices)]
+        started.append(programs.start(arguments, env=dict(os.environ), stdout=log, stderr=log))
+    return started[-1]
 
 
 def run(started, folder, what, devices=1, one=True, status=0):
@@ -102,7 +95,7 @@ def test_a_killed_member_ends_the_others(started, tmp_path):
     while not (tmp_path / "worker 0.begun").exists():
         assert time.monotonic() < deadline and first.poll() is None, (tmp_path / "endless 0.log").read_text()[-3000:]
         time.sleep(0.2)
-    os.killpg(second.pid, signal.SIGKILL)
+    second.kill()
     assert first.wait(LIMIT_S) != 0
     log = (tmp_path / "endless 0.log").read_text()
     assert "ClusterError: a worker of the strategy has ended" in log, log[-3000:]

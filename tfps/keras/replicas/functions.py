@@ -20,6 +20,7 @@ from tfps.keras.replicas.tables import local
 from tfps.keras.returned_logs import ReturnedLogs
 from tfps.replicas import reduction
 from tfps.replicas.step import ReplicaStep, tracing
+from tfps.training.device_batches import count_examples
 from tfps.types import Nest
 
 
@@ -102,7 +103,7 @@ def _without_optionals(data: Nest) -> Nest:
 
 def _step_of_replica(model: keras.Model, run: Callable[[Nest], Nest], data: Nest) -> Nest:
     replica = tf.distribute.get_replica_context()
-    current = ReplicaStep(tf.cast(_count(data), tf.float32))
+    current = ReplicaStep(tf.cast(count_examples(data), tf.float32))
     if replica.num_replicas_in_sync == 1:
         with tracing(current):
             return run(data)
@@ -122,16 +123,6 @@ def _step_of_replica(model: keras.Model, run: Callable[[Nest], Nest], data: Nest
         returned = ReturnedLogs(logs, sums, model.get_metrics_result, begin)
     _undo_if_empty(metrics, before, examples)
     return _join(model, logs, returned, metrics, current)
-
-
-def _count(data: Nest) -> tf.Tensor:
-    """Returns the number of examples of a batch: the first dimension of its first tensor."""
-    first = next((one for one in tree.flatten(data) if one is not None), None)
-    if isinstance(first, tf.RaggedTensor):
-        return first.nrows()
-    if isinstance(first, tf.SparseTensor):
-        return first.dense_shape[0]
-    return tf.constant(1) if first is None or first.shape.rank == 0 else tf.shape(first)[0]
 
 
 def _at_least_one(data: Nest, examples: tf.Tensor) -> Nest:
