@@ -15,6 +15,14 @@ from tests.conformance.matrix import FORMATS, KINDS, MODES, WORKERS, Kind, Mode,
 from tests.conftest import all_train
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves all-reduce with tables of the other kind to the slow tests: it treats tables as asynchronous mode does."""
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if (parameters.get("mode"), parameters.get("kind")) == ("allreduce", "dict"):
+            item.add_marker(pytest.mark.slow)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A kind of table and a mode on a strategy with some workers."""
