@@ -115,6 +115,13 @@ def test_bad_arguments(arguments, message):
     assert message in str(error.value)
 
 
+def test_a_misspelt_variable_is_refused(monkeypatch):
+    monkeypatch.setenv("TFPS_DISABLE_OP", "1")
+    for make in (tfps.OneDeviceStrategy, tfps.ParameterServerStrategy):
+        with pytest.raises(tfps.errors.ConfigError, match="TFPS_DISABLE_OP='1'"):
+            make()
+
+
 def test_devices_of_mirrored_are_checked():
     for devices in ([], "CPU:0", ["CPU:0", "CPU:0"], ["CPU:99"], [3]):
         with pytest.raises(tfps.errors.ConfigError, match="`devices`"):

@@ -43,6 +43,7 @@ class Replicated:
         """Keeps the checked arguments. Called before TensorFlow's constructor, which may connect to other hosts."""
         limit = check_integer("dense_tables_bytes", dense_tables_bytes, at_least=0, valid="0 for none")
         check_choice("repeated_ids", repeated_ids, REPEATED_IDS)
+        env.refuse_unknown()
         env.ops_disabled()
         # The collective operations of a process are known by numbers, which begin here. TensorFlow begins each strategy
         # with the same one, so the second strategy of a program would meet the first one's operations.

@@ -83,7 +83,7 @@ class Arguments:
             self, "closure_timeout_s", check_number("closure_timeout_s", self.closure_timeout_s, above=0)
         )
         # The start reads these variables only after it has started processes, so an error would come too late.
-        for read in (env.start_timeout_s, env.join_timeout_s, env.chief_grace_s, env.ops_disabled):
+        for read in (env.refuse_unknown, env.start_timeout_s, env.join_timeout_s, env.chief_grace_s, env.ops_disabled):
             read()
 
     def check_against(self, tf_config: TaskConfig | None) -> None:
