@@ -86,7 +86,7 @@ def test_a_generator_may_leave_out_an_input(strategy, missing):
 
     try:
         expected = predicted(None)
-    except AttributeError:
+    except (AttributeError, ValueError):
         pytest.skip("this Keras takes no None from a generator")
     np.testing.assert_array_equal(predicted(strategy), expected)
     assert len(expected) == 12

@@ -18,7 +18,7 @@ PUSHES, THREADS, SIZE = 60, 4, 400_000
 def test_pushes_at_the_same_time_all_count(strategy, kind):
     with strategy.scope():
         constraint = keras.constraints.NonNeg() if kind == "constraint" else None
-        made = keras.Variable(np.zeros(SIZE, "float32"), constraint=constraint, dtype="float32")
+        made = keras.layers.Layer().add_weight((SIZE,), "zeros", "float32", constraint=constraint)
     variable = made._value
     extremes = {variable.key: Extreme.GREATEST} if kind == "greatest" else {}
 
