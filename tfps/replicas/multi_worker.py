@@ -25,7 +25,8 @@ class Extended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
             return devices, kind
         own = tf.DeviceSpec.from_string(worker_device)
         specs = [tf.DeviceSpec.from_string(device.name) for device in tf.config.list_logical_devices("CPU")]
-        count = len([spec for spec in specs if (spec.job, spec.task) == (own.job, own.task)])
+        # Without a cluster the name of the worker is empty, and all devices are its own.
+        count = len([spec for spec in specs if not worker_device or (spec.job, spec.task) == (own.job, own.task)])
         return tuple(f"{worker_device}/device:CPU:{index}" for index in range(max(1, count))), kind
 
 

@@ -24,6 +24,10 @@ from tfps.training.device_batches import count_examples
 from tfps.types import Nest
 
 
+_PREDICT_ON_BATCH = "_tfps_predict_on_batch"
+"""The attribute of a model that keeps its function for `predict_on_batch`."""
+
+
 def make_function(model: keras.Model, run: Callable[[Nest], Nest]) -> Callable[[Any], Nest]:
     """Makes `model.train_function` or `model.test_function`: it takes an iterator and returns the logs.
 
@@ -92,7 +96,12 @@ def _divide(strategy: tf.distribute.Strategy, data: Nest) -> Nest:
 
 def predict_on_batch(stock: Callable[..., Nest], model: keras.Model, x: Nest) -> Nest:
     """Replaces `predict_on_batch`: one replica predicts, where Keras would return what each predicts for the batch."""
-    outputs = tf.function(model.predict_step, autograph=False)((tree.map_structure(as_tensor, x),))
+    run = vars(model).get(_PREDICT_ON_BATCH)
+    if run is None:
+        run = model.predict_step if model.run_eagerly else tf.function(model.predict_step, autograph=False)
+        # Keras tracks what is assigned to a model in the plain way.
+        object.__setattr__(model, _PREDICT_ON_BATCH, run)
+    outputs = run((tree.map_structure(as_tensor, x),))
     return tree.map_structure(convert_to_np_if_not_ragged, outputs)
 
 
