@@ -23,7 +23,6 @@ from tfps.replicas.step import ReplicaStep, tracing
 from tfps.training.device_batches import count_examples
 from tfps.types import Nest
 
-
 _PREDICT_ON_BATCH = "_tfps_predict_on_batch"
 """The attribute of a model that keeps its function for `predict_on_batch`."""
 
