@@ -6,6 +6,7 @@ from typing import Any
 
 from tfps.choice.footprint import Footprint
 from tfps.choice.hardware import Site
+from tfps.jobs import WORKER
 from tfps.placement.text import align_columns, human_bytes
 
 
@@ -183,7 +184,7 @@ def _site_lines(site: Site) -> list[str]:
         f"; {human_bytes(site.bandwidth)} a second between hosts, {site.bandwidth_source}" if site.hosts > 1 else ""
     )
     return [
-        f"Machines: {_count(site.hosts, 'host')} with {_count(site.workers, 'worker')}{servers}{fixed}; each host "
+        f"Machines: {_count(site.hosts, 'host')} with {_count(site.workers, WORKER)}{servers}{fixed}; each host "
         f"{_count(site.cores, 'core')}, {human_bytes(site.host_bytes)} of memory, {cards}{network}."
     ]
 

@@ -12,6 +12,9 @@ from tfps import jobs
 CHIEF = "/device:CPU:0"
 """The chief's own device. It names no job, so it is valid both before and after the chief connects to its cluster."""
 
+CPU = CHIEF
+"""The CPU of the process that runs an operation, whichever it is: it names no task."""
+
 # TensorFlow writes a device with or without its replica: "/job:ps/task:1", "/job:ps/replica:0/task:1/device:CPU:0".
 _TASK = re.compile(rf"/job:(?P<job>{jobs.PS}|{jobs.WORKER})/(?:replica:\d+/)?task:(?P<index>\d+)")
 # Every process is "localhost" until it connects to a cluster; then the chief's devices carry the name of its job.
@@ -27,6 +30,11 @@ def find_task(text: str) -> tuple[str, int] | None:
 def is_unconnected(device: str) -> bool:
     """Returns whether a device name dates from before this process connected to a cluster and is no longer valid."""
     return _UNCONNECTED in device
+
+
+def names_task(device: str) -> bool:
+    """Returns whether a device name has a job, and so belongs to one task."""
+    return "/job:" in device
 
 
 def is_of_job(device: str, job: str) -> bool:

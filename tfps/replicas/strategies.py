@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfps import env
 from tfps.checks import check_choice, check_integer, check_type
+from tfps.cluster import devices
 from tfps.errors import ConfigError
 from tfps.placement.small_tables import DENSE_TABLES_BYTES, SmallTables
 from tfps.replicas import multi_worker
@@ -80,7 +81,7 @@ class OneDeviceStrategy(Replicated, tf.distribute.OneDeviceStrategy):
     ) -> None:
         self._set_up(dense_tables_bytes, repeated_ids)
         if device is None:
-            device = "GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"
+            device = "GPU:0" if tf.config.list_logical_devices("GPU") else devices.CPU
         super().__init__(_check_devices("device", [device])[0])
 
 
@@ -149,16 +150,16 @@ class MultiWorkerMirroredStrategy(Replicated, tf.distribute.MultiWorkerMirroredS
         multi_worker.agree_on_seed(self)
 
 
-def _check_devices(name: str, devices: Sequence[str]) -> list[str]:
+def _check_devices(name: str, given: Sequence[str]) -> list[str]:
     """Returns the devices of this process by their full names."""
-    if isinstance(devices, str) or not devices or not all(isinstance(device, str) for device in devices):
-        raise ConfigError(f"`{name}` must be names of devices. Received: {devices!r}. Valid: for example ['CPU:0'].")
+    if isinstance(given, str) or not given or not all(isinstance(one, str) for one in given):
+        raise ConfigError(f"`{name}` must be names of devices. Received: {given!r}. Valid: such as ['GPU:0'].")
     known = [device.name for device in tf.config.list_logical_devices()]
-    names = [f"/device:{device.lstrip('/').removeprefix('device:')}" for device in devices]
-    for given, full in zip(devices, names, strict=True):
-        if not any(device.endswith(full) for device in known) and not given.startswith("/job:"):
+    names = [f"/device:{device.lstrip('/').removeprefix('device:')}" for device in given]
+    for one, full in zip(given, names, strict=True):
+        if not any(device.endswith(full) for device in known) and not devices.names_task(one):
             short = [device.rpartition("device:")[2] for device in known]
-            raise ConfigError(f"`{name}` must be devices of this process. Received: {given!r}. Valid: {short}.")
+            raise ConfigError(f"`{name}` must be devices of this process. Received: {one!r}. Valid: {short}.")
     if len(set(names)) != len(names):
-        raise ConfigError(f"`{name}` must name each device once. Received: {list(devices)!r}.")
-    return [given if given.startswith("/job:") else full for given, full in zip(devices, names, strict=True)]
+        raise ConfigError(f"`{name}` must name each device once. Received: {list(given)!r}.")
+    return [one if devices.names_task(one) else full for one, full in zip(given, names, strict=True)]

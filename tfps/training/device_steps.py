@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from tfps import step
+from tfps.cluster.devices import CPU
 from tfps.embedding.table_gradient import TableGradient
 from tfps.errors import UnsupportedError
 from tfps.step import Gradient
@@ -29,7 +30,7 @@ from tfps.training.merges import EXTREMES, Merge, merge_exact, merge_weighted
 from tfps.training.taking_turns import TurnTaker
 from tfps.types import Nest, VariableKey
 
-HOST = "/device:CPU:0"
+HOST = CPU
 """The CPU of the worker that runs a graph. TensorFlow prefers the devices of the task that is the default device."""
 
 _KEY_STEP = 15_485_863
