@@ -7,7 +7,10 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[2] / "tfps"
 # Those that keep rows in variables; `table.py` hands the plan's entry on to whoever makes the stores.
-IMPLEMENTATION = {"embedding/sharded_table.py", "embedding/variable_row_store.py", "embedding/local_table.py"}
+IMPLEMENTATION = {
+    *("embedding/sharded_table.py", "embedding/variable_row_store.py", "embedding/local_table.py"),
+    "replicas/rows.py",  # a table that is a variable of this process
+}
 BEYOND = r"VariableRowStore|RowVariable|placement\.shards|gather_rows\(|[^_]apply_rows\(|touched_rows\(|watch_rows\("
 # `routing.shards` and `rule.shards` are a number, and an input has shards of its own.
 SHARDS = r"(?<!routing)(?<!rule)(?<!source)\.shards\b"

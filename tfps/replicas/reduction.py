@@ -45,7 +45,7 @@ def sum_over_replicas(gradients: Sequence[Gradient], summed: Sequence[bool]) -> 
         assert gradient is not None
         kinds.setdefault((gradient.dtype.name, int(gradient.values.shape[-1])), []).append(place)
     for _, places in sorted(kinds.items()):
-        merged = _gather_rows([weighted[place] for place in places], [summed[place] for place in places])
+        merged = _collect_rows([weighted[place] for place in places], [summed[place] for place in places])
         for place, one in zip(places, merged, strict=True):
             result[place] = one
     if current is None:
@@ -115,7 +115,7 @@ def _times(gradient: Gradient, factor: tf.Tensor) -> Gradient:
     return gradient * tf.cast(factor, gradient.dtype)
 
 
-def _gather_rows(gradients: Sequence[tf.IndexedSlices], summed: Sequence[bool]) -> list[tf.IndexedSlices]:
+def _collect_rows(gradients: Sequence[tf.IndexedSlices], summed: Sequence[bool]) -> list[tf.IndexedSlices]:
     """Gathers the touched rows of some tables of one width from all replicas."""
     parts = [_sum_by_id(one) if once else one for one, once in zip(gradients, summed, strict=True)]
     counts = tf.stack([tf.shape(part.indices)[0] for part in parts])
