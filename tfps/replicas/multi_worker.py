@@ -1,6 +1,8 @@
 """What `MultiWorkerMirroredStrategy` needs beside TensorFlow's own: checks, logical CPU devices, one seed for all."""
 
 import random
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -90,16 +92,29 @@ def is_chief(strategy: "MultiWorkerMirroredStrategy") -> bool:
 
 def sum_over_hosts(strategy: "MultiWorkerMirroredStrategy", value: int) -> int:
     """Returns the sum of a number over the processes. All call it; it returns when all have."""
+    total = _SUMS.get(strategy)
+    if total is None:
+        # Kept, because each trace of a function would have operations of its own.
+        total = _SUMS[strategy] = _make_sum(len(strategy.extended.worker_devices))
+    results = total(strategy, tf.constant(value, tf.int64))
+    return int(strategy.experimental_local_results(results)[0])
 
-    @tf.autograph.experimental.do_not_convert
+
+_SUMS: "weakref.WeakKeyDictionary[tf.distribute.Strategy, Callable[..., Any]]" = weakref.WeakKeyDictionary()
+"""The function of each strategy that adds a number over its processes."""
+
+
+def _make_sum(devices: int) -> Callable[..., Any]:
     def add(number: tf.Tensor) -> tf.Tensor:
+        # Of the replicas of a process the first one counts.
         own = tf.where(tf.equal(tf.distribute.get_replica_context().replica_id_in_sync_group % devices, 0), number, 0)
         return messages.all_sum([own])[0]
 
-    # Of the replicas of a process the first one counts.
-    devices = len(strategy.extended.worker_devices)
-    total = strategy.run(tf.function(add), args=(tf.constant(value, tf.int64),))
-    return int(strategy.experimental_local_results(total)[0])
+    @tf.function(autograph=False)
+    def total(strategy: tf.distribute.Strategy, number: tf.Tensor) -> Any:
+        return strategy.run(tf.autograph.experimental.do_not_convert(add), args=(number,))
+
+    return total
 
 
 def value_of_chief(strategy: "MultiWorkerMirroredStrategy", value: int) -> int:

@@ -75,8 +75,10 @@ def back_up(stock: Callable[..., Any], callback: keras.callbacks.BackupAndRestor
 
 
 def remove_backup(stock: Callable[..., Any], callback: keras.callbacks.BackupAndRestore, logs: Any = None) -> None:
-    """Replaces `on_train_end` of BackupAndRestore: the chief removes the folder, after all have ended."""
+    """Replaces `on_train_end` of BackupAndRestore: the chief removes the folder once all need it no more."""
     strategy = callback.model._distribute_strategy
     multi_worker.sum_over_hosts(strategy, 0)
     if multi_worker.is_chief(strategy):
         stock(callback, logs)
+    # It is gone when this returns, on every worker.
+    multi_worker.sum_over_hosts(strategy, 0)
