@@ -1,8 +1,9 @@
 """What `MultiWorkerMirroredStrategy` needs beside TensorFlow's own: checks, logical CPU devices, one seed for all."""
 
+import contextlib
 import random
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -11,7 +12,7 @@ from tensorflow.python.eager import context  # whether a seed is set is not publ
 
 from tfps import env, jobs
 from tfps.cluster.tf_config import parse_cluster_of_workers
-from tfps.errors import ConfigError
+from tfps.errors import ClusterError, ConfigError
 from tfps.replicas import messages
 
 if TYPE_CHECKING:
@@ -78,6 +79,22 @@ def agree_on_seed(strategy: "MultiWorkerMirroredStrategy") -> None:
         return
     drawn = random.SystemRandom().randrange(1, 1 << 30)
     tf.random.set_seed(value_of_chief(strategy, drawn))
+
+
+@contextlib.contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """Translates TensorFlow's errors of a worker that has ended, which may come from any operation on all workers.
+
+    Raises:
+        ClusterError: a worker has ended or is out of reach.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not isinstance(error, tf.errors.UnavailableError) and "Collective ops is aborted" not in str(error):
+            raise
+        message = f"a worker of the strategy has ended or is out of reach. TensorFlow says: {error}"
+        raise ClusterError(message) from None
 
 
 def has_peers(strategy: "MultiWorkerMirroredStrategy") -> bool:

@@ -104,12 +104,19 @@ def _say_end(stock: Method, iterator: TFEpochIterator) -> None:
 
 
 def _install_saving() -> None:
+    for name in ("fit", "evaluate", "predict"):
+        replacing.replace(TensorFlowTrainer, name, _run_together, saving.is_on_several_hosts)
     for name in ("save", "save_weights", "export"):
         replacing.replace(keras.Model, name, saving.save, saving.is_on_several_hosts)
     backup = keras.callbacks.BackupAndRestore
     replacing.replace(backup, "on_train_begin", saving.restore, saving.holds_model)
     replacing.replace(backup, "_save_model", saving.back_up, saving.holds_model)
     replacing.replace(backup, "on_train_end", saving.remove_backup, saving.holds_model)
+
+
+def _run_together(stock: Method, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
+    with multi_worker.naming_lost_workers():
+        return stock(model, *args, **kwargs)
 
 
 def _begins_update(optimizer: keras.Optimizer, *args: object, **kwargs: object) -> bool:

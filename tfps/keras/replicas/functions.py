@@ -13,7 +13,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.errors import ClusterError
 from tfps.inputs.chief_dataset import as_tensor
 from tfps.keras._compat import Variable, convert_to_np_if_not_ragged, keras, metrics_of, tree
 from tfps.keras.replicas.tables import local
@@ -58,10 +57,6 @@ def make_function(model: keras.Model, run: Callable[[Nest], Nest]) -> Callable[[
                     logs = on_iterator(iterator)
                 else:
                     logs = on_data(_divide(strategy, _without_optionals(next(iterator))))
-            except tf.errors.UnavailableError as error:
-                raise ClusterError(
-                    f"a worker of the strategy has ended or is out of reach. TensorFlow says: {error}"
-                ) from None
             except (StopIteration, tf.errors.OutOfRangeError):
                 # The steps before this one count, and the next call ends the epoch.
                 if logs is None:
