@@ -136,7 +136,7 @@ def _collect_rows(gradients: Sequence[tf.IndexedSlices], summed: Sequence[bool])
 
 
 def _sum_by_id(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
-    ids, places = tf.unique(tf.reshape(gradient.indices, [-1]))
     if gradient.dtype != tf.float32:
         return gradient
+    ids, places = tf.unique(tf.reshape(gradient.indices, [-1]))
     return tf.IndexedSlices(segment_sum_rows([gradient.values], [places], tf.size(ids)), ids, gradient.dense_shape)

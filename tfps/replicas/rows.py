@@ -11,7 +11,7 @@ from tfps.embedding.variable_row_store import VariableRowStore
 from tfps.ops import library
 from tfps.ops.apply_rows import update_deltas
 from tfps.ops.row_rules import RowRule
-from tfps.ops.rules.declaration import Measure
+from tfps.ops.rules.declaration import Measure, measure_of
 from tfps.placement.routing import Routing
 
 
@@ -53,8 +53,7 @@ def apply_on_device(update: LocalUpdate) -> None:
         summed = tf.math.unsorted_segment_sum(gradient.values, places, count)
         measure = None
         if update.measure is not None:
-            measures = tf.abs(gradient.values) if update.measure == "magnitude" else tf.square(gradient.values)
-            measure = tf.math.unsorted_segment_sum(measures, places, count)
+            measure = tf.math.unsorted_segment_sum(measure_of(update.measure, gradient.values), places, count)
         rows = [tf.gather(variable, ids) for variable in update.rows]
         deltas = update_deltas(update.rule, rows, update.hyper, summed, measure)
         for variable, delta in zip(update.rows, deltas, strict=True):

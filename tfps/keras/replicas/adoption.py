@@ -18,7 +18,6 @@ def adopt_model(model: keras.Model, strategy: Replicated) -> None:
     Raises:
         UnsupportedError: the strategy has several copies of each variable, and the model has variables with one.
     """
-    model._distribute_strategy = strategy
     for layer in model._flatten_layers():
         if isinstance(layer, keras.metrics.Metric):
             continue
@@ -28,6 +27,8 @@ def adopt_model(model: keras.Model, strategy: Replicated) -> None:
             _check_copies(variable, strategy, f"variable {variable.path!r}")
             record_layer(variable, layer)
             tables.mark(strategy, variable)
+    # Last, so that a model that is refused stays as it was.
+    model._distribute_strategy = strategy
 
 
 def adopt_optimizers(model: keras.Model) -> None:
