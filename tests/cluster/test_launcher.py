@@ -66,6 +66,7 @@ def test_dead_server_is_named(run, program, processes, tmp_path):
     launched.wait_for("ready")
     everything = processes.descendants(launched.process.pid)
     victim = next(pid for pid in everything if log_of(pid).endswith("worker-0.log"))
+    wait_until_it_reported(victim, launched.process.pid)
     with open(tmp_path / "logs" / "worker-0.log", "a") as log:
         log.write("last words\n")
     time.sleep(0.3)
@@ -85,7 +86,9 @@ def test_a_worker_that_dies_is_done_without(run, program, processes, tmp_path):
     )
     launched.wait_for("ready")
     everything = processes.descendants(launched.process.pid)
-    signal_process(next(pid for pid in everything if log_of(pid).endswith("worker-1.log")))
+    victim = next(pid for pid in everything if log_of(pid).endswith("worker-1.log"))
+    wait_until_it_reported(victim, launched.process.pid)
+    signal_process(victim)
     launched.wait_for("the other workers continue: worker 1")
     (tmp_path / "go").touch()
     assert launched.wait() == 3
@@ -97,6 +100,29 @@ def log_of(pid):
         return os.readlink(f"/proc/{pid}/fd/1")
     except OSError:
         return ""
+
+
+def wait_until_it_reported(pid, launcher):
+    """Waits until a server has reported to the launcher that it started, after which it closes their pipe.
+
+    It can be dialled a moment earlier. One that ends in that moment never started, as far as the launcher knows.
+    """
+    deadline = time.monotonic() + 30
+    while pipes_of(pid, os.O_WRONLY) & pipes_of(launcher, os.O_RDONLY):
+        assert time.monotonic() < deadline, f"process {pid} did not report within 30 s"
+        time.sleep(0.05)
+
+
+def pipes_of(pid, mode):
+    """Returns the pipes that a process has open for reading or for writing."""
+    pipes = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with open(f"/proc/{pid}/fdinfo/{name}") as info:
+            flags = int(next(line for line in info if line.startswith("flags:")).split()[1], 8)
+        target = os.readlink(f"/proc/{pid}/fd/{name}")
+        if target.startswith("pipe:") and flags & os.O_ACCMODE == mode:
+            pipes.add(target)
+    return pipes
 
 
 def signal_process(pid, number=signal.SIGKILL):
