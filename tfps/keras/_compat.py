@@ -40,6 +40,7 @@ if not hasattr(TFOptimizer, "add_optimizer_variables"):
     UNREFERENCED_SLOTS = (keras.optimizers.Adagrad, keras.optimizers.Ftrl)
 
 __all__ = [
+    "STEPS_OF_EPOCH",
     "ArrayDataAdapter",
     "DataAdapter",
     "EXPORT_ARCHIVE",
@@ -143,6 +144,10 @@ def final_logs(model: keras.Model, logs: Mapping[str, Any]) -> Mapping[str, Any]
         return logs
     convert = getattr(model, "_pythonify_logs", None) or python_utils.pythonify_logs
     return convert(logs)
+
+
+STEPS_OF_EPOCH = "_enumerate_iterator" if hasattr(TFEpochIterator, "_enumerate_iterator") else "enumerate_epoch"
+"""The method of `TFEpochIterator` that yields the number of each step, and last what to read its batches from."""
 
 
 def enumerate_steps(iterator: TFEpochIterator) -> Iterator[tuple[Any, ...]]:

@@ -8,12 +8,14 @@ whether a callback gets the logs of each batch. Then they must not lag, because 
 Threading: the main thread.
 """
 
+import contextlib
+import inspect
 import itertools
 import logging
 import pathlib
 import types
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -24,6 +26,10 @@ _LOG = logging.getLogger("tfps")
 
 TRAIN_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 TEST_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
+LOOKAHEAD = "_tfps_lookahead"
+"""The attribute of a model for the `Lookahead` of the `fit` that runs; None outside of `fit`."""
+TEST_LOOKAHEAD = "_tfps_test_lookahead"
+"""The same for `evaluate`, which may run within a `fit`."""
 _SAID: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 """Models for which the log has said that callbacks hold the workers back."""
 _MODEL = {"model", "_model"}
@@ -48,7 +54,8 @@ class Lookahead:
         # The model refers to this object while it is trained.
         self._model = weakref.ref(model)
         self._trains = trains = hooks is TRAIN_HOOKS
-        self._workers = model.distribute_strategy.num_workers
+        # A strategy without servers has none, and steps are as far apart there as in Keras.
+        self._workers = getattr(model.distribute_strategy, "num_workers", None)
         listed = list(_flat(callbacks))
         self._acting = [one for one in listed if acts_on_batches(one, hooks)]
         self._saving = [one for one in listed if trains and batches_until_save(one) is not None]
@@ -62,9 +69,8 @@ class Lookahead:
         """
         model = self._model()
         assert model is not None
-        if self._acting and (self._workers > 1 or not self._trains) and model not in _SAID:
-            _SAID.add(model)
-            self._tell()
+        if self._acting and model not in _SAID:
+            self._tell(model)
         # An evaluation that a callback ends has as many batches as the callback has seen.
         most = [workers if self._trains else 1] * bool(self._acting)
         most += [batches for one in self._saving if (batches := batches_until_save(one)) is not None]
@@ -74,8 +80,11 @@ class Lookahead:
         steps = int(model.steps_per_execution)
         return -(-min(most) // steps) * steps
 
-    def _tell(self) -> None:
-        """Logs that callbacks hold the workers back."""
+    def _tell(self, model: keras.Model) -> None:
+        """Logs that callbacks hold the workers back, once for a model."""
+        if self._workers is None or (self._trains and self._workers == 1):
+            return
+        _SAID.add(model)
         names = " and ".join(sorted({type(one).__name__ for one in self._acting}))
         if not self._trains:
             _LOG.warning("%s may end the evaluation after each batch, so one batch is evaluated at a time.", names)
@@ -87,6 +96,30 @@ class Lookahead:
             self._workers,
             self._workers - 1,
         )
+
+
+@contextlib.contextmanager
+def looking_ahead(stock: Callable[..., Any], model: keras.Model, *args: object, **kwargs: object) -> Iterator[None]:
+    """Lets the steps of a call of `fit` or `evaluate` run ahead of its callbacks only as far as these allow.
+
+    Args:
+        stock: the method of Keras.
+        model: the model, whose attribute `LOOKAHEAD` or `TEST_LOOKAHEAD` has the `Lookahead` while this runs.
+        args: the arguments of the call.
+        kwargs: the arguments of the call that are given by name.
+    """
+    given = None
+    # A call with wrong arguments fails in Keras, with its message.
+    with contextlib.suppress(TypeError):
+        given = inspect.signature(stock).bind(model, *args, **kwargs).arguments.get("callbacks")
+    name, hooks = (LOOKAHEAD, TRAIN_HOOKS) if stock.__name__ == "fit" else (TEST_LOOKAHEAD, TEST_HOOKS)
+    around = getattr(model, name, None)
+    # Keras tracks what is assigned to a model in the plain way.
+    object.__setattr__(model, name, Lookahead(given, model, hooks))
+    try:
+        yield
+    finally:
+        object.__setattr__(model, name, around)
 
 
 def acts_on_batches(callback: object, hooks: Sequence[str] = TRAIN_HOOKS) -> bool:

@@ -11,6 +11,7 @@ from tfps.inputs.chief_dataset import as_tensor
 from tfps.inputs.epoch import Epoch
 from tfps.keras import seeds
 from tfps.keras._compat import tree
+from tfps.keras.batch_callbacks import LOOKAHEAD, TEST_LOOKAHEAD
 from tfps.keras.epoch_logs import EpochLogs
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import make_mode, settings_of
@@ -26,12 +27,6 @@ from tfps.training.traced_closures import TracedClosures
 from tfps.types import Nest
 
 _LOG = logging.getLogger("tfps")
-
-LOOKAHEAD = "_tfps_lookahead"
-"""The attribute of a model for the `Lookahead` of the `fit` that runs; None outside of `fit`."""
-
-TEST_LOOKAHEAD = "_tfps_test_lookahead"
-"""The same for `evaluate`, which may run within a `fit`."""
 
 
 class StepFunction:

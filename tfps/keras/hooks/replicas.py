@@ -3,7 +3,7 @@
 Threading: the main thread, and a thread of each replica while a step is traced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfps.errors import UnsupportedError
 from tfps.keras import variables
 from tfps.keras._compat import (
+    STEPS_OF_EPOCH,
     ArrayDataAdapter,
     TensorFlowTrainer,
     TFEpochIterator,
@@ -20,6 +21,7 @@ from tfps.keras._compat import (
     keras,
     tensorflow_numpy,
 )
+from tfps.keras.batch_callbacks import LOOKAHEAD, TEST_LOOKAHEAD, looking_ahead
 from tfps.keras.hooks import replacing
 from tfps.keras.hooks.replacing import Method
 from tfps.keras.modes import ModeOptimizer
@@ -44,6 +46,9 @@ def install() -> None:
     replacing.replace(TensorFlowTrainer, "_maybe_symbolic_build", _symbolic_build, trains)
     replacing.replace(TensorFlowTrainer, "predict_on_batch", functions.predict_on_batch, trains)
     replacing.replace(Trainer, "compile", _compile, _is_compiled_by_us)
+    for name in ("fit", "evaluate"):
+        replacing.replace(TensorFlowTrainer, name, _run_ahead, trains)
+    replacing.replace(TFEpochIterator, STEPS_OF_EPOCH, _enumerate_steps, _is_of_replicas)
     for name, hook in (("__init__", _init_iterator), ("reset", _reset_iterator), ("_interrupted_warning", _say_end)):
         replacing.replace(TFEpochIterator, name, hook, _is_of_several_hosts)
     _install_saving()
@@ -72,6 +77,23 @@ def _install_optimizers() -> None:
     replacing.replace(TFOptimizer, "_apply_weight_decay", updates.decay, ours)
     replacing.replace(TFOptimizer, "_backend_increment_gradient_accumulators", updates.accumulate, ours)
     replacing.replace(TFOptimizer, "_overwrite_model_variables_with_average_value", updates.take_averages, ours)
+
+
+def _run_ahead(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
+    with looking_ahead(stock, model, *args, **kwargs):
+        return stock(model, *args, **kwargs)
+
+
+def _is_of_replicas(iterator: TFEpochIterator) -> bool:
+    return isinstance(iterator._distribute_strategy, Replicated)
+
+
+def _enumerate_steps(stock: Method, iterator: TFEpochIterator) -> Iterator[tuple[Any, ...]]:
+    """Tells the function that runs the steps how many an epoch has left, so that it does not run beyond its end."""
+    for number, *rest in stock(iterator):
+        total = iterator.num_batches
+        functions.set_steps_left(rest[-1], number == 0, total - number if total else None)
+        yield number, *rest
 
 
 def _is_of_several_hosts(
@@ -189,8 +211,10 @@ def _make_test_function(stock: Method, model: keras.Model, force: bool = False) 
 
 def _keep_function(model: keras.Model, kind: str, force: bool) -> Callable[[Any], Nest]:
     function = getattr(model, f"{kind}_function")
-    if function is None or force:
-        function = functions.make_function(model, getattr(model, f"{kind}_step"))
+    # `run_eagerly` may change without `compile`.
+    if not isinstance(function, functions.ReplicatedFunction) or force or function.is_outdated:
+        lookahead = LOOKAHEAD if kind == "train" else TEST_LOOKAHEAD
+        function = functions.ReplicatedFunction(model, getattr(model, f"{kind}_step"), lookahead)
         # Keras tracks what is assigned to a model in the plain way.
         object.__setattr__(model, f"{kind}_function", function)
     return function

@@ -3,10 +3,8 @@
 Threading: the main thread.
 """
 
-import contextlib
-import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import GeneratorType
 from typing import Any
 
@@ -16,9 +14,9 @@ from tfps import step
 from tfps.keras import building, eager_steps, exporting, model_checks, optimizers, predicting, regularizing, seeds
 from tfps.keras._compat import ArrayDataAdapter, TensorFlowTrainer, TFEpochIterator, Trainer, cloning, final_logs, keras
 from tfps.keras.arrays import make_dataset
-from tfps.keras.batch_callbacks import TEST_HOOKS, TRAIN_HOOKS, Lookahead
+from tfps.keras.batch_callbacks import looking_ahead
 from tfps.keras.eager_steps import EagerFunction
-from tfps.keras.functions import LOOKAHEAD, TEST_LOOKAHEAD, StepFunction
+from tfps.keras.functions import StepFunction
 from tfps.keras.hooks import replacing
 from tfps.keras.hooks.replacing import Method
 from tfps.keras.variables import current_strategy
@@ -185,32 +183,14 @@ def _steps_of(model: keras.Model) -> StepsUnderWay:
 def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit`; its steps run ahead of the callbacks only as far as these allow."""
     model_checks.check_known(model)
-    with _lookahead(LOOKAHEAD, TRAIN_HOOKS, stock, model, *args, **kwargs):
+    with looking_ahead(stock, model, *args, **kwargs):
         return _run_loop(TRAIN, stock, model, *args, **kwargs)
 
 
 def _evaluate(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `evaluate`, alone or within `fit`."""
-    with _lookahead(TEST_LOOKAHEAD, TEST_HOOKS, stock, model, *args, **kwargs):
+    with looking_ahead(stock, model, *args, **kwargs):
         return _run_loop(TEST, stock, model, *args, **kwargs)
-
-
-@contextlib.contextmanager
-def _lookahead(
-    name: str, hooks: Sequence[str], stock: Method, model: keras.Model, *args: object, **kwargs: object
-) -> Iterator[None]:
-    """Sets an attribute of a model to the `Lookahead` of a call of one of its methods, while this runs."""
-    given = None
-    # A call with wrong arguments fails in Keras, with its message.
-    with contextlib.suppress(TypeError):
-        given = inspect.signature(stock).bind(model, *args, **kwargs).arguments.get("callbacks")
-    around = getattr(model, name, None)
-    # Keras tracks what is assigned to a model in the plain way.
-    object.__setattr__(model, name, Lookahead(given, model, hooks))
-    try:
-        yield
-    finally:
-        object.__setattr__(model, name, around)
 
 
 def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:

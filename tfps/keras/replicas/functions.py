@@ -1,70 +1,227 @@
 """What `fit` and `evaluate` call for each step under a strategy with replicas.
 
-A step runs on every replica with its part of a batch. Its logs are those of the joined batch: what is computed from the
-sums of metrics is computed from the sums over replicas, and other values are means over the examples. Variables that a
-step assigns beside the optimizer (moving statistics) get the mean over the examples.
+Keras calls once a step, and TensorFlow would wait for Python between two steps. Where no callback needs what stands
+between two batches, one call therefore runs the next steps too, in one graph, and the following calls have only to
+count. The callbacks then see logs that are up to `_CALL_S` seconds newer than their batch.
 
-Threading: the main thread; a step is traced in a thread of each replica.
+Threading: the main thread.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from tfps.inputs.chief_dataset import as_tensor
-from tfps.keras._compat import Variable, convert_to_np_if_not_ragged, keras, metrics_of, tree
-from tfps.keras.replicas.tables import local
-from tfps.keras.returned_logs import ReturnedLogs
-from tfps.replicas import reduction
-from tfps.replicas.step import ReplicaStep, tracing
-from tfps.training.device_batches import count_examples
+from tfps.keras._compat import convert_to_np_if_not_ragged, keras, tree
+from tfps.keras.batch_callbacks import Lookahead
+from tfps.keras.replicas.steps import run_on_replica
 from tfps.types import Nest
 
 _PREDICT_ON_BATCH = "_tfps_predict_on_batch"
 """The attribute of a model that keeps its function for `predict_on_batch`."""
+_PROGRESS = "_tfps_progress"
+"""The attribute of an iterator that keeps its `Progress`."""
+_NO_LIMIT = 1 << 30
+_CALL_S = 0.1
+"""How long a call may take, in seconds. Progress bars are drawn at most every 0.05 s."""
 
 
-def make_function(model: keras.Model, run: Callable[[Nest], Nest]) -> Callable[[Any], Nest]:
-    """Makes `model.train_function` or `model.test_function`: it takes an iterator and returns the logs.
+@dataclasses.dataclass
+class Progress:
+    """How far `fit` or `evaluate` has come in one epoch with an iterator.
+
+    Args:
+        left: the number of steps that the epoch still takes; None if it goes on to the end of an unknown number.
+        ahead: the number of steps that have run before Keras has asked for them.
+    """
+
+    left: int | None
+    ahead: int = 0
+
+
+def set_steps_left(iterator: Any, begins: bool, left: int | None) -> None:
+    """Tells how many steps an epoch still takes from an iterator, before each call.
+
+    Args:
+        iterator: the iterator.
+        begins: whether the epoch begins; what the one before has run ahead is forgotten, as it may have ended early.
+        left: the number of steps, with the next one; None if it is not known.
+    """
+    progress = getattr(iterator, _PROGRESS, None)
+    if begins or progress is None:
+        setattr(iterator, _PROGRESS, Progress(left))
+    else:
+        progress.left = left
+
+
+class ReplicatedFunction:
+    """Replaces `model.train_function` or `model.test_function`: takes an iterator and returns the logs.
 
     Args:
         model: a model of a strategy of `tfps.replicas`.
         run: its `train_step` or `test_step`.
+        lookahead: the attribute of the model that has the `Lookahead` of the `fit` or `evaluate` that runs.
     """
-    strategy = model._distribute_strategy
 
-    @tf.autograph.experimental.do_not_convert
-    def one_step(data: Nest) -> Nest:
-        outputs = strategy.run(lambda part: _step_of_replica(model, run, part), args=(data,))
-        # All replicas have the same logs.
-        return tree.map_structure(lambda value: strategy.experimental_local_results(value)[0], outputs)
+    def __init__(self, model: keras.Model, run: Callable[[Nest], Nest], lookahead: str) -> None:
+        self._model = model
+        self._lookahead = lookahead
+        self._graphs = _Graphs(model, run)
+        self._at_once = 1
+        self._logs: Nest = None
 
-    on_data = one_step if model.run_eagerly else tf.function(one_step, reduce_retracing=True)
+    def __call__(self, iterator: Any) -> Nest:
+        """Takes `steps_per_execution` steps, and fewer where the input ends.
 
-    @tf.autograph.experimental.do_not_convert
-    def take_step(iterator: Any) -> Nest:
-        return on_data(_without_optionals(iterator.get_next()))
+        Raises:
+            StopIteration: the input has no more.
+        """
+        wanted = int(self._model.steps_per_execution)
+        if not isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
+            return self._run_given(iterator, wanted)
+        # Without one, the caller is no loop of Keras.
+        progress = getattr(iterator, _PROGRESS, None) or Progress(None)
+        try:
+            while progress.ahead < wanted:
+                self._run(iterator, progress, wanted)
+        except (StopIteration, tf.errors.OutOfRangeError):
+            # The steps before the end count, and the next call ends the epoch.
+            if not progress.ahead:
+                raise StopIteration from None
+        progress.ahead = max(0, progress.ahead - wanted)
+        return self._logs
 
-    on_iterator = take_step if model.run_eagerly else tf.function(take_step, reduce_retracing=True)
+    @property
+    def is_outdated(self) -> bool:
+        """Whether `run_eagerly` of the model has changed since the function was made."""
+        return self._graphs.is_eager != bool(self._model.run_eagerly)
 
-    def function(iterator: Any) -> Nest:
+    def _run(self, iterator: Any, progress: Progress, wanted: int) -> None:
+        missing, most = wanted - progress.ahead, self._most(iterator, progress)
+        if most <= wanted:
+            self._logs = self._graphs.take_step(iterator)
+            progress.ahead += 1
+            return
+        limit = most if progress.left is None else min(most, progress.left)
+        steps = max(missing, min(self._at_once, limit - progress.ahead))
+        begin = time.perf_counter()
+        done, self._logs = self._graphs.take_steps(iterator, steps)
+        step_s = (time.perf_counter() - begin) / done
+        progress.ahead += done
+        # Upwards slowly: a call may have traced the graph, and a batch may be larger than the one before.
+        self._at_once = max(1, min(2 * self._at_once, int(_CALL_S / step_s)))
+
+    def _most(self, iterator: Any, progress: Progress) -> int:
+        """Returns the number of steps that may begin before callbacks have seen the first one, apart from the input."""
+        lookahead: Lookahead | None = getattr(self._model, self._lookahead, None)
+        if lookahead is None or lookahead.reads_logs or not self._graphs.has_loop(iterator, progress.left):
+            return 1
+        most = lookahead.steps(workers=1)
+        return _NO_LIMIT if most is None else most
+
+    def _run_given(self, batches: Any, wanted: int) -> Nest:
+        """Runs the batches of `train_on_batch` and `test_on_batch`."""
         logs = None
-        for _ in range(model.steps_per_execution):
+        for _ in range(wanted):
             try:
-                if isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
-                    logs = on_iterator(iterator)
-                else:
-                    logs = on_data(_divide(strategy, _without_optionals(next(iterator))))
-            except (StopIteration, tf.errors.OutOfRangeError):
-                # The steps before this one count, and the next call ends the epoch.
+                data = next(batches)
+            except StopIteration:
                 if logs is None:
-                    raise StopIteration from None
+                    raise
                 break
+            logs = self._graphs.on_data(_divide(self._model._distribute_strategy, _without_optionals(data)))
         return logs
 
-    return function
+
+class _Graphs:
+    """The graphs of a step and of several steps.
+
+    Args:
+        model: a model of a strategy of `tfps.replicas`.
+        run: its `train_step` or `test_step`.
+
+    Attributes:
+        is_eager: whether steps run without a graph.
+        on_data: runs a step on a batch that is divided between the replicas; returns the logs.
+        take_step: the same on the next batch of an iterator.
+    """
+
+    def __init__(self, model: keras.Model, run: Callable[[Nest], Nest]) -> None:
+        strategy = model._distribute_strategy
+        self.is_eager = bool(model.run_eagerly)
+        # Set while tracing: the loop carries the logs of a step, so they have to be tensors.
+        self._has_tensors = True
+        self._in_process = not getattr(strategy.extended, "_in_multi_worker_mode", lambda: False)()
+
+        @tf.autograph.experimental.do_not_convert
+        def one_step(data: Nest) -> Nest:
+            outputs = strategy.run(lambda part: run_on_replica(model, run, part), args=(data,))
+            # All replicas have the same logs.
+            return tree.map_structure(lambda value: strategy.experimental_local_results(value)[0], outputs)
+
+        @tf.autograph.experimental.do_not_convert
+        def take_step(iterator: Any) -> Nest:
+            return self.on_data(_without_optionals(iterator.get_next()))
+
+        @tf.autograph.experimental.do_not_convert
+        def take_steps(iterator: Any, steps: tf.Tensor) -> tuple[tf.Tensor, Nest]:
+            return self._loop(iterator, steps)
+
+        def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+            return function if self.is_eager else tf.function(function, reduce_retracing=True)
+
+        self.on_data, self.take_step, self._take_steps = map(compiled, (one_step, take_step, take_steps))
+
+    def has_loop(self, iterator: Any, left: int | None) -> bool:
+        """Whether several steps can run in one graph.
+
+        Args:
+            iterator: what the batches are read from.
+            left: the number of batches that are left; None if it is not known.
+        """
+        # Only a plain iterator can tell in the graph that it has no more.
+        known = left is not None or isinstance(iterator, tf.data.Iterator)
+        return known and self._has_tensors and self._in_process and not self.is_eager
+
+    def take_steps(self, iterator: Any, steps: int) -> tuple[int, Nest]:
+        """Runs steps on the next batches; returns how many there were, and the logs of the last one.
+
+        Raises:
+            tf.errors.OutOfRangeError: there was no batch.
+        """
+        done, logs = self._take_steps(iterator, tf.constant(steps))
+        return int(done), logs
+
+    def _loop(self, iterator: Any, steps: tf.Tensor) -> tuple[tf.Tensor, Nest]:
+        first = self.take_step(iterator)
+        values = tf.nest.flatten(first, expand_composites=True)
+        self._has_tensors = all(isinstance(value, tf.Tensor) for value in values)
+        if not self._has_tensors:
+            return tf.constant(1), first
+
+        def step(data: Nest) -> list[tf.Tensor]:
+            return tf.nest.flatten(self.on_data(_without_optionals(data)), expand_composites=True)
+
+        def body(done: tf.Tensor, more: tf.Tensor, *logs: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            if not isinstance(iterator, tf.data.Iterator):
+                return done + 1, more, *step(iterator.get_next())
+            batch = iterator.get_next_as_optional()
+            more = batch.has_value()
+            logs = tf.cond(more, lambda: step(batch.get_value()), lambda: list(logs))
+            return done + tf.cast(more, tf.int32), more, *logs
+
+        # The last batch may be smaller, and with it what a step returns for each example.
+        shapes = [tf.TensorShape(None if value.shape.rank is None else [None] * value.shape.rank) for value in values]
+        done, _, *last = tf.while_loop(
+            lambda done, more, *logs: tf.logical_and(more, done < steps),
+            body,
+            (tf.constant(1), tf.constant(True), *values),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), *shapes),
+        )
+        return done, tf.nest.pack_sequence_as(first, last, expand_composites=True)
 
 
 def _divide(strategy: tf.distribute.Strategy, data: Nest) -> Nest:
@@ -90,11 +247,14 @@ def _divide(strategy: tf.distribute.Strategy, data: Nest) -> Nest:
 
 def predict_on_batch(stock: Callable[..., Nest], model: keras.Model, x: Nest) -> Nest:
     """Replaces `predict_on_batch`: one replica predicts, where Keras would return what each predicts for the batch."""
-    run = vars(model).get(_PREDICT_ON_BATCH)
-    if run is None:
-        run = model.predict_step if model.run_eagerly else tf.function(model.predict_step, autograph=False)
-        # Keras tracks what is assigned to a model in the plain way.
-        object.__setattr__(model, _PREDICT_ON_BATCH, run)
+    run: Callable[..., Nest] = model.predict_step
+    # `run_eagerly` may change without `compile`.
+    if not model.run_eagerly:
+        run = vars(model).get(_PREDICT_ON_BATCH)
+        if run is None:
+            run = tf.function(model.predict_step, autograph=False)
+            # Keras tracks what is assigned to a model in the plain way.
+            object.__setattr__(model, _PREDICT_ON_BATCH, run)
     outputs = run((tree.map_structure(as_tensor, x),))
     return tree.map_structure(convert_to_np_if_not_ragged, outputs)
 
@@ -102,117 +262,3 @@ def predict_on_batch(stock: Callable[..., Nest], model: keras.Model, x: Nest) ->
 def _without_optionals(data: Nest) -> Nest:
     """Returns a batch with None where a dataset of structures with None has an empty optional."""
     return tree.map_structure(lambda one: None if isinstance(one, tf.experimental.Optional) else one, data)
-
-
-def _step_of_replica(model: keras.Model, run: Callable[[Nest], Nest], data: Nest) -> Nest:
-    replica = tf.distribute.get_replica_context()
-    current = ReplicaStep(tf.cast(count_examples(data), tf.float32))
-    if replica.num_replicas_in_sync == 1:
-        with tracing(current):
-            return run(data)
-    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    begin = len(graph.get_operations()) if graph is not None else 0
-    examples = current.examples
-    metrics = [variable for metric in metrics_of(model) for variable in metric.variables]
-    before = [tf.identity(local(variable._value)) for variable in metrics]
-    with tracing(current):
-        logs = run(_at_least_one(data, examples))
-    # The step may have made metrics.
-    metrics = [variable for metric in metrics_of(model) for variable in metric.variables]
-    # Before the metrics are changed again, or their results would count as older than their state.
-    returned = None
-    if graph is not None:
-        sums = [_MergedSum(one.path, local(one._value).handle, local(one._value)) for one in metrics]
-        returned = ReturnedLogs(logs, sums, model.get_metrics_result, begin)
-    _undo_if_empty(metrics, before, examples)
-    return _join(model, logs, returned, metrics, current)
-
-
-def _at_least_one(data: Nest, examples: tf.Tensor) -> Nest:
-    """Returns a batch of zeros with one example for a replica that has none; layers may fail for an empty batch."""
-    missing = tf.cast(tf.equal(examples, 0), tf.int32)
-
-    def fill(value: Any) -> Any:
-        if not isinstance(value, tf.Tensor) or value.shape.rank in (None, 0):
-            return value
-        shape = tf.concat([missing[tf.newaxis], tf.shape(value)[1:]], 0)
-        filled = tf.concat([value, tf.fill(shape, tf.zeros([], value.dtype))], 0)
-        filled.set_shape([None, *value.shape[1:]])
-        return filled
-
-    return tree.map_structure(fill, data)
-
-
-def _undo_if_empty(metrics: list[Variable], before: list[tf.Tensor], examples: tf.Tensor) -> None:
-    """Takes back what the example of zeros has added to metrics."""
-    for number, variable in enumerate(metrics):
-        value = local(variable._value)
-        old = before[number] if number < len(before) else tf.zeros_like(value)
-        value.assign(tf.where(examples > 0, value, old))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _MergedSum:
-    """A metric variable, with its sum over the replicas.
-
-    Args:
-        name: its name, for messages.
-        home_handle: the handle of the variable of this replica, by which the graph of the step knows it.
-        total: the sum.
-    """
-
-    name: str
-    home_handle: tf.Tensor
-    total: tf.Tensor
-
-    @property
-    def shape(self) -> tf.TensorShape:
-        """The shape of the variable."""
-        return self.total.shape
-
-    @property
-    def dtype(self) -> tf.DType:
-        """The dtype of the variable."""
-        return self.total.dtype
-
-    @property
-    def key(self) -> str:
-        """A key that no step has a copy for."""
-        return self.name
-
-    def read_value(self) -> tf.Tensor:
-        """Returns the sum over the replicas."""
-        return self.total
-
-
-def _join(
-    model: keras.Model, logs: Nest, returned: ReturnedLogs | None, metrics: list[Variable], current: ReplicaStep
-) -> Nest:
-    """Returns the logs of all replicas, and gives them all the same state, by one message."""
-    of_metrics = {id(variable) for variable in metrics}
-    assigned = {id(one): one for one in current.assigned if id(one) not in of_metrics}
-    state = [one for one in assigned.values() if one._value.dtype.is_floating]
-    components = [local(variable._value) for variable in metrics]
-    reads = [tf.convert_to_tensor(component) for component in components]
-    kept = [tf.convert_to_tensor(local(one._value)) for one in state]
-    flat = {} if returned is None else dict(sorted(returned.values.items()))
-    values = [tf.cast(value, tf.float32) for value in flat.values()] if returned is not None else []
-    means, totals = reduction.weighted_mean([*kept, *values], reads, current.examples)
-    for one, mean in zip(state, means, strict=False):
-        local(one._value).assign(mean)
-
-    def results() -> Mapping[str, Any]:
-        return _results(model, metrics, totals)
-
-    if returned is None:
-        # Eager logs have no graph that tells metrics from values: the name decides.
-        exact = results()
-        return {name: exact.get(name, value) for name, value in (logs or {}).items()}
-    merged = [_MergedSum(m.path, c.handle, t) for m, c, t in zip(metrics, components, totals, strict=True)]
-    return returned.compute_from(merged, dict(zip(flat, means[len(state) :], strict=True)), results)
-
-
-def _results(model: keras.Model, metrics: list[Variable], totals: list[tf.Tensor]) -> Mapping[str, Any]:
-    """Returns the results of the model's metrics from their sums over the replicas."""
-    with keras.StatelessScope(state_mapping=list(zip(metrics, totals, strict=True))):
-        return model.get_metrics_result()
