@@ -28,8 +28,10 @@ UNSURE = 2.0
 """Predictions across hosts are right to a factor of two (docs/scaling.md), so bytes decide unless this is exceeded."""
 
 # The work of a step on a CPU.
-STEP_S = 1.8e-3
-"""`fit` of Keras for each step, without the model. Measured."""
+STEP_S = 0.2e-3
+"""`fit` of Keras for each step of one device, without the model: many steps run in one call. Measured."""
+REPLICATED_STEP_S = 1.8e-3
+"""`fit` of Keras for each step of several replicas, without the model. Measured."""
 OPERATION_S = 4e-6
 """An operation, without what it computes. Measured."""
 UPDATE_OPERATIONS = 8

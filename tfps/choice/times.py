@@ -81,11 +81,11 @@ def mirrored(footprint: Footprint, site: Site, replicas: int) -> Speed:
     """Predicts one process with several replicas: on the cards of a host, or on logical devices of its CPU."""
     sent = all_reduce_bytes(footprint, replicas)
     if site.cards:
-        step_s = constants.STEP_S + card_step_s(footprint) + sent / constants.CARD_LINK_BYTES_S
+        step_s = constants.REPLICATED_STEP_S + card_step_s(footprint) + sent / constants.CARD_LINK_BYTES_S
     else:
         # The replicas share the cores, and each byte is added up by them.
         work = cpu_work(footprint)
-        step_s = constants.STEP_S + replicas * (work.serial_s + work.parallel_s / _cores(site.cores))
+        step_s = constants.REPLICATED_STEP_S + replicas * (work.serial_s + work.parallel_s / _cores(site.cores))
         step_s += replicas * sent / constants.CORE_BYTES_S
     return _speed(footprint, replicas, step_s + constants.REPLICA_STEP_S)
 
@@ -98,7 +98,12 @@ def multi_worker_mirrored(footprint: Footprint, site: Site) -> Speed:
     turns = 1 if site.cards else site.cpu_devices
     bandwidth = site.bandwidth if site.hosts > 1 else constants.LOOPBACK_BYTES_S
     delays = 2 * (site.workers - 1) * (constants.DELAY_S if site.hosts > 1 else 0)
-    step_s = constants.STEP_S + turns * _compute_s(footprint, site, site.workers_per_host) + sent / bandwidth + delays
+    step_s = (
+        constants.REPLICATED_STEP_S
+        + turns * _compute_s(footprint, site, site.workers_per_host)
+        + sent / bandwidth
+        + delays
+    )
     return _speed(footprint, replicas, step_s + constants.REPLICA_STEP_S)
 
 

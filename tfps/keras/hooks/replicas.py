@@ -27,6 +27,7 @@ from tfps.keras.hooks.replacing import Method
 from tfps.keras.modes import ModeOptimizer
 from tfps.keras.replicas import adoption, functions, saving, tables, updates
 from tfps.replicas import multi_worker, step
+from tfps.replicas.iterators import free_in_background
 from tfps.replicas.strategies import MultiWorkerMirroredStrategy, Replicated
 from tfps.types import Nest
 
@@ -92,6 +93,8 @@ def _enumerate_steps(stock: Method, iterator: TFEpochIterator) -> Iterator[tuple
     """Tells the function that runs the steps how many an epoch has left, so that it does not run beyond its end."""
     for number, *rest in stock(iterator):
         total = iterator.num_batches
+        if isinstance(rest[-1], tf.data.Iterator):
+            free_in_background(rest[-1])
         functions.set_steps_left(rest[-1], number == 0, total - number if total else None)
         yield number, *rest
 
