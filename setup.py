@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import setuptools
@@ -21,6 +22,9 @@ LIBRARY = Path("tfps/ops/_tfps_ops.so")
 BUILD_INFO = "_build_info.json"
 # -ffp-contract=off: every CPU target computes the same bits. -fno-math-errno: a square root is one instruction.
 CXX_FLAGS = ["-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
+
+FEW = 4
+"""So many files include TensorFlow's headers before compiling these by themselves pays off."""
 
 
 def library_sources() -> list[Path]:
@@ -64,6 +68,15 @@ def run(command: list[str]) -> None:
         raise SetupError(f"Compiling the C++ ops of tfps failed: {shlex.join(command)}\n{done.stderr}")
 
 
+def precompile(base: list[str], folder: Path) -> list[str]:
+    """Compiles TensorFlow's headers for all files that include them, and returns the flags that use them."""
+    header = folder / "tensorflow_headers.h"
+    names = ("op.h", "op_kernel.h", "shape_inference.h")
+    header.write_text("".join(f"#include <tensorflow/core/framework/{name}>\n" for name in names))
+    run([*base, "-x", "c++-header", str(header), "-o", f"{header}.gch"])
+    return ["-include", str(header)]
+
+
 class BuildOps(build_ext):
     """Compiles tfps_ops, as many files at a time as there are cores, and links them into one library."""
 
@@ -72,26 +85,44 @@ class BuildOps(build_ext):
         return str(Path(*fullname.split(".")).with_suffix(".so"))
 
     def build_extension(self, ext: setuptools.Extension) -> None:
-        """Compiles what is newer than its object, then links."""
+        """Compiles the files, then links them."""
         command, flags = compiler(), tensorflow_flags()
         # Objects of one TensorFlow are useless to the next, so each version has a directory.
         objects = ROOT.absolute() / "build" / "ops" / f"tensorflow-{flags['version']}"
         objects.mkdir(parents=True, exist_ok=True)
         base = [*command, *CXX_FLAGS, "-I.", *flags["compile"]]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            compiled = list(pool.map(lambda source: self._compile(base, Path(source), objects), ext.sources))
+        compiled = self._compile_all(base, [Path(source) for source in ext.sources], objects)
         library = Path(self.get_ext_fullpath(ext.name))
         library.parent.mkdir(parents=True, exist_ok=True)
         run([*command, "-shared", "-o", str(library.absolute()), *map(str, compiled), *flags["link"]])
         (library.parent / BUILD_INFO).write_text(json.dumps({"tensorflow": flags["version"]}) + "\n")
 
-    def _compile(self, base: list[str], source: Path, objects: Path) -> Path:
-        target = objects / ("_".join(source.with_suffix(".o").parts))
+    def _compile_all(self, base: list[str], sources: list[Path], objects: Path) -> list[Path]:
+        """Compiles what is newer than its object, and returns all objects."""
         headers = [*ROOT.glob("tfps_ops/**/*.h"), *ROOT.glob("tfps_ops/**/*.inc")]
-        newest = max(path.stat().st_mtime for path in [ROOT / source, ROOT / "setup.py", *headers])
-        if self.force or not target.exists() or target.stat().st_mtime < newest:
-            run([*base, "-c", str(source), "-o", str(target)])
-        return target
+        newest = max(path.stat().st_mtime for path in [ROOT / "setup.py", *headers])
+        targets = [objects / ("_".join(source.with_suffix(".o").parts)) for source in sources]
+        old = [
+            (source, target)
+            for source, target in zip(sources, targets, strict=True)
+            if self.force
+            or not target.exists()
+            or target.stat().st_mtime < max(newest, (ROOT / source).stat().st_mtime)
+        ]
+        # TensorFlow's headers take most of the time of a file that includes them.
+        large = {source for source, _ in old if '#include "tensorflow/' in (ROOT / source).read_text()}
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, tempfile.TemporaryDirectory() as folder:
+            first = pool.submit(precompile, base, Path(folder)) if len(large) > FEW else None
+
+            def compile_one(source: Path, target: Path) -> None:
+                include = first.result() if first is not None and source in large else []
+                run([*base, *include, "-c", str(source), "-o", str(target)])
+
+            # The others come first, while the headers are compiled.
+            old.sort(key=lambda pair: pair[0] in large)
+            for done in [pool.submit(compile_one, *pair) for pair in old]:
+                done.result()
+        return targets
 
     def copy_extensions_to_source(self) -> None:
         """For an editable install: the library and what says how it was built go into the source tree."""
