@@ -4,10 +4,12 @@
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src import backend, tree
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import in_stateless_scope
@@ -50,11 +52,13 @@ __all__ = [
     "Trainer",
     "UNREFERENCED_SLOTS",
     "Variable",
+    "WARNING_OF_END",
     "array_slicing",
     "batches_until_save",
     "cloning",
     "convert_to_np_if_not_ragged",
     "creating_layer",
+    "end_without_warning",
     "enumerate_steps",
     "final_logs",
     "forget_uninitialized",
@@ -154,6 +158,34 @@ def enumerate_steps(iterator: TFEpochIterator) -> Iterator[tuple[Any, ...]]:
     """Yields numbers of steps, and last what to read their batches from, for the steps of an epoch."""
     # Before Keras 3.9 an iterator over an epoch is not iterable.
     return iter(iterator) if hasattr(iterator, "__iter__") else iterator.enumerate_epoch()
+
+
+_HAS_WARNING_OF_END = hasattr(TFEpochIterator, "_interrupted_warning")
+# Before Keras 3.9, what catches the end of the input also warns of it.
+WARNING_OF_END = "_interrupted_warning" if _HAS_WARNING_OF_END else "catch_stop_iteration"
+"""The method of `TFEpochIterator` that warns that its input has no more."""
+
+
+def end_without_warning(stock: Callable[..., Any], iterator: TFEpochIterator) -> Any:
+    """Replaces `WARNING_OF_END` where the end of the input is the end of the epoch.
+
+    Args:
+        stock: the method of Keras.
+        iterator: its object.
+    """
+    return None if _HAS_WARNING_OF_END else _catch_end(stock, iterator)
+
+
+@contextlib.contextmanager
+def _catch_end(stock: Callable[..., Any], iterator: TFEpochIterator) -> Iterator[None]:
+    try:
+        yield
+        iterator.tf_sync()
+    except (StopIteration, tf.errors.OutOfRangeError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with stock(iterator):
+                raise
 
 
 _GLOBAL_SEED_GENERATOR = getattr(seed_generator, "GLOBAL_SEED_GENERATOR", "global_seed_generator")

@@ -12,12 +12,14 @@ from tfps.errors import UnsupportedError
 from tfps.keras import variables
 from tfps.keras._compat import (
     STEPS_OF_EPOCH,
+    WARNING_OF_END,
     ArrayDataAdapter,
     TensorFlowTrainer,
     TFEpochIterator,
     TFOptimizer,
     Trainer,
     Variable,
+    end_without_warning,
     keras,
     tensorflow_numpy,
 )
@@ -50,8 +52,8 @@ def install() -> None:
     for name in ("fit", "evaluate"):
         replacing.replace(TensorFlowTrainer, name, _run_ahead, trains)
     replacing.replace(TFEpochIterator, STEPS_OF_EPOCH, _enumerate_steps, _is_of_replicas)
-    for name, hook in (("__init__", _init_iterator), ("reset", _reset_iterator), ("_interrupted_warning", _say_end)):
-        replacing.replace(TFEpochIterator, name, hook, _is_of_several_hosts)
+    replacing.replace(TFEpochIterator, "__init__", _init_iterator, _is_of_several_hosts)
+    replacing.replace(TFEpochIterator, WARNING_OF_END, _say_end, _is_of_several_hosts)
     _install_saving()
 
 
@@ -91,11 +93,15 @@ def _is_of_replicas(iterator: TFEpochIterator) -> bool:
 
 def _enumerate_steps(stock: Method, iterator: TFEpochIterator) -> Iterator[tuple[Any, ...]]:
     """Tells the function that runs the steps how many an epoch has left, so that it does not run beyond its end."""
+    if _is_of_several_hosts(iterator):
+        _forget_number(iterator)
+    begins = True
     for number, *rest in stock(iterator):
         total = iterator.num_batches
         if isinstance(rest[-1], tf.data.Iterator):
             free_in_background(rest[-1])
-        functions.set_steps_left(rest[-1], number == 0, total - number if total else None)
+        functions.set_steps_left(rest[-1], begins, total - number if total else None)
+        begins = False
         yield number, *rest
 
 
@@ -111,21 +117,15 @@ def _init_iterator(stock: Method, iterator: TFEpochIterator, *args: Any, **kwarg
     _forget_number(iterator)
 
 
-def _reset_iterator(stock: Method, iterator: TFEpochIterator) -> None:
-    stock(iterator)
-    _forget_number(iterator)
-
-
 def _forget_number(iterator: TFEpochIterator) -> None:
     """Lets an epoch go on until no worker has a batch: each may have another number of them."""
     if not isinstance(iterator.data_adapter, ArrayDataAdapter):
         iterator._num_batches = None
 
 
-def _say_end(stock: Method, iterator: TFEpochIterator) -> None:
+def _say_end(stock: Method, iterator: TFEpochIterator) -> Any:
     """Warns only of an input that is shorter than the user has said."""
-    if iterator.steps_per_epoch:
-        stock(iterator)
+    return stock(iterator) if iterator.steps_per_epoch else end_without_warning(stock, iterator)
 
 
 def _install_saving() -> None:
