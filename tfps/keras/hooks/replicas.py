@@ -20,6 +20,7 @@ from tfps.keras._compat import (
     Trainer,
     Variable,
     end_without_warning,
+    initialize_copies,
     keras,
     tensorflow_numpy,
 )
@@ -60,6 +61,7 @@ def install() -> None:
 def _install_variables() -> None:
     in_scope = lambda *args, **kwargs: tables.current_strategy() is not None  # noqa: E731
     replacing.replace(Variable, "__init__", _init_variable, in_scope)
+    replacing.replace(Variable, "_initialize_with_initializer", _initialize_with_initializer, in_scope)
     replacing.replace(Variable, "_initialize", _initialize, in_scope)
     replacing.replace(Variable, "_direct_assign", _assign, lambda *args: step.current() is not None)
     replacing.replace(
@@ -154,13 +156,20 @@ def _init_variable(stock: Method, variable: Variable, *args: object, **kwargs: o
     stock(variable, *args, **kwargs)
 
 
+def _initialize_with_initializer(
+    stock: Method, variable: Variable, initializer: keras.initializers.Initializer
+) -> None:
+    # As in newer versions of Keras. Keras 3.6 does not call `_initialize`.
+    variable._initialize(lambda: initializer(variable._shape, dtype=variable._dtype))
+
+
 def _initialize(stock: Method, variable: Variable, value: tf.Tensor | Callable[[], tf.Tensor]) -> None:
-    stock(variable, value)
     strategy = tables.current_strategy()
     assert strategy is not None
     # The variable may have been made before the scope, for a model that is built in it.
     if not hasattr(variable, "_tfps_maker"):
         variables.record_maker(variable)
+    initialize_copies(stock, variable, value, variables.is_metric(variable))
     tables.mark(strategy, variable)
 
 
