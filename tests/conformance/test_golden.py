@@ -27,6 +27,8 @@ def where(request):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_saved_model_is_read_with_its_exact_values(where, form):
+    if form == "keras file" and "quantization_config" not in keras.layers.Embedding(1, 1).get_config():
+        pytest.skip("this Keras does not read a model that Keras 3.15 has saved")
     with scope_of(where):
         model = FORMATS[form].load(GOLDEN, golden_model.build)
     models.assert_equal(models.state(model), STATE)

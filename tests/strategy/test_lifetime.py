@@ -1,6 +1,7 @@
 """How a strategy ends, whatever ends it: its cluster with it, and what was made under it says so."""
 
 import pytest
+import tensorflow as tf
 
 PRELUDE = """
 import contextlib, gc, os, signal, sys, threading, time
@@ -159,7 +160,9 @@ def test_a_cell_that_is_run_again_leaves_nothing_of_the_run_before(run_program):
     assert max(python_threads) - python_threads[1] <= 0
     # TensorFlow leaves 4 threads behind for each cluster that its context has left; the whole context was 92.
     assert threads[7] - threads[1] <= 6 * 4 + 8
-    assert files[7] - files[1] <= 2
+    # Before version 2.20 it also leaves what two threads of gRPC wait with, two files each.
+    left = 4 if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 20) else 0
+    assert files[7] - files[1] <= 6 * left + 2
 
 
 DROPPED = (

@@ -4,10 +4,13 @@
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src import backend, tree
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import in_stateless_scope
@@ -20,6 +23,7 @@ from keras.src.backend.tensorflow.trainer import (
     convert_to_np_if_not_ragged,
     potentially_ragged_concat,
 )
+from keras.src.losses import loss as losses
 from keras.src.models import cloning
 from keras.src.random import seed_generator
 from keras.src.trainers.data_adapters import array_slicing
@@ -40,6 +44,7 @@ if not hasattr(TFOptimizer, "add_optimizer_variables"):
     UNREFERENCED_SLOTS = (keras.optimizers.Adagrad, keras.optimizers.Ftrl)
 
 __all__ = [
+    "DIVIDES_LOSS",
     "STEPS_OF_EPOCH",
     "ArrayDataAdapter",
     "DataAdapter",
@@ -50,17 +55,20 @@ __all__ = [
     "Trainer",
     "UNREFERENCED_SLOTS",
     "Variable",
+    "WARNING_OF_END",
     "array_slicing",
     "batches_until_save",
     "cloning",
     "convert_to_np_if_not_ragged",
     "creating_layer",
+    "end_without_warning",
     "enumerate_steps",
     "final_logs",
     "forget_uninitialized",
     "global_attributes",
     "global_generator",
     "in_stateless_scope",
+    "initialize_copies",
     "keras",
     "metrics_of",
     "potentially_ragged_concat",
@@ -102,6 +110,38 @@ def metrics_of(model: keras.Model) -> list[keras.Metric]:
 def standardize_dtype(dtype: object) -> str:
     """Returns the name of a dtype of Keras, TensorFlow or numpy, such as "float32"."""
     return str(backend.standardize_dtype(dtype))
+
+
+DIVIDES_LOSS = hasattr(losses, "scale_loss_for_distribution")
+"""Whether Keras divides a loss by the number of replicas. Keras 3.6 does not, Keras 3.9 does."""
+
+_DEFAULT_AGGREGATION = inspect.signature(Variable.__init__).parameters["aggregation"].default
+"""The aggregation of a variable for which nobody has chosen one: "mean" in Keras 3.6, and "none" in newer versions."""
+
+
+def initialize_copies(stock: Callable[..., None], variable: Variable, value: object, is_metric: bool) -> None:
+    """Makes the value of a Keras variable under a strategy with replicas.
+
+    Args:
+        stock: `Variable._initialize`.
+        variable: the variable.
+        value: the initial value, a function that returns it, or a `tf.Variable`.
+        is_metric: whether the variable is the state of a metric, which each replica counts for itself.
+    """
+    if hasattr(Variable, "_map_synchronization") or isinstance(value, tf.Variable):
+        stock(variable, value)
+        return
+    # Earlier versions do not tell TensorFlow that a metric is summed when it is read. Keras 3.6 tells it nothing.
+    aggregation = "none" if variable.aggregation == _DEFAULT_AGGREGATION else variable.aggregation
+    synchronization = tf.VariableSynchronization
+    variable._value = tf.Variable(
+        value,
+        dtype=variable._dtype,
+        trainable=variable.trainable,
+        name=variable.name,
+        aggregation=getattr(tf.VariableAggregation, aggregation.upper()),
+        synchronization=synchronization.ON_READ if is_metric else synchronization.AUTO,
+    )
 
 
 def forget_uninitialized() -> None:
@@ -154,6 +194,34 @@ def enumerate_steps(iterator: TFEpochIterator) -> Iterator[tuple[Any, ...]]:
     """Yields numbers of steps, and last what to read their batches from, for the steps of an epoch."""
     # Before Keras 3.9 an iterator over an epoch is not iterable.
     return iter(iterator) if hasattr(iterator, "__iter__") else iterator.enumerate_epoch()
+
+
+_HAS_WARNING_OF_END = hasattr(TFEpochIterator, "_interrupted_warning")
+# Before Keras 3.9, what catches the end of the input also warns of it.
+WARNING_OF_END = "_interrupted_warning" if _HAS_WARNING_OF_END else "catch_stop_iteration"
+"""The method of `TFEpochIterator` that warns that its input has no more."""
+
+
+def end_without_warning(stock: Callable[..., Any], iterator: TFEpochIterator) -> Any:
+    """Replaces `WARNING_OF_END` where the end of the input is the end of the epoch.
+
+    Args:
+        stock: the method of Keras.
+        iterator: its object.
+    """
+    return None if _HAS_WARNING_OF_END else _catch_end(stock, iterator)
+
+
+@contextlib.contextmanager
+def _catch_end(stock: Callable[..., Any], iterator: TFEpochIterator) -> Iterator[None]:
+    try:
+        yield
+        iterator.tf_sync()
+    except (StopIteration, tf.errors.OutOfRangeError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with stock(iterator):
+                raise
 
 
 _GLOBAL_SEED_GENERATOR = getattr(seed_generator, "GLOBAL_SEED_GENERATOR", "global_seed_generator")

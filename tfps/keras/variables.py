@@ -71,7 +71,7 @@ def create_from_value(
         return strategy.create(
             spec,
             Recipe(InitialValue(lambda: tf.convert_to_tensor(array, dtype)), bookkeeping=not _is_of_layer(variable)),
-            summed=_is_metric(variable),
+            summed=is_metric(variable),
         )
 
 
@@ -143,7 +143,7 @@ def _create(
     )
     # An optimizer may build its slots while a step is traced, and variables must outlive that graph.
     with tf.init_scope():
-        return strategy.create(spec, recipe, summed=_is_metric(variable))
+        return strategy.create(spec, recipe, summed=is_metric(variable))
 
 
 def adopt(strategy: ParameterServerStrategy, variables: list[Variable], maker: str) -> None:
@@ -193,6 +193,11 @@ def record_layer(variable: Variable, layer: keras.layers.Layer) -> None:
     _record_table_type(variable, layer)
 
 
+def record_metric(variable: Variable) -> None:
+    """Records that a Keras variable is the state of a metric, as `record_maker` would have done at the time."""
+    variable._tfps_maker = "metric"
+
+
 def _kind_of(layer: keras.layers.Layer) -> str:
     return "embedding" if isinstance(layer, keras.layers.Embedding) else "layer"
 
@@ -220,7 +225,7 @@ def looks_like_table(shape: Shape, name: str, of_embedding: bool) -> bool:
     return shape[0] >= _TABLE_ROWS or (of_embedding and name == "embeddings")
 
 
-def _is_metric(variable: Variable) -> bool:
+def is_metric(variable: Variable) -> bool:
     """Whether a variable is the state of a metric, and therefore a sum over workers."""
     # Keras marks such variables as synchronized on read. Before version 3.7 it had no mark, so the maker decides.
     return getattr(variable, "_synchronization", None) == "on_read" or variable._tfps_maker == "metric"

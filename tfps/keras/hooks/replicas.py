@@ -12,12 +12,15 @@ from tfps.errors import UnsupportedError
 from tfps.keras import variables
 from tfps.keras._compat import (
     STEPS_OF_EPOCH,
+    WARNING_OF_END,
     ArrayDataAdapter,
     TensorFlowTrainer,
     TFEpochIterator,
     TFOptimizer,
     Trainer,
     Variable,
+    end_without_warning,
+    initialize_copies,
     keras,
     tensorflow_numpy,
 )
@@ -50,14 +53,15 @@ def install() -> None:
     for name in ("fit", "evaluate"):
         replacing.replace(TensorFlowTrainer, name, _run_ahead, trains)
     replacing.replace(TFEpochIterator, STEPS_OF_EPOCH, _enumerate_steps, _is_of_replicas)
-    for name, hook in (("__init__", _init_iterator), ("reset", _reset_iterator), ("_interrupted_warning", _say_end)):
-        replacing.replace(TFEpochIterator, name, hook, _is_of_several_hosts)
+    replacing.replace(TFEpochIterator, "__init__", _init_iterator, _is_of_several_hosts)
+    replacing.replace(TFEpochIterator, WARNING_OF_END, _say_end, _is_of_several_hosts)
     _install_saving()
 
 
 def _install_variables() -> None:
     in_scope = lambda *args, **kwargs: tables.current_strategy() is not None  # noqa: E731
     replacing.replace(Variable, "__init__", _init_variable, in_scope)
+    replacing.replace(Variable, "_initialize_with_initializer", _initialize_with_initializer, in_scope)
     replacing.replace(Variable, "_initialize", _initialize, in_scope)
     replacing.replace(Variable, "_direct_assign", _assign, lambda *args: step.current() is not None)
     replacing.replace(
@@ -91,11 +95,15 @@ def _is_of_replicas(iterator: TFEpochIterator) -> bool:
 
 def _enumerate_steps(stock: Method, iterator: TFEpochIterator) -> Iterator[tuple[Any, ...]]:
     """Tells the function that runs the steps how many an epoch has left, so that it does not run beyond its end."""
+    if _is_of_several_hosts(iterator):
+        _forget_number(iterator)
+    begins = True
     for number, *rest in stock(iterator):
         total = iterator.num_batches
         if isinstance(rest[-1], tf.data.Iterator):
             free_in_background(rest[-1])
-        functions.set_steps_left(rest[-1], number == 0, total - number if total else None)
+        functions.set_steps_left(rest[-1], begins, total - number if total else None)
+        begins = False
         yield number, *rest
 
 
@@ -111,21 +119,15 @@ def _init_iterator(stock: Method, iterator: TFEpochIterator, *args: Any, **kwarg
     _forget_number(iterator)
 
 
-def _reset_iterator(stock: Method, iterator: TFEpochIterator) -> None:
-    stock(iterator)
-    _forget_number(iterator)
-
-
 def _forget_number(iterator: TFEpochIterator) -> None:
     """Lets an epoch go on until no worker has a batch: each may have another number of them."""
     if not isinstance(iterator.data_adapter, ArrayDataAdapter):
         iterator._num_batches = None
 
 
-def _say_end(stock: Method, iterator: TFEpochIterator) -> None:
+def _say_end(stock: Method, iterator: TFEpochIterator) -> Any:
     """Warns only of an input that is shorter than the user has said."""
-    if iterator.steps_per_epoch:
-        stock(iterator)
+    return stock(iterator) if iterator.steps_per_epoch else end_without_warning(stock, iterator)
 
 
 def _install_saving() -> None:
@@ -154,13 +156,20 @@ def _init_variable(stock: Method, variable: Variable, *args: object, **kwargs: o
     stock(variable, *args, **kwargs)
 
 
+def _initialize_with_initializer(
+    stock: Method, variable: Variable, initializer: keras.initializers.Initializer
+) -> None:
+    # As in newer versions of Keras. Keras 3.6 does not call `_initialize`.
+    variable._initialize(lambda: initializer(variable._shape, dtype=variable._dtype))
+
+
 def _initialize(stock: Method, variable: Variable, value: tf.Tensor | Callable[[], tf.Tensor]) -> None:
-    stock(variable, value)
     strategy = tables.current_strategy()
     assert strategy is not None
     # The variable may have been made before the scope, for a model that is built in it.
     if not hasattr(variable, "_tfps_maker"):
         variables.record_maker(variable)
+    initialize_copies(stock, variable, value, variables.is_metric(variable))
     tables.mark(strategy, variable)
 
 

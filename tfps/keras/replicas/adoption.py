@@ -8,7 +8,7 @@ from tfps.errors import UnsupportedError
 from tfps.keras._compat import Variable, keras, metrics_of
 from tfps.keras.optimizers import optimizers_of
 from tfps.keras.replicas import tables
-from tfps.keras.variables import record_layer
+from tfps.keras.variables import record_layer, record_metric
 from tfps.replicas.strategies import Replicated
 
 
@@ -58,6 +58,7 @@ def adopt_metrics(model: keras.Model) -> None:
             if value is None or isinstance(value, tf.distribute.DistributedValues):
                 continue
             counted = value.numpy()
+            record_metric(variable)
             with strategy.scope():
                 variable._initialize(functools.partial(tf.zeros, counted.shape, value.dtype))
                 # What is assigned here is divided between the replicas.
