@@ -22,21 +22,20 @@ worker, one for each variable of kind 2 or 3: 1 when a closure begins, multiplie
 tensor of the shape of the variable if some d is one.
 """
 
-import contextlib
 import logging
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tfps.strategy.variables import DenseVariable, SeedVariable
 from tfps.training.affine import Dependencies, Extreme, Keep, keep_outside
+from tfps.training.skips import Skips
 from tfps.types import VariableKey
 
 _LOG = logging.getLogger("tfps")
 
 
-class Assignments:
+class Assignments(Skips):
     """The assignments of the steps of one closure.
 
     Args:
@@ -51,6 +50,7 @@ class Assignments:
     """
 
     def __init__(self, workers: int = 1) -> None:
+        super().__init__()
         self._workers = workers
         # An assignment may be traced in a branch or a loop, but the closure reads the same `keep` at its end.
         self._graph = tf.compat.v1.get_default_graph()
@@ -62,7 +62,6 @@ class Assignments:
         # The part of each `keep` that differs from element to element, of the shape of its variable.
         self._elements: dict[VariableKey, tuple[tf.Tensor, tf.TensorShape]] = {}
         self._dependencies = Dependencies()
-        self._skips: list[frozenset[int] | None] = []
 
     def note(self, variable: DenseVariable, value: tf.Tensor | None, added: float, indices: Any = None) -> None:
         """Records an assignment; called before it is traced.
@@ -76,7 +75,7 @@ class Assignments:
         # A declared average has a decay, and the state of a generator only grows.
         if variable.average is not None or isinstance(variable, SeedVariable):
             return
-        if any(skipped is None or id(variable) in skipped for skipped in self._skips):
+        if self.is_skipped(variable):
             return
         keep = self._keep_of(variable, value, added, indices)
         if variable.latest:
@@ -115,16 +114,6 @@ class Assignments:
     def _is_first(self, key: VariableKey, extreme: Extreme) -> bool:
         """Returns whether a variable may be an extreme of this kind: it was not assigned otherwise."""
         return self.extremes.get(key, extreme) is extreme and key not in self._added and key not in self.keeps
-
-    @contextlib.contextmanager
-    def skipped(self, variables: Sequence[DenseVariable] | None) -> Iterator[None]:
-        """Takes no note of assignments to some variables within; None for all variables."""
-        before = self._skips
-        self._skips = before + [None if variables is None else frozenset(id(variable) for variable in variables)]
-        try:
-            yield
-        finally:
-            self._skips = before
 
     def reset(self) -> None:
         """Sets each `keep` to 1: no step has been made since the values were pulled."""

@@ -6,8 +6,7 @@ Values that depend on the batch and that a step assigns, such as the averages of
 end of the step (`tfps.training.merges`).
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +19,7 @@ from tfps.training.allreduce.collectives import Collectives
 from tfps.training.exchange import Values
 from tfps.training.merge_kinds import MergeKinds, depends_on_batch
 from tfps.training.merges import EXTREMES, Merge
+from tfps.training.skips import Skips
 from tfps.types import VariableKey
 
 
@@ -75,7 +75,7 @@ def weighted_sums(
     ]
 
 
-class StepMerges:
+class StepMerges(Skips):
     """The assignments of the steps of one closure that have to be merged; implements `tfps.step.Assignments`.
 
     Args:
@@ -84,14 +84,14 @@ class StepMerges:
     """
 
     def __init__(self, variables: Sequence[DenseVariable], workers: int) -> None:
+        super().__init__()
         self._variables = variables
         self._kinds, self._dependencies = MergeKinds(workers), Dependencies()
         self._assigned: set[VariableKey] = set()
-        self._skips: list[frozenset[int] | None] = []
 
     def note(self, variable: DenseVariable, value: tf.Tensor | None, added: float, indices: Any = None) -> None:
         """Records an assignment."""
-        if any(skipped is None or id(variable) in skipped for skipped in self._skips):
+        if self.is_skipped(variable):
             return
         # Each worker draws its own random numbers, and carries the state of its own sequences.
         if isinstance(variable, SeedVariable) or variable.carried:
@@ -105,16 +105,6 @@ class StepMerges:
             return
         self._kinds.note(variable, value, added, indices)
         self._assigned.add(variable.key)
-
-    @contextlib.contextmanager
-    def skipped(self, variables: Sequence[DenseVariable] | None) -> Iterator[None]:
-        """Skips what an optimizer assigns: it has the same gradients on all workers."""
-        before = self._skips
-        self._skips = before + [None if variables is None else frozenset(id(variable) for variable in variables)]
-        try:
-            yield
-        finally:
-            self._skips = before
 
     def begin(self, copies: Mapping[VariableKey, tf.Tensor]) -> Values:
         """Reads the values that have to be merged at the end of a step; called before the step is traced."""
