@@ -55,6 +55,8 @@ def said(call):
 
 @pytest.mark.parametrize("given", INPUTS.values(), ids=INPUTS)
 def test_an_empty_input_says_what_keras_says(strategy, given):
+    if given is nothing and keras.__version__.startswith("3.6."):
+        pytest.skip("this Keras itself fails with an IndexError")
     ours, theirs = make(strategy), make(None)
     for call in (
         lambda model: model.fit(*arguments(given), epochs=2, verbose=0).history,
