@@ -20,6 +20,7 @@ from keras.src.backend.tensorflow.trainer import (
     convert_to_np_if_not_ragged,
     potentially_ragged_concat,
 )
+from keras.src.losses import loss as losses
 from keras.src.models import cloning
 from keras.src.random import seed_generator
 from keras.src.trainers.data_adapters import array_slicing
@@ -62,6 +63,7 @@ __all__ = [
     "global_generator",
     "in_stateless_scope",
     "keras",
+    "losses",
     "metrics_of",
     "potentially_ragged_concat",
     "seed_generator",

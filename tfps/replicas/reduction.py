@@ -22,7 +22,8 @@ def sum_over_replicas(gradients: Sequence[Gradient], summed: Sequence[bool]) -> 
     """Returns the gradients over all replicas, on each of them. Called by all replicas, in a replica context.
 
     Args:
-        gradients: the gradients of this replica, of a loss that Keras has divided by the number of replicas.
+        gradients: the gradients of this replica. Those of a step count by its examples and become a mean; others, of a
+            loop of the user, are added up, as under TensorFlow's strategies.
         summed: for each gradient, whether the gradients of an id that repeats may be summed before they are sent.
     """
     replica = tf.distribute.get_replica_context()
@@ -50,8 +51,7 @@ def sum_over_replicas(gradients: Sequence[Gradient], summed: Sequence[bool]) -> 
             result[place] = one
     if current is None:
         return result
-    # Keras has divided the loss by the number of replicas.
-    factor = replica.num_replicas_in_sync / tf.maximum(totals[-1], 1.0)
+    factor = 1.0 / tf.maximum(totals[-1], 1.0)
     return [_times(gradient, factor) for gradient in result]
 
 
