@@ -5,6 +5,7 @@ It is a program because logical devices have to be set before TensorFlow starts.
 
 import json
 import sys
+import tempfile
 
 import keras
 import numpy as np
@@ -18,6 +19,8 @@ optimizers = keras.optimizers
 
 OUTSIDE = []
 """Metrics that `main` makes outside of any scope."""
+OUTSIDE_OPTIMIZERS = []
+"""The same for optimizers."""
 
 
 class OwnStep(keras.Model):
@@ -35,6 +38,45 @@ def own_step(**compiled):
     inner = OwnStep(model.inputs, model.outputs)
     inner.compile(optimizers.SGD(0.1), "binary_crossentropy", metrics=["auc"], **compiled)
     return inner
+
+
+class TwoOptimizers(keras.Model):
+    """A step with a loss and a tape of its own, and an optimizer for each half."""
+
+    def train_step(self, data):
+        table, *others = self.trainable_weights
+        with tf.GradientTape(persistent=True) as tape:
+            loss = keras.ops.mean(keras.ops.square(self(data[0], training=True)[:, 0] - data[1]))
+        self.optimizer.apply([tape.gradient(loss, table)], [table])
+        self.second.apply(tape.gradient(loss, others), others)
+        return {"loss": loss}
+
+
+def two_optimizers():
+    model = build(optimizers.SGD(0.1))
+    inner = TwoOptimizers(model.inputs, model.outputs)
+    # Keras makes an RMSprop itself, and the model gets an optimizer after `compile`.
+    inner.compile()
+    inner.second = OUTSIDE_OPTIMIZERS.pop()
+    return inner
+
+
+class SquaredOutput(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(keras.ops.square(y_pred), -1)
+
+
+def masked():
+    keras.utils.set_random_seed(1)
+    inputs = [keras.Input((4,), dtype="int64"), keras.Input((3,))]
+    rows = keras.layers.Embedding(50, 8, mask_zero=True)(inputs[0] // 8)
+    model = keras.Model(inputs, keras.layers.Dense(1)(rows))
+    model.compile(optimizers.SGD(0.1), SquaredOutput())
+    return model
+
+
+def reduced(reduction):
+    return lambda: build(optimizers.SGD(0.01), keras.losses.BinaryCrossentropy(reduction=reduction))
 
 
 def accumulating():
@@ -56,6 +98,9 @@ SETS = {
     "loss scale": scaled,
     "metric from outside": lambda: build(optimizers.SGD(0.1), metrics=[OUTSIDE.pop()]),
     "own step": own_step,
+    "own loss, two optimizers": two_optimizers,
+    "sum": reduced("sum"),
+    "masked": masked,
 }
 MORE = {
     "adagrad": lambda: build(optimizers.Adagrad(0.1)),
@@ -100,6 +145,50 @@ def read():
         found.append([model.predict(x, verbose=0), *model.evaluate(x, y, verbose=0)])
         found[-1] += [*model.train_on_batch(x, y), *model.test_on_batch(x, y), model.predict_on_batch(x)]
     return {"state": difference(*found), "names": ["loss"]}
+
+
+def refused():
+    """The messages of what several devices would compute otherwise than one."""
+    strategy = tfps.MirroredStrategy(["CPU:0", "CPU:1"])
+    layers, (x, y) = keras.layers, clicks()
+    foreign = build("sgd")
+    with strategy.scope():
+        stateful = keras.Sequential([keras.Input((4, 1), batch_size=5), layers.GRU(2, stateful=True), layers.Dense(1)])
+        stateful.compile("sgd", "mse")
+        attempts = [
+            lambda: stateful.fit(x[0][..., None], y, batch_size=5, verbose=0),
+            lambda: reduced(None)().fit(x, y, verbose=0),
+            lambda: foreign.evaluate(x, y, verbose=0),
+        ]
+        messages = []
+        for attempt in attempts:
+            try:
+                attempt()
+            except tfps.errors.UnsupportedError as error:
+                messages.append(str(error))
+    return messages
+
+
+def served():
+    """Saves on servers and loads on two devices, and the other way; the next step is the same on both."""
+    servers = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=1), dense_tables_bytes=0)
+    mirrored = tfps.MirroredStrategy(["CPU:0", "CPU:1"], dense_tables_bytes=0)
+    x, y = clicks()
+    found = []
+    for first, second in ((servers, mirrored), (mirrored, servers)):
+        with first.scope():
+            model = build(optimizers.Adam(0.01, epsilon=0.1))
+        model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
+        with tempfile.TemporaryDirectory() as folder:
+            model.save(f"{folder}/saved.keras")
+            with second.scope():
+                loaded = keras.models.load_model(f"{folder}/saved.keras")
+        read = difference(state_of(model), state_of(loaded))
+        for one in (model, loaded):
+            one.fit([part[:BATCH] for part in x], y[:BATCH], batch_size=BATCH, verbose=0)
+        found.append({"read": read, "state": difference(state_of(model), state_of(loaded))})
+    servers.close()
+    return found
 
 
 def copies_of(variable):
@@ -153,7 +242,10 @@ def main():
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     OUTSIDE.extend([keras.metrics.AUC(name="auc"), keras.metrics.AUC(name="auc")])
-    if "--more" in sys.argv:
+    OUTSIDE_OPTIMIZERS.extend([optimizers.SGD(0.1, momentum=0.9), optimizers.SGD(0.1, momentum=0.9)])
+    if "--served" in sys.argv:
+        results = served()
+    elif "--more" in sys.argv:
         results = {name: compare(make) for name, make in MORE.items()}
     else:
         results = {name: compare(make) for name, make in SETS.items()}
@@ -161,7 +253,9 @@ def main():
         results["small tables"] = compare(SETS["adamw"], dense_tables_bytes=1 << 20)
         weights = np.random.default_rng(1).random(len(clicks()[1]))
         results["weights, validation"] = compare(SETS["momentum"], sample_weight=weights, validation_split=0.2)
+        results["mean by weight"] = compare(reduced("mean_with_sample_weight"), sample_weight=weights)
         results["reading"] = read()
+        results["refused"] = refused()
         results["two devices"] = of_two_devices()
     print("result: " + json.dumps(results), flush=True)
 

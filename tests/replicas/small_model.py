@@ -14,7 +14,7 @@ def clicks(examples=EXAMPLES):
     return [ids, dense], (ids.sum(1) % 2).astype("float32")
 
 
-def build(optimizer, dropout=0.0, normalization=False, **compiled):
+def build(optimizer, loss="binary_crossentropy", dropout=0.0, normalization=False, **compiled):
     keras.utils.set_random_seed(1)
     ids, dense = keras.Input((4,), dtype="int64"), keras.Input((3,))
     rows = keras.layers.Flatten()(keras.layers.Embedding(ROWS, 8, name="table")(ids))
@@ -25,7 +25,7 @@ def build(optimizer, dropout=0.0, normalization=False, **compiled):
     if dropout:
         hidden = keras.layers.Dropout(dropout)(hidden)
     model = keras.Model([ids, dense], keras.layers.Dense(1, activation="sigmoid", dtype="float32")(hidden))
-    model.compile(optimizer, "binary_crossentropy", **{"metrics": ["auc"], **compiled})
+    model.compile(optimizer, loss, **{"metrics": ["auc"], **compiled})
     return model
 
 
@@ -40,5 +40,7 @@ def difference(first, second):
 
 
 def log_difference(first, second):
+    """The largest difference between two histories; a relative one for logs beyond one."""
     # Keras 3.6 leaves the values of a step of one's own as tensors.
-    return max(abs(float(a) - float(b)) for name in first for a, b in zip(first[name], second[name], strict=True))
+    pairs = [(float(a), float(b)) for name in first for a, b in zip(first[name], second[name], strict=True)]
+    return max(abs(a - b) / max(1.0, abs(a)) for a, b in pairs)

@@ -9,7 +9,7 @@ from tests import programs
 
 CASES = (
     *("momentum", "adamw", "eager", "several steps", "global clipnorm", "accumulation", "loss scale", "own step"),
-    "metric from outside",
+    *("metric from outside", "own loss, two optimizers", "sum", "masked", "mean by weight"),
     *("each", "small tables", "weights, validation", "reading"),
 )
 
@@ -40,7 +40,21 @@ def test_two_devices_give_what_one_gives_for_more_optimizers():
 
 
 def test_every_case_is_looked_at(results):
-    assert set(results) == {*CASES, "two devices"}
+    assert set(results) == {*CASES, "two devices", "refused"}
+
+
+def test_what_several_devices_cannot_compute_is_refused(results):
+    stateful, unreduced, foreign = results["refused"]
+    assert "must not be stateful" in stateful
+    assert "reduction=None" in unreduced
+    assert "must be made and compiled in" in foreign
+
+
+@pytest.mark.slow
+def test_saved_on_servers_and_loaded_on_devices_and_back():
+    for found in run("--served"):
+        assert found["read"] == 0
+        assert found["state"] < 2e-6
 
 
 def test_logs_of_an_own_step(results):

@@ -78,6 +78,18 @@ def test_negative_and_ragged_ids():
     np.testing.assert_array_equal(layer(tf.ragged.constant([[1], [2, 3]])).flat_values, rows[[1, 2, 3]])
 
 
+def test_predictions_of_a_batch_follow_the_model():
+    with tfps.OneDeviceStrategy("CPU:0").scope():
+        model = build("sgd")
+    x = [one[:4] for one in clicks()[0]]
+    before = model.predict_on_batch(x)
+    # Keras makes other variables.
+    model.quantize("int8")
+    after = model.predict_on_batch(x)
+    assert difference([before], [after]) > 0
+    assert difference([model.predict(x, verbose=0)], [after]) == 0
+
+
 def test_saved_here_and_loaded_elsewhere(one_worker, tmp_path):
     model, _ = on_one_device(keras.optimizers.Adam(0.01), dense_tables_bytes=0)
     model.save(tmp_path / "one.keras")

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import tfps
 from tests.replicas.small_model import build, clicks, difference, log_difference, state_of
+from tfps.keras.batch_callbacks import Lookahead
 from tfps.keras.replicas import functions
 
 BATCH = 2
@@ -34,7 +35,7 @@ class Reading(keras.callbacks.Callback):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The numbers of steps of each call of a graph of several steps; as many as wished from the second call on."""
+    """The numbers of steps of each call of a graph of several steps, which takes as many as are wished."""
     taken = []
     stock = functions._Graphs.take_steps
 
@@ -95,6 +96,23 @@ def test_evaluation_runs_ahead(calls):
     np.testing.assert_allclose(logs, plain.evaluate(x, y, batch_size=BATCH, verbose=0), atol=2e-6)
 
 
+def test_an_input_that_stalls_ends_a_call(calls, monkeypatch):
+    monkeypatch.setattr(functions, "_CALL_S", 0.05)
+
+    def wait(number):
+        time.sleep(0.2 * (number >= 40))
+        return number
+
+    data = tf.data.Dataset.range(46).map(lambda number: tf.numpy_function(wait, [number], tf.int64))
+    with tfps.OneDeviceStrategy("CPU:0").scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    data = data.map(lambda number: (tf.ones([2, 1]), tf.ones([2])))
+    model.fit(data, verbose=0)
+    # A stop that a user asks for has to wait for one batch, not for all.
+    assert sum(calls) == 46 and max(calls[-3:]) <= 2
+
+
 def test_a_save_within_an_epoch_is_of_its_step(tmp_path):
     seen = []
 
@@ -115,6 +133,22 @@ def test_a_callback_that_stops_the_training_stops_it_at_its_batch():
 
     model, _ = trained({"x": batches()}, Stop())
     assert int(model.optimizer.iterations) == 10
+
+
+class Bar(keras.callbacks.ProgbarLogger):
+    """A progress bar that keeps the logs of each batch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.kept = logs
+
+
+def test_callbacks_in_any_form_are_found():
+    model = build("adam")
+    listed = keras.callbacks.CallbackList([Reading()], model=model)
+    for given in (Reading(), {"one": Reading()}, [{"more": (Reading(),)}], listed, Bar()):
+        assert Lookahead(given, model).reads_logs
+    for given in (None, Counting(), {"one": keras.callbacks.ProgbarLogger()}):
+        assert not Lookahead(given, model).reads_logs
 
 
 def test_a_loop_of_ones_own_takes_one_step_a_call():

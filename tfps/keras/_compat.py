@@ -44,7 +44,6 @@ if not hasattr(TFOptimizer, "add_optimizer_variables"):
     UNREFERENCED_SLOTS = (keras.optimizers.Adagrad, keras.optimizers.Ftrl)
 
 __all__ = [
-    "DIVIDES_LOSS",
     "STEPS_OF_EPOCH",
     "ArrayDataAdapter",
     "DataAdapter",
@@ -70,6 +69,7 @@ __all__ = [
     "in_stateless_scope",
     "initialize_copies",
     "keras",
+    "losses",
     "metrics_of",
     "potentially_ragged_concat",
     "seed_generator",
@@ -112,14 +112,11 @@ def standardize_dtype(dtype: object) -> str:
     return str(backend.standardize_dtype(dtype))
 
 
-DIVIDES_LOSS = hasattr(losses, "scale_loss_for_distribution")
-"""Whether Keras divides a loss by the number of replicas. Keras 3.6 does not, Keras 3.9 does."""
-
 _DEFAULT_AGGREGATION = inspect.signature(Variable.__init__).parameters["aggregation"].default
 """The aggregation of a variable for which nobody has chosen one: "mean" in Keras 3.6, and "none" in newer versions."""
 
 
-def initialize_copies(stock: Callable[..., None], variable: Variable, value: object, is_metric: bool) -> None:
+def initialize_copies(stock: Callable[..., None], variable: keras.Variable, value: object, is_metric: bool) -> None:
     """Makes the value of a Keras variable under a strategy with replicas.
 
     Args:

@@ -20,7 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.keras._compat import Variable, batches_until_save, keras
+from tfps.keras._compat import Variable, batches_until_save, keras, tree
 
 _LOG = logging.getLogger("tfps")
 
@@ -142,25 +142,24 @@ def _is_of_keras(hook: object) -> bool:
 
 def _reads_logs(callback: object, hooks: Sequence[str]) -> bool:
     """Returns whether a callback has a method of its own that is called between two batches, with their logs."""
-    # The progress bar shows logs; they may lag.
-    if isinstance(callback, keras.callbacks.ProgbarLogger):
-        return False
+    # The progress bar shows logs; they may lag. What a class derived from it does with them is not known.
+    idle = [keras.callbacks.Callback] + [keras.callbacks.ProgbarLogger] * isinstance(
+        callback, keras.callbacks.ProgbarLogger
+    )
     stock = ((name, _plain(getattr(callback, name, None))) for name in hooks)
-    own = [hook for name, hook in stock if hook not in (None, getattr(keras.callbacks.Callback, name, None))]
+    own = [hook for name, hook in stock if hook not in (None, *(getattr(one, name, None) for one in idle))]
     # Those of Keras that save or write once an epoch are called after each batch, only to count it.
     frequency = getattr(callback, "save_freq", getattr(callback, "update_freq", None))
     return bool(own) and not (frequency in (False, "epoch") and all(map(_is_of_keras, own)))
 
 
 def _flat(callbacks: object) -> Iterator[object]:
-    # Keras takes a callback, a list of them, which may be nested, or a `CallbackList`.
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = callbacks.callbacks
-    if isinstance(callbacks, list | tuple):
-        for one in callbacks:
-            yield from _flat(one)
-    elif callbacks is not None:
-        yield callbacks
+    # Keras takes a callback, any nest of them, such as a dictionary, or a `CallbackList`.
+    for one in tree.flatten(callbacks):
+        if isinstance(one, keras.callbacks.CallbackList):
+            yield from _flat(one.callbacks)
+        elif one is not None:
+            yield one
 
 
 def _mentions(wanted: set[str], function: object, callback: object, seen: set[object]) -> bool:

@@ -18,13 +18,13 @@ Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices | None
 """A gradient of a variable; None if the loss does not depend on it."""
 
 
-def sum_over_replicas(gradients: Sequence[Gradient], summed: Sequence[bool], divided: bool) -> list[Gradient]:
+def sum_over_replicas(gradients: Sequence[Gradient], summed: Sequence[bool]) -> list[Gradient]:
     """Returns the gradients over all replicas, on each of them. Called by all replicas, in a replica context.
 
     Args:
-        gradients: the gradients of this replica.
+        gradients: the gradients of this replica. Those of a step count by its examples and become a mean; others, of a
+            loop of the user, are added up, as under TensorFlow's strategies.
         summed: for each gradient, whether the gradients of an id that repeats may be summed before they are sent.
-        divided: whether Keras has divided the loss of a step by the number of replicas.
     """
     replica = tf.distribute.get_replica_context()
     if replica.num_replicas_in_sync == 1:
@@ -51,7 +51,7 @@ def sum_over_replicas(gradients: Sequence[Gradient], summed: Sequence[bool], div
             result[place] = one
     if current is None:
         return result
-    factor = (replica.num_replicas_in_sync if divided else 1) / tf.maximum(totals[-1], 1.0)
+    factor = 1.0 / tf.maximum(totals[-1], 1.0)
     return [_times(gradient, factor) for gradient in result]
 
 

@@ -22,6 +22,7 @@ from tfps.keras._compat import (
     end_without_warning,
     initialize_copies,
     keras,
+    losses,
     tensorflow_numpy,
 )
 from tfps.keras.batch_callbacks import LOOKAHEAD, TEST_LOOKAHEAD, looking_ahead
@@ -29,6 +30,7 @@ from tfps.keras.hooks import replacing
 from tfps.keras.hooks.replacing import Method
 from tfps.keras.modes import ModeOptimizer
 from tfps.keras.replicas import adoption, functions, saving, tables, updates
+from tfps.keras.replicas import losses as replica_losses
 from tfps.replicas import multi_worker, step
 from tfps.replicas.iterators import free_in_background
 from tfps.replicas.strategies import MultiWorkerMirroredStrategy, Replicated
@@ -44,6 +46,7 @@ def install() -> None:
     _INSTALLED.add("replicas")
     _install_variables()
     _install_optimizers()
+    _install_losses()
     trains = lambda model, *args, **kwargs: isinstance(model._distribute_strategy, Replicated)  # noqa: E731
     replacing.replace(TensorFlowTrainer, "make_train_function", _make_train_function, trains)
     replacing.replace(TensorFlowTrainer, "make_test_function", _make_test_function, trains)
@@ -52,6 +55,8 @@ def install() -> None:
     replacing.replace(Trainer, "compile", _compile, _is_compiled_by_us)
     for name in ("fit", "evaluate"):
         replacing.replace(TensorFlowTrainer, name, _run_ahead, trains)
+    for name in ("fit", "evaluate", "train_on_batch", "test_on_batch"):
+        replacing.replace(TensorFlowTrainer, name, _refuse_outsider, _is_made_outside)
     replacing.replace(TFEpochIterator, STEPS_OF_EPOCH, _enumerate_steps, _is_of_replicas)
     replacing.replace(TFEpochIterator, "__init__", _init_iterator, _is_of_several_hosts)
     replacing.replace(TFEpochIterator, WARNING_OF_END, _say_end, _is_of_several_hosts)
@@ -84,9 +89,26 @@ def _install_optimizers() -> None:
     replacing.replace(TFOptimizer, "_overwrite_model_variables_with_average_value", updates.take_averages, ours)
 
 
+def _install_losses() -> None:
+    replacing.replace(losses, "reduce_weighted_values", replica_losses.reduce_weighted_values, replica_losses.is_shared)
+    for name in ("scale_loss_for_distribution", "unscale_loss_for_distribution"):
+        # Not every version of Keras has them.
+        if hasattr(losses, name):
+            replacing.replace(losses, name, replica_losses.keep, replica_losses.is_shared)
+
+
 def _run_ahead(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     with looking_ahead(stock, model, *args, **kwargs):
         return stock(model, *args, **kwargs)
+
+
+def _is_made_outside(model: keras.Model, *args: object, **kwargs: object) -> bool:
+    return model._distribute_strategy is None and tables.current_strategy() is not None
+
+
+def _refuse_outsider(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
+    adoption.check_model_of_scope(model)
+    return stock(model, *args, **kwargs)
 
 
 def _is_of_replicas(iterator: TFEpochIterator) -> bool:
@@ -242,4 +264,7 @@ def _symbolic_build(
     model._initial_epoch = 0
     with model._distribute_strategy.scope():
         model._symbolic_build(data_batch=data_batch)
+    replica_losses.check_model(model)
+    # A model may get more of them after `compile`.
+    adoption.adopt_optimizers(model)
     adoption.adopt_metrics(model)

@@ -32,19 +32,42 @@ def adopt_model(model: keras.Model, strategy: Replicated) -> None:
 
 
 def adopt_optimizers(model: keras.Model) -> None:
-    """Makes the optimizers of a model optimizers of its strategy.
-
-    Raises:
-        UnsupportedError: as for `adopt_model`.
-    """
+    """Makes the optimizers of a model optimizers of its strategy; they go on with the values that they have."""
     strategy = model._distribute_strategy
     for optimizer in optimizers_of(model):
         if optimizer._distribution_strategy is strategy:
             continue
-        for variable in optimizer.variables:
-            if isinstance(variable, Variable) and variable._value is not None:
-                _check_copies(variable, strategy, f"optimizer {type(optimizer).__name__}")
+        if strategy.num_replicas_in_sync > 1:
+            for variable in optimizer.variables:
+                _copy_to_replicas(variable, strategy)
         optimizer._distribution_strategy = strategy
+
+
+def _copy_to_replicas(variable: keras.Variable | tf.Variable, strategy: tf.distribute.Strategy) -> None:
+    """Gives a Keras variable that was made outside the scope a copy on each replica."""
+    if isinstance(variable, tf.Variable):
+        return
+    value = variable._value
+    if value is None or isinstance(value, tf.distribute.DistributedValues):
+        return
+    initial = value.numpy()
+    with strategy.scope():
+        variable._initialize(functools.partial(tf.constant, initial, value.dtype))
+
+
+def check_model_of_scope(model: keras.Model) -> None:
+    """Refuses to train or evaluate, in a scope with several replicas, a model that was made and compiled outside it.
+
+    Raises:
+        UnsupportedError: the model is none of the strategy; TensorFlow would let all replicas write its one copy.
+    """
+    strategy = tables.current_strategy()
+    if strategy is not None and strategy.num_replicas_in_sync > 1 and model._distribute_strategy is None:
+        raise UnsupportedError(
+            f"model {model.name!r} must be made and compiled in `with strategy.scope():`, because "
+            f"{type(strategy).__name__} keeps a copy of each variable on each device. "
+            "Received: one that was made outside."
+        )
 
 
 def adopt_metrics(model: keras.Model) -> None:

@@ -2,14 +2,14 @@
 
 Keras calls once a step, and TensorFlow would wait for Python between two steps. Where no callback needs what stands
 between two batches, one call therefore runs the next steps too, in one graph, and the following calls have only to
-count. The callbacks then see logs that are up to `_CALL_S` seconds newer than their batch.
+count. The callbacks then see logs that are up to `_CALL_S` seconds newer than their batch. The graph itself looks at
+the clock after each step, because an input that was fast may stall, and Python handles Ctrl-C after the call.
 
 Threading: the main thread.
 """
 
 import dataclasses
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -21,12 +21,12 @@ from tfps.keras.replicas.steps import run_on_replica
 from tfps.types import Nest
 
 _PREDICT_ON_BATCH = "_tfps_predict_on_batch"
-"""The attribute of a model that keeps its function for `predict_on_batch`."""
+"""The attribute of a model that keeps its function for `predict_on_batch`, and the one of Keras that it belongs to."""
 _PROGRESS = "_tfps_progress"
 """The attribute of an iterator that keeps its `Progress`."""
 _NO_LIMIT = 1 << 30
 _CALL_S = 0.1
-"""How long a call may take, in seconds. Progress bars are drawn at most every 0.05 s."""
+"""How long a call goes on to begin steps, in seconds. Progress bars are drawn at most every 0.05 s."""
 
 
 @dataclasses.dataclass
@@ -70,7 +70,6 @@ class ReplicatedFunction:
         self._model = model
         self._lookahead = lookahead
         self._graphs = _Graphs(model, run)
-        self._at_once = 1
         self._logs: Nest = None
 
     def __call__(self, iterator: Any) -> Nest:
@@ -106,13 +105,8 @@ class ReplicatedFunction:
             progress.ahead += 1
             return
         limit = most if progress.left is None else min(most, progress.left)
-        steps = max(missing, min(self._at_once, limit - progress.ahead))
-        begin = time.perf_counter()
-        done, self._logs = self._graphs.take_steps(iterator, steps)
-        step_s = (time.perf_counter() - begin) / done
+        done, self._logs = self._graphs.take_steps(iterator, max(missing, limit - progress.ahead))
         progress.ahead += done
-        # Upwards slowly: a call may have traced the graph, and a batch may be larger than the one before.
-        self._at_once = max(1, min(2 * self._at_once, int(_CALL_S / step_s)))
 
     def _most(self, iterator: Any, progress: Progress) -> int:
         """Returns the number of steps that may begin before callbacks have seen the first one, apart from the input."""
@@ -167,8 +161,8 @@ class _Graphs:
             return self.on_data(_without_optionals(iterator.get_next()))
 
         @tf.autograph.experimental.do_not_convert
-        def take_steps(iterator: Any, steps: tf.Tensor) -> tuple[tf.Tensor, Nest]:
-            return self._loop(iterator, steps)
+        def take_steps(iterator: Any, steps: tf.Tensor, seconds: tf.Tensor) -> tuple[tf.Tensor, Nest]:
+            return self._loop(iterator, steps, seconds)
 
         def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             return function if self.is_eager else tf.function(function, reduce_retracing=True)
@@ -187,16 +181,18 @@ class _Graphs:
         return known and self._has_tensors and self._in_process and not self.is_eager
 
     def take_steps(self, iterator: Any, steps: int) -> tuple[int, Nest]:
-        """Runs steps on the next batches; returns how many there were, and the logs of the last one.
+        """Runs steps on the next batches, for `_CALL_S`; returns how many there were, and the logs of the last one.
 
         Raises:
             tf.errors.OutOfRangeError: there was no batch.
         """
-        done, logs = self._take_steps(iterator, tf.constant(steps))
+        done, logs = self._take_steps(iterator, tf.constant(steps), tf.constant(_CALL_S, tf.float64))
         return int(done), logs
 
-    def _loop(self, iterator: Any, steps: tf.Tensor) -> tuple[tf.Tensor, Nest]:
-        first = self.take_step(iterator)
+    def _loop(self, iterator: Any, steps: tf.Tensor, seconds: tf.Tensor) -> tuple[tf.Tensor, Nest]:
+        end = tf.timestamp() + seconds
+        with tf.control_dependencies([end]):
+            first = self.take_step(iterator)
         values = tf.nest.flatten(first, expand_composites=True)
         self._has_tensors = all(isinstance(value, tf.Tensor) for value in values)
         if not self._has_tensors:
@@ -205,20 +201,25 @@ class _Graphs:
         def step(data: Nest) -> list[tf.Tensor]:
             return tf.nest.flatten(self.on_data(_without_optionals(data)), expand_composites=True)
 
+        def goes_on(more: tf.Tensor, logs: Iterable[tf.Tensor]) -> tf.Tensor:
+            with tf.control_dependencies(logs):
+                return tf.logical_and(more, tf.timestamp() < end)
+
         def body(done: tf.Tensor, more: tf.Tensor, *logs: tf.Tensor) -> tuple[tf.Tensor, ...]:
             if not isinstance(iterator, tf.data.Iterator):
-                return done + 1, more, *step(iterator.get_next())
+                now = step(iterator.get_next())
+                return done + 1, goes_on(more, now), *now
             batch = iterator.get_next_as_optional()
             more = batch.has_value()
-            logs = tf.cond(more, lambda: step(batch.get_value()), lambda: list(logs))
-            return done + tf.cast(more, tf.int32), more, *logs
+            now = tf.cond(more, lambda: step(batch.get_value()), lambda: list(logs))
+            return done + tf.cast(more, tf.int32), goes_on(more, now), *now
 
         # The last batch may be smaller, and with it what a step returns for each example.
         shapes = [tf.TensorShape(None if value.shape.rank is None else [None] * value.shape.rank) for value in values]
         done, _, *last = tf.while_loop(
             lambda done, more, *logs: tf.logical_and(more, done < steps),
             body,
-            (tf.constant(1), tf.constant(True), *values),
+            (tf.constant(1), goes_on(tf.constant(True), values), *values),
             shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), *shapes),
         )
         return done, tf.nest.pack_sequence_as(first, last, expand_composites=True)
@@ -250,11 +251,13 @@ def predict_on_batch(stock: Callable[..., Nest], model: keras.Model, x: Nest) ->
     run: Callable[..., Nest] = model.predict_step
     # `run_eagerly` may change without `compile`.
     if not model.run_eagerly:
-        run = vars(model).get(_PREDICT_ON_BATCH)
-        if run is None:
+        # Keras drops its own function when the model changes, for example by `compile` or `quantize`.
+        model.make_predict_function()
+        of, run = vars(model).get(_PREDICT_ON_BATCH, (None, None))
+        if of is not model.predict_function:
             run = tf.function(model.predict_step, autograph=False)
             # Keras tracks what is assigned to a model in the plain way.
-            object.__setattr__(model, _PREDICT_ON_BATCH, run)
+            object.__setattr__(model, _PREDICT_ON_BATCH, (model.predict_function, run))
     outputs = run((tree.map_structure(as_tensor, x),))
     return tree.map_structure(convert_to_np_if_not_ragged, outputs)
 

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.keras import loss_scaling, optimizers, row_optimizers
-from tfps.keras._compat import DIVIDES_LOSS, Variable, keras
+from tfps.keras._compat import Variable, keras
 from tfps.keras.replicas.tables import is_table, local
 from tfps.ops import library
 from tfps.ops.apply_dense import apply_dense
@@ -42,7 +42,7 @@ def apply(
     gradients = [_with_width(gradient, one) for gradient, one in zip(gradients, targets, strict=True)]
     if tf.distribute.get_replica_context() is not None:
         summed = [_sums_repeats(optimizer, one) for one in targets]
-        gradients = reduction.sum_over_replicas(gradients, summed, DIVIDES_LOSS)
+        gradients = reduction.sum_over_replicas(gradients, summed)
     with reduction.on_each_replica(), step.after_input():
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             return loss_scaling.update_scaled(optimizer, gradients, targets)
