@@ -128,6 +128,53 @@ TFPS_TEST(RowsWithoutAGradientAndSlotsOfOtherRulesStay) {
   }
 }
 
+// A loop over vectors reads several elements at once, and rows lie side by side. What is no number must not spread: a worker
+// with a bad batch would ruin rows of others.
+TFPS_TEST(WhatIsNoNumberStaysInItsRowOnEveryCpuTarget) {
+  const float kBad[] = {std::nanf(""), HUGE_VALF, -HUGE_VALF};
+  for (const RowRule& rule : RowRules()) {
+    const std::vector<float> hyper = NumbersOf(rule);
+    for (CpuTarget target : SupportedCpuTargets()) {
+      for (int64_t dim : {1, 5, 16, 19}) {
+        for (float bad : kBad) {
+          constexpr int64_t kVictim = 6;  // of 12 updated rows
+          Example clean(rule, dim, 12, 9), dirty(rule, dim, 12, 9);
+          // The last element, next to the first of the following row.
+          dirty.gradients[kVictim * dim + dim - 1] = bad;
+          const auto updater = ValueOf(MakeRowUpdater(rule.name, target));
+          updater->Apply(hyper.data(), clean.block, InCallersThread);
+          updater->Apply(hyper.data(), dirty.block, InCallersThread);
+          for (int v = 0; v <= kMaxSlots; ++v) {
+            const int64_t width = clean.widths[v];
+            for (int64_t row = 0; row < kRows; ++row) {
+              if (row == dirty.rows[kVictim]) continue;
+              const float *is = &dirty.variables[v][row * width], *should = &clean.variables[v][row * width];
+              TFPS_CHECK(!std::memcmp(is, should, width * sizeof(float)));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Where slots have one element for each of the table, not even the other elements of the row see it.
+TFPS_TEST(WhatIsNoNumberStaysInItsElementWhereTheRuleWorksElementByElement) {
+  for (const RowRule& rule : RowRules()) {
+    if (rule.row_slot_count > 0) continue;
+    const std::vector<float> hyper = NumbersOf(rule);
+    Example clean(rule, 19, 12, 9), dirty(rule, 19, 12, 9);
+    dirty.gradients[7] = std::nanf("");
+    const auto updater = ValueOf(MakeRowUpdater(rule.name));
+    updater->Apply(hyper.data(), clean.block, InCallersThread);
+    updater->Apply(hyper.data(), dirty.block, InCallersThread);
+    const int64_t bad = dirty.rows[0] * 19 + 7;
+    for (int64_t i = 0; i < kRows * 19; ++i) {
+      TFPS_CHECK(i == bad || dirty.variables[0][i] == clean.variables[0][i]);
+    }
+  }
+}
+
 TFPS_TEST(HandComputedRows) {
   float w = 1.0f, slot = 3.0f, other = 0.0f;
   const int64_t row = 0;

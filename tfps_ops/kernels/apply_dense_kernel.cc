@@ -80,6 +80,7 @@ class ApplyDenseOp : public tf::OpKernel {
     for (size_t i = 0; i < vars.size(); ++i) {
       TF_RETURN_IF_ERROR(FindVariable(context, context->input(i * gradients_ + number), &vars[i]));
     }
+    // Of all at once: a reader that locks them sees a variable and its slots of the same step.
     VariableLocks locks(vars, LockMode::kExclusive);
     for (const VarPtr& var : vars) {
       // The variable and all its slots have the shape of the gradient, so one check does for all.

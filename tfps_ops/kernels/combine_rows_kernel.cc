@@ -14,13 +14,13 @@ namespace {
 
 namespace tf = ::tensorflow;
 
-// Inputs are checked one by one; what a check needs of an earlier one is known by then.
 // What the three ops have in common: they read bags of elements and write a matrix.
+// Inputs are checked one by one; what a check needs of an earlier one is known by then.
 class CombineOp : public tf::OpKernel {
  public:
   explicit CombineOp(tf::OpKernelConstruction* context) : OpKernel(context) {
     std::string combiner;
-// The op's registration allows these three names only.
+    // The op's registration allows these three names only.
     OP_REQUIRES_OK(context, context->GetAttr("combiner", &combiner));
     bags_.combiner = combiner == "sum" ? Combiner::kSum : combiner == "mean" ? Combiner::kMean : Combiner::kSqrtn;
   }

@@ -18,6 +18,7 @@ namespace {
 
 namespace tf = ::tensorflow;
 
+// Reads only: many lookups run at a time, and an update of a table waits for those that copy its rows at that moment.
 class GatherRowsOp : public tf::OpKernel {
  public:
   explicit GatherRowsOp(tf::OpKernelConstruction* context) : OpKernel(context) {
@@ -30,6 +31,7 @@ class GatherRowsOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->input_list("tables", &tables));
     const tf::Tensor& request = context->input(tables.size());
     OP_REQUIRES_OK(context, CheckVector("request", request));
+    // The request says how many rows each table has in it; a message that does not add up is refused here.
     const auto pieces = ReadRequest(request.flat<int64_t>().data(), request.NumElements(), tables.size());
     OP_REQUIRES_OK(context, ToTensorFlow(pieces));
     tf::TensorShape shape;

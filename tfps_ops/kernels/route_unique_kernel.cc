@@ -50,6 +50,7 @@ class RouteAttributes {
  public:
   explicit RouteAttributes(tf::OpKernelConstruction* context) : context_(context) {}
 
+  // Called once, when the op is made: a step then has only its ids to check.
   absl::Status Read(std::vector<TableRoute>* routes, int64_t* servers) {
     int64_t tables = 0;
     TF_RETURN_IF_ERROR(context_->GetAttr("N", &tables));
@@ -83,6 +84,7 @@ class RouteAttributes {
   }
 
  private:
+  // A graph may come from anywhere, and a list that is too short would be read beyond its end.
   template <class T>
   absl::Status ReadList(const char* name, int64_t tables, std::vector<T>* list) {
     TF_RETURN_IF_ERROR(context_->GetAttr(name, list));

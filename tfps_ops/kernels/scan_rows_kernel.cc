@@ -55,6 +55,7 @@ class ScanRowsOp : public tf::OpKernel {
       const int64_t width = rows == 0 ? 0 : static_cast<int64_t>(chunk.slots[i].size()) / rows;
       TF_RETURN_IF_ERROR(WriteMatrix(context, 2 + i, rows, width, chunk.slots[i]));
     }
+    // Where the next chunk begins; the caller hands it back, so nothing of a scan is kept between two calls.
     TF_RETURN_IF_ERROR(context->allocate_output(1 + variables_, {}, &cursor));
     cursor->scalar<int64_t>()() = chunk.cursor;
     return absl::OkStatus();

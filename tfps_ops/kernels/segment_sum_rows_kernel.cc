@@ -84,6 +84,7 @@ class SegmentSumRepeatsOp : public SegmentSumRowsOp {
     Sum(context, &segments);
     if (!context->status().ok()) return;
     const int64_t rows = context->input(context->num_inputs() - 1).scalar<int64_t>()();
+    // Few rows repeat, so only they have measures, and `marks` says for each row whether it is one of them.
     const Repeats repeats = FindRepeats(segments, rows);
     tf::Tensor *marks = nullptr, *measures = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(1, tf::TensorShape({rows}), &marks));

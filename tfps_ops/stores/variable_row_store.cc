@@ -54,6 +54,7 @@ Status VariableRowStore::View(RowMatrix* matrix) const {
 }
 
 Status VariableRowStore::CopyRows(const RowKeys& keys, float* out, const ParallelFor& parallel) {
+  // Shared: lookups of several workers read beside each other, and none reads half of an update.
   tf::tf_shared_lock lock(*vars_[0]->mu());  // only the table is read, so its slots may be locked by whoever else
   TFPS_RETURN_IF_ERROR(CheckTable(vars_[0].get(), dim_));
   RowMatrix matrix;
