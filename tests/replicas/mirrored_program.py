@@ -208,6 +208,9 @@ def of_two_devices():
     )
     model.fit(seen, epochs=2, verbose=0)
     iterations = int(model.optimizer.iterations)
+    # Shorter than the user says.
+    short = model.fit(seen, steps_per_epoch=9, verbose=0).history
+    short = [sorted(short), int(model.optimizer.iterations) - iterations]
     # The last batch has one example, so the second replica has none.
     model.fit([one[:33] for one in x], y[:33], batch_size=8, epochs=1, verbose=0, shuffle=False)
     finite = all(np.isfinite(one).all() for one in model.get_weights())
@@ -227,6 +230,7 @@ def of_two_devices():
     first, second = draw()
     return {
         "iterations": iterations,
+        "short": short,
         "finite": finite,
         "copies": apart,
         "moved": float(np.abs(model.get_layer("normalization").moving_mean.numpy()).max()),

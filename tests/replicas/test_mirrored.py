@@ -66,6 +66,10 @@ def test_an_epoch_of_unknown_length_is_one_epoch(results):
     assert results["two devices"]["iterations"] == 14
 
 
+def test_an_input_that_ends_too_early_has_its_logs(results):
+    assert results["two devices"]["short"] == [["auc", "loss"], 7]
+
+
 def test_a_replica_without_examples_changes_nothing(results):
     assert results["two devices"]["finite"]
 

@@ -1,6 +1,7 @@
 """Models, layers and optimizers that were made outside the scope of a strategy with replicas."""
 
 import functools
+from typing import Any, cast
 
 import tensorflow as tf
 
@@ -43,14 +44,14 @@ def adopt_optimizers(model: keras.Model) -> None:
         optimizer._distribution_strategy = strategy
 
 
-def _copy_to_replicas(variable: object, strategy: Replicated) -> None:
+def _copy_to_replicas(variable: object, strategy: Any) -> None:
     """Gives a Keras variable that was made outside the scope a copy on each replica."""
     value = variable._value if isinstance(variable, Variable) else None
     if value is None or isinstance(value, tf.distribute.DistributedValues):
         return
     initial = value.numpy()
     with strategy.scope():
-        variable._initialize(functools.partial(tf.constant, initial, value.dtype))
+        cast(Any, variable)._initialize(functools.partial(tf.constant, initial, value.dtype))
 
 
 def check_model_of_scope(model: keras.Model) -> None:

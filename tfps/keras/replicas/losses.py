@@ -72,8 +72,8 @@ def check_model(model: keras.Model) -> None:
     for layer in model._flatten_layers():
         if carries_state(layer):
             raise UnsupportedError(
-                f"layer {layer.name!r} must not be stateful under {type(strategy).__name__}, because it carries a state "
-                "for each row of the whole batch. Received: stateful=True. Valid: tfps.OneDeviceStrategy."
+                f"layer {layer.name!r} must not be stateful under {type(strategy).__name__}, because it carries a "
+                "state for each row of the whole batch. Received: stateful=True. Valid: tfps.OneDeviceStrategy."
             )
     for loss in tree.flatten(getattr(model, "loss", None)):
         if isinstance(loss, keras.losses.Loss) and loss.reduction in (None, "none"):
