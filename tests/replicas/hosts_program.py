@@ -95,7 +95,8 @@ def main():
         strategy, name = tfps.MultiWorkerMirroredStrategy(dense_tables_bytes=0), f"worker {index}"
         assert strategy.num_replicas_in_sync == len(ports) * devices
     with strategy.scope():
-        model = build(keras.optimizers.Adagrad(0.1))
+        # A sum, because then the numbers of examples cross between the hosts in the forward pass too.
+        model = build(keras.optimizers.Adagrad(0.1), keras.losses.BinaryCrossentropy(reduction="sum"))
     globals()[what](model, folder, name)
 
 

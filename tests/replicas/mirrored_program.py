@@ -61,6 +61,26 @@ def two_optimizers():
     return inner
 
 
+class AverageLoss(keras.Model):
+    """A step that is written for the strategies of TensorFlow: it divides its losses for them."""
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            errors = keras.ops.square(self(data[0], training=True)[:, 0] - data[1])
+            loss = tf.nn.compute_average_loss(errors, global_batch_size=BATCH) + tf.nn.compute_average_loss(errors)
+            squares = [tf.reduce_sum(tf.square(weights)) for weights in self.trainable_weights[1:]]
+            loss += tf.nn.scale_regularization_loss(0.01 * tf.add_n(squares))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
+        return {"loss": loss}
+
+
+def average_loss():
+    model = build(optimizers.SGD(0.1))
+    inner = AverageLoss(model.inputs, model.outputs)
+    inner.compile(optimizers.SGD(0.1))
+    return inner
+
+
 class SquaredOutput(keras.losses.Loss):
     def call(self, y_true, y_pred):
         return keras.ops.mean(keras.ops.square(y_pred), -1)
@@ -99,6 +119,7 @@ SETS = {
     "metric from outside": lambda: build(optimizers.SGD(0.1), metrics=[OUTSIDE.pop()]),
     "own step": own_step,
     "own loss, two optimizers": two_optimizers,
+    "average loss": average_loss,
     "sum": reduced("sum"),
     "masked": masked,
 }
@@ -208,6 +229,9 @@ def of_two_devices():
     )
     model.fit(seen, epochs=2, verbose=0)
     iterations = int(model.optimizer.iterations)
+    # Shorter than the user says.
+    short = model.fit(seen, steps_per_epoch=9, verbose=0).history
+    short = [sorted(short), int(model.optimizer.iterations) - iterations]
     # The last batch has one example, so the second replica has none.
     model.fit([one[:33] for one in x], y[:33], batch_size=8, epochs=1, verbose=0, shuffle=False)
     finite = all(np.isfinite(one).all() for one in model.get_weights())
@@ -227,6 +251,7 @@ def of_two_devices():
     first, second = draw()
     return {
         "iterations": iterations,
+        "short": short,
         "finite": finite,
         "copies": apart,
         "moved": float(np.abs(model.get_layer("normalization").moving_mean.numpy()).max()),

@@ -35,8 +35,12 @@ def state_of(model):
 
 
 def difference(first, second):
-    """The largest difference between two lists of arrays."""
-    return max(float(np.abs(np.float64(a) - np.float64(b)).max()) for a, b in zip(first, second, strict=True))
+    """The largest difference between two lists of arrays; a relative one for values beyond one."""
+    return max(_difference(np.float64(a), np.float64(b)) for a, b in zip(first, second, strict=True))
+
+
+def _difference(first, second):
+    return float((np.abs(first - second) / np.maximum(1.0, np.abs(first))).max())
 
 
 def log_difference(first, second):

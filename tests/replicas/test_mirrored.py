@@ -9,7 +9,7 @@ from tests import programs
 
 CASES = (
     *("momentum", "adamw", "eager", "several steps", "global clipnorm", "accumulation", "loss scale", "own step"),
-    *("metric from outside", "own loss, two optimizers", "sum", "masked", "mean by weight"),
+    *("metric from outside", "own loss, two optimizers", "average loss", "sum", "masked", "mean by weight"),
     *("each", "small tables", "weights, validation", "reading"),
 )
 
@@ -64,6 +64,10 @@ def test_logs_of_an_own_step(results):
 def test_an_epoch_of_unknown_length_is_one_epoch(results):
     # Seven batches, twice. What needs no batch must not run when there is none any more.
     assert results["two devices"]["iterations"] == 14
+
+
+def test_an_input_that_ends_too_early_has_its_logs(results):
+    assert results["two devices"]["short"] == [["auc", "loss"], 7]
 
 
 def test_a_replica_without_examples_changes_nothing(results):

@@ -95,6 +95,8 @@ def _install_losses() -> None:
         # Not every version of Keras has them.
         if hasattr(losses, name):
             replacing.replace(losses, name, replica_losses.keep, replica_losses.is_shared)
+    for name in ("compute_average_loss", "scale_regularization_loss"):
+        replacing.replace(tf.nn, name, getattr(replica_losses, name), replica_losses.is_shared)
 
 
 def _run_ahead(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:

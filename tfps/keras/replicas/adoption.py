@@ -1,6 +1,7 @@
 """Models, layers and optimizers that were made outside the scope of a strategy with replicas."""
 
 import functools
+from typing import Any, cast
 
 import tensorflow as tf
 
@@ -52,7 +53,7 @@ def _copy_to_replicas(variable: keras.Variable | tf.Variable, strategy: tf.distr
         return
     initial = value.numpy()
     with strategy.scope():
-        variable._initialize(functools.partial(tf.constant, initial, value.dtype))
+        cast(Any, variable)._initialize(functools.partial(tf.constant, initial, value.dtype))
 
 
 def check_model_of_scope(model: keras.Model) -> None:

@@ -3,7 +3,7 @@
 Keras calls once a step, and TensorFlow would wait for Python between two steps. Where no callback needs what stands
 between two batches, one call therefore runs the next steps too, in one graph, and the following calls have only to
 count. The callbacks then see logs that are up to `_CALL_S` seconds newer than their batch. The graph itself looks at
-the clock after each step, because an input that was fast may stall, and Python handles Ctrl-C after the call.
+the clock after each step, because an input that was fast may stall, and Ctrl-C has to wait for the end of the call.
 
 Threading: the main thread.
 """
@@ -99,7 +99,7 @@ class ReplicatedFunction:
         return self._graphs.is_eager != bool(self._model.run_eagerly)
 
     def _run(self, iterator: Any, progress: Progress, wanted: int) -> None:
-        missing, most = wanted - progress.ahead, self._most(iterator, progress)
+        missing, most = wanted - progress.ahead, self._most()
         if most <= wanted:
             self._logs = self._graphs.take_step(iterator)
             progress.ahead += 1
@@ -108,10 +108,10 @@ class ReplicatedFunction:
         done, self._logs = self._graphs.take_steps(iterator, max(missing, limit - progress.ahead))
         progress.ahead += done
 
-    def _most(self, iterator: Any, progress: Progress) -> int:
+    def _most(self) -> int:
         """Returns the number of steps that may begin before callbacks have seen the first one, apart from the input."""
         lookahead: Lookahead | None = getattr(self._model, self._lookahead, None)
-        if lookahead is None or lookahead.reads_logs or not self._graphs.has_loop(iterator, progress.left):
+        if lookahead is None or lookahead.reads_logs or not self._graphs.has_loop:
             return 1
         most = lookahead.steps(workers=1)
         return _NO_LIMIT if most is None else most
@@ -169,16 +169,10 @@ class _Graphs:
 
         self.on_data, self.take_step, self._take_steps = map(compiled, (one_step, take_step, take_steps))
 
-    def has_loop(self, iterator: Any, left: int | None) -> bool:
-        """Whether several steps can run in one graph.
-
-        Args:
-            iterator: what the batches are read from.
-            left: the number of batches that are left; None if it is not known.
-        """
-        # Only a plain iterator can tell in the graph that it has no more.
-        known = left is not None or isinstance(iterator, tf.data.Iterator)
-        return known and self._has_tensors and self._in_process and not self.is_eager
+    @property
+    def has_loop(self) -> bool:
+        """Whether several steps can run in one graph."""
+        return self._has_tensors and self._in_process and not self.is_eager
 
     def take_steps(self, iterator: Any, steps: int) -> tuple[int, Nest]:
         """Runs steps on the next batches, for `_CALL_S`; returns how many there were, and the logs of the last one.
@@ -206,9 +200,6 @@ class _Graphs:
                 return tf.logical_and(more, tf.timestamp() < end)
 
         def body(done: tf.Tensor, more: tf.Tensor, *logs: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            if not isinstance(iterator, tf.data.Iterator):
-                now = step(iterator.get_next())
-                return done + 1, goes_on(more, now), *now
             batch = iterator.get_next_as_optional()
             more = batch.has_value()
             now = tf.cond(more, lambda: step(batch.get_value()), lambda: list(logs))

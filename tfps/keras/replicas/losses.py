@@ -60,6 +60,32 @@ def reduce_weighted_values(
     return loss * tf.cast(factor, loss.dtype)
 
 
+def compute_average_loss(
+    stock: Callable[..., tf.Tensor],
+    per_example_loss: tf.Tensor,
+    sample_weight: tf.Tensor | None = None,
+    global_batch_size: tf.Tensor | int | None = None,
+) -> tf.Tensor:
+    """Replaces `tf.nn.compute_average_loss`, whose values add up over replicas. Those of a step are averaged."""
+    loss = stock(per_example_loss, sample_weight, global_batch_size)
+    if global_batch_size is None:
+        return loss * _number_of_replicas(loss)
+    current = step.current()
+    assert current is not None
+    (total,) = messages.all_sum([current.examples])
+    return loss * tf.cast(tf.math.divide_no_nan(total, current.examples), loss.dtype)
+
+
+def scale_regularization_loss(stock: Callable[[tf.Tensor], tf.Tensor], regularization_loss: tf.Tensor) -> tf.Tensor:
+    """Replaces `tf.nn.scale_regularization_loss`, which divides by the number of replicas."""
+    loss = stock(regularization_loss)
+    return loss * _number_of_replicas(loss)
+
+
+def _number_of_replicas(loss: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.distribute.get_replica_context().num_replicas_in_sync, loss.dtype)
+
+
 def check_model(model: keras.Model) -> None:
     """Refuses what several replicas would compute otherwise than one.
 
