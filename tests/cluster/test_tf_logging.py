@@ -30,8 +30,8 @@ fail()
 
 
 @pytest.mark.skipif(
-    tuple(map(int, tf.__version__.split(".")[:2])) < (2, 20),
-    reason="TensorFlow before 2.20 logs this by a logger of its own, whose level is fixed",
+    tuple(map(int, tf.__version__.split(".")[:2])) < (2, 21),
+    reason="TensorFlow before 2.21 logs this by a logger of its own, whose level is fixed",
 )
 def test_nothing_but_fatal_errors_is_logged_after_it():
     # At a level that logs warnings, whatever the level of the tests is.

@@ -143,7 +143,6 @@ class Interactions(keras.layers.Layer):
         return keras.ops.reshape(products, (-1, len(features) ** 2))
 
 
-@pytest.mark.skipif(keras.__version__.startswith("3.6."), reason="this Keras itself mixes up nested inputs")
 def test_ranking_with_nested_inputs_and_a_sequence(one_worker):
     """Nested inputs, a masked history, attention over it, dot interactions, several outputs and losses."""
     history = DRAW.integers(1, ITEMS, (EXAMPLES, 6)) * (np.arange(6) < DRAW.integers(1, 7, (EXAMPLES, 1)))
@@ -179,6 +178,10 @@ def test_ranking_with_nested_inputs_and_a_sequence(one_worker):
         seen = model.fit(data, epochs=2, verbose=0).history
         return [*map(np.array, seen.values()), *model.predict(data, verbose=0).values()]
 
+    if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 13):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            train(contextlib.nullcontext)
+        pytest.skip("this Keras itself fails: it mixes up nested inputs")
     assert_alike(one_worker, train)
 
 

@@ -55,16 +55,18 @@ def said(call):
 
 @pytest.mark.parametrize("given", INPUTS.values(), ids=INPUTS)
 def test_an_empty_input_says_what_keras_says(strategy, given):
-    if given is nothing and keras.__version__.startswith("3.6."):
-        pytest.skip("this Keras itself fails with an IndexError")
     ours, theirs = make(strategy), make(None)
     for call in (
         lambda model: model.fit(*arguments(given), epochs=2, verbose=0).history,
         lambda model: model.evaluate(*arguments(given), verbose=0),
         lambda model: model.evaluate(*arguments(given), verbose=0, return_dict=True),
     ):
+        try:
+            expected = said(lambda call=call: call(theirs))
+        except IndexError:
+            pytest.skip("this Keras itself fails: it takes no empty generator")
         found = said(lambda call=call: call(ours))
-        assert found == said(lambda call=call: call(theirs))
+        assert found == expected
         assert "ran out of data" in str(found[1]) or "at least one batch" in found[0]
 
 

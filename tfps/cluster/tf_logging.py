@@ -3,7 +3,7 @@
 After a death TensorFlow's C++ code logs four lines to standard error for every function that the chief traces or drops
 ("Failed to register function remotely ..."), until the program ends: hundreds of lines without news. TensorFlow has no
 public way to set the level of its logger at run time, so this module calls the function of Abseil that does. If the
-function cannot be found, the lines stay and nothing else changes. TensorFlow before 2.20 has a logger of its own beside
+function cannot be found, the lines stay and nothing else changes. TensorFlow before 2.21 has a logger of its own beside
 Abseil's, whose lines stay too.
 
 Threading: any thread. Cost: a few milliseconds, at the first death.
