@@ -48,3 +48,12 @@ def log_difference(first, second):
     # Keras 3.6 leaves the values of a step of one's own as tensors.
     pairs = [(float(a), float(b)) for name in first for a, b in zip(first[name], second[name], strict=True)]
     return max(abs(a - b) / max(1.0, abs(a)) for a, b in pairs)
+
+
+def has_reduction(name):
+    """Whether this version of Keras has a reduction of losses."""
+    try:
+        keras.losses.MeanSquaredError(reduction=name)
+    except ValueError:
+        return False
+    return True

@@ -6,10 +6,12 @@ import os
 import pytest
 
 from tests import programs
+from tests.replicas.small_model import has_reduction
 
 CASES = (
     *("momentum", "adamw", "eager", "several steps", "global clipnorm", "accumulation", "loss scale", "own step"),
-    *("metric from outside", "own loss, two optimizers", "average loss", "sum", "masked", "mean by weight"),
+    *("metric from outside", "own loss, two optimizers", "average loss", "sum", "masked"),
+    *(["mean by weight"] if has_reduction("mean_with_sample_weight") else []),
     *("each", "small tables", "weights, validation", "reading"),
 )
 
