@@ -119,7 +119,7 @@ _DEFAULT_AGGREGATION = inspect.signature(Variable.__init__).parameters["aggregat
 """The aggregation of a variable for which nobody has chosen one: "mean" in Keras 3.6, and "none" in newer versions."""
 
 
-def initialize_copies(stock: Callable[..., None], variable: Variable, value: object, is_metric: bool) -> None:
+def initialize_copies(stock: Callable[..., None], variable: keras.Variable, value: object, is_metric: bool) -> None:
     """Makes the value of a Keras variable under a strategy with replicas.
 
     Args:
