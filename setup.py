@@ -69,11 +69,17 @@ def run(command: list[str]) -> None:
 
 
 def precompile(base: list[str], folder: Path) -> list[str]:
-    """Compiles TensorFlow's headers for all files that include them, and returns the flags that use them."""
+    """Compiles TensorFlow's headers for all files that include them, and returns the flags that use them.
+
+    The result has 400 MB. Where it cannot be made there are no flags, and each file compiles the headers for itself.
+    """
     header = folder / "tensorflow_headers.h"
     names = ("op.h", "op_kernel.h", "shape_inference.h")
     header.write_text("".join(f"#include <tensorflow/core/framework/{name}>\n" for name in names))
-    run([*base, "-x", "c++-header", str(header), "-o", f"{header}.gch"])
+    try:
+        run([*base, "-x", "c++-header", str(header), "-o", f"{header}.gch"])
+    except SetupError:
+        return []
     return ["-include", str(header)]
 
 
@@ -111,8 +117,10 @@ class BuildOps(build_ext):
         ]
         # TensorFlow's headers take most of the time of a file that includes them.
         large = {source for source, _ in old if '#include "tensorflow/' in (ROOT / source).read_text()}
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, tempfile.TemporaryDirectory() as folder:
-            first = pool.submit(precompile, base, Path(folder)) if len(large) > FEW else None
+        # Beside the objects: /tmp may be a small file system in memory.
+        folder = tempfile.TemporaryDirectory(dir=objects)
+        with folder, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            first = pool.submit(precompile, base, Path(folder.name)) if len(large) > FEW else None
 
             def compile_one(source: Path, target: Path) -> None:
                 include = first.result() if first is not None and source in large else []

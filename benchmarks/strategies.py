@@ -8,7 +8,7 @@ a table of 8 million rows. The strategies: "plain" is Keras without one; "one" d
 devices of one process; "hosts" is MultiWorkerMirroredStrategy over 2 processes; "servers" is 1 server and 2 workers.
 
 All of them train batches of as many examples in all: a replica has its part. Under "servers" each worker has
-batches of its own, as it is asynchronous. Prints one line of JSON. Where other programs run, trust only the ratios.
+batches of its own, as it is asynchronous. Prints one line of JSON. If other programs run, only the ratios count.
 """
 
 import argparse

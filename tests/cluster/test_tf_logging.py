@@ -31,7 +31,7 @@ fail()
 
 @pytest.mark.skipif(
     tuple(map(int, tf.__version__.split(".")[:2])) < (2, 21),
-    reason="TensorFlow before 2.21 logs this by a logger of its own, whose level is fixed",
+    reason="TensorFlow before 2.21 writes this line with its own logger, whose level cannot be changed",
 )
 def test_nothing_but_fatal_errors_is_logged_after_it():
     # At a level that logs warnings, whatever the level of the tests is.

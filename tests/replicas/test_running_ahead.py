@@ -13,6 +13,7 @@ import tfps
 from tests.replicas.small_model import build, clicks, difference, log_difference, state_of
 from tfps.keras.batch_callbacks import Lookahead
 from tfps.keras.replicas import functions
+from tfps.replicas import iterators
 
 BATCH = 2
 STEPS = 83  # of 165 examples; the last one has one
@@ -45,7 +46,7 @@ def calls(monkeypatch):
         return done, logs
 
     monkeypatch.setattr(functions._Graphs, "take_steps", take_steps)
-    monkeypatch.setattr(functions, "_CALL_S", 1e6)
+    monkeypatch.setattr(functions, "_CALL_S", 20.0)
     return taken
 
 
@@ -188,7 +189,8 @@ def test_run_eagerly_may_change_without_compile():
     assert eager and all(eager)
 
 
-def test_iterators_are_freed_in_the_background():
+def test_iterators_are_freed_in_the_background(monkeypatch):
+    monkeypatch.setattr(iterators, "_HAND_OVER_S", 3.0)
     ended = threading.Event()
 
     def examples():
@@ -204,6 +206,8 @@ def test_iterators_are_freed_in_the_background():
     data = tf.data.Dataset.from_generator(examples, output_signature=tf.TensorSpec([])).batch(4)
     model.fit(data.map(lambda x: (x[:, None], x)), steps_per_epoch=5, verbose=0)
     gc.collect()
+    # Dropped by `fit`, but only the thread frees it.
+    assert not ended.is_set()
     assert ended.wait(30)
     deadline = time.monotonic() + 30
     while any(thread.name == "tfps-free-iterator" for thread in threading.enumerate()):

@@ -125,7 +125,7 @@ def _enumerate_steps(stock: Method, iterator: TFEpochIterator) -> Iterator[tuple
     begins = True
     for number, *rest in stock(iterator):
         total = iterator.num_batches
-        if isinstance(rest[-1], tf.data.Iterator):
+        if begins and isinstance(rest[-1], tf.data.Iterator):
             free_in_background(rest[-1])
         functions.set_steps_left(rest[-1], begins, total - number if total else None)
         begins = False
