@@ -190,15 +190,18 @@ def test_run_eagerly_may_change_without_compile():
 
 
 def test_iterators_are_freed_in_the_background(monkeypatch):
-    monkeypatch.setattr(iterators, "_HAND_OVER_S", 3.0)
-    ended = threading.Event()
+    # The thread waits for the test, not for a time: how long `fit` takes must not matter.
+    gate = threading.Event()
+    monkeypatch.setattr(iterators.time, "sleep", lambda seconds: gate.wait(60))
+    made, ended = [], []
 
     def examples():
+        made.append(None)
         try:
             while True:
                 yield 1.0
         finally:
-            ended.set()
+            ended.append(None)
 
     with tfps.OneDeviceStrategy("CPU:0").scope():
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
@@ -206,10 +209,11 @@ def test_iterators_are_freed_in_the_background(monkeypatch):
     data = tf.data.Dataset.from_generator(examples, output_signature=tf.TensorSpec([])).batch(4)
     model.fit(data.map(lambda x: (x[:, None], x)), steps_per_epoch=5, verbose=0)
     gc.collect()
-    # Dropped by `fit`, but only the thread frees it.
-    assert not ended.is_set()
-    assert ended.wait(30)
+    # Dropped by `fit`, but only the thread frees them.
+    assert made
+    assert not ended
+    gate.set()
     deadline = time.monotonic() + 30
-    while any(thread.name == "tfps-free-iterator" for thread in threading.enumerate()):
+    while len(ended) < len(made) or any(thread.name == "tfps-free-iterator" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        threading.Event().wait(0.05)
