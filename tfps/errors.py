@@ -69,6 +69,14 @@ class InputFileError(TfpsError, OSError):
         self.task, self.path = task, path
 
 
+class CheckpointError(TfpsError, ValueError):
+    """A checkpoint cannot be written, is incomplete or broken, or does not fit the model. Nothing was overwritten."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """A checkpoint is of another model."""
+
+
 class LibraryError(TfpsError, RuntimeError):
     """The C++ library is missing, was built for another TensorFlow, or cannot be loaded."""
 

@@ -76,6 +76,11 @@ class StepFunction:
         return self._logs.recent()
 
     @property
+    def schedule(self) -> Schedule | None:
+        """The schedule of the epoch that runs; None between two epochs."""
+        return self._schedule
+
+    @property
     def is_outdated(self) -> bool:
         """Whether the mode of the optimizer has changed since the steps were made."""
         return self._first_steps is not None and self._settings != settings_of(leading_optimizer(self._steps.model))

@@ -181,6 +181,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self._losses = Losses(self.num_workers, self.connection.cluster, _NEEDS_ALL if self.dense == ALLREDUCE else "")
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
+        self._each_server_pool: WorkerPool | None = None
         self.remote_variables = RemoteVariables(self)
         # With equal copies no worker misses a step of another, so the number of workers does not matter.
         missing = 1 if self.dense == ALLREDUCE else self.num_workers
@@ -288,6 +289,15 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             cluster = self.connection.cluster
             self._server_pool = self._make_pool([devices.CHIEF], lambda _, error: translate(error, cluster))
         return self._server_pool
+
+    @property
+    def each_server_pool(self) -> WorkerPool:
+        """The pool that runs functions on each server by itself: saving and restoring of rows."""
+        self.connection.check()
+        if self._each_server_pool is None:
+            cluster, servers = self.connection.cluster, [devices.server(index) for index in range(self.num_servers)]
+            self._each_server_pool = self._make_pool(servers, lambda _, error: translate(error, cluster))
+        return self._each_server_pool
 
     def _make_pool(self, pool_devices: list[str], translate_error: Callable[[int, Exception], Exception]) -> WorkerPool:
         """Makes a pool with a thread for each device, which ends with the connection."""

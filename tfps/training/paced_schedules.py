@@ -78,7 +78,7 @@ class ShippedSchedule(PacedSchedule):
         super().__init__(runner, epoch, pacing, most)
         self._live = set(epoch.to_start)
         # The batches of each shard that have begun, of this iterator; and those of all shards before this epoch.
-        self._begun, self._before = list(epoch.taken), sum(epoch.taken)
+        self._begun, self._trained_before = list(epoch.taken), sum(epoch.taken)
 
     def _launch(self) -> None:
         pace = self._pace()
@@ -110,7 +110,7 @@ class ShippedSchedule(PacedSchedule):
         """Creates the next order of a shard. Its batches are every n-th of the input, and are numbered so."""
         shards = len(self.epoch.to_start)
         # The first batch of the epoch has number 0. After an epoch that was stopped, a shard may be behind it.
-        number = max(0, self._begun[shard] * shards + shard - self._before)
+        number = max(0, self._begun[shard] * shards + shard - self._trained_before)
         self._begun[shard] += size
         # With several parts, the counts of a worker go on from values of others in the middle of a closure.
         stride = shards if self._pacing.parts == 1 else 0

@@ -90,6 +90,10 @@ class SyncSchedule(Schedule):
             self._take_result()
         self._ready = 0
 
+    def taken(self) -> list[int]:
+        """See `Schedule`. Batches whose contributions wait for others are not part of the model yet."""
+        return [taken - len(shard.waiting) for taken, shard in zip(super().taken(), self._shards, strict=True)]
+
     def _launch(self) -> None:
         # In turns, so that each shard has one contribution before any has two.
         for turn in range(self._policy.slots):
