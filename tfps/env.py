@@ -5,6 +5,7 @@ before the call. The functions keep no state and may be called from any thread. 
 `ConfigError`.
 """
 
+import ipaddress
 import os
 import re
 
@@ -17,6 +18,7 @@ _KNOWN = (
     "TFPS_DISABLE_OPS",
     "TFPS_FIRST_PORT",
     "TFPS_JOIN_TIMEOUT_S",
+    "TFPS_LISTEN",
     "TFPS_START_TIMEOUT_S",
 )
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_|$)")
@@ -80,6 +82,21 @@ def first_port() -> int | None:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise ConfigError(f"TFPS_FIRST_PORT must be a port from 1 to 65535. Received: {text!r}.")
     return int(text)
+
+
+def listen_host() -> str | None:
+    """`TFPS_LISTEN`: the IP address at which this task listens; None if unset.
+
+    If unset, a task listens at the address that the cluster gives it. Set it to an address of this host if another
+    machine forwards connections to it, or to 0.0.0.0 to listen on every interface.
+    """
+    text = os.environ.get("TFPS_LISTEN", "").strip()
+    if not text:
+        return None
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ConfigError(f"TFPS_LISTEN must be an IP address of this host, or 0.0.0.0. Received: {text!r}.") from None
 
 
 def server_log_level() -> str:

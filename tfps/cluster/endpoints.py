@@ -6,7 +6,9 @@ the port (the task listens at port 0), or if a Kubernetes service or a forwarded
 Values and pure functions: any thread, microseconds; nothing is resolved, bound or connected.
 """
 
+import contextlib
 import dataclasses
+import ipaddress
 import re
 
 from tfps.errors import ConfigError
@@ -20,8 +22,7 @@ class Endpoint:
 
     Args:
         dial: the address that other tasks connect to.
-        listen: the address at which the task's own server listens. TensorFlow's server binds every network interface,
-            so only the port matters.
+        listen: the address at which the task's own server listens, and no other.
 
     Example:
         >>> str(Endpoint.at("10.0.0.7:2222"))
@@ -50,6 +51,18 @@ def split_address(address: str) -> tuple[str, int]:
     # From the right, because an IPv6 host contains colons.
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Returns "host:port", with brackets around an IPv6 host."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host is "localhost" or a loopback address. Other names are not resolved."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host.lower() == "localhost"
 
 
 def canonicalize(address: str) -> str:

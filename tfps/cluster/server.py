@@ -10,6 +10,7 @@ from typing import NoReturn
 from tfps import env, jobs
 from tfps.cluster import chief_watch, logs
 from tfps.cluster.cards import count_cards
+from tfps.cluster.doors.listen_host import choose_listen_address
 from tfps.cluster.tf_config import TaskConfig
 from tfps.cluster.tf_server import start_server
 from tfps.errors import ConfigError, TfpsError
@@ -50,12 +51,14 @@ def serve_until_done(config: TaskConfig) -> None:
 
     Raises:
         ClusterError: the port cannot be bound.
+        ConfigError: this host has no address that the cluster gives the task.
         ClusterTimeoutError: the chief did not start within TFPS_JOIN_TIMEOUT_S.
     """
     (chief,) = config.cluster.endpoints(jobs.CHIEF)
     cards = range(count_cards()) if config.task_type == jobs.WORKER else ()
-    start_server(config.task_type, config.task_index, config.endpoint.listen, cards=cards)
-    logs.say(f"{config.name} listens at {config.endpoint.listen} and waits for the chief at {chief}")
+    listen = choose_listen_address(config)
+    start_server(config.task_type, config.task_index, listen, cards=cards)
+    logs.say(f"{config.name} listens at {listen} and waits for the chief at {chief}")
     chief_watch.wait_for_chief(config.name, chief.dial, env.join_timeout_s())
     # This wait has no limit: training may take days.
     logs.say(f"{config.name} serves the chief at {chief}")

@@ -7,11 +7,16 @@ serves here until its process ends. If anything fails, a Ctrl-C included, everyt
 from collections.abc import Callable
 
 import tensorflow as tf
+from tensorflow.python.eager import context  # no public name reaches the server definition
 
 from tfps import jobs
 from tfps.cluster.connection import Connection, connect
+from tfps.cluster.doors.listen_host import choose_listen_address
+from tfps.cluster.doors.listening import start_listening
+from tfps.cluster.endpoints import split_address
 from tfps.cluster.faults import translate_errors
 from tfps.cluster.local import LocalCluster
+from tfps.cluster.ports import LOOPBACK
 from tfps.cluster.reach import wait_for_servers
 from tfps.cluster.server import serve
 from tfps.cluster.spec import ClusterSpec
@@ -38,13 +43,19 @@ def start(
             serve(config)
         cluster = config.cluster
     assert cluster is not None
+    # Without an address in the cluster, TensorFlow gives the chief one on loopback.
+    listen = LOOPBACK if config is None else split_address(choose_listen_address(config))[0]
+
+    def connect_chief(spec: ClusterSpec) -> None:
+        start_listening(f"{jobs.CHIEF} 0", listen, lambda: _join(spec, join))
+
     if isinstance(cluster, ClusterSpec):
         wait_for_servers(cluster)
-        return _connect(cluster, cluster, join)
+        return _connect(cluster, cluster, connect_chief)
     was_up = bool(cluster.tasks)
     try:
         cluster.start()
-        return _connect(cluster, cluster.spec, join)
+        return _connect(cluster, cluster.spec, connect_chief)
     except BaseException:
         # If the user has started the cluster, only the user may stop it.
         if not was_up:
@@ -56,6 +67,14 @@ def _connect(cluster: LocalCluster | ClusterSpec, spec: ClusterSpec, join: Calla
     """Connects to a running cluster, and translates the errors of TensorFlow."""
     with translate_errors(cluster):
         return connect(cluster, lambda: join(spec))
+
+
+def _join(spec: ClusterSpec, join: Callable[[ClusterSpec], None]) -> int:
+    """Connects TensorFlow, which starts the chief's server if there is none yet; returns the port of that server."""
+    join(spec)
+    definition = context.context().get_server_def()
+    chief = next(job for job in definition.cluster.job if job.name == definition.job_name)
+    return split_address(chief.tasks[definition.task_index])[1]
 
 
 def make_resolver(spec: ClusterSpec) -> tf.distribute.cluster_resolver.ClusterResolver:
