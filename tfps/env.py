@@ -20,6 +20,7 @@ _KNOWN = (
     "TFPS_JOIN_TIMEOUT_S",
     "TFPS_LISTEN",
     "TFPS_START_TIMEOUT_S",
+    "TFPS_TLS_DIR",
 )
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_|$)")
 """Variables that Kubernetes sets for a service whose name begins with "tfps"."""
@@ -97,6 +98,15 @@ def listen_host() -> str | None:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise ConfigError(f"TFPS_LISTEN must be an IP address of this host, or 0.0.0.0. Received: {text!r}.") from None
+
+
+def tls_dir() -> str | None:
+    """`TFPS_TLS_DIR`: a directory with ca.crt, tls.crt and tls.key of this task; None if unset.
+
+    If set, the tasks of a cluster talk to one another by mutual TLS alone. Set it in all of them, each to its own
+    directory.
+    """
+    return os.environ.get("TFPS_TLS_DIR", "").strip() or None
 
 
 def server_log_level() -> str:

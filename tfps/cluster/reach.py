@@ -6,12 +6,14 @@ says little: a tunnel or a proxy accepts for a task that is gone, and the kernel
 Threading: any thread; the functions block up to their time limit. Cost: one connection per task and attempt.
 """
 
+import contextlib
 import errno
 import socket
 import time
 
 from tfps import env
 from tfps.cluster import logs
+from tfps.cluster.doors import redirects
 from tfps.cluster.endpoints import split_address
 from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ClusterTimeoutError
@@ -100,14 +102,16 @@ def connect_to_server(address: str, timeout_s: float = CONNECT_S) -> socket.sock
         ConnectionRefusedError: nobody listens, or who accepted the connection closed it without a byte.
         OSError: the connection failed in another way.
     """
-    connection = socket.create_connection(split_address(address), timeout=timeout_s)
-    try:
-        if not connection.recv(1):
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection closed without an answer")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    target = split_address(redirects.resolve(address))
+    with contextlib.ExitStack() as stack:
+        # A tunnel whose far end is not there closes the connection, or resets it.
+        stack.enter_context(contextlib.suppress(ConnectionResetError))
+        connection = stack.enter_context(socket.create_connection(target, timeout=timeout_s))
+        if connection.recv(1):
+            # The caller closes it.
+            stack.pop_all()
+            return connection
+    raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection closed without an answer")
 
 
 def _format_missing(missing: dict[str, str]) -> str:

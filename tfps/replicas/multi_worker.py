@@ -15,6 +15,7 @@ from tfps.cluster.doors.listen_host import choose_own_address
 from tfps.cluster.doors.listening import start_listening
 from tfps.cluster.endpoints import split_address
 from tfps.cluster.tf_config import parse_cluster_of_workers
+from tfps.cluster.tls.secure import refuse_without_tunnel
 from tfps.errors import ClusterError, ConfigError
 from tfps.replicas import messages
 
@@ -49,6 +50,7 @@ def make_extended(strategy: "MultiWorkerMirroredStrategy", cluster_resolver: Any
     cluster = resolver.cluster_spec()
     if not cluster.as_dict():
         return Extended(strategy, cluster_resolver=resolver, communication_options=options)
+    refuse_without_tunnel("MultiWorkerMirroredStrategy")
     address = cluster.task_address(resolver.task_type, resolver.task_id)
     everyone = [one for job in cluster.jobs for one in cluster.job_tasks(job)]
     listen = choose_own_address(f"`cluster.{resolver.task_type}[{resolver.task_id}]`", address, everyone)

@@ -11,7 +11,6 @@ from tensorflow.python.eager import context  # no public name reaches the server
 
 from tfps import jobs
 from tfps.cluster.connection import Connection, connect
-from tfps.cluster.doors.listen_host import choose_listen_address
 from tfps.cluster.doors.listening import start_listening
 from tfps.cluster.endpoints import split_address
 from tfps.cluster.faults import translate_errors
@@ -21,6 +20,7 @@ from tfps.cluster.reach import wait_for_servers
 from tfps.cluster.server import serve
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import TaskConfig
+from tfps.cluster.tls.secure import open_door, refuse_without_tunnel
 
 
 def start(
@@ -41,13 +41,17 @@ def start(
         # `serve` ends the process when the chief has finished, so only the chief passes this line.
         if config.task_type != jobs.CHIEF:
             serve(config)
+        config, listen = open_door(config)
         cluster = config.cluster
+    else:
+        # Without an address in the cluster, TensorFlow gives the chief one on loopback.
+        listen = f"{LOOPBACK}:0"
+        if isinstance(cluster, ClusterSpec):
+            refuse_without_tunnel("the servers of a ClusterResolver")
     assert cluster is not None
-    # Without an address in the cluster, TensorFlow gives the chief one on loopback.
-    listen = LOOPBACK if config is None else split_address(choose_listen_address(config))[0]
 
     def connect_chief(spec: ClusterSpec) -> None:
-        start_listening(f"{jobs.CHIEF} 0", listen, lambda: _join(spec, join))
+        start_listening(f"{jobs.CHIEF} 0", split_address(listen)[0], lambda: _join(spec, join))
 
     if isinstance(cluster, ClusterSpec):
         wait_for_servers(cluster)
