@@ -5,6 +5,7 @@ before the call. The functions keep no state and may be called from any thread. 
 `ConfigError`.
 """
 
+import ipaddress
 import os
 import re
 
@@ -17,7 +18,9 @@ _KNOWN = (
     "TFPS_DISABLE_OPS",
     "TFPS_FIRST_PORT",
     "TFPS_JOIN_TIMEOUT_S",
+    "TFPS_LISTEN",
     "TFPS_START_TIMEOUT_S",
+    "TFPS_TLS_DIR",
 )
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_|$)")
 """Variables that Kubernetes sets for a service whose name begins with "tfps"."""
@@ -80,6 +83,30 @@ def first_port() -> int | None:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise ConfigError(f"TFPS_FIRST_PORT must be a port from 1 to 65535. Received: {text!r}.")
     return int(text)
+
+
+def listen_host() -> str | None:
+    """`TFPS_LISTEN`: the IP address at which this task listens; None if unset.
+
+    If unset, a task listens at the address that the cluster gives it. Set it to an address of this host if another
+    machine forwards connections to it, or to 0.0.0.0 to listen on every interface.
+    """
+    text = os.environ.get("TFPS_LISTEN", "").strip()
+    if not text:
+        return None
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ConfigError(f"TFPS_LISTEN must be an IP address of this host, or 0.0.0.0. Received: {text!r}.") from None
+
+
+def tls_dir() -> str | None:
+    """`TFPS_TLS_DIR`: a directory with ca.crt, tls.crt and tls.key of this task; None if unset.
+
+    If set, the tasks of a cluster talk to one another by mutual TLS alone. Set it in all of them, each to its own
+    directory.
+    """
+    return os.environ.get("TFPS_TLS_DIR", "").strip() or None
 
 
 def server_log_level() -> str:

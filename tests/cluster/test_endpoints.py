@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.test_reach import serving
 from tfps import jobs
 from tfps.cluster import devices, reach
 from tfps.cluster.endpoints import Endpoint
@@ -33,10 +34,8 @@ def test_a_cluster_with_two_sides_shows_and_saves_where_others_dial():
 
 
 def test_the_chief_dials_where_a_task_is_dialled_and_not_where_it_listens():
-    with socket.socket() as listener, socket.socket() as closed:
-        for one in (listener, closed):
-            one.bind(("127.0.0.1", 0))
-        listener.listen(8)
+    with serving() as listener, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
         there, nowhere = (f"127.0.0.1:{one.getsockname()[1]}" for one in (listener, closed))
         server = Endpoint(dial=there, listen=nowhere)
         listens = Endpoint(dial=nowhere, listen=there)

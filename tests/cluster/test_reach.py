@@ -1,6 +1,8 @@
 """Waiting for servers and for the chief, against plain sockets."""
 
+import contextlib
 import socket
+import struct
 import threading
 import time
 
@@ -19,6 +21,33 @@ def listen(address=None):
     return listener
 
 
+def greet(listener):
+    """Accepts a connection and speaks first, as a gRPC server does."""
+    connection, _ = listener.accept()
+    connection.sendall(b"settings")
+    return connection
+
+
+@contextlib.contextmanager
+def serving(address=None):
+    """A listener that greets every connection."""
+    listener, kept = listen(address), []
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                kept.append(greet(listener))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield listener
+    # A close alone does not wake the thread.
+    listener.shutdown(socket.SHUT_RDWR)
+    thread.join(60)
+    for one in (listener, *kept):
+        one.close()
+
+
 def address_of(listener):
     return f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -32,23 +61,51 @@ def test_reserved_ports_differ_and_can_be_bound():
 
 def test_wait_for_servers_returns_when_all_listen():
     late = ports.reserve_address()
-    with listen() as early:
+    with serving() as early, contextlib.ExitStack() as stack:
         opened = []
-        timer = threading.Timer(0.5, lambda: opened.append(listen(late)))
+        timer = threading.Timer(0.5, lambda: opened.append(stack.enter_context(serving(late))))
         timer.start()
         reach.wait_for_servers(ClusterSpec(worker=(address_of(early),), ps=(late,)), timeout_s=120)
         assert opened
-        opened[0].close()
 
 
 def test_wait_for_servers_names_who_is_missing():
     missing = ports.reserve_address()
-    with listen() as there:
+    with serving() as there:
         spec = ClusterSpec(worker=(missing,), ps=(address_of(there),))
         with pytest.raises(ClusterTimeoutError) as caught:
             reach.wait_for_servers(spec, timeout_s=0.3)
     assert f"worker 0 at {missing} (Connection refused)" in str(caught.value)
     assert "0.3 s" in str(caught.value) and "ps 0" not in str(caught.value)
+
+
+def close_without_a_word(listener, reset):
+    """Does what a tunnel does whose far end is not there."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            if reset:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_open_port_is_no_answer(monkeypatch, reset):
+    with listen() as silent, listen() as tunnel:
+        threading.Thread(target=close_without_a_word, args=(tunnel, reset), daemon=True).start()
+        spec = ClusterSpec(worker=(address_of(silent),), ps=(address_of(tunnel),))
+        monkeypatch.setattr(reach.connect_to_server, "__defaults__", (0.3,))
+        missing = reach.find_unreachable(spec)
+        assert missing[f"worker 0 at {address_of(silent)}"] == "timed out"
+        assert missing[f"ps 0 at {address_of(tunnel)}"] == "Connection closed without an answer"
+        assert reach.find_hung(spec, 0.3) == ["worker 0"]
+        with pytest.raises(ClusterTimeoutError, match="never came: Connection closed without an answer"):
+            chief_watch.wait_for_chief("ps 3", address_of(tunnel), 0.3)
+        # The chief's end behind a tunnel, whose port stays open.
+        began = time.monotonic()
+        chief_watch.wait_until_done(address_of(tunnel), None)
+        assert 2 <= time.monotonic() - began < 20
+        tunnel.shutdown(socket.SHUT_RDWR)
 
 
 def test_chief_that_never_comes():
@@ -59,12 +116,13 @@ def test_chief_that_never_comes():
 
 def test_chief_is_done_when_its_port_is_closed():
     listener = listen()
-    chief_watch.wait_for_chief("ps 0", address_of(listener), 120)
+    waiting = threading.Thread(target=chief_watch.wait_for_chief, args=("ps 0", address_of(listener), 120), daemon=True)
+    waiting.start()
+    greet(listener).close()
+    waiting.join(120)
     done = threading.Thread(target=chief_watch.wait_until_done, args=(address_of(listener), None), daemon=True)
     done.start()
-    connection, _ = listener.accept()  # the one of wait_for_chief
-    connection.close()
-    connection, _ = listener.accept()
+    connection = greet(listener)
     time.sleep(0.3)
     assert done.is_alive()
     connection.close()
@@ -78,9 +136,8 @@ def test_chief_that_only_drops_the_connection_is_not_done():
         done = threading.Thread(target=chief_watch.wait_until_done, args=(address_of(listener), 0.2), daemon=True)
         done.start()
         for _ in range(3):  # TensorFlow closes an idle connection now and then
-            connection, _ = listener.accept()
-            connection.close()
-        connection, _ = listener.accept()
+            greet(listener).close()
+        connection = greet(listener)
         assert done.is_alive()
         connection.close()
     done.join(120)
@@ -92,10 +149,9 @@ def test_grace_lets_a_chief_come_back():
     listener = listen(address)
     done = threading.Thread(target=chief_watch.wait_until_done, args=(address, 600), daemon=True)
     done.start()
-    connection, _ = listener.accept()
-    connection.close()
+    greet(listener).close()
     listener.close()
     time.sleep(2.5)  # longer than without a grace
     assert done.is_alive()
     with listen(address) as again:
-        again.accept()[0].close()
+        greet(again).close()

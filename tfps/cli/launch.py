@@ -4,9 +4,11 @@ tfps-launch --ps 2 --workers 4 train.py --epochs 3       a cluster on this machi
 TF_CONFIG='...' tfps-launch train.py                     the one role that TF_CONFIG names
 srun --ntasks=7 tfps-launch --ps 2 train.py              a cluster of the tasks of a SLURM step
 mpirun -n 7 tfps-launch --ps 2 train.py                  a cluster of the processes of Open MPI
+TF_CONFIG='...' tfps-launch --tls DIR train.py           any of the last three, by mutual TLS
 tfps-launch --kubernetes --image IMAGE train.py          prints the manifest of a cluster in Kubernetes
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -36,6 +38,9 @@ With TF_CONFIG, or as one of several tasks of `srun` or Open MPI's `mpirun`, it 
 program, and parameter servers and workers serve until the chief is done, without running it. Tasks of `srun` and
 `mpirun` get their roles from their ranks: rank 0 is the chief, then each host in turn gives a parameter server, and the
 others are workers.
+
+With --tls DIR, tasks of TF_CONFIG, srun and mpirun talk to one another by mutual TLS alone. DIR has the files ca.crt,
+tls.crt and tls.key of this host, which `tfps-certs` or cert-manager makes.
 
 With --kubernetes it starts nothing and prints a manifest, for `kubectl apply -f -`.
 
@@ -92,6 +97,11 @@ _NAME = flags.DEFINE_string(
 )
 
 
+_TLS = flags.DEFINE_string(
+    "tls", None, "The directory of this task's certificate: talk to other tasks by TLS.", flag_values=COMMAND.flags
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
@@ -120,6 +130,7 @@ def _launch(arguments: list[str]) -> int:
             print(_deployment(program).manifest(), end="")
             return 0
         config = _find_task()
+        _set_tls(config)
         if config is not None:
             # This process becomes the program or a server, so the call does not return.
             launcher.run_role(config, program)
@@ -137,11 +148,28 @@ def _check_kubernetes_flags() -> None:
     for flag in (_JOBSET, _IMAGE, _NAME):
         if flag.value and not _KUBERNETES.value:
             raise ConfigError(f"`--{flag.name}` must be given with --kubernetes only. Received: {flag.value!r}.")
+    if _KUBERNETES.value and _TLS.value:
+        raise ConfigError(
+            "`--tls` must be left out with --kubernetes. "
+            f"Received: {_TLS.value!r}. Valid: a secret in the manifest, as docs/security.md shows."
+        )
     if _KUBERNETES.value and _LOG_DIR.value:
         raise ConfigError(
             "`--log-dir` must be left out with --kubernetes, where `kubectl logs` shows the logs. "
             f"Received: {_LOG_DIR.value!r}."
         )
+
+
+def _set_tls(config: TaskConfig | None) -> None:
+    """Passes `--tls` on to this task, whether it serves here or runs the program."""
+    if _TLS.value is None:
+        return
+    if config is None:
+        raise ConfigError(
+            "`--tls` must be left out for a cluster on this machine, which listens on loopback alone. "
+            f"Received: {_TLS.value!r}. Valid for tasks of several hosts: TF_CONFIG, srun or mpirun."
+        )
+    os.environ["TFPS_TLS_DIR"] = os.path.abspath(_TLS.value)
 
 
 def _deployment(program: tuple[str, ...]) -> Deployment:

@@ -1,9 +1,11 @@
 """Lets a server detect that the chief has started and that it has finished, without a protocol between them.
 
-The chief listens on its TF_CONFIG address from the moment it connects to the cluster until its process ends, so a
-server keeps an idle TCP connection to that port. The kernel closes the connection when the chief's process ends, for
-whatever reason; if nobody listens on the port any more, the chief is done. If the chief's whole host is gone, TCP
-keepalive detects it within half a minute. TensorFlow closes an idle connection now and then; the server reconnects.
+The chief's own TensorFlow server runs from the moment it connects to the cluster until its process ends. It speaks
+first on every connection, so its first byte shows that the chief is there; an open port would not, because a tunnel or
+a proxy keeps one open. A server then keeps the connection, idle. The kernel, or the tunnel, closes it when the chief's
+process ends, for whatever reason; if nobody answers at the address any more, the chief is done. If the chief's whole
+host is gone, TCP keepalive detects it within half a minute. TensorFlow closes an idle connection now and then; the
+server reconnects.
 
 Threading: both functions block the calling thread. Cost: one socket, no traffic except keepalives.
 """
@@ -17,16 +19,17 @@ from tfps.errors import ClusterTimeoutError
 
 _RETRY_S = 0.2
 _REPORT_S = 10.0
-# A refused connection is proof that the port is closed; silence may also be a network that recovers.
+# A connection that is refused, or closed at once, is proof that the chief's server is gone; silence may also be a
+# network that recovers.
 _CLOSED_GRACE_S = 2.0
 _SILENT_GRACE_S = 30.0
 
 
 def wait_for_chief(task: str, address: str, timeout_s: float) -> None:
-    """Waits until the chief listens at `address`.
+    """Waits until the chief answers at `address`.
 
     Raises:
-        ClusterTimeoutError: the chief does not listen within `timeout_s`.
+        ClusterTimeoutError: the chief does not answer within `timeout_s`.
     """
     # The wall clock may jump where hosts set it at boot; the monotonic one does not.
     started = time.monotonic()
@@ -49,13 +52,13 @@ def wait_until_done(address: str, grace_s: float | None) -> None:
 
     Args:
         address: the chief's "host:port".
-        grace_s: seconds without the chief after which it counts as ended. None: 2 s if its port is closed, 30 s if its
-            host does not answer.
+        grace_s: seconds without the chief after which it counts as ended. None: 2 s if the connection is refused or
+            closed at once, 30 s if nothing answers.
     """
     gone_since: float | None = None
     while True:
         try:
-            connection = reach.connect(address)
+            connection = reach.connect_to_server(address)
         except OSError as error:
             # A refusal right after a close usually means that the chief has ended. It may also be restarting, so the
             # refusal has to last for `grace_s`.
@@ -65,7 +68,7 @@ def wait_until_done(address: str, grace_s: float | None) -> None:
                 return
             time.sleep(_RETRY_S)
         else:
-            # The chief listens: it was restarted, or TensorFlow only closed the idle connection.
+            # The chief is there: it was restarted, or TensorFlow only closed the idle connection.
             gone_since = None
             with connection:
                 _wait_until_closed(connection)
@@ -73,7 +76,7 @@ def wait_until_done(address: str, grace_s: float | None) -> None:
 
 def _try_connect(address: str) -> str | None:
     try:
-        reach.connect(address).close()
+        reach.connect_to_server(address).close()
     except OSError as error:
         return error.strerror or str(error) or "timed out"
     return None

@@ -166,7 +166,8 @@ def _lost_task_error(text: str, cluster: Cluster, what: str) -> ClusterError:
     task = _task_to_blame(text, spec)
     tf_logging.quieten()
     who = "A server" if task is None else _format_task(*task, spec)
-    return ClusterError(f"{who} {what}. TensorFlow says: {_extract_reason(text)}", task)
+    reason = _extract_reason(text)
+    return ClusterError(f"{who} {what}. TensorFlow says: {spec.show_addresses(reason) if spec else reason}", task)
 
 
 def _get_spec(cluster: Cluster) -> ClusterSpec | None:

@@ -1,13 +1,19 @@
-"""Tests whether tasks answer, by a plain TCP connect, before TensorFlow connects and waits without a limit.
+"""Tests whether tasks answer, before TensorFlow connects and waits without a limit.
 
-Threading: any thread; the functions block up to their time limit. Cost: one connect per task and attempt.
+An answer is the first byte of a gRPC server, which speaks first, within milliseconds. That a connection is accepted
+says little: a tunnel or a proxy accepts for a task that is gone, and the kernel accepts for a process that is stopped.
+
+Threading: any thread; the functions block up to their time limit. Cost: one connection per task and attempt.
 """
 
+import contextlib
+import errno
 import socket
 import time
 
 from tfps import env
 from tfps.cluster import logs
+from tfps.cluster.doors import redirects
 from tfps.cluster.endpoints import split_address
 from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ClusterTimeoutError
@@ -19,7 +25,7 @@ _REPORT_S = 10.0
 
 
 def wait_for_servers(spec: ClusterSpec, timeout_s: float | None = None) -> None:
-    """Waits until every parameter server and worker of the cluster accepts connections.
+    """Waits until every parameter server and worker of the cluster answers.
 
     Args:
         spec: the addresses of the servers.
@@ -48,7 +54,7 @@ def wait_for_servers(spec: ClusterSpec, timeout_s: float | None = None) -> None:
 
 
 def find_unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> dict[str, str]:
-    """Returns the servers that accept no connection now: {"worker 1 at 10.0.0.5:2222": "Connection refused"}.
+    """Returns the servers that do not answer now: {"worker 1 at 10.0.0.5:2222": "Connection refused"}.
 
     Args:
         spec: the addresses of the servers.
@@ -61,7 +67,7 @@ def find_unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> d
             continue
         # Not the address it listens at: the server may listen while the service in front of it is not ready yet.
         try:
-            connect(endpoint.dial).close()
+            connect_to_server(endpoint.dial).close()
         except OSError as error:
             missing[key] = error.strerror or str(error) or "timed out"
     return missing
@@ -69,8 +75,6 @@ def find_unreachable(spec: ClusterSpec, only: dict[str, str] | None = None) -> d
 
 def find_hung(spec: ClusterSpec, timeout_s: float = CONNECT_S) -> list[str]:
     """Finds servers that accept a connection and then say nothing: stopped processes, or deadlocked ones.
-
-    The kernel accepts connections for a process that is stopped. But a gRPC server speaks first, within milliseconds.
 
     Args:
         spec: the addresses of the servers.
@@ -82,9 +86,7 @@ def find_hung(spec: ClusterSpec, timeout_s: float = CONNECT_S) -> list[str]:
     hung = []
     for job, index, endpoint in spec.servers():
         try:
-            with connect(endpoint.dial, timeout_s) as connection:
-                connection.settimeout(timeout_s)
-                connection.recv(1)
+            connect_to_server(endpoint.dial, timeout_s).close()
         except TimeoutError:
             hung.append(f"{job} {index}")
         except OSError:
@@ -92,9 +94,24 @@ def find_hung(spec: ClusterSpec, timeout_s: float = CONNECT_S) -> list[str]:
     return hung
 
 
-def connect(address: str, timeout_s: float = CONNECT_S) -> socket.socket:
-    """Opens a TCP connection to "host:port"; raises `OSError` if there is none within the limit."""
-    return socket.create_connection(split_address(address), timeout=timeout_s)
+def connect_to_server(address: str, timeout_s: float = CONNECT_S) -> socket.socket:
+    """Opens a connection to the server at "host:port" and waits for its first byte.
+
+    Raises:
+        TimeoutError: there is a connection, or a host that does not answer, and no byte within the limit.
+        ConnectionRefusedError: nobody listens, or who accepted the connection closed it without a byte.
+        OSError: the connection failed in another way.
+    """
+    target = split_address(redirects.resolve(address))
+    with contextlib.ExitStack() as stack:
+        # A tunnel whose far end is not there closes the connection, or resets it.
+        stack.enter_context(contextlib.suppress(ConnectionResetError))
+        connection = stack.enter_context(socket.create_connection(target, timeout=timeout_s))
+        if connection.recv(1):
+            # The caller closes it.
+            stack.pop_all()
+            return connection
+    raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection closed without an answer")
 
 
 def _format_missing(missing: dict[str, str]) -> str:

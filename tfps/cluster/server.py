@@ -12,6 +12,7 @@ from tfps.cluster import chief_watch, logs
 from tfps.cluster.cards import count_cards
 from tfps.cluster.tf_config import TaskConfig
 from tfps.cluster.tf_server import start_server
+from tfps.cluster.tls.secure import open_door
 from tfps.errors import ConfigError, TfpsError
 
 _INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -49,13 +50,15 @@ def serve_until_done(config: TaskConfig) -> None:
     """Starts the server of a task, waits for the chief to start, and returns when the chief has ended.
 
     Raises:
-        ClusterError: the port cannot be bound.
+        ClusterError: the port cannot be bound, or the tunnel does not start.
+        ConfigError: this host has not the address that the cluster gives the task, or its certificate cannot be used.
         ClusterTimeoutError: the chief did not start within TFPS_JOIN_TIMEOUT_S.
     """
+    config, listen = open_door(config)
     (chief,) = config.cluster.endpoints(jobs.CHIEF)
     cards = range(count_cards()) if config.task_type == jobs.WORKER else ()
-    start_server(config.task_type, config.task_index, config.endpoint.listen, cards=cards)
-    logs.say(f"{config.name} listens at {config.endpoint.listen} and waits for the chief at {chief}")
+    start_server(config.task_type, config.task_index, listen, cards=cards)
+    logs.say(f"{config.name} listens at {listen} and waits for the chief at {chief}")
     chief_watch.wait_for_chief(config.name, chief.dial, env.join_timeout_s())
     # This wait has no limit: training may take days.
     logs.say(f"{config.name} serves the chief at {chief}")

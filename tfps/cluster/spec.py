@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tfps import jobs
+from tfps.checks import show_value
 from tfps.cluster.endpoints import Endpoint, canonicalize, check_addresses
 from tfps.errors import ConfigError
 
@@ -80,6 +81,12 @@ class ClusterSpec:
             for index, endpoint in enumerate(self.endpoints(job)):
                 yield job, index, endpoint
 
+    def show_addresses(self, text: str) -> str:
+        """Returns a text of TensorFlow with the addresses that messages show, where it names those that are dialled."""
+        for _, _, endpoint in self.servers():
+            text = text.replace(endpoint.dial, str(endpoint))
+        return text
+
     def task_at(self, address: str) -> tuple[str, int] | None:
         """Returns the job and index of the task that others dial at this address, or None."""
         for job, index, endpoint in self.servers():
@@ -97,10 +104,10 @@ def _check_count(job: str, addresses: tuple[str, ...], least: int, most: int | N
     if len(addresses) < least:
         raise ConfigError(
             f'`cluster.{job}` must list at least {least} address, for instance ["10.0.0.7:2222"]. '
-            f"Received: {list(addresses)}."
+            f"Received: {show_value(list(addresses))}."
         )
     if most is not None and len(addresses) > most:
-        raise ConfigError(f"`cluster.{job}` must list at most {most} address. Received: {list(addresses)}.")
+        raise ConfigError(f"`cluster.{job}` must list at most {most} address. Received: {show_value(list(addresses))}.")
 
 
 def _check_distinct(spec: ClusterSpec) -> None:
@@ -113,5 +120,5 @@ def _check_distinct(spec: ClusterSpec) -> None:
             if first != key:
                 raise ConfigError(
                     f"Every task must have its own address, but `{first}` and `{key}` are the same. "
-                    f"Received: {endpoint.dial!r} for both."
+                    f"Received: {show_value(endpoint.dial)} for both."
                 )

@@ -41,7 +41,7 @@ class TaskConfig:
     def __post_init__(self) -> None:
         """Checks that the cluster has this task."""
         if not self.cluster.endpoints(CHIEF):
-            raise ConfigError(f"`cluster.chief` must list one address. Received: {self.cluster.as_dict()!r}.")
+            raise ConfigError(f"`cluster.chief` must list one address. Received: {_shorten(self.cluster.as_dict())}.")
         _check_task_type(self.task_type)
         _check_task_index(self.task_index, self.task_type, len(self.cluster.endpoints(self.task_type)))
 
@@ -121,6 +121,13 @@ def _load_json(text: str) -> JSON:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ConfigError(f"it must be JSON, but {error.msg} at {where}. Received: {_shorten(text)}.") from None
+    except RecursionError:
+        raise ConfigError(f"it must be JSON of a few levels. Received: {_shorten(text)}.") from None
+    # Python refuses to read a number of thousands of digits.
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"it must be JSON with numbers of a few digits. Received: {_shorten(text)}.") from None
 
 
 def _reject_duplicates(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
@@ -128,7 +135,9 @@ def _reject_duplicates(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     keys = [key for key, _ in pairs]
     duplicates = sorted({key for key in keys if keys.count(key) > 1})
     if duplicates:
-        raise ConfigError(f"every key must appear once in its object. Received: {duplicates[0]!r} more than once.")
+        raise ConfigError(
+            f"every key must appear once in its object. Received: {_shorten(duplicates[0])} more than once."
+        )
     return dict(pairs)
 
 
@@ -142,13 +151,13 @@ def _require_key(holder: Mapping[str, Any], key: str, path: str) -> Any:
     if key not in holder:
         valid = {"cluster": "the jobs and their addresses", "task": 'this process, {"type": "worker", "index": 0}'}
         what = valid.get(key, "one of chief, worker, ps" if key == "type" else "the task's position from 0")
-        raise ConfigError(f"`{path}{key}` must be given: {what}. Received keys: {sorted(holder)}.")
+        raise ConfigError(f"`{path}{key}` must be given: {what}. Received keys: {_shorten(sorted(holder))}.")
     return holder[key]
 
 
 def _check_rpc_layer(layer: object) -> None:
     if layer != "grpc":
-        raise ConfigError(f'`rpc_layer` must be "grpc" or left out. Received: {layer!r}.')
+        raise ConfigError(f'`rpc_layer` must be "grpc" or left out. Received: {_shorten(layer)}.')
 
 
 def _parse_cluster(jobs: dict[str, Any]) -> ClusterSpec:
@@ -168,7 +177,7 @@ def _check_job(job: str) -> None:
     if job == "master":
         raise ConfigError(f"`cluster.master` must be named \"{CHIEF}\", as TensorFlow 2 calls it. Received: 'master'.")
     if job not in JOBS:
-        raise ConfigError(f"`cluster` must hold the jobs {', '.join(JOBS)} alone. Received: {job!r}.")
+        raise ConfigError(f"`cluster` must hold the jobs {', '.join(JOBS)} alone. Received: {_shorten(job)}.")
 
 
 def _check_task_type(task_type: object) -> None:
@@ -176,17 +185,17 @@ def _check_task_type(task_type: object) -> None:
         raise ConfigError(f"`task.type` must be one of {', '.join(JOBS)}. {_EVALUATOR_HINT}. Received: 'evaluator'.")
     if task_type not in JOBS:
         hint = ' TensorFlow 1\'s "master" is named "chief" now.' if task_type == "master" else ""
-        raise ConfigError(f"`task.type` must be one of {', '.join(JOBS)}.{hint} Received: {task_type!r}.")
+        raise ConfigError(f"`task.type` must be one of {', '.join(JOBS)}.{hint} Received: {_shorten(task_type)}.")
 
 
 def _check_task_index(index: object, task_type: str, count: int) -> None:
     if isinstance(index, bool) or not isinstance(index, int):
-        raise ConfigError(f"`task.index` must be an integer from 0. Received: {index!r}.")
+        raise ConfigError(f"`task.index` must be an integer from 0. Received: {_shorten(index)}.")
     if not 0 <= index < count:
         valid = "0" if count == 1 else f"0 to {count - 1}"
         raise ConfigError(
             f"`task.index` must be {valid}: `cluster.{task_type}` lists {count} address{'es' * (count > 1)}. "
-            f"Received: {index}."
+            f"Received: {_shorten(index)}."
         )
 
 

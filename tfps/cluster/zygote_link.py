@@ -21,6 +21,8 @@ from typing import Any
 from tfps import env
 from tfps.cluster import logs
 from tfps.cluster.processes import boot_command
+from tfps.errors import ClusterError
+from tfps.types import is_integer
 
 IDLE_S = 60.0
 """Seconds after which a zygote without servers ends. Until then it holds the memory of an import of TensorFlow."""
@@ -219,8 +221,7 @@ class ZygoteLink:
             self._closed = True
         # A line may arrive in two reads; text after the last line end waits for the rest of its line.
         *lines, self._pending = (self._pending + data).split(b"\n")
-        for line in lines:
-            event = json.loads(line)
+        for event in parse_events(b"\n".join(lines)):
             if event["event"] == "ready":
                 self._ready = True
             # A group that was stopped during its start has no inbox any more.
@@ -242,6 +243,34 @@ class ZygoteLink:
     def tail(self) -> str:
         """Returns the last lines of the zygote's own log."""
         return logs.tail(self.log_path)
+
+
+def parse_events(text: bytes) -> list[Event]:
+    """Returns the events of a zygote, from their lines of JSON.
+
+    Raises:
+        ClusterError: a line is no event. Then something else writes to the zygote's pipe.
+    """
+    events = []
+    for line in text.splitlines():
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            event = None
+        if not _is_event(event):
+            raise ClusterError(f"the process that forks the servers must report events. Received: {line[:200]!r}.")
+        events.append(event)
+    return events
+
+
+def _is_event(event: object) -> bool:
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return False
+    numbers = [event[key] for key in ("group", "index", "pid", "status") if key in event]
+    texts = [event[key] for key in ("job", "address") if key in event]
+    # Every event but the first belongs to a group.
+    complete = event["event"] == "ready" or "group" in event
+    return complete and all(map(is_integer, numbers)) and all(isinstance(text, str) for text in texts)
 
 
 class _Current:

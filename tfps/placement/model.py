@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tfps.checks import check_integer, check_list, check_type
+from tfps.checks import check_integer, check_list, check_type, show_value
 from tfps.errors import PlanError
 from tfps.placement.routing import Routing
 from tfps.placement.spec import VariableSpec
@@ -170,11 +170,13 @@ class Plan:
         for placement in self.placements:
             name = placement.spec.name
             if name in seen:
-                raise PlanError(f"`placements` must hold every variable once. Received: {name!r} twice.")
+                raise PlanError(f"`placements` must hold every variable once. Received: {show_value(name)} twice.")
             seen.add(name)
             if not all(is_integer(server) and 0 <= server < self.num_servers for server in placement.servers):
                 valid = f"servers 0 to {self.num_servers - 1}"
-                raise PlanError(f"`shards` of variable {name!r} must be on {valid}. Received: {placement.servers}.")
+                raise PlanError(
+                    f"`shards` of variable {show_value(name)} must be on {valid}. Received: {placement.servers}."
+                )
 
     def __iter__(self) -> Iterator[Placement]:
         """The placements in order."""
@@ -238,11 +240,15 @@ class Plan:
         try:
             data = json.loads(text)
             if data["format"] != _FORMAT:
-                raise PlanError(f"`format` of a saved plan must be {_FORMAT}. Received: {data['format']!r}.")
+                raise PlanError(f"`format` of a saved plan must be {_FORMAT}. Received: {show_value(data['format'])}.")
             return cls(data["num_servers"], tuple(_placement_from_json(item) for item in data["variables"]))
-        # JSON of another kind fails in any of these ways: a list has no keys, a string no fields.
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise PlanError(f"`text` must be a plan that `save` wrote. Received: {text[:80]!r} ({error}).") from error
+        except PlanError:
+            raise
+        # JSON of another kind fails in any of these ways: a list has no keys, a string no fields. A text that is broken
+        # on purpose may nest too deep, or have numbers that Python does not read.
+        except (TypeError, KeyError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+            why = str(error)[:200]
+            raise PlanError(f"`text` must be a plan that `save` wrote. Received: {text[:80]!r} ({why}).") from error
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes the plan to a JSON file."""

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from tfps.checks import check_bool, check_integer, check_list, check_number, check_string
+from tfps.checks import check_bool, check_integer, check_list, check_number, check_string, show_value
 from tfps.errors import PlanError
 from tfps.types import Shape, is_integer
 
@@ -28,7 +28,7 @@ def dtype_bytes(dtype: str) -> int:
         size = 0
     # Types without a fixed size, such as "str", have an item size of 0.
     if not size:
-        raise PlanError(f"`dtype` must name a type of fixed size, such as 'float32'. Received: {dtype!r}.")
+        raise PlanError(f"`dtype` must name a type of fixed size, such as 'float32'. Received: {show_value(dtype)}.")
     return size
 
 
@@ -116,4 +116,6 @@ class VariableSpec:
         return tuple(int(size) for size in sizes)
 
     def _refuse(self, field: str, rule: str, received: object) -> None:
-        raise PlanError(f"`{field}` of variable {self.name!r} must be {rule}. Received: {received!r}.")
+        raise PlanError(
+            f"`{field}` of variable {show_value(self.name)} must be {rule}. Received: {show_value(received)}."
+        )

@@ -11,7 +11,11 @@ from tensorflow.python.distribute import collective_all_reduce_strategy  # the e
 from tensorflow.python.eager import context  # whether a seed is set is not public
 
 from tfps import env, jobs
+from tfps.cluster.doors.listen_host import choose_own_address
+from tfps.cluster.doors.listening import start_listening
+from tfps.cluster.endpoints import split_address
 from tfps.cluster.tf_config import parse_cluster_of_workers
+from tfps.cluster.tls.secure import refuse_without_tunnel
 from tfps.errors import ClusterError, ConfigError
 from tfps.replicas import messages
 
@@ -36,7 +40,23 @@ class Extended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
 def make_extended(strategy: "MultiWorkerMirroredStrategy", cluster_resolver: Any, options: Any) -> Extended:
     """Connects to the other workers."""
     options = options or tf.distribute.experimental.CommunicationOptions()
-    return Extended(strategy, cluster_resolver=cluster_resolver, communication_options=options)
+    resolver = cluster_resolver or tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    made: list[Extended] = []
+
+    def connect() -> int:
+        made.append(Extended(strategy, cluster_resolver=resolver, communication_options=options))
+        return port
+
+    cluster = resolver.cluster_spec()
+    if not cluster.as_dict():
+        return Extended(strategy, cluster_resolver=resolver, communication_options=options)
+    refuse_without_tunnel("MultiWorkerMirroredStrategy")
+    address = cluster.task_address(resolver.task_type, resolver.task_id)
+    everyone = [one for job in cluster.jobs for one in cluster.job_tasks(job)]
+    listen = choose_own_address(f"`cluster.{resolver.task_type}[{resolver.task_id}]`", address, everyone)
+    host, port = split_address(listen)
+    start_listening(f"{resolver.task_type} {resolver.task_id}", host, connect)
+    return made[0]
 
 
 def check_cluster(cluster_resolver: Any) -> None:

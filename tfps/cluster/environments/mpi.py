@@ -14,6 +14,8 @@ import subprocess
 import sys
 
 from tfps import env
+from tfps.checks import show_value
+from tfps.cluster.endpoints import check_addresses
 from tfps.cluster.environments.ranks import Ranks, read_integer
 from tfps.cluster.ports import LOOPBACK, reserve_address
 from tfps.errors import ClusterError, ConfigError
@@ -59,15 +61,33 @@ def _exchange_addresses(size: int) -> tuple[str, ...]:
     """Sends this task's address to all others, and returns the address of each rank."""
     # Its own name is what other hosts know this one by; TF_CONFIG is for hosts where that is not so.
     port = reserve_address().rpartition(":")[2]
-    addresses: list[str] = json.loads(_run_exchange(f"{socket.gethostname()}:{port}"))
-    if len(addresses) != size:
-        raise ClusterError(
-            f"Open MPI must exchange the addresses of {size} tasks ({_SIZE}). Received: {len(addresses)} addresses."
-        )
+    addresses = parse_addresses(_run_exchange(f"{socket.gethostname()}:{port}"), size)
     if len({address.rpartition(":")[0] for address in addresses}) > 1:
         return tuple(addresses)
     # On one host no name needs to be known.
     return tuple(f"{LOOPBACK}:{address.rpartition(':')[2]}" for address in addresses)
+
+
+def parse_addresses(text: str, size: int) -> list[str]:
+    """Returns the addresses that all tasks have exchanged, by rank, from their JSON text.
+
+    Raises:
+        ClusterError: the text is not a list of `size` addresses.
+    """
+    try:
+        addresses = json.loads(text)
+        check_addresses("addresses", addresses)
+    except (ValueError, RecursionError) as error:
+        why = str(error)[:200]
+        raise ClusterError(
+            f"Open MPI must exchange the addresses of all tasks. Received: {show_value(text)} ({why})."
+        ) from None
+    if len(addresses) != size:
+        raise ClusterError(
+            f"Open MPI must exchange the addresses of {size} tasks ({_SIZE}). Received: {len(addresses)} addresses."
+        )
+    result: list[str] = addresses
+    return result
 
 
 def _run_exchange(address: str) -> str:

@@ -9,11 +9,14 @@ import os
 from collections.abc import Callable, Sequence
 
 from tfps import jobs
+from tfps.checks import show_value
 from tfps.cluster.endpoints import split_address
 from tfps.cluster.environments.roles import RoleCounts, assign_roles
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import TaskConfig
 from tfps.errors import ConfigError
+
+_MOST_DIGITS = 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,9 @@ def read_integer(name: str, manager: str, *, at_least: int = 0, below: tuple[str
         ConfigError: the variable is unset, is no integer or is outside the limits.
     """
     text = read_variable(name, manager)
-    if text.isdecimal() and at_least <= int(text) and (below is None or int(text) < below[1]):
+    # Python refuses to read a number of thousands of digits, and reads digits of other scripts.
+    is_number = text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+    if is_number and at_least <= int(text) and (below is None or int(text) < below[1]):
         return int(text)
     limit = f"of at least {at_least}" if below is None else f"from {at_least} to {below[1] - 1} ({below[0]} less 1)"
-    raise ConfigError(f"`{name}` must be an integer {limit}. Received: {text!r}.")
+    raise ConfigError(f"`{name}` must be an integer {limit}. Received: {show_value(text)}.")

@@ -11,6 +11,7 @@ import os
 import re
 
 from tfps import env
+from tfps.checks import show_value
 from tfps.cluster.environments.ranks import Ranks, read_integer, read_variable
 from tfps.cluster.ports import LOOPBACK
 from tfps.errors import ConfigError
@@ -28,8 +29,13 @@ _PORT_BASE, _PORTS_PER_STEP, _STEPS = 10_000, 64, 350
 _STEP_STRIDE = 131
 
 _ITEM = re.compile(r"(?:[^,\[\]\s]|\[[^\[\]]*\])+")
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
-_COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
+# Of so many digits at most, so that a broken text gives no number that Python refuses to read.
+_RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
+_COUNT = re.compile(r"([0-9]{1,18})(?:\(x([0-9]{1,18})\))?")
+_LONGEST = 1000
+"""Characters of a node's name with its ranges."""
+_MOST = 100_000
+"""Nodes of a step, or ports: a broken text must not fill the memory."""
 
 
 def read_ranks() -> Ranks | None:
@@ -67,9 +73,15 @@ def expand_nodes(text: str) -> list[str]:
         ['gpu08', 'gpu09', 'gpu10', 'gpu12', 'login']
     """
     items = _ITEM.findall(text)
-    if not items or ",".join(items) != text:
-        raise ConfigError(f'`{_NODES}` must be a list of nodes such as "node[01-03],login". Received: {text!r}.')
-    return [name for item in items for name in _expand_item(item, text)]
+    if not items or ",".join(items) != text or max(map(len, items)) > _LONGEST:
+        raise ConfigError(
+            f'`{_NODES}` must be a list of nodes such as "node[01-03],login". Received: {show_value(text)}.'
+        )
+    names: list[str] = []
+    for item in items:
+        names += _expand_item(item, text)
+        _check_most(_NODES, len(names), text)
+    return names
 
 
 def expand_counts(text: str) -> list[int]:
@@ -84,7 +96,8 @@ def expand_counts(text: str) -> list[int]:
     """
     matches = [_COUNT.fullmatch(item) for item in text.split(",")]
     if not all(matches):
-        raise ConfigError(f'`{_COUNTS}` must be a list of numbers such as "4(x2),1". Received: {text!r}.')
+        raise ConfigError(f'`{_COUNTS}` must be a list of numbers such as "4(x2),1". Received: {show_value(text)}.')
+    _check_most(_COUNTS, sum(int(match[2] or 1) for match in matches if match), text)
     return [int(match[1]) for match in matches if match for _ in range(int(match[2] or 1))]
 
 
@@ -104,18 +117,28 @@ def _expand_item(item: str, text: str) -> list[str]:
     if not bracket:
         return [item]
     inside, _, after = rest.partition("]")
-    endings = _expand_item(after, text)
-    return [f"{before}{number}{ending}" for number in _expand_ranges(inside, _NODES, text) for ending in endings]
+    endings, numbers = _expand_item(after, text), _expand_ranges(inside, _NODES, text)
+    _check_most(_NODES, len(numbers) * len(endings), text)
+    return [f"{before}{number}{ending}" for number in numbers for ending in endings]
+
+
+def _check_most(variable: str, count: int, text: str) -> None:
+    if count > _MOST:
+        raise ConfigError(f"`{variable}` must name at most {_MOST}. Received: {count}, by {show_value(text)}.")
 
 
 def _expand_ranges(ranges: str, variable: str, text: str) -> list[str]:
     """Returns the numbers of "08-10,12", with the leading zeros of the first number of a range."""
-    numbers = []
+    numbers: list[str] = []
     for part in ranges.split(","):
         match = _RANGE.fullmatch(part)
         if match is None or int(match[1]) > int(match[2] or match[1]):
-            raise ConfigError(f'`{variable}` must have ranges such as "01-03,7", not {part!r}. Received: {text!r}.')
+            raise ConfigError(
+                f'`{variable}` must have ranges such as "01-03,7", not {show_value(part)}. '
+                f"Received: {show_value(text)}."
+            )
         first, last = match[1], match[2] or match[1]
+        _check_most(variable, len(numbers) + int(last) - int(first) + 1, text)
         numbers += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     return numbers
 
