@@ -17,6 +17,8 @@ _KNOWN = (
     "TFPS_DISABLE_OPS",
     "TFPS_FIRST_PORT",
     "TFPS_JOIN_TIMEOUT_S",
+    "TFPS_MAX_RESTARTS",
+    "TFPS_SILENCE_LIMIT_S",
     "TFPS_START_TIMEOUT_S",
 )
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_|$)")
@@ -80,6 +82,24 @@ def first_port() -> int | None:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise ConfigError(f"TFPS_FIRST_PORT must be a port from 1 to 65535. Received: {text!r}.")
     return int(text)
+
+
+def max_restarts() -> int:
+    """`TFPS_MAX_RESTARTS`: how often a task that dies is started again within ten minutes. Default 5; 0 for never."""
+    text = os.environ.get("TFPS_MAX_RESTARTS", "").strip()
+    if not text:
+        return 5
+    if not text.isdecimal() or int(text) > 1_000_000:
+        raise ConfigError(f"TFPS_MAX_RESTARTS must be a number of restarts, 0 or more. Received: {text!r}.")
+    return int(text)
+
+
+def silence_limit_s() -> float:
+    """`TFPS_SILENCE_LIMIT_S`: seconds for which a task may not answer before it counts as dead. Default 120.
+
+    A task that computes for a long time answers all the same; one that is stopped or whose host stands still does not.
+    """
+    return _positive_seconds("TFPS_SILENCE_LIMIT_S", 120.0)
 
 
 def server_log_level() -> str:

@@ -41,6 +41,14 @@ class RemoteUser(Protocol):
         ...
 
 
+class Holder(Protocol):
+    """An object that keeps handles of things on a task, and can make them again."""
+
+    def forget(self, device: str) -> None:
+        """Drops the handles of things on a device, which have ended with the process of its task."""
+        ...
+
+
 class _Resources:
     """The threads and the embedded cluster that end with a connection, each once and in this order.
 
@@ -98,6 +106,7 @@ class Connection:
         self._released = False
         # Keyed by `id`, because a variable is not hashable.
         self._users: weakref.WeakValueDictionary[int, RemoteUser] = weakref.WeakValueDictionary()
+        self._holders: weakref.WeakSet[Holder] = weakref.WeakSet()
         self._resources = _Resources(cluster)
         self._cancel_finalizer = background.finalize(self, self._resources.close_later)
 
@@ -138,6 +147,15 @@ class Connection:
     def add_user(self, user: RemoteUser) -> None:
         """Registers `user`: its `release` is called when the connection ends, unless it was collected before."""
         self._users[id(user)] = user
+
+    def add_holder(self, holder: Holder) -> None:
+        """Registers `holder`: its `forget` is called when a task was started again."""
+        self._holders.add(holder)
+
+    def forget(self, device: str) -> None:
+        """Drops the handles of things on a device, because its task was started again."""
+        for holder in list(self._holders):
+            holder.forget(device)
 
     def add_pool(self, close: Callable[[], None]) -> None:
         """Registers a pool: `close` is called when the connection ends or is collected.
@@ -224,6 +242,13 @@ def add_user(user: RemoteUser) -> None:
     connection = current()
     if connection is not None:
         connection.add_user(user)
+
+
+def add_holder(holder: Holder) -> None:
+    """Registers `holder` with the current connection, if there is one; see `Connection.add_holder`."""
+    connection = current()
+    if connection is not None:
+        connection.add_holder(holder)
 
 
 def connect(cluster: LocalCluster | ClusterSpec, connect_tensorflow: Callable[[], None]) -> Connection:
