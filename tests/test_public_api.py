@@ -45,6 +45,7 @@ PUBLIC = {
         "InputFileError",
         "LibraryError",
         "PlanError",
+        "ServerLostError",
         "TaskDiedError",
         "TfpsError",
         "UnsupportedError",

@@ -42,10 +42,10 @@ class RemoteUser(Protocol):
 
 
 class Holder(Protocol):
-    """An object that keeps handles of things on a task, and can make them again."""
+    """An object that keeps handles of things on a task: a variable, a dataset, a traced function."""
 
     def forget(self, device: str) -> None:
-        """Drops the handles of things on a device, which have ended with the process of its task."""
+        """Drops the handles of things on a device, which have ended with its task, or makes the things anew."""
         ...
 
 
@@ -106,7 +106,9 @@ class Connection:
         self._released = False
         # Keyed by `id`, because a variable is not hashable.
         self._users: weakref.WeakValueDictionary[int, RemoteUser] = weakref.WeakValueDictionary()
-        self._holders: weakref.WeakSet[Holder] = weakref.WeakSet()
+        self._holders: weakref.WeakValueDictionary[int, Holder] = weakref.WeakValueDictionary()
+        # Whether a parameter server that dies can be replaced; otherwise its death ends the connection.
+        self.replaces_servers = False
         self._resources = _Resources(cluster)
         self._cancel_finalizer = background.finalize(self, self._resources.close_later)
 
@@ -141,6 +143,8 @@ class Connection:
         except TaskDiedError as died:
             # A worker holds no variables: `Losses` decides whether the other workers take over its work.
             if died.task is None or died.task[0] == jobs.PS:
+                if died.task is not None and self.replaces_servers:
+                    raise
                 self.fail(str(died).partition(". The last lines")[0])
                 raise
 
@@ -150,11 +154,11 @@ class Connection:
 
     def add_holder(self, holder: Holder) -> None:
         """Registers `holder`: its `forget` is called when a task was started again."""
-        self._holders.add(holder)
+        self._holders[id(holder)] = holder
 
     def forget(self, device: str) -> None:
-        """Drops the handles of things on a device, because its task was started again."""
-        for holder in list(self._holders):
+        """Drops the handles of things on a device, or makes the things anew, because its task was started again."""
+        for holder in list(self._holders.values()):
             holder.forget(device)
 
     def add_pool(self, close: Callable[[], None]) -> None:

@@ -199,6 +199,11 @@ class LocalCluster:
         """Returns whether a server runs, maybe again."""
         return require_running(self._group, "is_back").is_back(job, index)
 
+    @property
+    def ended(self) -> tuple[tuple[str, int], ...]:
+        """The job and index of each server that has ended and is not about to start again."""
+        return require_running(self._group, "ended").ended
+
     def is_coming(self, job: str, index: int) -> bool:
         """Returns whether a server that has ended is about to start again."""
         return require_running(self._group, "is_coming").is_coming(job, index)

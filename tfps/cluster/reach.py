@@ -92,6 +92,16 @@ def find_hung(spec: ClusterSpec, timeout_s: float = CONNECT_S) -> list[str]:
     return hung
 
 
+def answers(address: str) -> bool:
+    """Returns whether a server speaks at "host:port". A gRPC server speaks first; a stopped process says nothing."""
+    try:
+        with connect(address) as connection:
+            connection.settimeout(CONNECT_S)
+            return bool(connection.recv(1))
+    except OSError:
+        return False
+
+
 def connect(address: str, timeout_s: float = CONNECT_S) -> socket.socket:
     """Opens a TCP connection to "host:port"; raises `OSError` if there is none within the limit."""
     return socket.create_connection(split_address(address), timeout=timeout_s)

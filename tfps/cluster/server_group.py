@@ -25,7 +25,7 @@ from tfps.cluster import logs, tf_logging
 from tfps.cluster.endpoints import Endpoint
 from tfps.cluster.restarts import Restarts
 from tfps.cluster.zygote_link import Event, ZygoteLink, current_link, server_environment
-from tfps.errors import ClusterError, ClusterTimeoutError, TaskDiedError
+from tfps.errors import ClusterError, ClusterTimeoutError, ServerLostError, TaskDiedError
 
 _STOP_S = 5.0
 _POLL_S = 0.1
@@ -227,6 +227,13 @@ class ServerGroup:
             key = (job, index)
             return key in self._up and key not in self._ended
 
+    @property
+    def ended(self) -> tuple[tuple[str, int], ...]:
+        """The job and index of each server that has ended and not started again."""
+        with self._lock:
+            self._read_events(0)
+            return tuple(key for key in self._ended if key not in self._removed)
+
     def is_coming(self, job: str, index: int) -> bool:
         """Returns whether a server is about to start again."""
         with self._lock:
@@ -328,11 +335,11 @@ class ServerGroup:
         task = self._up.get((order.job, order.index))
         process = f" (process {task.pid} at {task.endpoint})" if task else ""
         what = f"{order.name}{process} ended {logs.describe_status(status)}"
-        return TaskDiedError(
-            f"{what}. The last lines of its log {order.log_path}:\n{logs.tail(order.log_path)}",
-            (order.job, order.index),
-            summary=f"{what}. Its log: {order.log_path}",
-        )
+        message = f"{what}. The last lines of its log {order.log_path}:\n{logs.tail(order.log_path)}"
+        summary = f"{what}. Its log: {order.log_path}"
+        if order.job == jobs.PS:
+            return ServerLostError(message, (order.index,), summary)
+        return TaskDiedError(message, (order.job, order.index), summary)
 
 
 def require_running(group: ServerGroup | None, what: str) -> ServerGroup:

@@ -47,6 +47,11 @@ class Gate:
         # A copy, because other threads change the set.
         return sum(thread == here for thread, _ in tuple(self._inside)) > 1
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a call is inside."""
+        return bool(self._inside)
+
     @contextlib.contextmanager
     def closed(self, wait: Wait) -> Iterator[None]:
         """Runs a block while no call is inside.

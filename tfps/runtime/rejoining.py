@@ -156,18 +156,8 @@ class Rejoining:
         """Asks the lost workers of other machines whether they are up."""
         assert isinstance(self._cluster, ClusterSpec)
         endpoints = self._cluster.endpoints(jobs.WORKER)
-        self._answering = frozenset(worker for worker in self._losses.lost if _answers(endpoints[worker].dial))
+        self._answering = frozenset(worker for worker in self._losses.lost if reach.answers(endpoints[worker].dial))
         time.sleep(_PROBE_EVERY_S)
-
-
-def _answers(address: str) -> bool:
-    """Whether a server speaks at an address. A gRPC server speaks first; a process that is stopped says nothing."""
-    try:
-        with reach.connect(address) as connection:
-            connection.settimeout(reach.CONNECT_S)
-            return bool(connection.recv(1))
-    except OSError:
-        return False
 
 
 def _format(workers: list[int]) -> str:

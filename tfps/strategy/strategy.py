@@ -36,6 +36,7 @@ from tfps.placement.spec import VariableSpec
 from tfps.runtime.gate import Gate
 from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
+from tfps.runtime.recovery import Restorer
 from tfps.runtime.rejoining import Rejoining
 from tfps.runtime.remote_variables import RemoteVariables
 from tfps.strategy.arguments import ALLREDUCE, Arguments
@@ -180,10 +181,11 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             raise
         # Nothing below this line can fail, so nothing below has to stop the cluster again.
         self.dense = arguments.dense
-        self._losses = Losses(self.num_workers, self.connection.cluster, _NEEDS_ALL if self.dense == ALLREDUCE else "")
-        self._gate = Gate()
+        self.losses = Losses(self.num_workers, self.connection.cluster, _NEEDS_ALL if self.dense == ALLREDUCE else "")
+        self.restorer: Restorer | None = None
+        self.gate = Gate()
         self._rejoining = Rejoining(
-            self._losses, self.connection.cluster, self._gate, functools.partial(_forget, weakref.ref(self))
+            self.losses, self.connection.cluster, self.gate, functools.partial(_forget, weakref.ref(self))
         )
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
@@ -270,7 +272,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             TaskDiedError: a parameter server or the last worker of an embedded cluster has died.
         """
         self.connection.check()
-        self._losses.check()
+        self.losses.check()
 
     def host_of(self, shard: int) -> int:
         """Returns the worker that does the work of worker `shard`: that worker itself, unless it is lost.
@@ -281,7 +283,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             ClusterTimeoutError: no worker is left, and none came back in time.
         """
         self._rejoining.look()
-        return self._losses.host_of(shard)
+        return self.losses.host_of(shard)
 
     @property
     def pool(self) -> WorkerPool:
@@ -289,7 +291,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         # Created by the first use, because a program that only saves or plans needs no threads.
         self.connection.check()
         if self._pool is None:
-            self._pool = self._make_pool(self.worker_devices, self._losses.translate)
+            self._pool = self._make_pool(self.worker_devices, self.losses.translate)
         return self._pool
 
     @property
@@ -305,8 +307,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     def _make_pool(self, pool_devices: list[str], translate_error: Callable[[int, Exception], Exception]) -> WorkerPool:
         """Makes a pool with a thread for each device, which ends with the connection."""
         # The threads hold their arguments. A reference to the strategy would keep it alive for ever.
-        check = functools.partial(_check, weakref.ref(self.connection), self._losses)
-        pool = WorkerPool(pool_devices, translate_error, check, self._gate)
+        check = functools.partial(_check, weakref.ref(self.connection), self.losses)
+        pool = WorkerPool(pool_devices, translate_error, check, self.gate)
         self.connection.add_pool(pool.close)
         return pool
 
