@@ -51,6 +51,7 @@ PUBLIC = {
         "InputFileError",
         "LibraryError",
         "PlanError",
+        "ServerLostError",
         "TaskDiedError",
         "TfpsError",
         "UnsupportedError",

@@ -101,5 +101,19 @@ class TaskDiedError(ClusterError):
     """A process of the cluster died while the program needed it. The message has the tail of its log."""
 
 
+class ServerLostError(TaskDiedError):
+    """A parameter server died or cannot be reached, and the variables that it held are lost.
+
+    Args:
+        message: the message.
+        servers: the numbers of the servers.
+        summary: a summary of one line, if the message has several lines.
+    """
+
+    def __init__(self, message: str, servers: tuple[int, ...] = (), summary: str = "") -> None:
+        super().__init__(message, ("ps", servers[0]) if servers else None, summary)
+        self.servers = servers
+
+
 class ClusterTimeoutError(ClusterError, TimeoutError):
     """A wait for the cluster exceeded its time limit. The message names the awaited event."""

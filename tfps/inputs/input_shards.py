@@ -4,7 +4,7 @@ import logging
 
 import tensorflow as tf
 
-from tfps.cluster.connection import add_user
+from tfps.cluster.connection import add_holder, add_user
 from tfps.inputs.iterators import element_types, make_iterator, make_worker_dataset
 from tfps.inputs.place import RandomStates, random_states, set_random_states
 from tfps.inputs.sharding import cut_shard, split_by_file
@@ -75,6 +75,7 @@ class InputShards:
         self._read: dict[int, tf.Tensor] = {}
         self._begun: dict[int, int] = {}
         add_user(self)
+        add_holder(self)
 
     def serves(self, whole_files: bool, folder: str | None) -> bool:
         """Whether shards that are made with these arguments would be the same."""
@@ -84,6 +85,12 @@ class InputShards:
         """Drops the datasets on the workers when the connection ends."""
         for kept in (self._sent, self._read, self._begun):
             kept.clear()
+
+    def forget(self, device: str) -> None:
+        """Drops the datasets on a worker that was started again. The next epoch sends them anew."""
+        for shard in [shard for shard in self._sent if self.devices[max(0, shard)] == device]:
+            for kept in (self._sent, self._read, self._begun):
+                kept.pop(shard, None)
 
     def forget_whole(self) -> None:
         """Drops the whole input on the first worker, which is about to read its own shard of it."""

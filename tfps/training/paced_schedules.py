@@ -95,7 +95,7 @@ class ShippedSchedule(PacedSchedule):
                 share = self.budget.share(shard)
                 size = self._within_leeway(self._closure_size(pace, len(shards), share), len(shards))
                 may = self.progress.under_way[shard] <= turn and self._pacing.may_begin(shard, self.progress)
-                if may and size > 0 and not self._to_repeat[shard]:
+                if may and size > 0 and not self._to_repeat[shard] and self._is_placed(shard):
                     self.budget.spend(size, shard)
                     self._submit(InFlight(self._order(shard, size, pace.steps)))
 

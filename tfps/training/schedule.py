@@ -161,6 +161,20 @@ class Schedule(abc.ABC):
         for flight in sorted(lost, key=lambda flight: flight.order.first):
             self._submit(flight)
 
+    def _is_placed(self, shard: int) -> bool:
+        """Returns a shard to its own worker if that is back; returns whether closures of the shard may begin now.
+
+        It returns between two closures, when it is known which of its batches were trained.
+        """
+        if self.epoch.source.is_fed or self.runner.workers.host_of(shard) != shard:
+            return True
+        if self.epoch.hosts.get(shard, shard) == shard:
+            return True
+        if self.progress.under_way[shard] or self._to_repeat[shard]:
+            return False
+        self.runner.closures.start_shard(self.epoch, shard)
+        return True
+
     def _leeway(self, workers: int) -> int | None:
         """Returns the number of steps that may begin now without running too far ahead; None for any number.
 
