@@ -1,27 +1,30 @@
 """`Checkpoint`: saves a model while `fit` trains it, and lets a `fit` that is started again go on from there."""
 
+import dataclasses
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from tfps.checks import check_integer, check_number
+from tfps.checks import check_choice, check_integer, check_number
 from tfps.errors import CheckpointError, CheckpointMismatchError, UnsupportedError
 from tfps.keras import checkpoints, resuming
-from tfps.keras._compat import TFEpochIterator, metrics_of
-from tfps.keras.batch_callbacks import SavingCallback
-from tfps.keras.model_content import strategy_of
+from tfps.keras._compat import GeneratorDataAdapter, TFEpochIterator, metrics_of
+from tfps.keras.functions import StepFunction
+from tfps.keras.model_content import content_of, strategy_of
 from tfps.keras.resuming import Progress
 from tfps.keras.seeds import twins_of
+from tfps.keras.server_recovery import RestoringCallback
 from tfps.saving.folders import name_of
 from tfps.saving.locations import open_folder
 from tfps.saving.manifest import Manifest
+from tfps.types import JSON
 
 _LOG = logging.getLogger("tfps")
 
 
-class Checkpoint(SavingCallback):
+class Checkpoint(RestoringCallback):
     """Saves the whole state of a training in a folder, and goes on from the latest one when `fit` begins.
 
     Saved are rows, optimizer slots, dense variables, metrics under way, random states, and the place in the input. A
@@ -41,6 +44,9 @@ class Checkpoint(SavingCallback):
         every_s: the number of seconds between two checkpoints; steps under way end before. With both, whichever comes
             first.
         keep: the number of checkpoints that stay, at least 1; None for all.
+        recovery: what happens in this program after a parameter server has died and was started again. "consistent"
+            restores everything from the last checkpoint and trains again what came after it. "partial" restores only
+            what the lost server held, and goes on: all else keeps what it has learned since.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -53,6 +59,7 @@ class Checkpoint(SavingCallback):
         every_steps: int | None = None,
         every_s: float | None = None,
         keep: int | None = 3,
+        recovery: str = "consistent",
     ) -> None:
         super().__init__()
         self._folder = open_folder(path)
@@ -62,6 +69,10 @@ class Checkpoint(SavingCallback):
         )
         self._every_s = None if every_s is None else check_number("every_s", every_s, above=0, valid=none)
         self._keep = None if keep is None else check_integer("keep", keep, at_least=1, valid="None to keep all")
+        self._recovery = check_choice("recovery", recovery, ("consistent", "partial"))
+        # Where the `fit` was that has lost a server, and what was restored for the one that goes on.
+        self._reached = Progress(0, 0, None)
+        self._recovered: Manifest | None = None
         self._input: TFEpochIterator | None = None
         self._progress = Progress(0, 0, None)
         # The batches of all epochs before this one, in all programs.
@@ -86,7 +97,7 @@ class Checkpoint(SavingCallback):
         self._input = resuming.input_of(self.model) if has_servers else None
         self._progress, self._before_epoch = Progress(0, 0, None), checkpoints.trained_steps(self.model)
         self._since_save, self._saved_at = 0, time.monotonic()
-        self._restored = self._restore_latest()
+        self._restored, self._recovered = self._recovered or self._restore_latest(), None
         if self._restored is not None:
             self._go_on(self._restored)
 
@@ -130,16 +141,50 @@ class Checkpoint(SavingCallback):
                 progress = resuming.progress_after_epoch(self._input, progress.epoch - 1)
         step = self._before_epoch + progress.batches
         name = name_of(step)
-        state = progress.to_json()
-        state["keras_seed"] = None if strategy is None else twins_of(strategy).global_state()
         with self._folder.lock():
             self._check_alone()
             if name != self._latest:
-                checkpoints.write(self.model, self._folder, name, state, step)
+                checkpoints.write(self.model, self._folder, name, self._state(progress), step)
                 self._folder.set_latest(name)
                 self._latest = name
                 self._remove_old()
         self._since_save, self._saved_at = 0, time.monotonic()
+
+    @property
+    def can_restore(self) -> bool:
+        """See `RestoringCallback`."""
+        # A generator object has no begin to go back to.
+        again = self._input is None or not isinstance(self._input.data_adapter, GeneratorDataAdapter)
+        return self._latest is not None and (again or self._recovery == "partial")
+
+    def begin_recovery(self) -> None:
+        """See `RestoringCallback`."""
+        function, self._reached = self.model.train_function, self._progress
+        schedule = function.abandoned if isinstance(function, StepFunction) else None
+        if schedule is not None:
+            place = schedule.epoch.place(schedule.taken())
+            self._reached = Progress(self._progress.epoch, schedule.trained, place)
+
+    def restore_lost(self, servers: list[int]) -> None:
+        """See `RestoringCallback`."""
+        names = " and ".join(f"server {server}" for server in servers)
+        step = self._before_epoch + self._reached.batches
+        if self._recovery == "consistent":
+            self._recovered = manifest = self._restore_latest()
+            assert manifest is not None
+            _LOG.warning("%s: all rows go back by %d steps, which are trained again.", names, step - manifest.step)
+            return
+        manifest = self._restore_latest(servers)
+        assert manifest is not None
+        tables = [table for one in content_of(self.model).tables for table in one.tables[:1]]
+        rows = sum(
+            table.routing.shard_rows(shard)
+            for table in tables
+            for shard, server in enumerate(table.servers)
+            if server in servers
+        )
+        _LOG.warning("%s: %d rows there have lost what %d steps gave them.", names, rows, step - manifest.step)
+        self._recovered = dataclasses.replace(manifest, step=step, progress=self._state(self._reached))
 
     def _check_alone(self) -> None:
         """Refuses to go on where another program has written since."""
@@ -157,8 +202,20 @@ class Checkpoint(SavingCallback):
                 if name != self._latest:
                     self._folder.remove(name)
 
-    def _restore_latest(self) -> Manifest | None:
-        """Restores the newest checkpoint that is whole; None if there is none at all."""
+    def _state(self, progress: Progress) -> dict[str, JSON]:
+        """Returns what a checkpoint has beside the values of variables."""
+        strategy = strategy_of(self.model)
+        return {
+            **progress.to_json(),
+            "keras_seed": None if strategy is None else twins_of(strategy).global_state(),
+        }
+
+    def _restore_latest(self, servers: Collection[int] | None = None) -> Manifest | None:
+        """Restores the newest checkpoint that is whole; returns None if there is none at all.
+
+        Args:
+            servers: the servers whose variables are restored; None for all variables.
+        """
         self._latest = self._folder.latest()
         names = self._folder.names()
         if self._latest not in names:
@@ -170,7 +227,7 @@ class Checkpoint(SavingCallback):
         for name in order:
             try:
                 stored = self._folder.open(name)
-                checkpoints.read(self.model, stored)
+                checkpoints.read(self.model, stored, servers=servers)
             except CheckpointMismatchError:
                 raise
             except CheckpointError as error:

@@ -5,15 +5,16 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfps.checks import check_list, check_type
+from tfps.cluster import devices
 from tfps.errors import CheckpointError
-from tfps.keras.model_content import content_of, strategy_of
+from tfps.keras.model_content import content_of, device_of, strategy_of
 from tfps.keras.modes import settings_of
 from tfps.keras.optimizers import leading_optimizer, optimizers_of
 from tfps.keras.steps_of_models import steps_of
@@ -137,22 +138,32 @@ def write(
     return manifest
 
 
-def read(model: keras.Model, stored: Stored, only: Sequence[str] | None = None) -> None:
+def read(
+    model: keras.Model,
+    stored: Stored,
+    only: Sequence[str] | None = None,
+    servers: Collection[int] | None = None,
+) -> None:
     """Gives a model the values of a checkpoint. Steps under way end before.
 
     Args:
         model: the model.
         stored: the checkpoint.
         only: names of layers or variables; None for all.
+        servers: the servers whose rows and variables are restored; None for all variables.
     """
     began = time.monotonic()
     strategy = strategy_of(model)
     settle(model)
     content = content_of(model)
     pairs = reader.match(stored.manifest, content, stored.path, only)
+    if servers is not None:
+        held = {devices.server(server) for server in servers}
+        away = {name for name, one in content.dense.items() if not held.intersection([device_of(one)])}
+        pairs = {name: other for name, other in pairs.items() if name not in away}
     # Outside of any step or scope: variables are assigned as by a user.
     with contextlib.nullcontext() if strategy is None else tf.init_scope():
-        reader.restore(stored, content, pairs, strategy)
+        reader.restore(stored, content, pairs, strategy, servers)
     _LOG.info("restored %s: %s in %.1f s.", stored.path, _describe(stored.manifest), time.monotonic() - began)
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -145,7 +145,11 @@ def _difference(here: Sequence[str], there: Sequence[str], path: str) -> str:
 
 
 def restore(
-    stored: Stored, content: Content, pairs: Mapping[str, str], strategy: ParameterServerStrategy | None
+    stored: Stored,
+    content: Content,
+    pairs: Mapping[str, str],
+    strategy: ParameterServerStrategy | None,
+    servers: Collection[int] | None = None,
 ) -> None:
     """Gives variables the values of a checkpoint.
 
@@ -154,6 +158,7 @@ def restore(
         content: the variables.
         pairs: the saved variable of each variable to restore, as `match` returns it.
         strategy: the strategy that has the tables; None without tables.
+        servers: the servers whose rows are restored; None for all.
 
     Raises:
         CheckpointError: a file is broken. The model then has values of before and values of the checkpoint.
@@ -165,7 +170,7 @@ def restore(
     _restore_dense(stored, content, names)
     wanted = [_wanted(table, stored.manifest, content, names) for table in stored.manifest.tables]
     if strategy is not None and any(one.tables for one in wanted):
-        _restore_tables(stored, wanted, strategy)
+        _restore_tables(stored, wanted, strategy, servers)
     for one in wanted:
         if one.dense:
             _restore_whole(stored, one, content)
@@ -223,11 +228,14 @@ def _restore_dense(stored: Stored, content: Content, names: Mapping[str, str]) -
                 content.table(name).assign(value.numpy())
 
 
-def _restore_tables(stored: Stored, wanted: Sequence[_Wanted], strategy: ParameterServerStrategy) -> None:
+def _restore_tables(
+    stored: Stored, wanted: Sequence[_Wanted], strategy: ParameterServerStrategy, servers: Collection[int] | None
+) -> None:
     """Restores tables, each server the rows that it holds."""
-    servers = sorted({server for one in wanted for table in one.tables.values() for server in table.servers})
-    places = {server: _place(stored, strategy, server) for server in servers}
-    units = {server: _units(stored, wanted, server, places[server]) for server in servers}
+    holders = {server for one in wanted for table in one.tables.values() for server in table.servers}
+    chosen = sorted(holders if servers is None else holders.intersection(servers))
+    places = {server: _place(stored, strategy, server) for server in chosen}
+    units = {server: _units(stored, wanted, server, places[server]) for server in chosen}
     run_on_servers(strategy, units, "a server to read some rows of a checkpoint")
 
 

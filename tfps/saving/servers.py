@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from tfps.runtime.calls import Calls
 from tfps.strategy.strategy import ParameterServerStrategy
 
+_END_S = 30.0
+"""Seconds for the units under way to end after one has failed."""
+
 
 def run_on_servers(
     strategy: ParameterServerStrategy, units: Mapping[int, Iterator[Callable[[], None]]], what: str
@@ -32,8 +35,8 @@ def run_on_servers(
             if more:
                 calls.submit(server, server, _next_of(units[server]))
     except BaseException:
-        # Units that run may still write to files that are given up, which does no harm.
-        calls.abandon(0)
+        # Units that run may still write, and their files are removed next.
+        calls.abandon(_END_S)
         raise
 
 
