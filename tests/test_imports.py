@@ -18,11 +18,12 @@ ALLOWED = {
     "runtime": {"cluster"},
     "inputs": {"cluster", "runtime"},
     "strategy": {"cluster", "embedding", "inputs", "ops", "placement", "runtime"},
+    "saving": {"cluster", "embedding", "ops", "placement", "runtime", "strategy"},
     "replicas": {"cluster", "embedding", "ops", "placement", "strategy"},
     "training": {"cluster", "embedding", "inputs", "ops", "placement", "runtime", "strategy"},
 }
 # Any of the above; nothing below imports these.
-TOP = ("keras", "cli", "__init__", "optimizers", "layers", "models", "text", "api")
+TOP = ("keras", "cli", "__init__", "optimizers", "layers", "models", "text", "api", "callbacks", "checkpoint")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -13,6 +13,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = {
+    "tfps.callbacks": {"Checkpoint"},
+    "tfps.checkpoint": {"restore", "save"},
     "tfps": {
         "Hardware",
         "LocalCluster",
@@ -21,6 +23,8 @@ PUBLIC = {
         "OneDeviceStrategy",
         "ParameterServerStrategy",
         "__version__",
+        "callbacks",
+        "checkpoint",
         "choice",
         "choose_strategy",
         "explain_strategy",
@@ -38,6 +42,8 @@ PUBLIC = {
     "tfps.optimizers": {"Geo", "RowwiseAdagrad", "Sync"},
     "tfps.nn": {"embedding_lookup", "embedding_lookup_sparse", "safe_embedding_lookup_sparse"},
     "tfps.errors": {
+        "CheckpointError",
+        "CheckpointMismatchError",
         "ClusterError",
         "ClusterTimeoutError",
         "ConfigError",
@@ -45,6 +51,7 @@ PUBLIC = {
         "InputFileError",
         "LibraryError",
         "PlanError",
+        "ServerLostError",
         "TaskDiedError",
         "TfpsError",
         "UnsupportedError",
@@ -85,6 +92,7 @@ INTERNAL = {
     "host_of",
     "create",
     "dense_variables",
+    "each_server_pool",
     "pool",
     "run_in_step",
     "server_pool",
@@ -92,7 +100,7 @@ INTERNAL = {
     "outside_steps",
     "slots_of",
 }
-NOT_CALLED = {"__version__", "choice", "layers", "models", "nn", "optimizers", "text"}
+NOT_CALLED = {"__version__", "callbacks", "checkpoint", "choice", "layers", "models", "nn", "optimizers", "text"}
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in sorted(names - NOT_CALLED)]
 
 

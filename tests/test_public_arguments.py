@@ -236,6 +236,7 @@ def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
 
     # tests/cluster, tests/strategy, tests/replicas: they start processes or keep TensorFlow's devices.
     elsewhere = {"LocalCluster", "ParameterServerStrategy"}
+    elsewhere |= {"Checkpoint", "restore", "save"}  # tests/saving
     elsewhere |= {"OneDeviceStrategy", "MirroredStrategy", "MultiWorkerMirroredStrategy"}
     of_keras = {"RowwiseAdagrad"}  # Keras checks the arguments of its optimizers
     no_settings = {"GreedyBytes", "GreedyBytesAndTraffic", "RoundRobin"}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from tfps.version import __version__
 
 if TYPE_CHECKING:
-    from tfps import choice, layers, models, nn, optimizers, text
+    from tfps import callbacks, checkpoint, choice, layers, models, nn, optimizers, text
     from tfps.choice.hardware import Hardware
     from tfps.cluster.local import LocalCluster
     from tfps.keras.choosing import choose_strategy, explain_strategy
@@ -22,6 +22,8 @@ __all__ = [
     "OneDeviceStrategy",
     "ParameterServerStrategy",
     "__version__",
+    "callbacks",
+    "checkpoint",
     "choice",
     "choose_strategy",
     "explain_strategy",
@@ -69,6 +71,6 @@ def __getattr__(name: str) -> object:
         return Hardware
     if name in ("choose_strategy", "explain_strategy"):
         return getattr(importlib.import_module("tfps.keras.choosing"), name)
-    if name in ("choice", "layers", "models", "nn", "optimizers", "text"):
+    if name in ("callbacks", "checkpoint", "choice", "layers", "models", "nn", "optimizers", "text"):
         return importlib.import_module(f"tfps.{name}")
     raise AttributeError(f"module 'tfps' has no attribute {name!r}. Valid: {__all__}.")

@@ -19,6 +19,8 @@ _KNOWN = (
     "TFPS_FIRST_PORT",
     "TFPS_JOIN_TIMEOUT_S",
     "TFPS_LISTEN",
+    "TFPS_MAX_RESTARTS",
+    "TFPS_SILENCE_LIMIT_S",
     "TFPS_START_TIMEOUT_S",
     "TFPS_TLS_DIR",
 )
@@ -107,6 +109,24 @@ def tls_dir() -> str | None:
     directory.
     """
     return os.environ.get("TFPS_TLS_DIR", "").strip() or None
+
+
+def max_restarts() -> int:
+    """`TFPS_MAX_RESTARTS`: how often a task that dies is started again within ten minutes. Default 5; 0 for never."""
+    text = os.environ.get("TFPS_MAX_RESTARTS", "").strip()
+    if not text:
+        return 5
+    if not text.isdecimal() or int(text) > 1_000_000:
+        raise ConfigError(f"TFPS_MAX_RESTARTS must be a number of restarts, 0 or more. Received: {text!r}.")
+    return int(text)
+
+
+def silence_limit_s() -> float:
+    """`TFPS_SILENCE_LIMIT_S`: seconds for which a task may not answer before it counts as dead. Default 120.
+
+    A task that computes for a long time answers all the same; one that is stopped or whose host stands still does not.
+    """
+    return _positive_seconds("TFPS_SILENCE_LIMIT_S", 120.0)
 
 
 def server_log_level() -> str:

@@ -69,6 +69,14 @@ class InputFileError(TfpsError, OSError):
         self.task, self.path = task, path
 
 
+class CheckpointError(TfpsError, ValueError):
+    """A checkpoint cannot be written, is incomplete or broken, or does not fit the model. Nothing was overwritten."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """A checkpoint is of another model."""
+
+
 class LibraryError(TfpsError, RuntimeError):
     """The C++ library is missing, was built for another TensorFlow, or cannot be loaded."""
 
@@ -91,6 +99,20 @@ class ClusterError(TfpsError, RuntimeError):
 
 class TaskDiedError(ClusterError):
     """A process of the cluster died while the program needed it. The message has the tail of its log."""
+
+
+class ServerLostError(TaskDiedError):
+    """A parameter server died or cannot be reached, and the variables that it held are lost.
+
+    Args:
+        message: the message.
+        servers: the numbers of the servers.
+        summary: a summary of one line, if the message has several lines.
+    """
+
+    def __init__(self, message: str, servers: tuple[int, ...] = (), summary: str = "") -> None:
+        super().__init__(message, ("ps", servers[0]) if servers else None, summary)
+        self.servers = servers
 
 
 class ClusterTimeoutError(ClusterError, TimeoutError):

@@ -61,7 +61,8 @@ def test_defaults_are_said(run, program):
 
 def test_dead_server_is_named(run, program, processes, tmp_path):
     launched = run(
-        command("--ps", "1", "--workers", "1", "--log-dir", str(tmp_path / "logs"), program("time.sleep(600)"))
+        command("--ps", "1", "--workers", "1", "--log-dir", str(tmp_path / "logs"), program("time.sleep(600)")),
+        TFPS_MAX_RESTARTS="0",
     )
     launched.wait_for("ready")
     everything = processes.descendants(launched.process.pid)
@@ -82,7 +83,8 @@ def test_a_worker_that_dies_is_done_without(run, program, processes, tmp_path):
     logs = tmp_path / "logs"
     wait = "import time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.1)\nsys.exit(3)"
     launched = run(
-        command("--ps", "1", "--workers", "2", "--log-dir", str(logs), "--", program(wait), str(tmp_path / "go"))
+        command("--ps", "1", "--workers", "2", "--log-dir", str(logs), "--", program(wait), str(tmp_path / "go")),
+        TFPS_MAX_RESTARTS="0",
     )
     launched.wait_for("ready")
     everything = processes.descendants(launched.process.pid)
@@ -93,6 +95,29 @@ def test_a_worker_that_dies_is_done_without(run, program, processes, tmp_path):
     (tmp_path / "go").touch()
     assert launched.wait() == 3
     assert "chief 0 ended with status 3" in launched.output()
+
+
+def test_a_worker_and_the_program_are_started_again(run, program, processes, tmp_path):
+    """The program that a signal ends gets new servers; the one that ends by itself is not started again."""
+    end = (
+        "open(sys.argv[1], 'a').write('x')\n"
+        "first = os.path.getsize(sys.argv[1]) == 1\n"
+        "while not os.path.exists(sys.argv[2]): time.sleep(0.1)\n"
+        "os.kill(os.getpid(), signal.SIGKILL) if first else sys.exit(3)"
+    )
+    logs = tmp_path / "logs"
+    names = [str(tmp_path / "starts"), str(tmp_path / "go")]
+    launched = run(command("--ps", "1", "--workers", "1", "--log-dir", str(logs), "--", program(end), *names))
+    launched.wait_for("ready")
+    everything = processes.descendants(launched.process.pid)
+    victim = next(pid for pid in everything if log_of(pid).endswith("worker-0.log"))
+    wait_until_it_reported(victim, launched.process.pid)
+    signal_process(victim)
+    launched.wait_for("worker 0 is started again: worker 0 (process")
+    (tmp_path / "go").touch()
+    assert launched.wait() == 3
+    assert "the program is started again, with new servers: chief 0 was ended by SIGKILL" in launched.output()
+    assert (tmp_path / "starts").read_text() == "xx"
 
 
 def log_of(pid):

@@ -77,6 +77,29 @@ def test_spec_needs_a_start():
         _ = LocalCluster().spec
 
 
+def test_a_worker_that_died_starts_again_at_its_address():
+    with LocalCluster(1, 1) as cluster:
+        (before,) = (task for task in cluster.tasks if task.order.job == "worker")
+        os.kill(before.pid, signal.SIGKILL)
+        wait_until(lambda: not cluster.is_back("worker", 0))
+        with pytest.raises(TaskDiedError):
+            cluster.check()
+        assert cluster.start_again("worker", 0) and cluster.start_again("worker", 0)  # the second changes nothing
+        wait_until(lambda: cluster.is_back("worker", 0))
+        (after,) = (task for task in cluster.tasks if task.order.job == "worker")
+        assert after.endpoint == before.endpoint and after.pid != before.pid
+        cluster.check()
+        cluster.kill("worker", 0)
+        wait_until(lambda: not cluster.is_back("worker", 0))
+
+
+def wait_until(condition, limit_s=60):
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_tasks_run_apart_from_our_session(cluster, processes):
     assert [task.name for task in cluster.tasks] == ["ps 0", "worker 0", "worker 1"]
     assert cluster.spec.num_ps == 1 and cluster.spec.num_workers == 2

@@ -95,6 +95,12 @@ def _load_backup(folder: pathlib.Path, build: Callable[[], keras.Model]) -> kera
     return model
 
 
+def _restore(folder: pathlib.Path, build: Callable[[], keras.Model]) -> keras.Model:
+    model = build()
+    tfps.checkpoint.restore(model, folder / "by-servers")
+    return model
+
+
 def _with_slots(model: keras.Model) -> keras.Model:
     # Keras makes slots at the first step, and both ways of loading fill only variables that exist.
     model.optimizer.build(model.trainable_variables)
@@ -118,6 +124,7 @@ FORMATS = {
     "weights": Format(lambda model, folder: model.save_weights(folder / "model.weights.h5"), _load_weights),
     "checkpoint": Format(lambda model, folder: _checkpoint(model).write(str(folder / "checkpoint")), _load_checkpoint),
     "backup": Format(None, _load_backup),
+    "by servers": Format(lambda model, folder: tfps.checkpoint.save(model, folder / "by-servers"), _restore),
 }
 
 WORKERS = (1, 2)

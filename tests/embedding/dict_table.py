@@ -90,7 +90,8 @@ class DictStore(RowStore):
         for start in range(0, len(keys), chunk_rows):
             local = keys[start : start + chunk_rows]
             with tf.device(self.device):
-                yield local, [store._rows.find(local) for store in (self, *slots)]
+                rows = [store._rows.find(local) for store in (self, *slots)]
+            yield local, rows
 
     def touched_since(self, cursor):
         keys, touched = (tensor.numpy() for tensor in self._touches.export())

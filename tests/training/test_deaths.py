@@ -85,7 +85,7 @@ def test_a_server_that_dies_is_named_with_its_log(program):
     process = program("ps")
     program.wait_for("training")
     assert process.wait(120) != 0  # far sooner than a closure counts as hung
-    last = program.error().strip().split("TaskDiedError")[-1]
+    last = program.error().strip().split("ServerLostError")[-1]
     assert "ps 0" in last and "log" in last
     assert not servers_left(program.output())
 

@@ -53,6 +53,11 @@ class ChiefProcess:
             return None
         return status if status >= 0 else _SIGNAL_BASE - status
 
+    @property
+    def killed_by(self) -> int:
+        """The number of the signal that has ended the program; 0 if it runs or has ended by itself."""
+        return max(0, -(self._process.returncode or 0))
+
     def interrupt(self, number: int) -> None:
         """Forwards a signal to the program."""
         with contextlib.suppress(ProcessLookupError):

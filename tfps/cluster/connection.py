@@ -41,6 +41,14 @@ class RemoteUser(Protocol):
         ...
 
 
+class Holder(Protocol):
+    """An object that keeps handles of things on a task: a variable, a dataset, a traced function."""
+
+    def forget(self, device: str) -> None:
+        """Drops the handles of things on a device, which have ended with its task, or makes the things anew."""
+        ...
+
+
 class _Resources:
     """The threads and the embedded cluster that end with a connection, each once and in this order.
 
@@ -98,6 +106,9 @@ class Connection:
         self._released = False
         # Keyed by `id`, because a variable is not hashable.
         self._users: weakref.WeakValueDictionary[int, RemoteUser] = weakref.WeakValueDictionary()
+        self._holders: weakref.WeakValueDictionary[int, Holder] = weakref.WeakValueDictionary()
+        # Whether a parameter server that dies can be replaced; otherwise its death ends the connection.
+        self.replaces_servers = False
         self._resources = _Resources(cluster)
         self._cancel_finalizer = background.finalize(self, self._resources.close_later)
 
@@ -132,12 +143,23 @@ class Connection:
         except TaskDiedError as died:
             # A worker holds no variables: `Losses` decides whether the other workers take over its work.
             if died.task is None or died.task[0] == jobs.PS:
+                if died.task is not None and self.replaces_servers:
+                    raise
                 self.fail(str(died).partition(". The last lines")[0])
                 raise
 
     def add_user(self, user: RemoteUser) -> None:
         """Registers `user`: its `release` is called when the connection ends, unless it was collected before."""
         self._users[id(user)] = user
+
+    def add_holder(self, holder: Holder) -> None:
+        """Registers `holder`: its `forget` is called when a task was started again."""
+        self._holders[id(holder)] = holder
+
+    def forget(self, device: str) -> None:
+        """Drops the handles of things on a device, or makes the things anew, because its task was started again."""
+        for holder in list(self._holders.values()):
+            holder.forget(device)
 
     def add_pool(self, close: Callable[[], None]) -> None:
         """Registers a pool: `close` is called when the connection ends or is collected.
@@ -224,6 +246,13 @@ def add_user(user: RemoteUser) -> None:
     connection = current()
     if connection is not None:
         connection.add_user(user)
+
+
+def add_holder(holder: Holder) -> None:
+    """Registers `holder` with the current connection, if there is one; see `Connection.add_holder`."""
+    connection = current()
+    if connection is not None:
+        connection.add_holder(holder)
 
 
 def connect(cluster: LocalCluster | ClusterSpec, connect_tensorflow: Callable[[], None]) -> Connection:

@@ -13,10 +13,19 @@ import time
 from collections.abc import Iterator
 from typing import NoReturn, TypeAlias
 
+from tfps import jobs
 from tfps.cluster import devices, fault_log, tf_logging
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
-from tfps.errors import ClusterError, IdRangeError, InputFileError, LibraryError, TaskDiedError, TfpsError
+from tfps.errors import (
+    ClusterError,
+    IdRangeError,
+    InputFileError,
+    LibraryError,
+    ServerLostError,
+    TaskDiedError,
+    TfpsError,
+)
 
 Cluster: TypeAlias = LocalCluster | ClusterSpec | None
 
@@ -167,7 +176,8 @@ def _lost_task_error(text: str, cluster: Cluster, what: str) -> ClusterError:
     tf_logging.quieten()
     who = "A server" if task is None else _format_task(*task, spec)
     reason = _extract_reason(text)
-    return ClusterError(f"{who} {what}. TensorFlow says: {spec.show_addresses(reason) if spec else reason}", task)
+    message = f"{who} {what}. TensorFlow says: {spec.show_addresses(reason) if spec else reason}"
+    return ServerLostError(message, (task[1],)) if task and task[0] == jobs.PS else ClusterError(message, task)
 
 
 def _get_spec(cluster: Cluster) -> ClusterSpec | None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from types import FrameType
 
@@ -20,6 +21,7 @@ from tfps.cluster.chief_process import ChiefProcess
 from tfps.cluster.endpoints import Endpoint
 from tfps.cluster.ports import reserve_address
 from tfps.cluster.processes import cores_each
+from tfps.cluster.restarts import Restarts
 from tfps.cluster.server_group import ServerGroup, TaskOrder
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.terminal import Terminal
@@ -101,6 +103,9 @@ def run_role(config: TaskConfig, program: Sequence[str]) -> None:
 def run_local(plan: LaunchPlan) -> int:
     """Runs the program as the chief of a new cluster on this machine, and ends the cluster with the program.
 
+    A server that dies is started again at its address. A program that a signal ends is started again too, with new
+    servers. Both have a budget, TFPS_MAX_RESTARTS.
+
     Returns:
         The program's exit status (128 + n if signal n ended it); 1 if a server failed; 128 + n if signal n stopped
         this process.
@@ -113,25 +118,76 @@ def run_local(plan: LaunchPlan) -> int:
     log_dir = _make_log_dir(plan.log_dir)
     # As in production, the program learns its cluster from TF_CONFIG: nothing in it depends on the launcher.
     config = TaskConfig(_reserve_cluster(plan), jobs.CHIEF, 0)
-    group = ServerGroup(_make_orders(config.cluster, log_dir), log_dir, temporary=plan.log_dir is None)
-    chief = None
+    job = _Job(plan, config, log_dir, terminal)
     handlers = _raise_on_signals()
     try:
-        group.launch()
-        chief_log = logs.log_path(log_dir, jobs.CHIEF, 0) if plan.log_dir else None
-        chief = ChiefProcess(program_command(plan.program), config, terminal, chief_log)
-        _show(group, terminal)
-        return _supervise(chief, group, timeout_s)
+        return job.run(timeout_s)
     except ClusterError as error:
         logs.say(f"error: {error}")
         return _FAILED
     except _Interrupted as interruption:
-        return _interrupt(chief, interruption.number)
+        return _interrupt(job.chief, interruption.number)
     finally:
         # A second Ctrl-C must not interrupt the cleanup: that would leave processes behind.
         _ignore_signals(handlers)
-        _end(chief, group, terminal)
+        job.end()
+        terminal.close()
         _restore(handlers)
+
+
+class _Job:
+    """The processes of one job: the servers, and the program as their chief.
+
+    Args:
+        plan: the program and its cluster.
+        config: the task of the chief.
+        log_dir: an existing directory for the logs of the servers.
+        terminal: shows all output.
+    """
+
+    def __init__(self, plan: LaunchPlan, config: TaskConfig, log_dir: str, terminal: Terminal) -> None:
+        self._plan, self._config, self._log_dir, self._terminal = plan, config, log_dir, terminal
+        self._group: ServerGroup | None = None
+        self._restarts = Restarts()
+        self.chief: ChiefProcess | None = None
+
+    def run(self, timeout_s: float) -> int:
+        """Runs the program until it ends by itself; returns its exit status."""
+        self._start(follow=True)
+        # Only logs in a directory of the user go on where they were.
+        follow_again = self._plan.log_dir is None
+        while True:
+            assert self.chief is not None and self._group is not None
+            status = _supervise(self.chief, self._group, timeout_s)
+            if not self.chief.killed_by:
+                return status
+            why = f"{jobs.CHIEF} 0 was ended by {signal.Signals(self.chief.killed_by).name}"
+            start = self._restarts.next_start(jobs.CHIEF)
+            if start is None:
+                logs.say(f"error: the program is not started again, after {self._restarts.describe()}: {why}")
+                return status
+            logs.say(f"the program is started again, with new servers: {why}")
+            time.sleep(max(0.0, start - time.monotonic()))
+            self.end()
+            self._log_dir = _make_log_dir(self._plan.log_dir)
+            self._start(follow=follow_again)
+
+    def _start(self, follow: bool) -> None:
+        orders = _make_orders(self._config.cluster, self._log_dir)
+        # New servers each time: those of a program that is gone would keep its variables for ten minutes.
+        self._group = ServerGroup(orders, self._log_dir, temporary=self._plan.log_dir is None)
+        self._group.launch()
+        chief_log = logs.log_path(self._log_dir, jobs.CHIEF, 0) if self._plan.log_dir else None
+        self.chief = ChiefProcess(program_command(self._plan.program), self._config, self._terminal, chief_log)
+        if follow:
+            _show(self._group, self._terminal)
+
+    def end(self) -> None:
+        """Ends all processes."""
+        if self.chief is not None:
+            self.chief.end()
+        if self._group is not None:
+            self._group.stop()
 
 
 def _make_log_dir(log_dir: str | None) -> str:
@@ -178,11 +234,19 @@ def _supervise(chief: ChiefProcess, group: ServerGroup, timeout_s: float) -> int
 
 
 def _check(group: ServerGroup) -> None:
-    """Raises `TaskDiedError` if a server has died that the program cannot continue without."""
+    """Starts a server that has died again. Raises `TaskDiedError` if its budget is used up and all need it."""
     try:
         group.check()
     except TaskDiedError as died:
-        if died.task is None or not group.may_remove_task(*died.task):
+        # Before all servers are up, none has ever worked: the same would happen again.
+        if died.task is None or not group.is_up:
+            raise
+        name = f"{died.task[0]} {died.task[1]}"
+        if group.start_again(*died.task):
+            logs.say(f"{name} is started again: {died}")
+            return
+        logs.say(f"{name} is not started again, after {group.restart_budget}")
+        if not group.may_remove_task(*died.task):
             raise
         group.remove_task(*died.task)
         logs.say(f"the other workers continue: {died}")
@@ -198,13 +262,6 @@ def _interrupt(chief: ChiefProcess | None, number: int) -> int:
         pass
     logs.say(f"stopped by {signal.Signals(number).name}")
     return 128 + number
-
-
-def _end(chief: ChiefProcess | None, group: ServerGroup, terminal: Terminal) -> None:
-    if chief is not None:
-        chief.end()
-    group.stop()
-    terminal.close()
 
 
 _Handlers = dict[int, object]

@@ -187,6 +187,36 @@ class LocalCluster:
         """Makes `check` ignore the end of this server from now on."""
         require_running(self._group, "remove_task").remove_task(job, index)
 
+    def start_again(self, job: str, index: int) -> bool:
+        """Starts a server that has ended again, at its address; `is_back` says when it is up.
+
+        Returns:
+            Whether it will start; False if it was started too often.
+        """
+        return require_running(self._group, "start_again").start_again(job, index)
+
+    def is_back(self, job: str, index: int) -> bool:
+        """Returns whether a server runs, maybe again."""
+        return require_running(self._group, "is_back").is_back(job, index)
+
+    @property
+    def ended(self) -> tuple[tuple[str, int], ...]:
+        """The job and index of each server that has ended and is not about to start again."""
+        return require_running(self._group, "ended").ended
+
+    def is_coming(self, job: str, index: int) -> bool:
+        """Returns whether a server that has ended is about to start again."""
+        return require_running(self._group, "is_coming").is_coming(job, index)
+
+    @property
+    def restart_budget(self) -> str:
+        """How often a server is started again, for messages."""
+        return require_running(self._group, "restart_budget").restart_budget
+
+    def kill(self, job: str, index: int) -> None:
+        """Kills a server that hangs."""
+        require_running(self._group, "kill").kill(job, index)
+
     def stop(self) -> None:
         """Ends the servers. Does nothing if there are none; a later `start` starts new ones."""
         with self._lock:

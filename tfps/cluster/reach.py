@@ -114,5 +114,14 @@ def connect_to_server(address: str, timeout_s: float = CONNECT_S) -> socket.sock
     raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection closed without an answer")
 
 
+def answers(address: str) -> bool:
+    """Returns whether a server speaks at "host:port". A gRPC server speaks first; a stopped process says nothing."""
+    try:
+        connect_to_server(address).close()
+    except OSError:
+        return False
+    return True
+
+
 def _format_missing(missing: dict[str, str]) -> str:
     return ", ".join(f"{task} ({reason})" for task, reason in missing.items())

@@ -7,6 +7,8 @@ Cost: for the first cluster an import of TensorFlow in another process, then abo
 non-blocking read.
 
 States: new -> launched (`launch`) -> up (`wait`) -> stopped (`stop`, or a failed `wait`). There is no way back.
+States of a server: up -> ended -> due (`start_again`) -> starting -> up. One that dies while it starts is due again,
+until its budget is used up.
 """
 
 import contextlib
@@ -21,8 +23,9 @@ from collections.abc import Sequence
 from tfps import jobs
 from tfps.cluster import logs, tf_logging
 from tfps.cluster.endpoints import Endpoint
+from tfps.cluster.restarts import Restarts
 from tfps.cluster.zygote_link import Event, ZygoteLink, current_link, server_environment
-from tfps.errors import ClusterError, ClusterTimeoutError, TaskDiedError
+from tfps.errors import ClusterError, ClusterTimeoutError, ServerLostError, TaskDiedError
 
 _STOP_S = 5.0
 _POLL_S = 0.1
@@ -104,6 +107,11 @@ class ServerGroup:
         # The exit status of each server that ended, in the order of their ends.
         self._ended: dict[tuple[str, int], int] = {}
         self._removed: set[tuple[str, int]] = set()
+        self._restarts = Restarts()
+        # The second, by `time.monotonic`, at which each server that has ended is to start again.
+        self._due: dict[tuple[str, int], float] = {}
+        # The servers that were requested again and have not started yet.
+        self._starting: set[tuple[str, int]] = set()
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -190,6 +198,71 @@ class ServerGroup:
         with self._lock:
             self._removed.add((job, index))
 
+    def start_again(self, job: str, index: int) -> bool:
+        """Starts a server that has ended again, at its address, perhaps after a pause. `check` then ignores its end.
+
+        Returns at once; `is_back` says when the server is up.
+
+        Returns:
+            Whether it will start; False if its budget of restarts is used up.
+        """
+        with self._lock:
+            key = (job, index)
+            self._read_events(0)
+            # One that runs has only lost its connection.
+            if key not in self._ended or key in self._due or key in self._starting:
+                return True
+            start = self._restarts.next_start(key)
+            if start is None:
+                return False
+            self._removed.add(key)
+            self._due[key] = start
+            self._start_due()
+            return True
+
+    def is_back(self, job: str, index: int) -> bool:
+        """Returns whether a server that was to start again is up."""
+        with self._lock:
+            self._read_events(0)
+            key = (job, index)
+            return key in self._up and key not in self._ended
+
+    @property
+    def ended(self) -> tuple[tuple[str, int], ...]:
+        """The job and index of each server that has ended and not started again."""
+        with self._lock:
+            self._read_events(0)
+            return tuple(key for key in self._ended if key not in self._removed)
+
+    def is_coming(self, job: str, index: int) -> bool:
+        """Returns whether a server is about to start again."""
+        with self._lock:
+            self._read_events(0)
+            return (job, index) in self._due or (job, index) in self._starting
+
+    @property
+    def restart_budget(self) -> str:
+        """The budget of restarts of one server, for messages."""
+        return self._restarts.describe()
+
+    def kill(self, job: str, index: int) -> None:
+        """Kills a server that hangs; its end is then found as any other."""
+        with self._lock:
+            task = self._up.get((job, index))
+            if self._link is not None and task is not None and (job, index) not in self._ended:
+                self._link.kill(self._key, task.pid)
+
+    def _start_due(self) -> None:
+        """Requests the servers whose pause is over."""
+        now = time.monotonic()
+        for key in [key for key, second in self._due.items() if second <= now]:
+            del self._due[key]
+            if self._link is not None and key in self._up:
+                # The others know its address, so it must be the same again.
+                self._orders[key] = dataclasses.replace(self._orders[key], listen=str(self._up[key].endpoint))
+                self._starting.add(key)
+                self._link.start_again(self._key, dataclasses.asdict(self._orders[key]))
+
     def may_remove_task(self, job: str, index: int) -> bool:
         """Returns whether others can do the work of a task.
 
@@ -229,13 +302,22 @@ class ServerGroup:
             # The link returns the events of this group and keeps those of the other groups.
             for event in self._link.events(self._key, timeout_s):
                 self._record(event)
+            self._start_due()
 
     def _record(self, event: Event) -> None:
         key = (event.get("job", ""), event.get("index", -1))
         if event["event"] == "started":
             self._up[key] = Task(self._orders[key], event["pid"], Endpoint.at(event["address"]))
+            self._starting.discard(key)
+            self._ended.pop(key, None)
+            self._removed.discard(key)
         elif event["event"] == "ended":
+            again = key in self._starting
+            self._starting.discard(key)
             self._ended[key] = event["status"]
+            # Its port may still be taken for a moment, by a connection of another program.
+            if again and (start := self._restarts.next_start(key)) is not None:
+                self._due[key] = start
 
     def _describe_missing(self, timeout_s: float) -> str:
         missing = [order for key, order in self._orders.items() if key not in self._up]
@@ -253,11 +335,11 @@ class ServerGroup:
         task = self._up.get((order.job, order.index))
         process = f" (process {task.pid} at {task.endpoint})" if task else ""
         what = f"{order.name}{process} ended {logs.describe_status(status)}"
-        return TaskDiedError(
-            f"{what}. The last lines of its log {order.log_path}:\n{logs.tail(order.log_path)}",
-            (order.job, order.index),
-            summary=f"{what}. Its log: {order.log_path}",
-        )
+        message = f"{what}. The last lines of its log {order.log_path}:\n{logs.tail(order.log_path)}"
+        summary = f"{what}. Its log: {order.log_path}"
+        if order.job == jobs.PS:
+            return ServerLostError(message, (order.index,), summary)
+        return TaskDiedError(message, (order.job, order.index), summary)
 
 
 def require_running(group: ServerGroup | None, what: str) -> ServerGroup:

@@ -8,6 +8,8 @@ Its protocol is lines of JSON. Requests arrive on standard input; a group is the
 
     {"start": 3, "tasks": [TaskOrder, ...], "environment": {...}, "directory": "/home/me", "log_dir": "/tmp/tfps-x",
      "temporary": true}
+    {"again": 3, "task": TaskOrder}                                       the task of this order has died: fork it anew
+    {"kill": 3, "pid": 12}                                                one server of the group that hangs
     {"stop": 3}
 
 Events go to standard output:
@@ -163,18 +165,40 @@ class _Zygote:
             request = json.loads(line)
             if "start" in request:
                 self._start(_Group(request))
+            elif "again" in request:
+                self._start_again(request["again"], request["task"])
+            elif "kill" in request:
+                self._kill(request["kill"], request["pid"])
             else:
                 self._stop(request["stop"])
         return bool(data)
 
     def _start(self, group: _Group) -> None:
         self._groups[group.key] = group
-        zygote = os.getpid()
         for order in group.request["tasks"]:
-            pid = os.fork()
-            if pid == 0:
-                _run_task(group, order, self._events, zygote)
-            group.tasks[pid] = order
+            self._fork(group, order)
+
+    def _start_again(self, key: int, order: dict[str, Any]) -> None:
+        """Forks one server of a group anew. The chief asks for it once the old one has ended."""
+        group = self._groups.get(key)
+        if group is not None:
+            same = [(task["job"], task["index"]) == (order["job"], order["index"]) for task in group.request["tasks"]]
+            # The new order replaces the old one, because cards are divided by the place in this list.
+            group.request["tasks"][same.index(True)] = order
+            self._fork(group, order)
+
+    def _fork(self, group: _Group, order: dict[str, Any]) -> None:
+        zygote = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _run_task(group, order, self._events, zygote)
+        group.tasks[pid] = order
+
+    def _kill(self, key: int, pid: int) -> None:
+        """Kills one server. Only this process may do so: it has not reaped the server, so the id is still its own."""
+        group = self._groups.get(key)
+        if group is not None and pid in group.tasks:
+            os.kill(pid, signal.SIGKILL)
 
     def _stop(self, key: int) -> None:
         group = self._groups.pop(key, None)

@@ -121,6 +121,16 @@ class ZygoteLink:
             self._send({"start": key} | request)
             return key
 
+    def start_again(self, key: int, task: dict[str, Any]) -> None:
+        """Requests one server of a group anew, after the old one has ended. Returns at once."""
+        with self._lock:
+            self._send({"again": key, "task": task})
+
+    def kill(self, key: int, pid: int) -> None:
+        """Kills one server of a group; the zygote then reports its end."""
+        with self._lock:
+            self._send({"kill": key, "pid": pid})
+
     def events(self, key: int, timeout_s: float = 0.0) -> list[Event]:
         """Returns the events of a group since the last call.
 

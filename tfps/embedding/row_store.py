@@ -88,7 +88,8 @@ class RowStore(abc.ABC):
         """Reads every row of the store, with its slots, chunk by chunk. Runs eagerly.
 
         Updates may come between two chunks. Within one, a store may promise that rows and slots are of one moment;
-        those of variables do for float32, where the C++ ops are built.
+        those of variables do for float32, where the C++ ops are built. Between two chunks the caller may leave the
+        device scope that it is in, so an implementation must not yield within one of its own.
 
         Args:
             slots: stores of the same local rows; each may have its own width.

@@ -128,11 +128,25 @@ class Table(RoutedRows, abc.ABC):
             slots: slot tables that `create_slot` made.
             chunk_rows: the largest number of rows in a chunk; by default 64 MB of rows.
         """
-        chunk_rows = chunk_rows or self._chunk_rows
-        for shard, store in enumerate(self.stores):
-            # A slot table has the routing of its table, so the same shard and local row hold the slot of a row.
-            for local, (rows, *slot_rows) in store.scan([slot.stores[shard] for slot in slots], chunk_rows):
+        for shard in range(len(self.stores)):
+            for local, (rows, *slot_rows) in self.scan_shard(shard, slots, chunk_rows or self._chunk_rows):
                 yield RowChunk(self.routing.global_of(shard, local), rows, tuple(slot_rows))
+
+    def scan_shard(
+        self, shard: int, slots: Sequence["Table"], chunk_rows: int
+    ) -> Iterator[tuple[np.ndarray[Any, Any], list[tf.Tensor]]]:
+        """Yields every row of one shard with its slots, as `scan` does, for code that runs beside each server.
+
+        Args:
+            shard: the number of the shard.
+            slots: slot tables that `create_slot` made.
+            chunk_rows: the largest number of rows in a chunk.
+
+        Yields:
+            The local rows of a chunk, int64 [m], and a list of tensors: the rows, [m, dim], and the rows of each slot.
+        """
+        # A slot table has the routing of its table, so the same shard and local row hold the slot of a row.
+        return self.stores[shard].scan([slot.stores[shard] for slot in slots], chunk_rows)
 
     def assign_rows(self, ids: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> None:
         """Overwrites some rows.

@@ -1,6 +1,8 @@
 """`Epoch`: one pass over the input, by an iterator on each worker or by one on the chief."""
 
-from collections.abc import Iterator
+import collections
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import tensorflow as tf
@@ -9,6 +11,7 @@ from tfps.cluster.connection import add_user
 from tfps.inputs.chief_dataset import move_to_this_context
 from tfps.inputs.input_shards import WHOLE, InputShards
 from tfps.inputs.iterators import WorkerIterator
+from tfps.inputs.place import Place, RandomStates, is_prefix, random_states, set_random_states
 from tfps.types import Nest
 
 
@@ -58,6 +61,8 @@ class Epoch:
 
     Args:
         source: the input.
+        place: where the epoch goes on that another program has begun; None to begin it.
+        handed: the number of steps that the training loop has had there of `steps_per_epoch`.
 
     Attributes:
         source: the input.
@@ -65,11 +70,15 @@ class Epoch:
         iterators: for each shard, its iterator.
         taken: for each shard, the number of batches that were trained.
         alone: whether one worker reads the whole input, as shard 0.
+        handed: as given; the first schedule of the epoch has so many steps less, and sets it to 0.
         number: the number of the epoch among the epochs of this dataset, from 1; 0 before it begins.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, place: Place | None = None, handed: int = 0) -> None:
         self.source = source
+        self._place = place
+        self.handed = handed
+        self._began: RandomStates | None = None
         self.number = 0
         self.hosts: dict[int, int] = {}
         self.iterators: dict[int, WorkerIterator] = {}
@@ -87,8 +96,22 @@ class Epoch:
         """Reads the next batch on the chief."""
         # Made by the first call: if the workers read the input, the chief must not open it.
         if self._on_chief is None:
-            self._on_chief = iter(move_to_this_context(self.source.dataset))
+            self._begin_number()
+            self._on_chief = self._read_on_chief()
         return next(self._on_chief)
+
+    def _read_on_chief(self) -> Iterator[Nest]:
+        """Begins to read the input on the chief, after the trained batches."""
+        dataset = move_to_this_context(self.source.dataset)
+        if self._place is None:
+            return iter(dataset)
+        # Each iterator advances a shuffle, also one that reads nothing.
+        for _ in range(self.number - 1):
+            iter(dataset)
+        batches = iter(dataset)
+        # Read again and dropped, and not skipped: what a generator draws for these batches, it must draw.
+        collections.deque(itertools.islice(batches, sum(self.taken)), maxlen=0)
+        return batches
 
     @property
     def to_start(self) -> range:
@@ -101,10 +124,36 @@ class Epoch:
         Args:
             alone: whether one worker reads the whole input; only if batch i of it belongs to shard i % N.
         """
-        self.source.shards.epochs += 1
-        self.number, self.alone = self.source.shards.epochs, alone
-        if not alone:
+        self._begin_number()
+        self.alone = alone and is_prefix(self.taken)
+        if self.alone:
+            self.taken = [sum(self.taken)] + [0] * (len(self.taken) - 1)
+        else:
             self.source.shards.forget_whole()
+
+    def _begin_number(self) -> None:
+        """Gives the epoch its number, and the batches that were trained before."""
+        shards = self.source.shards
+        if self._place is not None:
+            shards.epochs = self._place.number - 1
+            self.taken = self._place.taken_by(len(self.taken))
+            if self._place.began is not None:
+                set_random_states(self._place.began)
+        shards.epochs += 1
+        self.number = shards.epochs
+        self._began = random_states()
+
+    def place(self, taken: Sequence[int]) -> Place:
+        """Returns the place after the batches that were trained.
+
+        Args:
+            taken: for each shard, the number of its trained batches.
+        """
+        shards = self.source.shards
+        in_order = self.alone or self.source.is_fed
+        return Place(
+            self.number, (sum(taken),) if in_order else tuple(taken), shards.by_file, self._began, shards.order
+        )
 
     def divide(self) -> None:
         """Divides the rest of the input, which one worker has read so far. The caller then starts the shards."""

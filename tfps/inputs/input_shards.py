@@ -4,8 +4,9 @@ import logging
 
 import tensorflow as tf
 
-from tfps.cluster.connection import add_user
+from tfps.cluster.connection import add_holder, add_user
 from tfps.inputs.iterators import element_types, make_iterator, make_worker_dataset
+from tfps.inputs.place import RandomStates, random_states, set_random_states
 from tfps.inputs.sharding import cut_shard, split_by_file
 from tfps.inputs.shipping import make_shippable_graph
 from tfps.types import Nest
@@ -28,6 +29,7 @@ class InputShards:
         whole_files: whether shards may be whole files. An epoch of `steps_per_epoch` steps then has other batches than
             in one process, because the shards of files differ in length.
         folder: the folder in which workers look relative file names up; None for the folder of each worker.
+        order: the random states that give the order of another program; None for the states of this one.
 
     Attributes:
         devices: the device of each worker.
@@ -35,6 +37,7 @@ class InputShards:
         graph: the graph of the dataset; None if it cannot leave the chief.
         by_file: whether shards are whole files.
         epochs: the number of epochs that have begun on the workers.
+        order: the random states from which shuffles without a seed have got one.
     """
 
     def __init__(
@@ -43,10 +46,18 @@ class InputShards:
         devices: list[str],
         whole_files: bool = True,
         folder: str | None = None,
+        order: RandomStates | None = None,
     ) -> None:
         self.devices = devices
         self.element_spec: Nest = dataset.element_spec
+        own = random_states()
+        self.order = order or own
+        if order is not None:
+            set_random_states(order)
         self.graph = make_shippable_graph(dataset, len(devices), whole_files, folder)
+        # The program goes on with its own numbers.
+        if order is not None:
+            set_random_states(own)
         self._folder = folder
         self._has_files = self.graph is not None and split_by_file(self.graph, len(devices))
         self.by_file = self._has_files and whole_files
@@ -64,6 +75,7 @@ class InputShards:
         self._read: dict[int, tf.Tensor] = {}
         self._begun: dict[int, int] = {}
         add_user(self)
+        add_holder(self)
 
     def serves(self, whole_files: bool, folder: str | None) -> bool:
         """Whether shards that are made with these arguments would be the same."""
@@ -73,6 +85,12 @@ class InputShards:
         """Drops the datasets on the workers when the connection ends."""
         for kept in (self._sent, self._read, self._begun):
             kept.clear()
+
+    def forget(self, device: str) -> None:
+        """Drops the datasets on a worker that was started again. The next epoch sends them anew."""
+        for shard in [shard for shard in self._sent if self.devices[max(0, shard)] == device]:
+            for kept in (self._sent, self._read, self._begun):
+                kept.pop(shard, None)
 
     def forget_whole(self) -> None:
         """Drops the whole input on the first worker, which is about to read its own shard of it."""

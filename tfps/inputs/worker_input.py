@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfps.inputs.epoch import Epoch
 from tfps.inputs.input_shards import InputShards
+from tfps.inputs.place import Place
 from tfps.types import Nest
 
 _MAX_KEPT_BYTES = 256 << 20
@@ -50,6 +51,21 @@ class WorkerInput:
         self.num_batches: int | None = None
         self.examples: int | None = None
         self._owner, self._folder = owner, folder
+        self._place: Place | None = None
+        self._handed = 0
+
+    def go_on_at(self, place: Place, handed: int) -> None:
+        """Lets the next epoch go on at a place that another program has reached.
+
+        Args:
+            place: the place.
+            handed: the number of steps that the training loop has had of its epoch of `steps_per_epoch` steps.
+        """
+        self._place, self._handed = place, handed
+        # Kept from an earlier `fit` of this program, and with its order of batches.
+        if place.order is not None and self.shards.order != place.order:
+            del self.shards
+            self.dataset.__dict__.pop(_SHARDS, None)
 
     @functools.cached_property
     def shards(self) -> InputShards:
@@ -65,7 +81,9 @@ class WorkerInput:
             and earlier.serves(whole_files, self._folder)
         ):
             return earlier
-        shards = InputShards(self.dataset, self.devices, whole_files, self._folder)
+        shards = InputShards(
+            self.dataset, self.devices, whole_files, self._folder, None if self._place is None else self._place.order
+        )
         if self._owner is not None and shards.graph is not None and shards.graph.ByteSize() <= _MAX_KEPT_BYTES:
             setattr(self.dataset, _SHARDS, (weakref.ref(self._owner), shards))
         return shards
@@ -94,7 +112,9 @@ class WorkerInput:
 
     def __iter__(self) -> Epoch:
         """Starts an epoch."""
-        return Epoch(self)
+        place, self._place = self._place, None
+        handed, self._handed = self._handed, 0
+        return Epoch(self, place, handed)
 
 
 def _wants_whole_files(dataset: tf.data.Dataset) -> bool:

@@ -38,6 +38,14 @@ _END = {"stop_evaluating"}
 """The attribute of a model by which a callback ends an evaluation, which is all that it can do there."""
 
 
+class SavingCallback(keras.callbacks.Callback):
+    """A callback of ours that saves between two batches, and says when. It waits for the steps under way by itself."""
+
+    def batches_until_save(self) -> int | None:
+        """Returns the number of batches after which it saves; None if a number of batches does not decide that."""
+        raise NotImplementedError
+
+
 class Lookahead:
     """The number of steps of an epoch that may begin before the callbacks have seen the steps before them.
 
@@ -58,7 +66,7 @@ class Lookahead:
         self._workers = getattr(model.distribute_strategy, "num_workers", None)
         listed = list(_flat(callbacks))
         self._acting = [one for one in listed if acts_on_batches(one, hooks)]
-        self._saving = [one for one in listed if trains and batches_until_save(one) is not None]
+        self._saving = [one for one in listed if trains and _until_save(one) is not None]
         self.reads_logs = any(_reads_logs(one, hooks) for one in listed)
 
     def steps(self, workers: int) -> int | None:
@@ -73,7 +81,7 @@ class Lookahead:
             self._tell(model)
         # An evaluation that a callback ends has as many batches as the callback has seen.
         most = [workers if self._trains else 1] * bool(self._acting)
-        most += [batches for one in self._saving if (batches := batches_until_save(one)) is not None]
+        most += [batches for one in self._saving if (batches := _until_save(one)) is not None]
         if not most:
             return None
         # Keras calls the callbacks once for several steps, so the number is rounded up to whole calls.
@@ -128,10 +136,17 @@ def acts_on_batches(callback: object, hooks: Sequence[str] = TRAIN_HOOKS) -> boo
     Keras's own callbacks do not, or are known to `batches_until_save`. Others do if the code that runs between two
     batches mentions the model, or an optimizer or a variable that it holds.
     """
+    if isinstance(callback, SavingCallback):
+        return False
     found = [_plain(getattr(callback, name, None)) for name in hooks]
     own = [hook for hook in found if hook is not None and not _is_of_keras(hook)]
     wanted = _MODEL if hooks is TRAIN_HOOKS else _END
     return any(_mentions(wanted, hook, callback, set()) for hook in own)
+
+
+def _until_save(callback: object) -> int | None:
+    """Returns the number of batches until a callback saves the model within an epoch; None if it does not."""
+    return callback.batches_until_save() if isinstance(callback, SavingCallback) else batches_until_save(callback)
 
 
 def _is_of_keras(hook: object) -> bool:
@@ -142,6 +157,8 @@ def _is_of_keras(hook: object) -> bool:
 
 def _reads_logs(callback: object, hooks: Sequence[str]) -> bool:
     """Returns whether a callback has a method of its own that is called between two batches, with their logs."""
+    if isinstance(callback, SavingCallback):
+        return False
     # The progress bar shows logs; they may lag. What a class derived from it does with them is not known.
     idle = [keras.callbacks.Callback] + [keras.callbacks.ProgbarLogger] * isinstance(
         callback, keras.callbacks.ProgbarLogger

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.cluster.faults import translate_errors
+from tfps.inputs.epoch import Epoch
 from tfps.keras.model_steps import without_optionals
 from tfps.training.hoisting import DirectLookups
 from tfps.types import Nest
@@ -68,6 +69,8 @@ class EagerFunction:
         logs = None
         for _, batch in zip(range(self._model.steps_per_execution), batches, strict=False):
             logs = self._run(without_optionals(batch))
+            if isinstance(batches, Epoch):
+                batches.taken[0] += 1
         if logs is None:
             raise StopIteration
         return logs

@@ -1,5 +1,6 @@
 """The functions that a Keras training loop calls for each step of training or evaluation. Workers run the steps."""
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -7,6 +8,8 @@ from typing import Any
 
 import keras
 
+from tfps import jobs
+from tfps.cluster import devices
 from tfps.inputs.chief_dataset import as_tensor
 from tfps.inputs.epoch import Epoch
 from tfps.keras import seeds
@@ -27,6 +30,24 @@ from tfps.training.traced_closures import TracedClosures
 from tfps.types import Nest
 
 _LOG = logging.getLogger("tfps")
+
+
+def forget_function(function: object, model: keras.Model, name: str, device: str) -> None:
+    """Removes a function from its model, which then makes it anew, if a server was started again.
+
+    Args:
+        function: the function.
+        model: the model that owns it.
+        name: the attribute of the model that holds it.
+        device: a device of the task that was started again.
+    """
+    # Graphs use no variable of a worker that they do not make themselves.
+    if devices.is_of_job(device, jobs.PS):
+        # The model may be a weak proxy of a model that was just dropped. By its dictionary, because Keras would track
+        # what is assigned in the plain way.
+        with contextlib.suppress(ReferenceError):
+            if model.__dict__.get(name) is function:
+                model.__dict__[name] = None
 
 
 class StepFunction:
@@ -58,6 +79,12 @@ class StepFunction:
         self._logs = EpochLogs(steps, self.mode)
         self._schedule: Schedule | None = None
         self._first_steps = FirstSteps(steps.strategy) if updates else None
+        self._name = "train_function" if updates else "test_function"
+        steps.strategy.connection.add_holder(self)
+
+    def forget(self, device: str) -> None:
+        """Removes this function from its model if a server was started again: its graphs name lost variables."""
+        forget_function(self, self._steps.model, self._name, device)
 
     def __call__(self, iterator: Epoch | Iterator[Nest]) -> dict[str, Any]:
         """Takes `steps_per_execution` finished steps from the schedule and returns logs, which may lag behind them.
@@ -74,6 +101,11 @@ class StepFunction:
         if not self._schedule.take(self._steps.model.steps_per_execution):
             raise StopIteration
         return self._logs.recent()
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The schedule of the epoch that runs; None between two epochs."""
+        return self._schedule
 
     @property
     def is_outdated(self) -> bool:

@@ -132,7 +132,7 @@ class ModelSteps:
     def pulled(self, others: Sequence[keras.Variable] = ()) -> list[DenseVariable]:
         """Returns the dense variables to pull: those of the model, `others`, and those found in steps."""
         # Keras does not count the states of a stateful RNN among the variables of its model.
-        known = [*self.model.variables, *_states_of(self.model)]
+        known = [*self.model.variables, *states_of(self.model)]
         return stored_values([*known, *others, *self._unknown.values()], DenseVariable)
 
     def sums(self) -> list[SumVariable]:
@@ -149,7 +149,7 @@ class ModelSteps:
         if self._carried is None:
             # Marked here as well: closures over fed batches are traced later, and mark them then.
             _mark_layers(self.model)
-            self._carried = stored_values(_states_of(self.model), DenseVariable)
+            self._carried = stored_values(states_of(self.model), DenseVariable)
         if self._carried:
             values = [(variable, variable.numpy()) for variable in self._carried]
             for worker in sorted({self.strategy.host_of(shard) for shard in range(self.strategy.num_workers)}):
@@ -259,11 +259,11 @@ def _mark_layers(model: keras.Model) -> None:
     for variable in model.trainable_variables:
         for value in stored_values([variable], DenseVariable):
             value.constraint = variable.constraint
-    for value in stored_values(_states_of(model), DenseVariable):
+    for value in stored_values(states_of(model), DenseVariable):
         value.carried = True
 
 
-def _states_of(model: keras.Model) -> list[keras.Variable]:
+def states_of(model: keras.Model) -> list[keras.Variable]:
     """Returns the states that layers carry from one batch to the next."""
     return [
         state

@@ -56,7 +56,8 @@ class ScopedVariables(list[keras.Variable]):
 def optimizers_of(model: keras.Model) -> list[keras.Optimizer]:
     """Returns all optimizers of a model: the compiled one, those in its attributes, and the parts of each."""
     # A custom `train_step` (a GAN, for example) applies optimizers that the model holds in attributes, lists or dicts.
-    optimizers = [model.optimizer]
+    # A model that is not compiled has no such attribute.
+    optimizers = [getattr(model, "optimizer", None)]
     for value in vars(model).values():
         members = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
         optimizers += [member for member in members if isinstance(member, keras.optimizers.Optimizer)]
@@ -70,8 +71,9 @@ def leading_optimizer(model: keras.Model) -> keras.Optimizer | None:
 
     Without one Keras compiles an RMSprop, which a `train_step` with optimizers of its own does not apply.
     """
-    others = [one for one in optimizers_of(model) if one not in (model.optimizer, unscaled(model.optimizer))]
-    return others[0] if others and getattr(model, DEFAULT_OPTIMIZER, False) else model.optimizer
+    own = getattr(model, "optimizer", None)
+    others = [one for one in optimizers_of(model) if one not in (own, unscaled(own))]
+    return others[0] if others and getattr(model, DEFAULT_OPTIMIZER, False) else own
 
 
 def update_step(

@@ -22,6 +22,7 @@ from tfps.keras._compat import (
     thread_state,
     tree,
 )
+from tfps.keras.functions import forget_function
 from tfps.keras.model_steps import ModelSteps, without_optionals
 from tfps.runtime.ordered_results import run_in_order
 from tfps.strategy.variables import DenseVariable
@@ -133,6 +134,11 @@ class PredictFunction:
         self._is_traced = self._assigns = False
         self._variables = self._steps.strategy.remote_variables.make_owned(self)
         self._whole = WholeCopies(f"prediction_{next(_NUMBERS)}", "predict")
+        self._steps.strategy.connection.add_holder(self)
+
+    def forget(self, device: str) -> None:
+        """Removes this function from its model if a server was started again: its graph names lost variables."""
+        forget_function(self, self._steps.model, "predict_function", device)
 
     def __call__(self, batches: Iterable[Nest]) -> Nest:
         """Runs the steps over some batches, such as `[(x,)]`, and returns their outputs, concatenated."""

@@ -88,6 +88,18 @@ class Twins:
             pairs = list(self._twins.items())
             return pairs if self._global is None else [*pairs, (_global_on_chief(), self._global)]
 
+    def global_state(self) -> list[int]:
+        """Returns the current state of Keras's global generator, that of its twin while a loop runs."""
+        generator = self._global if self._global is not None and self._depth else _global_on_chief()
+        return [int(one) for one in np.asarray(generator.state.numpy())]
+
+    def set_global_state(self, state: list[int]) -> None:
+        """Sets the state of Keras's global generator and of its twin."""
+        generator = _global_on_chief()
+        generator.state.assign(np.array(state))
+        if self._global is not None:
+            self._copy(generator, self._global)
+
     def _make(self, generator: keras.random.SeedGenerator) -> keras.random.SeedGenerator:
         strategy = self._strategy()
         assert strategy is not None

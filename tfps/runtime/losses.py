@@ -1,12 +1,14 @@
 """`Losses`: records which workers are lost, and which other workers do their work.
 
-The loss of a parameter server is different: it ends the program, because the server's variables are lost.
+A lost worker may come back (`tfps.runtime.rejoining`). The loss of a parameter server is different, because the
+server's variables are lost.
 
 Threading: any thread. A loss is recorded and logged once.
 """
 
 import logging
 import threading
+import time
 
 import tensorflow as tf
 
@@ -36,15 +38,42 @@ class Losses:
     """
 
     def __init__(self, num_workers: int, cluster: Cluster, needs_all: str = "") -> None:
-        self._num_workers, self._cluster, self._needs_all = num_workers, cluster, needs_all
-        self._lost: set[int] = set()
+        self.num_workers, self._cluster, self._needs_all = num_workers, cluster, needs_all
+        # For each lost worker, the second when it was lost, and why.
+        self._lost: dict[int, tuple[float, str]] = {}
         # Guards `_lost`, which the threads of all workers read and change.
         self._lock = threading.Lock()
 
-    def host_of(self, shard: int) -> int:
-        """Returns the worker that does the work of worker `shard`: that worker itself, unless it is lost."""
+    @property
+    def lost(self) -> frozenset[int]:
+        """The workers that are lost now."""
+        # Read without the lock, as the usual case is that there are none.
+        return frozenset(tuple(self._lost)) if self._lost else frozenset()
+
+    @property
+    def last(self) -> tuple[int, str]:
+        """The worker that was lost last, and why."""
         with self._lock:
-            alive = [worker for worker in range(self._num_workers) if worker not in self._lost]
+            worker = max(self._lost, key=lambda one: self._lost[one][0])
+            return worker, self._lost[worker][1]
+
+    def reason(self, worker: int) -> str:
+        """Returns why a lost worker was lost."""
+        with self._lock:
+            return self._lost[worker][1]
+
+    def restore(self, worker: int) -> float:
+        """Records that a lost worker works again; returns for how many seconds it was lost."""
+        with self._lock:
+            return time.monotonic() - self._lost.pop(worker)[0]
+
+    def host_of(self, shard: int) -> int:
+        """Returns the worker that does the work of worker `shard`: that worker itself, unless it is lost.
+
+        One worker must be left; `Rejoining.look` waits for it.
+        """
+        with self._lock:
+            alive = [worker for worker in range(self.num_workers) if worker not in self._lost]
         # Example: workers 1 and 2 of 4 are lost. Worker 3 does the work of worker 1, and worker 0 the work of worker 2.
         return shard if shard in alive else alive[shard % len(alive)]
 
@@ -52,7 +81,7 @@ class Losses:
         """Checks the processes of an embedded cluster.
 
         Raises:
-            TaskDiedError: a parameter server or the last worker has died.
+            TaskDiedError: a parameter server has died, or the last worker, and no worker comes back.
         """
         # The chief has no access to the processes of another cluster; their failures show in calls.
         if not isinstance(self._cluster, LocalCluster):
@@ -80,23 +109,44 @@ class Losses:
         return type(error)(f"{self._needs_all} {error}", error.task, f"{self._needs_all} {error.summary}")
 
     def _record_loss(self, error: ClusterError) -> bool:
-        """Records that the task of an error is lost, if it is a worker and not the last one. Returns whether it is."""
+        """Records that the task of an error is lost, if it is a worker that others replace or that may come back."""
         job, worker = error.task or ("", 0)
-        if self._needs_all:
+        if self._needs_all or job != jobs.WORKER:
             return False
+        why = error.summary.rstrip(".")
         with self._lock:
-            if job != jobs.WORKER or len(self._lost | {worker}) == self._num_workers:
-                return False
             known = worker in self._lost
-            self._lost.add(worker)
-        # Outside the lock, because the other threads need not wait while the task is removed.
-        if not known:
-            if isinstance(self._cluster, LocalCluster):
-                self._cluster.remove_task(jobs.WORKER, worker)
-            _LOG.warning(
-                "the other workers continue without worker %d: %s. Another worker takes over its input shard and "
-                "repeats the steps that were under way; each update counts once.",
-                worker,
-                error.summary.rstrip("."),
-            )
+            self._lost.setdefault(worker, (time.monotonic(), why))
+        # Outside the lock, because the other threads need not wait while the task is started.
+        after, comes = self._start_again(worker)
+        if not comes and self.lost == frozenset(range(self.num_workers)) and not self._any_comes():
+            return False
+        # One that has died once more before it was taken back in was never said to be back.
+        if known:
+            return True
+        _LOG.warning(
+            "the other workers continue without worker %d: %s. Another worker takes over its input shard and "
+            "repeats the steps that were under way; each update counts once. %s",
+            worker,
+            why,
+            after,
+        )
         return True
+
+    def _start_again(self, worker: int) -> tuple[str, bool]:
+        """Has a lost worker started again. Returns what to expect, for the log, and whether it may come back."""
+        cluster = self._cluster
+        if not isinstance(cluster, LocalCluster):
+            # Whoever started it starts it again: `tfps-launch`, Kubernetes, SLURM or the user.
+            return "It may come back at its address.", True
+        if cluster.start_again(jobs.WORKER, worker):
+            return "It is started again.", True
+        cluster.remove_task(jobs.WORKER, worker)
+        return f"It is not started again, after {cluster.restart_budget}.", False
+
+    def _any_comes(self) -> bool:
+        """Whether a lost worker of an embedded cluster is about to come back."""
+        cluster = self._cluster
+        return isinstance(cluster, LocalCluster) and any(
+            cluster.is_coming(jobs.WORKER, worker) or cluster.is_back(jobs.WORKER, worker) for worker in self.lost
+        )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from tfps.errors import ClusterTimeoutError
 from tfps.runtime.calls import Calls
+from tfps.runtime.gate import Gate
 from tfps.runtime.task_thread import TaskThread
 from tfps.types import Nest
 
@@ -25,18 +26,24 @@ class WorkerPool:
         devices: the device of each worker.
         translate: a function that turns an error of TensorFlow, in a call on a worker, into an error of tfps.
         check: a function that raises if a parameter server has died. Every wait calls it from time to time.
+        gate: lets calls pass, except while tasks are replaced; None for one of its own.
 
     Attributes:
         threads: the thread of each worker.
     """
 
     def __init__(
-        self, devices: list[str], translate: Callable[[int, Exception], Exception], check: Callable[[], None]
+        self,
+        devices: list[str],
+        translate: Callable[[int, Exception], Exception],
+        check: Callable[[], None],
+        gate: Gate | None = None,
     ) -> None:
         self.devices = devices
+        gate = gate or Gate()
         self.check = check
         self.threads = [
-            TaskThread(f"tfps-worker-{worker}", device, functools.partial(translate, worker))
+            TaskThread(f"tfps-worker-{worker}", device, functools.partial(translate, worker), gate)
             for worker, device in enumerate(devices)
         ]
         self._abandoned: list[Calls] = []

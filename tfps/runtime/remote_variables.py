@@ -162,6 +162,12 @@ class RemoteVariables:
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = weakref.ref(tasks)
+        self._owned: weakref.WeakSet[OwnedVariables] = weakref.WeakSet()
+
+    def remake(self, device: str) -> None:
+        """Makes the variables of all owners on a device again, after its task was started again."""
+        for owned in list(self._owned):
+            owned.remake(device)
 
     def make_owned(self, owner: object) -> OwnedVariables:
         """Returns an empty `OwnedVariables`, whose variables are destroyed some time after `owner` is collected."""
@@ -172,6 +178,7 @@ class RemoteVariables:
         assert alive is not None
         owned = OwnedVariables(lambda variables, wait: _destroy(tasks(), variables, wait), alive.worker_devices)
         background.finalize(owner, owned.destroy)
+        self._owned.add(owned)
         return owned
 
 

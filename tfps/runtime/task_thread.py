@@ -21,6 +21,7 @@ from tensorflow.python.eager import context  # executors are not public
 from tensorflow.python.eager.executor import new_executor
 
 from tfps.cluster.faults import raise_translated
+from tfps.runtime.gate import Gate
 from tfps.types import Nest
 
 TranslateError: TypeAlias = Callable[[Exception], Exception]
@@ -36,11 +37,12 @@ class TaskThread:
         name: the name of the thread.
         device: the device for the operations of the functions.
         translate: a function that translates the errors of `call`.
+        gate: lets calls pass, except while tasks are replaced.
     """
 
-    def __init__(self, name: str, device: str, translate: TranslateError) -> None:
+    def __init__(self, name: str, device: str, translate: TranslateError, gate: Gate | None = None) -> None:
         self.device = device
-        self._translate = translate
+        self._translate, self._gate = translate, gate or Gate()
         # Each thread has its own executor, because TensorFlow reports the error of a task in the next operation of the
         # executor, whatever its task.
         self._executor = new_executor(enable_async=False)
@@ -80,7 +82,7 @@ class TaskThread:
             TfpsError: TensorFlow raised an error, and this is its translation.
         """
         try:
-            with context.executor_scope(self._executor), tf.device(self.device):
+            with self._gate.passage(), context.executor_scope(self._executor), tf.device(self.device):
                 return tf.nest.map_structure(_to_chief, function())
         except tf.errors.OpError as error:
             # Without this, the executor would raise the same error for its next function.

@@ -66,9 +66,13 @@ def wait_until(condition: Callable[[], bool], wait: Wait) -> None:
         ClusterTimeoutError: the condition did not hold in time.
     """
     deadline = time.monotonic() + wait.timeout_s
+    next_check = time.monotonic() + _CHECK_EVERY_S
     while not condition():
-        if time.monotonic() > deadline:
+        if (now := time.monotonic()) > deadline:
             raise ClusterTimeoutError(f"waited {wait.timeout_s:.0f} s for {wait.what}.")
+        if now > next_check:
+            wait.check()
+            next_check = now + _CHECK_EVERY_S
         time.sleep(_LOOK_S)
 
 

@@ -4,6 +4,7 @@ TensorFlow splits a strategy into two objects. Users see the `tf.distribute.Stra
 work.
 """
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,36 @@ from tensorflow.python.distribute import parameter_server_strategy_v2  # the ext
 from tfps import step
 from tfps.checks import check_type
 from tfps.cluster import devices
+from tfps.cluster.remote_variable import remake
 from tfps.errors import UnsupportedError
 from tfps.strategy.arguments import ALLREDUCE
 from tfps.types import Nest
+
+
+class PlainVariable:
+    """Makes a plain `tf.Variable` anew when its server was started again.
+
+    Ownership: the variable owns this object, so that both end together.
+
+    Args:
+        variable: the variable, which is held weakly.
+        device: the device of its server.
+    """
+
+    def __init__(self, variable: tf.Variable, device: str) -> None:
+        self._variable, self._device = weakref.ref(variable), device
+
+    @classmethod
+    def of(cls, variable: tf.Variable, device: str) -> "PlainVariable":
+        """Returns the object of a variable, and gives it to the variable."""
+        variable._tfps_plain = cls(variable, device)
+        return variable._tfps_plain
+
+    def forget(self, device: str) -> None:
+        """See `tfps.cluster.connection.Holder`."""
+        variable = self._variable()
+        if device == self._device and variable is not None:
+            remake(variable, device)
 
 
 class Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
@@ -68,4 +96,6 @@ class Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
         device = devices.server(strategy.factory.place_plain(kwargs))
         # The plan decides the device. The caller's device and colocation scopes must not override it.
         with tf.compat.v1.colocate_with(None, ignore_existing=True), tf.device(device):
-            return next_creator(**kwargs)
+            variable = next_creator(**kwargs)
+        strategy.connection.add_holder(PlainVariable.of(variable, device))
+        return variable

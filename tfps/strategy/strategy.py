@@ -33,8 +33,11 @@ from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
 from tfps.placement.small_tables import DENSE_TABLES_BYTES
 from tfps.placement.spec import VariableSpec
+from tfps.runtime.gate import Gate
 from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
+from tfps.runtime.recovery import Restorer
+from tfps.runtime.rejoining import Rejoining
 from tfps.runtime.remote_variables import RemoteVariables
 from tfps.strategy.arguments import ALLREDUCE, Arguments
 from tfps.strategy.coordinator import Coordinator, shorten_record
@@ -178,9 +181,15 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             raise
         # Nothing below this line can fail, so nothing below has to stop the cluster again.
         self.dense = arguments.dense
-        self._losses = Losses(self.num_workers, self.connection.cluster, _NEEDS_ALL if self.dense == ALLREDUCE else "")
+        self.losses = Losses(self.num_workers, self.connection.cluster, _NEEDS_ALL if self.dense == ALLREDUCE else "")
+        self.restorer: Restorer | None = None
+        self.gate = Gate()
+        self._rejoining = Rejoining(
+            self.losses, self.connection.cluster, self.gate, functools.partial(_forget, weakref.ref(self))
+        )
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
+        self._each_server_pool: WorkerPool | None = None
         self.remote_variables = RemoteVariables(self)
         # With equal copies no worker misses a step of another, so the number of workers does not matter.
         missing = 1 if self.dense == ALLREDUCE else self.num_workers
@@ -264,11 +273,18 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             TaskDiedError: a parameter server or the last worker of an embedded cluster has died.
         """
         self.connection.check()
-        self._losses.check()
+        self.losses.check()
 
     def host_of(self, shard: int) -> int:
-        """Returns the worker that does the work of worker `shard`: that worker itself, unless it is lost."""
-        return self._losses.host_of(shard)
+        """Returns the worker that does the work of worker `shard`: that worker itself, unless it is lost.
+
+        Takes lost workers back in that are up again. If none is left, it waits for one.
+
+        Raises:
+            ClusterTimeoutError: no worker is left, and none came back in time.
+        """
+        self._rejoining.look()
+        return self.losses.host_of(shard)
 
     @property
     def pool(self) -> WorkerPool:
@@ -276,7 +292,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         # Created by the first use, because a program that only saves or plans needs no threads.
         self.connection.check()
         if self._pool is None:
-            self._pool = self._make_pool(self.worker_devices, self._losses.translate)
+            self._pool = self._make_pool(self.worker_devices, self.losses.translate)
         return self._pool
 
     @property
@@ -289,11 +305,20 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             self._server_pool = self._make_pool([devices.CHIEF], lambda _, error: translate(error, cluster))
         return self._server_pool
 
+    @property
+    def each_server_pool(self) -> WorkerPool:
+        """The pool that runs functions on each server by itself: saving and restoring of rows."""
+        self.connection.check()
+        if self._each_server_pool is None:
+            cluster, servers = self.connection.cluster, [devices.server(index) for index in range(self.num_servers)]
+            self._each_server_pool = self._make_pool(servers, lambda _, error: translate(error, cluster))
+        return self._each_server_pool
+
     def _make_pool(self, pool_devices: list[str], translate_error: Callable[[int, Exception], Exception]) -> WorkerPool:
         """Makes a pool with a thread for each device, which ends with the connection."""
         # The threads hold their arguments. A reference to the strategy would keep it alive for ever.
-        check = functools.partial(_check, weakref.ref(self.connection), self._losses)
-        pool = WorkerPool(pool_devices, translate_error, check)
+        check = functools.partial(_check, weakref.ref(self.connection), self.losses)
+        pool = WorkerPool(pool_devices, translate_error, check, self.gate)
         self.connection.add_pool(pool.close)
         return pool
 
@@ -353,6 +378,15 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         """Creates a variable at the placement that the plan gives; see `VariableFactory.create`."""
         self.connection.check()
         return self.factory.create(spec, recipe, summed=summed)
+
+
+def _forget(strategy: "weakref.ref[ParameterServerStrategy]", worker: int) -> None:
+    """Drops what the chief keeps of things on a worker that was started again."""
+    alive = strategy()
+    if alive is not None:
+        device = alive.worker_devices[worker]
+        alive.connection.forget(device)
+        alive.remote_variables.remake(device)
 
 
 def _check(connection: "weakref.ref[Connection]", losses: Losses) -> None:

@@ -78,7 +78,7 @@ class ShippedSchedule(PacedSchedule):
         super().__init__(runner, epoch, pacing, most)
         self._live = set(epoch.to_start)
         # The batches of each shard that have begun, of this iterator; and those of all shards before this epoch.
-        self._begun, self._before = list(epoch.taken), sum(epoch.taken)
+        self._begun, self._trained_before = list(epoch.taken), sum(epoch.taken)
 
     def _launch(self) -> None:
         pace = self._pace()
@@ -95,7 +95,7 @@ class ShippedSchedule(PacedSchedule):
                 share = self.budget.share(shard)
                 size = self._within_leeway(self._closure_size(pace, len(shards), share), len(shards))
                 may = self.progress.under_way[shard] <= turn and self._pacing.may_begin(shard, self.progress)
-                if may and size > 0 and not self._to_repeat[shard]:
+                if may and size > 0 and not self._to_repeat[shard] and self._is_placed(shard):
                     self.budget.spend(size, shard)
                     self._submit(InFlight(self._order(shard, size, pace.steps)))
 
@@ -110,7 +110,7 @@ class ShippedSchedule(PacedSchedule):
         """Creates the next order of a shard. Its batches are every n-th of the input, and are numbered so."""
         shards = len(self.epoch.to_start)
         # The first batch of the epoch has number 0. After an epoch that was stopped, a shard may be behind it.
-        number = max(0, self._begun[shard] * shards + shard - self._before)
+        number = max(0, self._begun[shard] * shards + shard - self._trained_before)
         self._begun[shard] += size
         # With several parts, the counts of a worker go on from values of others in the middle of a closure.
         stride = shards if self._pacing.parts == 1 else 0

@@ -51,7 +51,10 @@ class Schedule(abc.ABC):
 
     def __init__(self, runner: Runner, epoch: Epoch, most: int) -> None:
         self.runner, self.epoch = runner, epoch
-        self._steps = epoch.source.steps_per_epoch
+        # An endless input has several schedules, and another program may have run a part of the first.
+        self._before, epoch.handed = epoch.handed, 0
+        whole = epoch.source.steps_per_epoch
+        self._steps = None if whole is None else whole - self._before
         self.budget = self._budget(self._steps)
         self.progress = Progress(len(runner.workers.pool.devices))
         self._ready = 0
@@ -85,6 +88,15 @@ class Schedule(abc.ABC):
     def spent(self) -> bool:
         """Whether all steps of the budget were handed out. An endless input then continues in another epoch."""
         return self._steps is not None and self._handed >= self._steps
+
+    @property
+    def trained(self) -> int:
+        """The number of steps of the training loop's epoch that are done, whether or not they were handed out."""
+        return self._before + self._handed + self._ready
+
+    def taken(self) -> list[int]:
+        """Returns for each shard the number of batches that are part of the model, when none is under way."""
+        return list(self.epoch.taken)
 
     @property
     def is_whole(self) -> bool:
@@ -148,6 +160,20 @@ class Schedule(abc.ABC):
         # In the order of their numbers, because a server that has seen a number ignores all lower ones of the shard.
         for flight in sorted(lost, key=lambda flight: flight.order.first):
             self._submit(flight)
+
+    def _is_placed(self, shard: int) -> bool:
+        """Returns a shard to its own worker if that is back; returns whether closures of the shard may begin now.
+
+        It returns between two closures, when it is known which of its batches were trained.
+        """
+        if self.epoch.source.is_fed or self.runner.workers.host_of(shard) != shard:
+            return True
+        if self.epoch.hosts.get(shard, shard) == shard:
+            return True
+        if self.progress.under_way[shard] or self._to_repeat[shard]:
+            return False
+        self.runner.closures.start_shard(self.epoch, shard)
+        return True
 
     def _leeway(self, workers: int) -> int | None:
         """Returns the number of steps that may begin now without running too far ahead; None for any number.

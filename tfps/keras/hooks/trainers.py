@@ -3,7 +3,6 @@
 Threading: the main thread.
 """
 
-import weakref
 from collections.abc import Callable, Mapping
 from types import GeneratorType
 from typing import Any
@@ -11,21 +10,38 @@ from typing import Any
 import tensorflow as tf
 
 from tfps import step
-from tfps.keras import building, eager_steps, exporting, model_checks, optimizers, predicting, regularizing, seeds
-from tfps.keras._compat import ArrayDataAdapter, TensorFlowTrainer, TFEpochIterator, Trainer, cloning, final_logs, keras
+from tfps.keras import (
+    building,
+    eager_steps,
+    exporting,
+    model_checks,
+    optimizers,
+    predicting,
+    regularizing,
+    resuming,
+    seeds,
+)
+from tfps.keras._compat import (
+    STEPS_OF_EPOCH,
+    ArrayDataAdapter,
+    TensorFlowTrainer,
+    TFEpochIterator,
+    Trainer,
+    cloning,
+    final_logs,
+    keras,
+)
 from tfps.keras.arrays import make_dataset
 from tfps.keras.batch_callbacks import looking_ahead
 from tfps.keras.eager_steps import EagerFunction
 from tfps.keras.functions import StepFunction
 from tfps.keras.hooks import replacing
 from tfps.keras.hooks.replacing import Method
+from tfps.keras.steps_of_models import steps_of
 from tfps.keras.variables import current_strategy
-from tfps.runtime.steps_under_way import TEST, TRAIN, StepsUnderWay
+from tfps.runtime.steps_under_way import TEST, TRAIN
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.types import Nest
-
-_STEPS: "weakref.WeakKeyDictionary[keras.Model, StepsUnderWay]" = weakref.WeakKeyDictionary()
-"""The steps under way of each model of our strategy. An entry is made the first time something waits for them."""
 
 
 def install() -> None:
@@ -53,6 +69,7 @@ def install() -> None:
     for name in ("_clone_functional_model", "_clone_sequential_model"):
         replacing.replace(cloning, name, _clone, _is_outside_its_scope)
     replacing.replace(TFEpochIterator, "__init__", _init_epoch_iterator, _is_for_our_strategy)
+    replacing.replace(TFEpochIterator, STEPS_OF_EPOCH, resuming.steps_of_epoch, resuming.is_resumed)
 
 
 def _is_outside_its_scope(model: keras.Model, *args: object, **kwargs: object) -> bool:
@@ -166,20 +183,6 @@ def _make_predict_function(stock: Method, model: keras.Model, force: bool = Fals
     return model.predict_function
 
 
-def _steps_of(model: keras.Model) -> StepsUnderWay:
-    """Returns the steps that workers have under way for a model."""
-    if model not in _STEPS:
-        # The value of a WeakKeyDictionary must not refer to its key, or the model would never be freed.
-        reference = weakref.ref(model)
-
-        def function_of(kind: str) -> StepFunction | None:
-            function = getattr(reference(), kind, None)
-            return function if isinstance(function, StepFunction) else None
-
-        _STEPS[model] = StepsUnderWay(function_of, model._distribute_strategy.closure_timeout_s)
-    return _STEPS[model]
-
-
 def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit`; its steps run ahead of the callbacks only as far as these allow."""
     model_checks.check_known(model)
@@ -195,25 +198,25 @@ def _evaluate(stock: Method, model: keras.Model, *args: object, **kwargs: object
 
 def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit` or `evaluate`. If it fails, no step that it started changes the model afterwards."""
-    with seeds.twins_of(model._distribute_strategy).loop(), _steps_of(model).loop(kind):
+    with seeds.twins_of(model._distribute_strategy).loop(), steps_of(model).loop(kind):
         return stock(model, *args, **kwargs)
 
 
 def _metrics_result_or_logs(stock: Method, model: keras.Model, logs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Ends an epoch or `evaluate`: waits for all its steps, so that the logs have them."""
-    final = _steps_of(model).finish()
+    final = steps_of(model).finish()
     return stock(model, logs) if final is None else final_logs(model, final)
 
 
 def _run_settled(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `save` and similar methods between two steps: a callback may call them within an epoch."""
-    _steps_of(model).settle()
+    steps_of(model).settle()
     return stock(model, *args, **kwargs)
 
 
 def _predict(stock: Method, model: keras.Model, *args: Any, **kwargs: Any) -> object:
     # A callback may call `predict` within an epoch; it must see the updates of all steps so far.
-    _steps_of(model).settle()
+    steps_of(model).settle()
     predict = eager_steps.predict if eager_steps.runs_eagerly(model) else predicting.predict
     return predict(stock, model, *args, **kwargs)
 
@@ -232,6 +235,7 @@ def _symbolic_build(
     """
     if iterator is not None:
         data_batch = iterator._distributed_dataset.element_spec
+        resuming.note_input(model, iterator)
     strategy = model._distribute_strategy
     # BackupAndRestore leaves this set after a resumed `fit`, and the next `fit` would train no epoch.
     model._initial_epoch = 0

@@ -90,12 +90,22 @@ class SyncSchedule(Schedule):
             self._take_result()
         self._ready = 0
 
+    def taken(self) -> list[int]:
+        """See `Schedule`. Batches whose contributions wait for others are not part of the model yet."""
+        return [taken - len(shard.waiting) for taken, shard in zip(super().taken(), self._shards, strict=True)]
+
     def _launch(self) -> None:
         # In turns, so that each shard has one contribution before any has two.
         for turn in range(self._policy.slots):
             for number, shard in enumerate(self._shards):
-                if self._unmerged(number) <= turn and self._may_begin(number, shard) and not self._to_repeat[number]:
+                if self._unmerged(number) <= turn and self._may_begin(number, shard) and self._is_placed(number):
                     self._begin(number, shard)
+
+    def _is_placed(self, shard: int) -> bool:
+        """See `Schedule`. A batch that has to be trained again is kept on the worker that has read it."""
+        if self._to_repeat[shard]:
+            return False
+        return self._shards[shard].again is not None or super()._is_placed(shard)
 
     def _unmerged(self, number: int) -> int:
         """Counts the contributions of a shard that have begun and are not merged: under way, lost, or waiting."""

@@ -1,0 +1,200 @@
+"""`fit` that is started again goes on at the saved step and the saved place in the input."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfps
+from tests.saving.models import X, Y, assert_same, build, values
+from tfps.callbacks import Checkpoint
+from tfps.errors import CheckpointError, ConfigError, UnsupportedError
+
+SIZE, BATCHES = 40, 30
+
+
+class StopError(Exception):
+    pass
+
+
+class Ends(keras.callbacks.Callback):
+    """Ends `fit` by an exception after some batches, as a killed program ends."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.left = after
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise StopError
+
+
+def dataset():
+    return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(500).batch(SIZE)
+
+
+def generator():
+    def batches():
+        for start in range(0, len(X), SIZE):
+            # Draws what it gives, so the order of draws matters.
+            noise = np.random.default_rng(start).integers(0, 2)
+            yield X[start : start + SIZE], Y[start : start + SIZE] * noise
+
+    signature = (tf.TensorSpec([None, 3], tf.int64), tf.TensorSpec([None, 1]))
+    return tf.data.Dataset.from_generator(batches, output_signature=signature)
+
+
+INPUTS = {
+    "arrays": lambda: {"x": X, "y": Y, "batch_size": SIZE, "epochs": 2},
+    "dataset": lambda: {"x": dataset(), "epochs": 2},
+    "endless": lambda: {"x": dataset().repeat(), "steps_per_epoch": 20, "epochs": 3},
+    "fed": lambda: {"x": generator(), "epochs": 2},
+}
+OPTIMIZERS = {
+    "asynchronous": lambda: "adam",
+    "geo": lambda: tfps.optimizers.Geo("adam"),
+    "sync": lambda: tfps.optimizers.Sync("adam"),
+}
+
+
+def fit(strategy, optimizer, arguments, *callbacks):
+    """Trains a new model; returns it and the history."""
+    with strategy.scope():
+        model = build(optimizer())
+    with contextlib.suppress(StopError):
+        model.fit(**arguments(), verbose=0, callbacks=list(callbacks))
+    return model
+
+
+# Each input in one mode, and each mode with one input.
+@pytest.mark.parametrize(
+    "mode, name",
+    [("asynchronous", "arrays"), ("asynchronous", "endless"), ("asynchronous", "fed"), ("geo", "dataset")]
+    + [("sync", "endless"), ("sync", "fed")],
+)
+def test_one_worker_goes_on_bit_for_bit(one_worker, tmp_path, mode, name):
+    optimizer, arguments = OPTIMIZERS[mode], INPUTS[name]
+    # The callback bounds closures, so the training that never stops has it too.
+    whole = fit(one_worker, optimizer, arguments, Checkpoint(tmp_path / "whole", every_steps=7))
+    fit(one_worker, optimizer, arguments, Checkpoint(tmp_path / "run", every_steps=7), Ends(after=45))
+    assert (tmp_path / "run" / "latest").read_text() == "ckpt-42\n"
+    resumed = fit(one_worker, optimizer, arguments, Checkpoint(tmp_path / "run", every_steps=7))
+    assert int(resumed.optimizer.iterations) == 60
+    # A program does not know how long a closure over fed batches may be before it has traced one, and where it cuts the
+    # steps changes the rounding of dense variables.
+    assert_same(values(whole), values(resumed), tolerance=1e-6 if (mode, name) == ("asynchronous", "fed") else 0.0)
+    # Metrics under way, too.
+    last = whole.history.history["loss"][-1], whole.history.history["auc"][-1]
+    assert (resumed.history.history["loss"][-1], resumed.history.history["auc"][-1]) == pytest.approx(last, rel=1e-6)
+
+
+class Counts(keras.layers.Layer):
+    """Looks up ids in a table whose gradient is -1 for each, so SGD at rate 1 counts how often each was trained."""
+
+    def build(self, shape):
+        self.table = keras.layers.Embedding(1200, 1, embeddings_initializer="zeros")
+        self.table.build(shape)
+
+    def call(self, ids):
+        return self.table(ids)
+
+
+@pytest.mark.parametrize("mode", ["asynchronous", "geo", "sync"])
+@pytest.mark.parametrize("how", ["every_steps", "every_s"])
+def test_two_workers_train_each_batch_once(strategy, no_young, tmp_path, mode, how):
+    wrap = {"asynchronous": lambda one: one, "geo": lambda one: tfps.optimizers.Geo(one, push_every=2, merge="sum")}
+    wrap["sync"] = tfps.optimizers.Sync
+    ids = np.arange(1200)[:, np.newaxis]
+    data = tf.data.Dataset.from_tensor_slices((ids, np.zeros((1200, 1, 1), "float32"))).shuffle(99).batch(SIZE)
+
+    def train(*callbacks):
+        with strategy.scope():
+            model = keras.Sequential([keras.Input((1,), dtype="int64"), Counts()])
+            model.compile(wrap[mode](keras.optimizers.SGD(1.0)), lambda y, rows: -keras.ops.sum(rows))
+        every = {"every_steps": 7} if how == "every_steps" else {"every_s": 0.05}
+        with contextlib.suppress(StopError):
+            model.fit(data, epochs=2, verbose=0, callbacks=[Checkpoint(tmp_path, **every), *callbacks])
+        return model
+
+    train(Ends(after=44))
+    moved = train().get_weights()[0][:, 0]
+    # The mean over two workers in synchronous mode.
+    np.testing.assert_array_equal(moved, np.full(1200, 1.0 if mode == "sync" else 2.0))
+
+
+def test_a_finished_fit_does_nothing_and_more_epochs_go_on(one_worker, tmp_path):
+    arguments = INPUTS["dataset"]
+    model = fit(one_worker, OPTIMIZERS["asynchronous"], arguments, Checkpoint(tmp_path))
+    again = fit(one_worker, OPTIMIZERS["asynchronous"], arguments, Checkpoint(tmp_path))
+    assert_same(values(model), values(again))
+    assert not again.history.history
+    more = fit(one_worker, OPTIMIZERS["asynchronous"], lambda: arguments() | {"epochs": 3}, Checkpoint(tmp_path))
+    assert int(more.optimizer.iterations) == 90
+
+
+def test_a_broken_checkpoint_is_left_out_and_the_one_before_is_used(one_worker, tmp_path, caplog):
+    run = tmp_path / "run"
+    fit(one_worker, OPTIMIZERS["asynchronous"], INPUTS["arrays"], Checkpoint(run, every_steps=20), Ends(after=45))
+    assert sorted(one.name for one in run.iterdir()) == ["ckpt-20", "ckpt-40", "latest", "writer.lock"]
+    data = next((run / "ckpt-40").glob("rows-1-of-2/*.data*"))
+    data.write_bytes(data.read_bytes()[:-8] + b"12345678")
+    resumed = fit(one_worker, OPTIMIZERS["asynchronous"], INPUTS["arrays"], Checkpoint(run, every_steps=20))
+    assert f"a checkpoint is left out: {data} is broken" in caplog.text
+    assert int(resumed.optimizer.iterations) == 60
+    for manifest in run.glob("*/manifest.json"):
+        manifest.write_text("{}")
+    with pytest.raises(CheckpointError, match=r"none of the 3 checkpoints in .* can be used"):
+        fit(one_worker, OPTIMIZERS["asynchronous"], INPUTS["arrays"], Checkpoint(run))
+
+
+def test_old_checkpoints_are_removed(one_worker, tmp_path):
+    fit(one_worker, OPTIMIZERS["asynchronous"], INPUTS["arrays"], Checkpoint(tmp_path, every_steps=10, keep=2))
+    assert sorted(one.name for one in tmp_path.glob("ckpt-*")) == ["ckpt-50", "ckpt-60"]
+
+
+def test_fit_goes_on_from_an_object_store(one_worker):
+    pytest.importorskip("fsspec")
+    url, optimizer = "memory://goes-on", OPTIMIZERS["asynchronous"]
+    fit(one_worker, optimizer, INPUTS["arrays"], Checkpoint(url, every_steps=20, keep=1), Ends(after=45))
+    resumed = fit(one_worker, optimizer, INPUTS["arrays"], Checkpoint(url, every_steps=20, keep=1))
+    assert int(resumed.optimizer.iterations) == 60
+
+
+def test_another_program_that_writes_meanwhile_is_named(one_worker, tmp_path):
+    class Intrudes(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch:
+                tfps.checkpoint.save(self.model, tmp_path / "ckpt-9000")
+                (tmp_path / "latest").write_text("ckpt-9000\n")
+
+    with pytest.raises(CheckpointError, match=r"another program has written ckpt-9000"):
+        fit(one_worker, OPTIMIZERS["asynchronous"], INPUTS["arrays"], Checkpoint(tmp_path), Intrudes())
+
+
+def test_plain_keras_goes_on_after_whole_epochs(tmp_path):
+    def train(epochs):
+        model = build()
+        model.fit(X, Y, batch_size=SIZE, epochs=epochs, shuffle=False, verbose=0, callbacks=[Checkpoint(tmp_path)])
+        return model
+
+    train(1)
+    assert_same(values(train(2)), values(train(2)))
+    with pytest.raises(UnsupportedError, match=r"`every_steps` and `every_s` need a ParameterServerStrategy"):
+        build().fit(X, Y, verbose=0, callbacks=[Checkpoint(tmp_path, every_steps=3)])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"every_steps": 0}, "`every_steps` must be an integer of at least 1"),
+        ({"every_s": "x"}, "`every_s` must be a number above 0"),
+        ({"keep": 0}, "`keep` must be an integer of at least 1"),
+    ],
+)
+def test_bad_arguments_of_the_callback_are_named(tmp_path, arguments, message):
+    with pytest.raises(ConfigError) as caught:
+        Checkpoint(tmp_path, **arguments)
+    assert message in str(caught.value)

@@ -1,0 +1,376 @@
+"""Where checkpoints are: folders of this machine, or of a file system that all tasks share.
+
+A checkpoint is complete or not there: it is written under another name (`ckpt-1200.partial`), brought to the disk, and
+renamed. `latest` names the last complete one; it too is replaced by a rename. Two programs that write into one folder
+would mix their files, so a writer holds a lock (`flock`), which ends with its process.
+
+Threading: the thread that saves or restores; `Draft.prefix` and `Stored` may be used by any.
+"""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Protocol
+
+from tfps.errors import CheckpointError
+from tfps.saving import manifest as manifests
+from tfps.saving.manifest import Manifest, files_of
+
+LATEST = "latest"
+_LOCK = "writer.lock"
+_PARTIAL = ".partial"
+_NUMBERED = re.compile(r"ckpt-(\d+)")
+
+
+def name_of(step: int) -> str:
+    """Returns the name of the checkpoint of a step in the folder of a run."""
+    return f"ckpt-{step}"
+
+
+class Draft(Protocol):
+    """A checkpoint that is being written.
+
+    Attributes:
+        path: the path of the complete checkpoint.
+    """
+
+    path: str
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether servers may be able to write its files themselves."""
+        ...
+
+    def prefix(self, bundle: str) -> str:
+        """Returns the path at which a tensor bundle is written, absolute."""
+        ...
+
+    def commit(self, bundle: str) -> dict[str, int]:
+        """Takes a bundle that was written; returns the bytes of each of its files."""
+        ...
+
+    def finish(self, manifest: Manifest) -> None:
+        """Completes the checkpoint."""
+        ...
+
+    def discard(self) -> None:
+        """Removes what was written."""
+        ...
+
+
+class Stored(Protocol):
+    """A complete checkpoint."""
+
+    path: str
+    manifest: Manifest
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether servers may be able to read its files themselves."""
+        ...
+
+    def probe(self) -> tuple[str, str]:
+        """Returns the path of a file and its content, by which a server is found to share the folder."""
+        ...
+
+    def fetch(self, bundle: str) -> str:
+        """Returns the path of a tensor bundle, absolute, on this machine."""
+        ...
+
+    def release(self, prefix: str) -> None:
+        """Ends the use of a path that `fetch` has returned."""
+        ...
+
+    def check_sizes(self) -> None:
+        """Checks that all files are there, with their bytes.
+
+        Raises:
+            CheckpointError: a file is missing, or is shorter or longer.
+        """
+        ...
+
+
+class Folder(Protocol):
+    """A folder with the checkpoints of a run."""
+
+    path: str
+
+    def names(self) -> list[str]:
+        """Returns the names of the complete checkpoints, the oldest first."""
+        ...
+
+    def latest(self) -> str | None:
+        """Returns the name that `latest` has; None if there is none."""
+        ...
+
+    def set_latest(self, name: str) -> None:
+        """Makes a checkpoint the latest."""
+        ...
+
+    def begin(self, name: str) -> Draft:
+        """Begins a checkpoint.
+
+        Raises:
+            CheckpointError: it cannot be written: it is there already, the folder is not writable, or another program
+                writes it.
+        """
+        ...
+
+    def open(self, name: str) -> Stored:
+        """Opens a complete checkpoint, and reads its manifest.
+
+        Raises:
+            CheckpointError: it is missing or broken.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Removes a checkpoint."""
+        ...
+
+    def child(self, name: str) -> "Folder":
+        """Returns a folder in this folder."""
+        ...
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps other programs from writing into the folder.
+
+        Raises:
+            CheckpointError: another program writes into it.
+        """
+        ...
+
+
+def by_step(names: list[str]) -> list[str]:
+    """Returns the names of checkpoints of a run, the oldest first."""
+    numbered = ((int(match[1]), name) for name in names if (match := _NUMBERED.fullmatch(name)))
+    return [name for _, name in sorted(numbered)]
+
+
+class LocalFolder:
+    """A folder that the chief reaches by its file system.
+
+    Args:
+        path: its path; relative paths are of the current folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        # Servers may have another current folder.
+        self._path = pathlib.Path(path).expanduser().absolute()
+        self.path = str(self._path)
+
+    def names(self) -> list[str]:
+        """See `Folder`."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return by_step([one.name for one in self._path.iterdir() if (one / manifests.NAME).exists()])
+        return []
+
+    def latest(self) -> str | None:
+        """See `Folder`."""
+        try:
+            text = (self._path / LATEST).read_text("utf-8", errors="replace").strip()
+        except OSError:
+            return None
+        return text or None
+
+    def set_latest(self, name: str) -> None:
+        """See `Folder`."""
+        with _named(self._path):
+            _write_durably(self._path / LATEST, name + "\n")
+
+    def begin(self, name: str) -> "LocalDraft":
+        """See `Folder`."""
+        return LocalDraft(self._path / name)
+
+    def open(self, name: str) -> "LocalStored":
+        """See `Folder`."""
+        return LocalStored(self._path / name)
+
+    def remove(self, name: str) -> None:
+        """See `Folder`."""
+        target = self._path / name
+        # Incomplete first, so that a reader never finds half of it.
+        (target / manifests.NAME).unlink(missing_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+
+    def child(self, name: str) -> "LocalFolder":
+        """See `Folder`."""
+        return LocalFolder(self._path / name)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """See `Folder`."""
+        with _named(self._path):
+            self._path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _lock(descriptor, self._path)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+class LocalDraft:
+    """A checkpoint that is being written into a folder. See `Draft`.
+
+    Args:
+        target: the path of the complete checkpoint.
+    """
+
+    is_shared = True
+
+    def __init__(self, target: pathlib.Path) -> None:
+        self.path = str(target)
+        self._target, self._partial = target, target.with_name(target.name + _PARTIAL)
+        if target.exists():
+            raise CheckpointError(
+                f"`path` must be new, because nothing is overwritten. Received: {target}, which exists. "
+                "Valid: another path; or remove it first."
+            )
+        with _named(target):
+            self._partial.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._partial, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _lock(self._descriptor, target)
+            # Only a writer that died has left anything here, because this one has the lock.
+            with _named(target):
+                for one in self._partial.iterdir():
+                    shutil.rmtree(one) if one.is_dir() else one.unlink()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def prefix(self, bundle: str) -> str:
+        """See `Draft`."""
+        path = self._partial / bundle
+        with _named(self._target):
+            path.parent.mkdir(exist_ok=True)
+        return str(path)
+
+    def commit(self, bundle: str) -> dict[str, int]:
+        """See `Draft`."""
+        with _named(self._target):
+            return {name: (self._partial / name).stat().st_size for name in files_of(bundle)}
+
+    def finish(self, manifest: Manifest) -> None:
+        """See `Draft`."""
+        with _named(self._target):
+            _write_durably(self._partial / manifests.NAME, manifest.to_json())
+            # Before the rename: after a power cut the new name must not be there without the bytes.
+            for name in manifest.files:
+                _sync(self._partial / name)
+            for folder in {(self._partial / name).parent for name in manifest.files} | {self._partial}:
+                _sync(folder)
+            # A rename replaces an empty folder alone, so it cannot overwrite a checkpoint.
+            os.rename(self._partial, self._target)
+            _sync(self._target.parent)
+        os.close(self._descriptor)
+
+    def discard(self) -> None:
+        """See `Draft`."""
+        shutil.rmtree(self._partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+
+class LocalStored:
+    """A complete checkpoint in a folder. See `Stored`.
+
+    Args:
+        path: its path.
+    """
+
+    is_shared = True
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+        self.path = str(path)
+        file = path / manifests.NAME
+        try:
+            text = file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise CheckpointError(_missing(path)) from None
+        except OSError as error:
+            raise CheckpointError(f"cannot read {file}: {error.strerror}.") from None
+        self.manifest = manifests.parse(text, str(file))
+        self._probe = str(file), text.decode()
+
+    def probe(self) -> tuple[str, str]:
+        """See `Stored`."""
+        return self._probe
+
+    def fetch(self, bundle: str) -> str:
+        """See `Stored`."""
+        return str(self._path / bundle)
+
+    def release(self, prefix: str) -> None:
+        """See `Stored`."""
+
+    def check_sizes(self) -> None:
+        """See `Stored`."""
+        for name, file in self.manifest.files.items():
+            try:
+                size = (self._path / name).stat().st_size
+            except OSError as error:
+                raise CheckpointError(f"{self._path / name} is missing ({error.strerror}).") from None
+            check_size(str(self._path / name), size, file.bytes)
+
+
+def check_size(path: str, size: int, wanted: int) -> None:
+    """Checks the length of a file.
+
+    Raises:
+        CheckpointError: it has another length than when it was written.
+    """
+    if size != wanted:
+        kind = "truncated" if size < wanted else "of another checkpoint"
+        raise CheckpointError(f"{path} is {kind}: it has {size:,} bytes, and {wanted:,} were written.")
+
+
+def _missing(path: pathlib.Path) -> str:
+    if path.with_name(path.name + _PARTIAL).exists():
+        return f"{path} is incomplete: its writer has not finished, or died."
+    if path.exists():
+        return f"{path} is no checkpoint of tfps, or an incomplete one: it has no {manifests.NAME}."
+    return f"there is no checkpoint {path}."
+
+
+def _lock(descriptor: int, path: pathlib.Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CheckpointError(f"another program writes checkpoints to {path}. Valid: another path.") from None
+    except OSError:
+        # Some network file systems have no locks; the exclusive names remain.
+        pass
+
+
+def _write_durably(path: pathlib.Path, text: str) -> None:
+    """Writes a small file under another name, brings it to the disk, and renames it."""
+    temporary = path.with_name(path.name + _PARTIAL)
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    """Raises errors of the file system as ours, with the path of the checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot write the checkpoint {path}: {error.strerror or error}.") from None
