@@ -21,7 +21,7 @@ from benchmarks.private_net import has_private_net, private
 from benchmarks.relay import MTU
 from benchmarks.turns import Side
 
-_NEAR, _FAR = "10.203.0.1", "10.203.0.2"
+NEAR, FAR = "10.203.0.1", "10.203.0.2"
 _PORT = 2220
 _INSIDE = "--inside"
 
@@ -55,22 +55,22 @@ def main() -> None:
 
 def _measure(args: argparse.Namespace) -> dict[str, object]:
     with ExitStack() as stack:
-        far = stack.enter_context(_ended(["unshare", "--net", "cat"]))
-        relay = stack.enter_context(_ended([sys.executable, "-m", "benchmarks.relay", "near", "far"]))
-        _connect(relay, far.pid)
+        far = stack.enter_context(ended(["unshare", "--net", "cat"]))
+        relay = stack.enter_context(ended([sys.executable, "-m", "benchmarks.relay", "near", "far"]))
+        connect_far(relay, far.pid)
         for job, index in [("ps", 0), *(("worker", index) for index in range(args.workers))]:
             inside = ["nsenter", f"--net=/proc/{far.pid}/ns/net"] if job == "ps" else []
             serve = [*inside, sys.executable, "-c", "import tfps; tfps.ParameterServerStrategy()"]
-            stack.enter_context(_ended(serve, _tf_config(args.workers, job, index)))
+            stack.enter_context(ended(serve, _tf_config(args.workers, job, index)))
         side = Side("delayed", _chief(args), _tf_config(args.workers, "chief", 0))
         stack.callback(side.end)
         side.result()
         found: dict[float, list[float]] = {delay: [] for delay in args.delays}
         for _ in range(args.rounds):
             for delay, times in found.items():
-                _tell(relay, str(delay))
+                tell(relay, str(delay))
                 times.append(1000 * args.batch / side.turn()["examples_per_s"] * args.workers)
-        _tell(relay, "0")
+        tell(relay, "0")
     step_ms = {str(delay): round(statistics.median(times), 2) for delay, times in found.items()}
     steps = closure_steps(side.results[0]["steps"], args.workers, args.exchange_every)
     return {"workers": args.workers, "steps_per_closure": steps, "step_ms_by_delay_ms": step_ms}
@@ -83,18 +83,18 @@ def _chief(args: argparse.Namespace) -> list[str]:
     return [sys.executable, "-m", "benchmarks.ctr_dnn", "--turns", *sizes, f"--seconds={args.seconds}"]
 
 
-def _connect(relay: subprocess.Popen, far_pid: int) -> None:
+def connect_far(relay: subprocess.Popen, far_pid: int) -> None:
     """Puts the far end into the other namespace and gives both an address."""
     assert relay.stdout is not None
     if relay.stdout.readline().strip() != "ready":
         raise RuntimeError("the relay could not make TUN devices: see what it wrote.")
     _ip(f"link set far netns {far_pid}")
-    for name, own, pid in (("near", _NEAR, None), ("far", _FAR, far_pid)):
-        peer = _FAR if own == _NEAR else _NEAR
+    for name, own, pid in (("near", NEAR, None), ("far", FAR, far_pid)):
+        peer = FAR if own == NEAR else NEAR
         _ip("link set lo up", pid)
         _ip(f"addr add {own} peer {peer} dev {name}", pid)
         _ip(f"link set {name} up mtu {MTU}", pid)
-    _tell(relay, "go")
+    tell(relay, "go")
 
 
 def _ip(words: str, pid: int | None = None) -> None:
@@ -102,19 +102,20 @@ def _ip(words: str, pid: int | None = None) -> None:
     subprocess.run([*inside, "ip", *words.split()], check=True)
 
 
-def _tell(program: subprocess.Popen, line: str) -> None:
+def tell(program: subprocess.Popen, line: str) -> None:
+    """Writes a line to the program's standard input."""
     assert program.stdin is not None
     print(line, file=program.stdin, flush=True)
 
 
 def _tf_config(workers: int, job: str, index: int) -> dict[str, str]:
-    near = [f"{_NEAR}:{_PORT + number}" for number in range(workers + 1)]
-    cluster = {"chief": near[:1], "worker": near[1:], "ps": [f"{_FAR}:{_PORT}"]}
+    near = [f"{NEAR}:{_PORT + number}" for number in range(workers + 1)]
+    cluster = {"chief": near[:1], "worker": near[1:], "ps": [f"{FAR}:{_PORT}"]}
     return os.environ | {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": job, "index": index}})}
 
 
 @contextmanager
-def _ended(command: list[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen]:
+def ended(command: list[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen]:
     """Runs a program until the block ends."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     program = subprocess.Popen(command, text=True, env=environment, start_new_session=True, **pipes)

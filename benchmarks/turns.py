@@ -117,6 +117,11 @@ class Side:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, text=True, env=environment, start_new_session=True, **pipes)
 
+    @property
+    def pid(self) -> int:
+        """The process id of the program."""
+        return self._process.pid
+
     def turn(self) -> dict[str, Any]:
         """Has the program measure once; returns what it found."""
         assert self._process.stdin is not None

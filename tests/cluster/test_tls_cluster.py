@@ -90,6 +90,10 @@ def test_four_hosts_train_by_tls_alone(hosts, tmp_path, processes):
     try:
         wait_for(logs["chief"], "trained 80")
         assert [scan(hosts, task) for task in ("chief", "ps", "worker0")] == [[PORT]] * 3
+        # A tunnel that is killed comes back, and the connections through it.
+        (tunnel,) = processes.descendants(running["ps"].pid)
+        os.kill(tunnel, signal.SIGKILL)
+        wait_for(logs["ps"], "the TLS tunnel of ps 0 ended by SIGKILL")
         # A worker that is killed takes its tunnel along, and the others go on.
         below = processes.descendants(running["worker1"].pid)
         running["worker1"].send_signal(signal.SIGKILL)

@@ -3,12 +3,13 @@
 Ownership: the tunnel ends with this process, however it ends. Its configuration is in the file system only while
 stunnel reads it. If the tunnel itself ends, it is started again; connections that went through it are lost, as if the
 network had failed.
-Threading: `start` may be called from any thread. One thread watches the process, another reads its log. Cost: a start
-takes about 0.2 s; stunnel takes 5 MB and a thread for each connection.
+Threading: `start` may be called from any thread. One thread watches the process, another reads its log, and one has
+started it. Cost: a start takes about 0.2 s; stunnel takes 5 MB and a thread for each connection.
 """
 
 import contextlib
 import os
+import queue
 import secrets
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from tfps.cluster import logs
 from tfps.cluster.processes import tied_command
@@ -67,39 +68,13 @@ class Tunnel:
         Raises:
             ClusterError: it does not start; the message has the end of its log.
         """
-        started = threading.Event()
-        failure: list[ClusterError] = []
-
-        def start_and_watch() -> None:
-            try:
-                self._start_and_wait()
-            except ClusterError as error:
-                failure.append(error)
-                return
-            finally:
-                started.set()
-            self._watch()
-
-        # The kernel kills stunnel when the thread that started it ends. The main thread ends last.
-        if threading.current_thread() is threading.main_thread():
-            self._start_and_wait()
-            threading.Thread(target=self._watch, name="tfps-tunnel", daemon=True).start()
-            return
-        threading.Thread(target=start_and_watch, name="tfps-tunnel", daemon=True).start()
-        started.wait(2 * _START_S)
-        if failure:
-            raise failure[0]
+        self._start_and_wait()
+        threading.Thread(target=self._watch, name="tfps-tunnel", daemon=True).start()
 
     def _start_and_wait(self) -> None:
         self._log = log = StunnelLog(self._task, self._peers)
         with self._config_file():
-            process = self._process = subprocess.Popen(
-                tied_command([self._program, self._path]),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
+            process = self._process = _start_process([self._program, self._path])
             reader = threading.Thread(target=self._read_log, args=(process, log), name="tfps-tunnel-log", daemon=True)
             reader.start()
             if self._wait_until_read(0):
@@ -191,3 +166,34 @@ class Tunnel:
             logs.say(f"{self._task} takes its new TLS certificate, valid until {until}")
         else:
             logs.say(f"error: {self._task} cannot take its new TLS certificate: {'; '.join(self._log.errors)}")
+
+
+def _start_process(command: Sequence[str]) -> "subprocess.Popen[bytes]":
+    """Starts a process that the kernel kills when this process ends, and not before."""
+    started: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
+
+    def start_and_stay() -> None:
+        # The kernel watches the thread that has started the process. One that returned, or ran Python code while the
+        # interpreter shuts down, would end before TensorFlow has said goodbye to the other tasks. So this one waits for
+        # ever, in the kernel, where no signal wakes it.
+        try:
+            started.put(
+                subprocess.Popen(
+                    tied_command(command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                )
+            )
+        except OSError as error:
+            started.put(error)
+            return
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        threading.Event().wait()
+
+    threading.Thread(target=start_and_stay, name="tfps-tunnel-parent", daemon=True).start()
+    process = started.get()
+    if isinstance(process, OSError):
+        raise ClusterError(f"The TLS tunnel did not start: {process}.")
+    return process
