@@ -16,6 +16,7 @@ _KNOWN = (
     "TFPS_CHIEF_GRACE_S",
     "TFPS_DISABLE_OPS",
     "TFPS_FIRST_PORT",
+    "TFPS_GRACE_S",
     "TFPS_JOIN_TIMEOUT_S",
     "TFPS_MAX_RESTARTS",
     "TFPS_SILENCE_LIMIT_S",
@@ -82,6 +83,14 @@ def first_port() -> int | None:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise ConfigError(f"TFPS_FIRST_PORT must be a port from 1 to 65535. Received: {text!r}.")
     return int(text)
+
+
+def grace_s() -> float:
+    """`TFPS_GRACE_S`: seconds that a program has to end its step and to save after a SIGTERM. Default 25.
+
+    A scheduler kills what has not ended in time: Kubernetes after 30 s, unless it is told another time.
+    """
+    return _positive_seconds("TFPS_GRACE_S", 25.0)
 
 
 def max_restarts() -> int:

@@ -183,7 +183,8 @@ def _steps_of(model: keras.Model) -> StepsUnderWay:
 def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit`; its steps run ahead of the callbacks only as far as these allow."""
     model_checks.check_known(model)
-    with looking_ahead(stock, model, *args, **kwargs):
+    signals = model._distribute_strategy.stop_signals
+    with signals.handled(), looking_ahead(stock, model, *args, **kwargs):
         return _run_loop(TRAIN, stock, model, *args, **kwargs)
 
 
