@@ -102,6 +102,9 @@ class StepFunction:
             self._schedule = self._begin(iterator)
         if not self._schedule.take(self._steps.model.steps_per_execution):
             raise StopIteration
+        if self._steps.strategy.stop_signals.asked:
+            # Keras looks at the first in `fit` and at the second in `evaluate`, which may run within `fit`.
+            self._steps.model.stop_training = self._steps.model.stop_evaluating = True
         return self._logs.recent()
 
     @property

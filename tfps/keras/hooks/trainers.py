@@ -188,7 +188,8 @@ def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> 
     """Runs `fit`; its steps run ahead of the callbacks only as far as these allow."""
     model_checks.check_known(model)
     callbacks = callbacks_of(stock, model, *args, **kwargs)
-    with looking_ahead(stock, model, *args, **kwargs):
+    signals = model._distribute_strategy.stop_signals
+    with signals.handled(), looking_ahead(stock, model, *args, **kwargs):
         return fit_through_losses(lambda: _run_loop(TRAIN, stock, model, *args, **kwargs), model, callbacks)
 
 
