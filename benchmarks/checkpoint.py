@@ -95,9 +95,9 @@ class _Timed(Checkpoint):
 
     pause_s = 0.0
 
-    def _save(self, in_epoch: bool) -> None:
+    def _save(self, in_epoch: bool, background: bool = False) -> None:
         began = time.monotonic()
-        super()._save(in_epoch)
+        super()._save(in_epoch, background)
         self.pause_s = self.pause_s or time.monotonic() - began
 
 
