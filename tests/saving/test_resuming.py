@@ -243,7 +243,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(one_worker, tmp_path, mo
     resumed, reference = build(), build()
     tfps.checkpoint.restore(resumed, tmp_path / "b" / "ckpt-20")
     tfps.checkpoint.restore(reference, tmp_path / "a" / "ckpt-20")
-    assert_same(values(reference), values(resumed))
+    # A callback that reaches the model holds the worker to one batch, which changes the rounding of dense variables.
+    assert_same(values(reference), values(resumed), tolerance=1e-6)
 
 
 def test_an_error_in_the_background_is_raised(one_worker, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ would mix their files, so a writer holds a lock (`flock`), which ends with its p
 Threading: the thread that saves or restores; `Draft.prefix` and `Stored` may be used by any.
 """
 
+import concurrent.futures
 import contextlib
 import fcntl
 import os
@@ -243,6 +244,9 @@ class LocalDraft:
         except BaseException:
             os.close(self._descriptor)
             raise
+        # The disk is busy while the servers compute the next part.
+        self._disk = concurrent.futures.ThreadPoolExecutor(1, "tfps-sync")
+        self._syncing: list[concurrent.futures.Future[None]] = []
 
     def prefix(self, bundle: str) -> str:
         """See `Draft`."""
@@ -253,25 +257,29 @@ class LocalDraft:
 
     def commit(self, bundle: str) -> dict[str, int]:
         """See `Draft`."""
+        files = [self._partial / name for name in files_of(bundle)]
+        self._syncing += [self._disk.submit(_sync, file) for file in files]
         with _named(self._target):
-            return {name: (self._partial / name).stat().st_size for name in files_of(bundle)}
+            return {name: file.stat().st_size for name, file in zip(files_of(bundle), files, strict=True)}
 
     def finish(self, manifest: Manifest) -> None:
         """See `Draft`."""
         with _named(self._target):
             _write_durably(self._partial / manifests.NAME, manifest.to_json())
             # Before the rename: after a power cut the new name must not be there without the bytes.
-            for name in manifest.files:
-                _sync(self._partial / name)
+            for one in self._syncing:
+                one.result()
             for folder in {(self._partial / name).parent for name in manifest.files} | {self._partial}:
                 _sync(folder)
             # A rename replaces an empty folder alone, so it cannot overwrite a checkpoint.
             os.rename(self._partial, self._target)
             _sync(self._target.parent)
+        self._disk.shutdown()
         os.close(self._descriptor)
 
     def discard(self) -> None:
         """See `Draft`."""
+        self._disk.shutdown(cancel_futures=True)
         shutil.rmtree(self._partial, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
