@@ -17,6 +17,7 @@ _KNOWN = (
     "TFPS_CHIEF_GRACE_S",
     "TFPS_DISABLE_OPS",
     "TFPS_FIRST_PORT",
+    "TFPS_GRACE_S",
     "TFPS_JOIN_TIMEOUT_S",
     "TFPS_LISTEN",
     "TFPS_MAX_RESTARTS",
@@ -109,6 +110,14 @@ def tls_dir() -> str | None:
     directory.
     """
     return os.environ.get("TFPS_TLS_DIR", "").strip() or None
+
+
+def grace_s() -> float:
+    """`TFPS_GRACE_S`: seconds that a program has to end its step and to save after a SIGTERM. Default 25.
+
+    A scheduler kills what has not ended in time: Kubernetes after 30 s, unless it is told another time.
+    """
+    return _positive_seconds("TFPS_GRACE_S", 25.0)
 
 
 def max_restarts() -> int:

@@ -4,6 +4,8 @@ The useful part comes last in the message. The text of TensorFlow's own error go
 (`tfps.cluster.fault_log`), and the message names the file.
 """
 
+from tfps import jobs
+
 
 class TfpsError(Exception):
     """The base class of the errors of tfps."""
@@ -111,7 +113,7 @@ class ServerLostError(TaskDiedError):
     """
 
     def __init__(self, message: str, servers: tuple[int, ...] = (), summary: str = "") -> None:
-        super().__init__(message, ("ps", servers[0]) if servers else None, summary)
+        super().__init__(message, (jobs.PS, servers[0]) if servers else None, summary)
         self.servers = servers
 
 

@@ -13,3 +13,6 @@ WORKER: Final = "worker"
 
 JOBS = (CHIEF, WORKER, PS)
 """All jobs that a cluster may have."""
+
+PREEMPTED = 75
+"""The exit status of a task that a SIGTERM has ended. It is EX_TEMPFAIL of sysexits.h: try again."""

@@ -20,3 +20,6 @@ Nest: TypeAlias = Any
 
 VariableKey: TypeAlias = Hashable
 """A value that identifies a variable or a table within this process."""
+
+TaskKey: TypeAlias = tuple[str, int]
+"""A task of a cluster: its job and its index, such as ("ps", 1)."""

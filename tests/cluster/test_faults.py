@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfps.cluster import faults
 from tfps.cluster.spec import ClusterSpec
-from tfps.errors import ClusterError, ConfigError, IdRangeError, LibraryError
+from tfps.errors import ClusterError, ConfigError, IdRangeError, LibraryError, ServerLostError
 
 SPEC = ClusterSpec(worker=("127.0.0.1:3001", "127.0.0.1:3002"), ps=("127.0.0.1:2001",))
 REFUSED = (
@@ -27,7 +27,7 @@ def unavailable(text):
 
 def test_refused_connection_blames_the_peer_not_the_reporter():
     ours = faults.translate(unavailable(REFUSED), SPEC)
-    assert type(ours) is ClusterError
+    assert type(ours) is ServerLostError
     assert str(ours).startswith("ps 0 at 127.0.0.1:2001 cannot be reached. TensorFlow says: failed to connect")
 
 
@@ -38,6 +38,7 @@ def test_refused_connection_blames_the_peer_not_the_reporter():
         "recvmsg:Connection reset by peer",
         "sendmsg: Broken pipe",
         "keepalive watchdog timeout",
+        "ping timeout",
         "GOAWAY received",
         "Endpoint closing",
         "Connection timed out",
@@ -50,6 +51,15 @@ def test_broken_connection(text):
     assert message == f"worker 1 at 127.0.0.1:3002 cannot be reached. TensorFlow says: {text}"
     with open(path) as log:
         assert text + FROM_WORKER_1 in log.read()
+
+
+def test_a_call_that_grpc_cancels_names_the_server():
+    """gRPC closes a connection whose other end stands still; a user's own cancelled call names no task."""
+    text = "CANCELLED" + FROM_WORKER_1.replace("worker/replica:0/task:1", "ps/replica:0/task:1")
+    ours = faults.translate(tf.errors.CancelledError(None, None, text), SPEC)
+    assert type(ours) is ServerLostError and ours.servers == (1,) and "has broken off a call" in str(ours)
+    mine = tf.errors.CancelledError(None, None, "CANCELLED")
+    assert faults.translate(mine, SPEC) is mine
 
 
 def test_without_a_spec_the_task_is_still_named():

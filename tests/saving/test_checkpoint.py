@@ -14,7 +14,7 @@ import tensorflow as tf
 import tfps
 from tests.saving.models import ROWS, X, Y, assert_same, build, values
 from tfps.errors import CheckpointError, CheckpointMismatchError, ConfigError
-from tfps.saving import writer
+from tfps.saving import rows as row_sources
 from tfps.saving.folders import LocalFolder
 from tfps.saving.manifest import parse
 
@@ -69,7 +69,7 @@ def test_servers_write_their_rows_and_the_chief_only_what_is_dense(strategy, tmp
 
 
 def test_a_row_is_in_one_part_whatever_the_size_of_parts(strategy, trained, other, tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "PART_BYTES", 10_000)
+    monkeypatch.setattr(row_sources, "PART_BYTES", 10_000)
     tfps.checkpoint.save(trained, tmp_path / "a")
     manifest = parse((tmp_path / "a" / "manifest.json").read_bytes(), "")
     for table in manifest.tables:
@@ -92,7 +92,7 @@ def test_plain_keras_reads_and_writes_them(strategy, trained, saved, other, tmp_
 def test_what_servers_do_not_see_goes_through_the_chief_in_parts(strategy, trained, other, tmp_path, monkeypatch):
     """As on hosts without a common file system: the servers do not find the chief's files."""
     monkeypatch.setattr("tfps.saving.bundles.sees", lambda device, path, token: False)
-    monkeypatch.setattr(writer, "PART_BYTES", 10_000)
+    monkeypatch.setattr(row_sources, "PART_BYTES", 10_000)
     pids = [*server_pids(strategy), os.getpid()]
     before = written_by(pids)
     tfps.checkpoint.save(trained, tmp_path / "a")
@@ -107,7 +107,7 @@ def test_what_servers_do_not_see_goes_through_the_chief_in_parts(strategy, train
 
 def test_object_stores(trained, other, monkeypatch):
     fsspec = pytest.importorskip("fsspec")
-    monkeypatch.setattr(writer, "PART_BYTES", 20_000)
+    monkeypatch.setattr(row_sources, "PART_BYTES", 20_000)
     tfps.checkpoint.save(trained, "memory://runs/one")
     files = fsspec.filesystem("memory")
     assert files.exists("/runs/one/manifest.json")

@@ -1,6 +1,8 @@
 """`fit` that is started again goes on at the saved step and the saved place in the input."""
 
 import contextlib
+import shutil
+import threading
 
 import keras
 import numpy as np
@@ -11,6 +13,8 @@ import tfps
 from tests.saving.models import X, Y, assert_same, build, values
 from tfps.callbacks import Checkpoint
 from tfps.errors import CheckpointError, ConfigError, UnsupportedError
+from tfps.keras import checkpoints
+from tfps.saving.manifest import parse
 
 SIZE, BATCHES = 40, 30
 
@@ -153,6 +157,107 @@ def test_a_broken_checkpoint_is_left_out_and_the_one_before_is_used(one_worker, 
 def test_old_checkpoints_are_removed(one_worker, tmp_path):
     fit(one_worker, OPTIMIZERS["asynchronous"], INPUTS["arrays"], Checkpoint(tmp_path, every_steps=10, keep=2))
     assert sorted(one.name for one in tmp_path.glob("ckpt-*")) == ["ckpt-50", "ckpt-60"]
+
+
+def parts_of(run):
+    """For each checkpoint of a run, the base and the number of rows that it has of each table."""
+    found = {}
+    for path in sorted(run.glob("ckpt-*/manifest.json"), key=lambda one: int(one.parent.name.partition("-")[2])):
+        manifest = parse(path.read_bytes(), "")
+        found[path.parent.name] = manifest.base, [sum(part.rows for part in one.parts) for one in manifest.tables]
+    return found
+
+
+def test_deltas_have_the_touched_rows_and_restore_the_same(one_worker, tmp_path):
+    optimizer, arguments = OPTIMIZERS["asynchronous"], INPUTS["arrays"]
+    whole = fit(one_worker, optimizer, arguments, Checkpoint(tmp_path / "whole", every_steps=7))
+    deltas = {"every_steps": 7, "full_every": 4, "keep": None}
+    fit(one_worker, optimizer, arguments, Checkpoint(tmp_path / "run", **deltas), Ends(after=45))
+    found = parts_of(tmp_path / "run")
+    assert [base for base, _ in found.values()] == [None, "ckpt-7", "ckpt-14", "ckpt-21", None, "ckpt-35"]
+    # Seven batches of 40 examples touch at most 840 of the 3000 rows.
+    assert all(rows == [3000, 3000] if base is None else max(rows) <= 840 for base, rows in found.values())
+    # From a delta, in the cluster and in one process.
+    resumed = fit(one_worker, optimizer, arguments, Checkpoint(tmp_path / "run", **deltas))
+    assert_same(values(whole), values(resumed))
+    plain = build()
+    tfps.checkpoint.restore(plain, tmp_path / "run" / "ckpt-28")
+    other = build()
+    tfps.checkpoint.restore(other, tmp_path / "whole" / "ckpt-60")
+    assert int(plain.optimizer.iterations) == 28
+    assert_same(values(whole), values(other))
+
+
+def test_a_delta_of_a_broken_or_another_base_is_named(one_worker, tmp_path):
+    optimizer, arguments = OPTIMIZERS["asynchronous"], INPUTS["arrays"]
+    for name in ("one", "two"):
+        callback = Checkpoint(tmp_path / name, every_steps=7, full_every=3, keep=None)
+        fit(one_worker, optimizer, arguments, callback, Ends(after=17))
+    shutil.rmtree(tmp_path / "one" / "ckpt-7")
+    shutil.copytree(tmp_path / "two" / "ckpt-7", tmp_path / "one" / "ckpt-7")
+    with pytest.raises(CheckpointError, match=r"ckpt-14 is a delta of another checkpoint than \S+ckpt-7"):
+        tfps.checkpoint.restore(build(), tmp_path / "one" / "ckpt-14")
+    shutil.rmtree(tmp_path / "one" / "ckpt-7")
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint \S+ckpt-7"):
+        tfps.checkpoint.restore(build(), tmp_path / "one")
+
+
+def test_a_table_that_was_assigned_makes_the_next_one_complete(one_worker, tmp_path):
+    class Assigns(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 16:
+                self.model.get_layer("narrow").set_weights([np.full((3000, 1), 5.0)])
+
+    callbacks = [Assigns(), Checkpoint(tmp_path, every_steps=7, full_every=9, keep=None)]
+    fit(one_worker, OPTIMIZERS["asynchronous"], INPUTS["arrays"], *callbacks, Ends(after=29))
+    found = parts_of(tmp_path)
+    assert [base for base, _ in found.values()] == [None, "ckpt-7", None, "ckpt-21"]
+    plain = build()
+    tfps.checkpoint.restore(plain, tmp_path / "ckpt-28")
+    assert (plain.get_layer("narrow").get_weights()[0] > 4).all()
+
+
+def test_the_chain_of_a_delta_is_kept(one_worker, tmp_path):
+    callback = Checkpoint(tmp_path, every_steps=7, full_every=4, keep=2)
+    fit(one_worker, OPTIMIZERS["asynchronous"], INPUTS["arrays"], callback, Ends(after=50))
+    assert list(parts_of(tmp_path)) == ["ckpt-35", "ckpt-42", "ckpt-49"]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(one_worker, tmp_path, monkeypatch, caplog):
+    """What is written is what was when it was due, although training has gone on."""
+    whole = fit(one_worker, OPTIMIZERS["asynchronous"], INPUTS["arrays"], Checkpoint(tmp_path / "a", every_steps=20))
+    gate, write = threading.Event(), checkpoints.write
+    monkeypatch.setattr(checkpoints, "write", lambda *args: gate.wait(60) and write(*args))
+
+    class Opens(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            # Batch 40 finds the checkpoint of batch 20 under way.
+            if int(self.model.optimizer.iterations) == 45:
+                gate.set()
+
+    callbacks = [Checkpoint(tmp_path / "b", every_steps=20, background=True, keep=None), Opens()]
+    model = fit(one_worker, OPTIMIZERS["asynchronous"], INPUTS["arrays"], *callbacks)
+    assert "a checkpoint is left out" in caplog.text
+    assert sorted(parts_of(tmp_path / "b")) == ["ckpt-20", "ckpt-60"]
+    assert_same(values(whole), values(model))
+    resumed, reference = build(), build()
+    tfps.checkpoint.restore(resumed, tmp_path / "b" / "ckpt-20")
+    tfps.checkpoint.restore(reference, tmp_path / "a" / "ckpt-20")
+    assert_same(values(reference), values(resumed))
+
+
+def test_an_error_in_the_background_is_raised(one_worker, tmp_path, monkeypatch):
+    def fail(*args):
+        raise CheckpointError("the disk is full")
+
+    monkeypatch.setattr(checkpoints, "write", fail)
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        fit(
+            one_worker,
+            OPTIMIZERS["asynchronous"],
+            INPUTS["arrays"],
+            Checkpoint(tmp_path, every_steps=7, background=True),
+        )
 
 
 def test_fit_goes_on_from_an_object_store(one_worker):

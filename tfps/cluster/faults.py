@@ -32,10 +32,11 @@ Cluster: TypeAlias = LocalCluster | ClusterSpec | None
 _PEER = re.compile(r"ipv[46]:(?P<address>\S+?:\d+)\b")
 _UNREACHABLE = re.compile(
     r"failed to connect to all addresses|connection reset by peer|connection refused|socket closed|broken pipe|"
-    r"keepalive watchdog timeout|connection timed out|GOAWAY|endpoint closing",
+    r"keepalive watchdog timeout|ping timeout|connection timed out|GOAWAY|endpoint closing",
     re.IGNORECASE,
 )
 _RESTARTED = re.compile(r"unable to find a context_id|session handle is not found", re.IGNORECASE)
+_REMOTE = re.compile(r"error information from remote target (?P<task>/job:\S+)")
 _NO_OP = re.compile(r"Op type not registered '(?P<op>\w+)'")
 _UNREADABLE = re.compile(
     r"^(?:.*\}\} ?|\w+Error: |\s*\(\d+\) \w+: +)?(?P<path>[^\n]*?); "
@@ -107,6 +108,8 @@ def _translation(error: Exception, cluster: Cluster, task: tuple[str, int] | Non
         return _lost_task_error(error_text, cluster, "was started again and has lost what it held")
     if _UNREACHABLE.search(error_text) and _is_connection_error(error):
         return _find_dead_task(cluster) or _lost_task_error(error_text, cluster, "cannot be reached")
+    if _is_broken_off(error, error_text):
+        return _find_dead_task(cluster) or _lost_task_error(error_text, cluster, "has broken off a call")
     if task is not None and (found := _find_unreadable(error, error_text)):
         return _file_error(found, task, cluster)
     return _id_range_error(error, error_text)
@@ -154,6 +157,14 @@ def _is_connection_error(error: Exception) -> bool:
 
     kinds = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError, tf.errors.UnknownError)
     return isinstance(getattr(error, "original_exception", None) or error, kinds)
+
+
+def _is_broken_off(error: Exception, error_text: str) -> bool:
+    """Whether a call on another task was cancelled by gRPC, which closes a connection that stands still."""
+    import tensorflow as tf
+
+    cancelled = isinstance(getattr(error, "original_exception", None) or error, tf.errors.CancelledError)
+    return cancelled and _REMOTE.search(error_text) is not None
 
 
 def _find_dead_task(cluster: Cluster) -> TaskDiedError | None:
@@ -214,7 +225,7 @@ def _library_error(op: str, text: str) -> LibraryError:
 
 def _extract_reason(text: str) -> str:
     """Returns the one line of TensorFlow's text that says what failed."""
-    found = _UNREACHABLE.search(text) or _RESTARTED.search(text)
+    found = _UNREACHABLE.search(text) or _RESTARTED.search(text) or _REMOTE.search(text)
     if found is None:
         return text.strip()
     start = text.rfind("\n", 0, found.start()) + 1

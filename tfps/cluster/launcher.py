@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
@@ -23,13 +24,15 @@ from tfps.cluster.ports import reserve_address
 from tfps.cluster.processes import cores_each
 from tfps.cluster.restarts import Restarts
 from tfps.cluster.server_group import ServerGroup, TaskOrder
+from tfps.cluster.silence import Silence
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.terminal import Terminal
 from tfps.cluster.tf_config import TaskConfig
 from tfps.errors import ClusterError, ConfigError, TaskDiedError
 
 _POLL_S = 0.1
-_GRACE_S = 10.0
+_LOOK_EVERY_S = 2.0
+_END_S = 2.0
 _FAILED = 1
 
 
@@ -149,6 +152,8 @@ class _Job:
         self._plan, self._config, self._log_dir, self._terminal = plan, config, log_dir, terminal
         self._group: ServerGroup | None = None
         self._restarts = Restarts()
+        # Set when the servers of the current group are about to end.
+        self._ending = threading.Event()
         self.chief: ChiefProcess | None = None
 
     def run(self, timeout_s: float) -> int:
@@ -181,13 +186,26 @@ class _Job:
         self.chief = ChiefProcess(program_command(self._plan.program), self._config, self._terminal, chief_log)
         if follow:
             _show(self._group, self._terminal)
+        self._ending = threading.Event()
+        threading.Thread(target=_kill_silent, args=(self._group, self._ending), daemon=True).start()
 
     def end(self) -> None:
         """Ends all processes."""
+        self._ending.set()
         if self.chief is not None:
             self.chief.end()
         if self._group is not None:
             self._group.stop()
+
+
+def _kill_silent(group: ServerGroup, ending: threading.Event) -> None:
+    """Kills servers that stand still for too long, until `ending` is set. They are then started again."""
+    silence = Silence(env.silence_limit_s())
+    while not ending.wait(_LOOK_EVERY_S):
+        tasks = [(task.order.job, task.order.index, task.endpoint.dial) for task in group.tasks]
+        for job, index in silence.look(tasks):
+            logs.say(f"{job} {index} has not answered for {silence.limit_s:g} s (TFPS_SILENCE_LIMIT_S): it is killed")
+            group.kill(job, index)
 
 
 def _make_log_dir(log_dir: str | None) -> str:
@@ -257,7 +275,11 @@ def _interrupt(chief: ChiefProcess | None, number: int) -> int:
     try:
         if chief is not None:
             chief.interrupt(number)
-            chief.wait(_GRACE_S)
+            # The program kills itself after the grace, so its own status is known a little later.
+            status = chief.wait(env.grace_s() + _END_S)
+            if status is not None and not chief.killed_by:
+                logs.say(f"stopped by {signal.Signals(number).name}; {jobs.CHIEF} 0 ended with status {status}")
+                return status or 128 + number
     except _Interrupted:
         pass
     logs.say(f"stopped by {signal.Signals(number).name}")

@@ -83,15 +83,18 @@ def find_hung(spec: ClusterSpec, timeout_s: float = CONNECT_S) -> list[str]:
     Returns:
         Their names, "worker 1". A server that refuses the connection is dead, not hung: calls to it fail at once.
     """
-    hung = []
-    for job, index, endpoint in spec.servers():
-        try:
-            connect_to_server(endpoint.dial, timeout_s).close()
-        except TimeoutError:
-            hung.append(f"{job} {index}")
-        except OSError:
-            continue
-    return hung
+    return [f"{job} {index}" for job, index, endpoint in spec.servers() if is_silent(endpoint.dial, timeout_s)]
+
+
+def is_silent(address: str, timeout_s: float = CONNECT_S) -> bool:
+    """Returns whether a process accepts a connection at "host:port" and then says nothing; see `find_hung`."""
+    try:
+        connect_to_server(address, timeout_s).close()
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def connect_to_server(address: str, timeout_s: float = CONNECT_S) -> socket.socket:

@@ -4,7 +4,9 @@
 process. Call it from the main thread. TensorFlow's server works in its own threads.
 """
 
+import signal
 import sys
+from types import FrameType
 from typing import NoReturn
 
 from tfps import env, jobs
@@ -22,7 +24,7 @@ def serve(config: TaskConfig) -> NoReturn:
     """Runs one parameter server or worker until the chief is done, then ends the process.
 
     Exit status: 0 after the chief has ended; 1, with a message, if the server cannot start or the chief does not start
-    within TFPS_JOIN_TIMEOUT_S; 130 after a Ctrl-C.
+    within TFPS_JOIN_TIMEOUT_S; 130 after a Ctrl-C; `jobs.PREEMPTED` after a SIGTERM.
 
     Args:
         config: this task, whose type is "ps" or "worker".
@@ -34,6 +36,7 @@ def serve(config: TaskConfig) -> NoReturn:
     if config.task_type == jobs.CHIEF:
         valid = " or ".join(map(repr, (jobs.PS, jobs.WORKER)))
         raise ConfigError(f"`config.task_type` must be {valid} to serve. Received: {config.task_type!r}.")
+    signal.signal(signal.SIGTERM, _preempt)
     # None of the user's code runs in this process, so a line about the failure is enough and a traceback is noise.
     try:
         serve_until_done(config)
@@ -44,6 +47,11 @@ def serve(config: TaskConfig) -> NoReturn:
         logs.say(f"{config.name} was interrupted")
         sys.exit(_INTERRUPTED)
     sys.exit(0)
+
+
+def _preempt(number: int, frame: FrameType | None) -> NoReturn:
+    """Ends the process after a SIGTERM: a server has nothing to save, and is started again or done without."""
+    raise SystemExit(jobs.PREEMPTED)
 
 
 def serve_until_done(config: TaskConfig) -> None:

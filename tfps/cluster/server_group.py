@@ -112,6 +112,8 @@ class ServerGroup:
         self._due: dict[tuple[str, int], float] = {}
         # The servers that were requested again and have not started yet.
         self._starting: set[tuple[str, int]] = set()
+        # The servers that `kill` has killed and whose end is not reported yet.
+        self._killed: set[tuple[str, int]] = set()
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -225,7 +227,7 @@ class ServerGroup:
         with self._lock:
             self._read_events(0)
             key = (job, index)
-            return key in self._up and key not in self._ended
+            return key in self._up and key not in self._ended and key not in self._killed
 
     @property
     def ended(self) -> tuple[tuple[str, int], ...]:
@@ -250,6 +252,7 @@ class ServerGroup:
         with self._lock:
             task = self._up.get((job, index))
             if self._link is not None and task is not None and (job, index) not in self._ended:
+                self._killed.add((job, index))
                 self._link.kill(self._key, task.pid)
 
     def _start_due(self) -> None:
@@ -314,6 +317,7 @@ class ServerGroup:
         elif event["event"] == "ended":
             again = key in self._starting
             self._starting.discard(key)
+            self._killed.discard(key)
             self._ended[key] = event["status"]
             # Its port may still be taken for a moment, by a connection of another program.
             if again and (start := self._restarts.next_start(key)) is not None:

@@ -71,6 +71,9 @@ class Table(RoutedRows, abc.ABC):
         placement: the server of each row; its spec gives the name, the shape and the dtype.
         stores: the store of each shard, on its server.
         trainable: whether gradient tapes watch lookups.
+
+    Attributes:
+        assignments: how often rows were assigned. `touched_since` does not tell which.
     """
 
     def __init__(self, placement: Placement, stores: Sequence[RowStore], trainable: bool = True) -> None:
@@ -78,6 +81,8 @@ class Table(RoutedRows, abc.ABC):
         routing = get_routing(placement)
         super().__init__(("table", next(_KEYS)), placement.spec.name, routing, placement.servers, stores, trainable)
         self.placement = placement
+        # How often rows were assigned: `touched_since` does not know of that.
+        self.assignments = 0
         self.shape = tf.TensorShape(placement.spec.shape)
 
     @classmethod
@@ -156,6 +161,7 @@ class Table(RoutedRows, abc.ABC):
             rows: their new rows, [m, dim].
         """
         shards, local = self.routing.locate(ids)
+        self.assignments += 1
         for shard, store in enumerate(self.stores):
             # Example: the ids [4, 7, 9] are on the shards [1, 0, 1], so shard 1 gets the positions [0, 2].
             chosen = np.flatnonzero(shards == shard)
@@ -237,6 +243,7 @@ class Table(RoutedRows, abc.ABC):
                 "`dense_tables_bytes` of the strategy."
             )
         value = tf.ensure_shape(value, self.shape)
+        self.assignments += 1
         for shard, store in enumerate(self.stores):
             local = tf.range(self.routing.shard_rows(shard), dtype=tf.int64)
             store.assign(local, tf.cast(tf.gather(value, global_of(self.routing, shard, local)), self.dtype))

@@ -29,6 +29,7 @@ from keras.src.random import seed_generator
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
 from keras.src.trainers.trainer import Trainer
 from keras.src.utils import python_utils
 
@@ -48,6 +49,7 @@ __all__ = [
     "ArrayDataAdapter",
     "DataAdapter",
     "EXPORT_ARCHIVE",
+    "GeneratorDataAdapter",
     "TFEpochIterator",
     "TFOptimizer",
     "TensorFlowTrainer",

@@ -64,7 +64,7 @@ class Lookahead:
         self._trains = trains = hooks is TRAIN_HOOKS
         # A strategy without servers has none, and steps are as far apart there as in Keras.
         self._workers = getattr(model.distribute_strategy, "num_workers", None)
-        listed = list(_flat(callbacks))
+        listed = list(flat(callbacks))
         self._acting = [one for one in listed if acts_on_batches(one, hooks)]
         self._saving = [one for one in listed if trains and _until_save(one) is not None]
         self.reads_logs = any(_reads_logs(one, hooks) for one in listed)
@@ -116,10 +116,7 @@ def looking_ahead(stock: Callable[..., Any], model: keras.Model, *args: object, 
         args: the arguments of the call.
         kwargs: the arguments of the call that are given by name.
     """
-    given = None
-    # A call with wrong arguments fails in Keras, with its message.
-    with contextlib.suppress(TypeError):
-        given = inspect.signature(stock).bind(model, *args, **kwargs).arguments.get("callbacks")
+    given = callbacks_of(stock, model, *args, **kwargs)
     name, hooks = (LOOKAHEAD, TRAIN_HOOKS) if stock.__name__ == "fit" else (TEST_LOOKAHEAD, TEST_HOOKS)
     around = getattr(model, name, None)
     # Keras tracks what is assigned to a model in the plain way.
@@ -128,6 +125,14 @@ def looking_ahead(stock: Callable[..., Any], model: keras.Model, *args: object, 
         yield
     finally:
         object.__setattr__(model, name, around)
+
+
+def callbacks_of(stock: Callable[..., Any], model: keras.Model, *args: object, **kwargs: object) -> object:
+    """Returns the callbacks that a call of `fit` or `evaluate` gets."""
+    # A call with wrong arguments fails in Keras, with its message.
+    with contextlib.suppress(TypeError):
+        return inspect.signature(stock).bind(model, *args, **kwargs).arguments.get("callbacks")
+    return None
 
 
 def acts_on_batches(callback: object, hooks: Sequence[str] = TRAIN_HOOKS) -> bool:
@@ -170,11 +175,12 @@ def _reads_logs(callback: object, hooks: Sequence[str]) -> bool:
     return bool(own) and not (frequency in (False, "epoch") and all(map(_is_of_keras, own)))
 
 
-def _flat(callbacks: object) -> Iterator[object]:
+def flat(callbacks: object) -> Iterator[object]:
+    """Yields the callbacks in what a user gives to `fit` or `evaluate`."""
     # Keras takes a callback, any nest of them, such as a dictionary, or a `CallbackList`.
     for one in tree.flatten(callbacks):
         if isinstance(one, keras.callbacks.CallbackList):
-            yield from _flat(one.callbacks)
+            yield from flat(one.callbacks)
         elif one is not None:
             yield one
 

@@ -1,27 +1,35 @@
 """`Checkpoint`: saves a model while `fit` trains it, and lets a `fit` that is started again go on from there."""
 
+import contextlib
+import dataclasses
+import functools
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from tfps.checks import check_integer, check_number
-from tfps.errors import CheckpointError, CheckpointMismatchError, UnsupportedError
+from tfps.checks import check_bool, check_choice, check_integer, check_number
+from tfps.embedding.table import TouchedCursor
+from tfps.errors import CheckpointError, CheckpointMismatchError, TfpsError, UnsupportedError
 from tfps.keras import checkpoints, resuming
-from tfps.keras._compat import TFEpochIterator, metrics_of
-from tfps.keras.batch_callbacks import SavingCallback
-from tfps.keras.model_content import strategy_of
+from tfps.keras._compat import GeneratorDataAdapter, TFEpochIterator, metrics_of
+from tfps.keras.functions import StepFunction
+from tfps.keras.model_content import content_of, strategy_of
 from tfps.keras.resuming import Progress
 from tfps.keras.seeds import twins_of
+from tfps.keras.server_recovery import RestoringCallback
+from tfps.saving.background import BackgroundWrite
 from tfps.saving.folders import name_of
 from tfps.saving.locations import open_folder
 from tfps.saving.manifest import Manifest
+from tfps.saving.rows import Touches
+from tfps.types import JSON
 
 _LOG = logging.getLogger("tfps")
 
 
-class Checkpoint(SavingCallback):
+class Checkpoint(RestoringCallback):
     """Saves the whole state of a training in a folder, and goes on from the latest one when `fit` begins.
 
     Saved are rows, optimizer slots, dense variables, metrics under way, random states, and the place in the input. A
@@ -41,6 +49,13 @@ class Checkpoint(SavingCallback):
         every_s: the number of seconds between two checkpoints; steps under way end before. With both, whichever comes
             first.
         keep: the number of checkpoints that stay, at least 1; None for all.
+        recovery: what happens in this program after a parameter server has died and was started again. "consistent"
+            restores everything from the last checkpoint and trains again what came after it. "partial" restores only
+            what the lost server held, and goes on: all else keeps what it has learned since.
+        background: whether training goes on while a checkpoint is written. It waits only until every server has copied
+            its rows, and needs memory for the copy. A checkpoint that is due while another is written is left out.
+        full_every: the number of checkpoints, at least 1, of which one has all rows. The others are deltas, with the
+            rows that were touched since the one before; they need all of their chain, which is kept.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -53,6 +68,9 @@ class Checkpoint(SavingCallback):
         every_steps: int | None = None,
         every_s: float | None = None,
         keep: int | None = 3,
+        recovery: str = "consistent",
+        background: bool = False,
+        full_every: int = 1,
     ) -> None:
         super().__init__()
         self._folder = open_folder(path)
@@ -62,6 +80,17 @@ class Checkpoint(SavingCallback):
         )
         self._every_s = None if every_s is None else check_number("every_s", every_s, above=0, valid=none)
         self._keep = None if keep is None else check_integer("keep", keep, at_least=1, valid="None to keep all")
+        self._recovery = check_choice("recovery", recovery, ("consistent", "partial"))
+        self._background = check_bool("background", background)
+        self._full_every = check_integer("full_every", full_every, at_least=1)
+        # The names of the chain of the latest checkpoint, the complete one first, and what was touched since.
+        self._chain: list[tuple[str, Manifest]] = []
+        self._touches = Touches()
+        self._writing: BackgroundWrite | None = None
+        self._stopped = False
+        # Where the `fit` was that has lost a server, and what was restored for the one that goes on.
+        self._reached = Progress(0, 0, None)
+        self._recovered: Manifest | None = None
         self._input: TFEpochIterator | None = None
         self._progress = Progress(0, 0, None)
         # The batches of all epochs before this one, in all programs.
@@ -86,7 +115,12 @@ class Checkpoint(SavingCallback):
         self._input = resuming.input_of(self.model) if has_servers else None
         self._progress, self._before_epoch = Progress(0, 0, None), checkpoints.trained_steps(self.model)
         self._since_save, self._saved_at = 0, time.monotonic()
-        self._restored = self._restore_latest()
+        # Deltas begin with a complete checkpoint of this program.
+        self._chain, self._stopped = [], False
+        if has_servers:
+            # A signal ends `fit` after a step, and the end of that step is saved below.
+            self.model.distribute_strategy.stop_signals.register(self._finish_writing)
+        self._restored, self._recovered = self._recovered or self._restore_latest(), None
         if self._restored is not None:
             self._go_on(self._restored)
 
@@ -102,26 +136,40 @@ class Checkpoint(SavingCallback):
         """Saves, if it is time."""
         self._since_save += batch + 1 - self._progress.batches
         self._progress = Progress(self._progress.epoch, batch + 1, None)
+        strategy = strategy_of(self.model)
+        if strategy is not None and strategy.stop_signals.asked and self.model.stop_training:
+            # The epoch is not over, whatever Keras calls next.
+            self._stopped = True
+            self._finish_writing()
+            self._save(in_epoch=True)
+            return
         is_late = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
         if is_late or (self._every_steps is not None and self._since_save >= self._every_steps):
-            self._save(in_epoch=True)
+            self._save(in_epoch=True, background=self._background)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves, if epochs are what it saves after."""
+        if self._stopped:
+            return
         self._before_epoch += self._progress.batches
         self._progress = Progress(epoch + 1, 0, None)
         if self._every_steps is None and self._every_s is None:
-            self._save(in_epoch=False)
+            self._save(in_epoch=False, background=self._background)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Saves the end."""
-        if self._latest != name_of(self._before_epoch):
+        self._finish_writing()
+        if not self._stopped and self._latest != name_of(self._before_epoch):
             self._save(in_epoch=False)
 
-    def _save(self, in_epoch: bool) -> None:
+    def _save(self, in_epoch: bool, background: bool = False) -> None:
         """Writes a checkpoint and removes old ones."""
-        strategy = strategy_of(self.model)
-        progress = self._progress
+        if self._writing is not None and self._writing.is_alive:
+            _LOG.warning("a checkpoint is left out, because the one before is still being written.")
+            self._since_save, self._saved_at = 0, time.monotonic()
+            return
+        self._finish_writing()
+        progress, strategy = self._progress, strategy_of(self.model)
         if strategy is not None and self._input is not None:
             checkpoints.settle(self.model)
             if in_epoch:
@@ -129,17 +177,89 @@ class Checkpoint(SavingCallback):
             else:
                 progress = resuming.progress_after_epoch(self._input, progress.epoch - 1)
         step = self._before_epoch + progress.batches
-        name = name_of(step)
-        state = progress.to_json()
-        state["keras_seed"] = None if strategy is None else twins_of(strategy).global_state()
-        with self._folder.lock():
+        if name_of(step) != self._latest:
             self._check_alone()
-            if name != self._latest:
-                checkpoints.write(self.model, self._folder, name, state, step)
-                self._folder.set_latest(name)
-                self._latest = name
-                self._remove_old()
+            prepared, cursors = self._prepare(progress, step, background)
+            write = functools.partial(self._write, prepared, name_of(step), cursors)
+            if background:
+                self._writing = BackgroundWrite(write)
+            else:
+                write()
         self._since_save, self._saved_at = 0, time.monotonic()
+
+    def _prepare(
+        self, progress: Progress, step: int, copies: bool
+    ) -> tuple[checkpoints.Prepared, Mapping[int, TouchedCursor]]:
+        """Prepares a checkpoint: a delta, if the chain is short enough and the rows that were touched are known."""
+        state = self._state(progress)
+        if self._full_every == 1 or strategy_of(self.model) is None:
+            return checkpoints.prepare(self.model, state, step, copies=copies), {}
+        content = content_of(self.model)
+        found = self._touches.since(content) if 0 < len(self._chain) < self._full_every else None
+        if found is None:
+            self._chain = []
+            self._touches.begin(content)
+            return checkpoints.prepare(self.model, state, step, copies=copies), {}
+        touched, cursors = found
+        base = self._chain[-1]
+        return checkpoints.prepare(self.model, state, step, copies=copies, touched=touched, base=base), cursors
+
+    def _write(self, prepared: checkpoints.Prepared, name: str, cursors: Mapping[int, TouchedCursor]) -> None:
+        """Writes what was prepared, in this thread or in the background."""
+        with self._folder.lock():
+            manifest = checkpoints.write(prepared, self._folder, name)
+            self._folder.set_latest(name)
+            self._latest = name
+            self._chain = [*(self._chain if prepared.base else ()), (name, manifest)]
+            self._touches.advance(cursors)
+            self._remove_old()
+
+    def _finish_writing(self) -> None:
+        """Waits for the checkpoint that is being written, and raises its error."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.finish()
+
+    @property
+    def can_restore(self) -> bool:
+        """See `RestoringCallback`."""
+        # A generator object has no begin to go back to.
+        again = self._input is None or not isinstance(self._input.data_adapter, GeneratorDataAdapter)
+        return self._latest is not None and (again or self._recovery == "partial")
+
+    def begin_recovery(self) -> None:
+        """See `RestoringCallback`."""
+        if self._writing is not None:
+            with contextlib.suppress(TfpsError):
+                self._finish_writing()
+        # What was touched before the loss is not known after it.
+        self._chain = []
+        function, self._reached = self.model.train_function, self._progress
+        schedule = function.abandoned if isinstance(function, StepFunction) else None
+        if schedule is not None:
+            place = schedule.epoch.place(schedule.taken())
+            self._reached = Progress(self._progress.epoch, schedule.trained, place)
+
+    def restore_lost(self, servers: list[int]) -> None:
+        """See `RestoringCallback`."""
+        names = " and ".join(f"server {server}" for server in servers)
+        step = self._before_epoch + self._reached.batches
+        if self._recovery == "consistent":
+            self._recovered = manifest = self._restore_latest()
+            assert manifest is not None
+            _LOG.warning("%s: all rows go back by %d steps, which are trained again.", names, step - manifest.step)
+            return
+        manifest = self._restore_latest(servers)
+        assert manifest is not None
+        tables = [table for one in content_of(self.model).tables for table in one.tables[:1]]
+        rows = sum(
+            table.routing.shard_rows(shard)
+            for table in tables
+            for shard, server in enumerate(table.servers)
+            if server in servers
+        )
+        _LOG.warning("%s: %d rows there have lost what %d steps gave them.", names, rows, step - manifest.step)
+        self._recovered = dataclasses.replace(manifest, step=step, progress=self._state(self._reached))
 
     def _check_alone(self) -> None:
         """Refuses to go on where another program has written since."""
@@ -151,14 +271,35 @@ class Checkpoint(SavingCallback):
             )
 
     def _remove_old(self) -> None:
+        """Removes all but the newest checkpoints, and those that they are deltas of."""
         names = self._folder.names()
-        if self._keep is not None:
-            for name in names[: -self._keep]:
-                if name != self._latest:
-                    self._folder.remove(name)
+        if self._keep is None or len(names) <= self._keep:
+            return
+        needed = {name for name, _ in self._chain}
+        for name in names[-self._keep :]:
+            with contextlib.suppress(CheckpointError):
+                # A chain is in one folder, and its names are those of folders.
+                while name not in needed:
+                    needed.add(name)
+                    name = self._folder.open(name).manifest.base or name
+        for name in names:
+            if name not in needed:
+                self._folder.remove(name)
 
-    def _restore_latest(self) -> Manifest | None:
-        """Restores the newest checkpoint that is whole; None if there is none at all."""
+    def _state(self, progress: Progress) -> dict[str, JSON]:
+        """Returns what a checkpoint has beside the values of variables."""
+        strategy = strategy_of(self.model)
+        return {
+            **progress.to_json(),
+            "keras_seed": None if strategy is None else twins_of(strategy).global_state(),
+        }
+
+    def _restore_latest(self, servers: Collection[int] | None = None) -> Manifest | None:
+        """Restores the newest checkpoint that is whole; returns None if there is none at all.
+
+        Args:
+            servers: the servers whose variables are restored; None for all variables.
+        """
         self._latest = self._folder.latest()
         names = self._folder.names()
         if self._latest not in names:
@@ -169,15 +310,15 @@ class Checkpoint(SavingCallback):
         broken: CheckpointError | None = None
         for name in order:
             try:
-                stored = self._folder.open(name)
-                checkpoints.read(self.model, stored)
+                chain = checkpoints.open_chain(self._folder, name)
+                checkpoints.read(self.model, chain, servers=servers)
             except CheckpointMismatchError:
                 raise
             except CheckpointError as error:
                 broken = broken or error
                 _LOG.warning("a checkpoint is left out: %s", error)
                 continue
-            return stored.manifest
+            return chain[-1].manifest
         if broken is not None:
             raise CheckpointError(
                 f"none of the {len(order)} checkpoints in {self._folder.path} can be used. The latest: {broken} "

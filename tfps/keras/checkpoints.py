@@ -1,26 +1,32 @@
 """Saves and restores Keras models by the servers that hold their rows: `tfps.checkpoint.save` and `restore`."""
 
 import contextlib
+import dataclasses
 import datetime
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfps.checks import check_list, check_type
+from tfps.cluster import devices
 from tfps.errors import CheckpointError
-from tfps.keras.model_content import content_of, strategy_of
+from tfps.keras.model_content import content_of, device_of, strategy_of
 from tfps.keras.modes import settings_of
 from tfps.keras.optimizers import leading_optimizer, optimizers_of
 from tfps.keras.steps_of_models import steps_of
 from tfps.saving import reader, writer
+from tfps.saving.content import Content
 from tfps.saving.folders import Folder, Stored
 from tfps.saving.locations import locate
 from tfps.saving.manifest import Manifest
+from tfps.saving.rows import AllRows, CopiedRows, Rows, TouchedRows, copy_dense, servers_of
+from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.version import __version__
 
 _LOG = logging.getLogger("tfps")
@@ -43,7 +49,7 @@ def save(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """
     check_model(model)
     folder, name = locate(path)
-    write(model, folder, name, {})
+    write(prepare(model, {}), folder, name)
 
 
 def restore(model: keras.Model, path: str | os.PathLike[str], *, only: Sequence[str] | None = None) -> None:
@@ -63,16 +69,11 @@ def restore(model: keras.Model, path: str | os.PathLike[str], *, only: Sequence[
     check_model(model)
     names = None if only is None else [str(name) for name in check_list("only", only, "a list of names of layers")]
     folder, name = locate(path)
-    stored = locate_latest(path) or folder.open(name)
-    read(model, stored, names)
-
-
-def locate_latest(path: str | os.PathLike[str]) -> Stored | None:
-    """Opens the latest checkpoint of the folder at a path; None if it is no folder of checkpoints."""
-    folder, name = locate(path)
     run = folder.child(name)
     latest = run.latest()
-    return run.open(latest) if latest is not None and latest in run.names() else None
+    if latest is not None and latest in run.names():
+        folder, name = run, latest
+    read(model, open_chain(folder, name), names)
 
 
 def check_model(model: keras.Model) -> None:
@@ -100,31 +101,80 @@ def settle(model: keras.Model) -> None:
         steps_of(model).settle()
 
 
-def write(
-    model: keras.Model, folder: Folder, name: str, progress: Mapping[str, Any], step: int | None = None
-) -> Manifest:
-    """Writes a checkpoint of a model, of the moment when the steps under way have ended.
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What a checkpoint will have, of one moment.
+
+    Args:
+        content: the variables.
+        rows: the rows of the tables to write.
+        strategy: the strategy that has the tables.
+        step: the number of training steps.
+        progress: where training is, as JSON.
+        versions: of what writes it.
+        base: the checkpoint that it is a delta of, by name and manifest; None for a complete one.
+    """
+
+    content: Content
+    rows: Rows
+    strategy: ParameterServerStrategy | None
+    step: int
+    progress: Mapping[str, Any]
+    versions: Mapping[str, str]
+    base: tuple[str, Manifest] | None = None
+
+
+def prepare(
+    model: keras.Model,
+    progress: Mapping[str, Any],
+    step: int | None = None,
+    *,
+    copies: bool = False,
+    touched: Sequence[np.ndarray[Any, Any]] | None = None,
+    base: tuple[str, Manifest] | None = None,
+) -> Prepared:
+    """Prepares a checkpoint of a model, of the moment when the steps under way have ended.
 
     Args:
         model: the model.
-        folder: the folder of the checkpoint.
-        name: its name in the folder.
         progress: where training is, as JSON.
         step: the number of training steps before it; None for what the optimizers have counted.
+        copies: whether to copy all values, so that the model may change while they are written. Each server needs
+            memory for a copy of the rows to write.
+        touched: for each table of `content_of(model)`, the ids of the rows to write; None for all rows.
+        base: the checkpoint that these rows are the difference to, by name and manifest.
+    """
+    settle(model)
+    strategy, content = strategy_of(model), content_of(model)
+    rows: Rows = AllRows(content.tables) if touched is None else TouchedRows(content.tables, touched)
+    if copies:
+        content = copy_dense(content)
+        if strategy is not None:
+            rows = CopiedRows(rows, servers_of(content.tables), strategy)
+    count = trained_steps(model) if step is None else step
+    return Prepared(content, rows, strategy, count, progress, _versions(model), base)
+
+
+def write(prepared: Prepared, folder: Folder, name: str) -> Manifest:
+    """Writes a checkpoint that was prepared. Any thread may do that.
+
+    Args:
+        prepared: what it will have.
+        folder: the folder of the checkpoint.
+        name: its name in the folder.
     """
     began = time.monotonic()
-    strategy = strategy_of(model)
-    settle(model)
-    content = content_of(model)
     draft = folder.begin(name)
     try:
-        written = writer.write(content, draft, strategy)
+        written = writer.write(prepared.content, prepared.rows, draft, prepared.strategy)
+        base, base_manifest = prepared.base or (None, None)
         manifest = Manifest(
-            step=trained_steps(model) if step is None else step,
+            step=prepared.step,
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            writer=_versions(model),
-            base=None,
-            progress=progress,
+            writer=prepared.versions,
+            base=base,
+            base_checksum=None if base_manifest is None else base_manifest.checksum,
+            progress=prepared.progress,
             variables=tuple(written.variables),
             tables=tuple(written.tables),
             files=written.files,
@@ -137,22 +187,50 @@ def write(
     return manifest
 
 
-def read(model: keras.Model, stored: Stored, only: Sequence[str] | None = None) -> None:
+def open_chain(folder: Folder, name: str) -> list[Stored]:
+    """Opens a checkpoint, and before it those that it is a delta of, the complete one first.
+
+    Raises:
+        CheckpointError: one of them is missing, broken, or not the one that the next was written after.
+    """
+    chain = [folder.open(name)]
+    while (base := chain[0].manifest.base) is not None:
+        # Names of a chain differ, so a ring would be one of another program.
+        if base in [name, *(one.manifest.base for one in chain[1:])]:
+            raise CheckpointError(f"{chain[0].path} is broken: it is a delta of itself.")
+        stored = folder.open(base)
+        if stored.manifest.checksum != chain[0].manifest.base_checksum:
+            raise CheckpointError(f"{chain[0].path} is a delta of another checkpoint than {stored.path}.")
+        chain.insert(0, stored)
+    return chain
+
+
+def read(
+    model: keras.Model,
+    chain: Sequence[Stored],
+    only: Sequence[str] | None = None,
+    servers: Collection[int] | None = None,
+) -> None:
     """Gives a model the values of a checkpoint. Steps under way end before.
 
     Args:
         model: the model.
-        stored: the checkpoint.
+        chain: the checkpoint, and before it those that it is a delta of.
         only: names of layers or variables; None for all.
+        servers: the servers whose rows and variables are restored; None for all variables.
     """
-    began = time.monotonic()
+    began, stored = time.monotonic(), chain[-1]
     strategy = strategy_of(model)
     settle(model)
     content = content_of(model)
     pairs = reader.match(stored.manifest, content, stored.path, only)
+    if servers is not None:
+        held = {devices.server(server) for server in servers}
+        away = {name for name, one in content.dense.items() if not held.intersection([device_of(one)])}
+        pairs = {name: other for name, other in pairs.items() if name not in away}
     # Outside of any step or scope: variables are assigned as by a user.
     with contextlib.nullcontext() if strategy is None else tf.init_scope():
-        reader.restore(stored, content, pairs, strategy)
+        reader.restore(chain, content, pairs, strategy, servers)
     _LOG.info("restored %s: %s in %.1f s.", stored.path, _describe(stored.manifest), time.monotonic() - began)
 
 

@@ -64,6 +64,7 @@ class StepFunction:
     Attributes:
         mode: the mode that defines the steps.
         closures: the traced graphs of the steps.
+        abandoned: the schedule of the epoch that failed last; None if none has.
 
     Threading: used from the thread of the training loop only.
     """
@@ -78,6 +79,7 @@ class StepFunction:
         self._runner = Runner(steps.strategy, self.closures, self._count)
         self._logs = EpochLogs(steps, self.mode)
         self._schedule: Schedule | None = None
+        self.abandoned: Schedule | None = None
         self._first_steps = FirstSteps(steps.strategy) if updates else None
         self._name = "train_function" if updates else "test_function"
         steps.strategy.connection.add_holder(self)
@@ -100,6 +102,9 @@ class StepFunction:
             self._schedule = self._begin(iterator)
         if not self._schedule.take(self._steps.model.steps_per_execution):
             raise StopIteration
+        if self._steps.strategy.stop_signals.asked:
+            # Keras looks at the first in `fit` and at the second in `evaluate`, which may run within `fit`.
+            self._steps.model.stop_training = self._steps.model.stop_evaluating = True
         return self._logs.recent()
 
     @property
@@ -128,6 +133,7 @@ class StepFunction:
         """Ends a failed epoch and gives the steps under way `timeout_s` seconds to end."""
         # The schedule is cleared first, so that a failure in here cannot leave it behind for the next `fit`.
         under_way, self._schedule = self._schedule, None
+        self.abandoned = under_way
         if under_way is not None:
             under_way.abandon(timeout_s)
 

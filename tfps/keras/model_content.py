@@ -39,6 +39,11 @@ def strategy_of(model: keras.Model) -> ParameterServerStrategy | None:
     return strategy if isinstance(strategy, ParameterServerStrategy) else None
 
 
+def device_of(variable: DenseValue) -> str:
+    """Returns the device that has the value of a variable; "" where that is not known."""
+    return str(getattr(getattr(variable, "_value", None), "device", ""))
+
+
 def _build_optimizer(model: keras.Model) -> None:
     optimizer, strategy = getattr(model, "optimizer", None), strategy_of(model)
     if optimizer is None or optimizer.built or not model.built:

@@ -12,12 +12,23 @@ import time
 
 import tensorflow as tf
 
-from tfps import jobs
+from tfps import env, jobs
+from tfps.cluster import reach
 from tfps.cluster.faults import Cluster, translate
 from tfps.cluster.local import LocalCluster
-from tfps.errors import ClusterError, TaskDiedError
+from tfps.cluster.restarts import RestartPolicy, Restarts
+from tfps.cluster.spec import ClusterSpec
+from tfps.errors import ClusterError, ServerLostError, TaskDiedError
+from tfps.runtime.watch import Watch
 
 _LOG = logging.getLogger("tfps")
+
+_LOOK_S = 0.5
+_SETTLE_S = 1.0
+"""Seconds after which a server that stood still has done what had reached it before."""
+
+_MOST_REPEATS = 100
+"""Broken calls within ten minutes that are repeated. More have another cause than a server that stands still."""
 
 
 class WorkerLostError(ClusterError):
@@ -39,6 +50,10 @@ class Losses:
 
     def __init__(self, num_workers: int, cluster: Cluster, needs_all: str = "") -> None:
         self.num_workers, self._cluster, self._needs_all = num_workers, cluster, needs_all
+        # How often calls may be repeated although no task has died.
+        self._repeats = Restarts(RestartPolicy(most=_MOST_REPEATS))
+        # Finds tasks that stand still. The strategy sets it together with its pool.
+        self.watch: Watch | None = None
         # For each lost worker, the second when it was lost, and why.
         self._lost: dict[int, tuple[float, str]] = {}
         # Guards `_lost`, which the threads of all workers read and change.
@@ -82,7 +97,10 @@ class Losses:
 
         Raises:
             TaskDiedError: a parameter server has died, or the last worker, and no worker comes back.
+            ClusterError: a task of another machine stands still.
         """
+        if self.watch is not None and (found := self.watch.found) is not None:
+            raise found.with_traceback(None)
         # The chief has no access to the processes of another cluster; their failures show in calls.
         if not isinstance(self._cluster, LocalCluster):
             return
@@ -100,7 +118,37 @@ class Losses:
         ours = translate(error, self._cluster, (jobs.WORKER, worker))
         if isinstance(ours, ClusterError) and self._record_loss(ours):
             return WorkerLostError(str(ours), ours.task)
+        if isinstance(ours, ServerLostError) and not self._needs_all and self._wait_for_servers():
+            _LOG.warning(
+                "a call of worker %d broke off, but all servers live: it is repeated, and each update counts once. %s",
+                worker,
+                ours.summary,
+            )
+            return WorkerLostError(str(ours), ours.task)
         return self._explain(ours) if isinstance(ours, ClusterError) else ours
+
+    def _wait_for_servers(self) -> bool:
+        """Waits until all servers answer; returns whether they do, and so still have what they held.
+
+        gRPC closes a connection whose other end has not answered for a minute, and the calls on it fail.
+        """
+        if self._repeats.next_start("") is None:
+            return False
+        cluster = self._cluster
+        spec = cluster.spec if isinstance(cluster, LocalCluster) else cluster
+        if not isinstance(spec, ClusterSpec):
+            return False
+        deadline = time.monotonic() + env.silence_limit_s()
+        for endpoint in spec.endpoints(jobs.PS):
+            while not reach.answers(endpoint.dial):
+                # One that refuses is dead. One that says nothing may go on, or the watch kills it.
+                if not reach.is_silent(endpoint.dial) or time.monotonic() > deadline:
+                    return False
+                time.sleep(_LOOK_S)
+        # A server may still be busy with what had reached it. A repeated push must not meet the first one.
+        time.sleep(_SETTLE_S)
+        # One that was started again answers too.
+        return not isinstance(cluster, LocalCluster) or not any(job == jobs.PS for job, _ in cluster.ended)
 
     def _explain(self, error: ClusterError) -> ClusterError:
         """Adds to the error of a worker why the others do not continue."""

@@ -143,7 +143,8 @@ class Rejoining:
 
     def _is_back(self, worker: int) -> bool:
         if isinstance(self._cluster, LocalCluster):
-            if not self._cluster.is_back(jobs.WORKER, worker) and not self._cluster.is_coming(jobs.WORKER, worker):
+            # It may have died once more since it was started.
+            if not self._cluster.start_again(jobs.WORKER, worker):
                 self._given_up.add(worker)
             return self._cluster.is_back(jobs.WORKER, worker)
         if self._prober is None or not self._prober.is_alive():

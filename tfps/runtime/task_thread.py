@@ -94,6 +94,12 @@ class TaskThread:
         done, since = self._busy
         return done if since is None else done + time.monotonic() - since
 
+    @property
+    def running_s(self) -> float:
+        """The seconds for which the thread has been running its current function; 0 if it has none."""
+        since = self._busy[1]
+        return 0.0 if since is None else time.monotonic() - since
+
     def close(self) -> None:
         """Drops the queued functions. The function that runs now still runs to its end."""
         self._closed.set()

@@ -112,6 +112,7 @@ class Manifest:
         created: the time of writing, UTC, as ISO 8601.
         writer: the versions of tfps, TensorFlow and Keras that wrote it, and the mode of training.
         base: the name of the checkpoint that this one is a delta of; None if it is complete by itself.
+        base_checksum: the checksum of the manifest of that checkpoint.
         progress: where training was: the place in the data, random states, metrics. Empty if none was saved.
         variables: the variables, in the order of the model.
         tables: the tables among them.
@@ -122,6 +123,7 @@ class Manifest:
     created: str
     writer: Mapping[str, str]
     base: str | None
+    base_checksum: str | None
     progress: Mapping[str, Any]
     variables: tuple[SavedVariable, ...]
     tables: tuple[SavedTable, ...]
@@ -136,10 +138,17 @@ class Manifest:
         """Returns a variable by its name."""
         return next(one for one in self.variables if one.name == name)
 
+    @property
+    def checksum(self) -> str:
+        """The checksum of the manifest: 64 hexadecimal digits."""
+        return _digest(self._body())
+
     def to_json(self) -> str:
         """Returns the text of the file."""
-        body = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
-        return json.dumps({**body, "checksum": _digest(body)}, indent=1)
+        return json.dumps({**self._body(), "checksum": self.checksum}, indent=1)
+
+    def _body(self) -> dict[str, JSON]:
+        return {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
 
 
 def parse(text: bytes, path: str) -> Manifest:
@@ -182,6 +191,7 @@ def _parse_fields(fields: dict[str, JSON], path: str) -> Manifest:
         created=top.string("created"),
         writer={name: str(value) for name, value in top.mapping("writer").items()},
         base=None if base is None else _check_file(base, path),
+        base_checksum=None if base is None else top.string("base_checksum"),
         progress=top.mapping("progress"),
         variables=tuple(top.each("variables", _parse_variable)),
         tables=tuple(top.each("tables", _parse_table)),

@@ -6,9 +6,8 @@ Threading: one thread restores; servers read in the threads of the strategy's po
 import contextlib
 import dataclasses
 import functools
-import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -21,11 +20,9 @@ from tfps.saving import bundles
 from tfps.saving.content import METRICS, Content
 from tfps.saving.folders import Stored
 from tfps.saving.manifest import Manifest, SavedPart, SavedTable, SavedVariable, files_of
-from tfps.saving.servers import run_on_servers
+from tfps.saving.servers import find_places, run_on_servers
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.types import Shape
-
-_LOG = logging.getLogger("tfps")
 
 _NUMBER = re.compile(r"_\d+")
 
@@ -145,30 +142,39 @@ def _difference(here: Sequence[str], there: Sequence[str], path: str) -> str:
 
 
 def restore(
-    stored: Stored, content: Content, pairs: Mapping[str, str], strategy: ParameterServerStrategy | None
+    chain: Sequence[Stored],
+    content: Content,
+    pairs: Mapping[str, str],
+    strategy: ParameterServerStrategy | None,
+    servers: Collection[int] | None = None,
 ) -> None:
     """Gives variables the values of a checkpoint.
 
     Args:
-        stored: the checkpoint.
+        chain: the checkpoint, and before it those that it is a delta of, the complete one first.
         content: the variables.
         pairs: the saved variable of each variable to restore, as `match` returns it.
         strategy: the strategy that has the tables; None without tables.
+        servers: the servers whose rows are restored; None for all.
 
     Raises:
         CheckpointError: a file is broken. The model then has values of before and values of the checkpoint.
         ClusterError: a server died, or did not answer in time.
     """
-    stored.check_sizes()
+    for stored in chain:
+        stored.check_sizes()
     # A name in the model for each saved one; two saved variables never go to one.
     names = {saved: name for name, saved in pairs.items()}
-    _restore_dense(stored, content, names)
-    wanted = [_wanted(table, stored.manifest, content, names) for table in stored.manifest.tables]
-    if strategy is not None and any(one.tables for one in wanted):
-        _restore_tables(stored, wanted, strategy)
-    for one in wanted:
-        if one.dense:
-            _restore_whole(stored, one, content)
+    _restore_dense(chain[-1], content, names)
+    for stored in chain:
+        wanted = [_wanted(table, stored.manifest, content, names) for table in stored.manifest.tables]
+        if strategy is not None and any(one.tables for one in wanted):
+            _restore_tables(stored, wanted, strategy, servers)
+    of_chain = [[_wanted(table, one.manifest, content, names) for table in one.manifest.tables] for one in chain]
+    # The same tables in each, so they can be gone through side by side.
+    for same in zip(*of_chain, strict=True):
+        if same[0].dense:
+            _restore_whole(list(zip(chain, same, strict=True)), content)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,23 +229,17 @@ def _restore_dense(stored: Stored, content: Content, names: Mapping[str, str]) -
                 content.table(name).assign(value.numpy())
 
 
-def _restore_tables(stored: Stored, wanted: Sequence[_Wanted], strategy: ParameterServerStrategy) -> None:
+def _restore_tables(
+    stored: Stored, wanted: Sequence[_Wanted], strategy: ParameterServerStrategy, servers: Collection[int] | None
+) -> None:
     """Restores tables, each server the rows that it holds."""
-    servers = sorted({server for one in wanted for table in one.tables.values() for server in table.servers})
-    places = {server: _place(stored, strategy, server) for server in servers}
-    units = {server: _units(stored, wanted, server, places[server]) for server in servers}
+    holders = {server for one in wanted for table in one.tables.values() for server in table.servers}
+    chosen = sorted(holders if servers is None else holders.intersection(servers))
+    places = (
+        find_places(strategy, chosen, *stored.probe()) if stored.is_shared else dict.fromkeys(chosen, devices.CHIEF)
+    )
+    units = {server: _units(stored, wanted, server, places[server]) for server in chosen}
     run_on_servers(strategy, units, "a server to read some rows of a checkpoint")
-
-
-def _place(stored: Stored, strategy: ParameterServerStrategy, server: int) -> str:
-    """Returns the device that reads the rows of a server: itself, or the chief where it does not see the folder."""
-    device = devices.server(server)
-    if stored.is_shared:
-        path, token = stored.probe()
-        if strategy.each_server_pool.call(server, lambda: tf.constant(bundles.sees(device, path, token))):
-            return device
-        _LOG.info("server %d does not share the folder of the checkpoint, so the chief reads its rows.", server)
-    return devices.CHIEF
 
 
 def _units(stored: Stored, wanted: Sequence[_Wanted], server: int, place: str) -> Iterator[Callable[[], None]]:
@@ -296,21 +296,24 @@ def _restore_part(
                 table.stores[shard].assign(tf.gather(local_of, chosen), tf.gather(rows, chosen))
 
 
-def _restore_whole(stored: Stored, one: _Wanted, content: Content) -> None:
-    """Restores tables that are dense variables here, which fit the memory of this process."""
-    whole = {column: np.zeros(one.shapes[column], one.dtypes[column].as_numpy_dtype) for column in one.dense}
-    for part in one.saved.parts:
-        names = [str(column) for column in whole] + [bundles.IDS] * part.has_ids
-        dtypes = [one.dtypes[column] for column in whole] + [tf.int64] * part.has_ids
-        shapes: list[Shape] = [(part.rows, one.shapes[column][1]) for column in whole] + [(part.rows,)] * part.has_ids
-        with _fetched(stored, part.bundle) as prefix:
-            values = _read(stored, devices.CHIEF, part.bundle, prefix, names, dtypes, shapes)
-        local = np.arange(part.first, part.first + part.rows)
-        ids = values.pop().numpy() if part.has_ids else one.saved.routing.global_of(part.shard, local)
-        for array, rows in zip(whole.values(), values, strict=True):
-            array[ids] = rows.numpy()
+def _restore_whole(chain: Sequence[tuple[Stored, _Wanted]], content: Content) -> None:
+    """Restores a table that is a dense variable here, which fits the memory of this process."""
+    first = chain[0][1]
+    whole = {column: np.zeros(first.shapes[column], first.dtypes[column].as_numpy_dtype) for column in first.dense}
+    for stored, one in chain:
+        for part in one.saved.parts:
+            names = [str(column) for column in whole] + [bundles.IDS] * part.has_ids
+            dtypes = [one.dtypes[column] for column in whole] + [tf.int64] * part.has_ids
+            shapes: list[Shape] = [(part.rows, one.shapes[column][1]) for column in whole]
+            shapes += [(part.rows,)] * part.has_ids
+            with _fetched(stored, part.bundle) as prefix:
+                values = _read(stored, devices.CHIEF, part.bundle, prefix, names, dtypes, shapes)
+            local = np.arange(part.first, part.first + part.rows)
+            ids = values.pop().numpy() if part.has_ids else one.saved.routing.global_of(part.shard, local)
+            for array, rows in zip(whole.values(), values, strict=True):
+                array[ids] = rows.numpy()
     for column, array in whole.items():
-        content.dense[one.dense[column]].assign(array)
+        content.dense[first.dense[column]].assign(array)
 
 
 @contextlib.contextmanager

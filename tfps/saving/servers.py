@@ -3,10 +3,19 @@
 Threading: the caller's thread waits; each server has a thread of the strategy's pool.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from tfps.cluster import devices
 from tfps.runtime.calls import Calls
+from tfps.saving import bundles
 from tfps.strategy.strategy import ParameterServerStrategy
+
+_LOG = logging.getLogger("tfps")
+
+_END_S = 30.0
+"""Seconds for the units under way to end after one has failed."""
 
 
 def run_on_servers(
@@ -32,9 +41,32 @@ def run_on_servers(
             if more:
                 calls.submit(server, server, _next_of(units[server]))
     except BaseException:
-        # Units that run may still write to files that are given up, which does no harm.
-        calls.abandon(0)
+        # Units that run may still write, and their files are removed next.
+        calls.abandon(_END_S)
         raise
+
+
+def find_places(strategy: ParameterServerStrategy, servers: Sequence[int], path: str, token: str) -> dict[int, str]:
+    """Returns the device that has the files of each server: itself, or the chief if it does not see the chief's folder.
+
+    Args:
+        strategy: the strategy of the servers.
+        servers: the servers.
+        path: the path of a file that the chief has written.
+        token: the text in it.
+    """
+    places: dict[int, str] = {}
+
+    def look(server: int) -> None:
+        sees = bundles.sees(devices.server(server), path, token)
+        places[server] = devices.server(server) if sees else devices.CHIEF
+
+    units = {server: iter([functools.partial(look, server)]) for server in servers}
+    run_on_servers(strategy, units, f"a server to look for {path}")
+    apart = [str(server) for server, place in sorted(places.items()) if place == devices.CHIEF]
+    if apart:
+        _LOG.info("servers %s do not share the folder of %s, so their rows pass through the chief.", apart, path)
+    return places
 
 
 def _next_of(units: Iterator[Callable[[], None]]) -> Callable[[], object]:

@@ -6,8 +6,6 @@ Threading: one thread saves; servers write in the threads of the strategy's pool
 
 import dataclasses
 import functools
-import itertools
-import logging
 import pathlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +19,9 @@ from tfps.saving import bundles
 from tfps.saving.content import Content, TableContent
 from tfps.saving.folders import Draft
 from tfps.saving.manifest import SavedFile, SavedPart, SavedTable, SavedVariable, files_of
-from tfps.saving.servers import run_on_servers
+from tfps.saving.rows import PART_BYTES, Chunk, Rows, servers_of
+from tfps.saving.servers import find_places, run_on_servers
 from tfps.strategy.strategy import ParameterServerStrategy
-
-_LOG = logging.getLogger("tfps")
-
-PART_BYTES = 64 << 20
-"""The most bytes of one part: what a server, or the chief, needs of memory, and what is read at a time."""
 
 
 @dataclasses.dataclass
@@ -45,11 +39,12 @@ class Written:
     files: dict[str, SavedFile]
 
 
-def write(content: Content, draft: Draft, strategy: ParameterServerStrategy | None) -> Written:
+def write(content: Content, rows: Rows, draft: Draft, strategy: ParameterServerStrategy | None) -> Written:
     """Writes the values of a model into a draft, which the caller completes.
 
     Args:
-        content: the values.
+        content: the variables, with the values of those that are dense.
+        rows: the rows of its tables.
         draft: the checkpoint that is being written.
         strategy: the strategy that has the tables; None without tables.
 
@@ -62,7 +57,7 @@ def write(content: Content, draft: Draft, strategy: ParameterServerStrategy | No
     tables = []
     if content.tables:
         assert strategy is not None
-        tables = writer.write_tables(content.tables, strategy)
+        tables = writer.write_tables(content.tables, rows, strategy)
     variables = [
         SavedVariable(name, content.shape(name), _dtype_of(content, name), bundle_of.get(name))
         for name in content.order
@@ -91,65 +86,59 @@ class _Writer:
             self._write(devices.CHIEF, bundle, names, values)
             yield from ((name, bundle) for name in names)
 
-    def write_tables(self, tables: Sequence[TableContent], strategy: ParameterServerStrategy) -> list[SavedTable]:
+    def write_tables(
+        self, tables: Sequence[TableContent], rows: Rows, strategy: ParameterServerStrategy
+    ) -> list[SavedTable]:
         """Writes the rows of tables, each server its own."""
         parts: list[list[SavedPart]] = [[] for _ in tables]
-        servers = sorted({server for one in tables for server in one.tables[0].servers})
-        places = {server: self._place(strategy, server) for server in servers}
-        units = {server: self._units(tables, parts, server, places[server], strategy.num_servers) for server in servers}
+        servers = servers_of(tables)
+        places = self._places(strategy, servers)
+        folders = {server: f"rows-{server}-of-{strategy.num_servers}" for server in servers}
+        units = {
+            server: self._units(tables, rows.chunks(server), parts, folders[server], places[server])
+            for server in servers
+        }
         run_on_servers(strategy, units, "a server to write some rows of a checkpoint")
         return [
             SavedTable(one.tables[0].routing, one.names, tuple(sorted(found, key=lambda part: part.bundle)))
             for one, found in zip(tables, parts, strict=True)
         ]
 
-    def _place(self, strategy: ParameterServerStrategy, server: int) -> str:
-        """Returns the device that writes the rows of a server: itself, or the chief if it does not see the folder."""
-        device = devices.server(server)
-        if self._draft.is_shared:
-            token, probe = secrets.token_hex(16), self._draft.prefix("probe")
-            pathlib.Path(probe).write_text(token)
-            seen = strategy.each_server_pool.call(server, lambda: tf.constant(bundles.sees(device, probe, token)))
-            pathlib.Path(probe).unlink()
-            if seen:
-                return device
-            _LOG.info("server %d does not share the folder of the checkpoint, so the chief writes its rows.", server)
-        return devices.CHIEF
+    def _places(self, strategy: ParameterServerStrategy, servers: Sequence[int]) -> dict[int, str]:
+        """Returns the device that writes the rows of each server: itself, or the chief if it sees no such folder."""
+        if not self._draft.is_shared:
+            return dict.fromkeys(servers, devices.CHIEF)
+        token, probe = secrets.token_hex(16), self._draft.prefix("probe")
+        pathlib.Path(probe).write_text(token)
+        places = find_places(strategy, servers, probe, token)
+        pathlib.Path(probe).unlink()
+        return places
 
     def _units(
-        self, tables: Sequence[TableContent], parts: list[list[SavedPart]], server: int, place: str, num_servers: int
+        self,
+        tables: Sequence[TableContent],
+        chunks: Iterator[Chunk],
+        parts: list[list[SavedPart]],
+        folder: str,
+        place: str,
     ) -> Iterator[Callable[[], None]]:
         """Yields the units of work of a server: one part each."""
-        numbers = itertools.count()
-        for one, found in zip(tables, parts, strict=True):
-            for shard, owner in enumerate(one.tables[0].servers):
-                if owner != server:
-                    continue
-                for local, rows in one.tables[0].scan_shard(shard, one.tables[1:], _chunk_rows(one)):
-                    bundle = f"rows-{server}-of-{num_servers}/part-{next(numbers):05d}"
-                    yield functools.partial(self._write_part, one, found, shard, local, rows, bundle, place)
+        for number, chunk in enumerate(chunks):
+            bundle = f"{folder}/part-{number:05d}"
+            yield functools.partial(self._write_part, tables[chunk.table], parts[chunk.table], chunk, bundle, place)
 
-    def _write_part(
-        self,
-        one: TableContent,
-        found: list[SavedPart],
-        shard: int,
-        local: np.ndarray,
-        rows: list[tf.Tensor],
-        bundle: str,
-        place: str,
-    ) -> None:
+    def _write_part(self, one: TableContent, found: list[SavedPart], chunk: Chunk, bundle: str, place: str) -> None:
         """Writes one part, on its server or on the chief."""
-        names = [str(column) for column in range(len(rows))]
-        # Rows of a table that grows have gaps between them.
-        has_ids = bool(local.size) and int(local[-1]) - int(local[0]) + 1 != local.size
-        if has_ids:
+        names, rows, first = [str(column) for column in range(len(chunk.rows))], chunk.rows, 0
+        if not chunk.is_range:
+            ids = one.tables[0].routing.global_of(chunk.shard, chunk.local)
             with tf.device(None), tf.device(place):
-                rows = [*rows, tf.constant(one.tables[0].routing.global_of(shard, local))]
+                rows = [*rows, tf.constant(ids)]
             names.append(bundles.IDS)
+        elif chunk.local.size:
+            first = int(chunk.local[0])
         self._write(place, bundle, names, rows)
-        first = 0 if has_ids or not local.size else int(local[0])
-        found.append(SavedPart(bundle, shard, first, int(local.size), has_ids))
+        found.append(SavedPart(bundle, chunk.shard, first, int(chunk.local.size), not chunk.is_range))
 
     def _write(self, device: str, bundle: str, names: Sequence[str], tensors: Sequence[tf.Tensor]) -> None:
         prefix = self._draft.prefix(bundle)
@@ -183,9 +172,3 @@ def _groups(content: Content) -> Iterator[list[str]]:
         size += own
     if group:
         yield group
-
-
-def _chunk_rows(one: TableContent) -> int:
-    """Returns the rows of a part."""
-    width = sum(table.dim * table.dtype.size for table in one.tables)
-    return max(1, PART_BYTES // width)

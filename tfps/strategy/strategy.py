@@ -39,6 +39,8 @@ from tfps.runtime.pool import WorkerPool
 from tfps.runtime.recovery import Restorer
 from tfps.runtime.rejoining import Rejoining
 from tfps.runtime.remote_variables import RemoteVariables
+from tfps.runtime.stop_signals import StopSignals
+from tfps.runtime.watch import Watch
 from tfps.strategy.arguments import ALLREDUCE, Arguments
 from tfps.strategy.coordinator import Coordinator, shorten_record
 from tfps.strategy.creation import Recipe
@@ -183,6 +185,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.dense = arguments.dense
         self.losses = Losses(self.num_workers, self.connection.cluster, _NEEDS_ALL if self.dense == ALLREDUCE else "")
         self.restorer: Restorer | None = None
+        self.stop_signals = StopSignals()
         self.gate = Gate()
         self._rejoining = Rejoining(
             self.losses, self.connection.cluster, self.gate, functools.partial(_forget, weakref.ref(self))
@@ -190,6 +193,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self._pool: WorkerPool | None = None
         self._server_pool: WorkerPool | None = None
         self._each_server_pool: WorkerPool | None = None
+        self._watch: Watch | None = None
         self.remote_variables = RemoteVariables(self)
         # With equal copies no worker misses a step of another, so the number of workers does not matter.
         missing = 1 if self.dense == ALLREDUCE else self.num_workers
@@ -293,6 +297,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.connection.check()
         if self._pool is None:
             self._pool = self._make_pool(self.worker_devices, self.losses.translate)
+            self._watch = Watch(self.connection.cluster, self._pool.threads)
+            self.losses.watch = self._watch
+            self.connection.add_pool(self._watch.close)
         return self._pool
 
     @property

@@ -32,11 +32,12 @@ from tfps.keras._compat import (
     keras,
 )
 from tfps.keras.arrays import make_dataset
-from tfps.keras.batch_callbacks import looking_ahead
+from tfps.keras.batch_callbacks import callbacks_of, looking_ahead
 from tfps.keras.eager_steps import EagerFunction
 from tfps.keras.functions import StepFunction
 from tfps.keras.hooks import replacing
 from tfps.keras.hooks.replacing import Method
+from tfps.keras.server_recovery import fit_through_losses
 from tfps.keras.steps_of_models import steps_of
 from tfps.keras.variables import current_strategy
 from tfps.runtime.steps_under_way import TEST, TRAIN
@@ -186,8 +187,10 @@ def _make_predict_function(stock: Method, model: keras.Model, force: bool = Fals
 def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit`; its steps run ahead of the callbacks only as far as these allow."""
     model_checks.check_known(model)
-    with looking_ahead(stock, model, *args, **kwargs):
-        return _run_loop(TRAIN, stock, model, *args, **kwargs)
+    callbacks = callbacks_of(stock, model, *args, **kwargs)
+    signals = model._distribute_strategy.stop_signals
+    with signals.handled(), looking_ahead(stock, model, *args, **kwargs):
+        return fit_through_losses(lambda: _run_loop(TRAIN, stock, model, *args, **kwargs), model, callbacks)
 
 
 def _evaluate(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:

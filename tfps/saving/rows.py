@@ -1,0 +1,207 @@
+"""The rows that a checkpoint writes: all, or those that were touched; read while they are written, or copied first.
+
+Threading: each server's chunks are taken by one thread, that of its server.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from tfps.embedding.table import Table, TouchedCursor
+from tfps.saving.content import Content, DenseValue, TableContent
+from tfps.saving.servers import run_on_servers
+from tfps.strategy.strategy import ParameterServerStrategy
+from tfps.types import Shape
+
+PART_BYTES = 64 << 20
+"""The most bytes of one part: what a server, or the chief, needs of memory, and what is read at a time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Some rows of one shard, with their slots.
+
+    Args:
+        table: the position of the table among those of the content.
+        shard: the shard.
+        local: the local rows, int64 [m].
+        rows: the rows, [m, dim], then those of each slot, on their server.
+    """
+
+    table: int
+    shard: int
+    local: np.ndarray[Any, Any]
+    rows: list[tf.Tensor]
+
+    @property
+    def is_range(self) -> bool:
+        """Whether the local rows follow one another."""
+        return not self.local.size or int(self.local[-1]) - int(self.local[0]) + 1 == self.local.size
+
+
+class Rows(Protocol):
+    """Rows to write."""
+
+    def chunks(self, server: int) -> Iterator[Chunk]:
+        """Yields the rows of a server, in chunks of at most `PART_BYTES`, with the server as the device."""
+        ...
+
+
+class AllRows:
+    """All rows, read while they are written: a server needs memory for one chunk.
+
+    Args:
+        tables: the tables with their slots.
+    """
+
+    def __init__(self, tables: Sequence[TableContent]) -> None:
+        self._tables = tables
+
+    def chunks(self, server: int) -> Iterator[Chunk]:
+        """See `Rows`."""
+        for number, one in enumerate(self._tables):
+            for shard in _shards_of(one.tables[0], server):
+                for local, rows in one.tables[0].scan_shard(shard, one.tables[1:], _chunk_rows(one)):
+                    yield Chunk(number, shard, local, rows)
+
+
+class TouchedRows:
+    """The rows that were touched since a moment.
+
+    Args:
+        tables: the tables with their slots.
+        touched: for each table, the ids of its rows.
+    """
+
+    def __init__(self, tables: Sequence[TableContent], touched: Sequence[np.ndarray[Any, Any]]) -> None:
+        self._tables, self._touched = tables, touched
+
+    def chunks(self, server: int) -> Iterator[Chunk]:
+        """See `Rows`."""
+        for number, (one, ids) in enumerate(zip(self._tables, self._touched, strict=True)):
+            shards, locals_ = one.tables[0].routing.locate(ids)
+            for shard in _shards_of(one.tables[0], server):
+                wanted, size = np.sort(locals_[shards == shard]), _chunk_rows(one)
+                for start in range(0, wanted.size, size):
+                    local = wanted[start : start + size]
+                    request = tf.constant(np.concatenate([[local.size], local]))
+                    stores = [table.stores[shard] for table in one.tables]
+                    yield Chunk(number, shard, local, [type(store).gather([store], request) for store in stores])
+
+
+class CopiedRows:
+    """Rows that were copied first, in the memory of their servers, which is freed as they are written.
+
+    Args:
+        rows: the rows. They are copied by the constructor, on all servers at once.
+        servers: the servers that hold them.
+        strategy: the strategy of the servers.
+    """
+
+    def __init__(self, rows: Rows, servers: Sequence[int], strategy: ParameterServerStrategy) -> None:
+        self._chunks: dict[int, collections.deque[Chunk]] = {server: collections.deque() for server in servers}
+        # A chunk is a copy; it only has to be kept.
+        units = {server: self._copies(rows, server) for server in servers}
+        run_on_servers(strategy, units, "a server to copy its rows for a checkpoint")
+
+    def _copies(self, rows: Rows, server: int) -> Iterator[Callable[[], None]]:
+        for chunk in rows.chunks(server):
+            self._chunks[server].append(chunk)
+            yield _nothing
+
+    def chunks(self, server: int) -> Iterator[Chunk]:
+        """See `Rows`."""
+        kept = self._chunks[server]
+        while kept:
+            yield kept.popleft()
+
+
+def copy_dense(content: Content) -> Content:
+    """Returns the content with copies of the dense variables, in the memory of the chief."""
+    copies: dict[str, DenseValue] = {name: _Copy(one.numpy()) for name, one in content.dense.items()}
+    return dataclasses.replace(content, dense=copies)
+
+
+class Touches:
+    """Finds the rows that were touched between two checkpoints of a model.
+
+    Only updates of rows are recorded. A table that was assigned in between has other rows too, so no delta can be made.
+    """
+
+    def __init__(self) -> None:
+        self._cursors: dict[int, TouchedCursor] = {}
+        self._assigned: dict[int, int] = {}
+
+    def begin(self, content: Content) -> None:
+        """Begins to record, from this moment on.
+
+        Raises:
+            UnsupportedError: the stores of a table cannot record updates.
+        """
+        for one in content.tables:
+            _, self._cursors[id(one.tables[0])] = one.tables[0].touched_since(None)
+            self._assigned[id(one.tables[0])] = assignments(one)
+
+    def since(self, content: Content) -> tuple[list[np.ndarray[Any, Any]], Mapping[int, TouchedCursor]] | None:
+        """Returns the ids of each table since `begin` or `advance`, and the cursors of this moment; None if unknown."""
+        ids, cursors = [], {}
+        for one in content.tables:
+            key = id(one.tables[0])
+            if key not in self._cursors or self._assigned[key] != assignments(one):
+                return None
+            found, cursors[key] = one.tables[0].touched_since(self._cursors[key])
+            ids.append(found)
+        return ids, cursors
+
+    def advance(self, cursors: Mapping[int, TouchedCursor]) -> None:
+        """Counts from later cursors on: what came before them was written."""
+        self._cursors.update(cursors)
+
+
+def assignments(one: TableContent) -> int:
+    """Returns how often a table or one of its slots was assigned."""
+    return sum(table.assignments for table in one.tables)
+
+
+def servers_of(tables: Sequence[TableContent]) -> list[int]:
+    """Returns the servers that hold rows of tables."""
+    return sorted({server for one in tables for server in one.tables[0].servers})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Copy:
+    """A copy of a dense variable."""
+
+    value: np.ndarray[Any, Any]
+
+    @property
+    def shape(self) -> Shape:
+        return self.value.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.value.dtype
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        return self.value
+
+    def assign(self, value: Any) -> Any:
+        raise NotImplementedError
+
+
+def _nothing() -> None:
+    """Does nothing: the chunk that a unit stands for was copied when it was taken."""
+
+
+def _shards_of(table: Table, server: int) -> list[int]:
+    return [shard for shard, owner in enumerate(table.servers) if owner == server]
+
+
+def _chunk_rows(one: TableContent) -> int:
+    """Returns the rows of a part."""
+    width = sum(table.dim * table.dtype.size for table in one.tables)
+    return max(1, PART_BYTES // width)
