@@ -1,5 +1,6 @@
 """A cluster of four hosts under mutual TLS: it trains, has one open port a host, and survives what it should."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -54,10 +55,11 @@ def hosts():
         yield net
 
 
-def start(net, task, directory, program):
+def start(net, task, tasks, directory, program):
     """Starts a task on its host, with its output in a file."""
-    address = {name: f"{net.address(name)}:{PORT}" for name in TASKS}
-    cluster = {"chief": [address["chief"]], "ps": [address["ps"]], "worker": [address["worker0"], address["worker1"]]}
+    cluster = {"chief": [], "ps": [], "worker": []}
+    for name in tasks:
+        cluster[name.rstrip("01")].append(f"{net.address(name)}:{PORT}")
     job, index = task.rstrip("01"), int(task[-1]) if task[-1].isdigit() else 0
     environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"} | {
         "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": job, "index": index}}),
@@ -69,9 +71,10 @@ def start(net, task, directory, program):
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=environment)
 
 
-def wait_for(path, text, timeout_s=240):
+def wait_for(path, text, process, timeout_s=240):
+    """Waits for a text in the output of a process, while that runs."""
     deadline = time.monotonic() + timeout_s
-    while text not in path.read_text() and time.monotonic() < deadline:
+    while text not in path.read_text() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     assert text in path.read_text(), path.read_text()
 
@@ -81,33 +84,57 @@ def scan(net, host):
     return json.loads(subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout)
 
 
-def test_four_hosts_train_by_tls_alone(hosts, tmp_path, processes):
-    authority.write_certificates(tmp_path, [hosts.address(task) for task in TASKS], 1)
-    program = tmp_path / "train.py"
+@contextlib.contextmanager
+def running(net, tasks, directory):
+    """Starts the tasks on their hosts; the chief trains, and trains again after a line on its standard input."""
+    authority.write_certificates(directory, [net.address(task) for task in tasks], 1)
+    program = directory / "train.py"
     program.write_text(CHIEF)
-    running = {task: start(hosts, task, tmp_path, str(program)) for task in TASKS}
-    logs = {task: tmp_path / f"{task}.log" for task in TASKS}
+    started = {task: start(net, task, tasks, directory, str(program)) for task in tasks}
     try:
-        wait_for(logs["chief"], "trained 80")
-        assert [scan(hosts, task) for task in ("chief", "ps", "worker0")] == [[PORT]] * 3
-        # A tunnel that is killed comes back, and the connections through it.
-        (tunnel,) = processes.descendants(running["ps"].pid)
-        os.kill(tunnel, signal.SIGKILL)
-        wait_for(logs["ps"], "the TLS tunnel of ps 0 ended by SIGKILL")
-        # A worker that is killed takes its tunnel along, and the others go on.
-        below = processes.descendants(running["worker1"].pid)
-        running["worker1"].send_signal(signal.SIGKILL)
-        assert below and processes.wait_until_gone(below)
-        running["chief"].stdin.write("\n")
-        running["chief"].stdin.flush()
-        wait_for(logs["chief"], "trained 160")
-        assert [running[task].wait(120) for task in ("chief", "ps", "worker0")] == [0, 0, 0]
-        for task in ("ps", "worker0"):
-            assert f"ends: the chief at {hosts.address('chief')}:{PORT} is done" in logs[task].read_text()
-            # The scan is named; no task was.
-            away = [line for line in logs[task].read_text().splitlines() if "turned away" in line]
-            assert all(f"turned away {hosts.address('other')}:" in line for line in away)
+        yield started, {task: directory / f"{task}.log" for task in tasks}
     finally:
-        for process in running.values():
+        for process in started.values():
             process.kill()
             process.communicate()
+
+
+def train_again(chief):
+    chief.stdin.write("\n")
+    chief.stdin.flush()
+
+
+def test_hosts_train_by_tls_alone_and_have_one_open_port(hosts, tmp_path, processes):
+    tasks = ("chief", "ps", "worker0")
+    with running(hosts, tasks, tmp_path) as (started, logs):
+        wait_for(logs["chief"], "trained 80", started["chief"])
+        assert scan(hosts, "ps") == [PORT]
+        # A tunnel that is killed comes back, and the connections through it.
+        (tunnel,) = processes.descendants(started["ps"].pid)
+        os.kill(tunnel, signal.SIGKILL)
+        wait_for(logs["ps"], "the TLS tunnel of ps 0 is up again", started["ps"])
+        train_again(started["chief"])
+        wait_for(logs["chief"], "trained 160", started["chief"])
+        assert [started[task].wait(120) for task in tasks] == [0, 0, 0]
+        for task in ("ps", "worker0"):
+            assert f"ends: the chief at {hosts.address('chief')}:{PORT} is done" in logs[task].read_text()
+        # The scan is named; no task was.
+        away = [line for line in logs["ps"].read_text().splitlines() if "turned away" in line]
+        assert all(f"turned away {hosts.address('other')}:" in line for line in away)
+
+
+@pytest.mark.slow
+def test_tasks_that_are_killed_take_their_tunnels_along(hosts, tmp_path, processes):
+    with running(hosts, TASKS, tmp_path) as (started, logs):
+        wait_for(logs["chief"], "trained 80", started["chief"])
+        assert [scan(hosts, task) for task in TASKS] == [[PORT]] * 4
+        below = processes.descendants(started["worker1"].pid)
+        started["worker1"].kill()
+        assert below and processes.wait_until_gone(below)
+        train_again(started["chief"])
+        # The other worker goes on. Then the servers see the end of a chief that is killed.
+        wait_for(logs["chief"], "trained 160", started["chief"])
+        below = [pid for task in TASKS for pid in processes.descendants(started[task].pid)]
+        started["chief"].kill()
+        assert [started[task].wait(120) for task in ("ps", "worker0")] == [0, 0]
+        assert processes.wait_until_gone(below)

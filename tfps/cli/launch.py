@@ -162,6 +162,9 @@ def _check_kubernetes_flags() -> None:
 
 def _set_tls(config: TaskConfig | None) -> None:
     """Passes `--tls` on to this task, whether it serves here or runs the program."""
+    if config is None:
+        # The tasks of this machine are on loopback alone; the program must not look for tunnels beside them.
+        os.environ.pop("TFPS_TLS_DIR", None)
     if _TLS.value is None:
         return
     if config is None:

@@ -141,6 +141,7 @@ class Tunnel:
         logs.say(f"the TLS tunnel of {self._task} ended {how}; its connections are lost, and it is started again")
         try:
             self._start_and_wait()
+            logs.say(f"the TLS tunnel of {self._task} is up again")
         except ClusterError as error:
             # The next look at the process sees that it has ended.
             logs.say(f"error: {error}")
