@@ -100,11 +100,14 @@ class ServerLostError(TaskDiedError):
         message: the message.
         servers: the numbers of the servers.
         summary: a summary of one line, if the message has several lines.
+        is_restarted: whether a server runs again, without what it held.
     """
 
-    def __init__(self, message: str, servers: tuple[int, ...] = (), summary: str = "") -> None:
+    def __init__(
+        self, message: str, servers: tuple[int, ...] = (), summary: str = "", is_restarted: bool = False
+    ) -> None:
         super().__init__(message, ("ps", servers[0]) if servers else None, summary)
-        self.servers = servers
+        self.servers, self.is_restarted = servers, is_restarted
 
 
 class ClusterTimeoutError(ClusterError, TimeoutError):

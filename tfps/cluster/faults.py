@@ -35,7 +35,9 @@ _UNREACHABLE = re.compile(
     r"keepalive watchdog timeout|ping timeout|connection timed out|GOAWAY|endpoint closing",
     re.IGNORECASE,
 )
-_RESTARTED = re.compile(r"unable to find a context_id|session handle is not found", re.IGNORECASE)
+_RESTARTED = re.compile(
+    r"unable to find a context_id|session handle is not found|some remote workers have been restarted", re.IGNORECASE
+)
 _REMOTE = re.compile(r"error information from remote target (?P<task>/job:\S+)")
 _NO_OP = re.compile(r"Op type not registered '(?P<op>\w+)'")
 _UNREADABLE = re.compile(
@@ -187,7 +189,9 @@ def _lost_task_error(text: str, cluster: Cluster, what: str) -> ClusterError:
     tf_logging.quieten()
     who = "A server" if task is None else _format_task(*task, spec)
     message = f"{who} {what}. TensorFlow says: {_extract_reason(text)}"
-    return ServerLostError(message, (task[1],)) if task and task[0] == jobs.PS else ClusterError(message, task)
+    if task is None or task[0] != jobs.PS:
+        return ClusterError(message, task)
+    return ServerLostError(message, (task[1],), is_restarted=_RESTARTED.search(text) is not None)
 
 
 def _get_spec(cluster: Cluster) -> ClusterSpec | None:

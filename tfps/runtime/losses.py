@@ -118,7 +118,8 @@ class Losses:
         ours = translate(error, self._cluster, (jobs.WORKER, worker))
         if isinstance(ours, ClusterError) and self._record_loss(ours):
             return WorkerLostError(str(ours), ours.task)
-        if isinstance(ours, ServerLostError) and not self._needs_all and self._wait_for_servers():
+        broke_off = isinstance(ours, ServerLostError) and not ours.is_restarted and not self._needs_all
+        if broke_off and isinstance(ours, ServerLostError) and self._wait_for_servers():
             _LOG.warning(
                 "a call of worker %d broke off, but all servers live: it is repeated, and each update counts once. %s",
                 worker,
