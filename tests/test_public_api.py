@@ -44,6 +44,7 @@ PUBLIC = {
         "IdRangeError",
         "InputFileError",
         "LibraryError",
+        "NotFiniteError",
         "PlanError",
         "ServerLostError",
         "TaskDiedError",
