@@ -167,6 +167,9 @@ class Losses:
             known = worker in self._lost
             self._lost.setdefault(worker, (time.monotonic(), why))
         # Outside the lock, because the other threads need not wait while the task is started.
+        if not known and isinstance(self._cluster, LocalCluster):
+            # If the process lives, only a connection broke. What it was doing must not go on beside the repeated steps.
+            self._cluster.kill(jobs.WORKER, worker)
         after, comes = self._start_again(worker)
         if not comes and self.lost == frozenset(range(self.num_workers)) and not self._any_comes():
             return False
