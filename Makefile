@@ -1,6 +1,7 @@
 # make demo       trains the example job on a cluster of processes on this machine
 # make test       runs the tests; both first make .venv with the package and its C++ ops (about two minutes, once)
 # make test-slow  trains the examples' models on real data, each for a minute or more
+# make test-faults  kills and stops processes at random moments, in each mode; FAULT_SEEDS=10 for more of them
 # make test-gpu   runs the tests that need cards; each says that it was skipped where there is none
 # make test-upstream  runs Keras's own tests inside a scope of tfps
 # make lint       ruff and mypy
@@ -21,7 +22,7 @@ UPSTREAM_ARGS ?= -n 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 OPS := $(shell find tfps_ops -name '*.cc' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: environment demo test test-together test-alone test-slow test-gpu test-upstream lint format coverage asan tsan test-versions clean
+.PHONY: environment demo test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage asan tsan test-versions clean
 .DELETE_ON_ERROR:
 
 # TensorFlow comes before the package: the ops are compiled against the very one that will load them.
@@ -50,7 +51,7 @@ demo: $(VENV)/.package
 
 # Tests mostly wait for processes, so three run at a time on two cores, each of the three with a cluster of its own. That takes
 # about 12 GB of memory.
-TOGETHER := -m pytest -q -n 3 --dist worksteal -m 'not slow and not alone'
+TOGETHER := -m pytest -q -n 3 --dist worksteal -m 'not slow and not alone and not faults'
 # These measure what other tests would disturb.
 ALONE := -m pytest -q -m alone
 
@@ -75,6 +76,9 @@ coverage: $(VENV)/.package
 
 test-slow: $(VENV)/.package
 	$(VENV)/bin/pytest -q -m slow $(PYTEST_ARGS)
+
+test-faults: $(VENV)/.package
+	$(VENV)/bin/python -m pytest -q -m faults tests/faults $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.package
 	$(VENV)/bin/python -m pytest -q -m gpu $(PYTEST_ARGS)

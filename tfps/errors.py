@@ -57,6 +57,33 @@ class IdRangeError(TfpsError, IndexError):
         self.id, self.place, self.shape = id, place, shape
 
 
+class NotFiniteError(TfpsError, ArithmeticError):
+    """A gradient is NaN or infinite, and the strategy has `on_nan="stop"`.
+
+    Args:
+        message: the message.
+        worker: the number of the worker that found it. This argument and the ones below are None if the error has only
+            a message.
+        step: the number of the step, as the optimizer of the worker counts.
+        layer: the path of the first layer.
+        variables: the paths of the variables.
+        rows: for each table among them, ids of its rows, eight at most.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        worker: int | None = None,
+        step: int | None = None,
+        layer: str | None = None,
+        variables: tuple[str, ...] | None = None,
+        rows: dict[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.worker, self.step, self.layer, self.variables, self.rows = worker, step, layer, variables, rows
+
+
 class InputFileError(TfpsError, OSError):
     """A worker cannot read a file of its input.
 
@@ -110,11 +137,14 @@ class ServerLostError(TaskDiedError):
         message: the message.
         servers: the numbers of the servers.
         summary: a summary of one line, if the message has several lines.
+        is_restarted: whether a server runs again, without what it held.
     """
 
-    def __init__(self, message: str, servers: tuple[int, ...] = (), summary: str = "") -> None:
+    def __init__(
+        self, message: str, servers: tuple[int, ...] = (), summary: str = "", is_restarted: bool = False
+    ) -> None:
         super().__init__(message, (jobs.PS, servers[0]) if servers else None, summary)
-        self.servers = servers
+        self.servers, self.is_restarted = servers, is_restarted
 
 
 class ClusterTimeoutError(ClusterError, TimeoutError):

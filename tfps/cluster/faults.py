@@ -19,7 +19,6 @@ from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.errors import (
     ClusterError,
-    IdRangeError,
     InputFileError,
     LibraryError,
     ServerLostError,
@@ -35,7 +34,9 @@ _UNREACHABLE = re.compile(
     r"keepalive watchdog timeout|ping timeout|connection timed out|GOAWAY|endpoint closing",
     re.IGNORECASE,
 )
-_RESTARTED = re.compile(r"unable to find a context_id|session handle is not found", re.IGNORECASE)
+_RESTARTED = re.compile(
+    r"unable to find a context_id|session handle is not found|some remote workers have been restarted", re.IGNORECASE
+)
 _REMOTE = re.compile(r"error information from remote target (?P<task>/job:\S+)")
 _NO_OP = re.compile(r"Op type not registered '(?P<op>\w+)'")
 _UNREADABLE = re.compile(
@@ -112,7 +113,7 @@ def _translation(error: Exception, cluster: Cluster, task: tuple[str, int] | Non
         return _find_dead_task(cluster) or _lost_task_error(error_text, cluster, "has broken off a call")
     if task is not None and (found := _find_unreadable(error, error_text)):
         return _file_error(found, task, cluster)
-    return _id_range_error(error, error_text)
+    return _step_error(error, error_text, task)
 
 
 def _find_unreadable(error: Exception, error_text: str) -> re.Match[str] | None:
@@ -141,14 +142,17 @@ def _file_error(found: re.Match[str], task: tuple[str, int], cluster: Cluster) -
     )
 
 
-def _id_range_error(error: Exception, error_text: str) -> IdRangeError | None:
+def _step_error(error: Exception, error_text: str, task: tuple[str, int] | None) -> TfpsError | None:
+    """Returns the error that an op of ours in a step reports."""
     import tensorflow as tf
 
-    from tfps.ops import id_range
+    from tfps.ops import id_range, not_finite
 
     # Only an op raises this class; a user's own error may quote the same text.
     from_op = isinstance(getattr(error, "original_exception", None) or error, tf.errors.InvalidArgumentError)
-    return id_range.find(error_text) if from_op else None
+    if not from_op:
+        return None
+    return id_range.find(error_text) or not_finite.find(error_text, None if task is None else task[1])
 
 
 def _is_connection_error(error: Exception) -> bool:
@@ -188,7 +192,9 @@ def _lost_task_error(text: str, cluster: Cluster, what: str) -> ClusterError:
     who = "A server" if task is None else _format_task(*task, spec)
     reason = _extract_reason(text)
     message = f"{who} {what}. TensorFlow says: {spec.show_addresses(reason) if spec else reason}"
-    return ServerLostError(message, (task[1],)) if task and task[0] == jobs.PS else ClusterError(message, task)
+    if task is None or task[0] != jobs.PS:
+        return ClusterError(message, task)
+    return ServerLostError(message, (task[1],), is_restarted=_RESTARTED.search(text) is not None)
 
 
 def _get_spec(cluster: Cluster) -> ClusterSpec | None:

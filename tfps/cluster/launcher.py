@@ -33,6 +33,8 @@ from tfps.errors import ClusterError, ConfigError, TaskDiedError
 _POLL_S = 0.1
 _LOOK_EVERY_S = 2.0
 _END_S = 2.0
+_ON_PURPOSE = (0, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals after which a program is not started again; 0 is none. Others come from a fault, or from the system."""
 _FAILED = 1
 
 
@@ -164,7 +166,7 @@ class _Job:
         while True:
             assert self.chief is not None and self._group is not None
             status = _supervise(self.chief, self._group, timeout_s)
-            if not self.chief.killed_by:
+            if self.chief.killed_by in _ON_PURPOSE:
                 return status
             why = f"{jobs.CHIEF} 0 was ended by {signal.Signals(self.chief.killed_by).name}"
             start = self._restarts.next_start(jobs.CHIEF)

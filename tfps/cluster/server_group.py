@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from tfps import jobs
+from tfps import env, jobs
 from tfps.cluster import logs, tf_logging
 from tfps.cluster.endpoints import Endpoint
 from tfps.cluster.restarts import Restarts
@@ -29,6 +29,7 @@ from tfps.errors import ClusterError, ClusterTimeoutError, ServerLostError, Task
 
 _STOP_S = 5.0
 _POLL_S = 0.1
+_SLACK_S = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,6 +312,10 @@ class ServerGroup:
         key = (event.get("job", ""), event.get("index", -1))
         if event["event"] == "started":
             self._up[key] = Task(self._orders[key], event["pid"], Endpoint.at(event["address"]))
+            if self._link is not None:
+                # A little more than the limit, so that whoever can name the task does it first.
+                limit_s = env.silence_limit_s() + _SLACK_S
+                self._link.watch(self._key, event["pid"], self._up[key].endpoint.dial, limit_s)
             self._starting.discard(key)
             self._ended.pop(key, None)
             self._removed.discard(key)

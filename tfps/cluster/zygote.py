@@ -10,6 +10,7 @@ Its protocol is lines of JSON. Requests arrive on standard input; a group is the
      "temporary": true}
     {"again": 3, "task": TaskOrder}                                       the task of this order has died: fork it anew
     {"kill": 3, "pid": 12}                                                one server of the group that hangs
+    {"watch": 3, "pid": 12, "address": "127.0.0.1:4711", "limit_s": 120}  kill it if it does not answer for that long
     {"stop": 3}
 
 Events go to standard output:
@@ -36,6 +37,7 @@ from typing import Any, NoReturn
 from tfps import jobs
 from tfps.cluster import processes, tf_server
 from tfps.cluster.cards import count_cards, share_of_cards
+from tfps.cluster.watchdog import Watchdog
 
 _POLL_S = 1.0
 
@@ -115,6 +117,8 @@ class _Group:
         self.request = request
         # The order of each living server, by its process id.
         self.tasks: dict[int, dict[str, Any]] = {}
+        # The address and the limit of each server that is watched, by its process id.
+        self.watched: dict[int, tuple[str, float]] = {}
         # Whether a server ended without being told to.
         self.failed = False
 
@@ -137,6 +141,7 @@ class _Zygote:
         self._requests, self._events, self._parent = requests, events, parent
         self._groups: dict[int, _Group] = {}
         self._pending = b""
+        self._watchdog = Watchdog()
 
     def run(self) -> None:
         """Serves until the chief closes the input or ends."""
@@ -150,6 +155,13 @@ class _Zygote:
             if self._requests in ready and not self._read_requests():
                 return
             self._reap()
+            self._kill_silent()
+
+    def _kill_silent(self) -> None:
+        """Kills the servers that have not answered for too long. They are then reaped, and replaced, as any others."""
+        watched = {pid: one for group in self._groups.values() for pid, one in group.watched.items()}
+        for pid in self._watchdog.look(watched):
+            os.kill(pid, signal.SIGKILL)
 
     def stop_all(self) -> None:
         """Kills and reaps every server."""
@@ -167,6 +179,8 @@ class _Zygote:
                 self._start(_Group(request))
             elif "again" in request:
                 self._start_again(request["again"], request["task"])
+            elif "watch" in request:
+                self._watch(request["watch"], request["pid"], (request["address"], request["limit_s"]))
             elif "kill" in request:
                 self._kill(request["kill"], request["pid"])
             else:
@@ -194,6 +208,11 @@ class _Zygote:
             _run_task(group, order, self._events, zygote)
         group.tasks[pid] = order
 
+    def _watch(self, key: int, pid: int, how: tuple[str, float]) -> None:
+        group = self._groups.get(key)
+        if group is not None and pid in group.tasks:
+            group.watched[pid] = how
+
     def _kill(self, key: int, pid: int) -> None:
         """Kills one server. Only this process may do so: it has not reaped the server, so the id is still its own."""
         group = self._groups.get(key)
@@ -214,6 +233,7 @@ class _Zygote:
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 if ended:
                     order = group.tasks.pop(pid)
+                    group.watched.pop(pid, None)
                     group.failed = True
                     self._send(_event("ended", group, order, pid) | {"status": os.waitstatus_to_exitcode(status)})
 

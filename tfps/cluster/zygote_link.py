@@ -126,6 +126,11 @@ class ZygoteLink:
         with self._lock:
             self._send({"again": key, "task": task})
 
+    def watch(self, key: int, pid: int, address: str, limit_s: float) -> None:
+        """Has one server of a group killed if it does not answer for `limit_s` seconds."""
+        with self._lock:
+            self._send({"watch": key, "pid": pid, "address": address, "limit_s": limit_s})
+
     def kill(self, key: int, pid: int) -> None:
         """Kills one server of a group; the zygote then reports its end."""
         with self._lock:

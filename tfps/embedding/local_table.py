@@ -21,9 +21,10 @@ class LocalTable(RoutedRows):
     Args:
         table: the table.
         rows: the rows that the servers sent, [m, dim].
+        ids: the ids of the rows, int64 [m], for messages; None if they are not known.
     """
 
-    def __init__(self, table: Table, rows: tf.Tensor) -> None:
+    def __init__(self, table: Table, rows: tf.Tensor, ids: tf.Tensor | None = None) -> None:
         self._variable = _LocalVariable(f"{table._unique_id}_window", rows, table)
         # With one shard of kind "mod", position i is local row i. The routing has the number of rows of the whole
         # table, so that gradients have the table's shape. A window never has more rows than the table.
@@ -32,7 +33,7 @@ class LocalTable(RoutedRows):
         super().__init__(table.key, table.name, routing, (0,), [store], table.trainable)
         # Tapes tell variables apart by these two names, and one graph may use both the window and the table itself.
         self._unique_id = self._shared_name = f"{table._unique_id}_window"
-        self.pulled = rows
+        self.pulled, self.ids = rows, ids
         self.keeps_repeats = table.keeps_repeats
 
     @property

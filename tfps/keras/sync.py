@@ -10,13 +10,14 @@ from tfps import step
 from tfps.checks import check_integer
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError
-from tfps.keras import row_optimizers
+from tfps.keras import finite_gradients, row_optimizers
 from tfps.keras._compat import Variable
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import ModeOptimizer, ModeSettings, get_optimizer, with_mode
 from tfps.keras.multi_optimizer import is_multi, part_for, unscaled
 from tfps.keras.optimizers import by_rows
 from tfps.keras.plain_variables import check_trained
+from tfps.strategy.arguments import STOP
 from tfps.training.mode import Mode
 from tfps.training.synchronous.mode import Synchronous
 
@@ -61,6 +62,9 @@ def contribute(
     pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
     updated = [variable for _, variable in pairs]
     check_trained(updated)
+    # A scaled loss may overflow: then the servers leave the update out.
+    if optimizer._distribution_strategy.on_nan == STOP and unscaled(optimizer) is optimizer:
+        finite_gradients.check(optimizer, gradients, variables)
 
     def apply_means(means: Sequence[tf.Tensor]) -> None:
         if is_multi(unscaled(optimizer)):

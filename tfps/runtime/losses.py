@@ -118,7 +118,8 @@ class Losses:
         ours = translate(error, self._cluster, (jobs.WORKER, worker))
         if isinstance(ours, ClusterError) and self._record_loss(ours):
             return WorkerLostError(str(ours), ours.task)
-        if isinstance(ours, ServerLostError) and not self._needs_all and self._wait_for_servers():
+        broke_off = isinstance(ours, ServerLostError) and not ours.is_restarted and not self._needs_all
+        if broke_off and isinstance(ours, ServerLostError) and self._wait_for_servers():
             _LOG.warning(
                 "a call of worker %d broke off, but all servers live: it is repeated, and each update counts once. %s",
                 worker,
@@ -166,6 +167,9 @@ class Losses:
             known = worker in self._lost
             self._lost.setdefault(worker, (time.monotonic(), why))
         # Outside the lock, because the other threads need not wait while the task is started.
+        if not known and isinstance(self._cluster, LocalCluster):
+            # If the process lives, only a connection broke. What it was doing must not go on beside the repeated steps.
+            self._cluster.kill(jobs.WORKER, worker)
         after, comes = self._start_again(worker)
         if not comes and self.lost == frozenset(range(self.num_workers)) and not self._any_comes():
             return False

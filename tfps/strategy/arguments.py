@@ -22,6 +22,10 @@ ALLREDUCE = "allreduce"
 DENSE = ("exchange", ALLREDUCE)
 """How workers share what they do to dense variables."""
 
+IGNORE, SKIP, STOP = "ignore", "skip", "stop"
+ON_NAN = (IGNORE, SKIP, STOP)
+"""What a step does with gradients that are not finite."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -42,6 +46,7 @@ class Arguments:
     repeated_ids: str
     dense: str
     devices_per_worker: int | None
+    on_nan: str = "ignore"
 
     def __post_init__(self) -> None:
         """Checks every argument, and replaces it by the checked value."""
@@ -69,6 +74,12 @@ class Arguments:
         object.__setattr__(self, "dense_tables_bytes", limit)
         check_choice("repeated_ids", self.repeated_ids, REPEATED_IDS)
         check_choice("dense", self.dense, DENSE)
+        check_choice("on_nan", self.on_nan, ON_NAN)
+        if self.dense == ALLREDUCE and self.on_nan == SKIP:
+            raise ConfigError(
+                '`on_nan` must not be "skip" with dense="allreduce": a worker that left out an update alone would have '
+                'other dense variables than the rest. Received: \'skip\'. Valid: "stop", "ignore".'
+            )
         if self.dense == ALLREDUCE and self.overlap_dense_exchange:
             raise ConfigError(
                 '`overlap_dense_exchange` must be False with dense="allreduce", which exchanges gradients in '

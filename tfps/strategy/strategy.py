@@ -105,6 +105,10 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             every worker has, or its CPU where it has none. Without cards, the number of its logical CPU devices
             (`tfps.LocalCluster(worker_devices=)`). Their gradients are joined on the worker, which makes one request
             and one push for all of them, so the result is that of one device with the whole batch.
+        on_nan: what a step does if one of its gradients is NaN or infinite. "ignore" applies it, as Keras does. "stop"
+            raises `NotFiniteError`, which names the worker, the step, the layer and the rows, before the step is
+            applied. "skip" leaves the update out, counts the step, and says so in the log of the worker. The last two
+            cost one pass over the gradients.
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
@@ -134,6 +138,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         repeated_ids: str = "sum",
         dense: str = "exchange",
         devices_per_worker: int | None = None,
+        on_nan: str = "ignore",
     ) -> None:
         arguments = Arguments(
             cluster=cluster,
@@ -147,6 +152,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             repeated_ids=repeated_ids,
             dense=dense,
             devices_per_worker=devices_per_worker,
+            on_nan=on_nan,
         )
         # A cluster that is given needs no process manager: a task of SLURM may want servers of its own.
         config = find_task() if arguments.cluster is None else from_environment()
@@ -182,7 +188,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             self.connection.end("its devices could not be chosen")
             raise
         # Nothing below this line can fail, so nothing below has to stop the cluster again.
-        self.dense = arguments.dense
+        self.dense, self.on_nan = arguments.dense, arguments.on_nan
         self.losses = Losses(self.num_workers, self.connection.cluster, _NEEDS_ALL if self.dense == ALLREDUCE else "")
         self.restorer: Restorer | None = None
         self.stop_signals = StopSignals()

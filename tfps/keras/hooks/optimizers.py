@@ -12,6 +12,7 @@ from tfps import step
 from tfps.errors import UnsupportedError
 from tfps.keras import loss_scaling, moving_averages, optimizers
 from tfps.keras._compat import UNREFERENCED_SLOTS, TFOptimizer, Variable, keras
+from tfps.keras.finite_gradients import update_if_finite
 from tfps.keras.hooks import replacing
 from tfps.keras.hooks.replacing import Method
 from tfps.keras.modes import ModeOptimizer
@@ -65,7 +66,8 @@ def _update_step(stock: Method, optimizer: keras.Optimizer, *args: Any) -> None:
         )
     # Slots exist by now, and their marks decide how this step pushes them.
     moving_averages.mark_slots(optimizer)
-    optimizers.update_step(optimizer, *args)
+    gradients, variables, *_ = args
+    update_if_finite(optimizer, gradients, variables, lambda: optimizers.update_step(optimizer, *args))
 
 
 def _accumulate(

@@ -152,7 +152,8 @@ class StepWindow(Window):
         """Runs the step over each batch, on local tables that stand in for the tables on the servers."""
         recording, places = self._recording, self._places
         local: dict[VariableKey, LocalTable] = {
-            table.key: LocalTable(table, begin) for table, begin in zip(self._tables, rows, strict=True)
+            table.key: LocalTable(table, begin, self._keys[key])
+            for table, begin, key in zip(self._tables, rows, self._key_of, strict=True)
         }
 
         def body(number: tf.Tensor, logs: tf.Tensor, starts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
