@@ -19,7 +19,7 @@ from tfps.keras.optimizers import leading_optimizer, optimizers_of
 from tfps.keras.steps_of_models import steps_of
 from tfps.saving import reader, writer
 from tfps.saving.folders import Folder, Stored
-from tfps.saving.locations import locate
+from tfps.saving.locations import locate, open_folder
 from tfps.saving.manifest import Manifest
 from tfps.version import __version__
 
@@ -62,15 +62,16 @@ def restore(model: keras.Model, path: str | os.PathLike[str], *, only: Sequence[
     """
     check_model(model)
     names = None if only is None else [str(name) for name in check_list("only", only, "a list of names of layers")]
-    folder, name = locate(path)
-    stored = locate_latest(path) or folder.open(name)
+    stored = locate_latest(path)
+    if stored is None:
+        folder, name = locate(path)
+        stored = folder.open(name)
     read(model, stored, names)
 
 
 def locate_latest(path: str | os.PathLike[str]) -> Stored | None:
     """Opens the latest checkpoint of the folder at a path; None if it is no folder of checkpoints."""
-    folder, name = locate(path)
-    run = folder.child(name)
+    run = open_folder(path)
     latest = run.latest()
     return run.open(latest) if latest is not None and latest in run.names() else None
 

@@ -32,6 +32,8 @@ _CHECKSUM = re.compile(r"[0-9a-f]{16}")
 # Names such as "rows-0-of-2/part-00003": no absolute path, and no way out of the folder.
 _FILE = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")
 
+_SUFFIXES = (".index", ".data-00000-of-00001")
+
 T = TypeVar("T")
 
 
@@ -260,7 +262,14 @@ def _check_references(manifest: Manifest, path: str) -> None:
 
 def files_of(bundle: str) -> tuple[str, str]:
     """Returns the two files of a tensor bundle."""
-    return f"{bundle}.index", f"{bundle}.data-00000-of-00001"
+    return f"{bundle}{_SUFFIXES[0]}", f"{bundle}{_SUFFIXES[1]}"
+
+
+def bundle_of(file: str) -> str:
+    """Returns the bundle that a file belongs to."""
+    for suffix in _SUFFIXES:
+        file = file.removesuffix(suffix)
+    return file
 
 
 @dataclasses.dataclass(frozen=True)
