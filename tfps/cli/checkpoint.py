@@ -180,7 +180,7 @@ def _export(path: str) -> int:
 
     found = find(path)
     # An older one is never taken in place of a latest that is broken.
-    by_step = sorted((one for one in found if one.stored is not None), key=lambda one: one.stored.manifest.step)
+    by_step = sorted((one for one in found if one.step is not None), key=lambda one: one.step or 0)
     chosen = next((one for one in found if one.is_latest), (by_step or found)[-1])
     if chosen.stored is None:
         raise CheckpointError(chosen.problem if chosen.state == "broken" else f"{chosen.path} is incomplete.")

@@ -40,6 +40,11 @@ class Found:
     is_latest: bool
     stored: Stored | None
 
+    @property
+    def step(self) -> int | None:
+        """The number of training steps before it; None if it cannot be read."""
+        return None if self.stored is None else self.stored.manifest.step
+
 
 def find(path: str | os.PathLike[str]) -> list[Found]:
     """Finds the checkpoints at a path, the oldest first.
