@@ -54,7 +54,7 @@ def write(export: Export, to: pathlib.Path) -> list[pathlib.Path]:
     size = len(header) + sum(map(_bytes, variables))
     with new_file(path) as partial, open(partial, "w+b") as file:
         # Rows that a growing table lacks stay zeros. A full disk is an error here; in a map it would kill the process.
-        os.posix_fallocate(file.fileno(), 0, size)
+        _reserve(file.fileno(), size)
         file.write(header)
         file.flush()
         # An empty file cannot be mapped, and this one has a header.
@@ -64,6 +64,14 @@ def write(export: Export, to: pathlib.Path) -> list[pathlib.Path]:
                 # What was written leaves the memory of this process, and goes to the disk in time.
                 mapped.madvise(mmap.MADV_DONTNEED)
     return [path]
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OverflowError:
+        # Somebody has written a manifest with such a table.
+        raise OSError(f"no file has {size} bytes") from None
 
 
 def _values(export: Export) -> Iterator[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any] | None]]:
