@@ -145,7 +145,11 @@ def called(owner):
     from tfps.keras import _compat
 
     # Classes whose own names differ from version to version.
-    public = {_compat.EXPORT_ARCHIVE: "ExportArchive", tf.data.Dataset: "tf.data.Dataset"}
+    public = {
+        _compat.EXPORT_ARCHIVE: "ExportArchive",
+        tf.data.Dataset: "tf.data.Dataset",
+        _compat.H5_ENTRY: "H5IOStore",
+    }
     if owner in public:
         return public[owner]
     return re.sub(r"^tensorflow(\._api\.v2)?", "tf", owner.__name__)

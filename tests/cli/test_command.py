@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tfps.cli import launch, plan
+from tfps.cli import checkpoint, launch, plan
 
 FLAGS = launch.COMMAND.flags
 
@@ -47,7 +47,7 @@ def test_flags_of_a_plan_may_follow_its_model():
     assert (plan.COMMAND.flags.ps, plan.COMMAND.flags.routing, plan.COMMAND.flags.batch) == (8, "mod", 512)
 
 
-@pytest.mark.parametrize("command", [launch, plan])
+@pytest.mark.parametrize("command", [checkpoint, launch, plan])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_names_every_flag(command, flag, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -103,7 +103,7 @@ def test_the_flags_of_a_model_file_are_left_alone(tmp_path):
 def test_importing_the_package_and_its_commands_defines_no_global_flag():
     source = (
         "from absl import app, flags; before = set(flags.FLAGS)\n"
-        "import tfps.cli.launch, tfps.cli.plan\n"
+        "import tfps.cli.checkpoint, tfps.cli.launch, tfps.cli.plan\n"
         "added = map(flags.FLAGS.find_module_defining_flag, set(flags.FLAGS) - before)\n"
         "assert not [module for module in added if 'tfps' in module]"
     )

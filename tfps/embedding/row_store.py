@@ -96,7 +96,8 @@ class RowStore(abc.ABC):
             chunk_rows: the largest number of rows in a chunk. Only one chunk is in memory at a time.
 
         Yields:
-            The local rows of a chunk, int64 [m], and a list of tensors: the rows, [m, dim], and the rows of each slot.
+            The local rows of a chunk, int64 [m], ascending from chunk to chunk, and a list of tensors: the rows,
+            [m, dim], and the rows of each slot.
             The tensors stay on the server until the caller reads them.
         """
 

@@ -7,14 +7,14 @@ implements `create`, which makes the stores. Layers use `tfps.embedding.sharded_
 Threading: lookups and updates may come from any thread and any worker, and an update of a row is atomic on its server.
 `scan`, `numpy`, `assign` and `assign_rows` are not atomic with respect to updates: the chief calls them outside a step,
 while no step is under way. Ownership: a table owns its stores, and the servers free the rows when the table is
-collected. Cost: rows are read and written on their server. Only `numpy` and its callers (saving, exporting) collect the
-whole table on the chief, chunk by chunk.
+collected. Cost: rows are read and written on their server. Only `numpy` and its callers (exporting) collect the
+whole table on the chief, chunk by chunk; `blocks` has a few chunks there at a time.
 """
 
 import abc
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,6 +168,36 @@ class Table(RoutedRows, abc.ABC):
             if chosen.size:
                 store.assign(local[chosen], rows[chosen].astype(self.dtype.as_numpy_dtype, copy=False))
 
+    def blocks(self, block_rows: int) -> Iterator[np.ndarray[Any, Any]]:
+        """Yields the rows in the order of their ids, in blocks, for files that are written from the first to the last.
+
+        The chief needs memory for three blocks: one, and what has come from the servers for the next. Rows that a table
+        that grows lacks are zeros.
+
+        Args:
+            block_rows: the rows of each block but the last, which may have fewer.
+        """
+        chunk = -(-block_rows // len(self.stores))
+        scans = [_ShardScan(self, shard, chunk) for shard in range(len(self.stores))]
+        for start in range(0, self.rows, block_rows):
+            end = min(self.rows, start + block_rows)
+            block = np.zeros((end - start, self.dim), self.dtype.as_numpy_dtype)
+            for scan in scans:
+                for ids, rows in scan.take_until(end):
+                    block[ids - start] = rows
+            yield block
+
+    def assign_blocks(self, read: Callable[[int, int], np.ndarray[Any, Any]]) -> None:
+        """Overwrites every row with what a function returns for one block of rows after the other.
+
+        Args:
+            read: a function of the first id of a block and the id after its last; it returns their rows, [m, dim].
+        """
+        # The blocks keep the copies small that the chief makes of the rows of each shard.
+        for start in range(0, self.rows, self._chunk_rows):
+            end = min(self.rows, start + self._chunk_rows)
+            self.assign_rows(np.arange(start, end), read(start, end))
+
     def touched_since(self, cursor: TouchedCursor | None) -> tuple[np.ndarray[Any, Any], TouchedCursor]:
         """Returns the ids of the rows that were updated after a cursor. Updates of a slot count for its slot table.
 
@@ -227,10 +257,7 @@ class Table(RoutedRows, abc.ABC):
             raise ValueError(
                 f"`value` must have the shape of table {self.name!r}. Received: {whole.shape}. Valid: {self.shape}."
             )
-        # The chunks keep the copies small that the chief makes of the rows of each shard.
-        for start in range(0, self.rows, self._chunk_rows):
-            end = min(self.rows, start + self._chunk_rows)
-            self.assign_rows(np.arange(start, end), whole[start:end])
+        self.assign_blocks(lambda start, end: whole[start:end])
         return self
 
     def _assign_in_graph(self, value: tf.Tensor) -> "Self":
@@ -332,6 +359,35 @@ class Table(RoutedRows, abc.ABC):
     def __repr__(self) -> str:
         """Type, name, shape and servers."""
         return f"<{type(self).__name__} {self.name!r} shape={tuple(self.shape)} servers={self.servers}>"
+
+
+class _ShardScan:
+    """Reads a shard from its first row on, as far as it is asked to.
+
+    Args:
+        table: the table.
+        shard: the number of the shard.
+        chunk_rows: the largest number of rows that are read ahead.
+    """
+
+    def __init__(self, table: Table, shard: int, chunk_rows: int) -> None:
+        self._chunks = table.scan_shard(shard, (), chunk_rows)
+        self._routing, self._shard = table.routing, shard
+        self._ids = np.zeros(0, np.int64)
+        self._rows = np.zeros((0, table.dim), table.dtype.as_numpy_dtype)
+
+    def take_until(self, end: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """Yields the next ids that are smaller than `end`, with their rows."""
+        while True:
+            # Every routing maps ascending local rows to ascending ids.
+            count = int(np.searchsorted(self._ids, end))
+            if count:
+                yield self._ids[:count], self._rows[:count]
+                self._ids, self._rows = self._ids[count:], self._rows[count:]
+            if self._ids.size or (chunk := next(self._chunks, None)) is None:
+                return
+            local, (rows,) = chunk
+            self._ids, self._rows = self._routing.global_of(self._shard, local), rows.numpy()
 
 
 def get_routing(placement: Placement) -> Routing:

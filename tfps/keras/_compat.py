@@ -25,7 +25,9 @@ from keras.src.backend.tensorflow.trainer import (
 )
 from keras.src.losses import loss as losses
 from keras.src.models import cloning
+from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.random import seed_generator
+from keras.src.saving import saving_lib
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
@@ -38,6 +40,9 @@ Variable = backend.Variable
 EXPORT_ARCHIVE = type(keras.export.ExportArchive())
 """The class that implements `keras.export.ExportArchive`, which is a function of the format in newer versions."""
 
+H5_ENTRY = getattr(saving_lib, "H5Entry", saving_lib.H5IOStore)
+"""The class whose items are the variables of one layer in a weights file. Since Keras 3.11 it is that of the file."""
+
 UNREFERENCED_SLOTS: tuple[type, ...] = ()
 """Optimizers that create slots without naming the variable each belongs to: some, in Keras before 3.10."""
 # Keras 3.10 added `add_optimizer_variables`, and its optimizers name the variable of every slot.
@@ -47,9 +52,11 @@ if not hasattr(TFOptimizer, "add_optimizer_variables"):
 __all__ = [
     "STEPS_OF_EPOCH",
     "ArrayDataAdapter",
+    "BaseOptimizer",
     "DataAdapter",
     "EXPORT_ARCHIVE",
     "GeneratorDataAdapter",
+    "H5_ENTRY",
     "TFEpochIterator",
     "TFOptimizer",
     "TensorFlowTrainer",
@@ -68,12 +75,15 @@ __all__ = [
     "forget_uninitialized",
     "global_attributes",
     "global_generator",
+    "h5_dataset",
+    "h5_group",
     "in_stateless_scope",
     "initialize_copies",
     "keras",
     "losses",
     "metrics_of",
     "potentially_ragged_concat",
+    "saving_lib",
     "seed_generator",
     "set_global_generator",
     "standardize_dtype",
@@ -107,6 +117,26 @@ def metrics_of(model: keras.Model) -> list[keras.Metric]:
     """Returns all metrics of a model, also those that a property `metrics` of its own leaves out."""
     # What `Trainer.metrics` returns, whatever the class of the model has in its place.
     return [*model.metrics, *Trainer.metrics.fget(model)]
+
+
+def h5_group(entry: Any) -> Any:
+    """Returns the `h5py.Group` in which the variables of one layer are written."""
+    if hasattr(entry, "group"):
+        return entry.group
+    # Keras 3.11 and newer make the group when its first variable comes.
+    if not entry._h5_entry_initialized:
+        entry._create_h5_group(entry._h5_entry_path)
+    return entry._h5_entry_group
+
+
+def h5_dataset(entry: Any, key: str) -> Any:
+    """Returns the `h5py.Dataset` of a variable in a file that is read; None if it has none."""
+    group = entry.group if hasattr(entry, "group") else entry._h5_entry_group
+    if key not in group:
+        return None
+    # Newer versions of Keras refuse links and other ways out of the file.
+    find = getattr(saving_lib, "safe_get_h5_dataset", None)
+    return group[key] if find is None else find(group, key)
 
 
 def standardize_dtype(dtype: object) -> str:

@@ -23,7 +23,7 @@ from tfps.keras.steps_of_models import steps_of
 from tfps.saving import reader, writer
 from tfps.saving.content import Content
 from tfps.saving.folders import Folder, Stored
-from tfps.saving.locations import locate
+from tfps.saving.locations import locate, open_folder
 from tfps.saving.manifest import Manifest
 from tfps.saving.rows import AllRows, CopiedRows, Rows, TouchedRows, copy_dense, servers_of
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -68,11 +68,9 @@ def restore(model: keras.Model, path: str | os.PathLike[str], *, only: Sequence[
     """
     check_model(model)
     names = None if only is None else [str(name) for name in check_list("only", only, "a list of names of layers")]
-    folder, name = locate(path)
-    run = folder.child(name)
+    run = open_folder(path)
     latest = run.latest()
-    if latest is not None and latest in run.names():
-        folder, name = run, latest
+    folder, name = (run, latest) if latest is not None and latest in run.names() else locate(path)
     read(model, open_chain(folder, name), names)
 
 

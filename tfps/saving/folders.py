@@ -104,6 +104,14 @@ class Folder(Protocol):
         """Returns the names of the complete checkpoints, the oldest first."""
         ...
 
+    def complete(self) -> list[str]:
+        """Returns the names of all complete checkpoints, also of those that are not numbered, which come last."""
+        ...
+
+    def incomplete(self) -> list[str]:
+        """Returns the names of what looks like a checkpoint that was not completed."""
+        ...
+
     def latest(self) -> str | None:
         """Returns the name that `latest` has; None if there is none."""
         ...
@@ -152,6 +160,17 @@ def by_step(names: list[str]) -> list[str]:
     return [name for _, name in sorted(numbered)]
 
 
+def numbered_first(names: list[str]) -> list[str]:
+    """Returns names with those of numbered checkpoints first, the oldest first, and the others by name."""
+    numbered = by_step(names)
+    return numbered + sorted(set(names) - set(numbered))
+
+
+def looks_incomplete(name: str) -> bool:
+    """Whether a folder of this name that has no manifest is a checkpoint that was not completed."""
+    return name.endswith(_PARTIAL) or _NUMBERED.fullmatch(name) is not None
+
+
 class LocalFolder:
     """A folder that the chief reaches by its file system.
 
@@ -166,8 +185,26 @@ class LocalFolder:
 
     def names(self) -> list[str]:
         """See `Folder`."""
+        return by_step(self._children(complete=True))
+
+    def complete(self) -> list[str]:
+        """See `Folder`."""
+        return numbered_first(self._children(complete=True))
+
+    def incomplete(self) -> list[str]:
+        """See `Folder`."""
+        return numbered_first([name for name in self._children(complete=False) if looks_incomplete(name)])
+
+    def _children(self, *, complete: bool) -> list[str]:
+        """Returns the folders in this one that have a manifest, or those that have none."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return by_step([one.name for one in self._path.iterdir() if (one / manifests.NAME).exists()])
+            folders = [one for one in self._path.iterdir() if one.is_dir()]
+            # What a writer that is at work has under another name is not complete, whatever is in it.
+            return [
+                one.name
+                for one in folders
+                if complete == ((one / manifests.NAME).exists() and not one.name.endswith(_PARTIAL))
+            ]
         return []
 
     def latest(self) -> str | None:

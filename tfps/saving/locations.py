@@ -30,7 +30,8 @@ def locate(path: str | os.PathLike[str]) -> tuple[Folder, str]:
     """
     text = _text_of(path).rstrip("/")
     parent, _, name = text.rpartition("/")
-    if not name or name in (".", ".."):
+    # "s3://bucket" has no folder around it.
+    if not name or name in (".", "..") or parent.endswith(":/"):
         raise CheckpointError(f"`path` must end with the name of a checkpoint. Received: {path!r}.")
     return open_folder(parent or ("/" if text.startswith("/") else ".")), name
 

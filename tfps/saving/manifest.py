@@ -7,6 +7,7 @@ Threading: pure functions and frozen values, any thread.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -31,6 +32,8 @@ _DTYPES = ("bfloat16", "bool", "float16", "float32", "float64", "string") + tupl
 _CHECKSUM = re.compile(r"[0-9a-f]{16}")
 # Names such as "rows-0-of-2/part-00003": no absolute path, and no way out of the folder.
 _FILE = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")
+
+_SUFFIXES = (".index", ".data-00000-of-00001")
 
 T = TypeVar("T")
 
@@ -136,7 +139,11 @@ class Manifest:
 
     def variable(self, name: str) -> SavedVariable:
         """Returns a variable by its name."""
-        return next(one for one in self.variables if one.name == name)
+        return self._by_name[name]
+
+    @functools.cached_property
+    def _by_name(self) -> Mapping[str, SavedVariable]:
+        return {one.name: one for one in self.variables}
 
     @property
     def checksum(self) -> str:
@@ -176,7 +183,11 @@ def parse(text: bytes, path: str) -> Manifest:
             "Valid: a newer tfps."
         )
     checksum = fields.pop("checksum", None)
-    if version != VERSION or checksum != _digest(fields):
+    try:
+        is_whole = version == VERSION and checksum == _digest(fields)
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is broken: it is nested too deeply ({error}).") from None
+    if not is_whole:
         raise CheckpointError(f"{path} is broken: its content does not match its checksum.")
     del fields["format"], fields["version"]
     return _parse_fields(fields, path)
@@ -221,7 +232,7 @@ def _parse_table(one: "_Fields") -> SavedTable:
     for part in parts:
         end = 0 if part.shard >= rule.shards else rule.shard_rows(part.shard)
         if part.first + (0 if part.has_ids else part.rows) > end or part.rows > rule.rows:
-            raise CheckpointError(f"{one.path} is broken: part {part.bundle!r} is outside its table.")
+            raise CheckpointError(f"{one.path} is broken: part {show_value(part.bundle)} is outside its table.")
     return SavedTable(rule, tuple(columns), parts)
 
 
@@ -239,7 +250,9 @@ def _parse_file(value: JSON, path: str) -> SavedFile:
     one = _Fields(value, path, "files")
     checksum = one.string("farmhash64")
     if not _CHECKSUM.fullmatch(checksum):
-        raise CheckpointError(f"{path} is broken: a checksum has 16 hexadecimal digits. Received: {checksum!r}.")
+        raise CheckpointError(
+            f"{path} is broken: a checksum has 16 hexadecimal digits. Received: {show_value(checksum)}."
+        )
     return SavedFile(one.integer("bytes"), checksum)
 
 
@@ -260,17 +273,25 @@ def _check_references(manifest: Manifest, path: str) -> None:
     for table in manifest.tables:
         shapes = [manifest.variable(name).shape for name in table.columns]
         if any(len(shape) != 2 or shape[0] != table.routing.rows for shape in shapes):
-            raise CheckpointError(f"{path} is broken: the columns of table {table.columns[0]!r} differ in their rows.")
+            name = show_value(table.columns[0])
+            raise CheckpointError(f"{path} is broken: the columns of table {name} differ in their rows.")
     bundles = {variable.bundle for variable in manifest.variables if variable.bundle is not None}
     bundles |= {part.bundle for table in manifest.tables for part in table.parts}
     missing = [bundle for bundle in sorted(bundles) if not set(files_of(bundle)) <= manifest.files.keys()]
     if missing:
-        raise CheckpointError(f"{path} is broken: it lists no files for {missing[0]!r}.")
+        raise CheckpointError(f"{path} is broken: it lists no files for {show_value(missing[0])}.")
 
 
 def files_of(bundle: str) -> tuple[str, str]:
     """Returns the two files of a tensor bundle."""
-    return f"{bundle}.index", f"{bundle}.data-00000-of-00001"
+    return f"{bundle}{_SUFFIXES[0]}", f"{bundle}{_SUFFIXES[1]}"
+
+
+def bundle_of(file: str) -> str:
+    """Returns the bundle that a file belongs to."""
+    for suffix in _SUFFIXES:
+        file = file.removesuffix(suffix)
+    return file
 
 
 @dataclasses.dataclass(frozen=True)

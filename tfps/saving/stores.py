@@ -16,7 +16,7 @@ from typing import Any
 
 from tfps.errors import CheckpointError, ConfigError
 from tfps.saving import manifest as manifests
-from tfps.saving.folders import LATEST, by_step, check_size
+from tfps.saving.folders import LATEST, by_step, check_size, looks_incomplete, numbered_first
 from tfps.saving.manifest import Manifest, files_of
 
 
@@ -45,10 +45,22 @@ class StoreFolder:
 
     def names(self) -> list[str]:
         """See `Folder`."""
+        return by_step(self._children(complete=True))
+
+    def complete(self) -> list[str]:
+        """See `Folder`."""
+        return numbered_first(self._children(complete=True))
+
+    def incomplete(self) -> list[str]:
+        """See `Folder`."""
+        return numbered_first([name for name in self._children(complete=False) if looks_incomplete(name)])
+
+    def _children(self, *, complete: bool) -> list[str]:
+        """Returns what is in this folder and has a manifest, or what has none."""
         with _named(self.path), contextlib.suppress(FileNotFoundError):
             self._files.invalidate_cache()
             found = [str(one).rstrip("/").rpartition("/")[2] for one in self._files.ls(self._path, detail=False)]
-            return by_step([name for name in found if self._files.exists(f"{self._path}/{name}/{manifests.NAME}")])
+            return [name for name in found if complete == self._files.exists(f"{self._path}/{name}/{manifests.NAME}")]
         return []
 
     def latest(self) -> str | None:

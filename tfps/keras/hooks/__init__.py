@@ -5,7 +5,7 @@ A hook only calls the object that does the work: it makes no decision and waits 
 the hooks.
 """
 
-from tfps.keras.hooks import optimizers, random_numbers, tensorflow, trainers, variables
+from tfps.keras.hooks import optimizers, random_numbers, saving, tensorflow, trainers, variables
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.custom_loop import run_in_step
 
@@ -19,5 +19,5 @@ def install() -> None:
         return
     _INSTALLED.add("keras")
     ParameterServerStrategy.run_in_step = run_in_step
-    for hooked in (variables, random_numbers, optimizers, trainers, tensorflow):
+    for hooked in (variables, random_numbers, optimizers, trainers, saving, tensorflow):
         hooked.install()
