@@ -149,8 +149,9 @@ class _Server:
 def _server() -> _Server:
     ours, theirs = socket.socketpair()
     environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
-    # OpenBLAS would start its threads when NumPy is imported.
+    # OpenBLAS would start its threads when NumPy is imported, and pyarrow's allocator one when pandas is.
     environment |= {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.programs.fork_server", str(theirs.fileno())]
     # In a session of its own, so that a Ctrl-C reaches pytest alone. It ends with pytest, whose end closes the channel.
     subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], start_new_session=True)

@@ -236,7 +236,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(trained, tmp_path):
             tfps.checkpoint.save(trained, mount / "a")
         assert not list(mount.iterdir())
     finally:
-        os.system(f"umount {mount}")
+        os.system(f"umount -l {mount}")
 
 
 def _hold(path, held, done):

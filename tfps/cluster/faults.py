@@ -37,7 +37,7 @@ _UNREACHABLE = re.compile(
 _RESTARTED = re.compile(
     r"unable to find a context_id|session handle is not found|some remote workers have been restarted", re.IGNORECASE
 )
-_REMOTE = re.compile(r"error information from remote target (?P<task>/job:\S+)")
+_REMOTE = re.compile(r"error information from remote target (?P<task>\S+)")
 _NO_OP = re.compile(r"Op type not registered '(?P<op>\w+)'")
 _UNREADABLE = re.compile(
     r"^(?:.*\}\} ?|\w+Error: |\s*\(\d+\) \w+: +)?(?P<path>[^\n]*?); "
