@@ -1,5 +1,6 @@
 """`tfps-launch` with real processes: prefixed lines, an exit status that tells, nothing left behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -142,11 +143,12 @@ def pipes_of(pid, mode):
     """Returns the pipes that a process has open for reading or for writing."""
     pipes = set()
     for name in os.listdir(f"/proc/{pid}/fd"):
-        with open(f"/proc/{pid}/fdinfo/{name}") as info:
+        # The process may close it meanwhile.
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/fdinfo/{name}") as info:
             flags = int(next(line for line in info if line.startswith("flags:")).split()[1], 8)
-        target = os.readlink(f"/proc/{pid}/fd/{name}")
-        if target.startswith("pipe:") and flags & os.O_ACCMODE == mode:
-            pipes.add(target)
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+            if target.startswith("pipe:") and flags & os.O_ACCMODE == mode:
+                pipes.add(target)
     return pipes
 
 

@@ -144,6 +144,9 @@ def test_tls_is_refused_where_it_could_not_be_kept(monkeypatch, capsys, tmp_path
     assert "`--tls` must be left out with --kubernetes" in capsys.readouterr().err
     secure.refuse_without_tunnel("anything")
     monkeypatch.setenv("TFPS_TLS_DIR", str(tmp_path))
+    # The program of a cluster on this machine must not look for tunnels beside its servers.
+    assert launch.main(["no_such_program.py"]) == 2 and "TFPS_TLS_DIR" not in os.environ
+    monkeypatch.setenv("TFPS_TLS_DIR", str(tmp_path))
     with pytest.raises(ConfigError, match="TFPS_TLS_DIR must be unset for MultiWorkerMirroredStrategy"):
         secure.refuse_without_tunnel("MultiWorkerMirroredStrategy")
 

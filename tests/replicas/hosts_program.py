@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import tfps
 from tests.replicas.small_model import BATCH, build, clicks, state_of
+from tfps.cluster.doors import listeners
 
 
 def learn(model, folder, name):
@@ -94,6 +95,8 @@ def main():
         os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": int(index)}})
         strategy, name = tfps.MultiWorkerMirroredStrategy(dense_tables_bytes=0), f"worker {index}"
         assert strategy.num_replicas_in_sync == len(ports) * devices
+        doors = listeners.own_listeners(int(ports[int(index)]))
+        assert doors and not any(door.is_open_to_all for door in doors), doors
     with strategy.scope():
         # A sum, because then the numbers of examples cross between the hosts in the forward pass too.
         model = build(keras.optimizers.Adagrad(0.1), keras.losses.BinaryCrossentropy(reduction="sum"))
