@@ -168,7 +168,7 @@ class Schedule(abc.ABC):
         """
         if self.epoch.source.is_fed or self.runner.workers.host_of(shard) != shard:
             return True
-        if self.epoch.hosts.get(shard, shard) == shard:
+        if self.epoch.hosts[shard] == shard:
             return True
         if self.progress.under_way[shard] or self._to_repeat[shard]:
             return False
