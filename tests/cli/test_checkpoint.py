@@ -13,7 +13,7 @@ import pytest
 import tfps
 from tests.saving.models import ROWS, X, Y, build
 from tfps.cli.checkpoint import main
-from tfps.saving import writer
+from tfps.saving import rows
 
 TABLES = {"model/wide/embeddings": 8, "model/narrow/embeddings": 1}
 
@@ -31,7 +31,7 @@ def run(trained, tmp_path_factory):
     """The folder of a run with a complete checkpoint in several parts, and one whose writer died."""
     path = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "PART_BYTES", 20_000)
+        patch.setattr(rows, "PART_BYTES", 20_000)
         tfps.checkpoint.save(trained, path / "ckpt-5")
     (path / "latest").write_text("ckpt-5\n")
     (path / "ckpt-9.partial").mkdir()
