@@ -1,6 +1,7 @@
 """Weights files of Keras: tables cross the chief in blocks, plain Keras reads them, and what is broken is named."""
 
 import resource
+from unittest import mock
 
 import h5py
 import keras
@@ -186,6 +187,14 @@ def test_hdf5_verifies_the_checksums(tmp_path, monkeypatch, shape, dtype):
     with h5py.File(tmp_path / "x.h5") as file:
         for number, array in enumerate(values):
             np.testing.assert_array_equal(file[str(number)][...], array)
+
+
+def test_functions_of_keras_wait_for_the_steps_under_way(trained, tmp_path, monkeypatch):
+    waits = mock.Mock()
+    monkeypatch.setattr(weight_files, "steps_of", waits)
+    keras.saving.save_weights(trained, tmp_path / "m.weights.h5")
+    keras.saving.load_weights(trained, tmp_path / "m.weights.h5")
+    assert waits.mock_calls == 2 * [mock.call(trained), mock.call().settle()]
 
 
 def test_saved_rows_are_an_array_for_a_layer_of_the_users_own(strategy, tmp_path):

@@ -23,6 +23,7 @@ from tfps.embedding.table import Table
 from tfps.errors import CheckpointError
 from tfps.keras._compat import H5_ENTRY, Variable, h5_dataset, h5_group, keras
 from tfps.keras.h5_chunks import LONGEST_ROW_BYTES, ChunkedDataset
+from tfps.keras.steps_of_models import steps_of
 from tfps.strategy.strategy import ParameterServerStrategy
 
 Method: TypeAlias = Callable[..., Any]
@@ -67,18 +68,21 @@ def _is_ours(saveable: object) -> bool:
     return isinstance(getattr(saveable, "_distribute_strategy", None), ParameterServerStrategy)
 
 
-def save_state(stock: Method, saveable: object, *args: object, **kwargs: object) -> None:
+def save_state(stock: Method, saveable: keras.Model, *args: object, **kwargs: object) -> None:
     """Saves a model: variables are written by `save_value`."""
+    # `keras.saving.save_model` and its like get here without a method of the model, maybe within an epoch.
+    steps_of(saveable).settle()
     with _within(_Call(is_load=False)), _closing(args, kwargs):
         stock(saveable, *args, **kwargs)
 
 
-def load_state(stock: Method, saveable: object, *args: object, **kwargs: object) -> None:
+def load_state(stock: Method, saveable: keras.Model, *args: object, **kwargs: object) -> None:
     """Loads a model: variables are read by `read_value`.
 
     Raises:
         CheckpointError: a variable in the file is broken.
     """
+    steps_of(saveable).settle()
     with _within(_Call(is_load=True)) as call, _closing(args, kwargs):
         stock(saveable, *args, **kwargs)
         if call.broken:
