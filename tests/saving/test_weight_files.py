@@ -1,7 +1,7 @@
 """Weights files of Keras: tables cross the chief in blocks, plain Keras reads them, and what is broken is named."""
 
-import shutil
-from types import SimpleNamespace
+import resource
+from unittest import mock
 
 import h5py
 import keras
@@ -11,7 +11,7 @@ import pytest
 from tests.saving.models import ROWS, X, Y, assert_same, build
 from tfps.embedding.table import Table
 from tfps.errors import CheckpointError
-from tfps.keras import weight_files
+from tfps.keras import h5_chunks, weight_files
 from tfps.keras._compat import Variable
 
 
@@ -35,7 +35,8 @@ def other(strategy):
 def in_blocks(monkeypatch):
     """Blocks of some rows; and no table is ever whole on the chief."""
     monkeypatch.setattr(weight_files, "_BLOCK_BYTES", 20_000)
-    monkeypatch.setattr(weight_files, "_CHUNK_BYTES", 5_000)
+    monkeypatch.setattr(weight_files, "_LAZY_BYTES", 5_000)
+    monkeypatch.setattr(h5_chunks, "_CHUNK_BYTES", 5_000)
     monkeypatch.setattr(Table, "numpy", None)
     monkeypatch.setattr(Table, "_chunk_rows", 700)
     monkeypatch.setattr(weight_files.SavedRows, "__array__", None)
@@ -161,11 +162,39 @@ def test_a_table_of_another_shape_is_named(strategy, trained, tmp_path, in_block
         wider.load_weights(tmp_path / "m.weights.h5")
 
 
-def test_a_full_disk_is_named(trained, tmp_path, monkeypatch):
-    """Before a write fails: HDF5 may crash the process then."""
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
-    with pytest.raises(CheckpointError, match=r"cannot write variable '/layers/\S+' of \S+m.weights.h5: No space left"):
-        trained.save_weights(tmp_path / "m.weights.h5")
+def test_a_disk_that_fills_up_is_named(trained, tmp_path):
+    """The file cannot grow. Chunks in the cache of HDF5 would crash the process later."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        for save, name in ((trained.save_weights, "m.weights.h5"), (trained.save, "m.keras")):
+            with pytest.raises(CheckpointError, match=r"cannot write variable '/\S+' of \S+: .*[Ff]ile too large"):
+                save(tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    "shape, dtype", [((9, 3, 2), "float64"), ((7,), "uint8"), ((5000, 3), "int16"), ((4,), "bool")]
+)
+def test_hdf5_verifies_the_checksums(tmp_path, monkeypatch, shape, dtype):
+    monkeypatch.setattr(h5_chunks, "_CHUNK_BYTES", 100)
+    random = np.random.default_rng(1).integers(0, 100, shape).astype(dtype)
+    values = [random, np.zeros(shape, dtype), np.full(shape, -1).astype(dtype)]
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for number, array in enumerate(values):
+            h5_chunks.ChunkedDataset(file, str(number), shape, np.dtype(dtype)).write(0, array)
+    with h5py.File(tmp_path / "x.h5") as file:
+        for number, array in enumerate(values):
+            np.testing.assert_array_equal(file[str(number)][...], array)
+
+
+def test_functions_of_keras_wait_for_the_steps_under_way(trained, tmp_path, monkeypatch):
+    waits = mock.Mock()
+    monkeypatch.setattr(weight_files, "steps_of", waits)
+    keras.saving.save_weights(trained, tmp_path / "m.weights.h5")
+    keras.saving.load_weights(trained, tmp_path / "m.weights.h5")
+    assert waits.mock_calls == 2 * [mock.call(trained), mock.call().settle()]
 
 
 def test_saved_rows_are_an_array_for_a_layer_of_the_users_own(strategy, tmp_path):

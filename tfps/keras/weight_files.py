@@ -12,9 +12,7 @@ Threading: Keras saves and loads in the caller's thread.
 import contextlib
 import contextvars
 import dataclasses
-import math
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -24,7 +22,8 @@ import numpy as np
 from tfps.embedding.table import Table
 from tfps.errors import CheckpointError
 from tfps.keras._compat import H5_ENTRY, Variable, h5_dataset, h5_group, keras
-from tfps.placement.text import human_bytes
+from tfps.keras.h5_chunks import LONGEST_ROW_BYTES, ChunkedDataset
+from tfps.keras.steps_of_models import steps_of
 from tfps.strategy.strategy import ParameterServerStrategy
 
 Method: TypeAlias = Callable[..., Any]
@@ -33,8 +32,8 @@ CHECKSUM = "tfps_crc32"
 """The attribute of a dataset with the CRC-32 of its bytes."""
 _BLOCK_BYTES = 32 << 20
 """Bytes of the rows that are on the chief at a time; what comes from the servers for the next ones adds to it."""
-_CHUNK_BYTES = 1 << 20
-"""The bytes of a chunk of HDF5, which has one checksum: the size of its cache."""
+_LAZY_BYTES = 1 << 20
+"""A smaller matrix is read at once."""
 _NUMBERS = "biuf"
 """The kinds of dtypes that HDF5 can check."""
 
@@ -69,30 +68,38 @@ def _is_ours(saveable: object) -> bool:
     return isinstance(getattr(saveable, "_distribute_strategy", None), ParameterServerStrategy)
 
 
-def save_state(stock: Method, saveable: object, *args: object, **kwargs: object) -> None:
+def save_state(stock: Method, saveable: keras.Model, *args: object, **kwargs: object) -> None:
     """Saves a model: variables are written by `save_value`."""
-    with _within(_Call(is_load=False)):
+    # `keras.saving.save_model` and its like get here without a method of the model, maybe within an epoch.
+    steps_of(saveable).settle()
+    with _within(_Call(is_load=False)), _closing(args, kwargs):
         stock(saveable, *args, **kwargs)
 
 
-def load_state(stock: Method, saveable: object, *args: object, **kwargs: object) -> None:
+def load_state(stock: Method, saveable: keras.Model, *args: object, **kwargs: object) -> None:
     """Loads a model: variables are read by `read_value`.
 
     Raises:
         CheckpointError: a variable in the file is broken.
     """
-    with _within(_Call(is_load=True)) as call, contextlib.ExitStack() as after:
-        # Keras leaves the file open, and HDF5 would give its old content to whoever opens the path again.
-        after.callback(_close, args[0] if args else kwargs["weights_store"])
+    steps_of(saveable).settle()
+    with _within(_Call(is_load=True)) as call, _closing(args, kwargs):
         stock(saveable, *args, **kwargs)
         if call.broken:
             raise call.broken[0]
-        after.pop_all()
 
 
-def _close(store: Any) -> None:
-    if hasattr(store, "h5_file"):
-        store.close()
+@contextlib.contextmanager
+def _closing(args: tuple[object, ...], kwargs: dict[str, object]) -> Iterator[None]:
+    """Closes the file after an error. Keras leaves it open, and HDF5 gives its old content to who opens it again."""
+    try:
+        yield
+    except BaseException:
+        file = getattr(args[0] if args else kwargs["weights_store"], "h5_file", None)
+        with contextlib.suppress(OSError, RuntimeError):
+            if file is not None:
+                file.close()
+        raise
 
 
 @contextlib.contextmanager
@@ -132,50 +139,38 @@ def save_value(stock: Method, entry: Any, key: str, value: Any) -> None:
     table = value._value if isinstance(value, Variable) else value
     with _named(group.file, f"{group.name}/{key}", "cannot write"):
         if isinstance(table, Table):
-            _save_table(group, key, table)
+            group[key].attrs[CHECKSUM] = _save_table(group, key, table)
             return
         array = np.asarray(keras.ops.convert_to_numpy(value))
-        if array.size and array.ndim and array.dtype.kind in _NUMBERS:
-            group.create_dataset(key, data=array, chunks=_chunks(array.shape, array.dtype), fletcher32=True)
+        if _has_chunks(array):
+            ChunkedDataset(group, key, array.shape, array.dtype).write(0, array)
         else:
-            # HDF5 has no checksum of a single number, and Keras has a form of its own for bfloat16.
             stock(entry, key, array)
         if array.dtype.kind not in "OSU":
             group[key].attrs[CHECKSUM] = _add_checksum(0, array)
 
 
-def _save_table(group: Any, key: str, table: Table) -> None:
+def _has_chunks(array: np.ndarray[Any, Any]) -> bool:
+    # HDF5 has no checksum of a single number, and Keras has a form of its own for bfloat16.
+    is_chunked = array.size > 0 and array.ndim > 0 and array.dtype.kind in _NUMBERS
+    return is_chunked and array.nbytes // len(array) <= LONGEST_ROW_BYTES
+
+
+def _save_table(group: Any, key: str, table: Table) -> np.uint32:
     dtype = np.dtype(table.dtype.as_numpy_dtype)
-    _check_room(group.file, table.rows * table.dim * dtype.itemsize)
-    chunks = _chunks(table.placement.spec.shape, dtype)
-    # Whole chunks, so that HDF5 writes each once.
-    per_block = max(1, _BLOCK_BYTES // (chunks[0] * table.dim * dtype.itemsize)) * chunks[0]
-    dataset = group.create_dataset(key, (table.rows, table.dim), dtype, chunks=chunks, fletcher32=True)
+    file = ChunkedDataset(group, key, (table.rows, table.dim), dtype)
+    per_block = max(1, _BLOCK_BYTES // (file.chunk_rows * table.dim * dtype.itemsize)) * file.chunk_rows
     checksum, start = np.uint32(0), 0
     for block in table.blocks(per_block):
-        dataset[start : start + len(block)] = block
+        file.write(start, block)
         start, checksum = start + len(block), _add_checksum(checksum, block)
-    dataset.attrs[CHECKSUM] = checksum
-
-
-def _check_room(file: Any, size: int) -> None:
-    """Checks that the disk has room, because HDF5 may crash the process where a write fails."""
-    folder = os.path.dirname(_file_of(file))
-    if folder and os.path.isdir(folder) and (free := shutil.disk_usage(folder).free) < size:
-        raise OSError(f"No space left on device ({human_bytes(size)} are needed, {human_bytes(free)} are free)")
+    return checksum
 
 
 def _add_checksum(checksum: np.uint32 | int, values: np.ndarray[Any, Any]) -> np.uint32:
     """Returns the CRC-32 of some bytes and of those of an array that follow them."""
     raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     return np.uint32(zlib.crc32(raw.data, int(checksum)))
-
-
-def _chunks(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> tuple[int, ...] | Any:
-    """Returns the shape of the chunks of a dataset: as many rows as fit `_CHUNK_BYTES`."""
-    row = math.prod(shape[1:]) * dtype.itemsize
-    # h5py chooses for rows that are long themselves.
-    return True if row > 16 * _CHUNK_BYTES else (min(shape[0], max(1, _CHUNK_BYTES // row)), *shape[1:])
 
 
 def read_value(stock: Method, entry: Any, key: str) -> Any:
@@ -188,7 +183,7 @@ def read_value(stock: Method, entry: Any, key: str) -> Any:
     if dataset is None:
         return stock(entry, key)
     # A file in shards is closed when the next one is opened.
-    if type(entry) is H5_ENTRY and dataset.ndim == 2 and dataset.dtype.kind == "f" and dataset.nbytes >= _CHUNK_BYTES:
+    if type(entry) is H5_ENTRY and dataset.ndim == 2 and dataset.dtype.kind == "f" and dataset.nbytes >= _LAZY_BYTES:
         return SavedRows(dataset)
     with _named(dataset.file, dataset.name, "cannot read"):
         value = np.asarray(stock(entry, key))
@@ -292,7 +287,7 @@ def load_weights(stock: Method, model: keras.Model, filepath: Any, *args: object
     except (OSError, RuntimeError) as error:
         if type(error).__module__ != "builtins":
             raise
-        raise CheckpointError(f"cannot read {filepath}: {error}.") from None
+        raise CheckpointError(f"cannot read {filepath}: {_reason(error)}.") from None
 
 
 @contextlib.contextmanager
@@ -304,7 +299,13 @@ def _named(file: Any, variable: str, problem: str) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if type(error).__module__ != "builtins":
             raise
-        raise _broken(f"{problem} variable {variable!r} of {_file_of(file)}: {error}.") from None
+        raise _broken(f"{problem} variable {variable!r} of {_file_of(file)}: {_reason(error)}.") from None
+
+
+def _reason(error: Exception) -> str:
+    """Returns what an error of HDF5 says, whose text has several lines of internals behind the number of the system."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else " ".join(str(error).split())
 
 
 def _broken(message: str) -> CheckpointError:

@@ -93,8 +93,11 @@ def _write_table(export: Export, table: SavedTable, path: pathlib.Path) -> None:
     ):
         for part in sorted(table.parts, key=lambda part: (part.first, part.shard)):
             ids, columns = read_part(export, table, part)
-            order = np.argsort(ids, kind="stable")
-            arrays = [pa.array(ids[order]), *(_lists(rows[order]) for rows in columns)]
+            # Rows of a table that grows may come in any order; sorting copies them.
+            if np.any(np.diff(ids) < 0):
+                order = np.argsort(ids, kind="stable")
+                ids, columns = ids[order], [rows[order] for rows in columns]
+            arrays = [pa.array(ids), *map(_lists, columns)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=max(1, len(ids)))
 
 
