@@ -6,14 +6,17 @@ the order: an update that is lost or counts twice shows.
 Usage: python program.py MODE SEED FAULTS
 
 FAULTS: comma-separated, one for each part of the run: "kill" (one worker), "kill-all" (all workers), "stop" (a worker
-or a server, for three seconds), "hang" (a worker, for good), "server" (kills a server; its values are restored).
+or a server, for three seconds), "hang" (a worker, for good), "server" (kills a server; its rows are restored), "broken" (the
+same after a bit of the latest checkpoint has flipped), "saving" (kills a server while a checkpoint is written).
 """
 
 import json
 import os
+import pathlib
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 
@@ -22,11 +25,11 @@ import numpy as np
 import tensorflow as tf
 
 import tfps
-from tfps.runtime import recovery
+from tfps.callbacks import Checkpoint
 from tfps.training.asynchronous import pacing
 from tfps.training.pacing import Pace
 
-ROWS, SIZE, BATCHES, WORKERS, SERVERS = 200, 8, 150, 3, 2
+ROWS, SIZE, BATCHES, WORKERS, SERVERS, EVERY = 200, 8, 150, 3, 2, 37
 MODES = {
     "async": lambda: keras.optimizers.SGD(1.0),
     "geo": lambda: tfps.optimizers.Geo(keras.optimizers.SGD(1.0), push_every=5, merge="sum"),
@@ -50,15 +53,16 @@ class Gradient(keras.losses.Loss):
 class Faults(keras.callbacks.Callback):
     """Makes one fault at a random batch of each epoch."""
 
-    def __init__(self, cluster, kinds, seed):
+    def __init__(self, cluster, kinds, seed, run):
         super().__init__()
-        self.cluster, self.kinds, self.random = cluster, list(kinds), random.Random(seed)
+        self.cluster, self.kinds, self.random, self.run = cluster, dict(enumerate(kinds)), random.Random(seed), run
         self.at, self.kind = -1, ""
 
     def on_epoch_begin(self, epoch, logs=None):
         # Not made again in an epoch that is repeated.
-        self.kind = self.kinds.pop(0) if self.kinds else ""
-        self.at = self.random.randrange(5, BATCHES - 5)
+        self.kind = self.kinds.pop(epoch, "")
+        # Two checkpoints are there by then.
+        self.at = self.random.randrange(2 * EVERY + 9 if epoch == 0 else 5, BATCHES - 5)
 
     def on_train_batch_end(self, batch, logs=None):
         if self.kind and batch >= self.at:
@@ -75,31 +79,34 @@ class Faults(keras.callbacks.Callback):
             "stop": lambda: [self.random.choice(workers + servers)],
             "hang": lambda: [self.random.choice(workers)],
             "server": lambda: [self.random.choice(servers)],
+            "broken": lambda: [self.random.choice(servers)],
+            "saving": lambda: [],
         }[kind]()
+        if kind == "saving":
+            # Once the next checkpoint has begun.
+            threading.Thread(target=self.kill_while_saving, args=(self.random.choice(servers),), daemon=True).start()
+        if kind == "broken":
+            self.flip_a_bit()
         for task in chosen:
             print(kind, task.name, file=sys.stderr, flush=True)
             os.kill(task.pid, signal.SIGSTOP if kind in ("stop", "hang") else signal.SIGKILL)
             if kind == "stop":
                 threading.Timer(3.0, os.kill, (task.pid, signal.SIGCONT)).start()
 
+    def flip_a_bit(self):
+        latest = self.run / (self.run / "latest").read_text().strip()
+        path = self.random.choice(sorted(file for file in latest.rglob("*") if file.is_file()))
+        content = bytearray(path.read_bytes())
+        content[self.random.randrange(len(content))] ^= 1 << self.random.randrange(8)
+        path.write_bytes(content)
+        print("a bit of", path, file=sys.stderr, flush=True)
 
-def train(model, data, faults, epochs):
-    """Trains epoch by epoch; repeats an epoch whose servers were lost, from the values before it."""
-    done = 0
-    while done < epochs:
-        values = [*model.variables, *model.optimizer.variables]
-        saved = [np.array(value.numpy()) for value in values]
-
-        def restore(lost, values=values, saved=saved):
-            for value, array in zip(values, saved, strict=True):
-                value.assign(array)
-
-        recovery.register(model.distribute_strategy, restore)
-        try:
-            model.fit(data, initial_epoch=done, epochs=done + 1, verbose=0, callbacks=[faults])
-            done += 1
-        except tfps.errors.ServerLostError as error:
-            recovery.replace_servers(model.distribute_strategy, error.servers)
+    def kill_while_saving(self, task):
+        deadline = time.monotonic() + 60
+        while not list(self.run.glob("*.partial")) and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        print("saving", task.name, file=sys.stderr, flush=True)
+        os.kill(task.pid, signal.SIGKILL)
 
 
 def main(mode, seed, *kinds):
@@ -119,7 +126,10 @@ def main(mode, seed, *kinds):
     model.set_weights([np.zeros((ROWS, 4))])
     first = int(model.optimizer.iterations)
     began = time.monotonic()
-    train(model, data, Faults(cluster, kinds, seed), len(kinds))
+    run = pathlib.Path(tempfile.mkdtemp())
+    checkpoint = Checkpoint(run, every_steps=EVERY, background=seed % 3 == 1, full_every=1 + seed % 4)
+    faults = Faults(cluster, kinds, seed, run)
+    model.fit(data, epochs=len(kinds), verbose=0, callbacks=[checkpoint, faults])
     seconds = time.monotonic() - began
     pids = [task.pid for task in cluster.tasks]
     counts = np.bincount(ids.reshape(-1), minlength=ROWS) * len(kinds) / (WORKERS if mode == "sync" else 1)

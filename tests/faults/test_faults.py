@@ -14,11 +14,11 @@ from tests import programs
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = pathlib.Path(__file__).with_name("program.py")
-KINDS = ["kill", "kill-all", "stop", "hang", "server"]
+KINDS = ["kill", "kill-all", "stop", "hang", "server", "broken", "saving"]
 SEEDS = int(os.environ.get("FAULT_SEEDS", "2"))
 
 LIMIT_S = 300.0
-"""Seconds for a program of five faults, on a busy machine. Each wait of the program has a limit of its own."""
+"""Seconds for a program of seven faults, on a busy machine. Each wait of the program has a limit of its own."""
 
 
 def run(mode, seed, kinds):

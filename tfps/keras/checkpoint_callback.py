@@ -207,6 +207,9 @@ class Checkpoint(RestoringCallback):
     def _write(self, prepared: checkpoints.Prepared, name: str, cursors: Mapping[int, TouchedCursor]) -> None:
         """Writes what was prepared, in this thread or in the background."""
         with self._folder.lock():
+            if name in self._folder.names():
+                # Training went back before it, because it was broken, and has come to it again.
+                self._folder.remove(name)
             manifest = checkpoints.write(prepared, self._folder, name)
             self._folder.set_latest(name)
             self._latest = name
