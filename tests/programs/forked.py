@@ -151,6 +151,7 @@ def _server() -> _Server:
     environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
     # OpenBLAS would start its threads when NumPy is imported.
     environment |= {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # pyarrow, which pandas imports
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.programs.fork_server", str(theirs.fileno())]
     # In a session of its own, so that a Ctrl-C reaches pytest alone. It ends with pytest, whose end closes the channel.
     subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], start_new_session=True)
