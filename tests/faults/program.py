@@ -5,8 +5,8 @@ the order: an update that is lost or counts twice shows.
 
 Usage: python program.py MODE SEED FAULTS
 
-FAULTS: comma-separated, one for each part of the run: "kill" (one worker), "kill-all" (all workers), "stop" (a worker
-or a server, for three seconds), "hang" (a worker, for good), "server" (kills a server; its rows are restored), "broken" (the
+FAULTS: comma-separated, one for each epoch: "kill" (one worker), "kill-all" (all workers), "stop" (a worker or a
+server, for three seconds), "hang" (a worker, for good), "server" (kills a server; its rows are restored), "broken" (the
 same after a bit of the latest checkpoint has flipped), "saving" (kills a server while a checkpoint is written).
 """
 

@@ -315,9 +315,10 @@ def current_link() -> ZygoteLink:
 def server_environment() -> dict[str, str]:
     """Returns the environment of the servers of this machine: the chief's, without TF_CONFIG."""
     environment = {key: value for key, value in os.environ.items() if key not in ("TF_CONFIG", *_SET_BY_STRATEGY)}
-    # A thread of OpenBLAS would make forks unsafe.
+    # A thread of OpenBLAS, or of the allocator of pyarrow, would make forks unsafe.
     return environment | {
         "OPENBLAS_NUM_THREADS": "1",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
         "TF_CPP_MIN_LOG_LEVEL": env.server_log_level(),
     }
 
