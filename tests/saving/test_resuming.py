@@ -148,6 +148,10 @@ def test_a_broken_checkpoint_is_left_out_and_the_one_before_is_used(one_worker, 
     resumed = fit(one_worker, OPTIMIZERS["asynchronous"], INPUTS["arrays"], Checkpoint(run, every_steps=20))
     assert f"a checkpoint is left out: {data} is broken" in caplog.text
     assert int(resumed.optimizer.iterations) == 60
+    # Training has come to that step again.
+    again = build()
+    tfps.checkpoint.restore(again, run / "ckpt-40")
+    assert int(again.optimizer.iterations) == 40
     for manifest in run.glob("*/manifest.json"):
         manifest.write_text("{}")
     with pytest.raises(CheckpointError, match=r"none of the 3 checkpoints in .* can be used"):

@@ -117,9 +117,6 @@ class Checkpoint(RestoringCallback):
         self._since_save, self._saved_at = 0, time.monotonic()
         # Deltas begin with a complete checkpoint of this program.
         self._chain, self._stopped = [], False
-        if has_servers:
-            # A signal ends `fit` after a step, and the end of that step is saved below.
-            self.model.distribute_strategy.stop_signals.register(self._finish_writing)
         self._restored, self._recovered = self._recovered or self._restore_latest(), None
         if self._restored is not None:
             self._go_on(self._restored)
@@ -140,7 +137,7 @@ class Checkpoint(RestoringCallback):
         if strategy is not None and strategy.stop_signals.asked and self.model.stop_training:
             # The epoch is not over, whatever Keras calls next.
             self._stopped = True
-            self._finish_writing()
+            self.finish_writing()
             self._save(in_epoch=True)
             return
         is_late = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
@@ -158,7 +155,7 @@ class Checkpoint(RestoringCallback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Saves the end."""
-        self._finish_writing()
+        self.finish_writing()
         if not self._stopped and self._latest != name_of(self._before_epoch):
             self._save(in_epoch=False)
 
@@ -168,7 +165,7 @@ class Checkpoint(RestoringCallback):
             _LOG.warning("a checkpoint is left out, because the one before is still being written.")
             self._since_save, self._saved_at = 0, time.monotonic()
             return
-        self._finish_writing()
+        self.finish_writing()
         progress, strategy = self._progress, strategy_of(self.model)
         if strategy is not None and self._input is not None:
             checkpoints.settle(self.model)
@@ -217,8 +214,8 @@ class Checkpoint(RestoringCallback):
             self._touches.advance(cursors)
             self._remove_old()
 
-    def _finish_writing(self) -> None:
-        """Waits for the checkpoint that is being written, and raises its error."""
+    def finish_writing(self) -> None:
+        """See `RestoringCallback`."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.finish()
@@ -234,7 +231,7 @@ class Checkpoint(RestoringCallback):
         """See `RestoringCallback`."""
         if self._writing is not None:
             with contextlib.suppress(TfpsError):
-                self._finish_writing()
+                self.finish_writing()
         # What was touched before the loss is not known after it.
         self._chain = []
         function, self._reached = self.model.train_function, self._progress
@@ -321,6 +318,10 @@ class Checkpoint(RestoringCallback):
                 broken = broken or error
                 _LOG.warning("a checkpoint is left out: %s", error)
                 continue
+            if name != self._latest and servers is None:
+                # What is later is left behind.
+                self._folder.set_latest(name)
+                self._latest = name
             return chain[-1].manifest
         if broken is not None:
             raise CheckpointError(
@@ -340,6 +341,10 @@ class Checkpoint(RestoringCallback):
                 twins_of(strategy).set_global_state(state)
         else:
             self.model._initial_epoch = progress.epoch
+            if progress.batches:
+                _LOG.warning(
+                    "%d batches of this epoch are trained again: the place in it is not known.", progress.batches
+                )
         _LOG.info("fit goes on in epoch %d after batch %d.", progress.epoch + 1, progress.batches)
         self._metrics = {
             variable.path: variable.numpy() for metric in metrics_of(self.model) for variable in metric.variables

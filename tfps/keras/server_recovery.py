@@ -29,6 +29,10 @@ class RestoringCallback(SavingCallback, abc.ABC):
         """Whether there is a checkpoint to restore from, and the input of `fit` can be read again."""
 
     @abc.abstractmethod
+    def finish_writing(self) -> None:
+        """Waits for the checkpoint that is being written, and raises its error."""
+
+    @abc.abstractmethod
     def begin_recovery(self) -> None:
         """Notes where the `fit` was that has lost a server; called before its functions are dropped."""
 
@@ -57,6 +61,8 @@ def fit_through_losses(run: Callable[[], Any], model: keras.Model, callbacks: ob
         return run()
     strategy, earlier = model.distribute_strategy, None
     register(strategy, restoring.restore_lost)
+    # A signal ends `fit` after a step, and the callback saves the end of that step.
+    strategy.stop_signals.register(restoring.finish_writing)
     try:
         while True:
             try:
@@ -69,6 +75,7 @@ def fit_through_losses(run: Callable[[], Any], model: keras.Model, callbacks: ob
                 _replace(strategy, error)
     finally:
         register(strategy, None)
+        strategy.stop_signals.register(None)
 
 
 def _replace(strategy: Any, error: ServerLostError) -> None:

@@ -81,9 +81,10 @@ class StopSignals:
         _LOG.warning("%s: training ends after this step, and is saved. Another signal ends it at once.", name)
 
     def _end(self) -> NoReturn:
-        assert self.saver is not None
         number = self._asked
-        self.saver()
+        # `fit` may have saved by itself.
+        if self.saver is not None:
+            self.saver()
         _LOG.warning("training was saved after %s, and the program ends.", signal.Signals(number).name)
         if number == signal.SIGTERM:
             raise SystemExit(jobs.PREEMPTED)
