@@ -33,6 +33,7 @@ def fields():
         created="2026-01-01T00:00:00+00:00",
         writer={"tfps": "1", "mode": "Sync"},
         base=None,
+        base_checksum=None,
         progress={"epoch": 1, "place": {"batch": 2, "state": [1, 2]}},
         variables=(
             SavedVariable("model/items/embeddings", (10, 4), "float32", None),
@@ -151,10 +152,26 @@ def test_deep_nesting(tmp_path, depth):
         try_to_parse(good.replace(b'"epoch": 1', b'"epoch": ' + nested), tmp_path)
 
 
+def test_parts_that_lack_or_repeat_rows_are_named(tmp_path):
+    body = fields()
+    table = body["tables"][0]
+    first, second = table["parts"][0], table["parts"][1] | {"has_ids": False}
+    assert try_to_parse(signed(body | {"tables": [table | {"parts": [first, second]}]}), tmp_path)
+    for parts in (
+        [first],
+        [first, first, second],
+        [first, second | {"rows": 4}],
+        [first | {"first": 1, "rows": 4}, second],
+    ):
+        assert not try_to_parse(signed(body | {"tables": [table | {"parts": parts}]}), tmp_path)
+
+
 def test_many_fields_are_checked_soon(tmp_path):
     body = fields()
     assert not try_to_parse(signed(body | {"variables": body["variables"] * 20_000}), tmp_path)
     names = [f"model/{number}" for number in range(10_000)]
-    tables = [body["tables"][0] | {"columns": [name], "parts": []} for name in names]
+    # A part with ids, as of a table that may lack rows.
+    parts = body["tables"][0]["parts"][1:]
+    tables = [body["tables"][0] | {"columns": [name], "parts": parts} for name in names]
     variables = [body["variables"][0] | {"name": name} for name in names]
     assert try_to_parse(signed(body | {"tables": tables, "variables": variables}), tmp_path)

@@ -275,11 +275,24 @@ def _check_references(manifest: Manifest, path: str) -> None:
         if any(len(shape) != 2 or shape[0] != table.routing.rows for shape in shapes):
             name = show_value(table.columns[0])
             raise CheckpointError(f"{path} is broken: the columns of table {name} differ in their rows.")
+        if manifest.base is None and not any(part.has_ids for part in table.parts) and not _covers(table):
+            name = show_value(table.columns[0])
+            raise CheckpointError(f"{path} is broken: its parts do not have each row of table {name} once.")
     bundles = {variable.bundle for variable in manifest.variables if variable.bundle is not None}
     bundles |= {part.bundle for table in manifest.tables for part in table.parts}
     missing = [bundle for bundle in sorted(bundles) if not set(files_of(bundle)) <= manifest.files.keys()]
     if missing:
         raise CheckpointError(f"{path} is broken: it lists no files for {show_value(missing[0])}.")
+
+
+def _covers(table: SavedTable) -> bool:
+    """Whether the parts of a table without gaps have each of its rows once."""
+    ends = [0] * table.routing.shards
+    for part in sorted(table.parts, key=lambda one: (one.shard, one.first)):
+        if part.first != ends[part.shard]:
+            return False
+        ends[part.shard] += part.rows
+    return all(end == table.routing.shard_rows(shard) for shard, end in enumerate(ends))
 
 
 def files_of(bundle: str) -> tuple[str, str]:
