@@ -291,7 +291,7 @@ def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
     closures = types.SimpleNamespace(over_iterator=over_iterator, read=lambda steps: Result(steps, [], {}))
     source = types.SimpleNamespace(num_batches=9, is_fed=False, in_turn=False, steps_per_epoch=9)
     iterators = dict.fromkeys(range(3), "input")
-    epoch = types.SimpleNamespace(source=source, hosts=[0, 1, 2], iterators=iterators, taken=[0, 0, 0])
+    epoch = types.SimpleNamespace(source=source, hosts=[0, 1, 2], iterators=iterators, taken=[0, 0, 0], handed=0)
     run_on = runner.Runner(workers, closures, lambda result: None)
     schedule = SyncSchedule(run_on, epoch, UpdatePolicy(1, 0, lambda places: None))
     assert schedule.take(2) == 2 and begun == [0, 1]  # the third comes late

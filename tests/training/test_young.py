@@ -90,7 +90,7 @@ class Input:
 
     def __init__(self, source, workers, alone):
         self.source, self._batches = source, iter(range(BATCHES))
-        self.hosts, self.taken, self.alone = list(range(workers)), [0] * workers, alone
+        self.hosts, self.taken, self.alone, self.handed = list(range(workers)), [0] * workers, alone, 0
         self.iterators = dict.fromkeys(range(workers), "input")
 
     def __iter__(self):
