@@ -22,7 +22,7 @@ from tfps.keras.optimizers import leading_optimizer, optimizers_of
 from tfps.keras.steps_of_models import steps_of
 from tfps.saving import reader, writer
 from tfps.saving.content import Content
-from tfps.saving.folders import Folder, Stored
+from tfps.saving.interface import Folder, Stored
 from tfps.saving.locations import locate, open_folder
 from tfps.saving.manifest import Manifest
 from tfps.saving.rows import AllRows, CopiedRows, Rows, TouchedRows, copy_dense, servers_of

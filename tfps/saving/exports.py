@@ -20,8 +20,8 @@ import tensorflow as tf
 from tfps.cluster import devices
 from tfps.errors import CheckpointError, ConfigError
 from tfps.saving import bundles
-from tfps.saving.folders import Stored
 from tfps.saving.inspection import table_named
+from tfps.saving.interface import Stored
 from tfps.saving.manifest import SavedPart, SavedTable, SavedVariable, files_of
 
 _PARTIAL = ".partial"

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from tfps.errors import CheckpointError
-from tfps.saving.folders import Folder, Stored
+from tfps.saving.interface import Folder, Stored
 from tfps.saving.locations import locate, open_folder
 from tfps.saving.manifest import Manifest, SavedTable, bundle_of, files_of
 

@@ -4,7 +4,8 @@ import os
 
 from tfps.checks import check_type
 from tfps.errors import CheckpointError
-from tfps.saving.folders import Folder, LocalFolder
+from tfps.saving.folders import LocalFolder
+from tfps.saving.interface import Folder
 
 
 def open_folder(path: str | os.PathLike[str]) -> Folder:

@@ -18,7 +18,7 @@ from tfps.errors import CheckpointError, CheckpointMismatchError
 from tfps.ops.routing_graph import global_of, locate
 from tfps.saving import bundles
 from tfps.saving.content import METRICS, Content
-from tfps.saving.folders import Stored
+from tfps.saving.interface import Stored
 from tfps.saving.manifest import Manifest, SavedPart, SavedTable, SavedVariable, files_of
 from tfps.saving.servers import find_places, run_on_servers
 from tfps.strategy.strategy import ParameterServerStrategy

@@ -17,7 +17,7 @@ from tfps.cluster import devices
 from tfps.errors import CheckpointError
 from tfps.saving import bundles
 from tfps.saving.content import Content, TableContent
-from tfps.saving.folders import Draft
+from tfps.saving.interface import Draft
 from tfps.saving.manifest import SavedFile, SavedPart, SavedTable, SavedVariable, files_of
 from tfps.saving.rows import PART_BYTES, Chunk, Rows, servers_of
 from tfps.saving.servers import find_places, run_on_servers
