@@ -52,6 +52,7 @@ class Place:
         If the trained batches are not the first ones of the input, they cannot be told to another number of shards:
         as many batches from the begin count as trained then, and the log says how many that gets wrong.
         """
+        # The usual case: the cluster is as large as it was.
         if len(self.taken) == shards and shards > 1:
             return list(self.taken)
         wanted = _split(self.batches, shards)
@@ -88,6 +89,7 @@ class Place:
         Raises:
             CheckpointError: the value is not what `to_json` returns.
         """
+        # Whoever can write to the folder can change it, so each field is checked.
         fields = check_type("input", value, dict, "an object", error=CheckpointError)
         taken = check_list("taken", fields.get("taken"), "a list of numbers", error=CheckpointError)
         states = {name: fields.get(name) for name in ("began", "order")}
@@ -109,6 +111,7 @@ def _split(batches: int, shards: int) -> list[int]:
 
 def random_states() -> RandomStates:
     """Returns the states of Python's and numpy's global generators."""
+    # JSON has no tuples, so the states become lists.
     version, numbers, spare = random.getstate()
     _, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002  # programs use the global generator
     return {

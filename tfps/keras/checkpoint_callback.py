@@ -140,6 +140,7 @@ class Checkpoint(RestoringCallback):
             self.finish_writing()
             self._save(in_epoch=True)
             return
+        # Between two batches, so an interval is at least as long as a batch.
         is_late = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
         if is_late or (self._every_steps is not None and self._since_save >= self._every_steps):
             self._save(in_epoch=True, background=self._background)
@@ -174,6 +175,7 @@ class Checkpoint(RestoringCallback):
             else:
                 progress = resuming.progress_after_epoch(self._input, progress.epoch - 1)
         step = self._before_epoch + progress.batches
+        # Nothing was trained since, after a restore say.
         if name_of(step) != self._latest:
             self._check_alone()
             prepared, cursors = self._prepare(progress, step, background)
@@ -203,6 +205,7 @@ class Checkpoint(RestoringCallback):
 
     def _write(self, prepared: checkpoints.Prepared, name: str, cursors: Mapping[int, TouchedCursor]) -> None:
         """Writes what was prepared, in this thread or in the background."""
+        # Held while it writes alone: a program that was killed must not keep the next one out.
         with self._folder.lock():
             if name in self._folder.names():
                 # Training went back before it, because it was broken, and has come to it again.

@@ -142,6 +142,7 @@ def prepare(
         touched: for each table of `content_of(model)`, the ids of the rows to write; None for all rows.
         base: the checkpoint that these rows are the difference to, by name and manifest.
     """
+    # All of it is of this moment: no step changes anything until the values are read or copied.
     settle(model)
     strategy, content = strategy_of(model), content_of(model)
     rows: Rows = AllRows(content.tables) if touched is None else TouchedRows(content.tables, touched)
@@ -178,6 +179,7 @@ def write(prepared: Prepared, folder: Folder, name: str) -> Manifest:
             files=written.files,
         )
         draft.finish(manifest)
+    # Also after an interrupt: a draft that is left behind would only take room.
     except BaseException:
         draft.discard()
         raise

@@ -104,6 +104,7 @@ def progress_after_epoch(iterator: TFEpochIterator, epoch: int) -> Progress:
     if iterator.steps_per_epoch is not None and isinstance(current, Epoch) and current.number:
         return Progress(epoch + 1, 0, current.place(current.taken))
     shards = source.shards
+    # The next pass begins with the random states of now.
     return Progress(epoch + 1, 0, Place(shards.epochs + 1, (0,), shards.by_file, random_states(), shards.order))
 
 
@@ -115,9 +116,11 @@ def go_on(model: keras.Model, iterator: TFEpochIterator, progress: Progress) -> 
         iterator: the input of the `fit`.
         progress: where the other one was.
     """
+    # Keras has this attribute for `BackupAndRestore`, and reads it once the callbacks have begun.
     model._initial_epoch = progress.epoch
     if progress.place is not None:
         iterator._distributed_dataset.go_on_at(progress.place, progress.batches)
+    # Read by `steps_of_epoch`.
     iterator._tfps_skipped = progress.batches
 
 

@@ -64,12 +64,14 @@ def fit_through_losses(run: Callable[[], Any], model: keras.Model, callbacks: ob
     # A signal ends `fit` after a step, and the callback saves the end of that step.
     strategy.stop_signals.register(restoring.finish_writing)
     try:
+        # Each turn costs a restart of a server, whose number is limited.
         while True:
             try:
                 return _join(earlier, run())
             except ServerLostError as error:
                 if not restoring.can_restore:
                     raise
+                # Before the functions are dropped, which know how far the failed `fit` was.
                 restoring.begin_recovery()
                 earlier = _join(earlier, model.history)
                 _replace(strategy, error)

@@ -24,6 +24,7 @@ def write(device: str, prefix: str, names: Sequence[str], tensors: Sequence[tf.T
         names: the names of the tensors in the bundle.
         tensors: their values.
     """
+    # It makes the folder, and writes to a name of its own that it then renames.
     with _on(device):
         tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
 
@@ -59,6 +60,7 @@ def fingerprints(device: str, prefix: str) -> list[str]:
     Raises:
         CheckpointError: the device cannot read a file.
     """
+    # TensorFlow's operations alone: servers run no Python.
     found = []
     for path in files_of(prefix):
         try:

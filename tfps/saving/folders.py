@@ -139,6 +139,7 @@ class LocalDraft:
     is_shared = True
 
     def __init__(self, target: pathlib.Path) -> None:
+        # The name that it will have.
         self.path = str(target)
         self._target, self._partial = target, target.with_name(target.name + _PARTIAL)
         if target.exists():
@@ -193,6 +194,7 @@ class LocalDraft:
 
     def discard(self) -> None:
         """See `Draft`."""
+        # Files that are about to be removed need not reach the disk.
         self._disk.shutdown(cancel_futures=True)
         shutil.rmtree(self._partial, ignore_errors=True)
         with contextlib.suppress(OSError):

@@ -161,11 +161,14 @@ def restore(
         CheckpointError: a file is broken. The model then has values of before and values of the checkpoint.
         ClusterError: a server died, or did not answer in time.
     """
+    # Cheap, and before anything is changed: most broken checkpoints are truncated.
     for stored in chain:
         stored.check_sizes()
     # A name in the model for each saved one; two saved variables never go to one.
     names = {saved: name for name, saved in pairs.items()}
+    # Every checkpoint of a chain has all dense variables, so the last one alone counts.
     _restore_dense(chain[-1], content, names)
+    # Rows of the complete one first; each delta then overwrites the rows that it has.
     for stored in chain:
         wanted = [_wanted(table, stored.manifest, content, names) for table in stored.manifest.tables]
         if strategy is not None and any(one.tables for one in wanted):
@@ -211,6 +214,7 @@ def _wanted(saved: SavedTable, manifest: Manifest, content: Content, names: Mapp
 
 def _restore_dense(stored: Stored, content: Content, names: Mapping[str, str]) -> None:
     """Restores what was a dense variable."""
+    # One read for each bundle, so that at most one group of variables is in memory.
     by_bundle: dict[str, list[SavedVariable]] = {}
     for variable in stored.manifest.variables:
         if variable.bundle is not None and variable.name in names:
@@ -218,6 +222,7 @@ def _restore_dense(stored: Stored, content: Content, names: Mapping[str, str]) -
     for bundle, variables in by_bundle.items():
         dtypes = [tf.as_dtype(variable.dtype) for variable in variables]
         shapes = [variable.shape for variable in variables]
+        # Bundles of dense variables have the names of the variables, so that TensorFlow alone can read them.
         with _fetched(stored, bundle) as prefix:
             values = _read(stored, devices.CHIEF, bundle, prefix, [one.name for one in variables], dtypes, shapes)
         for variable, value in zip(variables, values, strict=True):
@@ -258,6 +263,7 @@ def _units(stored: Stored, wanted: Sequence[_Wanted], server: int, place: str) -
 
 def _shards_for(table: Table, saved: SavedTable, part: SavedPart, server: int) -> list[int]:
     """Returns the shards of a server that get rows of a part."""
+    # With another split, any shard of the server may have rows of the part.
     own = [shard for shard, owner in enumerate(table.servers) if owner == server]
     return [shard for shard in own if shard == part.shard] if _is_alike(table, saved) else own
 
@@ -281,6 +287,7 @@ def _restore_part(
     shapes: list[Shape] = [(part.rows, one.shapes[column][1]) for column in targets]
     with _fetched(stored, part.bundle) as prefix:
         values = _read(stored, place, part.bundle, prefix, names, dtypes, [*shapes, *[(part.rows,)] * part.has_ids])
+    # On the server, although the chief may have read the part: numbers are made where they are used.
     with tf.device(devices.server(server)):
         local = tf.range(part.first, part.first + part.rows, dtype=tf.int64)
         ids = values.pop() if part.has_ids else None
@@ -290,6 +297,7 @@ def _restore_part(
                 table.stores[part.shard].assign(local, rows)
                 continue
             known = global_of(one.saved.routing, part.shard, local) if ids is None else ids
+            # Example: a part of shard 0 of 2 has the ids 0, 2, 4, 6. With 4 shards, server 0 keeps 0 and 4.
             shard_of, local_of = locate(table.routing, known)
             for shard in shards:
                 chosen = tf.reshape(tf.where(shard_of == shard), [-1])
@@ -299,6 +307,7 @@ def _restore_part(
 def _restore_whole(chain: Sequence[tuple[Stored, _Wanted]], content: Content) -> None:
     """Restores a table that is a dense variable here, which fits the memory of this process."""
     first = chain[0][1]
+    # Pages that nobody writes take no memory.
     whole = {column: np.zeros(first.shapes[column], first.dtypes[column].as_numpy_dtype) for column in first.dense}
     for stored, one in chain:
         for part in one.saved.parts:

@@ -83,11 +83,13 @@ class TouchedRows:
     def chunks(self, server: int) -> Iterator[Chunk]:
         """See `Rows`."""
         for number, (one, ids) in enumerate(zip(self._tables, self._touched, strict=True)):
+            # The chief knows the ids alone: 8 bytes for each touched row.
             shards, locals_ = one.tables[0].routing.locate(ids)
             for shard in _shards_of(one.tables[0], server):
                 wanted, size = np.sort(locals_[shards == shard]), _chunk_rows(one)
                 for start in range(0, wanted.size, size):
                     local = wanted[start : start + size]
+                    # A request has the count of each store, here of one, and then the local rows.
                     request = tf.constant(np.concatenate([[local.size], local]))
                     stores = [table.stores[shard] for table in one.tables]
                     yield Chunk(number, shard, local, [type(store).gather([store], request) for store in stores])
@@ -111,11 +113,13 @@ class CopiedRows:
     def _copies(self, rows: Rows, server: int) -> Iterator[Callable[[], None]]:
         for chunk in rows.chunks(server):
             self._chunks[server].append(chunk)
+            # A unit for each chunk, so that each has the time limit of a unit.
             yield _nothing
 
     def chunks(self, server: int) -> Iterator[Chunk]:
         """See `Rows`."""
         kept = self._chunks[server]
+        # Taken out before it is written: the server frees the copy with the last reference to it.
         while kept:
             yield kept.popleft()
 
@@ -151,6 +155,7 @@ class Touches:
         ids, cursors = [], {}
         for one in content.tables:
             key = id(one.tables[0])
+            # A table that is new to us, or of another model, has no cursor.
             if key not in self._cursors or self._assigned[key] != assignments(one):
                 return None
             found, cursors[key] = one.tables[0].touched_since(self._cursors[key])

@@ -32,10 +32,12 @@ def run_on_servers(
         ClusterTimeoutError: no server has ended a unit for `closure_timeout_s`.
         TaskDiedError: a server has died.
     """
+    # The limit is for one unit, not for all: a large table may take hours.
     calls = Calls(strategy.each_server_pool, what, strategy.closure_timeout_s)
     try:
         for server, one in units.items():
             calls.submit(server, server, _next_of(one))
+        # A server gets its next unit when the last one is done, so that a failure elsewhere stops all soon.
         while calls:
             server, more = calls.take()
             if more:

@@ -142,11 +142,13 @@ class StoreDraft:
             with _named(self.path):
                 self._files.makedirs(f"{self._target}/{name}".rpartition("/")[0], exist_ok=True)
                 self._files.put_file(str(file), f"{self._target}/{name}")
+            # The chief's disk has room for one part alone.
             file.unlink()
         return sizes
 
     def finish(self, manifest: Manifest) -> None:
         """See `Draft`."""
+        # From here on it is there.
         with _named(self.path):
             self._files.pipe_file(f"{self._target}/{manifests.NAME}", manifest.to_json().encode())
         shutil.rmtree(self._staged, ignore_errors=True)

@@ -53,6 +53,7 @@ def write(content: Content, rows: Rows, draft: Draft, strategy: ParameterServerS
         ClusterError: a server died, or did not answer in time.
     """
     writer = _Writer(draft)
+    # Dense variables first: a folder that is not writable shows before the servers have done anything.
     bundle_of = dict(writer.write_dense(content))
     tables = []
     if content.tables:
@@ -93,6 +94,7 @@ class _Writer:
         parts: list[list[SavedPart]] = [[] for _ in tables]
         servers = servers_of(tables)
         places = self._places(strategy, servers)
+        # The name says how many servers there were, for whoever looks at the files.
         folders = {server: f"rows-{server}-of-{strategy.num_servers}" for server in servers}
         units = {
             server: self._units(tables, rows.chunks(server), parts, folders[server], places[server])
@@ -138,12 +140,14 @@ class _Writer:
         elif chunk.local.size:
             first = int(chunk.local[0])
         self._write(place, bundle, names, rows)
+        # Several servers append to one list at a time, which is safe in Python.
         found.append(SavedPart(bundle, chunk.shard, first, int(chunk.local.size), not chunk.is_range))
 
     def _write(self, device: str, bundle: str, names: Sequence[str], tensors: Sequence[tf.Tensor]) -> None:
         prefix = self._draft.prefix(bundle)
         try:
             bundles.write(device, prefix, names, tensors)
+            # Read back from the page cache: what counts is what the files have, not what was meant.
             sums = bundles.fingerprints(device, prefix)
         except (
             tf.errors.ResourceExhaustedError,

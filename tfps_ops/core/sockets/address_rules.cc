@@ -11,6 +11,7 @@ namespace {
 // An IPv4 address in the form of IPv6 begins with these bytes, and its own four follow.
 constexpr unsigned char kIpv4Prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
+// IPv4 addresses are kept in the form of IPv6, so that one comparison serves both families.
 in6_addr Mapped(const in_addr& host) {
   in6_addr mapped;
   std::memcpy(mapped.s6_addr, kIpv4Prefix, sizeof(kIpv4Prefix));
@@ -23,8 +24,10 @@ bool SameAddress(const SocketAddress& a, const SocketAddress& b) { return a.Same
 }  // namespace
 
 Result<SocketAddress> SocketAddress::Parse(const char* host, int port) {
+  // The port comes from Python, as an int of any size.
   if (port < 0 || port > 65535) return InvalidArgument("`port` must be from 0 to 65535. Received: ", port, ".");
   SocketAddress parsed{{}, static_cast<uint16_t>(port)};
+  // No names: a lookup could take seconds, and give another address each time.
   in_addr ipv4;
   if (inet_pton(AF_INET, host, &ipv4) == 1) {
     parsed.host = Mapped(ipv4);
@@ -54,6 +57,7 @@ std::optional<SocketAddress> SocketAddress::From(const sockaddr* address, sockle
 bool SocketAddress::IsIpv4() const { return std::memcmp(host.s6_addr, kIpv4Prefix, sizeof(kIpv4Prefix)) == 0; }
 
 bool SocketAddress::IsWildcard() const {
+  // 0.0.0.0 has zeros behind the prefix alone, and :: has nothing else.
   const auto zero = [](unsigned char byte) { return byte == 0; };
   const unsigned char* first = host.s6_addr + (IsIpv4() ? sizeof(kIpv4Prefix) : 0);
   return std::all_of(first, host.s6_addr + sizeof(host.s6_addr), zero);
@@ -64,6 +68,7 @@ bool SocketAddress::SameHost(const SocketAddress& other) const {
 }
 
 bool SocketAddress::WriteTo(sockaddr_storage* address) const {
+  // The family is that of the socket, which the address has to fit. The scope of IPv6 stays as it is.
   if (address->ss_family == AF_INET6) {
     auto* in = reinterpret_cast<sockaddr_in6*>(address);
     in->sin6_addr = host;
@@ -78,6 +83,7 @@ bool SocketAddress::WriteTo(sockaddr_storage* address) const {
 }
 
 std::optional<SocketAddress> BoundAddress(const SocketAddress& wanted, const SocketAddress& host) {
+  // A socket that asks for one address knows what it wants.
   if (!wanted.IsWildcard()) return std::nullopt;
   return SocketAddress{host.host, wanted.port};
 }
@@ -88,15 +94,18 @@ Redirects::~Redirects() {
 
 void Redirects::Add(const SocketAddress& from, const SocketAddress& to) {
   const std::lock_guard<std::mutex> lock(adding_);
+  // Only this function stores, under the lock, so a relaxed load sees the last table.
   const Table* before = current_.load(std::memory_order_relaxed);
   auto* table = before == nullptr ? new Table() : new Table(*before);
   // The newest entry of an address counts, so it comes first.
   table->insert(table->begin(), Entry{from, to});
+  // Kept until the end: another thread may still look at an older one. A cluster adds a few dozen.
   all_.push_back(table);
   current_.store(table, std::memory_order_release);
 }
 
 std::optional<SocketAddress> Redirects::Find(const SocketAddress& wanted) const {
+  // No lock: every connection of TensorFlow comes here.
   const Table* table = current_.load(std::memory_order_acquire);
   if (table == nullptr) return std::nullopt;
   for (const Entry& entry : *table) {
