@@ -38,12 +38,14 @@ def main() -> None:
     rows = int(args.gigabytes * 1e9 / (2 * 4 * _DIM))
     try:
         with tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=args.servers, num_workers=1)) as strategy:
-            print(json.dumps(_measure(strategy, rows, folder, args.rounds)))
+            print(json.dumps(_measure(strategy, rows, folder, args.rounds, args.pauses)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _measure(strategy: tfps.ParameterServerStrategy, rows: int, folder: pathlib.Path, rounds: int) -> dict[str, object]:
+def _measure(
+    strategy: tfps.ParameterServerStrategy, rows: int, folder: pathlib.Path, rounds: int, with_pauses: bool
+) -> dict[str, object]:
     with strategy.scope():
         table = keras.layers.Embedding(rows, _DIM, name="table")
         model = keras.Sequential([keras.Input((8,), dtype="int64"), table, keras.layers.Flatten()])
@@ -71,7 +73,8 @@ def _measure(strategy: tfps.ParameterServerStrategy, rows: int, folder: pathlib.
         peak["restore"] = max(peak["restore"], memory[0])
         shutil.rmtree(path)
     pauses = {}
-    for background in (False, True):
+    # In the background a checkpoint takes the memory of the table once more.
+    for background in (False, True) if with_pauses else ():
         run = folder / f"run-{background}"
         timed = _Timed(run, every_steps=32, keep=1, background=background)
         model.fit(ids, labels, batch_size=512, epochs=1, verbose=0, callbacks=[timed])
@@ -141,6 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gigabytes", type=float, default=10.0, help="bytes of the table with its slot, in 10^9")
     parser.add_argument("--servers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--pauses", action=argparse.BooleanOptionalAction, default=True, help="whether to measure pauses"
+    )
     parser.add_argument("--folder", help="where to write (default the folder for temporary files)")
     return parser
 
