@@ -8,6 +8,7 @@ whether a callback gets the logs of each batch. Then they must not lag, because 
 Threading: the main thread.
 """
 
+import abc
 import contextlib
 import inspect
 import itertools
@@ -38,12 +39,12 @@ _END = {"stop_evaluating"}
 """The attribute of a model by which a callback ends an evaluation, which is all that it can do there."""
 
 
-class SavingCallback(keras.callbacks.Callback):
+class SavingCallback(keras.callbacks.Callback, abc.ABC):
     """A callback of ours that saves between two batches, and says when. It waits for the steps under way by itself."""
 
+    @abc.abstractmethod
     def batches_until_save(self) -> int | None:
         """Returns the number of batches after which it saves; None if a number of batches does not decide that."""
-        raise NotImplementedError
 
 
 class Lookahead:

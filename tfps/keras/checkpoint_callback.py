@@ -11,7 +11,7 @@ from typing import Any
 
 from tfps.checks import check_bool, check_choice, check_integer, check_number
 from tfps.embedding.table import TouchedCursor
-from tfps.errors import CheckpointError, CheckpointMismatchError, TfpsError, UnsupportedError
+from tfps.errors import CheckpointError, CheckpointMismatchError, UnsupportedError
 from tfps.keras import checkpoints, resuming
 from tfps.keras._compat import GeneratorDataAdapter, TFEpochIterator, metrics_of
 from tfps.keras.functions import StepFunction
@@ -233,7 +233,8 @@ class Checkpoint(RestoringCallback):
     def begin_recovery(self) -> None:
         """See `RestoringCallback`."""
         if self._writing is not None:
-            with contextlib.suppress(TfpsError):
+            # Whatever it was: that checkpoint is not there, and the one before it is.
+            with contextlib.suppress(Exception):
                 self.finish_writing()
         # What was touched before the loss is not known after it.
         self._chain = []

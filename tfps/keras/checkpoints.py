@@ -6,7 +6,7 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,7 +25,7 @@ from tfps.saving.content import Content
 from tfps.saving.interface import Folder, Stored
 from tfps.saving.locations import locate, open_folder
 from tfps.saving.manifest import Manifest
-from tfps.saving.rows import AllRows, CopiedRows, Rows, TouchedRows, copy_dense, servers_of
+from tfps.saving.rows import AllRows, CopiedRows, Rows, TouchedRows, servers_of
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.version import __version__
 
@@ -105,6 +105,7 @@ class Prepared:
 
     Args:
         content: the variables.
+        dense: returns the value of a dense variable, by its name.
         rows: the rows of the tables to write.
         strategy: the strategy that has the tables.
         step: the number of training steps.
@@ -114,6 +115,7 @@ class Prepared:
     """
 
     content: Content
+    dense: Callable[[str], np.ndarray[Any, Any]]
     rows: Rows
     strategy: ParameterServerStrategy | None
     step: int
@@ -146,12 +148,14 @@ def prepare(
     settle(model)
     strategy, content = strategy_of(model), content_of(model)
     rows: Rows = AllRows(content.tables) if touched is None else TouchedRows(content.tables, touched)
+    dense: Callable[[str], np.ndarray[Any, Any]] = content.read
     if copies:
-        content = copy_dense(content)
+        # The values of now: a server's later ones must not be read in the background.
+        dense = {name: np.array(content.read(name)) for name in content.dense}.__getitem__
         if strategy is not None:
             rows = CopiedRows(rows, servers_of(content.tables), strategy)
     count = trained_steps(model) if step is None else step
-    return Prepared(content, rows, strategy, count, progress, _versions(model), base)
+    return Prepared(content, dense, rows, strategy, count, progress, _versions(model), base)
 
 
 def write(prepared: Prepared, folder: Folder, name: str) -> Manifest:
@@ -165,7 +169,7 @@ def write(prepared: Prepared, folder: Folder, name: str) -> Manifest:
     began = time.monotonic()
     draft = folder.begin(name)
     try:
-        written = writer.write(prepared.content, prepared.rows, draft, prepared.strategy)
+        written = writer.write(prepared.content, prepared.dense, prepared.rows, draft, prepared.strategy)
         base, base_manifest = prepared.base or (None, None)
         manifest = Manifest(
             step=prepared.step,

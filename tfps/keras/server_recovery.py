@@ -20,7 +20,7 @@ from tfps.runtime.recovery import register, replace_servers
 _LOG = logging.getLogger("tfps")
 
 
-class RestoringCallback(SavingCallback, abc.ABC):
+class RestoringCallback(SavingCallback):
     """A callback that can give the variables of lost servers their values again."""
 
     @property

@@ -68,6 +68,10 @@ class Content:
             return tuple(self.dense[name].shape)
         return tuple(self.table(name).placement.spec.shape)
 
+    def read(self, name: str) -> np.ndarray[Any, Any]:
+        """Returns the value of a dense variable."""
+        return self.dense[name].numpy()
+
     def table(self, name: str) -> Table:
         """Returns a table or slot table by its name."""
         return next(

@@ -208,8 +208,6 @@ class LocalStored:
         path: its path.
     """
 
-    is_shared = True
-
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
         self.path = str(path)

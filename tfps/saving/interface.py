@@ -47,13 +47,11 @@ class Stored(Protocol):
     path: str
     manifest: Manifest
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether servers may be able to read its files themselves."""
-        ...
+    def probe(self) -> tuple[str, str] | None:
+        """Returns the path of a file and its content, which a server finds if it shares the folder.
 
-    def probe(self) -> tuple[str, str]:
-        """Returns the path of a file and its content, by which a server is found to share the folder."""
+        None for an object store, whose files the chief fetches.
+        """
         ...
 
     def fetch(self, bundle: str) -> str:

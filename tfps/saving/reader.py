@@ -240,9 +240,8 @@ def _restore_tables(
     """Restores tables, each server the rows that it holds."""
     holders = {server for one in wanted for table in one.tables.values() for server in table.servers}
     chosen = sorted(holders if servers is None else holders.intersection(servers))
-    places = (
-        find_places(strategy, chosen, *stored.probe()) if stored.is_shared else dict.fromkeys(chosen, devices.CHIEF)
-    )
+    probe = stored.probe()
+    places = dict.fromkeys(chosen, devices.CHIEF) if probe is None else find_places(strategy, chosen, *probe)
     units = {server: _units(stored, wanted, server, places[server]) for server in chosen}
     run_on_servers(strategy, units, "a server to read some rows of a checkpoint")
 

@@ -12,10 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfps.embedding.table import Table, TouchedCursor
-from tfps.saving.content import Content, DenseValue, TableContent
+from tfps.saving.content import Content, TableContent
 from tfps.saving.servers import run_on_servers
 from tfps.strategy.strategy import ParameterServerStrategy
-from tfps.types import Shape
 
 PART_BYTES = 64 << 20
 """The most bytes of one part: what a server, or the chief, needs of memory, and what is read at a time."""
@@ -124,12 +123,6 @@ class CopiedRows:
             yield kept.popleft()
 
 
-def copy_dense(content: Content) -> Content:
-    """Returns the content with copies of the dense variables, in the memory of the chief."""
-    copies: dict[str, DenseValue] = {name: _Copy(one.numpy()) for name, one in content.dense.items()}
-    return dataclasses.replace(content, dense=copies)
-
-
 class Touches:
     """Finds the rows that were touched between two checkpoints of a model.
 
@@ -175,27 +168,6 @@ def assignments(one: TableContent) -> int:
 def servers_of(tables: Sequence[TableContent]) -> list[int]:
     """Returns the servers that hold rows of tables."""
     return sorted({server for one in tables for server in one.tables[0].servers})
-
-
-@dataclasses.dataclass(frozen=True)
-class _Copy:
-    """A copy of a dense variable."""
-
-    value: np.ndarray[Any, Any]
-
-    @property
-    def shape(self) -> Shape:
-        return self.value.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.value.dtype
-
-    def numpy(self) -> np.ndarray[Any, Any]:
-        return self.value
-
-    def assign(self, value: Any) -> Any:
-        raise NotImplementedError
 
 
 def _nothing() -> None:

@@ -169,8 +169,6 @@ class StoreStored:
         path: its URL.
     """
 
-    is_shared = False
-
     def __init__(self, files: Any, target: str, path: str) -> None:
         self.path = path
         self._files, self._target = files, target
@@ -183,9 +181,8 @@ class StoreStored:
         self.manifest = manifests.parse(text, f"{path}/{manifests.NAME}")
         self._fetched = tempfile.TemporaryDirectory(prefix="tfps-checkpoint-")
 
-    def probe(self) -> tuple[str, str]:
-        """See `Stored`; servers never share an object store."""
-        raise NotImplementedError
+    def probe(self) -> None:
+        """See `Stored`."""
 
     def fetch(self, bundle: str) -> str:
         """See `Stored`."""

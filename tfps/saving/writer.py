@@ -9,6 +9,7 @@ import functools
 import pathlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -39,11 +40,18 @@ class Written:
     files: dict[str, SavedFile]
 
 
-def write(content: Content, rows: Rows, draft: Draft, strategy: ParameterServerStrategy | None) -> Written:
+def write(
+    content: Content,
+    dense: Callable[[str], np.ndarray[Any, Any]],
+    rows: Rows,
+    draft: Draft,
+    strategy: ParameterServerStrategy | None,
+) -> Written:
     """Writes the values of a model into a draft, which the caller completes.
 
     Args:
-        content: the variables, with the values of those that are dense.
+        content: the variables.
+        dense: returns the value of a dense variable, by its name.
         rows: the rows of its tables.
         draft: the checkpoint that is being written.
         strategy: the strategy that has the tables; None without tables.
@@ -54,7 +62,7 @@ def write(content: Content, rows: Rows, draft: Draft, strategy: ParameterServerS
     """
     writer = _Writer(draft)
     # Dense variables first: a folder that is not writable shows before the servers have done anything.
-    bundle_of = dict(writer.write_dense(content))
+    bundle_of = dict(writer.write_dense(content, dense))
     tables = []
     if content.tables:
         assert strategy is not None
@@ -78,12 +86,12 @@ class _Writer:
         self._draft = draft
         self.files: dict[str, SavedFile] = {}
 
-    def write_dense(self, content: Content) -> Iterator[tuple[str, str]]:
+    def write_dense(self, content: Content, dense: Callable[[str], np.ndarray[Any, Any]]) -> Iterator[tuple[str, str]]:
         """Writes the dense variables; yields the name of each and its bundle."""
         for number, names in enumerate(_groups(content)):
             bundle = f"dense-{number:05d}"
             # One variable at a time crosses to the chief, and one group is in its memory.
-            values = [tf.convert_to_tensor(content.dense[name].numpy()) for name in names]
+            values = [tf.convert_to_tensor(dense(name)) for name in names]
             self._write(devices.CHIEF, bundle, names, values)
             yield from ((name, bundle) for name in names)
 
