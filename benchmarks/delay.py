@@ -27,7 +27,7 @@ _INSIDE = "--inside"
 
 
 def main() -> None:
-    """Runs the command. It first starts itself again, in a namespace of its own, and that run measures."""
+    """Runs the command. It restarts itself in its own network namespace, where the measurement runs."""
     parser = argparse.ArgumentParser(
         "benchmarks.delay", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

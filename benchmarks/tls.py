@@ -31,7 +31,7 @@ _FIRST_PORTS = {_PLAIN: 2220, _TLS: 2320}
 
 
 def main() -> None:
-    """Runs the command. It first starts itself again, in a namespace of its own, and that run measures."""
+    """Runs the command. It restarts itself in its own network namespace, where the measurement runs."""
     parser = _parser()
     args = parser.parse_args()
     if not has_private_net():
