@@ -1,6 +1,7 @@
 """`fit` that is started again goes on at the saved step and the saved place in the input."""
 
 import contextlib
+import random
 import shutil
 import threading
 
@@ -43,8 +44,8 @@ def dataset():
 def generator():
     def batches():
         for start in range(0, len(X), SIZE):
-            # Draws what it gives, so the order of draws matters.
-            noise = np.random.default_rng(start).integers(0, 2)
+            # From the generator of the process: what another program draws must be the same.
+            noise = np.random.randint(0, 2)
             yield X[start : start + SIZE], Y[start : start + SIZE] * noise
 
     signature = (tf.TensorSpec([None, 3], tf.int64), tf.TensorSpec([None, 1]))
@@ -112,9 +113,12 @@ def test_two_workers_train_each_batch_once(strategy, no_young, tmp_path, mode, h
     wrap = {"asynchronous": lambda one: one, "geo": lambda one: tfps.optimizers.Geo(one, push_every=2, merge="sum")}
     wrap["sync"] = tfps.optimizers.Sync
     ids = np.arange(1200)[:, np.newaxis]
-    data = tf.data.Dataset.from_tensor_slices((ids, np.zeros((1200, 1, 1), "float32"))).shuffle(99).batch(SIZE)
 
     def train(*callbacks):
+        # As in two programs that set no seed: each would shuffle in an order of its own.
+        tf.random.set_seed(None)
+        random.seed()
+        data = tf.data.Dataset.from_tensor_slices((ids, np.zeros((1200, 1, 1), "float32"))).shuffle(999).batch(SIZE)
         with strategy.scope():
             model = keras.Sequential([keras.Input((1,), dtype="int64"), Counts()])
             model.compile(wrap[mode](keras.optimizers.SGD(1.0)), lambda y, rows: -keras.ops.sum(rows))

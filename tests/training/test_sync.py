@@ -275,10 +275,10 @@ class Calls(list):
         return flight, function()
 
 
-def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
-    """Not even where a shard turns out to have ended, so that steps which were meant for it are left of the budget."""
+def schedule_of(monkeypatch, left, policy):
+    """A schedule over three shards, each with so many batches `left`; and the shards of the batches that have begun."""
     monkeypatch.setattr(runner, "Calls", Calls)
-    left, begun = [8, 1, 8], []
+    begun = []
 
     def over_iterator(iterator, order):
         begun.append(order.shard)
@@ -292,12 +292,26 @@ def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
     source = types.SimpleNamespace(num_batches=9, is_fed=False, in_turn=False, steps_per_epoch=9)
     iterators = dict.fromkeys(range(3), "input")
     epoch = types.SimpleNamespace(source=source, hosts=[0, 1, 2], iterators=iterators, taken=[0, 0, 0], handed=0)
-    run_on = runner.Runner(workers, closures, lambda result: None)
-    schedule = SyncSchedule(run_on, epoch, UpdatePolicy(1, 0, lambda places: None))
+    return SyncSchedule(runner.Runner(workers, closures, lambda result: None), epoch, policy), begun
+
+
+def test_no_batch_is_begun_once_training_is_stopped(monkeypatch):
+    """Not even where a shard turns out to have ended, so that steps which were meant for it are left of the budget."""
+    schedule, begun = schedule_of(monkeypatch, [8, 1, 8], UpdatePolicy(1, 0, lambda places: None))
     assert schedule.take(2) == 2 and begun == [0, 1]  # the third comes late
     schedule._launch()  # the second shard has no more, which nobody knows yet
     schedule.join()
-    assert begun.count(0) == 2 and epoch.taken == [2, 1, 1]
+    assert begun.count(0) == 2 and schedule.epoch.taken == [2, 1, 1]
+
+
+def test_a_batch_that_waits_for_others_is_not_part_of_the_model(monkeypatch):
+    """A checkpoint of that moment must not count it."""
+    schedule, _ = schedule_of(monkeypatch, [8, 8, 8], UpdatePolicy(0, 0, lambda places: None))
+    schedule._launch()
+    schedule._take_result()
+    assert schedule.epoch.taken == [1, 0, 0] and schedule.taken() == [0, 0, 0]
+    schedule.settle()
+    assert schedule.epoch.taken == schedule.taken() == [1, 1, 1]
 
 
 def test_an_update_is_made_of_a_step_whose_trace_has_ended(strategy, monkeypatch):
