@@ -133,12 +133,99 @@ def test_two_workers_train_each_batch_once(strategy, no_young, tmp_path, mode, h
     np.testing.assert_array_equal(moved, np.full(1200, 1.0 if mode == "sync" else 2.0))
 
 
-def test_a_finished_fit_does_nothing_and_more_epochs_go_on(one_worker, tmp_path):
+class Reordered(keras.utils.PyDataset):
+    """Shuffles itself after each epoch, as many do."""
+
+    def __init__(self):
+        super().__init__()
+        self.order, self.generator = np.arange(BATCHES), np.random.default_rng(4)
+
+    def __len__(self):
+        return BATCHES
+
+    def __getitem__(self, index):
+        start = int(self.order[index]) * SIZE
+        return X[start : start + SIZE], Y[start : start + SIZE]
+
+    def on_epoch_end(self):
+        self.generator.shuffle(self.order)
+
+
+def halved():
+    return keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
+
+
+@pytest.mark.parametrize(
+    "arguments, extra, tolerance",
+    [
+        (lambda: {"x": Reordered(), "epochs": 2, "shuffle": False}, lambda: [], 1e-6),
+        (INPUTS["dataset"], lambda: [halved()], 0.0),
+    ],
+    ids=["a PyDataset that changes after an epoch", "a learning rate that is set before an epoch"],
+)
+def test_what_happens_between_epochs_happens_once(one_worker, tmp_path, arguments, extra, tolerance):
+    """Stopped in the second epoch; Keras begins that epoch again."""
+    adam = OPTIMIZERS["asynchronous"]
+    whole = fit(one_worker, adam, arguments, *extra(), Checkpoint(tmp_path / "whole", every_steps=7))
+    fit(one_worker, adam, arguments, *extra(), Checkpoint(tmp_path / "run", every_steps=7), Ends(after=45))
+    resumed = fit(one_worker, adam, arguments, *extra(), Checkpoint(tmp_path / "run", every_steps=7))
+    assert_same(values(whole), values(resumed), tolerance)
+
+
+def test_another_batch_size_goes_on_after_the_same_examples(one_worker, tmp_path, caplog):
+    adam = OPTIMIZERS["asynchronous"]
+    fit(one_worker, adam, INPUTS["arrays"], Checkpoint(tmp_path, every_steps=10), Ends(after=12))
+    larger = lambda: {"x": X, "y": Y, "batch_size": 80, "epochs": 1}  # noqa: E731
+    resumed = fit(one_worker, adam, larger, Checkpoint(tmp_path, every_steps=10))
+    # 400 examples by 10 batches of 40, and 800 by 10 of 80.
+    assert int(resumed.optimizer.iterations) == 20
+    assert "a batch had 40 examples and has 80 now: fit goes on after the first 400 examples" in caplog.text
+
+
+def test_optimizers_that_only_a_step_builds_are_restored(one_worker, tmp_path):
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__(name="two")
+            self.rows, self.top = keras.layers.Embedding(3000, 4, name="rows"), keras.layers.Dense(1, name="top")
+            self.first, self.second = keras.optimizers.Adam(0.01), keras.optimizers.RMSprop(0.01)
+
+        def call(self, x):
+            return self.top(keras.ops.reshape(self.rows(x), (-1, 12)))
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x) - y) ** 2)
+            kinds = self.rows.trainable_variables, self.top.trainable_variables
+            for optimizer, variables, gradients in zip(
+                (self.first, self.second), kinds, tape.gradient(loss, kinds), strict=True
+            ):
+                optimizer.apply(gradients, variables)
+            return {"loss": loss}
+
+    def train(run, *callbacks):
+        keras.utils.set_random_seed(3)
+        with one_worker.scope():
+            model = Two()
+            model.build((None, 3))
+            model.compile()
+        with contextlib.suppress(StopError):
+            callback = Checkpoint(tmp_path / run, every_steps=7)
+            model.fit(X, Y, batch_size=SIZE, shuffle=False, verbose=0, callbacks=[callback, *callbacks])
+        return [one.numpy() for one in [*model.variables, *model.first.variables, *model.second.variables]]
+
+    whole = train("whole")
+    train("run", Ends(after=15))
+    assert_same(whole, train("run"))
+
+
+def test_a_finished_fit_does_nothing_and_more_epochs_go_on(one_worker, tmp_path, caplog):
     arguments = INPUTS["dataset"]
     model = fit(one_worker, OPTIMIZERS["asynchronous"], arguments, Checkpoint(tmp_path))
     again = fit(one_worker, OPTIMIZERS["asynchronous"], arguments, Checkpoint(tmp_path))
     assert_same(values(model), values(again))
     assert not again.history.history
+    assert "fit trains nothing, because the checkpoint" in caplog.text
     more = fit(one_worker, OPTIMIZERS["asynchronous"], lambda: arguments() | {"epochs": 3}, Checkpoint(tmp_path))
     assert int(more.optimizer.iterations) == 90
 

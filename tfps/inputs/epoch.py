@@ -151,9 +151,8 @@ class Epoch:
         """
         shards = self.source.shards
         in_order = self.alone or self.source.is_fed
-        return Place(
-            self.number, (sum(taken),) if in_order else tuple(taken), shards.by_file, self._began, shards.order
-        )
+        batches = (sum(taken),) if in_order else tuple(taken)
+        return Place(self.number, batches, self.source.examples, shards.by_file, self._began, shards.order)
 
     def divide(self) -> None:
         """Divides the rest of the input, which one worker has read so far. The caller then starts the shards."""

@@ -30,6 +30,7 @@ class Place:
     Args:
         number: the number of the epoch among those of the dataset, from 1.
         taken: for each shard, the number of its trained batches; one number if the batches were read in order.
+        examples: the number of examples in a batch; None if it is not known.
         by_file: whether shards were whole files, so that batches belong to a shard only for this number of shards.
         began: the random states when the epoch began.
         order: the random states from which shuffles without a seed got one.
@@ -37,6 +38,7 @@ class Place:
 
     number: int
     taken: tuple[int, ...]
+    examples: int | None = None
     by_file: bool = False
     began: RandomStates | None = None
     order: RandomStates | None = None
@@ -45,6 +47,24 @@ class Place:
     def batches(self) -> int:
         """The number of trained batches."""
         return sum(self.taken)
+
+    def in_batches_of(self, examples: int | None) -> "Place":
+        """Returns the place in an input with another batch size; itself where the size is the same or not known.
+
+        Args:
+            examples: the number of examples in a batch.
+        """
+        if examples is None or self.examples in (None, examples):
+            return self
+        # Whole batches alone, so some examples may be trained twice and none is left out.
+        batches = self.batches * int(self.examples or 1) // examples
+        _LOG.warning(
+            "a batch had %d examples and has %d now: fit goes on after the first %d examples of the epoch.",
+            self.examples,
+            examples,
+            batches * examples,
+        )
+        return dataclasses.replace(self, taken=(batches,), examples=examples)
 
     def taken_by(self, shards: int) -> list[int]:
         """Returns for each of a number of shards how many of its batches were trained.
@@ -92,6 +112,7 @@ class Place:
         # Whoever can write to the folder can change it, so each field is checked.
         fields = check_type("input", value, dict, "an object", error=CheckpointError)
         taken = check_list("taken", fields.get("taken"), "a list of numbers", error=CheckpointError)
+        examples = fields.get("examples")
         states = {name: fields.get(name) for name in ("began", "order")}
         for name, state in states.items():
             if state is not None:
@@ -99,6 +120,7 @@ class Place:
         return cls(
             check_integer("number", fields.get("number"), at_least=1, error=CheckpointError),
             tuple(check_integer("taken", one, at_least=0, error=CheckpointError) for one in taken),
+            None if examples is None else check_integer("examples", examples, at_least=1, error=CheckpointError),
             check_bool("by_file", fields.get("by_file"), error=CheckpointError),
             **states,
         )

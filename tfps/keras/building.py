@@ -17,6 +17,8 @@ from tfps.errors import TfpsError
 from tfps.inputs.chief_dataset import as_tensor
 from tfps.keras._compat import tree
 from tfps.keras.model_steps import ModelSteps
+from tfps.keras.multi_optimizer import unscaled
+from tfps.keras.optimizers import optimizers_of
 from tfps.types import Nest
 
 _METHODS = ("train_step", "test_step", "compute_loss", "compute_metrics")
@@ -66,6 +68,19 @@ def finish(model: keras.Model, kind: str, step: Callable[[Nest], Nest]) -> bool:
     ModelSteps(model, step).record(tree.map_structure(_as_spec, batch))
     _BUILT[model].add(kind)
     return True
+
+
+def build_optimizers(model: keras.Model, batch: Nest) -> None:
+    """Builds the optimizers that only a step of the model's own applies, by tracing the step once.
+
+    Args:
+        model: a built model of our strategy.
+        batch: a batch, or its spec.
+    """
+    # The compiled one needs no trace: it is for all variables.
+    compiled = [id(one) for one in (model.optimizer, unscaled(model.optimizer))]
+    if not all(optimizer.built or id(optimizer) in compiled for optimizer in optimizers_of(model)):
+        ModelSteps(model, model.train_step).record(tree.map_structure(_as_spec, batch))
 
 
 def _as_spec(value: Nest) -> Nest:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
+
 from tfps.checks import check_bool, check_choice, check_integer, check_number
 from tfps.embedding.table import TouchedCursor
 from tfps.errors import CheckpointError, CheckpointMismatchError, UnsupportedError
-from tfps.keras import checkpoints, resuming
-from tfps.keras._compat import GeneratorDataAdapter, TFEpochIterator, metrics_of
+from tfps.keras import building, checkpoints, eager_steps, resuming
+from tfps.keras._compat import TFEpochIterator
 from tfps.keras.functions import StepFunction
 from tfps.keras.model_content import content_of, strategy_of
 from tfps.keras.resuming import Progress
@@ -98,7 +100,8 @@ class Checkpoint(RestoringCallback):
         self._since_save = 0
         self._saved_at = 0.0
         self._latest: str | None = None
-        self._restored: Manifest | None = None
+        self._is_resumed = False
+        self._has_told = False
 
     def batches_until_save(self) -> int | None:
         """See `SavingCallback`."""
@@ -113,21 +116,26 @@ class Checkpoint(RestoringCallback):
                 f"Received: a model of {type(self.model.distribute_strategy).__name__}. Valid: None, to save epochs."
             )
         self._input = resuming.input_of(self.model) if has_servers else None
-        self._progress, self._before_epoch = Progress(0, 0, None), checkpoints.trained_steps(self.model)
+        trained = checkpoints.trained_steps(self.model)
+        self._progress, self._before_epoch = Progress(0, 0, None), trained
         self._since_save, self._saved_at = 0, time.monotonic()
         # Deltas begin with a complete checkpoint of this program.
         self._chain, self._stopped = [], False
-        self._restored, self._recovered = self._recovered or self._restore_latest(), None
-        if self._restored is not None:
-            self._go_on(self._restored)
+        if self._input is not None and not eager_steps.runs_eagerly(self.model):
+            building.build_optimizers(self.model, self._input._distributed_dataset.element_spec)
+        recovered = self._recovered is not None
+        manifest, self._recovered = self._recovered or self._restore_latest(), None
+        self._is_resumed = manifest is not None
+        if manifest is not None:
+            if (now := checkpoints.trained_steps(self.model)) < trained and not recovered:
+                _LOG.warning("the model goes back from step %d to step %d of %s.", trained, now, self._folder.path)
+            self._go_on(manifest)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Restores the metrics under way: Keras has just reset them."""
-        resumed = self._restored is not None and epoch == self._progress.epoch
+        """Notes the epoch, and the batches of it that another program has trained."""
+        resumed = self._is_resumed and epoch == self._progress.epoch
         self._progress = Progress(epoch, self._progress.batches if resumed else 0, None)
-        if resumed and self._progress.batches:
-            self._restore_metrics()
-        self._restored = None
+        self._is_resumed = False
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves, if it is time."""
@@ -163,7 +171,9 @@ class Checkpoint(RestoringCallback):
     def _save(self, in_epoch: bool, background: bool = False) -> None:
         """Writes a checkpoint and removes old ones."""
         if self._writing is not None and self._writing.is_alive:
-            _LOG.warning("a checkpoint is left out, because the one before is still being written.")
+            level = logging.DEBUG if self._has_told else logging.WARNING
+            _LOG.log(level, "a checkpoint is left out, because the one before is still being written. Said once.")
+            self._has_told = True
             self._since_save, self._saved_at = 0, time.monotonic()
             return
         self.finish_writing()
@@ -226,8 +236,7 @@ class Checkpoint(RestoringCallback):
     @property
     def can_restore(self) -> bool:
         """See `RestoringCallback`."""
-        # A generator object has no begin to go back to.
-        again = self._input is None or not isinstance(self._input.data_adapter, GeneratorDataAdapter)
+        again = self._input is None or resuming.may_rewind(self._input)
         return self._latest is not None and (again or self._recovery == "partial")
 
     def begin_recovery(self) -> None:
@@ -336,11 +345,19 @@ class Checkpoint(RestoringCallback):
 
     def _go_on(self, manifest: Manifest) -> None:
         """Lets `fit` begin where the checkpoint was written."""
-        self._progress = progress = Progress.from_json(manifest.progress)
+        progress = Progress.from_json(manifest.progress)
+        # `step` counts the batches of the program that saved, whatever their size.
         self._before_epoch = manifest.step - progress.batches
         strategy, state = strategy_of(self.model), manifest.progress.get("keras_seed")
         if strategy is not None and self._input is not None:
-            resuming.go_on(self.model, self._input, progress)
+            content = content_of(self.model)
+            values = {name: np.array(content.read(name)) for name in content.dense} if progress.batches else {}
+
+            def set_values() -> None:
+                for name, value in values.items():
+                    content.dense[name].assign(value)
+
+            progress = resuming.go_on(self.model, self._input, progress, set_values)
             if isinstance(state, list) and len(state) == 2:
                 twins_of(strategy).set_global_state(state)
         else:
@@ -349,12 +366,12 @@ class Checkpoint(RestoringCallback):
                 _LOG.warning(
                     "%d batches of this epoch are trained again: the place in it is not known.", progress.batches
                 )
+        self._progress = progress
         _LOG.info("fit goes on in epoch %d after batch %d.", progress.epoch + 1, progress.batches)
-        self._metrics = {
-            variable.path: variable.numpy() for metric in metrics_of(self.model) for variable in metric.variables
-        }
-
-    def _restore_metrics(self) -> None:
-        for metric in metrics_of(self.model):
-            for variable in metric.variables:
-                variable.assign(self._metrics[variable.path])
+        if progress.epoch >= self.params.get("epochs", progress.epoch + 1):
+            _LOG.warning(
+                "fit trains nothing, because the checkpoint in %s has all its %d epochs. Valid: more epochs, or "
+                "another path.",
+                self._folder.path,
+                self.params["epochs"],
+            )

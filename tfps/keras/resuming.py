@@ -19,12 +19,15 @@ from tfps.errors import CheckpointError
 from tfps.inputs.epoch import Epoch
 from tfps.inputs.place import Place, random_states
 from tfps.inputs.worker_input import WorkerInput
-from tfps.keras._compat import TFEpochIterator
+from tfps.keras._compat import DataAdapter, GeneratorDataAdapter, TFEpochIterator
 from tfps.keras.functions import StepFunction
 from tfps.types import JSON
 
 _INPUTS: "weakref.WeakKeyDictionary[keras.Model, weakref.ref[TFEpochIterator]]" = weakref.WeakKeyDictionary()
 """The input of the last loop of each model."""
+
+_BETWEEN_EPOCHS = ("on_epoch_begin", "on_epoch_end")
+"""The methods of a `PyDataset` by which it may change, in the order in which Keras calls them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,33 +108,73 @@ def progress_after_epoch(iterator: TFEpochIterator, epoch: int) -> Progress:
         return Progress(epoch + 1, 0, current.place(current.taken))
     shards = source.shards
     # The next pass begins with the random states of now.
-    return Progress(epoch + 1, 0, Place(shards.epochs + 1, (0,), shards.by_file, random_states(), shards.order))
+    place = Place(shards.epochs + 1, (0,), source.examples, shards.by_file, random_states(), shards.order)
+    return Progress(epoch + 1, 0, place)
 
 
-def go_on(model: keras.Model, iterator: TFEpochIterator, progress: Progress) -> None:
+def may_rewind(iterator: TFEpochIterator) -> bool:
+    """Whether another `fit` of this program can read an input from the begin of an epoch again."""
+    adapter = iterator.data_adapter
+    # A generator object has no begin. A dataset that changes at the end of an epoch has changed.
+    return not isinstance(adapter, GeneratorDataAdapter) and not _changes_between_epochs(adapter)
+
+
+def _changes_between_epochs(adapter: DataAdapter) -> bool:
+    kind = type(getattr(adapter, "py_dataset", None))
+    # Not every version of Keras has the first one.
+    own = [name for name in _BETWEEN_EPOCHS if _method(kind, name) is not _method(keras.utils.PyDataset, name)]
+    return bool(own) and issubclass(kind, keras.utils.PyDataset)
+
+
+def _method(kind: type, name: str) -> object:
+    return getattr(kind, name, None)
+
+
+def go_on(
+    model: keras.Model, iterator: TFEpochIterator, progress: Progress, set_values: Callable[[], None]
+) -> Progress:
     """Lets a `fit` that has not begun its first epoch begin where another one was.
 
     Args:
         model: a model of our strategy.
         iterator: the input of the `fit`.
         progress: where the other one was.
+        set_values: called when the first epoch has begun and no step of it has. The other `fit` had called what
+            callbacks do at the begin of an epoch, such as setting a learning rate, before its values were saved.
+
+    Returns:
+        Where the `fit` begins: at another batch if the batch size has changed.
     """
+    source = iterator._distributed_dataset
+    if progress.place is not None:
+        place = progress.place.in_batches_of(source.examples)
+        if place is not progress.place:
+            progress = Progress(progress.epoch, place.batches, place)
+    if _changes_between_epochs(iterator.data_adapter):
+        # What Keras has called in the epochs before, such as a shuffle.
+        for _ in range(progress.epoch):
+            for name in _BETWEEN_EPOCHS:
+                getattr(iterator.data_adapter.py_dataset, name, lambda: None)()
     # Keras has this attribute for `BackupAndRestore`, and reads it once the callbacks have begun.
     model._initial_epoch = progress.epoch
     if progress.place is not None:
-        iterator._distributed_dataset.go_on_at(progress.place, progress.batches)
+        source.go_on_at(progress.place, progress.batches)
     # Read by `steps_of_epoch`.
-    iterator._tfps_skipped = progress.batches
+    iterator._tfps_resumed = progress.batches, set_values
+    return progress
 
 
 def is_resumed(iterator: TFEpochIterator) -> bool:
     """Whether the next epoch of an input begins with a later step."""
-    return bool(getattr(iterator, "_tfps_skipped", 0)) and isinstance(iterator._distributed_dataset, WorkerInput)
+    return hasattr(iterator, "_tfps_resumed") and isinstance(iterator._distributed_dataset, WorkerInput)
 
 
 def steps_of_epoch(stock: Callable[..., Iterator[Any]], iterator: TFEpochIterator) -> Iterator[Any]:
     """Yields the steps of an epoch whose first ones another program has trained."""
-    skipped, iterator._tfps_skipped = iterator._tfps_skipped, 0
+    skipped, set_values = iterator._tfps_resumed
+    del iterator._tfps_resumed
+    if skipped:
+        set_values()
     for step in stock(iterator):
         # The number of the first batch; Keras before 3.7 leaves out that of the last.
         if step[0] + iterator.steps_per_execution > skipped:

@@ -55,6 +55,8 @@ def match(manifest: Manifest, content: Content, path: str, only: Sequence[str] |
         pairs = _pair_layers(manifest, content, only)
     else:
         raise CheckpointMismatchError(_difference(here, there, path))
+    if only is not None and not only:
+        raise CheckpointMismatchError("`only` must name a layer or variable, or be None for all. Received: [].")
     if only is not None:
         pairs = {name: pairs[name] for name in _chosen(content, only, path) if name in pairs}
         if not pairs:
