@@ -1,0 +1,163 @@
+// Rows that appear as their keys do: a hash table of packed blocks, each with a row, its slots and what eviction needs of it.
+//
+// A key is any int64; none is reserved. A row's first value follows from (seed, key) alone (first_value.h), so a row that is not
+// stored can be read: a lookup stores nothing, and the first update of a key makes its row, if admission allows it.
+//
+// Columns: column 0 is the row, of `dim` floats; an optimizer adds one for each slot. All columns of a row lie in one block.
+// Rows are made by updates of column 0 alone. An update of other columns (GEO adds deltas to slots by themselves) changes the
+// rows that are stored and passes over the others.
+//
+// Ticks: time in a table is counted in ticks, and a block has the tick of the last update or training lookup of its row. A tick
+// ends when somebody asks which rows were touched, and with every so many updates or seconds, as the eviction rule needs.
+//
+// Threads: any number may call any method at a time. A row is read and updated under the lock of its segment.
+#ifndef TFPS_OPS_CORE_GROWING_GROWING_ROWS_H_
+#define TFPS_OPS_CORE_GROWING_GROWING_ROWS_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "tfps_ops/core/growing/first_value.h"
+#include "tfps_ops/core/parallel.h"
+#include "tfps_ops/core/row_updater.h"
+#include "tfps_ops/core/status.h"
+#include "tfps_ops/core/stores/row_store.h"
+
+namespace tfps {
+
+// When an update makes the row of a key that is not stored.
+struct Admission {
+  enum class Kind {
+    kAlways,
+    kCount,        // at the n-th update of the key; counts are exact
+    kFilter,       // the same, counted in a filter of bounded memory: 16 bits a key (12 of its hash and 4 of its count)
+    kProbability,  // at each update with probability p
+  };
+  Kind kind = Kind::kAlways;
+  int64_t n = 1;               // kCount: at least 1; kFilter: 1 to 15
+  int64_t filter_keys = 0;     // kFilter: keys that are counted at a time; the oldest half is forgotten beyond
+  double p = 1;                // kProbability: above 0, at most 1
+  bool reads_first_value = false;  // what a key that is not admitted reads: its first value, or (false) the mean of first values
+};
+
+// Which rows go. Budgets hold whatever the kind; with kNone a key beyond the budget is not admitted, and counted as refused.
+struct Eviction {
+  enum class Kind {
+    kNone,
+    kUnseen,         // rows not touched for `steps` updates of the table, or for `seconds`
+    kLeastRecent,    // at the budget, the rows touched longest ago
+    kLeastFrequent,  // at the budget, the rows with the fewest updates
+    kSmallNorm,      // rows whose L2 norm is below `threshold`, once they are older than `steps` updates
+    kScore,          // rows whose score is below `threshold`: each update adds `gain`, each `steps` updates multiply it by `decay`
+  };
+  Kind kind = Kind::kNone;
+  int64_t steps = 0;
+  double seconds = 0;
+  double threshold = 0;
+  double decay = 1;
+  double gain = 1;
+  int64_t max_rows = 0;   // of this store; 0: no limit
+  int64_t max_bytes = 0;  // of this store, all memory of the table counted; 0: no limit
+};
+
+struct GrowingOptions {
+  int64_t dim = 1;
+  FirstValue first;
+  Admission admission;
+  Eviction eviction;
+  uint64_t hash_seed = 0;  // secret of the process, so that nobody can make keys that collide
+  std::function<double()> now;  // seconds, rising; a steady clock if empty
+};
+
+// What the table has done since it was made, for users to see. Sums over all updates; never reset.
+struct GrowthCounts {
+  int64_t rows = 0;           // stored now
+  int64_t bytes = 0;          // all memory of the table now, filters and logs included
+  int64_t admitted = 0;       // rows made by updates
+  int64_t refused = 0;        // gradients dropped because their key was not admitted
+  int64_t over_budget = 0;    // of these, because the budget was full and no row could go
+  int64_t evicted = 0;
+  int64_t updates = 0;        // Update calls of column 0
+  double load = 0;            // entries of the index in use, 0 to 1
+  double probes = 0;          // mean number of index buckets that a stored key is away from its first, at least 1
+};
+
+// What a block has beside its floats, for saving. Scores are counts for kLeastFrequent; 0 where the eviction keeps none.
+struct RowMeta {
+  int64_t idle_updates = 0;  // updates of the table since the row was touched last
+  float idle_seconds = 0;
+  float score = 0;
+};
+
+struct GrowingChunk {
+  RowChunk rows;              // keys, rows and the columns that were asked for
+  std::vector<RowMeta> meta;  // [n]
+};
+
+// Keys touched or gone since a cursor.
+struct KeysSince {
+  std::vector<int64_t> touched;  // stored now, each once, in no order
+  std::vector<int64_t> evicted;  // not stored now, each once
+  int64_t cursor = 0;            // what to ask with next time
+  bool complete = true;          // false: keys evicted after the asked cursor have been forgotten, so ask for all rows instead
+};
+
+class GrowingRows {
+ public:
+  virtual ~GrowingRows() = default;
+
+  virtual int64_t dim() const = 0;
+
+  // Adds a column of `width` floats (dim or 1, say) whose first value is `initial` in every element, to all rows; returns its
+  // number, 1 at least. A column that was dropped before and has this width is used again. Rows of a table that is not empty
+  // are copied segment by segment.
+  virtual Result<int> AddColumn(int64_t width, float initial) = 0;
+  virtual void DropColumn(int column) = 0;
+  virtual int64_t ColumnWidth(int column) const = 0;  // -1 for a column that is not there
+
+  // Copies one column of the rows of `keys`, in any order and as often as they come, to `out`, [count, its width]. A key that is
+  // not stored reads its first value or the mean, as admission says; in another column the initial value.
+  // `training`: whether a step will update these rows: they count as touched, so that eviction leaves them alone.
+  virtual Status Copy(int column, const RowKeys& keys, bool training, float* out, const ParallelFor& parallel) = 0;
+
+  // Updates column `columns[0]` by `updater`, with its slots in columns[1..]. Keys come each at most once.
+  virtual Status Update(const std::vector<int>& columns, const RowUpdater& updater, const float* hyperparameters,
+                        const RowKeys& keys, const RowGradients& gradients, const ParallelFor& parallel) = 0;
+
+  // Overwrites one column of the rows of `keys`, and makes rows that are not stored (other columns at their initial values),
+  // whatever admission says. ResourceExhausted where the budget is full and no row can go.
+  virtual Status Assign(int column, const RowKeys& keys, const float* values) = 0;
+  // Overwrites the metadata of stored rows.
+  virtual void AssignMeta(const RowKeys& keys, const RowMeta* meta) = 0;
+
+  // Copies out the next rows as RowStore::ScanRows does, with `columns[0]` as the rows and the others as slots.
+  virtual Result<GrowingChunk> Scan(const std::vector<int>& columns, int64_t cursor, int64_t max_rows) const = 0;
+
+  // Removes rows; keys that are not stored are passed over. Returns how many went. They are not counted as evicted, but are in
+  // `evicted` of Since.
+  virtual int64_t Erase(const RowKeys& keys) = 0;
+  virtual void Clear() = 0;  // all rows, and counts of admission; columns stay
+
+  // Pinned keys are never evicted; stored or not.
+  virtual void Pin(const RowKeys& keys, bool pinned) = 0;
+  // Adds to the scores of stored rows (clicks, say). InvalidArgument unless the eviction is kScore.
+  virtual Status AddScores(const RowKeys& keys, const float* amounts) = 0;
+  // Evicts what the rule says in the next `max_rows` rows of a walk over the table; returns how many went. Updates do so
+  // themselves in slices, so this is for tables at rest.
+  virtual int64_t Evict(int64_t max_rows) = 0;
+
+  // The first call begins to record. `cursor`: kNow to start at this moment, or the cursor of an earlier call.
+  static constexpr int64_t kNow = -1;
+  virtual Result<KeysSince> Since(int64_t cursor) = 0;
+
+  virtual GrowthCounts Counts() const = 0;
+};
+
+// InvalidArgument where an option breaks its rule.
+Result<std::shared_ptr<GrowingRows>> MakeGrowingRows(const GrowingOptions& options);
+
+}  // namespace tfps
+
+#endif  // TFPS_OPS_CORE_GROWING_GROWING_ROWS_H_
