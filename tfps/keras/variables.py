@@ -14,6 +14,7 @@ from tfps.embedding.sharded_table import ShardedTable
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras._compat import Variable, creating_layer, keras, standardize_dtype
+from tfps.keras.first_values import first_value
 from tfps.keras.initial_rows import row_source
 from tfps.placement.spec import VariableSpec
 from tfps.strategy.creation import Recipe
@@ -44,11 +45,21 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
         initializer: a Keras initializer or any function of (shape, dtype).
     """
     shape, dtype = tuple(variable._shape), standardize_dtype(variable._dtype)
-    spec = VariableSpec(variable.path, shape, dtype, trainable=variable.trainable, is_table=is_table(variable, shape))
+    spec = VariableSpec(
+        variable.path,
+        shape,
+        dtype,
+        trainable=variable.trainable,
+        is_table=is_table(variable, shape),
+        growing=variable._tfps_table_type.grows and looks_like_table(shape, variable.name, of_embedding=True),
+    )
     # Three forms of the same initial value: the whole tensor, a range of rows, and a constant. Servers use the cheapest
     # one that exists, so that a large table is never drawn in one piece.
     initial = InitialValue(
-        lambda: initializer(shape, dtype=dtype), row_source(initializer, shape, dtype), _constant(initializer)
+        lambda: initializer(shape, dtype=dtype),
+        row_source(initializer, shape, dtype),
+        _constant(initializer),
+        first_value(initializer),
     )
     return _create(strategy, variable, spec, initial)
 
