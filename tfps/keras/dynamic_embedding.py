@@ -18,6 +18,7 @@ from tfps.embedding.eviction import Eviction
 from tfps.embedding.growth import Growth
 from tfps.errors import UnsupportedError
 from tfps.keras.embedding_bag import EmbeddingBag
+from tfps.keras.frozen_rows import FrozenRows
 from tfps.nn.bags import Ids
 from tfps.ops.growing_rows import GrowthCounts
 
@@ -40,6 +41,9 @@ class _Growing(keras.layers.Embedding):
     """What both layers share: how the table grows, and the ids."""
 
     _growth: Growth
+    frozen_rows: FrozenRows | None = None
+    """The rows while the model is exported; None at other times."""
+    frozen_index: Any = None
 
     @property
     def tfps_table_type(self) -> DynamicTables:
@@ -103,6 +107,13 @@ class _Growing(keras.layers.Embedding):
     def evict(self) -> int:
         """Evicts at once what the rule says, and returns how many rows have gone. Training evicts by itself."""
         return self.table.evict()
+
+    def _frozen(self) -> FrozenRows | None:
+        """Returns the rows that an export has; None outside of exports."""
+        # Layers that share a table share its variable, which belongs to the one that made it.
+        maker = getattr(self.embeddings, "_tfps_layer", None)
+        layer = None if maker is None else maker()
+        return None if layer is None else layer.frozen_rows
 
     def _admit(self, ids: tf.Tensor) -> tf.Tensor | None:
         """Returns which ids a rule of the user admits, bool of the same shape; None if there is no such rule."""
@@ -198,6 +209,8 @@ class DynamicEmbedding(_Growing):
         if _has_no_value(self.embeddings):
             # A plan is being made: the layer has a shape, and no rows.
             return super().call(ids)
+        if (frozen := self._frozen()) is not None:
+            return tf.cast(frozen.look_up(ids), self.compute_dtype)
         admitted = self._admit(ids)
         if admitted is None:
             rows = self.table.sparse_read(ids)
@@ -285,10 +298,15 @@ class DynamicEmbeddingBag(EmbeddingBag, _Growing):
 
     def call(self, inputs: Ids, weights: Ids | None = None) -> tf.Tensor:
         """Pools the rows of each bag; see the class for arguments and result."""
-        if not _has_no_value(self.embeddings):
+        if not _has_no_value(self.embeddings) and self._frozen() is None:
             # Refuses a layer without servers by name.
             _ = self.table
         return super().call(_as_ids(inputs), weights)
+
+    def _rows(self, ids: tf.Tensor) -> tf.Tensor:
+        """Returns rows where there is no table: in an export."""
+        frozen = self._frozen()
+        return super()._rows(ids) if frozen is None else frozen.look_up(ids)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make the same layer again."""

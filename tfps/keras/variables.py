@@ -1,6 +1,7 @@
 """Keras variables in a `ParameterServerStrategy` scope: which kind they become, and how they are initialized."""
 
 import math
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
 
@@ -81,7 +82,7 @@ def create_from_value(
     with tf.init_scope():
         return strategy.create(
             spec,
-            Recipe(InitialValue(lambda: tf.convert_to_tensor(array, dtype)), bookkeeping=not _is_of_layer(variable)),
+            Recipe(InitialValue(lambda: tf.convert_to_tensor(array, dtype)), bookkeeping=not is_of_layer(variable)),
             summed=is_metric(variable),
         )
 
@@ -150,7 +151,7 @@ def _create(
         variable._tfps_table_type,
         is_seed=variable._tfps_maker == "seed",
         may_be_dense=variable._tfps_may_be_dense,
-        bookkeeping=not _is_of_layer(variable),
+        bookkeeping=not is_of_layer(variable),
     )
     # An optimizer may build its slots while a step is traced, and variables must outlive that graph.
     with tf.init_scope():
@@ -213,9 +214,12 @@ def _kind_of(layer: keras.layers.Layer) -> str:
     return "embedding" if isinstance(layer, keras.layers.Embedding) else "layer"
 
 
-def _record_table_type(variable: Variable, maker: object) -> None:
+def _record_table_type(variable: Variable, maker: Any) -> None:
     # A layer may choose its table type by a class attribute. Sharded tables are the default.
     variable._tfps_table_type = getattr(maker, "tfps_table_type", ShardedTable)
+    if variable._tfps_table_type.grows:
+        # An export gives the layer the rows in another form.
+        variable._tfps_layer = weakref.ref(maker)
     # Such a layer, or one whose rows a model trains itself, needs a table of any size.
     variable._tfps_may_be_dense = variable._tfps_table_type is ShardedTable and getattr(
         maker, "tfps_may_be_dense", True
@@ -242,7 +246,8 @@ def is_metric(variable: Variable) -> bool:
     return getattr(variable, "_synchronization", None) == "on_read" or variable._tfps_maker == "metric"
 
 
-def _is_of_layer(variable: Variable) -> bool:
+def is_of_layer(variable: Variable) -> bool:
+    """Whether a variable, whose maker is recorded, is one of a layer: no slot, metric or generator."""
     return variable._tfps_maker in ("layer", "embedding")
 
 
@@ -252,7 +257,7 @@ def is_table(variable: Variable, shape: Shape) -> bool:
     # A quantized embedding is not trained: nothing is sent for its rows, and `quantize` assigns it whole.
     if of_embedding and not variable.trainable and tf.as_dtype(standardize_dtype(variable._dtype)).is_integer:
         return False
-    return _is_of_layer(variable) and looks_like_table(shape, variable.name, of_embedding)
+    return is_of_layer(variable) and looks_like_table(shape, variable.name, of_embedding)
 
 
 def _constant(initializer: Initializer) -> float | None:
