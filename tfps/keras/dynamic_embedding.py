@@ -1,6 +1,7 @@
 """`DynamicEmbedding` and `DynamicEmbeddingBag`: embeddings whose ids are any int64, or strings, and whose rows grow."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +18,7 @@ from tfps.embedding.dynamic_table import DynamicTable, DynamicTables
 from tfps.embedding.eviction import Eviction
 from tfps.embedding.growth import Growth
 from tfps.errors import UnsupportedError
+from tfps.keras import row_files
 from tfps.keras.embedding_bag import EmbeddingBag
 from tfps.keras.frozen_rows import FrozenRows
 from tfps.nn.bags import Ids
@@ -91,6 +93,31 @@ class _Growing(keras.layers.Embedding):
             rows: their rows, [n, output_dim], all finite.
         """
         self.table.assign_rows(np.asarray(ids), np.asarray(rows))
+
+    def write_parquet(self, path: str | os.PathLike[str]) -> int:
+        """Writes all ids and rows into a new Parquet file, columns `id` and `embedding`; returns their number."""
+        return row_files.write_parquet(self.table, path)
+
+    def read_parquet(self, path: str | os.PathLike[str]) -> int:
+        """Gives the ids of a Parquet file their rows, and returns their number. The file is checked first.
+
+        Raises:
+            ConfigError: a row has another width, is missing or is not finite; nothing has changed then.
+            InputFileError: the file cannot be read.
+        """
+        return row_files.read_parquet(self.table, path)
+
+    def copy_from(self, source: keras.layers.Embedding) -> int:
+        """Gives the ids 0, 1, ... the rows of an `Embedding`, and returns their number."""
+        return row_files.copy_to_growing(source, self.table)
+
+    def copy_to(self, target: keras.layers.Embedding) -> int:
+        """Overwrites the rows of an `Embedding` whose numbers are ids here, and returns how many.
+
+        Raises:
+            ConfigError: an id here is no row there; nothing has changed then.
+        """
+        return row_files.copy_from_growing(self.table, target)
 
     def erase(self, ids: "npt.ArrayLike") -> int:
         """Removes the rows of ids, and returns how many there were."""

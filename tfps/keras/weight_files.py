@@ -143,9 +143,10 @@ def save_value(stock: Method, entry: Any, key: str, value: Any) -> None:
     table = value._value if isinstance(value, Variable) else value
     with _named(group.file, f"{group.name}/{key}", "cannot write"):
         if isinstance(table, Table):
-            is_growing = isinstance(table, DynamicTable)
-            checksum = growing_weights.save(group, key, table) if is_growing else _save_table(group, key, table)
-            group[key].attrs[CHECKSUM] = checksum
+            if isinstance(table, DynamicTable):
+                group[key].attrs[CHECKSUM] = growing_weights.save(group, key, table)
+            else:
+                group[key].attrs[CHECKSUM] = _save_table(group, key, table)
             return
         array = np.asarray(keras.ops.convert_to_numpy(value))
         if _has_chunks(array):
