@@ -29,9 +29,9 @@ class LocalTable(RoutedRows):
         # With one shard of kind "mod", position i is local row i. The routing has the number of rows of the whole
         # table, so that gradients have the table's shape. A window never has more rows than the table.
         # A table that grows has as many as it gets.
-        rows = MAX_ROWS if table.grows else table.rows
-        routing = Routing("mod", rows, 1)
-        store = VariableRowStore(self._variable, rows)
+        limit = MAX_ROWS if table.grows else table.rows
+        routing = Routing("mod", limit, 1)
+        store = VariableRowStore(self._variable, limit)
         super().__init__(table.key, table.name, routing, (0,), [store], table.trainable)
         # Tapes tell variables apart by these two names, and one graph may use both the window and the table itself.
         self._unique_id = self._shared_name = f"{table._unique_id}_window"

@@ -356,8 +356,8 @@ def _as_ids(inputs: Any) -> Any:
 
 
 def _has_no_value(variable: Any) -> bool:
-    """Whether a variable was made to describe a model, and has a shape alone."""
-    return isinstance(getattr(variable, "_value", None), UninitializedVariable)
+    """Whether a variable has a shape alone: a model is being described, or built by symbols."""
+    return isinstance(getattr(variable, "_value", None), UninitializedVariable | None)
 
 
 def _rule_config(rule: Rule | None) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "tensorflow/core/framework/resource_handle.h"
+#include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/resource_var.h"
 #include "tensorflow/core/framework/type_index.h"
 #include "tfps_ops/core/status.h"
