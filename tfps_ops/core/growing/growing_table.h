@@ -30,6 +30,7 @@ class GrowingTable final : public GrowingRows {
   Status Update(const std::vector<int>& columns, const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
                 const RowGradients& gradients, const ParallelFor& parallel) override;
   Status Assign(int column, const RowKeys& keys, const float* values) override;
+  void CopyMeta(const RowKeys& keys, RowMeta* meta) const override;
   void AssignMeta(const RowKeys& keys, const RowMeta* meta) override;
   Result<GrowingChunk> Scan(const std::vector<int>& columns, int64_t cursor, int64_t max_rows) const override;
   int64_t Erase(const RowKeys& keys) override;
