@@ -139,7 +139,7 @@ def test_a_bag_pools_as_an_embedding_bag_does(one_worker):
     ):
         keras.utils.set_random_seed(3)
         with one_worker.scope():
-            model = keras.Sequential([layer(), keras.layers.Dense(1)])
+            model = keras.Sequential([keras.Input((None,), dtype="int64", ragged=True), layer(), keras.layers.Dense(1)])
             model.compile("adagrad", "mse")
         data = tf.data.Dataset.from_tensor_slices((bags, labels)).batch(8)
         model.fit(data, epochs=2, verbose=0, shuffle=False)

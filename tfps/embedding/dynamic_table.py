@@ -16,6 +16,7 @@ from tfps.embedding.table import Table, TouchedCursor
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.ops import growing_rows
 from tfps.ops.growing_rows import META_WIDTH, GrowthCounts
+from tfps.ops.routing_graph import locate
 from tfps.placement.model import Placement
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class DynamicTable(Table):
         trainable: as for `Table`.
         growth: how the table grows.
         first: how rows begin.
+        is_slot: whether this is a column of the rows of another table.
 
     Attributes:
         meta: the table of the metadata of rows, for checkpoints; None for a slot.
@@ -55,9 +57,10 @@ class DynamicTable(Table):
         trainable: bool,
         growth: Growth,
         first: FirstValue,
+        is_slot: bool = False,
     ) -> None:
         super().__init__(placement, stores, trainable)
-        self.growth, self.first = growth, first
+        self.growth, self.first, self.is_slot = growth, first, is_slot
         self.meta: DynamicTable | None = None
 
     @classmethod
@@ -76,7 +79,7 @@ class DynamicTable(Table):
             )
         width, constant = placement.spec.shape[1], initial.constant
         columns = [store.add_column(width, constant) for store in self.stores]
-        return DynamicTable(placement, columns, False, self.growth, FirstValue("constant", constant))
+        return DynamicTable(placement, columns, False, self.growth, FirstValue("constant", constant), is_slot=True)
 
     def make_meta(self) -> "DynamicTable":
         """Returns the metadata of rows as a table of `META_WIDTH` columns beside this one."""
@@ -86,7 +89,7 @@ class DynamicTable(Table):
             )
             placement = dataclasses.replace(self.placement, spec=spec)
             columns = [store.meta_column() for store in self.stores]
-            self.meta = DynamicTable(placement, columns, False, self.growth, FirstValue())
+            self.meta = DynamicTable(placement, columns, False, self.growth, FirstValue(), is_slot=True)
         return self.meta
 
     def counts(self) -> GrowthCounts:
@@ -197,6 +200,30 @@ class DynamicTable(Table):
                 part = places[start : start + _ASSIGN_ROWS]
                 with tf.device(store.device):
                     yield store, [tf.constant(one[part]) for one in (array, *others)]
+
+    def _serialize_to_tensors(self) -> dict[str, tf.Tensor]:
+        """Returns the tensors that `tf.train.Checkpoint` saves: all ids and rows, for which the chief needs memory."""
+        chunks = list(self.scan())
+        ids = np.concatenate([chunk.ids for chunk in chunks]) if chunks else np.zeros(0, np.int64)
+        rows = [chunk.rows.numpy() for chunk in chunks] or [np.zeros([0, self.dim], np.float32)]
+        return {"IDS": tf.constant(ids), "ROWS": tf.constant(np.concatenate(rows))}
+
+    def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> "DynamicTable":
+        """Restores the table, or slot, from the tensors that a checkpoint holds."""
+        # TensorFlow restores within a function, so these are operations of its graph.
+        ids, rows = restored_tensors["IDS"], restored_tensors["ROWS"]
+        shard_of, _ = locate(self.routing, ids)
+        self.assignments += 1
+        for shard, store in enumerate(self.stores):
+            chosen = tf.reshape(tf.where(shard_of == shard), [-1])
+            keys, values = tf.gather(ids, chosen), tf.gather(rows, chosen)
+            cleared = []
+            if not self.is_slot:
+                with tf.device(store.device):
+                    cleared = [growing_rows.clear(store.handle)]
+            with tf.control_dependencies([one for one in cleared if one is not None]):
+                store.assign(keys, values)
+        return self
 
     def _refuse(self, what: str) -> "NoReturn":
         raise UnsupportedError(

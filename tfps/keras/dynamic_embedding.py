@@ -163,10 +163,17 @@ class _Growing(keras.layers.Embedding):
         # Quantizing a model, Keras skips layers that raise this.
         raise NotImplementedError(f"{type(self).__name__} has no quantized form.")
 
-    def _growth_config(self) -> dict[str, Any]:
-        """Returns the arguments of the growth, for `get_config`."""
+    def _without_rows(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Returns the arguments of this layer, from those of an `Embedding`."""
+        for name in ("input_dim", "embeddings_constraint"):
+            config.pop(name, None)
+        # Keras leaves out a seed that it has drawn. Here it says how the rows begin that are still to come.
+        drawn = config["embeddings_initializer"].get("config", {})
+        if "seed" in drawn and isinstance(getattr(self.embeddings_initializer, "seed", None), int):
+            drawn["seed"] = self.embeddings_initializer.seed
         growth = self._growth
         return {
+            **config,
             "admission": _rule_config(None if isinstance(growth.admission, Always) else growth.admission),
             "eviction": _rule_config(growth.eviction),
             "max_rows": growth.max_rows,
@@ -257,10 +264,7 @@ class DynamicEmbedding(_Growing):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make the same layer again."""
-        config = super().get_config()
-        for name in ("input_dim", "embeddings_constraint"):
-            config.pop(name, None)
-        return {**config, **self._growth_config()}
+        return self._without_rows(super().get_config())
 
 
 @keras.saving.register_keras_serializable("tfps")
@@ -337,10 +341,7 @@ class DynamicEmbeddingBag(EmbeddingBag, _Growing):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make the same layer again."""
-        config = super().get_config()
-        for name in ("input_dim", "embeddings_constraint"):
-            config.pop(name, None)
-        return {**config, **self._growth_config()}
+        return self._without_rows(super().get_config())
 
 
 def _as_ids(inputs: Any) -> Any:

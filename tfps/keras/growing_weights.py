@@ -71,14 +71,14 @@ class SavedGrowingRows:
         self._rows, self._ids, self._check = rows, ids, check
         self.shape, self.dtype = tuple(rows.shape), rows.dtype
 
-    def assign_to(self, table: DynamicTable, is_slot: bool) -> None:
+    def assign_to(self, table: DynamicTable) -> None:
         """Gives a table its rows, or a slot those of its rows.
 
         Raises:
             CheckpointError: the file is broken. The table may have some of its rows then.
         """
         checksum, ids = 0, self._ids[...]
-        if not is_slot:
+        if not table.is_slot:
             table.clear()
         for start in range(0, len(ids), _CHUNK_ROWS):
             rows = self._rows[start : start + _CHUNK_ROWS]

@@ -82,7 +82,7 @@ def create_from_value(
     with tf.init_scope():
         return strategy.create(
             spec,
-            Recipe(InitialValue(lambda: tf.convert_to_tensor(array, dtype)), bookkeeping=not is_of_layer(variable)),
+            Recipe(InitialValue(lambda: tf.convert_to_tensor(array, dtype)), bookkeeping=not _is_of_layer(variable)),
             summed=is_metric(variable),
         )
 
@@ -151,7 +151,7 @@ def _create(
         variable._tfps_table_type,
         is_seed=variable._tfps_maker == "seed",
         may_be_dense=variable._tfps_may_be_dense,
-        bookkeeping=not is_of_layer(variable),
+        bookkeeping=not _is_of_layer(variable),
     )
     # An optimizer may build its slots while a step is traced, and variables must outlive that graph.
     with tf.init_scope():
@@ -246,8 +246,7 @@ def is_metric(variable: Variable) -> bool:
     return getattr(variable, "_synchronization", None) == "on_read" or variable._tfps_maker == "metric"
 
 
-def is_of_layer(variable: Variable) -> bool:
-    """Whether a variable, whose maker is recorded, is one of a layer: no slot, metric or generator."""
+def _is_of_layer(variable: Variable) -> bool:
     return variable._tfps_maker in ("layer", "embedding")
 
 
@@ -257,7 +256,7 @@ def is_table(variable: Variable, shape: Shape) -> bool:
     # A quantized embedding is not trained: nothing is sent for its rows, and `quantize` assigns it whole.
     if of_embedding and not variable.trainable and tf.as_dtype(standardize_dtype(variable._dtype)).is_integer:
         return False
-    return is_of_layer(variable) and looks_like_table(shape, variable.name, of_embedding)
+    return _is_of_layer(variable) and looks_like_table(shape, variable.name, of_embedding)
 
 
 def _constant(initializer: Initializer) -> float | None:

@@ -27,7 +27,6 @@ from tfps.keras._compat import H5_ENTRY, Variable, h5_dataset, h5_group, keras
 from tfps.keras.growing_weights import SavedGrowingRows
 from tfps.keras.h5_chunks import LONGEST_ROW_BYTES, ChunkedDataset
 from tfps.keras.steps_of_models import steps_of
-from tfps.keras.variables import is_of_layer
 from tfps.strategy.strategy import ParameterServerStrategy
 
 Method: TypeAlias = Callable[..., Any]
@@ -292,7 +291,7 @@ def assign_rows(stock: Method, variable: Variable, value: SavedRows | SavedGrowi
             raise ValueError(
                 f"rows of variable {variable.path!r} must have {variable.shape[1]} floats. Received: {value.shape[1]}."
             )
-        value.assign_to(table, is_slot=not is_of_layer(variable))
+        value.assign_to(table)
         return value
     if tuple(value.shape) != tuple(variable.shape):
         raise ValueError(
