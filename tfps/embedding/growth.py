@@ -45,10 +45,12 @@ class FirstValue:
 
     def stream(self) -> list[int]:
         """Returns the key of the stream and the two words of its counter, as int64."""
-        # Keras folds the seed in the same way, so that the rows equal the draw of one process.
-        folded = tf.cast(tf.math.floormod(tf.constant([self.seed, 0], tf.int64), tf.int32.max - 1), tf.int32)
-        key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=folded)
-        return [int(word) for word in tf.bitcast(tf.concat([key, counter], 0), tf.int64).numpy()]
+        # A layer may be exported or built within a graph.
+        with tf.init_scope():
+            # Keras folds the seed in the same way, so that the rows equal the draw of one process.
+            folded = tf.cast(tf.math.floormod(tf.constant([self.seed, 0], tf.int64), tf.int32.max - 1), tf.int32)
+            key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=folded)
+            return [int(word) for word in tf.bitcast(tf.concat([key, counter], 0), tf.int64).numpy()]
 
     def attributes(self) -> dict[str, Any]:
         """Returns the attributes of the op that makes the table."""

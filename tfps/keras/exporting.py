@@ -104,6 +104,10 @@ def on_chief(variables: Iterable[Any]) -> Iterator[None]:
 
 def _freeze(variable: Any, table: DynamicTable, frozen: list[keras.layers.Layer]) -> tf.Variable:
     """Gives the layer of a table that grows the stock form of it; returns the matrix, in place of the table."""
+    if table.is_slot:
+        # An exported model does not train, and the ids of the rows are with the table.
+        with tf.device(None), tf.init_scope():
+            return tf.Variable(tf.zeros([0, table.dim]), name=table.name.split(":")[0])
     layer = variable._tfps_layer()
     layer.frozen_rows = FrozenRows(table)
     # TensorFlow saves what an attribute of the layer refers to.

@@ -44,7 +44,7 @@ class FrozenRows:
                 count += len(chunk.ids)
             # A gather needs a row to read where there is none.
             rows = np.concatenate(parts) if parts else np.zeros([1, table.dim], np.float32)
-            self.matrix = tf.Variable(rows, name=table.name)
+            self.matrix = tf.Variable(rows, name=table.name.split(":")[0])
 
     def look_up(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns the rows of ids, int64 of any shape: `ids.shape + [dim]`."""
