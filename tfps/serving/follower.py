@@ -17,7 +17,7 @@ from tfps.serving.chains import find_route
 from tfps.serving.row_files import load_pyarrow
 from tfps.serving.stores import open_store
 from tfps.serving.version_reader import Snapshot, VersionReader
-from tfps.serving.versions import CURRENT, FULL, Current, Entry, parse_current
+from tfps.serving.versions import CURRENT, FULL, Current, Entry, Version, parse_current
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -162,20 +162,13 @@ class Follower:
             ExportError: the export cannot be read.
         """
         with self._updating:
-            applied: list[int] = []
-            # The versions that cannot be used, by name, with the reason.
-            broken: dict[str, str] = {}
-            # The list is read anew for each version, because the writer removes old ones meanwhile.
-            while (current := self._read_current()) is not None:
-                entry = self._choose(current, broken)
-                if entry is None:
-                    break
-                try:
-                    self._apply(entry)
-                    applied.append(entry.number)
-                except (ExportGapError, FileNotFoundError) as error:
-                    broken[entry.name] = str(error)
-            return applied
+            version = self._snapshot.version
+            return self._read_after(version)
+
+    def resync(self) -> list[int]:
+        """Reads all rows anew from the newest full version, and what came after it; see `update`."""
+        with self._updating:
+            return self._read_after(None)
 
     def start(self) -> "Self":
         """Begins to follow in a thread of its own, which looks for a new version every `poll_s` seconds."""
@@ -224,18 +217,39 @@ class Follower:
         except FileNotFoundError:
             return None
 
-    def _choose(self, current: Current, broken: Mapping[str, str]) -> Entry | None:
-        """Returns the next version to read; None if the copy has the newest one."""
-        mine = self._snapshot.version
-        number, run = (None, None) if mine is None else (mine.number, mine.run)
+    def _read_after(self, version: Version | None) -> list[int]:
+        """Reads the versions after one, or a full one and those after it; returns their numbers."""
+        applied: list[int] = []
+        # The versions that cannot be used, by name, with the reason.
+        broken: dict[str, str] = {}
+        # The list is read anew for each version, because the writer removes old ones meanwhile.
+        while (current := self._read_current()) is not None:
+            entry = self._choose(current, version, broken)
+            if entry is None:
+                break
+            try:
+                self._apply(entry)
+                applied.append(entry.number)
+                version = self._snapshot.version
+            except ExportGapError as error:
+                broken[entry.name] = str(error)
+            except FileNotFoundError as error:
+                broken[entry.name] = f"{self._store.path}/{entry.name} lacks a file ({error})."
+        return applied
+
+    def _choose(self, current: Current, version: Version | None, broken: Mapping[str, str]) -> Entry | None:
+        """Returns the version to read after one; None if that is the newest one."""
+        number, run = (None, None) if version is None else (version.number, version.run)
+        # What is not listed any more was removed while it was read: nothing was wrong with it.
+        broken = {one.name: broken[one.name] for one in current.entries if one.name in broken}
         route = find_route(current.without(broken), number, run)
-        if route.entries is not None and not route.gap and not (broken and mine is None):
+        # One that begins passes over no version silently either. Broken versions that are not on the way do not matter.
+        is_way = route.entries is not None and not route.gap and not (broken and version is None)
+        if is_way and route.entries is not None:
             return route.entries[0] if route.entries else None
-        # Broken versions that are not on the way do not matter.
+        problem = route.gap or ("a version is broken" if broken else "no full version leads to the newest one")
         gap = ExportGapError(
-            " ".join([f"{self._store.path}: {route.gap or 'a version is broken'}.", *broken.values()]),
-            version=number,
-            missing=route.missing,
+            " ".join([f"{self._store.path}: {problem}.", *broken.values()]), version=number, missing=route.missing
         )
         if self._on_gap == "raise" or not route.entries:
             raise gap
