@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 
-from tfps.saving.version_chain import VersionChain
+from tfps.saving.version_list import VersionList
 from tfps.serving.row_files import crc32, encode_dense, encode_evicted, encode_rows
 from tfps.serving.stores import open_store
 from tfps.serving.versions import DELTA, FULL, MANIFEST, ExportedFile, ExportedTable, Version
@@ -19,7 +19,7 @@ class Exporter:
 
     def __init__(self, url, dims=None, keep=2, seed=0):
         self.store = open_store(url)
-        self.chain = VersionChain(self.store, keep)
+        self.versions = VersionList(self.store, keep)
         self.dims = {"items/embeddings": 3} if dims is None else dims
         self.tables = {name: {} for name in self.dims}
         self.dense = {"top/kernel": np.zeros((2, 1), np.float32)}
@@ -43,8 +43,10 @@ class Exporter:
 
     def export(self, kind=DELTA, beside=False, as_of=100.0):
         """Writes and publishes a version; `beside` adds a full one to the newest delta."""
-        number = self.chain.newest if beside else self.chain.next_number()
-        parent = self.chain.newest_parent if beside else self.chain.newest
+        number = self.versions.newest if beside else self.versions.next_number()
+        if kind == FULL and not beside:
+            self.versions.begin_chain()
+        parent = self.versions.newest_parent if beside else self.versions.newest
         self.dense["top/kernel"] = self.dense["top/kernel"] + (not beside)
         ids = {name: sorted(rows if kind == FULL else self.changed[name]) for name, rows in self.tables.items()}
         gone = {name: np.array(sorted(found if kind == DELTA else ()), np.int64) for name, found in self.gone.items()}
@@ -62,13 +64,13 @@ class Exporter:
         for path, (_, data) in files.items():
             draft.write(path, data)
         version = Version(
-            kind, number, parent, self.chain.run, 10 * number, as_of, "tests",
+            kind, number, parent, self.versions.chain_id, 10 * number, as_of, "tests",
             tuple(ExportedTable(name, self.dims[name], len(ids[name]), gone[name].size) for name in ids),
             tuple(ExportedFile(path, holds, len(data), crc32(data)) for path, (holds, data) in files.items()),
         )  # fmt: skip
         draft.write(MANIFEST, version.to_json())
         draft.finish()
-        self.chain.publish(version)
+        self.versions.publish(version)
         self.states[number] = copy.deepcopy((self.tables, self.dense))
         for one in (*self.changed.values(), *self.gone.values()):
             one.clear()

@@ -8,16 +8,16 @@ from tfps.serving.chains import find_route
 from tfps.serving.versions import DELTA, FULL, Current, Entry
 
 
-def entry(kind, number, parent, run="a"):
-    return Entry(kind, number, parent, run, "0")
+def entry(kind, number, parent, chain="a"):
+    return Entry(kind, number, parent, chain, "0")
 
 
-def current(*entries, number=None, run="a"):
-    return Current(number or max((one.number for one in entries), default=0), run, entries)
+def current(*entries, number=None, chain="a"):
+    return Current(number or max((one.number for one in entries), default=0), chain, entries)
 
 
-def deltas(first, last, run="a"):
-    return [entry(DELTA, number, number - 1, run) for number in range(first, last + 1)]
+def deltas(first, last, chain="a"):
+    return [entry(DELTA, number, number - 1, chain) for number in range(first, last + 1)]
 
 
 def names(route):
@@ -43,10 +43,10 @@ def test_gaps_are_named():
     assert names(back)[0] == "full-4" and "goes back from 8 to 6" in back.gap
 
 
-def test_another_program():
-    found = current(*deltas(2, 3), entry(FULL, 4, 3, "b"), *deltas(5, 5, "b"), run="b")
+def test_another_chain():
+    found = current(*deltas(2, 3), entry(FULL, 4, 3, "b"), *deltas(5, 5, "b"), chain="b")
     assert names(find_route(found, 3, "a")) == ["full-4", "delta-5"] and not find_route(found, 3, "a").gap
-    assert "another program has written version 5" in find_route(found, 5, "a").gap
+    assert "version 5 is of another chain" in find_route(found, 5, "a").gap
 
 
 def test_a_broken_list_has_no_ring():

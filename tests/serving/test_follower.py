@@ -48,8 +48,8 @@ def test_a_follower_has_what_each_version_had(url):
         if rng.random() < 0.7:
             follower.update()
             assert_has(follower, one.states[follower.version])
-            assert follower.version == one.chain.newest and follower.step == 10 * follower.version
-    assert_has(Follower_at(url), one.states[one.chain.newest])
+            assert follower.version == one.versions.newest and follower.step == 10 * follower.version
+    assert_has(Follower_at(url), one.states[one.versions.newest])
 
 
 def Follower_at(url):  # noqa: N802
@@ -96,6 +96,20 @@ def test_a_small_table_is_a_dense_variable_and_is_looked_up_as_any(url):
     one.export(FULL)
     rows, found = Follower_at(url).lookup("small", [2, 3, -1, 0])
     assert rows.tolist() == [[4, 5], [0, 0], [0, 0], [0, 1]] and found.tolist() == [True, False, False, True]
+
+
+def test_a_table_is_found_by_its_layer(url):
+    one = Exporter(
+        url, {"a/items/embeddings": 1, "b/items/embeddings": 2, "b/users/embeddings": 3, "users/embeddings": 4}
+    )
+    one.export(FULL)
+    follower = Follower_at(url)
+    widths = {
+        name: follower.lookup(name, [0])[0].shape[1] for name in ("a/items", "b/items/embeddings", "b/users", "users")
+    }
+    assert list(widths.values()) == [1, 2, 3, 4]
+    with pytest.raises(ConfigError, match="'items'.*a/items/embeddings, b/items/embeddings"):
+        follower.lookup("items", [0])
 
 
 def test_freshness_is_the_age_of_the_version(url):
@@ -189,10 +203,10 @@ def test_a_training_that_is_started_again_is_no_gap(url, caplog):
     follower = Follower(url, on_gap="raise")
     follower.update()
     again = exported(url, 2, seed=9)
-    assert again.chain.newest == 5
+    assert again.versions.newest == 5
     assert follower.update() == [4, 5] and not caplog.records
     assert_has(follower, again.states[5])
-    assert one.chain.run != again.chain.run
+    assert one.versions.chain_id != again.versions.chain_id
 
 
 @pytest.mark.parametrize("versions", [1, 3])
@@ -203,7 +217,7 @@ def test_an_export_that_goes_back_is_told(tmp_path, versions, caplog):
     strict.update()
     shutil.rmtree(out)
     again = exported(out, versions, seed=9)
-    with pytest.raises(ExportGapError, match=f"another program has written version {versions}.*version 3"):
+    with pytest.raises(ExportGapError, match=f"version {versions} is of another chain.*version 3"):
         strict.update()
     assert follower.update() == list(range(1, versions + 1)) and "version 3" in caplog.text
     assert_has(follower, again.states[versions])
@@ -252,7 +266,7 @@ def test_a_version_that_is_removed_while_it_is_read_is_no_gap(tmp_path, monkeypa
 
     def read(path):
         # Once, between the list and the version.
-        if path == "full-1/manifest.json" and one.chain.newest == 1:
+        if path == "full-1/manifest.json" and one.versions.newest == 1:
             for _ in range(3):
                 one.export()
                 one.export(FULL, beside=True)

@@ -13,7 +13,7 @@ from tfps.keras.batch_callbacks import SavingCallback
 from tfps.keras.exported_values import ExportedModel
 from tfps.keras.model_content import strategy_of
 from tfps.saving.background import BackgroundWrite
-from tfps.saving.version_chain import VersionChain
+from tfps.saving.version_list import VersionList
 from tfps.serving.row_files import load_pyarrow
 from tfps.serving.stores import open_store
 
@@ -54,7 +54,7 @@ class Export(SavingCallback):
         self._every_s = check_number("every_s", every_s, above=0)
         self._full_every = check_integer("full_every", full_every, at_least=1)
         self._keep = check_integer("keep", keep, at_least=2)
-        self._chain: VersionChain | None = None
+        self._versions: VersionList | None = None
         self._exported: ExportedModel | None = None
         self._writing: BackgroundWrite | None = None
         self._began_at = -float("inf")
@@ -78,8 +78,8 @@ class Export(SavingCallback):
         if self._exported is None or not self._exported.is_of(self.model):
             self._exported = ExportedModel(self.model, strategy)
         with self._store.lock():
-            self._chain = self._chain or VersionChain(self._store, self._keep)
-            self._chain.check_alone()
+            self._versions = self._versions or VersionList(self._store, self._keep)
+            self._versions.check_alone()
         self._is_training = True
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -120,20 +120,20 @@ class Export(SavingCallback):
 
     def _export(self) -> None:
         """Writes a version, in this thread or in the background."""
-        assert self._chain is not None and self._exported is not None
-        began, chain, model = time.monotonic(), self._chain, self._exported
+        assert self._versions is not None and self._exported is not None
+        began, versions, model = time.monotonic(), self._versions, self._exported
         # Held while it writes alone: a program that was killed must not keep the next one out.
         with self._store.lock():
-            chain.check_alone()
-            changed = model.find_changes() if chain.is_ours else None
+            versions.check_alone()
+            changed = model.find_changes() if versions.is_ours else None
             if changed is not None:
-                version = model.write_delta(self._store, chain, changed)
-                chain.publish(version)
+                version = model.write_delta(self._store, versions, changed)
+                versions.publish(version)
                 model.advance(changed)
                 self._since_full += 1
             if changed is None or self._since_full >= self._full_every:
-                version = model.write_full(self._store, chain, changed)
-                chain.publish(version)
+                version = model.write_full(self._store, versions, changed)
+                versions.publish(version)
                 self._since_full = 0
         size = sum(file.bytes for file in version.files)
         _LOG.info("exported %s: %.1f MB in %.1f s.", version.name, size / 1e6, time.monotonic() - began)

@@ -14,16 +14,15 @@ from typing import Any, TypeVar
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfps.embedding.table import TouchedCursor
-from tfps.errors import ExportError, UnsupportedError
+from tfps.errors import ExportError
 from tfps.keras import checkpoints
 from tfps.keras.model_content import MODEL, content_of
 from tfps.saving.content import Content, TableContent
 from tfps.saving.rows import AllRows, Rows, TouchedRows, Touches
 from tfps.saving.servers import run_on_servers
-from tfps.saving.version_chain import VersionChain
+from tfps.saving.version_list import VersionList
 from tfps.saving.version_writer import CHUNK_BYTES, VersionContent, VersionHead, write_version
 from tfps.serving.stores import Store
 from tfps.serving.versions import DELTA, FULL, Version
@@ -64,11 +63,6 @@ class ExportedModel:
         # A callback may outlive its model, whose rows the servers then free.
         self._model, self._strategy = weakref.ref(model), strategy
         self._touches = Touches()
-        for table in (one.tables[0] for one in self._content().tables):
-            if table.dtype != tf.float32:
-                raise UnsupportedError(
-                    f"tables are exported as float32. Received: table {table.name!r} of {table.dtype.name}."
-                )
         # The variables of the servers that this knows of; another number means that some were lost.
         self._remakes = strategy.remote_variables.remakes
         self._run(lambda: self._touches.begin(self._content()))
@@ -92,31 +86,36 @@ class ExportedModel:
         """Counts from these changes on: they were exported."""
         self._touches.advance(changes.cursors)
 
-    def write_delta(self, store: Store, chain: VersionChain, changes: Changes) -> Version:
+    def write_delta(self, store: Store, versions: VersionList, changes: Changes) -> Version:
         """Writes a version with what has changed."""
         rows = TouchedRows(self._tables(), changes.ids, CHUNK_BYTES)
-        head = VersionHead(DELTA, chain.next_number(), chain.newest, chain.run, self._step(), changes.as_of)
+        head = VersionHead(
+            DELTA, versions.next_number(), versions.newest, versions.chain_id, self._step(), changes.as_of
+        )
         return self._write(store, head, rows, changes.evicted)
 
-    def write_full(self, store: Store, chain: VersionChain, changes: Changes | None) -> Version:
+    def write_full(self, store: Store, versions: VersionList, changes: Changes | None) -> Version:
         """Writes a version with all rows.
 
         Args:
             store: where.
-            chain: the versions there.
+            versions: the versions there.
             changes: the changes of the newest version, which this one is beside; None for a version of its own.
         """
         rows = AllRows(self._tables(), CHUNK_BYTES)
         none = [np.zeros(0, np.int64) for _ in self._tables()]
         if changes is not None:
-            assert chain.newest is not None
-            head = VersionHead(FULL, chain.newest, chain.newest_parent, chain.run, self._step(), changes.as_of)
+            assert versions.newest is not None
+            head = VersionHead(
+                FULL, versions.newest, versions.newest_parent, versions.chain_id, self._step(), changes.as_of
+            )
             return self._write(store, head, rows, none)
         # From here on updates are recorded, and rows are read after this.
         self._remakes, self._has_begun = self._strategy.remote_variables.remakes, False
         as_of = time.time()
         self._run(lambda: self._touches.begin(self._content()))
-        head = VersionHead(FULL, chain.next_number(), chain.newest, chain.run, self._step(), as_of)
+        versions.begin_chain()
+        head = VersionHead(FULL, versions.next_number(), versions.newest, versions.chain_id, self._step(), as_of)
         version = self._write(store, head, rows, none)
         self._has_begun = True
         return version

@@ -39,7 +39,7 @@ class VersionHead:
         kind: "full" or "delta".
         number: its number.
         parent: the number of the version before it; None for the first one.
-        run: names the program that writes it.
+        chain_id: the chain that it belongs to.
         step: the number of training steps before it.
         as_of: the moment that it is of, in seconds since 1970.
     """
@@ -47,7 +47,7 @@ class VersionHead:
     kind: str
     number: int
     parent: int | None
-    run: str
+    chain_id: str
     step: int
     as_of: float
 

@@ -25,18 +25,18 @@ class Route:
     missing: int | None = None
 
 
-def find_route(current: Current, number: int | None, run: str | None) -> Route:
+def find_route(current: Current, number: int | None, chain_id: str | None) -> Route:
     """Finds the versions from a copy to the newest one.
 
     Args:
         current: the list of versions.
         number: the version of the copy; None for no copy.
-        run: the program that wrote that version.
+        chain_id: the chain of that version.
     """
     if number is None:
         return resync_route(current)
     deltas, missing = _walk(current, number)
-    if run == current.run:
+    if chain_id == current.chain_id:
         if current.number < number:
             return resync_route(
                 current, f"the newest version goes back from {number} to {current.number}", current.number
@@ -45,9 +45,9 @@ def find_route(current: Current, number: int | None, run: str | None) -> Route:
             return Route(deltas)
         return resync_route(current, f"version {missing}, which follows {number} or a later one, is missing", missing)
     if current.number <= number:
-        why = f"another program has written version {current.number}, and the copy has version {number}"
+        why = f"version {current.number} is of another chain, and the copy has version {number}"
         return resync_route(current, why, current.number)
-    # A training that was started again begins with a full version: nothing is skipped.
+    # A full version that begins a chain takes the place of a delta: nothing is skipped.
     return resync_route(current)
 
 

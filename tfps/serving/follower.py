@@ -125,7 +125,7 @@ class Follower:
         """Looks up rows. All of them are of one version.
 
         Args:
-            table: the path of the table in the model, "items/embeddings", or that of its layer, "items".
+            table: the path in the model, "items/embeddings"; or the path or the name of its layer, "items".
             ids: integers of any shape.
             missing: what stands for rows that are not there: a number, or a row [dim].
 
@@ -239,10 +239,10 @@ class Follower:
 
     def _choose(self, current: Current, version: Version | None, broken: Mapping[str, str]) -> Entry | None:
         """Returns the version to read after one; None if that is the newest one."""
-        number, run = (None, None) if version is None else (version.number, version.run)
+        number, chain_id = (None, None) if version is None else (version.number, version.chain_id)
         # What is not listed any more was removed while it was read: nothing was wrong with it.
         broken = {one.name: broken[one.name] for one in current.entries if one.name in broken}
-        route = find_route(current.without(broken), number, run)
+        route = find_route(current.without(broken), number, chain_id)
         # One that begins passes over no version silently either. Broken versions that are not on the way do not matter.
         is_way = route.entries is not None and not route.gap and not (broken and version is None)
         if is_way and route.entries is not None:

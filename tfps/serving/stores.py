@@ -86,7 +86,8 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     Raises:
         ConfigError: it is neither, or fsspec cannot open such a URL.
     """
-    text = os.fspath(check_type("url", url, (str, os.PathLike), "a path or a URL"))
+    check_type("url", url, (str, os.PathLike), "a path or a URL")
+    text = os.fspath(url)
     if not text:
         raise ConfigError(f"`url` must be a path or a URL. Received: {url!r}.")
     if "://" in text and not text.startswith("file://"):

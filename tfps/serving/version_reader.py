@@ -35,7 +35,7 @@ class Snapshot:
     version: Version | None
 
     def name_of(self, table: str) -> str:
-        """Returns the path of a table, given that or the path of its layer.
+        """Returns the path of a table, given that, or the path or the name of its layer.
 
         Raises:
             ConfigError: there is no such table, or the layer has several.
@@ -47,7 +47,10 @@ class Snapshot:
         known = [*self.tables, *(name for name, value in self.dense.items() if value.ndim == 2)]
         if table in known:
             return table
-        found = [name for name in known if name.rpartition("/")[0] == table]
+        # Example: "items" is the layer of "items/embeddings", and of "tower/items/embeddings".
+        layers = {name: name.rpartition("/")[0] for name in known}
+        found = [name for name, layer in layers.items() if layer == table]
+        found = found or [name for name, layer in layers.items() if layer.endswith(f"/{table}")]
         if len(found) != 1:
             raise ConfigError(f"`table` must name one table. Received: {table!r}. Valid: {', '.join(known) or 'none'}.")
         return found[0]

@@ -1,7 +1,7 @@
 """The JSON files of an export: the manifest of each version, and `current.json`, which lists the versions.
 
-A version is *full*, with all rows, or a *delta*, with the rows that changed since its parent. The versions of one
-program make a chain: each delta names its parent, and some versions are there both as a delta and in full.
+A version is *full*, with all rows, or a *delta*, with the rows that changed since its parent. A chain begins with a
+full version; each later version of it is there as a delta, and some are there in full too.
 
 Both files are parsed as data only, checked field by field, and end with a checksum of themselves.
 
@@ -77,7 +77,7 @@ class Version:
         kind: "full" or "delta".
         number: its number; later versions have larger ones.
         parent: the number of the version before it; None for the first one.
-        run: names the program that wrote it. A chain has one.
+        chain_id: the chain that it belongs to.
         step: the number of training steps before it.
         as_of: the moment that it is of, in seconds since 1970: it has every update of before.
         writer: the versions of what wrote it.
@@ -88,7 +88,7 @@ class Version:
     kind: str
     number: int
     parent: int | None
-    run: str
+    chain_id: str
     step: int
     as_of: float
     writer: str
@@ -118,14 +118,14 @@ class Entry:
         kind: "full" or "delta".
         number: its number.
         parent: the number of the version before it; None for the first one.
-        run: the program that wrote it.
+        chain_id: the chain that it belongs to.
         checksum: the checksum of its manifest.
     """
 
     kind: str
     number: int
     parent: int | None
-    run: str
+    chain_id: str
     checksum: str
 
     @property
@@ -140,13 +140,13 @@ class Current:
 
     Args:
         number: the newest version.
-        run: the program that wrote it.
+        chain_id: the chain that it belongs to.
         entries: the versions that can be read, the oldest first; where there are two of one number, the delta comes
             first.
     """
 
     number: int
-    run: str
+    chain_id: str
     entries: tuple[Entry, ...]
 
     def to_json(self) -> bytes:

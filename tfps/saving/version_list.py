@@ -1,4 +1,4 @@
-"""`VersionChain`: the versions that a program exports for serving, in order: which there are, and which stay.
+"""`VersionList`: the versions that a program exports for serving, in order: which there are, and which stay.
 
 `current.json` names the versions that can be read. It is replaced when a version is complete, and before one is
 removed, so what it names is there. A follower that reads an older `current.json` still finds the last full chains.
@@ -14,7 +14,7 @@ from tfps.serving.stores import Store
 from tfps.serving.versions import CURRENT, FULL, Current, Entry, Version, number_of, parse_current
 
 
-class VersionChain:
+class VersionList:
     """The versions in one store, of which one program writes more.
 
     Args:
@@ -22,7 +22,7 @@ class VersionChain:
         keep: the number of full versions that stay, each with the deltas after it.
 
     Attributes:
-        run: names this program in the versions that it writes.
+        chain_id: the chain of the next version.
 
     Raises:
         ExportError: the store cannot be read, or its `current.json` is broken.
@@ -30,8 +30,8 @@ class VersionChain:
 
     def __init__(self, store: Store, keep: int) -> None:
         self._store, self._keep = store, keep
-        self.run = secrets.token_hex(8)
         self._current = self._read()
+        self.begin_chain()
         # A program that was killed may have left versions that `current.json` does not name. No number comes twice.
         self._number = max([0, *(number for name in store.names() if (number := number_of(name)) is not None)])
         if self._current is not None:
@@ -49,8 +49,12 @@ class VersionChain:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this program has written the newest version, so that the next one may be a delta."""
-        return self._current is not None and self._current.run == self.run
+        """Whether the newest version is of the chain of the next one, which may then be a delta."""
+        return self._current is not None and self._current.chain_id == self.chain_id
+
+    def begin_chain(self) -> None:
+        """Begins a chain: the next version is a full one, and follows from no other."""
+        self.chain_id = secrets.token_hex(8)
 
     def next_number(self) -> int:
         """Returns the number of the next version, which no version has had."""
@@ -67,9 +71,9 @@ class VersionChain:
             ExportError: another program has written versions since this one did.
         """
         self.check_alone()
-        entry = Entry(version.kind, version.number, version.parent, version.run, version.checksum)
+        entry = Entry(version.kind, version.number, version.parent, version.chain_id, version.checksum)
         entries = self._chosen([*(self._current.entries if self._current else ()), entry])
-        current = Current(version.number, self.run, tuple(entries))
+        current = Current(version.number, version.chain_id, tuple(entries))
         self._store.replace(CURRENT, current.to_json())
         self._current = current
         self._remove({one.name for one in entries})
@@ -102,6 +106,6 @@ class VersionChain:
         """Removes versions that `current.json` does not name, those of programs that were killed too."""
         for name in self._store.names():
             number = number_of(name)
-            # What has a larger number is not of this chain. Other folders are not ours.
+            # What has a larger number is of nobody. Other folders are not ours.
             if number is not None and number <= self._number and name not in kept:
                 self._store.remove(name)
