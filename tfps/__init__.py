@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING
 from tfps.version import __version__
 
 if TYPE_CHECKING:
-    from tfps import admission, callbacks, checkpoint, choice, eviction, layers, models, nn, optimizers, text
+    from tfps import (
+        admission,
+        callbacks,
+        checkpoint,
+        choice,
+        eviction,
+        layers,
+        models,
+        nn,
+        optimizers,
+        serving,
+        streaming,
+        text,
+    )
     from tfps.choice.hardware import Hardware
     from tfps.cluster.local import LocalCluster
     from tfps.keras.choosing import choose_strategy, explain_strategy
@@ -34,6 +47,8 @@ __all__ = [
     "nn",
     "optimizers",
     "plan",
+    "serving",
+    "streaming",
     "text",
 ]
 
@@ -47,6 +62,8 @@ _MODULES = (
     "models",
     "nn",
     "optimizers",
+    "serving",
+    "streaming",
     "text",
 )
 

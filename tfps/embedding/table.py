@@ -234,6 +234,22 @@ class Table(RoutedRows, abc.ABC):
         ids = [self.routing.global_of(shard, local) for shard, (local, _) in enumerate(found)]
         return np.sort(np.concatenate(ids)), tuple(now for _, now in found)
 
+    def evicted_since(self, cursor: TouchedCursor) -> tuple[np.ndarray[Any, Any], bool]:
+        """Returns the ids of the rows that were evicted after a cursor and are not there now.
+
+        Called after `touched_since` with the same cursor, so a row that goes between the two calls is in both answers:
+        whoever applies them adds rows first and then removes those that are gone.
+
+        Args:
+            cursor: the cursor that an earlier call of `touched_since` returned.
+
+        Returns:
+            The ids, int64 [m], and whether they are all. If they are not, some were forgotten, and only all rows of the
+            table tell what is gone.
+        """
+        # A table with fixed rows evicts none.
+        return np.zeros(0, np.int64), True
+
     def numpy(self) -> np.ndarray[Any, Any]:
         """Returns the whole table, [rows, dim]. The chief needs memory for all of it."""
         # `zeros` and not `empty`, because a table that grows may lack rows. Pages that nobody writes take no memory.
