@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from tfps.version import __version__
 
 if TYPE_CHECKING:
-    from tfps import callbacks, checkpoint, choice, layers, models, nn, optimizers, text
+    from tfps import callbacks, checkpoint, choice, layers, models, nn, optimizers, streaming, text
     from tfps.choice.hardware import Hardware
     from tfps.cluster.local import LocalCluster
     from tfps.keras.choosing import choose_strategy, explain_strategy
@@ -32,6 +32,7 @@ __all__ = [
     "nn",
     "optimizers",
     "plan",
+    "streaming",
     "text",
 ]
 
@@ -71,6 +72,6 @@ def __getattr__(name: str) -> object:
         return Hardware
     if name in ("choose_strategy", "explain_strategy"):
         return getattr(importlib.import_module("tfps.keras.choosing"), name)
-    if name in ("callbacks", "checkpoint", "choice", "layers", "models", "nn", "optimizers", "text"):
+    if name in ("callbacks", "checkpoint", "choice", "layers", "models", "nn", "optimizers", "streaming", "text"):
         return importlib.import_module(f"tfps.{name}")
     raise AttributeError(f"module 'tfps' has no attribute {name!r}. Valid: {__all__}.")
