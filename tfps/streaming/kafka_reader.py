@@ -25,8 +25,13 @@ _POLL_S = 0.5
 
 _OWN_CONFIG = {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "error"}
 """What a reader relies on: offsets are not moved behind its back, and the end of a partition is reported."""
-# A reader fetches ahead of what is asked for; four megabytes each are enough.
-_DEFAULTS = {"queued.max.messages.kbytes": 4096, "group.id": "tfps"}
+# A reader fetches ahead of what is asked for; four megabytes each are enough. A fetch that waits for new messages at the
+# end of a partition delays the next seek, so it is short.
+_DEFAULTS = {"queued.max.messages.kbytes": 4096, "fetch.wait.max.ms": 50, "group.id": "tfps"}
+
+_MAX_DROPPED = 10_000
+"""The largest number of messages of other workers that a reader drops to get to its next ones. They have mostly come
+already, and a seek would throw away all that has."""
 
 FIELDS: dict[str, str] = {"value": "string", "key": "string", "timestamp_ms": "int64", "partition": "int32", "offset": "int64"}
 """What a message has, with the types."""
@@ -91,6 +96,7 @@ class Reader:
     def __init__(self, config: str, topic: str, partition: int) -> None:
         self.key = (config, topic, partition)
         self.next = -1
+        self._wanted = -1
         self._consumer = make_consumer(json.loads(config))
         self._topic, self._partition = topic, partition
         # Messages that came with those of the range before.
@@ -110,8 +116,9 @@ class Reader:
         Raises:
             SourceError: the broker does not send the range, or does not have it any more.
         """
-        if self.next != first:
+        if self.next < 0 or not 0 <= first - self.next <= _MAX_DROPPED:
             self._seek(first)
+        self._wanted = first
         found: list[Any] = []
         deadline = time.monotonic() + timeout_s
         while self.next < end and (most is None or len(found) < most):
@@ -127,8 +134,10 @@ class Reader:
             if self._ahead[0].offset() >= end:
                 self.next = end
                 continue
-            found.append(self._ahead.popleft())
-            self.next = found[-1].offset() + 1
+            message = self._ahead.popleft()
+            self.next = message.offset() + 1
+            if message.offset() >= first:
+                found.append(message)
         return found
 
     def close(self) -> None:
@@ -153,6 +162,10 @@ class Reader:
             elif error.code() == kafka.KafkaError._PARTITION_EOF:
                 self._end_of_partition = message.offset()
             elif error.code() in (kafka.KafkaError._AUTO_OFFSET_RESET, kafka.KafkaError.OFFSET_OUT_OF_RANGE):
+                if self.next < self._wanted:
+                    # Only what it would have dropped is gone.
+                    self._seek(self._wanted)
+                    return True
                 raise SourceError(
                     f"{self._name} no longer has offset {self.next}: its messages were removed before they were trained. "
                     'Valid: a longer retention; or lost="skip".'
@@ -199,8 +212,8 @@ def _take(config: str, topic: str, partition: int, first: int) -> Reader:
     key = (config, topic, partition)
     with _lock:
         same = [reader for reader in _idle if reader.key == key]
-        # One that stands at the first offset needs no seek.
-        chosen = next((reader for reader in same if reader.next == first), same[0] if same else None)
+        # The one that stands at the first offset, or nearest before it, needs no seek.
+        chosen = min(same, key=lambda one: (one.next > first, abs(first - one.next)), default=None)
         if chosen is not None:
             _idle.remove(chosen)
             return chosen

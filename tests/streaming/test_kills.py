@@ -1,0 +1,94 @@
+"""The chief is killed at every kind of moment and started again: each record counts once in what is restored."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from tests import programs
+from tests.streaming.counting import expected, write_many
+
+ROOT = pathlib.Path(__file__).parents[2]
+PROGRAM = """
+import json, os, pathlib, signal, sys
+import keras, tfps
+from tests.streaming.counting import counts, make_model, parse
+from tfps.saving.folders import LocalDraft, LocalFolder
+
+folder, place, within = pathlib.Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), getattr(signal, "SIGTERM" if place == "signal" else "SIGKILL"))
+
+def patch(owner, name, before):
+    stock = getattr(owner, name)
+    def patched(self, *args):
+        if before:
+            die()
+        result = stock(self, *args)
+        die()
+        return result
+    setattr(owner, name, patched)
+
+class Kill(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if place in ("batch", "signal") and batch == 7:
+            die()
+    def on_test_end(self, logs=None):
+        if place == "test":
+            die()
+    def on_epoch_end(self, epoch, logs=None):
+        if place == "epoch end":
+            die()
+
+if place == "draft":
+    patch(LocalDraft, "finish", True)
+if place == "renamed":
+    patch(LocalDraft, "finish", False)
+if place == "latest":
+    patch(LocalFolder, "set_latest", False)
+if place == "removing":
+    patch(LocalFolder, "remove", True)
+
+strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=2), dense_tables_bytes=0)
+model = make_model(strategy)
+if place == "test":
+    stock = model.evaluate
+    model.evaluate = lambda *args, **kwargs: (stock(*args, **kwargs), die())[0]
+source = tfps.streaming.Files(folder / "in" / "*.csv", parse, settle_s=0, poll_s=0.1)
+checkpoint = tfps.streaming.WindowCheckpoint(folder / "run", **within)
+logs = tfps.streaming.fit(model, source, window=2, checkpoint=checkpoint, windows=8, callbacks=[Kill()])
+(folder / "done.json").write_text(json.dumps({"counts": counts(model), "windows": len(logs)}))
+"""
+
+
+def run(folder, place, within):
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"} | {"PYTHONPATH": str(ROOT)}
+    return programs.run(["-c", PROGRAM, str(folder), place, json.dumps(within)], env=environment, timeout=600)
+
+
+def kill_and_finish(folder, places, within):
+    """Runs the program, which ends in one place after the other, and then once to its end."""
+    ids = write_many(folder / "in", 16, 40)
+    for place in places:
+        ended = run(folder, place, within)
+        assert ended.returncode == (75 if place == "signal" else -9), (place, ended.stderr[-3000:])
+    ended = run(folder, "nowhere", within)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    done = json.loads((folder / "done.json").read_text())
+    assert done["counts"] == expected(ids)
+    assert np.sum(done["counts"]) == 16 * 40
+    return done, ended
+
+
+def test_each_record_counts_once_after_kills_between_checkpoints(tmp_path):
+    places = ["batch", "test", "epoch end", "draft", "renamed", "latest", "batch", "removing"]
+    done, _ = kill_and_finish(tmp_path, places, {"keep": 2})
+    # "renamed", "latest" and "removing" have saved their windows.
+    assert done["windows"] < 8
+
+
+def test_a_window_goes_on_within_after_kills_and_a_signal(tmp_path):
+    _, ended = kill_and_finish(tmp_path, ["batch", "signal", "epoch end"], {"every_steps": 3, "full_every": 3})
+    assert "fit goes on in epoch" in ended.stderr
