@@ -79,16 +79,27 @@ def kill_and_finish(folder, places, within):
     done = json.loads((folder / "done.json").read_text())
     assert done["counts"] == expected(ids)
     assert np.sum(done["counts"]) == 16 * 40
-    return done, ended
+    return done
+
+
+def saved_state(folder):
+    latest = folder / "run" / (folder / "run" / "latest").read_text().strip()
+    return json.loads((latest / "manifest.json").read_text())["progress"]["stream"]
 
 
 def test_each_record_counts_once_after_kills_between_checkpoints(tmp_path):
     places = ["batch", "test", "epoch end", "draft", "renamed", "latest", "batch", "removing"]
-    done, _ = kill_and_finish(tmp_path, places, {"keep": 2})
+    done = kill_and_finish(tmp_path, places, {"keep": 2})
     # "renamed", "latest" and "removing" have saved their windows.
     assert done["windows"] < 8
 
 
 def test_a_window_goes_on_within_after_kills_and_a_signal(tmp_path):
-    _, ended = kill_and_finish(tmp_path, ["batch", "signal", "epoch end"], {"every_steps": 3, "full_every": 3})
-    assert "fit goes on in epoch" in ended.stderr
+    within = {"every_steps": 3, "full_every": 3}
+    write_many(tmp_path / "in", 16, 40)
+    assert run(tmp_path, "batch", within).returncode == -9
+    # Batch 7 of 10 was under way: three and three are saved, with the rest of the window and what its test gave.
+    state = saved_state(tmp_path)
+    assert [pathlib.Path(piece).name for piece in state["window"]["pieces"]] == ["000.csv", "001.csv"]
+    assert set(state["tested"]) == {"test_loss"}
+    kill_and_finish(tmp_path, ["signal", "epoch end"], within)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tfps.streaming.checkpoint import WindowCheckpoint
-    from tfps.streaming.files import Files
     from tfps.streaming.continuous import fit
+    from tfps.streaming.files import Files
     from tfps.streaming.interface import Planned, Source, Waiting
     from tfps.streaming.kafka import Kafka
     from tfps.streaming.windows import CountWindows, TimeWindows, Window

@@ -72,8 +72,8 @@ class StreamState:
         value = manifest.progress.get(_ENTRY)
         if value is None:
             raise CheckpointError(
-                f"the checkpoints in {path} were not written by tfps.streaming.fit, so the position in the stream is not "
-                "known. Valid: another folder; `tfps.checkpoint.restore` gives the model their values."
+                f"the checkpoints in {path} were not written by tfps.streaming.fit, so the position in the stream is "
+                "not known. Valid: another folder; `tfps.checkpoint.restore` gives the model their values."
             )
         fields = check_type(_ENTRY, value, dict, "an object", error=CheckpointError)
         tested = check_type("tested", fields.get("tested"), dict, "an object", error=CheckpointError)
@@ -90,7 +90,7 @@ class StreamState:
 class WindowCheckpoint(Checkpoint):
     """Saves the training of a stream, for `tfps.streaming.fit`.
 
-    It saves at the end of every window, and with `every_steps` or `every_s` also within a window, with the pieces of the
+    It saves at the end of every window, and with `every_steps` or `every_s` also within one, with the pieces of the
     window and the place in them. Model and position are in one checkpoint, so after any kill each record counts once.
 
     Args:
@@ -177,6 +177,8 @@ class WindowCheckpoint(Checkpoint):
         if goes_on:
             # The batches of all windows, and the deltas of this program.
             self._chain, self._before_epoch = chain, trained
+            # Set where the first window was restored; without servers Keras would keep it.
+            self.model._initial_epoch = 0
         elif recovered is not None:
             self._check_window(recovered)
         self._continues = True
@@ -210,9 +212,7 @@ class WindowCheckpoint(Checkpoint):
         # The number of the epoch is that of the window.
         return {**super()._state(progress), _ENTRY: (now.next if progress.epoch > now.number else now).to_json()}
 
-    def _write(
-        self, prepared: checkpoints.Prepared, name: str, cursors: Mapping[int, TouchedCursor]
-    ) -> None:
+    def _write(self, prepared: checkpoints.Prepared, name: str, cursors: Mapping[int, TouchedCursor]) -> None:
         super()._write(prepared, name, cursors)
         value = prepared.progress[_ENTRY]
         self._saved = StreamState(value["number"], value["position"])

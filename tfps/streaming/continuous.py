@@ -8,10 +8,10 @@ Threading: the main thread of the chief.
 
 import collections
 import dataclasses
-import logging
-import math
+import functools
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,9 +19,8 @@ import keras
 import tensorflow as tf
 
 from tfps.checks import check_bool, check_callable, check_choice, check_integer, check_list, check_number, check_type
-from tfps.errors import CheckpointError, ConfigError
+from tfps.errors import ConfigError
 from tfps.keras import building
-from tfps.keras.checkpoint_callback import Checkpoint
 from tfps.keras.server_recovery import RestoringCallback
 from tfps.streaming.checkpoint import StreamState, WindowCheckpoint
 from tfps.streaming.interface import Source
@@ -29,8 +28,6 @@ from tfps.streaming.loop_callbacks import Logs, WindowCallbacks, WindowEnd
 from tfps.streaming.reports import examples_of, report_window
 from tfps.streaming.waiting import next_window
 from tfps.streaming.windows import Rule, Window, parse_window
-
-_LOG = logging.getLogger("tfps")
 
 _KEPT_LOGS = 1000
 """The number of windows whose logs `fit` returns: a training that never ends must not fill the memory with them."""
@@ -73,11 +70,10 @@ def fit(
         window: how the stream is divided: a length such as "1h", "15m" or "30s", a `datetime.timedelta`, or a number of
             files or messages.
         checkpoint: the folder of the checkpoints, a path or an fsspec URL; or a `WindowCheckpoint`.
-        windows: the number of windows in all, after which `fit` returns, those of earlier programs included; None
-            for no end.
+        windows: the number of windows after which `fit` returns, those of earlier programs included; None for no end.
         test: whether each window is evaluated before it is learned, which reads it twice.
         learning_rate: a function of the `Window` that returns its learning rate.
-        on_window_end: a function of the `Window` and its logs, called when the window is learned and before it is saved.
+        on_window_end: a function of the `Window` and its logs, called when the window is learned, before it is saved.
         callbacks: callbacks of Keras. Their training begins with the first window and ends with `fit`; a window is an
             epoch. A callback ends the training after a window by `model.stop_training = True`.
         verbose: as for `model.fit`. The log has a line for each window in any case.
@@ -94,7 +90,9 @@ def fit(
     """
     check_type("model", model, keras.Model, "a Keras model")
     if not model.compiled:
-        raise ConfigError("`model` must be compiled. Received: a model without an optimizer. Valid: `model.compile(...)`.")
+        raise ConfigError(
+            "`model` must be compiled. Received: a model without an optimizer. Valid: `model.compile(...)`."
+        )
     check_type("source", source, Source, "a tfps.streaming.Files, a tfps.streaming.Kafka or another Source")
     settings = _Settings(
         parse_window(window),
@@ -172,7 +170,7 @@ class _Training:
         if settings.learning_rate is not None:
             self._set_learning_rate(settings.learning_rate, window)
         if not state.tested and settings.test:
-            results = self._model.evaluate(dataset, verbose=0, return_dict=True)
+            results = _without_warning(self._model.evaluate)(dataset, verbose=0, return_dict=True)
             state = dataclasses.replace(state, tested={f"test_{name}": float(one) for name, one in results.items()})
         self._checkpoint.begin_window(state)
         callbacks = WindowCallbacks(
@@ -185,8 +183,13 @@ class _Training:
             epochs=window.number + 1,
         )
         self._has_begun = True
-        history = self._model.fit(
-            dataset, initial_epoch=window.number, epochs=window.number + 1, verbose=settings.verbose, callbacks=callbacks
+        history = _without_warning(self._model.fit)(
+            dataset,
+            shuffle=False,
+            initial_epoch=window.number,
+            epochs=window.number + 1,
+            verbose=settings.verbose,
+            callbacks=callbacks,
         )
         logs = {name: values[-1] for name, values in history.history.items() if values}
         logs = {**logs, **state.tested, "examples": examples_of(self._model), "seconds": time.monotonic() - began}
@@ -223,6 +226,18 @@ class _Training:
                 callback.on_train_end(dict(self._logs[-1]))
 
 
+def _without_warning(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a method of Keras that does not warn where a dataset of unknown length ends: every window has an end."""
+
+    @functools.wraps(function)
+    def quiet(*args: Any, **kwargs: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+            return function(*args, **kwargs)
+
+    return quiet
+
+
 def _check_callbacks(callbacks: object) -> list[keras.callbacks.Callback]:
     """Checks an argument `callbacks`."""
     rule = "a list of Keras callbacks"
@@ -231,7 +246,7 @@ def _check_callbacks(callbacks: object) -> list[keras.callbacks.Callback]:
         check_type("callbacks", one, keras.callbacks.Callback, rule)
         if isinstance(one, (RestoringCallback, keras.callbacks.BackupAndRestore)):
             raise ConfigError(
-                f"`callbacks` must not restore a model by themselves, because the position in the stream belongs to its "
-                f"values. Received: {type(one).__name__}. Valid: `checkpoint=`."
+                f"`callbacks` must not restore a model by themselves, because the position in the stream belongs to "
+                f"its values. Received: {type(one).__name__}. Valid: `checkpoint=`."
             )
     return found

@@ -31,7 +31,9 @@ _windows: dict[str, list[str]] = {}
 """The keys of the windows whose files are here, the oldest first, for each stream; `_lock` guards it."""
 
 
-def fetched(paths: tf.data.Dataset, stream: str, window: str, options: dict[str, Any], on_chief: bool) -> tf.data.Dataset:
+def fetched(
+    paths: tf.data.Dataset, stream: str, window: str, options: dict[str, Any], on_chief: bool
+) -> tf.data.Dataset:
     """Returns the paths of copies of files, made when a task reads their paths.
 
     Args:

@@ -64,9 +64,7 @@ class FilePosition:
             now_s: the time.
         """
         # A file that stays for good costs some bytes in each checkpoint; one that was removed is forgotten.
-        kept = {
-            path: then for path, then in self.trained.items() if path in present or now_s - then < _REMEMBERED_S
-        }
+        kept = {path: then for path, then in self.trained.items() if path in present or now_s - then < _REMEMBERED_S}
         return dataclasses.replace(self, trained={**kept, **dict.fromkeys(paths, now_s)})
 
 
@@ -86,7 +84,11 @@ class FileWindow:
 
 
 def find_by_time(
-    ready: Mapping[FoundFile, float], unfinished: Mapping[FoundFile, float], next_s: float | None, rule: TimeWindows, now_s: float
+    ready: Mapping[FoundFile, float],
+    unfinished: Mapping[FoundFile, float],
+    next_s: float | None,
+    rule: TimeWindows,
+    now_s: float,
 ) -> FileWindow | str:
     """Returns the next window of a length that has files and is over.
 
@@ -115,7 +117,9 @@ def find_by_time(
     return FileWindow(tuple(file for file, time_s in ready.items() if start_s <= time_s < end_s), late, start_s)
 
 
-def find_by_count(ordered: Mapping[FoundFile, tuple[float, str]], last: tuple[float, str] | None, count: int) -> FileWindow | str:
+def find_by_count(
+    ordered: Mapping[FoundFile, tuple[float, str]], last: tuple[float, str] | None, count: int
+) -> FileWindow | str:
     """Returns the next window of a number of files.
 
     Args:

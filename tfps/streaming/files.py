@@ -43,7 +43,8 @@ class Files:
             out and says so, "error" ends the training.
         done: the name of a mark. Files of a folder count once the mark is in it ("_SUCCESS"); with "{name}" each file
             has a mark of its own ("{name}.done"). None: a file counts once it has not changed for `settle_s`.
-        settle_s: the seconds without a change after which a file without a mark is complete.
+        settle_s: the seconds without a change after which a file without a mark is complete; 0 if files appear when they
+            are whole, by a rename or in an object store.
         wait_s: the seconds after the end of a window in which its files may still come.
         start: the time before which files are left out; None for all files.
         poll_s: the seconds between two looks.
@@ -151,6 +152,9 @@ class Files:
 
     def _complete(self, files: Sequence[FoundFile], now_s: float) -> list[bool]:
         """Returns for each file whether nothing is written to it any more."""
+        if self._done is None and self._settle_s == 0:
+            # Whatever the clock of the file system says.
+            return [True] * len(files)
         if self._done is None:
             return [file.modified_s is None or now_s - file.modified_s >= self._settle_s for file in files]
         # Once for each folder: an object store takes a request for each.
@@ -185,7 +189,7 @@ class Files:
     def _modified_of(self, file: FoundFile) -> float:
         if file.modified_s is None:
             raise SourceError(
-                f"the file system does not tell when {file.path} was changed. Valid: a `url_pattern` with %Y, %m, %d and "
-                '%H, and order="name"; or windows of a count.'
+                f"the file system does not tell when {file.path} was changed. Valid: a `url_pattern` with %Y, %m, %d "
+                'and %H, and order="name"; or windows of a count.'
             )
         return file.modified_s

@@ -4,7 +4,6 @@ import json
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -27,10 +26,10 @@ _CHUNKS = 32
 
 
 class Kafka:
-    """Messages of topics. A window is a range of offsets of each partition, and its position is in the checkpoint.
+    """Messages of topics. A window is a range of offsets of each partition.
 
     Each worker reads its part of the ranges from the brokers itself, a chunk at a time, when its training asks for it.
-    A window of a length has the messages by their timestamps; a message that comes later than its window is in the next.
+    A window of a length has the messages by their timestamps; one that comes later than its window is in the next.
 
     Args:
         topics: the name of a topic, or several.
@@ -88,6 +87,8 @@ class Kafka:
         self._consumer = kafka_reader.make_consumer(json.loads(self._config))
         # Where a training without a checkpoint begins: "latest" is that of the first look.
         self._first: dict[Partition, int] | None = None
+        # Partitions whose losses the log has named, each once a program.
+        self._told: set[Partition] = set()
 
     def _settings(self, config: object) -> dict[str, JSON]:
         """Returns the settings of the consumers, checked."""
@@ -127,7 +128,12 @@ class Kafka:
         return _planned(first, divide_count(first, high, rule.count), None, next_s)
 
     def _plan_time(
-        self, first: dict[Partition, int], high: dict[Partition, int], rule: TimeWindows, next_s: float | None, now_s: float
+        self,
+        first: dict[Partition, int],
+        high: dict[Partition, int],
+        rule: TimeWindows,
+        next_s: float | None,
+        now_s: float,
     ) -> Planned | Waiting:
         times = {one: self._time_of(one, first[one], high[one]) for one in first if first[one] < high[one]}
         known = [time_s for time_s in times.values() if time_s is not None]
@@ -163,7 +169,9 @@ class Kafka:
 
         # A chunk is read while the one before is trained, and no more: a slow worker holds its broker back.
         messages = chunks.map(read).prefetch(1).flat_map(tf.data.Dataset.from_tensor_slices)
-        return check_type("what `parse` returns", self._parse(messages), tf.data.Dataset, "a tf.data.Dataset of batches")
+        return check_type(
+            "what `parse` returns", self._parse(messages), tf.data.Dataset, "a tf.data.Dataset of batches"
+        )
 
     def commit(self, position: JSON) -> None:
         """Commits the offsets of a checkpoint for the group, so that tools show the lag."""
@@ -175,7 +183,11 @@ class Kafka:
         try:
             self._consumer.commit(offsets=parts, asynchronous=False)
         except kafka.KafkaException as error:
-            _LOG.warning("offsets were not committed for group %r: %s. Training does not need them.", self._group, describe(error))
+            _LOG.warning(
+                "offsets were not committed for group %r: %s. Training does not need them.",
+                self._group,
+                describe(error),
+            )
 
     def _partitions(self) -> Collection[Partition]:
         """Returns the partitions of the topics.
@@ -219,14 +231,17 @@ class Kafka:
         topic, partition = one
         if known > high:
             raise SourceError(
-                f"partition {partition} of topic {topic!r} ends at offset {high}, and {known} were trained: the topic was "
-                "made anew, or is another one. Valid: another `checkpoint`, to begin anew."
+                f"partition {partition} of topic {topic!r} ends at offset {high}, and {known} were trained: the topic "
+                "was made anew, or is another one. Valid: another `checkpoint`, to begin anew."
             )
         if known < low:
-            lost = f"offsets {known} to {low - 1} of partition {partition} of topic {topic!r} were removed before they were trained"
+            gone = f"offsets {known} to {low - 1} of partition {partition} of topic {topic!r}"
+            lost = f"{gone} were removed before they were trained"
             if self._lost == "error":
                 raise SourceError(f'{lost}. Valid: a longer retention; or lost="skip".')
-            _LOG.warning("%s, and are skipped (lost='skip').", lost)
+            if one not in self._told:
+                _LOG.warning("%s, and are skipped (lost='skip').", lost)
+                self._told.add(one)
         return max(known, low)
 
     def _time_of(self, one: Partition, first: int, end: int) -> float | None:
@@ -234,7 +249,9 @@ class Kafka:
         found = kafka_reader.first_timestamp_ms(self._config, *one, first, end, self._timeout_s)
         return None if found is None else found / 1000.0
 
-    def _offsets_at(self, time_s: float, first: dict[Partition, int], high: dict[Partition, int]) -> dict[Partition, int]:
+    def _offsets_at(
+        self, time_s: float, first: dict[Partition, int], high: dict[Partition, int]
+    ) -> dict[Partition, int]:
         """Returns for each partition the offset of its first message at or after a time."""
         kafka = kafka_reader.library()
         wanted = [kafka.TopicPartition(*one, math.ceil(time_s * 1000)) for one in first]
@@ -244,15 +261,17 @@ class Kafka:
             raise SourceError(f"the brokers do not tell offsets by time: {describe(error)}.", may_pass=True) from None
         offsets = {(part.topic, part.partition): part.offset for part in found}
         # A negative number says that there is no such message yet.
-        return {
-            one: high[one] if offsets[one] < 0 else min(max(offsets[one], first[one]), high[one]) for one in first
-        }
+        return {one: high[one] if offsets[one] < 0 else min(max(offsets[one], first[one]), high[one]) for one in first}
 
 
-def _planned(first: dict[Partition, int], ends: dict[Partition, int], start_s: float | None, end_s: float | None) -> Planned:
+def _planned(
+    first: dict[Partition, int], ends: dict[Partition, int], start_s: float | None, end_s: float | None
+) -> Planned:
     pieces = tuple([*one, first[one], ends[one]] for one in sorted(first) if first[one] < ends[one])
     count = sum(ends[one] - first[one] for one in first)
-    return Planned(pieces, count, start_s, end_s if start_s is not None else None, OffsetPosition(ends, end_s).to_json())
+    return Planned(
+        pieces, count, start_s, end_s if start_s is not None else None, OffsetPosition(ends, end_s).to_json()
+    )
 
 
 def _parse_piece(piece: JSON) -> tuple[str, int, int, int]:

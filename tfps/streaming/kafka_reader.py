@@ -1,7 +1,7 @@
 """Reads ranges of messages from Kafka, on the task that trains them.
 
-A range of offsets always gives the same messages, so it can be read again: by the test and the training of a window, and
-by another worker after a loss. Nobody joins a consumer group: who reads what is in the pieces of the window.
+A range of offsets always gives the same messages, so it can be read again: by the test and the training of a window,
+and by another worker after a loss. Nobody joins a consumer group: who reads what is in the pieces of the window.
 
 Threading: TensorFlow's threads, several at once; each read has a reader of its own.
 """
@@ -25,15 +25,21 @@ _POLL_S = 0.5
 
 _OWN_CONFIG = {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "error"}
 """What a reader relies on: offsets are not moved behind its back, and the end of a partition is reported."""
-# A reader fetches ahead of what is asked for; four megabytes each are enough. A fetch that waits for new messages at the
-# end of a partition delays the next seek, so it is short.
+# A reader fetches ahead of what is asked for; four megabytes each are enough. A fetch that waits for new messages at
+# the end of a partition delays the next seek, so it is short.
 _DEFAULTS = {"queued.max.messages.kbytes": 4096, "fetch.wait.max.ms": 50, "group.id": "tfps"}
 
 _MAX_DROPPED = 10_000
 """The largest number of messages of other workers that a reader drops to get to its next ones. They have mostly come
 already, and a seek would throw away all that has."""
 
-FIELDS: dict[str, str] = {"value": "string", "key": "string", "timestamp_ms": "int64", "partition": "int32", "offset": "int64"}
+FIELDS: dict[str, str] = {
+    "value": "string",
+    "key": "string",
+    "timestamp_ms": "int64",
+    "partition": "int32",
+    "offset": "int64",
+}
 """What a message has, with the types."""
 
 _lock = threading.Lock()
@@ -52,7 +58,8 @@ def library() -> Any:
         import confluent_kafka
     except ImportError:
         raise ConfigError(
-            "tfps.streaming.Kafka needs confluent-kafka on the chief and on every worker. Valid: pip install tfps[kafka]."
+            "tfps.streaming.Kafka needs confluent-kafka on the chief and on every worker. Valid: pip install "
+            "tfps[kafka]."
         ) from None
     return confluent_kafka
 
@@ -167,8 +174,8 @@ class Reader:
                     self._seek(self._wanted)
                     return True
                 raise SourceError(
-                    f"{self._name} no longer has offset {self.next}: its messages were removed before they were trained. "
-                    'Valid: a longer retention; or lost="skip".'
+                    f"{self._name} no longer has offset {self.next}: its messages were removed before they were "
+                    'trained. Valid: a longer retention; or lost="skip".'
                 )
             else:
                 # The library goes on by itself after most errors; the time limit decides.
@@ -228,9 +235,7 @@ def _give_back(reader: Reader) -> None:
         one.close()
 
 
-def _read_messages(
-    piece: bytes, config: bytes, fields: bytes, timeout_s: np.float64
-) -> Sequence[np.ndarray[Any, Any]]:
+def _read_messages(piece: bytes, config: bytes, fields: bytes, timeout_s: np.float64) -> Sequence[np.ndarray[Any, Any]]:
     """Returns the fields of the messages of a piece, each an array [messages]."""
     topic, partition, first, end = json.loads(piece)
     messages = read_range(config.decode(), topic, partition, first, end, float(timeout_s))

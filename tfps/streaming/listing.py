@@ -179,7 +179,8 @@ def open_store(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         import fsspec
     except ImportError:
         raise ConfigError(
-            f"`url_pattern` is a URL, which needs fsspec. Received: {url!r}. Valid: a path; or pip install tfps[storage]."
+            f"`url_pattern` is a URL, which needs fsspec. Received: {url!r}. Valid: a path; or pip install "
+            "tfps[storage]."
         ) from None
     try:
         store, path = fsspec.core.url_to_fs(url, **options)

@@ -80,7 +80,8 @@ class WindowCallbacks(keras.callbacks.CallbackList):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Ends the window; the training goes on."""
-        everyone, self.callbacks = self.callbacks, self._own()
+        everyone = self.callbacks
+        self.callbacks = self._own()
         try:
             super().on_train_end(logs)
         finally:

@@ -39,7 +39,11 @@ class OffsetPosition:
         """
         fields = check_type("position", value, dict, "an object", error=CheckpointError)
         topics = check_type(
-            "topics of the position", fields.get("topics"), dict, "those of a tfps.streaming.Kafka", error=CheckpointError
+            "topics of the position",
+            fields.get("topics"),
+            dict,
+            "those of a tfps.streaming.Kafka",
+            error=CheckpointError,
         )
         offsets = {
             (topic, int(partition)): check_integer("offset", offset, at_least=0, error=CheckpointError)
@@ -77,7 +81,7 @@ def divide_chunks(pieces: list[tuple[str, int, int, int]], most: int) -> list[tu
         most: the number of offsets in a chunk.
 
     Returns:
-        The chunks, the first ones of all partitions before the second ones, so that partitions are trained side by side.
+        The chunks: the first ones of all partitions, then the second ones, so that partitions are trained side by side.
     """
     rounds: list[tuple[int, int, tuple[str, int, int, int]]] = []
     for index, (topic, partition, first, end) in enumerate(pieces):

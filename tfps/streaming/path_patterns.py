@@ -11,7 +11,9 @@ from tfps.errors import ConfigError
 
 _DIGITS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
 """The fields of a time, from the longest, and how many digits each has."""
-_PARTS = re.compile(r"%(?P<field>.)|(?P<deep>\*\*/?)|(?P<star>\*)|(?P<one>\?)|(?P<set>\[[^\]/]+\])|(?P<text>.)", re.DOTALL)
+_PARTS = re.compile(
+    r"%(?P<field>.)|(?P<deep>\*\*/?)|(?P<star>\*)|(?P<one>\?)|(?P<set>\[[^\]/]+\])|(?P<text>.)", re.DOTALL
+)
 
 
 class PathPattern:

@@ -41,6 +41,7 @@ class Window:
         return None if self.start_s is None else datetime.datetime.fromtimestamp(self.start_s, datetime.timezone.utc)
 
     def __str__(self) -> str:
+        """Returns its number and begin, for the log."""
         if self.start is None or self.end_s is None or self.start_s is None:
             return f"window {self.number}"
         # Seconds only where they matter.
