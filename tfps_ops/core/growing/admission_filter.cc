@@ -17,7 +17,7 @@ uint16_t Fingerprint(uint64_t word) { return static_cast<uint16_t>(std::max<uint
 
 }  // namespace
 
-AdmissionFilter::AdmissionFilter(int64_t keys, MemoryBudget* memory) : memory_(memory) {
+AdmissionFilter::AdmissionFilter(int64_t keys, TableMemory* memory) : memory_(memory) {
   keys_of_generation_ = std::max(kFewestKeys, (keys + 2 * kShards - 1) / (2 * kShards));
   buckets_of_generation_ = static_cast<int64_t>(keys_of_generation_ / (kLoad * kBucketEntries)) + 1;
 }

@@ -14,7 +14,7 @@
 #include <memory>
 #include <vector>
 
-#include "tfps_ops/core/growing/memory_budget.h"
+#include "tfps_ops/core/growing/table_memory.h"
 #include "tfps_ops/core/growing/spin_lock.h"
 
 namespace tfps {
@@ -25,7 +25,7 @@ class AdmissionFilter {
   static constexpr int64_t kMaxCount = 15;
 
   // For `keys` counted at a time, at least 1; those of a few thousand and less are made for that many. A shard's memory, 2.5 bytes a key, is taken when its first key comes.
-  AdmissionFilter(int64_t keys, MemoryBudget* memory);
+  AdmissionFilter(int64_t keys, TableMemory* memory);
 
   // Counts one more of a word and returns its count, at most kMaxCount.
   int Increment(uint64_t word);
@@ -55,7 +55,7 @@ class AdmissionFilter {
   Shard& ShardOf(uint64_t word) { return shards_[word >> 56]; }
 
   int64_t keys_of_generation_, buckets_of_generation_;
-  MemoryBudget* const memory_;
+  TableMemory* const memory_;
   std::array<Shard, kShards> shards_;
 };
 

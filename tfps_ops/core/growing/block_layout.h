@@ -11,6 +11,8 @@
 #include <cstring>
 #include <vector>
 
+#include "tfps_ops/core/growing/unit_pool.h"
+
 namespace tfps {
 
 // Immutable once segments use it. A change of the table's columns makes a new layout, to which segments go one by one; so a
@@ -26,6 +28,12 @@ struct BlockLayout {
   int64_t tick_offset = 0;   // 0: no ticks
   int64_t score_offset = 0;  // 0: no scores
   int64_t bytes = sizeof(uint64_t);
+
+  // Blocks come in chunks, of a unit of the pool where that has at least kFewestBlocks of them.
+  bool InUnits() const { return bytes * kFewestBlocks <= UnitPool::kUnitBytes; }
+  uint32_t ChunkBlocks() const { return chunk_blocks_; }
+  // block / ChunkBlocks(), for blocks below 65,536: a multiplication.
+  uint32_t ChunkOf(uint32_t block) const { return static_cast<uint32_t>(block * reciprocal_ >> 32); }
 
   // Adds parts. Ticks and scores may come after columns; an offset is never 0, because the word is there.
   void AddTick() { tick_offset = Append(sizeof(uint32_t)); }
@@ -63,8 +71,15 @@ struct BlockLayout {
   int64_t Append(int64_t size) {
     const int64_t offset = bytes;
     bytes += size;
+    chunk_blocks_ = static_cast<uint32_t>(InUnits() ? UnitPool::kUnitBytes / bytes : kFewestBlocks);
+    reciprocal_ = ((uint64_t{1} << 32) + chunk_blocks_ - 1) / chunk_blocks_;
     return offset;
   }
+
+  static constexpr int64_t kFewestBlocks = 16;
+
+  uint32_t chunk_blocks_ = 1;
+  uint64_t reciprocal_ = 0;  // 2^32 / chunk_blocks_, rounded up
 };
 
 }  // namespace tfps

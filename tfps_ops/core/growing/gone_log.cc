@@ -5,7 +5,7 @@
 
 namespace tfps {
 
-void GoneLog::Add(uint64_t word, uint32_t tick, MemoryBudget* memory) {
+void GoneLog::Add(uint64_t word, uint32_t tick, TableMemory* memory) {
   const int64_t before = bytes();
   // A vector would double: half of it would be empty in every segment at once.
   if (entries_.size() == entries_.capacity()) entries_.reserve(entries_.size() + entries_.size() / 4 + 8);
@@ -35,7 +35,7 @@ std::vector<uint64_t> GoneLog::Since(uint32_t tick, const IsStored& is_stored) c
   return words;
 }
 
-uint32_t GoneLog::Trim(int64_t limit, const IsStored& is_stored, MemoryBudget* memory) {
+uint32_t GoneLog::Trim(int64_t limit, const IsStored& is_stored, TableMemory* memory) {
   if (size() <= limit) return 0;
   const int64_t before = bytes();
   std::vector<Entry> entries = Cleaned(0, is_stored);

@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-#include "tfps_ops/core/growing/memory_budget.h"
+#include "tfps_ops/core/growing/table_memory.h"
 
 namespace tfps {
 
@@ -17,14 +17,14 @@ class GoneLog {
  public:
   using IsStored = std::function<bool(uint64_t word)>;
 
-  void Add(uint64_t word, uint32_t tick, MemoryBudget* memory);
+  void Add(uint64_t word, uint32_t tick, TableMemory* memory);
 
   // The words of rows that went after `tick` and are not stored now, each once.
   std::vector<uint64_t> Since(uint32_t tick, const IsStored& is_stored) const;
 
   // Cleans a list of more than `limit` entries; drops the oldest where it is still too long. Returns the tick of the last one
   // dropped, 0 where none was.
-  uint32_t Trim(int64_t limit, const IsStored& is_stored, MemoryBudget* memory);
+  uint32_t Trim(int64_t limit, const IsStored& is_stored, TableMemory* memory);
 
   int64_t size() const { return static_cast<int64_t>(entries_.size()); }
   int64_t bytes() const { return static_cast<int64_t>(entries_.capacity() * sizeof(Entry)); }

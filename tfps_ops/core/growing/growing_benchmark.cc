@@ -40,15 +40,20 @@ double ResidentBytes() {
 // Ids as they come: not in the order of anything.
 int64_t KeyOf(int64_t i) { return static_cast<int64_t>(static_cast<uint64_t>(i) * 0x9E3779B97F4A7C15); }
 
+// Nanoseconds a row, of many calls.
 struct Timer {
-  double sum = 0, best = 1e300;
+  std::vector<double> each;
   template <class Work>
   void Time(int64_t count, const Work& work) {
     const double begin = Nanoseconds();
     work();
-    const double each = (Nanoseconds() - begin) / static_cast<double>(count);
-    sum += each;
-    best = std::min(best, each);
+    each.push_back((Nanoseconds() - begin) / static_cast<double>(count));
+  }
+  // What other programs do to a few calls does not count.
+  double Median() const {
+    std::vector<double> sorted = each;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted.empty() ? 0 : sorted[sorted.size() / 2];
   }
 };
 
@@ -138,8 +143,8 @@ struct Benchmark {
                 "\"load\": %.3f, \"probes\": %.3f, \"grow_ns\": %.1f, \"longest_call_ms\": %.3f, "
                 "\"copy_ns\": %.1f, \"matrix_copy_ns\": %.1f, \"update_ns\": %.1f, \"matrix_update_ns\": %.1f}\n",
                 static_cast<long>(rows), static_cast<long>(dim), (counts.bytes - floats) / rows, (resident - floats) / rows,
-                counts.load, counts.probes, growth.sum / ((rows + kBatch - 1) / kBatch), longest_call / 1e6,
-                copies.sum / kTurns, matrix_copies.sum / kTurns, updates.sum / kTurns, matrix_updates.sum / kTurns);
+                counts.load, counts.probes, growth.Median(), longest_call / 1e6,
+                copies.Median(), matrix_copies.Median(), updates.Median(), matrix_updates.Median());
   }
 
   const int64_t rows, dim;

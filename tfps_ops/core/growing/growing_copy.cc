@@ -157,7 +157,7 @@ void GrowingTable::Clear() {
     parts_.rows.fetch_sub(segment.count(), std::memory_order_relaxed);
     segment.Clear(&parts_.memory);
     if (segment.pending == nullptr) continue;
-    parts_.memory.Take(-segment.pending->bytes() - static_cast<int64_t>(sizeof(PendingCounts)) - MemoryBudget::kOverhead);
+    parts_.memory.Take(-segment.pending->bytes() - static_cast<int64_t>(sizeof(PendingCounts)) - TableMemory::kOverhead);
     delete segment.pending;
     segment.pending = nullptr;
   }

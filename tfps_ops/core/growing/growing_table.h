@@ -82,6 +82,7 @@ class GrowingTable final : public GrowingRows {
   // The first Since: ticks for all rows, and the log.
   Status BeginRecording();
 
+  std::deque<BlockLayout> layouts_;  // under change_mutex_; segments point into it, so it goes after them
   mutable TableParts parts_;
   EvictionWalk walk_;
   std::unique_ptr<AdmissionFilter> filter_;  // only for kFilter
@@ -89,7 +90,6 @@ class GrowingTable final : public GrowingRows {
   std::mutex change_mutex_;                      // one change of columns, and one Since, at a time
   mutable std::shared_mutex columns_mutex_;      // guards columns_
   std::vector<Column> columns_;
-  std::deque<BlockLayout> layouts_;              // under change_mutex_; segments point into it
   std::mutex pin_mutex_;                         // one Pin at a time
   uint32_t first_cursor_ = 0;                    // under change_mutex_; the tick that the first Since ended
 };

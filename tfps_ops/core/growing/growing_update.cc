@@ -65,7 +65,7 @@ bool GrowingTable::Admit(Segment* segment, uint64_t word, int64_t update_number)
       if (admission.n == 1) return true;
       if (segment->pending == nullptr) {
         segment->pending = new PendingCounts();
-        parts_.memory.Take(static_cast<int64_t>(sizeof(PendingCounts)) + MemoryBudget::kOverhead);
+        parts_.memory.Take(static_cast<int64_t>(sizeof(PendingCounts)) + TableMemory::kOverhead);
       }
       return segment->pending->Increment(word, &parts_.memory) >= admission.n;
     case Admission::Kind::kFilter:

@@ -16,6 +16,7 @@ namespace tfps {
 
 constexpr int64_t kBlockAhead = 12;
 constexpr int64_t kIndexAhead = 24;
+constexpr int64_t kSegmentAhead = 30;
 
 // Asks the memory for the bytes [0, head) of a block and for a part behind it.
 inline void PrefetchBlock(const uint8_t* block, int64_t begin, int64_t end) {
@@ -31,13 +32,17 @@ template <class Visit>
 void ForEachKey(const TableParts& parts, const RowKeys& keys, int64_t begin, int64_t end, int first_column, int last_column,
                 const Visit& visit) {
   constexpr int64_t kRing = 32;
-  static_assert(kRing > kIndexAhead, "the ring holds all keys under way");
+  static_assert(kRing > kSegmentAhead, "the ring holds all keys under way");
   uint64_t words[kRing];
   int likely[kRing];
-  for (int64_t i = begin - kIndexAhead; i < end; ++i) {
-    const int64_t index = i + kIndexAhead, block = i + kBlockAhead;
-    if (index < end) {
-      const uint64_t word = words[index % kRing] = parts.mix.WordOf(keys.keys[index]);
+  for (int64_t i = begin - kSegmentAhead; i < end; ++i) {
+    const int64_t first = i + kSegmentAhead, index = i + kIndexAhead, block = i + kBlockAhead;
+    if (first < end) {
+      words[first % kRing] = parts.mix.WordOf(keys.keys[first]);
+      __builtin_prefetch(&parts.SegmentOf(words[first % kRing]), 1);
+    }
+    if (index >= begin && index < end) {
+      const uint64_t word = words[index % kRing];
       parts.SegmentOf(word).PrefetchIndex(word);
     }
     if (block >= begin && block < end) {

@@ -11,7 +11,7 @@ int64_t PendingCounts::Find(uint64_t word) const {
   return at;
 }
 
-bool PendingCounts::Grow(MemoryBudget* memory) {
+bool PendingCounts::Grow(TableMemory* memory) {
   const int64_t before = bytes();
   const int64_t size = static_cast<int64_t>(entries_.size()), larger = size + size / 4 + 4;
   if (!memory->Reserve((larger - size) * static_cast<int64_t>(sizeof(Entry)))) return false;
@@ -24,7 +24,7 @@ bool PendingCounts::Grow(MemoryBudget* memory) {
   return true;
 }
 
-uint32_t PendingCounts::Increment(uint64_t word, MemoryBudget* memory) {
+uint32_t PendingCounts::Increment(uint64_t word, TableMemory* memory) {
   // At most 15 of 16 entries are taken, so a search ends.
   if ((size_ + 1) * 16 > static_cast<int64_t>(entries_.size()) * 15 && !Grow(memory)) {
     if (entries_.empty()) return 1;  // there is no memory to count in

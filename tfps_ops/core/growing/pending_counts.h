@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "tfps_ops/core/growing/memory_budget.h"
+#include "tfps_ops/core/growing/table_memory.h"
 
 namespace tfps {
 
@@ -14,7 +14,7 @@ class PendingCounts {
  public:
   // Counts one more and returns the count. Where the memory budget is full all counts of the segment are forgotten first: an
   // endless stream of new keys must not take the place of rows.
-  uint32_t Increment(uint64_t word, MemoryBudget* memory);
+  uint32_t Increment(uint64_t word, TableMemory* memory);
   // Forgets a key.
   void Remove(uint64_t word);
 
@@ -35,7 +35,7 @@ class PendingCounts {
   int64_t Next(int64_t at) const { return at + 1 == static_cast<int64_t>(entries_.size()) ? 0 : at + 1; }
   // The entry of a word, or the free one where it belongs.
   int64_t Find(uint64_t word) const;
-  bool Grow(MemoryBudget* memory);
+  bool Grow(TableMemory* memory);
 
   std::vector<Entry> entries_;
   int64_t size_ = 0;

@@ -18,8 +18,11 @@ IndexBucket* NewBuckets(int64_t count) { return new (std::nothrow) IndexBucket[c
 
 int64_t BucketBytes(int64_t count) {
   // Aligned memory costs up to a line more.
-  return count == 0 ? 0 : count * static_cast<int64_t>(sizeof(IndexBucket)) + MemoryBudget::kOverhead + 32;
+  return count == 0 ? 0 : count * static_cast<int64_t>(sizeof(IndexBucket)) + TableMemory::kOverhead + 32;
 }
+
+// A chunk is a unit of the pool once it is whole.
+bool IsUnit(const BlockLayout& layout, int64_t blocks) { return layout.InUnits() && blocks == layout.ChunkBlocks(); }
 
 int64_t MaxEntries(int64_t buckets) {
   return std::max<int64_t>(buckets > 0, static_cast<int64_t>(buckets * IndexBucket::kEntries * kMaxLoad));
@@ -27,9 +30,27 @@ int64_t MaxEntries(int64_t buckets) {
 
 }  // namespace
 
+int64_t Segment::ChunkBytes(const BlockLayout& layout, int64_t blocks) {
+  return IsUnit(layout, blocks) ? UnitPool::kUnitBytes : blocks * layout.bytes + TableMemory::kOverhead;
+}
+
+uint8_t* Segment::AllocateChunk(const BlockLayout& layout, int64_t blocks, TableMemory* memory) {
+  if (IsUnit(layout, blocks)) return memory->units.Allocate();
+  return static_cast<uint8_t*>(std::malloc(blocks * layout.bytes));
+}
+
+void Segment::FreeChunk(const BlockLayout& layout, int64_t blocks, uint8_t* chunk, TableMemory* memory) {
+  if (IsUnit(layout, blocks)) memory->units.Free(chunk);
+  else std::free(chunk);
+}
+
+// The units are the pool's, which frees them all at once.
 Segment::~Segment() {
-  MemoryBudget nobodys(0);
-  Clear(&nobodys);
+  for (int64_t i = 0; i < Chunks(); ++i) {
+    if (!IsUnit(*layout, ChunkCapacity(i))) std::free(chunks_[i]);
+  }
+  std::free(chunks_);
+  delete[] buckets_.load(std::memory_order_relaxed);
   delete gone;
   delete pending;
 }
@@ -68,7 +89,7 @@ int Segment::Find(uint64_t word, int likely) const {
   return kNone;
 }
 
-Segment::Outcome Segment::Insert(uint64_t word, MemoryBudget* memory) {
+Segment::Outcome Segment::Insert(uint64_t word, TableMemory* memory) {
   if (count_ == kMaxBlocks) return Outcome::kFull;
   if (count_ == capacity_ && !GrowBlocks(memory)) return Outcome::kNoRoom;
   if (count() + 1 > MaxEntries(buckets()) && !GrowIndex(memory)) return Outcome::kNoRoom;
@@ -116,12 +137,12 @@ void Segment::Unplace(uint64_t word, int block) {
   }
 }
 
-bool Segment::GrowIndex(MemoryBudget* memory) {
+bool Segment::GrowIndex(TableMemory* memory) {
   const int64_t now = buckets();
   return Rebuild(static_cast<uint32_t>(std::max(now + 1, static_cast<int64_t>(now * kGrowth))), memory);
 }
 
-bool Segment::Rebuild(uint32_t bucket_count, MemoryBudget* memory) {
+bool Segment::Rebuild(uint32_t bucket_count, TableMemory* memory) {
   const int64_t more = BucketBytes(bucket_count) - BucketBytes(buckets());
   if (!memory->Reserve(more)) return false;
   IndexBucket* fresh = NewBuckets(bucket_count);
@@ -137,44 +158,63 @@ bool Segment::Rebuild(uint32_t bucket_count, MemoryBudget* memory) {
   return true;
 }
 
-// Blocks that the last chunk grows by: a 32nd of the segment, so that at most that much is empty.
-int64_t Segment::Step() const { return std::min<int64_t>(32, count_ / 32 + 1); }
+// Blocks that the last chunk grows by: a 64th of the segment, so that at most that much is empty.
+int64_t Segment::Step() const { return std::min<int64_t>(32, count_ / 64 + 1); }
 
-bool Segment::ResizeLastChunk(int64_t blocks, MemoryBudget* memory) {
-  const int64_t chunks = (capacity_ + kChunkBlocks - 1) / kChunkBlocks, last = capacity_ - (chunks - 1) * kChunkBlocks;
-  const int64_t more = (blocks - last) * layout->bytes;
+bool Segment::ResizeLastChunk(int64_t blocks, int64_t kept, TableMemory* memory) {
+  const int64_t last = Chunks() - 1, before = ChunkCapacity(last);
+  if (blocks == before) return true;
+  const int64_t more = ChunkBytes(*layout, blocks) - ChunkBytes(*layout, before);
   if (!memory->Reserve(more)) return false;
-  void* moved = std::realloc(chunks_[chunks - 1], blocks * layout->bytes);
+  uint8_t* moved = AllocateChunk(*layout, blocks, memory);
   if (moved == nullptr) {
     memory->Take(-more);
     return false;
   }
-  chunks_[chunks - 1] = static_cast<uint8_t*>(moved);
-  capacity_ += static_cast<uint32_t>(blocks - last);
+  std::memcpy(moved, chunks_[last], kept * layout->bytes);
+  FreeChunk(*layout, before, chunks_[last], memory);
+  chunks_[last] = moved;
+  capacity_ += static_cast<uint32_t>(blocks - before);
   return true;
 }
 
-bool Segment::GrowBlocks(MemoryBudget* memory) {
-  const int64_t last = capacity_ % kChunkBlocks;
-  if (last != 0) return ResizeLastChunk(std::min(kChunkBlocks, last + Step()), memory);
-  // A new chunk, and a list of chunks that is longer by one.
-  const int64_t chunks = capacity_ / kChunkBlocks, blocks = Step();
-  int64_t bytes = blocks * layout->bytes + MemoryBudget::kOverhead + static_cast<int64_t>(sizeof(uint8_t*));
-  if (chunks == 0) bytes += MemoryBudget::kOverhead;
+int64_t Segment::ListBytes() const {
+  const int64_t steps = (Chunks() + kListStep - 1) / kListStep;
+  return steps == 0 ? 0 : steps * 64 + TableMemory::kOverhead;
+}
+
+bool Segment::AddChunk(int64_t blocks, TableMemory* memory) {
+  const int64_t chunks = Chunks();
+  const int64_t bytes = ChunkBytes(*layout, blocks) + 64 + TableMemory::kOverhead;
   if (!memory->Reserve(bytes)) return false;
-  void* list = std::realloc(chunks_, (chunks + 1) * sizeof(uint8_t*));
-  if (list != nullptr) chunks_ = static_cast<uint8_t**>(list);
-  void* chunk = list == nullptr ? nullptr : std::malloc(blocks * layout->bytes);
+  if (chunks % kListStep == 0) {
+    void* list = std::realloc(chunks_, (chunks + kListStep) * sizeof(uint8_t*));
+    if (list == nullptr) {
+      memory->Take(-bytes);
+      return false;
+    }
+    chunks_ = static_cast<uint8_t**>(list);
+  }
+  uint8_t* chunk = AllocateChunk(*layout, blocks, memory);
   if (chunk == nullptr) {
     memory->Take(-bytes);
     return false;
   }
-  chunks_[chunks] = static_cast<uint8_t*>(chunk);
+  const int64_t list_bytes = ListBytes();
+  chunks_[chunks] = chunk;
   capacity_ += static_cast<uint32_t>(blocks);
+  // More was reserved than is needed where the list has room.
+  memory->Take(ChunkBytes(*layout, blocks) + ListBytes() - list_bytes - bytes);
   return true;
 }
 
-void Segment::Erase(int block, MemoryBudget* memory) {
+bool Segment::GrowBlocks(TableMemory* memory) {
+  const int64_t whole = layout->ChunkBlocks(), last = capacity_ % whole;
+  if (last != 0) return ResizeLastChunk(std::min(whole, last + Step()), last, memory);
+  return AddChunk(std::min(whole, Step()), memory);
+}
+
+void Segment::Erase(int block, TableMemory* memory) {
   Unplace(LowWord(block), block);
   const int last = count() - 1;
   if (block != last) {
@@ -191,32 +231,39 @@ void Segment::Erase(int block, MemoryBudget* memory) {
 }
 
 // Not at each step: a row that goes where another comes must not cost a move of the chunk.
-void Segment::ShrinkBlocks(MemoryBudget* memory) {
+void Segment::ShrinkBlocks(TableMemory* memory) {
   if (count_ == 0) return Clear(memory);
   if (capacity_ - count_ <= 2 * Step()) return;
-  const int64_t last_chunk = (capacity_ - 1) / kChunkBlocks, used = count_ - last_chunk * kChunkBlocks;
+  const int64_t last = Chunks() - 1, used = count_ - last * layout->ChunkBlocks();
   if (used > 0) {
-    ResizeLastChunk(std::min(kChunkBlocks, used + Step()), memory);
+    ResizeLastChunk(std::min<int64_t>(layout->ChunkBlocks(), used + Step()), used, memory);
     return;
   }
-  memory->Take(-(capacity_ - last_chunk * kChunkBlocks) * layout->bytes - MemoryBudget::kOverhead -
-               static_cast<int64_t>(sizeof(uint8_t*)));
-  std::free(chunks_[last_chunk]);
-  capacity_ = static_cast<uint32_t>(last_chunk * kChunkBlocks);
+  const int64_t list_bytes = ListBytes(), blocks = ChunkCapacity(last);
+  FreeChunk(*layout, blocks, chunks_[last], memory);
+  capacity_ -= static_cast<uint32_t>(blocks);
+  memory->Take(ListBytes() - list_bytes - ChunkBytes(*layout, blocks));
 }
 
-void Segment::Clear(MemoryBudget* memory) {
-  const int64_t chunks = (capacity_ + kChunkBlocks - 1) / kChunkBlocks;
-  for (int64_t i = 0; i < chunks; ++i) std::free(chunks_[i]);
+void Segment::FreeChunks(TableMemory* memory) {
+  int64_t bytes = ListBytes();
+  for (int64_t i = 0; i < Chunks(); ++i) {
+    bytes += ChunkBytes(*layout, ChunkCapacity(i));
+    FreeChunk(*layout, ChunkCapacity(i), chunks_[i], memory);
+  }
   std::free(chunks_);
-  delete[] buckets_.load(std::memory_order_relaxed);
-  int64_t bytes = chunks * (MemoryBudget::kOverhead + static_cast<int64_t>(sizeof(uint8_t*))) + BucketBytes(buckets());
-  if (chunks > 0) bytes += capacity_ * layout->bytes + MemoryBudget::kOverhead;
-  memory->Take(-bytes);
   chunks_ = nullptr;
+  capacity_ = 0;
+  memory->Take(-bytes);
+}
+
+void Segment::Clear(TableMemory* memory) {
+  FreeChunks(memory);
+  memory->Take(-BucketBytes(buckets()));
+  delete[] buckets_.load(std::memory_order_relaxed);
   buckets_.store(nullptr, std::memory_order_relaxed);
   bucket_count_.store(0, std::memory_order_relaxed);
-  count_ = capacity_ = displacement_ = 0;
+  count_ = displacement_ = 0;
 }
 
 }  // namespace tfps

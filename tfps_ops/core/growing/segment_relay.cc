@@ -26,29 +26,35 @@ void RelayBlock(const BlockLayout& from, const uint8_t* block, const BlockLayout
 
 }  // namespace
 
-bool Segment::Relay(const BlockLayout* to, int reset, MemoryBudget* memory) {
-  const int64_t chunks = (capacity_ + kChunkBlocks - 1) / kChunkBlocks;
+bool Segment::Relay(const BlockLayout* to, int reset, TableMemory* memory) {
+  const int64_t whole = to->ChunkBlocks(), chunks = (count_ + whole - 1) / whole;
   std::vector<uint8_t*> fresh;
+  int64_t bytes = 0;
   for (int64_t i = 0; i < chunks; ++i) {
-    const int64_t blocks = std::min(kChunkBlocks, capacity_ - i * kChunkBlocks);
-    void* chunk = std::malloc(blocks * to->bytes);
-    if (chunk == nullptr) {
-      for (uint8_t* other : fresh) std::free(other);
-      return false;
+    const int64_t blocks = std::min<int64_t>(whole, count_ - i * whole);
+    fresh.push_back(AllocateChunk(*to, blocks, memory));
+    bytes += ChunkBytes(*to, blocks);
+  }
+  const int64_t listed = (chunks + kListStep - 1) / kListStep * kListStep;
+  uint8_t** list = static_cast<uint8_t**>(std::malloc(listed * sizeof(uint8_t*)));
+  if (chunks > 0 && (list == nullptr || std::count(fresh.begin(), fresh.end(), nullptr) > 0)) {
+    for (int64_t i = 0; i < chunks; ++i) {
+      if (fresh[i] != nullptr) FreeChunk(*to, std::min<int64_t>(whole, count_ - i * whole), fresh[i], memory);
     }
-    fresh.push_back(static_cast<uint8_t*>(chunk));
+    std::free(list);
+    return false;
   }
   for (int block = 0; block < count(); ++block) {
-    uint8_t* out = fresh[block / kChunkBlocks] + block % kChunkBlocks * to->bytes;
-    RelayBlock(*layout, Block(block), *to, reset, out);
+    const uint32_t number = static_cast<uint32_t>(block), chunk = to->ChunkOf(number);
+    RelayBlock(*layout, Block(block), *to, reset, fresh[chunk] + (number - chunk * whole) * to->bytes);
   }
-  for (int64_t i = 0; i < chunks; ++i) {
-    std::free(chunks_[i]);
-    chunks_[i] = fresh[i];
-  }
-  // Taken, not reserved: a column that an optimizer needs is not refused. Eviction brings the table back to its budget.
-  memory->Take(capacity_ * (to->bytes - layout->bytes));
+  FreeChunks(memory);
+  std::copy(fresh.begin(), fresh.end(), list);
+  chunks_ = list;
+  capacity_ = count_;
   layout = to;
+  // Taken, not reserved: a column that an optimizer needs is not refused. Eviction brings the table back to its budget.
+  memory->Take(bytes + ListBytes());
   return true;
 }
 

@@ -97,7 +97,7 @@ void TableParts::RemoveRow(Segment* segment, int block) {
 void TableParts::LogGone(Segment* segment, uint64_t word) {
   if (segment->gone == nullptr) {
     segment->gone = new GoneLog();
-    memory.Take(static_cast<int64_t>(sizeof(GoneLog)) + MemoryBudget::kOverhead);
+    memory.Take(static_cast<int64_t>(sizeof(GoneLog)) + TableMemory::kOverhead);
   }
   segment->gone->Add(word, clock.tick(), &memory);
   // Each segment has its part of the bound. Keys are spread evenly.

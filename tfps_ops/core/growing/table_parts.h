@@ -10,7 +10,7 @@
 
 #include "tfps_ops/core/growing/growing_rows.h"
 #include "tfps_ops/core/growing/key_mix.h"
-#include "tfps_ops/core/growing/memory_budget.h"
+#include "tfps_ops/core/growing/table_memory.h"
 #include "tfps_ops/core/growing/segment.h"
 #include "tfps_ops/core/growing/tick_clock.h"
 
@@ -54,7 +54,7 @@ class TableParts {
   const GrowingOptions options;
   const KeyMix mix;
   const std::unique_ptr<Segment[]> segments;
-  MemoryBudget memory;
+  TableMemory memory;
   TickClock clock;
 
   // Sums for Counts.
