@@ -33,11 +33,24 @@ PUBLIC = {
         "nn",
         "optimizers",
         "plan",
+        "streaming",
         "text",
     },
     "tfps.choice": {"Candidate", "Explanation", "Hardware", "Footprint", "StepCounts"},
     "tfps.layers": {"EmbeddingBag"},
     "tfps.models": {"SkipGram"},
+    "tfps.streaming": {
+        "CountWindows",
+        "Files",
+        "Kafka",
+        "Planned",
+        "Source",
+        "TimeWindows",
+        "Waiting",
+        "Window",
+        "WindowCheckpoint",
+        "fit",
+    },
     "tfps.text": {"keep_probabilities", "neighbour_pairs"},
     "tfps.optimizers": {"Geo", "RowwiseAdagrad", "Sync"},
     "tfps.nn": {"embedding_lookup", "embedding_lookup_sparse", "safe_embedding_lookup_sparse"},
@@ -53,6 +66,7 @@ PUBLIC = {
         "NotFiniteError",
         "PlanError",
         "ServerLostError",
+        "SourceError",
         "TaskDiedError",
         "TfpsError",
         "UnsupportedError",
@@ -101,7 +115,18 @@ INTERNAL = {
     "outside_steps",
     "slots_of",
 }
-NOT_CALLED = {"__version__", "callbacks", "checkpoint", "choice", "layers", "models", "nn", "optimizers", "text"}
+NOT_CALLED = {
+    "__version__",
+    "callbacks",
+    "checkpoint",
+    "choice",
+    "layers",
+    "models",
+    "nn",
+    "optimizers",
+    "streaming",
+    "text",
+}
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in sorted(names - NOT_CALLED)]
 
 

@@ -3,6 +3,7 @@
 import datetime
 import logging
 import os
+import pathlib
 import shutil
 import time
 
@@ -124,7 +125,9 @@ def test_a_folder_that_vanishes_is_named_and_may_come_back(tmp_path):
     put(tmp_path / "in", 6, "a.csv")
     first = source.plan(None, HOUR, SIX + 3600)
     (tmp_path / "in").rename(tmp_path / "away")
-    with pytest.raises(SourceError, match=rf"folder '{tmp_path}/in' of the stream cannot be read: No such file") as error:
+    with pytest.raises(
+        SourceError, match=rf"folder '{tmp_path}/in' of the stream cannot be read: No such file"
+    ) as error:
         source.plan(first.position, HOUR, SIX + 3600)
     assert error.value.may_pass
     (tmp_path / "away").rename(tmp_path / "in")
@@ -197,7 +200,7 @@ def test_copies_of_old_windows_are_removed(tmp_path):
     for number in range(4):
         piece = f"zip://{number}.csv::{archive}"
         found += [path[0].decode() for path in source.dataset([piece]).as_numpy_iterator()]
-        assert open(found[-1]).read() == f"{number}\n"
+        assert pathlib.Path(found[-1]).read_text() == f"{number}\n"
     assert [os.path.exists(path) for path in found] == [False, False, True, True]
 
 

@@ -37,7 +37,9 @@ def files(folder, **arguments):
 def test_two_workers_split_a_window_and_each_record_counts_once(model, tmp_path, no_young, monkeypatch):
     ids = write_many(tmp_path / "in", 12, 50)
     hosts, start = set(), Epoch.start
-    monkeypatch.setattr(Epoch, "start", lambda epoch, shard, host, kind: hosts.add(host) or start(epoch, shard, host, kind))
+    monkeypatch.setattr(
+        Epoch, "start", lambda epoch, shard, host, kind: hosts.add(host) or start(epoch, shard, host, kind)
+    )
     logs = fit(model, files(tmp_path / "in"), window=4, checkpoint=tmp_path / "run", windows=3)
     assert counts(model) == expected(ids)
     assert [one["examples"] for one in logs] == [200, 200, 200]
@@ -159,6 +161,32 @@ def test_a_callback_ends_the_training_after_its_window(model, tmp_path):
     logs = fit(model, files(tmp_path / "in"), window=1, checkpoint=tmp_path / "run", on_window_end=stop)
     assert len(logs) == 2
     assert len(list((tmp_path / "run").glob("ckpt-*"))) == 2
+
+
+class StopAt(keras.callbacks.Callback):
+    def __init__(self, epoch, batch):
+        super().__init__()
+        self.at, self.epoch = (epoch, batch), 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.at:
+            self.model.stop_training = True
+
+
+@pytest.mark.parametrize("every_steps", [None, 2])
+def test_a_window_that_is_broken_off_is_not_saved_and_comes_again(model, strategy, tmp_path, every_steps, caplog):
+    ids = write_many(tmp_path / "in", 3, 40)
+    checkpoint = WindowCheckpoint(tmp_path / "run", every_steps=every_steps)
+    ended = []
+    arguments = {"window": 1, "on_window_end": lambda window, logs: ended.append(window.number)}
+    logs = fit(model, files(tmp_path / "in"), checkpoint=checkpoint, callbacks=[StopAt(1, 3)], **arguments)
+    assert len(logs) == 1 and ended == [0] and "was broken off by a callback" in caplog.text
+    other = make_model(strategy)
+    fit(other, files(tmp_path / "in"), checkpoint=tmp_path / "run", windows=3, **arguments)
+    assert counts(other) == expected(ids)
 
 
 def test_checkpoints_within_a_window_and_in_the_background(model, strategy, tmp_path):

@@ -17,6 +17,7 @@ from tfps.streaming.offset_windows import OffsetPosition, divide_chunks, divide_
 
 kafka = pytest.importorskip("confluent_kafka")
 
+
 @pytest.fixture(scope="module")
 def brokers():
     return Brokers()
@@ -41,11 +42,15 @@ def model(shared):
     return shared
 
 
-def test_workers_read_their_ranges_and_each_message_counts_once(model, brokers, tmp_path, caplog, monkeypatch, no_young):
+def test_workers_read_their_ranges_and_each_message_counts_once(
+    model, brokers, tmp_path, caplog, monkeypatch, no_young
+):
     topic = brokers.topic()
     ids = brokers.send(topic, np.random.default_rng(0).integers(0, ROWS, 600))
     hosts, start = set(), Epoch.start
-    monkeypatch.setattr(Epoch, "start", lambda epoch, shard, host, kind: hosts.add(host) or start(epoch, shard, host, kind))
+    monkeypatch.setattr(
+        Epoch, "start", lambda epoch, shard, host, kind: hosts.add(host) or start(epoch, shard, host, kind)
+    )
     caplog.set_level(logging.INFO, "tfps")
     logs = fit(model, source(brokers, topic), window=200, checkpoint=tmp_path / "run", windows=3)
     assert counts(model) == expected(ids)
@@ -194,7 +199,9 @@ def test_messages_that_were_removed_are_an_error_or_are_skipped(brokers, caplog,
     topic = brokers.topic()
     brokers.send(topic, range(9), partition=0)
     reader = source(brokers, topic, lost=lost)
-    reader._watermarks = lambda one: (5, 9) if one[1] == 0 else (0, 0)  # as after a retention, which mock brokers do not have
+    reader._watermarks = lambda one: (
+        (5, 9) if one[1] == 0 else (0, 0)
+    )  # as after a retention, which mock brokers do not have
     position = OffsetPosition({(topic, 0): 2}).to_json()
     if lost == "error":
         with pytest.raises(SourceError, match="offsets 2 to 4 of partition 0 .* were removed before they were trained"):
@@ -275,7 +282,9 @@ def test_a_count_is_divided_by_what_partitions_have():
         assert sum(ends.values()) - sum(first.values()) == count
         assert all(first[one] <= ends[one] <= high[one] for one in first)
         if total:
-            assert all(abs((ends[one] - first[one]) - count * (high[one] - first[one]) / total) < len(first) for one in first)
+            assert all(
+                abs((ends[one] - first[one]) - count * (high[one] - first[one]) / total) < len(first) for one in first
+            )
 
 
 def test_chunks_have_each_offset_once_and_take_partitions_in_turn():

@@ -43,8 +43,8 @@ class Files:
             out and says so, "error" ends the training.
         done: the name of a mark. Files of a folder count once the mark is in it ("_SUCCESS"); with "{name}" each file
             has a mark of its own ("{name}.done"). None: a file counts once it has not changed for `settle_s`.
-        settle_s: the seconds without a change after which a file without a mark is complete; 0 if files appear when they
-            are whole, by a rename or in an object store.
+        settle_s: the seconds without a change after which a file without a mark is complete; 0 if files appear when
+            they are whole, by a rename or in an object store.
         wait_s: the seconds after the end of a window in which its files may still come.
         start: the time before which files are left out; None for all files.
         poll_s: the seconds between two looks.
