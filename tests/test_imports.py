@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "tfps"
 # Modules that stand below every package: they import only each other, in this order, and everyone may import them.
 BASE = ("jobs", "errors", "types", "checks", "env", "version", "step")
 ALLOWED = {
+    "serving": set(),
     "placement": set(),
     "ops": set(),
     "cluster": {"ops"},  # a server loads the library, or it could not run the graphs it is sent
@@ -18,23 +19,14 @@ ALLOWED = {
     "runtime": {"cluster"},
     "inputs": {"cluster", "runtime"},
     "strategy": {"cluster", "embedding", "inputs", "ops", "placement", "runtime"},
-    "saving": {"cluster", "embedding", "ops", "placement", "runtime", "strategy"},
+    "saving": {"cluster", "embedding", "ops", "placement", "runtime", "serving", "strategy"},
     "replicas": {"cluster", "embedding", "ops", "placement", "strategy"},
     "training": {"cluster", "embedding", "inputs", "ops", "placement", "runtime", "strategy"},
 }
 # Any of the above; nothing below imports these.
 TOP = (
-    "keras",
-    "streaming",
-    "cli",
-    "__init__",
-    "optimizers",
-    "layers",
-    "models",
-    "text",
-    "api",
-    "callbacks",
-    "checkpoint",
+    *("keras", "cli", "__init__", "optimizers", "layers", "models", "text", "api", "callbacks", "checkpoint"),
+    *("admission", "eviction", "streaming"),
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
 

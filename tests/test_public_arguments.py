@@ -108,7 +108,21 @@ def advise(**arguments):
     return placement.advise(**{"plan": PLAN, **arguments})
 
 
+def follower(**arguments):
+    return tfps.serving.Follower(**{"url": "export", **arguments})
+
+
+def export(**arguments):
+    return tfps.callbacks.Export(**{"url": "export", **arguments})
+
+
 WRONG = [
+    *((make, "url", NOT_STRINGS) for make in (follower, export)),
+    (follower, "poll_s", [*NOT_NUMBERS, 0, -1]),
+    (follower, "on_gap", NOT_CHOICES),
+    (export, "every_s", [*NOT_NUMBERS, 0, -1]),
+    (export, "full_every", NOT_COUNTS),
+    (export, "keep", NOT_COUNTS),
     *((make, "build_model", [None, "x", 1, NAN, True, [1], int]) for make in (explain, choose)),
     *((make, "batch_size", NOT_COUNTS) for make in (explain, choose)),
     *((make, "hardware", ["x", 1, NAN, True, [1], {"cards": 1}]) for make in (explain, choose)),
@@ -210,6 +224,9 @@ RIGHT = [
     (skip_gram, "seed", np.int64(3)),
     (pairs, "window", np.int64(2)),
     (keep, "threshold", np.float64(0.1)),
+    (follower, "poll_s", np.float32(0.5)),
+    (export, "every_s", np.int64(60)),
+    (export, "full_every", np.int64(3)),
 ]
 
 
@@ -238,13 +255,16 @@ def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
     elsewhere = {"LocalCluster", "ParameterServerStrategy"}
     elsewhere |= {"Checkpoint", "restore", "save"}  # tests/saving
     elsewhere |= {"OneDeviceStrategy", "MirroredStrategy", "MultiWorkerMirroredStrategy"}
+    elsewhere |= {"Files", "Kafka", "WindowCheckpoint", "fit"}  # tests/streaming
     of_keras = {"RowwiseAdagrad"}  # Keras checks the arguments of its optimizers
     no_settings = {"GreedyBytes", "GreedyBytesAndTraffic", "RoundRobin"}
     results = {"ServerLoad", "Candidate", "Explanation", "Footprint", "StepCounts"}
+    results |= {"CountWindows", "Planned", "Source", "TimeWindows", "Waiting", "Window"}
     tested = {
         "plan", "IncrementalPlacer", "advise", "FixedShards", "MinBytes", "MaxBytes", "Auto", "VariableSpec", "Routing",
         "Shard", "Placement", "Plan", "Geo", "Sync", "EmbeddingBag", "SkipGram",
         "neighbour_pairs", "keep_probabilities", "choose_strategy", "explain_strategy", "Hardware",
+        "Export", "Follower",
     }  # fmt: skip
     lookups = {name for module, name in NAMES if module == "tfps.nn"}  # tests/nn
     errors = {name for module, name in NAMES if module == "tfps.errors"}

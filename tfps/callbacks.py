@@ -1,5 +1,6 @@
 """Keras callbacks of tfps."""
 
 from tfps.keras.checkpoint_callback import Checkpoint
+from tfps.keras.export_callback import Export
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "Export"]

@@ -119,6 +119,25 @@ class CheckpointMismatchError(CheckpointError):
     """A checkpoint is of another model."""
 
 
+class ExportError(TfpsError, ValueError):
+    """An export for serving cannot be written or read, or is broken."""
+
+
+class ExportGapError(ExportError):
+    """A follower cannot get from its version to the newest one, because a version between them is missing or broken.
+
+    Args:
+        message: the message.
+        version: the version of the follower; None if it has none. This argument and the one below are None if the error
+            has only a message.
+        missing: the version that is missing or broken; None if it is unknown.
+    """
+
+    def __init__(self, message: str, *, version: int | None = None, missing: int | None = None) -> None:
+        super().__init__(message)
+        self.version, self.missing = version, missing
+
+
 class LibraryError(TfpsError, RuntimeError):
     """The C++ library is missing, was built for another TensorFlow, or cannot be loaded."""
 

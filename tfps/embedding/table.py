@@ -15,7 +15,7 @@ import abc
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -63,6 +63,19 @@ class RowChunk:
     slots: tuple[tf.Tensor, ...]
 
 
+class TableMaker(Protocol):
+    """What makes the table of a layer: a subclass of `Table`, or an object that knows how its tables grow."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether ids are any int64, and rows appear as they do."""
+        ...
+
+    def create(self, placement: Placement, initial: InitialValue, devices: Sequence[str], trainable: bool) -> "Table":
+        """Makes a table; see `Table.create`."""
+        ...
+
+
 @with_operators
 class Table(RoutedRows, abc.ABC):
     """A table with rows of shape [dim] and a store for each shard.
@@ -74,7 +87,10 @@ class Table(RoutedRows, abc.ABC):
 
     Attributes:
         assignments: how often rows were assigned. `touched_since` does not tell which.
+        grows: whether ids are any int64, and rows appear as they do.
     """
+
+    grows: ClassVar[bool] = False
 
     def __init__(self, placement: Placement, stores: Sequence[RowStore], trainable: bool = True) -> None:
         # The key is a number and not the name, because a table of another model may have the same name.
@@ -217,6 +233,22 @@ class Table(RoutedRows, abc.ABC):
         found = [store.touched_since(one) for store, one in zip(self.stores, cursors, strict=True)]
         ids = [self.routing.global_of(shard, local) for shard, (local, _) in enumerate(found)]
         return np.sort(np.concatenate(ids)), tuple(now for _, now in found)
+
+    def evicted_since(self, cursor: TouchedCursor) -> tuple[np.ndarray[Any, Any], bool]:
+        """Returns the ids of the rows that were evicted after a cursor and are not there now.
+
+        Called after `touched_since` with the same cursor, so a row that goes between the two calls is in both answers:
+        whoever applies them adds rows first and then removes those that are gone.
+
+        Args:
+            cursor: the cursor that an earlier call of `touched_since` returned.
+
+        Returns:
+            The ids, int64 [m], and whether they are all. If they are not, some were forgotten, and only all rows of the
+            table tell what is gone.
+        """
+        # A table with fixed rows evicts none.
+        return np.zeros(0, np.int64), True
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """Returns the whole table, [rows, dim]. The chief needs memory for all of it."""

@@ -42,6 +42,7 @@ class VariableSpec:
         dtype: the element type by name.
         slots: the number of optimizer slots of the same shape: SGD 0, Adagrad 1, Adam 2.
         row_slots: the number of optimizer slots with one number per row: RowwiseAdagrad 1.
+        growing: whether rows appear as their ids do, which are any int64. The shape has the expected number of rows.
         rows_per_step: ids that one step of one worker looks up in this table, with repeats; None if unknown.
         trainable: whether steps push updates to the variable.
         is_table: True if steps look up some of its rows, False for a dense variable, of which they need everything.
@@ -58,11 +59,12 @@ class VariableSpec:
     trainable: bool = True
     is_table: bool = False
     row_slots: int = 0
+    growing: bool = False
 
     def __post_init__(self) -> None:
         """Checks the fields. A list as `shape` becomes a tuple, and numbers of numpy become Python's, for JSON."""
         check_string("name", self.name, error=PlanError)
-        for field in ("trainable", "is_table"):
+        for field in ("trainable", "is_table", "growing"):
             object.__setattr__(self, field, check_bool(self._field(field), getattr(self, field), error=PlanError))
         object.__setattr__(self, "shape", self._check_shape())
         # An empty table has no row to look up, and no shard could be non-empty.

@@ -158,14 +158,20 @@ class RemoteVariables:
 
     Args:
         tasks: the strategy, which is held weakly. When it is collected, its tasks end together with their variables.
+
+    Attributes:
+        remakes: how often a device was given its variables again.
     """
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = weakref.ref(tasks)
         self._owned: weakref.WeakSet[OwnedVariables] = weakref.WeakSet()
+        self.remakes = 0
 
     def remake(self, device: str) -> None:
         """Makes the variables of all owners on a device again, after its task was started again."""
+        # First: whoever reads values beside this finds the count changed before it can read the new ones.
+        self.remakes += 1
         for owned in list(self._owned):
             owned.remake(device)
 

@@ -1,4 +1,4 @@
-"""`BackgroundWrite`: writes a checkpoint beside training."""
+"""`BackgroundWrite`: writes a checkpoint or an export beside training."""
 
 import threading
 from collections.abc import Callable
@@ -13,12 +13,14 @@ class BackgroundWrite:
     """A write that runs in a thread of its own. The end of the program waits for it.
 
     Args:
-        write: writes the checkpoint.
+        write: writes.
+        what: what it writes, for messages.
     """
 
-    def __init__(self, write: Callable[[], None]) -> None:
+    def __init__(self, write: Callable[[], None], what: str = "a checkpoint") -> None:
+        self._what = what
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(write,), name="tfps-checkpoint")
+        self._thread = threading.Thread(target=self._run, args=(write,), name="tfps-write")
         self._thread.start()
 
     def _run(self, write: Callable[[], None]) -> None:
@@ -41,6 +43,6 @@ class BackgroundWrite:
         """
         self._thread.join(_END_S)
         if self._thread.is_alive():
-            raise ClusterTimeoutError(f"waited {_END_S:.0f} s for a checkpoint to be written.")
+            raise ClusterTimeoutError(f"waited {_END_S:.0f} s for {self._what} to be written.")
         if self._error is not None:
             raise self._error

@@ -38,8 +38,10 @@ class Chunk:
 
     @property
     def is_range(self) -> bool:
-        """Whether the local rows follow one another."""
-        return not self.local.size or int(self.local[-1]) - int(self.local[0]) + 1 == self.local.size
+        """Whether the local rows follow one another; those of a table that grows come in no order."""
+        return not self.local.size or (
+            int(self.local[-1]) - int(self.local[0]) + 1 == self.local.size and bool((np.diff(self.local) == 1).all())
+        )
 
 
 class Rows(Protocol):
@@ -55,16 +57,17 @@ class AllRows:
 
     Args:
         tables: the tables with their slots.
+        part_bytes: the most bytes of a chunk; None for `PART_BYTES`.
     """
 
-    def __init__(self, tables: Sequence[TableContent]) -> None:
-        self._tables = tables
+    def __init__(self, tables: Sequence[TableContent], part_bytes: int | None = None) -> None:
+        self._tables, self._part_bytes = tables, part_bytes
 
     def chunks(self, server: int) -> Iterator[Chunk]:
         """See `Rows`."""
         for number, one in enumerate(self._tables):
             for shard in _shards_of(one.tables[0], server):
-                for local, rows in one.tables[0].scan_shard(shard, one.tables[1:], _chunk_rows(one)):
+                for local, rows in one.tables[0].scan_shard(shard, one.tables[1:], _chunk_rows(one, self._part_bytes)):
                     yield Chunk(number, shard, local, rows)
 
 
@@ -74,10 +77,16 @@ class TouchedRows:
     Args:
         tables: the tables with their slots.
         touched: for each table, the ids of its rows.
+        part_bytes: the most bytes of a chunk; None for `PART_BYTES`.
     """
 
-    def __init__(self, tables: Sequence[TableContent], touched: Sequence[np.ndarray[Any, Any]]) -> None:
-        self._tables, self._touched = tables, touched
+    def __init__(
+        self,
+        tables: Sequence[TableContent],
+        touched: Sequence[np.ndarray[Any, Any]],
+        part_bytes: int | None = None,
+    ) -> None:
+        self._tables, self._touched, self._part_bytes = tables, touched, part_bytes
 
     def chunks(self, server: int) -> Iterator[Chunk]:
         """See `Rows`."""
@@ -85,7 +94,7 @@ class TouchedRows:
             # The chief knows the ids alone: 8 bytes for each touched row.
             shards, locals_ = one.tables[0].routing.locate(ids)
             for shard in _shards_of(one.tables[0], server):
-                wanted, size = np.sort(locals_[shards == shard]), _chunk_rows(one)
+                wanted, size = np.sort(locals_[shards == shard]), _chunk_rows(one, self._part_bytes)
                 for start in range(0, wanted.size, size):
                     local = wanted[start : start + size]
                     # A request has the count of each store, here of one, and then the local rows.
@@ -155,6 +164,14 @@ class Touches:
             ids.append(found)
         return ids, cursors
 
+    def evicted(self, content: Content) -> list[np.ndarray[Any, Any]] | None:
+        """Returns the ids of each table that were evicted since `begin` or `advance`; None if some were forgotten.
+
+        To be called after `since` and before `advance`; see `Table.evicted_since`.
+        """
+        found = [one.tables[0].evicted_since(self._cursors[id(one.tables[0])]) for one in content.tables]
+        return [ids for ids, _ in found] if all(is_complete for _, is_complete in found) else None
+
     def advance(self, cursors: Mapping[int, TouchedCursor]) -> None:
         """Counts from later cursors on: what came before them was written."""
         self._cursors.update(cursors)
@@ -178,7 +195,7 @@ def _shards_of(table: Table, server: int) -> list[int]:
     return [shard for shard, owner in enumerate(table.servers) if owner == server]
 
 
-def _chunk_rows(one: TableContent) -> int:
+def _chunk_rows(one: TableContent, part_bytes: int | None) -> int:
     """Returns the rows of a part."""
     width = sum(table.dim * table.dtype.size for table in one.tables)
-    return max(1, PART_BYTES // width)
+    return max(1, (part_bytes or PART_BYTES) // width)

@@ -129,7 +129,8 @@ class GrowingRows {
   // Overwrites one column of the rows of `keys`, and makes rows that are not stored (other columns at their initial values),
   // whatever admission says. ResourceExhausted where the budget is full and no row can go.
   virtual Status Assign(int column, const RowKeys& keys, const float* values) = 0;
-  // Overwrites the metadata of stored rows.
+  // Copies the metadata of rows to meta, [count]; zeros for rows that are not stored. Overwrites that of stored rows.
+  virtual void CopyMeta(const RowKeys& keys, RowMeta* meta) const = 0;
   virtual void AssignMeta(const RowKeys& keys, const RowMeta* meta) = 0;
 
   // Copies out the next rows as RowStore::ScanRows does, with `columns[0]` as the rows and the others as slots.
