@@ -249,8 +249,8 @@ class Planner(Files):
 
     def plan(self, position, rule, now_s):
         number = position or 0
-        pieces = tuple(self.windows[number])
-        return tfps.streaming.Planned(pieces, len(pieces), None, None, number + 1)
+        parts = tuple(self.windows[number])
+        return tfps.streaming.Planned(parts, len(parts), None, None, number + 1)
 
 
 def test_a_store_of_the_chief_alone_feeds_the_workers(model, tmp_path):
@@ -288,7 +288,7 @@ def test_a_file_that_vanishes_within_a_window_is_named_and_nothing_is_lost(model
 
     def plan_and_remove(*arguments):
         planned = plan(*arguments)
-        if "001.csv" in planned.pieces[0]:
+        if "001.csv" in planned.parts[0]:
             (tmp_path / "in" / "001.csv").rename(tmp_path / "001.csv")
         return planned
 

@@ -123,7 +123,7 @@ def test_a_window_goes_on_within_after_kills_and_a_signal(tmp_path):
     assert run(tmp_path, "batch", within).returncode == -9
     # Batch 7 of 10 was under way: three and three are saved, with the rest of the window and what its test gave.
     state = saved_state(tmp_path)
-    assert [pathlib.Path(piece).name for piece in state["window"]["pieces"]] == ["000.csv", "001.csv"]
+    assert [pathlib.Path(part).name for part in state["window"]["parts"]] == ["000.csv", "001.csv"]
     assert set(state["tested"]) == {"test_loss"}
     assert kill_and_finish(tmp_path, ["signal", "epoch end"], within)["counts"] == expected(ids)
 

@@ -91,7 +91,7 @@ class StreamState:
 class WindowCheckpoint(Checkpoint):
     """Saves the training of a stream, for `tfps.streaming.fit`.
 
-    It saves at the end of every window, and with `every_steps` or `every_s` also within one, with the pieces of the
+    It saves at the end of every window, and with `every_steps` or `every_s` also within one, with the parts of the
     window and the place in them. Model and position are in one checkpoint, so after any kill each record counts once.
 
     Args:

@@ -160,7 +160,7 @@ class _Training:
         while True:
             begun = state if state.window else next_window(self._source, state, self._settings.rule, self._model)
             assert begun.window is not None
-            dataset = self._source.dataset(begun.window.pieces)
+            dataset = self._source.dataset(begun.window.parts)
             if self._is_restored:
                 return begun, dataset
             # Only now the form of the batches is known, from which Keras builds a model.

@@ -134,9 +134,9 @@ class Files:
             {file: times[file] for file in ready}, unfinished, before.next_s, rule, now_s - self._wait_s
         )
 
-    def dataset(self, pieces: Sequence[JSON]) -> tf.data.Dataset:
+    def dataset(self, parts: Sequence[JSON]) -> tf.data.Dataset:
         """See `Source`."""
-        paths = [str(piece) for piece in pieces]
+        paths = [str(part) for part in parts]
         names = tf.data.Dataset.from_tensor_slices(paths)
         if isinstance(self._listing, StoreListing):
             window = hashlib.blake2b("\n".join(paths).encode(), digest_size=8).hexdigest()
