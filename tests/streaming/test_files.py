@@ -3,6 +3,7 @@
 import datetime
 import logging
 import os
+import pathlib
 import shutil
 import time
 
@@ -29,7 +30,7 @@ def put(folder, hour, name, ids=(1,), **arguments):
 
 def names(planned):
     assert isinstance(planned, Planned), planned
-    return [piece.rpartition("/")[2] for piece in planned.pieces]
+    return [part.rpartition("/")[2] for part in planned.parts]
 
 
 def test_files_are_planned_by_the_hour_in_their_names(tmp_path):
@@ -124,7 +125,9 @@ def test_a_folder_that_vanishes_is_named_and_may_come_back(tmp_path):
     put(tmp_path / "in", 6, "a.csv")
     first = source.plan(None, HOUR, SIX + 3600)
     (tmp_path / "in").rename(tmp_path / "away")
-    with pytest.raises(SourceError, match=rf"folder '{tmp_path}/in' of the stream cannot be read: No such file") as error:
+    with pytest.raises(
+        SourceError, match=rf"folder '{tmp_path}/in' of the stream cannot be read: No such file"
+    ) as error:
         source.plan(first.position, HOUR, SIX + 3600)
     assert error.value.may_pass
     (tmp_path / "away").rename(tmp_path / "in")
@@ -183,7 +186,7 @@ def test_files_of_a_store_are_planned_and_read(memory):
     source.check(HOUR)
     planned = source.plan(None, HOUR, SIX + 3600)
     assert names(planned) == ["a.csv", "b.csv"]
-    batches = list(source.dataset(planned.pieces).as_numpy_iterator())
+    batches = list(source.dataset(planned.parts).as_numpy_iterator())
     assert [number for ids, _ in batches for number in ids] == [1, 2, 3]
     memory.pipe_file("/stream/2026113007/c.csv", b"4\n")
     assert names(source.plan(planned.position, HOUR, SIX + 7200)) == ["c.csv"]
@@ -195,9 +198,9 @@ def test_copies_of_old_windows_are_removed(tmp_path):
     source = Files(f"zip://*.csv::{archive}", lambda paths: paths.batch(1), settle_s=0)
     found = []
     for number in range(4):
-        piece = f"zip://{number}.csv::{archive}"
-        found += [path[0].decode() for path in source.dataset([piece]).as_numpy_iterator()]
-        assert open(found[-1]).read() == f"{number}\n"
+        part = f"zip://{number}.csv::{archive}"
+        found += [path[0].decode() for path in source.dataset([part]).as_numpy_iterator()]
+        assert pathlib.Path(found[-1]).read_text() == f"{number}\n"
     assert [os.path.exists(path) for path in found] == [False, False, True, True]
 
 
@@ -213,5 +216,5 @@ def test_a_file_that_vanishes_is_named(memory):
     planned = source.plan(None, CountWindows(1), time.time())
     memory.rm("/stream/a.csv")
     with pytest.raises(Exception, match=r"the file 'memory:///?/?stream/a\.csv' of the stream cannot be read"):
-        list(source.dataset(planned.pieces))
+        list(source.dataset(planned.parts))
     memory.pipe_file("/stream/a.csv", b"1\n")

@@ -37,7 +37,9 @@ def files(folder, **arguments):
 def test_two_workers_split_a_window_and_each_record_counts_once(model, tmp_path, no_young, monkeypatch):
     ids = write_many(tmp_path / "in", 12, 50)
     hosts, start = set(), Epoch.start
-    monkeypatch.setattr(Epoch, "start", lambda epoch, shard, host, kind: hosts.add(host) or start(epoch, shard, host, kind))
+    monkeypatch.setattr(
+        Epoch, "start", lambda epoch, shard, host, kind: hosts.add(host) or start(epoch, shard, host, kind)
+    )
     logs = fit(model, files(tmp_path / "in"), window=4, checkpoint=tmp_path / "run", windows=3)
     assert counts(model) == expected(ids)
     assert [one["examples"] for one in logs] == [200, 200, 200]
@@ -161,6 +163,32 @@ def test_a_callback_ends_the_training_after_its_window(model, tmp_path):
     assert len(list((tmp_path / "run").glob("ckpt-*"))) == 2
 
 
+class StopAt(keras.callbacks.Callback):
+    def __init__(self, epoch, batch):
+        super().__init__()
+        self.at, self.epoch = (epoch, batch), 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.at:
+            self.model.stop_training = True
+
+
+@pytest.mark.parametrize("every_steps", [None, 2])
+def test_a_window_that_is_broken_off_is_not_saved_and_comes_again(model, strategy, tmp_path, every_steps, caplog):
+    ids = write_many(tmp_path / "in", 3, 40)
+    checkpoint = WindowCheckpoint(tmp_path / "run", every_steps=every_steps)
+    ended = []
+    arguments = {"window": 1, "on_window_end": lambda window, logs: ended.append(window.number)}
+    logs = fit(model, files(tmp_path / "in"), checkpoint=checkpoint, callbacks=[StopAt(1, 3)], **arguments)
+    assert len(logs) == 1 and ended == [0] and "was broken off by a callback" in caplog.text
+    other = make_model(strategy)
+    fit(other, files(tmp_path / "in"), checkpoint=tmp_path / "run", windows=3, **arguments)
+    assert counts(other) == expected(ids)
+
+
 def test_checkpoints_within_a_window_and_in_the_background(model, strategy, tmp_path):
     ids = write_many(tmp_path / "in", 4, 80)
     checkpoint = WindowCheckpoint(tmp_path / "run", every_steps=4, background=True, full_every=3, keep=None)
@@ -221,8 +249,8 @@ class Planner(Files):
 
     def plan(self, position, rule, now_s):
         number = position or 0
-        pieces = tuple(self.windows[number])
-        return tfps.streaming.Planned(pieces, len(pieces), None, None, number + 1)
+        parts = tuple(self.windows[number])
+        return tfps.streaming.Planned(parts, len(parts), None, None, number + 1)
 
 
 def test_a_store_of_the_chief_alone_feeds_the_workers(model, tmp_path):
@@ -260,7 +288,7 @@ def test_a_file_that_vanishes_within_a_window_is_named_and_nothing_is_lost(model
 
     def plan_and_remove(*arguments):
         planned = plan(*arguments)
-        if "001.csv" in planned.pieces[0]:
+        if "001.csv" in planned.parts[0]:
             (tmp_path / "in" / "001.csv").rename(tmp_path / "001.csv")
         return planned
 

@@ -17,6 +17,7 @@ from tfps.streaming.offset_windows import OffsetPosition, divide_chunks, divide_
 
 kafka = pytest.importorskip("confluent_kafka")
 
+
 @pytest.fixture(scope="module")
 def brokers():
     return Brokers()
@@ -41,11 +42,15 @@ def model(shared):
     return shared
 
 
-def test_workers_read_their_ranges_and_each_message_counts_once(model, brokers, tmp_path, caplog, monkeypatch, no_young):
+def test_workers_read_their_ranges_and_each_message_counts_once(
+    model, brokers, tmp_path, caplog, monkeypatch, no_young
+):
     topic = brokers.topic()
     ids = brokers.send(topic, np.random.default_rng(0).integers(0, ROWS, 600))
     hosts, start = set(), Epoch.start
-    monkeypatch.setattr(Epoch, "start", lambda epoch, shard, host, kind: hosts.add(host) or start(epoch, shard, host, kind))
+    monkeypatch.setattr(
+        Epoch, "start", lambda epoch, shard, host, kind: hosts.add(host) or start(epoch, shard, host, kind)
+    )
     caplog.set_level(logging.INFO, "tfps")
     logs = fit(model, source(brokers, topic), window=200, checkpoint=tmp_path / "run", windows=3)
     assert counts(model) == expected(ids)
@@ -110,9 +115,9 @@ def test_fields_of_messages(brokers):
 def test_a_window_is_the_same_each_time_it_is_read(brokers):
     topic = brokers.topic()
     brokers.send(topic, range(500))
-    pieces = [[topic, 0, 3, 160], [topic, 2, 0, 99]]
+    parts = [[topic, 0, 3, 160], [topic, 2, 0, 99]]
     reader = source(brokers, topic, lambda messages: messages.map(lambda one: one["value"]).batch(7))
-    dataset = reader.dataset(pieces)
+    dataset = reader.dataset(parts)
     first, second = ([value for batch in dataset.as_numpy_iterator() for value in batch.tolist()] for _ in range(2))
     assert first == second
     # Message i is number i // 3 of partition i % 3.
@@ -139,13 +144,13 @@ def test_windows_of_time_by_the_timestamps_of_messages(brokers, monkeypatch):
     assert isinstance(waiting, Waiting) and "end of the window in 1 s" in waiting.reason
     first = reader.plan(None, rule, 1010.0)
     assert (first.start_s, first.end_s) == (1000.0, 1010.0)
-    assert first.pieces == ([topic, 0, 0, 2], [topic, 1, 0, 1])
+    assert first.parts == ([topic, 0, 0, 2], [topic, 1, 0, 1])
     # The message of 1009 came after one of 1012, so it is in the next window.
     second = reader.plan(first.position, rule, 1050.0)
-    assert (second.start_s, second.pieces) == (1010.0, ([topic, 0, 2, 4],))
+    assert (second.start_s, second.parts) == (1010.0, ([topic, 0, 2, 4],))
     # 1020 to 1030 has no message.
     third = reader.plan(second.position, rule, 1050.0)
-    assert (third.start_s, third.pieces) == (1030.0, ([topic, 0, 4, 5], [topic, 1, 1, 2]))
+    assert (third.start_s, third.parts) == (1030.0, ([topic, 0, 4, 5], [topic, 1, 1, 2]))
     assert isinstance(reader.plan(third.position, rule, 1050.0), Waiting)
 
 
@@ -166,7 +171,7 @@ def test_latest_begins_with_what_comes_after_the_first_look(brokers):
     assert isinstance(reader.plan(None, CountWindows(2), 0.0), Waiting)
     brokers.send(topic, range(3), partition=0)
     planned = reader.plan(None, CountWindows(2), 0.0)
-    assert planned.pieces == ([topic, 0, 5, 7],)
+    assert planned.parts == ([topic, 0, 5, 7],)
 
 
 def test_a_topic_that_is_not_there_is_named_with_those_that_are(brokers):
@@ -194,14 +199,16 @@ def test_messages_that_were_removed_are_an_error_or_are_skipped(brokers, caplog,
     topic = brokers.topic()
     brokers.send(topic, range(9), partition=0)
     reader = source(brokers, topic, lost=lost)
-    reader._watermarks = lambda one: (5, 9) if one[1] == 0 else (0, 0)  # as after a retention, which mock brokers do not have
+    reader._watermarks = lambda one: (
+        (5, 9) if one[1] == 0 else (0, 0)
+    )  # as after a retention, which mock brokers do not have
     position = OffsetPosition({(topic, 0): 2}).to_json()
     if lost == "error":
         with pytest.raises(SourceError, match="offsets 2 to 4 of partition 0 .* were removed before they were trained"):
             reader.plan(position, CountWindows(4), 0.0)
         return
     planned = reader.plan(position, CountWindows(4), 0.0)
-    assert planned.pieces == ([topic, 0, 5, 9],)
+    assert planned.parts == ([topic, 0, 5, 9],)
     assert "are skipped" in caplog.text
 
 
@@ -275,12 +282,14 @@ def test_a_count_is_divided_by_what_partitions_have():
         assert sum(ends.values()) - sum(first.values()) == count
         assert all(first[one] <= ends[one] <= high[one] for one in first)
         if total:
-            assert all(abs((ends[one] - first[one]) - count * (high[one] - first[one]) / total) < len(first) for one in first)
+            assert all(
+                abs((ends[one] - first[one]) - count * (high[one] - first[one]) / total) < len(first) for one in first
+            )
 
 
 def test_chunks_have_each_offset_once_and_take_partitions_in_turn():
-    pieces = [("t", 0, 5, 12), ("t", 1, 0, 3), ("u", 0, 7, 7)]
-    chunks = divide_chunks(pieces, 3)
+    parts = [("t", 0, 5, 12), ("t", 1, 0, 3), ("u", 0, 7, 7)]
+    chunks = divide_chunks(parts, 3)
     assert chunks[:2] == [("t", 0, 5, 8), ("t", 1, 0, 3)]
     offsets = [(topic, partition, i) for topic, partition, first, end in chunks for i in range(first, end)]
     assert sorted(offsets) == [("t", 0, i) for i in range(5, 12)] + [("t", 1, i) for i in range(3)]

@@ -35,16 +35,15 @@ def patch(owner, name, before):
     setattr(owner, name, patched)
 
 class Kill(keras.callbacks.Callback):
+    killed = False
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
     def on_train_batch_end(self, batch, logs=None):
-        if place in ("ps", "worker") and (self.epoch, batch) == (3, 4):
+        if place in ("ps", "worker") and (self.epoch, batch) == (3, 4) and not self.killed:
+            self.killed = True
             task = next(task for task in cluster.tasks if task.order.job == place)
             os.kill(task.pid, signal.SIGKILL)
         if place in ("batch", "signal") and batch == 7:
-            die()
-    def on_test_end(self, logs=None):
-        if place == "test":
             die()
     def on_epoch_end(self, epoch, logs=None):
         if place == "epoch end":
@@ -62,6 +61,14 @@ if place == "removing":
 cluster = tfps.LocalCluster(num_ps=1, num_workers=2)
 strategy = tfps.ParameterServerStrategy(cluster, dense_tables_bytes=0)
 model = make_model(strategy)
+if place == "ps test":
+    stock = model.evaluate
+    def evaluate(*args, **kwargs):
+        if not Kill.killed and (folder / "run" / "latest").exists():
+            Kill.killed = True
+            os.kill(next(task for task in cluster.tasks if task.order.job == "ps").pid, signal.SIGKILL)
+        return stock(*args, **kwargs)
+    model.evaluate = evaluate
 if place == "test":
     stock = model.evaluate
     model.evaluate = lambda *args, **kwargs: (stock(*args, **kwargs), die())[0]
@@ -116,7 +123,7 @@ def test_a_window_goes_on_within_after_kills_and_a_signal(tmp_path):
     assert run(tmp_path, "batch", within).returncode == -9
     # Batch 7 of 10 was under way: three and three are saved, with the rest of the window and what its test gave.
     state = saved_state(tmp_path)
-    assert [pathlib.Path(piece).name for piece in state["window"]["pieces"]] == ["000.csv", "001.csv"]
+    assert [pathlib.Path(part).name for part in state["window"]["parts"]] == ["000.csv", "001.csv"]
     assert set(state["tested"]) == {"test_loss"}
     assert kill_and_finish(tmp_path, ["signal", "epoch end"], within)["counts"] == expected(ids)
 
@@ -133,8 +140,9 @@ def test_messages_count_once_after_kills(tmp_path, every_steps):
     assert kill_and_finish(tmp_path, places, within)["counts"] == expected(ids)
 
 
-@pytest.mark.parametrize("place", ["ps", "worker"])
-@pytest.mark.parametrize("every_steps", [None, 3])
+@pytest.mark.parametrize(
+    ("place", "every_steps"), [("ps", None), ("ps", 3), ("ps test", None), ("ps test", 3), ("worker", 3)]
+)
 def test_a_task_that_dies_is_replaced_and_the_window_goes_on(tmp_path, place, every_steps):
     ids = write_many(tmp_path / "in", 16, 40)
     done = finish(tmp_path, place, {"every_steps": every_steps})

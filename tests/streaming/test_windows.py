@@ -43,7 +43,7 @@ def test_a_window_comes_back_from_json():
     assert str(Window(4, None, None, ("a",), 1)) == "window 4"
 
 
-@pytest.mark.parametrize("broken", [None, [], {}, {"number": -1}, {"number": 0, "pieces": "a", "count": 1}])
+@pytest.mark.parametrize("broken", [None, [], {}, {"number": -1}, {"number": 0, "parts": "a", "count": 1}])
 def test_a_broken_window_is_no_window(broken):
     with pytest.raises(CheckpointError):
         Window.from_json(broken)

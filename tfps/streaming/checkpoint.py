@@ -13,6 +13,7 @@ from tfps.errors import CheckpointError
 from tfps.keras import checkpoints
 from tfps.keras._compat import TFEpochIterator
 from tfps.keras.checkpoint_callback import Checkpoint
+from tfps.keras.model_content import strategy_of
 from tfps.keras.resuming import Progress
 from tfps.saving.folders import name_of
 from tfps.saving.manifest import Manifest
@@ -90,7 +91,7 @@ class StreamState:
 class WindowCheckpoint(Checkpoint):
     """Saves the training of a stream, for `tfps.streaming.fit`.
 
-    It saves at the end of every window, and with `every_steps` or `every_s` also within one, with the pieces of the
+    It saves at the end of every window, and with `every_steps` or `every_s` also within one, with the parts of the
     window and the place in them. Model and position are in one checkpoint, so after any kill each record counts once.
 
     Args:
@@ -118,6 +119,11 @@ class WindowCheckpoint(Checkpoint):
     def saved(self) -> StreamState | None:
         """What the last complete checkpoint of this program has; None before the first one."""
         return self._saved
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the window was trained to its end, and not broken off by a signal or a callback."""
+        return not self._stopped
 
     @property
     def path(self) -> str:
@@ -182,6 +188,16 @@ class WindowCheckpoint(Checkpoint):
         elif recovered is not None:
             self._check_window(recovered)
         self._continues = True
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Saves, if it is time, and notes whether a callback breaks the window off."""
+        strategy = strategy_of(self.model)
+        asked = strategy is not None and strategy.stop_signals.asked
+        if self.model.stop_training and not asked:
+            # Such as at a loss of NaN: neither the half window nor this model is saved.
+            self._stopped = True
+            return
+        super().on_train_batch_end(batch, logs)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Saves the end of the window, if its epoch has not done it."""

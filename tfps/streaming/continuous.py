@@ -9,6 +9,7 @@ Threading: the main thread of the chief.
 import collections
 import dataclasses
 import functools
+import logging
 import os
 import time
 import warnings
@@ -21,13 +22,16 @@ import tensorflow as tf
 from tfps.checks import check_bool, check_callable, check_choice, check_integer, check_list, check_number, check_type
 from tfps.errors import ConfigError
 from tfps.keras import building
-from tfps.keras.server_recovery import RestoringCallback
+from tfps.keras.model_content import strategy_of
+from tfps.keras.server_recovery import RestoringCallback, fit_through_losses
 from tfps.streaming.checkpoint import StreamState, WindowCheckpoint
 from tfps.streaming.interface import Source
-from tfps.streaming.loop_callbacks import Logs, WindowCallbacks, WindowEnd
+from tfps.streaming.loop_callbacks import LearningRate, Logs, WindowCallbacks, WindowEnd
 from tfps.streaming.reports import examples_of, report_window
 from tfps.streaming.waiting import next_window
 from tfps.streaming.windows import Rule, Window, parse_window
+
+_LOG = logging.getLogger("tfps")
 
 _KEPT_LOGS = 1000
 """The number of windows whose logs `fit` returns: a training that never ends must not fill the memory with them."""
@@ -104,7 +108,8 @@ def fit(
         check_choice("verbose", verbose, ("auto",)) if isinstance(verbose, str) else check_integer("verbose", verbose),
     )
     if not isinstance(checkpoint, WindowCheckpoint):
-        checkpoint = WindowCheckpoint(check_type("checkpoint", checkpoint, (str, os.PathLike), "a path or a URL"))
+        check_type("checkpoint", checkpoint, (str, os.PathLike), "a path or a URL")
+        checkpoint = WindowCheckpoint(checkpoint)
     source.check(settings.rule)
     return _Training(model, source, checkpoint, settings).run()
 
@@ -136,7 +141,11 @@ class _Training:
         while not stopped and (last is None or state.number < last):
             state, dataset = self._prepare(state)
             assert state.window is not None
-            self._logs.append(self._run_window(state, dataset))
+            logs = self._run_window(state, dataset)
+            if not self._checkpoint.is_whole:
+                _LOG.warning("%s was broken off by a callback. It is not saved, and comes again.", state.window)
+                break
+            self._logs.append(logs)
             self._commit()
             stopped, state = self._model.stop_training, state.next
         self._end()
@@ -151,7 +160,7 @@ class _Training:
         while True:
             begun = state if state.window else next_window(self._source, state, self._settings.rule, self._model)
             assert begun.window is not None
-            dataset = self._source.dataset(begun.window.pieces)
+            dataset = self._source.dataset(begun.window.parts)
             if self._is_restored:
                 return begun, dataset
             # Only now the form of the batches is known, from which Keras builds a model.
@@ -167,15 +176,14 @@ class _Training:
         """Tests and learns a window; the checkpoint callback saves it."""
         window, settings, began = state.window, self._settings, time.monotonic()
         assert window is not None
-        if settings.learning_rate is not None:
-            self._set_learning_rate(settings.learning_rate, window)
+        own = self._own_callbacks(window)
         if not state.tested and settings.test:
-            results = _without_warning(self._model.evaluate)(dataset, verbose=0, return_dict=True)
+            results = self._evaluate(dataset)
             state = dataclasses.replace(state, tested={f"test_{name}": float(one) for name, one in results.items()})
         self._checkpoint.begin_window(state)
         callbacks = WindowCallbacks(
             settings.callbacks,
-            [*self._window_end(window), self._checkpoint],
+            own,
             begins=not self._has_begun,
             tested=state.tested,
             model=self._model,
@@ -195,20 +203,22 @@ class _Training:
         logs = {**logs, **state.tested, "examples": examples_of(self._model), "seconds": time.monotonic() - began}
         return report_window(window, self._source.unit, logs)
 
-    def _window_end(self, window: Window) -> list[keras.callbacks.Callback]:
-        function = self._settings.on_window_end
-        return [] if function is None else [WindowEnd(window, function)]
+    def _evaluate(self, dataset: tf.data.Dataset) -> dict[str, float]:
+        """Tests the model; a server that dies meanwhile is replaced, as in `fit`."""
+        evaluate = functools.partial(_without_warning(self._model.evaluate), dataset, verbose=0, return_dict=True)
+        if strategy_of(self._model) is None:
+            return evaluate()
+        return fit_through_losses(evaluate, self._model, [self._checkpoint])
 
-    def _set_learning_rate(self, function: Callable[[Window], float], window: Window) -> None:
-        """Sets the learning rate of a window."""
-        rate = check_number(f"learning_rate of {window}", function(window), at_least=0)
-        try:
-            self._model.optimizer.learning_rate = rate
-        except TypeError as error:
-            raise ConfigError(
-                f"`learning_rate` needs an optimizer with a number as its learning rate. Received: an optimizer with "
-                f"another schedule ({error})."
-            ) from None
+    def _own_callbacks(self, window: Window) -> list[keras.callbacks.Callback]:
+        """Returns our callbacks for a window; that which saves comes last."""
+        settings, own = self._settings, list[keras.callbacks.Callback]()
+        if settings.learning_rate is not None:
+            rate = check_number(f"learning_rate of {window}", settings.learning_rate(window), at_least=0)
+            own.append(LearningRate(rate))
+        if settings.on_window_end is not None:
+            own.append(WindowEnd(window, settings.on_window_end, self._checkpoint))
+        return [*own, self._checkpoint]
 
     def _commit(self) -> None:
         """Tells the source what is saved. It may fail: the checkpoint alone decides where a training goes on."""
@@ -223,7 +233,7 @@ class _Training:
             self._checkpoint.finish()
             self._commit()
             for callback in self._settings.callbacks:
-                callback.on_train_end(dict(self._logs[-1]))
+                callback.on_train_end(dict(self._logs[-1]) if self._logs else None)
 
 
 def _without_warning(function: Callable[..., Any]) -> Callable[..., Any]:

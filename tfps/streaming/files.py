@@ -43,8 +43,8 @@ class Files:
             out and says so, "error" ends the training.
         done: the name of a mark. Files of a folder count once the mark is in it ("_SUCCESS"); with "{name}" each file
             has a mark of its own ("{name}.done"). None: a file counts once it has not changed for `settle_s`.
-        settle_s: the seconds without a change after which a file without a mark is complete; 0 if files appear when they
-            are whole, by a rename or in an object store.
+        settle_s: the seconds without a change after which a file without a mark is complete; 0 if files appear when
+            they are whole, by a rename or in an object store.
         wait_s: the seconds after the end of a window in which its files may still come.
         start: the time before which files are left out; None for all files.
         poll_s: the seconds between two looks.
@@ -134,9 +134,9 @@ class Files:
             {file: times[file] for file in ready}, unfinished, before.next_s, rule, now_s - self._wait_s
         )
 
-    def dataset(self, pieces: Sequence[JSON]) -> tf.data.Dataset:
+    def dataset(self, parts: Sequence[JSON]) -> tf.data.Dataset:
         """See `Source`."""
-        paths = [str(piece) for piece in pieces]
+        paths = [str(part) for part in parts]
         names = tf.data.Dataset.from_tensor_slices(paths)
         if isinstance(self._listing, StoreListing):
             window = hashlib.blake2b("\n".join(paths).encode(), digest_size=8).hexdigest()

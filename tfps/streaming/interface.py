@@ -22,14 +22,14 @@ class Planned:
     """The next window.
 
     Args:
-        pieces: what it consists of, at least one.
+        parts: what it consists of, at least one.
         count: the number of files or messages.
         start_s: the time at which it begins; None for a window of a count.
         end_s: the time before which it ends; None for a window of a count.
         position: the position after it.
     """
 
-    pieces: tuple[JSON, ...]
+    parts: tuple[JSON, ...]
     count: int
     start_s: float | None
     end_s: float | None
@@ -83,7 +83,7 @@ class Source(Protocol):
         """
         ...
 
-    def dataset(self, pieces: Sequence[JSON]) -> tf.data.Dataset:
+    def dataset(self, parts: Sequence[JSON]) -> tf.data.Dataset:
         """Returns the batches of a window, the same ones each time."""
         ...
 

@@ -153,9 +153,9 @@ class Kafka:
                 ends[one] = max(ends[one], first[one] + 1)
         return _planned(first, ends, start_s, end_s)
 
-    def dataset(self, pieces: Sequence[JSON]) -> tf.data.Dataset:
+    def dataset(self, parts: Sequence[JSON]) -> tf.data.Dataset:
         """See `Source`."""
-        ranges = [_parse_piece(piece) for piece in pieces]
+        ranges = [_parse_part(part) for part in parts]
         count = sum(end - first for _, _, first, end in ranges)
         most = max(1, min(_MOST_IN_CHUNK, math.ceil(count / _CHUNKS)))
         chunks = tf.data.Dataset.from_tensor_slices([json.dumps(chunk) for chunk in divide_chunks(ranges, most)])
@@ -267,13 +267,11 @@ class Kafka:
 def _planned(
     first: dict[Partition, int], ends: dict[Partition, int], start_s: float | None, end_s: float | None
 ) -> Planned:
-    pieces = tuple([*one, first[one], ends[one]] for one in sorted(first) if first[one] < ends[one])
+    parts = tuple([*one, first[one], ends[one]] for one in sorted(first) if first[one] < ends[one])
     count = sum(ends[one] - first[one] for one in first)
-    return Planned(
-        pieces, count, start_s, end_s if start_s is not None else None, OffsetPosition(ends, end_s).to_json()
-    )
+    return Planned(parts, count, start_s, end_s if start_s is not None else None, OffsetPosition(ends, end_s).to_json())
 
 
-def _parse_piece(piece: JSON) -> tuple[str, int, int, int]:
-    topic, partition, first, end = check_list("piece", piece, "a topic, a partition and two offsets")
+def _parse_part(part: JSON) -> tuple[str, int, int, int]:
+    topic, partition, first, end = check_list("part", part, "a topic, a partition and two offsets")
     return str(topic), int(partition), int(first), int(end)

@@ -1,7 +1,7 @@
 """Reads ranges of messages from Kafka, on the task that trains them.
 
 A range of offsets always gives the same messages, so it can be read again: by the test and the training of a window,
-and by another worker after a loss. Nobody joins a consumer group: who reads what is in the pieces of the window.
+and by another worker after a loss. Nobody joins a consumer group: who reads what is in the parts of the window.
 
 Threading: TensorFlow's threads, several at once; each read has a reader of its own.
 """
@@ -235,9 +235,9 @@ def _give_back(reader: Reader) -> None:
         one.close()
 
 
-def _read_messages(piece: bytes, config: bytes, fields: bytes, timeout_s: np.float64) -> Sequence[np.ndarray[Any, Any]]:
-    """Returns the fields of the messages of a piece, each an array [messages]."""
-    topic, partition, first, end = json.loads(piece)
+def _read_messages(part: bytes, config: bytes, fields: bytes, timeout_s: np.float64) -> Sequence[np.ndarray[Any, Any]]:
+    """Returns the fields of the messages of a part, each an array [messages]."""
+    topic, partition, first, end = json.loads(part)
     messages = read_range(config.decode(), topic, partition, first, end, float(timeout_s))
     return [_column(name, messages) for name in json.loads(fields)]
 

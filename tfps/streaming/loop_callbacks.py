@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from tfps.errors import ConfigError
+from tfps.streaming.checkpoint import WindowCheckpoint
 from tfps.streaming.windows import Window
 
 Logs = dict[str, Any]
@@ -17,15 +19,41 @@ class WindowEnd(keras.callbacks.Callback):
     Args:
         window: the window.
         function: the function, of the window and its logs.
+        checkpoint: what saves the window.
     """
 
-    def __init__(self, window: Window, function: Callable[[Window, Logs], object]) -> None:
+    def __init__(
+        self, window: Window, function: Callable[[Window, Logs], object], checkpoint: WindowCheckpoint
+    ) -> None:
         super().__init__()
-        self._window, self._function = window, function
+        self._window, self._function, self._checkpoint = window, function, checkpoint
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Calls the function."""
-        self._function(self._window, dict(logs or {}))
+        """Calls the function, unless the window was broken off."""
+        if self._checkpoint.is_whole:
+            self._function(self._window, dict(logs or {}))
+
+
+class LearningRate(keras.callbacks.Callback):
+    """Sets the learning rate of a window.
+
+    Args:
+        rate: the learning rate.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self._rate = rate
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Sets it; also where a checkpoint with that of the window before was restored after the loss of a server."""
+        try:
+            self.model.optimizer.learning_rate = self._rate
+        except TypeError as error:
+            raise ConfigError(
+                "`learning_rate` needs an optimizer whose learning rate is a number. Received: an optimizer with a "
+                f"schedule ({error})."
+            ) from None
 
 
 class WindowCallbacks(keras.callbacks.CallbackList):
@@ -40,6 +68,8 @@ class WindowCallbacks(keras.callbacks.CallbackList):
         verbose: as for `fit`.
         epochs: the number of the window after this one.
     """
+
+    callbacks: list[keras.callbacks.Callback]
 
     def __init__(
         self,

@@ -73,18 +73,18 @@ def divide_count(first: Offsets, high: Offsets, count: int) -> dict[Partition, i
     return {one: first[one] + taken[one] for one in first}
 
 
-def divide_chunks(pieces: list[tuple[str, int, int, int]], most: int) -> list[tuple[str, int, int, int]]:
+def divide_chunks(parts: list[tuple[str, int, int, int]], most: int) -> list[tuple[str, int, int, int]]:
     """Divides ranges of offsets into chunks, which workers read one at a time.
 
     Args:
-        pieces: topic, partition, first offset and the offset after the last one.
+        parts: topic, partition, first offset and the offset after the last one.
         most: the number of offsets in a chunk.
 
     Returns:
         The chunks: the first ones of all partitions, then the second ones, so that partitions are trained side by side.
     """
     rounds: list[tuple[int, int, tuple[str, int, int, int]]] = []
-    for index, (topic, partition, first, end) in enumerate(pieces):
+    for index, (topic, partition, first, end) in enumerate(parts):
         for number, begin in enumerate(range(first, end, most)):
             rounds.append((number, index, (topic, partition, begin, min(begin + most, end))))
     return [chunk for _, _, chunk in sorted(rounds)]

@@ -40,7 +40,7 @@ def next_window(source: Source, state: StreamState, rule: Rule, model: keras.Mod
             while signals is None or not signals.asked:
                 planned = patience.plan(source, state, rule)
                 if planned is not None:
-                    window = Window(state.number, planned.start_s, planned.end_s, planned.pieces, planned.count)
+                    window = Window(state.number, planned.start_s, planned.end_s, planned.parts, planned.count)
                     return dataclasses.replace(state, window=window, after=planned.position)
                 _sleep(source.poll_s, signals)
         finally:

@@ -25,14 +25,14 @@ class Window:
         number: the number of the window in this training, from 0, over all programs.
         start_s: the time at which it begins; None for a window of a count.
         end_s: the time before which it ends; None for a window of a count.
-        pieces: what it consists of, as its source divides it: paths, or ranges of offsets.
+        parts: what it consists of, as its source divides it: paths, or ranges of offsets.
         count: the number of files or messages.
     """
 
     number: int
     start_s: float | None
     end_s: float | None
-    pieces: tuple[JSON, ...]
+    parts: tuple[JSON, ...]
     count: int
 
     @property
@@ -50,7 +50,7 @@ class Window:
 
     def to_json(self) -> dict[str, JSON]:
         """Returns the window as JSON."""
-        return {**dataclasses.asdict(self), "pieces": list(self.pieces)}
+        return {**dataclasses.asdict(self), "parts": list(self.parts)}
 
     @classmethod
     def from_json(cls, value: JSON) -> "Window":
@@ -66,7 +66,7 @@ class Window:
             check_integer("number", fields.get("number"), at_least=0, error=CheckpointError),
             start,
             end,
-            tuple(check_list("pieces", fields.get("pieces"), "a list of pieces", error=CheckpointError)),
+            tuple(check_list("parts", fields.get("parts"), "a list of parts", error=CheckpointError)),
             check_integer("count", fields.get("count"), at_least=0, error=CheckpointError),
         )
 
