@@ -213,7 +213,9 @@ class Checkpoint(RestoringCallback):
             return checkpoints.prepare(self.model, state, step, copies=copies), {}
         content = content_of(self.model)
         found = self._touches.since(content) if 0 < len(self._chain) < self._full_every else None
-        if found is None:
+        # A delta has rows that came or changed. One that has gone would come back with the checkpoint before it.
+        gone = None if found is None else self._touches.evicted(content)
+        if found is None or gone is None or any(ids.size for ids in gone):
             self._chain = []
             self._touches.begin(content)
             return checkpoints.prepare(self.model, state, step, copies=copies), {}
