@@ -11,6 +11,8 @@ from tfps.types import Shape, is_integer
 
 _NARROW_BYTES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "int4": 1, "uint4": 1}
 """Bytes of an element of the types that Keras and TensorFlow have and numpy lacks."""
+_GROWING_ROW_BYTES = 16
+"""What a row of a table that grows takes beyond its floats: its id, its part of the index, and when it was used."""
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -99,7 +101,8 @@ class VariableSpec:
     def bytes_of_rows(self, rows: int) -> int:
         """Returns the bytes of some rows and their slots."""
         # Example: a row of 16 floats with one slot and one row slot is 64 + 64 + 4 bytes.
-        return rows * (self.row_bytes * (1 + self.slots) + dtype_bytes(self.dtype) * self.row_slots)
+        own = self.row_bytes * (1 + self.slots) + dtype_bytes(self.dtype) * self.row_slots
+        return rows * (own + (_GROWING_ROW_BYTES if self.growing else 0))
 
     @property
     def row_bytes(self) -> int:
