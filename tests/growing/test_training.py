@@ -182,3 +182,13 @@ def test_layers_share_a_table(strategy):
         model.compile(keras.optimizers.SGD(1.0), loss=lambda _, y: keras.ops.sum(y))
     model.fit(np.array([[4, 4], [4, 9]] * 8), np.zeros(16), batch_size=4, verbose=0)
     assert {one: -row[0] for one, row in rows_of(shared).items()} == {4: 24.0, 9: 8.0}
+
+
+def test_gradients_of_a_repeated_id_are_summed_whatever_the_strategy_does(strategy, monkeypatch):
+    monkeypatch.setattr(strategy.factory, "keep_repeats", True)
+    model = counter(strategy, "adagrad")
+    ids = np.array([[2**62 + 5, 2**62 + 5], [-3, 2**62 + 5]] * 4)
+    model.fit(ids, np.zeros(8), batch_size=8, verbose=0)
+    # One step of Adagrad: the root of the sum of squares is that of the summed gradient, so each row moves as far.
+    moved = {one: -row[0] for one, row in rows_of(model.get_layer("counts")).items()}
+    assert moved == {2**62 + 5: pytest.approx(0.001, rel=1e-2), -3: pytest.approx(0.001, rel=1e-2)}
