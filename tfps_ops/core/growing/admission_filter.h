@@ -5,7 +5,8 @@
 // are at least half of those that the filter is made for, and those forgotten have not come for that long.
 //
 // Errors go one way: a key that shares its place and 12 bits with another has the sum of both counts, and may be admitted early.
-// With some 2 * 26 entries to meet, that happens to about 1 key in 80; counts are never too small but by forgetting.
+// With some 2 * 26 entries to meet, that happens to about 1 key in 80; counts are never too small but by forgetting. Counts
+// stay when a key is admitted, as others may share them: a key that is evicted and soon comes back has its row at once.
 #ifndef TFPS_OPS_CORE_GROWING_ADMISSION_FILTER_H_
 #define TFPS_OPS_CORE_GROWING_ADMISSION_FILTER_H_
 
@@ -29,8 +30,6 @@ class AdmissionFilter {
 
   // Counts one more of a word and returns its count, at most kMaxCount.
   int Increment(uint64_t word);
-  // Begins to count anew.
-  void Forget(uint64_t word);
   void Clear();
 
  private:

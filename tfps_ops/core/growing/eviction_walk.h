@@ -60,12 +60,14 @@ class EvictionWalk {
   // Finds the thresholds of a criterion from a sample; false where no row may go.
   bool Press(Criterion* criterion);
   void SampleSegment(const Segment& segment, const Criterion& criterion, int64_t most);
+  // Rows by which the hand falls behind with each update.
   double SliceOfUpdate();
 
   TableParts& parts_;
   std::mutex mutex_;          // guards what follows
   int hand_segment_ = 0;
   int64_t hand_left_ = -1;    // blocks of the segment that the hand has not visited, from the last to the first; -1: all
+  int64_t round_rows_ = 0;    // of the table when the hand was at its first segment: it slows down no more than it did
   double credit_ = 0;         // rows that the hand is behind
   double last_slice_ = -1;    // seconds; below 0: never
   uint64_t sample_seed_ = 1;

@@ -3,22 +3,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <map>
 #include <set>
 #include <unordered_map>
-#include <unordered_set>
 
+#include "tfps_ops/core/growing/growing_testing.h"
 #include "tfps_ops/core/growing/key_mix.h"
-#include "tfps_ops/core/testing.h"
 
 namespace tfps {
 namespace {
 
-using Keys = std::vector<int64_t>;
 using Rows = std::shared_ptr<GrowingRows>;
-
-RowKeys Of(const Keys& keys) { return {keys.data(), static_cast<int64_t>(keys.size())}; }
 
 GrowingOptions Uniform(int64_t dim) {
   GrowingOptions options;
@@ -32,12 +27,6 @@ std::vector<float> FirstRow(const GrowingOptions& options, int64_t key) {
   std::vector<float> row(options.dim);
   WriteFirstValue(options.first, key, options.dim, row.data());
   return row;
-}
-
-std::vector<float> Read(GrowingRows& rows, int column, const Keys& keys) {
-  std::vector<float> out(keys.size() * rows.ColumnWidth(column));
-  TFPS_CHECK(rows.Copy(column, Of(keys), false, out.data(), InCallersThread).ok());
-  return out;
 }
 
 // All rows and columns of a table, read in chunks; each key once.

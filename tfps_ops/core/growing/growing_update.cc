@@ -79,9 +79,9 @@ bool GrowingTable::Admit(Segment* segment, uint64_t word, int64_t update_number)
   return true;
 }
 
+// Its next life begins with no count.
 void GrowingTable::ForgetCount(Segment* segment, uint64_t word) {
   if (segment->pending != nullptr) segment->pending->Remove(word);
-  if (filter_ != nullptr) filter_->Forget(word);
 }
 
 // kNoRoom: try again when there is. `admitted`: the key was, and had no room.
