@@ -84,10 +84,8 @@ def _measure(
         # A B B A, so that neither is always the first.
         side = "with" if number % 4 in (1, 2) else "without"
         meter = Meter(processes)
-        meter.start()
         trained = (model, export) if side == "with" else (plain,)
-        steps, seconds = _fit(trained[0], args, pace, args.seconds, *trained[1:])
-        meter.stop()
+        steps, seconds = _fit(trained[0], args, pace, args.seconds, *trained[1:], meter=meter)
         assert meter.reading is not None
         speeds[side].append(_BATCH * steps / seconds)
         cpu[side].append(sum(meter.reading.cpu_ms.values()) / (_BATCH * steps / 1000))
@@ -142,17 +140,27 @@ class _Pace:
 
 
 class _Clock(keras.callbacks.Callback):
-    """Counts the steps of a `fit`, and the seconds from the first to the last."""
+    """Counts the steps of a `fit`, from the first to the last, and measures that time.
 
-    def __init__(self) -> None:
+    The version at the end of `fit` comes after it: a training that goes on has none.
+    """
+
+    def __init__(self, meter: Meter | None) -> None:
         super().__init__()
-        self._began, self.steps, self.seconds = 0.0, -1, 0.0
+        self._meter, self._began, self.steps, self.seconds = meter, 0.0, -1, 0.0
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         """Looks at the clock."""
-        now = time.monotonic()
-        self._began = self._began or now
-        self.steps, self.seconds = self.steps + 1, now - self._began
+        if not self._began:
+            self._began = time.monotonic()
+            if self._meter is not None:
+                self._meter.start()
+        self.steps, self.seconds = self.steps + 1, time.monotonic() - self._began
+
+    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+        """Stops the meter."""
+        if self._meter is not None:
+            self._meter.stop()
 
 
 def _fit(
@@ -161,6 +169,7 @@ def _fit(
     pace: _Pace,
     seconds: float,
     *callbacks: keras.callbacks.Callback,
+    meter: Meter | None = None,
 ) -> tuple[int, float]:
     """Trains for about some seconds; returns the steps and seconds between the first and the last batch."""
     rng = np.random.default_rng()
@@ -168,7 +177,7 @@ def _fit(
     ids = rng.integers(0, _HOT, (examples, _EACH))
     drawn = rng.random(examples) < pace.drawn
     ids[drawn, 0] = rng.integers(0, args.rows, int(drawn.sum()))
-    clock = _Clock()
+    clock = _Clock(meter)
     x = [ids, np.zeros((examples, 1), np.int64)]
     model.fit(x, np.ones((examples, 1), np.float32), batch_size=_BATCH, verbose=0, callbacks=[clock, *callbacks])
     return clock.steps, clock.seconds

@@ -8,6 +8,7 @@ import uuid
 import keras
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import parquet
 
 import tfps
@@ -306,6 +307,26 @@ def test_what_could_not_be_written_is_in_the_next_version(strategy, tmp_path, mo
     monkeypatch.setattr(LocalDraft, "write", lambda *args: (_ for _ in ()).throw(ExportError("the disk is full.")))
     with pytest.raises(ExportError, match="the disk is full"):
         fit(model, callback, examples=200)
+
+
+def test_an_object_store_that_does_not_answer_stops_no_training(strategy, monkeypatch, caplog):
+    url = f"memory://export-{uuid.uuid4().hex}"
+    model, callback, left = build(strategy), Export(url, every_s=0.1), [3]
+    real = MemoryFileSystem.pipe_file
+
+    def pipe_file(self, path, value, *args, **kwargs):
+        if left[0] and "delta" in path:
+            left[0] -= 1
+            # Of a class that is no OSError, as those of client libraries are.
+            raise RuntimeError("the endpoint is gone")
+        return real(self, path, value, *args, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", pipe_file)
+    fit(model, callback, Wait())
+    assert left == [0] and f"cannot write {url}/delta-2/dense.npz: the endpoint is gone" in caplog.text
+    follower = Follower(url, on_gap="raise")
+    follower.update()
+    assert_follows(follower, model)
 
 
 def test_a_version_begins_during_a_long_validation(strategy, tmp_path):
