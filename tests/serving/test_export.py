@@ -173,6 +173,32 @@ def test_a_restore_makes_a_full_version(strategy, tmp_path):
     assert_follows(follower, model)
 
 
+@pytest.mark.parametrize("what", ["a server was replaced", "rows were assigned"])
+def test_a_version_whose_rows_were_replaced_while_they_were_read_is_left_out(
+    strategy, tmp_path, monkeypatch, caplog, what
+):
+    model, real, done = build(strategy), LocalDraft.write, []
+    table = model.get_layer("wide").embeddings._value
+
+    def write(self, file, data):
+        real(self, file, data)
+        if self._target.name == "delta-2" and not done:
+            done.append(file)
+            if what == "a server was replaced":
+                strategy.remote_variables.remakes += 1
+            else:
+                table.assign_rows(np.array([1]), np.full((1, 8), 7, np.float32))
+
+    monkeypatch.setattr(LocalDraft, "write", write)
+    fit(model, Export(tmp_path, every_s=0.1), Wait())
+    assert done and "delta-2 is left out, because values were restored or assigned" in caplog.text
+    found = [(one.kind, one.number, one.parent) for one in versions(tmp_path)]
+    assert found[:2] == [("full", 1, None), ("full", 3, 1)] and not (tmp_path / "delta-2").exists()
+    follower = Follower(tmp_path, on_gap="raise")
+    follower.update()
+    assert_follows(follower, model)
+
+
 def test_a_training_that_is_started_again_goes_on_with_larger_numbers(strategy, tmp_path):
     fit(build(strategy), Export(tmp_path, every_s=1000))
     follower = Follower(tmp_path, on_gap="raise")
