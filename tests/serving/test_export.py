@@ -102,6 +102,7 @@ def test_a_follower_has_what_the_servers_have(strategy, tmp_path, mode):
 def test_an_object_store(strategy, monkeypatch):
     monkeypatch.setattr(version_writer, "CHUNK_BYTES", 2000)
     monkeypatch.setattr(version_writer, "_FILE_BYTES", 20_000)
+    monkeypatch.setattr(version_writer, "_SERVERS_AT_A_TIME", 1)
     url = f"memory://export-{uuid.uuid4().hex}"
     model = build(strategy)
     fit(model, Export(url, every_s=0.2), Wait())
