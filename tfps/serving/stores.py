@@ -211,7 +211,7 @@ class FsspecStore:
 
     def names(self) -> list[str]:
         """See `Store`."""
-        with _named(self.path, "read"), contextlib.suppress(FileNotFoundError):
+        with _named(self.path, "read", Exception), contextlib.suppress(FileNotFoundError):
             self._files.invalidate_cache()
             found = self._files.ls(self._path, detail=True)
             return [str(one["name"]).rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory"]
@@ -219,7 +219,7 @@ class FsspecStore:
 
     def read(self, name: str) -> bytes:
         """See `Store`."""
-        with _named(f"{self.path}/{name}", "read"):
+        with _named(f"{self.path}/{name}", "read", Exception):
             return bytes(self._files.cat_file(f"{self._path}/{name}"))
 
     def begin(self, name: str) -> "FsspecDraft":
@@ -228,13 +228,13 @@ class FsspecStore:
 
     def replace(self, name: str, data: bytes) -> None:
         """See `Store`."""
-        with _named(f"{self.path}/{name}", "write"):
+        with _named(f"{self.path}/{name}", "write", Exception):
             self._files.makedirs(self._path, exist_ok=True)
             self._files.pipe_file(f"{self._path}/{name}", data)
 
     def remove(self, name: str) -> None:
-        """See `Store`."""
-        with contextlib.suppress(OSError):
+        """See `Store`. What cannot be removed now is removed with the next version."""
+        with contextlib.suppress(FileNotFoundError, ExportError), _named(f"{self.path}/{name}", "remove", Exception):
             self._files.rm(f"{self._path}/{name}", recursive=True)
 
     @contextlib.contextmanager
@@ -254,13 +254,13 @@ class FsspecDraft:
 
     def __init__(self, files: Any, target: str, path: str) -> None:
         self._files, self._target, self._path = files, target, path
-        with _named(path, "write"):
+        with _named(path, "write", Exception):
             if files.exists(target):
                 files.rm(target, recursive=True)
 
     def write(self, file: str, data: bytes) -> None:
         """See `Draft`."""
-        with _named(f"{self._path}/{file}", "write"):
+        with _named(f"{self._path}/{file}", "write", Exception):
             self._files.makedirs(f"{self._target}/{file}".rpartition("/")[0], exist_ok=True)
             self._files.pipe_file(f"{self._target}/{file}", data)
 
@@ -269,7 +269,7 @@ class FsspecDraft:
 
     def discard(self) -> None:
         """See `Draft`."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError, ExportError), _named(self._path, "remove", Exception):
             self._files.rm(self._target, recursive=True)
 
 
@@ -299,11 +299,18 @@ def _sync(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _named(path: str, verb: str) -> Iterator[None]:
-    """Raises errors of the file system as ours, with the path. A missing file stays `FileNotFoundError`."""
+def _named(path: str, verb: str, kind: type[Exception] = OSError) -> Iterator[None]:
+    """Raises errors of a file system as ours, with the path. A missing file stays `FileNotFoundError`.
+
+    Args:
+        path: the path or URL, for messages.
+        verb: what is done to it.
+        kind: the errors. The libraries behind fsspec have errors of their own, which may be any.
+    """
     try:
         yield
     except FileNotFoundError:
         raise
-    except OSError as error:
-        raise ExportError(f"cannot {verb} {path}: {error.strerror or error}.") from None
+    except kind as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ExportError(f"cannot {verb} {path}: {why}.") from error
