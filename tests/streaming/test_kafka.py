@@ -192,6 +192,25 @@ def test_chunks_are_divided_between_workers_before_they_are_read(brokers):
     assert split_by_file(graph, 2)
 
 
+def test_messages_are_read_only_as_training_asks_for_them(brokers, monkeypatch):
+    topic = brokers.topic()
+    brokers.send(topic, range(3200), partition=0)
+    read, stock = [], kafka_reader.read_range
+
+    def read_range(config, topic, partition, first, end, timeout_s):
+        read.append((first, end))
+        return stock(config, topic, partition, first, end, timeout_s)
+
+    monkeypatch.setattr(kafka_reader, "read_range", read_range)
+    batches = iter(source(brokers, topic).dataset([[topic, 0, 0, 3200]]))
+    next(batches)
+    time.sleep(1)
+    # One chunk of 100 that the batch is from, one ahead, and one that waits for its place.
+    assert read == [(0, 100), (100, 200), (200, 300)][: len(read)] and len(read) <= 3
+    assert sum(1 for _ in batches) == 399
+    assert len(read) == 32
+
+
 class Message:
     def __init__(self, offset, error=None):
         self._offset, self._error = offset, error
