@@ -42,12 +42,12 @@ void CutWords(int64_t room, bool is_first, std::vector<ScannedWord>* words, int6
 
 }  // namespace
 
-RowMeta GrowingTable::MetaOf(const Segment& segment, const uint8_t* block, const TickHistory& history) const {
+RowMeta GrowingTable::MetaOf(const Segment& segment, const uint8_t* block, const TickHistory& history, double now) const {
   RowMeta meta;
   const auto idle_since = [&](uint32_t tick) { return tick == 0 ? nullptr : history.Of(tick); };
   if (const TickRecord* record = idle_since(segment.layout->Tick(block))) {
     meta.idle_updates = std::max<int64_t>(0, parts_.clock.updates() - record->updates);
-    meta.idle_seconds = static_cast<float>(std::max(0.0, parts_.clock.now() - record->seconds));
+    meta.idle_seconds = static_cast<float>(std::max(0.0, now - record->seconds));
   }
   if (parts_.IsKind(Eviction::Kind::kSmallNorm)) {
     const TickRecord* born = idle_since(TableParts::BirthTick(segment, block));
@@ -62,6 +62,7 @@ void GrowingTable::ScanSegment(int number, const std::vector<int>& columns, uint
                                GrowingChunk* chunk) const {
   const Segment& segment = parts_.segments[number];
   const auto history = parts_.clock.History();
+  const double now = parts_.clock.now();
   const std::lock_guard<SpinLock> lock(segment.lock());
   std::vector<ScannedWord> words;
   for (int block = 0; block < segment.count(); ++block) {
@@ -79,7 +80,7 @@ void GrowingTable::ScanSegment(int number, const std::vector<int>& columns, uint
       std::vector<float>* out = c == 0 ? &chunk->rows.rows : &chunk->rows.slots[c - 1];
       out->insert(out->end(), floats, floats + column.width);
     }
-    chunk->meta.push_back(MetaOf(segment, block, *history));
+    chunk->meta.push_back(MetaOf(segment, block, *history, now));
   }
 }
 

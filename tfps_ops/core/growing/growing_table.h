@@ -73,7 +73,7 @@ class GrowingTable final : public GrowingRows {
   // Scans (growing_scan.cc).
   void ScanSegment(int number, const std::vector<int>& columns, uint64_t first_word, int64_t max_rows,
                    GrowingChunk* chunk) const;
-  RowMeta MetaOf(const Segment& segment, const uint8_t* block, const TickHistory& history) const;
+  RowMeta MetaOf(const Segment& segment, const uint8_t* block, const TickHistory& history, double now) const;
 
   // The first Since: ticks for all rows, and the log.
   Status BeginRecording();
