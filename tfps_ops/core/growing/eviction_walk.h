@@ -55,8 +55,11 @@ class EvictionWalk {
   bool GoesByRule(const Segment& segment, const uint8_t* block, const Criterion& criterion) const;
   bool HasRoom(int64_t rows) const;
   bool ByScore() const { return parts_.IsKind(Eviction::Kind::kScore) || parts_.IsKind(Eviction::Kind::kLeastFrequent); }
-  bool HasRule() const { return !ByScore() ? !parts_.IsKind(Eviction::Kind::kNone) && !parts_.IsKind(Eviction::Kind::kLeastRecent)
-                                          : parts_.IsKind(Eviction::Kind::kScore); }
+  // Whether rows go that a budget does not ask for.
+  bool HasRule() const {
+    return parts_.IsKind(Eviction::Kind::kUnseen) || parts_.IsKind(Eviction::Kind::kSmallNorm) ||
+           parts_.IsKind(Eviction::Kind::kScore);
+  }
   // Finds the thresholds of a criterion from a sample; false where no row may go.
   bool Press(Criterion* criterion);
   void SampleSegment(const Segment& segment, const Criterion& criterion, int64_t most);

@@ -99,6 +99,11 @@ TFPS_TEST(TheFilterCountsKeysAndForgetsOldOnes) {
   // Half of the filter's keys later it still knows, at least.
   for (int64_t key = 0; key < 45'000; ++key) count(key);
   TFPS_CHECK(count(-5) == 15);
+  // A key that keeps coming takes its count along however many others come.
+  for (int64_t key = 100'000; key < 300'000; ++key) {
+    count(key);
+    if (key % 20'000 == 0) TFPS_CHECK(count(-5) == 15);
+  }
   // Twice as many keys as it has room for have pushed out the first ones.
   for (int64_t key = 1'000'000; key < 1'200'000; ++key) count(key);
   int64_t known = 0;

@@ -85,8 +85,8 @@ Status GrowingTable::AssignRow(int column, int64_t width, uint64_t word, const f
   }
   return ResourceExhausted("no room for the row of key ", parts_.mix.KeyOf(word), ": the table has ",
                            parts_.rows.load(std::memory_order_relaxed), " rows in ", parts_.memory.bytes(),
-                           " bytes, with budgets of ", parts_.options.eviction.max_rows, " rows and ", parts_.memory.max_bytes(),
-                           " bytes (0: none) and at most ", Segment::kMaxBlocks, " rows a segment.");
+                           " bytes, with budgets of ", parts_.options.eviction.max_rows, " rows and ",
+                           parts_.memory.max_bytes(), " bytes (0: none) and at most ", Segment::kMaxBlocks, " rows a segment.");
 }
 
 Status GrowingTable::Assign(int column, const RowKeys& keys, const float* values) {

@@ -24,8 +24,8 @@ void OnThreads(const Work& work) {
 
 TFPS_TEST(ThreadsThatMakeAndUpdateTheSameRowsLoseNothing) {
   const Rows rows = ValueOf(MakeGrowingRows(Zeros(6)));
-  constexpr int64_t kKeys = 3000;
-  constexpr int kSteps = 60, kKeysOfStep = 500;
+  constexpr int64_t kKeys = 300;  // few, and many steps: threads meet
+  constexpr int kSteps = 3000, kKeysOfStep = 250;
   OnThreads([&](int t) {
     Random random(t);
     for (int step = 0; step < kSteps; ++step) {

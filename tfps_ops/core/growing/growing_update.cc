@@ -174,8 +174,8 @@ Status GrowingTable::Update(const std::vector<int>& columns, const RowUpdater& u
   }
   if (!call.is_full) return Status();
   return ResourceExhausted("the segment of key ", call.full_key.load(), " has ", Segment::kMaxBlocks,
-                           " rows, the most it can have; the other keys of the update have their gradients. A store has at most ",
-                           Segment::kMaxBlocks * Segment::kSegments, " rows: use more servers.");
+                           " rows, the most it can have; the other keys of the update have their gradients. A store has at"
+                           " most ", Segment::kMaxBlocks * Segment::kSegments, " rows: use more servers.");
 }
 
 }  // namespace tfps

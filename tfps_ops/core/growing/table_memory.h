@@ -29,8 +29,8 @@ class TableMemory {
   // For memory that cannot be done without, and for memory that is given back (negative).
   void Take(int64_t bytes) { bytes_.fetch_add(bytes, std::memory_order_relaxed); }
 
-  // Chunks of blocks. What is given back to it is not counted any more: others take it, so that the pool never has more than the
-  // table had at its largest.
+  // Chunks of blocks. What is given back to it is not counted any more: others take it, so that the pool never has more than
+  // the table had at its largest.
   UnitPool units;
 
   int64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
