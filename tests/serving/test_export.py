@@ -19,7 +19,8 @@ from tfps.ops import library
 from tfps.saving import version_writer
 from tfps.saving.version_list import VersionList
 from tfps.serving import Follower
-from tfps.serving.stores import LocalDraft, open_store
+from tfps.serving.local_store import LocalDraft
+from tfps.serving.stores import open_store
 from tfps.serving.versions import CURRENT, parse_current, parse_version
 
 ROWS = 3000
