@@ -258,7 +258,7 @@ def test_a_slow_store_slows_exports_and_not_training(strategy, tmp_path, monkeyp
     began = time.monotonic()
     fit(model, callback, Wait(0.01), last)
     # The end of `fit` waits for the version under way, which takes 4 s; the epoch does not.
-    assert slept and ended[0] - began < plain + 1.0
+    assert slept and ended[0] - began < plain + 2.5
     follower = Follower(tmp_path)
     follower.update()
     assert_follows(follower, model)
