@@ -97,7 +97,7 @@ format: $(VENV)/.lint
 	$(VENV)/bin/ruff format .
 
 # The core of the ops knows no TensorFlow, so its tests build and run by themselves under a sanitizer.
-CORE := $(shell find tfps_ops/core -name '*.cc')
+CORE := $(shell find tfps_ops/core -name '*.cc' ! -name '*_benchmark.cc')
 CORE_FLAGS := -std=c++17 -O0 -g1 -fno-omit-frame-pointer -ffp-contract=off -Wall -Wextra -Werror -I. -pthread
 
 build/core_test_%: $(CORE) $(OPS)

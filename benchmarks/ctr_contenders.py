@@ -58,13 +58,16 @@ class Tfps(Contender):
         setup: the mode, where it is not the default.
     """
 
+    growing = False
+    """Whether the tables grow."""
+
     def __init__(self, task: CtrTask, num_ps: int, num_workers: int, setup: Setup | None = None) -> None:
         super().__init__(task, num_ps, num_workers)
         import keras
 
         setup = setup or Setup(num_ps, num_workers)
         with setup.strategy(self.cluster).scope():
-            self._model = build_model(task, keras)
+            self._model = build_model(task, keras, self.growing)
             self._model.compile(optimizer=setup.optimizer(adagrad(keras.optimizers)), loss="binary_crossentropy")
         self._model.optimizer.iterations.assign(_TRAINED_STEPS)
         self._fit = Fit(self._model, keras, dataset(task))
@@ -77,6 +80,12 @@ class Tfps(Contender):
 
     def _start(self, num_ps: int, num_workers: int) -> Any:
         return None if os.environ.get("TF_CONFIG") else super()._start(num_ps, num_workers)
+
+
+class Growing(Tfps):
+    """The same with `tfps.layers.DynamicEmbedding`, whose ids happen to be row numbers."""
+
+    growing = True
 
 
 class OwnLoop(Contender):
@@ -159,6 +168,7 @@ class StockLoop(Contender):
 
 CONTENDERS: dict[str, type[Contender]] = {
     "tfps": Tfps,
+    "growing": Growing,
     "stock-fit": StockFit,
     "stock-fit-legacy": StockFitLegacy,
     "stock-loop": StockLoop,

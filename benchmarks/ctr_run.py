@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.ctr_contenders import CONTENDERS
+from benchmarks.ctr_contenders import CONTENDERS, Tfps
 from benchmarks.ctr_setup import Setup
 from benchmarks.ctr_task import CtrTask
 from benchmarks.meter import Meter, Reading
@@ -32,7 +32,7 @@ class CtrRun:
 
     def __init__(self, name: str, task: CtrTask, setup: Setup, seconds: float) -> None:
         self._name, self._task = name, task
-        mode = {"setup": setup} if name == "tfps" else {}
+        mode = {"setup": setup} if issubclass(CONTENDERS[name], Tfps) else {}
         self._contender = CONTENDERS[name](task, setup.ps, setup.workers, **mode)
         self._train(_WARM_UP_STEPS)
         trial = max(_FEWEST_STEPS, _TRIAL_EXAMPLES // task.batch)

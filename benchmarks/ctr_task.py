@@ -80,11 +80,11 @@ def dataset(task: CtrTask) -> Any:
     return tf.data.Dataset.from_tensor_slices(((ids, dense), labels)).repeat().prefetch(4)
 
 
-def build_model(task: CtrTask, keras: Any) -> Any:
-    """Builds the model, not compiled, with the given module: Keras 3 or tf_keras."""
+def build_model(task: CtrTask, keras: Any, growing: bool = False) -> Any:
+    """Builds the model, not compiled, with the given module: Keras 3 or tf_keras; its tables may grow."""
     ids = keras.Input((task.slots,), dtype="int64")
     dense = keras.Input((_DENSE,))
-    embedded = [keras.layers.Flatten()(rows) for rows in _embed(task, keras, ids)]
+    embedded = [keras.layers.Flatten()(rows) for rows in _embed(task, keras, ids, growing)]
     hidden = keras.layers.Concatenate()([*embedded, dense])
     for units in _LAYERS:
         hidden = keras.layers.Dense(units, activation="relu")(hidden)
@@ -96,7 +96,15 @@ def adagrad(optimizers: Any) -> Any:
     return optimizers.Adagrad(_LEARNING_RATE, initial_accumulator_value=0.1, epsilon=1e-7)
 
 
-def _embed(task: CtrTask, keras: Any, ids: Any) -> Iterator[Any]:
+def _embed(task: CtrTask, keras: Any, ids: Any, growing: bool) -> Iterator[Any]:
     width = task.slots_per_table
     for first in range(0, task.slots, width):
-        yield keras.layers.Embedding(task.rows_per_table, task.dim)(ids[:, first : first + width])
+        yield _layer(task, keras, growing)(ids[:, first : first + width])
+
+
+def _layer(task: CtrTask, keras: Any, growing: bool) -> Any:
+    if not growing:
+        return keras.layers.Embedding(task.rows_per_table, task.dim)
+    import tfps
+
+    return tfps.layers.DynamicEmbedding(task.dim, expected_rows=task.rows_per_table)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
@@ -62,6 +63,12 @@ def _loopback_bytes() -> int:
     with open("/proc/net/dev") as file:
         received = next(line for line in file if line.strip().startswith("lo:")).split(":")[1].split()[0]
     return int(received)
+
+
+def resident_bytes(pid: int) -> int:
+    """Returns the resident memory of a process."""
+    pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_bytes() -> int:

@@ -16,6 +16,12 @@ PUBLIC = {
     "tfps.callbacks": {"Checkpoint", "Export"},
     "tfps.serving": {"Follower"},
     "tfps.checkpoint": {"restore", "save"},
+    "tfps.admission": {"Admission", "Always", "Count", "Filter", "Probability"},
+    "tfps.eviction": {"Eviction", "LeastFrequent", "LeastRecent", "Score", "SmallNorm", "Unseen"},
+    "tfps.streaming": {
+        *("CountWindows", "Files", "Kafka", "Planned", "Source", "TimeWindows"),
+        *("Waiting", "Window", "WindowCheckpoint", "fit"),
+    },
     "tfps": {
         "Hardware",
         "LocalCluster",
@@ -24,10 +30,12 @@ PUBLIC = {
         "OneDeviceStrategy",
         "ParameterServerStrategy",
         "__version__",
+        "admission",
         "callbacks",
         "checkpoint",
         "choice",
         "choose_strategy",
+        "eviction",
         "explain_strategy",
         "layers",
         "models",
@@ -35,10 +43,11 @@ PUBLIC = {
         "optimizers",
         "plan",
         "serving",
+        "streaming",
         "text",
     },
     "tfps.choice": {"Candidate", "Explanation", "Hardware", "Footprint", "StepCounts"},
-    "tfps.layers": {"EmbeddingBag"},
+    "tfps.layers": {"DynamicEmbedding", "DynamicEmbeddingBag", "EmbeddingBag", "fingerprint"},
     "tfps.models": {"SkipGram"},
     "tfps.text": {"keep_probabilities", "neighbour_pairs"},
     "tfps.optimizers": {"Geo", "RowwiseAdagrad", "Sync"},
@@ -57,6 +66,7 @@ PUBLIC = {
         "NotFiniteError",
         "PlanError",
         "ServerLostError",
+        "SourceError",
         "TaskDiedError",
         "TfpsError",
         "UnsupportedError",
@@ -106,7 +116,7 @@ INTERNAL = {
     "slots_of",
 }
 NOT_CALLED = {"__version__", "callbacks", "checkpoint", "choice", "layers", "models", "nn", "optimizers", "serving"}
-NOT_CALLED |= {"text"}
+NOT_CALLED |= {"admission", "eviction", "streaming", "text"}
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in sorted(names - NOT_CALLED)]
 
 

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING
 from tfps.version import __version__
 
 if TYPE_CHECKING:
-    from tfps import callbacks, checkpoint, choice, layers, models, nn, optimizers, serving, text
+    from tfps import (
+        admission,
+        callbacks,
+        checkpoint,
+        choice,
+        eviction,
+        layers,
+        models,
+        nn,
+        optimizers,
+        serving,
+        streaming,
+        text,
+    )
     from tfps.choice.hardware import Hardware
     from tfps.cluster.local import LocalCluster
     from tfps.keras.choosing import choose_strategy, explain_strategy
@@ -22,10 +35,12 @@ __all__ = [
     "OneDeviceStrategy",
     "ParameterServerStrategy",
     "__version__",
+    "admission",
     "callbacks",
     "checkpoint",
     "choice",
     "choose_strategy",
+    "eviction",
     "explain_strategy",
     "layers",
     "models",
@@ -33,8 +48,24 @@ __all__ = [
     "optimizers",
     "plan",
     "serving",
+    "streaming",
     "text",
 ]
+
+_MODULES = (
+    "admission",
+    "callbacks",
+    "checkpoint",
+    "choice",
+    "eviction",
+    "layers",
+    "models",
+    "nn",
+    "optimizers",
+    "serving",
+    "streaming",
+    "text",
+)
 
 
 def __dir__() -> list[str]:
@@ -72,6 +103,6 @@ def __getattr__(name: str) -> object:
         return Hardware
     if name in ("choose_strategy", "explain_strategy"):
         return getattr(importlib.import_module("tfps.keras.choosing"), name)
-    if name in ("callbacks", "checkpoint", "choice", "layers", "models", "nn", "optimizers", "serving", "text"):
+    if name in _MODULES:
         return importlib.import_module(f"tfps.{name}")
     raise AttributeError(f"module 'tfps' has no attribute {name!r}. Valid: {__all__}.")

@@ -98,6 +98,19 @@ class InputFileError(TfpsError, OSError):
         self.task, self.path = task, path
 
 
+class SourceError(TfpsError, OSError):
+    """A stream cannot be read: its source is not there, cannot be reached, or has lost records.
+
+    Args:
+        message: the message.
+        may_pass: whether the same call may succeed later.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+
+
 class CheckpointError(TfpsError, ValueError):
     """A checkpoint cannot be written, is incomplete or broken, or does not fit the model. Nothing was overwritten."""
 

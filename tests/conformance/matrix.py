@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 import tfps
 from tests.embedding.dict_table import DictEmbedding, DictTable
+from tfps.embedding.dynamic_table import DynamicTable
 from tfps.embedding.sharded_table import ShardedTable
 from tfps.embedding.table import Table
 
@@ -107,9 +109,24 @@ def _with_slots(model: keras.Model) -> keras.Model:
     return model
 
 
+@keras.saving.register_keras_serializable("tests")
+class GrowingEmbedding(tfps.layers.DynamicEmbedding):
+    """An embedding that grows, made as one with numbered rows is."""
+
+    def __init__(self, rows: int, dim: int, **kwargs: Any) -> None:
+        super().__init__(dim, expected_rows=rows, **kwargs)
+        self._rows = rows
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["output_dim"], config["expected_rows"]
+        return {**config, "rows": self._rows, "dim": self.output_dim}
+
+
 KINDS = {
     "sharded": Kind(keras.layers.Embedding, ShardedTable),
     "dict": Kind(DictEmbedding, DictTable),
+    "growing": Kind(GrowingEmbedding, DynamicTable),
 }
 
 MODES = {

@@ -7,6 +7,7 @@ import numpy as np
 
 import tfps
 from tests.conformance.matrix import Kind, Mode, scope_of
+from tfps.embedding.dynamic_table import DynamicTable
 
 Array = np.ndarray[Any, Any]
 State = dict[str, Array]
@@ -72,13 +73,27 @@ def one_more_step(model: keras.Model) -> keras.Model:
 def state(model: keras.Model) -> State:
     """Every variable of a model and of its optimizer, with a number because two may have the same path."""
     variables = [*model.variables, *model.optimizer.variables]
-    return {f"{number} {variable.path}": np.array(variable) for number, variable in enumerate(variables)}
+    return {f"{number} {variable.path}": _value(variable) for number, variable in enumerate(variables)}
+
+
+def rows(layer: keras.layers.Embedding) -> Array:
+    """The rows of an embedding, [ROWS, dim]."""
+    return _value(layer.embeddings)
+
+
+def _value(variable: keras.Variable) -> Array:
+    table = getattr(variable, "_value", None)
+    # What a table that grows has not stored reads as it would begin.
+    return table.sparse_read(np.arange(ROWS)).numpy() if isinstance(table, DynamicTable) else np.array(variable)
 
 
 def set_state(model: keras.Model, values: State) -> None:
     """Sets every variable of a model with slots to the state of another."""
     for variable, value in zip([*model.variables, *model.optimizer.variables], values.values(), strict=True):
-        variable.assign(value)
+        if isinstance(variable._value, DynamicTable):
+            variable._value.assign_rows(np.arange(ROWS), value)
+        else:
+            variable.assign(value)
 
 
 def assert_equal(ours: State, theirs: State, tolerance: float = 0.0) -> None:

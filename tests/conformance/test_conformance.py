@@ -40,7 +40,7 @@ def test_fit_of_one_worker_makes_the_updates_of_one_process(run, mode, plain_of)
 def test_fit_of_two_workers_updates_the_rows_of_their_ids_and_no_others(run, case):
     before = case.build()
     for number, (layer, ids) in enumerate([("wide", models.IDS), ("narrow", models.IDS[:, 1])]):
-        moved = (list(run.fitted.values())[number] != before.get_layer(layer).get_weights()[0]).any(1)
+        moved = (list(run.fitted.values())[number] != models.rows(before.get_layer(layer))).any(1)
         np.testing.assert_array_equal(np.flatnonzero(moved), np.unique(ids))
 
 
@@ -54,7 +54,7 @@ def test_fit_of_two_workers_counts_every_id(case):
     labels = np.zeros((len(models.IDS), 2, 3), "float32")
     model.fit(models.IDS, labels, batch_size=models.SIZE, epochs=2, verbose=0)
     moved = 2 * case.mode.move(case.workers) * np.bincount(models.IDS.reshape(-1), minlength=models.ROWS)
-    np.testing.assert_array_equal(model.get_weights()[0], np.repeat(moved[:, np.newaxis], 3, 1))
+    np.testing.assert_array_equal(models.rows(table), np.repeat(moved[:, np.newaxis], 3, 1))
 
 
 def test_evaluate_and_predict_are_those_of_one_process(run, mode, plain_of):
@@ -84,6 +84,8 @@ def test_one_more_step_equals_never_having_stopped(run, case, other, form):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_plain_keras_restores_it(run, case, form):
+    if case.kind.table.grows:
+        pytest.skip("a table that grows needs parameter servers")
     model = FORMATS[form].load(run.folder, case.build_plain)
     models.assert_equal(models.state(model), run.fitted)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NoReturn, TypeAlias
 
 from tfps import jobs
-from tfps.cluster import devices, fault_log, tf_logging
+from tfps.cluster import devices, fault_log, tf_logging, worker_functions
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.errors import (
@@ -152,6 +152,8 @@ def _step_error(error: Exception, error_text: str, task: tuple[str, int] | None)
     from_op = isinstance(getattr(error, "original_exception", None) or error, tf.errors.InvalidArgumentError)
     if not from_op:
         return None
+    if ours := worker_functions.find_error(error_text):
+        return ours
     return id_range.find(error_text) or not_finite.find(error_text, None if task is None else task[1])
 
 

@@ -18,10 +18,12 @@ def load_tensorflow() -> Any:
     """Imports TensorFlow and the tfps ops that servers run, and starts neither a thread nor a context of TensorFlow."""
     import tensorflow as tf
 
+    from tfps.cluster import worker_functions
     from tfps.cluster.doors import hooks
     from tfps.ops import library
 
     library.load()
+    worker_functions.register()
     # Before the zygote forks: its servers then have the hooks.
     hooks.find()
     return tf

@@ -7,7 +7,7 @@ Each row is drawn by its global id, and each server keeps the rows that it holds
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +16,9 @@ from tfps.embedding.row_store import RowStore
 from tfps.ops.routing_graph import global_of
 from tfps.placement.routing import Routing
 from tfps.placement.spec import VariableSpec
+
+if TYPE_CHECKING:
+    from tfps.embedding.growth import FirstValue
 
 RowSource: TypeAlias = Callable[[int, int], tf.Tensor]
 """Returns the global rows from `start` (a multiple of 4) to `end` of a table: [end - start, dim]."""
@@ -37,11 +40,13 @@ class InitialValue:
         whole: a function that returns the whole value. It runs on the device that needs the value.
         rows: a function that returns any range of rows of a table; None if the initializer can only draw all rows.
         constant: the value of every element; None if the elements differ.
+        first: how the row of any id is drawn, for a table that grows; None if the initializer cannot, or is a constant.
     """
 
     whole: Callable[[], tf.Tensor]
     rows: RowSource | None = None
     constant: float | None = None
+    first: "FirstValue | None" = None
 
 
 def fill(stores: Sequence[RowStore], routing: Routing, initial: InitialValue, spec: VariableSpec) -> None:

@@ -6,7 +6,7 @@ from tfps import step
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.table import Table
 from tfps.embedding.variable_row_store import VariableRowStore
-from tfps.placement.routing import Routing
+from tfps.placement.routing import MAX_ROWS, Routing
 
 
 class LocalTable(RoutedRows):
@@ -28,8 +28,10 @@ class LocalTable(RoutedRows):
         self._variable = _LocalVariable(f"{table._unique_id}_window", rows, table)
         # With one shard of kind "mod", position i is local row i. The routing has the number of rows of the whole
         # table, so that gradients have the table's shape. A window never has more rows than the table.
-        routing = Routing("mod", table.rows, 1)
-        store = VariableRowStore(self._variable, table.rows)
+        # A table that grows has as many as it gets.
+        limit = MAX_ROWS if table.grows else table.rows
+        routing = Routing("mod", limit, 1)
+        store = VariableRowStore(self._variable, limit)
         super().__init__(table.key, table.name, routing, (0,), [store], table.trainable)
         # Tapes tell variables apart by these two names, and one graph may use both the window and the table itself.
         self._unique_id = self._shared_name = f"{table._unique_id}_window"

@@ -46,7 +46,8 @@ def look_up(table: RoutedRows, ids: tf.Tensor) -> LookupResult:
 def _check_not_rounded(table: RoutedRows, ids: tf.Tensor) -> None:
     """Raises if Keras cast the ids from floats, and such floats cannot hold every id of the table."""
     # Eager tensors do not say which operation made them, so this check sees graphs alone.
-    if table.rows <= _EXACT_FLOAT32 or tf.executing_eagerly():
+    any_id = table.routing.takes_any_id
+    if (table.rows <= _EXACT_FLOAT32 and not any_id) or tf.executing_eagerly():
         return
     cast = ids.op
     # Keras counts negative ids from the end: where(ids < 0, ids + rows, ids).
@@ -55,9 +56,9 @@ def _check_not_rounded(table: RoutedRows, ids: tf.Tensor) -> None:
     if cast.type == "Cast" and cast.inputs[0].dtype in (tf.float16, tf.bfloat16, tf.float32):
         raise UnsupportedError(
             f"ids of table {table.name!r} must be integers from the input on. Received: {cast.inputs[0].dtype.name}, "
-            "the dtype that Keras gives to an input without one. "
-            f"It rounds ids above {_EXACT_FLOAT32:,}, and the table has {table.rows:,} rows. "
-            'Valid: keras.Input(..., dtype="int64").'
+            f"the dtype that Keras gives to an input without one. It rounds ids above {_EXACT_FLOAT32:,}; the table "
+            + ("takes any id. " if any_id else f"has {table.rows:,} rows. ")
+            + 'Valid: keras.Input(..., dtype="int64").'
         )
 
 

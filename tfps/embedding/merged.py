@@ -8,6 +8,7 @@ Clipping by norm sends scalars between them.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 import tensorflow as tf
 
@@ -193,7 +194,12 @@ def _split_message(
 def _as_tables(pieces: Sequence[tuple[RoutedRows, int]]) -> RouteMap:
     """Describes the pieces as tables of a single server whose ids are the local rows."""
     tables = tuple(
-        TableRoute(f"{table.name}/{shard}", Routing("div", table.stores[shard].rows, 1), (0,))
+        TableRoute(f"{table.name}/{shard}", Routing(_local_kind(table), table.stores[shard].rows, 1), (0,))
         for table, shard in pieces
     )
     return RouteMap(tables, 1)
+
+
+def _local_kind(table: RoutedRows) -> Literal["div", "key"]:
+    """Returns the routing kind of the local rows of a shard: row numbers, or the ids of a table that grows."""
+    return "key" if table.routing.takes_any_id else "div"

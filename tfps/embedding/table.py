@@ -15,7 +15,7 @@ import abc
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -63,6 +63,19 @@ class RowChunk:
     slots: tuple[tf.Tensor, ...]
 
 
+class TableMaker(Protocol):
+    """What makes the table of a layer: a subclass of `Table`, or an object that knows how its tables grow."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether ids are any int64, and rows appear as they do."""
+        ...
+
+    def create(self, placement: Placement, initial: InitialValue, devices: Sequence[str], trainable: bool) -> "Table":
+        """Makes a table; see `Table.create`."""
+        ...
+
+
 @with_operators
 class Table(RoutedRows, abc.ABC):
     """A table with rows of shape [dim] and a store for each shard.
@@ -74,7 +87,10 @@ class Table(RoutedRows, abc.ABC):
 
     Attributes:
         assignments: how often rows were assigned. `touched_since` does not tell which.
+        grows: whether ids are any int64, and rows appear as they do.
     """
+
+    grows: ClassVar[bool] = False
 
     def __init__(self, placement: Placement, stores: Sequence[RowStore], trainable: bool = True) -> None:
         # The key is a number and not the name, because a table of another model may have the same name.

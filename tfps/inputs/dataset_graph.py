@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, node_def_pb2  # the serialised form of a dataset
 
-from tfps.cluster import devices
+from tfps.cluster import devices, worker_functions
 from tfps.errors import UnsupportedError
 
 PER_ELEMENT = frozenset(
@@ -81,6 +81,11 @@ def all_nodes(graph: graph_pb2.GraphDef) -> Iterator[node_def_pb2.NodeDef]:
     """Returns the nodes of a graph and of its functions."""
     # The list is a copy, so callers may add nodes to the graph in their loop.
     return iter([*graph.node, *(node for function in graph.library.function for node in function.node_def)])
+
+
+def is_worker_function(node: node_def_pb2.NodeDef) -> bool:
+    """Whether a node calls a Python function of tfps, which every worker has."""
+    return worker_functions.is_call(node.op, node.attr["token"].s if "token" in node.attr else b"")
 
 
 def add_constant(graph: graph_pb2.GraphDef, name: str, value: int) -> str:

@@ -8,7 +8,7 @@ Example: with 2 workers and the batches 0 to 6, worker 0 keeps 0, 2, 4, 6 and wo
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, node_def_pb2  # the serialised form of a dataset
 
-from tfps.inputs.dataset_graph import PER_ELEMENT, READERS, add_constant, draws_random_numbers
+from tfps.inputs.dataset_graph import PER_ELEMENT, READERS, add_constant, draws_random_numbers, is_worker_function
 
 _FILE_BY_FILE = PER_ELEMENT | {
     "TensorSliceDataset",
@@ -86,7 +86,12 @@ def _find_shard_consumer(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef:
 def _find_file_names(graph: graph_pb2.GraphDef) -> node_def_pb2.NodeDef | None:
     """Returns the dataset of file names; None unless the input reads files through exactly one."""
     # Readers of files are in the function of an interleave or a flat_map, which gets one file name at a time.
-    readers = any(node.op in READERS for function in graph.library.function for node in function.node_def)
+    # What a worker function reads by a name, a file or some messages of a broker, is divided in the same way.
+    readers = any(
+        node.op in READERS or is_worker_function(node)
+        for function in graph.library.function
+        for node in function.node_def
+    )
     string = [tf.string.as_datatype_enum]
     names = [
         node

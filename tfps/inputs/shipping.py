@@ -11,7 +11,7 @@ from google.protobuf import message as protobuf_message
 from tensorflow.core.framework import graph_pb2  # the serialised form of a dataset
 from tensorflow.python.framework import op_def_registry  # whether an operation has a state is not public
 
-from tfps.inputs.dataset_graph import READERS, STATEFUL_RANDOM, all_nodes, strip_devices
+from tfps.inputs.dataset_graph import READERS, STATEFUL_RANDOM, all_nodes, is_worker_function, strip_devices
 from tfps.inputs.one_order import find_unseeded_in_functions, fix_order, fix_seeds
 from tfps.inputs.paths import make_absolute
 from tfps.inputs.sharding import split_by_file
@@ -163,7 +163,7 @@ def _find_obstacle(graph: graph_pb2.GraphDef, num_workers: int, whole_files: boo
     """Returns the reason why a dataset cannot be shipped; empty if it can."""
     if graph.ByteSize() > _MAX_BYTES:
         return f"it holds {graph.ByteSize() >> 20} MiB of data"
-    operations = {node.op for node in all_nodes(graph)}
+    operations = {node.op for node in all_nodes(graph) if not is_worker_function(node)}
     if python := _PYTHON & operations:
         return f"it calls Python ({', '.join(sorted(python))})"
     functions = {function.signature.name for function in graph.library.function}

@@ -15,10 +15,12 @@ import tensorflow as tf
 
 from tfps.errors import TfpsError
 from tfps.inputs.chief_dataset import as_tensor
+from tfps.keras import eager_steps
 from tfps.keras._compat import tree
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.multi_optimizer import unscaled
 from tfps.keras.optimizers import optimizers_of
+from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.types import Nest
 
 _METHODS = ("train_step", "test_step", "compute_loss", "compute_metrics")
@@ -51,6 +53,21 @@ def begin(model: keras.Model, batch: Nest) -> None:
         # Keras cannot build this model from specs: its `call` takes a gradient of a weight, say. If its step fails as
         # well, that error is the user's.
         _BATCHES[model] = batch
+
+
+def build_ahead(model: keras.Model, spec: Nest) -> None:
+    """Builds a compiled model before its first step, optimizer included, so that it can be restored.
+
+    Args:
+        model: a compiled model, of any strategy or none.
+        spec: the spec of a batch.
+    """
+    if model._distribute_strategy is None:
+        model._symbolic_build(data_batch=spec)
+        return
+    model._maybe_symbolic_build(data_batch=spec)
+    if isinstance(model._distribute_strategy, ParameterServerStrategy) and not eager_steps.runs_eagerly(model):
+        build_optimizers(model, spec)
 
 
 def finish(model: keras.Model, kind: str, step: Callable[[Nest], Nest]) -> bool:

@@ -124,12 +124,16 @@ class Checkpoint(RestoringCallback):
         if self._input is not None and not eager_steps.runs_eagerly(self.model):
             building.build_optimizers(self.model, self._input._distributed_dataset.element_spec)
         recovered = self._recovered is not None
-        manifest, self._recovered = self._recovered or self._restore_latest(), None
+        manifest, self._recovered = self._recovered or self._find_start(), None
         self._is_resumed = manifest is not None
         if manifest is not None:
             if (now := checkpoints.trained_steps(self.model)) < trained and not recovered:
                 _LOG.warning("the model goes back from step %d to step %d of %s.", trained, now, self._folder.path)
             self._go_on(manifest)
+
+    def _find_start(self) -> Manifest | None:
+        """Restores what `fit` begins with; returns None if it begins anew."""
+        return self._restore_latest()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Notes the epoch, and the batches of it that another program has trained."""
@@ -183,7 +187,7 @@ class Checkpoint(RestoringCallback):
             if in_epoch:
                 progress = resuming.progress_in_epoch(self.model, self._input, progress.epoch, progress.batches)
             else:
-                progress = resuming.progress_after_epoch(self._input, progress.epoch - 1)
+                progress = self._after_epoch(self._input, progress)
         step = self._before_epoch + progress.batches
         # Nothing was trained since, after a restore say.
         if name_of(step) != self._latest:
@@ -196,6 +200,10 @@ class Checkpoint(RestoringCallback):
                 write()
         self._since_save, self._saved_at = 0, time.monotonic()
 
+    def _after_epoch(self, iterator: TFEpochIterator, progress: Progress) -> Progress:
+        """Returns where the next epoch begins, after the epochs before `progress`."""
+        return resuming.progress_after_epoch(iterator, progress.epoch - 1)
+
     def _prepare(
         self, progress: Progress, step: int, copies: bool
     ) -> tuple[checkpoints.Prepared, Mapping[int, TouchedCursor]]:
@@ -205,7 +213,9 @@ class Checkpoint(RestoringCallback):
             return checkpoints.prepare(self.model, state, step, copies=copies), {}
         content = content_of(self.model)
         found = self._touches.since(content) if 0 < len(self._chain) < self._full_every else None
-        if found is None:
+        # A delta has rows that came or changed. One that has gone would come back with the checkpoint before it.
+        gone = None if found is None else self._touches.evicted(content)
+        if found is None or gone is None or any(ids.size for ids in gone):
             self._chain = []
             self._touches.begin(content)
             return checkpoints.prepare(self.model, state, step, copies=copies), {}

@@ -149,6 +149,12 @@ def _describe(model: keras.Model, inputs: Nest, batch_size: int, small: SmallTab
         if hasattr(layer, "tfps_table_type") or not getattr(layer, "tfps_may_be_dense", True)
         for variable in layer._trainable_variables + layer._non_trainable_variables
     }
+    growing = {
+        id(variable)
+        for layer in model._flatten_layers()
+        if getattr(getattr(layer, "tfps_table_type", None), "grows", False)
+        for variable in layer._trainable_variables + layer._non_trainable_variables
+    }
     seen: dict[str, int] = {}
     for variable in model.variables:
         seen[variable.path] = seen.get(variable.path, -1) + 1
@@ -163,6 +169,7 @@ def _describe(model: keras.Model, inputs: Nest, batch_size: int, small: SmallTab
             rows_per_step=ids_per_step.get(id(variable)) or None,
             trainable=variable.trainable,
             is_table=id(variable) in ids_per_step,
+            growing=id(variable) in growing and id(variable) in ids_per_step,
         )
         if spec.is_table and id(variable) not in fixed and small.take(spec):
             # The ids of a dense variable do not matter: it crosses whole.

@@ -15,9 +15,11 @@ from typing import Any, NoReturn, TypeAlias
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding.dynamic_table import DynamicTable
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras._compat import Variable, keras
+from tfps.keras.frozen_rows import FrozenRows
 from tfps.strategy.variables import StepVariable
 from tfps.types import VariableKey
 
@@ -83,16 +85,35 @@ def on_chief(variables: Iterable[Any]) -> Iterator[None]:
     # that share a value, as in tied layers, share a copy.
     before = [variable._value for variable in moved]
     copies: dict[int, tf.Variable] = {}
+    frozen: list[keras.layers.Layer] = []
     try:
         for variable, value in zip(moved, before, strict=True):
             if id(value) not in copies:
-                copies[id(value)] = _copy(value)
+                copies[id(value)] = (
+                    _freeze(variable, value, frozen) if isinstance(value, DynamicTable) else _copy(value)
+                )
             variable._value = copies[id(value)]
         yield
     finally:
+        for layer in frozen:
+            layer.frozen_rows = layer.frozen_index = None
         # If a copy failed, the variables that were not replaced get the value that they still have.
         for variable, value in zip(moved, before, strict=True):
             variable._value = value
+
+
+def _freeze(variable: Any, table: DynamicTable, frozen: list[keras.layers.Layer]) -> tf.Variable:
+    """Gives the layer of a table that grows the stock form of it; returns the matrix, in place of the table."""
+    if table.is_slot:
+        # An exported model does not train, and the ids of the rows are with the table.
+        with tf.device(None), tf.init_scope():
+            return tf.Variable(tf.zeros([0, table.dim]), name=table.name.split(":")[0])
+    layer = variable._tfps_layer()
+    layer.frozen_rows = FrozenRows(table)
+    # TensorFlow saves what an attribute of the layer refers to.
+    layer.frozen_index = layer.frozen_rows.index
+    frozen.append(layer)
+    return layer.frozen_rows.matrix
 
 
 def _copy(value: StepVariable | Table) -> tf.Variable:

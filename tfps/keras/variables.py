@@ -1,6 +1,7 @@
 """Keras variables in a `ParameterServerStrategy` scope: which kind they become, and how they are initialized."""
 
 import math
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,6 +15,7 @@ from tfps.embedding.sharded_table import ShardedTable
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
 from tfps.keras._compat import Variable, creating_layer, keras, standardize_dtype
+from tfps.keras.first_values import first_value
 from tfps.keras.initial_rows import row_source
 from tfps.placement.spec import VariableSpec
 from tfps.strategy.creation import Recipe
@@ -44,11 +46,21 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
         initializer: a Keras initializer or any function of (shape, dtype).
     """
     shape, dtype = tuple(variable._shape), standardize_dtype(variable._dtype)
-    spec = VariableSpec(variable.path, shape, dtype, trainable=variable.trainable, is_table=is_table(variable, shape))
+    spec = VariableSpec(
+        variable.path,
+        shape,
+        dtype,
+        trainable=variable.trainable,
+        is_table=is_table(variable, shape),
+        growing=variable._tfps_table_type.grows and looks_like_table(shape, variable.name, of_embedding=True),
+    )
     # Three forms of the same initial value: the whole tensor, a range of rows, and a constant. Servers use the cheapest
     # one that exists, so that a large table is never drawn in one piece.
     initial = InitialValue(
-        lambda: initializer(shape, dtype=dtype), row_source(initializer, shape, dtype), _constant(initializer)
+        lambda: initializer(shape, dtype=dtype),
+        row_source(initializer, shape, dtype),
+        _constant(initializer),
+        first_value(initializer),
     )
     return _create(strategy, variable, spec, initial)
 
@@ -202,9 +214,12 @@ def _kind_of(layer: keras.layers.Layer) -> str:
     return "embedding" if isinstance(layer, keras.layers.Embedding) else "layer"
 
 
-def _record_table_type(variable: Variable, maker: object) -> None:
+def _record_table_type(variable: Variable, maker: Any) -> None:
     # A layer may choose its table type by a class attribute. Sharded tables are the default.
     variable._tfps_table_type = getattr(maker, "tfps_table_type", ShardedTable)
+    if variable._tfps_table_type.grows:
+        # An export gives the layer the rows in another form.
+        variable._tfps_layer = weakref.ref(maker)
     # Such a layer, or one whose rows a model trains itself, needs a table of any size.
     variable._tfps_may_be_dense = variable._tfps_table_type is ShardedTable and getattr(
         maker, "tfps_may_be_dense", True

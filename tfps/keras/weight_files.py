@@ -19,9 +19,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tfps.embedding.dynamic_table import DynamicTable
 from tfps.embedding.table import Table
 from tfps.errors import CheckpointError
+from tfps.keras import growing_weights
 from tfps.keras._compat import H5_ENTRY, Variable, h5_dataset, h5_group, keras
+from tfps.keras.growing_weights import SavedGrowingRows
 from tfps.keras.h5_chunks import LONGEST_ROW_BYTES, ChunkedDataset
 from tfps.keras.steps_of_models import steps_of
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -139,7 +142,10 @@ def save_value(stock: Method, entry: Any, key: str, value: Any) -> None:
     table = value._value if isinstance(value, Variable) else value
     with _named(group.file, f"{group.name}/{key}", "cannot write"):
         if isinstance(table, Table):
-            group[key].attrs[CHECKSUM] = _save_table(group, key, table)
+            if isinstance(table, DynamicTable):
+                group[key].attrs[CHECKSUM] = growing_weights.save(group, key, table)
+            else:
+                group[key].attrs[CHECKSUM] = _save_table(group, key, table)
             return
         array = np.asarray(keras.ops.convert_to_numpy(value))
         if _has_chunks(array):
@@ -182,6 +188,8 @@ def read_value(stock: Method, entry: Any, key: str) -> Any:
     dataset = h5_dataset(entry, key)
     if dataset is None:
         return stock(entry, key)
+    if (ids := growing_weights.find_ids(dataset)) is not None:
+        return SavedGrowingRows(dataset, ids, _check)
     # A file in shards is closed when the next one is opened.
     if type(entry) is H5_ENTRY and dataset.ndim == 2 and dataset.dtype.kind == "f" and dataset.nbytes >= _LAZY_BYTES:
         return SavedRows(dataset)
@@ -260,15 +268,31 @@ class SavedRows(np.lib.mixins.NDArrayOperatorsMixin):
 
 def is_saved_rows(variable: Variable, value: object) -> bool:
     """Whether a table is assigned rows of a file."""
-    return isinstance(value, SavedRows) and isinstance(variable._value, Table)
+    if isinstance(value, SavedRows) and isinstance(variable._value, Table):
+        return True
+    return isinstance(value, SavedGrowingRows)
 
 
-def assign_rows(stock: Method, variable: Variable, value: SavedRows) -> SavedRows:
+def assign_rows(stock: Method, variable: Variable, value: SavedRows | SavedGrowingRows) -> SavedRows | SavedGrowingRows:
     """Assigns a table the rows of a file.
 
     Raises:
-        ValueError: they have another shape.
+        ValueError: they have another shape, or only one of the two grows.
     """
+    table = variable._value
+    grows = isinstance(table, DynamicTable)
+    if grows != isinstance(value, SavedGrowingRows):
+        raise ValueError(
+            f"variable {variable.path!r} {'grows' if grows else 'does not grow'}, and that of the file "
+            f"{'does not' if grows else 'does'}. Valid: a file of the same kind, or `DynamicEmbedding.copy_from`."
+        )
+    if isinstance(value, SavedGrowingRows):
+        if value.shape[1:] != tuple(variable.shape)[1:]:
+            raise ValueError(
+                f"rows of variable {variable.path!r} must have {variable.shape[1]} floats. Received: {value.shape[1]}."
+            )
+        value.assign_to(table)
+        return value
     if tuple(value.shape) != tuple(variable.shape):
         raise ValueError(
             f"the value of variable {variable.path!r} must have its shape. Received: {tuple(value.shape)}. "

@@ -11,7 +11,7 @@ class RoutingRule(Protocol):
 
     @property
     def kind(self) -> str:
-        """The kind of the rule: "div", "mod" or "hash"."""
+        """The kind of the rule: "div", "mod", "hash" or "key"."""
 
     @property
     def rows(self) -> int:

@@ -17,11 +17,14 @@ def locate(rule: RoutingRule, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     Args:
         rule: the routing rule of the table.
-        ids: int64, any shape, 0 <= id < rule.rows.
+        ids: int64, any shape, 0 <= id < rule.rows; any int64 for "key".
 
     Returns:
         (shard, local row), both int64, of the shape of `ids`.
     """
+    if rule.kind == "key":
+        # Below 2**31, so the cast keeps it.
+        return tf.cast(tf.bitwise.right_shift(_mix(ids), tf.constant(33, tf.uint64)), tf.int64) % rule.shards, ids
     if rule.kind == "div":
         base, extra = divmod(rule.rows, rule.shards)
         shard = tf.maximum(ids // (base + 1), (ids - extra) // base)
@@ -42,9 +45,20 @@ def global_of(rule: RoutingRule, shard: int, local: tf.Tensor) -> tf.Tensor:
     Returns:
         The ids, int64, of the shape of `local`.
     """
+    if rule.kind == "key":
+        return local
     if rule.kind == "div":
         return local + _first_row(rule, tf.constant(shard, tf.int64))
     return local * rule.shards + (shard - _rotation(rule, local)) % rule.shards
+
+
+def _mix(ids: tf.Tensor) -> tf.Tensor:
+    """Computes the finalizer of SplitMix64, uint64."""
+    x = tf.bitcast(ids, tf.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint64)))
+        x *= tf.constant(factor, tf.uint64)
+    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(31, tf.uint64)))
 
 
 def _first_row(rule: RoutingRule, shard: tf.Tensor) -> tf.Tensor:

@@ -55,11 +55,26 @@ def advise(plan: Plan, num_workers: int | None = None, dense_exchange_every: int
     loads = plan.loads()
     return [
         *_advise_on_partitions(plan),
+        *_advise_on_growth(plan),
         *_advise_on_dense_traffic(plan, loads, dense_exchange_every),
         *_advise_on_balance(plan, loads),
         *_advise_on_idle_servers(plan, loads),
         _advise_on_ratio(plan, loads, num_workers, dense_exchange_every),
     ]
+
+
+def _advise_on_growth(plan: Plan) -> Iterator[str]:
+    """Says what tables that grow are reckoned with, and what further rows would take."""
+    for placement in plan:
+        spec = placement.spec
+        if spec.growing:
+            per_server = spec.bytes_of_rows(1_000_000) // len(placement.shards)
+            yield (
+                f"Table {spec.name!r} grows: {spec.rows:,} rows are expected, which take "
+                f"{human_bytes(spec.bytes_with_slots)} with slots and index. Each further million takes "
+                f"{human_bytes(per_server)} on each of its {len(placement.shards)} servers; `max_rows` or `max_bytes` "
+                "limits them."
+            )
 
 
 def format_start_up(
@@ -141,7 +156,7 @@ def _advise_on_partitions(plan: Plan) -> Iterator[str]:
                 f"Over-partitioned: dense variable {spec.name!r} ({human_bytes(spec.nbytes)}) is split over {shards} "
                 "shards. A step needs all of it, so it waits for the slowest of them; keep it whole."
             )
-        elif shards > 1 and spec.rows // shards < _SMALL_SHARD_ROWS:
+        elif shards > 1 and spec.rows // shards < _SMALL_SHARD_ROWS and not spec.growing:
             yield (
                 f"Over-partitioned: table {spec.name!r} has {spec.rows // shards} rows a shard. Each shard costs a "
                 f"server an operation a step for a handful of rows; {max(1, spec.rows // _SMALL_SHARD_ROWS)} would do."

@@ -273,7 +273,7 @@ def check_fits(planned: VariableSpec, spec: VariableSpec) -> None:
     Raises:
         PlanError: one of them differs.
     """
-    for field in ("shape", "dtype", "is_table"):
+    for field in ("shape", "dtype", "is_table", "growing"):
         valid, received = getattr(planned, field), getattr(spec, field)
         if valid != received:
             raise PlanError(
@@ -284,7 +284,11 @@ def check_fits(planned: VariableSpec, spec: VariableSpec) -> None:
 # A shard's size follows from the routing, so the JSON text has only the servers of the shards.
 def _placement_to_json(placement: Placement) -> dict[str, Any]:
     routing = dataclasses.asdict(placement.routing) if placement.routing else None
-    return {**dataclasses.asdict(placement.spec), "servers": list(placement.servers), "routing": routing}
+    spec = dataclasses.asdict(placement.spec)
+    # Left out where it is false, so that plans of tables with fixed rows are read by earlier versions too.
+    if not spec["growing"]:
+        del spec["growing"]
+    return {**spec, "servers": list(placement.servers), "routing": routing}
 
 
 def _placement_from_json(data: dict[str, Any]) -> Placement:

@@ -73,6 +73,10 @@ class Splitter:
 
     def split(self, spec: VariableSpec) -> Placement:
         """Returns a placement with the variable's shards, all of them still on server 0."""
+        if spec.growing:
+            # A hash of the id spreads rows evenly, and how many there will be nobody knows.
+            shards = min(self.num_servers, spec.rows)
+            return Placement.on(spec, [0] * shards, Routing("key", spec.rows, shards))
         # `operator.index` turns an integer of numpy into Python's, which JSON needs.
         shards = operator.index(self.partitioner(spec, self.num_servers))
         # A table has a routing even if it is whole, so that lookups need no special case.

@@ -58,7 +58,8 @@ def format_slots(spec: VariableSpec) -> str:
 def _variable_row(placement: Placement) -> tuple[str, ...]:
     spec = placement.spec
     split = f"{len(placement.shards)} by {placement.routing.kind}" if placement.routing else "whole"
-    shape = str(list(spec.shape))
+    # How many rows a table that grows will have is expected, not known.
+    shape = ("~" if spec.growing else "") + str(list(spec.shape))
     return spec.name, shape, human_bytes(spec.nbytes), format_slots(spec), split, format_ranges(placement.servers)
 
 

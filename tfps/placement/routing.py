@@ -10,6 +10,8 @@ non-negative and below 2**63, so signed 64-bit integers never overflow, and floo
   rotated: `x = (local % PRIME * multiplier + offset) % PRIME`, `y = x * x % PRIME`, and
   `shard = (turn + y) % shards` where `local < base`, else `shard = turn` (the last, partial block stays as it is).
   mod is the case `multiplier = offset = 0`.
+* key: `local = id`, and `shard = (mix(id) >> 33) % shards`, where mix is the finalizer of SplitMix64 on unsigned 64-bit
+  integers. Ids are any int64. This is the kind of tables that grow, whose `rows` is only how many are expected.
 
 Example: rows = 10, shards = 4, so base = 2, extra = 2. div holds 0-2, 3-5, 6-7, 8-9; mod holds 0 4 8, 1 5 9, 2 6, 3 7.
 
@@ -26,6 +28,8 @@ from tfps.checks import check_choice, check_integer
 from tfps.errors import IdRangeError, PlanError
 
 RoutingKind: TypeAlias = Literal["div", "mod", "hash"]
+"""How a table with numbered rows may be split."""
+_AnyKind: TypeAlias = Literal["div", "mod", "hash", "key"]
 
 PRIME = 2**31 - 1
 """Modulus of the rotation: the largest prime p whose squares stay below 2**62."""
@@ -42,29 +46,35 @@ class Routing:
     Choose `hash` unless there is a reason not to. Ids sorted by frequency put all the load of a `div` split on shard 0,
     and ids with a common stride put all the load of a `mod` split on one shard. `hash` spreads each run of `shards`
     neighbouring ids over all shards, in an order that differs from run to run. It is a bijection: rows never collide.
+    `key` is for tables that grow: each id is on the shard that a hash of it gives.
 
     Args:
-        kind: "div", "mod" or "hash".
-        rows: the number of rows of the whole table, at least 1.
+        kind: "div", "mod", "hash" or "key".
+        rows: the number of rows of the whole table, at least 1; for "key" the expected number.
         shards: the number of shards, 1 to `rows`, so that no shard is empty.
 
     Raises:
         PlanError: an argument breaks its rule.
     """
 
-    kind: RoutingKind
+    kind: _AnyKind
     rows: int
     shards: int
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        check_choice("kind", self.kind, get_args(RoutingKind), error=PlanError)
+        check_choice("kind", self.kind, get_args(_AnyKind), error=PlanError)
         for name in ("rows", "shards"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), error=PlanError))
         if not 1 <= self.rows <= MAX_ROWS:
             raise PlanError(f"`rows` must be between 1 and 2**62. Received: {self.rows}.")
         if not 1 <= self.shards <= self.rows:
             raise PlanError(f"`shards` must be between 1 and rows ({self.rows}). Received: {self.shards}.")
+
+    @property
+    def takes_any_id(self) -> bool:
+        """Whether ids may be any int64, and not only row numbers."""
+        return self.kind == "key"
 
     @property
     def multiplier(self) -> int:
@@ -106,6 +116,8 @@ class Routing:
         """
         ids = np.asarray(ids, np.int64)
         self._check_ids(ids)
+        if self.kind == "key":
+            return ((_mix(ids) >> np.uint64(33)).astype(np.int64) % self.shards).astype(np.int32), ids
         if self.kind == "div":
             # The first quotient counts blocks of base + 1 rows, the second blocks of base rows after the larger ones.
             shard = np.maximum(ids // (self.base + 1), (ids - self.extra) // self.base)
@@ -132,6 +144,8 @@ class Routing:
             IdRangeError: a local row is outside its shard.
         """
         local = np.asarray(local, np.int64)
+        if self.kind == "key":
+            return local
         _check_range(local, self.shard_rows(shard), "local row")
         if self.kind == "div":
             return local + self._first_row(np.asarray(shard, np.int64))
@@ -148,11 +162,24 @@ class Routing:
         return np.where(local < self.base, mixed * mixed % PRIME % self.shards, 0)
 
     def _check_ids(self, ids: NDArray[np.int64]) -> None:
-        _check_range(ids, self.rows, "id")
+        if not self.takes_any_id:
+            _check_range(ids, self.rows, "id")
 
     def _check_shard(self, shard: int) -> None:
         if not 0 <= shard < self.shards:
             raise PlanError(f"`shard` must be between 0 and {self.shards - 1}. Received: {shard}.")
+
+
+def _mix(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Returns the finalizer of SplitMix64, a bijection of 64-bit integers.
+
+    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014; constants of Stafford's
+    variant 13.
+    """
+    x = ids.astype(np.uint64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def _check_range(values: NDArray[np.int64], end: int, noun: str) -> None:

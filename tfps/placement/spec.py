@@ -11,6 +11,8 @@ from tfps.types import Shape, is_integer
 
 _NARROW_BYTES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "int4": 1, "uint4": 1}
 """Bytes of an element of the types that Keras and TensorFlow have and numpy lacks."""
+_GROWING_ROW_BYTES = 16
+"""What a row of a table that grows takes beyond its floats: its id, its part of the index, and when it was used."""
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -42,6 +44,7 @@ class VariableSpec:
         dtype: the element type by name.
         slots: the number of optimizer slots of the same shape: SGD 0, Adagrad 1, Adam 2.
         row_slots: the number of optimizer slots with one number per row: RowwiseAdagrad 1.
+        growing: whether rows appear as their ids do, which are any int64. The shape has the expected number of rows.
         rows_per_step: ids that one step of one worker looks up in this table, with repeats; None if unknown.
         trainable: whether steps push updates to the variable.
         is_table: True if steps look up some of its rows, False for a dense variable, of which they need everything.
@@ -58,11 +61,12 @@ class VariableSpec:
     trainable: bool = True
     is_table: bool = False
     row_slots: int = 0
+    growing: bool = False
 
     def __post_init__(self) -> None:
         """Checks the fields. A list as `shape` becomes a tuple, and numbers of numpy become Python's, for JSON."""
         check_string("name", self.name, error=PlanError)
-        for field in ("trainable", "is_table"):
+        for field in ("trainable", "is_table", "growing"):
             object.__setattr__(self, field, check_bool(self._field(field), getattr(self, field), error=PlanError))
         object.__setattr__(self, "shape", self._check_shape())
         # An empty table has no row to look up, and no shard could be non-empty.
@@ -97,7 +101,8 @@ class VariableSpec:
     def bytes_of_rows(self, rows: int) -> int:
         """Returns the bytes of some rows and their slots."""
         # Example: a row of 16 floats with one slot and one row slot is 64 + 64 + 4 bytes.
-        return rows * (self.row_bytes * (1 + self.slots) + dtype_bytes(self.dtype) * self.row_slots)
+        own = self.row_bytes * (1 + self.slots) + dtype_bytes(self.dtype) * self.row_slots
+        return rows * (own + (_GROWING_ROW_BYTES if self.growing else 0))
 
     @property
     def row_bytes(self) -> int:

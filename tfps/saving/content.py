@@ -68,6 +68,10 @@ class Content:
             return tuple(self.dense[name].shape)
         return tuple(self.table(name).placement.spec.shape)
 
+    def grows(self, name: str) -> bool:
+        """Whether a variable is of a table that grows."""
+        return name not in self.dense and self.table(name).grows
+
     def read(self, name: str) -> np.ndarray[Any, Any]:
         """Returns the value of a dense variable."""
         return self.dense[name].numpy()

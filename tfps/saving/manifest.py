@@ -229,7 +229,8 @@ def _parse_table(one: "_Fields") -> SavedTable:
     if not isinstance(columns, list) or not columns or not all(isinstance(name, str) for name in columns):
         raise CheckpointError(f"{one.path} is broken: `columns` must be names. Received: {show_value(columns)}.")
     parts = tuple(one.each("parts", _parse_part))
-    for part in parts:
+    # The ids of a table that grows are no row numbers, and there may be more of them than were expected.
+    for part in () if rule.takes_any_id else parts:
         end = 0 if part.shard >= rule.shards else rule.shard_rows(part.shard)
         if part.first + (0 if part.has_ids else part.rows) > end or part.rows > rule.rows:
             raise CheckpointError(f"{one.path} is broken: part {show_value(part.bundle)} is outside its table.")
@@ -275,7 +276,10 @@ def _check_references(manifest: Manifest, path: str) -> None:
         if any(len(shape) != 2 or shape[0] != table.routing.rows for shape in shapes):
             name = show_value(table.columns[0])
             raise CheckpointError(f"{path} is broken: the columns of table {name} differ in their rows.")
-        if manifest.base is None and not any(part.has_ids for part in table.parts) and not _covers(table):
+        if table.routing.takes_any_id:
+            if not all(part.has_ids and part.shard < table.routing.shards for part in table.parts):
+                raise CheckpointError(f"{path} is broken: a part of table {show_value(table.columns[0])} has no ids.")
+        elif manifest.base is None and not any(part.has_ids for part in table.parts) and not _covers(table):
             name = show_value(table.columns[0])
             raise CheckpointError(f"{path} is broken: its parts do not have each row of table {name} once.")
     bundles = {variable.bundle for variable in manifest.variables if variable.bundle is not None}

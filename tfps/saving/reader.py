@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps.cluster import devices
+from tfps.embedding.dynamic_table import DynamicTable
 from tfps.embedding.table import Table
 from tfps.errors import CheckpointError, CheckpointMismatchError
 from tfps.ops.routing_graph import global_of, locate
@@ -66,8 +67,11 @@ def match(manifest: Manifest, content: Content, path: str, only: Sequence[str] |
         here, there = ([name for name in names if _group_of(name) == METRICS] for names in (content.order, saved))
         metrics = _pair(here, there) or {name: name for name in here if name in saved}
         pairs |= {name: other for name, other in metrics.items() if content.shape(name) == saved[other].shape}
+    growing = {name for table in manifest.tables if table.routing.takes_any_id for name in table.columns}
     for name, other in pairs.items():
-        if content.shape(name) != saved[other].shape:
+        # How many rows were expected does not matter to a table that grows, neither here nor there.
+        first = 1 if other in growing and content.grows(name) else 0
+        if content.shape(name)[first:] != saved[other].shape[first:]:
             raise CheckpointMismatchError(
                 f"{path} is of another model: variable {other!r} has shape {saved[other].shape} there, and "
                 f"{content.shape(name)} in this model."
@@ -174,6 +178,7 @@ def restore(
     names = {saved: name for name, saved in pairs.items()}
     # Every checkpoint of a chain has all dense variables, so the last one alone counts.
     _restore_dense(chain[-1], content, names)
+    _clear_growing(content, names, servers)
     # Rows of the complete one first; each delta then overwrites the rows that it has.
     for stored in chain:
         wanted = [_wanted(table, stored.manifest, content, names) for table in stored.manifest.tables]
@@ -238,6 +243,13 @@ def _restore_dense(stored: Stored, content: Content, names: Mapping[str, str]) -
             else:
                 # A table that was small, or that one process had, and is split over servers now.
                 content.table(name).assign(value.numpy())
+
+
+def _clear_growing(content: Content, names: Mapping[str, str], servers: Collection[int] | None) -> None:
+    """Removes the rows of tables that grow, before they get those of a checkpoint."""
+    for one in content.tables:
+        if isinstance(one.tables[0], DynamicTable) and one.names[0] in names.values():
+            one.tables[0].clear(servers)
 
 
 def _restore_tables(

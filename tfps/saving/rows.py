@@ -38,8 +38,10 @@ class Chunk:
 
     @property
     def is_range(self) -> bool:
-        """Whether the local rows follow one another."""
-        return not self.local.size or int(self.local[-1]) - int(self.local[0]) + 1 == self.local.size
+        """Whether the local rows follow one another; those of a table that grows come in no order."""
+        return not self.local.size or (
+            int(self.local[-1]) - int(self.local[0]) + 1 == self.local.size and bool((np.diff(self.local) == 1).all())
+        )
 
 
 class Rows(Protocol):

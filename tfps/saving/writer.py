@@ -140,7 +140,9 @@ class _Writer:
     def _write_part(self, one: TableContent, found: list[SavedPart], chunk: Chunk, bundle: str, place: str) -> None:
         """Writes one part, on its server or on the chief."""
         names, rows, first = [str(column) for column in range(len(chunk.rows))], chunk.rows, 0
-        if not chunk.is_range:
+        # The parts of a table that grows always have ids: a range of them would mean nothing to its readers.
+        has_ids = not chunk.is_range or one.tables[0].grows
+        if has_ids:
             ids = one.tables[0].routing.global_of(chunk.shard, chunk.local)
             with tf.device(None), tf.device(place):
                 rows = [*rows, tf.constant(ids)]
@@ -149,7 +151,7 @@ class _Writer:
             first = int(chunk.local[0])
         self._write(place, bundle, names, rows)
         # Several servers append to one list at a time, which is safe in Python.
-        found.append(SavedPart(bundle, chunk.shard, first, int(chunk.local.size), not chunk.is_range))
+        found.append(SavedPart(bundle, chunk.shard, first, int(chunk.local.size), has_ids))
 
     def _write(self, device: str, bundle: str, names: Sequence[str], tensors: Sequence[tf.Tensor]) -> None:
         prefix = self._draft.prefix(bundle)

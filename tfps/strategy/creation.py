@@ -5,7 +5,7 @@ import dataclasses
 from tfps.cluster import devices
 from tfps.embedding.initialization import InitialValue
 from tfps.embedding.sharded_table import ShardedTable
-from tfps.embedding.table import Table
+from tfps.embedding.table import Table, TableMaker
 from tfps.errors import UnsupportedError
 from tfps.placement.model import Placement
 from tfps.placement.spec import VariableSpec
@@ -18,7 +18,7 @@ class Recipe:
 
     Args:
         initial: the first value.
-        table_type: the class of the table, if the variable is a table; a layer may choose another one.
+        table_type: what makes the table, if the variable is a table; a layer may choose another one.
         is_seed: whether the variable is the state of a random generator.
         is_small_table: whether the variable is a table that is small enough to be a dense variable.
         may_be_dense: whether the variable, if it is a table, may be a dense variable instead.
@@ -27,7 +27,7 @@ class Recipe:
     """
 
     initial: InitialValue
-    table_type: type[Table] = ShardedTable
+    table_type: TableMaker = ShardedTable
     is_seed: bool = False
     is_small_table: bool = False
     may_be_dense: bool = False

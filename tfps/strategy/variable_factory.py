@@ -104,7 +104,8 @@ class VariableFactory:
             placement = self._choose_placer(spec, recipe).place(spec)
         if spec.is_table:
             table = create_table(placement, recipe, spec.trainable)
-            table.keeps_repeats = self.keep_repeats
+            # The messages of a table that grows have no room for the marks of ids that repeat.
+            table.keeps_repeats = self.keep_repeats and not table.grows
             return table
         variable = create_dense(placement, recipe, spec.trainable)
         self._dense.append(weakref.ref(variable))

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx  # whether AutoGraph is on is not public
 
 from tfps import step
+from tfps.embedding import row_use
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.closure import Copies
 from tfps.training.device_steps import DeviceCopies, run_on_devices
@@ -76,7 +77,8 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
         copies.update(exchange.copies)
         if devices:
             device_copies = DeviceCopies(devices, copies, strategy.dense_variables)
-        result = run(recording.lookups(batch), batch)
+        with row_use.training(True):
+            result = run(recording.lookups(batch), batch)
         exchange.push()
         return result
 
@@ -85,7 +87,7 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
 
 def run_eagerly(function: Callable[..., Nest], *args: Any, **kwargs: Any) -> Nest:
     """Runs a function as an eager step: at once, on the variables and rows of the servers."""
-    with step.tracing(step.Step(DirectLookups(), {}, by_hand=True, eager=True)):
+    with step.tracing(step.Step(DirectLookups(), {}, by_hand=True, eager=True)), row_use.training(True):
         return function(*args, **kwargs)
 
 

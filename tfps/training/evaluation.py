@@ -67,6 +67,7 @@ class Evaluation(SteadyMode):
     """
 
     applies_updates = False
+    trains = False
 
     def __init__(self, strategy: ParameterServerStrategy, chosen_steps: Callable[[], int]) -> None:
         super().__init__(strategy, chosen_steps)

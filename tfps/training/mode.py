@@ -52,10 +52,12 @@ class Mode(abc.ABC):
     Attributes:
         applies_updates: whether closures apply the optimizer on the worker. If so, the optimizer's dense variables are
             exchanged with those of the model, and must exist before a closure is traced.
+        trains: whether steps lead to updates of the rows that they look up.
     """
 
     # No default: every mode has to decide.
     applies_updates: ClassVar[bool]
+    trains: ClassVar[bool] = True
 
     @property
     @abc.abstractmethod

@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeVar
 
 import tensorflow as tf
 
+from tfps.embedding import row_use
 from tfps.embedding.whole import WHOLE_SUFFIX
 from tfps.inputs.epoch import Epoch, Source
 from tfps.inputs.iterators import WorkerIterator
@@ -143,7 +144,8 @@ class TracedClosures:
         def trace(order: tf.Tensor, iterator: tf.Tensor) -> tf.Tensor:
             source = WorkerBatches(WorkerIterator(kind, iterator), spec)
             closure = self._mode.closure(self._program(spec), turn)
-            result = closure.over_iterator(source, Order.read(order))
+            with row_use.training(self._mode.trains):
+                result = closure.over_iterator(source, Order.read(order))
             self._on_traced(closure)
             return result
 
@@ -154,7 +156,8 @@ class TracedClosures:
     def _trace_batches(self, order: tf.Tensor, batches: Sequence[Nest]) -> tf.Tensor:
         # Each fed batch has its own copy of the step in the graph, so there are no turns.
         closure = self._mode.closure(self._program(batches[0]), 1)
-        result = closure.over_batches(batches, Order.read(order))
+        with row_use.training(self._mode.trains):
+            result = closure.over_batches(batches, Order.read(order))
         self._on_traced(closure)
         return result
 

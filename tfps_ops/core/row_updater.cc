@@ -33,11 +33,15 @@ class RuleUpdater : public RowUpdater {
     float prepared[kMaxHyperparameters];
     std::memcpy(prepared, hyperparameters, kernel_.rule.hyperparameter_count * sizeof(float));
     // On a copy: the message belongs to the caller, and other tables are updated by the same numbers.
-    kernel_.prepare(prepared);
+    Prepare(prepared);
     // A fetch from memory and some arithmetic for the row and for each slot.
     parallel(block.count, (20 + block.dim) * (1 + slots()),
-             [&](int64_t begin, int64_t end) { kernel_.apply(prepared, Part(block, begin, end)); });
+             [&](int64_t begin, int64_t end) { ApplyPrepared(prepared, Part(block, begin, end)); });
   }
+
+  void Prepare(float* hyperparameters) const override { kernel_.prepare(hyperparameters); }
+
+  void ApplyPrepared(const float* prepared, const RowBlock& block) const override { kernel_.apply(prepared, block); }
 
  private:
   const RuleKernel& kernel_;  // of a static table

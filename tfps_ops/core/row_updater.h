@@ -31,6 +31,11 @@ class RowUpdater {
   // Reads, updates and writes each row of the block once. Large blocks are shared out over threads by rows.
   // Cost: O(block.count * block.dim), one fetch from memory a row and slot.
   virtual void Apply(const float* hyperparameters, const RowBlock& block, const ParallelFor& parallel) const = 0;
+
+  // The two halves of Apply, for stores whose rows do not lie in one matrix. Prepare computes in place what is the same for all
+  // rows of an update; ApplyPrepared then updates the rows of a block, on the caller's thread, as often as there are blocks.
+  virtual void Prepare(float* hyperparameters) const = 0;
+  virtual void ApplyPrepared(const float* prepared, const RowBlock& block) const = 0;
 };
 
 // The updater of the rule with this name (see RowRules), on the best loops this CPU can run or on those of `target`; an

@@ -28,6 +28,7 @@ class ApplyRowsOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("rule", &rule));
     OP_REQUIRES_OK(context, context->GetAttr("dim", &dim_));
     OP_REQUIRES_OK(context, context->GetAttr("tables", &tables_));
+    OP_REQUIRES_OK(context, context->GetAttr("any_key", &any_key_));
     OP_REQUIRES_OK(context, context->GetAttr("K", &variables));
     // Made once: an updater keeps no state, so all calls of this op may share it.
     auto updater = MakeRowUpdater(rule);
@@ -42,7 +43,7 @@ class ApplyRowsOp : public tf::OpKernel {
     const tf::Tensor& message = context->input(context->num_inputs() - 1);
     OP_REQUIRES_OK(context, CheckVector("message", message));
     const auto update = ReadUpdate(message.flat<float>().data(), message.NumElements(), updater_->hyperparameters(),
-                                   tables_, dim_);
+                                   tables_, dim_, any_key_);
     OP_REQUIRES_OK(context, ToTensorFlow(update));
     // One table after another, each under its own locks: requests of several workers follow each other through the tables,
     // and a wrong message leaves the tables before the one it names updated.
@@ -71,6 +72,7 @@ class ApplyRowsOp : public tf::OpKernel {
   std::unique_ptr<RowUpdater> updater_;
   int64_t dim_ = 0;
   int64_t tables_ = 0;
+  bool any_key_ = false;
 };
 
 REGISTER_KERNEL_BUILDER(Name("TfpsApplyRows").Device(tf::DEVICE_CPU), ApplyRowsOp);

@@ -23,6 +23,7 @@ class GatherRowsOp : public tf::OpKernel {
  public:
   explicit GatherRowsOp(tf::OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("dim", &dim_));
+    OP_REQUIRES_OK(context, context->GetAttr("training", &training_));
   }
 
   void Compute(tf::OpKernelContext* context) override {
@@ -52,11 +53,12 @@ class GatherRowsOp : public tf::OpKernel {
   absl::Status Gather(tf::OpKernelContext* context, int table, const PieceRows& piece, float* out) const {
     // Opened for this call: between two of them the variable may have been replaced.
     std::unique_ptr<RowStore> store;
-    TF_RETURN_IF_ERROR(OpenRowStore(context, {&context->input(table)}, dim_, &store));
+    TF_RETURN_IF_ERROR(OpenRowStore(context, {&context->input(table)}, dim_, &store, training_));
     return ToTensorFlow(store->CopyRows({piece.rows, piece.count}, out, DeviceParallel(context)), "table ", table);
   }
 
   int64_t dim_ = 0;
+  bool training_ = false;
 };
 
 REGISTER_KERNEL_BUILDER(Name("TfpsGatherRows").Device(tf::DEVICE_CPU), GatherRowsOp);

@@ -24,7 +24,8 @@ absl::Status KindOf(const std::string& name, RoutingKind* kind) {
   if (name == "div") *kind = RoutingKind::kDiv;
   else if (name == "mod") *kind = RoutingKind::kMod;
   else if (name == "hash") *kind = RoutingKind::kHash;
-  else return ToTensorFlow(InvalidArgument("`kinds` must be div, mod or hash. Received: ", name));
+  else if (name == "key") *kind = RoutingKind::kKey;
+  else return ToTensorFlow(InvalidArgument("`kinds` must be div, mod, hash or key. Received: ", name));
   return absl::OkStatus();
 }
 

@@ -27,6 +27,7 @@ REGISTER_OP("TfpsApplyRows")
     .Attr("tables: int >= 1")
     .Attr("dim: int >= 1")
     .Attr("rule: string")
+    .Attr("any_key: bool = false")
     .SetIsStateful()
     .SetShapeFn(ApplyRowsShape)
     .Doc(R"doc(
@@ -35,7 +36,7 @@ Updates rows of several tables of one server at once, and the slots that go with
 Each table is locked, with its slots, while its own rows are updated: concurrent updates lose nothing. A message that is
 wrong for one table leaves those before it updated.
 
-variables: Handles of float variables, [any, dim]: the tables, then the first slot of every table, then the second of every
+variables: Handles of float variables, [any, dim], or of columns of tables that grow: the tables, then the first slot of every table, then the second of every
     table; a slot has as many rows as its
     table, and as many columns or one, as its rule says.
 message: The hyperparameters of the rule, as TfpsRowRules names them and then the decay; the bits of a request, two floats an element:
@@ -43,6 +44,7 @@ message: The hyperparameters of the rule, as TfpsRowRules names them and then th
     measures of each row that has 2^62 added to its number, because its id repeats in the batch and the rule takes them.
 tables: How many tables there are.
 rule: The name of a rule; TfpsRowRules lists them.
+any_key: Whether the rows have keys of all 64 bits, as those of tables that grow; none has measures then.
 )doc");
 
 }  // namespace

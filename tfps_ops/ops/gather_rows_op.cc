@@ -35,6 +35,7 @@ REGISTER_OP("TfpsGatherRows")
     .Output("rows: float")
     .Attr("N: int >= 1")
     .Attr("dim: int >= 1")
+    .Attr("training: bool = false")
     .SetIsStateful()
     .SetShapeFn(GatherRowsShape)
     .Doc(R"doc(
@@ -42,8 +43,9 @@ Copies rows out of several tables of one server at once.
 
 Each table is locked against updates while its own rows are copied: no row is seen half updated.
 
-tables: Handles of float variables, each [any, dim].
+tables: Handles of float variables, each [any, dim], or of tables that grow.
 request: [N + m]: how many rows of each table are wanted, then those m rows, table after table.
+training: Whether a step will update these rows. Tables that evict rows leave them alone then.
 rows: [m, dim], in the order of the request.
 )doc");
 

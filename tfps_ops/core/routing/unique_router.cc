@@ -96,16 +96,18 @@ UniqueRouter::IdPlace UniqueRouter::FirstBad() const {
 
 void UniqueRouter::ReadTable(const Routing& routing, const TableIds& ids, Work* work) const {
   // Made for each step and table: a table of the batch's size is in the cache by the end of it, and needs no clearing.
-  IdNumbers numbers(ids.count, routing.rows);
+  // Ids of a table that grows are no row numbers, however few it is expected to have.
+  const int64_t rows = routing.kind == RoutingKind::kKey ? INT64_MAX : routing.rows;
+  IdNumbers numbers(ids.count, rows);
   const Locator locate(routing);
   // The most there can be; pages that are never written take no memory.
-  work->unique.reserve(std::min(ids.count, routing.rows));
+  work->unique.reserve(std::min(ids.count, rows));
   // How many unique ids each shard has: the counts that a request begins with.
   work->counts.assign(routing.shards, 0);
   for (int64_t i = 0; i < ids.count; ++i) {
     const int64_t id = ids.ids[i];
     // Checked before the hash: the table of numbers is only as large as the rows, where it is direct.
-    if (id < 0 || id >= routing.rows) {
+    if (!routing.Has(id)) {
       work->bad_element = i;
       return;
     }

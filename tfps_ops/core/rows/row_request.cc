@@ -34,7 +34,8 @@ Result<std::vector<PieceRows>> ReadRequest(const int64_t* request, int64_t size,
   return split;
 }
 
-Result<RowUpdate> ReadUpdate(const float* message, int64_t size, int64_t hyperparameters, int64_t pieces, int64_t dim) {
+Result<RowUpdate> ReadUpdate(const float* message, int64_t size, int64_t hyperparameters, int64_t pieces, int64_t dim,
+                             bool any_key) {
   const auto refused = [&](int64_t rows, int64_t repeated) {
     return InvalidArgument("`message` must hold ", hyperparameters + 2 * pieces, " floats, ", dim + 2, " for each of its ", rows,
                            " rows and ", dim, " for each of the ", repeated, " that repeat. Received: ", size, " floats.");
@@ -70,7 +71,7 @@ Result<RowUpdate> ReadUpdate(const float* message, int64_t size, int64_t hyperpa
   for (int64_t r = 0; r < rows; ++r) {
     int64_t& row = update.request[pieces + r];
     // A negative number is no row, whatever its bits; the store refuses it.
-    if (row < kRepeats) continue;
+    if (any_key || row < kRepeats) continue;
     row -= kRepeats;
     if (update.measures.empty()) update.measures.resize(rows);
     // Read below only if the size is right.

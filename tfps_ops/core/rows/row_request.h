@@ -46,9 +46,10 @@ struct RowUpdate {
   std::vector<PieceRows> pieces;           // point into `request`, and stay valid when the update is moved
 };
 
-// Splits an update of `size` floats. An InvalidArgument error where its rows do not give that size, or the request in it is
+// Splits an update of `size` floats. With `any_key`, rows have keys of all 64 bits, so none has measures. An InvalidArgument error where its rows do not give that size, or the request in it is
 // wrong.
-Result<RowUpdate> ReadUpdate(const float* message, int64_t size, int64_t hyperparameters, int64_t pieces, int64_t dim);
+Result<RowUpdate> ReadUpdate(const float* message, int64_t size, int64_t hyperparameters, int64_t pieces, int64_t dim,
+                             bool any_key = false);
 
 }  // namespace tfps
 

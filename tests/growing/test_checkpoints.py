@@ -1,0 +1,78 @@
+"""Checkpoints of tables that grow while a model trains: deltas, evicted rows, servers that die."""
+
+import json
+
+import keras
+import numpy as np
+
+import tfps
+from tests.growing.models import counter, counts_of, rows_of
+
+
+def data(ids, batch_size=4):
+    import tensorflow as tf
+
+    ids = np.asarray(ids).reshape(-1, 2)
+    return tf.data.Dataset.from_tensor_slices((ids, np.zeros(len(ids)))).batch(batch_size)
+
+
+def rows(model):
+    return {i: -row[0] for i, row in rows_of(model.get_layer("counts")).items()}
+
+
+def restored(strategy, folder, **growth):
+    model = counter(strategy, **growth)
+    tfps.checkpoint.restore(model, folder)
+    return rows(model)
+
+
+def test_a_delta_has_the_rows_that_came_since(strategy, tmp_path):
+    model = counter(strategy)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(-(2**62), 2**62, 800)
+    ids[400:500] = ids[:100]
+    saving = tfps.callbacks.Checkpoint(tmp_path, every_steps=20, keep=10, full_every=3)
+    model.fit(data(ids), shuffle=False, verbose=0, callbacks=[saving])
+    assert rows(model) == counts_of(ids)
+    assert restored(strategy, tmp_path) == counts_of(ids)
+    manifests = [json.loads((path / "manifest.json").read_text()) for path in sorted(tmp_path.glob("ckpt-*"))]
+    saved = {one["step"]: sum(part["rows"] for part in one["tables"][0]["parts"]) for one in manifests}
+    # Of each three one is complete; a delta has the 160 ids of 20 batches, but for those that came before.
+    assert saved == {20: 160, 40: 160, 60: 160, 80: 540, 100: 160}
+
+
+def test_evicted_rows_do_not_come_back(strategy, tmp_path):
+    growth = {"max_rows": 200, "eviction": tfps.eviction.LeastRecent()}
+    model = counter(strategy, **growth)
+    ids = np.random.default_rng(1).integers(0, 2**62, 3000)
+    saving = tfps.callbacks.Checkpoint(tmp_path, every_steps=50, keep=10, full_every=4)
+    model.fit(data(ids), shuffle=False, verbose=0, callbacks=[saving])
+    expected = rows(model)
+    assert len(expected) <= 200
+    assert restored(strategy, tmp_path, **growth) == expected
+
+
+class KillServer(keras.callbacks.Callback):
+    """Kills a server after some batches of the first epoch that gets so far."""
+
+    def __init__(self, strategy, batch):
+        super().__init__()
+        self._strategy, self._batch, self.killed = strategy, batch, False
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch >= self._batch and not self.killed:
+            self.killed = True
+            self._strategy.cluster.kill("ps", 1)
+
+
+def test_a_killed_server_gets_its_rows_slots_and_counts_back(tmp_path):
+    cluster = tfps.LocalCluster(num_ps=2, num_workers=1)
+    with tfps.ParameterServerStrategy(cluster, dense_tables_bytes=0) as strategy:
+        model = counter(strategy, keras.optimizers.SGD(1.0, momentum=0.0), admission=tfps.admission.Count(1))
+        ids = np.random.default_rng(0).integers(-(2**62), 2**62, 1200)
+        ids[600:900] = ids[:300]
+        saving = tfps.callbacks.Checkpoint(tmp_path, every_steps=25)
+        kill = KillServer(strategy, 70)
+        model.fit(data(ids), shuffle=False, verbose=0, callbacks=[saving, kill])
+        assert kill.killed
+        assert rows(model) == counts_of(ids)

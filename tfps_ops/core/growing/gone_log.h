@@ -1,0 +1,47 @@
+// The rows of a segment that went, each with the tick in which it did: what Since says was evicted.
+#ifndef TFPS_OPS_CORE_GROWING_GONE_LOG_H_
+#define TFPS_OPS_CORE_GROWING_GONE_LOG_H_
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "tfps_ops/core/growing/table_memory.h"
+
+namespace tfps {
+
+// A list in the order of ticks, cleaned when it is long. A key that goes, returns and goes again may be in it twice, and a key
+// that is stored again may still be in it; readers pass over both, and cleaning removes them.
+// Threads: the lock of the segment.
+class GoneLog {
+ public:
+  using IsStored = std::function<bool(uint64_t word)>;
+
+  void Add(uint64_t word, uint32_t tick, TableMemory* memory);
+
+  // The words of rows that went after `tick` and are not stored now, each once.
+  std::vector<uint64_t> Since(uint32_t tick, const IsStored& is_stored) const;
+
+  // Cleans a list of more than `limit` entries; drops the oldest where it is still too long. Returns the tick of the last one
+  // dropped, 0 where none was.
+  uint32_t Trim(int64_t limit, const IsStored& is_stored, TableMemory* memory);
+
+  int64_t size() const { return static_cast<int64_t>(entries_.size()); }
+  int64_t bytes() const { return static_cast<int64_t>(entries_.capacity() * sizeof(Entry)); }
+
+ private:
+  // 12 bytes, where a 64-bit word and a tick would have 16.
+  struct Entry {
+    uint32_t low, high, tick;
+    uint64_t word() const { return uint64_t{high} << 32 | low; }
+  };
+
+  // Without repeats and without what is stored, in the order of ticks; of entries after `tick`.
+  std::vector<Entry> Cleaned(uint32_t tick, const IsStored& is_stored) const;
+
+  std::vector<Entry> entries_;
+};
+
+}  // namespace tfps
+
+#endif  // TFPS_OPS_CORE_GROWING_GONE_LOG_H_

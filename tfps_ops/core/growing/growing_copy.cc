@@ -1,0 +1,208 @@
+// Lookups, and what is written as it is: values and metadata that are restored, scores, pins, removals.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "tfps_ops/core/growing/growing_table.h"
+#include "tfps_ops/core/growing/key_pipeline.h"
+
+namespace tfps {
+namespace {
+
+constexpr int64_t kNanosecondsARow = 60;  // two fetches, several of which are under way at a time
+
+}  // namespace
+
+bool GrowingTable::AllAdmitted() const {
+  const Admission& admission = parts_.options.admission;
+  switch (admission.kind) {
+    case Admission::Kind::kAlways:
+      return true;
+    case Admission::Kind::kProbability:
+      return admission.reads_first_value || admission.p >= 1;
+    default:
+      return admission.reads_first_value || admission.n <= 1;
+  }
+}
+
+void GrowingTable::WriteUnstored(const Column& about, int column, int64_t key, float* out) const {
+  if (column != 0) std::fill(out, out + about.width, about.initial);
+  else if (AllAdmitted()) WriteFirstValue(parts_.options.first, key, about.width, out);
+  else std::fill(out, out + about.width, MeanFirstValue(parts_.options.first));
+}
+
+Status GrowingTable::Copy(int column, const RowKeys& keys, bool training, float* out, const ParallelFor& parallel) {
+  const Column about = ColumnOf(column);
+  if (!about.live) return CheckColumn(column);
+  const auto history = training ? parts_.HistoryForScores() : nullptr;
+  if (training) parts_.clock.WillTouch(keys.count);
+  parallel(keys.count, kNanosecondsARow + about.width, [&](int64_t begin, int64_t end) {
+    ForEachKey(parts_, keys, begin, end, column, column, [&](int64_t i, uint64_t word, int likely) {
+      Segment& segment = SegmentOf(word);
+      {
+        const std::lock_guard<SpinLock> lock(segment.lock());
+        const int block = segment.Find(word, likely);
+        if (block != Segment::kNone) {
+          uint8_t* at = segment.Block(block);
+          if (training) parts_.Touch(&segment, at, history.get());
+          std::memcpy(out + i * about.width, segment.layout->Floats(at, column), about.width * sizeof(float));
+          return;
+        }
+      }
+      // Not under the lock: random numbers take longer than a copy.
+      WriteUnstored(about, column, keys.keys[i], out + i * about.width);
+    });
+  });
+  return Status();
+}
+
+Status GrowingTable::AssignRow(int column, int64_t width, uint64_t word, const float* values) {
+  Segment& segment = SegmentOf(word);
+  const auto history = parts_.HistoryForScores();
+  // Room that others take again between the walk and the next try is not waited for without end.
+  constexpr int kTries = 4;
+  for (int tries = 0; tries < kTries; ++tries) {
+    {
+      const std::lock_guard<SpinLock> lock(segment.lock());
+      int block = segment.Find(word);
+      if (block == Segment::kNone) {
+        const Segment::Outcome outcome = parts_.MakeRow(&segment, word);
+        if (outcome == Segment::Outcome::kFull) break;
+        if (outcome == Segment::Outcome::kDone) {
+          block = segment.count() - 1;
+          parts_.AddScore(segment, segment.Block(block), parts_.Gain());
+          ForgetCount(&segment, word);
+        }
+      }
+      if (block != Segment::kNone) {
+        uint8_t* at = segment.Block(block);
+        parts_.Touch(&segment, at, history.get());
+        std::memcpy(segment.layout->Floats(at, column), values, width * sizeof(float));
+        return Status();
+      }
+    }
+    walk_.MakeRoom(1);
+  }
+  return ResourceExhausted("no room for the row of key ", parts_.mix.KeyOf(word), ": the table has ",
+                           parts_.rows.load(std::memory_order_relaxed), " rows in ", parts_.memory.bytes(),
+                           " bytes, with budgets of ", parts_.options.eviction.max_rows, " rows and ", parts_.memory.max_bytes(),
+                           " bytes (0: none) and at most ", Segment::kMaxBlocks, " rows a segment.");
+}
+
+Status GrowingTable::Assign(int column, const RowKeys& keys, const float* values) {
+  const Column about = ColumnOf(column);
+  if (!about.live) return CheckColumn(column);
+  // What is restored is not under way: where a budget is full of it, the first of it may go.
+  parts_.clock.CatchUp();
+  parts_.clock.WillTouch(keys.count);
+  for (int64_t i = 0; i < keys.count; ++i) {
+    TFPS_RETURN_IF_ERROR(AssignRow(column, about.width, parts_.mix.WordOf(keys.keys[i]), values + i * about.width));
+  }
+  return Status();
+}
+
+void GrowingTable::CopyMeta(const RowKeys& keys, RowMeta* meta) const {
+  const auto history = parts_.clock.History();
+  for (int64_t i = 0; i < keys.count; ++i) {
+    const uint64_t word = parts_.mix.WordOf(keys.keys[i]);
+    const Segment& segment = SegmentOf(word);
+    const std::lock_guard<SpinLock> lock(segment.lock());
+    const int block = segment.Find(word);
+    meta[i] = block == Segment::kNone ? RowMeta() : MetaOf(segment, segment.Block(block), *history);
+  }
+}
+
+void GrowingTable::AssignMeta(const RowKeys& keys, const RowMeta* meta) {
+  const bool recording = parts_.recording.load();
+  for (int64_t i = 0; i < keys.count; ++i) {
+    const uint64_t word = parts_.mix.WordOf(keys.keys[i]);
+    Segment& segment = SegmentOf(word);
+    // Before the lock: it has one of its own, and neighbours mostly have the same age.
+    const uint32_t tick = parts_.clock.TickOfAge(meta[i].idle_updates, meta[i].idle_seconds);
+    const auto history = parts_.HistoryForScores();
+    const std::lock_guard<SpinLock> lock(segment.lock());
+    const int block = segment.Find(word);
+    if (block == Segment::kNone) continue;
+    uint8_t* at = segment.Block(block);
+    // A reader of changes must not miss the row, so there it stays as young as it is.
+    if (!recording) segment.layout->SetTick(at, tick);
+    if (parts_.IsKind(Eviction::Kind::kSmallNorm)) {
+      parts_.SetBirthTick(segment, at, parts_.clock.TickOfAge(static_cast<int64_t>(meta[i].score), 0));
+      continue;
+    }
+    // Scores decay from the tick of the block on.
+    const double decay = parts_.DecaySince(segment.layout->Tick(at), history.get());
+    segment.layout->SetScore(at, static_cast<float>(decay > 1e-30 ? meta[i].score / decay : 0));
+  }
+}
+
+int64_t GrowingTable::Erase(const RowKeys& keys) {
+  int64_t erased = 0;
+  for (int64_t i = 0; i < keys.count; ++i) {
+    const uint64_t word = parts_.mix.WordOf(keys.keys[i]);
+    Segment& segment = SegmentOf(word);
+    const std::lock_guard<SpinLock> lock(segment.lock());
+    const int block = segment.Find(word);
+    if (block == Segment::kNone) continue;
+    parts_.RemoveRow(&segment, block);
+    ++erased;
+  }
+  return erased;
+}
+
+void GrowingTable::Clear() {
+  // A reader of changes is told to ask for all rows: the log has no room for a whole table.
+  if (parts_.recording.load()) parts_.forgotten_tick.store(parts_.clock.EndTick());
+  for (int s = 0; s < Segment::kSegments; ++s) {
+    Segment& segment = parts_.segments[s];
+    const std::lock_guard<SpinLock> lock(segment.lock());
+    parts_.rows.fetch_sub(segment.count(), std::memory_order_relaxed);
+    segment.Clear(&parts_.memory);
+    if (segment.pending == nullptr) continue;
+    parts_.memory.Take(-segment.pending->bytes() - static_cast<int64_t>(sizeof(PendingCounts)) - TableMemory::kOverhead);
+    delete segment.pending;
+    segment.pending = nullptr;
+  }
+  if (filter_ != nullptr) filter_->Clear();
+}
+
+void GrowingTable::Pin(const RowKeys& keys, bool pinned) {
+  const std::lock_guard<std::mutex> one(pin_mutex_);
+  for (int64_t i = 0; i < keys.count; ++i) {
+    const uint64_t word = parts_.mix.WordOf(keys.keys[i]);
+    {
+      // The set first: a row that is made from now on looks there.
+      const std::lock_guard<std::mutex> lock(parts_.pinned_mutex);
+      const size_t before = parts_.pinned.size();
+      if (pinned) parts_.pinned.insert(word);
+      else parts_.pinned.erase(word);
+      // A node of the set and its part of the buckets, about.
+      parts_.memory.Take((static_cast<int64_t>(parts_.pinned.size()) - static_cast<int64_t>(before)) * 48);
+      parts_.pinned_count.store(static_cast<int64_t>(parts_.pinned.size()), std::memory_order_relaxed);
+    }
+    Segment& segment = SegmentOf(word);
+    const std::lock_guard<SpinLock> lock(segment.lock());
+    const int block = segment.Find(word);
+    if (block == Segment::kNone) continue;
+    const uint64_t flagged = (word & Segment::kWordMask) | (pinned ? Segment::kPinned : 0);
+    std::memcpy(segment.Block(block), &flagged, sizeof(flagged));
+  }
+}
+
+Status GrowingTable::AddScores(const RowKeys& keys, const float* amounts) {
+  if (!parts_.IsKind(Eviction::Kind::kScore)) return InvalidArgument("scores are kept only where the eviction is by score.");
+  const auto history = parts_.HistoryForScores();
+  parts_.clock.WillTouch(keys.count);
+  for (int64_t i = 0; i < keys.count; ++i) {
+    const uint64_t word = parts_.mix.WordOf(keys.keys[i]);
+    Segment& segment = SegmentOf(word);
+    const std::lock_guard<SpinLock> lock(segment.lock());
+    const int block = segment.Find(word);
+    if (block == Segment::kNone) continue;
+    parts_.Touch(&segment, segment.Block(block), history.get());
+    parts_.AddScore(segment, segment.Block(block), amounts[i]);
+  }
+  return Status();
+}
+
+}  // namespace tfps

@@ -1,0 +1,139 @@
+// Scans over all rows, and over those that have changed.
+//
+// A scan goes by mixed keys: those of a segment lie between those of its neighbours, and within a segment a chunk takes the
+// smallest ones from the cursor on. So it does not matter where blocks are moved meanwhile, or how the index grows.
+#include <algorithm>
+
+#include "tfps_ops/core/growing/growing_table.h"
+
+namespace tfps {
+namespace {
+
+// A cursor is a mixed key without its lowest bit, so that it is never negative. Two keys may have the same one, of 2^63; they
+// are copied together.
+uint64_t CursorOf(uint64_t word) { return word >> 1; }
+uint64_t FirstWordOf(int64_t cursor) { return static_cast<uint64_t>(cursor) << 1; }
+
+uint64_t FirstWordOfSegment(int segment) { return static_cast<uint64_t>(segment) << Segment::kWordBits; }
+
+}  // namespace
+
+RowMeta GrowingTable::MetaOf(const Segment& segment, const uint8_t* block, const TickHistory& history) const {
+  RowMeta meta;
+  const auto idle_since = [&](uint32_t tick) { return tick == 0 ? nullptr : history.Of(tick); };
+  if (const TickRecord* record = idle_since(segment.layout->Tick(block))) {
+    meta.idle_updates = std::max<int64_t>(0, parts_.clock.updates() - record->updates);
+    meta.idle_seconds = static_cast<float>(std::max(0.0, parts_.clock.now() - record->seconds));
+  }
+  if (parts_.IsKind(Eviction::Kind::kSmallNorm)) {
+    const TickRecord* born = idle_since(TableParts::BirthTick(segment, block));
+    meta.score = born == nullptr ? 0 : static_cast<float>(parts_.clock.updates() - born->updates);
+  } else {
+    meta.score = parts_.ScoreNow(segment, block, parts_.IsKind(Eviction::Kind::kScore) ? &history : nullptr);
+  }
+  return meta;
+}
+
+void GrowingTable::ScanSegment(int number, const std::vector<int>& columns, uint64_t first_word, int64_t max_rows,
+                               GrowingChunk* chunk) const {
+  const Segment& segment = parts_.segments[number];
+  const auto history = parts_.clock.History();
+  const std::lock_guard<SpinLock> lock(segment.lock());
+  std::vector<ScannedWord> words;
+  for (int block = 0; block < segment.count(); ++block) {
+    const uint64_t word = FirstWordOfSegment(number) | segment.LowWord(block);
+    if (word >= first_word) words.push_back({word, block});
+  }
+  const int64_t room = max_rows - static_cast<int64_t>(chunk->rows.keys.size());
+  if (static_cast<int64_t>(words.size()) > room) {
+    // The words that the chunk has room for, and after them the smallest of the others.
+    const auto by_word = [](const ScannedWord& a, const ScannedWord& b) { return a.word < b.word; };
+    std::partial_sort(words.begin(), words.begin() + room + 1, words.end(), by_word);
+    int64_t taken = room;
+    while (taken > 0 && CursorOf(words[taken].word) == CursorOf(words[taken - 1].word)) --taken;
+    if (taken == 0 && chunk->rows.keys.empty()) taken = std::min<int64_t>(2, static_cast<int64_t>(words.size()));
+    chunk->rows.cursor = taken < static_cast<int64_t>(words.size()) ? static_cast<int64_t>(CursorOf(words[taken].word))
+                                                                     : RowStore::kEnd;
+    words.resize(taken);
+  }
+  for (const ScannedWord& scanned : words) {
+    uint8_t* block = segment.Block(scanned.block);
+    chunk->rows.keys.push_back(parts_.mix.KeyOf(scanned.word));
+    for (size_t c = 0; c < columns.size(); ++c) {
+      const BlockLayout::Column& column = segment.layout->columns[columns[c]];
+      const float* floats = segment.layout->Floats(block, columns[c]);
+      std::vector<float>* out = c == 0 ? &chunk->rows.rows : &chunk->rows.slots[c - 1];
+      out->insert(out->end(), floats, floats + column.width);
+    }
+    chunk->meta.push_back(MetaOf(segment, block, *history));
+  }
+}
+
+Result<GrowingChunk> GrowingTable::Scan(const std::vector<int>& columns, int64_t cursor, int64_t max_rows) const {
+  if (max_rows < 1) return InvalidArgument("`max_rows` must be at least 1. Received: ", max_rows, ".");
+  if (cursor < 0) return InvalidArgument("`cursor` must be 0 or come from an earlier chunk. Received: ", cursor, ".");
+  if (columns.empty()) return InvalidArgument("`columns` must name at least one column. Received: none.");
+  for (int column : columns) TFPS_RETURN_IF_ERROR(CheckColumn(column));
+  GrowingChunk chunk;
+  chunk.rows.slots.resize(columns.size() - 1);
+  chunk.rows.cursor = RowStore::kEnd;
+  const uint64_t first_word = FirstWordOf(cursor);
+  for (int s = Segment::Of(first_word); s < Segment::kSegments; ++s) {
+    if (static_cast<int64_t>(chunk.rows.keys.size()) >= max_rows) {
+      // The chunk ends with a segment: the next one that has rows is where it goes on.
+      const std::lock_guard<SpinLock> lock(parts_.segments[s].lock());
+      if (parts_.segments[s].count() == 0) continue;
+      chunk.rows.cursor = static_cast<int64_t>(CursorOf(FirstWordOfSegment(s)));
+      break;
+    }
+    ScanSegment(s, columns, first_word, max_rows, &chunk);
+    if (chunk.rows.cursor != RowStore::kEnd) break;
+  }
+  return chunk;
+}
+
+Status GrowingTable::BeginRecording() {
+  if (layouts_.back().tick_offset == 0) {
+    BlockLayout layout = layouts_.back();
+    layout.AddTick();
+    TFPS_RETURN_IF_ERROR(RelaySegments(layout, Segment::kNone));
+  }
+  parts_.recording.store(true);
+  first_cursor_ = parts_.clock.EndTick();
+  return Status();
+}
+
+Result<KeysSince> GrowingTable::Since(int64_t cursor) {
+  const std::lock_guard<std::mutex> change(change_mutex_);
+  const bool first = !parts_.recording.load();
+  if (first) {
+    if (cursor != kNow) return InvalidArgument("the first `cursor` must be kNow (-1). Received: ", cursor, ".");
+    TFPS_RETURN_IF_ERROR(BeginRecording());
+  }
+  // The tick ends before the first segment is looked at: what is touched from now on has a later one (TickClock::tick).
+  const uint32_t ended = first ? first_cursor_ : parts_.clock.EndTick();
+  KeysSince since;
+  since.cursor = ended;
+  if (cursor == kNow) return since;
+  if (cursor < first_cursor_ || cursor >= ended) {
+    return InvalidArgument("`cursor` must be kNow (-1) or come from an earlier call, from ", first_cursor_, " to ", ended - 1,
+                           ". Received: ", cursor, ".");
+  }
+  const uint32_t tick = static_cast<uint32_t>(cursor);
+  for (int s = 0; s < Segment::kSegments; ++s) {
+    Segment& segment = parts_.segments[s];
+    const std::lock_guard<SpinLock> lock(segment.lock());
+    for (int block = 0; segment.newest_tick > tick && block < segment.count(); ++block) {
+      if (segment.layout->Tick(segment.Block(block)) <= tick) continue;
+      since.touched.push_back(parts_.mix.KeyOf(parts_.WordOf(segment, block)));
+    }
+    if (segment.gone == nullptr) continue;
+    const auto is_stored = [&segment](uint64_t word) { return segment.Find(word) != Segment::kNone; };
+    for (uint64_t word : segment.gone->Since(tick, is_stored)) since.evicted.push_back(parts_.mix.KeyOf(word));
+  }
+  // Last: what has been dropped meanwhile is missing.
+  since.complete = parts_.forgotten_tick.load() <= tick;
+  return since;
+}
+
+}  // namespace tfps

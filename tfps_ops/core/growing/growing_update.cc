@@ -1,0 +1,181 @@
+// Updates: where rows are made.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "tfps_ops/core/growing/growing_table.h"
+#include "tfps_ops/core/growing/key_pipeline.h"
+
+namespace tfps {
+namespace {
+
+constexpr int64_t kNanosecondsARow = 80;  // two fetches, several of which are under way at a time, and the lock
+
+}  // namespace
+
+// What the ranges of an update share.
+struct GrowingTable::UpdateCall {
+  UpdateCall(const std::vector<int>& columns, const RowUpdater& updater, const RowKeys& keys, const RowGradients& gradients)
+      : columns(columns), updater(updater), keys(keys), gradients(gradients) {}
+
+  const std::vector<int>& columns;
+  const RowUpdater& updater;
+  const RowKeys& keys;
+  const RowGradients& gradients;
+  int64_t width = 0;
+  int64_t number = 0;  // of the update
+  float gain = 0;
+  std::shared_ptr<const TickHistory> history;
+  float prepared[kMaxHyperparameters] = {};
+  std::atomic<int64_t> full_key{0};  // a key whose segment has all the rows it can have
+  std::atomic<bool> is_full{false};
+
+  bool MakesRows() const { return columns[0] == 0; }
+};
+
+Status GrowingTable::CheckUpdate(const std::vector<int>& columns, const RowUpdater& updater) const {
+  if (static_cast<int>(columns.size()) != 1 + updater.slots()) {
+    return InvalidArgument("`columns` must name a column and ", updater.slots(), " slots of the optimizer. Received: ",
+                           columns.size(), " columns.");
+  }
+  for (size_t c = 0; c < columns.size(); ++c) {
+    TFPS_RETURN_IF_ERROR(CheckColumn(columns[c]));
+    const auto first = columns.begin(), here = first + static_cast<int64_t>(c);
+    if (std::find(first, here, columns[c]) != here) {
+      return InvalidArgument("`columns` must be different from each other. Received: ", columns[c], " twice.");
+    }
+    if (c == 0) continue;
+    const int64_t wanted = updater.SlotWidth(static_cast<int>(c) - 1, ColumnWidth(columns[0]));
+    const int64_t width = ColumnWidth(columns[c]);
+    if (width == wanted) continue;
+    return InvalidArgument("slot ", c - 1, " must have ", wanted, " columns for rows of ", ColumnWidth(columns[0]),
+                           ". Received: ", width, " columns.");
+  }
+  return Status();
+}
+
+bool GrowingTable::Admit(Segment* segment, uint64_t word, int64_t update_number) {
+  const Admission& admission = parts_.options.admission;
+  switch (admission.kind) {
+    case Admission::Kind::kAlways:
+      return true;
+    case Admission::Kind::kCount:
+      if (admission.n == 1) return true;
+      if (segment->pending == nullptr) {
+        segment->pending = new PendingCounts();
+        parts_.memory.Take(static_cast<int64_t>(sizeof(PendingCounts)) + TableMemory::kOverhead);
+      }
+      return segment->pending->Increment(word, &parts_.memory) >= admission.n;
+    case Admission::Kind::kFilter:
+      return filter_->Increment(word) >= admission.n;
+    case Admission::Kind::kProbability: {
+      // From the key and the number of the update, so that a run can be repeated; 53 bits are a double in [0, 1).
+      const uint64_t random = parts_.mix.WordOf(static_cast<int64_t>(word + 0x9E3779B97F4A7C15 * update_number));
+      return std::ldexp(static_cast<double>(random >> 11), -53) < admission.p;
+    }
+  }
+  return true;
+}
+
+// Its next life begins with no count.
+void GrowingTable::ForgetCount(Segment* segment, uint64_t word) {
+  if (segment->pending != nullptr) segment->pending->Remove(word);
+}
+
+// kNoRoom: try again when there is. `admitted`: the key was, and had no room.
+Segment::Outcome GrowingTable::UpdateKey(UpdateCall* call, int64_t i, uint64_t word, int likely, bool admitted) {
+  Segment& segment = SegmentOf(word);
+  const std::lock_guard<SpinLock> lock(segment.lock());
+  int block = segment.Find(word, likely);
+  if (block == Segment::kNone) {
+    if (!call->MakesRows()) return Segment::Outcome::kDone;
+    if (!admitted && !Admit(&segment, word, call->number)) {
+      parts_.refused.fetch_add(1, std::memory_order_relaxed);
+      return Segment::Outcome::kDone;
+    }
+    const Segment::Outcome outcome = parts_.MakeRow(&segment, word);
+    if (outcome != Segment::Outcome::kDone) return outcome;
+    block = segment.count() - 1;
+    parts_.admitted.fetch_add(1, std::memory_order_relaxed);
+    ForgetCount(&segment, word);
+  }
+  uint8_t* at = segment.Block(block);
+  parts_.Touch(&segment, at, call->history.get());
+  if (call->gain != 0) parts_.AddScore(segment, at, call->gain);
+  static constexpr int64_t kRowZero = 0;
+  RowBlock row;
+  row.table = segment.layout->Floats(at, call->columns[0]);
+  for (size_t s = 1; s < call->columns.size(); ++s) row.slots[s - 1] = segment.layout->Floats(at, call->columns[s]);
+  row.rows = &kRowZero;
+  row.gradients = call->gradients.sums + i * call->width;
+  row.measures = call->gradients.measures == nullptr ? nullptr : call->gradients.measures + i;
+  row.count = 1;
+  row.dim = call->width;
+  call->updater.ApplyPrepared(call->prepared, row);
+  return Segment::Outcome::kDone;
+}
+
+void GrowingTable::UpdateRange(UpdateCall* call, int64_t begin, int64_t end) {
+  std::vector<int64_t> deferred;
+  ForEachKey(parts_, call->keys, begin, end, 0, -1, [&](int64_t i, uint64_t word, int likely) {
+    const Segment::Outcome outcome = UpdateKey(call, i, word, likely, false);
+    if (outcome == Segment::Outcome::kDone) return;
+    // Room is made outside of the lock, for many keys at once.
+    if (outcome == Segment::Outcome::kNoRoom) return deferred.push_back(i);
+    parts_.refused.fetch_add(1, std::memory_order_relaxed);
+    call->full_key = call->keys.keys[i];
+    call->is_full = true;
+  });
+  if (!deferred.empty()) RetryDeferred(call, deferred);
+}
+
+void GrowingTable::RetryDeferred(UpdateCall* call, const std::vector<int64_t>& deferred) {
+  // Room for so many keys at a time; smaller parts would walk for each few rows, larger ones empty small tables.
+  constexpr int64_t kPart = 64;
+  constexpr int kTries = 3;
+  const int64_t count = static_cast<int64_t>(deferred.size());
+  for (int64_t k = 0, roomy_until = 0; k < count; ++k) {
+    const int64_t i = deferred[k];
+    const uint64_t word = parts_.mix.WordOf(call->keys.keys[i]);
+    if (k == roomy_until) {
+      roomy_until = std::min(count, k + kPart);
+      walk_.MakeRoom(roomy_until - k);
+    }
+    Segment::Outcome outcome = UpdateKey(call, i, word, Segment::kNone, true);
+    for (int tries = 1; outcome == Segment::Outcome::kNoRoom && tries < kTries; ++tries) {
+      walk_.MakeRoom(1);
+      outcome = UpdateKey(call, i, word, Segment::kNone, true);
+    }
+    if (outcome == Segment::Outcome::kDone) continue;
+    parts_.refused.fetch_add(1, std::memory_order_relaxed);
+    parts_.over_budget.fetch_add(1, std::memory_order_relaxed);
+  }
+}
+
+Status GrowingTable::Update(const std::vector<int>& columns, const RowUpdater& updater, const float* hyperparameters,
+                            const RowKeys& keys, const RowGradients& gradients, const ParallelFor& parallel) {
+  if (columns.empty()) return InvalidArgument("`columns` must name at least one column. Received: none.");
+  TFPS_RETURN_IF_ERROR(CheckUpdate(columns, updater));
+  UpdateCall call(columns, updater, keys, gradients);
+  call.width = ColumnWidth(columns[0]);
+  call.number = parts_.clock.updates();
+  call.gain = call.MakesRows() ? parts_.Gain() : 0;
+  call.history = parts_.HistoryForScores();
+  std::memcpy(call.prepared, hyperparameters, updater.hyperparameters() * sizeof(float));
+  updater.Prepare(call.prepared);
+  parts_.clock.WillTouch(keys.count);
+  const int64_t cost = kNanosecondsARow + (20 + call.width) * static_cast<int64_t>(columns.size());
+  parallel(keys.count, cost, [&](int64_t begin, int64_t end) { UpdateRange(&call, begin, end); });
+  if (call.MakesRows()) {
+    parts_.clock.CountUpdate();
+    walk_.AfterUpdate();
+  }
+  if (!call.is_full) return Status();
+  return ResourceExhausted("the segment of key ", call.full_key.load(), " has ", Segment::kMaxBlocks,
+                           " rows, the most it can have; the other keys of the update have their gradients. A store has at most ",
+                           Segment::kMaxBlocks * Segment::kSegments, " rows: use more servers.");
+}
+
+}  // namespace tfps

@@ -1,0 +1,61 @@
+// How a segment goes to another layout: every block is copied, part by part.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "tfps_ops/core/growing/segment.h"
+
+namespace tfps {
+namespace {
+
+// One block, from one layout to another that has its columns and maybe more.
+void RelayBlock(const BlockLayout& from, const uint8_t* block, const BlockLayout& to, int reset, uint8_t* out) {
+  std::memcpy(out, block, sizeof(uint64_t));
+  // A block without a tick is older than all that have one.
+  to.SetTick(out, from.Tick(block));
+  to.SetScore(out, from.Score(block));
+  for (int c = 0; c < static_cast<int>(to.columns.size()); ++c) {
+    if (c >= static_cast<int>(from.columns.size()) || c == reset) {
+      to.Reset(out, c);
+    } else {
+      std::memcpy(out + to.columns[c].offset, block + from.columns[c].offset, from.columns[c].width * sizeof(float));
+    }
+  }
+}
+
+}  // namespace
+
+bool Segment::Relay(const BlockLayout* to, int reset, TableMemory* memory) {
+  const int64_t whole = to->ChunkBlocks(), chunks = (count_ + whole - 1) / whole;
+  std::vector<uint8_t*> fresh;
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < chunks; ++i) {
+    const int64_t blocks = std::min<int64_t>(whole, count_ - i * whole);
+    fresh.push_back(AllocateChunk(*to, blocks, memory));
+    bytes += ChunkBytes(*to, blocks);
+  }
+  const int64_t listed = (chunks + kListStep - 1) / kListStep * kListStep;
+  uint8_t** list = static_cast<uint8_t**>(std::malloc(listed * sizeof(uint8_t*)));
+  if (chunks > 0 && (list == nullptr || std::count(fresh.begin(), fresh.end(), nullptr) > 0)) {
+    for (int64_t i = 0; i < chunks; ++i) {
+      if (fresh[i] != nullptr) FreeChunk(*to, std::min<int64_t>(whole, count_ - i * whole), fresh[i], memory);
+    }
+    std::free(list);
+    return false;
+  }
+  for (int block = 0; block < count(); ++block) {
+    const uint32_t number = static_cast<uint32_t>(block), chunk = to->ChunkOf(number);
+    RelayBlock(*layout, Block(block), *to, reset, fresh[chunk] + (number - chunk * whole) * to->bytes);
+  }
+  FreeChunks(memory);
+  std::copy(fresh.begin(), fresh.end(), list);
+  chunks_ = list;
+  capacity_ = count_;
+  layout = to;
+  // Taken, not reserved: a column that an optimizer needs is not refused. Eviction brings the table back to its budget.
+  memory->Take(bytes + ListBytes());
+  return true;
+}
+
+}  // namespace tfps

@@ -1,0 +1,170 @@
+#include "tfps_ops/core/growing/tick_clock.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace tfps {
+namespace {
+
+constexpr double kPrecision = 1.0 / 32;
+
+// Leaves out records that say little: those between whose neighbours there is less than 1/32 of their age.
+std::vector<TickRecord> Thinned(const std::vector<TickRecord>& records) {
+  const TickRecord& last = records.back();
+  std::vector<TickRecord> kept;
+  for (size_t i = 0; i < records.size(); ++i) {
+    const bool recent = i + records.size() / 2 >= records.size();
+    if (kept.empty() || recent) {
+      kept.push_back(records[i]);
+      continue;
+    }
+    const TickRecord &before = kept.back(), &after = records[i + 1];
+    const bool near = after.updates - before.updates <= kPrecision * (last.updates - after.updates) &&
+                      after.seconds - before.seconds <= kPrecision * (last.seconds - after.seconds);
+    if (!near) kept.push_back(records[i]);
+  }
+  return kept;
+}
+
+}  // namespace
+
+const TickRecord* TickHistory::Of(uint32_t tick) const {
+  const auto at = std::partition_point(records_.begin(), records_.end(), [&](const TickRecord& r) { return r.tick < tick; });
+  return at == records_.end() ? nullptr : &*at;
+}
+
+uint32_t TickHistory::LastUntilUpdates(int64_t updates) const {
+  const auto later = std::partition_point(records_.begin(), records_.end(),
+                                          [&](const TickRecord& r) { return r.updates <= updates; });
+  return later == records_.begin() ? 0 : (later - 1)->tick;
+}
+
+uint32_t TickHistory::LastUntilSeconds(double seconds) const {
+  const auto later = std::partition_point(records_.begin(), records_.end(),
+                                          [&](const TickRecord& r) { return r.seconds <= seconds; });
+  return later == records_.begin() ? 0 : (later - 1)->tick;
+}
+
+uint32_t TickHistory::FirstFromUpdates(int64_t updates) const {
+  const auto at = std::partition_point(records_.begin(), records_.end(),
+                                       [&](const TickRecord& r) { return r.updates < updates; });
+  return at == records_.end() ? 0 : at->tick;
+}
+
+uint32_t TickHistory::FirstFromSeconds(double seconds) const {
+  const auto at = std::partition_point(records_.begin(), records_.end(),
+                                       [&](const TickRecord& r) { return r.seconds < seconds; });
+  return at == records_.end() ? 0 : at->tick;
+}
+
+TickClock::TickClock(const Pace& pace, std::function<double()> now)
+    : pace_(pace), now_(std::move(now)), begin_seconds_(now_()) {
+  last_touch_ = tick_seconds_ = begin_seconds_;
+  history_ = std::make_shared<TickHistory>(std::vector<TickRecord>());
+}
+
+void TickClock::WillTouch(int64_t rows) {
+  touches_.fetch_add(rows, std::memory_order_relaxed);
+  last_touch_updates_.store(updates(), std::memory_order_relaxed);
+  last_touch_.store(now(), std::memory_order_relaxed);
+}
+
+bool TickClock::IsDue(double now) const {
+  const int64_t updates = this->updates();
+  if (pace_.updates > 0 && updates - tick_updates_ >= pace_.updates) return true;
+  if (pace_.seconds > 0 && now - tick_seconds_ >= pace_.seconds) return true;
+  if (pace_.touches > 0 && touches_.load(std::memory_order_relaxed) >= pace_.touches) return true;
+  return pace_.score_steps > 0 && updates / pace_.score_steps > period();
+}
+
+void TickClock::CountUpdate() {
+  last_touch_updates_.store(updates_.fetch_add(1, std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  const double now = this->now();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (IsDue(now)) EndTickLocked(now);
+}
+
+void TickClock::CatchUp() {
+  const double now = this->now();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!IsDue(now)) return;
+  const bool for_long = pace_.seconds > 0 && now - tick_seconds_ >= 2 * pace_.seconds;
+  EndTickLocked(now);
+  if (for_long) EndTickLocked(now);
+}
+
+uint32_t TickClock::EndTick() {
+  const double now = this->now();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return EndTickLocked(now);
+}
+
+uint32_t TickClock::EndTickLocked(double now) {
+  const uint32_t ended = tick();
+  TickRecord record{ended, last_touch_updates_.load(std::memory_order_relaxed), last_touch_.load(std::memory_order_relaxed),
+                    period()};
+  std::vector<TickRecord> records = history_->records();
+  if (!records.empty()) {
+    // Ages must not rise from one tick to the next; threads may have stored their touches in another order.
+    record.updates = std::max(record.updates, records.back().updates);
+    record.seconds = std::max(record.seconds, records.back().seconds);
+  }
+  records.push_back(record);
+  Publish(std::move(records));
+  if (pace_.score_steps > 0) period_.store(updates() / pace_.score_steps, std::memory_order_relaxed);
+  touches_.store(0, std::memory_order_relaxed);
+  tick_updates_ = updates();
+  tick_seconds_ = now;
+  tick_.store(ended + 1, std::memory_order_relaxed);
+  return ended;
+}
+
+void TickClock::Publish(std::vector<TickRecord> records) {
+  if (records.size() >= kManyRecords) records = Thinned(records);
+  history_ = std::make_shared<TickHistory>(std::move(records));
+}
+
+std::shared_ptr<const TickHistory> TickClock::History() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return history_;
+}
+
+uint32_t TickClock::RecordBefore(double age, TickRecord record) {
+  const double j = std::ceil(std::log(std::max(1.0, age)) / std::log1p(kPrecision));
+  record.tick = kFirstTick - 1 - static_cast<uint32_t>(std::min<double>(j, kFirstTick - 2));
+  std::vector<TickRecord> records = history_->records();
+  const auto at = std::partition_point(records.begin(), records.end(),
+                                       [&](const TickRecord& r) { return r.tick < record.tick; });
+  // Records ascend in everything, and rows that share one have the age of the youngest.
+  if (at != records.begin()) {
+    record.updates = std::max(record.updates, (at - 1)->updates);
+    record.seconds = std::max(record.seconds, (at - 1)->seconds);
+  }
+  const bool there = at != records.end() && at->tick == record.tick;
+  const auto next = there ? at + 1 : at;
+  if (there) record.updates = std::max(record.updates, at->updates), record.seconds = std::max(record.seconds, at->seconds);
+  if (next != records.end()) {
+    record.updates = std::min(record.updates, next->updates);
+    record.seconds = std::min(record.seconds, next->seconds);
+  }
+  if (there) *at = record;
+  else records.insert(at, record);
+  // Not thinned: they are at most as many as there are ticks before the table.
+  history_ = std::make_shared<TickHistory>(std::move(records));
+  return record.tick;
+}
+
+uint32_t TickClock::TickOfAge(int64_t idle_updates, double idle_seconds) {
+  const double now = this->now();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const TickRecord record{0, updates() - idle_updates, now - idle_seconds, 0};
+  const double before = pace_.ages_in_seconds ? begin_seconds_ - record.seconds : -static_cast<double>(record.updates);
+  if (before > 0) return RecordBefore(before, record);
+  const uint32_t tick = pace_.ages_in_seconds ? history_->FirstFromSeconds(record.seconds)
+                                              : history_->FirstFromUpdates(record.updates);
+  // No record: the tick has not ended. One before the table: it begins with the first tick.
+  return tick == 0 ? this->tick() : std::max(tick, kFirstTick);
+}
+
+}  // namespace tfps

@@ -1,0 +1,48 @@
+#include "tfps_ops/core/growing/unit_pool.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <mutex>
+
+namespace tfps {
+
+UnitPool::~UnitPool() {
+  for (void* mapped : mapped_) munmap(mapped, kRegionBytes + kHugePage);
+}
+
+bool UnitPool::AddRegion() {
+  void* mapped = mmap(nullptr, kRegionBytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return false;
+  mapped_.push_back(mapped);
+  const uintptr_t at = reinterpret_cast<uintptr_t>(mapped);
+  last_ = reinterpret_cast<uint8_t*>((at + kHugePage - 1) / kHugePage * kHugePage);
+#if defined(MADV_HUGEPAGE)
+  // Rows are read at random: with pages of 4 kB most reads would have to find their page in memory first. A system without
+  // huge pages says no, and nothing is lost.
+  (void)madvise(last_, kRegionBytes, MADV_HUGEPAGE);
+#endif
+  used_of_last_ = 0;
+  return true;
+}
+
+uint8_t* UnitPool::Allocate() {
+  const std::lock_guard<SpinLock> lock(lock_);
+  if (free_ != nullptr) {
+    uint8_t* unit = free_;
+    std::memcpy(&free_, unit, sizeof(free_));
+    return unit;
+  }
+  if (used_of_last_ == kRegionBytes && !AddRegion()) return nullptr;
+  uint8_t* unit = last_ + used_of_last_;
+  used_of_last_ += kUnitBytes;
+  return unit;
+}
+
+void UnitPool::Free(uint8_t* unit) {
+  const std::lock_guard<SpinLock> lock(lock_);
+  std::memcpy(unit, &free_, sizeof(free_));
+  free_ = unit;
+}
+
+}  // namespace tfps

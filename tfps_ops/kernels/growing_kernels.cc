@@ -1,0 +1,303 @@
+// Kernels of the ops that make and tend tables that grow: find the column behind a handle and call its table.
+//
+// Threads: any number of Computes run at once; the table has locks of its own. Cost: a lookup of the handle beside what
+// core/growing/growing_rows.h says of each method.
+#include <algorithm>
+#include <iterator>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_handle.h"
+#include "tfps_ops/kernels/status_conversion.h"
+#include "tfps_ops/stores/open_row_store.h"
+
+namespace tfps {
+namespace {
+
+namespace tf = ::tensorflow;
+
+// The position of `name` in `names`, whose order is that of an enum. The op's registration has checked the name.
+template <class Kind, size_t n>
+Kind KindOf(const std::string& name, const char* const (&names)[n]) {
+  return static_cast<Kind>(std::find(std::begin(names), std::end(names), name) - std::begin(names));
+}
+
+constexpr const char* kFirsts[] = {"constant", "uniform", "normal", "truncated_normal"};
+constexpr const char* kAdmissions[] = {"always", "count", "filter", "probability"};
+constexpr const char* kEvictions[] = {"none", "unseen", "least_recent", "least_frequent", "small_norm", "score"};
+
+// A handle whose tensor owns the column: the table and its columns end with the tensors that refer to them.
+absl::Status WriteHandle(tf::OpKernelContext* context, std::shared_ptr<GrowingRows> rows, int column) {
+  tf::Tensor* handle = nullptr;
+  TF_RETURN_IF_ERROR(context->allocate_output(0, {}, &handle));
+  handle->scalar<tf::ResourceHandle>()() =
+      tf::ResourceHandle::MakeRefCountingHandle(new GrowingColumn(std::move(rows), column), context->device()->name());
+  return absl::OkStatus();
+}
+
+// Reads attributes, and keeps the first error.
+class Attributes {
+ public:
+  explicit Attributes(tf::OpKernelConstruction* context) : context_(context) {}
+
+  template <class T>
+  T Get(const char* name) {
+    T value{};
+    status_.Update(context_->GetAttr(name, &value));
+    return value;
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  tf::OpKernelConstruction* const context_;
+  absl::Status status_;
+};
+
+class GrowingTableOp : public tf::OpKernel {
+ public:
+  explicit GrowingTableOp(tf::OpKernelConstruction* context) : OpKernel(context) {
+    Attributes attributes(context);
+    options_.dim = attributes.Get<int64_t>("dim");
+    options_.first = First(&attributes);
+    options_.admission = ReadAdmission(&attributes);
+    options_.eviction = ReadEviction(&attributes);
+    OP_REQUIRES_OK(context, attributes.status());
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    GrowingOptions options = options_;
+    // Drawn anew for each table: whoever sends ids cannot know which of them would collide.
+    std::random_device random;
+    options.hash_seed = (uint64_t{random()} << 32) | random();
+    auto rows = MakeGrowingRows(options);
+    OP_REQUIRES_OK(context, ToTensorFlow(rows));
+    OP_REQUIRES_OK(context, WriteHandle(context, std::move(rows.value()), 0));
+  }
+
+ private:
+  static FirstValue First(Attributes* attributes) {
+    FirstValue first;
+    first.kind = KindOf<FirstValue::Kind>(attributes->Get<std::string>("first"), kFirsts);
+    first.a = attributes->Get<float>("first_a");
+    first.b = attributes->Get<float>("first_b");
+    const auto stream = attributes->Get<std::vector<int64_t>>("first_stream");
+    // An attribute is signed; the bits are those of the stream.
+    if (stream.size() == 3) {
+      first.key = static_cast<uint64_t>(stream[0]);
+      for (int i = 0; i < 2; ++i) first.counter[i] = static_cast<uint64_t>(stream[1 + i]);
+    }
+    return first;
+  }
+
+  static Admission ReadAdmission(Attributes* attributes) {
+    Admission admission;
+    admission.kind = KindOf<Admission::Kind>(attributes->Get<std::string>("admission"), kAdmissions);
+    admission.n = attributes->Get<int64_t>("admission_count");
+    admission.filter_keys = attributes->Get<int64_t>("admission_keys");
+    admission.p = attributes->Get<float>("admission_probability");
+    admission.reads_first_value = attributes->Get<bool>("reads_first_value");
+    return admission;
+  }
+
+  static Eviction ReadEviction(Attributes* attributes) {
+    Eviction eviction;
+    eviction.kind = KindOf<Eviction::Kind>(attributes->Get<std::string>("eviction"), kEvictions);
+    eviction.steps = attributes->Get<int64_t>("eviction_steps");
+    eviction.seconds = attributes->Get<float>("eviction_seconds");
+    eviction.threshold = attributes->Get<float>("eviction_threshold");
+    eviction.decay = attributes->Get<float>("eviction_decay");
+    eviction.gain = attributes->Get<float>("eviction_gain");
+    eviction.max_rows = attributes->Get<int64_t>("max_rows");
+    eviction.max_bytes = attributes->Get<int64_t>("max_bytes");
+    return eviction;
+  }
+
+  GrowingOptions options_;
+};
+
+class GrowingColumnOp : public tf::OpKernel {
+ public:
+  explicit GrowingColumnOp(tf::OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("width", &width_));
+    OP_REQUIRES_OK(context, context->GetAttr("initial", &initial_));
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    GrowingColumnPtr table;
+    OP_REQUIRES_OK(context, FindColumn(context, context->input(0), &table));
+    const auto column = table->rows().AddColumn(width_, initial_);
+    OP_REQUIRES_OK(context, ToTensorFlow(column));
+    OP_REQUIRES_OK(context, WriteHandle(context, table->shared_rows(), column.value()));
+  }
+
+ private:
+  int64_t width_ = 0;
+  float initial_ = 0;
+};
+
+// What the other kernels share: the column, and the keys where the op has some.
+class ColumnOp : public tf::OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(tf::OpKernelContext* context) final {
+    GrowingColumnPtr column;
+    OP_REQUIRES_OK(context, FindColumn(context, context->input(0), &column));
+    OP_REQUIRES_OK(context, Run(context, *column));
+  }
+
+ protected:
+  virtual absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) = 0;
+
+  // Input 1 as keys.
+  static absl::Status Keys(tf::OpKernelContext* context, RowKeys* keys) {
+    TF_RETURN_IF_ERROR(CheckVector("keys", context->input(1)));
+    *keys = {context->input(1).flat<int64_t>().data(), context->input(1).NumElements()};
+    return absl::OkStatus();
+  }
+
+  // Writes a vector to an output.
+  template <class T>
+  static absl::Status WriteVector(tf::OpKernelContext* context, int output, const std::vector<T>& values) {
+    tf::Tensor* tensor = nullptr;
+    TF_RETURN_IF_ERROR(context->allocate_output(output, {static_cast<int64_t>(values.size())}, &tensor));
+    std::copy(values.begin(), values.end(), tensor->flat<T>().data());
+    return absl::OkStatus();
+  }
+
+  template <class T>
+  static absl::Status WriteScalar(tf::OpKernelContext* context, int output, T value) {
+    tf::Tensor* tensor = nullptr;
+    TF_RETURN_IF_ERROR(context->allocate_output(output, {}, &tensor));
+    tensor->scalar<T>()() = value;
+    return absl::OkStatus();
+  }
+};
+
+class GrowingMetaOp : public ColumnOp {
+  using ColumnOp::ColumnOp;
+  absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
+    return WriteHandle(context, column.shared_rows(), GrowingColumn::kMeta);
+  }
+};
+
+class AssignGrowingOp : public ColumnOp {
+  using ColumnOp::ColumnOp;
+  absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
+    RowKeys keys;
+    TF_RETURN_IF_ERROR(Keys(context, &keys));
+    const tf::Tensor& values = context->input(2);
+    if (values.dims() != 2 || values.dim_size(0) != keys.count || values.dim_size(1) != column.width()) {
+      return ToTensorFlow(InvalidArgument("`values` must be [", keys.count, ", ", column.width(), "]. Received: shape ",
+                                          values.shape().DebugString(), "."));
+    }
+    const float* floats = values.flat<float>().data();
+    if (column.column() != GrowingColumn::kMeta) return ToTensorFlow(column.rows().Assign(column.column(), keys, floats));
+    std::vector<RowMeta> meta(keys.count);
+    for (int64_t i = 0; i < keys.count; ++i) {
+      const float* one = floats + i * GrowingColumn::kMetaWidth;
+      meta[i] = {static_cast<int64_t>(one[0]), one[1], one[2]};
+    }
+    column.rows().AssignMeta(keys, meta.data());
+    return absl::OkStatus();
+  }
+};
+
+class GrowingSinceOp : public ColumnOp {
+  using ColumnOp::ColumnOp;
+  absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
+    const auto since = column.rows().Since(context->input(1).scalar<int64_t>()());
+    TF_RETURN_IF_ERROR(ToTensorFlow(since));
+    TF_RETURN_IF_ERROR(WriteVector(context, 0, since.value().touched));
+    TF_RETURN_IF_ERROR(WriteVector(context, 1, since.value().evicted));
+    TF_RETURN_IF_ERROR(WriteScalar(context, 2, since.value().cursor));
+    return WriteScalar(context, 3, since.value().complete);
+  }
+};
+
+class GrowingCountsOp : public ColumnOp {
+  using ColumnOp::ColumnOp;
+  absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
+    const GrowthCounts counts = column.rows().Counts();
+    TF_RETURN_IF_ERROR(WriteVector<int64_t>(context, 0,
+                                            {counts.rows, counts.bytes, counts.admitted, counts.refused,
+                                             counts.over_budget, counts.evicted, counts.updates}));
+    return WriteVector<double>(context, 1, {counts.load, counts.probes});
+  }
+};
+
+class EraseGrowingOp : public ColumnOp {
+  using ColumnOp::ColumnOp;
+  absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
+    RowKeys keys;
+    TF_RETURN_IF_ERROR(Keys(context, &keys));
+    return WriteScalar(context, 0, column.rows().Erase(keys));
+  }
+};
+
+class ClearGrowingOp : public ColumnOp {
+  using ColumnOp::ColumnOp;
+  absl::Status Run(tf::OpKernelContext*, const GrowingColumn& column) override {
+    column.rows().Clear();
+    return absl::OkStatus();
+  }
+};
+
+class PinGrowingOp : public ColumnOp {
+ public:
+  explicit PinGrowingOp(tf::OpKernelConstruction* context) : ColumnOp(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("pinned", &pinned_));
+  }
+
+ private:
+  absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
+    RowKeys keys;
+    TF_RETURN_IF_ERROR(Keys(context, &keys));
+    column.rows().Pin(keys, pinned_);
+    return absl::OkStatus();
+  }
+
+  bool pinned_ = false;
+};
+
+class AddScoresOp : public ColumnOp {
+  using ColumnOp::ColumnOp;
+  absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
+    RowKeys keys;
+    TF_RETURN_IF_ERROR(Keys(context, &keys));
+    const tf::Tensor& amounts = context->input(2);
+    if (amounts.NumElements() != keys.count) {
+      return ToTensorFlow(InvalidArgument("`amounts` must be as many as the ", keys.count, " keys. Received: shape ",
+                                          amounts.shape().DebugString(), "."));
+    }
+    return ToTensorFlow(column.rows().AddScores(keys, amounts.flat<float>().data()));
+  }
+};
+
+class EvictGrowingOp : public ColumnOp {
+  using ColumnOp::ColumnOp;
+  absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
+    TF_RETURN_IF_ERROR(CheckCount("rows", context->input(1)));
+    return WriteScalar(context, 0, column.rows().Evict(context->input(1).scalar<int64_t>()()));
+  }
+};
+
+#define TFPS_REGISTER(name, kernel) REGISTER_KERNEL_BUILDER(Name(name).Device(tf::DEVICE_CPU), kernel)
+TFPS_REGISTER("TfpsGrowingTable", GrowingTableOp);
+TFPS_REGISTER("TfpsGrowingColumn", GrowingColumnOp);
+TFPS_REGISTER("TfpsGrowingMeta", GrowingMetaOp);
+TFPS_REGISTER("TfpsAssignGrowing", AssignGrowingOp);
+TFPS_REGISTER("TfpsGrowingSince", GrowingSinceOp);
+TFPS_REGISTER("TfpsGrowingCounts", GrowingCountsOp);
+TFPS_REGISTER("TfpsEraseGrowing", EraseGrowingOp);
+TFPS_REGISTER("TfpsClearGrowing", ClearGrowingOp);
+TFPS_REGISTER("TfpsPinGrowing", PinGrowingOp);
+TFPS_REGISTER("TfpsAddScores", AddScoresOp);
+TFPS_REGISTER("TfpsEvictGrowing", EvictGrowingOp);
+
+}  // namespace
+}  // namespace tfps
