@@ -19,7 +19,8 @@ from tfps.ops import library
 from tfps.saving import version_writer
 from tfps.saving.version_list import VersionList
 from tfps.serving import Follower
-from tfps.serving.stores import LocalDraft, open_store
+from tfps.serving.local_store import LocalDraft
+from tfps.serving.stores import open_store
 from tfps.serving.versions import CURRENT, parse_current, parse_version
 
 ROWS = 3000
@@ -257,7 +258,7 @@ def test_a_slow_store_slows_exports_and_not_training(strategy, tmp_path, monkeyp
     began = time.monotonic()
     fit(model, callback, Wait(0.01), last)
     # The end of `fit` waits for the version under way, which takes 4 s; the epoch does not.
-    assert slept and ended[0] - began < plain + 1.0
+    assert slept and ended[0] - began < plain + 2.5
     follower = Follower(tmp_path)
     follower.update()
     assert_follows(follower, model)
