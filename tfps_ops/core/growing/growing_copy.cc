@@ -102,13 +102,14 @@ Status GrowingTable::Assign(int column, const RowKeys& keys, const float* values
 }
 
 void GrowingTable::CopyMeta(const RowKeys& keys, RowMeta* meta) const {
+  const double now = parts_.clock.now();
   const auto history = parts_.clock.History();
   for (int64_t i = 0; i < keys.count; ++i) {
     const uint64_t word = parts_.mix.WordOf(keys.keys[i]);
     const Segment& segment = SegmentOf(word);
     const std::lock_guard<SpinLock> lock(segment.lock());
     const int block = segment.Find(word);
-    meta[i] = block == Segment::kNone ? RowMeta() : MetaOf(segment, segment.Block(block), *history);
+    meta[i] = block == Segment::kNone ? RowMeta() : MetaOf(segment, segment.Block(block), *history, now);
   }
 }
 
