@@ -20,10 +20,10 @@ BEGIN_S = 1_767_225_600  # 2026-01-01 00:00 UTC, a multiple of any minute
 PARTS = 2  # files of a minute, so that two workers can read
 
 ITEMS = 200  # items on the site at a time
-NEW_ITEMS = 6  # items that are replaced every minute, so that an item lives for about half an hour
+NEW_ITEMS = 8  # items that are replaced every minute, so that an item lives for about 25 minutes
 REGULARS = 2000  # users who come again; half of the clicks are of users who never do
 KINDS, TOPICS = 6, 10
-DRIFT = 0.15  # how far tastes move in a minute; their standard deviation is 1
+DRIFT = 0.25  # how far tastes move in a minute; their standard deviation is 1
 
 
 class Site:

@@ -19,6 +19,38 @@ IDS = 100  # ids of a lookup
 PAUSE_S = 0.01  # between two lookups: the training needs the processor, too
 
 
+class Asked:
+    """Looks up random rows, and keeps how long each lookup took and how old its rows were."""
+
+    def __init__(self) -> None:
+        self._draw = np.random.default_rng(1)
+        self.versions: set[int] = set()
+        self.ages_s: list[float] = []
+        self._times_ms: list[float] = []
+
+    def ask(self, follower: tfps.serving.Follower) -> None:
+        """Looks up some rows, if there are any yet."""
+        if not any(follower.tables.values()):
+            return
+        table = max(follower.tables, key=follower.tables.get)
+        ids = self._draw.choice(follower.ids(table), IDS)
+        began_s = time.perf_counter()
+        follower.lookup(table, ids)
+        self._times_ms.append(1000 * (time.perf_counter() - began_s))
+        self.ages_s.append(follower.freshness_s)
+        self.versions.add(follower.version)
+
+    def summary(self) -> str:
+        """Returns what was seen, in a line."""
+        if not self.ages_s:
+            return "no version had rows"
+        return (
+            f"{len(self.versions)} versions, {len(self.ages_s):,} lookups of {IDS} rows in "
+            f"{statistics.median(self._times_ms):.2f} ms; freshness: {statistics.median(self.ages_s):.1f} s in the "
+            f"median, {max(self.ages_s):.1f} s at most"
+        )
+
+
 def main() -> None:
     """Follows the export, and prints a summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -26,30 +58,19 @@ def main() -> None:
     parser.add_argument("--report-s", type=float, default=10.0, help="seconds between two reports (default 10)")
     args = parser.parse_args()
 
-    draw, reported_s = np.random.default_rng(1), time.monotonic()
-    versions, ages_s, lookups_ms = set(), [], []
+    reported_s = time.monotonic()
+    asked = Asked()
     with tfps.serving.Follower(args.folder, poll_s=0.1) as follower:
         while not select.select([sys.stdin], [], [], PAUSE_S)[0]:
-            if not any(follower.tables.values()):
-                continue
-            table = max(follower.tables, key=follower.tables.get)
-            ids = draw.choice(follower.ids(table), IDS)
-            began_s = time.perf_counter()
-            follower.lookup(table, ids)
-            lookups_ms.append(1000 * (time.perf_counter() - began_s))
-            ages_s.append(follower.freshness_s)
-            versions.add(follower.version)
-            if time.monotonic() - reported_s > args.report_s:
+            asked.ask(follower)
+            if asked.versions and time.monotonic() - reported_s > args.report_s:
                 reported_s = time.monotonic()
-                rows = f"{follower.tables[table]:,} rows of step {follower.step}"
-                print(f"follower: version {follower.version}, {rows}, {ages_s[-1]:.1f} s old", flush=True)
-    if not ages_s:
-        raise SystemExit(f"follower: {args.folder} had no version with rows. Last error: {follower.error}.")
-    print(
-        f"follower: {len(versions)} versions, {len(ages_s):,} lookups of {IDS} rows in {np.median(lookups_ms):.2f} ms; "
-        f"freshness: {statistics.median(ages_s):.1f} s in the median, {max(ages_s):.1f} s at most",
-        flush=True,
-    )
+                rows = f"{sum(follower.tables.values()):,} rows of step {follower.step}"
+                print(f"follower: version {follower.version}, {rows}, {asked.ages_s[-1]:.1f} s old", flush=True)
+    # The training has ended, and its last version may have come since the last look.
+    follower.update()
+    asked.ask(follower)
+    print(f"follower: {asked.summary()}", flush=True)
 
 
 if __name__ == "__main__":

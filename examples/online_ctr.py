@@ -18,11 +18,13 @@ The result is the AUC of both models on each minute before the online model lear
 
 import argparse
 import contextlib
+import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 
 import click_log
 import clicks
@@ -37,6 +39,8 @@ MADE = clicks.Format("\t", 0, (1,), (2, 3, 4, 5))
 IDS = 2**62  # the cells are hashed to so many ids that no two of them meet
 EXAMPLES = pathlib.Path(__file__).parent
 
+Read = Callable[[tf.data.Dataset], tf.data.Dataset]  # makes batches of a dataset of file names
+
 
 def parse_arguments() -> argparse.Namespace:
     """Parses the command line."""
@@ -50,17 +54,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--minute-s", type=float, default=1.0, help="seconds that a minute lasts (default %(default)s)")
     parser.add_argument("--batch", type=int, default=100, help="lines per step (default %(default)s)")
     parser.add_argument("--dim", type=int, default=8, help="floats per row of the table (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=0.1, help="learning rate of Adagrad (default %(default)s)")
-    return parser.parse_args()
+    parser.add_argument("--rate", type=float, default=0.3, help="learning rate of Adagrad (default %(default)s)")
+    args = parser.parse_args()
+    args.form = clicks.FORMATS["criteo"] if args.data else MADE
+    return args
 
 
 def build_model(args: argparse.Namespace) -> keras.Model:
     """Builds a table that grows, with dense layers over it. The scope of the caller decides where they live."""
-    ids, numbers = clicks.inputs(form_of(args))
+    ids, numbers = clicks.inputs(args.form)
     rows = tfps.layers.DynamicEmbedding(
         args.dim,
         admission=tfps.admission.Count(2),
-        eviction=tfps.eviction.Unseen(steps=args.minutes * args.records // args.batch),
+        eviction=tfps.eviction.Unseen(steps=max(1, args.minutes * args.records // args.batch)),
         name="features",
     )
     features = keras.layers.Concatenate()([keras.layers.Flatten()(rows(ids)), numbers])
@@ -70,17 +76,19 @@ def build_model(args: argparse.Namespace) -> keras.Model:
     return model
 
 
-def form_of(args: argparse.Namespace) -> clicks.Format:
-    """Returns the columns of the log."""
-    return clicks.FORMATS["criteo"] if args.data else MADE
-
-
-def count_minutes(args: argparse.Namespace) -> int:
-    """Returns the number of minutes of the log."""
-    wanted = args.days * args.minutes
-    if not args.data:
-        return wanted
-    return min(wanted, sum(1 for _ in click_log.minutes_of_file(args.data, args.records)))
+def check(args: argparse.Namespace) -> int:
+    """Refuses arguments that cannot be run, before a cluster is started; returns the number of minutes of the log."""
+    minutes = args.days * args.minutes
+    if args.data and not args.data.is_file():
+        raise SystemExit(f"--data must be a file. Received: {args.data}.")
+    if args.data:
+        minutes = min(minutes, sum(1 for _ in click_log.minutes_of_file(args.data, args.records)))
+    if minutes < 1:
+        raise SystemExit("There must be a minute at least. Valid: --days and --minutes from 1, --records of the file.")
+    # A worker or server of TF_CONFIG may be started again while the folder is in use.
+    if args.out and "TF_CONFIG" not in os.environ and args.out.exists() and any(args.out.iterdir()):
+        raise SystemExit(f"--out must be a new or empty folder, for one run. Received: {args.out}.")
+    return minutes
 
 
 @contextlib.contextmanager
@@ -96,11 +104,11 @@ def program(*arguments: object) -> Iterator[None]:
         process.kill()
 
 
-def train_online(model: keras.Model, args: argparse.Namespace, read, minutes: int) -> tuple[list[float], list]:
+def train_online(model: keras.Model, args: argparse.Namespace, read: Read, minutes: int) -> tuple[list[float], list]:
     """Learns the log as it is written; returns the AUC of each minute, and the counts of the table after it."""
     counts = []
     log = args.out / "log"
-    log.mkdir()
+    log.mkdir(parents=True)
     source = tfps.streaming.Files(log / "%Y%m%d%H%M" / "part-*.tsv", read, done="_SUCCESS", poll_s=0.1)
     size = ["--minutes", minutes, "--records", args.records, "--minute-s", args.minute_s]
     data = ["--data", args.data] if args.data else []
@@ -118,7 +126,7 @@ def train_online(model: keras.Model, args: argparse.Namespace, read, minutes: in
     return [one["test_auc"] for one in logs], counts
 
 
-def train_daily(model: keras.Model, args: argparse.Namespace, read) -> list[float]:
+def train_daily(model: keras.Model, args: argparse.Namespace, read: Read) -> list[float]:
     """Tests each minute of the log, and learns each day at its end; returns the AUC of each minute."""
     minutes = [sorted(map(str, folder.glob("*.tsv"))) for folder in sorted((args.out / "log").iterdir())]
     aucs = []
@@ -140,6 +148,9 @@ def report(online: list[float], daily: list[float], counts: list, args: argparse
         means = f"{np.mean(online[first:last]):10.4f} {np.mean(daily[first:last]):10.4f}"
         table = counts[last - 1]
         print(f"{first:4} to {last - 1:4} {means} {table.rows:9,} {table.admitted:9,} {table.evicted:9,}")
+    last = counts[-1]
+    waiting = f"{last.refused:,} updates of ids that had no row yet were dropped"
+    print(f"table: {last.rows:,} rows; {last.admitted:,} ids admitted, {last.evicted:,} evicted; {waiting}")
     # On the first day the daily model has learned nothing.
     after = args.minutes if len(online) > args.minutes else 0
     print(f"from minute {after} on: mean AUC online {np.mean(online[after:]):.4f}, daily {np.mean(daily[after:]):.4f}")
@@ -168,19 +179,20 @@ def draw(online: list[float], daily: list[float], args: argparse.Namespace) -> N
 def main() -> None:
     """Trains both models and reports."""
     args = parse_arguments()
+    minutes = check(args)
+    # The end of a file is what ends each test and training here.
+    warnings.filterwarnings("ignore", message="Your input ran out of data")
     # In a worker or a parameter server this call serves until the chief is done, and does not return.
     strategy = cluster.make_strategy(args)
     args.out = args.out or pathlib.Path(tempfile.mkdtemp(prefix="online_ctr-"))
-    args.out.mkdir(parents=True, exist_ok=True)
-    form, batch = form_of(args), args.batch
 
     def read(files: tf.data.Dataset) -> tf.data.Dataset:
-        lines = files.interleave(tf.data.TextLineDataset, cycle_length=click_log.PARTS).batch(batch)
-        return lines.map(lambda lines: clicks.parse(lines, form, IDS))
+        lines = files.interleave(tf.data.TextLineDataset, cycle_length=click_log.PARTS).batch(args.batch)
+        return lines.map(lambda lines: clicks.parse(lines, args.form, IDS))
 
     with strategy.scope():
         online, daily = build_model(args), build_model(args)
-    aucs, counts = train_online(online, args, read, count_minutes(args))
+    aucs, counts = train_online(online, args, read, minutes)
     report(aucs, train_daily(daily, args, read), counts, args)
 
 
