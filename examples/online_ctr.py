@@ -53,7 +53,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--records", type=int, default=2000, help="lines in a minute (default %(default)s)")
     parser.add_argument("--minute-s", type=float, default=1.0, help="seconds that a minute lasts (default %(default)s)")
     parser.add_argument("--batch", type=int, default=100, help="lines per step (default %(default)s)")
-    parser.add_argument("--dim", type=int, default=8, help="floats per row of the table (default %(default)s)")
     parser.add_argument("--rate", type=float, default=0.3, help="learning rate of Adagrad (default %(default)s)")
     args = parser.parse_args()
     args.form = clicks.FORMATS["criteo"] if args.data else MADE
@@ -63,12 +62,9 @@ def parse_arguments() -> argparse.Namespace:
 def build_model(args: argparse.Namespace) -> keras.Model:
     """Builds a table that grows, with dense layers over it. The scope of the caller decides where they live."""
     ids, numbers = clicks.inputs(args.form)
-    rows = tfps.layers.DynamicEmbedding(
-        args.dim,
-        admission=tfps.admission.Count(2),
-        eviction=tfps.eviction.Unseen(steps=max(1, args.minutes * args.records // args.batch)),
-        name="features",
-    )
+    # The steps of a day.
+    unseen = tfps.eviction.Unseen(steps=max(1, args.minutes * args.records // args.batch))
+    rows = tfps.layers.DynamicEmbedding(8, admission=tfps.admission.Count(2), eviction=unseen, name="features")
     features = keras.layers.Concatenate()([keras.layers.Flatten()(rows(ids)), numbers])
     features = clicks.tower(features, [32])
     model = keras.Model([ids, numbers], keras.layers.Dense(1, activation="sigmoid")(features))
@@ -94,14 +90,14 @@ def check(args: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def program(*arguments: object) -> Iterator[None]:
     """Runs another example beside this one. It is told to end by the end of its standard input."""
-    process = subprocess.Popen([sys.executable, *map(str, arguments)], stdin=subprocess.PIPE)
-    try:
-        yield
-        process.communicate(timeout=60)
-        if process.returncode:
-            raise SystemExit(f"{arguments[0]} ended with status {process.returncode}.")
-    finally:
-        process.kill()
+    with subprocess.Popen([sys.executable, *map(str, arguments)], stdin=subprocess.PIPE) as process:
+        try:
+            yield
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    if process.returncode:
+        raise SystemExit(f"{arguments[0]} ended with status {process.returncode}.")
 
 
 def train_online(model: keras.Model, args: argparse.Namespace, read: Read, minutes: int) -> tuple[list[float], list]:
@@ -110,10 +106,9 @@ def train_online(model: keras.Model, args: argparse.Namespace, read: Read, minut
     log = args.out / "log"
     log.mkdir(parents=True)
     source = tfps.streaming.Files(log / "%Y%m%d%H%M" / "part-*.tsv", read, done="_SUCCESS", poll_s=0.1)
-    size = ["--minutes", minutes, "--records", args.records, "--minute-s", args.minute_s]
-    data = ["--data", args.data] if args.data else []
-    follow = program(EXAMPLES / "follow.py", args.out / "export")
-    with program(EXAMPLES / "click_log.py", log, *size, *data), follow:
+    flags = ["--minutes", minutes, "--records", args.records, "--minute-s", args.minute_s]
+    flags += ["--data", args.data] if args.data else []
+    with program(EXAMPLES / "click_log.py", log, *flags), program(EXAMPLES / "follow.py", args.out / "export"):
         logs = tfps.streaming.fit(
             model,
             source,
@@ -144,13 +139,11 @@ def report(online: list[float], daily: list[float], counts: list, args: argparse
     print("minutes      AUC online  AUC daily      rows  admitted   evicted")
     step = max(1, args.minutes // 4)
     for first in range(0, len(online), step):
-        last = min(first + step, len(online))
-        means = f"{np.mean(online[first:last]):10.4f} {np.mean(daily[first:last]):10.4f}"
-        table = counts[last - 1]
-        print(f"{first:4} to {last - 1:4} {means} {table.rows:9,} {table.admitted:9,} {table.evicted:9,}")
-    last = counts[-1]
-    waiting = f"{last.refused:,} updates of ids that had no row yet were dropped"
-    print(f"table: {last.rows:,} rows; {last.admitted:,} ids admitted, {last.evicted:,} evicted; {waiting}")
+        last = min(first + step, len(online)) - 1
+        means = f"{np.mean(online[first : last + 1]):10.4f} {np.mean(daily[first : last + 1]):10.4f}"
+        table = counts[last]
+        print(f"{first:4} to {last:4} {means} {table.rows:9,} {table.admitted:9,} {table.evicted:9,}")
+    print(f"{counts[-1].refused:,} updates of ids that had no row yet were dropped")
     # On the first day the daily model has learned nothing.
     after = args.minutes if len(online) > args.minutes else 0
     print(f"from minute {after} on: mean AUC online {np.mean(online[after:]):.4f}, daily {np.mean(daily[after:]):.4f}")
@@ -192,7 +185,12 @@ def main() -> None:
 
     with strategy.scope():
         online, daily = build_model(args), build_model(args)
+    print(
+        f"{minutes} minutes of {args.records:,} lines are written and learned; all files: {args.out}",
+        flush=True,
+    )
     aucs, counts = train_online(online, args, read, minutes)
+    print("now the same log is learned by a model that is retrained daily", flush=True)
     report(aucs, train_daily(daily, args, read), counts, args)
 
 
