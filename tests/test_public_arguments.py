@@ -302,7 +302,8 @@ def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
         "plan", "IncrementalPlacer", "advise", "FixedShards", "MinBytes", "MaxBytes", "Auto", "VariableSpec", "Routing",
         "Shard", "Placement", "Plan", "Geo", "Sync", "EmbeddingBag", "SkipGram",
         "neighbour_pairs", "keep_probabilities", "choose_strategy", "explain_strategy", "Hardware",
-        "Export", "Follower", "DynamicEmbedding", "DynamicEmbeddingBag", "Count", "Probability", "Unseen", "SmallNorm", "Score",
+        "Export", "Follower", "DynamicEmbedding", "DynamicEmbeddingBag", "Count", "Probability", "Unseen", "SmallNorm",
+        "Score",
     }  # fmt: skip
     lookups = {name for module, name in NAMES if module == "tfps.nn"}  # tests/nn
     errors = {name for module, name in NAMES if module == "tfps.errors"}

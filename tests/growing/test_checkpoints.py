@@ -1,8 +1,7 @@
-"""Checkpoints of tables that grow while a model trains: deltas, evicted rows, servers that die."""
+"""Checkpoints of tables that grow while a model trains: deltas, and evicted rows."""
 
 import json
 
-import keras
 import numpy as np
 
 import tfps
@@ -50,29 +49,3 @@ def test_evicted_rows_do_not_come_back(strategy, tmp_path):
     expected = rows(model)
     assert len(expected) <= 200
     assert restored(strategy, tmp_path, **growth) == expected
-
-
-class KillServer(keras.callbacks.Callback):
-    """Kills a server after some batches of the first epoch that gets so far."""
-
-    def __init__(self, strategy, batch):
-        super().__init__()
-        self._strategy, self._batch, self.killed = strategy, batch, False
-
-    def on_train_batch_end(self, batch, logs=None):
-        if batch >= self._batch and not self.killed:
-            self.killed = True
-            self._strategy.cluster.kill("ps", 1)
-
-
-def test_a_killed_server_gets_its_rows_slots_and_counts_back(tmp_path):
-    cluster = tfps.LocalCluster(num_ps=2, num_workers=1)
-    with tfps.ParameterServerStrategy(cluster, dense_tables_bytes=0) as strategy:
-        model = counter(strategy, keras.optimizers.SGD(1.0, momentum=0.0), admission=tfps.admission.Count(1))
-        ids = np.random.default_rng(0).integers(-(2**62), 2**62, 1200)
-        ids[600:900] = ids[:300]
-        saving = tfps.callbacks.Checkpoint(tmp_path, every_steps=25)
-        kill = KillServer(strategy, 70)
-        model.fit(data(ids), shuffle=False, verbose=0, callbacks=[saving, kill])
-        assert kill.killed
-        assert rows(model) == counts_of(ids)

@@ -1,5 +1,6 @@
 """`tfps.streaming.fit` on the cluster of the tests: windows of files, each record once, test then train."""
 
+import json
 import logging
 import shutil
 import threading
@@ -201,6 +202,28 @@ def test_checkpoints_within_a_window_and_in_the_background(model, strategy, tmp_
     write(tmp_path / "in" / "y.csv", [3])
     fit(other, files(tmp_path / "in"), window=2, checkpoint=tmp_path / "run", windows=3)
     assert counts(other) == expected([*ids, 3, 3])
+
+
+def test_deltas_go_on_from_window_to_window(model, tmp_path):
+    write_many(tmp_path / "in", 4, 20)
+    checkpoint = WindowCheckpoint(tmp_path / "run", full_every=3, keep=None)
+    fit(model, files(tmp_path / "in"), window=1, checkpoint=checkpoint, windows=4)
+    names = sorted((path.name for path in (tmp_path / "run").glob("ckpt-*")), key=lambda name: int(name[5:]))
+    bases = [json.loads((tmp_path / "run" / name / "manifest.json").read_text())["base"] for name in names]
+    assert bases == [None, names[0], names[1], None]
+
+
+def test_checkpoints_are_numbered_by_batches_in_every_mode(strategy, tmp_path, no_young):
+    # A global step of two batches counts once for the optimizer.
+    ids = write_many(tmp_path / "in", 8, 64)
+    with strategy.scope():
+        table = keras.layers.Embedding(ROWS, 1, embeddings_initializer="zeros")
+        model = keras.Sequential([keras.Input((), dtype="int64"), table])
+        loss = lambda y, rows: -keras.ops.sum(rows)  # noqa: E731
+        model.compile(tfps.optimizers.Sync(keras.optimizers.SGD(2.0)), loss)
+    fit(model, files(tmp_path / "in"), window=2, checkpoint=tmp_path / "run", windows=4)
+    assert counts(model) == expected(ids)
+    assert (tmp_path / "run" / "latest").read_text().strip() == "ckpt-64"
 
 
 def test_a_window_that_takes_longer_than_it_lasts_is_said(model, tmp_path, caplog):

@@ -11,7 +11,9 @@ import tensorflow as tf
 from tests.streaming.brokers import QUIET, Brokers
 from tests.streaming.counting import ROWS, counts, expected, make_model
 from tfps.errors import CheckpointError, ConfigError, SourceError
+from tfps.inputs.dataset_graph import strip_devices
 from tfps.inputs.epoch import Epoch
+from tfps.inputs.sharding import split_by_file
 from tfps.streaming import CountWindows, Kafka, Planned, TimeWindows, Waiting, fit, kafka_reader
 from tfps.streaming.offset_windows import OffsetPosition, divide_chunks, divide_count
 
@@ -162,6 +164,101 @@ class Answering:
 
     def __getattr__(self, name):
         return getattr(self._consumer, name)
+
+
+def test_a_message_far_out_of_order_is_trained_all_the_same(brokers, monkeypatch):
+    topic = brokers.topic()
+    for time_s in (5000.0, 1000.0, 1001.0):
+        brokers.send(topic, [time_s], 0, time_s)
+    reader, rule = source(brokers, topic), TimeWindows(10.0)
+    # The first message at or after any time up to 5000 is the first of all, which was trained.
+    monkeypatch.setattr(reader, "_consumer", Answering(reader._consumer, lambda parts, timeout: _all_at(parts, 0)))
+    position, seen = OffsetPosition({(topic, 0): 1}).to_json(), []
+    for _ in range(2):
+        planned = reader.plan(position, rule, 1020.0 + 20 * len(seen))
+        seen, position = [*seen, *planned.parts], planned.position
+    assert seen == [[topic, 0, 1, 2], [topic, 0, 2, 3]]
+
+
+def _all_at(parts, offset):
+    for part in parts:
+        part.offset = offset
+    return parts
+
+
+def test_chunks_are_divided_between_workers_before_they_are_read(brokers):
+    topic = brokers.topic()
+    graph = strip_devices(source(brokers, topic).dataset([[topic, 0, 0, 100]]))
+    assert split_by_file(graph, 2)
+
+
+def test_messages_are_read_only_as_training_asks_for_them(brokers, monkeypatch):
+    topic = brokers.topic()
+    brokers.send(topic, range(3200), partition=0)
+    read, stock = [], kafka_reader.read_range
+
+    def read_range(config, topic, partition, first, end, timeout_s):
+        read.append((first, end))
+        return stock(config, topic, partition, first, end, timeout_s)
+
+    monkeypatch.setattr(kafka_reader, "read_range", read_range)
+    batches = iter(source(brokers, topic).dataset([[topic, 0, 0, 3200]]))
+    next(batches)
+    time.sleep(1)
+    # One chunk of 100 that the batch is from, one ahead, and one that waits for its place.
+    assert read == [(0, 100), (100, 200), (200, 300)][: len(read)] and len(read) <= 3
+    assert sum(1 for _ in batches) == 399
+    assert len(read) == 32
+
+
+class Message:
+    def __init__(self, offset, error=None):
+        self._offset, self._error = offset, error
+
+    def offset(self):
+        return self._offset
+
+    def error(self):
+        return self._error
+
+
+class Holes:
+    """A partition that a compaction has left holes in, which mock brokers do not do."""
+
+    def __init__(self, offsets, high):
+        self.offsets, self.high, self.at, self.seeks = offsets, high, 0, []
+
+    def assign(self, parts):
+        self.at = parts[0].offset
+        self.seeks.append(self.at)
+
+    def consume(self, number, timeout):
+        found = [Message(offset) for offset in self.offsets if offset >= self.at][:number]
+        if not found:
+            return [Message(self.high, kafka.KafkaError(kafka.KafkaError._PARTITION_EOF))]
+        self.at = found[-1].offset() + 1
+        return found
+
+    def close(self):
+        pass
+
+
+def test_ranges_of_a_compacted_topic_have_each_message_once(monkeypatch):
+    draw = np.random.default_rng(0)
+    for _ in range(100):
+        high = int(draw.integers(1, 60))
+        offsets = [offset for offset in range(high) if draw.random() < 0.5]
+        holes = Holes(offsets, high)
+        monkeypatch.setattr(kafka_reader, "make_consumer", lambda config, holes=holes: holes)
+        reader = kafka_reader.Reader("{}", "t", 0)
+        ends = sorted({*draw.integers(0, high, 4).tolist(), 0, high})
+        # Every second range is read, as by one of two workers; then the others.
+        ranges = list(zip(ends, ends[1:], strict=False))
+        for first, end in ranges[::2] + ranges[1::2]:
+            wanted = [offset for offset in offsets if first <= offset < end]
+            assert [message.offset() for message in reader.read(first, end, 5.0)] == wanted
+        # Forward, gaps are read over; one seek to begin, and at most one back.
+        assert len(holes.seeks) <= 2
 
 
 def test_latest_begins_with_what_comes_after_the_first_look(brokers):

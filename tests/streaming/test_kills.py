@@ -108,9 +108,16 @@ def saved_state(folder):
     return json.loads((latest / "manifest.json").read_text())["progress"]["stream"]
 
 
-def test_each_record_counts_once_after_kills_between_checkpoints(tmp_path):
+@pytest.mark.parametrize(
+    "places",
+    [
+        ["batch", "draft", "renamed"],
+        pytest.param(["test", "epoch end", "latest", "batch", "removing"], marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+def test_each_record_counts_once_after_kills_between_checkpoints(tmp_path, places):
     ids = write_many(tmp_path / "in", 16, 40)
-    places = ["batch", "test", "epoch end", "draft", "renamed", "latest", "batch", "removing"]
     done = kill_and_finish(tmp_path, places, {"keep": 2})
     assert done["counts"] == expected(ids)
     # "renamed", "latest" and "removing" have saved their windows.
@@ -128,7 +135,7 @@ def test_a_window_goes_on_within_after_kills_and_a_signal(tmp_path):
     assert kill_and_finish(tmp_path, ["signal", "epoch end"], within)["counts"] == expected(ids)
 
 
-@pytest.mark.parametrize("every_steps", [None, 3])
+@pytest.mark.parametrize("every_steps", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_messages_count_once_after_kills(tmp_path, every_steps):
     from tests.streaming.brokers import Brokers
 
@@ -141,7 +148,14 @@ def test_messages_count_once_after_kills(tmp_path, every_steps):
 
 
 @pytest.mark.parametrize(
-    ("place", "every_steps"), [("ps", None), ("ps", 3), ("ps test", None), ("ps test", 3), ("worker", 3)]
+    ("place", "every_steps"),
+    [
+        ("ps", None),
+        pytest.param("ps", 3, marks=pytest.mark.slow),
+        pytest.param("ps test", None, marks=pytest.mark.slow),
+        ("ps test", 3),
+        ("worker", 3),
+    ],
 )
 def test_a_task_that_dies_is_replaced_and_the_window_goes_on(tmp_path, place, every_steps):
     ids = write_many(tmp_path / "in", 16, 40)

@@ -1,5 +1,6 @@
 """`Export`: writes what a follower needs to serve a model, while `fit` trains it."""
 
+import functools
 import logging
 import os
 import time
@@ -16,6 +17,7 @@ from tfps.saving.background import BackgroundWrite
 from tfps.saving.version_list import VersionList
 from tfps.serving.row_files import load_pyarrow
 from tfps.serving.stores import open_store
+from tfps.serving.versions import FULL, Version, name_of
 
 _LOG = logging.getLogger("tfps")
 
@@ -56,7 +58,10 @@ class Export(SavingCallback):
         self._keep = check_integer("keep", keep, at_least=2)
         self._versions: VersionList | None = None
         self._exported: ExportedModel | None = None
+        # The version that is being written, and a full one beside it, which may take longer.
         self._writing: BackgroundWrite | None = None
+        self._writing_full: BackgroundWrite | None = None
+        self._full: Version | None = None
         self._began_at = -float("inf")
         self._since_full = 0
         self._is_training = False
@@ -101,6 +106,10 @@ class Export(SavingCallback):
         self._finish_writing()
         checkpoints.settle(self.model)
         self._export()
+        if self._writing_full is not None:
+            self._writing_full.wait()
+            with self._store.lock():
+                self._publish_full()
 
     def _export_if_due(self) -> None:
         if time.monotonic() - self._began_at < self._every_s or (self._writing is not None and self._writing.is_alive):
@@ -125,15 +134,50 @@ class Export(SavingCallback):
         # Held while it writes alone: a program that was killed must not keep the next one out.
         with self._store.lock():
             versions.check_alone()
-            changed = model.find_changes() if versions.is_ours else None
-            if changed is not None:
-                version = model.write_delta(self._store, versions, changed)
-                versions.publish(version)
-                model.advance(changed)
-                self._since_full += 1
-            if changed is None or self._since_full >= self._full_every:
-                version = model.write_full(self._store, versions, changed)
+            self._publish_full()
+            changes = model.find_changes() if versions.is_ours else None
+            if changes is None:
+                version = model.write_chain(self._store, versions)
                 versions.publish(version)
                 self._since_full = 0
-        size = sum(file.bytes for file in version.files)
-        _LOG.info("exported %s: %.1f MB in %.1f s.", version.name, size / 1e6, time.monotonic() - began)
+            else:
+                version = model.write_delta(self._store, versions, changes)
+                versions.publish(version)
+                model.advance(changes)
+                self._since_full += 1
+        _tell(version, began)
+        if self._since_full >= self._full_every and self._writing_full is None:
+            # A large table takes longer than an interval, and deltas must not wait for it.
+            versions.under_way, self._since_full = name_of(FULL, version.number), 0
+            write = functools.partial(self._write_full, version)
+            self._writing_full = BackgroundWrite(write, "a full version of an export")
+
+    def _write_full(self, delta: Version) -> None:
+        """Writes a full version beside a delta, in a thread of its own. The thread of the next version lists it."""
+        assert self._exported is not None
+        began = time.monotonic()
+        self._full = self._exported.write_full(self._store, delta)
+        _tell(self._full, began)
+
+    def _publish_full(self) -> None:
+        """Lists the full version that was written beside deltas, if there is one."""
+        assert self._versions is not None
+        writing, versions = self._writing_full, self._versions
+        if writing is None or writing.is_alive:
+            return
+        self._writing_full, versions.under_way = None, None
+        try:
+            writing.finish()
+        except TfpsError as error:
+            # Followers that begin read an older one and more deltas, so the next delta makes up for it.
+            self._since_full = self._full_every
+            _LOG.warning("a full version was not exported: %s", error)
+            return
+        assert self._full is not None
+        if self._full.chain_id == versions.chain_id:
+            versions.publish(self._full)
+
+
+def _tell(version: Version, began: float) -> None:
+    size = sum(file.bytes for file in version.files)
+    _LOG.info("exported %s: %.1f MB in %.1f s.", version.name, size / 1e6, time.monotonic() - began)

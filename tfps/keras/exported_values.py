@@ -3,7 +3,7 @@
 Each version begins with the moment of its cursors: the rows that were touched before it are known. Rows and dense
 variables are read after that moment, so each value is at least as new. What is touched later is in the next version.
 
-Threading: the thread that exports.
+Threading: one thread writes deltas and begins chains; another may write a full version at the same time.
 """
 
 import dataclasses
@@ -87,38 +87,33 @@ class ExportedModel:
         self._touches.advance(changes.cursors)
 
     def write_delta(self, store: Store, versions: VersionList, changes: Changes) -> Version:
-        """Writes a version with what has changed."""
+        """Writes a version with what has changed; `advance` then counts from it on, once it is listed."""
         rows = TouchedRows(self._tables(), changes.ids, CHUNK_BYTES)
         head = VersionHead(
             DELTA, versions.next_number(), versions.newest, versions.chain_id, self._step(), changes.as_of
         )
         return self._write(store, head, rows, changes.evicted)
 
-    def write_full(self, store: Store, versions: VersionList, changes: Changes | None) -> Version:
-        """Writes a version with all rows.
-
-        Args:
-            store: where.
-            versions: the versions there.
-            changes: the changes of the newest version, which this one is beside; None for a version of its own.
-        """
-        rows = AllRows(self._tables(), CHUNK_BYTES)
-        none = [np.zeros(0, np.int64) for _ in self._tables()]
-        if changes is not None:
-            assert versions.newest is not None
-            head = VersionHead(
-                FULL, versions.newest, versions.newest_parent, versions.chain_id, self._step(), changes.as_of
-            )
-            return self._write(store, head, rows, none)
-        # From here on updates are recorded, and rows are read after this.
+    def write_chain(self, store: Store, versions: VersionList) -> Version:
+        """Writes a version with all rows that begins a chain. Changes are counted from it on."""
         self._remakes, self._has_begun = self._strategy.remote_variables.remakes, False
         as_of = time.time()
+        # First the cursors, then the rows: what is updated between them is in the next version too.
         self._run(lambda: self._touches.begin(self._content()))
         versions.begin_chain()
         head = VersionHead(FULL, versions.next_number(), versions.newest, versions.chain_id, self._step(), as_of)
-        version = self._write(store, head, rows, none)
+        version = self._write(store, head, AllRows(self._tables(), CHUNK_BYTES), self._none())
         self._has_begun = True
         return version
+
+    def write_full(self, store: Store, delta: Version) -> Version:
+        """Writes a version with all rows beside a delta. It may take long: later deltas may be written meanwhile.
+
+        Its rows are newer than those of the delta, and some are as new as later deltas. These then replace them by what
+        they were; at the last of them, each row is at least as new as that version.
+        """
+        head = VersionHead(FULL, delta.number, delta.parent, delta.chain_id, delta.step, delta.as_of)
+        return self._write(store, head, AllRows(self._tables(), CHUNK_BYTES), self._none())
 
     def _write(self, store: Store, head: VersionHead, rows: Rows, evicted: Sequence[np.ndarray[Any, Any]]) -> Version:
         content = self._content()
@@ -152,6 +147,10 @@ class ExportedModel:
     def _tables(self) -> list[TableContent]:
         """Returns the tables without their slots."""
         return [TableContent(one.names[:1], one.tables[:1]) for one in self._content().tables]
+
+    def _none(self) -> list[np.ndarray[Any, Any]]:
+        """Returns no evicted ids for each table, as a full version has them."""
+        return [np.zeros(0, np.int64) for _ in self._tables()]
 
     def _run(self, function: Callable[[], T]) -> T:
         """Runs a function that waits for servers, with the time limit of a closure."""

@@ -35,8 +35,8 @@ class BackgroundWrite:
         """Whether it is not done yet."""
         return self._thread.is_alive()
 
-    def finish(self) -> None:
-        """Waits for the end, and raises the error of the write.
+    def wait(self) -> None:
+        """Waits for the end, whatever it is.
 
         Raises:
             ClusterTimeoutError: it has not ended within an hour.
@@ -44,5 +44,13 @@ class BackgroundWrite:
         self._thread.join(_END_S)
         if self._thread.is_alive():
             raise ClusterTimeoutError(f"waited {_END_S:.0f} s for {self._what} to be written.")
+
+    def finish(self) -> None:
+        """Waits for the end, and raises the error of the write.
+
+        Raises:
+            ClusterTimeoutError: it has not ended within an hour.
+        """
+        self.wait()
         if self._error is not None:
             raise self._error

@@ -86,15 +86,15 @@ class TouchedRows:
         touched: Sequence[np.ndarray[Any, Any]],
         part_bytes: int | None = None,
     ) -> None:
-        self._tables, self._touched, self._part_bytes = tables, touched, part_bytes
+        self._tables, self._part_bytes = tables, part_bytes
+        # Each id is located once, whatever the number of servers. The chief knows the ids alone: 8 bytes for each row.
+        self._local = [_by_shard(one.tables[0], ids) for one, ids in zip(tables, touched, strict=True)]
 
     def chunks(self, server: int) -> Iterator[Chunk]:
         """See `Rows`."""
-        for number, (one, ids) in enumerate(zip(self._tables, self._touched, strict=True)):
-            # The chief knows the ids alone: 8 bytes for each touched row.
-            shards, locals_ = one.tables[0].routing.locate(ids)
+        for number, (one, by_shard) in enumerate(zip(self._tables, self._local, strict=True)):
             for shard in _shards_of(one.tables[0], server):
-                wanted, size = np.sort(locals_[shards == shard]), _chunk_rows(one, self._part_bytes)
+                wanted, size = by_shard[shard], _chunk_rows(one, self._part_bytes)
                 for start in range(0, wanted.size, size):
                     local = wanted[start : start + size]
                     # A request has the count of each store, here of one, and then the local rows.
@@ -189,6 +189,13 @@ def servers_of(tables: Sequence[TableContent]) -> list[int]:
 
 def _nothing() -> None:
     """Does nothing: the chunk that a unit stands for was copied when it was taken."""
+
+
+def _by_shard(table: Table, ids: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """Returns the local rows of ids for each shard of a table, ascending."""
+    shards, local = table.routing.locate(ids)
+    order = np.lexsort((local, shards))
+    return np.split(local[order], np.searchsorted(shards[order], np.arange(1, len(table.stores))))
 
 
 def _shards_of(table: Table, server: int) -> list[int]:

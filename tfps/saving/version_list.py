@@ -7,7 +7,7 @@ Threading: one thread at a time.
 """
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from tfps.errors import ExportError
 from tfps.serving.stores import Store
@@ -23,6 +23,7 @@ class VersionList:
 
     Attributes:
         chain_id: the chain of the next version.
+        under_way: the name of a version that is being written and is not listed yet, which stays; None for none.
 
     Raises:
         ExportError: the store cannot be read, or its `current.json` is broken.
@@ -30,6 +31,7 @@ class VersionList:
 
     def __init__(self, store: Store, keep: int) -> None:
         self._store, self._keep = store, keep
+        self.under_way: str | None = None
         self._current = self._read()
         self.begin_chain()
         # A program that was killed may have left versions that `current.json` does not name. No number comes twice.
@@ -62,18 +64,21 @@ class VersionList:
         return self._number
 
     def publish(self, version: Version) -> None:
-        """Makes a version that was written the newest one, and removes old ones.
+        """Lists a version that was written, and removes old ones.
 
         Args:
-            version: the version. A full one of the newest number is added beside the delta.
+            version: the newest version; or a full one of this chain of an earlier number, of which the delta is listed.
 
         Raises:
             ExportError: another program has written versions since this one did.
         """
         self.check_alone()
         entry = Entry(version.kind, version.number, version.parent, version.chain_id, version.checksum)
-        entries = self._chosen([*(self._current.entries if self._current else ()), entry])
-        current = Current(version.number, version.chain_id, tuple(entries))
+        listed = [*(self._current.entries if self._current else ()), entry]
+        # A delta comes before the full version of its number.
+        listed.sort(key=lambda one: (one.number, one.kind == FULL))
+        entries = self._chosen(listed)
+        current = Current(max(self.newest or 0, version.number), version.chain_id, tuple(entries))
         self._store.replace(CURRENT, current.to_json())
         self._current = current
         self._remove({one.name for one in entries})
@@ -96,7 +101,7 @@ class VersionList:
         except FileNotFoundError:
             return None
 
-    def _chosen(self, entries: list[Entry]) -> Iterable[Entry]:
+    def _chosen(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Returns the versions that stay: the newest full ones, and the deltas after the oldest of these."""
         full = [one.number for one in entries if one.kind == FULL]
         oldest = min(full[-self._keep :], default=0)
@@ -106,6 +111,6 @@ class VersionList:
         """Removes versions that `current.json` does not name, those of programs that were killed too."""
         for name in self._store.names():
             number = number_of(name)
-            # What has a larger number is of nobody. Other folders are not ours.
-            if number is not None and number <= self._number and name not in kept:
+            # Other folders are not ours.
+            if number is not None and name not in kept and name.removesuffix(".partial") != self.under_way:
                 self._store.remove(name)

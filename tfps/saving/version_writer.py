@@ -3,7 +3,7 @@
 Servers run no Python, so their rows pass through the chief: a chunk of each server at a time, then a file.
 Threading: the thread that exports; chunks are read in the threads of the strategy's pool. Writing takes place in the
 thread that exports alone, so a slow store does not hold up a server or its thread.
-Memory: a chunk and a file for each server on the chief, a chunk on each server.
+Memory: a chunk and a file for each of a few servers on the chief, a chunk on each server.
 """
 
 import dataclasses
@@ -24,6 +24,8 @@ from tfps.version import __version__
 
 CHUNK_BYTES = 4 << 20
 """Bytes of rows that a server copies at a time. An update of the table waits for the copy, so a chunk is small."""
+_SERVERS_AT_A_TIME = 8
+"""Servers whose rows are read at the same time: the chief has room for a file of each."""
 _FILE_BYTES = 32 << 20
 """Bytes of rows in a file: what a follower needs of memory beside the rows."""
 
@@ -112,12 +114,14 @@ def _write_rows(files: "_Files", content: VersionContent, strategy: ParameterSer
         for number, server in enumerate(servers)
     }
     counts = [0] * len(content.tables)
-    for pieces in _pieces(content, servers, strategy):
-        for server, (table, ids, rows) in pieces.items():
-            counts[table] += ids.size
-            writers[server].add(table, ids, rows)
-    for writer in writers.values():
-        writer.flush()
+    for first in range(0, len(servers), _SERVERS_AT_A_TIME):
+        group = servers[first : first + _SERVERS_AT_A_TIME]
+        for pieces in _pieces(content, group, strategy):
+            for server, (table, ids, rows) in pieces.items():
+                counts[table] += ids.size
+                writers[server].add(table, ids, rows)
+        for server in group:
+            writers[server].flush()
     return counts
 
 

@@ -77,7 +77,8 @@ def _fetch(url: bytes, stream: bytes, window: bytes, options: bytes) -> bytes:
 
 def _copy(url: str, options: dict[str, Any], target: pathlib.Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
+    # Of this thread: a lock of a file that is long in use may be made anew.
+    partial = target.with_name(f"{target.name}.{threading.get_ident()}.partial")
     try:
         store, path = open_store(url, options)
         store.get_file(path, str(partial))

@@ -136,7 +136,7 @@ class Reader:
                 elif self._fetch(min(1000, end - self.next)):
                     deadline = time.monotonic() + timeout_s
                 elif time.monotonic() > deadline:
-                    raise SourceError(self._describe_silence(end, timeout_s))
+                    raise SourceError(self._describe_silence(end, timeout_s), may_pass=True)
                 continue
             if self._ahead[0].offset() >= end:
                 self.next = end

@@ -49,7 +49,11 @@ class Listing(Protocol):
         ...
 
     def names_in(self, folder: str) -> Sequence[str]:
-        """Returns the names of the files in a folder; none if it is not there."""
+        """Returns the names of the files in a folder; none if it is not there.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
         ...
 
 
@@ -95,6 +99,8 @@ class LocalListing:
             return os.listdir(folder)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise SourceError(f"the folder {folder!r} of the stream cannot be read: {error.strerror}.") from None
 
 
 class StoreListing:
@@ -167,6 +173,8 @@ class StoreListing:
             ]
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except Exception as error:
+            raise SourceError(f"the folder {folder!r} of the stream cannot be read: {error}.", may_pass=True) from None
 
 
 def open_store(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:

@@ -112,6 +112,27 @@ TFPS_TEST(EveryCpuTargetAndAnyNumberOfThreadsGiveTheSameBits) {
   }
 }
 
+TFPS_TEST(PreparedOnceRowsThatLieAnywhereAreUpdatedAsInAMatrix) {
+  const int64_t zero = 0;
+  for (const RowRule& rule : RowRules()) {
+    std::vector<float> hyper = NumbersOf(rule);
+    const auto updater = ValueOf(MakeRowUpdater(rule.name));
+    Example expected(rule, 11, 25, 12), got(rule, 11, 25, 12);
+    updater->Apply(hyper.data(), expected.block, InCallersThread);
+    updater->Prepare(hyper.data());
+    for (int64_t k = 0; k < 25; ++k) {
+      RowBlock row = got.block;
+      row.table += got.rows[k] * 11;
+      for (int s = 0; s < rule.slot_count(); ++s) row.slots[s] += got.rows[k] * got.widths[1 + s];
+      row.rows = &zero;
+      row.gradients += k * 11;
+      row.count = 1;
+      updater->ApplyPrepared(hyper.data(), row);
+    }
+    TFPS_CHECK(got.variables == expected.variables);
+  }
+}
+
 TFPS_TEST(RowsWithoutAGradientAndSlotsOfOtherRulesStay) {
   for (const RowRule& rule : RowRules()) {
     const std::vector<float> hyper = NumbersOf(rule);

@@ -65,17 +65,6 @@ int AdmissionFilter::Increment(uint64_t word) {
   return count;
 }
 
-void AdmissionFilter::Forget(uint64_t word) {
-  Shard& shard = ShardOf(word);
-  const std::lock_guard<SpinLock> lock(shard.lock);
-  if (shard.young.buckets.empty()) return;
-  for (Generation* generation : {&shard.young, &shard.old}) {
-    uint16_t* entry = Find(generation, word, false);
-    // The entry stays, with the count 0: others may have gone past it.
-    if (entry != nullptr) *entry &= ~kCountMask;
-  }
-}
-
 void AdmissionFilter::Clear() {
   for (Shard& shard : shards_) {
     const std::lock_guard<SpinLock> lock(shard.lock);

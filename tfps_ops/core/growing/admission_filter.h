@@ -1,11 +1,12 @@
 // How often keys have come lately, in bounded memory: 16 bits a key, of which 12 are of its hash and 4 its count.
 //
 // The keys counted are in two generations. A key is counted in the young one, and takes its count along if it was in the old
-// one. When the young one is full the old one is forgotten, and the young one becomes it; so the keys that are counted at a time
-// are at least half of those that the filter is made for, and those forgotten have not come for that long.
+// one. When the young one is full the old one is forgotten, and the young one becomes it. So the keys that are counted at a
+// time are at least half of those that the filter is made for, and those forgotten have not come for that long.
 //
-// Errors go one way: a key that shares its place and 12 bits with another has the sum of both counts, and may be admitted early.
-// With some 2 * 26 entries to meet, that happens to about 1 key in 80; counts are never too small but by forgetting.
+// Errors go one way: a key that shares its place and 12 bits with another has the sum of both counts, and may be admitted
+// early. With some 2 * 26 entries to meet, that happens to about 1 key in 80; counts are never too small but by forgetting. Counts
+// stay when a key is admitted, as others may share them: a key that is evicted and soon comes back has its row at once.
 #ifndef TFPS_OPS_CORE_GROWING_ADMISSION_FILTER_H_
 #define TFPS_OPS_CORE_GROWING_ADMISSION_FILTER_H_
 
@@ -24,13 +25,12 @@ class AdmissionFilter {
  public:
   static constexpr int64_t kMaxCount = 15;
 
-  // For `keys` counted at a time, at least 1; those of a few thousand and less are made for that many. A shard's memory, 2.5 bytes a key, is taken when its first key comes.
+  // For `keys` counted at a time, at least 1; a filter of fewer than a few thousand is made for that many. The memory of a shard,
+  // 2.5 bytes a key, is taken when its first key comes.
   AdmissionFilter(int64_t keys, TableMemory* memory);
 
   // Counts one more of a word and returns its count, at most kMaxCount.
   int Increment(uint64_t word);
-  // Begins to count anew.
-  void Forget(uint64_t word);
   void Clear();
 
  private:

@@ -75,6 +75,7 @@ int64_t EvictionWalk::Walk(int64_t visits, const Criterion& criterion, const std
     if (is_enough && is_enough()) break;
     if (hand_left_ > 0) continue;
     hand_segment_ = (hand_segment_ + 1) % Segment::kSegments;
+    if (hand_segment_ == 0) round_rows_ = parts_.rows.load(std::memory_order_relaxed);
     hand_left_ = -1;
     ++rounds;
   }
@@ -93,7 +94,9 @@ int64_t EvictionWalk::Evict(int64_t max_rows) {
 
 double EvictionWalk::SliceOfUpdate() {
   const Eviction& rule = parts_.options.eviction;
-  const double rounds = static_cast<double>(kRounds) * static_cast<double>(parts_.rows.load(std::memory_order_relaxed));
+  // Where each row visited goes the table is smaller at every update; by its size alone the hand would never come round.
+  const int64_t rows = std::max(round_rows_, parts_.rows.load(std::memory_order_relaxed));
+  const double rounds = static_cast<double>(kRounds) * static_cast<double>(rows);
   double slice = 0;
   if (rule.steps > 0) slice += rounds / static_cast<double>(rule.steps);
   if (rule.seconds > 0) {
@@ -112,7 +115,9 @@ void EvictionWalk::AfterUpdate() {
   // Somebody else is walking: the hand moves.
   const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
   if (!lock.owns_lock()) return;
-  credit_ = std::min(credit_ + SliceOfUpdate(), static_cast<double>(parts_.rows.load(std::memory_order_relaxed)));
+  // No more than a round is owed.
+  const int64_t rows = std::max<int64_t>(round_rows_, parts_.rows.load(std::memory_order_relaxed));
+  credit_ = std::min(credit_ + SliceOfUpdate(), static_cast<double>(rows));
   const int64_t visits = std::min(static_cast<int64_t>(credit_), kVisitsASlice);
   if (visits < 1) return;
   credit_ -= static_cast<double>(Walk(visits, MakeCriterion(), nullptr));

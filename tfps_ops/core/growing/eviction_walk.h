@@ -55,17 +55,22 @@ class EvictionWalk {
   bool GoesByRule(const Segment& segment, const uint8_t* block, const Criterion& criterion) const;
   bool HasRoom(int64_t rows) const;
   bool ByScore() const { return parts_.IsKind(Eviction::Kind::kScore) || parts_.IsKind(Eviction::Kind::kLeastFrequent); }
-  bool HasRule() const { return !ByScore() ? !parts_.IsKind(Eviction::Kind::kNone) && !parts_.IsKind(Eviction::Kind::kLeastRecent)
-                                          : parts_.IsKind(Eviction::Kind::kScore); }
+  // Whether rows go that a budget does not ask for.
+  bool HasRule() const {
+    return parts_.IsKind(Eviction::Kind::kUnseen) || parts_.IsKind(Eviction::Kind::kSmallNorm) ||
+           parts_.IsKind(Eviction::Kind::kScore);
+  }
   // Finds the thresholds of a criterion from a sample; false where no row may go.
   bool Press(Criterion* criterion);
   void SampleSegment(const Segment& segment, const Criterion& criterion, int64_t most);
+  // Rows by which the hand falls behind with each update.
   double SliceOfUpdate();
 
   TableParts& parts_;
   std::mutex mutex_;          // guards what follows
   int hand_segment_ = 0;
   int64_t hand_left_ = -1;    // blocks of the segment that the hand has not visited, from the last to the first; -1: all
+  int64_t round_rows_ = 0;    // of the table when the hand was at its first segment: it slows down no more than it did
   double credit_ = 0;         // rows that the hand is behind
   double last_slice_ = -1;    // seconds; below 0: never
   uint64_t sample_seed_ = 1;

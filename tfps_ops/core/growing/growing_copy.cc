@@ -85,13 +85,15 @@ Status GrowingTable::AssignRow(int column, int64_t width, uint64_t word, const f
   }
   return ResourceExhausted("no room for the row of key ", parts_.mix.KeyOf(word), ": the table has ",
                            parts_.rows.load(std::memory_order_relaxed), " rows in ", parts_.memory.bytes(),
-                           " bytes, with budgets of ", parts_.options.eviction.max_rows, " rows and ", parts_.memory.max_bytes(),
-                           " bytes (0: none) and at most ", Segment::kMaxBlocks, " rows a segment.");
+                           " bytes, with budgets of ", parts_.options.eviction.max_rows, " rows and ",
+                           parts_.memory.max_bytes(), " bytes (0: none) and at most ", Segment::kMaxBlocks, " rows a segment.");
 }
 
 Status GrowingTable::Assign(int column, const RowKeys& keys, const float* values) {
   const Column about = ColumnOf(column);
   if (!about.live) return CheckColumn(column);
+  // What is restored is not under way: where a budget is full of it, the first of it may go.
+  parts_.clock.CatchUp();
   parts_.clock.WillTouch(keys.count);
   for (int64_t i = 0; i < keys.count; ++i) {
     TFPS_RETURN_IF_ERROR(AssignRow(column, about.width, parts_.mix.WordOf(keys.keys[i]), values + i * about.width));
@@ -171,8 +173,11 @@ void GrowingTable::Pin(const RowKeys& keys, bool pinned) {
     {
       // The set first: a row that is made from now on looks there.
       const std::lock_guard<std::mutex> lock(parts_.pinned_mutex);
+      const size_t before = parts_.pinned.size();
       if (pinned) parts_.pinned.insert(word);
       else parts_.pinned.erase(word);
+      // A node of the set and its part of the buckets, about.
+      parts_.memory.Take((static_cast<int64_t>(parts_.pinned.size()) - static_cast<int64_t>(before)) * 48);
       parts_.pinned_count.store(static_cast<int64_t>(parts_.pinned.size()), std::memory_order_relaxed);
     }
     Segment& segment = SegmentOf(word);

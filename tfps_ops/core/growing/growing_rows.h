@@ -8,9 +8,20 @@
 // rows that are stored and passes over the others.
 //
 // Ticks: time in a table is counted in ticks, and a block has the tick of the last update or training lookup of its row. A tick
-// ends when somebody asks which rows were touched, and with every so many updates or seconds, as the eviction rule needs.
+// ends when somebody asks which rows were touched, and with every so many updates or seconds, as the eviction rule needs: a 64th
+// of the horizon of kUnseen and kSmallNorm, the `steps` of kScore; with a budget also each 16 updates, or sooner where the rows
+// touched come to an eighth of the budget. There are 2^32 ticks.
 //
-// Threads: any number may call any method at a time. A row is read and updated under the lock of its segment.
+// Under way: a row that was touched in the present tick or the one before is never evicted, whatever the rule, so that a step
+// which has looked it up finds it when its gradients come.
+//
+// Memory: 8 bytes a row for the key, 3.5 for the index, 4 for the tick (only with eviction, or once Since was called), 4 for a
+// score (kLeastFrequent, kSmallNorm, kScore), and what is empty: under 1 with some million rows, 3 with a hundred thousand. An
+// empty table has 300 kB. What rows that went have left is for rows to come; the table does not give it back to the system.
+// A store has 4096 segments of at most 65,536 rows, so 268 million.
+//
+// Threads: any number may call any method at a time. A row is read and updated under the lock of its segment, so a copy has all
+// of a row or nothing of an update. The rows of a call are not of one moment.
 #ifndef TFPS_OPS_CORE_GROWING_GROWING_ROWS_H_
 #define TFPS_OPS_CORE_GROWING_GROWING_ROWS_H_
 
@@ -32,25 +43,35 @@ struct Admission {
   enum class Kind {
     kAlways,
     kCount,        // at the n-th update of the key; counts are exact
-    kFilter,       // the same, counted in a filter of bounded memory: 16 bits a key (12 of its hash and 4 of its count)
+    kFilter,       // the same, counted in a filter of bounded memory: 16 bits a key (12 of its hash and 4 of its count), so
+                   // that about 1 key in 80 shares the count of another and is admitted early. A row that is evicted and soon
+                   // comes back is admitted at once: the filter still knows it
     kProbability,  // at each update with probability p
   };
   Kind kind = Kind::kAlways;
   int64_t n = 1;               // kCount: at least 1; kFilter: 1 to 15
-  int64_t filter_keys = 0;     // kFilter: keys that are counted at a time; the oldest half is forgotten beyond
+  int64_t filter_keys = 0;     // kFilter: keys that are counted at a time; the oldest half is forgotten beyond. 3 bytes each
   double p = 1;                // kProbability: above 0, at most 1
-  bool reads_first_value = false;  // what a key that is not admitted reads: its first value, or (false) the mean of first values
+  // What a key that is not stored reads: its first value, or (false) the mean of first values. Where the next update is sure to
+  // make the row (kAlways, n = 1, p = 1) it is the first value in any case.
+  bool reads_first_value = false;
 };
 
-// Which rows go. Budgets hold whatever the kind; with kNone a key beyond the budget is not admitted, and counted as refused.
+// Which rows go. Budgets hold whatever the kind; with kNone a key beyond the budget is not admitted, and counted as refused. At a
+// budget kUnseen and kSmallNorm take the rows touched longest ago, too, and kScore those with the lowest scores. "Longest ago",
+// "fewest" and "lowest" are the last sixteenth of the table by a sample, not the very last row. Where all rows are under way, new
+// keys are refused.
+// A rule is checked as a hand comes by that walks over the table: at each update so far that it comes round 8 times in `steps`
+// updates or `seconds` (4 times while the table shrinks). So a row goes up to a quarter of the horizon late, and never early.
 struct Eviction {
   enum class Kind {
     kNone,
-    kUnseen,         // rows not touched for `steps` updates of the table, or for `seconds`
+    kUnseen,         // rows not touched for `steps` updates of the table, or for `seconds`, where they are above 0
     kLeastRecent,    // at the budget, the rows touched longest ago
     kLeastFrequent,  // at the budget, the rows with the fewest updates
-    kSmallNorm,      // rows whose L2 norm is below `threshold`, once they are older than `steps` updates
-    kScore,          // rows whose score is below `threshold`: each update adds `gain`, each `steps` updates multiply it by `decay`
+    kSmallNorm,      // rows whose L2 norm is below `threshold`, once they were made `steps` updates ago
+    kScore,          // rows whose score is below `threshold`: an update adds `gain`, and each `steps` updates of the table multiply
+                     // all scores by `decay`
   };
   Kind kind = Kind::kNone;
   int64_t steps = 0;
@@ -59,7 +80,8 @@ struct Eviction {
   double decay = 1;
   double gain = 1;
   int64_t max_rows = 0;   // of this store; 0: no limit
-  int64_t max_bytes = 0;  // of this store, all memory of the table counted; 0: no limit
+  int64_t max_bytes = 0;  // of this store, all memory of the table counted; 0: no limit. A new column may exceed it, and
+                          // updates then evict; counts of kCount are forgotten where they would exceed it
 };
 
 struct GrowingOptions {
@@ -84,7 +106,8 @@ struct GrowthCounts {
   double probes = 0;          // mean number of index buckets that a stored key is away from its first, at least 1
 };
 
-// What a block has beside its floats, for saving. Scores are counts for kLeastFrequent; 0 where the eviction keeps none.
+// What a block has beside its floats, for saving. Ages are never more than they are, and right to a tick or 1 part in 16. Scores
+// are counts for kLeastFrequent, updates since the row was made for kSmallNorm, and 0 where the eviction keeps none.
 struct RowMeta {
   int64_t idle_updates = 0;  // updates of the table since the row was touched last
   float idle_seconds = 0;
@@ -123,23 +146,27 @@ class GrowingRows {
   virtual Status Copy(int column, const RowKeys& keys, bool training, float* out, const ParallelFor& parallel) = 0;
 
   // Updates column `columns[0]` by `updater`, with its slots in columns[1..]. Keys come each at most once.
+  // ResourceExhausted where a segment has all the rows it can have; the other keys have their gradients then.
   virtual Status Update(const std::vector<int>& columns, const RowUpdater& updater, const float* hyperparameters,
                         const RowKeys& keys, const RowGradients& gradients, const ParallelFor& parallel) = 0;
 
   // Overwrites one column of the rows of `keys`, and makes rows that are not stored (other columns at their initial values),
   // whatever admission says. ResourceExhausted where the budget is full and no row can go.
   virtual Status Assign(int column, const RowKeys& keys, const float* values) = 0;
-  // Copies the metadata of rows to meta, [count]; zeros for rows that are not stored. Overwrites that of stored rows.
+  // Copies the metadata of rows to meta, [count]; zeros for rows that are not stored.
   virtual void CopyMeta(const RowKeys& keys, RowMeta* meta) const = 0;
+  // Overwrites the metadata of stored rows: of the two ages the one that the eviction goes by (seconds for kUnseen without steps,
+  // else updates). Ages stay as they are once Since was called, as a reader would not hear of the row: restore before.
   virtual void AssignMeta(const RowKeys& keys, const RowMeta* meta) = 0;
 
-  // Copies out the next rows as RowStore::ScanRows does, with `columns[0]` as the rows and the others as slots.
+  // Copies out the next rows as RowStore::ScanRows does, with `columns[0]` as the rows and the others as slots. Cursors are not
+  // negative but for kEnd. A chunk holds the lock of one segment at a time, and looks through it: ask for thousands of rows.
   virtual Result<GrowingChunk> Scan(const std::vector<int>& columns, int64_t cursor, int64_t max_rows) const = 0;
 
   // Removes rows; keys that are not stored are passed over. Returns how many went. They are not counted as evicted, but are in
   // `evicted` of Since.
   virtual int64_t Erase(const RowKeys& keys) = 0;
-  virtual void Clear() = 0;  // all rows, and counts of admission; columns stay
+  virtual void Clear() = 0;  // all rows, and counts of admission; columns stay. Readers of Since are told to ask for all rows
 
   // Pinned keys are never evicted; stored or not.
   virtual void Pin(const RowKeys& keys, bool pinned) = 0;
@@ -149,7 +176,11 @@ class GrowingRows {
   // themselves in slices, so this is for tables at rest.
   virtual int64_t Evict(int64_t max_rows) = 0;
 
-  // The first call begins to record. `cursor`: kNow to start at this moment, or the cursor of an earlier call.
+  // The first call begins to record, and must be with kNow. `cursor`: kNow to start at this moment, or the cursor of an earlier
+  // call; InvalidArgument for another. A touch or an eviction is told by the first call that begins after it, and may be told
+  // again by the next. `touched` has rows of training lookups, too; `evicted` also keys whose row was made after the cursor.
+  // Keys that went are kept for the last 1,000,000, or as many as there are rows (less with a budget of bytes, of which they
+  // take an eighth).
   static constexpr int64_t kNow = -1;
   virtual Result<KeysSince> Since(int64_t cursor) = 0;
 

@@ -3,22 +3,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <map>
 #include <set>
 #include <unordered_map>
-#include <unordered_set>
 
+#include "tfps_ops/core/growing/growing_testing.h"
 #include "tfps_ops/core/growing/key_mix.h"
-#include "tfps_ops/core/testing.h"
 
 namespace tfps {
 namespace {
 
-using Keys = std::vector<int64_t>;
 using Rows = std::shared_ptr<GrowingRows>;
-
-RowKeys Of(const Keys& keys) { return {keys.data(), static_cast<int64_t>(keys.size())}; }
 
 GrowingOptions Uniform(int64_t dim) {
   GrowingOptions options;
@@ -32,12 +27,6 @@ std::vector<float> FirstRow(const GrowingOptions& options, int64_t key) {
   std::vector<float> row(options.dim);
   WriteFirstValue(options.first, key, options.dim, row.data());
   return row;
-}
-
-std::vector<float> Read(GrowingRows& rows, int column, const Keys& keys) {
-  std::vector<float> out(keys.size() * rows.ColumnWidth(column));
-  TFPS_CHECK(rows.Copy(column, Of(keys), false, out.data(), InCallersThread).ok());
-  return out;
 }
 
 // All rows and columns of a table, read in chunks; each key once.
@@ -186,7 +175,8 @@ TFPS_TEST(EveryOperationEqualsASlowTwin) {
             for (size_t i = 0; i < wanted.size(); ++i) {
               const auto found = twin.rows.find(wanted[i]);
               const Twin::Row row = found == twin.rows.end() ? twin.New(wanted[i]) : found->second;
-              TFPS_CHECK(std::equal(out.begin() + i * dim, out.begin() + (i + 1) * dim, (column == 0 ? row.row : row.slot).begin()));
+              const std::vector<float>& floats = column == 0 ? row.row : row.slot;
+              TFPS_CHECK(std::equal(floats.begin(), floats.end(), out.begin() + i * dim));
             }
           }
           break;
@@ -240,6 +230,31 @@ TFPS_TEST(ARowThatIsNotStoredReadsItsFirstValueAndIsNotMade) {
   TFPS_CHECK(rows->Counts().rows == 0);
 }
 
+TFPS_TEST(RowsWithOneCursorComeTogether) {
+  // Mixed keys that differ in their lowest bit alone, at both ends and in between, with a neighbour each.
+  const GrowingOptions options = Zeros(1);
+  const KeyMix mix(options.hash_seed);
+  Keys keys;
+  for (uint64_t word : {uint64_t{0}, uint64_t{0x8000000000000000}, ~uint64_t{3}}) {
+    for (uint64_t i = 0; i < 4; ++i) keys.push_back(mix.KeyOf(word + i));
+  }
+  const Rows rows = ValueOf(MakeGrowingRows(options));
+  TFPS_CHECK(Add(rows.get(), keys, 1).ok());
+  for (int64_t most : {1, 2, 3, 5, 100}) {
+    Keys seen;
+    for (int64_t cursor = 0; cursor != RowStore::kEnd;) {
+      const GrowingChunk chunk = ValueOf(rows->Scan({0}, cursor, most));
+      TFPS_CHECK(!chunk.rows.keys.empty() && static_cast<int64_t>(chunk.rows.keys.size()) <= std::max<int64_t>(2, most));
+      seen.insert(seen.end(), chunk.rows.keys.begin(), chunk.rows.keys.end());
+      cursor = chunk.rows.cursor;
+      TFPS_CHECK(cursor >= RowStore::kEnd);
+    }
+    std::sort(seen.begin(), seen.end());
+    std::sort(keys.begin(), keys.end());
+    TFPS_CHECK(seen == keys);
+  }
+}
+
 TFPS_TEST(GrowthKeepsEveryRowAndBytesStaySmall) {
   const GrowingOptions options = Uniform(8);
   const Rows rows = ValueOf(MakeGrowingRows(options));
@@ -287,7 +302,7 @@ TFPS_TEST(WrongArgumentsAreNamed) {
   says(rows->Copy(1, Of(keys), false, out, InCallersThread), "`column` must be 0 or come from AddColumn");
   says(rows->Assign(-1, Of(keys), values), "Received: -1.");
   says(rows->Update({}, *adagrad, hyper, Of(keys), values, InCallersThread), "at least one column");
-  says(rows->Update({0}, *adagrad, hyper, Of(keys), values, InCallersThread), "a column and 1 slots of the optimizer. Received: 1");
+  says(rows->Update({0}, *adagrad, hyper, Of(keys), values, InCallersThread), "a column and 1 slots of the optimizer.");
   says(rows->Update({0, 0}, *adagrad, hyper, Of(keys), values, InCallersThread), "Received: 0 twice.");
   says(rows->Update({0, 1}, *adagrad, hyper, Of(keys), values, InCallersThread), "Received: 1.");
   const int narrow = ValueOf(rows->AddColumn(1, 0));

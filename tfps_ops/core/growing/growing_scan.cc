@@ -16,14 +16,38 @@ uint64_t FirstWordOf(int64_t cursor) { return static_cast<uint64_t>(cursor) << 1
 
 uint64_t FirstWordOfSegment(int segment) { return static_cast<uint64_t>(segment) << Segment::kWordBits; }
 
+struct ScannedWord {
+  uint64_t word;
+  int block;
+};
+
+// Leaves the `room` smallest of more words, and sets the cursor to the first that is left out. The two words of one cursor stay
+// together: both are left out, or, where nothing else would come, both taken.
+void CutWords(int64_t room, bool is_first, std::vector<ScannedWord>* words, int64_t* cursor) {
+  const auto next = words->begin() + room;
+  std::nth_element(words->begin(), next, words->end(),
+                   [](const ScannedWord& a, const ScannedWord& b) { return a.word < b.word; });
+  const uint64_t next_cursor = CursorOf(next->word);
+  const auto other = std::find_if(words->begin(), next, [&](const ScannedWord& w) { return CursorOf(w.word) == next_cursor; });
+  if (other != next && room == 1 && is_first) {
+    // What is left begins with the next cursor; nothing of this segment, perhaps.
+    *cursor = words->size() == 2 ? RowStore::kEnd : static_cast<int64_t>(next_cursor + 1);
+    words->resize(2);
+    return;
+  }
+  *cursor = static_cast<int64_t>(next_cursor);
+  if (other != next) *other = *(next - 1);
+  words->resize(room - (other != next));
+}
+
 }  // namespace
 
-RowMeta GrowingTable::MetaOf(const Segment& segment, const uint8_t* block, const TickHistory& history) const {
+RowMeta GrowingTable::MetaOf(const Segment& segment, const uint8_t* block, const TickHistory& history, double now) const {
   RowMeta meta;
   const auto idle_since = [&](uint32_t tick) { return tick == 0 ? nullptr : history.Of(tick); };
   if (const TickRecord* record = idle_since(segment.layout->Tick(block))) {
     meta.idle_updates = std::max<int64_t>(0, parts_.clock.updates() - record->updates);
-    meta.idle_seconds = static_cast<float>(std::max(0.0, parts_.clock.now() - record->seconds));
+    meta.idle_seconds = static_cast<float>(std::max(0.0, now - record->seconds));
   }
   if (parts_.IsKind(Eviction::Kind::kSmallNorm)) {
     const TickRecord* born = idle_since(TableParts::BirthTick(segment, block));
@@ -38,6 +62,7 @@ void GrowingTable::ScanSegment(int number, const std::vector<int>& columns, uint
                                GrowingChunk* chunk) const {
   const Segment& segment = parts_.segments[number];
   const auto history = parts_.clock.History();
+  const double now = parts_.clock.now();
   const std::lock_guard<SpinLock> lock(segment.lock());
   std::vector<ScannedWord> words;
   for (int block = 0; block < segment.count(); ++block) {
@@ -45,17 +70,7 @@ void GrowingTable::ScanSegment(int number, const std::vector<int>& columns, uint
     if (word >= first_word) words.push_back({word, block});
   }
   const int64_t room = max_rows - static_cast<int64_t>(chunk->rows.keys.size());
-  if (static_cast<int64_t>(words.size()) > room) {
-    // The words that the chunk has room for, and after them the smallest of the others.
-    const auto by_word = [](const ScannedWord& a, const ScannedWord& b) { return a.word < b.word; };
-    std::partial_sort(words.begin(), words.begin() + room + 1, words.end(), by_word);
-    int64_t taken = room;
-    while (taken > 0 && CursorOf(words[taken].word) == CursorOf(words[taken - 1].word)) --taken;
-    if (taken == 0 && chunk->rows.keys.empty()) taken = std::min<int64_t>(2, static_cast<int64_t>(words.size()));
-    chunk->rows.cursor = taken < static_cast<int64_t>(words.size()) ? static_cast<int64_t>(CursorOf(words[taken].word))
-                                                                     : RowStore::kEnd;
-    words.resize(taken);
-  }
+  if (static_cast<int64_t>(words.size()) > room) CutWords(room, chunk->rows.keys.empty(), &words, &chunk->rows.cursor);
   for (const ScannedWord& scanned : words) {
     uint8_t* block = segment.Block(scanned.block);
     chunk->rows.keys.push_back(parts_.mix.KeyOf(scanned.word));
@@ -65,7 +80,7 @@ void GrowingTable::ScanSegment(int number, const std::vector<int>& columns, uint
       std::vector<float>* out = c == 0 ? &chunk->rows.rows : &chunk->rows.slots[c - 1];
       out->insert(out->end(), floats, floats + column.width);
     }
-    chunk->meta.push_back(MetaOf(segment, block, *history));
+    chunk->meta.push_back(MetaOf(segment, block, *history, now));
   }
 }
 
@@ -77,6 +92,12 @@ Result<GrowingChunk> GrowingTable::Scan(const std::vector<int>& columns, int64_t
   GrowingChunk chunk;
   chunk.rows.slots.resize(columns.size() - 1);
   chunk.rows.cursor = RowStore::kEnd;
+  const int64_t rows = std::min(max_rows, parts_.rows.load(std::memory_order_relaxed));
+  chunk.rows.keys.reserve(rows);
+  chunk.meta.reserve(rows);
+  for (size_t c = 0; c < columns.size(); ++c) {
+    (c == 0 ? chunk.rows.rows : chunk.rows.slots[c - 1]).reserve(rows * ColumnWidth(columns[c]));
+  }
   const uint64_t first_word = FirstWordOf(cursor);
   for (int s = Segment::Of(first_word); s < Segment::kSegments; ++s) {
     if (static_cast<int64_t>(chunk.rows.keys.size()) >= max_rows) {

@@ -43,10 +43,6 @@ class GrowingTable final : public GrowingRows {
 
  private:
   struct UpdateCall;  // growing_update.cc
-  struct ScannedWord {
-    uint64_t word;
-    int block;
-  };
 
   Segment& SegmentOf(uint64_t word) const { return parts_.SegmentOf(word); }
 
@@ -76,8 +72,9 @@ class GrowingTable final : public GrowingRows {
   Status AssignRow(int column, int64_t width, uint64_t word, const float* values);
 
   // Scans (growing_scan.cc).
-  void ScanSegment(int number, const std::vector<int>& columns, uint64_t first_word, int64_t max_rows, GrowingChunk* chunk) const;
-  RowMeta MetaOf(const Segment& segment, const uint8_t* block, const TickHistory& history) const;
+  void ScanSegment(int number, const std::vector<int>& columns, uint64_t first_word, int64_t max_rows,
+                   GrowingChunk* chunk) const;
+  RowMeta MetaOf(const Segment& segment, const uint8_t* block, const TickHistory& history, double now) const;
 
   // The first Since: ticks for all rows, and the log.
   Status BeginRecording();

@@ -79,9 +79,9 @@ bool GrowingTable::Admit(Segment* segment, uint64_t word, int64_t update_number)
   return true;
 }
 
+// Its next life begins with no count.
 void GrowingTable::ForgetCount(Segment* segment, uint64_t word) {
   if (segment->pending != nullptr) segment->pending->Remove(word);
-  if (filter_ != nullptr) filter_->Forget(word);
 }
 
 // kNoRoom: try again when there is. `admitted`: the key was, and had no room.
@@ -174,8 +174,8 @@ Status GrowingTable::Update(const std::vector<int>& columns, const RowUpdater& u
   }
   if (!call.is_full) return Status();
   return ResourceExhausted("the segment of key ", call.full_key.load(), " has ", Segment::kMaxBlocks,
-                           " rows, the most it can have; the other keys of the update have their gradients. A store has at most ",
-                           Segment::kMaxBlocks * Segment::kSegments, " rows: use more servers.");
+                           " rows, the most it can have; the other keys of the update have their gradients. A store has at"
+                           " most ", Segment::kMaxBlocks * Segment::kSegments, " rows: use more servers.");
 }
 
 }  // namespace tfps

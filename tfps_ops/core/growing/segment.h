@@ -1,9 +1,9 @@
 // One of the parts of a table, with a lock of its own: an index and the blocks of its rows.
 //
 // Blocks are dense: rows have the numbers [0, count), and where one goes the last one takes its place. They lie in chunks:
-// units of a pool, and the last one, until it is full, a piece of memory that is as short as it may be. So a table of few rows is
-// small, and no growth moves more than one chunk. The index has 3.5 bytes a row (index_bucket.h) and is made anew when it is too full: at 65,536 rows, the most that a
-// segment can have, that takes about a millisecond.
+// units of a pool, and the last one, until it is full, a piece of memory that is as short as it may be. So a table of few rows
+// is small, and no growth moves more than one chunk. The index has 3.5 bytes a row (index_bucket.h) and is made anew when it is
+// too full: at 65,536 rows, the most that a segment can have, that takes about a millisecond.
 //
 // Words: the mixed key of a row (key_mix.h). Its upper 12 bits are the number of the segment, the next 32 choose the bucket and
 // the lowest 8 the tag; a block stores the 52 bits that the segment does not imply, and its flags above them.

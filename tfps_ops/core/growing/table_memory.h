@@ -20,16 +20,17 @@ class TableMemory {
 
   // Adds `bytes` (which may be negative) if the sum stays within the limit; returns whether it did.
   bool Reserve(int64_t bytes) {
-    const int64_t before = bytes_.fetch_add(bytes, std::memory_order_relaxed);
-    if (max_bytes_ == 0 || bytes <= 0 || before + bytes <= max_bytes_) return true;
-    bytes_.fetch_sub(bytes, std::memory_order_relaxed);
-    return false;
+    int64_t before = bytes_.load(std::memory_order_relaxed);
+    do {
+      if (max_bytes_ > 0 && bytes > 0 && before + bytes > max_bytes_) return false;
+    } while (!bytes_.compare_exchange_weak(before, before + bytes, std::memory_order_relaxed));
+    return true;
   }
   // For memory that cannot be done without, and for memory that is given back (negative).
   void Take(int64_t bytes) { bytes_.fetch_add(bytes, std::memory_order_relaxed); }
 
-  // Chunks of blocks. What is given back to it is not counted any more: others take it, so that the pool never has more than the
-  // table had at its largest.
+  // Chunks of blocks. What is given back to it is not counted any more: others take it, so that the pool never has more than
+  // the table had at its largest.
   UnitPool units;
 
   int64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }

@@ -54,9 +54,12 @@ TableParts::TableParts(const GrowingOptions& options)
 
 bool TableParts::ReserveRow() {
   const int64_t most = options.eviction.max_rows;
-  if (rows.fetch_add(1, std::memory_order_relaxed) < most || most == 0) return true;
-  rows.fetch_sub(1, std::memory_order_relaxed);
-  return false;
+  int64_t before = rows.load(std::memory_order_relaxed);
+  // Not added first and taken back: whoever counts rows meanwhile would see too many.
+  do {
+    if (most > 0 && before >= most) return false;
+  } while (!rows.compare_exchange_weak(before, before + 1, std::memory_order_relaxed));
+  return true;
 }
 
 uint64_t TableParts::WordOf(const Segment& segment, int block) const {
