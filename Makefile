@@ -1,4 +1,5 @@
 # make demo       trains the example job on a cluster of processes on this machine
+# make demo-online  learns a click log by the minute and serves it meanwhile, beside a model that is retrained daily
 # make test       runs the tests; both first make .venv with the package and its C++ ops (about two minutes, once)
 # make test-slow  trains the examples' models on real data, each for a minute or more
 # make test-faults  kills and stops processes at random moments, in each mode; FAULT_SEEDS=10 for more of them
@@ -22,7 +23,7 @@ UPSTREAM_ARGS ?= -n 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 OPS := $(shell find tfps_ops -name '*.cc' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: environment demo test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage asan tsan test-versions clean
+.PHONY: environment demo demo-online test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage asan tsan test-versions clean
 .DELETE_ON_ERROR:
 
 # TensorFlow comes before the package: the ops are compiled against the very one that will load them.
@@ -48,6 +49,9 @@ IMPORT_LOG := ^I0000 |^WARNING: All log messages before absl::InitializeLog
 demo: export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: $(VENV)/.package
 	$(VENV)/bin/python $(DEMO) $(DEMO_ARGS) 2> >(grep --line-buffered -vE '$(IMPORT_LOG)' >&2)
+
+demo-online: DEMO = examples/online_ctr.py
+demo-online: demo
 
 # Tests mostly wait for processes, so three run at a time on two cores, each of the three with a cluster of its own. That takes
 # about 12 GB of memory.
