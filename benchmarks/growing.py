@@ -2,10 +2,12 @@
 
     python -m benchmarks.growing --rounds 5
     python -m benchmarks.growing --fill 10_000_000 --dim 8
+    python -m benchmarks.growing --fill 50_000_000 --max-rows 2_000_000
 
 Prints one line of JSON. The first form runs the click model of `benchmarks.ctr_dnn` with both kinds of tables in turns;
 its ratios are those of the table that grows to the fixed one, in time and in CPU. The second form trains ids that never
 come again with Adagrad, and reports the bytes of a row beyond its floats and its slot's, and the memory of the servers.
+With a budget, rows are evicted all the time, and the figures are the largest that were seen.
 """
 
 import argparse
@@ -23,7 +25,10 @@ _BATCH = 65_536
 def main() -> None:
     """Runs the command."""
     args = _parser().parse_args()
-    print(json.dumps(fill(args.fill, args.dim, args.ps) if args.fill else beside_fixed(args.rounds, args.seconds)))
+    if args.fill:
+        print(json.dumps(fill(args.fill, args.dim, args.ps, args.max_rows)))
+    else:
+        print(json.dumps(beside_fixed(args.rounds, args.seconds)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=5.0, help="of a turn, about (default %(default)s)")
     parser.add_argument("--fill", type=int, default=0, help="rows to make, in place of the comparison")
     parser.add_argument("--dim", type=int, default=8, help="floats of a row (default %(default)s)")
+    parser.add_argument("--max-rows", type=int, help="the budget of the table, whose oldest rows then go")
     parser.add_argument("--ps", type=int, default=1, help="parameter servers (default %(default)s)")
     return parser
 
@@ -51,7 +57,7 @@ def beside_fixed(rounds: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def fill(rows: int, dim: int, num_ps: int) -> dict[str, Any]:
+def fill(rows: int, dim: int, num_ps: int, max_rows: int | None) -> dict[str, Any]:
     """Makes rows by training steps, and measures what they take."""
     import keras
     import tensorflow as tf
@@ -62,7 +68,8 @@ def fill(rows: int, dim: int, num_ps: int) -> dict[str, Any]:
     with tfps.ParameterServerStrategy(cluster) as strategy:
         with strategy.scope():
             inputs = keras.Input((), dtype="int64")
-            layer = tfps.layers.DynamicEmbedding(dim, name="items")
+            eviction = tfps.eviction.LeastRecent() if max_rows else None
+            layer = tfps.layers.DynamicEmbedding(dim, name="items", eviction=eviction, max_rows=max_rows)
             model = keras.Model(inputs, layer(inputs))
             model.compile("adagrad", loss=lambda _, y: keras.ops.sum(y))
         model.optimizer.build(model.trainable_variables)
@@ -72,12 +79,25 @@ def fill(rows: int, dim: int, num_ps: int) -> dict[str, Any]:
         data = tf.data.Dataset.range(0, rows, _BATCH).map(
             lambda start: (tf.range(start, tf.minimum(start + _BATCH, rows)) * 0x1E3779B97F4A7C15, tf.zeros([1]))
         )
-        model.fit(data.map(lambda ids, y: (ids, tf.broadcast_to(y, [tf.size(ids)]))), verbose=0)
-        seconds, counts = time.monotonic() - began, layer.counts()
-        grown = sum(map(resident_bytes, servers)) - before
+        data = data.map(lambda ids, y: (ids, tf.broadcast_to(y, [tf.size(ids)])))
+        seen = []
+
+        def look(batch: int, logs: Any = None) -> None:
+            if batch % 50 == 49 or logs is None:
+                seen.append((layer.counts(), sum(map(resident_bytes, servers)) - before))
+
+        model.fit(data, verbose=0, callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=look)])
+        seconds = time.monotonic() - began
+        look(0)
+        counts = seen[-1][0]
+        grown = max(resident for _, resident in seen)
     floats = counts.rows * dim * 4 * 2
     return {
+        "ids": rows,
         "rows": counts.rows,
+        "most_rows": max(one.rows for one, _ in seen),
+        "most_bytes": max(one.bytes for one, _ in seen),
+        "evicted": counts.evicted,
         "dim": dim,
         "optimizer": "adagrad",
         "seconds": round(seconds, 1),

@@ -2,10 +2,15 @@
 
 import json
 
+import keras
 import numpy as np
+import pytest
+from pyarrow import parquet
 
 import tfps
-from tests.growing.models import counter, counts_of, rows_of
+from tests.growing.models import counter, counts_of, fixed, growing, model_of, rows_of
+from tfps.cli.checkpoint import main
+from tfps.errors import CheckpointMismatchError
 
 
 def data(ids, batch_size=4):
@@ -49,3 +54,27 @@ def test_evicted_rows_do_not_come_back(strategy, tmp_path):
     expected = rows(model)
     assert len(expected) <= 200
     assert restored(strategy, tmp_path, **growth) == expected
+
+
+def test_the_command_lists_and_exports_them(strategy, tmp_path, capsys):
+    model = counter(strategy, keras.optimizers.Adam(0.1))
+    ids = np.random.default_rng(2).integers(-(2**63), 2**63 - 1, 200)
+    model.fit(data(ids), verbose=0)
+    tfps.checkpoint.save(model, tmp_path / "run" / "ckpt-50")
+    assert main(["ls", "--json", str(tmp_path / "run" / "ckpt-50")]) == 0
+    (table,) = json.loads(capsys.readouterr().out)[0]["tables"]
+    assert table["rows"] == table["saved_rows"] == 200
+    arguments = ["export", str(tmp_path / "run" / "ckpt-50"), "--tables", "counts", "--slots"]
+    assert main([*arguments, "--format", "parquet", "--to", str(tmp_path / "a.parquet")]) == 0
+    found = parquet.read_table(tmp_path / "a.parquet").to_pydict()
+    rows = rows_of(model.get_layer("counts"))
+    assert dict(zip(found["id"], found["embedding"], strict=True)) == {i: row.tolist() for i, row in rows.items()}
+    assert all(one[0] > 0 for one in found["velocity"])
+    assert main([*arguments, "--format", "safetensors", "--to", str(tmp_path / "a.safetensors")]) == 1
+    assert "grows: its ids are no row numbers" in capsys.readouterr().err
+
+
+def test_a_fixed_table_does_not_take_the_rows_of_one_that_grows(strategy, tmp_path):
+    tfps.checkpoint.save(model_of(strategy, growing, "sgd", expected_rows=60), tmp_path / "a")
+    with pytest.raises(CheckpointMismatchError, match="grows there"):
+        tfps.checkpoint.restore(model_of(strategy, fixed, "sgd"), tmp_path / "a", only=["wide"])

@@ -107,7 +107,8 @@ def _describe(one: Any) -> dict[str, Any]:
     tables = [
         {
             "name": table.columns[0],
-            "rows": table.routing.rows,
+            # A table that grows has the rows that it has.
+            "rows": sum(part.rows for part in table.parts) if table.routing.takes_any_id else table.routing.rows,
             "saved_rows": sum(part.rows for part in table.parts),
             "width": manifest.variable(table.columns[0]).shape[1],
             "slots": [

@@ -103,7 +103,8 @@ def read_part(
         ids = values.pop()
     else:
         ids = table.routing.global_of(part.shard, np.arange(part.first, part.first + part.rows))
-    if ids.size and not 0 <= ids.min() <= ids.max() < table.routing.rows:
+    numbered = not table.routing.takes_any_id
+    if numbered and ids.size and not 0 <= ids.min() <= ids.max() < table.routing.rows:
         raise CheckpointError(f"{export.stored.path}/{part.bundle} is not what was written: its ids are out of range.")
     return ids, values
 

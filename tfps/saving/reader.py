@@ -69,6 +69,12 @@ def match(manifest: Manifest, content: Content, path: str, only: Sequence[str] |
         pairs |= {name: other for name, other in metrics.items() if content.shape(name) == saved[other].shape}
     growing = {name for table in manifest.tables if table.routing.takes_any_id for name in table.columns}
     for name, other in pairs.items():
+        if (other in growing) != content.grows(name):
+            saved_one, this_one = ("grows", "does not") if other in growing else ("does not grow", "does")
+            raise CheckpointMismatchError(
+                f"{path} is of another model: table {other!r} {saved_one} there, and {name!r} {this_one} here. "
+                "Valid: a model with the same layer, and then `DynamicEmbedding.copy_from` or `copy_to`."
+            )
         # How many rows were expected does not matter to a table that grows, neither here nor there.
         first = 1 if other in growing and content.grows(name) else 0
         if content.shape(name)[first:] != saved[other].shape[first:]:

@@ -46,8 +46,14 @@ def write(export: Export, to: pathlib.Path) -> list[pathlib.Path]:
 
     Raises:
         CheckpointError: the checkpoint is broken, or the file exists or cannot be written.
-        UnsupportedError: a variable has a dtype that the format lacks.
+        UnsupportedError: a variable has a dtype that the format lacks, or a table grows.
     """
+    growing = [table.columns[0] for table in export.tables if table.routing.takes_any_id]
+    if growing:
+        raise UnsupportedError(
+            f"safetensors has matrices, and table {growing[0]!r} grows: its ids are no row numbers. "
+            "Valid: `--format parquet`, or `--tables` with other tables."
+        )
     path = to if to.suffix == ".safetensors" else to / NAME
     variables = [*(export.variable(name) for table in export.tables for name in export.columns(table)), *export.dense]
     header, starts = _header(export, variables)
