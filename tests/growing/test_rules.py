@@ -204,3 +204,16 @@ def test_counts_of_a_dictionary(strategy):
     counts = layer.counts()
     assert counts.rows == counts.admitted == len(counts_of(ids)) and counts.refused == 0
     assert 0 < counts.load <= 1 and 1 <= counts.probes < 2
+
+
+def test_the_choice_of_a_strategy_knows_that_only_servers_have_such_tables():
+    def build():
+        inputs = keras.Input((2,), dtype="int64")
+        rows = tfps.layers.DynamicEmbedding(4, expected_rows=1000, name="items")(inputs)
+        model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Flatten()(rows)))
+        model.compile("adagrad", "mse")
+        return model
+
+    explained = tfps.explain_strategy(build, batch_size=32)
+    assert "ParameterServer" in explained.choice
+    assert any("Table 'items/embeddings' grows" in reason for reason in explained.reasons)

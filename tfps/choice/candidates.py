@@ -98,8 +98,8 @@ def _replicated(
 ) -> Candidate:
     """Returns a strategy whose replicas hold the whole model."""
     why = ""
-    if footprint.mode:
-        why = f"the optimizer is in {footprint.mode} mode, which only parameter servers have."
+    if footprint.servers_only:
+        why = f"{footprint.servers_only}, which only parameter servers have."
     elif footprint.replica_bytes > limit:
         needed = human_bytes(footprint.replica_bytes)
         why = f"a replica needs {needed}, and a {site.device} has {human_bytes(limit)} for it."

@@ -2,7 +2,7 @@
 
 docs/choosing.md explains the rules:
 
-An optimizer in the mode `Geo` or `Sync` needs parameter servers. For all others:
+An optimizer in the mode `Geo` or `Sync`, or a table that grows, needs parameter servers. For all others:
 
 1. A replica must fit its device without the tables, or nothing can train: an error.
 2. If it does not fit with its tables: parameter servers.
@@ -53,8 +53,8 @@ def decide(footprint: Footprint, site: Site) -> Explanation:
 
 
 def _choose(footprint: Footprint, site: Site, found: dict[str, Candidate]) -> _Reasons:
-    if footprint.mode:
-        return SERVERS, [f"The optimizer is in {footprint.mode} mode, which only parameter servers have."]
+    if reason := footprint.servers_only:
+        return SERVERS, [f"{reason[0].upper()}{reason[1:]}, which only parameter servers have."]
     if not found[ONE].is_possible and not found[MULTI].is_possible:
         return SERVERS, [_no_fit(footprint, site, found[ONE]), _server_link(footprint, site) + "."]
     if site.servers:

@@ -59,6 +59,14 @@ class Footprint:
     mode: str = ""
 
     @property
+    def servers_only(self) -> str:
+        """What only parameter servers have of what the model uses, as a clause; "" if nothing."""
+        if self.mode:
+            return f"the optimizer is in {self.mode} mode"
+        growing = next((spec.name for spec in self.specs if spec.growing), "")
+        return f"table {growing!r} grows" if growing else ""
+
+    @property
     def variable_bytes(self) -> int:
         """All variables, without slots."""
         return _sum(self.specs, lambda spec: spec.nbytes)
