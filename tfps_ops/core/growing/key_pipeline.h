@@ -18,7 +18,7 @@ constexpr int64_t kBlockAhead = 12;
 constexpr int64_t kIndexAhead = 24;
 constexpr int64_t kSegmentAhead = 30;
 
-// Asks the memory for the bytes [0, head) of a block and for a part behind it.
+// Asks the memory for the first line of a block (word, tick, score) and for its bytes [begin, end).
 inline void PrefetchBlock(const uint8_t* block, int64_t begin, int64_t end) {
   constexpr int64_t kLine = 64;
   __builtin_prefetch(block, 1);
