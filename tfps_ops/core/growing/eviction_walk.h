@@ -30,9 +30,11 @@ class EvictionWalk {
   int64_t Evict(int64_t max_rows);
 
  private:
+  // A row may wait a round for the hand, 1/8 of the horizon, and a tick, 1/64 of it, beyond its time.
   static constexpr int64_t kRounds = 8;
   static constexpr int64_t kVisitsALock = 512;
   static constexpr int64_t kVisitsASlice = 32768;  // about half a millisecond
+  // A bound on how long one update may search for room, after which its new keys are refused: some 8 slices.
   static constexpr int64_t kVisitsForRoom = 262144;
   static constexpr int64_t kSample = 1024;
   static constexpr int64_t kPart = 16;

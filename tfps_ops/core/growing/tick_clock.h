@@ -48,6 +48,7 @@ class TickHistory {
 
 class TickClock {
  public:
+  // 0 is "no tick", which blocks have that were made before the table had ticks.
   static constexpr uint32_t kFirstTick = 1024;
 
   // When ticks end by themselves; 0: not for this reason.
@@ -95,6 +96,7 @@ class TickClock {
   const Pace pace_;
   const std::function<double()> now_;
   const double begin_seconds_;
+  // Atomic to be read without the mutex; written under it alone.
   std::atomic<uint32_t> tick_{kFirstTick};
   std::atomic<int64_t> updates_{0};
   std::atomic<int64_t> period_{0};
