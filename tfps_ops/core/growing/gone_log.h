@@ -39,6 +39,7 @@ class GoneLog {
   // Without repeats and without what is stored, in the order of ticks; of entries after `tick`.
   std::vector<Entry> Cleaned(uint32_t tick, const IsStored& is_stored) const;
 
+  // Ticks rise and the segment is locked, so appending keeps the order.
   std::vector<Entry> entries_;
 };
 

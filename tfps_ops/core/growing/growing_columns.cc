@@ -6,6 +6,7 @@
 namespace tfps {
 namespace {
 
+// Tick and score before the columns: eviction reads them and the word, mostly in one cache line.
 BlockLayout FirstLayout(const GrowingOptions& options) {
   BlockLayout layout;
   const Eviction::Kind kind = options.eviction.kind;
@@ -14,6 +15,7 @@ BlockLayout FirstLayout(const GrowingOptions& options) {
   const bool scored = kind == Eviction::Kind::kLeastFrequent || kind == Eviction::Kind::kScore ||
                       kind == Eviction::Kind::kSmallNorm;
   if (scored) layout.AddScore();
+  // Column 0 begins with WriteFirstValue, and not with this 0.
   layout.AddColumn(options.dim, 0);
   return layout;
 }
@@ -40,15 +42,18 @@ GrowingTable::Column GrowingTable::ColumnOf(int column) const {
 int64_t GrowingTable::ColumnWidth(int column) const { return ColumnOf(column).width; }
 
 Status GrowingTable::CheckColumn(int column) const {
+  // The lock is given back here. A column that is dropped later in the call keeps its memory, so the call stays valid.
   if (ColumnOf(column).live) return Status();
   return InvalidArgument("`column` must be 0 or come from AddColumn, and not be dropped. Received: ", column, ".");
 }
 
 Status GrowingTable::RelaySegments(const BlockLayout& layout, int reset) {
+  // A deque does not move its elements, to which segments point; layouts stay for the life of the table.
   layouts_.push_back(layout);
   parts_.block_bytes = layout.bytes;
   for (int s = 0; s < Segment::kSegments; ++s) {
     Segment& segment = parts_.segments[s];
+    // One segment at a time: lookups and updates in the others go on.
     const std::lock_guard<SpinLock> lock(segment.lock());
     // Segments that have gone before stay there: a layout with more columns than are live is valid.
     if (!segment.Relay(&layouts_.back(), reset, &parts_.memory)) {
@@ -61,6 +66,7 @@ Status GrowingTable::RelaySegments(const BlockLayout& layout, int reset) {
 Result<int> GrowingTable::AddColumn(int64_t width, float initial) {
   if (width < 1) return InvalidArgument("`width` must be at least 1. Received: ", width, ".");
   const std::lock_guard<std::mutex> change(change_mutex_);
+  // Read without columns_mutex_: only holders of change_mutex_ write columns_.
   const auto dropped = std::find_if(columns_.begin(), columns_.end(),
                                     [&](const Column& c) { return !c.live && c.width == width; });
   const int column = static_cast<int>(dropped - columns_.begin());
@@ -69,6 +75,7 @@ Result<int> GrowingTable::AddColumn(int64_t width, float initial) {
   // The layout may have columns of an earlier call that ran out of memory; they are never live.
   if (reused) layout.columns[column].initial = initial;
   else layout.AddColumn(width, initial);
+  // The column is live only once every segment has it, so an update that names it finds it everywhere.
   TFPS_RETURN_IF_ERROR(RelaySegments(layout, reused ? column : Segment::kNone));
   const std::unique_lock<std::shared_mutex> lock(columns_mutex_);
   if (reused) columns_[column] = {width, initial, true};
@@ -80,6 +87,7 @@ void GrowingTable::DropColumn(int column) {
   const std::lock_guard<std::mutex> change(change_mutex_);
   const std::unique_lock<std::shared_mutex> lock(columns_mutex_);
   // The memory stays, for the next column of this width: an optimizer that is replaced has the same slots, most likely.
+  // Never column 0: it is the rows.
   if (column > 0 && column < static_cast<int>(columns_.size())) columns_[column].live = false;
 }
 
@@ -92,6 +100,7 @@ GrowthCounts GrowingTable::Counts() const {
   counts.over_budget = parts_.over_budget.load(std::memory_order_relaxed);
   counts.evicted = parts_.evicted.load(std::memory_order_relaxed);
   counts.updates = parts_.clock.updates();
+  // By segment, as load and probes must be of rows and buckets of one moment; `rows` is a count that may be a few ahead.
   int64_t stored = 0, entries = 0, displacement = 0;
   for (int s = 0; s < Segment::kSegments; ++s) {
     const Segment& segment = parts_.segments[s];

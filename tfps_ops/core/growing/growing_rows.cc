@@ -17,6 +17,7 @@ Status CheckAdmission(const Admission& admission) {
       if (admission.n >= 1) return Status();
       return InvalidArgument("`admission.n` must be at least 1. Received: ", admission.n, ".");
     case Admission::Kind::kFilter:
+      // A larger n would never be reached: a count stays at 15.
       if (admission.n < 1 || admission.n > AdmissionFilter::kMaxCount) {
         return InvalidArgument("`admission.n` must be from 1 to ", AdmissionFilter::kMaxCount, " with a filter. Received: ",
                                admission.n, ".");
@@ -40,11 +41,13 @@ Status CheckEvictionKind(const Eviction& rule) {
       return InvalidArgument("`eviction.steps` or `eviction.seconds` must be above 0. Received: 0 and 0.");
     case Eviction::Kind::kLeastRecent:
     case Eviction::Kind::kLeastFrequent:
+      // These rules act at a budget only; without one they would never evict.
       if (has_budget) return Status();
       return InvalidArgument("`eviction.max_rows` or `eviction.max_bytes` must be above 0. Received: 0 and 0.");
     case Eviction::Kind::kSmallNorm:
     case Eviction::Kind::kScore:
       if (rule.steps < 1) return InvalidArgument("`eviction.steps` must be at least 1. Received: ", rule.steps, ".");
+      // A decay of 0 would divide by 0 when scores are restored, one above 1 would let scores rise without end.
       if (rule.kind == Eviction::Kind::kSmallNorm || (rule.decay > 0 && rule.decay <= 1)) return Status();
       return InvalidArgument("`eviction.decay` must be above 0 and at most 1. Received: ", rule.decay, ".");
   }
@@ -72,6 +75,7 @@ Result<std::shared_ptr<GrowingRows>> MakeGrowingRows(const GrowingOptions& optio
   TFPS_RETURN_IF_ERROR(CheckAdmission(options.admission));
   TFPS_RETURN_IF_ERROR(CheckEviction(options.eviction));
   auto table = std::make_shared<GrowingTable>(options);
+  // A smaller budget would be full, or nearly, before the first row, and new keys would be refused.
   const int64_t empty = table->Counts().bytes, most = options.eviction.max_bytes;
   if (most > 0 && most < 2 * empty) {
     return InvalidArgument("`eviction.max_bytes` must be at least ", 2 * empty, ", as an empty table has ", empty,
