@@ -35,6 +35,7 @@ absl::Status WriteHandle(tf::OpKernelContext* context, std::shared_ptr<GrowingRo
   tf::Tensor* handle = nullptr;
   TF_RETURN_IF_ERROR(context->allocate_output(0, {}, &handle));
   handle->scalar<tf::ResourceHandle>()() =
+      // Not in a resource manager under a name: such a table would stay until somebody deletes it.
       tf::ResourceHandle::MakeRefCountingHandle(new GrowingColumn(std::move(rows), column), context->device()->name());
   return absl::OkStatus();
 }
@@ -46,6 +47,7 @@ class Attributes {
 
   template <class T>
   T Get(const char* name) {
+    // A default after a failure: the constructor goes on, and reports the first error at its end.
     T value{};
     status_.Update(context_->GetAttr(name, &value));
     return value;
@@ -69,6 +71,7 @@ class GrowingTableOp : public tf::OpKernel {
   }
 
   void Compute(tf::OpKernelContext* context) override {
+    // A copy: one op may run in several threads, and each run makes a table with a secret of its own.
     GrowingOptions options = options_;
     // Drawn anew for each table: whoever sends ids cannot know which of them would collide.
     std::random_device random;
@@ -86,6 +89,7 @@ class GrowingTableOp : public tf::OpKernel {
     first.b = attributes->Get<float>("first_b");
     const auto stream = attributes->Get<std::vector<int64_t>>("first_stream");
     // An attribute is signed; the bits are those of the stream.
+    // Empty for constants, which have no stream.
     if (stream.size() == 3) {
       first.key = static_cast<uint64_t>(stream[0]);
       for (int i = 0; i < 2; ++i) first.counter[i] = static_cast<uint64_t>(stream[1 + i]);
@@ -131,6 +135,7 @@ class GrowingColumnOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, FindColumn(context, context->input(0), &table));
     const auto column = table->rows().AddColumn(width_, initial_);
     OP_REQUIRES_OK(context, ToTensorFlow(column));
+    // The handle shares the rows, so a slot outlives the handle of its table.
     OP_REQUIRES_OK(context, WriteHandle(context, table->shared_rows(), column.value()));
   }
 
@@ -146,6 +151,7 @@ class ColumnOp : public tf::OpKernel {
 
   void Compute(tf::OpKernelContext* context) final {
     GrowingColumnPtr column;
+    // A reference for the time of the call: the table cannot end while it runs.
     OP_REQUIRES_OK(context, FindColumn(context, context->input(0), &column));
     OP_REQUIRES_OK(context, Run(context, *column));
   }
@@ -156,6 +162,7 @@ class ColumnOp : public tf::OpKernel {
   // Input 1 as keys.
   static absl::Status Keys(tf::OpKernelContext* context, RowKeys* keys) {
     TF_RETURN_IF_ERROR(CheckVector("keys", context->input(1)));
+    // Not copied: the input lives as long as the Compute.
     *keys = {context->input(1).flat<int64_t>().data(), context->input(1).NumElements()};
     return absl::OkStatus();
   }
@@ -191,6 +198,7 @@ class AssignGrowingOp : public ColumnOp {
     RowKeys keys;
     TF_RETURN_IF_ERROR(Keys(context, &keys));
     const tf::Tensor& values = context->input(2);
+    // Not by the shape function alone: shapes are often known at run time only, and the store reads plain memory.
     if (values.dims() != 2 || values.dim_size(0) != keys.count || values.dim_size(1) != column.width()) {
       return ToTensorFlow(InvalidArgument("`values` must be [", keys.count, ", ", column.width(), "]. Received: shape ",
                                           values.shape().DebugString(), "."));
@@ -200,6 +208,7 @@ class AssignGrowingOp : public ColumnOp {
     std::vector<RowMeta> meta(keys.count);
     for (int64_t i = 0; i < keys.count; ++i) {
       const float* one = floats + i * GrowingColumn::kMetaWidth;
+      // The order of GrowingColumn::kMeta. A float holds whole updates up to 2^24; beyond, an age is right to 1 part in 2^24.
       meta[i] = {static_cast<int64_t>(one[0]), one[1], one[2]};
     }
     column.rows().AssignMeta(keys, meta.data());
@@ -270,6 +279,7 @@ class AddScoresOp : public ColumnOp {
     RowKeys keys;
     TF_RETURN_IF_ERROR(Keys(context, &keys));
     const tf::Tensor& amounts = context->input(2);
+    // As in AssignGrowingOp: the store would read beyond the end.
     if (amounts.NumElements() != keys.count) {
       return ToTensorFlow(InvalidArgument("`amounts` must be as many as the ", keys.count, " keys. Received: shape ",
                                           amounts.shape().DebugString(), "."));

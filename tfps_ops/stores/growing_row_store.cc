@@ -22,6 +22,7 @@ Status GrowingRowStore::Check() const {
     return InvalidArgument("the table must have rows of ", dim_, " floats. Received: ", columns_[0]->width(), ".");
   }
   for (const GrowingColumnPtr& column : columns_) {
+    // Column numbers mean nothing in another table: it may have a column of that number with another width.
     if (&column->rows() != &rows()) return InvalidArgument("a slot must be a column of the table. Received: one of another table.");
   }
   return Status();
@@ -29,6 +30,7 @@ Status GrowingRowStore::Check() const {
 
 Status GrowingRowStore::CopyRows(const RowKeys& keys, float* out, const ParallelFor& parallel) {
   TFPS_RETURN_IF_ERROR(Check());
+  // Metadata are no column of a block: they are computed from ticks and records.
   if (columns_[0]->column() != GrowingColumn::kMeta) {
     return rows().Copy(columns_[0]->column(), keys, training_, out, parallel);
   }
@@ -54,6 +56,7 @@ Result<RowChunk> GrowingRowStore::ScanRows(int64_t cursor, int64_t max_rows) con
   TFPS_RETURN_IF_ERROR(Check());
   std::vector<int> columns;
   for (const GrowingColumnPtr& column : columns_) {
+    // The core copies metadata in any case; here they must not be asked for as a column.
     if (column->column() != GrowingColumn::kMeta) columns.push_back(column->column());
   }
   auto chunk = rows().Scan(columns, cursor, max_rows);

@@ -53,6 +53,7 @@ class GrowingTable final : public GrowingRows {
     bool live;
   };
   // What is known of a column now; width -1 where it is not live.
+  // A copy, and not a reference: columns_ may grow once the lock is given back.
   Column ColumnOf(int column) const;
   Status CheckColumn(int column) const;
   // Moves all segments to a layout.
@@ -84,6 +85,7 @@ class GrowingTable final : public GrowingRows {
   EvictionWalk walk_;
   std::unique_ptr<AdmissionFilter> filter_;  // only for kFilter
 
+  // Two mutexes for columns: relaying a large table takes long, and readers of columns_ wait only for the change of the list.
   std::mutex change_mutex_;                      // one change of columns, and one Since, at a time
   mutable std::shared_mutex columns_mutex_;      // guards columns_
   std::vector<Column> columns_;
