@@ -14,9 +14,9 @@ from tfps.checks import check_choice, check_integer, check_number, check_type
 from tfps.errors import ConfigError
 
 READS = ("mean", "first")
-"""What an id without a row may read."""
+"""What an id without a row may read: the mean of first values, or its own first value."""
 _MOST_FILTERED = 15
-"""The largest count that the filter has room for."""
+"""The largest count of the filter, which has 4 bits for it."""
 
 
 class Admission(abc.ABC):
@@ -51,8 +51,8 @@ class Count(Admission):
     Args:
         n: the number of updates, at least 1; at most 15 with `filter_ids`.
         filter_ids: None to count exactly, in about 16 bytes for each id that waits; or the number of ids that are
-            counted at a time, in at most 3 bytes each. Beyond that number the oldest half is forgotten. Two ids may be
-            taken for one, in about 1 of 1,000 cases, and are then admitted early.
+            counted at a time, in at most 3 bytes each. Beyond that number the oldest half is forgotten. About 1 id in
+            80 shares its count with another one, and may then be admitted early.
         reads: what an id without a row reads: "mean", the mean of first values; or "first", its own first value.
 
     Raises:

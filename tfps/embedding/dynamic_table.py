@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _ASSIGN_ROWS = 1 << 20
-"""The most ids that cross to a server at a time by the methods below: 8 MB."""
+"""The largest number of ids in a message of the methods below: 8 MB of them."""
 
 
 class DynamicTable(Table):
     """A table whose rows appear as their ids do, in a hash table on each server.
 
     The first value of a row follows from the seed and the id alone. The shape has the expected number of rows, for
-    plans and summaries; `counts()` knows how many there are. A table that grows has no matrix: whatever needs one is
+    plans and summaries; `counts()` returns the true one. A table that grows has no matrix: whatever needs one is
     refused by name.
 
     Args:
@@ -114,7 +114,7 @@ class DynamicTable(Table):
         )
 
     def evicted_since(self, cursor: TouchedCursor) -> tuple[np.ndarray[Any, Any], bool]:
-        """Returns the ids of the rows that have gone since a cursor of `touched_since`.
+        """Returns the ids of rows that were evicted or erased since a cursor of `touched_since`.
 
         Returns:
             The ids, int64 [m] ascending; and whether they are all. If not, some were forgotten since the cursor.
@@ -124,11 +124,11 @@ class DynamicTable(Table):
         return np.sort(ids), all(bool(one.complete) for one in found)
 
     def erase(self, ids: "npt.ArrayLike") -> int:
-        """Removes rows; ids without a row are passed over. Returns how many have gone."""
+        """Erases the rows of ids, [n]; ids without a row are skipped. Returns the number of erased rows."""
         return sum(int(growing_rows.erase(store.handle, keys)) for store, (keys,) in self._by_shard("ids", ids))
 
     def clear(self, servers: Iterable[int] | None = None) -> None:
-        """Removes all rows, of some servers or of all."""
+        """Erases all rows on the given servers; None for all servers."""
         chosen = set(self.servers if servers is None else servers)
         for server, store in zip(self.servers, self.stores, strict=True):
             if server in chosen:
@@ -136,12 +136,12 @@ class DynamicTable(Table):
                     growing_rows.clear(store.handle)
 
     def pin(self, ids: "npt.ArrayLike", pinned: bool = True) -> None:
-        """Keeps the rows of ids from being evicted, now or once they have a row; or no longer does."""
+        """Pins ids, [n], or unpins them. The row of a pinned id is never evicted, whenever it was made."""
         for store, (keys,) in self._by_shard("ids", ids):
             growing_rows.pin(store.handle, keys, pinned)
 
     def add_scores(self, ids: "npt.ArrayLike", amounts: "npt.ArrayLike") -> None:
-        """Adds to the scores of rows; ids without a row are passed over.
+        """Adds to the scores of rows; ids without a row are skipped.
 
         Args:
             ids: the ids, int64 [n].
@@ -162,9 +162,9 @@ class DynamicTable(Table):
             ) from error
 
     def evict(self) -> int:
-        """Evicts all rows that the rule of the table says now, and returns how many have gone.
+        """Evicts all rows that the rule of the table selects now, and returns their number.
 
-        Training does so by itself, in small slices. This is for the end of a window, or a table at rest.
+        Training evicts by itself, in small slices. This is for the end of a window, or a table at rest.
         """
         evicted = 0
         for store in self.stores:
@@ -188,7 +188,7 @@ class DynamicTable(Table):
     def _by_shard(
         self, name: str, ids: "npt.ArrayLike", *others: np.ndarray[Any, Any]
     ) -> Iterator[tuple[GrowingRowStore, list[tf.Tensor]]]:
-        """Yields each store with its part of ids and of arrays beside them, with its server as the device."""
+        """Yields each store with its part of `ids` and of each other array, [n, ...], in the scope of its device."""
         array = np.asarray(ids)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise ConfigError(f"`{name}` must be integers, [n]. Received: {show_value(ids)}.")

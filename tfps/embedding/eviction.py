@@ -1,4 +1,4 @@
-"""Which rows of a table that grows go: the rules of `tfps.layers.DynamicEmbedding(eviction=...)`.
+"""Which rows of a table that grows are evicted: the rules of `tfps.layers.DynamicEmbedding(eviction=...)`.
 
 The servers evict in small slices while they apply updates. Rows that a step has just looked up, or that are pinned,
 stay. A step of these rules is an update of the table: one step of one worker, one window in GEO mode, one step of all
@@ -14,7 +14,7 @@ from tfps.errors import ConfigError
 
 
 class Eviction(abc.ABC):
-    """A rule that says which rows go."""
+    """A rule that says which rows are evicted."""
 
     needs_budget = False
     """Whether the rule only acts where a table has a budget: `max_rows` or `max_bytes`."""
@@ -84,7 +84,7 @@ class SmallNorm(Eviction):
 
     Args:
         l2: the limit, above 0.
-        after_steps: for how many steps a row was not used before it may go, at least 0.
+        after_steps: the number of steps for which a new row is kept in any case, at least 0.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -113,8 +113,8 @@ class Score(Eviction):
     `nonclk_coeff * (show - click) + click_coeff * click` with `show_click_decay_rate`.
 
     Args:
-        threshold: a row with a lower score goes, above 0.
-        every_steps: after so many steps every score is multiplied by `decay`, at least 1.
+        threshold: a row with a lower score is evicted; above 0.
+        every_steps: the number of steps after which every score is multiplied by `decay`, at least 1.
         decay: the factor, above 0 and at most 1.
         show: what an update adds, at least 0.
 

@@ -31,7 +31,7 @@ class GrowingRowStore(RowStore):
     """
 
     def __init__(self, resource: RemoteResource, device: str, dim: int) -> None:
-        # A hash of 64 bits numbers nothing, so the limit of local rows is the largest there is.
+        # Ids are not numbered from 0, so there is no count of local rows; any int64 must be a valid one.
         super().__init__(device, tf.float32, dim, MAX_ROWS)
         self._resource = resource
 
@@ -94,7 +94,7 @@ class GrowingRowStore(RowStore):
             width: the floats of a row.
             initial: the first value of each.
         """
-        # Not kept alive by the column's own handle alone: after a restart of the server the table is made anew first.
+        # Refers to the table's resource: after a restart of the server the table is made again before its column.
         table = self._resource
         resource = RemoteResource(self.device, lambda: growing_rows.add_column(table.handle, width, initial))
         return GrowingRowStore(resource, self.device, width)

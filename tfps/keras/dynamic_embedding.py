@@ -120,19 +120,19 @@ class _Growing(keras.layers.Embedding):
         return row_files.copy_from_growing(self.table, target)
 
     def erase(self, ids: "npt.ArrayLike") -> int:
-        """Removes the rows of ids, and returns how many there were."""
+        """Erases the rows of ids, [n], and returns how many there were."""
         return self.table.erase(ids)
 
     def pin(self, ids: "npt.ArrayLike", pinned: bool = True) -> None:
-        """Keeps the rows of ids from being evicted, or no longer does."""
+        """Pins ids, [n], so that their rows are never evicted; `pinned=False` unpins them."""
         self.table.pin(ids, pinned)
 
     def add_scores(self, ids: "npt.ArrayLike", amounts: "npt.ArrayLike") -> None:
-        """Adds to the scores of rows: clicks, for `tfps.eviction.Score`. Ids without a row are passed over."""
+        """Adds to the scores of rows: clicks, for `tfps.eviction.Score`. Ids without a row are skipped."""
         self.table.add_scores(ids, amounts)
 
     def evict(self) -> int:
-        """Evicts at once what the rule says, and returns how many rows have gone. Training evicts by itself."""
+        """Evicts all rows that the rule selects now, and returns their number. Training evicts by itself."""
         return self.table.evict()
 
     def _frozen(self) -> FrozenRows | None:
@@ -160,14 +160,14 @@ class _Growing(keras.layers.Embedding):
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         """Refuses quantization."""
-        # Quantizing a model, Keras skips layers that raise this.
+        # When Keras quantizes a model, it skips layers that raise this.
         raise NotImplementedError(f"{type(self).__name__} has no quantized form.")
 
     def _without_rows(self, config: dict[str, Any]) -> dict[str, Any]:
         """Returns the arguments of this layer, from those of an `Embedding`."""
         for name in ("input_dim", "embeddings_constraint"):
             config.pop(name, None)
-        # Keras leaves out a seed that it has drawn. Here it says how the rows begin that are still to come.
+        # Keras leaves out a seed that it has drawn. Here rows that are made later need it for their first values.
         drawn = config["embeddings_initializer"].get("config", {})
         if "seed" in drawn and isinstance(getattr(self.embeddings_initializer, "seed", None), int):
             drawn["seed"] = self.embeddings_initializer.seed
@@ -195,10 +195,10 @@ class DynamicEmbedding(_Growing):
             `Embedding` with it.
         admission: a rule of `tfps.admission`; None for a row for each id.
         eviction: a rule of `tfps.eviction`; None to keep all rows.
-        max_rows: the most rows over all servers; None for no limit. Without an eviction rule that makes room, an id
+        max_rows: the largest number of rows over all servers; None for no limit. Without an eviction rule, an id
             beyond it gets no row.
         max_bytes: the most bytes over all servers, slots and index included; None for no limit.
-        expected_rows: the rows that plans and summaries reckon with; None for `max_rows`, or else 2**20.
+        expected_rows: the number of rows that plans and summaries assume; None for `max_rows`, or else 2**20.
         embeddings_regularizer: the regularizer of the rows. It sees each row of a batch once.
         mask_zero: whether id 0, or the empty string, is padding.
         **kwargs: further arguments of `keras.layers.Layer`.
@@ -279,7 +279,7 @@ class DynamicEmbeddingBag(EmbeddingBag, _Growing):
         eviction: a rule of `tfps.eviction`; None to keep all rows.
         max_rows: the most rows over all servers; None for no limit.
         max_bytes: the most bytes over all servers; None for no limit.
-        expected_rows: the rows that plans reckon with.
+        expected_rows: the number of rows that plans assume.
         embeddings_regularizer: the regularizer of the rows.
         mask_zero: whether id 0, or the empty string, is padding, which is left out of its bag.
         **kwargs: further arguments of `keras.layers.Layer`.
@@ -357,7 +357,7 @@ def _as_ids(inputs: Any) -> Any:
 
 
 def _has_no_value(variable: Any) -> bool:
-    """Whether a variable has a shape alone: a model is being described, or built by symbols."""
+    """Whether a variable has only a shape, because its model is being described or built symbolically."""
     return isinstance(getattr(variable, "_value", None), UninitializedVariable | None)
 
 

@@ -15,7 +15,7 @@ from tfps.keras.h5_chunks import ChunkedDataset
 
 _IDS = "tfps_ids"
 _CHUNK_ROWS = 1 << 17
-"""The most rows that cross at a time."""
+"""The largest number of rows that the chief holds at a time."""
 
 
 def save(group: Any, key: str, table: DynamicTable) -> np.uint32:
@@ -72,7 +72,7 @@ class SavedGrowingRows:
         self.shape, self.dtype = tuple(rows.shape), rows.dtype
 
     def assign_to(self, table: DynamicTable) -> None:
-        """Gives a table its rows, or a slot those of its rows.
+        """Gives a table its rows, or a slot its values of these rows.
 
         Raises:
             CheckpointError: the file is broken. The table may have some of its rows then.

@@ -243,7 +243,7 @@ class Follower:
         # What is not listed any more was removed while it was read: nothing was wrong with it.
         broken = {one.name: broken[one.name] for one in current.entries if one.name in broken}
         route = find_route(current.without(broken), number, chain_id)
-        # One that begins passes over no version silently either. Broken versions that are not on the way do not matter.
+        # A first copy skips no version silently either. Broken versions that are not on the way do not matter.
         is_way = route.entries is not None and not route.gap and not (broken and version is None)
         if is_way and route.entries is not None:
             return route.entries[0] if route.entries else None

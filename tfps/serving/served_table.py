@@ -19,7 +19,7 @@ from tfps.serving.row_files import Ids, Rows
 
 Places = npt.NDArray[np.int32]
 _GROWTH = 8
-"""A matrix that is full gets a block of an eighth of its rows more, so that little of it is empty."""
+"""A full matrix grows by a block of an eighth of its rows, so that little of it is empty."""
 _MIN_BLOCK = 1024
 
 
@@ -54,7 +54,7 @@ class KeyIndex:
         Args:
             added: new keys, ascending, none of which is there.
             places: the place of each.
-            removed: keys that go; those that are not there are passed over.
+            removed: keys to remove; those that are not there are skipped.
         """
         keys, of_keys = self.keys, self.places
         if added.size:
@@ -138,7 +138,7 @@ class ServedTable:
         Args:
             keys: the ids of rows that are new or have changed, int64 [m], each once.
             rows: these rows, float32 [m, dim].
-            evicted: the ids of rows that go. An id that is among `keys` too goes.
+            evicted: the ids of rows to remove, int64 [k]. An id that is among `keys` too is removed.
 
         Raises:
             ExportError: a new id comes twice.

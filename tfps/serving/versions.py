@@ -43,7 +43,7 @@ class ExportedTable:
         name: its path in the model.
         dim: the width of a row.
         rows: the number of its rows in this version: all of them, or those that changed.
-        evicted: the number of its rows that are gone since the parent.
+        evicted: the number of its rows that were evicted or erased since the parent.
     """
 
     name: str

@@ -32,7 +32,7 @@ class StreamState:
 
     Args:
         number: the number of the window that is trained next, or is being trained.
-        position: the position of the source before it; None at the begin.
+        position: the position of the source before it; None at the start.
         window: the window that is being trained; None between two windows.
         after: the position after that window.
         tested: what the test of that window gave.
@@ -131,7 +131,7 @@ class WindowCheckpoint(Checkpoint):
         return self._folder.path
 
     def look(self) -> StreamState:
-        """Returns the state of the newest checkpoint without reading its values; the begin if there is none.
+        """Returns the state of the newest checkpoint without reading its values; the start if there is none.
 
         Raises:
             CheckpointError: it was not written by the training of a stream.
@@ -169,7 +169,7 @@ class WindowCheckpoint(Checkpoint):
         self._state_now = state
 
     def finish(self) -> None:
-        """Waits for what is being written, and saves what it has left out. The training is over."""
+        """Ends the training: waits for the checkpoint under way, and saves what is in none yet."""
         self.finish_writing()
         if self._latest != name_of(self._before_epoch) and not self._stopped and self._continues:
             self._save(in_epoch=False)
@@ -194,7 +194,7 @@ class WindowCheckpoint(Checkpoint):
         strategy = strategy_of(self.model)
         asked = strategy is not None and strategy.stop_signals.asked
         if self.model.stop_training and not asked:
-            # Such as at a loss of NaN: neither the half window nor this model is saved.
+            # For example at a loss of NaN: neither the half window nor this model is saved.
             self._stopped = True
             return
         super().on_train_batch_end(batch, logs)

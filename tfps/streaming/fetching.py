@@ -24,7 +24,7 @@ from tfps.streaming.listing import open_store
 
 _NAME = "tfps-files-"
 _KEPT_WINDOWS = 2
-"""The number of windows whose files stay: the one that is read, and the one before, which a reader may still have."""
+"""The number of windows whose files stay: the one that is read, and the one before, which a reader may still use."""
 
 _lock = threading.Lock()
 _windows: dict[str, list[str]] = {}
@@ -77,7 +77,7 @@ def _fetch(url: bytes, stream: bytes, window: bytes, options: bytes) -> bytes:
 
 def _copy(url: str, options: dict[str, Any], target: pathlib.Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Of this thread: a lock of a file that is long in use may be made anew.
+    # A name for each thread: the cache of locks is bounded, so two threads may have two locks for one file.
     partial = target.with_name(f"{target.name}.{threading.get_ident()}.partial")
     try:
         store, path = open_store(url, options)

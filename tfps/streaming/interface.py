@@ -73,7 +73,7 @@ class Source(Protocol):
         """Returns the window after a position.
 
         Args:
-            position: the position of the last window; None at the begin of the training.
+            position: the position of the last window; None at the start of the training.
             rule: how the stream is divided.
             now_s: the time.
 

@@ -1,4 +1,4 @@
-"""Waits for the next window of a stream, for as long as it takes, and says in the log what for."""
+"""Waits for the next window of a stream, for as long as it takes; the log says what it waits for."""
 
 import contextlib
 import dataclasses
@@ -51,7 +51,7 @@ def next_window(source: Source, state: StreamState, rule: Rule, model: keras.Mod
 
 
 class _Patience:
-    """Asks a source for its next window, and bears errors that may pass for a while.
+    """Asks a source for its next window, and tolerates errors that may pass for a while.
 
     Args:
         patience_s: for how long.
