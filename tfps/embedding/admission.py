@@ -65,6 +65,7 @@ class Count(Admission):
 
     def __post_init__(self) -> None:
         """Checks the fields."""
+        # The class is frozen; an integer of numpy becomes one of Python, so that a layer's config is JSON.
         object.__setattr__(self, "n", check_integer("n", self.n, at_least=1))
         if self.filter_ids is not None and self.n > _MOST_FILTERED:
             raise ConfigError(f"`n` must be at most {_MOST_FILTERED} with `filter_ids`. Received: {self.n}.")
@@ -77,6 +78,7 @@ class Count(Admission):
         counted = {"admission": "count", "admission_count": self.n, "reads_first_value": self.reads == "first"}
         if self.filter_ids is None:
             return counted
+        # Rounded up: 10 ids on 4 servers are a filter of 3 ids on each.
         return {**counted, "admission": "filter", "admission_keys": -(-self.filter_ids // shards)}
 
 
@@ -124,6 +126,7 @@ class Filter(Admission):
         then: a further rule for the ids that `admits` lets through; None for `Always()`.
     """
 
+    # A class attribute, so that a subclass needs no call of a base constructor.
     then: Admission | None = None
 
     @abc.abstractmethod
@@ -132,6 +135,7 @@ class Filter(Admission):
 
     def attributes(self, shards: int) -> dict[str, Any]:
         """See `Admission`."""
+        # The servers do not know this rule: the worker has left out the ids that it does not admit.
         return (self.then or Always()).attributes(shards)
 
 

@@ -78,11 +78,13 @@ class DynamicTable(Table):
                 f"the slot {name!r} of a table that grows must begin with a constant. Received: another initializer."
             )
         width, constant = placement.spec.shape[1], initial.constant
+        # In the block of the row: one search finds a row and its slots, and they are evicted together.
         columns = [store.add_column(width, constant) for store in self.stores]
         return DynamicTable(placement, columns, False, self.growth, FirstValue("constant", constant), is_slot=True)
 
     def make_meta(self) -> "DynamicTable":
         """Returns the metadata of rows as a table of `META_WIDTH` columns beside this one."""
+        # Made once: a checkpoint asks for it at each save.
         if self.meta is None:
             spec = dataclasses.replace(
                 self.placement.spec, name=f"{self.name}/use", shape=(self.rows, META_WIDTH), trainable=False
@@ -129,6 +131,7 @@ class DynamicTable(Table):
 
     def clear(self, servers: Iterable[int] | None = None) -> None:
         """Erases all rows on the given servers; None for all servers."""
+        # Some servers only, after a loss: those that stayed keep their rows.
         chosen = set(self.servers if servers is None else servers)
         for server, store in zip(self.servers, self.stores, strict=True):
             if server in chosen:
@@ -169,6 +172,7 @@ class DynamicTable(Table):
         evicted = 0
         for store in self.stores:
             with tf.device(store.device):
+                # As many rows as there are: the walk of the server goes round once.
                 evicted += int(growing_rows.evict(store.handle, store.counts().rows))
         return evicted
 
@@ -180,6 +184,7 @@ class DynamicTable(Table):
         """
         if np.shape(rows) != (np.size(ids), self.dim):
             raise ConfigError(f"`rows` must be [{np.size(ids)}, {self.dim}]. Received: shape {np.shape(rows)}.")
+        # A NaN in one row would reach all others through the dense layers with the next step.
         if not np.isfinite(rows).all():
             bad = np.asarray(ids)[~np.isfinite(rows).all(axis=1)][0]
             raise ConfigError(f"`rows` must be finite. Received: the row of id {bad}, which is not.")
@@ -196,6 +201,7 @@ class DynamicTable(Table):
         shards, _ = self.routing.locate(array)
         for shard, store in enumerate(self.stores):
             places = np.flatnonzero(shards == shard)
+            # In parts, so that a message has a bounded size whatever the caller gives.
             for start in range(0, places.size, _ASSIGN_ROWS):
                 part = places[start : start + _ASSIGN_ROWS]
                 with tf.device(store.device):
@@ -217,10 +223,12 @@ class DynamicTable(Table):
         for shard, store in enumerate(self.stores):
             chosen = tf.reshape(tf.where(shard_of == shard), [-1])
             keys, values = tf.gather(ids, chosen), tf.gather(rows, chosen)
+            # A slot does not clear: that would erase the rows of its table.
             cleared = []
             if not self.is_slot:
                 with tf.device(store.device):
                     cleared = [growing_rows.clear(store.handle)]
+            # In a graph nothing else would keep the order: the rows could be written first and then cleared.
             with tf.control_dependencies([one for one in cleared if one is not None]):
                 store.assign(keys, values)
         return self
@@ -274,6 +282,7 @@ class DynamicTables:
         spec, first = placement.spec, first_value_of(initial, placement.spec.name)
         attributes = {**first.attributes(), **self.growth.attributes(len(devices))}
 
+        # A function and not a handle: the resource calls it again after a restart of its server.
         def make() -> tf.Tensor:
             return growing_rows.make_table(spec.shape[1], attributes)
 

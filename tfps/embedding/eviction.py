@@ -41,6 +41,7 @@ class Unseen(Eviction):
 
     def __post_init__(self) -> None:
         """Checks the fields."""
+        # One of the two, as a checkpoint restores the age of a row in one measure.
         if (self.steps is None) == (self.seconds is None):
             raise ConfigError(
                 "`steps` or `seconds` must be given, and not both. "
@@ -53,6 +54,7 @@ class Unseen(Eviction):
 
     def attributes(self) -> dict[str, Any]:
         """See `Eviction`."""
+        # 0 means "not by this" to the op.
         return {"eviction": "unseen", "eviction_steps": self.steps or 0, "eviction_seconds": self.seconds or 0.0}
 
 
@@ -60,6 +62,7 @@ class Unseen(Eviction):
 class LeastRecent(Eviction):
     """Evicts the rows that were used longest ago, where the table has reached its budget."""
 
+    # Without a budget these two rules would never evict, which nobody asks for on purpose.
     needs_budget = True
 
     def attributes(self) -> dict[str, Any]:
@@ -95,6 +98,7 @@ class SmallNorm(Eviction):
 
     def __post_init__(self) -> None:
         """Checks the fields."""
+        # No norm is below 0, so a limit of 0 would never evict.
         object.__setattr__(self, "l2", check_number("l2", self.l2, above=0))
         object.__setattr__(self, "after_steps", check_integer("after_steps", self.after_steps, at_least=0))
 

@@ -74,6 +74,7 @@ class GrowingRowStore(RowStore):
     def touched_since(self, cursor: int | None) -> tuple[np.ndarray[Any, Any], int]:
         """See `RowStore`."""
         found = self.keys_since(growing_rows.NOW if cursor is None else cursor)
+        # The first call only starts the record. Sorted, because the server finds ids in the order of their hashes.
         touched = np.sort(found.touched.numpy()) if cursor is not None else np.zeros(0, np.int64)
         return touched, int(found.cursor)
 

@@ -54,6 +54,7 @@ class FirstValue:
 
     def attributes(self) -> dict[str, Any]:
         """Returns the attributes of the op that makes the table."""
+        # A constant has no stream; the op takes none as an empty list.
         drawn = {} if self.distribution == "constant" else {"first_stream": self.stream()}
         return {"first": self.distribution, "first_a": self.a, "first_b": self.b, **drawn}
 
@@ -86,6 +87,7 @@ class Growth:
             if value is not None:
                 object.__setattr__(self, name, check_integer(name, value, at_least=1))
         object.__setattr__(self, "admission", check_admission(self.admission))
+        # The rule of eviction is checked last, because it depends on the budget.
         has_budget = self.max_rows is not None or self.max_bytes is not None
         object.__setattr__(self, "eviction", check_eviction(self.eviction, has_budget))
 
@@ -111,6 +113,7 @@ class Growth:
         return {
             **self.admission.attributes(shards),
             **({} if self.eviction is None else self.eviction.attributes()),
+            # Rounded down, so that all servers together keep the budget. Example: 10 rows on 4 servers are 2 each.
             "max_rows": (self.max_rows or 0) // shards,
             "max_bytes": (self.max_bytes or 0) // shards,
         }

@@ -36,6 +36,7 @@ def fingerprint(strings: tf.Tensor) -> tf.Tensor:
     The same number comes from `FARM_FINGERPRINT` of BigQuery and from `farmhash.fingerprint64` of other languages.
     With n different strings, two share an id with a probability of about n**2 / 2**65: 3 in 100 for a billion.
     """
+    # Eight bytes of uint8 for each string become one int64. `tf.fingerprint` takes vectors, hence the two reshapes.
     return tf.reshape(tf.bitcast(tf.fingerprint(tf.reshape(strings, [-1])), tf.int64), tf.shape(strings))
 
 
@@ -61,6 +62,7 @@ class _Growing(keras.layers.Embedding):
         """
         if not self.built:
             raise UnsupportedError(f"layer {self.name!r} has no table before it is built. Valid: after a first call.")
+        # Outside the scope of the strategy Keras has made a plain variable of the expected rows, which does not grow.
         table = getattr(self.embeddings, "_value", None)
         if not isinstance(table, DynamicTable):
             raise UnsupportedError(
@@ -144,9 +146,11 @@ class _Growing(keras.layers.Embedding):
 
     def _admit(self, ids: tf.Tensor) -> tf.Tensor | None:
         """Returns which ids a rule of the user admits, bool of the same shape; None if there is no such rule."""
+        # Other rules are the servers': they count updates, which no worker sees alone.
         rule = self._growth.admission
         if not isinstance(rule, Filter):
             return None
+        # Flat, as `Filter.admits` promises, so that a user's rule need not care for the shape of the batch.
         admitted = rule.admits(tf.reshape(ids, [-1]))
         return tf.reshape(tf.ensure_shape(tf.cast(admitted, tf.bool), [None]), tf.shape(ids))
 
@@ -165,6 +169,7 @@ class _Growing(keras.layers.Embedding):
 
     def _without_rows(self, config: dict[str, Any]) -> dict[str, Any]:
         """Returns the arguments of this layer, from those of an `Embedding`."""
+        # Both are of a matrix, and no arguments of this layer.
         for name in ("input_dim", "embeddings_constraint"):
             config.pop(name, None)
         # Keras leaves out a seed that it has drawn. Here rows that are made later need it for their first values.
@@ -226,6 +231,7 @@ class DynamicEmbedding(_Growing):
         mask_zero: bool = False,
         **kwargs: Any,
     ) -> None:
+        # Before the base class, which wants a number of rows; `from_config` gives rules as dictionaries.
         growth = Growth(_rule(admission), _rule(eviction), max_rows, max_bytes, expected_rows)
         super().__init__(
             growth.planned_rows,
@@ -253,6 +259,7 @@ class DynamicEmbedding(_Growing):
             known = self.table.sparse_read(tf.boolean_mask(ids, admitted))
             whole = tf.broadcast_to(self._mean(), tf.concat([tf.shape(ids), [self.output_dim]], 0))
             rows = tf.tensor_scatter_nd_update(whole, tf.where(admitted), known)
+            # A scatter into a tensor of dynamic shape loses the static one, which the next layer is built from.
             rows.set_shape([*ids.shape, self.output_dim])
         return tf.cast(rows, self.compute_dtype)
 
@@ -366,6 +373,7 @@ def _rule_config(rule: Rule | None) -> dict[str, Any] | None:
     if rule is None:
         return None
     if type(rule).__module__ in (admissions.__name__, evictions.__name__):
+        # By name, so that a saved model needs no registration of our own rules.
         return {"rule": type(rule).__name__, **dataclasses.asdict(rule)}  # type: ignore[call-overload]
     # A rule of the user, whose class Keras must know.
     return keras.saving.serialize_keras_object(rule)

@@ -30,10 +30,12 @@ def save(group: Any, key: str, table: DynamicTable) -> np.uint32:
     ids_group = group.file.require_group(f"{_IDS}{group.name}")
     if not count:
         group.create_dataset(key, (0, table.dim), np.float32)
+        # Also without rows: the dataset of ids is what tells a table that grows from an embedding of 0 rows.
         ids_group.create_dataset(key, (0,), np.int64)
         return np.uint32(0)
     rows_file = ChunkedDataset(group, key, (count, table.dim), np.dtype(np.float32))
     ids_file = ids_group.create_dataset(key, (count,), np.int64, chunks=(min(count, _CHUNK_ROWS),), fletcher32=True)
+    # Ids are kept, at 8 bytes a row, and written at the end; rows pass through.
     start, checksum = 0, 0
     all_ids, rest = [], np.zeros((0, table.dim), np.float32)
     for chunk in table.scan((), _CHUNK_ROWS):
@@ -79,6 +81,7 @@ class SavedGrowingRows:
         """
         checksum, ids = 0, self._ids[...]
         if not table.is_slot:
+            # A file has all rows: those of before must not stay between them.
             table.clear()
         for start in range(0, len(ids), _CHUNK_ROWS):
             rows = self._rows[start : start + _CHUNK_ROWS]

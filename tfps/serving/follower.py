@@ -63,6 +63,7 @@ class Follower:
     """
 
     def __init__(self, url: str | os.PathLike[str], *, poll_s: float = 1.0, on_gap: str = "resync") -> None:
+        # At once, and not with the first version: a missing package is found where the follower is made.
         load_pyarrow()
         self._store = open_store(url)
         self._poll_s = check_number("poll_s", poll_s, above=0)
@@ -206,9 +207,11 @@ class Follower:
                 self.error = None
             # Whatever it is, it may be over at the next look: a store that does not answer, a version that is broken.
             except Exception as error:
+                # Each problem is logged once, and not at every look.
                 if self.error is None or str(error) != str(self.error):
                     _LOG.warning("%s", error)
                 self.error = error
+            # Ends at once when `close` is called.
             self._stopping.wait(self._poll_s)
 
     def _read_current(self) -> Current | None:

@@ -33,6 +33,7 @@ class KeyIndex:
 
     def __init__(self, keys: Ids, places: Places) -> None:
         self.keys, self.places = keys, places
+        # As Python integers: the difference of two int64 may overflow.
         self._is_range = bool(keys.size) and int(keys[-1]) - int(keys[0]) + 1 == keys.size
 
     def find(self, ids: Ids) -> tuple[Places, npt.NDArray[np.bool_]]:
@@ -145,6 +146,7 @@ class ServedTable:
         """
         places, found = self._index.find(keys)
         new = np.flatnonzero(~found)
+        # `changed` inserts ascending keys; one sort serves it and the test for ids that come twice.
         new = new[np.argsort(keys[new])]
         if np.any(keys[new][1:] == keys[new][:-1]):
             raise ExportError("a table has an id twice among the rows that changed.")
@@ -163,6 +165,7 @@ class ServedTable:
         """Makes the change that `prepare` returned last."""
         for block, inside, at in self._split(change.places):
             block[at] = change.rows[inside]
+        # After the rows: a lookup that runs now finds a new key only once its row is written.
         self._index, self._free = change.index, change.free
 
     def _split(self, places: Places) -> Iterable[tuple[Rows, slice | npt.NDArray[np.int64], npt.NDArray[np.int64]]]:

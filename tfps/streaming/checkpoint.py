@@ -136,6 +136,7 @@ class WindowCheckpoint(Checkpoint):
         Raises:
             CheckpointError: it was not written by the training of a stream.
         """
+        # The one that is marked as latest comes first, then the others from the newest: `sorted` keeps their order.
         for name in sorted(reversed(self._folder.names()), key=lambda one: one != self._folder.latest()):
             try:
                 manifest = self._folder.open(name).manifest
@@ -171,6 +172,7 @@ class WindowCheckpoint(Checkpoint):
     def finish(self) -> None:
         """Ends the training: waits for the checkpoint under way, and saves what is in none yet."""
         self.finish_writing()
+        # A checkpoint is left out while another one is written in the background, so the last window may not be saved.
         if self._latest != name_of(self._before_epoch) and not self._stopped and self._continues:
             self._save(in_epoch=False)
 
@@ -201,6 +203,7 @@ class WindowCheckpoint(Checkpoint):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Saves the end of the window, if its epoch has not done it."""
+        # With these the base class saves within epochs only; the end of the window is a checkpoint of its own.
         if not self._stopped and (self._every_steps is not None or self._every_s is not None):
             self._save(in_epoch=False, background=self._background)
 
@@ -230,5 +233,6 @@ class WindowCheckpoint(Checkpoint):
 
     def _write(self, prepared: checkpoints.Prepared, name: str, cursors: Mapping[int, TouchedCursor]) -> None:
         super()._write(prepared, name, cursors)
+        # After the write: what `saved` tells is on the disk, and offsets may be committed up to there.
         value = prepared.progress[_ENTRY]
         self._saved = StreamState(value["number"], value["position"])

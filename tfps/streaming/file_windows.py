@@ -102,6 +102,7 @@ def find_by_time(
     Returns:
         The window; or what it waits for.
     """
+    # Without a window before, no file is late.
     before = float("-inf") if next_s is None else next_s
     late = tuple(file for file, time_s in ready.items() if time_s < before)
     times = [time_s for time_s in (*ready.values(), *unfinished.values()) if time_s >= before]

@@ -83,6 +83,7 @@ class Source(Protocol):
         """
         ...
 
+    # The test, the training and a training after a restart each make a dataset of their own.
     def dataset(self, parts: Sequence[JSON]) -> tf.data.Dataset:
         """Returns the batches of a window, the same ones each time."""
         ...

@@ -60,6 +60,7 @@ class _Patience:
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
         self._failing_since: float | None = None
+        # So the first wait is in the log at once.
         self._told_at = -_TOLD_EVERY_S
         self._began = time.monotonic()
 
@@ -79,6 +80,7 @@ class _Patience:
             if not error.may_pass or now - self._failing_since >= self._patience_s:
                 raise
             return None
+        # One answer is enough: patience begins anew with the next failure.
         self._failing_since = None
         if isinstance(planned, Planned):
             return planned
