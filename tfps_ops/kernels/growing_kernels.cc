@@ -23,9 +23,11 @@ namespace tf = ::tensorflow;
 // The position of `name` in `names`, whose order is that of an enum. The op's registration has checked the name.
 template <class Kind, size_t n>
 Kind KindOf(const std::string& name, const char* const (&names)[n]) {
+  // The op's attributes are strings, so that a saved graph does not depend on the numbers of an enum.
   return static_cast<Kind>(std::find(std::begin(names), std::end(names), name) - std::begin(names));
 }
 
+// In the order of the enums in first_value.h and growing_rows.h, and with the names of growing_ops.cc.
 constexpr const char* kFirsts[] = {"constant", "uniform", "normal", "truncated_normal"};
 constexpr const char* kAdmissions[] = {"always", "count", "filter", "probability"};
 constexpr const char* kEvictions[] = {"none", "unseen", "least_recent", "least_frequent", "small_norm", "score"};
@@ -62,6 +64,7 @@ class Attributes {
 class GrowingTableOp : public tf::OpKernel {
  public:
   explicit GrowingTableOp(tf::OpKernelConstruction* context) : OpKernel(context) {
+    // Read once, when the kernel is made: rules do not change while the graph runs.
     Attributes attributes(context);
     options_.dim = attributes.Get<int64_t>("dim");
     options_.first = First(&attributes);
@@ -224,6 +227,7 @@ class GrowingSinceOp : public ColumnOp {
     TF_RETURN_IF_ERROR(WriteVector(context, 0, since.value().touched));
     TF_RETURN_IF_ERROR(WriteVector(context, 1, since.value().evicted));
     TF_RETURN_IF_ERROR(WriteScalar(context, 2, since.value().cursor));
+    // The cursor and this flag come with the keys, as they are only right together.
     return WriteScalar(context, 3, since.value().complete);
   }
 };
@@ -244,6 +248,7 @@ class EraseGrowingOp : public ColumnOp {
   absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
     RowKeys keys;
     TF_RETURN_IF_ERROR(Keys(context, &keys));
+    // Erasing is by key and for all columns: a row does not lose one slot alone.
     return WriteScalar(context, 0, column.rows().Erase(keys));
   }
 };
@@ -251,6 +256,7 @@ class EraseGrowingOp : public ColumnOp {
 class ClearGrowingOp : public ColumnOp {
   using ColumnOp::ColumnOp;
   absl::Status Run(tf::OpKernelContext*, const GrowingColumn& column) override {
+    // Also through the handle of a slot: a column has no rows of its own.
     column.rows().Clear();
     return absl::OkStatus();
   }
@@ -259,6 +265,7 @@ class ClearGrowingOp : public ColumnOp {
 class PinGrowingOp : public ColumnOp {
  public:
   explicit PinGrowingOp(tf::OpKernelConstruction* context) : ColumnOp(context) {
+    // An attribute and not an input: one graph pins, another one unpins.
     OP_REQUIRES_OK(context, context->GetAttr("pinned", &pinned_));
   }
 
@@ -291,6 +298,7 @@ class AddScoresOp : public ColumnOp {
 class EvictGrowingOp : public ColumnOp {
   using ColumnOp::ColumnOp;
   absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
+    // A bound that the caller gives, so that one call does not walk over a large table at once.
     TF_RETURN_IF_ERROR(CheckCount("rows", context->input(1)));
     return WriteScalar(context, 0, column.rows().Evict(context->input(1).scalar<int64_t>()()));
   }

@@ -45,7 +45,7 @@ Status GrowingRowStore::UpdateRows(const RowUpdater& updater, const float* hyper
   TFPS_RETURN_IF_ERROR(Check());
   std::vector<int> columns;
   for (const GrowingColumnPtr& column : columns_) columns.push_back(column->column());
-  // No optimizer may train when a row was used last.
+  // Metadata say when a row was used last, which no optimizer may train.
   if (std::count(columns.begin(), columns.end(), GrowingColumn::kMeta) > 0) {
     return InvalidArgument("metadata of rows have no gradient.");
   }

@@ -1,4 +1,4 @@
-// How often keys have come lately, in bounded memory: 16 bits a key, of which 12 are of its hash and 4 its count.
+// Counts the recent updates of keys in bounded memory: 16 bits a key, of which 12 are of its hash and 4 its count.
 //
 // The keys counted are in two generations. A key is counted in the young one, and takes its count along if it was in the old
 // one. When the young one is full the old one is forgotten, and the young one becomes it. So the keys that are counted at a

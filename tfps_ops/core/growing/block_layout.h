@@ -1,4 +1,4 @@
-// What a block is made of. All columns of a row lie in one block, so that a row and its slots are one fetch from memory.
+// The layout of a block. All columns of a row lie in one block, so that a row and its slots are one fetch from memory.
 //
 //   [word, 8 bytes][tick, 4 bytes, if any][score, 4 bytes, if any][column 0][column 1]...
 //

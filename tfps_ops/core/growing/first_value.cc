@@ -63,6 +63,7 @@ Uint128 FirstCounter(const FirstValue& first) { return (Uint128{first.counter[1]
 
 // Elements [key * dim, key * dim + dim) of the stream of all rows.
 void WriteFromOneStream(const FirstValue& first, uint64_t row_key, int64_t dim, float* out) {
+  // For uniform rows b is the upper limit, for normal ones the deviation.
   const float scale = first.kind == FirstValue::Kind::kUniform ? first.b - first.a : first.b;
   // For example dim 6 and key 1: elements 6 to 11 are the upper two of block 1 and all of block 2.
   const Uint128 begin = Uint128{row_key} * static_cast<uint64_t>(dim);
@@ -81,6 +82,7 @@ void WriteFromOneStream(const FirstValue& first, uint64_t row_key, int64_t dim, 
 
 // How many numbers a row takes is not known before, so the stream of a row begins at (key * 2^64) from the table's.
 void WriteTruncated(const FirstValue& first, uint64_t row_key, int64_t dim, float* out) {
+  // 2^64 blocks for each key: no row ever reaches the stream of the next one.
   Uint128 counter = FirstCounter(first) + (Uint128{row_key} << 64);
   for (int64_t j = 0; j < dim;) {
     uint32_t words[kWords];
@@ -110,6 +112,7 @@ void WriteFirstValue(const FirstValue& first, int64_t row_key, int64_t dim, floa
 }
 
 float MeanFirstValue(const FirstValue& first) {
+  // A truncated normal is cut on both sides alike, so its mean is a.
   return first.kind == FirstValue::Kind::kUniform ? (first.a + first.b) / 2 : first.a;
 }
 

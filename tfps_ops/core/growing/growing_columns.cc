@@ -1,4 +1,4 @@
-// The columns of a table, and what the table says of itself.
+// The columns of a table, and its counts.
 #include <algorithm>
 
 #include "tfps_ops/core/growing/growing_table.h"
@@ -11,7 +11,7 @@ BlockLayout FirstLayout(const GrowingOptions& options) {
   BlockLayout layout;
   const Eviction::Kind kind = options.eviction.kind;
   if (kind != Eviction::Kind::kNone) layout.AddTick();
-  // kSmallNorm has a row's first day there.
+  // kSmallNorm stores the tick in which the row was made in the place of the score.
   const bool scored = kind == Eviction::Kind::kLeastFrequent || kind == Eviction::Kind::kScore ||
                       kind == Eviction::Kind::kSmallNorm;
   if (scored) layout.AddScore();
@@ -24,8 +24,10 @@ BlockLayout FirstLayout(const GrowingOptions& options) {
 
 GrowingTable::GrowingTable(const GrowingOptions& options) : parts_(options), walk_(&parts_) {
   layouts_.push_back(FirstLayout(options));
+  // For HasRoom, which asks without a lock how large a new row is.
   parts_.block_bytes = layouts_.back().bytes;
   for (int s = 0; s < Segment::kSegments; ++s) parts_.segments[s].layout = &layouts_.back();
+  // No lock: nobody else has the table yet.
   columns_.push_back({options.dim, 0, true});
   if (options.admission.kind == Admission::Kind::kFilter) {
     filter_ = std::make_unique<AdmissionFilter>(options.admission.filter_keys, &parts_.memory);
@@ -35,6 +37,7 @@ GrowingTable::GrowingTable(const GrowingOptions& options) : parts_(options), wal
 
 GrowingTable::Column GrowingTable::ColumnOf(int column) const {
   const std::shared_lock<std::shared_mutex> lock(columns_mutex_);
+  // Any int is safe to ask for: handles come from graphs.
   const bool live = column >= 0 && column < static_cast<int>(columns_.size()) && columns_[column].live;
   return live ? columns_[column] : Column{-1, 0, false};
 }
@@ -64,6 +67,7 @@ Status GrowingTable::RelaySegments(const BlockLayout& layout, int reset) {
 }
 
 Result<int> GrowingTable::AddColumn(int64_t width, float initial) {
+  // Before the lock and before anything is copied.
   if (width < 1) return InvalidArgument("`width` must be at least 1. Received: ", width, ".");
   const std::lock_guard<std::mutex> change(change_mutex_);
   // Read without columns_mutex_: only holders of change_mutex_ write columns_.
@@ -78,6 +82,7 @@ Result<int> GrowingTable::AddColumn(int64_t width, float initial) {
   // The column is live only once every segment has it, so an update that names it finds it everywhere.
   TFPS_RETURN_IF_ERROR(RelaySegments(layout, reused ? column : Segment::kNone));
   const std::unique_lock<std::shared_mutex> lock(columns_mutex_);
+  // A second lock for this line only: readers wait for a moment, and not for the copy of all rows.
   if (reused) columns_[column] = {width, initial, true};
   else columns_.push_back({width, initial, true});
   return column;

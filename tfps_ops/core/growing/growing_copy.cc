@@ -1,4 +1,4 @@
-// Lookups, and what is written as it is: values and metadata that are restored, scores, pins, removals.
+// Lookups, and writes that are no updates: assigned values and metadata, scores, pins, erasing.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -28,6 +28,7 @@ bool GrowingTable::AllAdmitted() const {
 }
 
 void GrowingTable::WriteUnstored(const Column& about, int column, int64_t key, float* out) const {
+  // A slot of a row that is not there reads as that of a row which was just made.
   if (column != 0) std::fill(out, out + about.width, about.initial);
   else if (AllAdmitted()) WriteFirstValue(parts_.options.first, key, about.width, out);
   else std::fill(out, out + about.width, MeanFirstValue(parts_.options.first));
@@ -38,6 +39,7 @@ Status GrowingTable::Copy(int column, const RowKeys& keys, bool training, float*
   if (!about.live) return CheckColumn(column);
   // Only a touch writes a score; evaluation leaves blocks as they are.
   const auto history = training ? parts_.HistoryForScores() : nullptr;
+  // Also for keys without a row, which only count towards the end of the tick.
   if (training) parts_.clock.WillTouch(keys.count);
   parallel(keys.count, kNanosecondsARow + about.width, [&](int64_t begin, int64_t end) {
     // Only this column of a block is fetched, and the line with its word.
@@ -100,7 +102,7 @@ Status GrowingTable::AssignRow(int column, int64_t width, uint64_t word, const f
 Status GrowingTable::Assign(int column, const RowKeys& keys, const float* values) {
   const Column about = ColumnOf(column);
   if (!about.live) return CheckColumn(column);
-  // What is restored is not under way: where a budget is full of it, the first of it may go.
+  // Restored rows are not under way: where they fill a budget, the first of them may be evicted.
   // Ends the tick where enough rows were assigned in it, as no update does so while a checkpoint is restored.
   parts_.clock.CatchUp();
   parts_.clock.WillTouch(keys.count);

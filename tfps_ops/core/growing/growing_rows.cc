@@ -9,6 +9,7 @@
 namespace tfps {
 namespace {
 
+// Options come from attributes of a graph, which somebody may have edited: all of them are checked here as well as in Python.
 Status CheckAdmission(const Admission& admission) {
   switch (admission.kind) {
     case Admission::Kind::kAlways:
@@ -25,6 +26,7 @@ Status CheckAdmission(const Admission& admission) {
       if (admission.filter_keys >= 1) return Status();
       return InvalidArgument("`admission.filter_keys` must be at least 1. Received: ", admission.filter_keys, ".");
     case Admission::Kind::kProbability:
+      // Written so that a NaN fails.
       if (admission.p > 0 && admission.p <= 1) return Status();
       return InvalidArgument("`admission.p` must be above 0 and at most 1. Received: ", admission.p, ".");
   }
@@ -46,6 +48,7 @@ Status CheckEvictionKind(const Eviction& rule) {
       return InvalidArgument("`eviction.max_rows` or `eviction.max_bytes` must be above 0. Received: 0 and 0.");
     case Eviction::Kind::kSmallNorm:
     case Eviction::Kind::kScore:
+      // kScore divides by it, and kSmallNorm takes it as the age below which a row stays.
       if (rule.steps < 1) return InvalidArgument("`eviction.steps` must be at least 1. Received: ", rule.steps, ".");
       // A decay of 0 would divide by 0 when scores are restored, one above 1 would let scores rise without end.
       if (rule.kind == Eviction::Kind::kSmallNorm || (rule.decay > 0 && rule.decay <= 1)) return Status();
@@ -55,7 +58,7 @@ Status CheckEvictionKind(const Eviction& rule) {
 }
 
 Status CheckEviction(const Eviction& rule) {
-  // A number that is none would compare as false below.
+  // A NaN would compare as false below, and pass.
   const bool numbers = std::isfinite(rule.threshold) && std::isfinite(rule.gain) && std::isfinite(rule.seconds);
   if (!numbers) {
     return InvalidArgument("`eviction.threshold`, `gain` and `seconds` must be finite. Received: ", rule.threshold, ", ",

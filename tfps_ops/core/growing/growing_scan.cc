@@ -25,6 +25,7 @@ struct ScannedWord {
 // together: both are left out, or, where nothing else would come, both taken.
 void CutWords(int64_t room, bool is_first, std::vector<ScannedWord>* words, int64_t* cursor) {
   const auto next = words->begin() + room;
+  // Selected and not sorted: the order within a chunk means nothing, and a selection takes linear time.
   std::nth_element(words->begin(), next, words->end(),
                    [](const ScannedWord& a, const ScannedWord& b) { return a.word < b.word; });
   const uint64_t next_cursor = CursorOf(next->word);
@@ -36,6 +37,7 @@ void CutWords(int64_t room, bool is_first, std::vector<ScannedWord>* words, int6
     return;
   }
   *cursor = static_cast<int64_t>(next_cursor);
+  // The last of the kept words takes the place of the one that is left out.
   if (other != next) *other = *(next - 1);
   words->resize(room - (other != next));
 }
@@ -80,6 +82,7 @@ void GrowingTable::ScanSegment(int number, const std::vector<int>& columns, uint
     for (size_t c = 0; c < columns.size(); ++c) {
       const BlockLayout::Column& column = segment.layout->columns[columns[c]];
       const float* floats = segment.layout->Floats(block, columns[c]);
+      // All columns under one lock: a saved slot belongs to the saved value of its row.
       std::vector<float>* out = c == 0 ? &chunk->rows.rows : &chunk->rows.slots[c - 1];
       out->insert(out->end(), floats, floats + column.width);
     }

@@ -87,13 +87,13 @@ bool GrowingTable::Admit(Segment* segment, uint64_t word, int64_t update_number)
   return true;
 }
 
-// Its next life begins with no count.
+// Called when the row is made, so that an evicted key is counted from 0 when it comes again.
 void GrowingTable::ForgetCount(Segment* segment, uint64_t word) {
   // Else a row that was evicted would be made again by the first update.
   if (segment->pending != nullptr) segment->pending->Remove(word);
 }
 
-// kNoRoom: try again when there is. `admitted`: the key was, and had no room.
+// Returns kNoRoom where the caller should make room and try again. `admitted`: this is such a retry.
 Segment::Outcome GrowingTable::UpdateKey(UpdateCall* call, int64_t i, uint64_t word, int likely, bool admitted) {
   Segment& segment = SegmentOf(word);
   const std::lock_guard<SpinLock> lock(segment.lock());
@@ -123,6 +123,7 @@ Segment::Outcome GrowingTable::UpdateKey(UpdateCall* call, int64_t i, uint64_t w
   for (size_t s = 1; s < call->columns.size(); ++s) row.slots[s - 1] = segment.layout->Floats(at, call->columns[s]);
   // The updater knows matrices: the block is one whose only row is number 0.
   row.rows = &kRowZero;
+  // Row i of the message, whatever the thread: rows of a message are different keys, so ranges do not meet.
   row.gradients = call->gradients.sums + i * call->width;
   row.measures = call->gradients.measures == nullptr ? nullptr : call->gradients.measures + i;
   row.count = 1;

@@ -1,4 +1,4 @@
-// How often each key of a segment has come that is not admitted yet: exact, at about 15 bytes a key.
+// Exact counts of updates of the keys of a segment that are not admitted yet, at about 15 bytes a key.
 #ifndef TFPS_OPS_CORE_GROWING_PENDING_COUNTS_H_
 #define TFPS_OPS_CORE_GROWING_PENDING_COUNTS_H_
 

@@ -195,6 +195,7 @@ bool Segment::ResizeLastChunk(int64_t blocks, int64_t kept, TableMemory* memory)
     return false;
   }
   std::memcpy(moved, chunks_[last], kept * layout->bytes);
+  // Only after the copy: the old chunk may be handed to another segment at once.
   FreeChunk(*layout, before, chunks_[last], memory);
   chunks_[last] = moved;
   capacity_ += static_cast<uint32_t>(blocks - before);
@@ -290,6 +291,7 @@ void Segment::FreeChunks(TableMemory* memory) {
 
 void Segment::Clear(TableMemory* memory) {
   FreeChunks(memory);
+  // The index goes as well: the bytes of an empty segment are those of a new one.
   memory->Take(-BucketBytes(buckets()));
   delete[] buckets_.load(std::memory_order_relaxed);
   buckets_.store(nullptr, std::memory_order_relaxed);

@@ -1,4 +1,4 @@
-// How a segment goes to another layout: every block is copied, part by part.
+// Moves a segment to another layout: every block is copied, part by part.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>

@@ -1,5 +1,5 @@
-// How much memory a table has, against how much it may have, and the pool that most of it comes from. Whoever allocates for the
-// table reserves first.
+// The memory of a table: how much it has, how much it may have, and the pool that most of it comes from. Code that allocates
+// for the table reserves first.
 #ifndef TFPS_OPS_CORE_GROWING_TABLE_MEMORY_H_
 #define TFPS_OPS_CORE_GROWING_TABLE_MEMORY_H_
 

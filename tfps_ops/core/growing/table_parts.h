@@ -31,7 +31,7 @@ class TableParts {
   // was never updated.
   // The caller has looked for the word under the same hold of the lock; else two threads could make two rows for one key.
   Segment::Outcome MakeRow(Segment* segment, uint64_t word);
-  // Takes a row out, and into the log of those that went if somebody asks for it.
+  // Removes a row, and logs it if changes are recorded.
   void RemoveRow(Segment* segment, int block);
   // Marks a row as touched now. The history is only for rules with decaying scores; it may be null for others.
   void Touch(Segment* segment, uint8_t* block, const TickHistory* history);
@@ -65,7 +65,7 @@ class TableParts {
 
   std::atomic<int64_t> block_bytes{0};  // of the newest layout
 
-  // Since somebody asked for changes, rows that go are logged.
+  // Set by the first Since: from then on rows that are evicted or erased are logged.
   std::atomic<bool> recording{false};
   // Entries of the log up to this tick may have been dropped.
   // A cursor before this tick is answered with `complete` = false.

@@ -34,6 +34,7 @@ std::vector<TickRecord> Thinned(const std::vector<TickRecord>& records) {
 }  // namespace
 
 const TickRecord* TickHistory::Of(uint32_t tick) const {
+  // Records ascend in ticks, updates and seconds at once, so each of these searches is by bisection.
   const auto at = std::partition_point(records_.begin(), records_.end(), [&](const TickRecord& r) { return r.tick < tick; });
   // A record that was thinned out is stood for by a later one, so the age is too small by 1 part in 32 and never too large.
   return at == records_.end() ? nullptr : &*at;
@@ -79,6 +80,7 @@ void TickClock::WillTouch(int64_t rows) {
 
 bool TickClock::IsDue(double now) const {
   const int64_t updates = this->updates();
+  // Whichever limit is met first; 0 turns a limit off.
   if (pace_.updates > 0 && updates - tick_updates_ >= pace_.updates) return true;
   if (pace_.seconds > 0 && now - tick_seconds_ >= pace_.seconds) return true;
   if (pace_.touches > 0 && touches_.load(std::memory_order_relaxed) >= pace_.touches) return true;
@@ -123,6 +125,8 @@ uint32_t TickClock::EndTickLocked(double now) {
   }
   records.push_back(record);
   Publish(std::move(records));
+  // After the record, which has the period of the tick that ends. Ticks end where periods do, so the tick of
+  // a block tells its period.
   if (pace_.score_steps > 0) period_.store(updates() / pace_.score_steps, std::memory_order_relaxed);
   touches_.store(0, std::memory_order_relaxed);
   tick_updates_ = updates();
@@ -133,6 +137,7 @@ uint32_t TickClock::EndTickLocked(double now) {
 }
 
 void TickClock::Publish(std::vector<TickRecord> records) {
+  // A search takes some 10 comparisons, however old the table is.
   if (records.size() >= kManyRecords) records = Thinned(records);
   history_ = std::make_shared<TickHistory>(std::move(records));
 }

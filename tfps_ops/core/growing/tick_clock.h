@@ -74,7 +74,7 @@ class TickClock {
   void WillTouch(int64_t rows);
   // After an update of the table: counts it, and ends the tick if it is time.
   void CountUpdate();
-  // Ends the tick if it is time by the clock, two if it has been for long: for tables that nobody updates.
+  // Ends the tick if it is due, and a second one if it is long overdue: for tables that get no updates.
   void CatchUp();
   // Ends the tick and returns it.
   uint32_t EndTick();

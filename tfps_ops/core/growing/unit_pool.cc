@@ -8,6 +8,7 @@
 namespace tfps {
 
 UnitPool::~UnitPool() {
+  // By region, whichever units are still handed out: the table that they belong to ends with the pool.
   for (void* mapped : mapped_) munmap(mapped, kRegionBytes + kHugePage);
 }
 
@@ -37,6 +38,7 @@ uint8_t* UnitPool::Allocate() {
   }
   // used_of_last_ begins at kRegionBytes: a table that never fills a chunk maps no region.
   if (used_of_last_ == kRegionBytes && !AddRegion()) return nullptr;
+  // Units are handed out from the beginning of a region, so the system backs few pages of a small table.
   uint8_t* unit = last_ + used_of_last_;
   used_of_last_ += kUnitBytes;
   return unit;
