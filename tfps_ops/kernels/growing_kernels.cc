@@ -160,6 +160,7 @@ class ColumnOp : public tf::OpKernel {
   }
 
  protected:
+  // A status and not OP_REQUIRES, so that helpers can fail without a return in each kernel.
   virtual absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) = 0;
 
   // Input 1 as keys.
@@ -191,6 +192,7 @@ class ColumnOp : public tf::OpKernel {
 class GrowingMetaOp : public ColumnOp {
   using ColumnOp::ColumnOp;
   absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
+    // The handle keeps the table alive, as that of a slot does.
     return WriteHandle(context, column.shared_rows(), GrowingColumn::kMeta);
   }
 };

@@ -34,6 +34,7 @@ Status GrowingRowStore::CopyRows(const RowKeys& keys, float* out, const Parallel
   if (columns_[0]->column() != GrowingColumn::kMeta) {
     return rows().Copy(columns_[0]->column(), keys, training_, out, parallel);
   }
+  // Not in parallel: metadata are read by checkpoints, and not by steps.
   std::vector<RowMeta> meta(keys.count);
   rows().CopyMeta(keys, meta.data());
   for (int64_t i = 0; i < keys.count; ++i) WriteMeta(meta[i], out + i * GrowingColumn::kMetaWidth);
@@ -67,6 +68,7 @@ Result<RowChunk> GrowingRowStore::ScanRows(int64_t cursor, int64_t max_rows) con
     if (columns_[i]->column() != GrowingColumn::kMeta) continue;
     std::vector<float> values(out.keys.size() * GrowingColumn::kMetaWidth);
     for (size_t k = 0; k < out.keys.size(); ++k) WriteMeta(chunk.value().meta[k], &values[k * GrowingColumn::kMetaWidth]);
+    // Slots before this one are in place already, so the index is that of the handles.
     out.slots.insert(out.slots.begin() + (i - 1), std::move(values));
   }
   return out;

@@ -60,7 +60,7 @@ int64_t EvictionWalk::VisitSegment(Segment* segment, int64_t visits, const Crite
                                    const std::function<bool()>& is_enough) {
   const std::lock_guard<SpinLock> lock(segment->lock());
   const int64_t count = segment->count();
-  // The hand may stand beyond the end: rows have gone since the lock was given back.
+  // The hand may stand beyond the end: rows may have been removed since the lock was given back.
   if (hand_left_ < 0 || hand_left_ > count) hand_left_ = count;
   int64_t visited = 0;
   while (hand_left_ > 0 && visited < visits) {

@@ -9,6 +9,7 @@ namespace {
 // Tick and score before the columns: eviction reads them and the word, mostly in one cache line.
 BlockLayout FirstLayout(const GrowingOptions& options) {
   BlockLayout layout;
+  // Without eviction a block has neither: word and floats alone.
   const Eviction::Kind kind = options.eviction.kind;
   if (kind != Eviction::Kind::kNone) layout.AddTick();
   // kSmallNorm stores the tick in which the row was made in the place of the score.
@@ -75,6 +76,7 @@ Result<int> GrowingTable::AddColumn(int64_t width, float initial) {
                                     [&](const Column& c) { return !c.live && c.width == width; });
   const int column = static_cast<int>(dropped - columns_.begin());
   const bool reused = dropped != columns_.end();
+  // A copy of the newest layout: numbers and order of the columns in it must stay, as optimizers hold them.
   BlockLayout layout = layouts_.back();
   // The layout may have columns of an earlier call that ran out of memory; they are never live.
   if (reused) layout.columns[column].initial = initial;
@@ -99,6 +101,7 @@ void GrowingTable::DropColumn(int column) {
 GrowthCounts GrowingTable::Counts() const {
   GrowthCounts counts;
   counts.rows = parts_.rows.load(std::memory_order_relaxed);
+  // Each number is of its own moment; together they may disagree by the updates under way.
   counts.bytes = parts_.memory.bytes();
   counts.admitted = parts_.admitted.load(std::memory_order_relaxed);
   counts.refused = parts_.refused.load(std::memory_order_relaxed);

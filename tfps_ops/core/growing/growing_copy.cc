@@ -46,6 +46,7 @@ Status GrowingTable::Copy(int column, const RowKeys& keys, bool training, float*
     ForEachKey(parts_, keys, begin, end, column, column, [&](int64_t i, uint64_t word, int likely) {
       Segment& segment = SegmentOf(word);
       {
+        // Copied under the lock: a reader never gets half of an update.
         const std::lock_guard<SpinLock> lock(segment.lock());
         const int block = segment.Find(word, likely);
         if (block != Segment::kNone) {
@@ -68,6 +69,7 @@ Status GrowingTable::AssignRow(int column, int64_t width, uint64_t word, const f
   const auto history = parts_.HistoryForScores();
   // Room that others take again between the walk and the next try is not waited for without end.
   constexpr int kTries = 4;
+  // The row is looked for again in each try: another thread may have made it while no lock was held.
   for (int tries = 0; tries < kTries; ++tries) {
     {
       const std::lock_guard<SpinLock> lock(segment.lock());
@@ -145,6 +147,7 @@ void GrowingTable::AssignMeta(const RowKeys& keys, const RowMeta* meta) {
       continue;
     }
     // Scores decay from the tick of the block on.
+    // By the tick that the block has now, which is the restored one unless changes are recorded.
     const double decay = parts_.DecaySince(segment.layout->Tick(at), history.get());
     // For example a saved score of 6 and a decay since the tick of 0.5: 12 is stored, which reads as 6. Where nearly all has
     // decayed the quotient would overflow, and the row is about to go anyway.
@@ -194,6 +197,7 @@ void GrowingTable::Pin(const RowKeys& keys, bool pinned) {
       // The set first: a row that is made from now on looks there.
       // Given back before the segment is locked: the order of locks is the other way round.
       const std::lock_guard<std::mutex> lock(parts_.pinned_mutex);
+      // The sizes before and after tell whether the set has changed: a key may be pinned twice.
       const size_t before = parts_.pinned.size();
       if (pinned) parts_.pinned.insert(word);
       else parts_.pinned.erase(word);

@@ -59,6 +59,7 @@ Status CheckEvictionKind(const Eviction& rule) {
 
 Status CheckEviction(const Eviction& rule) {
   // A NaN would compare as false below, and pass.
+  // `decay` is checked with the kind.
   const bool numbers = std::isfinite(rule.threshold) && std::isfinite(rule.gain) && std::isfinite(rule.seconds);
   if (!numbers) {
     return InvalidArgument("`eviction.threshold`, `gain` and `seconds` must be finite. Received: ", rule.threshold, ", ",
@@ -77,6 +78,7 @@ Result<std::shared_ptr<GrowingRows>> MakeGrowingRows(const GrowingOptions& optio
   if (options.dim < 1) return InvalidArgument("`dim` must be at least 1. Received: ", options.dim, ".");
   TFPS_RETURN_IF_ERROR(CheckAdmission(options.admission));
   TFPS_RETURN_IF_ERROR(CheckEviction(options.eviction));
+  // Made before the last check, because the bytes of an empty table depend on its options.
   auto table = std::make_shared<GrowingTable>(options);
   // A smaller budget would be full, or nearly, before the first row, and new keys would be refused.
   const int64_t empty = table->Counts().bytes, most = options.eviction.max_bytes;

@@ -11,6 +11,7 @@ namespace tfps {
 
 class KeyMix {
  public:
+  // Two numbers from one secret; the odd constant keeps them different for the secret 0.
   explicit KeyMix(uint64_t secret) : before_(secret), between_(Scramble(secret + 0x9E3779B97F4A7C15)) {}
 
   // Two rounds with the secret before each: one would leave differences of keys predictable.

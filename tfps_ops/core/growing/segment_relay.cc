@@ -41,8 +41,10 @@ bool Segment::Relay(const BlockLayout* to, int reset, TableMemory* memory) {
   }
   const int64_t listed = (chunks + kListStep - 1) / kListStep * kListStep;
   uint8_t** list = static_cast<uint8_t**>(std::malloc(listed * sizeof(uint8_t*)));
+  // An empty segment needs no memory, so malloc's null for 0 bytes is no failure.
   if (chunks > 0 && (list == nullptr || std::count(fresh.begin(), fresh.end(), nullptr) > 0)) {
     for (int64_t i = 0; i < chunks; ++i) {
+      // With the size of each chunk: it tells units of the pool from pieces of malloc.
       if (fresh[i] != nullptr) FreeChunk(*to, std::min<int64_t>(whole, count_ - i * whole), fresh[i], memory);
     }
     std::free(list);

@@ -26,6 +26,7 @@ double SteadySeconds() {
 TickClock::Pace PaceOf(const GrowingOptions& options) {
   const Eviction& rule = options.eviction;
   TickClock::Pace pace;
+  // Only these two ask for ages in steps or seconds; kScore counts periods.
   const bool aged = rule.kind == Eviction::Kind::kUnseen || rule.kind == Eviction::Kind::kSmallNorm;
   // For example 6,400 steps: a tick each 100 updates.
   if (aged && rule.steps > 0) pace.updates = std::max<int64_t>(1, rule.steps / kTicksOfHorizon);
@@ -74,6 +75,7 @@ Segment::Outcome TableParts::MakeRow(Segment* segment, uint64_t word) {
   // The count first: two threads that insert in two segments could otherwise both take the last row of the budget.
   if (!ReserveRow()) return Segment::Outcome::kNoRoom;
   const Segment::Outcome outcome = segment->Insert(word, &memory);
+  // The row that was reserved is given back, as others may have a segment with room.
   if (outcome != Segment::Outcome::kDone) {
     rows.fetch_sub(1, std::memory_order_relaxed);
     return outcome;
@@ -87,11 +89,13 @@ Segment::Outcome TableParts::MakeRow(Segment* segment, uint64_t word) {
   layout.SetTick(block, tick);
   // Ticks only rise, and the lock is held, so the newest is the present one.
   segment->newest_tick = tick;
+  // The caller adds the gain of the update that made the row.
   layout.SetScore(block, 0);
   if (IsKind(Eviction::Kind::kSmallNorm)) SetBirthTick(*segment, block, tick);
   // Without pinned keys no mutex. Pin raises the count before it takes this segment's lock, so either this sees the key or Pin
   // finds the row.
   if (pinned_count.load(std::memory_order_relaxed) > 0) {
+    // Under the lock of the segment, by the order of locks at TableParts.
     const std::lock_guard<std::mutex> lock(pinned_mutex);
     const uint64_t flagged = (word & Segment::kWordMask) | Segment::kPinned;
     if (pinned.count(word) > 0) std::memcpy(block, &flagged, sizeof(flagged));
@@ -142,6 +146,7 @@ double TableParts::DecaySince(uint32_t tick, const TickHistory* history) const {
 
 void TableParts::Touch(Segment* segment, uint8_t* block, const TickHistory* history) {
   const BlockLayout& layout = *segment->layout;
+  // A table without eviction has no ticks until changes are recorded.
   if (layout.tick_offset == 0) return;
   const uint32_t tick = clock.tick(), before = layout.Tick(block);
   // Most touches of a hot row end here and write nothing.

@@ -83,6 +83,7 @@ bool TickClock::IsDue(double now) const {
   // Whichever limit is met first; 0 turns a limit off.
   if (pace_.updates > 0 && updates - tick_updates_ >= pace_.updates) return true;
   if (pace_.seconds > 0 && now - tick_seconds_ >= pace_.seconds) return true;
+  // Large batches may touch an eighth of a small table in few updates; without this all of its rows would be under way.
   if (pace_.touches > 0 && touches_.load(std::memory_order_relaxed) >= pace_.touches) return true;
   return pace_.score_steps > 0 && updates / pace_.score_steps > period();
 }
@@ -142,6 +143,7 @@ void TickClock::Publish(std::vector<TickRecord> records) {
   history_ = std::make_shared<TickHistory>(std::move(records));
 }
 
+// Shared, so that a reader keeps its history while a new one takes its place.
 std::shared_ptr<const TickHistory> TickClock::History() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return history_;
