@@ -14,9 +14,9 @@ from tfps.checks import check_choice, check_integer, check_number, check_type
 from tfps.errors import ConfigError
 
 READS = ("mean", "first")
-"""What an id without a row may read."""
+"""What an id without a row may read: the mean of first values, or its own first value."""
 _MOST_FILTERED = 15
-"""The largest count that the filter has room for."""
+"""The largest count of the filter, which has 4 bits for it."""
 
 
 class Admission(abc.ABC):
@@ -51,8 +51,8 @@ class Count(Admission):
     Args:
         n: the number of updates, at least 1; at most 15 with `filter_ids`.
         filter_ids: None to count exactly, in about 16 bytes for each id that waits; or the number of ids that are
-            counted at a time, in at most 3 bytes each. Beyond that number the oldest half is forgotten. Two ids may be
-            taken for one, in about 1 of 1,000 cases, and are then admitted early.
+            counted at a time, in at most 3 bytes each. Beyond that number the oldest half is forgotten. About 1 id in
+            80 shares its count with another one, and may then be admitted early.
         reads: what an id without a row reads: "mean", the mean of first values; or "first", its own first value.
 
     Raises:
@@ -65,6 +65,7 @@ class Count(Admission):
 
     def __post_init__(self) -> None:
         """Checks the fields."""
+        # The class is frozen; an integer of numpy becomes one of Python, so that a layer's config is JSON.
         object.__setattr__(self, "n", check_integer("n", self.n, at_least=1))
         if self.filter_ids is not None and self.n > _MOST_FILTERED:
             raise ConfigError(f"`n` must be at most {_MOST_FILTERED} with `filter_ids`. Received: {self.n}.")
@@ -77,6 +78,7 @@ class Count(Admission):
         counted = {"admission": "count", "admission_count": self.n, "reads_first_value": self.reads == "first"}
         if self.filter_ids is None:
             return counted
+        # Rounded up: 10 ids on 4 servers are a filter of 3 ids on each.
         return {**counted, "admission": "filter", "admission_keys": -(-self.filter_ids // shards)}
 
 
@@ -124,6 +126,7 @@ class Filter(Admission):
         then: a further rule for the ids that `admits` lets through; None for `Always()`.
     """
 
+    # A class attribute, so that a subclass needs no call of a base constructor.
     then: Admission | None = None
 
     @abc.abstractmethod
@@ -132,6 +135,7 @@ class Filter(Admission):
 
     def attributes(self, shards: int) -> dict[str, Any]:
         """See `Admission`."""
+        # The servers do not know this rule: the worker has left out the ids that it does not admit.
         return (self.then or Always()).attributes(shards)
 
 

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _ASSIGN_ROWS = 1 << 20
-"""The most ids that cross to a server at a time by the methods below: 8 MB."""
+"""The largest number of ids in a message of the methods below: 8 MB of them."""
 
 
 class DynamicTable(Table):
     """A table whose rows appear as their ids do, in a hash table on each server.
 
     The first value of a row follows from the seed and the id alone. The shape has the expected number of rows, for
-    plans and summaries; `counts()` knows how many there are. A table that grows has no matrix: whatever needs one is
+    plans and summaries; `counts()` returns the true one. A table that grows has no matrix: whatever needs one is
     refused by name.
 
     Args:
@@ -78,11 +78,13 @@ class DynamicTable(Table):
                 f"the slot {name!r} of a table that grows must begin with a constant. Received: another initializer."
             )
         width, constant = placement.spec.shape[1], initial.constant
+        # In the block of the row: one search finds a row and its slots, and they are evicted together.
         columns = [store.add_column(width, constant) for store in self.stores]
         return DynamicTable(placement, columns, False, self.growth, FirstValue("constant", constant), is_slot=True)
 
     def make_meta(self) -> "DynamicTable":
         """Returns the metadata of rows as a table of `META_WIDTH` columns beside this one."""
+        # Made once: a checkpoint asks for it at each save.
         if self.meta is None:
             spec = dataclasses.replace(
                 self.placement.spec, name=f"{self.name}/use", shape=(self.rows, META_WIDTH), trainable=False
@@ -114,7 +116,7 @@ class DynamicTable(Table):
         )
 
     def evicted_since(self, cursor: TouchedCursor) -> tuple[np.ndarray[Any, Any], bool]:
-        """Returns the ids of the rows that have gone since a cursor of `touched_since`.
+        """Returns the ids of rows that were evicted or erased since a cursor of `touched_since`.
 
         Returns:
             The ids, int64 [m] ascending; and whether they are all. If not, some were forgotten since the cursor.
@@ -124,11 +126,12 @@ class DynamicTable(Table):
         return np.sort(ids), all(bool(one.complete) for one in found)
 
     def erase(self, ids: "npt.ArrayLike") -> int:
-        """Removes rows; ids without a row are passed over. Returns how many have gone."""
+        """Erases the rows of ids, [n]; ids without a row are skipped. Returns the number of erased rows."""
         return sum(int(growing_rows.erase(store.handle, keys)) for store, (keys,) in self._by_shard("ids", ids))
 
     def clear(self, servers: Iterable[int] | None = None) -> None:
-        """Removes all rows, of some servers or of all."""
+        """Erases all rows on the given servers; None for all servers."""
+        # Some servers only, after a loss: those that stayed keep their rows.
         chosen = set(self.servers if servers is None else servers)
         for server, store in zip(self.servers, self.stores, strict=True):
             if server in chosen:
@@ -136,12 +139,12 @@ class DynamicTable(Table):
                     growing_rows.clear(store.handle)
 
     def pin(self, ids: "npt.ArrayLike", pinned: bool = True) -> None:
-        """Keeps the rows of ids from being evicted, now or once they have a row; or no longer does."""
+        """Pins ids, [n], or unpins them. The row of a pinned id is never evicted, whenever it was made."""
         for store, (keys,) in self._by_shard("ids", ids):
             growing_rows.pin(store.handle, keys, pinned)
 
     def add_scores(self, ids: "npt.ArrayLike", amounts: "npt.ArrayLike") -> None:
-        """Adds to the scores of rows; ids without a row are passed over.
+        """Adds to the scores of rows; ids without a row are skipped.
 
         Args:
             ids: the ids, int64 [n].
@@ -162,13 +165,14 @@ class DynamicTable(Table):
             ) from error
 
     def evict(self) -> int:
-        """Evicts all rows that the rule of the table says now, and returns how many have gone.
+        """Evicts all rows that the rule of the table selects now, and returns their number.
 
-        Training does so by itself, in small slices. This is for the end of a window, or a table at rest.
+        Training evicts by itself, in small slices. This is for the end of a window, or a table at rest.
         """
         evicted = 0
         for store in self.stores:
             with tf.device(store.device):
+                # As many rows as there are: the walk of the server goes round once.
                 evicted += int(growing_rows.evict(store.handle, store.counts().rows))
         return evicted
 
@@ -180,6 +184,7 @@ class DynamicTable(Table):
         """
         if np.shape(rows) != (np.size(ids), self.dim):
             raise ConfigError(f"`rows` must be [{np.size(ids)}, {self.dim}]. Received: shape {np.shape(rows)}.")
+        # A NaN in one row would reach all others through the dense layers with the next step.
         if not np.isfinite(rows).all():
             bad = np.asarray(ids)[~np.isfinite(rows).all(axis=1)][0]
             raise ConfigError(f"`rows` must be finite. Received: the row of id {bad}, which is not.")
@@ -188,7 +193,7 @@ class DynamicTable(Table):
     def _by_shard(
         self, name: str, ids: "npt.ArrayLike", *others: np.ndarray[Any, Any]
     ) -> Iterator[tuple[GrowingRowStore, list[tf.Tensor]]]:
-        """Yields each store with its part of ids and of arrays beside them, with its server as the device."""
+        """Yields each store with its part of `ids` and of each other array, [n, ...], in the scope of its device."""
         array = np.asarray(ids)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise ConfigError(f"`{name}` must be integers, [n]. Received: {show_value(ids)}.")
@@ -196,6 +201,7 @@ class DynamicTable(Table):
         shards, _ = self.routing.locate(array)
         for shard, store in enumerate(self.stores):
             places = np.flatnonzero(shards == shard)
+            # In parts, so that a message has a bounded size whatever the caller gives.
             for start in range(0, places.size, _ASSIGN_ROWS):
                 part = places[start : start + _ASSIGN_ROWS]
                 with tf.device(store.device):
@@ -217,10 +223,12 @@ class DynamicTable(Table):
         for shard, store in enumerate(self.stores):
             chosen = tf.reshape(tf.where(shard_of == shard), [-1])
             keys, values = tf.gather(ids, chosen), tf.gather(rows, chosen)
+            # A slot does not clear: that would erase the rows of its table.
             cleared = []
             if not self.is_slot:
                 with tf.device(store.device):
                     cleared = [growing_rows.clear(store.handle)]
+            # In a graph nothing else would keep the order: the rows could be written first and then cleared.
             with tf.control_dependencies([one for one in cleared if one is not None]):
                 store.assign(keys, values)
         return self
@@ -274,6 +282,7 @@ class DynamicTables:
         spec, first = placement.spec, first_value_of(initial, placement.spec.name)
         attributes = {**first.attributes(), **self.growth.attributes(len(devices))}
 
+        # A function and not a handle: the resource calls it again after a restart of its server.
         def make() -> tf.Tensor:
             return growing_rows.make_table(spec.shape[1], attributes)
 

@@ -1,4 +1,4 @@
-"""Which rows of a table that grows go: the rules of `tfps.layers.DynamicEmbedding(eviction=...)`.
+"""Which rows of a table that grows are evicted: the rules of `tfps.layers.DynamicEmbedding(eviction=...)`.
 
 The servers evict in small slices while they apply updates. Rows that a step has just looked up, or that are pinned,
 stay. A step of these rules is an update of the table: one step of one worker, one window in GEO mode, one step of all
@@ -14,7 +14,7 @@ from tfps.errors import ConfigError
 
 
 class Eviction(abc.ABC):
-    """A rule that says which rows go."""
+    """A rule that says which rows are evicted."""
 
     needs_budget = False
     """Whether the rule only acts where a table has a budget: `max_rows` or `max_bytes`."""
@@ -41,6 +41,7 @@ class Unseen(Eviction):
 
     def __post_init__(self) -> None:
         """Checks the fields."""
+        # One of the two, as a checkpoint restores the age of a row in one measure.
         if (self.steps is None) == (self.seconds is None):
             raise ConfigError(
                 "`steps` or `seconds` must be given, and not both. "
@@ -53,6 +54,7 @@ class Unseen(Eviction):
 
     def attributes(self) -> dict[str, Any]:
         """See `Eviction`."""
+        # 0 means "not by this" to the op.
         return {"eviction": "unseen", "eviction_steps": self.steps or 0, "eviction_seconds": self.seconds or 0.0}
 
 
@@ -60,6 +62,7 @@ class Unseen(Eviction):
 class LeastRecent(Eviction):
     """Evicts the rows that were used longest ago, where the table has reached its budget."""
 
+    # Without a budget these two rules would never evict, which nobody asks for on purpose.
     needs_budget = True
 
     def attributes(self) -> dict[str, Any]:
@@ -84,7 +87,7 @@ class SmallNorm(Eviction):
 
     Args:
         l2: the limit, above 0.
-        after_steps: for how many steps a row was not used before it may go, at least 0.
+        after_steps: the number of steps for which a new row is kept in any case, at least 0.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -95,6 +98,7 @@ class SmallNorm(Eviction):
 
     def __post_init__(self) -> None:
         """Checks the fields."""
+        # No norm is below 0, so a limit of 0 would never evict.
         object.__setattr__(self, "l2", check_number("l2", self.l2, above=0))
         object.__setattr__(self, "after_steps", check_integer("after_steps", self.after_steps, at_least=0))
 
@@ -113,8 +117,8 @@ class Score(Eviction):
     `nonclk_coeff * (show - click) + click_coeff * click` with `show_click_decay_rate`.
 
     Args:
-        threshold: a row with a lower score goes, above 0.
-        every_steps: after so many steps every score is multiplied by `decay`, at least 1.
+        threshold: a row with a lower score is evicted; above 0.
+        every_steps: the number of steps after which every score is multiplied by `decay`, at least 1.
         decay: the factor, above 0 and at most 1.
         show: what an update adds, at least 0.
 

@@ -31,7 +31,7 @@ class GrowingRowStore(RowStore):
     """
 
     def __init__(self, resource: RemoteResource, device: str, dim: int) -> None:
-        # A hash of 64 bits numbers nothing, so the limit of local rows is the largest there is.
+        # Ids are not numbered from 0, so there is no count of local rows; any int64 must be a valid one.
         super().__init__(device, tf.float32, dim, MAX_ROWS)
         self._resource = resource
 
@@ -74,6 +74,7 @@ class GrowingRowStore(RowStore):
     def touched_since(self, cursor: int | None) -> tuple[np.ndarray[Any, Any], int]:
         """See `RowStore`."""
         found = self.keys_since(growing_rows.NOW if cursor is None else cursor)
+        # The first call only starts the record. Sorted, because the server finds ids in the order of their hashes.
         touched = np.sort(found.touched.numpy()) if cursor is not None else np.zeros(0, np.int64)
         return touched, int(found.cursor)
 
@@ -94,7 +95,7 @@ class GrowingRowStore(RowStore):
             width: the floats of a row.
             initial: the first value of each.
         """
-        # Not kept alive by the column's own handle alone: after a restart of the server the table is made anew first.
+        # Refers to the table's resource: after a restart of the server the table is made again before its column.
         table = self._resource
         resource = RemoteResource(self.device, lambda: growing_rows.add_column(table.handle, width, initial))
         return GrowingRowStore(resource, self.device, width)

@@ -1,4 +1,4 @@
-"""`Growth`: how a table grows, as a value: who gets a row, which rows go, and how large the table may be."""
+"""`Growth`: how a table grows, as a value: which ids get a row, which rows are evicted, how large the table may be."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tfps.embedding.initialization import InitialValue
 
 EXPECTED_ROWS = 1 << 20
-"""The rows that a plan reckons with where nobody says how many there will be."""
+"""The number of rows that a plan assumes without `expected_rows` and `max_rows`."""
 
 Distribution: TypeAlias = Literal["constant", "uniform", "normal", "truncated_normal"]
 
@@ -29,7 +29,7 @@ class FirstValue:
     Args:
         distribution: the distribution of the elements.
         a: the constant; the lower limit of "uniform"; the mean of the others.
-        b: the upper limit of "uniform", which does not come; the standard deviation of the others.
+        b: the upper limit of "uniform"; the standard deviation of the others.
         seed: the seed of the initializer.
     """
 
@@ -54,6 +54,7 @@ class FirstValue:
 
     def attributes(self) -> dict[str, Any]:
         """Returns the attributes of the op that makes the table."""
+        # A constant has no stream; the op takes none as an empty list.
         drawn = {} if self.distribution == "constant" else {"first_stream": self.stream()}
         return {"first": self.distribution, "first_a": self.a, "first_b": self.b, **drawn}
 
@@ -64,10 +65,10 @@ class Growth:
 
     Args:
         admission: which ids get a row; None for all.
-        eviction: which rows go; None for none.
-        max_rows: the most rows over all servers; None for no limit.
+        eviction: which rows are evicted; None for none.
+        max_rows: the largest number of rows over all servers; None for no limit.
         max_bytes: the most bytes over all servers, with slots, index and counts; None for no limit.
-        expected_rows: the rows that plans reckon with; None for `max_rows`, or else about a million.
+        expected_rows: the number of rows that plans assume; None for `max_rows`, or else about a million.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -86,22 +87,23 @@ class Growth:
             if value is not None:
                 object.__setattr__(self, name, check_integer(name, value, at_least=1))
         object.__setattr__(self, "admission", check_admission(self.admission))
+        # The rule of eviction is checked last, because it depends on the budget.
         has_budget = self.max_rows is not None or self.max_bytes is not None
         object.__setattr__(self, "eviction", check_eviction(self.eviction, has_budget))
 
     @property
     def planned_rows(self) -> int:
-        """The rows that a plan reckons with."""
+        """The number of rows that a plan assumes."""
         return self.expected_rows or self.max_rows or EXPECTED_ROWS
 
     def attributes(self, shards: int) -> dict[str, Any]:
         """Returns the attributes of the op that makes a shard.
 
         Args:
-            shards: the number of shards, which share the budget evenly: a hash spreads the ids.
+            shards: the number of shards. Each gets an equal part of the budget, because a hash spreads the ids evenly.
 
         Raises:
-            ConfigError: the budget gives a shard no row.
+            ConfigError: `max_rows` is below the number of shards.
         """
         if self.max_rows is not None and self.max_rows < shards:
             raise ConfigError(
@@ -111,6 +113,7 @@ class Growth:
         return {
             **self.admission.attributes(shards),
             **({} if self.eviction is None else self.eviction.attributes()),
+            # Rounded down, so that all servers together keep the budget. Example: 10 rows on 4 servers are 2 each.
             "max_rows": (self.max_rows or 0) // shards,
             "max_bytes": (self.max_bytes or 0) // shards,
         }

@@ -36,6 +36,7 @@ def fingerprint(strings: tf.Tensor) -> tf.Tensor:
     The same number comes from `FARM_FINGERPRINT` of BigQuery and from `farmhash.fingerprint64` of other languages.
     With n different strings, two share an id with a probability of about n**2 / 2**65: 3 in 100 for a billion.
     """
+    # Eight bytes of uint8 for each string become one int64. `tf.fingerprint` takes vectors, hence the two reshapes.
     return tf.reshape(tf.bitcast(tf.fingerprint(tf.reshape(strings, [-1])), tf.int64), tf.shape(strings))
 
 
@@ -61,6 +62,7 @@ class _Growing(keras.layers.Embedding):
         """
         if not self.built:
             raise UnsupportedError(f"layer {self.name!r} has no table before it is built. Valid: after a first call.")
+        # Outside the scope of the strategy Keras has made a plain variable of the expected rows, which does not grow.
         table = getattr(self.embeddings, "_value", None)
         if not isinstance(table, DynamicTable):
             raise UnsupportedError(
@@ -120,19 +122,19 @@ class _Growing(keras.layers.Embedding):
         return row_files.copy_from_growing(self.table, target)
 
     def erase(self, ids: "npt.ArrayLike") -> int:
-        """Removes the rows of ids, and returns how many there were."""
+        """Erases the rows of ids, [n], and returns how many there were."""
         return self.table.erase(ids)
 
     def pin(self, ids: "npt.ArrayLike", pinned: bool = True) -> None:
-        """Keeps the rows of ids from being evicted, or no longer does."""
+        """Pins ids, [n], so that their rows are never evicted; `pinned=False` unpins them."""
         self.table.pin(ids, pinned)
 
     def add_scores(self, ids: "npt.ArrayLike", amounts: "npt.ArrayLike") -> None:
-        """Adds to the scores of rows: clicks, for `tfps.eviction.Score`. Ids without a row are passed over."""
+        """Adds to the scores of rows: clicks, for `tfps.eviction.Score`. Ids without a row are skipped."""
         self.table.add_scores(ids, amounts)
 
     def evict(self) -> int:
-        """Evicts at once what the rule says, and returns how many rows have gone. Training evicts by itself."""
+        """Evicts all rows that the rule selects now, and returns their number. Training evicts by itself."""
         return self.table.evict()
 
     def _frozen(self) -> FrozenRows | None:
@@ -144,9 +146,11 @@ class _Growing(keras.layers.Embedding):
 
     def _admit(self, ids: tf.Tensor) -> tf.Tensor | None:
         """Returns which ids a rule of the user admits, bool of the same shape; None if there is no such rule."""
+        # Other rules are the servers': they count updates, which no worker sees alone.
         rule = self._growth.admission
         if not isinstance(rule, Filter):
             return None
+        # Flat, as `Filter.admits` promises, so that a user's rule need not care for the shape of the batch.
         admitted = rule.admits(tf.reshape(ids, [-1]))
         return tf.reshape(tf.ensure_shape(tf.cast(admitted, tf.bool), [None]), tf.shape(ids))
 
@@ -160,14 +164,15 @@ class _Growing(keras.layers.Embedding):
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         """Refuses quantization."""
-        # Quantizing a model, Keras skips layers that raise this.
+        # When Keras quantizes a model, it skips layers that raise this.
         raise NotImplementedError(f"{type(self).__name__} has no quantized form.")
 
     def _without_rows(self, config: dict[str, Any]) -> dict[str, Any]:
         """Returns the arguments of this layer, from those of an `Embedding`."""
+        # Both are of a matrix, and no arguments of this layer.
         for name in ("input_dim", "embeddings_constraint"):
             config.pop(name, None)
-        # Keras leaves out a seed that it has drawn. Here it says how the rows begin that are still to come.
+        # Keras leaves out a seed that it has drawn. Here rows that are made later need it for their first values.
         drawn = config["embeddings_initializer"].get("config", {})
         if "seed" in drawn and isinstance(getattr(self.embeddings_initializer, "seed", None), int):
             drawn["seed"] = self.embeddings_initializer.seed
@@ -195,10 +200,10 @@ class DynamicEmbedding(_Growing):
             `Embedding` with it.
         admission: a rule of `tfps.admission`; None for a row for each id.
         eviction: a rule of `tfps.eviction`; None to keep all rows.
-        max_rows: the most rows over all servers; None for no limit. Without an eviction rule that makes room, an id
+        max_rows: the largest number of rows over all servers; None for no limit. Without an eviction rule, an id
             beyond it gets no row.
         max_bytes: the most bytes over all servers, slots and index included; None for no limit.
-        expected_rows: the rows that plans and summaries reckon with; None for `max_rows`, or else 2**20.
+        expected_rows: the number of rows that plans and summaries assume; None for `max_rows`, or else 2**20.
         embeddings_regularizer: the regularizer of the rows. It sees each row of a batch once.
         mask_zero: whether id 0, or the empty string, is padding.
         **kwargs: further arguments of `keras.layers.Layer`.
@@ -226,6 +231,7 @@ class DynamicEmbedding(_Growing):
         mask_zero: bool = False,
         **kwargs: Any,
     ) -> None:
+        # Before the base class, which wants a number of rows; `from_config` gives rules as dictionaries.
         growth = Growth(_rule(admission), _rule(eviction), max_rows, max_bytes, expected_rows)
         super().__init__(
             growth.planned_rows,
@@ -253,6 +259,7 @@ class DynamicEmbedding(_Growing):
             known = self.table.sparse_read(tf.boolean_mask(ids, admitted))
             whole = tf.broadcast_to(self._mean(), tf.concat([tf.shape(ids), [self.output_dim]], 0))
             rows = tf.tensor_scatter_nd_update(whole, tf.where(admitted), known)
+            # A scatter into a tensor of dynamic shape loses the static one, which the next layer is built from.
             rows.set_shape([*ids.shape, self.output_dim])
         return tf.cast(rows, self.compute_dtype)
 
@@ -279,7 +286,7 @@ class DynamicEmbeddingBag(EmbeddingBag, _Growing):
         eviction: a rule of `tfps.eviction`; None to keep all rows.
         max_rows: the most rows over all servers; None for no limit.
         max_bytes: the most bytes over all servers; None for no limit.
-        expected_rows: the rows that plans reckon with.
+        expected_rows: the number of rows that plans assume.
         embeddings_regularizer: the regularizer of the rows.
         mask_zero: whether id 0, or the empty string, is padding, which is left out of its bag.
         **kwargs: further arguments of `keras.layers.Layer`.
@@ -357,7 +364,7 @@ def _as_ids(inputs: Any) -> Any:
 
 
 def _has_no_value(variable: Any) -> bool:
-    """Whether a variable has a shape alone: a model is being described, or built by symbols."""
+    """Whether a variable has only a shape, because its model is being described or built symbolically."""
     return isinstance(getattr(variable, "_value", None), UninitializedVariable | None)
 
 
@@ -366,6 +373,7 @@ def _rule_config(rule: Rule | None) -> dict[str, Any] | None:
     if rule is None:
         return None
     if type(rule).__module__ in (admissions.__name__, evictions.__name__):
+        # By name, so that a saved model needs no registration of our own rules.
         return {"rule": type(rule).__name__, **dataclasses.asdict(rule)}  # type: ignore[call-overload]
     # A rule of the user, whose class Keras must know.
     return keras.saving.serialize_keras_object(rule)

@@ -35,6 +35,7 @@ class FrozenRows:
                 f"an exported model cannot draw the first rows of table {table.name!r}, which are truncated normal. "
                 "Valid: another initializer, or an admission that reads the mean."
             )
+        # On the chief, and outside of the function that the export traces.
         with tf.device(None), tf.init_scope():
             self.index = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, _NONE)
             parts, count = [], 0
@@ -50,6 +51,7 @@ class FrozenRows:
         """Returns the rows of ids, int64 of any shape: `ids.shape + [dim]`."""
         flat = tf.reshape(ids, [-1])
         places = self.index.lookup(flat)
+        # Ids without a row read row 0, which the next line replaces: a gather has no default.
         rows = tf.gather(self.matrix, tf.maximum(places, 0))
         rows = tf.where((places == _NONE)[:, tf.newaxis], self._missing(flat), rows)
         shaped = tf.reshape(rows, tf.concat([tf.shape(ids), [self._dim]], 0))

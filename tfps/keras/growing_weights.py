@@ -15,7 +15,7 @@ from tfps.keras.h5_chunks import ChunkedDataset
 
 _IDS = "tfps_ids"
 _CHUNK_ROWS = 1 << 17
-"""The most rows that cross at a time."""
+"""The largest number of rows that the chief holds at a time."""
 
 
 def save(group: Any, key: str, table: DynamicTable) -> np.uint32:
@@ -30,10 +30,12 @@ def save(group: Any, key: str, table: DynamicTable) -> np.uint32:
     ids_group = group.file.require_group(f"{_IDS}{group.name}")
     if not count:
         group.create_dataset(key, (0, table.dim), np.float32)
+        # Also without rows: the dataset of ids is what tells a table that grows from an embedding of 0 rows.
         ids_group.create_dataset(key, (0,), np.int64)
         return np.uint32(0)
     rows_file = ChunkedDataset(group, key, (count, table.dim), np.dtype(np.float32))
     ids_file = ids_group.create_dataset(key, (count,), np.int64, chunks=(min(count, _CHUNK_ROWS),), fletcher32=True)
+    # Ids are kept, at 8 bytes a row, and written at the end; rows pass through.
     start, checksum = 0, 0
     all_ids, rest = [], np.zeros((0, table.dim), np.float32)
     for chunk in table.scan((), _CHUNK_ROWS):
@@ -72,13 +74,14 @@ class SavedGrowingRows:
         self.shape, self.dtype = tuple(rows.shape), rows.dtype
 
     def assign_to(self, table: DynamicTable) -> None:
-        """Gives a table its rows, or a slot those of its rows.
+        """Gives a table its rows, or a slot its values of these rows.
 
         Raises:
             CheckpointError: the file is broken. The table may have some of its rows then.
         """
         checksum, ids = 0, self._ids[...]
         if not table.is_slot:
+            # A file has all rows: those of before must not stay between them.
             table.clear()
         for start in range(0, len(ids), _CHUNK_ROWS):
             rows = self._rows[start : start + _CHUNK_ROWS]

@@ -34,6 +34,7 @@ def write_parquet(table: DynamicTable, path: str | os.PathLike[str]) -> int:
     if to.exists():
         raise InputFileError(f"`path` must be a new file. Received: {str(to)!r}, which exists.")
     fields = [pa.field("id", pa.int64(), nullable=False), pa.field("embedding", pa.list_(pa.float32(), table.dim))]
+    # In the folder of the file: a rename within one file system takes effect at once.
     partial = to.with_name(f".{to.name}.partial")
     count = 0
     try:
@@ -75,6 +76,7 @@ def read_parquet(table: DynamicTable, path: str | os.PathLike[str]) -> int:
 def _read(path: str | os.PathLike[str], dim: int) -> Iterator[Rows]:
     pa, parquet = _arrow()
     try:
+        # Files without checksums are read as well; those that have them are checked.
         file = parquet.ParquetFile(path, page_checksum_verification=True)
         for name in ("id", "embedding"):
             if name not in file.schema_arrow.names:
@@ -125,12 +127,14 @@ def copy_from_growing(table: DynamicTable, target: keras.layers.Embedding) -> in
     if target.output_dim != table.dim:
         raise ConfigError(f"rows of `target` must have {table.dim} floats. Received: {target.output_dim}.")
     for chunk in table.scan((), _CHUNK_ROWS):
+        # All ids are checked before the first row is written; the table is read twice for it.
         outside = chunk.ids[(chunk.ids < 0) | (chunk.ids >= target.input_dim)]
         if outside.size:
             raise ConfigError(
                 f"ids must be at least 0 and below the {target.input_dim} rows of `target`. Received: {outside[0]}."
             )
     count = 0
+    # A plain variable is assigned as a whole, once; a table on servers takes rows.
     whole = None if isinstance(value, Table) else np.array(value)
     for chunk in table.scan((), _CHUNK_ROWS):
         if whole is None:

@@ -35,6 +35,7 @@ def find_route(current: Current, number: int | None, chain_id: str | None) -> Ro
     """
     if number is None:
         return resync_route(current)
+    # Back from the newest, because each version names its parent and not its child.
     deltas, missing = _walk(current, number)
     if chain_id == current.chain_id:
         if current.number < number:
@@ -53,6 +54,7 @@ def find_route(current: Current, number: int | None, chain_id: str | None) -> Ro
 
 def resync_route(current: Current, gap: str = "", missing: int | None = None) -> Route:
     """Returns the newest full version that leads to the newest one, and the deltas after it."""
+    # The newest first: it has the fewest deltas after it.
     for full in reversed(current.entries):
         deltas = _walk(current, full.number)[0] if full.kind == FULL else None
         if deltas is not None:

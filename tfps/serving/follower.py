@@ -63,6 +63,7 @@ class Follower:
     """
 
     def __init__(self, url: str | os.PathLike[str], *, poll_s: float = 1.0, on_gap: str = "resync") -> None:
+        # At once, and not with the first version: a missing package is found where the follower is made.
         load_pyarrow()
         self._store = open_store(url)
         self._poll_s = check_number("poll_s", poll_s, above=0)
@@ -206,9 +207,11 @@ class Follower:
                 self.error = None
             # Whatever it is, it may be over at the next look: a store that does not answer, a version that is broken.
             except Exception as error:
+                # Each problem is logged once, and not at every look.
                 if self.error is None or str(error) != str(self.error):
                     _LOG.warning("%s", error)
                 self.error = error
+            # Ends at once when `close` is called.
             self._stopping.wait(self._poll_s)
 
     def _read_current(self) -> Current | None:
@@ -243,7 +246,7 @@ class Follower:
         # What is not listed any more was removed while it was read: nothing was wrong with it.
         broken = {one.name: broken[one.name] for one in current.entries if one.name in broken}
         route = find_route(current.without(broken), number, chain_id)
-        # One that begins passes over no version silently either. Broken versions that are not on the way do not matter.
+        # A first copy skips no version silently either. Broken versions that are not on the way do not matter.
         is_way = route.entries is not None and not route.gap and not (broken and version is None)
         if is_way and route.entries is not None:
             return route.entries[0] if route.entries else None

@@ -34,6 +34,7 @@ class FsspecStore:
     def names(self) -> list[str]:
         """See `Store`."""
         with named(self.path, "read", Exception), contextlib.suppress(FileNotFoundError):
+            # Listings are remembered by fsspec, and another process writes.
             self._files.invalidate_cache()
             found = self._files.ls(self._path, detail=True)
             return [str(one["name"]).rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory"]
@@ -52,6 +53,7 @@ class FsspecStore:
         """See `Store`."""
         with named(f"{self.path}/{name}", "write", Exception):
             self._files.makedirs(self._path, exist_ok=True)
+            # Object stores put a file as a whole: a reader sees the old one or the new one.
             self._files.pipe_file(f"{self._path}/{name}", data)
 
     def remove(self, name: str) -> None:
@@ -77,6 +79,7 @@ class FsspecDraft:
     def __init__(self, files: Any, target: str, path: str) -> None:
         self._files, self._target, self._path = files, target, path
         with named(path, "write", Exception):
+            # What a writer that died has left.
             if files.exists(target):
                 files.rm(target, recursive=True)
 

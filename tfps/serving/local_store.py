@@ -51,6 +51,7 @@ class LocalStore:
 
     def remove(self, name: str) -> None:
         """See `Store`."""
+        # What cannot be removed now, such as an open file on NFS, is removed with the next version.
         shutil.rmtree(self._path / name, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -119,6 +120,7 @@ def _write_durably(path: pathlib.Path, data: bytes) -> None:
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
+        # A rename may reach the disk before the content; after a power cut the file would be empty.
         os.fsync(file.fileno())
 
 

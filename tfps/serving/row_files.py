@@ -122,6 +122,7 @@ def _lists(rows: Rows) -> "pa.ListArray":
     """Returns rows as lists, without a copy of the values."""
     pa = load_pyarrow()
     count, width = rows.shape
+    # 32 bits are enough: a file has about 32 MB.
     offsets = np.arange(count + 1, dtype=np.int32) * np.int32(width)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.reshape(-1)))
 

@@ -19,7 +19,7 @@ from tfps.serving.row_files import Ids, Rows
 
 Places = npt.NDArray[np.int32]
 _GROWTH = 8
-"""A matrix that is full gets a block of an eighth of its rows more, so that little of it is empty."""
+"""A full matrix grows by a block of an eighth of its rows, so that little of it is empty."""
 _MIN_BLOCK = 1024
 
 
@@ -33,6 +33,7 @@ class KeyIndex:
 
     def __init__(self, keys: Ids, places: Places) -> None:
         self.keys, self.places = keys, places
+        # As Python integers: the difference of two int64 may overflow.
         self._is_range = bool(keys.size) and int(keys[-1]) - int(keys[0]) + 1 == keys.size
 
     def find(self, ids: Ids) -> tuple[Places, npt.NDArray[np.bool_]]:
@@ -54,7 +55,7 @@ class KeyIndex:
         Args:
             added: new keys, ascending, none of which is there.
             places: the place of each.
-            removed: keys that go; those that are not there are passed over.
+            removed: keys to remove; those that are not there are skipped.
         """
         keys, of_keys = self.keys, self.places
         if added.size:
@@ -138,13 +139,14 @@ class ServedTable:
         Args:
             keys: the ids of rows that are new or have changed, int64 [m], each once.
             rows: these rows, float32 [m, dim].
-            evicted: the ids of rows that go. An id that is among `keys` too goes.
+            evicted: the ids of rows to remove, int64 [k]. An id that is among `keys` too is removed.
 
         Raises:
             ExportError: a new id comes twice.
         """
         places, found = self._index.find(keys)
         new = np.flatnonzero(~found)
+        # `changed` inserts ascending keys; one sort serves it and the test for ids that come twice.
         new = new[np.argsort(keys[new])]
         if np.any(keys[new][1:] == keys[new][:-1]):
             raise ExportError("a table has an id twice among the rows that changed.")
@@ -163,6 +165,7 @@ class ServedTable:
         """Makes the change that `prepare` returned last."""
         for block, inside, at in self._split(change.places):
             block[at] = change.rows[inside]
+        # After the rows: a lookup that runs now finds a new key only once its row is written.
         self._index, self._free = change.index, change.free
 
     def _split(self, places: Places) -> Iterable[tuple[Rows, slice | npt.NDArray[np.int64], npt.NDArray[np.int64]]]:

@@ -17,6 +17,7 @@ def named(path: str, verb: str, kind: type[Exception] = OSError) -> Iterator[Non
     """
     try:
         yield
+    # Callers decide what a missing file means: no export yet, or a version that was removed.
     except FileNotFoundError:
         raise
     except kind as error:

@@ -85,6 +85,7 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     text = os.fspath(url)
     if not text:
         raise ConfigError(f"`url` must be a path or a URL. Received: {url!r}.")
+    # Local files do not go by fsspec: only a file system can rename, lock and sync.
     if "://" in text and not text.startswith("file://"):
         return FsspecStore(text)
     return LocalStore(text.removeprefix("file://"))

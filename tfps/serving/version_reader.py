@@ -87,6 +87,7 @@ class VersionReader:
         """
         version = self._read_manifest(entry)
         with _broken(version):
+            # All memory at once, as the manifest has the counts: arrays that grow need twice as much for a moment.
             loaders = {table.name: TableLoader(table.dim, table.rows) for table in version.tables}
         for name, ids, rows in self._read_rows(version):
             with _broken(version):
@@ -116,6 +117,7 @@ class VersionReader:
         tables, changes = dict(before.tables), {}
         with _broken(version):
             for one in version.tables:
+                # A delta may bring the first rows of a table.
                 table = tables.setdefault(one.name, TableLoader(one.dim, 0).finish())
                 ids, values = _join(rows.pop(one.name), one.dim)
                 _check_counts(one.name, (one.dim, ids.size, evicted[one.name].size), (table.dim, one.rows, one.evicted))
@@ -173,6 +175,7 @@ def _broken(version: Version | Entry) -> Iterator[None]:
 
 
 def _check_file(data: bytes, file: ExportedFile, path: str) -> None:
+    # The length first: it tells a truncated file from a flipped bit.
     if len(data) != file.bytes:
         kind = "truncated" if len(data) < file.bytes else "of another version"
         raise ExportError(f"{path} is {kind}: it has {len(data):,} bytes, and {file.bytes:,} were written.")

@@ -43,7 +43,7 @@ class ExportedTable:
         name: its path in the model.
         dim: the width of a row.
         rows: the number of its rows in this version: all of them, or those that changed.
-        evicted: the number of its rows that are gone since the parent.
+        evicted: the number of its rows that were evicted or erased since the parent.
     """
 
     name: str
@@ -170,6 +170,7 @@ def name_of(kind: str, number: int) -> str:
 
 def number_of(name: str) -> int | None:
     """Returns the number of the version that a folder of this name has; None if it has none."""
+    # Unfinished versions count: a new writer must not give their number to another version.
     match = _NAME.fullmatch(name.removesuffix(".partial"))
     return None if match is None else int(match[2])
 
@@ -263,4 +264,5 @@ def _sign(fields: Mapping[str, JSON]) -> bytes:
 
 def _digest(body: Mapping[str, JSON]) -> str:
     """Returns the checksum of the fields, whatever the layout of the file."""
+    # In one form, so that an editor that sorts or indents the file does not break it.
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

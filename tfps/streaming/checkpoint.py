@@ -32,7 +32,7 @@ class StreamState:
 
     Args:
         number: the number of the window that is trained next, or is being trained.
-        position: the position of the source before it; None at the begin.
+        position: the position of the source before it; None at the start.
         window: the window that is being trained; None between two windows.
         after: the position after that window.
         tested: what the test of that window gave.
@@ -131,11 +131,12 @@ class WindowCheckpoint(Checkpoint):
         return self._folder.path
 
     def look(self) -> StreamState:
-        """Returns the state of the newest checkpoint without reading its values; the begin if there is none.
+        """Returns the state of the newest checkpoint without reading its values; the start if there is none.
 
         Raises:
             CheckpointError: it was not written by the training of a stream.
         """
+        # The one that is marked as latest comes first, then the others from the newest: `sorted` keeps their order.
         for name in sorted(reversed(self._folder.names()), key=lambda one: one != self._folder.latest()):
             try:
                 manifest = self._folder.open(name).manifest
@@ -169,8 +170,9 @@ class WindowCheckpoint(Checkpoint):
         self._state_now = state
 
     def finish(self) -> None:
-        """Waits for what is being written, and saves what it has left out. The training is over."""
+        """Ends the training: waits for the checkpoint under way, and saves what is in none yet."""
         self.finish_writing()
+        # A checkpoint is left out while another one is written in the background, so the last window may not be saved.
         if self._latest != name_of(self._before_epoch) and not self._stopped and self._continues:
             self._save(in_epoch=False)
 
@@ -194,13 +196,14 @@ class WindowCheckpoint(Checkpoint):
         strategy = strategy_of(self.model)
         asked = strategy is not None and strategy.stop_signals.asked
         if self.model.stop_training and not asked:
-            # Such as at a loss of NaN: neither the half window nor this model is saved.
+            # For example at a loss of NaN: neither the half window nor this model is saved.
             self._stopped = True
             return
         super().on_train_batch_end(batch, logs)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Saves the end of the window, if its epoch has not done it."""
+        # With these the base class saves within epochs only; the end of the window is a checkpoint of its own.
         if not self._stopped and (self._every_steps is not None or self._every_s is not None):
             self._save(in_epoch=False, background=self._background)
 
@@ -230,5 +233,6 @@ class WindowCheckpoint(Checkpoint):
 
     def _write(self, prepared: checkpoints.Prepared, name: str, cursors: Mapping[int, TouchedCursor]) -> None:
         super()._write(prepared, name, cursors)
+        # After the write: what `saved` tells is on the disk, and offsets may be committed up to there.
         value = prepared.progress[_ENTRY]
         self._saved = StreamState(value["number"], value["position"])

@@ -135,6 +135,7 @@ class _Training:
 
     def run(self) -> list[Logs]:
         """Trains windows until the end; returns their logs."""
+        # Without values: the model can be built only once the batches of the first window are known.
         state = self._checkpoint.look()
         last = self._settings.windows
         stopped = False
@@ -146,6 +147,7 @@ class _Training:
                 _LOG.warning("%s was broken off by a callback. It is not saved, and comes again.", state.window)
                 break
             self._logs.append(logs)
+            # After the checkpoint: offsets that were committed before it would claim records that a crash loses.
             self._commit()
             stopped, state = self._model.stop_training, state.next
         self._end()
@@ -167,6 +169,7 @@ class _Training:
             building.build_ahead(self._model, dataset.element_spec)
             restored = self._checkpoint.restore(self._model)
             self._is_restored = True
+            # As expected, the newest checkpoint was the one that was looked at.
             if restored is None or restored == state:
                 return begun, dataset
             # The newest checkpoint was broken, so another window comes next.
@@ -177,6 +180,7 @@ class _Training:
         window, settings, began = state.window, self._settings, time.monotonic()
         assert window is not None
         own = self._own_callbacks(window)
+        # A training that goes on within a window has trained on a part of it: a test now would see known records.
         if not state.tested and settings.test:
             results = self._evaluate(dataset)
             state = dataclasses.replace(state, tested={f"test_{name}": float(one) for name, one in results.items()})
@@ -194,6 +198,7 @@ class _Training:
         history = _without_warning(self._model.fit)(
             dataset,
             shuffle=False,
+            # The epoch of Keras is the number of the window, so callbacks and logs count windows over all programs.
             initial_epoch=window.number,
             epochs=window.number + 1,
             verbose=settings.verbose,
@@ -223,6 +228,7 @@ class _Training:
     def _commit(self) -> None:
         """Tells the source what is saved. It may fail: the checkpoint alone decides where a training goes on."""
         saved = self._checkpoint.saved
+        # In the background the last checkpoint may be that of an earlier window.
         if saved is not None and saved != self._committed:
             self._source.commit(saved.position)
             self._committed = saved

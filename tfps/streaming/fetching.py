@@ -24,7 +24,7 @@ from tfps.streaming.listing import open_store
 
 _NAME = "tfps-files-"
 _KEPT_WINDOWS = 2
-"""The number of windows whose files stay: the one that is read, and the one before, which a reader may still have."""
+"""The number of windows whose files stay: the one that is read, and the one before, which a reader may still use."""
 
 _lock = threading.Lock()
 _windows: dict[str, list[str]] = {}
@@ -68,6 +68,7 @@ def _fetch(url: bytes, stream: bytes, window: bytes, options: bytes) -> bytes:
         # The name stays as it is, because readers may look at it.
         name = address.rstrip("/").rpartition("/")[2]
         target = folder / hashlib.blake2b(url, digest_size=8).hexdigest() / name
+        # Found here and held outside of `_lock`, so that other files are copied meanwhile.
         file_lock = _lock_of(str(target))
     with file_lock:
         if not target.exists():
@@ -77,11 +78,12 @@ def _fetch(url: bytes, stream: bytes, window: bytes, options: bytes) -> bytes:
 
 def _copy(url: str, options: dict[str, Any], target: pathlib.Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Of this thread: a lock of a file that is long in use may be made anew.
+    # A name for each thread: the cache of locks is bounded, so two threads may have two locks for one file.
     partial = target.with_name(f"{target.name}.{threading.get_ident()}.partial")
     try:
         store, path = open_store(url, options)
         store.get_file(path, str(partial))
+        # A reader that finds the file finds all of it.
         os.replace(partial, target)
     except TfpsError:
         raise
@@ -96,6 +98,7 @@ def _folder_of(stream: str, window: str) -> pathlib.Path:
     keys = _windows.setdefault(stream, [])
     own = _own_folder() / hashlib.blake2b(stream.encode(), digest_size=8).hexdigest()
     if window not in keys:
+        # A window that is read again, by its training after its test, keeps its files.
         keys.append(window)
         for old in keys[:-_KEPT_WINDOWS]:
             shutil.rmtree(own / _folder_name(old), ignore_errors=True)
@@ -112,6 +115,7 @@ def _own_folder() -> pathlib.Path:
     """Makes the folder of this process, and removes those of processes that were killed."""
     for old in pathlib.Path(tempfile.gettempdir()).glob(f"{_NAME}*"):
         pid = old.name.removeprefix(_NAME).partition("-")[0]
+        # A number that another process has got since keeps its folder for another time.
         if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
             shutil.rmtree(old, ignore_errors=True)
     folder = tempfile.mkdtemp(prefix=f"{_NAME}{os.getpid()}-")

@@ -10,8 +10,8 @@ from tfps.streaming.windows import TimeWindows
 from tfps.types import JSON
 
 _REMEMBERED_S = 7 * 86400.0
-"""For how long the name of a file is known after its training, if the file is no longer there. One that is there is
-known for good."""
+"""The seconds for which the name of a trained file is remembered once the file is removed. The name of a file that is
+still there is remembered for good."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FilePosition:
 
     @classmethod
     def from_json(cls, value: JSON) -> "FilePosition":
-        """Reads a position; None is the begin.
+        """Reads a position; None is the start.
 
         Raises:
             CheckpointError: the value is not what `to_json` returns.
@@ -102,6 +102,7 @@ def find_by_time(
     Returns:
         The window; or what it waits for.
     """
+    # Without a window before, no file is late.
     before = float("-inf") if next_s is None else next_s
     late = tuple(file for file, time_s in ready.items() if time_s < before)
     times = [time_s for time_s in (*ready.values(), *unfinished.values()) if time_s >= before]
@@ -111,7 +112,7 @@ def find_by_time(
     end_s = start_s + rule.length_s
     if now_s < end_s:
         return f"the end of the window in {end_s - now_s:.0f} s"
-    # Otherwise its last files would be late.
+    # A file that is still written would be late if the window began now.
     if open_files := [file.path for file, time_s in unfinished.items() if start_s <= time_s < end_s]:
         return f"{len(open_files)} files of the window that are not complete, such as {open_files[0]}"
     return FileWindow(tuple(file for file, time_s in ready.items() if start_s <= time_s < end_s), late, start_s)

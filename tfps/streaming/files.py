@@ -107,9 +107,11 @@ class Files:
         found = self._find(before, new, sorted(ready, key=self._key), rule, now_s)
         if isinstance(found, str):
             return Waiting(found)
+        # All files and not only the new ones: a trained file is remembered for as long as it is there.
         present = {file.path for file in files}
         if found.late and not self._trains_late(found.late):
             dropped = before.with_trained([file.path for file in found.late], present, now_s)
+            # At most once: the files are in the position now, so they are not new any more.
             return self.plan(dropped.to_json(), rule, now_s)
         chosen = sorted((*found.late, *found.files), key=self._key)
         after = before.with_trained([file.path for file in chosen], present, now_s)
@@ -119,6 +121,7 @@ class Files:
             after = dataclasses.replace(after, next_s=end_s)
         else:
             last = self._key(chosen[-1])
+            # A window of late files alone must not move the mark back.
             after = dataclasses.replace(after, last=max(last, before.last or last))
         return Planned(tuple(file.path for file in chosen), len(chosen), found.start_s, end_s, after.to_json())
 
@@ -139,6 +142,7 @@ class Files:
         paths = [str(part) for part in parts]
         names = tf.data.Dataset.from_tensor_slices(paths)
         if isinstance(self._listing, StoreListing):
+            # Two readings of one window have one key, so each file is copied once.
             window = hashlib.blake2b("\n".join(paths).encode(), digest_size=8).hexdigest()
             on_chief = self._listing.is_of_one_process
             names = fetched(names, self._pattern.pattern, window, self._options, on_chief)
@@ -161,6 +165,7 @@ class Files:
         names: dict[str, set[str]] = {}
         found = []
         for file in files:
+            # A path of an object store has no `pathlib` form.
             folder, _, name = file.path.rpartition("/")
             if folder not in names:
                 names[folder] = set(self._listing.names_in(folder))

@@ -73,7 +73,7 @@ class Source(Protocol):
         """Returns the window after a position.
 
         Args:
-            position: the position of the last window; None at the begin of the training.
+            position: the position of the last window; None at the start of the training.
             rule: how the stream is divided.
             now_s: the time.
 
@@ -83,6 +83,7 @@ class Source(Protocol):
         """
         ...
 
+    # The test, the training and a training after a restart each make a dataset of their own.
     def dataset(self, parts: Sequence[JSON]) -> tf.data.Dataset:
         """Returns the batches of a window, the same ones each time."""
         ...

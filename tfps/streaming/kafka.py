@@ -112,6 +112,7 @@ class Kafka:
         marks = {one: self._watermarks(one) for one in self._partitions()}
         first = {one: self._first_offset(one, low, high, before) for one, (low, high) in marks.items()}
         if before is None:
+            # The first look decides: "latest" asked again would skip the messages that came while the window filled.
             self._first = {**first, **(self._first or {})}
         high = {one: high for one, (_, high) in marks.items()}
         next_s = None if before is None else before.next_s
@@ -146,6 +147,7 @@ class Kafka:
         end_s = start_s + rule.length_s
         if (left_s := end_s + self._wait_s - now_s) > 0:
             return Waiting(f"the end of the window in {left_s:.0f} s")
+        # Offsets and not times are in the plan: a window that is read again must have the same messages.
         ends = self._offsets_at(end_s, first, high)
         for one, time_s in times.items():
             # Timestamps may be far out of order; at least the next message is of this window.

@@ -30,8 +30,8 @@ _OWN_CONFIG = {"enable.auto.commit": False, "enable.partition.eof": True, "auto.
 _DEFAULTS = {"queued.max.messages.kbytes": 4096, "fetch.wait.max.ms": 50, "group.id": "tfps"}
 
 _MAX_DROPPED = 10_000
-"""The largest number of messages of other workers that a reader drops to get to its next ones. They have mostly come
-already, and a seek would throw away all that has."""
+"""The largest number of messages of other workers that a reader drops to get to its next ones. Most of them have been
+fetched already, and a seek would throw away all that was fetched."""
 
 FIELDS: dict[str, str] = {
     "value": "string",
@@ -170,7 +170,7 @@ class Reader:
                 self._end_of_partition = message.offset()
             elif error.code() in (kafka.KafkaError._AUTO_OFFSET_RESET, kafka.KafkaError.OFFSET_OUT_OF_RANGE):
                 if self.next < self._wanted:
-                    # Only what it would have dropped is gone.
+                    # Only messages that it would have dropped were removed.
                     self._seek(self._wanted)
                     return True
                 raise SourceError(

@@ -86,6 +86,7 @@ class LocalListing:
         found = []
         for path in glob.iglob(self._pattern.glob, recursive=True):
             try:
+                # The glob is wider than the pattern: a field that comes twice must have the same digits in both places.
                 if self._pattern.matches(path) and os.path.isfile(path):
                     found.append(FoundFile(path, os.stat(path).st_mtime, self._pattern.time_of(path)))
             except FileNotFoundError:
@@ -129,6 +130,7 @@ class StoreListing:
     def check(self) -> None:
         """See `Listing`."""
         try:
+            # fsspec remembers listings, and would never find a new file.
             self._store.invalidate_cache()
             inner = str(self._store._strip_protocol(self._pattern.folder))
             # Stores of objects have no empty folders, so the bucket alone must be there.
@@ -153,6 +155,7 @@ class StoreListing:
         """See `Listing`."""
         self.check()
         try:
+            # With details, so that times of change cost no request for each file.
             found = self._store.glob(self._inner.glob, detail=True)
         except Exception as error:
             raise SourceError(

@@ -97,6 +97,7 @@ class WindowCallbacks(keras.callbacks.CallbackList):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Begins the window, and the training if it is the first window."""
         everyone = self.callbacks
+        # The user's callbacks have begun with the first window.
         if not self._begins:
             self.callbacks = self._own()
         try:
@@ -106,6 +107,7 @@ class WindowCallbacks(keras.callbacks.CallbackList):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Ends the window."""
+        # So a callback of Keras can watch the result of the test, such as `test_auc`.
         super().on_epoch_end(epoch, {**self._tested, **(logs or {})})
 
     def on_train_end(self, logs: Logs | None = None) -> None:

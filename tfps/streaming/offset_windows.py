@@ -83,6 +83,7 @@ def divide_chunks(parts: list[tuple[str, int, int, int]], most: int) -> list[tup
     Returns:
         The chunks: the first ones of all partitions, then the second ones, so that partitions are trained side by side.
     """
+    # Example: ranges A 0-3 and B 0-2 in chunks of 2 give A 0-2, B 0-2, A 2-3.
     rounds: list[tuple[int, int, tuple[str, int, int, int]]] = []
     for index, (topic, partition, first, end) in enumerate(parts):
         for number, begin in enumerate(range(first, end, most)):

@@ -45,6 +45,7 @@ class PathPattern:
                 elif name not in _DIGITS:
                     raise ConfigError(_field_error(pattern))
                 else:
+                    # A field that comes again must have the digits of the first time: %Y/%Y%m is 2026/202601.
                     expression += f"(?P={name})" if name in fields else rf"(?P<{name}>\d{{{_DIGITS[name]}}})"
                     found = "[0-9]" * _DIGITS[name]
                     fields.append(name)
@@ -58,6 +59,7 @@ class PathPattern:
             if kind != "text":
                 fixed = min(fixed, part.start())
             glob += found
+        # The largest fields without a gap: %H without %d says no time.
         wanted = set(list(_DIGITS)[: len(set(fields))])
         if set(fields) != wanted:
             raise ConfigError(_field_error(pattern))

@@ -38,6 +38,7 @@ def report_window(window: Window, unit: str, logs: Mapping[str, Any], now_s: flo
     if window.end_s is not None:
         logs["lag_s"] = (time.time() if now_s is None else now_s) - window.end_s
     _LOG.info("%s", _describe(window, unit, logs))
+    # The test counts: training falls behind if the next window is complete before this one is learned.
     if window.end_s is not None and window.start_s is not None and seconds > window.end_s - window.start_s:
         _LOG.warning(
             "%s took %.1f s and lasts %.0f s: training falls behind its stream, by %.0f s so far. Valid: more workers, "

@@ -1,4 +1,4 @@
-"""Waits for the next window of a stream, for as long as it takes, and says in the log what for."""
+"""Waits for the next window of a stream, for as long as it takes; the log says what it waits for."""
 
 import contextlib
 import dataclasses
@@ -51,7 +51,7 @@ def next_window(source: Source, state: StreamState, rule: Rule, model: keras.Mod
 
 
 class _Patience:
-    """Asks a source for its next window, and bears errors that may pass for a while.
+    """Asks a source for its next window, and tolerates errors that may pass for a while.
 
     Args:
         patience_s: for how long.
@@ -60,6 +60,7 @@ class _Patience:
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
         self._failing_since: float | None = None
+        # So the first wait is in the log at once.
         self._told_at = -_TOLD_EVERY_S
         self._began = time.monotonic()
 
@@ -79,6 +80,7 @@ class _Patience:
             if not error.may_pass or now - self._failing_since >= self._patience_s:
                 raise
             return None
+        # One answer is enough: patience begins anew with the next failure.
         self._failing_since = None
         if isinstance(planned, Planned):
             return planned

@@ -41,7 +41,7 @@ class Window:
         return None if self.start_s is None else datetime.datetime.fromtimestamp(self.start_s, datetime.timezone.utc)
 
     def __str__(self) -> str:
-        """Returns its number and begin, for the log."""
+        """Returns its number and start, for the log."""
         if self.start is None or self.end_s is None or self.start_s is None:
             return f"window {self.number}"
         # Seconds only where they matter.
@@ -82,7 +82,7 @@ class TimeWindows:
     length_s: float
 
     def start_of(self, time_s: float) -> float:
-        """Returns the begin of the window that has a time."""
+        """Returns the start of the window that contains a time, both in seconds."""
         # Example: with hours 3,700 is in the window that begins at 3,600.
         return time_s // self.length_s * self.length_s
 

@@ -23,9 +23,11 @@ namespace tf = ::tensorflow;
 // The position of `name` in `names`, whose order is that of an enum. The op's registration has checked the name.
 template <class Kind, size_t n>
 Kind KindOf(const std::string& name, const char* const (&names)[n]) {
+  // The op's attributes are strings, so that a saved graph does not depend on the numbers of an enum.
   return static_cast<Kind>(std::find(std::begin(names), std::end(names), name) - std::begin(names));
 }
 
+// In the order of the enums in first_value.h and growing_rows.h, and with the names of growing_ops.cc.
 constexpr const char* kFirsts[] = {"constant", "uniform", "normal", "truncated_normal"};
 constexpr const char* kAdmissions[] = {"always", "count", "filter", "probability"};
 constexpr const char* kEvictions[] = {"none", "unseen", "least_recent", "least_frequent", "small_norm", "score"};
@@ -35,6 +37,7 @@ absl::Status WriteHandle(tf::OpKernelContext* context, std::shared_ptr<GrowingRo
   tf::Tensor* handle = nullptr;
   TF_RETURN_IF_ERROR(context->allocate_output(0, {}, &handle));
   handle->scalar<tf::ResourceHandle>()() =
+      // Not in a resource manager under a name: such a table would stay until somebody deletes it.
       tf::ResourceHandle::MakeRefCountingHandle(new GrowingColumn(std::move(rows), column), context->device()->name());
   return absl::OkStatus();
 }
@@ -46,6 +49,7 @@ class Attributes {
 
   template <class T>
   T Get(const char* name) {
+    // A default after a failure: the constructor goes on, and reports the first error at its end.
     T value{};
     status_.Update(context_->GetAttr(name, &value));
     return value;
@@ -60,6 +64,7 @@ class Attributes {
 class GrowingTableOp : public tf::OpKernel {
  public:
   explicit GrowingTableOp(tf::OpKernelConstruction* context) : OpKernel(context) {
+    // Read once, when the kernel is made: rules do not change while the graph runs.
     Attributes attributes(context);
     options_.dim = attributes.Get<int64_t>("dim");
     options_.first = First(&attributes);
@@ -69,6 +74,7 @@ class GrowingTableOp : public tf::OpKernel {
   }
 
   void Compute(tf::OpKernelContext* context) override {
+    // A copy: one op may run in several threads, and each run makes a table with a secret of its own.
     GrowingOptions options = options_;
     // Drawn anew for each table: whoever sends ids cannot know which of them would collide.
     std::random_device random;
@@ -86,6 +92,7 @@ class GrowingTableOp : public tf::OpKernel {
     first.b = attributes->Get<float>("first_b");
     const auto stream = attributes->Get<std::vector<int64_t>>("first_stream");
     // An attribute is signed; the bits are those of the stream.
+    // Empty for constants, which have no stream.
     if (stream.size() == 3) {
       first.key = static_cast<uint64_t>(stream[0]);
       for (int i = 0; i < 2; ++i) first.counter[i] = static_cast<uint64_t>(stream[1 + i]);
@@ -131,6 +138,7 @@ class GrowingColumnOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, FindColumn(context, context->input(0), &table));
     const auto column = table->rows().AddColumn(width_, initial_);
     OP_REQUIRES_OK(context, ToTensorFlow(column));
+    // The handle shares the rows, so a slot outlives the handle of its table.
     OP_REQUIRES_OK(context, WriteHandle(context, table->shared_rows(), column.value()));
   }
 
@@ -146,16 +154,19 @@ class ColumnOp : public tf::OpKernel {
 
   void Compute(tf::OpKernelContext* context) final {
     GrowingColumnPtr column;
+    // A reference for the time of the call: the table cannot end while it runs.
     OP_REQUIRES_OK(context, FindColumn(context, context->input(0), &column));
     OP_REQUIRES_OK(context, Run(context, *column));
   }
 
  protected:
+  // A status and not OP_REQUIRES, so that helpers can fail without a return in each kernel.
   virtual absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) = 0;
 
   // Input 1 as keys.
   static absl::Status Keys(tf::OpKernelContext* context, RowKeys* keys) {
     TF_RETURN_IF_ERROR(CheckVector("keys", context->input(1)));
+    // Not copied: the input lives as long as the Compute.
     *keys = {context->input(1).flat<int64_t>().data(), context->input(1).NumElements()};
     return absl::OkStatus();
   }
@@ -181,6 +192,7 @@ class ColumnOp : public tf::OpKernel {
 class GrowingMetaOp : public ColumnOp {
   using ColumnOp::ColumnOp;
   absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
+    // The handle keeps the table alive, as that of a slot does.
     return WriteHandle(context, column.shared_rows(), GrowingColumn::kMeta);
   }
 };
@@ -191,6 +203,7 @@ class AssignGrowingOp : public ColumnOp {
     RowKeys keys;
     TF_RETURN_IF_ERROR(Keys(context, &keys));
     const tf::Tensor& values = context->input(2);
+    // Not by the shape function alone: shapes are often known at run time only, and the store reads plain memory.
     if (values.dims() != 2 || values.dim_size(0) != keys.count || values.dim_size(1) != column.width()) {
       return ToTensorFlow(InvalidArgument("`values` must be [", keys.count, ", ", column.width(), "]. Received: shape ",
                                           values.shape().DebugString(), "."));
@@ -200,6 +213,7 @@ class AssignGrowingOp : public ColumnOp {
     std::vector<RowMeta> meta(keys.count);
     for (int64_t i = 0; i < keys.count; ++i) {
       const float* one = floats + i * GrowingColumn::kMetaWidth;
+      // The order of GrowingColumn::kMeta. A float holds whole updates up to 2^24; beyond, an age is right to 1 part in 2^24.
       meta[i] = {static_cast<int64_t>(one[0]), one[1], one[2]};
     }
     column.rows().AssignMeta(keys, meta.data());
@@ -215,6 +229,7 @@ class GrowingSinceOp : public ColumnOp {
     TF_RETURN_IF_ERROR(WriteVector(context, 0, since.value().touched));
     TF_RETURN_IF_ERROR(WriteVector(context, 1, since.value().evicted));
     TF_RETURN_IF_ERROR(WriteScalar(context, 2, since.value().cursor));
+    // The cursor and this flag come with the keys, as they are only right together.
     return WriteScalar(context, 3, since.value().complete);
   }
 };
@@ -235,6 +250,7 @@ class EraseGrowingOp : public ColumnOp {
   absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
     RowKeys keys;
     TF_RETURN_IF_ERROR(Keys(context, &keys));
+    // Erasing is by key and for all columns: a row does not lose one slot alone.
     return WriteScalar(context, 0, column.rows().Erase(keys));
   }
 };
@@ -242,6 +258,7 @@ class EraseGrowingOp : public ColumnOp {
 class ClearGrowingOp : public ColumnOp {
   using ColumnOp::ColumnOp;
   absl::Status Run(tf::OpKernelContext*, const GrowingColumn& column) override {
+    // Also through the handle of a slot: a column has no rows of its own.
     column.rows().Clear();
     return absl::OkStatus();
   }
@@ -250,6 +267,7 @@ class ClearGrowingOp : public ColumnOp {
 class PinGrowingOp : public ColumnOp {
  public:
   explicit PinGrowingOp(tf::OpKernelConstruction* context) : ColumnOp(context) {
+    // An attribute and not an input: one graph pins, another one unpins.
     OP_REQUIRES_OK(context, context->GetAttr("pinned", &pinned_));
   }
 
@@ -270,6 +288,7 @@ class AddScoresOp : public ColumnOp {
     RowKeys keys;
     TF_RETURN_IF_ERROR(Keys(context, &keys));
     const tf::Tensor& amounts = context->input(2);
+    // As in AssignGrowingOp: the store would read beyond the end.
     if (amounts.NumElements() != keys.count) {
       return ToTensorFlow(InvalidArgument("`amounts` must be as many as the ", keys.count, " keys. Received: shape ",
                                           amounts.shape().DebugString(), "."));
@@ -281,6 +300,7 @@ class AddScoresOp : public ColumnOp {
 class EvictGrowingOp : public ColumnOp {
   using ColumnOp::ColumnOp;
   absl::Status Run(tf::OpKernelContext* context, const GrowingColumn& column) override {
+    // A bound that the caller gives, so that one call does not walk over a large table at once.
     TF_RETURN_IF_ERROR(CheckCount("rows", context->input(1)));
     return WriteScalar(context, 0, column.rows().Evict(context->input(1).scalar<int64_t>()()));
   }

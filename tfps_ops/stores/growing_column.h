@@ -25,6 +25,7 @@ class GrowingColumn : public ::tensorflow::ResourceBase {
 
   GrowingColumn(std::shared_ptr<GrowingRows> rows, int column) : rows_(std::move(rows)), column_(column) {}
   ~GrowingColumn() override {
+    // Column 0 ends with the table, and kMeta (-1) is no column of a block.
     if (column_ > 0) rows_->DropColumn(column_);
   }
 

@@ -22,6 +22,7 @@ Status GrowingRowStore::Check() const {
     return InvalidArgument("the table must have rows of ", dim_, " floats. Received: ", columns_[0]->width(), ".");
   }
   for (const GrowingColumnPtr& column : columns_) {
+    // Column numbers mean nothing in another table: it may have a column of that number with another width.
     if (&column->rows() != &rows()) return InvalidArgument("a slot must be a column of the table. Received: one of another table.");
   }
   return Status();
@@ -29,9 +30,11 @@ Status GrowingRowStore::Check() const {
 
 Status GrowingRowStore::CopyRows(const RowKeys& keys, float* out, const ParallelFor& parallel) {
   TFPS_RETURN_IF_ERROR(Check());
+  // Metadata are no column of a block: they are computed from ticks and records.
   if (columns_[0]->column() != GrowingColumn::kMeta) {
     return rows().Copy(columns_[0]->column(), keys, training_, out, parallel);
   }
+  // Not in parallel: metadata are read by checkpoints, and not by steps.
   std::vector<RowMeta> meta(keys.count);
   rows().CopyMeta(keys, meta.data());
   for (int64_t i = 0; i < keys.count; ++i) WriteMeta(meta[i], out + i * GrowingColumn::kMetaWidth);
@@ -43,7 +46,7 @@ Status GrowingRowStore::UpdateRows(const RowUpdater& updater, const float* hyper
   TFPS_RETURN_IF_ERROR(Check());
   std::vector<int> columns;
   for (const GrowingColumnPtr& column : columns_) columns.push_back(column->column());
-  // No optimizer may train when a row was used last.
+  // Metadata say when a row was used last, which no optimizer may train.
   if (std::count(columns.begin(), columns.end(), GrowingColumn::kMeta) > 0) {
     return InvalidArgument("metadata of rows have no gradient.");
   }
@@ -54,6 +57,7 @@ Result<RowChunk> GrowingRowStore::ScanRows(int64_t cursor, int64_t max_rows) con
   TFPS_RETURN_IF_ERROR(Check());
   std::vector<int> columns;
   for (const GrowingColumnPtr& column : columns_) {
+    // The core copies metadata in any case; here they must not be asked for as a column.
     if (column->column() != GrowingColumn::kMeta) columns.push_back(column->column());
   }
   auto chunk = rows().Scan(columns, cursor, max_rows);
@@ -64,6 +68,7 @@ Result<RowChunk> GrowingRowStore::ScanRows(int64_t cursor, int64_t max_rows) con
     if (columns_[i]->column() != GrowingColumn::kMeta) continue;
     std::vector<float> values(out.keys.size() * GrowingColumn::kMetaWidth);
     for (size_t k = 0; k < out.keys.size(); ++k) WriteMeta(chunk.value().meta[k], &values[k * GrowingColumn::kMetaWidth]);
+    // Slots before this one are in place already, so the index is that of the handles.
     out.slots.insert(out.slots.begin() + (i - 1), std::move(values));
   }
   return out;

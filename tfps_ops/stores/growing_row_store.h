@@ -32,6 +32,7 @@ class GrowingRowStore : public RowStore {
 
   const std::vector<GrowingColumnPtr> columns_;
   const int64_t dim_;
+  // Whether CopyRows touches the rows.
   const bool training_;
 };
 

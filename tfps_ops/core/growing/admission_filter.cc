@@ -6,6 +6,7 @@
 namespace tfps {
 namespace {
 
+// Four bits count to 15, which is AdmissionFilter::kMaxCount; the other 12 of an entry are the fingerprint.
 constexpr int kCountBits = 4, kCountMask = 15;
 constexpr double kLoad = 0.8;  // of a full generation; buckets overflow seldom
 
@@ -18,6 +19,7 @@ uint16_t Fingerprint(uint64_t word) { return static_cast<uint16_t>(std::max<uint
 }  // namespace
 
 AdmissionFilter::AdmissionFilter(int64_t keys, TableMemory* memory) : memory_(memory) {
+  // Half of the keys a generation: 1,000,000 keys are 256 shards of 2 * 1,954 keys, in 77 buckets (5 kB) each generation.
   keys_of_generation_ = std::max(kFewestKeys, (keys + 2 * kShards - 1) / (2 * kShards));
   buckets_of_generation_ = static_cast<int64_t>(keys_of_generation_ / (kLoad * kBucketEntries)) + 1;
 }
@@ -31,11 +33,13 @@ void AdmissionFilter::Allocate(Shard* shard) {
 
 uint16_t* AdmissionFilter::Find(Generation* generation, uint64_t word, bool add) const {
   const int64_t buckets = buckets_of_generation_;
+  // Bits 20 to 51; the shard has bits 56 to 63 and the fingerprint bits 0 to 11, so the three tell nothing of each other.
   int64_t at = static_cast<int64_t>(((word >> 20 & 0xffffffff) * static_cast<uint64_t>(buckets)) >> 32);
   // A generation has more entries than keys, so a free one is found.
   for (;; at = at + 1 == buckets ? 0 : at + 1) {
     for (uint16_t& entry : generation->buckets[at].entries) {
       if (entry >> kCountBits == Fingerprint(word)) return &entry;
+      // Entries are never freed one by one, so nothing of this word can lie behind a free entry.
       if (entry == 0) return add ? &entry : nullptr;
     }
   }
@@ -44,6 +48,7 @@ uint16_t* AdmissionFilter::Find(Generation* generation, uint64_t word, bool add)
 int AdmissionFilter::Increment(uint64_t word) {
   Shard& shard = ShardOf(word);
   const std::lock_guard<SpinLock> lock(shard.lock);
+  // A shard at a time: a table that sees few keys pays for few shards.
   if (shard.young.buckets.empty()) Allocate(&shard);
   uint16_t* entry = Find(&shard.young, word, false);
   int count = 0;
@@ -51,15 +56,18 @@ int AdmissionFilter::Increment(uint64_t word) {
     count = *entry & kCountMask;
   } else {
     if (shard.young.used == keys_of_generation_) {
+      // The young generation becomes the old one, and the buckets of the forgotten one are used again.
       std::swap(shard.young, shard.old);
       std::fill(shard.young.buckets.begin(), shard.young.buckets.end(), Bucket());
       shard.young.used = 0;
     }
+    // A key that was in the forgotten generation alone begins at 0 again.
     const uint16_t* before = Find(&shard.old, word, false);
     if (before != nullptr) count = *before & kCountMask;
     entry = Find(&shard.young, word, true);
     ++shard.young.used;
   }
+  // At the limit it stays: one more would run over into the fingerprint and make the entry another key's.
   count = std::min<int>(count + 1, kMaxCount);
   *entry = static_cast<uint16_t>(Fingerprint(word) << kCountBits | count);
   return count;

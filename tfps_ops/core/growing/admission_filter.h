@@ -1,4 +1,4 @@
-// How often keys have come lately, in bounded memory: 16 bits a key, of which 12 are of its hash and 4 its count.
+// Counts the recent updates of keys in bounded memory: 16 bits a key, of which 12 are of its hash and 4 its count.
 //
 // The keys counted are in two generations. A key is counted in the young one, and takes its count along if it was in the old
 // one. When the young one is full the old one is forgotten, and the young one becomes it. So the keys that are counted at a
@@ -42,6 +42,7 @@ class AdmissionFilter {
   };
   struct Generation {
     std::vector<Bucket> buckets;
+    // Entries in use: what says when the generation is full.
     int64_t used = 0;
   };
   struct Shard {
@@ -52,6 +53,7 @@ class AdmissionFilter {
   // The entry of a word, null where there is none; with `add` the free one where it belongs.
   uint16_t* Find(Generation* generation, uint64_t word, bool add) const;
   void Allocate(Shard* shard);
+  // The top 8 bits, of which 256 is the number of shards.
   Shard& ShardOf(uint64_t word) { return shards_[word >> 56]; }
 
   int64_t keys_of_generation_, buckets_of_generation_;

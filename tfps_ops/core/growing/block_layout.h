@@ -1,8 +1,10 @@
-// What a block is made of. All columns of a row lie in one block, so that a row and its slots are one fetch from memory.
+// The layout of a block. All columns of a row lie in one block, so that a row and its slots are one fetch from memory.
 //
 //   [word, 8 bytes][tick, 4 bytes, if any][score, 4 bytes, if any][column 0][column 1]...
 //
 // The word is the mixed key without its segment (segment.h), whose bits carry flags.
+// For example dim 8 with ticks and Adagrad: word 0-7, tick 8-11, row 12-43, slot 44-75, so 76 bytes. A unit of 16,384 bytes has
+// 215 such blocks, and 44 bytes are left.
 #ifndef TFPS_OPS_CORE_GROWING_BLOCK_LAYOUT_H_
 #define TFPS_OPS_CORE_GROWING_BLOCK_LAYOUT_H_
 
@@ -30,9 +32,12 @@ struct BlockLayout {
   int64_t bytes = sizeof(uint64_t);
 
   // Blocks come in chunks, of a unit of the pool where that has at least kFewestBlocks of them.
+  // With at least 16 blocks a unit loses less than 1/16 at its end. Blocks above 1,024 bytes lie in chunks of 16 from malloc.
   bool InUnits() const { return bytes * kFewestBlocks <= UnitPool::kUnitBytes; }
   uint32_t ChunkBlocks() const { return chunk_blocks_; }
   // block / ChunkBlocks(), for blocks below 65,536: a multiplication.
+  // Exact: rounding the reciprocal up adds less than 2^-16 to the quotient, and a chunk has at most 2,048 blocks, so a quotient
+  // that is not whole is at least 1/2,048 below the next number.
   uint32_t ChunkOf(uint32_t block) const { return static_cast<uint32_t>(block * reciprocal_ >> 32); }
 
   // Adds parts. Ticks and scores may come after columns; an offset is never 0, because the word is there.
@@ -61,6 +66,7 @@ struct BlockLayout {
   }
 
   template <class T>
+  // By memcpy, as a block is aligned to 4 bytes only: with 76 bytes a block every other word is not at a multiple of 8.
   static T Read(const uint8_t* from) {
     T value;
     std::memcpy(&value, from, sizeof(value));
@@ -71,6 +77,7 @@ struct BlockLayout {
   int64_t Append(int64_t size) {
     const int64_t offset = bytes;
     bytes += size;
+    // `bytes` has grown, so InUnits speaks of the layout as it is now.
     chunk_blocks_ = static_cast<uint32_t>(InUnits() ? UnitPool::kUnitBytes / bytes : kFewestBlocks);
     reciprocal_ = ((uint64_t{1} << 32) + chunk_blocks_ - 1) / chunk_blocks_;
     return offset;

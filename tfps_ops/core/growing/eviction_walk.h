@@ -1,9 +1,9 @@
-// Who goes when: a hand that walks over the table, a slice at a time, and takes out what the rule says.
+// Eviction: a hand walks over the table, a slice at a time, and evicts the rows that the rule selects.
 //
 // Rules with a threshold of their own (kUnseen, kSmallNorm, kScore) are checked as the hand comes by; each update moves it so
-// far that it goes round at least kRounds times in the rule's horizon. At a budget the hand takes the rows that matter least:
-// a sample of the table gives the tick, or the score, below which kPart of the rows lie, and those below go as they are met.
-// So the rows that go are not the very last ones, but among the last sixteenth.
+// far that it goes round at least kRounds times in the rule's horizon. At a budget the hand evicts the rows that matter least:
+// a sample of the table gives the tick, or the score, below which 1 in kPart rows lies, and rows below it are evicted as the
+// hand meets them. So the evicted rows are not the very lowest ones, but among the lowest sixteenth.
 #ifndef TFPS_OPS_CORE_GROWING_EVICTION_WALK_H_
 #define TFPS_OPS_CORE_GROWING_EVICTION_WALK_H_
 
@@ -22,17 +22,19 @@ class EvictionWalk {
  public:
   explicit EvictionWalk(TableParts* parts) : parts_(*parts) {}
 
-  // Evicts until the budgets have room for so many rows more, or the walk has been long; the caller holds no lock.
+  // Evicts until the budgets have room for so many rows more, or kVisitsForRoom rows were visited; the caller holds no lock.
   void MakeRoom(int64_t rows);
   // The slice of an update.
   void AfterUpdate();
-  // Walks over so many rows, at most once round; returns how many went.
+  // Walks over so many rows, at most once round; returns how many were evicted.
   int64_t Evict(int64_t max_rows);
 
  private:
+  // A row may wait a round for the hand, 1/8 of the horizon, and a tick, 1/64 of it, beyond its time.
   static constexpr int64_t kRounds = 8;
   static constexpr int64_t kVisitsALock = 512;
   static constexpr int64_t kVisitsASlice = 32768;  // about half a millisecond
+  // A bound on how long one update may search for room, after which its new keys are refused: some 8 slices.
   static constexpr int64_t kVisitsForRoom = 262144;
   static constexpr int64_t kSample = 1024;
   static constexpr int64_t kPart = 16;
@@ -55,12 +57,12 @@ class EvictionWalk {
   bool GoesByRule(const Segment& segment, const uint8_t* block, const Criterion& criterion) const;
   bool HasRoom(int64_t rows) const;
   bool ByScore() const { return parts_.IsKind(Eviction::Kind::kScore) || parts_.IsKind(Eviction::Kind::kLeastFrequent); }
-  // Whether rows go that a budget does not ask for.
+  // Whether the rule evicts rows where no budget is full.
   bool HasRule() const {
     return parts_.IsKind(Eviction::Kind::kUnseen) || parts_.IsKind(Eviction::Kind::kSmallNorm) ||
            parts_.IsKind(Eviction::Kind::kScore);
   }
-  // Finds the thresholds of a criterion from a sample; false where no row may go.
+  // Finds the thresholds of a criterion from a sample; false where no row may be evicted.
   bool Press(Criterion* criterion);
   void SampleSegment(const Segment& segment, const Criterion& criterion, int64_t most);
   // Rows by which the hand falls behind with each update.

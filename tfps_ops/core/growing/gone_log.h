@@ -1,4 +1,4 @@
-// The rows of a segment that went, each with the tick in which it did: what Since says was evicted.
+// The log of the rows of a segment that were evicted or erased, each with its tick: `evicted` of Since comes from it.
 #ifndef TFPS_OPS_CORE_GROWING_GONE_LOG_H_
 #define TFPS_OPS_CORE_GROWING_GONE_LOG_H_
 
@@ -10,8 +10,8 @@
 
 namespace tfps {
 
-// A list in the order of ticks, cleaned when it is long. A key that goes, returns and goes again may be in it twice, and a key
-// that is stored again may still be in it; readers pass over both, and cleaning removes them.
+// A list in the order of ticks, cleaned when it is long. A key that is evicted, made again and evicted again may be in it
+// twice, and a key that is stored again may still be in it; readers skip both, and cleaning removes them.
 // Threads: the lock of the segment.
 class GoneLog {
  public:
@@ -19,7 +19,7 @@ class GoneLog {
 
   void Add(uint64_t word, uint32_t tick, TableMemory* memory);
 
-  // The words of rows that went after `tick` and are not stored now, each once.
+  // The words of rows that were evicted or erased after `tick` and are not stored now, each once.
   std::vector<uint64_t> Since(uint32_t tick, const IsStored& is_stored) const;
 
   // Cleans a list of more than `limit` entries; drops the oldest where it is still too long. Returns the tick of the last one
@@ -39,6 +39,7 @@ class GoneLog {
   // Without repeats and without what is stored, in the order of ticks; of entries after `tick`.
   std::vector<Entry> Cleaned(uint32_t tick, const IsStored& is_stored) const;
 
+  // Ticks rise and the segment is locked, so appending keeps the order.
   std::vector<Entry> entries_;
 };
 

@@ -46,6 +46,7 @@ double ResidentBytes() {
 }
 
 // Ids as they come: not in the order of anything.
+// An odd factor is a bijection modulo 2^64, so keys are different and need no set to check.
 int64_t KeyOf(int64_t i) { return static_cast<int64_t>(static_cast<uint64_t>(i) * 0x9E3779B97F4A7C15); }
 
 // Nanoseconds a row, of many calls.
@@ -80,6 +81,7 @@ struct Benchmark {
     options.dim = dim;
     options.first = {FirstValue::Kind::kUniform, -1, 1, 1, {2, 3}};
     options.eviction.kind = Eviction::Kind::kUnseen;  // with ticks
+    // So far off that no row goes: what is timed is the keeping of ticks.
     options.eviction.steps = int64_t{1} << 40;
     table = ValueOf(MakeGrowingRows(options));
     (void)ValueOf(table->AddColumn(dim, 0.1f));
@@ -91,6 +93,7 @@ struct Benchmark {
     for (int64_t begin = 0; begin < rows; begin += kBatch) {
       const int64_t count = std::min(kBatch, rows - begin);
       for (int64_t i = 0; i < count; ++i) keys[i] = KeyOf(begin + i);
+      // Growth of an index is rare: single calls find the longest pause, while the rest fills the table quickly.
       const int64_t single = std::min<int64_t>(count, 256);
       for (int64_t i = 0; i < single; ++i) {
         const double start = Nanoseconds(), own = OwnNanoseconds();
@@ -118,6 +121,7 @@ struct Benchmark {
     for (int64_t turn = 0; turn < kTurns; ++turn) {
       for (int64_t& number : numbers) number = random.Integer(0, rows - 1);
       std::sort(numbers.begin(), numbers.end());
+      // Updates want each key once.
       numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
       std::shuffle(numbers.begin(), numbers.end(), std::mt19937_64(turn));
       const int64_t count = static_cast<int64_t>(numbers.size());
@@ -138,6 +142,7 @@ struct Benchmark {
           updates.Time(count, update);
           if (matrix != nullptr) matrix_updates.Time(count, matrix_update);
         }
+        // Other rows for the second half: the first has brought its own into the caches.
         for (int64_t& number : numbers) number = (number + rows / 3 + 1) % rows;
         for (int64_t i = 0; i < count; ++i) keys[i] = KeyOf(numbers[i]);
       }

@@ -1,4 +1,4 @@
-// Lookups, and what is written as it is: values and metadata that are restored, scores, pins, removals.
+// Lookups, and writes that are no updates: assigned values and metadata, scores, pins, erasing.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -13,6 +13,8 @@ constexpr int64_t kNanosecondsARow = 60;  // two fetches, several of which are u
 
 }  // namespace
 
+// Where the next update is sure to make the row, the lookup shows what the row will begin with, so the first step of a key is
+// that of a fixed table. Where it is not, the default is the mean: all keys that wait look the same to the model.
 bool GrowingTable::AllAdmitted() const {
   const Admission& admission = parts_.options.admission;
   switch (admission.kind) {
@@ -26,6 +28,7 @@ bool GrowingTable::AllAdmitted() const {
 }
 
 void GrowingTable::WriteUnstored(const Column& about, int column, int64_t key, float* out) const {
+  // A slot of a row that is not there reads as that of a row which was just made.
   if (column != 0) std::fill(out, out + about.width, about.initial);
   else if (AllAdmitted()) WriteFirstValue(parts_.options.first, key, about.width, out);
   else std::fill(out, out + about.width, MeanFirstValue(parts_.options.first));
@@ -34,12 +37,16 @@ void GrowingTable::WriteUnstored(const Column& about, int column, int64_t key, f
 Status GrowingTable::Copy(int column, const RowKeys& keys, bool training, float* out, const ParallelFor& parallel) {
   const Column about = ColumnOf(column);
   if (!about.live) return CheckColumn(column);
+  // Only a touch writes a score; evaluation leaves blocks as they are.
   const auto history = training ? parts_.HistoryForScores() : nullptr;
+  // Also for keys without a row, which only count towards the end of the tick.
   if (training) parts_.clock.WillTouch(keys.count);
   parallel(keys.count, kNanosecondsARow + about.width, [&](int64_t begin, int64_t end) {
+    // Only this column of a block is fetched, and the line with its word.
     ForEachKey(parts_, keys, begin, end, column, column, [&](int64_t i, uint64_t word, int likely) {
       Segment& segment = SegmentOf(word);
       {
+        // Copied under the lock: a reader never gets half of an update.
         const std::lock_guard<SpinLock> lock(segment.lock());
         const int block = segment.Find(word, likely);
         if (block != Segment::kNone) {
@@ -58,18 +65,22 @@ Status GrowingTable::Copy(int column, const RowKeys& keys, bool training, float*
 
 Status GrowingTable::AssignRow(int column, int64_t width, uint64_t word, const float* values) {
   Segment& segment = SegmentOf(word);
+  // Before the lock of the segment, which is then held for less time.
   const auto history = parts_.HistoryForScores();
   // Room that others take again between the walk and the next try is not waited for without end.
   constexpr int kTries = 4;
+  // The row is looked for again in each try: another thread may have made it while no lock was held.
   for (int tries = 0; tries < kTries; ++tries) {
     {
       const std::lock_guard<SpinLock> lock(segment.lock());
       int block = segment.Find(word);
       if (block == Segment::kNone) {
         const Segment::Outcome outcome = parts_.MakeRow(&segment, word);
+        // Eviction of others would not help: the segment is chosen by the key.
         if (outcome == Segment::Outcome::kFull) break;
         if (outcome == Segment::Outcome::kDone) {
           block = segment.count() - 1;
+          // As after one update: else an assigned row would be the first to go. AssignMeta may give it another score.
           parts_.AddScore(segment, segment.Block(block), parts_.Gain());
           ForgetCount(&segment, word);
         }
@@ -81,6 +92,7 @@ Status GrowingTable::AssignRow(int column, int64_t width, uint64_t word, const f
         return Status();
       }
     }
+    // With no segment locked: the walk's mutex comes first in the order of locks.
     walk_.MakeRoom(1);
   }
   return ResourceExhausted("no room for the row of key ", parts_.mix.KeyOf(word), ": the table has ",
@@ -92,7 +104,8 @@ Status GrowingTable::AssignRow(int column, int64_t width, uint64_t word, const f
 Status GrowingTable::Assign(int column, const RowKeys& keys, const float* values) {
   const Column about = ColumnOf(column);
   if (!about.live) return CheckColumn(column);
-  // What is restored is not under way: where a budget is full of it, the first of it may go.
+  // Restored rows are not under way: where they fill a budget, the first of them may be evicted.
+  // Ends the tick where enough rows were assigned in it, as no update does so while a checkpoint is restored.
   parts_.clock.CatchUp();
   parts_.clock.WillTouch(keys.count);
   for (int64_t i = 0; i < keys.count; ++i) {
@@ -109,6 +122,7 @@ void GrowingTable::CopyMeta(const RowKeys& keys, RowMeta* meta) const {
     const Segment& segment = SegmentOf(word);
     const std::lock_guard<SpinLock> lock(segment.lock());
     const int block = segment.Find(word);
+    // The history may be older than a touch that came since: the row has no record then, and its age is 0.
     meta[i] = block == Segment::kNone ? RowMeta() : MetaOf(segment, segment.Block(block), *history, now);
   }
 }
@@ -128,11 +142,15 @@ void GrowingTable::AssignMeta(const RowKeys& keys, const RowMeta* meta) {
     // A reader of changes must not miss the row, so there it stays as young as it is.
     if (!recording) segment.layout->SetTick(at, tick);
     if (parts_.IsKind(Eviction::Kind::kSmallNorm)) {
+      // For this rule the score is the updates since the row was made.
       parts_.SetBirthTick(segment, at, parts_.clock.TickOfAge(static_cast<int64_t>(meta[i].score), 0));
       continue;
     }
     // Scores decay from the tick of the block on.
+    // By the tick that the block has now, which is the restored one unless changes are recorded.
     const double decay = parts_.DecaySince(segment.layout->Tick(at), history.get());
+    // For example a saved score of 6 and a decay since the tick of 0.5: 12 is stored, which reads as 6. Where nearly all has
+    // decayed the quotient would overflow, and the row is about to go anyway.
     segment.layout->SetScore(at, static_cast<float>(decay > 1e-30 ? meta[i].score / decay : 0));
   }
 }
@@ -145,6 +163,7 @@ int64_t GrowingTable::Erase(const RowKeys& keys) {
     const std::lock_guard<SpinLock> lock(segment.lock());
     const int block = segment.Find(word);
     if (block == Segment::kNone) continue;
+    // The pin stays in the set: a pinned key that comes again is pinned again.
     parts_.RemoveRow(&segment, block);
     ++erased;
   }
@@ -153,10 +172,12 @@ int64_t GrowingTable::Erase(const RowKeys& keys) {
 
 void GrowingTable::Clear() {
   // A reader of changes is told to ask for all rows: the log has no room for a whole table.
+  // Before the rows go: a reader with an earlier cursor that comes meanwhile is told, too.
   if (parts_.recording.load()) parts_.forgotten_tick.store(parts_.clock.EndTick());
   for (int s = 0; s < Segment::kSegments; ++s) {
     Segment& segment = parts_.segments[s];
     const std::lock_guard<SpinLock> lock(segment.lock());
+    // Segment by segment: rows that updates make meanwhile stay, and are counted.
     parts_.rows.fetch_sub(segment.count(), std::memory_order_relaxed);
     segment.Clear(&parts_.memory);
     if (segment.pending == nullptr) continue;
@@ -168,12 +189,15 @@ void GrowingTable::Clear() {
 }
 
 void GrowingTable::Pin(const RowKeys& keys, bool pinned) {
+  // Two calls that pin and unpin a key could else leave the set and the flag of the block different from each other.
   const std::lock_guard<std::mutex> one(pin_mutex_);
   for (int64_t i = 0; i < keys.count; ++i) {
     const uint64_t word = parts_.mix.WordOf(keys.keys[i]);
     {
       // The set first: a row that is made from now on looks there.
+      // Given back before the segment is locked: the order of locks is the other way round.
       const std::lock_guard<std::mutex> lock(parts_.pinned_mutex);
+      // The sizes before and after tell whether the set has changed: a key may be pinned twice.
       const size_t before = parts_.pinned.size();
       if (pinned) parts_.pinned.insert(word);
       else parts_.pinned.erase(word);
@@ -186,6 +210,7 @@ void GrowingTable::Pin(const RowKeys& keys, bool pinned) {
     const int block = segment.Find(word);
     if (block == Segment::kNone) continue;
     const uint64_t flagged = (word & Segment::kWordMask) | (pinned ? Segment::kPinned : 0);
+    // IsWord masks the flag out, so the row is found as before.
     std::memcpy(segment.Block(block), &flagged, sizeof(flagged));
   }
 }
@@ -201,6 +226,7 @@ Status GrowingTable::AddScores(const RowKeys& keys, const float* amounts) {
     const int block = segment.Find(word);
     if (block == Segment::kNone) continue;
     parts_.Touch(&segment, segment.Block(block), history.get());
+    // After Touch, which has brought the score to the present tick.
     parts_.AddScore(segment, segment.Block(block), amounts[i]);
   }
   return Status();

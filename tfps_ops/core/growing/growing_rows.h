@@ -38,14 +38,14 @@
 
 namespace tfps {
 
-// When an update makes the row of a key that is not stored.
+// The rule by which an update makes the row of a key that is not stored.
 struct Admission {
   enum class Kind {
     kAlways,
     kCount,        // at the n-th update of the key; counts are exact
     kFilter,       // the same, counted in a filter of bounded memory: 16 bits a key (12 of its hash and 4 of its count), so
-                   // that about 1 key in 80 shares the count of another and is admitted early. A row that is evicted and soon
-                   // comes back is admitted at once: the filter still knows it
+                   // that about 1 key in 80 shares the count of another and may be admitted early. A key that is evicted and
+                   // soon comes back is admitted at once: the filter still knows it
     kProbability,  // at each update with probability p
   };
   Kind kind = Kind::kAlways;

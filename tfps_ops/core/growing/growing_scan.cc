@@ -25,6 +25,7 @@ struct ScannedWord {
 // together: both are left out, or, where nothing else would come, both taken.
 void CutWords(int64_t room, bool is_first, std::vector<ScannedWord>* words, int64_t* cursor) {
   const auto next = words->begin() + room;
+  // Selected and not sorted: the order within a chunk means nothing, and a selection takes linear time.
   std::nth_element(words->begin(), next, words->end(),
                    [](const ScannedWord& a, const ScannedWord& b) { return a.word < b.word; });
   const uint64_t next_cursor = CursorOf(next->word);
@@ -36,6 +37,7 @@ void CutWords(int64_t room, bool is_first, std::vector<ScannedWord>* words, int6
     return;
   }
   *cursor = static_cast<int64_t>(next_cursor);
+  // The last of the kept words takes the place of the one that is left out.
   if (other != next) *other = *(next - 1);
   words->resize(room - (other != next));
 }
@@ -44,6 +46,7 @@ void CutWords(int64_t room, bool is_first, std::vector<ScannedWord>* words, int6
 
 RowMeta GrowingTable::MetaOf(const Segment& segment, const uint8_t* block, const TickHistory& history, double now) const {
   RowMeta meta;
+  // No record means that the tick has not ended, or that the block was made before there were ticks: an age of 0.
   const auto idle_since = [&](uint32_t tick) { return tick == 0 ? nullptr : history.Of(tick); };
   if (const TickRecord* record = idle_since(segment.layout->Tick(block))) {
     meta.idle_updates = std::max<int64_t>(0, parts_.clock.updates() - record->updates);
@@ -61,12 +64,14 @@ RowMeta GrowingTable::MetaOf(const Segment& segment, const uint8_t* block, const
 void GrowingTable::ScanSegment(int number, const std::vector<int>& columns, uint64_t first_word, int64_t max_rows,
                                GrowingChunk* chunk) const {
   const Segment& segment = parts_.segments[number];
+  // Both before the lock, and once for all rows of the segment.
   const auto history = parts_.clock.History();
   const double now = parts_.clock.now();
   const std::lock_guard<SpinLock> lock(segment.lock());
   std::vector<ScannedWord> words;
   for (int block = 0; block < segment.count(); ++block) {
     const uint64_t word = FirstWordOfSegment(number) | segment.LowWord(block);
+    // All words of the segment are looked at for each chunk, since blocks lie in no order of words.
     if (word >= first_word) words.push_back({word, block});
   }
   const int64_t room = max_rows - static_cast<int64_t>(chunk->rows.keys.size());
@@ -77,6 +82,7 @@ void GrowingTable::ScanSegment(int number, const std::vector<int>& columns, uint
     for (size_t c = 0; c < columns.size(); ++c) {
       const BlockLayout::Column& column = segment.layout->columns[columns[c]];
       const float* floats = segment.layout->Floats(block, columns[c]);
+      // All columns under one lock: a saved slot belongs to the saved value of its row.
       std::vector<float>* out = c == 0 ? &chunk->rows.rows : &chunk->rows.slots[c - 1];
       out->insert(out->end(), floats, floats + column.width);
     }
@@ -92,6 +98,7 @@ Result<GrowingChunk> GrowingTable::Scan(const std::vector<int>& columns, int64_t
   GrowingChunk chunk;
   chunk.rows.slots.resize(columns.size() - 1);
   chunk.rows.cursor = RowStore::kEnd;
+  // Reserved at once, so that vectors do not move while a segment is locked. `max_rows` may be far more than there are.
   const int64_t rows = std::min(max_rows, parts_.rows.load(std::memory_order_relaxed));
   chunk.rows.keys.reserve(rows);
   chunk.meta.reserve(rows);
@@ -103,6 +110,7 @@ Result<GrowingChunk> GrowingTable::Scan(const std::vector<int>& columns, int64_t
     if (static_cast<int64_t>(chunk.rows.keys.size()) >= max_rows) {
       // The chunk ends with a segment: the next one that has rows is where it goes on.
       const std::lock_guard<SpinLock> lock(parts_.segments[s].lock());
+      // Else the last chunk of a scan could be an empty one.
       if (parts_.segments[s].count() == 0) continue;
       chunk.rows.cursor = static_cast<int64_t>(CursorOf(FirstWordOfSegment(s)));
       break;
@@ -117,8 +125,10 @@ Status GrowingTable::BeginRecording() {
   if (layouts_.back().tick_offset == 0) {
     BlockLayout layout = layouts_.back();
     layout.AddTick();
+    // The ticks first: a touch after the first cursor must find a place for its tick.
     TFPS_RETURN_IF_ERROR(RelaySegments(layout, Segment::kNone));
   }
+  // Then the log, then the end of the tick: what goes after the cursor is in the log.
   parts_.recording.store(true);
   first_cursor_ = parts_.clock.EndTick();
   return Status();
@@ -136,6 +146,7 @@ Result<KeysSince> GrowingTable::Since(int64_t cursor) {
   KeysSince since;
   since.cursor = ended;
   if (cursor == kNow) return since;
+  // Such a cursor is that of another table, or of this one before its server was started again.
   if (cursor < first_cursor_ || cursor >= ended) {
     return InvalidArgument("`cursor` must be kNow (-1) or come from an earlier call, from ", first_cursor_, " to ", ended - 1,
                            ". Received: ", cursor, ".");
@@ -144,11 +155,13 @@ Result<KeysSince> GrowingTable::Since(int64_t cursor) {
   for (int s = 0; s < Segment::kSegments; ++s) {
     Segment& segment = parts_.segments[s];
     const std::lock_guard<SpinLock> lock(segment.lock());
+    // Segments without a touch since the cursor are passed over as a whole.
     for (int block = 0; segment.newest_tick > tick && block < segment.count(); ++block) {
       if (segment.layout->Tick(segment.Block(block)) <= tick) continue;
       since.touched.push_back(parts_.mix.KeyOf(parts_.WordOf(segment, block)));
     }
     if (segment.gone == nullptr) continue;
+    // A key that went and came back is in `touched` only, by the tick of its new row.
     const auto is_stored = [&segment](uint64_t word) { return segment.Find(word) != Segment::kNone; };
     for (uint64_t word : segment.gone->Since(tick, is_stored)) since.evicted.push_back(parts_.mix.KeyOf(word));
   }

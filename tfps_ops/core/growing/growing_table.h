@@ -44,15 +44,18 @@ class GrowingTable final : public GrowingRows {
  private:
   struct UpdateCall;  // growing_update.cc
 
+  // Everything below takes words, which are made once per key and call.
   Segment& SegmentOf(uint64_t word) const { return parts_.SegmentOf(word); }
 
   // Columns (growing_columns.cc). A column that is live is in the layout of every segment.
   struct Column {
     int64_t width;
     float initial;
+    // Slots of a dropped optimizer stay in the blocks with `live` = false, until a column of their width is added.
     bool live;
   };
   // What is known of a column now; width -1 where it is not live.
+  // A copy, and not a reference: columns_ may grow once the lock is given back.
   Column ColumnOf(int column) const;
   Status CheckColumn(int column) const;
   // Moves all segments to a layout.
@@ -67,6 +70,7 @@ class GrowingTable final : public GrowingRows {
   void UpdateRange(UpdateCall* call, int64_t begin, int64_t end);
   Segment::Outcome UpdateKey(UpdateCall* call, int64_t i, uint64_t word, int likely, bool admitted);
   void RetryDeferred(UpdateCall* call, const std::vector<int64_t>& deferred);
+  // The lock of the segment is held; true makes the row. Each call counts as one update of the key.
   bool Admit(Segment* segment, uint64_t word, int64_t update_number);
   void ForgetCount(Segment* segment, uint64_t word);
   Status AssignRow(int column, int64_t width, uint64_t word, const float* values);
@@ -77,13 +81,16 @@ class GrowingTable final : public GrowingRows {
   RowMeta MetaOf(const Segment& segment, const uint8_t* block, const TickHistory& history, double now) const;
 
   // The first Since: ticks for all rows, and the log.
+  // Not from the start: a table that nobody follows pays neither 4 bytes a row for ticks nor a log.
   Status BeginRecording();
 
   std::deque<BlockLayout> layouts_;  // under change_mutex_; segments point into it, so it goes after them
   mutable TableParts parts_;
   EvictionWalk walk_;
+  // One for the table and not one a segment: its 256 shards are sized by `filter_keys`, of which a 4096th would be too few.
   std::unique_ptr<AdmissionFilter> filter_;  // only for kFilter
 
+  // Two mutexes for columns: relaying a large table takes long, and readers of columns_ wait only for the change of the list.
   std::mutex change_mutex_;                      // one change of columns, and one Since, at a time
   mutable std::shared_mutex columns_mutex_;      // guards columns_
   std::vector<Column> columns_;

@@ -19,6 +19,7 @@ inline RowKeys Of(const Keys& keys) { return {keys.data(), static_cast<int64_t>(
 inline GrowingOptions Zeros(int64_t dim) {
   GrowingOptions options;
   options.dim = dim;
+  // Fixed, so that a failure repeats: the same keys meet in the same segments.
   options.hash_seed = 0x1234567;
   return options;
 }
@@ -32,6 +33,7 @@ inline GrowingOptions WithEviction(int64_t dim, Eviction::Kind kind) {
 // Adds `amount` to every element of the rows of `keys`, by gradient descent.
 inline Status Add(GrowingRows* rows, const Keys& keys, float amount) {
   static const std::unique_ptr<RowUpdater> sgd = ValueOf(MakeRowUpdater("sgd"));
+  // A learning rate of -1 adds the gradient.
   const float hyper[] = {-1, 0};
   const std::vector<float> gradients(keys.size() * rows->dim(), amount);
   return rows->Update({0}, *sgd, hyper, Of(keys), gradients.data(), InCallersThread);
@@ -52,6 +54,7 @@ inline Keys StoredKeys(const GrowingRows& rows) {
     cursor = chunk.rows.cursor;
   }
   std::sort(keys.begin(), keys.end());
+  // A scan that gives a key twice fails here, whatever the test looks for.
   TFPS_CHECK(std::adjacent_find(keys.begin(), keys.end()) == keys.end());
   return keys;
 }

@@ -17,6 +17,8 @@ struct alignas(64) IndexBucket {
   static constexpr int kEntries = 21;
   static constexpr uint8_t kMany = 255;  // a count that has met its limit, and stays there until the index is made anew
 
+  // 21 tags + 1 count + 21 * 2 bytes of numbers = 64. There are 255 tags, so in about 8 of 100 searches one of 20 other rows in
+  // the bucket has the tag that is sought, and its block is fetched in vain.
   uint8_t tags[kEntries] = {};  // 0: free
   uint8_t passed = 0;
   uint16_t blocks[kEntries] = {};
@@ -26,10 +28,12 @@ struct alignas(64) IndexBucket {
 #if defined(__SSE2__)
     // Bytes 0 to 15, and 5 to 20 again from the end: the second load stays within the tags.
     const __m128i wanted = _mm_set1_epi8(static_cast<char>(tag));
+    // A load of 32 bytes would need AVX2, which not every server has; SSE2 is part of x86-64.
     const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tags));
     const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tags + kEntries - 16));
     const uint32_t low_bits = static_cast<uint32_t>(_mm_movemask_epi8(_mm_cmpeq_epi8(low, wanted)));
     const uint32_t high_bits = static_cast<uint32_t>(_mm_movemask_epi8(_mm_cmpeq_epi8(high, wanted)));
+    // Entries 5 to 15 are in both; the bits of one entry fall on each other.
     return low_bits | (high_bits << (kEntries - 16));
 #else
     uint32_t bits = 0;
@@ -38,6 +42,8 @@ struct alignas(64) IndexBucket {
 #endif
   }
 
+  // Once at the limit the true count is unknown. To count down from there could reach 0 while a row lies further on, which then
+  // would not be found. A count that stays only makes searches longer.
   void CountPassing() { passed += passed != kMany; }
   void UncountPassing() { passed -= passed != kMany && passed != 0; }
 };

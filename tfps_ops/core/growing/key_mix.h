@@ -11,9 +11,11 @@ namespace tfps {
 
 class KeyMix {
  public:
+  // Two numbers from one secret; the odd constant keeps them different for the secret 0.
   explicit KeyMix(uint64_t secret) : before_(secret), between_(Scramble(secret + 0x9E3779B97F4A7C15)) {}
 
   // Two rounds with the secret before each: one would leave differences of keys predictable.
+  // A bijection has no two keys with one word, so comparing words is comparing keys.
   uint64_t WordOf(int64_t key) const { return Scramble(Scramble(static_cast<uint64_t>(key) ^ before_) + between_); }
   int64_t KeyOf(uint64_t word) const {
     return static_cast<int64_t>(Unscramble(Unscramble(word) - between_) ^ before_);
@@ -27,6 +29,7 @@ class KeyMix {
     x = (x ^ (x >> 33)) * 0xC4CEB9FE1A85EC53;
     return x ^ (x >> 33);
   }
+  // The factors are the inverses modulo 2^64 of those above, in the reverse order.
   static uint64_t Unscramble(uint64_t x) {
     x = (x ^ (x >> 33)) * 0x9CB4B2F8129337DB;
     x = (x ^ (x >> 33)) * 0x4F74430C22A54005;

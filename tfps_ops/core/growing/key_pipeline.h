@@ -14,15 +14,19 @@
 
 namespace tfps {
 
+// Counted in keys. Each stage must be far enough ahead of the next for its fetch to arrive: the segment (30), whose fields say
+// where the bucket is (24), which says where the block is (12).
 constexpr int64_t kBlockAhead = 12;
 constexpr int64_t kIndexAhead = 24;
 constexpr int64_t kSegmentAhead = 30;
 
-// Asks the memory for the bytes [0, head) of a block and for a part behind it.
+// Asks the memory for the first line of a block (word, tick, score) and for its bytes [begin, end).
 inline void PrefetchBlock(const uint8_t* block, int64_t begin, int64_t end) {
   constexpr int64_t kLine = 64;
   __builtin_prefetch(block, 1);
+  // Prefetched for writing (1): an update changes the line, and a training lookup its tick.
   for (int64_t at = begin; at < end; at += kLine) __builtin_prefetch(block + at, 1);
+  // Blocks do not begin at cache lines, so the last floats may lie in one line more than the loop meets.
   __builtin_prefetch(block + end - 1, 1);
 }
 
@@ -31,10 +35,13 @@ inline void PrefetchBlock(const uint8_t* block, int64_t begin, int64_t end) {
 template <class Visit>
 void ForEachKey(const TableParts& parts, const RowKeys& keys, int64_t begin, int64_t end, int first_column, int last_column,
                 const Visit& visit) {
+  // A power of two, so that % is a mask.
   constexpr int64_t kRing = 32;
   static_assert(kRing > kSegmentAhead, "the ring holds all keys under way");
   uint64_t words[kRing];
   int likely[kRing];
+  // i runs from before the range: the first 30 turns visit nothing and only start fetches. With begin 0, turn -30 asks for the
+  // segment of key 0, turn -24 for its bucket, turn -12 for its block, and turn 0 visits it.
   for (int64_t i = begin - kSegmentAhead; i < end; ++i) {
     const int64_t first = i + kSegmentAhead, index = i + kIndexAhead, block = i + kBlockAhead;
     if (first < end) {
@@ -48,10 +55,12 @@ void ForEachKey(const TableParts& parts, const RowKeys& keys, int64_t begin, int
     if (block >= begin && block < end) {
       const uint64_t word = words[block % kRing];
       const Segment& segment = parts.SegmentOf(word);
+      // Index, layout and chunks may be replaced by another thread; only under the lock do they fit each other.
       const std::lock_guard<SpinLock> lock(segment.lock());
       const int number = likely[block % kRing] = segment.Likely(word);
       if (number != Segment::kNone) {
         const auto& columns = segment.layout->columns;
+        // Offsets rise with column numbers, so this is the end of all columns that the visit reads.
         const int last = last_column < 0 ? static_cast<int>(columns.size()) - 1 : last_column;
         const int64_t last_byte = columns[last].offset + columns[last].width * static_cast<int64_t>(sizeof(float));
         PrefetchBlock(segment.Block(number), columns[first_column].offset, last_byte);

@@ -1,4 +1,4 @@
-// How often each key of a segment has come that is not admitted yet: exact, at about 15 bytes a key.
+// Exact counts of updates of the keys of a segment that are not admitted yet, at about 15 bytes a key.
 #ifndef TFPS_OPS_CORE_GROWING_PENDING_COUNTS_H_
 #define TFPS_OPS_CORE_GROWING_PENDING_COUNTS_H_
 
@@ -22,6 +22,7 @@ class PendingCounts {
   int64_t bytes() const { return static_cast<int64_t>(entries_.capacity() * sizeof(Entry)); }
 
  private:
+  // Halves of 32 bits make an entry 12 bytes; with a 64-bit word it would be padded to 16.
   struct Entry {
     uint32_t low = 0, high = 0;
     uint32_t count = 0;  // 0: free
@@ -29,6 +30,7 @@ class PendingCounts {
     uint64_t word() const { return uint64_t{high} << 32 | low; }
   };
 
+  // As Segment::Home, for any size: the table can grow by a quarter.
   int64_t Home(uint64_t word) const {
     return static_cast<int64_t>(((word >> 20 & 0xffffffff) * entries_.size()) >> 32);
   }

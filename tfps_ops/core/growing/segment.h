@@ -28,7 +28,9 @@ namespace tfps {
 
 class alignas(64) Segment {
  public:
+  // 4096 locks: with some ten threads two meet on one seldom. More would make an empty table large.
   static constexpr int kSegmentBits = 12, kSegments = 1 << kSegmentBits, kWordBits = 64 - kSegmentBits;
+  // The index has 16 bits for the number of a block.
   static constexpr int64_t kMaxBlocks = 65536;
   static constexpr uint64_t kWordMask = (uint64_t{1} << kWordBits) - 1;
   static constexpr uint64_t kPinned = uint64_t{1} << 63;  // a flag of a block's first word
@@ -79,6 +81,7 @@ class alignas(64) Segment {
   int count() const { return static_cast<int>(count_); }
   int64_t buckets() const { return bucket_count_.load(std::memory_order_relaxed); }
   // The sum over all blocks of how many buckets they are away from their home.
+  // GrowthCounts::probes comes from it.
   int64_t displacement() const { return displacement_; }
 
   const BlockLayout* layout = nullptr;
@@ -89,6 +92,8 @@ class alignas(64) Segment {
  private:
   static constexpr int64_t kListStep = 64 / sizeof(uint8_t*);  // the list of chunks grows by a cache line
 
+  // Maps 32 bits to [0, buckets) by a multiplication: no division, and any number of buckets, so that the index can grow by a
+  // tenth and not only by doubling. With 10 buckets, bits of half the range give bucket 5.
   static uint32_t Home(uint64_t word, uint32_t buckets) {
     return static_cast<uint32_t>(((word >> 20 & 0xffffffff) * buckets) >> 32);
   }
@@ -126,6 +131,7 @@ class alignas(64) Segment {
   int64_t Step() const;
 
   mutable SpinLock lock_;
+  // Atomic for PrefetchIndex, which reads these two without the lock.
   std::atomic<uint32_t> bucket_count_{0};
   uint32_t count_ = 0;
   uint32_t capacity_ = 0;  // blocks that there is memory for

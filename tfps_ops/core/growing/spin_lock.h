@@ -9,8 +9,10 @@
 namespace tfps {
 
 // Not fair and not recursive. For std::lock_guard.
+// A std::mutex has 40 bytes on Linux: with it a Segment would not fit a cache line.
 class SpinLock {
  public:
+  // Acquire and release: what one holder wrote, relaxed stores of other atomics among it, the next holder sees.
   void lock() {
     for (int tries = 0; locked_.exchange(true, std::memory_order_acquire); ++tries) Wait(tries);
   }

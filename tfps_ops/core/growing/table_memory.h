@@ -1,5 +1,5 @@
-// How much memory a table has, against how much it may have, and the pool that most of it comes from. Whoever allocates for the
-// table reserves first.
+// The memory of a table: how much it has, how much it may have, and the pool that most of it comes from. Code that allocates
+// for the table reserves first.
 #ifndef TFPS_OPS_CORE_GROWING_TABLE_MEMORY_H_
 #define TFPS_OPS_CORE_GROWING_TABLE_MEMORY_H_
 
@@ -14,14 +14,17 @@ namespace tfps {
 class TableMemory {
  public:
   // What an allocation costs beside its size: the header and the rounding of malloc.
+  // glibc's malloc has a header of 8 bytes and rounds to 16.
   static constexpr int64_t kOverhead = 16;
 
   explicit TableMemory(int64_t max_bytes) : max_bytes_(max_bytes) {}
 
   // Adds `bytes` (which may be negative) if the sum stays within the limit; returns whether it did.
+  // Not added first and taken back: another thread could be refused by bytes that nobody has.
   bool Reserve(int64_t bytes) {
     int64_t before = bytes_.load(std::memory_order_relaxed);
     do {
+      // To give memory back is never refused, even above the limit.
       if (max_bytes_ > 0 && bytes > 0 && before + bytes > max_bytes_) return false;
     } while (!bytes_.compare_exchange_weak(before, before + bytes, std::memory_order_relaxed));
     return true;

@@ -29,8 +29,9 @@ class TableParts {
 
   // Makes the row of a word that is not there, with its first value; all columns and its metadata are as those of a row that
   // was never updated.
+  // The caller has looked for the word under the same hold of the lock; else two threads could make two rows for one key.
   Segment::Outcome MakeRow(Segment* segment, uint64_t word);
-  // Takes a row out, and into the log of those that went if somebody asks for it.
+  // Removes a row, and logs it if changes are recorded.
   void RemoveRow(Segment* segment, int block);
   // Marks a row as touched now. The history is only for rules with decaying scores; it may be null for others.
   void Touch(Segment* segment, uint8_t* block, const TickHistory* history);
@@ -53,18 +54,21 @@ class TableParts {
 
   const GrowingOptions options;
   const KeyMix mix;
+  // Declared before `memory`, so destroyed after it: the pool's units are gone then, and ~Segment does not read blocks.
   const std::unique_ptr<Segment[]> segments;
   TableMemory memory;
   TickClock clock;
 
   // Sums for Counts.
+  // Relaxed everywhere: nobody infers from a count that other memory was written.
   std::atomic<int64_t> rows{0}, admitted{0}, refused{0}, over_budget{0}, evicted{0};
 
   std::atomic<int64_t> block_bytes{0};  // of the newest layout
 
-  // Since somebody asked for changes, rows that go are logged.
+  // Set by the first Since: from then on rows that are evicted or erased are logged.
   std::atomic<bool> recording{false};
   // Entries of the log up to this tick may have been dropped.
+  // A cursor before this tick is answered with `complete` = false.
   std::atomic<uint32_t> forgotten_tick{0};
 
   std::atomic<int64_t> pinned_count{0};

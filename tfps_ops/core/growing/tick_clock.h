@@ -48,6 +48,7 @@ class TickHistory {
 
 class TickClock {
  public:
+  // 0 is "no tick", which blocks have that were made before the table had ticks.
   static constexpr uint32_t kFirstTick = 1024;
 
   // When ticks end by themselves; 0: not for this reason.
@@ -73,7 +74,7 @@ class TickClock {
   void WillTouch(int64_t rows);
   // After an update of the table: counts it, and ends the tick if it is time.
   void CountUpdate();
-  // Ends the tick if it is time by the clock, two if it has been for long: for tables that nobody updates.
+  // Ends the tick if it is due, and a second one if it is long overdue: for tables that get no updates.
   void CatchUp();
   // Ends the tick and returns it.
   uint32_t EndTick();
@@ -95,6 +96,7 @@ class TickClock {
   const Pace pace_;
   const std::function<double()> now_;
   const double begin_seconds_;
+  // Atomic to be read without the mutex; written under it alone.
   std::atomic<uint32_t> tick_{kFirstTick};
   std::atomic<int64_t> updates_{0};
   std::atomic<int64_t> period_{0};

@@ -13,6 +13,8 @@ namespace tfps {
 // Threads: any; the lock is a leaf. Regions are given back when the pool goes, units when a table uses them again.
 class UnitPool {
  public:
+  // Small enough that a segment which needs one more wastes little, large enough that the list of chunks is short: a segment of
+  // 65,536 blocks of 76 bytes has 305 chunks.
   static constexpr int64_t kUnitBytes = 16384;
 
   UnitPool() = default;
@@ -30,12 +32,14 @@ class UnitPool {
   // Addresses; memory comes as units are written to.
   static constexpr int64_t kRegionBytes = 16 * kHugePage;
 
+  // 32 MB: 2,048 units a call to the system.
   bool AddRegion();  // the lock is held
 
   SpinLock lock_;
   std::vector<void*> mapped_;            // what the system gave, each kRegionBytes + kHugePage
   uint8_t* last_ = nullptr;              // the last region, aligned
   int64_t used_of_last_ = kRegionBytes;  // bytes of it that were handed out
+  // A stack: what was freed last is handed out first, while it may still be in a cache.
   uint8_t* free_ = nullptr;              // a list through the first words of units
 };
 
