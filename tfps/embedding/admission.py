@@ -25,6 +25,11 @@ class Admission(abc.ABC):
     Subclass `Filter` for a rule of your own.
     """
 
+    @property
+    def reserved_bytes(self) -> int:
+        """The bytes that the rule takes whatever the number of rows."""
+        return 0
+
     @abc.abstractmethod
     def attributes(self, shards: int) -> dict[str, Any]:
         """Returns the attributes of the op that makes the table.
@@ -72,6 +77,11 @@ class Count(Admission):
         if self.filter_ids is not None:
             object.__setattr__(self, "filter_ids", check_integer("filter_ids", self.filter_ids, at_least=1024))
         check_choice("reads", self.reads, READS)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """See `Admission`."""
+        return 3 * (self.filter_ids or 0)
 
     def attributes(self, shards: int) -> dict[str, Any]:
         """See `Admission`."""
@@ -128,6 +138,18 @@ class Filter(Admission):
 
     # A class attribute, so that a subclass needs no call of a base constructor.
     then: Admission | None = None
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make the rule again, for saved models. A rule with arguments overrides it.
+
+        The class must be known to Keras: `@keras.saving.register_keras_serializable()`.
+        """
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Filter":
+        """Makes the rule again."""
+        return cls(**config)
 
     @abc.abstractmethod
     def admits(self, ids: tf.Tensor) -> tf.Tensor:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from tfps import step
 from tfps.checks import show_value
 from tfps.cluster.remote_resource import RemoteResource
 from tfps.embedding.growing_row_store import GrowingRowStore
 from tfps.embedding.growth import FirstValue, Growth, first_value_of
 from tfps.embedding.initialization import InitialValue
 from tfps.embedding.table import Table, TouchedCursor
+from tfps.embedding.whole import never
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.ops import growing_rows
 from tfps.ops.growing_rows import META_WIDTH, GrowthCounts
@@ -154,6 +156,8 @@ class DynamicTable(Table):
             ConfigError: the eviction of the table keeps no scores, or the lengths differ.
         """
         values = np.asarray(amounts, np.float32)
+        if not np.isfinite(values).all():
+            raise ConfigError(f"`amounts` must be finite. Received: {values[~np.isfinite(values)][0]}.")
         if values.shape != np.shape(ids):
             raise ConfigError(f"`amounts` must be as many as `ids`, {np.shape(ids)}. Received: shape {values.shape}.")
         try:
@@ -182,22 +186,26 @@ class DynamicTable(Table):
         Raises:
             ConfigError: a row has a number that is not finite, or the shapes do not fit.
         """
-        if np.shape(rows) != (np.size(ids), self.dim):
-            raise ConfigError(f"`rows` must be [{np.size(ids)}, {self.dim}]. Received: shape {np.shape(rows)}.")
-        # A NaN in one row would reach all others through the dense layers with the next step.
-        if not np.isfinite(rows).all():
-            bad = np.asarray(ids)[~np.isfinite(rows).all(axis=1)][0]
+        keys, values = _check_ids("ids", ids), np.asarray(rows)
+        if not keys.size:
+            return
+        if np.unique(keys).size < keys.size:
+            repeated, counts = np.unique(keys, return_counts=True)
+            raise ConfigError(f"`ids` must have each id once. Received: {repeated[counts > 1][0]} more than once.")
+        if values.shape != (keys.size, self.dim) or values.dtype.kind not in "fiu":
+            raise ConfigError(
+                f"`rows` must be numbers, [{keys.size}, {self.dim}]. Received: {values.dtype} of shape {values.shape}."
+            )
+        if not np.isfinite(values).all():
+            bad = keys[~np.isfinite(values).all(axis=1)][0]
             raise ConfigError(f"`rows` must be finite. Received: the row of id {bad}, which is not.")
-        super().assign_rows(np.asarray(ids, np.int64), np.asarray(rows))
+        super().assign_rows(keys, values)
 
     def _by_shard(
         self, name: str, ids: "npt.ArrayLike", *others: np.ndarray[Any, Any]
     ) -> Iterator[tuple[GrowingRowStore, list[tf.Tensor]]]:
         """Yields each store with its part of `ids` and of each other array, [n, ...], in the scope of its device."""
-        array = np.asarray(ids)
-        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            raise ConfigError(f"`{name}` must be integers, [n]. Received: {show_value(ids)}.")
-        array = array.astype(np.int64)
+        array = _check_ids(name, ids)
         shards, _ = self.routing.locate(array)
         for shard, store in enumerate(self.stores):
             places = np.flatnonzero(shards == shard)
@@ -255,9 +263,11 @@ class DynamicTable(Table):
         """Refuses to be overwritten by a matrix."""
         self._refuse("`assign`")
 
-    def __tf_tensor__(self, dtype: tf.DType | None = None, name: str | None = None) -> "NoReturn":
-        """Refuses to be a tensor."""
-        self._refuse("a tensor")
+    def __tf_tensor__(self, dtype: tf.DType | None = None, name: str | None = None) -> tf.Tensor:
+        """Refuses to be a tensor, but for a graph that only wants its shape: Keras builds regularizers so."""
+        if tf.executing_eagerly() or step.current() is not None:
+            self._refuse("a tensor")
+        return never(self)
 
     def __getitem__(self, key: Any) -> "NoReturn":
         """Refuses an index: rows are found by `tf.gather(table, ids)`."""
@@ -288,3 +298,15 @@ class DynamicTables:
 
         stores = [GrowingRowStore(RemoteResource(device, make), device, spec.shape[1]) for device in devices]
         return DynamicTable(placement, stores, trainable, self.growth, first)
+
+
+def _check_ids(name: str, ids: "npt.ArrayLike") -> np.ndarray[Any, Any]:
+    """Returns ids as an array, int64 [n].
+
+    Raises:
+        ConfigError: they are no integers.
+    """
+    array = np.asarray(ids)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ConfigError(f"`{name}` must be integers, [n]. Received: {show_value(ids)}.")
+    return array.astype(np.int64)

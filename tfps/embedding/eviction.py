@@ -12,6 +12,10 @@ from typing import Any
 from tfps.checks import check_integer, check_number, check_type
 from tfps.errors import ConfigError
 
+_MOST_STEPS = 1 << 53
+_MOST_SECONDS = 1e10
+"""Three hundred years: more is a mistake."""
+
 
 class Eviction(abc.ABC):
     """A rule that says which rows are evicted."""
@@ -48,9 +52,9 @@ class Unseen(Eviction):
                 f"Received: steps={self.steps!r}, seconds={self.seconds!r}."
             )
         if self.steps is not None:
-            object.__setattr__(self, "steps", check_integer("steps", self.steps, at_least=1))
+            object.__setattr__(self, "steps", _check_steps("steps", self.steps))
         else:
-            object.__setattr__(self, "seconds", check_number("seconds", self.seconds, above=0))
+            object.__setattr__(self, "seconds", check_number("seconds", self.seconds, above=0, at_most=_MOST_SECONDS))
 
     def attributes(self) -> dict[str, Any]:
         """See `Eviction`."""
@@ -87,7 +91,7 @@ class SmallNorm(Eviction):
 
     Args:
         l2: the limit, above 0.
-        after_steps: the number of steps for which a new row is kept in any case, at least 0.
+        after_steps: the number of steps for which a new row is kept in any case, at least 1.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -100,7 +104,7 @@ class SmallNorm(Eviction):
         """Checks the fields."""
         # No norm is below 0, so a limit of 0 would never evict.
         object.__setattr__(self, "l2", check_number("l2", self.l2, above=0))
-        object.__setattr__(self, "after_steps", check_integer("after_steps", self.after_steps, at_least=0))
+        object.__setattr__(self, "after_steps", _check_steps("after_steps", self.after_steps))
 
     def attributes(self) -> dict[str, Any]:
         """See `Eviction`."""
@@ -134,7 +138,7 @@ class Score(Eviction):
     def __post_init__(self) -> None:
         """Checks the fields."""
         object.__setattr__(self, "threshold", check_number("threshold", self.threshold, above=0))
-        object.__setattr__(self, "every_steps", check_integer("every_steps", self.every_steps, at_least=1))
+        object.__setattr__(self, "every_steps", _check_steps("every_steps", self.every_steps))
         object.__setattr__(self, "decay", check_number("decay", self.decay, above=0, at_most=1))
         object.__setattr__(self, "show", check_number("show", self.show, at_least=0))
 
@@ -164,3 +168,15 @@ def check_eviction(eviction: object, has_budget: bool) -> Eviction | None:
             "Valid: with `max_rows` or `max_bytes`."
         )
     return rule
+
+
+def _check_steps(name: str, value: object) -> int:
+    """Returns a number of steps.
+
+    Raises:
+        ConfigError: it is no integer from 1 to 2**53.
+    """
+    steps = check_integer(name, value, at_least=1)
+    if steps > _MOST_STEPS:
+        raise ConfigError(f"`{name}` must be at most 2**53. Received: {steps}.")
+    return steps

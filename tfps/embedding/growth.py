@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 EXPECTED_ROWS = 1 << 20
 """The number of rows that a plan assumes without `expected_rows` and `max_rows`."""
 
+_LEAST_BYTES = 1 << 20
+"""The least budget of a server: an empty table takes about a quarter of it."""
+
 Distribution: TypeAlias = Literal["constant", "uniform", "normal", "truncated_normal"]
 
 
@@ -110,6 +113,16 @@ class Growth:
                 f"`max_rows` must be at least 1 for each of the {shards} servers. Received: {self.max_rows}."
             )
         assert self.admission is not None
+        if self.max_bytes is not None:
+            filter_bytes = (
+                3 * getattr(self.admission, "filter_ids", 0) if getattr(self.admission, "filter_ids", None) else 0
+            )
+            least = shards * _LEAST_BYTES + filter_bytes
+            if self.max_bytes < least:
+                raise ConfigError(
+                    f"`max_bytes` must be at least {least:,}: 1 MiB for each of the {shards} servers, and 3 bytes for "
+                    f"each of the `filter_ids` of the admission. Received: {self.max_bytes:,}."
+                )
         return {
             **self.admission.attributes(shards),
             **({} if self.eviction is None else self.eviction.attributes()),

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import UninitializedVariable  # has no public name
 
 from tfps.errors import PlanError
+from tfps.keras.describing import describing
 from tfps.keras.multi_optimizer import part_for
 from tfps.keras.row_optimizers import KINDS
 from tfps.keras.variables import looks_like_table
@@ -71,7 +72,7 @@ def without_values(work: Callable[[], T]) -> T:
 
     def work_there() -> None:
         keras.config.set_dtype_policy(policy)
-        with _keep_random_state(), tf.variable_creator_scope(_create_without_value):
+        with describing(), _keep_random_state(), tf.variable_creator_scope(_create_without_value):
             results.append(work())
 
     _run_on_thread(work_there)

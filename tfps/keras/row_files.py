@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from tfps.checks import check_type
 from tfps.embedding.dynamic_table import DynamicTable
 from tfps.embedding.table import Table
 from tfps.errors import ConfigError, InputFileError
@@ -62,10 +63,15 @@ def read_parquet(table: DynamicTable, path: str | os.PathLike[str]) -> int:
         InputFileError: the file cannot be read.
     """
     # Twice: a bad row must not leave half of the file in the table.
+    known: list[np.ndarray[Any, Any]] = []
     for ids, rows in _read(path, table.dim):
+        known.append(ids)
         if not np.isfinite(rows).all():
             bad = ids[~np.isfinite(rows).all(axis=1)][0]
             raise ConfigError(f"rows of {str(path)!r} must be finite. Received: the row of id {bad}, which is not.")
+    every, counts = np.unique(np.concatenate(known) if known else np.zeros(0, np.int64), return_counts=True)
+    if (counts > 1).any():
+        raise ConfigError(f"{str(path)!r} must have each id once. Received: id {every[counts > 1][0]} more than once.")
     count = 0
     for ids, rows in _read(path, table.dim):
         table.assign_rows(ids, rows)
@@ -90,7 +96,15 @@ def _read(path: str | os.PathLike[str], dim: int) -> Iterator[Rows]:
 
 
 def _to_rows(batch: Any, path: str, dim: int) -> Rows:
+    pa, _ = _arrow()
     ids, lists = batch.column("id"), batch.column("embedding")
+    is_list = any(
+        check(lists.type) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    )
+    if not pa.types.is_integer(ids.type) or pa.types.is_uint64(ids.type) or not is_list:
+        raise ConfigError(
+            f"the columns of {path!r} must be int64 and a list of floats. Received: {ids.type} and {lists.type}."
+        )
     if ids.null_count or lists.null_count:
         raise ConfigError(f"each row of {path!r} must have an id and an embedding. Received: a row without one.")
     widths = np.unique(np.asarray(lists.value_lengths()))
@@ -148,6 +162,7 @@ def copy_from_growing(table: DynamicTable, target: keras.layers.Embedding) -> in
 
 
 def _value_of(layer: keras.layers.Embedding) -> Any:
+    check_type("layer", layer, keras.layers.Embedding, "a keras.layers.Embedding")
     if not layer.built:
         raise ConfigError(f"layer {layer.name!r} must be built: call it, or the model, first.")
     value = layer.embeddings._value

@@ -89,8 +89,10 @@ def _copy(url: str, options: dict[str, Any], target: pathlib.Path) -> None:
         raise
     # Each file system raises errors of its own.
     except Exception as error:
-        partial.unlink(missing_ok=True)
         raise SourceError(f"the file {url!r} of the stream cannot be read: {error or type(error).__name__}.") from None
+    finally:
+        # Gone where all went well.
+        partial.unlink(missing_ok=True)
 
 
 def _folder_of(stream: str, window: str) -> pathlib.Path:

@@ -82,7 +82,13 @@ Result<int> GrowingTable::AddColumn(int64_t width, float initial) {
   if (reused) layout.columns[column].initial = initial;
   else layout.AddColumn(width, initial);
   // The column is live only once every segment has it, so an update that names it finds it everywhere.
-  TFPS_RETURN_IF_ERROR(RelaySegments(layout, reused ? column : Segment::kNone));
+  const Status relayed = RelaySegments(layout, reused ? column : Segment::kNone);
+  if (!relayed.ok()) {
+    // The column stays in the layout, of some segments at least. So it has its number here, and waits for a call to use it.
+    const std::unique_lock<std::shared_mutex> lock(columns_mutex_);
+    if (!reused) columns_.push_back({width, initial, false});
+    return relayed;
+  }
   const std::unique_lock<std::shared_mutex> lock(columns_mutex_);
   // A second lock for this line only: readers wait for a moment, and not for the copy of all rows.
   if (reused) columns_[column] = {width, initial, true};

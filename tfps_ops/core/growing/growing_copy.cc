@@ -67,44 +67,30 @@ Status GrowingTable::AssignRow(int column, int64_t width, uint64_t word, const f
   Segment& segment = SegmentOf(word);
   // Before the lock of the segment, which is then held for less time.
   const auto history = parts_.HistoryForScores();
-  // Room that others take again between the walk and the next try is not waited for without end.
-  constexpr int kTries = 4;
-  // The row is looked for again in each try: another thread may have made it while no lock was held.
-  for (int tries = 0; tries < kTries; ++tries) {
-    {
-      const std::lock_guard<SpinLock> lock(segment.lock());
-      int block = segment.Find(word);
-      if (block == Segment::kNone) {
-        const Segment::Outcome outcome = parts_.MakeRow(&segment, word);
-        // Eviction of others would not help: the segment is chosen by the key.
-        if (outcome == Segment::Outcome::kFull) break;
-        if (outcome == Segment::Outcome::kDone) {
-          block = segment.count() - 1;
-          // As after one update: else an assigned row would be the first to go. AssignMeta may give it another score.
-          parts_.AddScore(segment, segment.Block(block), parts_.Gain());
-          ForgetCount(&segment, word);
-        }
-      }
-      if (block != Segment::kNone) {
-        uint8_t* at = segment.Block(block);
-        parts_.Touch(&segment, at, history.get());
-        std::memcpy(segment.layout->Floats(at, column), values, width * sizeof(float));
-        return Status();
-      }
+  const std::lock_guard<SpinLock> lock(segment.lock());
+  int block = segment.Find(word);
+  if (block == Segment::kNone) {
+    if (parts_.MakeRow(&segment, word) != Segment::Outcome::kDone) {
+      // Budgets do not hold here, so only a segment with all the rows that it can have, or no memory at all, refuses.
+      return ResourceExhausted("no room for the row of key ", parts_.mix.KeyOf(word), ": the table has ",
+                               parts_.rows.load(std::memory_order_relaxed), " rows in ", parts_.memory.bytes(),
+                               " bytes, and at most ", Segment::kMaxBlocks, " rows a segment.");
     }
-    // With no segment locked: the walk's mutex comes first in the order of locks.
-    walk_.MakeRoom(1);
+    block = segment.count() - 1;
+    // As after one update: else an assigned row would be the first to go. AssignMeta may give it another score.
+    parts_.AddScore(segment, segment.Block(block), parts_.Gain());
+    ForgetCount(&segment, word);
   }
-  return ResourceExhausted("no room for the row of key ", parts_.mix.KeyOf(word), ": the table has ",
-                           parts_.rows.load(std::memory_order_relaxed), " rows in ", parts_.memory.bytes(),
-                           " bytes, with budgets of ", parts_.options.eviction.max_rows, " rows and ",
-                           parts_.memory.max_bytes(), " bytes (0: none) and at most ", Segment::kMaxBlocks, " rows a segment.");
+  uint8_t* at = segment.Block(block);
+  parts_.Touch(&segment, at, history.get());
+  std::memcpy(segment.layout->Floats(at, column), values, width * sizeof(float));
+  return Status();
 }
 
 Status GrowingTable::Assign(int column, const RowKeys& keys, const float* values) {
   const Column about = ColumnOf(column);
   if (!about.live) return CheckColumn(column);
-  // Restored rows are not under way: where they fill a budget, the first of them may be evicted.
+  const TableMemory::Beyond beyond(&parts_.memory);
   // Ends the tick where enough rows were assigned in it, as no update does so while a checkpoint is restored.
   parts_.clock.CatchUp();
   parts_.clock.WillTouch(keys.count);

@@ -301,10 +301,30 @@ TFPS_TEST(WhereAllRowsAreUnderWayNewOnesAreRefusedAndCounted) {
   for (int64_t key = 0; key < 150; ++key) keys.push_back(key);
   TFPS_CHECK(Add(rows.get(), keys, 1).ok());
   TFPS_CHECK(rows->Counts().rows == 100 && rows->Counts().over_budget == 50 && rows->Counts().refused == 50);
-  const std::vector<float> values(2, 1.0f);
-  const Status status = rows->Assign(0, Of({777}), values.data());
-  TFPS_CHECK(status.code() == StatusCode::kResourceExhausted);
-  TFPS_CHECK(status.message().find("key 777") != std::string::npos && status.message().find("100 rows") != std::string::npos);
+}
+
+TFPS_TEST(AssignedRowsMayExceedTheBudgetAndUpdatesEvictDownToIt) {
+  GrowingOptions options = WithEviction(2, Eviction::Kind::kLeastRecent);
+  options.eviction.max_rows = 100;
+  const Rows rows = ValueOf(MakeGrowingRows(options));
+  Keys keys;
+  for (int64_t key = 0; key < 300; ++key) keys.push_back(key);
+  TFPS_CHECK(rows->Assign(0, Of(keys), std::vector<float>(600, 1.0f).data()).ok());
+  // A checkpoint of more rows is restored whole.
+  TFPS_CHECK(rows->Counts().rows == 300 && StoredKeys(*rows) == keys);
+  for (int i = 0; i < 200; ++i) TFPS_CHECK(Add(rows.get(), {5000 + i % 3}, 1).ok());
+  TFPS_CHECK(rows->Counts().rows <= 100 && Read(*rows, 0, {5000})[0] > 1);
+}
+
+TFPS_TEST(WithoutEvictionAssignedRowsStayAndNewKeysAreRefused) {
+  GrowingOptions options = WithEviction(2, Eviction::Kind::kNone);
+  options.eviction.max_rows = 10;
+  const Rows rows = ValueOf(MakeGrowingRows(options));
+  Keys keys;
+  for (int64_t key = 0; key < 30; ++key) keys.push_back(key);
+  TFPS_CHECK(rows->Assign(0, Of(keys), std::vector<float>(60, 1.0f).data()).ok());
+  TFPS_CHECK(Add(rows.get(), {3, 99}, 1).ok());
+  TFPS_CHECK(rows->Counts().rows == 30 && rows->Counts().over_budget == 1 && Read(*rows, 0, {3})[0] == 2);
 }
 
 TFPS_TEST(AgesAndScoresComeBackAsTheyWereSaved) {

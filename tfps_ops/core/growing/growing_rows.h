@@ -151,7 +151,8 @@ class GrowingRows {
                         const RowKeys& keys, const RowGradients& gradients, const ParallelFor& parallel) = 0;
 
   // Overwrites one column of the rows of `keys`, and makes rows that are not stored (other columns at their initial values),
-  // whatever admission says. ResourceExhausted where the budget is full and no row can go.
+  // whatever admission and budgets say: the updates that follow evict what is beyond a budget. ResourceExhausted where a segment
+  // has all the rows that it can have.
   virtual Status Assign(int column, const RowKeys& keys, const float* values) = 0;
   // Copies the metadata of rows to meta, [count]; zeros for rows that are not stored.
   virtual void CopyMeta(const RowKeys& keys, RowMeta* meta) const = 0;

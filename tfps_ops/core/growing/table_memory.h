@@ -25,12 +25,26 @@ class TableMemory {
     int64_t before = bytes_.load(std::memory_order_relaxed);
     do {
       // To give memory back is never refused, even above the limit.
-      if (max_bytes_ > 0 && bytes > 0 && before + bytes > max_bytes_) return false;
+      if (!beyond() && max_bytes_ > 0 && bytes > 0 && before + bytes > max_bytes_) return false;
     } while (!bytes_.compare_exchange_weak(before, before + bytes, std::memory_order_relaxed));
     return true;
   }
   // For memory that cannot be done without, and for memory that is given back (negative).
   void Take(int64_t bytes) { bytes_.fetch_add(bytes, std::memory_order_relaxed); }
+
+  // While an object of this class is there, budgets hold nobody back. Rows that are assigned must not get lost because a hash has
+  // given this store some more of them than its part of the budget; the updates that follow evict what is beyond.
+  class Beyond {
+   public:
+    explicit Beyond(TableMemory* memory) : memory_(*memory) { memory_.beyond_.fetch_add(1, std::memory_order_relaxed); }
+    ~Beyond() { memory_.beyond_.fetch_sub(1, std::memory_order_relaxed); }
+    Beyond(const Beyond&) = delete;
+    Beyond& operator=(const Beyond&) = delete;
+
+   private:
+    TableMemory& memory_;
+  };
+  bool beyond() const { return beyond_.load(std::memory_order_relaxed) > 0; }
 
   // Chunks of blocks. What is given back to it is not counted any more: others take it, so that the pool never has more than
   // the table had at its largest.
@@ -42,6 +56,7 @@ class TableMemory {
  private:
   const int64_t max_bytes_;  // 0: no limit
   std::atomic<int64_t> bytes_{0};
+  std::atomic<int> beyond_{0};  // objects of Beyond
 };
 
 }  // namespace tfps

@@ -62,7 +62,7 @@ bool TableParts::ReserveRow() {
   int64_t before = rows.load(std::memory_order_relaxed);
   // Not added first and taken back: whoever counts rows meanwhile would see too many.
   do {
-    if (most > 0 && before >= most) return false;
+    if (most > 0 && before >= most && !memory.beyond()) return false;
   } while (!rows.compare_exchange_weak(before, before + 1, std::memory_order_relaxed));
   return true;
 }
