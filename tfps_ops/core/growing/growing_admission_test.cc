@@ -55,7 +55,7 @@ TFPS_TEST(CountsAreExactAsInASlowTwin) {
   }
 }
 
-TFPS_TEST(PendingCountsEqualAMapUnderRemovals) {
+TFPS_TEST_OF_MANY(PendingCountsEqualAMapUnderRemovals) {
   TableMemory memory(0);
   PendingCounts counts;
   const KeyMix mix(3);
@@ -90,7 +90,7 @@ TFPS_TEST(CountsMakeRoomForRowsAtABudgetOfBytes) {
   }
 }
 
-TFPS_TEST(TheFilterCountsKeysAndForgetsOldOnes) {
+TFPS_TEST_OF_MANY(TheFilterCountsKeysAndForgetsOldOnes) {
   TableMemory memory(0);
   AdmissionFilter filter(100'000, &memory);
   const KeyMix mix(9);
@@ -114,7 +114,7 @@ TFPS_TEST(TheFilterCountsKeysAndForgetsOldOnes) {
   TFPS_CHECK(memory.bytes() == 0 && count(-5) == 1);
 }
 
-TFPS_TEST(TheFilterNeverUndercountsAndSeldomOvercounts) {
+TFPS_TEST_OF_MANY(TheFilterNeverUndercountsAndSeldomOvercounts) {
   Admission admission;
   admission.kind = Admission::Kind::kFilter;
   admission.n = 3;
@@ -143,7 +143,7 @@ TFPS_TEST(OnceWithTheFilterIsAdmittedAtOnce) {
   TFPS_CHECK(rows->Counts().rows == 3);
 }
 
-TFPS_TEST(WithAProbabilityOfATenthATenthIsAdmittedAtEachUpdate) {
+TFPS_TEST_OF_MANY(WithAProbabilityOfATenthATenthIsAdmittedAtEachUpdate) {
   Admission admission;
   admission.kind = Admission::Kind::kProbability;
   admission.p = 0.1;

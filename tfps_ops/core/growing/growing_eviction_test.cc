@@ -203,7 +203,7 @@ TFPS_TEST(AtTheBudgetTheOldestGoAndHotRowsStay) {
   TFPS_CHECK(lately > 7600);
 }
 
-TFPS_TEST(RowsThatComeInEveryTickAreNeverEvicted) {
+TFPS_TEST_OF_MANY(RowsThatComeInEveryTickAreNeverEvicted) {
   for (auto kind : {Eviction::Kind::kLeastRecent, Eviction::Kind::kLeastFrequent}) {
     GrowingOptions options = WithEviction(4, kind);
     options.eviction.max_rows = 2000;
@@ -236,7 +236,7 @@ TFPS_TEST(TheLeastFrequentGo) {
   for (int64_t key : frequent) TFPS_CHECK(Read(*rows, 0, {key})[0] == 5);
 }
 
-TFPS_TEST(ABudgetOfBytesHoldsForMillionsOfNewIds) {
+TFPS_TEST_OF_MANY(ABudgetOfBytesHoldsForMillionsOfNewIds) {
   for (auto kind : {Eviction::Kind::kLeastRecent, Eviction::Kind::kNone}) {
     GrowingOptions options = WithEviction(8, kind);
     options.eviction.max_bytes = 12'000'000;
@@ -264,7 +264,7 @@ TFPS_TEST(ABudgetOfBytesHoldsForMillionsOfNewIds) {
   }
 }
 
-TFPS_TEST(PinnedRowsStayAndSoDoRowsUnderWay) {
+TFPS_TEST_OF_MANY(PinnedRowsStayAndSoDoRowsUnderWay) {
   GrowingOptions options = WithEviction(2, Eviction::Kind::kLeastRecent);
   options.eviction.max_rows = 1000;
   const Rows rows = ValueOf(MakeGrowingRows(options));

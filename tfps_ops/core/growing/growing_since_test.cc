@@ -72,7 +72,7 @@ TFPS_TEST(ChangesEqualASlowTwinAtEveryCursor) {
   }
 }
 
-TFPS_TEST(TheLogIsBoundedAndSaysWhenItHasForgotten) {
+TFPS_TEST_OF_MANY(TheLogIsBoundedAndSaysWhenItHasForgotten) {
   const Rows rows = ValueOf(MakeGrowingRows(Zeros(1)));
   const int64_t first = ValueOf(rows->Since(GrowingRows::kNow)).cursor;
   int64_t most_bytes = 0, later = 0;
