@@ -100,10 +100,19 @@ def test_a_fit_after_an_interrupt_waits_for_what_still_runs(strategy, monkeypatc
     model = counter(strategy, push_every=100)
     model.optimizer.iterations.assign(1_000_000)
     model.fit(slow(2, lambda i: 0), verbose=0)
-    timer = threading.Timer(1.0, _thread.interrupt_main)
+    ended = threading.Event()
+
+    def interrupt():
+        # Again after a second: Python drops an exception that comes while an object is collected.
+        while not ended.wait(1.0):
+            _thread.interrupt_main()
+
     with pytest.raises(KeyboardInterrupt):
-        timer.start()
-        model.fit(slow(400, lambda i: 60), verbose=0)
+        try:
+            threading.Thread(target=interrupt, daemon=True).start()
+            model.fit(slow(400, lambda i: 60), verbose=0)
+        finally:
+            ended.set()
     seen = []
     model.fit(
         slow(401, lambda i: 0), verbose=0, callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=count(seen))]
