@@ -135,7 +135,8 @@ def test_a_window_goes_on_within_after_kills_and_a_signal(tmp_path):
     assert kill_and_finish(tmp_path, ["signal", "epoch end"], within)["counts"] == expected(ids)
 
 
-@pytest.mark.parametrize("every_steps", [pytest.param(None, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("every_steps", [None, 3])
 def test_messages_count_once_after_kills(tmp_path, every_steps):
     from tests.streaming.brokers import Brokers
 
