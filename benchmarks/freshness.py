@@ -107,7 +107,7 @@ def _build(strategy: tfps.ParameterServerStrategy, rows: int) -> keras.Model:
         found = keras.layers.Flatten()(keras.layers.Embedding(rows, _DIM, name="items")(ids))
         for width in (400, 400, 400):
             found = keras.layers.Dense(width, activation="relu")(found)
-        # Its gradient is the number of the batch's examples, so the count is that of all examples.
+        # The gradient of this weight is the batch size, so its value counts the examples of all batches.
         count = keras.layers.Embedding(2, 1, embeddings_initializer="zeros", name="count")(one)
         both = keras.layers.Concatenate()([keras.layers.Dense(1)(found), keras.layers.Flatten()(count)])
         model = keras.Model([ids, one], both)

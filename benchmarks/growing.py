@@ -1,11 +1,11 @@
-"""Tables that grow: a training step beside that of a fixed table, and the memory of many rows.
+"""Tables that grow: the speed of a training step compared with fixed tables, and the memory of many rows.
 
     python -m benchmarks.growing --rounds 5
     python -m benchmarks.growing --fill 10_000_000 --dim 8
     python -m benchmarks.growing --fill 50_000_000 --max-rows 2_000_000
 
 Prints one line of JSON. The first form runs the click model of `benchmarks.ctr_dnn` with both kinds of tables in turns;
-its ratios are those of the table that grows to the fixed one, in time and in CPU. The second form trains ids that never
+the ratios say how much more time and CPU a step takes with tables that grow. The second form trains ids that never
 come again with Adagrad, and reports the bytes of a row beyond its floats and its slot's, and the memory of the servers.
 With a budget, rows are evicted all the time, and the figures are the largest that were seen.
 """
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each kind of table (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a turn, about (default %(default)s)")
-    parser.add_argument("--fill", type=int, default=0, help="rows to make, in place of the comparison")
+    parser.add_argument("--fill", type=int, default=0, help="make and measure so many rows, instead of steps")
     parser.add_argument("--dim", type=int, default=8, help="floats of a row (default %(default)s)")
     parser.add_argument("--max-rows", type=int, help="the budget of the table, whose oldest rows then go")
     parser.add_argument("--ps", type=int, default=1, help="parameter servers (default %(default)s)")

@@ -1,7 +1,7 @@
 """`DynamicTable`: a table that grows. Its ids are any int64, and the row of an id appears with its first update."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,9 +84,15 @@ class DynamicTable(Table):
         columns = [store.add_column(width, constant) for store in self.stores]
         return DynamicTable(placement, columns, False, self.growth, FirstValue("constant", constant), is_slot=True)
 
-    def make_meta(self) -> "DynamicTable":
-        """Returns the metadata of rows as a table of `META_WIDTH` columns beside this one."""
-        # Made once: a checkpoint asks for it at each save.
+    def begin_restore(self, servers: Iterable[int] | None) -> None:
+        """See `Table`: rows that the checkpoint lacks must not stay."""
+        self.clear(servers)
+
+    @property
+    def companions(self) -> Mapping[str, Table]:
+        """See `Table`: when each row was used, and its score, in `META_WIDTH` columns. A slot has none of its own."""
+        if self.is_slot:
+            return {}
         if self.meta is None:
             spec = dataclasses.replace(
                 self.placement.spec, name=f"{self.name}/use", shape=(self.rows, META_WIDTH), trainable=False
@@ -94,7 +100,7 @@ class DynamicTable(Table):
             placement = dataclasses.replace(self.placement, spec=spec)
             columns = [store.meta_column() for store in self.stores]
             self.meta = DynamicTable(placement, columns, False, self.growth, FirstValue(), is_slot=True)
-        return self.meta
+        return {"use": self.meta}
 
     def counts(self) -> GrowthCounts:
         """Returns the counts of all shards together. Costs a call to each server."""

@@ -14,8 +14,8 @@ whole table on the chief, chunk by chunk; `blocks` has a few chunks there at a t
 import abc
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -28,6 +28,7 @@ from tfps.embedding.lookup import expand, look_up
 from tfps.embedding.operators import with_operators
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.row_store import RowStore
+from tfps.embedding.shard_scan import ShardScan
 from tfps.embedding.whole import all_ids, read_in_graph
 from tfps.errors import UnsupportedError
 from tfps.ops.routing_graph import global_of
@@ -61,19 +62,6 @@ class RowChunk:
     ids: np.ndarray[Any, Any]
     rows: tf.Tensor
     slots: tuple[tf.Tensor, ...]
-
-
-class TableMaker(Protocol):
-    """What makes the table of a layer: a subclass of `Table`, or an object that knows how its tables grow."""
-
-    @property
-    def grows(self) -> bool:
-        """Whether ids are any int64, and rows appear as they do."""
-        ...
-
-    def create(self, placement: Placement, initial: InitialValue, devices: Sequence[str], trainable: bool) -> "Table":
-        """Makes a table; see `Table.create`."""
-        ...
 
 
 @with_operators
@@ -194,7 +182,7 @@ class Table(RoutedRows, abc.ABC):
             block_rows: the rows of each block but the last, which may have fewer.
         """
         chunk = -(-block_rows // len(self.stores))
-        scans = [_ShardScan(self, shard, chunk) for shard in range(len(self.stores))]
+        scans = [ShardScan(self, shard, chunk) for shard in range(len(self.stores))]
         for start in range(0, self.rows, block_rows):
             end = min(self.rows, start + block_rows)
             block = np.zeros((end - start, self.dim), self.dtype.as_numpy_dtype)
@@ -233,6 +221,17 @@ class Table(RoutedRows, abc.ABC):
         found = [store.touched_since(one) for store, one in zip(self.stores, cursors, strict=True)]
         ids = [self.routing.global_of(shard, local) for shard, (local, _) in enumerate(found)]
         return np.sort(np.concatenate(ids)), tuple(now for _, now in found)
+
+    def begin_restore(self, servers: Iterable[int] | None) -> None:
+        """Prepares the table for the rows of a checkpoint, of some servers or of all.
+
+        A table with fixed rows has nothing to prepare: all of them are overwritten.
+        """
+
+    @property
+    def companions(self) -> Mapping[str, "Table"]:
+        """What a checkpoint saves beside the rows and slots: tables with the routing of this one, by a short name."""
+        return {}
 
     def evicted_since(self, cursor: TouchedCursor) -> tuple[np.ndarray[Any, Any], bool]:
         """Returns the ids of the rows that were evicted after a cursor and are not there now.
@@ -391,35 +390,6 @@ class Table(RoutedRows, abc.ABC):
     def __repr__(self) -> str:
         """Type, name, shape and servers."""
         return f"<{type(self).__name__} {self.name!r} shape={tuple(self.shape)} servers={self.servers}>"
-
-
-class _ShardScan:
-    """Reads a shard from its first row on, as far as it is asked to.
-
-    Args:
-        table: the table.
-        shard: the number of the shard.
-        chunk_rows: the largest number of rows that are read ahead.
-    """
-
-    def __init__(self, table: Table, shard: int, chunk_rows: int) -> None:
-        self._chunks = table.scan_shard(shard, (), chunk_rows)
-        self._routing, self._shard = table.routing, shard
-        self._ids = np.zeros(0, np.int64)
-        self._rows = np.zeros((0, table.dim), table.dtype.as_numpy_dtype)
-
-    def take_until(self, end: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-        """Yields the next ids that are smaller than `end`, with their rows."""
-        while True:
-            # Every routing maps ascending local rows to ascending ids.
-            count = int(np.searchsorted(self._ids, end))
-            if count:
-                yield self._ids[:count], self._rows[:count]
-                self._ids, self._rows = self._ids[count:], self._rows[count:]
-            if self._ids.size or (chunk := next(self._chunks, None)) is None:
-                return
-            local, (rows,) = chunk
-            self._ids, self._rows = self._routing.global_of(self._shard, local), rows.numpy()
 
 
 def get_routing(placement: Placement) -> Routing:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import keras
 
-from tfps.embedding.dynamic_table import DynamicTable
 from tfps.embedding.table import Table
 from tfps.keras._compat import Variable, metrics_of
 from tfps.keras.model_steps import states_of
@@ -29,11 +28,11 @@ def content_of(model: keras.Model, with_metrics: bool = True) -> Content:
     # A tied weight has one name, and a Keras variable is found by what it holds.
     holders = {id(variable._value): name for name, variable in named.items()}
     groups = [TableContent(*zip(*one, strict=True)) for one in _group(model, named, holders)]
-    # What is known of the use of rows is no variable of Keras.
-    uses = [name for group in groups for name in group.names if name not in named]
+    # What a table has beside its rows and slots is no variable of Keras.
+    companions = [name for group in groups for name in group.names if name not in named]
     of_tables = {name for group in groups for name in group.names}
     dense: dict[str, DenseValue] = {name: variable for name, variable in named.items() if name not in of_tables}
-    return Content([*named, *uses], dense, groups)
+    return Content([*named, *companions], dense, groups)
 
 
 def strategy_of(model: keras.Model) -> ParameterServerStrategy | None:
@@ -109,5 +108,5 @@ def _group(
     in_groups = {id(slot) for found in slots.values() for slot in found}
     for name, table in tables.items():
         if id(table) not in in_groups:
-            use = [(f"{name}/use", table.make_meta())] if isinstance(table, DynamicTable) else []
-            yield [(name, table), *((holders[id(slot)], slot) for slot in slots.get(id(table), ())), *use]
+            beside = [(f"{name}/{short}", one) for short, one in table.companions.items()]
+            yield [(name, table), *((holders[id(slot)], slot) for slot in slots.get(id(table), ())), *beside]

@@ -9,7 +9,6 @@ Threading: the thread that saves or restores; `Draft.prefix` and `Stored` may be
 
 import concurrent.futures
 import contextlib
-import fcntl
 import os
 import pathlib
 import re
@@ -17,12 +16,12 @@ import shutil
 from collections.abc import Iterator
 
 from tfps.errors import CheckpointError
+from tfps.files import PARTIAL, replace_durably, sync, take_lock
 from tfps.saving import manifest as manifests
 from tfps.saving.manifest import Manifest, files_of
 
 LATEST = "latest"
 _LOCK = "writer.lock"
-_PARTIAL = ".partial"
 _NUMBERED = re.compile(r"ckpt-(\d+)")
 
 
@@ -45,7 +44,7 @@ def numbered_first(names: list[str]) -> list[str]:
 
 def looks_incomplete(name: str) -> bool:
     """Whether a folder of this name that has no manifest is a checkpoint that was not completed."""
-    return name.endswith(_PARTIAL) or _NUMBERED.fullmatch(name) is not None
+    return name.endswith(PARTIAL) or _NUMBERED.fullmatch(name) is not None
 
 
 class LocalFolder:
@@ -80,7 +79,7 @@ class LocalFolder:
             return [
                 one.name
                 for one in folders
-                if complete == ((one / manifests.NAME).exists() and not one.name.endswith(_PARTIAL))
+                if complete == ((one / manifests.NAME).exists() and not one.name.endswith(PARTIAL))
             ]
         return []
 
@@ -95,7 +94,7 @@ class LocalFolder:
     def set_latest(self, name: str) -> None:
         """See `Folder`."""
         with _named(self._path):
-            _write_durably(self._path / LATEST, name + "\n")
+            replace_durably(self._path / LATEST, f"{name}\n".encode())
 
     def begin(self, name: str) -> "LocalDraft":
         """See `Folder`."""
@@ -141,7 +140,7 @@ class LocalDraft:
     def __init__(self, target: pathlib.Path) -> None:
         # The name that it will have.
         self.path = str(target)
-        self._target, self._partial = target, target.with_name(target.name + _PARTIAL)
+        self._target, self._partial = target, target.with_name(target.name + PARTIAL)
         if target.exists():
             raise CheckpointError(
                 f"`path` must be new, because nothing is overwritten. Received: {target}, which exists. "
@@ -173,22 +172,22 @@ class LocalDraft:
     def commit(self, bundle: str) -> dict[str, int]:
         """See `Draft`."""
         files = [self._partial / name for name in files_of(bundle)]
-        self._syncing += [self._disk.submit(_sync, file) for file in files]
+        self._syncing += [self._disk.submit(sync, file) for file in files]
         with _named(self._target):
             return {name: file.stat().st_size for name, file in zip(files_of(bundle), files, strict=True)}
 
     def finish(self, manifest: Manifest) -> None:
         """See `Draft`."""
         with _named(self._target):
-            _write_durably(self._partial / manifests.NAME, manifest.to_json())
+            replace_durably(self._partial / manifests.NAME, manifest.to_json().encode())
             # Before the rename: after a power cut the new name must not be there without the bytes.
             for one in self._syncing:
                 one.result()
             for folder in {(self._partial / name).parent for name in manifest.files} | {self._partial}:
-                _sync(folder)
+                sync(folder)
             # A rename replaces an empty folder alone, so it cannot overwrite a checkpoint.
             os.rename(self._partial, self._target)
-            _sync(self._target.parent)
+            sync(self._target.parent)
         self._disk.shutdown()
         os.close(self._descriptor)
 
@@ -254,39 +253,11 @@ def check_size(path: str, size: int, wanted: int) -> None:
 
 
 def _missing(path: pathlib.Path) -> str:
-    if path.with_name(path.name + _PARTIAL).exists():
+    if path.with_name(path.name + PARTIAL).exists():
         return f"{path} is incomplete: its writer has not finished, or died."
     if path.exists():
         return f"{path} is no checkpoint of tfps, or an incomplete one: it has no {manifests.NAME}."
     return f"there is no checkpoint {path}."
-
-
-def _lock(descriptor: int, path: pathlib.Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CheckpointError(f"another program writes checkpoints to {path}. Valid: another path.") from None
-    except OSError:
-        # Some network file systems have no locks; the exclusive names remain.
-        pass
-
-
-def _write_durably(path: pathlib.Path, text: str) -> None:
-    """Writes a small file under another name, brings it to the disk, and renames it."""
-    temporary = path.with_name(path.name + _PARTIAL)
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _sync(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -296,3 +267,8 @@ def _named(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(f"cannot write the checkpoint {path}: {error.strerror or error}.") from None
+
+
+def _lock(descriptor: int, path: pathlib.Path) -> None:
+    if not take_lock(descriptor):
+        raise CheckpointError(f"another program writes checkpoints to {path}. Valid: another path.")

@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfps.cluster import devices
-from tfps.embedding.dynamic_table import DynamicTable
 from tfps.embedding.table import Table
 from tfps.errors import CheckpointError, CheckpointMismatchError
 from tfps.ops.routing_graph import global_of, locate
@@ -184,7 +183,9 @@ def restore(
     names = {saved: name for name, saved in pairs.items()}
     # Every checkpoint of a chain has all dense variables, so the last one alone counts.
     _restore_dense(chain[-1], content, names)
-    _clear_growing(content, names, servers)
+    for one in content.tables:
+        if one.names[0] in names.values():
+            one.tables[0].begin_restore(servers)
     # Rows of the complete one first; each delta then overwrites the rows that it has.
     for stored in chain:
         wanted = [_wanted(table, stored.manifest, content, names) for table in stored.manifest.tables]
@@ -249,13 +250,6 @@ def _restore_dense(stored: Stored, content: Content, names: Mapping[str, str]) -
             else:
                 # A table that was small, or that one process had, and is split over servers now.
                 content.table(name).assign(value.numpy())
-
-
-def _clear_growing(content: Content, names: Mapping[str, str], servers: Collection[int] | None) -> None:
-    """Removes the rows of tables that grow, before they get those of a checkpoint."""
-    for one in content.tables:
-        if isinstance(one.tables[0], DynamicTable) and one.names[0] in names.values():
-            one.tables[0].clear(servers)
 
 
 def _restore_tables(

@@ -14,7 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from tfps.errors import CheckpointError, ConfigError
+from tfps.errors import CheckpointError
+from tfps.files import open_url
 from tfps.saving import manifest as manifests
 from tfps.saving.folders import LATEST, by_step, check_size, looks_incomplete, numbered_first
 from tfps.saving.manifest import Manifest, files_of
@@ -31,17 +32,8 @@ class StoreFolder:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            import fsspec
-        except ImportError:
-            raise ConfigError(
-                f"`path` is a URL, which needs fsspec. Received: {url!r}. Valid: a path; or pip install tfps[storage]."
-            ) from None
         self.path = url.rstrip("/")
-        try:
-            self._files, self._path = fsspec.core.url_to_fs(self.path)
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"`path` must be a URL that fsspec can open. Received: {url!r} ({error}).") from None
+        self._files, self._path = open_url(self.path, "path", "storage")
 
     def names(self) -> list[str]:
         """See `Folder`."""

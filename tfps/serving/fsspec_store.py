@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from tfps.errors import ConfigError, ExportError
+from tfps.errors import ExportError
+from tfps.files import open_url
 from tfps.serving.store_errors import named
 
 
@@ -19,17 +20,8 @@ class FsspecStore:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            import fsspec
-        except ImportError:
-            raise ConfigError(
-                f"`url` is a URL, which needs fsspec. Received: {url!r}. Valid: a path; or pip install tfps[serving]."
-            ) from None
         self.path = url.rstrip("/")
-        try:
-            self._files, self._path = fsspec.core.url_to_fs(self.path)
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"`url` must be a URL that fsspec can open. Received: {url!r} ({error}).") from None
+        self._files, self._path = open_url(self.path, "url", "serving")
 
     def names(self) -> list[str]:
         """See `Store`."""

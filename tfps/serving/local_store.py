@@ -1,16 +1,15 @@
 """Exports in a file system: a version has another name (`delta-1260.partial`) until all of it is on the disk."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
 
 from tfps.errors import ExportError
+from tfps.files import PARTIAL, replace_durably, sync, take_lock, write_durably
 from tfps.serving.store_errors import named
 
-_PARTIAL = ".partial"
 _LOCK = "writer.lock"
 
 
@@ -42,12 +41,9 @@ class LocalStore:
 
     def replace(self, name: str, data: bytes) -> None:
         """See `Store`."""
-        temporary = self._path / f"{name}{_PARTIAL}"
         with named(f"{self.path}/{name}", "write"):
             self._path.mkdir(parents=True, exist_ok=True)
-            _write_durably(temporary, data)
-            os.replace(temporary, self._path / name)
-            _sync(self._path)
+            replace_durably(self._path / name, data)
 
     def remove(self, name: str) -> None:
         """See `Store`."""
@@ -62,7 +58,8 @@ class LocalStore:
             # The lock ends with the process, so a program that was killed keeps nobody out.
             descriptor = os.open(self._path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            _lock(descriptor, self.path)
+            if not take_lock(descriptor):
+                raise ExportError(f"another program exports to {self.path}. Valid: another path for one of them.")
             yield
         finally:
             os.close(descriptor)
@@ -76,7 +73,7 @@ class LocalDraft:
     """
 
     def __init__(self, target: pathlib.Path) -> None:
-        self._target, self._partial = target, target.with_name(target.name + _PARTIAL)
+        self._target, self._partial = target, target.with_name(target.name + PARTIAL)
         self._folders = {self._partial}
         with named(str(target), "write"):
             for left in (self._partial, self._target):
@@ -90,43 +87,17 @@ class LocalDraft:
         with named(f"{self._target}/{file}", "write"):
             path.parent.mkdir(exist_ok=True)
             self._folders.add(path.parent)
-            _write_durably(path, data)
+            write_durably(path, data)
 
     def finish(self) -> None:
         """See `Draft`."""
         with named(str(self._target), "write"):
             # Before the rename: after a power cut the new name must not be there without the files.
             for folder in self._folders:
-                _sync(folder)
+                sync(folder)
             os.rename(self._partial, self._target)
-            _sync(self._target.parent)
+            sync(self._target.parent)
 
     def discard(self) -> None:
         """See `Draft`."""
         shutil.rmtree(self._partial, ignore_errors=True)
-
-
-def _lock(descriptor: int, path: str) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ExportError(f"another program exports to {path}. Valid: another path for one of them.") from None
-    except OSError:
-        # Some network file systems have no locks; the look at `current.json` remains.
-        pass
-
-
-def _write_durably(path: pathlib.Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        # A rename may reach the disk before the content; after a power cut the file would be empty.
-        os.fsync(file.fileno())
-
-
-def _sync(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,7 +5,8 @@ import dataclasses
 from tfps.cluster import devices
 from tfps.embedding.initialization import InitialValue
 from tfps.embedding.sharded_table import ShardedTable
-from tfps.embedding.table import Table, TableMaker
+from tfps.embedding.table import Table
+from tfps.embedding.table_maker import TableMaker
 from tfps.errors import UnsupportedError
 from tfps.placement.model import Placement
 from tfps.placement.spec import VariableSpec

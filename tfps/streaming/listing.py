@@ -10,7 +10,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from tfps.errors import ConfigError, SourceError
+from tfps.errors import SourceError
+from tfps.files import open_url
 from tfps.streaming.path_patterns import PathPattern
 
 
@@ -186,18 +187,7 @@ def open_store(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     Raises:
         ConfigError: fsspec, or what it needs for such a URL, is not installed.
     """
-    try:
-        import fsspec
-    except ImportError:
-        raise ConfigError(
-            f"`url_pattern` is a URL, which needs fsspec. Received: {url!r}. Valid: a path; or pip install "
-            "tfps[storage]."
-        ) from None
-    try:
-        store, path = fsspec.core.url_to_fs(url, **options)
-    except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError(f"`url_pattern` must be a URL that fsspec can open. Received: {url!r} ({error}).") from None
-    return store, str(path)
+    return open_url(url, "url_pattern", "storage", options)
 
 
 def _protocols(store: Any) -> tuple[str, ...]:
