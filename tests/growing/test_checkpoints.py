@@ -69,7 +69,7 @@ def test_the_command_lists_and_exports_them(strategy, tmp_path, capsys):
     found = parquet.read_table(tmp_path / "a.parquet").to_pydict()
     rows = rows_of(model.get_layer("counts"))
     assert dict(zip(found["id"], found["embedding"], strict=True)) == {i: row.tolist() for i, row in rows.items()}
-    assert all(one[0] > 0 for one in found["velocity"])
+    assert all(one[0] > 0 for one in found["velocity"]) and {"momentum", "use"} <= set(found)
     assert main([*arguments, "--format", "safetensors", "--to", str(tmp_path / "a.safetensors")]) == 1
     assert "grows: its ids are no row numbers" in capsys.readouterr().err
 
@@ -78,3 +78,19 @@ def test_a_fixed_table_does_not_take_the_rows_of_one_that_grows(strategy, tmp_pa
     tfps.checkpoint.save(model_of(strategy, growing, "sgd", expected_rows=60), tmp_path / "a")
     with pytest.raises(CheckpointMismatchError, match="grows there"):
         tfps.checkpoint.restore(model_of(strategy, fixed, "sgd"), tmp_path / "a", only=["wide"])
+
+
+def test_the_ages_of_rows_are_saved(one_worker, tmp_path):
+    growth = {"eviction": tfps.eviction.Unseen(steps=400)}
+    model = counter(one_worker, **growth)
+    model.fit(data(np.arange(40)), shuffle=False, verbose=0)
+    # Both servers make 300 updates, so the ids from 4 on are 300 updates old.
+    model.fit(data(np.tile([0, 1, 2, 3], 300), 2), shuffle=False, verbose=0)
+    assert len(rows(model)) == 40
+    tfps.checkpoint.save(model, tmp_path / "a")
+    again = counter(one_worker, **growth)
+    tfps.checkpoint.restore(again, tmp_path / "a")
+    # After 250 more they are beyond the 400, if their age was saved, and far from it if not.
+    again.fit(data(np.tile([0, 1, 2, 3], 250), 2), shuffle=False, verbose=0)
+    again.get_layer("counts").evict()
+    assert set(rows(again)) == {0, 1, 2, 3}

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tfps
 from tests.growing.models import counter, counts_of, rows_of
 from tfps.errors import ConfigError, UnsupportedError
+from tfps.ops import growing_rows
 
 
 def fit(model, ids, batch_size=2):
@@ -217,3 +218,17 @@ def test_the_choice_of_a_strategy_knows_that_only_servers_have_such_tables():
     explained = tfps.explain_strategy(build, batch_size=32)
     assert "ParameterServer" in explained.choice
     assert any("Table 'items/embeddings' grows" in reason for reason in explained.reasons)
+
+
+def test_lookups_say_whether_their_rows_will_be_updated(strategy, monkeypatch):
+    """Tables that evict leave rows alone that a step has looked up and will update."""
+    said, stock = [], growing_rows.gather
+    monkeypatch.setattr(growing_rows, "gather", lambda *args: said.append(args[3]) or stock(*args))
+    model, ids = counter(strategy), np.arange(64).reshape(-1, 2)
+    model.fit(ids, np.zeros(32), batch_size=8, verbose=0)
+    assert said and any(said)
+    said.clear()
+    model.evaluate(ids, np.zeros(32), batch_size=8, verbose=0)
+    model.predict(ids, batch_size=8, verbose=0)
+    model(ids)
+    assert said and not any(said)

@@ -6,13 +6,15 @@ counts the datasets of a group. Rows cross the chief chunk by chunk, in no order
 
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from tfps.embedding.dynamic_table import DynamicTable
 from tfps.keras.h5_chunks import ChunkedDataset
 
+ReadRange: TypeAlias = Callable[[Any, int, int], np.ndarray[Any, Any]]
+"""Reads the elements of an `h5py.Dataset` from a first to an end."""
 _IDS = "tfps_ids"
 _CHUNK_ROWS = 1 << 17
 """The largest number of rows that the chief holds at a time."""
@@ -66,11 +68,12 @@ class SavedGrowingRows:
     Args:
         rows: the `h5py.Dataset` of the rows, whose file is open while the model is loaded.
         ids: that of the ids.
+        read: reads a range of a dataset, and names it where it is broken.
         check: compares the checksum of what was read with that of what was written.
     """
 
-    def __init__(self, rows: Any, ids: Any, check: Callable[[Any, np.uint32], None]) -> None:
-        self._rows, self._ids, self._check = rows, ids, check
+    def __init__(self, rows: Any, ids: Any, read: ReadRange, check: Callable[[Any, np.uint32], None]) -> None:
+        self._rows, self._ids, self._read, self._check = rows, ids, read, check
         self.shape, self.dtype = tuple(rows.shape), rows.dtype
 
     def assign_to(self, table: DynamicTable) -> None:
@@ -79,12 +82,12 @@ class SavedGrowingRows:
         Raises:
             CheckpointError: the file is broken. The table may have some of its rows then.
         """
-        checksum, ids = 0, self._ids[...]
+        checksum, ids = 0, self._read(self._ids, 0, len(self._ids))
         if not table.is_slot:
             # A file has all rows: those of before must not stay between them.
             table.clear()
         for start in range(0, len(ids), _CHUNK_ROWS):
-            rows = self._rows[start : start + _CHUNK_ROWS]
+            rows = self._read(self._rows, start, start + _CHUNK_ROWS)
             checksum = _add(checksum, rows)
             table.assign_rows(ids[start : start + _CHUNK_ROWS], rows)
         self._check(self._rows, np.uint32(_add(checksum, ids) if len(ids) else 0))

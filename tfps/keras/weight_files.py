@@ -189,7 +189,7 @@ def read_value(stock: Method, entry: Any, key: str) -> Any:
     if dataset is None:
         return stock(entry, key)
     if (ids := growing_weights.find_ids(dataset)) is not None:
-        return SavedGrowingRows(dataset, ids, _check)
+        return SavedGrowingRows(dataset, ids, _read_range, _check)
     # A file in shards is closed when the next one is opened.
     if type(entry) is H5_ENTRY and dataset.ndim == 2 and dataset.dtype.kind == "f" and dataset.nbytes >= _LAZY_BYTES:
         return SavedRows(dataset)
@@ -198,6 +198,16 @@ def read_value(stock: Method, entry: Any, key: str) -> Any:
     if dataset.dtype.kind not in "OSU":
         _check(dataset, _add_checksum(0, value))
     return value
+
+
+def _read_range(dataset: Any, start: int, end: int) -> np.ndarray[Any, Any]:
+    """Reads some elements of a dataset.
+
+    Raises:
+        CheckpointError: it is broken.
+    """
+    with _named(dataset.file, dataset.name, "cannot read"):
+        return np.asarray(dataset[start:end])
 
 
 def _check(dataset: Any, checksum: np.uint32) -> None:
@@ -231,8 +241,7 @@ class SavedRows(np.lib.mixins.NDArrayOperatorsMixin):
 
         def read(start: int, end: int) -> np.ndarray[Any, Any]:
             nonlocal checksum
-            with _named(self._dataset.file, self._dataset.name, "cannot read"):
-                rows = self._dataset[start:end]
+            rows = _read_range(self._dataset, start, end)
             checksum = _add_checksum(checksum, rows)
             return rows
 

@@ -131,7 +131,10 @@ def itemsize(dtype: str) -> int:
 
 
 def slot_name(table: SavedTable, column: str) -> str:
-    """Returns the short name of a column: "momentum" for "adam/items_embeddings_momentum", unless two have the same."""
+    """Returns the short name of a column: "momentum" for "adam/items_embeddings_momentum", unless two have it."""
+    # What a table has beside its slots is named after it: "use" for "model/items/embeddings/use".
+    if column.startswith(f"{table.columns[0]}/"):
+        return column.removeprefix(f"{table.columns[0]}/")
     short = column.rpartition("_")[2]
     alike = [name for name in table.columns[1:] if name.rpartition("_")[2] == short]
     return short if len(alike) == 1 and short != "id" and short != "embedding" else column
