@@ -48,3 +48,8 @@ def test_datasets_that_call_them_are_shipped_and_other_python_is_not(caplog):
     own = calling.map(lambda x: tf.numpy_function(lambda value: value, [x], tf.string))
     assert make_shippable_graph(own, 2) is None
     assert "it calls Python (PyFunc" in caplog.text
+
+
+def test_a_graph_names_functions_of_tfps_alone():
+    with pytest.raises(Exception, match="functions of tfps alone. Received: 'os'"):
+        worker_functions.call("os", "system", [tf.constant("true")], [tf.int64])

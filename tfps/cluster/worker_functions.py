@@ -84,5 +84,8 @@ def _run(target: bytes, *inputs: Any) -> Sequence[np.ndarray[Any, Any]]:
 @functools.cache
 def _find(target: str) -> Callable[..., Any]:
     module, _, name = target.partition(":")
+    # A name comes in a graph. Nothing but tfps itself is imported for one.
+    if not module.startswith("tfps."):
+        raise ValueError(f"a graph may call functions of tfps alone. Received: {module!r}.")
     functions: dict[str, Callable[..., Any]] = getattr(importlib.import_module(module), _NAMES)
     return functions[name]
