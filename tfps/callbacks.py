@@ -2,5 +2,6 @@
 
 from tfps.keras.checkpoint_callback import Checkpoint
 from tfps.keras.export_callback import Export
+from tfps.keras.profile_callback import Profile
 
-__all__ = ["Checkpoint", "Export"]
+__all__ = ["Checkpoint", "Export", "Profile"]
