@@ -62,6 +62,11 @@ def test_between_closures_a_worker_is_idle():
     assert ms(task) == {"compute": 20, "idle": 10}
 
 
+def test_the_end_of_a_closure_and_what_comes_before_the_next():
+    task = events(end=50, spans=[ran(0, 10, "compute"), ran(32, 50, "compute")], calls=[(0, 12), (20, 25), (30, 50)])
+    assert ms(task) == {"compute": 30, "other": 7, "idle": 13}
+
+
 def test_a_server_that_waits_for_messages_is_idle():
     task = events("ps", end=10, spans=[ran(4, 10, "rows")], waits=[waited(0, 3, "ids")], calls=[(0, 10)])
     assert ms(task) == {"idle": 3, "rows": 7}

@@ -3,12 +3,12 @@
 import gzip
 import json
 import logging
+import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.data.experimental.ops import testing
 
 import tfps
 from tfps.errors import ConfigError, ExportError, UnsupportedError
@@ -21,14 +21,19 @@ def model_of(strategy, width=8):
     return model
 
 
-def dataset(slow_us=0):
-    data = tf.data.Dataset.from_tensors((np.arange(256).reshape(64, 4) % 1000, np.ones((64, 1), np.float32))).repeat()
-    return data.apply(testing.sleep(slow_us)) if slow_us else data
+def slow(x, y):
+    # No Python runs on a worker. The sort takes some ten milliseconds.
+    drawn = tf.random.stateless_uniform([300_000], [1, tf.cast(x[0, 0], tf.int32)])
+    return x, y + 0.0 * tf.sort(drawn)[0]
 
 
-def profiled(model, folder, data, steps=(60, 120), epochs=3, **more):
+def dataset():
+    return tf.data.Dataset.from_tensors((np.arange(256).reshape(64, 4) % 1000, np.ones((64, 1), np.float32))).repeat()
+
+
+def profiled(model, folder, data, steps=(60, 120), epochs=3, of_epoch=60, **more):
     profile = tfps.callbacks.Profile(folder, steps, **more)
-    model.fit(data, steps_per_epoch=60, epochs=epochs, verbose=0, callbacks=[profile])
+    model.fit(data, steps_per_epoch=of_epoch, epochs=epochs, verbose=0, callbacks=[profile])
     return profile
 
 
@@ -83,10 +88,25 @@ def test_the_folder_has_the_files_of_tensorboard(plain):
 
 
 def test_a_slow_input_is_seen(strategy, tmp_path, no_young):
-    profile = profiled(model_of(strategy), tmp_path, dataset(20_000), steps=(40, 80), epochs=2)
+    profile = profiled(model_of(strategy), tmp_path, dataset().map(slow), steps=(40, 100), epochs=1, of_epoch=120)
     ms = profile.timeline.mean_ms("worker")
     assert ms["input"] > 0.5 * sum(ms.values()), ms
     assert "waits for its batch" in profile.advice
+
+
+def test_a_chief_that_feeds_slowly_is_seen(strategy, tmp_path, no_young):
+    def batches():
+        for _ in range(60):
+            time.sleep(0.02)
+            yield np.arange(256).reshape(64, 4), np.ones((64, 1), np.float32)
+
+    data = tf.data.Dataset.from_generator(
+        batches, output_signature=(tf.TensorSpec([64, 4], tf.int64), tf.TensorSpec([64, 1], tf.float32))
+    )
+    profile = profiled(model_of(strategy), tmp_path, data, steps=(20, 40), epochs=1)
+    ms = profile.timeline.mean_ms("worker")
+    assert profile.timeline.fed and ms["idle"] > 0.5 * sum(ms.values()), ms
+    assert "the chief reads the batches" in profile.advice
 
 
 def test_what_is_no_profile_is_said(strategy, tmp_path, caplog):

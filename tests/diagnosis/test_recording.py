@@ -111,12 +111,13 @@ def test_a_recording_is_read(recording):
     assert [(one.edge, one.step) for one in events.arrived] == [("tfps_rows/Gather/_3", 7)]
     assert events.batches == 1
     stages = attribute(events).ns_by_stage()
-    # 20 ns between the arrival of the rows and the operation that uses them are part of that operation.
+    # The operation that uses the rows begins 20 ns after they came. The closure ends 50 ns after the last operation.
     assert {stage: ns for stage, ns in stages.items() if stage != "idle"} == {
         "input": 200,
         "ids": 110,
         "rows": 190,
         "compute": 300,
+        "other": 50,
     }
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from tfps import jobs
 from tfps.diagnosis.events import Span, TaskEvents
-from tfps.diagnosis.stage_names import IDLE
+from tfps.diagnosis.stage_names import IDLE, OTHER
 
 
 class Segment(NamedTuple):
@@ -129,11 +129,8 @@ class _Gaps:
     def __init__(self, events: TaskEvents) -> None:
         self._events = events
         self._waits, self._wait_ends = events.waits, [one.end for one in events.waits]
-        self._begins = [begin for begin, _ in events.calls]
-        # The end of the last call among the first n, for a search.
-        self._last_end: list[int] = []
-        for _, end in events.calls:
-            self._last_end.append(max(end, self._last_end[-1] if self._last_end else end))
+        self._calls = _union(events.calls)
+        self._unknown = IDLE if events.job == jobs.PS else OTHER
 
     def divide(self, begin: int, end: int, following: str | None) -> list[Segment]:
         """Returns the segments of a gap.
@@ -143,26 +140,34 @@ class _Gaps:
             end: its end.
             following: the stage of the operation that begins at its end; None at the end of the recording.
         """
-        # A call that begins in the gap: before it there was nothing to do.
-        found = bisect.bisect_right(self._begins, end) - 1
-        if found >= 0 and self._begins[found] > begin and not self._is_in_call(begin):
-            start = self._begins[found]
-            return [Segment(begin, start, (IDLE,)), *self._in_call(start, end, following)]
-        if not self._is_in_call(begin):
-            return [Segment(begin, end, (IDLE,))]
-        return self._in_call(begin, end, following)
+        segments: list[Segment] = []
+        at = begin
+        # Closures that were under way in the gap, at least in part.
+        for number in range(max(0, bisect.bisect_right(self._calls, (begin, begin)) - 1), len(self._calls)):
+            call_begin, call_end = (min(max(time, at), end) for time in self._calls[number])
+            if call_begin == end:
+                break
+            segments += [Segment(at, call_begin, (IDLE,))] * (call_begin > at)
+            # The end of a closure, when all of its operations are done, belongs to none of them.
+            last = following if call_end == end else OTHER
+            segments += self._in_call(call_begin, call_end, last)
+            at = call_end
+        segments += [Segment(at, end, (IDLE,))] * (end > at)
+        return segments
 
     def _in_call(self, begin: int, end: int, following: str | None) -> list[Segment]:
-        """Divides a gap in a closure, or its end, in which the closure has begun."""
+        """Divides a gap within a closure."""
         if begin >= end:
             return []
         last = bisect.bisect_right(self._wait_ends, end) - 1
         wait = self._waits[last] if last >= 0 and self._wait_ends[last] > begin else None
         if wait is None:
-            # Nothing ended, so the next operation was late; at the end of the recording it is not known what comes.
-            return [Segment(begin, end, (following or IDLE,))]
+            # Nothing ended, so the next operation was late. At both ends of the recording something may have been
+            # waited for that it does not have.
+            is_edge = begin == self._events.begin
+            return [Segment(begin, end, (self._unknown if is_edge or following is None else following,))]
         waited = self._segment_of(wait, begin)
-        rest = [Segment(wait.end, end, (following or IDLE,))] if end > wait.end else []
+        rest = [Segment(wait.end, end, (following or self._unknown,))] if end > wait.end else []
         return [waited, *rest]
 
     def _segment_of(self, wait: Span, begin: int) -> Segment:
@@ -171,7 +176,13 @@ class _Gaps:
             return Segment(begin, wait.end, (IDLE,))
         return Segment(begin, wait.end, (wait.stage,), wait)
 
-    def _is_in_call(self, at: int) -> bool:
-        """Whether a closure is under way at a time."""
-        found = bisect.bisect_right(self._begins, at) - 1
-        return found >= 0 and self._last_end[found] > at
+
+def _union(times: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Returns times in order that do not touch and cover the given ones."""
+    found: list[tuple[int, int]] = []
+    for begin, end in sorted(times):
+        if found and found[-1][1] >= begin:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((begin, end))
+    return found

@@ -145,4 +145,6 @@ def read_timeline(data: bytes) -> tuple[Timeline, str]:
         del task["step_ms"]
         tasks.append(TaskTimeline(**task))
     verdict = found["verdict"]
-    return Timeline(tuple(tasks), found["first_step"], found["last_step"]), verdict["advice"] if verdict else ""
+    return Timeline(tuple(tasks), found["first_step"], found["last_step"], found["fed"]), verdict[
+        "advice"
+    ] if verdict else ""

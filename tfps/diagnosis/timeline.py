@@ -62,11 +62,13 @@ class Timeline:
         tasks: the workers, then the servers.
         first_step: the number of the first step that may be in the recording.
         last_step: that of the last one.
+        fed: whether the chief read the batches and fed them to the workers.
     """
 
     tasks: tuple[TaskTimeline, ...]
     first_step: int = 0
     last_step: int = 0
+    fed: bool = False
 
     def of_job(self, job: str) -> list[TaskTimeline]:
         """Returns the tasks of a job that took part in a step."""
@@ -80,7 +82,8 @@ class Timeline:
     def to_json(self) -> dict[str, Any]:
         """Returns the timeline as values of JSON; a task has its `step_ms` beside its fields."""
         tasks = [dataclasses.asdict(task) | {"step_ms": task.step_ms} for task in self.tasks]
-        return {"format": 1, "first_step": self.first_step, "last_step": self.last_step, "tasks": tasks}
+        steps = {"first_step": self.first_step, "last_step": self.last_step}
+        return {"format": 1, **steps, "fed": self.fed, "tasks": tasks}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +151,8 @@ def make_timeline(recorded: Recorded, steps: Mapping[str, float], span: tuple[in
                 None if offset.error_ns is None else offset.error_ns / 1e6,
             )
         )
-    return Timeline(tuple(found), *span)
+    fed = not any(events.batches for events in recorded.events)
+    return Timeline(tuple(found), *span, fed=fed)
 
 
 class _Servers:

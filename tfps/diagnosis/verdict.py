@@ -27,6 +27,11 @@ _ADVICE = {
 }
 
 
+_FED = (
+    "a worker has nothing to run: the chief reads the batches. Give it a dataset that workers can read (see the log)."
+)
+
+
 class Verdict(NamedTuple):
     """What takes most of a step.
 
@@ -63,6 +68,8 @@ def judge(timeline: Timeline) -> Verdict | None:
     head = (
         f"{found[limit]:.2f} of the {step:.2f} ms of a worker's step ({share:.0%}) go to {_NOUNS.get(limit, limit)}: "
     )
+    if limit == IDLE and timeline.fed:
+        return Verdict(limit, share, head + _FED)
     if limit in (SERVERS, WIRE):
         return Verdict(limit, share, head + _advise_on_servers(limit, timeline))
     return Verdict(limit, share, head + _ADVICE[limit])
