@@ -159,6 +159,7 @@ class StepFunction:
             with seeds.twins_of(self._steps.strategy).loop():
                 self._count(self.mode.run_batch(functools.partial(self._runner.run_batch, batch)))
         self.closures.forget_whole_tables()
+        self._logs.publish()
         # Without the logs of the mode: `train_on_batch` returns what the step returned, in an order that users unpack.
         return self._logs.returned()
 

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.push_dedup import PushId
+from tfps.strategy.example_buffer import ExampleBuffer, Rows
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import WorkerBatches
 from tfps.training.device_steps import HOST, DeviceCopies, ThreadState, run_on_devices
@@ -54,6 +55,7 @@ class Program:
         workers: the number of workers that run such steps.
         devices: the devices that share the batch of a step on a worker; none if the steps run on its CPU alone.
         thread_state: hands what the trace of a step needs of this thread to another thread.
+        buffers: the examples that metrics collect; a closure sends back those of its steps.
     """
 
     run: Callable[[Nest], Mapping[str, tf.Tensor]]
@@ -62,6 +64,7 @@ class Program:
     workers: int = 1
     devices: Sequence[str] = ()
     thread_state: ThreadState = contextlib.nullcontext
+    buffers: Sequence[ExampleBuffer] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +76,14 @@ class Result:
         sums: the increase of each metric variable, in the order of `Program.sums`.
         logs: the sum over the steps of each value that a step returns, by name: numbers, or float32 arrays.
         measured: the values that the mode measured, float32 [`Closure.measures`]; they are added up over closures.
+        examples: the examples for each of `Program.buffers`.
     """
 
     steps: int
     sums: Sequence[np.ndarray[Any, Any]]
     logs: Mapping[str, "Floats | float"]
     measured: Sequence[float] = ()
+    examples: Sequence[Rows] = ()
 
 
 class Closure(abc.ABC):
@@ -131,7 +136,7 @@ class Closure(abc.ABC):
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned to the chief."""
         values = np.asarray(vector)
-        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs.
+        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, and the examples at the end.
         steps = int(values[:2].view(np.int64)[0])
         sums, at = [], 2
         for variable in self.program.sums:
@@ -145,7 +150,16 @@ class Closure(abc.ABC):
             # A copy, because a view would keep the whole vector. Most logs are numbers.
             logs[name] = values[at:end].reshape(shape).copy() if shape else float(values[at])
             at = end
-        return Result(steps, sums, logs, measured.tolist())
+        return Result(steps, sums, logs, measured.tolist(), self._read_examples(values[at:]))
+
+    def _read_examples(self, values: Floats) -> list[Rows]:
+        """Parses the end of a result: a lane with the number of examples for each buffer, then the examples."""
+        buffers, examples = self.program.buffers, list[Rows]()
+        at = len(buffers)
+        for buffer, count in zip(buffers, values[:at].view(np.int32).tolist(), strict=True):
+            examples.append(buffer.parse(values[at : at + count * buffer.width]))
+            at += count * buffer.width
+        return examples
 
     def _pull(
         self,
@@ -178,6 +192,8 @@ class Closure(abc.ABC):
             # These variables stay on the worker after a closure, so the next closure has to reset them.
             copies[variable.key] = local_copy(variable)
             tf.raw_ops.AssignVariableOp(resource=copies[variable.key], value=tf.zeros(variable.shape, variable.dtype))
+        for buffer in self.program.buffers:
+            copies[buffer.key] = buffer.begin_closure()
         if self.program.devices:
             variables = [*self.program.variables, *self.program.sums]
             self._device_copies = DeviceCopies(self.program.devices, copies, variables)
@@ -192,7 +208,9 @@ class Closure(abc.ABC):
         # A closure without batches may have no logs, but the vector must have the same length.
         size = sum(math.prod(shape) for _, shape in self._log_shapes)
         logs = tf.pad(logs, [[0, size - tf.size(logs)]])
-        return pack([steps, *sums, *([] if measured is None else [measured]), logs])
+        examples = [buffer.end_closure(copies[buffer.key]) for buffer in self.program.buffers]
+        counts = [tf.shape(rows)[0] for rows in examples]
+        return pack([steps, *sums, *([] if measured is None else [measured]), logs, *counts, *examples])
 
     def _run(
         self,
