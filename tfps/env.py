@@ -138,6 +138,11 @@ def silence_limit_s() -> float:
     return _positive_seconds("TFPS_SILENCE_LIMIT_S", 120.0)
 
 
+def runtime_dir() -> str | None:
+    """`XDG_RUNTIME_DIR`: the folder of this user for sockets, which ends with the session; None if unset."""
+    return os.environ.get("XDG_RUNTIME_DIR", "").strip() or None
+
+
 def server_log_level() -> str:
     """`TF_CPP_MIN_LOG_LEVEL` for the servers that tfps starts: the user's value, or "1" for warnings and errors."""
     return os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")

@@ -7,10 +7,11 @@ Threading: any thread. One lock, held for some additions, guards all fields.
 """
 
 import collections
+import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 from tfps.monitoring.snapshot import CheckpointState, LossEvent, Phase
@@ -51,6 +52,7 @@ class JobCounts:
         epochs_begun: the epochs of training that have begun in this program.
         epoch_step: the steps of this epoch.
         steps_per_epoch: the steps of a whole epoch.
+        fed: whether the chief reads the batches.
         steps: steps of training.
         examples: the examples in them.
         test_steps: steps of evaluation.
@@ -72,6 +74,7 @@ class JobCounts:
     epochs_begun: int = 0
     epoch_step: int = 0
     steps_per_epoch: int | None = None
+    fed: bool = False
     steps: int = 0
     examples: int = 0
     test_steps: int = 0
@@ -99,10 +102,12 @@ class JobRecord:
 
     Attributes:
         began: when the record began.
+        initial_epoch: the first epoch of the `fit` that runs, unless a callback has resumed it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock, self.began = clock, clock()
+        self.initial_epoch = 0
         self._lock = threading.Lock()
         # All plain values: `counts` copies what can change.
         self._now = JobCounts()
@@ -124,42 +129,42 @@ class JobRecord:
                 returns_of=dict(self._returns_of),
             )
 
-    def begin_epoch(
-        self,
-        kind: Kind,
-        mode: str = "",
-        epoch: int | None = None,
-        epochs: int | None = None,
-        steps: int | None = None,
-    ) -> None:
-        """Notes that an epoch of training, or an evaluation, has begun.
+    def begin_epoch(self, mode: str, epoch: int, epochs: int | None, steps: int | None, fed: bool = False) -> None:
+        """Notes that an epoch of training has begun.
 
         Args:
-            kind: which of the two; the other arguments are of training alone.
             mode: the mode of training.
             epoch: the epoch, from 0.
-            epochs: the number of epochs.
-            steps: the steps of the epoch.
+            epochs: the number of epochs; None if not known.
+            steps: the steps of the epoch; None if not known.
+            fed: whether the chief reads its batches.
         """
         with self._lock:
-            if kind == "test":
-                self._now = dataclasses.replace(self._now, phase="test")
-                return
             self._now = dataclasses.replace(
                 self._now,
-                phase="train",
                 mode=mode,
                 epoch=epoch,
                 epochs=epochs,
                 epochs_begun=self._now.epochs_begun + 1,
+                fed=fed,
                 epoch_step=0,
                 steps_per_epoch=steps,
             )
 
-    def set_phase(self, phase: Phase) -> None:
-        """Notes what the program does now."""
+    @contextlib.contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """Notes what the program does within the context; after it, it does again what it did before."""
+        before = self._set_phase(phase)
+        try:
+            yield
+        finally:
+            self._set_phase(before)
+
+    def _set_phase(self, phase: Phase) -> Phase:
+        """Sets the phase and returns the one before it."""
         with self._lock:
-            self._now = dataclasses.replace(self._now, phase=phase)
+            before, self._now = self._now.phase, dataclasses.replace(self._now, phase=phase)
+            return before
 
     def count_closure(self, kind: Kind, worker: int, steps: int, examples: int) -> None:
         """Counts a closure that has ended and whose steps are part of the model.

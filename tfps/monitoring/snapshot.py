@@ -21,8 +21,8 @@ FORMAT = 1
 TaskStatus: TypeAlias = Literal["up", "lost", "unknown"]
 """A task works; it is lost and may come back; or whether it works is not known."""
 
-Phase: TypeAlias = Literal["idle", "train", "test", "ended"]
-"""What the program does: nothing that is counted, `fit`, `evaluate`, or its strategy has ended."""
+Phase: TypeAlias = Literal["idle", "train", "test", "predict", "ended"]
+"""What the program does: nothing of these, `fit`, `evaluate`, `predict`; or its strategy has ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Snapshot:
         closures: closures that have ended, those of `evaluate` included.
         steps_per_s: the rate of `steps`.
         examples_per_s: the rate of `examples`.
-        metrics: the loss and the metrics, as the progress bar shows them. Values that are not finite are left out.
+        metrics: the loss and the metrics, as the progress bar shows them; None for a value that is not finite.
         tasks: the chief, the servers, the workers.
         tables: the tables, those with most traffic first.
         servers: what each server holds and moves.
@@ -224,7 +224,7 @@ class Snapshot:
     closures: int = 0
     steps_per_s: float | None = None
     examples_per_s: float | None = None
-    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     tasks: tuple[TaskState, ...] = ()
     tables: tuple[TableState, ...] = ()
     servers: tuple[ServerState, ...] = ()

@@ -23,6 +23,7 @@ from tfps import step
 from tfps.embedding.push_dedup import PushId
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import WorkerBatches
+from tfps.training.device_batches import count_examples
 from tfps.training.device_steps import HOST, DeviceCopies, ThreadState, run_on_devices
 from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DeviceLookups, DirectLookups, ReadWhole, Recording, Trace
@@ -73,12 +74,16 @@ class Result:
         sums: the increase of each metric variable, in the order of `Program.sums`.
         logs: the sum over the steps of each value that a step returns, by name: numbers, or float32 arrays.
         measured: the values that the mode measured, float32 [`Closure.measures`]; they are added up over closures.
+        examples: the number of examples in its batches.
+        worker: the worker that ran it.
     """
 
     steps: int
     sums: Sequence[np.ndarray[Any, Any]]
     logs: Mapping[str, "Floats | float"]
     measured: Sequence[float] = ()
+    examples: int = 0
+    worker: int = 0
 
 
 class Closure(abc.ABC):
@@ -131,7 +136,7 @@ class Closure(abc.ABC):
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned to the chief."""
         values = np.asarray(vector)
-        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs.
+        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, the examples.
         steps = int(values[:2].view(np.int64)[0])
         sums, at = [], 2
         for variable in self.program.sums:
@@ -145,7 +150,8 @@ class Closure(abc.ABC):
             # A copy, because a view would keep the whole vector. Most logs are numbers.
             logs[name] = values[at:end].reshape(shape).copy() if shape else float(values[at])
             at = end
-        return Result(steps, sums, logs, measured.tolist())
+        # float32 counts exactly up to 16 million, and a closure has fewer examples.
+        return Result(steps, sums, logs, measured.tolist(), int(values[at]))
 
     def _pull(
         self,
@@ -190,7 +196,7 @@ class Closure(abc.ABC):
         # These reads come after the steps: TensorFlow orders the reads and writes of one resource within a graph.
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self.program.sums]
         # A closure without batches may have no logs, but the vector must have the same length.
-        size = sum(math.prod(shape) for _, shape in self._log_shapes)
+        size = sum(math.prod(shape) for _, shape in self._log_shapes) + 1
         logs = tf.pad(logs, [[0, size - tf.size(logs)]])
         return pack([steps, *sums, *([] if measured is None else [measured]), logs])
 
@@ -202,7 +208,7 @@ class Closure(abc.ABC):
         stand_ins: Mapping[VariableKey, Any] | None = None,
         push_id: PushId | None = None,
     ) -> tf.Tensor:
-        """Traces one step; returns its logs as a float32 vector."""
+        """Traces one step; returns its logs and the number of its examples as a float32 vector."""
         assert self._exchange is not None
         assignments = self._exchange.assignments
         traced = step.Step(lookups, copies, stand_ins, self.contributes, push_id, assignments=assignments)
@@ -211,9 +217,16 @@ class Closure(abc.ABC):
     def _trace(self, traced: step.Step, batch: Nest) -> tf.Tensor:
         traced.numbering = self._numbering
         if isinstance(traced.lookups, DeviceLookups):
-            return self._trace_on_devices(traced, traced.lookups, batch)
-        with step.tracing(traced):
-            return self._run_program(batch)
+            logs = self._trace_on_devices(traced, traced.lookups, batch)
+        else:
+            with step.tracing(traced):
+                logs = self._run_program(batch)
+        return self._with_examples(logs, batch)
+
+    @staticmethod
+    def _with_examples(logs: tf.Tensor, batch: Nest) -> tf.Tensor:
+        """Puts the number of examples behind the logs of a step, or of steps: both are added up over steps."""
+        return tf.concat([logs, tf.reshape(tf.cast(count_examples(batch), tf.float32), [1])], 0)
 
     def _run_program(self, batch: Nest) -> tf.Tensor:
         return self._logs_vector(self.program.run(batch))
