@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib  # how to leave a replica is not public
 
-from tfps import jobs
+from tfps import env, jobs
 from tfps.cluster import devices
 from tfps.cluster.cards import count_cards
 from tfps.cluster.connection import Connection, reconnect_tensorflow
@@ -28,6 +28,7 @@ from tfps.embedding.table import Table
 from tfps.errors import ConfigError
 from tfps.inputs.paths import current_folder
 from tfps.inputs.worker_input import WorkerInput
+from tfps.monitoring.metrics_port import check_settings
 from tfps.monitoring.record import JobRecord
 from tfps.ops import library
 from tfps.placement.advice import default_exchange_every
@@ -159,6 +160,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         # A cluster that is given needs no process manager: a task of SLURM may want servers of its own.
         config = find_task() if arguments.cluster is None else from_environment()
         arguments.check_against(config)
+        if env.metrics_port() is not None:
+            check_settings()
         # If the library was built for another TensorFlow, this raises a clear error. Otherwise the servers would fail
         # to start.
         library.load()
