@@ -40,7 +40,7 @@ class EpochLogs:
         self._totals.add(result)
         for variable, added in zip(self._steps.sums(), result.sums, strict=True):
             variable.assign_add(added)
-        for buffer, rows in zip(self._steps.buffers(), result.examples, strict=True):
+        for buffer, rows in zip(self._steps.buffers(), result.collected, strict=True):
             buffer.add(rows)
         # A closure that found no more input ran no step, and its sums are 0.
         for name, value in result.logs.items():

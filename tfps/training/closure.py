@@ -24,6 +24,7 @@ from tfps.embedding.push_dedup import PushId
 from tfps.strategy.example_buffer import ExampleBuffer, Rows
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import WorkerBatches
+from tfps.training.device_batches import count_examples
 from tfps.training.device_steps import HOST, DeviceCopies, ThreadState, run_on_devices
 from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DeviceLookups, DirectLookups, ReadWhole, Recording, Trace
@@ -76,14 +77,18 @@ class Result:
         sums: the increase of each metric variable, in the order of `Program.sums`.
         logs: the sum over the steps of each value that a step returns, by name: numbers, or float32 arrays.
         measured: the values that the mode measured, float32 [`Closure.measures`]; they are added up over closures.
-        examples: the examples for each of `Program.buffers`.
+        examples: the number of examples in its batches.
+        worker: the worker that ran it.
+        collected: the examples for each of `Program.buffers`.
     """
 
     steps: int
     sums: Sequence[np.ndarray[Any, Any]]
     logs: Mapping[str, "Floats | float"]
     measured: Sequence[float] = ()
-    examples: Sequence[Rows] = ()
+    examples: int = 0
+    worker: int = 0
+    collected: Sequence[Rows] = ()
 
 
 class Closure(abc.ABC):
@@ -136,7 +141,8 @@ class Closure(abc.ABC):
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned to the chief."""
         values = np.asarray(vector)
-        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, and the examples at the end.
+        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, the number of examples, and what
+        # metrics collect at the end.
         steps = int(values[:2].view(np.int64)[0])
         sums, at = [], 2
         for variable in self.program.sums:
@@ -150,16 +156,18 @@ class Closure(abc.ABC):
             # A copy, because a view would keep the whole vector. Most logs are numbers.
             logs[name] = values[at:end].reshape(shape).copy() if shape else float(values[at])
             at = end
-        return Result(steps, sums, logs, measured.tolist(), self._read_examples(values[at:]))
+        # float32 counts exactly up to 16 million, and a closure has fewer examples.
+        collected = self._read_collected(values[at + 1 :])
+        return Result(steps, sums, logs, measured.tolist(), int(values[at]), collected=collected)
 
-    def _read_examples(self, values: Floats) -> list[Rows]:
+    def _read_collected(self, values: Floats) -> list[Rows]:
         """Parses the end of a result: a lane with the number of examples for each buffer, then the examples."""
-        buffers, examples = self.program.buffers, list[Rows]()
+        buffers, collected = self.program.buffers, list[Rows]()
         at = len(buffers)
         for buffer, count in zip(buffers, values[:at].view(np.int32).tolist(), strict=True):
-            examples.append(buffer.parse(values[at : at + count * buffer.width]))
+            collected.append(buffer.parse(values[at : at + count * buffer.width]))
             at += count * buffer.width
-        return examples
+        return collected
 
     def _pull(
         self,
@@ -206,11 +214,11 @@ class Closure(abc.ABC):
         # These reads come after the steps: TensorFlow orders the reads and writes of one resource within a graph.
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self.program.sums]
         # A closure without batches may have no logs, but the vector must have the same length.
-        size = sum(math.prod(shape) for _, shape in self._log_shapes)
+        size = sum(math.prod(shape) for _, shape in self._log_shapes) + 1
         logs = tf.pad(logs, [[0, size - tf.size(logs)]])
-        examples = [buffer.end_closure(copies[buffer.key]) for buffer in self.program.buffers]
-        counts = [tf.shape(rows)[0] for rows in examples]
-        return pack([steps, *sums, *([] if measured is None else [measured]), logs, *counts, *examples])
+        collected = [buffer.end_closure(copies[buffer.key]) for buffer in self.program.buffers]
+        counts = [tf.shape(rows)[0] for rows in collected]
+        return pack([steps, *sums, *([] if measured is None else [measured]), logs, *counts, *collected])
 
     def _run(
         self,
@@ -220,7 +228,7 @@ class Closure(abc.ABC):
         stand_ins: Mapping[VariableKey, Any] | None = None,
         push_id: PushId | None = None,
     ) -> tf.Tensor:
-        """Traces one step; returns its logs as a float32 vector."""
+        """Traces one step; returns its logs and the number of its examples as a float32 vector."""
         assert self._exchange is not None
         assignments = self._exchange.assignments
         traced = step.Step(lookups, copies, stand_ins, self.contributes, push_id, assignments=assignments)
@@ -229,9 +237,16 @@ class Closure(abc.ABC):
     def _trace(self, traced: step.Step, batch: Nest) -> tf.Tensor:
         traced.numbering = self._numbering
         if isinstance(traced.lookups, DeviceLookups):
-            return self._trace_on_devices(traced, traced.lookups, batch)
-        with step.tracing(traced):
-            return self._run_program(batch)
+            logs = self._trace_on_devices(traced, traced.lookups, batch)
+        else:
+            with step.tracing(traced):
+                logs = self._run_program(batch)
+        return self._with_examples(logs, batch)
+
+    @staticmethod
+    def _with_examples(logs: tf.Tensor, batch: Nest) -> tf.Tensor:
+        """Puts the number of examples behind the logs of a step, or of steps: both are added up over steps."""
+        return tf.concat([logs, tf.reshape(tf.cast(count_examples(batch), tf.float32), [1])], 0)
 
     def _run_program(self, batch: Nest) -> tf.Tensor:
         return self._logs_vector(self.program.run(batch))
