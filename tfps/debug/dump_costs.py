@@ -1,0 +1,86 @@
+"""What a dump costs: estimated before it begins, and told when it ends."""
+
+import contextlib
+import functools
+import json
+import logging
+
+import keras
+import tensorflow as tf
+
+from tfps.cluster import worker_functions
+from tfps.debug.worker import Costs
+from tfps.runtime.losses import WorkerLostError
+from tfps.strategy.strategy import ParameterServerStrategy
+
+_LOG = logging.getLogger("tfps")
+_DRAIN_S = 60.0
+"""The most seconds that the end of `fit` waits for the disk of a worker: 256 MB take a second on most."""
+
+
+def bytes_of(variable: keras.Variable) -> int:
+    """Returns the bytes of the value of a variable."""
+    return int(tf.TensorShape(variable.shape).num_elements()) * int(tf.as_dtype(variable.dtype).size)
+
+
+def show(size: float) -> str:
+    """Returns a number of bytes as text: "3.2 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def collect(dump: str, strategy: ParameterServerStrategy | None) -> Costs:
+    """Waits until workers have written their steps; returns the costs of all of them.
+
+    Args:
+        dump: the key of the dump.
+        strategy: the strategy whose workers write; None for this process.
+    """
+    finish = functools.partial(_finish, dump)
+    # A model whose steps run eagerly writes here, and so does one without a strategy.
+    costs = _read(finish())
+    hosts = set() if strategy is None else {strategy.host_of(shard) for shard in range(strategy.num_workers)}
+    for worker in sorted(hosts):
+        assert strategy is not None
+        with contextlib.suppress(WorkerLostError):
+            costs += _read(strategy.pool.call(worker, finish))
+    return costs
+
+
+def tell(costs: Costs, path: str, step_s: float, limit_bytes: int) -> None:
+    """Logs the costs of a dump.
+
+    Args:
+        costs: the costs of all workers.
+        path: where the dump is.
+        step_s: the seconds for which workers have trained, added up.
+        limit_bytes: the limit of the dump.
+    """
+    _LOG.info(
+        "Dump: %d steps, %s in %d files of %s. Steps waited %.2f s for it, %.1f %% of their time; writing took %.2f s "
+        "beside them.",
+        *(costs.steps, show(costs.bytes), 2 * costs.steps, path),
+        *(costs.held_s, 100 * costs.held_s / max(step_s, 1e-9), costs.written_s),
+    )
+    if costs.over_limit:
+        _LOG.warning(
+            "Dump: %d steps were not dumped, because `limit_bytes` is %s.", costs.over_limit, show(limit_bytes)
+        )
+    if costs.left_out:
+        why = costs.problem or "the disk was slower than training"
+        _LOG.warning("Dump: %d steps were left out: %s.", costs.left_out, why)
+
+
+def _finish(dump: str) -> tf.Tensor:
+    inputs = [tf.constant(dump), tf.constant(_DRAIN_S, tf.float64)]
+    (found,) = worker_functions.call("tfps.debug.worker", "finish", inputs, [tf.string])
+    return found
+
+
+def _read(found: object) -> Costs:
+    text = found.numpy() if hasattr(found, "numpy") else found
+    text = text.item() if hasattr(text, "item") else text
+    return Costs(**json.loads(text))
