@@ -38,7 +38,7 @@ class Capture:
 
     Attributes:
         outputs: the (path of the layer, number of its call, tensors) of each call of a layer, in order.
-        ids: the (layer, ids) of each call of an embedding layer whose matrix is no table, int64 [n].
+        rows: the (layer, ids, rows) that each call of an embedding layer has read whose matrix is no table.
         gradients: the (gradient, variable) pairs that optimizers got, in order.
         unseen: the paths of layers with calls in a branch or a loop, whose tensors no other graph can use.
     """
@@ -46,7 +46,7 @@ class Capture:
     def __init__(self, layers: ModelLayers, batch: Nest) -> None:
         self.layers, self.batch = layers, batch
         self.outputs: list[tuple[str, int, list[tf.Tensor]]] = []
-        self.ids: list[tuple[keras.layers.Layer, tf.Tensor]] = []
+        self.rows: list[tuple[keras.layers.Layer, tf.Tensor, tf.Tensor]] = []
         self.gradients: list[tuple[Gradient, keras.Variable]] = []
         self.unseen: set[str] = set()
         self.is_applying = False
@@ -67,7 +67,8 @@ class Capture:
             return
         self.note_output(path, flat)
         if args and self.layers.reads_rows_itself(layer) and (ids := _flat_ids(args[0])) is not None:
-            self.ids.append((layer, ids))
+            # Read here: the step will update the matrix.
+            self.rows.append((layer, *_read_rows(layer, ids)))
 
     def note_output(self, path: str, tensors: list[tf.Tensor]) -> None:
         """Takes note of what a layer has returned."""
@@ -244,6 +245,15 @@ def _flat_ids(ids: Any) -> tf.Tensor | None:
     if isinstance(flat, (tf.SparseTensor, tf.RaggedTensor)) or not tf.is_tensor(flat):
         return None
     return tf.reshape(tf.cast(flat, tf.int64), [-1]) if flat.dtype.is_integer or flat.dtype.is_floating else None
+
+
+def _read_rows(layer: keras.layers.Embedding, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Reads rows of an embedding layer; returns their ids, each once, and the rows."""
+    matrix = tf.convert_to_tensor(layer.embeddings)
+    # Padding may be negative, and an id that is out of range is the error of the layer.
+    valid = tf.boolean_mask(ids, (ids >= 0) & (ids < tf.shape(matrix, tf.int64)[0]))
+    unique = tf.unique(valid)[0]
+    return unique, tf.gather(matrix, unique)
 
 
 @contextlib.contextmanager

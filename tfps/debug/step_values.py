@@ -9,7 +9,6 @@ Threading: the thread that traces the step.
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
-import keras
 import tensorflow as tf
 
 from tfps import step
@@ -114,16 +113,8 @@ def _rows_of_tables(capture: Capture) -> Iterator[tuple[tuple[str, str], tf.Tens
 
 def _rows_of_layers(capture: Capture) -> Iterator[tuple[tuple[str, str], tf.Tensor, tf.Tensor]]:
     """Yields the rows of embedding layers whose matrix is no table."""
-    for layer, ids in capture.ids:
-        yield capture.layers.locate(layer.embeddings), *_read_rows(layer, ids)
-
-
-def _read_rows(layer: keras.layers.Embedding, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    matrix = tf.convert_to_tensor(layer.embeddings)
-    # Padding may be negative, and an id that is out of range is the error of the layer.
-    valid = tf.boolean_mask(ids, (ids >= 0) & (ids < tf.shape(matrix, tf.int64)[0]))
-    unique = tf.unique(valid)[0]
-    return unique, tf.gather(matrix, unique)
+    for layer, ids, values in capture.rows:
+        yield capture.layers.locate(layer.embeddings), ids, values
 
 
 def _ids_of(ids: tf.Tensor, table: RoutedRows | tf.Variable) -> tf.Tensor:
