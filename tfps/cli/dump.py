@@ -16,6 +16,7 @@ and prints the first operation and layer whose result is NaN or infinite; it end
 """
 
 import json
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from absl import flags
 
 from tfps.checks import check_number
 from tfps.cli.command import Command
-from tfps.errors import TfpsError
+from tfps.errors import ConfigError, TfpsError
 
 if TYPE_CHECKING:
     from tfps.debug.diff import Comparison, Difference
@@ -109,9 +110,7 @@ def _show(url: str) -> int:
 
     dump = DumpReader(url)
     chosen = [
-        (step, worker)
-        for step, worker in dump.steps
-        if _STEP.value in (None, step) and _WORKER.value in (None, worker)
+        (step, worker) for step, worker in dump.steps if _STEP.value in (None, step) and _WORKER.value in (None, worker)
     ]
     if not chosen:
         raise DumpError(
@@ -188,9 +187,16 @@ def _without_infinity(value: Any) -> Any:
 
 
 def _replay(file: str, url: str) -> int:
+    from tfps.cli.source import Source
+    from tfps.debug.nan_file import read_saved
     from tfps.debug.replay import replay
 
-    found = replay(file, url, _WORKER.value)
+    # Read first: building a model takes seconds.
+    saved = read_saved(url, _WORKER.value)
+    path, _, function = file.partition(":")
+    if not pathlib.Path(path).is_file():
+        raise ConfigError(f"the model must be a Python file, FILE or FILE:FUNCTION. Received: {file!r}.")
+    found = replay(Source(path, function or None).model, saved)
     print(_printable_lines(found.lines()))
     return 0 if found.is_not_finite else 1
 

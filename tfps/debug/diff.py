@@ -4,11 +4,11 @@ Threading: any. No TensorFlow.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from tfps.debug.layer_names import match_layers
 from tfps.debug.reading import DumpReader
 from tfps.debug.step_file import PARAMETER, Array, Value
 from tfps.errors import DumpError
@@ -81,7 +81,7 @@ def find_parting(ours: DumpReader, theirs: DumpReader, rtol: float = RTOL, atol:
         DumpError: a dump is broken, or they have nothing in common.
     """
     pairs, only_parameters = _pair_steps(ours, theirs)
-    names = _match_layers(ours.layers, theirs.layers)
+    names = match_layers(ours.layers, theirs.layers)
     compared = 0
     for number, (left, right) in enumerate(pairs, 1):
         known = {value.entry.key: value for value in _renamed(theirs.values(*right), names)}
@@ -151,9 +151,7 @@ def _describe_ids(ours: Array, theirs: Array) -> str:
     return f"row ids differ, {'; '.join(told)}"
 
 
-def _pair_steps(
-    ours: DumpReader, theirs: DumpReader
-) -> tuple[list[tuple[tuple[int, int], tuple[int, int]]], bool]:
+def _pair_steps(ours: DumpReader, theirs: DumpReader) -> tuple[list[tuple[tuple[int, int], tuple[int, int]]], bool]:
     """Returns the pairs of steps to compare, and whether only their parameters can be."""
     if ours.workers == theirs.workers or not (len(ours.workers) == 1 or len(theirs.workers) == 1):
         pairs = [(one, one) for one in ours.steps if one in set(theirs.steps)]
@@ -183,15 +181,6 @@ def _describe_steps(dump: DumpReader) -> str:
         return "no step"
     workers = ", ".join(map(str, dump.workers))
     return f"steps {dump.steps[0][0]} to {dump.steps[-1][0]} of worker {workers}"
-
-
-def _match_layers(ours: Sequence[str], theirs: Sequence[str]) -> Mapping[str, str]:
-    """Returns the layer of the first dump for each layer of the second one."""
-    plain = ([re.sub(r"_\d+(?=/|$)", "", name) for name in names] for names in (ours, theirs))
-    # Keras numbers layers without a name in each program: "dense" is "dense_2" in the third model of another one.
-    if set(ours) != set(theirs) and len(set(map(tuple, plain))) == 1:
-        return dict(zip(theirs, ours, strict=True))
-    return {name: name for name in theirs}
 
 
 def _renamed(values: Sequence[Value], names: Mapping[str, str]) -> Iterator[Value]:

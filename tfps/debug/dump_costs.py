@@ -1,16 +1,14 @@
 """What a dump costs: estimated before it begins, and told when it ends."""
 
-import contextlib
 import functools
-import json
 import logging
+import operator
 
 import keras
 import tensorflow as tf
 
-from tfps.cluster import worker_functions
+from tfps.debug.on_workers import call_all
 from tfps.debug.worker import Costs
-from tfps.runtime.losses import WorkerLostError
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _LOG = logging.getLogger("tfps")
@@ -39,15 +37,8 @@ def collect(dump: str, strategy: ParameterServerStrategy | None) -> Costs:
         dump: the key of the dump.
         strategy: the strategy whose workers write; None for this process.
     """
-    finish = functools.partial(_finish, dump)
-    # A model whose steps run eagerly writes here, and so does one without a strategy.
-    costs = _read(finish())
-    hosts = set() if strategy is None else {strategy.host_of(shard) for shard in range(strategy.num_workers)}
-    for worker in sorted(hosts):
-        assert strategy is not None
-        with contextlib.suppress(WorkerLostError):
-            costs += _read(strategy.pool.call(worker, finish))
-    return costs
+    found = call_all(strategy, "tfps.debug.worker", "finish", [dump, _DRAIN_S])
+    return functools.reduce(operator.add, (Costs(**one) for one in found))
 
 
 def tell(costs: Costs, path: str, step_s: float, limit_bytes: int) -> None:
@@ -72,15 +63,3 @@ def tell(costs: Costs, path: str, step_s: float, limit_bytes: int) -> None:
     if costs.left_out:
         why = costs.problem or "the disk was slower than training"
         _LOG.warning("Dump: %d steps were left out: %s.", costs.left_out, why)
-
-
-def _finish(dump: str) -> tf.Tensor:
-    inputs = [tf.constant(dump), tf.constant(_DRAIN_S, tf.float64)]
-    (found,) = worker_functions.call("tfps.debug.worker", "finish", inputs, [tf.string])
-    return found
-
-
-def _read(found: object) -> Costs:
-    text = found.numpy() if hasattr(found, "numpy") else found
-    text = text.item() if hasattr(text, "item") else text
-    return Costs(**json.loads(text))

@@ -28,22 +28,26 @@ class ModelLayers:
 
     def __init__(self, model: keras.Model) -> None:
         self.layers: list[keras.layers.Layer] = list(model._flatten_layers(include_self=False))
-        self._prefix = f"{model.name}/"
         self._paths: dict[int, str] = {}
+        seen: set[str] = set()
         for layer in self.layers:
-            path = self._plain(layer.path or layer.name)
+            path = str(layer.path or layer.name).removeprefix(f"{model.name}/")
             # Keras lets layers have one name.
-            while path in self._paths.values():
+            while path in seen:
                 path += "'"
             self._paths[id(layer)] = path
+            seen.add(path)
         # The layer of a nested model comes later than the model, and has the variable.
         owners = {id(variable): layer for layer in self.layers for variable in layer.variables}
         self._variables = {id(variable): variable for layer in self.layers for variable in layer.variables}
         own = {id(variable): variable for variable in model.variables if id(variable) not in owners}
         self._variables |= own
         self._owners = {key: self._paths[id(layer)] for key, layer in owners.items()} | dict.fromkeys(own, "")
+        self._names = self._name_variables()
         self._tables = {
-            value.key: key for key, variable in self._variables.items() if isinstance(value := value_of(variable), Table)
+            value.key: key
+            for key, variable in self._variables.items()
+            if isinstance(value := value_of(variable), Table)
         }
         self._of_rows = {
             id(layer.embeddings): layer
@@ -51,8 +55,17 @@ class ModelLayers:
             if isinstance(layer, keras.layers.Embedding) and layer.built
         }
 
-    def _plain(self, path: str) -> str:
-        return path.removeprefix(self._prefix)
+    def _name_variables(self) -> dict[int, tuple[str, str]]:
+        names: dict[int, tuple[str, str]] = {}
+        seen: set[tuple[str, str]] = set()
+        for key, variable in self._variables.items():
+            owner, name = self._owners[key], str(variable.name)
+            # A layer may have several variables of one name.
+            while (owner, name) in seen:
+                name += "'"
+            names[key] = owner, name
+            seen.add((owner, name))
+        return names
 
     @property
     def names(self) -> dict[str, str]:
@@ -65,18 +78,21 @@ class ModelLayers:
 
     def locate(self, variable: keras.Variable) -> tuple[str, str]:
         """Returns the path of the layer that has a variable, and the name of the variable in it."""
-        owner = self._owners.get(id(variable), "")
-        return owner, str(variable.name)
+        return self._names.get(id(variable), ("", str(variable.name)))
 
     def locate_table(self, key: VariableKey) -> tuple[str, str] | None:
         """Returns the same for a table; None if no layer of the model has it."""
         return self.locate(self._variables[self._tables[key]]) if key in self._tables else None
 
-    def dense_variables(self) -> Iterator[keras.Variable]:
-        """Yields the variables of floating-point numbers that are no matrix of rows, in the order of the layers."""
-        for key, variable in self._variables.items():
-            is_rows = key in self._of_rows or isinstance(value_of(variable), Table)
-            if not is_rows and isinstance(variable, Variable) and "float" in str(variable.dtype):
+    def dense_variables(self, only_floats: bool = True) -> Iterator[keras.Variable]:
+        """Yields the variables that are no matrix of rows, in the order of the layers.
+
+        Args:
+            only_floats: whether variables of integers are left out, such as the state of a random generator.
+        """
+        for variable in self._variables.values():
+            is_dense = isinstance(variable, Variable) and not self.has_rows(variable)
+            if is_dense and (not only_floats or "float" in str(variable.dtype)):
                 yield variable
 
     def has_rows(self, variable: keras.Variable) -> bool:

@@ -40,6 +40,7 @@ class Capture:
         outputs: the (path of the layer, number of its call, tensors) of each call of a layer, in order.
         rows: the (layer, ids, rows) that each call of an embedding layer has read whose matrix is no table.
         gradients: the (gradient, variable) pairs that optimizers got, in order.
+        running: the paths of the layers whose `call` has begun and has not returned.
         unseen: the paths of layers with calls in a branch or a loop, whose tensors no other graph can use.
     """
 
@@ -48,6 +49,7 @@ class Capture:
         self.outputs: list[tuple[str, int, list[tf.Tensor]]] = []
         self.rows: list[tuple[keras.layers.Layer, tf.Tensor, tf.Tensor]] = []
         self.gradients: list[tuple[Gradient, keras.Variable]] = []
+        self.running: list[str] = []
         self.unseen: set[str] = set()
         self.is_applying = False
         self._calls: dict[str, int] = {}
@@ -108,7 +110,8 @@ class _Observation:
     def __init__(self, model: keras.Model) -> None:
         self.observers: list[Observer] = []
         self._model = weakref.ref(model)
-        self._replaced: list[tuple[Any, str]] = []
+        # Each with what the object itself had under the name; None if it had the method of its class.
+        self._replaced: list[tuple[Any, str, Method | None]] = []
         self._jit_compile: Any = None
 
     def install(self) -> None:
@@ -126,8 +129,11 @@ class _Observation:
         forget_steps(model)
 
     def remove(self) -> None:
-        for owner, name in self._replaced:
-            object.__delattr__(owner, name)
+        for owner, name, own in self._replaced:
+            if own is None:
+                object.__delattr__(owner, name)
+            else:
+                object.__setattr__(owner, name, own)
         self._replaced.clear()
         model = self._model()
         if model is not None:
@@ -135,7 +141,7 @@ class _Observation:
             forget_steps(model)
 
     def _replace(self, owner: Any, name: str, replacement: Method) -> None:
-        stock = getattr(owner, name)
+        own, stock = vars(owner).get(name), getattr(owner, name)
 
         @functools.wraps(stock)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -143,14 +149,14 @@ class _Observation:
 
         # Keras tracks what is assigned in the plain way.
         object.__setattr__(owner, name, call)
-        self._replaced.append((owner, name))
+        self._replaced.append((owner, name, own))
 
 
 _OBSERVATIONS: "weakref.WeakKeyDictionary[keras.Model, _Observation]" = weakref.WeakKeyDictionary()
 
 
 def observe(model: keras.Model, observer: Observer) -> None:
-    """Lets an observer see the steps of a built model that are traced from now on; those traced before are forgotten."""
+    """Lets an observer see the steps of a built model, which are traced anew."""
     observation = _OBSERVATIONS.setdefault(model, _Observation(model))
     if observation.observers:
         # Layers and optimizers may have changed, and steps have to be traced anew.
@@ -203,16 +209,27 @@ def _train_step(observation: _Observation, stock: Method, data: Nest) -> Nest:
 
 
 def _call(layer: keras.layers.Layer, stock: Method, *args: Any, **kwargs: Any) -> Nest:
+    capture = _CURRENT.capture
+    if capture is None:
+        return stock(*args, **kwargs)
+    capture.running.append(capture.layers.path_of(layer))
     result = stock(*args, **kwargs)
-    if _CURRENT.capture is not None:
-        _CURRENT.capture.note_call(layer, args, result)
+    # Not in a `finally`: if the layer fails, this says which one it was.
+    capture.running.pop()
+    capture.note_call(layer, args, result)
     return result
 
 
 def _compute_loss(stock: Method, *args: Any, **kwargs: Any) -> Any:
+    capture = _CURRENT.capture
+    if capture is None:
+        return stock(*args, **kwargs)
+    # A step may call layers in its loss.
+    capture.running.append(LOSS)
     loss = stock(*args, **kwargs)
-    if _CURRENT.capture is not None and tf.is_tensor(loss) and _CURRENT.capture.is_usable(loss):
-        _CURRENT.capture.note_output(LOSS, [loss])
+    capture.running.pop()
+    if tf.is_tensor(loss) and capture.is_usable(loss):
+        capture.note_output(LOSS, [loss])
     return loss
 
 

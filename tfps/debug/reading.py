@@ -87,7 +87,6 @@ class DumpReader:
         return found
 
 
-
 def _value(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Value:
     entry = Entry(fields["layer"], fields["kind"], fields["name"], "ids" in fields)
     return Value(entry, arrays[entry.key], arrays[entry.ids_key] if entry.has_ids else None)

@@ -115,10 +115,10 @@ def _check_steps(value: object) -> Sequence[int] | None:
         return None
     if isinstance(value, range):
         # Backwards it names the same steps.
-        steps = value if value.step > 0 else value[::-1]
-        if not steps or steps[0] < 0:
+        ascending = value if value.step > 0 else value[::-1]
+        if not ascending or ascending[0] < 0:
             raise _bad_steps(value)
-        return steps
+        return ascending
     if is_integer(value):
         raise _bad_steps(value)
     steps = _check_numbers("steps", value)
@@ -132,8 +132,12 @@ def _check_steps(value: object) -> Sequence[int] | None:
 def _check_numbers(name: str, value: object) -> tuple[int, ...]:
     numbers = check_list(name, value, f"a list of numbers of {name}, from 0")
     if not numbers or not all(is_integer(number) and number >= 0 for number in numbers):
-        raise _bad_steps(value) if name == "steps" else ConfigError(
-            f"`{name}` must be a list of numbers of {name}, from 0, or None for all. Received: {value!r}."
+        raise (
+            _bad_steps(value)
+            if name == "steps"
+            else ConfigError(
+                f"`{name}` must be a list of numbers of {name}, from 0, or None for all. Received: {value!r}."
+            )
         )
     return tuple(sorted({int(number) for number in numbers}))
 

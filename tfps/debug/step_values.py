@@ -55,6 +55,12 @@ def parameters(layers: ModelLayers, is_wanted: Callable[[str], bool]) -> list[St
     ]
 
 
+def all_parameters(layers: ModelLayers) -> list[StepValue]:
+    """Reads all dense variables of a model, also those of integers, before a step changes them."""
+    located = [(*layers.locate(variable), variable) for variable in layers.dense_variables(only_floats=False)]
+    return [StepValue(Entry(path, PARAMETER, name), tf.convert_to_tensor(one)) for path, name, one in located]
+
+
 def outputs(capture: Capture, is_wanted: Callable[[str], bool]) -> list[StepValue]:
     """Returns the outputs of some layers, and the loss."""
     found = []

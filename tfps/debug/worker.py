@@ -71,8 +71,9 @@ class Costs:
 
     def __add__(self, other: "Costs") -> "Costs":
         """Adds the costs of another worker."""
-        ours, theirs = dataclasses.astuple(self)[:-1], dataclasses.astuple(other)[:-1]
-        return Costs(*(a + b for a, b in zip(ours, theirs, strict=True)), self.problem or other.problem)
+        ours, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        sums = {name: ours[name] + theirs[name] for name in ours if name != "problem"}
+        return Costs(**sums, problem=self.problem or other.problem)
 
 
 @dataclasses.dataclass(frozen=True)
