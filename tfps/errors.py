@@ -146,6 +146,10 @@ class ExportGapError(ExportError):
         self.version, self.missing = version, missing
 
 
+class DumpError(TfpsError, ValueError):
+    """A dump of steps cannot be written or read, is broken, or cannot be compared with another one."""
+
+
 class LibraryError(TfpsError, RuntimeError):
     """The C++ library is missing, was built for another TensorFlow, or cannot be loaded."""
 

@@ -46,7 +46,7 @@ class ModelSteps:
         model: a weak proxy of the model.
         strategy: the strategy whose workers run the steps.
         summary_state: the default writer of summaries in the thread of the training loop.
-        writes_summaries: whether a step writes summaries; False before the first trace.
+        uses_numbers: whether a step uses its number, for summaries or a dump; False before the first trace.
         returned: the logs that a step returns, as it was traced last; None before the first trace.
 
     Threading: steps are traced in the main thread; steps over fed batches are traced in the threads of the pool.
@@ -56,7 +56,7 @@ class ModelSteps:
         self.model: keras.Model = weakref.proxy(model)
         self.strategy: ParameterServerStrategy = model.distribute_strategy
         self.returned: ReturnedLogs | None = None
-        self.writes_summaries = False
+        self.uses_numbers = False
         self.summary_state: State = {}
         self._step = step
         # Variables that steps use and the model does not know, found when a step is traced: generators, the state of
@@ -190,15 +190,16 @@ class ModelSteps:
             return self._run_elsewhere(batch)
         with self.in_scope():
             begin = operations_so_far()
-            # The first trace of a step is a recording, which shows whether it writes any.
-            if self.writes_summaries:
+            # The first trace of a step is a recording, which shows whether it writes summaries.
+            if self.uses_numbers:
                 forget_name_scopes()
             values = self.values_of(self.outputs(batch, has_copies), begin)
             if has_copies:
                 devices = 1 if current is None else current.devices
                 plain_variables.check_assigned(begin, self.strategy.num_workers, devices)
             counters = stored_values(map(moving_averages.iterations_of, optimizers_of(self.model)), DenseVariable)
-            self.writes_summaries = number_summaries(begin, counters) or self.writes_summaries
+            uses_number = current is not None and current.uses_number
+            self.uses_numbers = number_summaries(begin, counters) or uses_number or self.uses_numbers
             return values
 
     def _run_elsewhere(self, batch: Nest) -> Mapping[str, tf.Tensor]:

@@ -192,9 +192,8 @@ class Closure(abc.ABC):
         """Pulls by an exchange and sets the metric sums to zero; returns all local copies."""
         self._exchange = exchange
         exchange.pull()
-        self._numbering = step.Numbering(
-            tf.cast(order.number, tf.int64), tf.cast(order.stride, tf.int64), exchange.pulled
-        )
+        number, stride, shard = (tf.cast(one, tf.int64) for one in (order.number, order.stride, order.shard))
+        self._numbering = step.Numbering(number, stride, exchange.pulled, shard)
         copies: Copies = dict(exchange.copies)
         for variable in self.program.sums:
             # These variables stay on the worker after a closure, so the next closure has to reset them.
