@@ -106,7 +106,9 @@ def test_refusals(strategy):
             model = make([metric], STILL(0.0))
         model.fit(dataset((FEATURES, labels)), verbose=0)
 
-    with pytest.raises(ConfigError, match=r"`by` of metric 'group_auc'.*Received: 'usr'. Valid: one of \['user', 'item'\]"):
+    with pytest.raises(
+        ConfigError, match=r"`by` of metric 'group_auc'.*Received: 'usr'. Valid: one of \['user', 'item'\]"
+    ):
         fit(metrics.GroupAUC("usr"))
     with pytest.raises(LabelError, match="`y_true` of metric 'auc' must be 0 or 1. Received: 2.0"):
         fit(metrics.AUC(), LABELS * 2)

@@ -91,7 +91,9 @@ def _length(part: Part, offset: int, head: bytes) -> int:
         raise broken(part.file, f"byte {offset}", f"{len(head)} bytes are left, which are too few for a record")
     length, stored = struct.unpack_from("<QI", head)
     if stored != _mask(_checksum(head[:8])):
-        raise broken(part.file, f"byte {offset}", "the checksum of a length is wrong; no record of TFRecord begins here")
+        raise broken(
+            part.file, f"byte {offset}", "the checksum of a length is wrong; no record of TFRecord begins here"
+        )
     return int(length)
 
 

@@ -9,8 +9,8 @@ from tfps.checks import check_choice
 from tfps.keras.features import check_by
 from tfps.metrics.collecting import LIMIT, CollectingMetric
 from tfps.metrics.examples import Examples
-from tfps.metrics.pairs import count_group_pairs
 from tfps.metrics.pairs import Pairs as _Pairs
+from tfps.metrics.pairs import count_group_pairs
 
 _WEIGHTINGS = ("examples", "positives", "groups")
 
@@ -38,9 +38,7 @@ class GroupAUC(CollectingMetric):
         ConfigError: an argument breaks its rule.
     """
 
-    def __init__(
-        self, by: str | int, weighting: str = "examples", limit: int = LIMIT, name: str = "group_auc"
-    ) -> None:
+    def __init__(self, by: str | int, weighting: str = "examples", limit: int = LIMIT, name: str = "group_auc") -> None:
         super().__init__(check_by("by", by), limit, name)
         self.weighting = check_choice("weighting", weighting, _WEIGHTINGS)
 
@@ -75,9 +73,7 @@ class PositiveNegativeRatio(CollectingMetric):
         ConfigError: an argument breaks its rule.
     """
 
-    def __init__(
-        self, by: str | int | None = None, limit: int = LIMIT, name: str = "positive_negative_ratio"
-    ) -> None:
+    def __init__(self, by: str | int | None = None, limit: int = LIMIT, name: str = "positive_negative_ratio") -> None:
         super().__init__(by, limit, name)
 
     def _compute(self, examples: Examples) -> float:

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.push_dedup import PushId
+from tfps.stages import EXCHANGE, in_stage
 from tfps.strategy.example_buffer import ExampleBuffer, Rows
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import WorkerBatches
@@ -206,6 +207,7 @@ class Closure(abc.ABC):
             self._device_copies = DeviceCopies(self.program.devices, copies, variables)
         return copies
 
+    @in_stage(EXCHANGE)
     def _result(
         self, copies: Copies, steps: tf.Tensor, logs: tf.Tensor, measured: tf.Tensor | None = None
     ) -> tf.Tensor:

@@ -32,7 +32,9 @@ def install_untrained() -> None:
         replacing.replace(TensorFlowTrainer, "test_step", _test_step, untrained.is_wanted)
 
 
-def _compute_metrics(stock: Method, model: keras.Model, x: Nest, y: Nest, y_pred: Nest, *args: Any, **kwargs: Any) -> Any:
+def _compute_metrics(
+    stock: Method, model: keras.Model, x: Nest, y: Nest, y_pred: Nest, *args: Any, **kwargs: Any
+) -> Any:
     """Keeps the features where metrics find them."""
     with features.using(Features(model, x, y_pred, untrained.prediction(model))):
         return stock(model, x, y, y_pred, *args, **kwargs)
