@@ -1,7 +1,9 @@
 """Keras callbacks of tfps."""
 
+from tfps.debug.dump import Dump
+from tfps.debug.first_nan import FirstNaN
 from tfps.keras.checkpoint_callback import Checkpoint
 from tfps.keras.export_callback import Export
 from tfps.keras.profile_callback import Profile
 
-__all__ = ["Checkpoint", "Export", "Profile"]
+__all__ = ["Checkpoint", "Dump", "Export", "FirstNaN", "Profile"]

@@ -43,6 +43,7 @@ class TaskOrder:
         log_path: the file that its output is appended to.
         threads: compute threads of one op; 0 for one per core.
         cpu_devices: its logical CPU devices.
+        metrics_port: the port of its metrics; 0 for none.
     """
 
     job: str
@@ -51,6 +52,7 @@ class TaskOrder:
     log_path: str
     threads: int = 0
     cpu_devices: int = 1
+    metrics_port: int = 0
 
     @property
     def name(self) -> str:
