@@ -87,7 +87,7 @@ class JobReader:
             metrics=read_metrics(counts.logs),
             tasks=tasks,
             tables=self._tables.read(strategy, counts, steps_per_s),
-            servers=server_states(strategy, tasks),
+            servers=server_states(strategy, self._tables, tasks),
             drift=read_drift(counts.logs),
             checkpoint=counts.checkpoint,
             losses=counts.losses,
