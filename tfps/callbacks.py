@@ -5,5 +5,6 @@ from tfps.debug.first_nan import FirstNaN
 from tfps.keras.checkpoint_callback import Checkpoint
 from tfps.keras.export_callback import Export
 from tfps.keras.profile_callback import Profile
+from tfps.keras.tensorboard_callback import TensorBoard
 
-__all__ = ["Checkpoint", "Dump", "Export", "FirstNaN", "Profile"]
+__all__ = ["Checkpoint", "Dump", "Export", "FirstNaN", "Profile", "TensorBoard"]

@@ -90,6 +90,7 @@ def recording():
     made.add(thread, "ExecutorDoneCallback", 950, 960, id=7)
     made.add(grpc, "ExecutorState::Process", 1000, 1500, id=8)
     made.add(grpc, "my_map/Add:AddV2", 1100, 1200)
+    made.add(grpc, "EagerService:Enqueue", 90, 970)
     made.add(grpc, "Iterator::Root::Prefetch", 1300, 1400)
     return made
 
@@ -138,7 +139,7 @@ def test_kinds_of_which_there_are_too_many_are_dropped(recording):
     recording.add(line, "ThreadpoolListener::Record", 1, 1)
     before = read_events(recording.data(), "worker", 1, "h")
     space = xspace.new_space(trim(recording.data(), most=10))
-    assert [len(line.events) for line in space.planes[0].lines] == [8, 4, 0]
+    assert [len(line.events) for line in space.planes[0].lines] == [8, 5, 0]
     after = read_events(space.SerializeToString(), "worker", 1, "h")
     assert after.spans == before.spans and after.waits == before.waits
 
@@ -159,7 +160,7 @@ def test_the_messages_are_those_of_tensorflow(recording):
     theirs = xplane_pb2.XSpace.FromString(recording.data())
     plane = theirs.planes[0]
     found = [plane.event_metadata[event.metadata_id].name for line in plane.lines for event in line.events]
-    assert "dense/MatMul:MatMul" in found and len(found) == 12
+    assert "dense/MatMul:MatMul" in found and len(found) == 13
     assert theirs.SerializeToString(deterministic=True) == xplane_pb2.XSpace.FromString(
         xspace.new_space(theirs.SerializeToString()).SerializeToString()
     ).SerializeToString(deterministic=True)

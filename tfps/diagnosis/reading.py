@@ -26,8 +26,9 @@ _UNKNOWN = 0
 _OF_DATASET = -1
 """The same, in a thread that only runs datasets."""
 _DATASETS = b"tf_data"
-# "while/body/_25/dense/MatMul:MatMul", but not "Iterator::Root::Prefetch" or "EagerLocalExecute: __inference_trace".
-_OPERATION = re.compile(r"^(?P<name>[^:\s]+):(?P<op>\w+)$")
+# "while/body/_25/dense/MatMul:MatMul", but not "Iterator::Root::Prefetch", "EagerLocalExecute: __inference_trace"
+# or "EagerService:Enqueue", a call of the chief that lasts as long as the closure.
+_OPERATION = re.compile(r"^(?!EagerService:)(?P<name>[^:\s]+):(?P<op>\w+)$")
 _NUMBERED = re.compile(r"^(?P<base>.*)/_(?P<number>\d+)$")
 # A rendezvous key: sender; incarnation; receiver; tensor; frame.
 _RECEIVER = re.compile(r"^[^;]*;[^;]*;/job:(?P<job>\w+)/replica:\d+/task:(?P<index>\d+)/")
