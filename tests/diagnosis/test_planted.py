@@ -32,7 +32,12 @@ class Proxy:
     def _accept(self):
         while True:
             near, _ = self._listener.accept()
-            far = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            # The server has not started yet.
+            except OSError:
+                near.close()
+                continue
             for one, other in ((near, far), (far, near)):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
