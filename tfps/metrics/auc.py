@@ -60,7 +60,9 @@ class AUC(SumMetric):
         places = (tf.clip_by_value(logits, -_MOST_LOGIT, _MOST_LOGIT) / (2 * _MOST_LOGIT) + 0.5) * self.num_buckets
         # A conversion of NaN to an integer is undefined. Its weight makes the result NaN instead.
         buckets = tf.cast(tf.where(is_number, places, 0.0), tf.int32)
-        buckets = tf.minimum(buckets, self.num_buckets - 1) + tf.cast(batch.labels, tf.int32) * self.num_buckets
+        # A wrong label must not fail here, before the check of labels names it.
+        is_positive = tf.cast(batch.labels > 0.5, tf.int32)
+        buckets = tf.minimum(buckets, self.num_buckets - 1) + is_positive * self.num_buckets
         counted = tf.where(is_number | (batch.weights == 0), batch.weights, float("nan"))
         histogram = tf.math.unsorted_segment_sum(counted, buckets, 2 * self.num_buckets)
         self._histogram.assign_add(tf.reshape(histogram, [2, self.num_buckets]))

@@ -72,7 +72,7 @@ class CollectingMetric(keras.metrics.Metric):
             BufferLimitError: there are more examples than `limit`.
         """
         batch = read_batch(self.name, y_true, y_pred, sample_weight)
-        rows = to_rows(batch, group_ids(self.name, self.by, groups, batch.labels))
+        rows = to_rows(batch, group_ids(self.name, self.by, groups, y_pred))
         counts = batch.weights != 0
         # Keras only builds its metrics there.
         if in_stateless_scope():
