@@ -73,4 +73,3 @@ def all_metrics():
         metrics.Calibration(),
         metrics.Sliced(metrics.ExactAUC(), by="user", values=SLICED_USERS, name="sliced"),
     ]
-

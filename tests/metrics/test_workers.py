@@ -37,7 +37,7 @@ def test_fit_and_evaluate(strategy, mode):
         logs = {name: values[epoch] for name, values in history.items()}
         is_near(logs, scores)
         is_near({name: logs[f"val_{name}"] for name in logs if f"val_{name}" in logs}, scores)
-    assert len(model.metrics[1].metrics[1].tfps_buffer) == (WEIGHTS > 0).sum()
+    assert model.metrics[1].metrics[1].tfps_buffer.size == (WEIGHTS > 0).sum()
 
 
 def test_fed_batches_and_single_ones(strategy):
@@ -103,7 +103,9 @@ def test_refusals(strategy):
             model = make([metric], STILL(0.0))
         model.fit(dataset((FEATURES, labels)), verbose=0)
 
-    with pytest.raises(ConfigError, match=r"`by` of metric 'group_auc'.*Received: 'usr'. Valid: one of \['user', 'item'\]"):
+    with pytest.raises(
+        ConfigError, match=r"`by` of metric 'group_auc'.*Received: 'usr'. Valid: one of \['user', 'item'\]"
+    ):
         fit(metrics.GroupAUC("usr"))
     with pytest.raises(LabelError, match="`y_true` of metric 'auc' must be 0 or 1. Received: 2"):
         fit(metrics.AUC(), LABELS * 2)

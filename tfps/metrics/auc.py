@@ -21,8 +21,8 @@ _MOST_LOGIT = 14.0
 class AUC(SumMetric):
     """The area under the ROC curve: the probability that a positive example scores above a negative one.
 
-    Scores are counted in buckets of equal width on the scale of logits, from -14 to 14, so that probabilities near 0 and
-    1 are told apart. Two examples in one bucket count as a tie. So the result differs from the exact one by at most
+    Scores are counted in buckets of equal width on the scale of logits, from -14 to 14, so that probabilities near 0
+    and 1 are told apart. Two examples in one bucket count as a tie. So the result differs from the exact one by at most
     `error_bound`, which is larger where all scores are nearly equal, as before training.
 
     Cost: 16 bytes a bucket in the result of each closure. Memory: the same on the chief and on each worker.

@@ -124,4 +124,3 @@ def _as_ids(metric: str, values: tf.Tensor) -> tf.Tensor:
         f"`groups` of metric {metric!r} must be integers or strings. Received: {values.dtype.name}, which rounds large "
         "ids. Valid: for example int64."
     )
-

@@ -47,6 +47,7 @@ class CollectingMetric(keras.metrics.Metric):
         super().__init__(name=name)
         self.by = None if by is None else check_by("by", by)
         self.limit = check_integer("limit", limit, at_least=1)
+        feature_hooks.install_results()
         if self.by is not None:
             feature_hooks.install()
         mine = weakref.WeakMethod(self._publish)

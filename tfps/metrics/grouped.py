@@ -9,8 +9,7 @@ from tfps.checks import check_choice
 from tfps.keras.features import check_by
 from tfps.metrics.collecting import LIMIT, CollectingMetric
 from tfps.metrics.examples import Examples
-from tfps.metrics.pairs import count_group_pairs
-from tfps.metrics.pairs import Pairs as _Pairs
+from tfps.metrics.pairs import Pairs, count_group_pairs
 
 _WEIGHTINGS = ("examples", "positives", "groups")
 
@@ -21,8 +20,8 @@ class GroupAUC(CollectingMetric):
 
     GAUC = sum_g w_g AUC_g / sum_g w_g over the groups that have both classes. Ties count half.
 
-    Memory: 20 bytes an example on the chief. Cost: 20 bytes an example in the results of closures, and a sort at the end
-    of an epoch (0.25 s for a million examples). While an epoch runs, its logs have NaN.
+    Memory: 20 bytes an example on the chief. Cost: 20 bytes an example in the results of closures, and a sort at the
+    end of an epoch (0.25 s for a million examples). While an epoch runs, its logs have NaN.
 
     Source: G. Zhou et al., Deep Interest Network for Click-Through Rate Prediction, KDD 2018.
 
@@ -38,9 +37,7 @@ class GroupAUC(CollectingMetric):
         ConfigError: an argument breaks its rule.
     """
 
-    def __init__(
-        self, by: str | int, weighting: str = "examples", limit: int = LIMIT, name: str = "group_auc"
-    ) -> None:
+    def __init__(self, by: str | int, weighting: str = "examples", limit: int = LIMIT, name: str = "group_auc") -> None:
         super().__init__(check_by("by", by), limit, name)
         self.weighting = check_choice("weighting", weighting, _WEIGHTINGS)
 
@@ -75,14 +72,12 @@ class PositiveNegativeRatio(CollectingMetric):
         ConfigError: an argument breaks its rule.
     """
 
-    def __init__(
-        self, by: str | int | None = None, limit: int = LIMIT, name: str = "positive_negative_ratio"
-    ) -> None:
+    def __init__(self, by: str | int | None = None, limit: int = LIMIT, name: str = "positive_negative_ratio") -> None:
         super().__init__(by, limit, name)
 
     def _compute(self, examples: Examples) -> float:
         groups = count_group_pairs(examples)
-        found = _Pairs(*(float(np.sum(one)) for one in (groups.concordant, groups.pairs, groups.tied)))
+        found = Pairs(*(float(np.sum(one)) for one in (groups.concordant, groups.pairs, groups.tied)))
         concordant = found.concordant + found.tied / 2
         discordant = found.pairs - concordant
         if not discordant:
