@@ -6,8 +6,8 @@
     tfps-top --once                one board as text, for logs
     tfps-top --json                a line of JSON every two seconds; with --once, one line
 
-Every program that makes a strategy can be watched. It notices a board by the two milliseconds that each snapshot takes
-beside its training, and pays nothing without one. The keys q and Ctrl-C end the board, not the job.
+Every program that makes a strategy can be watched. A board costs it 5 ms of CPU every two seconds, beside its training,
+and nothing is paid without one. The keys q and Ctrl-C end the board, not the job.
 """
 
 import contextlib
