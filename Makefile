@@ -1,7 +1,7 @@
 # make demo       trains the example job on a cluster of processes on this machine
 # make demo-online  learns a click log by the minute and serves it meanwhile, beside a model that is retrained daily
 # make test       runs the tests; both first make .venv with the package and its C++ ops (about two minutes, once)
-# make test-slow  trains the examples' models on real data, each for a minute or more
+# make test-slow  trains the examples' models on real data, and runs further cases of what the tests cover
 # make test-faults  kills and stops processes at random moments, in each mode; FAULT_SEEDS=10 for more of them
 # make test-gpu   runs the tests that need cards; each says that it was skipped where there is none
 # make test-upstream  runs Keras's own tests inside a scope of tfps

@@ -38,6 +38,7 @@ PUBLIC = {
         "eviction",
         "explain_strategy",
         "layers",
+        "metrics",
         "models",
         "nn",
         "optimizers",
@@ -48,11 +49,16 @@ PUBLIC = {
     },
     "tfps.choice": {"Candidate", "Explanation", "Hardware", "Footprint", "StepCounts"},
     "tfps.layers": {"DynamicEmbedding", "DynamicEmbeddingBag", "EmbeddingBag", "fingerprint"},
+    "tfps.metrics": {
+        *("AUC", "Calibration", "ExactAUC", "GroupAUC", "LogLoss", "MeanReciprocalRank", "NDCG"),
+        *("NormalizedEntropy", "PositiveNegativeRatio", "Progressive", "RecallAtK", "Sliced"),
+    },
     "tfps.models": {"SkipGram"},
     "tfps.text": {"keep_probabilities", "neighbour_pairs"},
     "tfps.optimizers": {"Geo", "RowwiseAdagrad", "Sync"},
     "tfps.nn": {"embedding_lookup", "embedding_lookup_sparse", "safe_embedding_lookup_sparse"},
     "tfps.errors": {
+        "BufferLimitError",
         "CheckpointError",
         "CheckpointMismatchError",
         "ClusterError",
@@ -62,6 +68,7 @@ PUBLIC = {
         "ExportGapError",
         "IdRangeError",
         "InputFileError",
+        "LabelError",
         "LibraryError",
         "NotFiniteError",
         "PlanError",
@@ -117,7 +124,7 @@ INTERNAL = {
     "slots_of",
 }
 NOT_CALLED = {"__version__", "callbacks", "checkpoint", "choice", "layers", "models", "nn", "optimizers", "serving"}
-NOT_CALLED |= {"admission", "eviction", "streaming", "text"}
+NOT_CALLED |= {"admission", "eviction", "metrics", "streaming", "text"}
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in sorted(names - NOT_CALLED)]
 
 

@@ -98,6 +98,14 @@ class InputFileError(TfpsError, OSError):
         self.task, self.path = task, path
 
 
+class BufferLimitError(TfpsError, MemoryError):
+    """A metric has collected more examples than its `limit`. The message names the metric."""
+
+
+class LabelError(TfpsError, ValueError):
+    """A metric got a label that it cannot count. The message names the metric and the valid labels."""
+
+
 class SourceError(TfpsError, OSError):
     """A stream cannot be read: its source is not there, cannot be reached, or has lost records.
 
@@ -136,6 +144,10 @@ class ExportGapError(ExportError):
     def __init__(self, message: str, *, version: int | None = None, missing: int | None = None) -> None:
         super().__init__(message)
         self.version, self.missing = version, missing
+
+
+class DumpError(TfpsError, ValueError):
+    """A dump of steps cannot be written or read, is broken, or cannot be compared with another one."""
 
 
 class LibraryError(TfpsError, RuntimeError):

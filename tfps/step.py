@@ -127,11 +127,13 @@ class Numbering:
         number: the number of the first step of the closure, an int64 scalar.
         stride: the difference between the numbers of a step and the next one of the closure; 0 if they are not known.
         pulled: the values of the copies at the start of the closure, by variable key.
+        shard: the number of the input shard, which is that of its worker unless the worker was lost, an int64 scalar.
     """
 
     number: tf.Tensor
     stride: tf.Tensor
     pulled: Mapping[VariableKey, tf.Tensor]
+    shard: tf.Tensor
 
 
 class Step:
@@ -151,9 +153,12 @@ class Step:
     Attributes:
         gradients: the `TableGradient` of each lookup whose backward pass was traced; the push of this step uses them.
         looked_up: the (table, ids) of each lookup so far.
+        found: the `LookupResult` of each of them.
         whole_reads: the (table, all its rows) of each time that the step read a table whole.
         contributions: the gradients that were handed over so far; None if the step makes its own updates.
         numbering: the numbers of the steps of the closure; None if the step belongs to none.
+        uses_number: whether the step uses its number among the steps of all workers, which the chief then has to know.
+        saved_in: where a step with a gradient that is not finite is saved, for messages; None if it is not.
         reducer: reduces the gradients of dense variables over the workers; None if each worker uses its own.
         summed: the keys of tables whose gradients of repeated ids are summed first in this step, as Keras does where a
             part of the gradient of the table is dense.
@@ -184,6 +189,8 @@ class Step:
         self.exported = exported
         self._pushes = 0
         self.numbering: Numbering | None = None
+        self.uses_number = False
+        self.saved_in: str | None = None
         self.reducer: Reducer | None = None
         self.lookups = lookups
         self.contributions: list[Contribution] | None = [] if contributes else None
@@ -195,6 +202,7 @@ class Step:
         self._sources: dict[VariableKey, tf.Tensor] = {}
         self.gradients: list[Any] = []
         self.looked_up: list[tuple[Any, tf.Tensor]] = []
+        self.found: list[Any] = []
         self.drawn: list[Any] = []
         self.summed: set[VariableKey] = set()
         self.uncopied: dict[VariableKey, Any] = {}

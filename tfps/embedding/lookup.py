@@ -40,7 +40,9 @@ def look_up(table: RoutedRows, ids: tf.Tensor) -> LookupResult:
             raise error.with_traceback(None) from None
     # A regularizer of this step uses these ids to look up the same rows.
     current.looked_up.append((table, ids))
-    return current.lookups.look_up(table, ids)
+    found: LookupResult = current.lookups.look_up(table, ids)
+    current.found.append(found)
+    return found
 
 
 def _check_not_rounded(table: RoutedRows, ids: tf.Tensor) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from tfps import step
 from tfps.cluster.faults import raise_translated
 from tfps.embedding.local_table import LocalTable, find_stand_in
 from tfps.embedding.merged import MergedGradient
@@ -76,7 +77,9 @@ def _message(
         value = value_of(variable)
         if isinstance(value, Table) and isinstance(gradient, tf.IndexedSlices):
             rows[number] = _bad_rows(gradient, value)
-    return not_finite.describe(names, finite, rows, tf.convert_to_tensor(optimizer.iterations))
+    current = step.current()
+    saved_in = None if current is None else current.saved_in
+    return not_finite.describe(names, finite, rows, tf.convert_to_tensor(optimizer.iterations), saved_in)
 
 
 def _bad_rows(gradient: tf.IndexedSlices, table: Table) -> tf.Tensor:

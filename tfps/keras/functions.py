@@ -169,6 +169,7 @@ class StepFunction:
             with seeds.twins_of(self._steps.strategy).loop():
                 self._count(self.mode.run_batch(functools.partial(self._runner.run_batch, batch)))
         self.closures.forget_whole_tables()
+        self._logs.publish()
         # Without the logs of the mode: `train_on_batch` returns what the step returned, in an order that users unpack.
         return self._logs.returned()
 
@@ -192,8 +193,8 @@ class StepFunction:
         name = LOOKAHEAD if self._first_steps is not None else TEST_LOOKAHEAD
         lookahead = getattr(self._steps.model, name, None)
         self._logs.lag = lookahead is None or not lookahead.reads_logs
-        # It costs a read from a server. Whether fed steps write summaries is only known once the first closure runs.
-        numbered = self._steps.writes_summaries or epoch.source.is_fed
+        # It costs a read from a server. Whether fed steps use numbers is only known once the first closure runs.
+        numbered = self._steps.uses_numbers or epoch.source.is_fed
         if numbered and self._first_steps is not None and self._steps.model.optimizer is not None:
             self._runner.trained = self._steps.trained_steps()
         self._runner.lookahead = lookahead.steps if lookahead is not None else lambda workers: None

@@ -21,6 +21,8 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.push_dedup import PushId
+from tfps.stages import EXCHANGE, in_stage
+from tfps.strategy.example_buffer import ExampleBuffer, Rows
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import WorkerBatches
 from tfps.training.device_batches import count_examples
@@ -55,6 +57,7 @@ class Program:
         workers: the number of workers that run such steps.
         devices: the devices that share the batch of a step on a worker; none if the steps run on its CPU alone.
         thread_state: hands what the trace of a step needs of this thread to another thread.
+        buffers: the examples that metrics collect; a closure sends back those of its steps.
     """
 
     run: Callable[[Nest], Mapping[str, tf.Tensor]]
@@ -63,6 +66,7 @@ class Program:
     workers: int = 1
     devices: Sequence[str] = ()
     thread_state: ThreadState = contextlib.nullcontext
+    buffers: Sequence[ExampleBuffer] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Result:
         measured: the values that the mode measured, float32 [`Closure.measures`]; they are added up over closures.
         examples: the number of examples in its batches.
         worker: the worker that ran it.
+        collected: the examples for each of `Program.buffers`.
     """
 
     steps: int
@@ -84,6 +89,7 @@ class Result:
     measured: Sequence[float] = ()
     examples: int = 0
     worker: int = 0
+    collected: Sequence[Rows] = ()
 
 
 class Closure(abc.ABC):
@@ -136,7 +142,8 @@ class Closure(abc.ABC):
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned to the chief."""
         values = np.asarray(vector)
-        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, the examples.
+        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, the number of examples, and what
+        # metrics collect at the end.
         steps = int(values[:2].view(np.int64)[0])
         sums, at = [], 2
         for variable in self.program.sums:
@@ -151,7 +158,17 @@ class Closure(abc.ABC):
             logs[name] = values[at:end].reshape(shape).copy() if shape else float(values[at])
             at = end
         # float32 counts exactly up to 16 million, and a closure has fewer examples.
-        return Result(steps, sums, logs, measured.tolist(), int(values[at]))
+        collected = self._read_collected(values[at + 1 :])
+        return Result(steps, sums, logs, measured.tolist(), int(values[at]), collected=collected)
+
+    def _read_collected(self, values: Floats) -> list[Rows]:
+        """Parses the end of a result: a lane with the number of examples for each buffer, then the examples."""
+        buffers, collected = self.program.buffers, list[Rows]()
+        at = len(buffers)
+        for buffer, count in zip(buffers, values[:at].view(np.int32).tolist(), strict=True):
+            collected.append(buffer.parse(values[at : at + count * buffer.width]))
+            at += count * buffer.width
+        return collected
 
     def _pull(
         self,
@@ -176,19 +193,21 @@ class Closure(abc.ABC):
         """Pulls by an exchange and sets the metric sums to zero; returns all local copies."""
         self._exchange = exchange
         exchange.pull()
-        self._numbering = step.Numbering(
-            tf.cast(order.number, tf.int64), tf.cast(order.stride, tf.int64), exchange.pulled
-        )
+        number, stride, shard = (tf.cast(one, tf.int64) for one in (order.number, order.stride, order.shard))
+        self._numbering = step.Numbering(number, stride, exchange.pulled, shard)
         copies: Copies = dict(exchange.copies)
         for variable in self.program.sums:
             # These variables stay on the worker after a closure, so the next closure has to reset them.
             copies[variable.key] = local_copy(variable)
             tf.raw_ops.AssignVariableOp(resource=copies[variable.key], value=tf.zeros(variable.shape, variable.dtype))
+        for buffer in self.program.buffers:
+            copies[buffer.key] = buffer.begin_closure()
         if self.program.devices:
             variables = [*self.program.variables, *self.program.sums]
             self._device_copies = DeviceCopies(self.program.devices, copies, variables)
         return copies
 
+    @in_stage(EXCHANGE)
     def _result(
         self, copies: Copies, steps: tf.Tensor, logs: tf.Tensor, measured: tf.Tensor | None = None
     ) -> tf.Tensor:
@@ -198,7 +217,9 @@ class Closure(abc.ABC):
         # A closure without batches may have no logs, but the vector must have the same length.
         size = sum(math.prod(shape) for _, shape in self._log_shapes) + 1
         logs = tf.pad(logs, [[0, size - tf.size(logs)]])
-        return pack([steps, *sums, *([] if measured is None else [measured]), logs])
+        collected = [buffer.end_closure(copies[buffer.key]) for buffer in self.program.buffers]
+        counts = [tf.shape(rows)[0] for rows in collected]
+        return pack([steps, *sums, *([] if measured is None else [measured]), logs, *counts, *collected])
 
     def _run(
         self,

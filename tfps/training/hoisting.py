@@ -24,6 +24,7 @@ from tfps.embedding.table import Table
 from tfps.embedding.whole import all_ids, is_read, never, say_once
 from tfps.errors import UnsupportedError
 from tfps.runtime.remote_variables import operations_of
+from tfps.stages import IDS, in_stage
 from tfps.training.copied_tensors import copy_tensor
 from tfps.training.device_batches import divide, share_spec
 from tfps.types import Nest, VariableKey
@@ -256,6 +257,7 @@ class Recording:
         self._lookups = [Recorded(one.table, None) if one.table.key in keys else one for one in self._lookups]
         self._sort()
 
+    @in_stage(IDS)
     def ids(self, batch: Nest) -> list[tf.Tensor]:
         """Copies the operations that compute the ids of early lookups, and applies them to `batch`; returns the ids."""
         shares = [batch] if self._devices == 1 else divide(batch, self._devices).batches

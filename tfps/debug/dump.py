@@ -1,0 +1,218 @@
+"""`Dump`: writes what steps compute, while `fit` trains a model."""
+
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfps.checks import check_choice, check_integer
+from tfps.cluster import worker_functions
+from tfps.debug import dump_costs, step_values
+from tfps.debug.folder import open_folder
+from tfps.debug.model_layers import ModelLayers
+from tfps.debug.observation import Capture, observe, stop_observing
+from tfps.debug.observed_fit import ObservedFit
+from tfps.debug.selection import GRADIENTS, ROWS, VALUES, WHAT, Selection
+from tfps.debug.step_file import FORMATS, HEADER, NPZ, PARQUET
+from tfps.debug.step_number import is_one_of, number_and_worker
+from tfps.debug.step_values import StepValue
+from tfps.debug.worker import DumpSettings, encode_setup
+from tfps.errors import ConfigError
+from tfps.keras.model_content import strategy_of
+from tfps.keras.optimizers import leading_optimizer
+from tfps.version import __version__
+
+_LOG = logging.getLogger("tfps")
+
+LIMIT_BYTES = 1 << 30
+"""The most bytes of a dump unless the user chooses: enough for 10,000 steps of 100 kB."""
+_WORKER = "tfps.debug.worker"
+
+
+class Dump(keras.callbacks.Callback):
+    """Writes parameters, outputs of layers, gradients and touched rows of the steps that `fit` trains.
+
+    `tfps-dump diff` compares two dumps: a run with a correct one, a cluster with one process. It works for models of a
+    `ParameterServerStrategy` and for models without a strategy. Each worker writes its own steps; where workers do not
+    share a disk with the program, `url` is an object store, or their files are on their own disks. A step does not wait
+    for the disk. If the disk is so slow that 256 MB wait, steps are left out, and the log says so.
+
+    While the callback is in use, a step does more work, and the log says how much at the end. It costs nothing in a
+    `fit` without the callback: steps are traced anew then, without it.
+
+    Args:
+        url: the folder of the dump, a path or an fsspec URL. It is made if it is not there, and holds one dump.
+        layers: names or paths of layers; None for all. A nested model stands for all its layers.
+        steps: a range, or a list, of the numbers of the steps, from 0; None for all. They are counted as one process
+            counts its batches, over all workers; in `Sync` and all-reduce training all workers take part in each step.
+        workers: the numbers of the workers that write; None for all.
+        what: some of "values" (dense parameters before the step, and outputs of layers), "gradients" (of dense
+            parameters) and "rows" (of tables and embeddings: ids, rows before the step, gradients by id).
+        limit_bytes: the most bytes that are written. Then dumping ends with a warning, and training goes on. None for
+            1 GiB; a dump that is sure to be larger is then refused.
+        format: "npz" or "parquet", which needs pyarrow.
+
+    Raises:
+        ConfigError: an argument breaks its rule; the folder holds another dump; a library is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        layers: Sequence[str] | None = None,
+        steps: Sequence[int] | None = None,
+        workers: Sequence[int] | None = None,
+        what: Sequence[str] = WHAT,
+        limit_bytes: int | None = None,
+        format: str = NPZ,
+    ) -> None:
+        super().__init__()
+        self._selection = Selection(layers, steps, workers, what)
+        self._limit_bytes = None if limit_bytes is None else check_integer("limit_bytes", limit_bytes, at_least=1)
+        self._format = check_choice("format", format, FORMATS)
+        if self._format == PARQUET:
+            _check_pyarrow()
+        self._folder = open_folder(url)
+        self._dump, self._is_new = uuid.uuid4().hex, True
+        _check_empty(self._folder.path, self._folder.names())
+        self._fit = ObservedFit("Dump", self._begin_steps, self._end_steps)
+        self._chosen: set[str] = set()
+        self._settings: DumpSettings | None = None
+        self._began_at = 0.0
+
+    def set_params(self, params: Mapping[str, Any]) -> None:
+        """Begins the dump. Keras calls this before it makes the function of a step, and when it has set the model."""
+        super().set_params(params)
+        self._fit.begin(self.model)
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Waits for the disk, says what the dump has cost, and takes it out of the model's steps."""
+        self._fit.end(self.model)
+        strategy = strategy_of(self.model)
+        costs = dump_costs.collect(self._dump, strategy)
+        workers = 1 if strategy is None else strategy.num_workers
+        dump_costs.tell(costs, self._folder.path, (time.monotonic() - self._began_at) * workers, self._limit())
+
+    def begin(self, capture: Capture) -> tuple[tf.Tensor, tf.Tensor, list[StepValue]]:
+        """See `Observer`: returns the number of the step, its worker and the parameters before it."""
+        number, worker = number_and_worker(leading_optimizer(self.model))
+        wanted = VALUES in self._selection.what
+        return number, worker, step_values.parameters(capture.layers, self._is_wanted) if wanted else []
+
+    def before_update(self, capture: Capture, begun: object) -> Sequence[tf.Tensor]:
+        """See `Observer`. No update waits for a dump."""
+        return ()
+
+    def end(self, capture: Capture, begun: tuple[tf.Tensor, tf.Tensor, list[StepValue]]) -> None:
+        """See `Observer`: sends the values of the step to the function that writes them."""
+        number, worker, values = begun
+        what, wanted = self._selection.what, self._is_wanted
+        values = [
+            *values,
+            *(step_values.rows(capture, wanted) if ROWS in what else ()),
+            *(step_values.outputs(capture, wanted) if VALUES in what else ()),
+            *(step_values.dense_gradients(capture, wanted) if GRADIENTS in what else ()),
+            *(step_values.row_gradients(capture, wanted) if ROWS in what else ()),
+        ]
+        assert self._settings is not None
+        setup = tf.constant(encode_setup(self._settings, [value.entry for value in values]))
+        tensors = [tensor for value in values for tensor in value.tensors]
+
+        def write() -> tf.Tensor:
+            (done,) = worker_functions.call(_WORKER, "write_step", [setup, number, worker, *tensors], [tf.int64])
+            return tf.reshape(done, [])
+
+        chosen = is_one_of(number, self._selection.steps) & is_one_of(worker, self._selection.workers)
+        tf.cond(chosen, write, lambda: tf.zeros([], tf.int64))
+
+    def _is_wanted(self, path: str) -> bool:
+        # What belongs to the model itself, and to none of its layers, comes with all layers.
+        return path in self._chosen or (not path and self._selection.layers is None)
+
+    def _limit(self) -> int:
+        return LIMIT_BYTES if self._limit_bytes is None else self._limit_bytes
+
+    def _begin_steps(self, model: keras.Model) -> None:
+        """Checks the model, and begins the dump."""
+        strategy = strategy_of(model)
+        workers = 1 if strategy is None else strategy.num_workers
+        self._selection.check_workers(workers)
+        layers = ModelLayers(model)
+        self._chosen = self._selection.choose_layers(layers.names)
+        self._check_size(layers, workers)
+        header = self._header(model, layers, workers)
+        limit = self._limit() // (workers if self._selection.workers is None else len(self._selection.workers))
+        self._settings = DumpSettings(self._dump, self._folder.path, self._format, limit, header)
+        if self._is_new:
+            _check_empty(self._folder.path, self._folder.names())
+            self._folder.write(HEADER, header.encode())
+            self._is_new = False
+        self._began_at = time.monotonic()
+        observe(model, self)
+
+    def _end_steps(self, model: keras.Model) -> None:
+        stop_observing(model, self)
+
+    def _check_size(self, layers: ModelLayers, workers: int) -> None:
+        """Says how large the dump will be at least, and refuses it if that is above the default limit."""
+        variables = [one for one in layers.dense_variables() if self._is_wanted(layers.locate(one)[0])]
+        dense = sum(dump_costs.bytes_of(variable) for variable in variables)
+        each = dense * (VALUES in self._selection.what)
+        each += sum(map(dump_costs.bytes_of, filter(lambda one: one.trainable, variables))) * (
+            GRADIENTS in self._selection.what
+        )
+        steps = self._selection.steps_until(self._steps_of_fit())
+        limit = self._limit()
+        if steps is not None and self._limit_bytes is None and steps * each > limit:
+            raise ConfigError(
+                f"`limit_bytes` must be given for a dump of more than {dump_costs.show(limit)}. Received: None, for "
+                f"{steps:,} steps of at least {dump_costs.show(each)}, which are {dump_costs.show(steps * each)}. "
+                "Valid: limit_bytes=; or fewer `steps`, `layers` or kinds in `what`."
+            )
+        how_many = "all steps" if steps is None else f"{steps:,} steps"
+        _LOG.info(
+            "Dump: %s to %s: at least %s a step, beside outputs of layers and rows; at most %s in all.",
+            *(how_many, self._folder.path, dump_costs.show(each), dump_costs.show(limit)),
+        )
+
+    def _steps_of_fit(self) -> int | None:
+        steps, epochs = self.params.get("steps"), self.params.get("epochs")
+        return None if steps is None or epochs is None else int(steps) * int(epochs)
+
+    def _header(self, model: keras.Model, layers: ModelLayers, workers: int) -> str:
+        selection = self._selection
+        fields = {
+            "format": "tfps-dump",
+            "version": 1,
+            "dump": self._dump,
+            "tfps": __version__,
+            "model": model.name,
+            "file_format": self._format,
+            "num_workers": workers,
+            "mode": "one process" if strategy_of(model) is None else type(leading_optimizer(model)).__name__,
+            "layers": [path for path in layers.names if path in self._chosen],
+            "steps": str(selection.steps) if isinstance(selection.steps, range) else selection.steps,
+            "workers": selection.workers,
+            "what": selection.what,
+        }
+        return json.dumps(fields, indent=1) + "\n"
+
+
+def _check_empty(path: str, names: Sequence[str]) -> None:
+    if HEADER in names or any(name.startswith("worker-") for name in names):
+        raise ConfigError(f"`url` must be a folder without a dump. Received: {path!r}. Valid: another folder.")
+
+
+def _check_pyarrow() -> None:
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            '`format` "parquet" needs pyarrow. Valid: pip install tfps[parquet], or format="npz".'
+        ) from None

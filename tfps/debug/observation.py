@@ -1,0 +1,283 @@
+"""Observation of the steps of a model: what layers return and optimizers get, while a step is traced.
+
+Observers see a step as it is traced, and add operations of their own to its graph. While a model has observers, its
+`train_step`, its `compute_loss`, and the methods `call` of its layers and `apply` of its optimizers are replaced on
+these objects alone. Without observers nothing is replaced, and a graph that is traced then has nothing of it.
+
+Threading: steps are traced in several threads at once; each has its own `Capture`.
+"""
+
+import contextlib
+import functools
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import keras
+import tensorflow as tf
+
+from tfps import step
+from tfps.debug.model_layers import ModelLayers
+from tfps.keras._compat import tree
+from tfps.keras.optimizers import Gradient, optimizers_of
+from tfps.types import Nest
+
+Method: TypeAlias = Callable[..., Any]
+
+LOSS = "loss"
+"""The name under which the loss is an output of a layer."""
+
+
+class Capture:
+    """What one trace of a step has computed so far.
+
+    Args:
+        layers: the layers of the model.
+        batch: the batch.
+
+    Attributes:
+        outputs: the (path of the layer, number of its call, tensors) of each call of a layer, in order.
+        rows: the (layer, ids, rows) that each call of an embedding layer has read whose matrix is no table.
+        gradients: the (gradient, variable) pairs that optimizers got, in order.
+        running: the paths of the layers whose `call` has begun and has not returned.
+        unseen: the paths of layers with calls in a branch or a loop, whose tensors no other graph can use.
+    """
+
+    def __init__(self, layers: ModelLayers, batch: Nest) -> None:
+        self.layers, self.batch = layers, batch
+        self.outputs: list[tuple[str, int, list[tf.Tensor]]] = []
+        self.rows: list[tuple[keras.layers.Layer, tf.Tensor, tf.Tensor]] = []
+        self.gradients: list[tuple[Gradient, keras.Variable]] = []
+        self.running: list[str] = []
+        self.unseen: set[str] = set()
+        self.is_applying = False
+        self._calls: dict[str, int] = {}
+        self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+    def is_usable(self, tensor: tf.Tensor) -> bool:
+        """Whether a tensor is one of the step itself, and not of a branch or a loop in it."""
+        return self._graph is None or getattr(tensor, "graph", None) is self._graph
+
+    def note_call(self, layer: keras.layers.Layer, args: Sequence[Any], result: Nest) -> None:
+        """Takes note of a call of a layer."""
+        path = self.layers.path_of(layer)
+        tensors = [one for one in tree.flatten(result) if tf.is_tensor(one)]
+        flat = [part for one in tensors for part in tf.nest.flatten(one, expand_composites=True)]
+        if not all(map(self.is_usable, flat)):
+            self.unseen.add(path)
+            return
+        self.note_output(path, flat)
+        if args and self.layers.reads_rows_itself(layer) and (ids := _flat_ids(args[0])) is not None:
+            # Read here: the step will update the matrix.
+            self.rows.append((layer, *_read_rows(layer, ids)))
+
+    def note_output(self, path: str, tensors: list[tf.Tensor]) -> None:
+        """Takes note of what a layer has returned."""
+        number = self._calls[path] = self._calls.get(path, 0) + 1
+        self.outputs.append((path, number, tensors))
+
+
+class Observer(Protocol):
+    """Sees the steps of a model while they are traced."""
+
+    def begin(self, capture: Capture) -> object:
+        """Called before a step is traced; the result is given to the other methods."""
+        ...
+
+    def before_update(self, capture: Capture, begun: Any) -> Sequence[tf.Tensor]:
+        """Called with the gradients of an update; returns what the update has to wait for."""
+        ...
+
+    def end(self, capture: Capture, begun: Any) -> None:
+        """Called after a step was traced."""
+        ...
+
+
+class _Current(threading.local):
+    """The capture of the step that a thread traces, and what its observers have begun."""
+
+    capture: Capture | None = None
+    begun: tuple[tuple[Observer, Any], ...] = ()
+
+
+_CURRENT = _Current()
+
+
+class _Observation:
+    """The observers of one model, and the methods that are replaced for them."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self.observers: list[Observer] = []
+        self._model = weakref.ref(model)
+        # Each with what the object itself had under the name; None if it had the method of its class.
+        self._replaced: list[tuple[Any, str, Method | None]] = []
+        self._jit_compile: Any = None
+
+    def install(self) -> None:
+        model = self._model()
+        assert model is not None
+        self.layers = ModelLayers(model)
+        for layer in self.layers.layers:
+            self._replace(layer, "call", functools.partial(_call, layer))
+        for optimizer in optimizers_of(model):
+            self._replace(optimizer, "apply", _apply)
+        self._replace(model, "compute_loss", _compute_loss)
+        self._replace(model, "train_step", functools.partial(_train_step, self))
+        # Keras compiles steps with XLA, which calls no Python.
+        self._jit_compile, model.jit_compile = model.jit_compile, False
+        forget_steps(model)
+
+    def remove(self) -> None:
+        for owner, name, own in self._replaced:
+            if own is None:
+                object.__delattr__(owner, name)
+            else:
+                object.__setattr__(owner, name, own)
+        self._replaced.clear()
+        model = self._model()
+        if model is not None:
+            model.jit_compile = self._jit_compile
+            forget_steps(model)
+
+    def _replace(self, owner: Any, name: str, replacement: Method) -> None:
+        own, stock = vars(owner).get(name), getattr(owner, name)
+
+        @functools.wraps(stock)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return replacement(stock, *args, **kwargs)
+
+        # Keras tracks what is assigned in the plain way.
+        object.__setattr__(owner, name, call)
+        self._replaced.append((owner, name, own))
+
+
+_OBSERVATIONS: "weakref.WeakKeyDictionary[keras.Model, _Observation]" = weakref.WeakKeyDictionary()
+
+
+def observe(model: keras.Model, observer: Observer) -> None:
+    """Lets an observer see the steps of a built model, which are traced anew."""
+    observation = _OBSERVATIONS.setdefault(model, _Observation(model))
+    if observation.observers:
+        # Layers and optimizers may have changed, and steps have to be traced anew.
+        observation.remove()
+    if observer not in observation.observers:
+        observation.observers.append(observer)
+    observation.install()
+
+
+def stop_observing(model: keras.Model, observer: Observer) -> None:
+    """Forgets an observer and the steps that it has seen traced."""
+    observation = _OBSERVATIONS.get(model)
+    if observation is None or observer not in observation.observers:
+        return
+    observation.observers.remove(observer)
+    observation.remove()
+    if observation.observers:
+        observation.install()
+    else:
+        del _OBSERVATIONS[model]
+
+
+def is_observed(model: keras.Model, observer: Observer) -> bool:
+    """Whether an observer sees the steps of a model."""
+    observation = _OBSERVATIONS.get(model)
+    return observation is not None and observer in observation.observers
+
+
+def forget_steps(model: keras.Model) -> None:
+    """Lets a model trace its training steps anew."""
+    object.__setattr__(model, "train_function", None)
+
+
+def _train_step(observation: _Observation, stock: Method, data: Nest) -> Nest:
+    """Traces a step with its observers."""
+    capture = Capture(observation.layers, data)
+    current = step.current()
+    if current is not None:
+        current.uses_number = True
+    begun = tuple((observer, observer.begin(capture)) for observer in observation.observers)
+    before = _CURRENT.capture, _CURRENT.begun
+    _CURRENT.capture, _CURRENT.begun = capture, begun
+    try:
+        logs = stock(data)
+    finally:
+        _CURRENT.capture, _CURRENT.begun = before
+    for observer, state in begun:
+        observer.end(capture, state)
+    return logs
+
+
+def _call(layer: keras.layers.Layer, stock: Method, *args: Any, **kwargs: Any) -> Nest:
+    capture = _CURRENT.capture
+    if capture is None:
+        return stock(*args, **kwargs)
+    capture.running.append(capture.layers.path_of(layer))
+    result = stock(*args, **kwargs)
+    # Not in a `finally`: if the layer fails, this says which one it was.
+    capture.running.pop()
+    capture.note_call(layer, args, result)
+    return result
+
+
+def _compute_loss(stock: Method, *args: Any, **kwargs: Any) -> Any:
+    capture = _CURRENT.capture
+    if capture is None:
+        return stock(*args, **kwargs)
+    # A step may call layers in its loss.
+    capture.running.append(LOSS)
+    loss = stock(*args, **kwargs)
+    capture.running.pop()
+    if tf.is_tensor(loss) and capture.is_usable(loss):
+        capture.note_output(LOSS, [loss])
+    return loss
+
+
+def _apply(
+    stock: Method, grads: Sequence[Gradient | None], trainable_variables: Sequence[keras.Variable] | None = None
+) -> Any:
+    capture = _CURRENT.capture
+    # An optimizer may apply others, which it holds.
+    if capture is None or capture.is_applying:
+        return stock(grads, trainable_variables)
+    variables = stock.__self__._trainable_variables if trainable_variables is None else trainable_variables  # type: ignore[attr-defined]
+    pairs = [(one, variable) for one, variable in zip(grads, variables, strict=True) if one is not None]
+    capture.gradients += [pair for pair in pairs if _is_usable(capture, pair[0])]
+    waits = [one for observer, state in _CURRENT.begun for one in observer.before_update(capture, state)]
+    capture.is_applying = True
+    try:
+        with tf.control_dependencies(waits) if waits else contextlib.nullcontext():
+            return stock(grads, trainable_variables)
+    finally:
+        capture.is_applying = False
+
+
+def _is_usable(capture: Capture, gradient: Gradient) -> bool:
+    return capture.is_usable(gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient)
+
+
+def _flat_ids(ids: Any) -> tf.Tensor | None:
+    """Returns the ids of a call of an embedding layer, int64 [n]; None if they are given in another way."""
+    flat = ids.flat_values if isinstance(ids, tf.RaggedTensor) else ids
+    if isinstance(flat, (tf.SparseTensor, tf.RaggedTensor)) or not tf.is_tensor(flat):
+        return None
+    return tf.reshape(tf.cast(flat, tf.int64), [-1]) if flat.dtype.is_integer or flat.dtype.is_floating else None
+
+
+def _read_rows(layer: keras.layers.Embedding, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Reads rows of an embedding layer; returns their ids, each once, and the rows."""
+    matrix = tf.convert_to_tensor(layer.embeddings)
+    # Padding may be negative, and an id that is out of range is the error of the layer.
+    valid = tf.boolean_mask(ids, (ids >= 0) & (ids < tf.shape(matrix, tf.int64)[0]))
+    unique = tf.unique(valid)[0]
+    return unique, tf.gather(matrix, unique)
+
+
+@contextlib.contextmanager
+def observing(model: keras.Model, observer: Observer) -> Iterator[None]:
+    """Lets an observer see the steps of a model within."""
+    observe(model, observer)
+    try:
+        yield
+    finally:
+        stop_observing(model, observer)

@@ -1,0 +1,78 @@
+"""`ObservedFit`: observes the steps of a model for the duration of `fit`, also of one that fails.
+
+Threading: the main thread.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tfps.errors import UnsupportedError
+from tfps.keras.modes import settings_of
+from tfps.keras.optimizers import leading_optimizer
+from tfps.strategy.strategy import ParameterServerStrategy
+
+
+class ObservedFit:
+    """Begins and ends to observe.
+
+    Keras tells a callback when `fit` ends, but not when it fails. So the next `fit` or `train_on_batch` of the model,
+    which asks for the function of a step, ends it too.
+
+    Args:
+        name: the name of the callback, for messages.
+        begin: begins to observe a model.
+        end: ends it.
+    """
+
+    def __init__(self, name: str, begin: Callable[[keras.Model], None], end: Callable[[keras.Model], None]) -> None:
+        self._name, self._begin, self._end = name, begin, end
+        self._is_announced = False
+
+    def begin(self, model: keras.Model) -> None:
+        """Begins to observe a model whose `fit` has just begun.
+
+        Raises:
+            UnsupportedError: its steps cannot be observed.
+        """
+        self._check(model)
+        self.end(model)
+        self._begin(model)
+        self._is_announced = True
+        stock = model.make_train_function
+
+        def make_train_function(force: bool = False) -> Any:
+            # Keras calls it once in each `fit`, after it has told the callbacks of their model.
+            if not self._is_announced:
+                self.end(model)
+                return model.make_train_function(force)
+            self._is_announced = False
+            return stock(force)
+
+        self._make = make_train_function
+        object.__setattr__(model, "make_train_function", make_train_function)
+
+    def end(self, model: keras.Model) -> None:
+        """Ends to observe."""
+        if vars(model).get("make_train_function") is getattr(self, "_make", model):
+            object.__delattr__(model, "make_train_function")
+        self._end(model)
+
+    def _check(self, model: keras.Model) -> None:
+        strategy = model._distribute_strategy
+        if strategy is not None and not isinstance(strategy, ParameterServerStrategy):
+            raise UnsupportedError(
+                f"`{self._name}` needs a model of a ParameterServerStrategy, or of no strategy. Received: a model of "
+                f"{type(strategy).__name__}."
+            )
+        if strategy is not None and len(strategy.step_devices) > 1:
+            raise UnsupportedError(
+                f"`{self._name}` needs steps that run on one device. Received: {len(strategy.step_devices)} devices a "
+                "worker. Valid: devices_per_worker=1."
+            )
+        if hasattr(model, "train_window") and settings_of(leading_optimizer(model)) is not None:
+            raise UnsupportedError(
+                f"`{self._name}` needs a model that trains step by step. Received: {type(model).__name__}, which "
+                "trains whole windows. Valid: an optimizer without `Geo`."
+            )

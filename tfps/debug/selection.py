@@ -1,0 +1,154 @@
+"""`Selection`: which steps, workers, layers and kinds of values a dump has. It checks itself.
+
+Threading: any. No TensorFlow.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from tfps.checks import check_list
+from tfps.errors import ConfigError
+from tfps.types import is_integer
+
+VALUES, GRADIENTS, ROWS = "values", "gradients", "rows"
+WHAT = (VALUES, GRADIENTS, ROWS)
+"""What a dump may have: dense parameters and outputs of layers, gradients of dense parameters, rows with gradients."""
+
+_MOST_STEPS = 10_000
+"""The most steps of a list, because a graph has the list as a constant; a `range` may be of any length."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which values are dumped.
+
+    Args:
+        layers: names or paths of layers; None for all. A nested model stands for all layers in it.
+        steps: the numbers of the steps, from 0; None for all.
+        workers: the numbers of the workers; None for all.
+        what: some of `WHAT`.
+
+    Raises:
+        ConfigError: an argument breaks its rule.
+    """
+
+    layers: Sequence[str] | None = None
+    steps: Sequence[int] | None = None
+    workers: Sequence[int] | None = None
+    what: Sequence[str] = WHAT
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        # A frozen dataclass forbids plain assignment, and the checked values have to be stored.
+        object.__setattr__(self, "what", _check_what(self.what))
+        object.__setattr__(self, "steps", _check_steps(self.steps))
+        object.__setattr__(self, "layers", _check_layers(self.layers))
+        if self.workers is not None:
+            object.__setattr__(self, "workers", _check_numbers("workers", self.workers))
+
+    def steps_until(self, end: int | None) -> int | None:
+        """Counts the chosen steps among the first `end` steps; None if that is not known.
+
+        Args:
+            end: the number of steps; None if it is not known.
+        """
+        if isinstance(self.steps, range):
+            return len(self.steps) if end is None else sum(1 for step in self.steps if step < end)
+        if self.steps is None:
+            return end
+        return sum(1 for step in self.steps if end is None or step < end)
+
+    def check_workers(self, num_workers: int) -> None:
+        """Checks that all chosen workers exist.
+
+        Raises:
+            ConfigError: one does not.
+        """
+        if self.workers is not None and max(self.workers) >= num_workers:
+            raise ConfigError(
+                f"`workers` must be numbers of workers. Received: {list(self.workers)}. "
+                f"Valid: 0 to {num_workers - 1}, or None for all."
+            )
+
+    def choose_layers(self, paths: Mapping[str, str]) -> set[str]:
+        """Returns the paths of the chosen layers.
+
+        Args:
+            paths: the name of each layer of the model, by path.
+
+        Raises:
+            ConfigError: a chosen layer is not there.
+        """
+        if self.layers is None:
+            return set(paths)
+        chosen: set[str] = set()
+        for wanted in self.layers:
+            found = {path for path, name in paths.items() if wanted in (path, name)}
+            # Example: the nested model "deep" stands for "deep/hidden" too.
+            found |= {path for path in paths if any(path.startswith(f"{parent}/") for parent in found | {wanted})}
+            if not found:
+                raise ConfigError(
+                    f"`layers` must be names of layers of the model. Received: {wanted!r}. Valid: {_list(list(paths))}."
+                )
+            chosen |= found
+        return chosen
+
+
+def _check_what(value: object) -> tuple[str, ...]:
+    kinds = [value] if isinstance(value, str) else check_list("what", value, f"some of {', '.join(map(repr, WHAT))}")
+    if not kinds or any(kind not in WHAT for kind in kinds):
+        raise ConfigError(f"`what` must be some of {', '.join(map(repr, WHAT))}. Received: {value!r}.")
+    return tuple(kind for kind in WHAT if kind in kinds)
+
+
+def _check_layers(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    layers = [value] if isinstance(value, str) else check_list("layers", value, "a list of names of layers")
+    if not layers or not all(isinstance(layer, str) and layer for layer in layers):
+        raise ConfigError(f"`layers` must be names of layers, or None for all. Received: {value!r}.")
+    return tuple(layers)
+
+
+def _check_steps(value: object) -> Sequence[int] | None:
+    if value is None:
+        return None
+    if isinstance(value, range):
+        # Backwards it names the same steps.
+        ascending = value if value.step > 0 else value[::-1]
+        if not ascending or ascending[0] < 0:
+            raise _bad_steps(value)
+        return ascending
+    if is_integer(value):
+        raise _bad_steps(value)
+    steps = _check_numbers("steps", value)
+    if len(steps) > _MOST_STEPS:
+        raise ConfigError(
+            f"`steps` must be a range, or a list of at most {_MOST_STEPS:,} steps. Received: {len(steps):,} of them."
+        )
+    return steps
+
+
+def _check_numbers(name: str, value: object) -> tuple[int, ...]:
+    numbers = check_list(name, value, f"a list of numbers of {name}, from 0")
+    if not numbers or not all(is_integer(number) and number >= 0 for number in numbers):
+        raise (
+            _bad_steps(value)
+            if name == "steps"
+            else ConfigError(
+                f"`{name}` must be a list of numbers of {name}, from 0, or None for all. Received: {value!r}."
+            )
+        )
+    return tuple(sorted({int(number) for number in numbers}))
+
+
+def _bad_steps(value: object) -> ConfigError:
+    return ConfigError(
+        f"`steps` must be a range or a list of numbers of steps, from 0. Received: {value!r}. "
+        "Valid: range(100), [0, 10, 20], or None for all steps."
+    )
+
+
+def _list(names: Sequence[str]) -> str:
+    """Returns names for a message, 20 at most."""
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
