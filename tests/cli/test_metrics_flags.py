@@ -100,8 +100,12 @@ def test_a_port_in_use_stops_the_launcher(launched, capsys):
             "TFPS_METRICS_HOST must be an IP address of this host. Received: 'node-1'",
         ),
         (
-            ["--kubernetes", "--image", "i", "--metrics-port", "9100", "train.py"],
-            "`--metrics-port` must be left out with --kubernetes",
+            ["--kubernetes", "--image", "i", "--metrics-port", "2222", "train.py"],
+            "`--metrics-port` must be a port from 1 to 65535, and not 2222",
+        ),
+        (
+            ["--kubernetes", "--image", "i", "--metrics-port", "1", "--metrics-host", "::", "train.py"],
+            "`--metrics-host` must be left out with --kubernetes",
         ),
     ],
 )
