@@ -10,15 +10,16 @@ PACKAGE = Path(__file__).parents[1] / "tfps"
 BASE = ("jobs", "errors", "types", "checks", "env", "version", "step", "files", "stages")
 ALLOWED = {
     "serving": set(),
+    "monitoring": set(),
     "placement": set(),
     "ops": set(),
-    "cluster": {"ops"},  # a server loads the library, or it could not run the graphs it is sent
+    "cluster": {"monitoring", "ops"},  # a server loads the library, or it could not run the graphs it is sent
     "embedding": {"cluster", "ops", "placement"},
     "choice": {"cluster", "placement"},
     "nn": {"embedding", "ops", "placement"},
-    "runtime": {"cluster"},
+    "runtime": {"cluster", "monitoring"},
     "inputs": {"cluster", "runtime"},
-    "strategy": {"cluster", "embedding", "inputs", "ops", "placement", "runtime"},
+    "strategy": {"cluster", "embedding", "inputs", "monitoring", "ops", "placement", "runtime"},
     "saving": {"cluster", "embedding", "ops", "placement", "runtime", "serving", "strategy"},
     "replicas": {"cluster", "embedding", "ops", "placement", "strategy"},
     "training": {"cluster", "embedding", "inputs", "ops", "placement", "runtime", "strategy"},

@@ -115,6 +115,7 @@ INTERNAL = {
     "create",
     "dense_variables",
     "each_server_pool",
+    "make_pool",
     "pool",
     "run_in_step",
     "server_pool",
@@ -212,7 +213,7 @@ def test_importing_the_package_imports_no_tensorflow():
 def test_the_package_says_that_it_is_typed_and_what_its_commands_are():
     assert (ROOT / "tfps" / "py.typed").is_file()
     scripts = dict(re.findall(r'^(tfps-\w+) = "([\w.:]+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
-    assert set(scripts) == {"tfps-certs", "tfps-checkpoint", "tfps-launch", "tfps-plan"}
+    assert set(scripts) == {"tfps-certs", "tfps-checkpoint", "tfps-launch", "tfps-plan", "tfps-top"}
     for target in scripts.values():
         module, function = target.split(":")
         command = importlib.import_module(module)

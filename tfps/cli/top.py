@@ -6,8 +6,8 @@
     tfps-top --once                one board as text, for logs
     tfps-top --json                a line of JSON every two seconds; with --once, one line
 
-Every program that makes a strategy can be watched. It notices a board by the two milliseconds that each snapshot takes
-beside its training, and pays nothing without one. The keys q and Ctrl-C end the board, not the job.
+Every program that makes a strategy can be watched. A board costs it 5 ms of CPU every two seconds, beside its training,
+and nothing is paid without one. The keys q and Ctrl-C end the board, not the job.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from tfps.cli.command import Command
+from tfps.cli.command import USAGE_ERROR, Command
 from tfps.errors import ClusterError, ConfigError, TfpsError
 from tfps.monitoring.feeds import Feed, HttpFeed, SocketFeed
 from tfps.monitoring.runtime_folder import find_folder, find_sockets
@@ -59,7 +59,8 @@ def _run(arguments: list[str]) -> int:
         with open_feed(arguments[1] if len(arguments) == 2 else None) as feed:
             return _show(feed)
     except ConfigError as error:
-        COMMAND.fail(str(error))
+        print(f"tfps-top: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
     except TfpsError as error:
         print(f"tfps-top: {error}", file=sys.stderr)
         return 1

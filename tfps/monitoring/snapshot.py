@@ -109,7 +109,7 @@ class ServerState:
 
     Args:
         index: its number.
-        stored_bytes: bytes of variables and slots that the plan puts there.
+        stored_bytes: bytes of variables there, and slots of tables: by plan, or as counted for tables that grow.
         stored_share: its part of the stored bytes of all servers, 0 to 1.
         traffic_share: its part of the bytes in and out of all servers, 0 to 1; None if not known. In a balanced job
             all shares are equal.
@@ -264,7 +264,7 @@ class Snapshot:
 
 def _read(kind: Any, value: JSON) -> Any:
     """Makes a value of a type of the fields above from JSON."""
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         assert isinstance(value, Mapping)
         # A KeyError names a field that this version does not have.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tfps.strategy.strategy import ParameterServerStrategy
 
 _LOG = logging.getLogger("tfps")
-_COUNTS_EVERY_S = 10.0
+_COUNTS_EVERY_S = 4.0
 
 
 class TableReader:
@@ -59,6 +59,20 @@ class TableReader:
         states = [self._state(table, slot_row_bytes, counts, steps_per_s) for table, slot_row_bytes in tables]
         # Tables of models that are not trained any more come last.
         return tuple(sorted(states, key=lambda state: (state.row_bytes_per_s or 0.0, state.bytes), reverse=True))
+
+    def shard_bytes(self, table: Table, slot_row_bytes: int) -> list[int]:
+        """Returns the bytes of each shard with its slots: by plan, or as its server has counted if the table grows.
+
+        Args:
+            table: the table.
+            slot_row_bytes: bytes of all slots of one row.
+        """
+        row_bytes = table.placement.spec.row_bytes + slot_row_bytes
+        counted = [self._counts.get((table.key, shard.index)) for shard in table.placement.shards]
+        return [
+            shard.rows * row_bytes if one is None else one.bytes
+            for shard, one in zip(table.placement.shards, counted, strict=True)
+        ]
 
     def _state(self, table: Table, slot_row_bytes: int, counts: JobCounts, steps_per_s: float | None) -> TableState:
         spec = table.placement.spec
@@ -119,17 +133,20 @@ class TableReader:
             self._asked.discard(key)
 
 
-def server_states(strategy: "ParameterServerStrategy", tasks: Sequence[TaskState]) -> tuple[ServerState, ...]:
-    """Returns what each server holds by plan, and its part of the traffic of all servers.
+def server_states(
+    strategy: "ParameterServerStrategy", reader: TableReader, tasks: Sequence[TaskState]
+) -> tuple[ServerState, ...]:
+    """Returns what each server holds, and its part of the traffic of all servers.
 
     Args:
         strategy: the strategy.
+        reader: what is known of its tables.
         tasks: the tasks, with the rates of their bytes.
     """
     stored = [0] * strategy.num_servers
     for table, slot_row_bytes in strategy.factory.tables:
-        for shard in table.placement.shards:
-            stored[shard.server] += shard.rows * (table.placement.spec.row_bytes + slot_row_bytes)
+        for shard, size in zip(table.placement.shards, reader.shard_bytes(table, slot_row_bytes), strict=True):
+            stored[shard.server] += size
     for variable in strategy.dense_variables:
         for shard in variable.placement.shards:
             stored[shard.server] += shard.rows * variable.placement.spec.row_bytes
