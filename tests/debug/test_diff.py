@@ -95,7 +95,7 @@ def test_a_synchronous_cluster_is_compared_with_one_process_by_parameters(strate
 def test_equal_runs_and_both_formats(one_worker, alone, tmp_path, capsys):
     trained(one_worker, [Dump(tmp_path / "ours", format="parquet")])
     assert main(["diff", alone, str(tmp_path / "ours")]) == 0
-    assert capsys.readouterr().out.startswith("The runs are equal: 8 steps and 168 values compared.")
+    assert capsys.readouterr().out.startswith("The runs are equal: 8 steps and 176 values compared.")
     assert main(["diff", "--json", alone, str(tmp_path / "ours")]) == 0
     assert json.loads(capsys.readouterr().out)["differences"] == []
 
