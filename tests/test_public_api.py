@@ -13,7 +13,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = {
-    "tfps.callbacks": {"Checkpoint", "Export"},
+    "tfps.callbacks": {"Checkpoint", "Dump", "Export", "FirstNaN"},
     "tfps.serving": {"Follower"},
     "tfps.checkpoint": {"restore", "save"},
     "tfps.admission": {"Admission", "Always", "Count", "Filter", "Probability"},
@@ -64,6 +64,7 @@ PUBLIC = {
         "ClusterError",
         "ClusterTimeoutError",
         "ConfigError",
+        "DumpError",
         "ExportError",
         "ExportGapError",
         "IdRangeError",
@@ -213,7 +214,7 @@ def test_importing_the_package_imports_no_tensorflow():
 def test_the_package_says_that_it_is_typed_and_what_its_commands_are():
     assert (ROOT / "tfps" / "py.typed").is_file()
     scripts = dict(re.findall(r'^(tfps-\w+) = "([\w.:]+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
-    assert set(scripts) == {"tfps-certs", "tfps-checkpoint", "tfps-launch", "tfps-plan", "tfps-top"}
+    assert set(scripts) == {"tfps-certs", "tfps-checkpoint", "tfps-dump", "tfps-launch", "tfps-plan", "tfps-top"}
     for target in scripts.values():
         module, function = target.split(":")
         command = importlib.import_module(module)
