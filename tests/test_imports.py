@@ -18,6 +18,7 @@ ALLOWED = {
     "nn": {"embedding", "ops", "placement"},
     "runtime": {"cluster"},
     "inputs": {"cluster", "runtime"},
+    "data": {"cluster"},
     "strategy": {"cluster", "embedding", "inputs", "ops", "placement", "runtime"},
     "saving": {"cluster", "embedding", "ops", "placement", "runtime", "serving", "strategy"},
     "replicas": {"cluster", "embedding", "ops", "placement", "strategy"},

@@ -45,11 +45,7 @@ def by_bytes(files: Sequence[StoredFile], range_bytes: int) -> list[Part]:
 
     Example: 10 bytes in ranges of 4 are 0 to 3, 3 to 6 and 6 to 10.
     """
-    return [
-        Part(file, begin, end)
-        for file in files
-        for begin, end in _even(file.size, -(-file.size // range_bytes))
-    ]
+    return [Part(file, begin, end) for file in files for begin, end in _even(file.size, -(-file.size // range_bytes))]
 
 
 def by_groups(file: StoredFile, group_bytes: Sequence[int], range_bytes: int) -> list[Part]:

@@ -48,6 +48,8 @@ def read_records(part: Part, offset: int, most_bytes: int, read: Read) -> Record
     Raises:
         SourceError: the file is broken.
     """
+    # The length of a record at least.
+    most_bytes = max(most_bytes, _HEAD_BYTES)
     data = read(offset, offset + most_bytes)
     is_end = len(data) < most_bytes
     records, at = _parse(part, offset, data)
@@ -91,7 +93,9 @@ def _length(part: Part, offset: int, head: bytes) -> int:
         raise broken(part.file, f"byte {offset}", f"{len(head)} bytes are left, which are too few for a record")
     length, stored = struct.unpack_from("<QI", head)
     if stored != _mask(_checksum(head[:8])):
-        raise broken(part.file, f"byte {offset}", "the checksum of a length is wrong; no record of TFRecord begins here")
+        raise broken(
+            part.file, f"byte {offset}", "the checksum of a length is wrong; no record of TFRecord begins here"
+        )
     return int(length)
 
 
