@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = {
     "tfps.callbacks": {"Checkpoint", "Dump", "Export", "FirstNaN"},
     "tfps.serving": {"Follower"},
+    "tfps.data": {"files"},
     "tfps.checkpoint": {"restore", "save"},
     "tfps.admission": {"Admission", "Always", "Count", "Filter", "Probability"},
     "tfps.eviction": {"Eviction", "LeastFrequent", "LeastRecent", "Score", "SmallNorm", "Unseen"},
@@ -35,6 +36,7 @@ PUBLIC = {
         "checkpoint",
         "choice",
         "choose_strategy",
+        "data",
         "eviction",
         "explain_strategy",
         "layers",
@@ -125,7 +127,7 @@ INTERNAL = {
     "slots_of",
 }
 NOT_CALLED = {"__version__", "callbacks", "checkpoint", "choice", "layers", "models", "nn", "optimizers", "serving"}
-NOT_CALLED |= {"admission", "eviction", "metrics", "streaming", "text"}
+NOT_CALLED |= {"admission", "data", "eviction", "metrics", "streaming", "text"}
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in sorted(names - NOT_CALLED)]
 
 
