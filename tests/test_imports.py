@@ -24,6 +24,7 @@ ALLOWED = {
     "saving": {"cluster", "embedding", "ops", "placement", "runtime", "serving", "strategy"},
     "replicas": {"cluster", "embedding", "ops", "placement", "strategy"},
     "training": {"cluster", "embedding", "inputs", "ops", "placement", "runtime", "strategy"},
+    "diagnosis": {"cluster", "embedding", "placement", "runtime", "strategy"},
 }
 # Any of the above; nothing below imports these.
 TOP = (

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = {
-    "tfps.callbacks": {"Checkpoint", "Dump", "Export", "FirstNaN"},
+    "tfps.callbacks": {"Checkpoint", "Dump", "Export", "FirstNaN", "Profile", "TensorBoard"},
     "tfps.serving": {"Follower"},
     "tfps.data": {"files"},
     "tfps.checkpoint": {"restore", "save"},
