@@ -38,7 +38,7 @@ def criteo(folder):
     return hashed(rows, range(1, 40)), np.array([row[22] for row in rows]), np.array([row[19] for row in rows]), labels
 
 
-DATA = {"adult": (adult, "United-States"), "criteo": (criteo, "")}
+DATA = {"adult": adult, "criteo": criteo}
 
 
 def make(columns, optimizer, value):
@@ -57,7 +57,7 @@ def make(columns, optimizer, value):
         metrics.NormalizedEntropy(),
         metrics.Calibration(),
         metrics.PositiveNegativeRatio(by="group"),
-        metrics.Sliced(metrics.LogLoss(), by="slice", values=[value], name="loss"),
+        metrics.Sliced(metrics.LogLoss(), by="slice", values=[str(value)], name="loss"),
     ]
     model.compile(optimizer, "binary_crossentropy", metrics=given)
     return model
@@ -90,8 +90,9 @@ def right(labels, scores, groups, mine):
 
 def run(strategy, folder, name, mode):
     """Trains one epoch and evaluates; returns (ours, scikit-learn's) for each metric."""
-    load, value = DATA[name]
-    ids, groups, slices, labels = load(folder)
+    ids, groups, slices, labels = DATA[name](folder)
+    values, counts = np.unique(slices, return_counts=True)
+    value = values[np.argmax(counts)]
     features = {"ids": ids, "group": groups[:, None], "slice": slices[:, None]}
     data = tf.data.Dataset.from_tensor_slices((features, labels)).batch(BATCH)
     with strategy.scope():
