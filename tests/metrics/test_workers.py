@@ -21,8 +21,7 @@ FEATURES, LABELS, WEIGHTS = clicks()
 
 def is_near(found, scores):
     for name, value in expected(LABELS, scores, WEIGHTS, FEATURES["user"]).items():
-        # Scores of the workers differ from those of `predict` in the last bit.
-        assert found[name] == pytest.approx(value, abs=2e-5), name
+        assert found[name] == pytest.approx(value, abs=1e-6), name
 
 
 @pytest.mark.usefixtures("no_young")
