@@ -6,7 +6,7 @@ import tensorflow as tf
 from sklearn import metrics as sklearn
 
 USERS, ITEMS, N, BATCH = 12, 50, 960, 32
-SLICED_USERS = [10**15, 10**15 + 2]
+SLICED_USERS = [10**15 + 2]
 
 
 def clicks(seed=0):
@@ -69,15 +69,16 @@ def expected(labels, scores, weights, users):
     }
 
 
+def few_metrics():
+    """A metric over sums, one over examples, and one by a feature."""
+    from tfps import metrics
+
+    sliced = metrics.Sliced(metrics.ExactAUC(), by="user", values=SLICED_USERS, name="sliced")
+    return [metrics.AUC(), metrics.GroupAUC(by="user"), sliced]
+
+
 def all_metrics():
     """Metrics of every kind."""
     from tfps import metrics
 
-    return [
-        metrics.AUC(),
-        metrics.ExactAUC(),
-        metrics.GroupAUC(by="user"),
-        metrics.LogLoss(),
-        metrics.Calibration(),
-        metrics.Sliced(metrics.ExactAUC(), by="user", values=SLICED_USERS, name="sliced"),
-    ]
+    return [*few_metrics(), metrics.ExactAUC(), metrics.LogLoss(), metrics.Calibration()]

@@ -6,25 +6,16 @@ import pytest
 import tensorflow as tf
 
 import tfps
-from tests.metrics.models import SLICED_USERS, clicks, dataset, expected, make
+from tests.metrics.models import clicks, dataset, expected, few_metrics, make
 from tfps import metrics
 
 FEATURES, LABELS, WEIGHTS = clicks()
 
 
-def few():
-    """Metrics of each kind, by name."""
-    return [
-        metrics.AUC(),
-        metrics.GroupAUC("user"),
-        metrics.Sliced(metrics.ExactAUC(), "user", SLICED_USERS, name="sliced"),
-    ]
-
-
 def check(strategy, optimizer, batch=32, **compile_arguments):
     """Trains an epoch and compares its logs with scikit-learn."""
     with strategy.scope():
-        model = make(few(), optimizer, **compile_arguments)
+        model = make(few_metrics(), optimizer, **compile_arguments)
     logs = model.fit(dataset((FEATURES, LABELS, WEIGHTS), batch), verbose=0).history
     scores = model.predict(FEATURES, verbose=0)
     right = expected(LABELS, scores, WEIGHTS, FEATURES["user"])
@@ -38,12 +29,14 @@ def test_devices_of_a_worker(strategy, monkeypatch):
     check(strategy, keras.optimizers.SGD(0.0), batch=137)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_young")
 def test_all_reduce(strategy, monkeypatch):
     monkeypatch.setattr(strategy, "dense", "allreduce")
     check(strategy, keras.optimizers.SGD(0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_young")
 def test_overlap(strategy, monkeypatch):
     monkeypatch.setattr(strategy, "overlap_dense_exchange", True)
@@ -51,6 +44,7 @@ def test_overlap(strategy, monkeypatch):
     check(strategy, keras.optimizers.SGD(0.0), steps_per_execution=5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_young")
 def test_overlap_of_windows(strategy):
     check(strategy, tfps.optimizers.Geo(keras.optimizers.SGD(0.0), push_every=2, overlap=True))
@@ -79,6 +73,7 @@ def test_several_outputs_and_half_precision(strategy):
             assert logs[f"{name}_{metric}"] == pytest.approx(right[metric], abs=2e-3), (name, metric)
 
 
+@pytest.mark.slow
 def test_progressive_metrics_on_devices(strategy, monkeypatch):
     monkeypatch.setattr(strategy, "step_devices", ("/device:CPU:0", "/device:CPU:1"))
     with strategy.scope():

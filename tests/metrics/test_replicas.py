@@ -14,6 +14,7 @@ def found():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mirrored", "one"])
 def test_logs_are_those_of_scikit_learn(found, kind):
     for name, (right, *logs) in found[kind].items():
