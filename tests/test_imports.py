@@ -19,10 +19,12 @@ ALLOWED = {
     "nn": {"embedding", "ops", "placement"},
     "runtime": {"cluster", "monitoring"},
     "inputs": {"cluster", "runtime"},
+    "data": {"cluster"},
     "strategy": {"cluster", "embedding", "inputs", "monitoring", "ops", "placement", "runtime"},
     "saving": {"cluster", "embedding", "ops", "placement", "runtime", "serving", "strategy"},
     "replicas": {"cluster", "embedding", "ops", "placement", "strategy"},
     "training": {"cluster", "embedding", "inputs", "ops", "placement", "runtime", "strategy"},
+    "diagnosis": {"cluster", "embedding", "placement", "runtime", "strategy"},
 }
 # Any of the above; nothing below imports these.
 TOP = (

@@ -96,8 +96,9 @@ def after_header(lines: Lines) -> Lines:
 def split_line(line: bytes, delimiter: str) -> tuple[str, ...]:
     """Returns the fields of one line."""
     text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    return tuple(next(csv.reader([text], delimiter=delimiter, quoting=quoting), ()))
+    if delimiter != ",":
+        return tuple(text.split(delimiter))
+    return tuple(next(csv.reader([text]), ()))
 
 
 def _locate(part: Part, lines: Lines, table: Table, read: Read, error: Exception) -> SourceError:

@@ -297,12 +297,15 @@ def _with_label(dataset: tf.data.Dataset, label: str | None) -> tf.data.Dataset:
 
 
 def _check_urls(urls: object) -> list[str]:
-    given = [urls] if isinstance(urls, str | os.PathLike) else check_list("urls", urls, "a URL, a path or a list")
+    given: list[Any] = [urls]
+    if not isinstance(urls, str | os.PathLike):
+        given = check_list("urls", urls, "a URL, a path or a list")
     if not given:
         raise ConfigError("`urls` must have a URL or a path. Received: [].")
-    texts = [os.fspath(check_type("urls", one, (str, os.PathLike), "URLs or paths")) for one in given]
+    for one in given:
+        check_type("urls", one, (str, os.PathLike), "URLs or paths")
     # Workers may have another current folder.
-    return [text if "://" in text else os.path.abspath(os.path.expanduser(text)) for text in texts]
+    return [one if "://" in one else os.path.abspath(os.path.expanduser(one)) for one in map(os.fspath, given)]
 
 
 def _check_compression(compression: object, format: str) -> dict[str, str]:

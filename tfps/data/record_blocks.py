@@ -48,6 +48,8 @@ def read_records(part: Part, offset: int, most_bytes: int, read: Read) -> Record
     Raises:
         SourceError: the file is broken.
     """
+    # The length of a record at least.
+    most_bytes = max(most_bytes, _HEAD_BYTES)
     data = read(offset, offset + most_bytes)
     is_end = len(data) < most_bytes
     records, at = _parse(part, offset, data)

@@ -16,8 +16,8 @@ from tfps.debug.layer_names import match_layers
 from tfps.debug.model_layers import ModelLayers
 from tfps.debug.nan_file import SavedStep, bad_rows, is_bad
 from tfps.debug.observation import LOSS, Capture, observing
-from tfps.debug.saved_rows import SavedRows, built_of, ids_of
-from tfps.debug.step_file import ACTIVATION, PARAMETER, ROW_GRADIENT, ROWS, Array, Entry, Value, make_values
+from tfps.debug.saved_rows import SavedRows, built_of, ids_of, known_ids
+from tfps.debug.step_file import ACTIVATION, PARAMETER, ROW_GRADIENT, ROWS, Entry, Value, make_values
 from tfps.debug.step_values import StepValue
 from tfps.errors import DumpError
 from tfps.keras.optimizers import value_of
@@ -176,8 +176,10 @@ def _is_of_rows(gradient: object) -> bool:
 def _row_gradient(capture: Capture, gradient: tf.IndexedSlices, variable: keras.Variable) -> Value:
     path, name = capture.layers.locate(variable)
     layer = next(one for one in capture.layers.layers if capture.layers.path_of(one) == path)
-    arrays: list[Array] = [ids_of(layer, gradient.indices.numpy()), gradient.values.numpy()]
-    return make_values([Entry(path, ROW_GRADIENT, name, True)], arrays)[0]
+    ids, values = ids_of(layer, gradient.indices.numpy()), gradient.values.numpy()
+    # Padding is not read from a table, and has no gradient there; without one, its weight of 0 may be times NaN.
+    is_known = np.isin(ids, known_ids(layer)) if known_ids(layer) is not None else np.ones(len(ids), bool)
+    return make_values([Entry(path, ROW_GRADIENT, name, True)], [ids[is_known], values[is_known]])[0]
 
 
 def _assign(model: keras.Model, saved: SavedStep) -> None:

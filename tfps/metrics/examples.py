@@ -32,9 +32,6 @@ class Examples:
     weights: Doubles
     groups: Ids
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
 
 def to_rows(batch: Batch, groups: tf.Tensor) -> tf.Tensor:
     """Packs a batch into int32 [n, WIDTH]; `from_rows` is the inverse.
