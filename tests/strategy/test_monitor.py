@@ -74,6 +74,9 @@ def test_steps_and_examples_are_those_that_were_trained(strategy, record, no_you
     assert sum(one.examples for one in counts.workers.values()) == 2 * examples
     assert (counts.mode, counts.epoch, counts.epochs, counts.epoch_step) == (mode, 1, 2, 21)
     assert counts.phase == "idle"
+    # The twin: each row that a batch has counts once.
+    assert counts.unique_rows == 2 * sum(len(np.unique(batch)) for batch, _ in data.as_numpy_iterator())
+    assert counts.unique_rows == sum(one.unique_rows for one in counts.workers.values())
     (name,) = counts.ids_per_step
     assert counts.ids_per_step[name] == 16
     assert read_metrics(counts.logs)["mae"] == pytest.approx(model.history.history["mae"][-1], rel=1e-5)
