@@ -207,12 +207,16 @@ def test_a_table_that_grows(strategy, record, monkeypatch):
 
 
 def test_tables_of_models_that_are_gone_are_not_shown(strategy, record):
-    model, (data, _) = make_model(strategy), make_data(2, 8, 8)
-    model.fit(data, verbose=0)
-    shown = len(JobReader(strategy).read().tables)
+    model = make_model(strategy)
+    name = model.layers[0].weights[0]._value.name
+
+    def shown():
+        return [table.name for table in JobReader(strategy).read().tables]
+
+    assert name in shown()
     del model
     gc.collect()
-    assert len(JobReader(strategy).read().tables) < shown
+    assert name not in shown()
 
 
 def test_a_monitor_ends_with_its_strategy(strategy):
@@ -236,6 +240,17 @@ def test_a_monitor_ends_with_its_strategy(strategy):
     while sockets() != before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert sockets() == before
+
+
+def test_a_strategy_that_has_lost_a_server_is_over(strategy, monkeypatch):
+    monitor = Monitor(strategy)
+    with monitor.subscribe() as watching:
+        watching.next(20)
+        monkeypatch.setattr(strategy.connection, "_why_ended", "ps 0 ended")
+        with pytest.raises(tfps.errors.ClusterTimeoutError, match="its strategy has ended"):
+            watching.next(20)
+    monkeypatch.undo()
+    monitor.close()
 
 
 def test_a_reader_keeps_no_strategy_alive(strategy):

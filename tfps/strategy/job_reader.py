@@ -49,6 +49,12 @@ class JobReader:
         self._tables = TableReader()
         self._pace = Pace()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the strategy was dropped or has ended."""
+        strategy = self._strategy()
+        return strategy is None or strategy.connection.ended
+
     def read(self) -> Snapshot:
         """Returns the job at this moment.
 
