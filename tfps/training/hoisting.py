@@ -46,14 +46,13 @@ class DirectLookups:
     Attributes:
         answered_early: whether the last lookup was answered with rows that were requested before the step, for all
             devices that share its batch.
-        groups: the groups that have answered lookups.
+        groups: the groups that have answered lookups, by `id`: several lookups may share one.
     """
 
     answered_early = False
 
     def __init__(self) -> None:
         self._wholes: list[ReadWhole | None] = []
-        # By their ids, because lookups that were requested together share a group.
         self.groups: dict[int, LookupGroup] = {}
 
     def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
@@ -66,8 +65,7 @@ class DirectLookups:
     def unique_ids(self) -> list[tf.Tensor]:
         """The unique ids of lookups so far, a vector for each kind of table; not those within branches and loops."""
         graph = tf.compat.v1.get_default_graph()
-        found = [group.routed.unique_ids for group in self.groups.values()]
-        return [ids for ids in found if ids.graph is graph]
+        return [ids for group in self.groups.values() if (ids := group.routed.unique_ids).graph is graph]
 
     def expect_wholes(self, wholes: Sequence[ReadWhole | None]) -> None:
         """Sets for each conversion of a table to a tensor the function that reads it; None if nothing uses it."""
