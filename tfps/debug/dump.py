@@ -101,6 +101,7 @@ class Dump(keras.callbacks.Callback):
 
     def begin(self, capture: Capture) -> tuple[tf.Tensor, tf.Tensor, list[StepValue]]:
         """See `Observer`: returns the number of the step, its worker and the parameters before it."""
+        self._choose(capture.layers, is_final=False)
         number, worker = number_and_worker(leading_optimizer(self.model))
         wanted = VALUES in self._selection.what
         return number, worker, step_values.parameters(capture.layers, self._is_wanted) if wanted else []
@@ -111,25 +112,38 @@ class Dump(keras.callbacks.Callback):
 
     def end(self, capture: Capture, begun: tuple[tf.Tensor, tf.Tensor, list[StepValue]]) -> None:
         """See `Observer`: sends the values of the step to the function that writes them."""
-        number, worker, values = begun
-        what, wanted = self._selection.what, self._is_wanted
-        values = [
-            *values,
-            *(step_values.rows(capture, wanted) if ROWS in what else ()),
-            *(step_values.outputs(capture, wanted) if VALUES in what else ()),
-            *(step_values.dense_gradients(capture, wanted) if GRADIENTS in what else ()),
-            *(step_values.row_gradients(capture, wanted) if ROWS in what else ()),
-        ]
-        assert self._settings is not None
-        setup = tf.constant(encode_setup(self._settings, [value.entry for value in values]))
-        tensors = [tensor for value in values for tensor in value.tensors]
+        number, worker, parameters = begun
+        self._choose(capture.layers, is_final=True)
 
         def write() -> tf.Tensor:
+            # Within the branch, so that other steps gather no rows for a dump.
+            values = [*parameters, *self._values(capture)]
+            assert self._settings is not None
+            setup = tf.constant(encode_setup(self._settings, [value.entry for value in values]))
+            tensors = [tensor for value in values for tensor in value.tensors]
             (done,) = worker_functions.call(_WORKER, "write_step", [setup, number, worker, *tensors], [tf.int64])
             return tf.reshape(done, [])
 
         chosen = is_one_of(number, self._selection.steps) & is_one_of(worker, self._selection.workers)
         tf.cond(chosen, write, lambda: tf.zeros([], tf.int64))
+
+    def _values(self, capture: Capture) -> list[StepValue]:
+        """Returns the values of a step beside its parameters, in the order of the step."""
+        what, wanted = self._selection.what, self._is_wanted
+        return [
+            *(step_values.rows(capture, wanted) if ROWS in what else ()),
+            *(step_values.outputs(capture, wanted) if VALUES in what else ()),
+            *(step_values.dense_gradients(capture, wanted) if GRADIENTS in what else ()),
+            *(step_values.row_gradients(capture, wanted) if ROWS in what else ()),
+        ]
+
+    def _choose(self, layers: ModelLayers, is_final: bool) -> None:
+        """Finds the chosen layers. A model that is not built yet may get more, and then none may be missing."""
+        try:
+            self._chosen = self._selection.choose_layers(layers.names)
+        except ConfigError:
+            if is_final:
+                raise
 
     def _is_wanted(self, path: str) -> bool:
         # What belongs to the model itself, and to none of its layers, comes with all layers.
@@ -144,7 +158,7 @@ class Dump(keras.callbacks.Callback):
         workers = 1 if strategy is None else strategy.num_workers
         self._selection.check_workers(workers)
         layers = ModelLayers(model)
-        self._chosen = self._selection.choose_layers(layers.names)
+        self._choose(layers, is_final=all(layer.built for layer in layers.layers))
         self._check_size(layers, workers)
         header = self._header(model, layers, workers)
         limit = self._limit() // (workers if self._selection.workers is None else len(self._selection.workers))
@@ -205,7 +219,8 @@ class Dump(keras.callbacks.Callback):
 
 
 def _check_empty(path: str, names: Sequence[str]) -> None:
-    if HEADER in names or any(name.startswith("worker-") for name in names):
+    # A header without steps is of a program that did not come to its first step.
+    if any(name.startswith("worker-") for name in names):
         raise ConfigError(f"`url` must be a folder without a dump. Received: {path!r}. Valid: another folder.")
 
 
