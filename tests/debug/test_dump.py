@@ -193,6 +193,7 @@ def test_the_limit_ends_the_dump_and_training_goes_on(one_worker, tmp_path, capl
     dump = dumped(tmp_path / "dump", one_worker, limit_bytes=10_000)
     steps = [step for step, _ in dump.steps]
     assert 0 < len(steps) < STEPS and steps == list(range(len(steps)))
+    assert "Dump: `limit_bytes`, 10.0 kB, is reached: the dump has ended, and training goes on." in caplog.text
     assert re.search(
         rf"Dump: {STEPS - len(steps)} steps were not dumped, because `limit_bytes` is 10.0 kB", caplog.text
     )
@@ -254,3 +255,60 @@ def test_models_of_other_strategies_are_refused(tmp_path):
     x, y = inputs()
     with pytest.raises(UnsupportedError, match="`Dump` needs a model of a ParameterServerStrategy.*MirroredStrategy"):
         model.fit(x, y, verbose=0, callbacks=[Dump(tmp_path / "dump")])
+
+
+class Adversary(keras.Model):
+    """Has a step of its own with two optimizers, which builds it, a layer that is called twice, and one in a loop."""
+
+    def __init__(self, table):
+        super().__init__(name="adversary")
+        self.table, self.twice, self.last = (
+            table,
+            keras.layers.Dense(3, name="twice"),
+            keras.layers.Dense(1, name="last"),
+        )
+        self.looped = keras.layers.Dense(3, name="looped")
+        self.second = keras.optimizers.SGD(0.1)
+
+    def call(self, x):
+        first = self.twice(tf.reshape(self.table(x), [-1, 12]))
+        other = self.twice(tf.ones([tf.shape(x)[0], 12]))
+        looped = tf.while_loop(lambda i, _: i < 2, lambda i, x: (i + 1, self.looped(x)), (0, first))[1]
+        return self.last(tf.concat([looped, other], 1))
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape(persistent=True) as tape:
+            loss = tf.reduce_mean((self(x) - y) ** 2)
+        rest = [one for layer in (self.table, self.twice, self.looped) for one in layer.trainable_variables]
+        for optimizer, variables in ((self.optimizer, self.last.trainable_variables), (self.second, rest)):
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return {"loss": loss}
+
+
+def adversary(table, path):
+    keras.utils.set_random_seed(1)
+    model = Adversary(table())
+    model.compile(keras.optimizers.SGD(0.1))
+    x, y = inputs()
+    data = tf.data.Dataset.from_tensor_slices((x["ids"] - 20, y)).batch(BATCH)
+    return model, lambda **options: model.fit(data, verbose=0, callbacks=[Dump(path, **options)])
+
+
+def test_a_step_of_its_own_with_a_table_that_grows(one_worker, tmp_path, caplog):
+    with one_worker.scope():
+        model, fit = adversary(lambda: tfps.layers.DynamicEmbedding(4, "ones", name="items"), tmp_path / "ours")
+    fit()
+    # A layer that a step builds is known by then.
+    with pytest.raises(ConfigError, match="`layers` must be names.*'nosuch'. Valid: items, twice, last, looped"):
+        adversary(lambda: keras.layers.Embedding(60, 4, name="items"), tmp_path / "other")[1](layers=["nosuch"])
+    dump = DumpReader(tmp_path / "ours")
+    found = values_of(dump, 0)
+    assert {("twice", "activation", "output"), ("twice", "activation", "output@2")} <= set(found)
+    assert {("twice", "gradient", "kernel"), ("last", "gradient", "kernel")} <= set(found)
+    assert ("looped", "parameter", "kernel") in found and ("looped", "activation", "output") not in found
+    assert "outputs in a branch or a loop of the step are not dumped, of the layers looped" in caplog.text
+    rows, gradient = found["items", "rows", "embeddings"], found["items", "row_gradient", "embeddings"]
+    assert rows.ids.tolist() == gradient.ids.tolist() == np.unique(inputs()[0]["ids"][:BATCH] - 20).tolist()
+    assert rows.ids.min() < 0 and (rows.values == 1).all() and dump.layers == ["items", "twice", "last", "looped"]
+    assert len(dump.steps) == STEPS

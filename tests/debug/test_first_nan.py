@@ -53,7 +53,7 @@ def model_file(tmp_path):
 def test_a_cluster_names_it_and_one_process_runs_it_again(strategy, no_young, monkeypatch, tmp_path, capsys, mode):
     monkeypatch.setattr(strategy, "on_nan", "stop")
     path = tmp_path / "nan"
-    with pytest.raises(NotFiniteError, match=r"It is saved in .*/nan; `tfps-dump replay` runs it again") as caught:
+    with pytest.raises(NotFiniteError, match=r"The step is saved in .*first-nan.npz, and `tfps-dump replay`") as caught:
         trained(strategy, [FirstNaN(path)], MODES[mode](), bad_data())
     # Batch 5 is the third one of worker 1, and a synchronous step has a batch of each worker.
     found = index_of(path, worker=1)
@@ -77,7 +77,7 @@ def test_a_cluster_names_it_and_one_process_runs_it_again(strategy, no_young, mo
 def test_one_process_saves_it_too_and_says_so(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.WARNING, "tfps")
     model = trained(None, [FirstNaN(tmp_path)], data=bad_data(3))
-    assert "FirstNaN: step 3 of worker 0 is not finite, first in layer 'loss'. It is saved in" in caplog.text
+    assert "FirstNaN: step 3 of worker 0 is not finite, first in layer 'loss'; the step is saved in /" in caplog.text
     # The steps after it are bad as well, and not saved.
     assert index_of(tmp_path)["step"] == 3 and np.isnan(model.get_weights()[0]).any()
     assert "train_step" not in vars(model)

@@ -84,12 +84,23 @@ class Dump(keras.callbacks.Callback):
         self._fit = ObservedFit("Dump", self._begin_steps, self._end_steps)
         self._chosen: set[str] = set()
         self._settings: DumpSettings | None = None
+        self._is_over = False
+        self._told: set[str] = set()
         self._began_at = 0.0
 
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Begins the dump. Keras calls this before it makes the function of a step, and when it has set the model."""
         super().set_params(params)
         self._fit.begin(self.model)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Says when the limit is reached."""
+        if not self._is_over and dump_costs.collect(self._dump, strategy_of(self.model), timeout_s=0.0).over_limit:
+            self._is_over = True
+            _LOG.warning(
+                "Dump: `limit_bytes`, %s, is reached: the dump has ended, and training goes on.",
+                dump_costs.show(self._limit()),
+            )
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Waits for the disk, says what the dump has cost, and takes it out of the model's steps."""
@@ -114,6 +125,10 @@ class Dump(keras.callbacks.Callback):
         """See `Observer`: sends the values of the step to the function that writes them."""
         number, worker, parameters = begun
         self._choose(capture.layers, is_final=True)
+        if capture.unseen - self._told:
+            self._told |= capture.unseen
+            names = ", ".join(sorted(capture.unseen))
+            _LOG.warning("Dump: outputs in a branch or a loop of the step are not dumped, of the layers %s.", names)
 
         def write() -> tf.Tensor:
             # Within the branch, so that other steps gather no rows for a dump.
