@@ -43,7 +43,6 @@ class Capture:
         is_applying: whether an optimizer makes its update.
         is_scaled: whether the last gradients are those of a scaled loss.
         running: the names of the layers whose `call` has begun and has not returned.
-        unseen: the names of layers with calls in a branch or a loop, whose tensors no other graph can use.
     """
 
     def __init__(self, layers: ModelLayers, batch: Nest) -> None:
@@ -52,7 +51,7 @@ class Capture:
         self.rows: list[tuple[keras.layers.Layer, tf.Tensor, tf.Tensor]] = []
         self.gradients: list[tuple[Gradient, keras.Variable]] = []
         self.running: list[str] = []
-        self.unseen: set[str] = set()
+        self._unseen: set[str] = set()
         self.is_applying = self.is_scaled = False
         self._calls: dict[int, int] = {}
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
@@ -66,7 +65,7 @@ class Capture:
         tensors = [one for one in tree.flatten(result) if tf.is_tensor(one)]
         flat = [part for one in tensors for part in tf.nest.flatten(one, expand_composites=True)]
         if not all(map(self.is_usable, flat)):
-            self.unseen.add(layer.name)
+            self._unseen.add(str(layer.name))
             return
         self.note_output(layer, flat)
         if args and self.layers.reads_rows_itself(layer) and (ids := _flat_ids(args[0])) is not None:
@@ -77,6 +76,12 @@ class Capture:
         """Takes note of what a layer has returned, or of the loss if there is none."""
         number = self._calls[id(layer)] = self._calls.get(id(layer), 0) + 1
         self._outputs.append((layer, number, tensors))
+
+    @property
+    def unseen(self) -> set[str]:
+        """The names of layers that were called in a branch or a loop alone, whose tensors no other graph can use."""
+        # Keras builds a layer by calling it in a graph of its own, which counts for nothing.
+        return self._unseen - {str(layer.name) for layer, _, _ in self._outputs if layer is not None}
 
     @property
     def outputs(self) -> list[tuple[str, int, list[tf.Tensor]]]:
