@@ -45,7 +45,8 @@ for step, worker in dump.steps:
     value = dump.values(step, worker)[0]
     wrong += value.ids.tolist() != np.unique(ids[step * SIZE : (step + 1) * SIZE]).tolist()
 numbers = [step for step, _ in dump.steps]
-print(json.dumps({"steps": len(numbers), "once": len(set(numbers)), "wrong": wrong, "workers": dump.workers}), flush=True)
+found = {"steps": len(numbers), "once": len(set(numbers)), "wrong": wrong, "workers": dump.workers}
+print(json.dumps(found), flush=True)
 strategy.close()
 """
 

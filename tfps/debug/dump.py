@@ -86,7 +86,7 @@ class Dump(keras.callbacks.Callback):
         self._settings: DumpSettings | None = None
         self._is_over = False
         self._told: set[str] = set()
-        self._began_at = 0.0
+        self._began_at = self._trained_s = 0.0
 
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Begins the dump. Keras calls this before it makes the function of a step, and when it has set the model."""
@@ -108,7 +108,9 @@ class Dump(keras.callbacks.Callback):
         strategy = strategy_of(self.model)
         costs = dump_costs.collect(self._dump, strategy)
         workers = 1 if strategy is None else strategy.num_workers
-        dump_costs.tell(costs, self._folder.path, (time.monotonic() - self._began_at) * workers, self._limit())
+        # The costs are those of all calls of `fit` so far.
+        self._trained_s += (time.monotonic() - self._began_at) * workers
+        dump_costs.tell(costs, self._folder.path, self._trained_s, self._limit())
 
     def begin(self, capture: Capture) -> tuple[tf.Tensor, tf.Tensor, list[StepValue]]:
         """See `Observer`: returns the number of the step, its worker and the parameters before it."""
@@ -196,7 +198,7 @@ class Dump(keras.callbacks.Callback):
         each += sum(map(dump_costs.bytes_of, filter(lambda one: one.trainable, variables))) * (
             GRADIENTS in self._selection.what
         )
-        steps = self._selection.steps_until(self._steps_of_fit())
+        steps = self._selection.count_steps(self._trained_steps(), self._steps_of_fit())
         limit = self._limit()
         if steps is not None and self._limit_bytes is None and steps * each > limit:
             raise ConfigError(
@@ -209,6 +211,10 @@ class Dump(keras.callbacks.Callback):
             "Dump: %s to %s: at least %s a step, beside outputs of layers and rows; at most %s in all.",
             *(how_many, self._folder.path, dump_costs.show(each), dump_costs.show(limit)),
         )
+
+    def _trained_steps(self) -> int:
+        optimizer = leading_optimizer(self.model)
+        return 0 if optimizer is None else int(optimizer.iterations)
 
     def _steps_of_fit(self) -> int | None:
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
