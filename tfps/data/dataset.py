@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import tensorflow as tf
@@ -18,6 +19,7 @@ from tfps.data.csv_blocks import read_header
 from tfps.data.parts import Part
 from tfps.data.stored_files import Access, StoredFile, find_files, is_of_one_process
 from tfps.errors import ConfigError
+from tfps.progress import progress
 
 FORMATS = ("csv", "parquet", "text", "tfrecord", "tsv")
 _SPLITS = ("auto", "file", "range")
@@ -183,7 +185,7 @@ class _Cut:
     def parts(self, found: Sequence[StoredFile], how: Reading) -> list[Part]:
         """Returns the parts of all files, in order."""
         if how.format == "parquet":
-            return [part for file in found for part in self._of_parquet(file, how.access)]
+            return self._of_parquet(found, how.access)
         compressed = [file for file in found if how.compression_of(file)]
         if self.split == "range" and (how.format == "tfrecord" or compressed):
             which = compressed[0].url if compressed else found[0].url
@@ -200,11 +202,23 @@ class _Cut:
                 made += parts.whole([file]) if by_file else parts.by_bytes([file], self.range_bytes)
         return made
 
-    def _of_parquet(self, file: StoredFile, access: Access) -> list[Part]:
-        sizes = parquet_blocks.group_bytes(parquet_blocks.footer(file, access))
-        largest = sum(sizes) if self.split == "file" else self.range_bytes
-        return parts.by_groups(file, sizes, largest)
+    def _of_parquet(self, found: Sequence[StoredFile], access: Access) -> list[Part]:
+        def cut(file: StoredFile) -> list[Part]:
+            sizes = parquet_blocks.group_bytes(parquet_blocks.footer(file, access))
+            largest = sum(sizes) if self.split == "file" else self.range_bytes
+            return parts.by_groups(file, sizes, largest)
 
+        made: list[Part] = []
+        # A store answers each request late, and many at the same time.
+        with progress("reading footers", len(found), "files") as bar, ThreadPoolExecutor(_FOOTERS) as pool:
+            for own in pool.map(cut, found):
+                made += own
+                bar.add()
+        return made
+
+
+_FOOTERS = 16
+"""The number of footers that are read at the same time."""
 
 _ENDLESS = 1 << 62
 """The end of a part that goes to the end of its file."""
