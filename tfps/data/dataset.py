@@ -16,6 +16,7 @@ from tfps.data.blocks import BEGIN, END, VALUE, Reading
 from tfps.data.columns import Column, make_column
 from tfps.data.compression import KINDS
 from tfps.data.csv_blocks import read_header
+from tfps.data.packing import head_types, unpack
 from tfps.data.parts import Part
 from tfps.data.stored_files import Access, StoredFile, find_files, is_of_one_process
 from tfps.errors import ConfigError
@@ -266,7 +267,7 @@ class _Order:
 def _read(part: tf.Tensor, how: Reading, on_chief: bool) -> tf.data.Dataset:
     """Returns the dataset of the blocks of a part."""
     text = tf.constant(how.to_json())
-    types = [tf.int64, *(tf.as_dtype(column.dtype) for column in how.columns)]
+    types = [tf.int64, *head_types(how.columns)]
 
     def step(offset: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         inputs = [part, text, offset]
@@ -274,10 +275,7 @@ def _read(part: tf.Tensor, how: Reading, on_chief: bool) -> tf.data.Dataset:
             after, *arrays = tf.numpy_function(blocks.read_block, inputs, types)
         else:
             after, *arrays = worker_functions.call(blocks.__name__, "read_block", inputs, types)
-        shaped = [
-            tf.ensure_shape(array, [None, *column.shape]) for array, column in zip(arrays, how.columns, strict=True)
-        ]
-        return tf.ensure_shape(after, []), (offset, *shaped)
+        return tf.ensure_shape(after, []), (offset, *unpack(how.columns, arrays))
 
     steps = tf.data.Dataset.range(tf.int64.max).scan(tf.constant(BEGIN, tf.int64), step)
     read = steps.take_while(lambda offset, *_: offset != END).map(lambda _, *arrays: _element(how, arrays))
