@@ -31,7 +31,9 @@ _headers: FileCache[tuple[str, ...]] = FileCache(1000)
 """The names in the first lines of files that were read here."""
 
 VALUE = (Column("value", STRING),)
-"""The one column of a text or a TFRecord file."""
+"""The one column of a text file."""
+RECORD = (Column("record", STRING, is_opaque=True),)
+"""The one column of a TFRecord file."""
 
 
 @dataclasses.dataclass(frozen=True)

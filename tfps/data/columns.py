@@ -28,12 +28,14 @@ class Column:
         dtype: "string", or one of `NUMBERS`.
         default: the value of an empty cell, a number or a string; None if a cell must not be empty.
         width: the numbers in each cell; None for one value that is no list.
+        is_opaque: whether strings may have any bytes and any length, such as records.
     """
 
     name: str
     dtype: str
     default: bool | int | float | str | None = None
     width: int | None = None
+    is_opaque: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ NOTHING = Joined(b"", b"\n")
 
 def is_joined(column: Column) -> bool:
     """Whether the values of a column travel in the joined string of a block."""
-    return column.dtype == STRING and column.width is None
+    return column.dtype == STRING and column.width is None and not column.is_opaque
 
 
 def head_types(columns: Sequence[Column]) -> list[tf.DType]:
