@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = {
     "tfps.callbacks": {"Checkpoint", "Dump", "Export", "FirstNaN", "Profile", "TensorBoard"},
     "tfps.serving": {"Follower"},
+    "tfps.data": {"files"},
     "tfps.checkpoint": {"restore", "save"},
     "tfps.admission": {"Admission", "Always", "Count", "Filter", "Probability"},
     "tfps.eviction": {"Eviction", "LeastFrequent", "LeastRecent", "Score", "SmallNorm", "Unseen"},
@@ -35,6 +36,7 @@ PUBLIC = {
         "checkpoint",
         "choice",
         "choose_strategy",
+        "data",
         "eviction",
         "explain_strategy",
         "layers",
@@ -64,6 +66,7 @@ PUBLIC = {
         "ClusterError",
         "ClusterTimeoutError",
         "ConfigError",
+        "DumpError",
         "ExportError",
         "ExportGapError",
         "IdRangeError",
@@ -124,7 +127,7 @@ INTERNAL = {
     "slots_of",
 }
 NOT_CALLED = {"__version__", "callbacks", "checkpoint", "choice", "layers", "models", "nn", "optimizers", "serving"}
-NOT_CALLED |= {"admission", "eviction", "metrics", "streaming", "text"}
+NOT_CALLED |= {"admission", "data", "eviction", "metrics", "streaming", "text"}
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in sorted(names - NOT_CALLED)]
 
 
@@ -213,7 +216,7 @@ def test_importing_the_package_imports_no_tensorflow():
 def test_the_package_says_that_it_is_typed_and_what_its_commands_are():
     assert (ROOT / "tfps" / "py.typed").is_file()
     scripts = dict(re.findall(r'^(tfps-\w+) = "([\w.:]+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
-    assert set(scripts) == {"tfps-certs", "tfps-checkpoint", "tfps-launch", "tfps-plan", "tfps-top"}
+    assert set(scripts) == {"tfps-certs", "tfps-checkpoint", "tfps-dump", "tfps-launch", "tfps-plan", "tfps-top"}
     for target in scripts.values():
         module, function = target.split(":")
         command = importlib.import_module(module)

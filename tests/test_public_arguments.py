@@ -116,6 +116,14 @@ def export(**arguments):
     return tfps.callbacks.Export(**{"url": "export", **arguments})
 
 
+def dump(**arguments):
+    return tfps.callbacks.Dump(**{"url": "dump", **arguments})
+
+
+def first_nan(**arguments):
+    return tfps.callbacks.FirstNaN(**{"url": "nan", **arguments})
+
+
 def growing(**arguments):
     return tfps.layers.DynamicEmbedding(**{"output_dim": 4, **arguments})
 
@@ -153,7 +161,11 @@ WRONG = [
     (score, "every_steps", NOT_COUNTS),
     (score, "decay", [*NOT_POSITIVE, 1.5]),
     (score, "show", [*NOT_NUMBERS, -1]),
-    *((make, "url", NOT_STRINGS) for make in (follower, export)),
+    *((make, "url", NOT_STRINGS) for make in (follower, export, dump, first_nan)),
+    *((dump, name, ["", 5, -1, [-1], [1.5], [], {}, [True]]) for name in ("steps", "workers")),
+    *((dump, name, ["", 5, [3], [""], [], {}]) for name in ("layers", "what")),
+    (dump, "limit_bytes", NOT_COUNTS_OR_NONE),
+    (dump, "format", NOT_CHOICES),
     (follower, "poll_s", [*NOT_NUMBERS, 0, -1]),
     (follower, "on_gap", NOT_CHOICES),
     (export, "every_s", [*NOT_NUMBERS, 0, -1]),
@@ -292,6 +304,7 @@ def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
     elsewhere |= {"Checkpoint", "restore", "save"}  # tests/saving
     elsewhere |= {"OneDeviceStrategy", "MirroredStrategy", "MultiWorkerMirroredStrategy"}
     elsewhere |= {"Files", "Kafka", "WindowCheckpoint", "fit"}  # tests/streaming
+    elsewhere |= {"files"}  # tests/data
     of_keras = {"RowwiseAdagrad"}  # Keras checks the arguments of its optimizers
     no_settings = {"GreedyBytes", "GreedyBytesAndTraffic", "RoundRobin", "Always", "LeastRecent", "LeastFrequent"}
     no_settings |= {"Admission", "Eviction", "Filter"}  # to be derived from

@@ -47,7 +47,13 @@ if sys.stdin.readline().strip() == "end":
 @pytest.fixture
 def env(tmp_path):
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TFPS_")}
-    return {**kept, "XDG_RUNTIME_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), "COLUMNS": "118"}
+    return {
+        **kept,
+        "XDG_RUNTIME_DIR": str(tmp_path),
+        "TMPDIR": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "118",
+    }
 
 
 @pytest.fixture
@@ -93,7 +99,7 @@ def test_a_board_has_it_all():
         "train.py  process 4711 on node-1  tfps 0.1.0  runs for 10.5 s",
         "training, geo, epoch 2 of 3, step 20 of 500",
         "loss 0.25  auc not finite",
-        "520 steps (12.5/s)  33,280 examples (800/s)",
+        "520 steps (12.5/s)  33,280 examples (800/s)  100 unique rows a step",
         "pace: The parameter servers are the bottleneck. Add servers.",
         "drift: geo_delta_norm 0.5",
         "checkpoint: step 500, 5.5 s ago, written in 0.5 s: /run/ckpt-500",
@@ -185,7 +191,10 @@ def test_several_jobs_are_listed(start, env):
 def test_no_job(env, tmp_path):
     shown = top(env, "--once")
     assert shown.returncode == 1
-    assert f"no job of this user runs on this machine (none is in {tmp_path}/tfps)" in shown.stderr
+    assert (
+        f"no job of this user runs on this machine (none is in {tmp_path}/tfps or {tmp_path}/tfps-{os.getuid()})"
+        in shown.stderr
+    )
     shown = top(env, "--once", "1")
     assert shown.returncode == 1 and "process 1 is no job of this user on this machine" in shown.stderr
 

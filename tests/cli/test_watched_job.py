@@ -95,7 +95,12 @@ def job(tmp_path):
     """The program, its environment, its first port and its output; it ends with the test."""
     port = free_ports(4)
     env = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
-    env |= {"PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(tmp_path), "TFPS_METRICS_PORT": str(port)}
+    env |= {
+        "PYTHONPATH": str(ROOT),
+        "XDG_RUNTIME_DIR": str(tmp_path),
+        "TMPDIR": str(tmp_path),
+        "TFPS_METRICS_PORT": str(port),
+    }
     out = tmp_path / "out"
     with open(out, "wb") as output:
         program = programs.start(["-c", PROGRAM, str(tmp_path / "stop")], env=env, stdout=output, stderr=output)

@@ -35,7 +35,8 @@ def group_auc(labels, scores, weights, groups, weighting):
 
 
 def positive_negative_ratio(labels, scores, weights, groups):
-    concordant, discordant, tied = (sum(one) for one in zip(*pairs(labels, scores, weights, groups).values()))
+    found = pairs(labels, scores, weights, groups).values()
+    concordant, discordant, tied = (sum(one) for one in zip(*found, strict=True))
     return (concordant + tied / 2) / (discordant + tied / 2)
 
 

@@ -31,10 +31,12 @@ def full_snapshot(**changed):
         "steps_per_epoch": 500,
         "steps": 520,
         "examples": 33_280,
+        "unique_rows": 52_000,
         "test_steps": 7,
         "closures": 40,
         "steps_per_s": 12.5,
         "examples_per_s": 800.0,
+        "unique_rows_per_s": 1_250.0,
         "metrics": {"loss": 0.25, "auc": None},
         "tasks": (
             TaskState("chief", 0, "node-1", 4711, "up", 0.5, 2, 900_000_000),
@@ -60,7 +62,7 @@ def full_record():
     """A record in which everything has happened once."""
     record = JobRecord()
     record.begin_epoch("asynchronous", 0, 3, 500)
-    record.count_closure("train", 0, 4, 256)
+    record.count_closure("train", 0, 4, 256, 1_000)
     record.count_closure("train", 1, 4, 256)
     record.count_closure("train", 0, 4, 250)
     record.count_closure("test", 1, 2, 100)

@@ -50,6 +50,7 @@ def test_counts_are_those_of_the_record():
     assert samples["tfps_steps_total", (("worker", "0"),)] == 8
     assert samples["tfps_steps_total", (("worker", "1"),)] == 4
     assert samples["tfps_examples_total", (("worker", "0"),)] == 506
+    assert samples["tfps_unique_rows_total", (("worker", "0"),)] == 1_000
     assert samples["tfps_closures_total", (("worker", "0"),)] == 2
     assert samples["tfps_staleness_steps", (("worker", "0"),)] == 4
     assert samples["tfps_evaluation_steps_total", ()] == 2

@@ -3,6 +3,7 @@
 import http.client
 import logging
 import socket
+import time
 import urllib.error
 import urllib.request
 
@@ -15,6 +16,7 @@ pytest.importorskip("prometheus_client", reason="needs prometheus-client")
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tfps.errors import ClusterError, ClusterTimeoutError
+from tfps.monitoring import metrics_port
 from tfps.monitoring.feeds import HttpFeed
 from tfps.monitoring.metric_families import JobMetrics, TaskMetrics
 from tfps.monitoring.metrics_port import MetricsPort, check_free, open_port, serve_task, task_ports
@@ -83,6 +85,42 @@ def test_a_job_that_says_nothing():
         with pytest.raises(urllib.error.HTTPError, match="503") as refused:
             get(port, "/snapshot.json")
         assert b"no new snapshot" in refused.value.read()
+    finally:
+        port.close()
+
+
+def test_the_number_of_requests_is_limited(chief, monkeypatch):
+    silent = []
+    try:
+        for _ in range(metrics_port._MOST_REQUESTS):
+            silent.append(socket.create_connection(chief.address, timeout=10))
+        deadline = time.monotonic() + 10
+        # Connections are taken one after the other; the next one is closed without an answer.
+        with pytest.raises((OSError, http.client.HTTPException)):
+            while time.monotonic() < deadline:
+                get(chief, "/metrics")
+    finally:
+        for one in silent:
+            one.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            assert "tfps_steps_total" in get(chief, "/metrics")[1]
+            return
+        except (OSError, http.client.HTTPException):
+            time.sleep(0.05)
+    raise AssertionError("the port does not answer again")
+
+
+def test_an_address_of_ipv6():
+    try:
+        port = MetricsPort("::1", 0, [TaskMetrics("ps", 0)])
+    except ClusterError:
+        pytest.skip("needs IPv6")
+    host, number = port.address
+    try:
+        with urllib.request.urlopen(f"http://[{host}]:{number}/metrics", timeout=10) as answer:
+            assert b"tfps_task_info" in answer.read()
     finally:
         port.close()
 

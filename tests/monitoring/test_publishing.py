@@ -18,7 +18,7 @@ from tfps.monitoring import publishing, runtime_folder
 from tfps.monitoring.collector import Collector
 from tfps.monitoring.feeds import HttpFeed, SocketFeed
 from tfps.monitoring.publishing import Publisher
-from tfps.monitoring.runtime_folder import find_folder, find_sockets, make_folder, socket_path
+from tfps.monitoring.runtime_folder import find_folders, find_sockets, make_folder, socket_path
 
 ROOT = pathlib.Path(__file__).parents[2]
 PUBLISH = """
@@ -36,6 +36,9 @@ time.sleep({seconds})
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    # Programs of others may be where temporary files are.
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(runtime_folder.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
     return tmp_path / "tfps"
 
 
@@ -99,10 +102,23 @@ def test_a_folder_of_others_is_refused(folder):
         make_folder()
 
 
-def test_without_the_variable_it_is_among_temporary_files(monkeypatch, tmp_path):
+def test_a_board_looks_where_a_program_of_cron_puts_its_socket(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setattr(runtime_folder.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert find_folder() == tmp_path / f"tfps-{os.getuid()}"
+    elsewhere = tmp_path / "temporary" / f"tfps-{os.getuid()}"
+    assert find_folders() == [elsewhere]
+    collector = Collector(full_snapshot, every_s=0.05)
+    publisher = Publisher(collector)
+    try:
+        assert publisher.path.parent == elsewhere
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        assert find_folders() == [tmp_path / "tfps", elsewhere]
+        assert find_sockets() == [(os.getpid(), publisher.path)]
+        # In a folder that others may write to, anybody could pretend to be a job.
+        elsewhere.chmod(0o777)
+        assert find_sockets() == [] and publisher.path.exists()
+    finally:
+        collector.close()
+        publisher.close()
 
 
 def test_a_strategy_that_ends_is_seen_to_end(published):

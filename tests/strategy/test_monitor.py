@@ -63,7 +63,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("mode", OPTIMIZERS)
+@pytest.mark.parametrize("mode", [*list(OPTIMIZERS)[:2], pytest.param("synchronous", marks=pytest.mark.slow)])
 def test_steps_and_examples_are_those_that_were_trained(strategy, record, no_young, mode):
     model, (data, examples) = make_model(strategy, OPTIMIZERS[mode]()), make_data(21, 8, 3)
     model.fit(data, epochs=2, verbose=0)
@@ -74,6 +74,9 @@ def test_steps_and_examples_are_those_that_were_trained(strategy, record, no_you
     assert sum(one.examples for one in counts.workers.values()) == 2 * examples
     assert (counts.mode, counts.epoch, counts.epochs, counts.epoch_step) == (mode, 1, 2, 21)
     assert counts.phase == "idle"
+    # The twin: each row that a batch has counts once.
+    assert counts.unique_rows == 2 * sum(len(np.unique(batch)) for batch, _ in data.as_numpy_iterator())
+    assert counts.unique_rows == sum(one.unique_rows for one in counts.workers.values())
     (name,) = counts.ids_per_step
     assert counts.ids_per_step[name] == 16
     assert read_metrics(counts.logs)["mae"] == pytest.approx(model.history.history["mae"][-1], rel=1e-5)
@@ -95,6 +98,7 @@ def test_fed_batches_and_single_ones_are_counted(strategy, record):
     assert (counts.steps, counts.examples, counts.test_steps, counts.test_examples) == (5, 19, 5, examples)
 
 
+@pytest.mark.slow
 def test_windows_that_a_model_trains_as_a_whole_are_counted(strategy, record):
     pairs = np.random.default_rng(0).integers(0, 50, (130, 2))
     with strategy.scope():
@@ -113,7 +117,7 @@ def test_epochs_begin_where_fit_begins(strategy, record):
 
 def test_a_snapshot_of_a_job_that_trains(strategy, record, monkeypatch):
     model, (data, _) = make_model(strategy), make_data(40, 8, 8)
-    reader = JobReader(strategy)
+    reader, before = JobReader(strategy), TaskReadings(strategy).read(strategy)
     found = []
 
     class Look(keras.callbacks.Callback):
@@ -135,20 +139,11 @@ def test_a_snapshot_of_a_job_that_trains(strategy, record, monkeypatch):
     assert (table.rows, table.row_bytes, table.bytes, table.ids_per_step) == (300, 32, 300 * 64, 16)
     assert table.servers == (0, 1) and not table.grows
     assert sum(server.stored_share for server in last.servers) == pytest.approx(1)
-
-
-def test_bytes_of_servers_are_seen_to_move(strategy, record):
-    reader = JobReader(strategy)
-    if reader.read().tasks[1].status != "up" or TaskReadings(strategy).read(strategy)["ps", 0].sent_bytes is None:
-        pytest.skip("needs sock_diag of the kernel")
-    model, (data, _) = make_model(strategy), make_data(40, 64, 64)
-    before = TaskReadings(strategy).read(strategy)
-    model.fit(data, epochs=1, verbose=0)
+    # Rows of 32 bytes: some of 120 batches come from each server, and go back as gradients.
     after = TaskReadings(strategy).read(strategy)
-    for index in range(2):
-        # Rows of 32 bytes: some hundred of 40 batches come from each server, and go back as gradients.
-        assert after["ps", index].sent_bytes - before["ps", index].sent_bytes > 40_000
-        assert after["ps", index].received_bytes - before["ps", index].received_bytes > 40_000
+    for index in range(2 if before["ps", 0].sent_bytes is not None else 0):
+        assert after["ps", index].sent_bytes - before["ps", index].sent_bytes > 20_000
+        assert after["ps", index].received_bytes - before["ps", index].received_bytes > 20_000
 
 
 def test_other_machines_read_what_this_one_reads(strategy):
@@ -212,12 +207,16 @@ def test_a_table_that_grows(strategy, record, monkeypatch):
 
 
 def test_tables_of_models_that_are_gone_are_not_shown(strategy, record):
-    model, (data, _) = make_model(strategy), make_data(2, 8, 8)
-    model.fit(data, verbose=0)
-    shown = len(JobReader(strategy).read().tables)
+    model = make_model(strategy)
+    name = model.layers[0].weights[0]._value.name
+
+    def shown():
+        return [table.name for table in JobReader(strategy).read().tables]
+
+    assert name in shown()
     del model
     gc.collect()
-    assert len(JobReader(strategy).read().tables) < shown
+    assert name not in shown()
 
 
 def test_a_monitor_ends_with_its_strategy(strategy):
@@ -241,6 +240,17 @@ def test_a_monitor_ends_with_its_strategy(strategy):
     while sockets() != before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert sockets() == before
+
+
+def test_a_strategy_that_has_lost_a_server_is_over(strategy, monkeypatch):
+    monitor = Monitor(strategy)
+    with monitor.subscribe() as watching:
+        watching.next(20)
+        monkeypatch.setattr(strategy.connection, "_why_ended", "ps 0 ended")
+        with pytest.raises(tfps.errors.ClusterTimeoutError, match="its strategy has ended"):
+            watching.next(20)
+    monkeypatch.undo()
+    monitor.close()
 
 
 def test_a_reader_keeps_no_strategy_alive(strategy):

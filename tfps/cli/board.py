@@ -102,6 +102,7 @@ def _head(snapshot: Snapshot, now: float) -> Iterator[Text]:
     yield Text(
         f"{format_count(snapshot.steps)} steps ({format_rate(snapshot.steps_per_s)})  "
         f"{format_count(snapshot.examples)} examples ({format_rate(snapshot.examples_per_s)})"
+        + (f"  {snapshot.unique_rows / snapshot.steps:,.0f} unique rows a step" if snapshot.unique_rows else "")
     )
     if snapshot.bottleneck is not None:
         yield Text.assemble(("pace: ", "bold"), snapshot.bottleneck.advice)

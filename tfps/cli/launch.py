@@ -165,10 +165,10 @@ def _check_kubernetes_flags() -> None:
             "`--tls` must be left out with --kubernetes. "
             f"Received: {_TLS.value!r}. Valid: a secret in the manifest, as docs/security.md shows."
         )
-    if _KUBERNETES.value and _METRICS_PORT.value:
+    if _KUBERNETES.value and _METRICS_HOST.value:
         raise ConfigError(
-            "`--metrics-port` must be left out with --kubernetes. "
-            f"Received: {_METRICS_PORT.value}. Valid: TFPS_METRICS_PORT in the manifest, as docs/monitoring.md shows."
+            "`--metrics-host` must be left out with --kubernetes, where each pod has an address of its own. "
+            f"Received: {_METRICS_HOST.value!r}."
         )
     if _KUBERNETES.value and _LOG_DIR.value:
         raise ConfigError(
@@ -210,7 +210,7 @@ def _set_tls(config: TaskConfig | None) -> None:
 def _deployment(program: tuple[str, ...]) -> Deployment:
     name, num_ps, num_workers = _NAME.value, _PS.value or _DEFAULT_PS, _WORKERS.value or _DEFAULT_WORKERS
     name = _DEFAULT_NAME if name is None else name
-    return Deployment(program, _IMAGE.value, name, num_ps, num_workers, _JOBSET.value)
+    return Deployment(program, _IMAGE.value, name, num_ps, num_workers, _JOBSET.value, _METRICS_PORT.value)
 
 
 def _find_task() -> TaskConfig | None:

@@ -6,8 +6,8 @@
     tfps-top --once                one board as text, for logs
     tfps-top --json                a line of JSON every two seconds; with --once, one line
 
-Every program that makes a strategy can be watched. It notices a board by the two milliseconds that each snapshot takes
-beside its training, and pays nothing without one. The keys q and Ctrl-C end the board, not the job.
+Every program that makes a strategy can be watched. A board costs it 5 ms of CPU every two seconds, beside its training,
+and nothing is paid without one. The keys q and Ctrl-C end the board, not the job.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from absl import flags
 from tfps.cli.command import USAGE_ERROR, Command
 from tfps.errors import ClusterError, ConfigError, TfpsError
 from tfps.monitoring.feeds import Feed, HttpFeed, SocketFeed
-from tfps.monitoring.runtime_folder import find_folder, find_sockets
+from tfps.monitoring.runtime_folder import find_folders, find_sockets
 from tfps.monitoring.snapshot import Snapshot
 
 COMMAND = Command("tfps-top", "[flags] [PID|http://HOST:PORT]", __doc__ or "", intermixed=True)
@@ -89,9 +89,10 @@ def open_feed(job: str | None) -> Feed:
         raise ConfigError(f"the job must be a process id, or http://host:port. Received: {job!r}.")
     found = [(pid, path) for pid, path in find_sockets() if job is None or pid == int(job)]
     if not found:
+        folders = " or ".join(map(str, find_folders()))
         which = "no job of this user runs" if job is None else f"process {job} is no job of this user"
         raise ClusterError(
-            f"{which} on this machine (none is in {find_folder()}). Valid: a program with a ParameterServerStrategy; "
+            f"{which} on this machine (none is in {folders}). Valid: a program with a ParameterServerStrategy; "
             "or http://host:port, the metrics port of its chief."
         )
     # A program has one strategy at a time. While one takes the place of another, both may be there for a moment.

@@ -1,7 +1,7 @@
 """Reads whole lines of a range of a file. No TensorFlow.
 
-A line belongs to the range in which its first byte is. Example: "ab\\ncd\\n" cut at byte 4 has both lines in the first
-range, and cut at byte 3 one in each.
+A line belongs to the range in which its first byte is. Example: of two lines of three bytes each, a file that is cut at
+byte 4 has both in its first range; one that is cut at byte 3 has one in each.
 Threading: any thread.
 """
 
@@ -13,6 +13,8 @@ from tfps.data.stored_files import broken
 
 _STEP_BYTES = 1 << 16
 """How many bytes are read at a time to find the end of a line that goes on behind the range."""
+_AHEAD_BYTES = 1 << 12
+"""How many bytes behind a range are read with it, for the end of its last line."""
 _LONGEST_BYTES = 1 << 28
 """The longest line. What is longer is hardly a text."""
 
@@ -47,22 +49,33 @@ def read_lines(part: Part, offset: int, most_bytes: int, read: Read) -> Lines:
     Raises:
         SourceError: a line has no end.
     """
-    if offset == part.begin and offset > 0:
-        offset = _line_end(part, offset - 1, read)
-    if offset >= part.end:
-        return Lines(b"", offset, -1)
+    # Whether a line begins at the first byte of the part, the byte before it tells.
+    start = offset - 1 if offset == part.begin and offset > 0 else offset
     stop = min(offset + most_bytes, part.end)
-    data = read(offset, stop)
-    if len(data) < stop - offset:
-        # Only compressed files end before what their part says, which is not known of them.
-        return Lines(data, offset, -1)
-    if stop < part.end:
+    wanted = stop + (_AHEAD_BYTES if stop == part.end else 0) - start
+    # One request for nearly all parts.
+    data = read(start, start + wanted)
+    is_end = len(data) < wanted
+    if start < offset:
+        found = data.find(b"\n") + 1
+        if not found:
+            offset = start + len(data) if is_end else _line_end(part, start + len(data), read)
+            return Lines(b"", offset, -1) if offset >= part.end else read_lines(part, offset, most_bytes, read)
+        offset, data = start + found, data[found:]
+        if offset >= part.end:
+            return Lines(b"", offset, -1)
+    if stop < part.end and not is_end:
         cut = data.rfind(b"\n") + 1
-        if cut:
-            return Lines(data[:cut], offset, offset + cut)
-    end = stop if data.endswith(b"\n") else _line_end(part, stop, read)
-    data += read(stop, end)
-    return Lines(data, offset, end if end < part.end else -1)
+    else:
+        # The line that begins before the end of the part, and ends at it or behind it.
+        cut = data.find(b"\n", part.end - offset - 1) + 1 or (len(data) if is_end else 0)
+    if cut:
+        data = data[:cut]
+    else:
+        at = offset + len(data)
+        data += read(at, _line_end(part, at, read))
+    end = offset + len(data)
+    return Lines(data, offset, -1 if is_end or end >= part.end else end)
 
 
 def _line_end(part: Part, offset: int, read: Read) -> int:

@@ -22,7 +22,7 @@ _ATTEMPT_S = 120.0
 
 _FINAL = (
     *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
-    *(ImportError, TypeError, NotImplementedError, ValueError),
+    *(ImportError, TypeError, NotImplementedError, ValueError, LookupError, AttributeError, AssertionError),
 )
 """What another attempt does not change."""
 

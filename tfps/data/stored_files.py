@@ -7,6 +7,7 @@ Threading: any thread.
 """
 
 import dataclasses
+import datetime
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -18,11 +19,11 @@ from tfps.types import JSON
 
 _T = TypeVar("_T")
 
-_MARKS = (
-    *("ETag", "etag", "generation", "md5Hash", "content_md5", "modificationTime", "mtime"),
-    *("LastModified", "last_modified", "updated", "modified", "created"),
-)
-"""What stores call a mark of the content of a file or the time of its last change, the surest first."""
+_MARKS = {
+    "etag": ("ETag", "etag", "generation", "md5Hash", "content_md5"),
+    "time": ("modificationTime", "mtime", "LastModified", "last_modified", "updated", "modified", "created"),
+}
+"""What stores call a mark of the content of a file, or the time of its last change. A listing may not have both."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ class StoredFile:
     Args:
         url: its URL.
         size: its bytes.
-        mark: what tells one content from another, beside the size; empty if the store tells nothing.
+        mark: what tells one content from another, beside the size: its kind in `_MARKS`, a colon and the value; empty
+            if the store tells nothing.
     """
 
     url: str
@@ -94,15 +96,38 @@ def _find(pattern: str, access: Access) -> list[StoredFile]:
             f"`urls` must name files. Received: {pattern!r}, which {kind}. Valid: a URL with a pattern, such as "
             f"'{pattern.rstrip('/*')}/*'."
         )
-    return [_stored(url_of(pattern, store, name), files[name]) for name in sorted(files)]
+    return [_stored(url_of(pattern, store, name), _complete(store, name, files[name])) for name in sorted(files)]
+
+
+def _complete(store: Any, name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what a store tells of a file; the pages of web servers list names alone."""
+    return entry if entry.get("size") is not None else dict(store.info(name))
 
 
 def _stored(url: str, entry: Mapping[str, Any]) -> StoredFile:
     size = entry.get("size")
     if size is None:
         raise SourceError(f"the store does not tell the size of {url!r}. Valid: a server that sends Content-Length.")
-    mark = next((str(entry[name]) for name in _MARKS if entry.get(name) is not None), "")
+    mark = next((f"{kind}:{value}" for kind in _MARKS if (value := _mark(entry, kind))), "")
     return StoredFile(url, int(size), mark)
+
+
+def _mark(entry: Mapping[str, Any], kind: str) -> str:
+    """Returns the mark of a kind; empty if there is none."""
+    value = next((entry[name] for name in _MARKS[kind] if entry.get(name) is not None), "")
+    # One file system lists seconds and tells a date of one file.
+    return str(value.timestamp() if isinstance(value, datetime.datetime) else value)
+
+
+def _check_unchanged(file: StoredFile, entry: Mapping[str, Any]) -> None:
+    """Raises the error for a file that is not what was found."""
+    kind, _, mark = file.mark.partition(":")
+    now = _mark(entry, kind) if kind else ""
+    if entry.get("size", file.size) != file.size or (now and now != mark):
+        raise SourceError(
+            f"the file {file.url!r} was changed while it was read: it had {file.size} bytes and the mark {mark!r}, now "
+            f"{entry.get('size')} bytes and {now!r}. Valid: files that stay as they are; write new files beside them."
+        )
 
 
 def read_range(file: StoredFile, begin: int, end: int, access: Access) -> bytes:
@@ -125,13 +150,7 @@ def read_range(file: StoredFile, begin: int, end: int, access: Access) -> bytes:
             # A web server that knows no ranges sends the whole file.
             data = data[begin:end]
         store.invalidate_cache()
-        now = _stored(file.url, store.info(path))
-        if now != file:
-            raise SourceError(
-                f"the file {file.url!r} was changed while it was read: it had {file.size} bytes and the mark "
-                f"{file.mark!r}, now {now.size} bytes and {now.mark!r}. Valid: files that stay as they are; write new "
-                "files beside them."
-            )
+        _check_unchanged(file, store.info(path))
         if len(data) != end - begin:
             raise ConnectionError(f"{len(data)} bytes came of {end - begin}")
         return data

@@ -23,11 +23,15 @@ class ModelLayers:
         model: a built model.
 
     Attributes:
-        layers: the layers, those of nested models after their model.
+        layers: the layers that compute something, those of nested models after their model.
     """
 
     def __init__(self, model: keras.Model) -> None:
-        self.layers: list[keras.layers.Layer] = list(model._flatten_layers(include_self=False))
+        self.layers: list[keras.layers.Layer] = [
+            layer
+            for layer in model._flatten_layers(include_self=False)
+            if not isinstance(layer, keras.layers.InputLayer)
+        ]
         self._paths: dict[int, str] = {}
         seen: set[str] = set()
         for layer in self.layers:

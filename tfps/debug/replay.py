@@ -16,8 +16,8 @@ from tfps.debug.layer_names import match_layers
 from tfps.debug.model_layers import ModelLayers
 from tfps.debug.nan_file import SavedStep, bad_rows, is_bad
 from tfps.debug.observation import LOSS, Capture, observing
-from tfps.debug.saved_rows import SavedRows, built_of, ids_of
-from tfps.debug.step_file import ACTIVATION, PARAMETER, ROW_GRADIENT, ROWS, Array, Entry, Value, make_values
+from tfps.debug.saved_rows import SavedRows, built_of, ids_of, known_ids
+from tfps.debug.step_file import ACTIVATION, PARAMETER, ROW_GRADIENT, ROWS, Entry, Value, make_values
 from tfps.debug.step_values import StepValue
 from tfps.errors import DumpError
 from tfps.keras.optimizers import value_of
@@ -33,7 +33,7 @@ class Replayed:
     Args:
         saved: the step that was run again.
         operation: the type of the first operation whose result is not finite; None if there is none.
-        layer: the path of the layer that has run it; empty for an operation outside of layers.
+        layer: the name of the layer that has run it; empty for an operation outside of layers.
         is_backward: whether it is one of the backward pass.
         bad: the (layer, kind, name) of each value of the step that is not finite, in order.
         row_ids: for each layer, the ids of rows, or of gradients of rows, that are not finite.
@@ -176,8 +176,11 @@ def _is_of_rows(gradient: object) -> bool:
 def _row_gradient(capture: Capture, gradient: tf.IndexedSlices, variable: keras.Variable) -> Value:
     path, name = capture.layers.locate(variable)
     layer = next(one for one in capture.layers.layers if capture.layers.path_of(one) == path)
-    arrays: list[Array] = [ids_of(layer, gradient.indices.numpy()), gradient.values.numpy()]
-    return make_values([Entry(path, ROW_GRADIENT, name, True)], arrays)[0]
+    ids, values = ids_of(layer, gradient.indices.numpy()), gradient.values.numpy()
+    # Padding is not read from a table, and has no gradient there; without one, its weight of 0 may be times NaN.
+    known = known_ids(layer)
+    is_known = np.ones(len(ids), bool) if known is None else np.isin(ids, known)
+    return make_values([Entry(path, ROW_GRADIENT, name, True)], [ids[is_known], values[is_known]])[0]
 
 
 def _assign(model: keras.Model, saved: SavedStep) -> None:

@@ -21,6 +21,8 @@ from tfps.keras.growing_layer import GrowingLayer
 
 _IDS = "_tfps_saved_ids"
 """The attribute of a layer with the id of each of its rows."""
+_KNOWN = "_tfps_known_ids"
+"""The attribute of a layer with the ids that were saved."""
 
 
 class SavedRows:
@@ -61,6 +63,11 @@ def built_of(rows: SavedRows) -> Iterator[None]:
         keras.layers.Embedding.build = stock
 
 
+def known_ids(layer: keras.layers.Layer) -> Array | None:
+    """Returns the ids of the rows that a step has read of a layer, int64 [m]; None for a layer without saved rows."""
+    return getattr(layer, _KNOWN, None)
+
+
 def ids_of(layer: keras.layers.Layer, indices: Array) -> Array:
     """Returns the ids of some rows of a layer, int64 [m], by their numbers in it."""
     ids = getattr(layer, _IDS, None)
@@ -85,6 +92,7 @@ def _build(stock: Any, layer: keras.layers.Embedding, saved: Value | None, input
         layer.input_dim, layer.embeddings_initializer = whole, first
     layer.embeddings.assign(rows)
     object.__setattr__(layer, _IDS, ids)
+    object.__setattr__(layer, _KNOWN, known)
     grows = isinstance(layer, GrowingLayer)
     # `call` of a layer whose table grows asks for the table; that of its base reads the matrix.
     kind: Any = (

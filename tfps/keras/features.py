@@ -1,7 +1,7 @@
 """The input features of the batch that a model's metrics are updated with, for metrics that read one.
 
-Keras hands labels and predictions to metrics, and no features. A hook around `compute_metrics` keeps the features of the
-batch here meanwhile (`tfps.keras.hooks.features`).
+Keras hands labels and predictions to metrics, and no features. A hook around `compute_metrics` keeps the features of
+the batch here meanwhile (`tfps.keras.hooks.features`).
 
 Threading: each thread has its own batch, because the threads of several workers trace at the same time.
 """
@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
-from tfps.checks import is_integer, show_value
+from tfps.checks import show_value
 from tfps.errors import ConfigError
 from tfps.keras._compat import keras, tree
-from tfps.types import Nest
+from tfps.types import Nest, is_integer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

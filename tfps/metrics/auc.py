@@ -21,8 +21,8 @@ _MOST_LOGIT = 14.0
 class AUC(SumMetric):
     """The area under the ROC curve: the probability that a positive example scores above a negative one.
 
-    Scores are counted in buckets of equal width on the scale of logits, from -14 to 14, so that probabilities near 0 and
-    1 are told apart. Two examples in one bucket count as a tie. So the result differs from the exact one by at most
+    Scores are counted in buckets of equal width on the scale of logits, from -14 to 14, so that probabilities near 0
+    and 1 are told apart. Two examples in one bucket count as a tie. So the result differs from the exact one by at most
     `error_bound`, which is larger where all scores are nearly equal, as before training.
 
     Cost: 16 bytes a bucket in the result of each closure. Memory: the same on the chief and on each worker.
@@ -60,7 +60,9 @@ class AUC(SumMetric):
         places = (tf.clip_by_value(logits, -_MOST_LOGIT, _MOST_LOGIT) / (2 * _MOST_LOGIT) + 0.5) * self.num_buckets
         # A conversion of NaN to an integer is undefined. Its weight makes the result NaN instead.
         buckets = tf.cast(tf.where(is_number, places, 0.0), tf.int32)
-        buckets = tf.minimum(buckets, self.num_buckets - 1) + tf.cast(batch.labels, tf.int32) * self.num_buckets
+        # A wrong label must not fail here, before the check of labels names it.
+        is_positive = tf.cast(batch.labels > 0.5, tf.int32)
+        buckets = tf.minimum(buckets, self.num_buckets - 1) + is_positive * self.num_buckets
         counted = tf.where(is_number | (batch.weights == 0), batch.weights, float("nan"))
         histogram = tf.math.unsorted_segment_sum(counted, buckets, 2 * self.num_buckets)
         self._histogram.assign_add(tf.reshape(histogram, [2, self.num_buckets]))

@@ -42,24 +42,27 @@ def read_batch(metric: str, y_true: Nest, y_pred: Nest, sample_weight: Nest = No
     mask = getattr(y_pred, "_keras_mask", None)
     labels, scores = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
     _check_sizes(metric, labels, scores)
-    labels = tf.cast(tf.reshape(labels, tf.shape(scores)), tf.float64)
+    labels, scores = (tf.reshape(tf.cast(one, tf.float64), [-1]) for one in (labels, scores))
     check_labels(metric, labels, (labels == 0) | (labels == 1), "0 or 1")
-    weights = tf.ones_like(labels) if sample_weight is None else spread(tf.cast(sample_weight, tf.float64), labels)
+    weights = tf.ones_like(labels) if sample_weight is None else spread(tf.cast(sample_weight, tf.float64), y_pred)
     if mask is not None:
-        weights = tf.reshape(weights, [-1]) * spread(tf.cast(mask, tf.float64), labels)
-    return Batch(*(tf.reshape(tf.cast(one, tf.float64), [-1]) for one in (labels, scores, weights)))
+        weights *= spread(tf.cast(mask, tf.float64), y_pred)
+    return Batch(labels, scores, weights)
 
 
-def spread(values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def spread(values: tf.Tensor, labels: Nest) -> tf.Tensor:
     """Repeats a value of each example for all labels of the example.
 
     Args:
         values: [batch] or [batch, 1], or in the shape of the labels.
-        labels: [batch, ...].
+        labels: what has the shape of the labels, [batch, ...].
 
     Returns:
         [n], where n is the number of labels. The operation fails if the sizes do not fit.
     """
+    labels = tf.convert_to_tensor(labels)
+    if _inner_size(values) == _inner_size(labels) is not None:
+        return tf.reshape(values, [-1])
     size = tf.size(labels)
     times = size // tf.maximum(tf.size(values), 1)
     return tf.reshape(tf.repeat(tf.reshape(values, [-1]), times), [size])
@@ -67,8 +70,8 @@ def spread(values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 def _check_sizes(metric: str, labels: tf.Tensor, scores: tf.Tensor) -> None:
     counts = labels.shape.num_elements(), scores.shape.num_elements()
-    # Example: labels [None] and scores [None, 3] may fit nothing, and labels [None] and scores [None, 1] fit.
-    inner = [one.shape[1:].num_elements() if one.shape.rank else None for one in (labels, scores)]
+    # Example: labels [None] do not fit scores [None, 3], and fit scores [None, 1].
+    inner = _inner_size(labels), _inner_size(scores)
     if None not in counts and counts[0] != counts[1] or (None not in inner and inner[0] != inner[1]):
         raise ConfigError(
             f"`y_pred` of metric {metric!r} must have one prediction for each label. Received: labels of shape "
@@ -76,20 +79,25 @@ def _check_sizes(metric: str, labels: tf.Tensor, scores: tf.Tensor) -> None:
         )
 
 
-def group_ids(metric: str, by: str | int | None, groups: Nest, labels: tf.Tensor) -> tf.Tensor:
+def _inner_size(values: tf.Tensor) -> int | None:
+    """Returns the number of elements of an example; None where it is not known."""
+    return values.shape[1:].num_elements() if values.shape.rank else None
+
+
+def group_ids(metric: str, by: str | int | None, groups: Nest, labels: Nest) -> tf.Tensor:
     """Returns the group of each label as an id, int64 [n].
 
     Args:
         metric: the name of the metric, for messages.
         by: the input feature that has the groups; None for a single group, unless `groups` are given.
         groups: the groups of the examples, integers or strings; None to read the feature.
-        labels: the labels, [n].
+        labels: what has the shape of the labels, [batch, ...].
 
     Raises:
         ConfigError: there is no such feature, or `update_state` was called without a model and without groups.
     """
     if groups is None and by is None:
-        return tf.zeros(tf.shape(labels), tf.int64)
+        return tf.zeros([tf.size(labels)], tf.int64)
     return spread(_as_ids(metric, feature_of(metric, by, groups)), labels)
 
 

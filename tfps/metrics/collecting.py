@@ -47,6 +47,7 @@ class CollectingMetric(keras.metrics.Metric):
         super().__init__(name=name)
         self.by = None if by is None else check_by("by", by)
         self.limit = check_integer("limit", limit, at_least=1)
+        feature_hooks.install_results()
         if self.by is not None:
             feature_hooks.install()
         mine = weakref.WeakMethod(self._publish)
@@ -72,7 +73,7 @@ class CollectingMetric(keras.metrics.Metric):
             BufferLimitError: there are more examples than `limit`.
         """
         batch = read_batch(self.name, y_true, y_pred, sample_weight)
-        rows = to_rows(batch, group_ids(self.name, self.by, groups, batch.labels))
+        rows = to_rows(batch, group_ids(self.name, self.by, groups, y_pred))
         counts = batch.weights != 0
         # Keras only builds its metrics there.
         if in_stateless_scope():

@@ -9,8 +9,7 @@ from tfps.checks import check_choice
 from tfps.keras.features import check_by
 from tfps.metrics.collecting import LIMIT, CollectingMetric
 from tfps.metrics.examples import Examples
-from tfps.metrics.pairs import Pairs as _Pairs
-from tfps.metrics.pairs import count_group_pairs
+from tfps.metrics.pairs import Pairs, count_group_pairs
 
 _WEIGHTINGS = ("examples", "positives", "groups")
 
@@ -21,8 +20,8 @@ class GroupAUC(CollectingMetric):
 
     GAUC = sum_g w_g AUC_g / sum_g w_g over the groups that have both classes. Ties count half.
 
-    Memory: 20 bytes an example on the chief. Cost: 20 bytes an example in the results of closures, and a sort at the end
-    of an epoch (0.25 s for a million examples). While an epoch runs, its logs have NaN.
+    Memory: 20 bytes an example on the chief. Cost: 20 bytes an example in the results of closures, and a sort at the
+    end of an epoch (0.25 s for a million examples). While an epoch runs, its logs have NaN.
 
     Source: G. Zhou et al., Deep Interest Network for Click-Through Rate Prediction, KDD 2018.
 
@@ -78,7 +77,7 @@ class PositiveNegativeRatio(CollectingMetric):
 
     def _compute(self, examples: Examples) -> float:
         groups = count_group_pairs(examples)
-        found = _Pairs(*(float(np.sum(one)) for one in (groups.concordant, groups.pairs, groups.tied)))
+        found = Pairs(*(float(np.sum(one)) for one in (groups.concordant, groups.pairs, groups.tied)))
         concordant = found.concordant + found.tied / 2
         discordant = found.pairs - concordant
         if not discordant:

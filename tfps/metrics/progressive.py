@@ -69,6 +69,6 @@ def _check_step(model: keras.Model) -> None:
     if not in_stateless_scope() and not untrained.is_in_known_step(model):
         raise ConfigError(
             "`metrics` must have no Progressive metric where a model has a `train_step` or `test_step` of its own that "
-            f"does not call Keras's, because what it predicts may be trained already. Received: {type(model).__name__}. "
+            f"does not call Keras's, because its prediction may be trained already. Received: {type(model).__name__}. "
             "Valid: the steps of keras.Model, or update_state with a prediction that was made before the update."
         )

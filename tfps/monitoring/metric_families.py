@@ -115,6 +115,9 @@ def _step_metrics(counts: JobCounts, workers: list[int]) -> "Iterator[Metric]":
 
     steps = CounterMetricFamily("tfps_steps", "Steps of training that a worker has done.", labels=["worker"])
     examples = CounterMetricFamily("tfps_examples", "Examples in these steps.", labels=["worker"])
+    rows = CounterMetricFamily(
+        "tfps_unique_rows", "Rows that these steps requested, each once a step.", labels=["worker"]
+    )
     closures = CounterMetricFamily("tfps_closures", "Closures, of several steps each.", labels=["worker"])
     stale = GaugeMetricFamily(
         "tfps_staleness_steps", "Steps of others that ended while the last closure of a worker ran.", labels=["worker"]
@@ -124,10 +127,11 @@ def _step_metrics(counts: JobCounts, workers: list[int]) -> "Iterator[Metric]":
         done = counts.workers.get(worker)
         steps.add_metric([str(worker)], 0 if done is None else done.steps)
         examples.add_metric([str(worker)], 0 if done is None else done.examples)
+        rows.add_metric([str(worker)], 0 if done is None else done.unique_rows)
         closures.add_metric([str(worker)], 0 if done is None else done.closures)
         if done is not None and done.staleness is not None:
             stale.add_metric([str(worker)], done.staleness)
-    yield from (steps, examples, closures, stale)
+    yield from (steps, examples, rows, closures, stale)
     yield CounterMetricFamily("tfps_evaluation_steps", "Steps of evaluate.", value=counts.test_steps)
     yield CounterMetricFamily("tfps_evaluation_examples", "Examples in these steps.", value=counts.test_examples)
 

@@ -9,6 +9,7 @@ Threading: a thread for the port and one for each request, all daemons. Ownershi
 import http.server
 import logging
 import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("tfps")
 _REQUEST_S = 10.0
 """Seconds for a request to arrive and to be answered."""
+_MOST_REQUESTS = 16
+"""Requests at one time. A port that other hosts reach must not fill the process with threads."""
 _SNAPSHOT_S = 8.0
 """Seconds that a request waits for a snapshot."""
 
@@ -74,8 +77,34 @@ class MetricsPort:
         self._server.server_close()
 
 
-class _Server(http.server.ThreadingHTTPServer):
+class _Server(socketserver.ThreadingTCPServer):
+    """A server with a thread for each request, up to a limit.
+
+    Not `http.server.ThreadingHTTPServer`: that asks the DNS for the name of its host, which may take seconds.
+    """
+
     daemon_threads = True
+    # Connections of a task that was here before, and has ended, do not keep its port.
+    allow_reuse_address = True
+
+    def __init__(self, address: tuple[str, int], handler: type[http.server.BaseHTTPRequestHandler]) -> None:
+        self.address_family = _family(address[0])
+        self._requests = threading.Semaphore(_MOST_REQUESTS)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answers a request in a thread, or closes its connection if there are too many."""
+        if self._requests.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answers a request, in its thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._requests.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Logs what failed: a client that has gone is no news, and training must not show tracebacks of it."""
@@ -144,7 +173,7 @@ def check_free(host: str, ports: Iterable[tuple[str, int]]) -> None:
         ClusterError: one cannot.
     """
     for name, port in ports:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
             # As the port itself does: a connection that ended a moment ago does not matter.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -154,6 +183,11 @@ def check_free(host: str, ports: Iterable[tuple[str, int]]) -> None:
                     f"the metrics port {port} of {name} cannot be used at {host}: {error}. Valid: another "
                     "--metrics-port. Each task takes one more: the chief first, then the servers, then the workers."
                 ) from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    """Returns the family of an IP address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _make_handler(

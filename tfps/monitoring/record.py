@@ -30,12 +30,14 @@ class WorkerCounts:
     Args:
         steps: its steps of training.
         examples: the examples in them.
+        unique_rows: the rows that its steps requested, each once a step.
         closures: its closures of training.
         staleness: steps that other workers finished while its last closure ran; None before the second one.
     """
 
     steps: int = 0
     examples: int = 0
+    unique_rows: int = 0
     closures: int = 0
     staleness: int | None = None
 
@@ -55,6 +57,7 @@ class JobCounts:
         fed: whether the chief reads the batches.
         steps: steps of training.
         examples: the examples in them.
+        unique_rows: the rows that these steps requested, each once a step.
         test_steps: steps of evaluation.
         test_examples: the examples in them.
         closures: closures of both kinds.
@@ -77,6 +80,7 @@ class JobCounts:
     fed: bool = False
     steps: int = 0
     examples: int = 0
+    unique_rows: int = 0
     test_steps: int = 0
     test_examples: int = 0
     closures: int = 0
@@ -166,7 +170,7 @@ class JobRecord:
             before, self._now = self._now.phase, dataclasses.replace(self._now, phase=phase)
             return before
 
-    def count_closure(self, kind: Kind, worker: int, steps: int, examples: int) -> None:
+    def count_closure(self, kind: Kind, worker: int, steps: int, examples: int, unique_rows: int = 0) -> None:
         """Counts a closure that has ended and whose steps are part of the model.
 
         Args:
@@ -174,6 +178,7 @@ class JobRecord:
             worker: the worker that ran it.
             steps: the number of its steps.
             examples: the examples in them.
+            unique_rows: the rows that they requested, each once a step.
         """
         with self._lock:
             now, closures = self._now, self._now.closures + 1
@@ -190,6 +195,7 @@ class JobRecord:
                 closures=closures,
                 steps=now.steps + steps,
                 examples=now.examples + examples,
+                unique_rows=now.unique_rows + unique_rows,
                 epoch_step=now.epoch_step + steps,
             )
             before = self._workers.get(worker, WorkerCounts())
@@ -198,7 +204,11 @@ class JobRecord:
             staleness = None if since is None else max(0, self._now.steps - since - steps)
             self._steps_before[worker] = self._now.steps
             self._workers[worker] = WorkerCounts(
-                before.steps + steps, before.examples + examples, before.closures + 1, staleness
+                before.steps + steps,
+                before.examples + examples,
+                before.unique_rows + unique_rows,
+                before.closures + 1,
+                staleness,
             )
 
     def set_logs(self, logs: Mapping[str, Any]) -> None:

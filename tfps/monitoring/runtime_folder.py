@@ -1,7 +1,7 @@
 """The folder of this user in which programs and boards find each other: a socket for each strategy.
 
-It is `$XDG_RUNTIME_DIR/tfps`, or `tfps-UID` in the folder of temporary files where the system has no such folder. Only
-its user may read or enter it: whoever can connect to a socket sees what a job trains.
+It is `$XDG_RUNTIME_DIR/tfps`, or `tfps-UID` in the folder of temporary files where that variable is unset, as under
+cron. A board looks in both. Only its user may read or enter it: whoever can connect to a socket sees what a job trains.
 
 A socket is named `PID-NUMBER.sock`. A program that was killed leaves its socket behind; whoever finds it removes it.
 """
@@ -23,10 +23,11 @@ _LONGEST = 100
 """Characters of the path of a socket; the kernel takes 107."""
 
 
-def find_folder() -> pathlib.Path:
-    """Returns the folder, whether or not it is there."""
+def find_folders() -> list[pathlib.Path]:
+    """Returns the folders in which sockets may be, whether or not they are there; the first is for new ones."""
     runtime = env.runtime_dir()
-    return pathlib.Path(runtime, "tfps") if runtime else pathlib.Path(tempfile.gettempdir(), f"tfps-{os.getuid()}")
+    among_temporary = pathlib.Path(tempfile.gettempdir(), f"tfps-{os.getuid()}")
+    return [pathlib.Path(runtime, "tfps"), among_temporary] if runtime else [among_temporary]
 
 
 def make_folder() -> pathlib.Path:
@@ -35,19 +36,23 @@ def make_folder() -> pathlib.Path:
     Raises:
         ClusterError: it cannot be made, or another user can read it.
     """
-    folder = find_folder()
+    folder = find_folders()[0]
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # `lstat`: in a folder that all users share, another one may have put a link here.
         found = folder.lstat()
     except OSError as error:
         raise ClusterError(f"the folder {folder} for the sockets of programs cannot be made: {error}.") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    if not _is_ours(found):
         raise ClusterError(
             f"the folder {folder} for the sockets of programs must be a folder of this user, with mode 0700. "
             f"Received: {stat.filemode(found.st_mode)} of user {found.st_uid}. Valid: XDG_RUNTIME_DIR, or remove it."
         )
     return folder
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    """Whether a folder, by its `lstat`, is of this user alone. In a folder that all share, anybody may have made it."""
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def socket_path(folder: pathlib.Path, pid: int, number: int) -> pathlib.Path:
@@ -56,21 +61,29 @@ def socket_path(folder: pathlib.Path, pid: int, number: int) -> pathlib.Path:
 
 
 def find_sockets() -> list[tuple[int, pathlib.Path]]:
-    """Returns the process and the socket of each program that runs, those that began first first.
+    """Returns the process and the socket of each program that runs, in the order of their numbers.
 
     Removes the sockets of programs that have ended.
     """
-    folder, found = find_folder(), []
-    with contextlib.suppress(OSError):
-        for path in sorted(folder.iterdir(), key=lambda path: path.name):
-            name = _NAME.fullmatch(path.name)
-            if name is None:
-                continue
-            if is_alive(int(name[1])) and _is_listening(path):
-                found.append((int(name[1]), path))
-            else:
+    found = []
+    for path in _listed():
+        name = _NAME.fullmatch(path.name)
+        if name is None:
+            continue
+        if is_alive(int(name[1])) and _is_listening(path):
+            found.append((int(name[1]), path))
+        else:
+            with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-    return found
+    return sorted(found)
+
+
+def _listed() -> Iterator[pathlib.Path]:
+    """Yields what is in the folders of this user."""
+    for folder in find_folders():
+        with contextlib.suppress(OSError):
+            if _is_ours(folder.lstat()):
+                yield from list(folder.iterdir())
 
 
 def is_alive(pid: int) -> bool:

@@ -191,10 +191,12 @@ class Snapshot:
         steps_per_epoch: steps of a whole epoch; None if not known.
         steps: steps that this program has trained.
         examples: examples in these steps.
+        unique_rows: rows that these steps requested, each once a step; 0 if not known.
         test_steps: steps of `evaluate`.
         closures: closures that have ended, those of `evaluate` included.
         steps_per_s: the rate of `steps`.
         examples_per_s: the rate of `examples`.
+        unique_rows_per_s: the rate of `unique_rows`.
         metrics: the loss and the metrics, as the progress bar shows them; None for a value that is not finite.
         tasks: the chief, the servers, the workers.
         tables: the tables, those with most traffic first.
@@ -220,10 +222,12 @@ class Snapshot:
     steps_per_epoch: int | None = None
     steps: int = 0
     examples: int = 0
+    unique_rows: int = 0
     test_steps: int = 0
     closures: int = 0
     steps_per_s: float | None = None
     examples_per_s: float | None = None
+    unique_rows_per_s: float | None = None
     metrics: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     tasks: tuple[TaskState, ...] = ()
     tables: tuple[TableState, ...] = ()

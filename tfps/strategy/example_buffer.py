@@ -43,9 +43,6 @@ class ExampleBuffer:
         self._parts: list[Rows] = []
         self._size = 0
 
-    def __len__(self) -> int:
-        return self._size
-
     def add(self, rows: Rows) -> None:
         """Adds examples, int32 [n, width].
 
@@ -127,6 +124,11 @@ class ExampleBuffer:
         """Returns the examples whose bits are in the result of a closure."""
         # A copy: a view would keep the whole result.
         return lanes.view(np.int32).reshape(-1, self._width).copy()
+
+    @property
+    def size(self) -> int:
+        """The number of examples."""
+        return self._size
 
     @property
     def width(self) -> int:

@@ -65,7 +65,8 @@ class _Ways:
     """
 
     def __init__(self, strategy: "ParameterServerStrategy") -> None:
-        self.collector = Collector(JobReader(strategy).read)
+        self._reader = JobReader(strategy)
+        self.collector = Collector(self._make)
         self._publisher: Publisher | None = None
         try:
             self._publisher = Publisher(self.collector)
@@ -74,6 +75,17 @@ class _Ways:
             _LOG.info("tfps-top will not find this program: %s", error)
         port = env.metrics_port()
         self._port = None if port is None else self._open_port(port, strategy)
+
+    def _make(self) -> Snapshot:
+        """Makes a snapshot, and ends the collector once there is nothing to see.
+
+        Raises:
+            ClusterError: the strategy has ended.
+        """
+        # A server may have died for good, and with it the strategy, while its program still runs.
+        if self._reader.has_ended:
+            self.collector.close()
+        return self._reader.read()
 
     def _open_port(self, port: int, strategy: "ParameterServerStrategy") -> MetricsPort | None:
         tasks = [(jobs.PS, index) for index in range(strategy.num_servers)]

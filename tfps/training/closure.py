@@ -40,6 +40,10 @@ Copies: TypeAlias = dict[VariableKey, tf.Tensor]
 """Resource handles of a worker's local variables, by variable key."""
 
 
+_COUNTS = 2
+"""The counts behind the logs: examples and unique rows."""
+
+
 class UnpulledError(Exception):
     """A trace met a variable that its closure has not pulled. The program knows it now, so the next trace has it."""
 
@@ -79,6 +83,8 @@ class Result:
         logs: the sum over the steps of each value that a step returns, by name: numbers, or float32 arrays.
         measured: the values that the mode measured, float32 [`Closure.measures`]; they are added up over closures.
         examples: the number of examples in its batches.
+        unique_rows: the number of rows that its steps requested, each once a step; 0 where a window is trained as a
+            whole. Lookups within branches and loops of the model are not counted.
         worker: the worker that ran it.
         collected: the examples for each of `Program.buffers`.
     """
@@ -88,6 +94,7 @@ class Result:
     logs: Mapping[str, "Floats | float"]
     measured: Sequence[float] = ()
     examples: int = 0
+    unique_rows: int = 0
     worker: int = 0
     collected: Sequence[Rows] = ()
 
@@ -142,7 +149,7 @@ class Closure(abc.ABC):
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned to the chief."""
         values = np.asarray(vector)
-        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, the number of examples, and what
+        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, the counts, and what
         # metrics collect at the end.
         steps = int(values[:2].view(np.int64)[0])
         sums, at = [], 2
@@ -158,8 +165,9 @@ class Closure(abc.ABC):
             logs[name] = values[at:end].reshape(shape).copy() if shape else float(values[at])
             at = end
         # float32 counts exactly up to 16 million, and a closure has fewer examples.
-        collected = self._read_collected(values[at + 1 :])
-        return Result(steps, sums, logs, measured.tolist(), int(values[at]), collected=collected)
+        examples, unique_rows = map(int, values[at : at + _COUNTS])
+        collected = self._read_collected(values[at + _COUNTS :])
+        return Result(steps, sums, logs, measured.tolist(), examples, unique_rows, collected=collected)
 
     def _read_collected(self, values: Floats) -> list[Rows]:
         """Parses the end of a result: a lane with the number of examples for each buffer, then the examples."""
@@ -215,7 +223,7 @@ class Closure(abc.ABC):
         # These reads come after the steps: TensorFlow orders the reads and writes of one resource within a graph.
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self.program.sums]
         # A closure without batches may have no logs, but the vector must have the same length.
-        size = sum(math.prod(shape) for _, shape in self._log_shapes) + 1
+        size = sum(math.prod(shape) for _, shape in self._log_shapes) + _COUNTS
         logs = tf.pad(logs, [[0, size - tf.size(logs)]])
         collected = [buffer.end_closure(copies[buffer.key]) for buffer in self.program.buffers]
         counts = [tf.shape(rows)[0] for rows in collected]
@@ -229,7 +237,7 @@ class Closure(abc.ABC):
         stand_ins: Mapping[VariableKey, Any] | None = None,
         push_id: PushId | None = None,
     ) -> tf.Tensor:
-        """Traces one step; returns its logs and the number of its examples as a float32 vector."""
+        """Traces one step; returns its logs and its counts as a float32 vector."""
         assert self._exchange is not None
         assignments = self._exchange.assignments
         traced = step.Step(lookups, copies, stand_ins, self.contributes, push_id, assignments=assignments)
@@ -242,12 +250,21 @@ class Closure(abc.ABC):
         else:
             with step.tracing(traced):
                 logs = self._run_program(batch)
-        return self._with_examples(logs, batch)
+        return self._with_counts(logs, batch, traced.lookups.unique_ids)
 
     @staticmethod
-    def _with_examples(logs: tf.Tensor, batch: Nest) -> tf.Tensor:
-        """Puts the number of examples behind the logs of a step, or of steps: both are added up over steps."""
-        return tf.concat([logs, tf.reshape(tf.cast(count_examples(batch), tf.float32), [1])], 0)
+    def _with_counts(logs: tf.Tensor, batch: Nest, unique_ids: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+        """Puts the counts of a step, or of steps, behind its logs: both are added up over steps.
+
+        Args:
+            logs: the logs, a float32 vector.
+            batch: the batch, whose examples are counted.
+            unique_ids: vectors of ids whose rows the step requests.
+        """
+        examples = tf.cast(count_examples(batch), tf.float32)
+        rows = [tf.size(ids, tf.int32) for ids in unique_ids]
+        counts = tf.stack([examples, tf.cast(tf.add_n(rows), tf.float32) if rows else 0.0])
+        return tf.concat([logs, counts], 0)
 
     def _run_program(self, batch: Nest) -> tf.Tensor:
         return self._logs_vector(self.program.run(batch))
