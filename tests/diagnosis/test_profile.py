@@ -89,7 +89,7 @@ def test_the_folder_has_the_files_of_tensorboard(plain):
 
 
 def test_a_slow_input_is_seen(strategy, tmp_path, no_young):
-    profile = profiled(model_of(strategy), tmp_path, dataset().map(slow), steps=(40, 100), epochs=1, of_epoch=120)
+    profile = profiled(model_of(strategy), tmp_path, dataset().map(slow), steps=(30, 60), epochs=1, of_epoch=80)
     ms = profile.timeline.mean_ms("worker")
     assert ms["input"] > 0.5 * sum(ms.values()), ms
     assert "waits for its batch" in profile.advice

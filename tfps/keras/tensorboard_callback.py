@@ -95,9 +95,10 @@ class TensorBoard(keras.callbacks.Callback):
             raise ConfigError(
                 f"`log_dir` must be a folder that can be written. Received: {self._folder!r} ({error})."
             ) from error
-        # A model that was restored goes on with its steps, and its curves too.
+        # A model that was restored goes on with its steps, and its curves too. Other models of the program have steps
+        # of their own, which the record counts as well.
         steps = int(self.model.optimizer.iterations.numpy()) - strategy.record.counts().steps
-        self._writer = _Writer(strategy, file, max(0, steps), self._every_s, self._norms_every_s)
+        self._writer = _Writer(strategy, file, steps, self._every_s, self._norms_every_s)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Writes the last numbers."""
@@ -114,7 +115,7 @@ class _Writer:
     Args:
         strategy: the strategy whose job is shown.
         file: the file; the thread closes it.
-        steps_before: the steps of the model that this program has not trained.
+        steps_before: what to add to the steps of the program to have those of the model; may be negative.
         every_s: seconds between two points.
         norms_every_s: seconds between two samples of rows; None for no norms.
     """
