@@ -87,7 +87,7 @@ class GraphExamples:
 def _of_all_hosts(rows: tf.Tensor, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the examples of the replicas of all hosts, and whether each counts on this replica."""
     replica = tf.distribute.get_replica_context()
-    if replica is None:
+    if replica is None or replica.num_replicas_in_sync == 1:
         return rows, counts
     here = len(replica.strategy.extended.worker_devices)
     if replica.num_replicas_in_sync == here:
