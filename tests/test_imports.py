@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tfps"
 # Modules that stand below every package: they import only each other, in this order, and everyone may import them.
-BASE = ("jobs", "errors", "types", "checks", "env", "version", "step", "files", "stages")
+BASE = ("jobs", "errors", "types", "checks", "env", "version", "step", "files", "progress", "stages")
 ALLOWED = {
     "serving": set(),
     "monitoring": set(),

@@ -23,6 +23,7 @@ _KNOWN = (
     "TFPS_MAX_RESTARTS",
     "TFPS_METRICS_HOST",
     "TFPS_METRICS_PORT",
+    "TFPS_PROGRESS",
     "TFPS_SILENCE_LIMIT_S",
     "TFPS_START_TIMEOUT_S",
     "TFPS_TLS_DIR",
@@ -173,6 +174,14 @@ def runtime_dir() -> str | None:
 def server_log_level() -> str:
     """`TF_CPP_MIN_LOG_LEVEL` for the servers that tfps starts: the user's value, or "1" for warnings and errors."""
     return os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
+
+
+def progress() -> bool:
+    """`TFPS_PROGRESS`: 0 draws no progress bars on a terminal. Default 1."""
+    text = os.environ.get("TFPS_PROGRESS", "").strip()
+    if text not in ("", "0", "1"):
+        raise ConfigError(f"TFPS_PROGRESS must be 0 or 1. Received: {text!r}.")
+    return text != "0"
 
 
 def ops_disabled() -> bool:

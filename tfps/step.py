@@ -163,7 +163,7 @@ class Step:
         contributions: the gradients that were handed over so far; None if the step makes its own updates.
         numbering: the numbers of the steps of the closure; None if the step belongs to none.
         uses_number: whether the step uses its number among the steps of all workers, which the chief then has to know.
-        saved_in: where a step with a gradient that is not finite is saved, for messages; None if it is not.
+        saved: says where a step with a gradient that is not finite is saved, a string scalar; None if nothing saves it.
         reducer: reduces the gradients of dense variables over the workers; None if each worker uses its own.
         summed: the keys of tables whose gradients of repeated ids are summed first in this step, as Keras does where a
             part of the gradient of the table is dense.
@@ -195,7 +195,7 @@ class Step:
         self._pushes = 0
         self.numbering: Numbering | None = None
         self.uses_number = False
-        self.saved_in: str | None = None
+        self.saved: tf.Tensor | None = None
         self.reducer: Reducer | None = None
         self.lookups = lookups
         self.contributions: list[Contribution] | None = [] if contributes else None

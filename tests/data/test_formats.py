@@ -242,6 +242,8 @@ def test_a_cut_compressed_file_is_named(tmp_path):
         ({"format": "csv", "columns": {"a": 0, "b": 0}, "label": "z"}, "`label` must be .* Received: 'z'. Valid: .'a'"),
         ({"format": "text", "label": "z"}, "`label` must be .* elements are strings"),
         ({"format": "text", "columns": ["a"]}, "`columns` are of CSV, TSV and Parquet. Received: format='text'"),
+        ({"format": "text", "header": True}, "`header` is of CSV and TSV. Received: format='text'"),
+        ({"format": "text", "delimiter": ","}, "`delimiter` is of CSV and TSV. Received: format='text'"),
         ({"format": "text", "features": {}}, "`features` are of TFRecord files. Received: format='text'"),
         ({"format": "tfrecord", "split": "range"}, '`split` must be "file" or "auto" for TFRecord'),
         ({"format": "text", "split": "line"}, "`split` must be one of 'auto', 'file', 'range'"),

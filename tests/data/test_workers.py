@@ -112,7 +112,9 @@ def write_numbers(store, count, each, ending="tsv"):
 def test_steps_per_epoch_take_the_first_batches_of_all_workers(model, bucket, readers):
     # Batches are those of one process then, so each worker reads all files and keeps every second batch.
     ids = write_numbers(bucket, 2, 400)
-    dataset = files(f"{bucket.url}/*.tsv", "tsv", columns={"id": 0}, batch_size=20, read_ahead=1, options=bucket.options)
+    dataset = files(
+        f"{bucket.url}/*.tsv", "tsv", columns={"id": 0}, batch_size=20, read_ahead=1, options=bucket.options
+    )
     model.fit(as_examples(dataset, "id"), steps_per_epoch=30, verbose=0)
     assert counts(model) == expected(ids[:600]) and readers == {(0, False), (1, False)}
 

@@ -21,7 +21,9 @@ def inputs(steps=STEPS):
 def build(optimizer="sgd"):
     ids, numbers = keras.Input((3,), dtype="int64", name="ids"), keras.Input((4,), name="numbers")
     rows = keras.layers.Flatten(name="flat")(keras.layers.Embedding(ROWS, 4, name="items")(ids))
-    tower = keras.Sequential([keras.layers.Dense(6, "relu", name="first"), keras.layers.Dense(3, name="second")], name="deep")
+    tower = keras.Sequential(
+        [keras.layers.Dense(6, "relu", name="first"), keras.layers.Dense(3, name="second")], name="deep"
+    )
     joined = keras.layers.Concatenate(name="joined")([rows, tower(numbers)])
     model = keras.Model({"ids": ids, "numbers": numbers}, keras.layers.Dense(1, name="top")(joined), name="ctr")
     model.compile(optimizer, "mse")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tfps
-from tests.debug.models import BATCH, LATE_ID, LATE_STEP, inputs, trained
+from tests.debug.models import BATCH, LATE_ID, LATE_STEP, build, inputs, trained
 from tfps.callbacks import Dump
 from tfps.cli.dump import main
 from tfps.debug.diff import compare, find_parting
@@ -77,23 +77,17 @@ def test_two_clusters_part_at_the_step_and_worker(strategy, tmp_path):
     # Global step 2 has the batches 4 and 5, of worker 0 and worker 1.
     assert found.last == ((2, 1), (2, 1)) and found.differences[0].layer == "deep/first"
     assert {one.kind for one in found.differences} >= {"activation", "gradient", "row_gradient"}
-
-
-def test_a_synchronous_cluster_is_compared_with_one_process_by_parameters(strategy, tmp_path):
-    trained(strategy, [Dump(tmp_path / "ours")], tfps.optimizers.Sync(keras.optimizers.SGD(0.1)))
+    # One process that trains the two batches of a step together has the same parameters, and other outputs.
     x, y = inputs()
-    # One process that makes a step of two batches.
     keras.utils.set_random_seed(1)
-    from tests.debug.models import build
-
     model = build(keras.optimizers.SGD(0.1))
     model.fit(x, y, batch_size=2 * BATCH, shuffle=False, verbose=0, callbacks=[Dump(tmp_path / "alone")])
-    found = find_parting(DumpReader(tmp_path / "ours"), DumpReader(tmp_path / "alone"))
+    found = find_parting(dumps[0], DumpReader(tmp_path / "alone"))
     assert not found.differences and found.only_parameters and found.steps == 4 and found.values == 4 * 6
 
 
-def test_equal_runs_and_both_formats(one_worker, alone, tmp_path, capsys):
-    trained(one_worker, [Dump(tmp_path / "ours", format="parquet")])
+def test_equal_runs_and_both_formats(alone, tmp_path, capsys):
+    trained(None, [Dump(tmp_path / "ours", format="parquet")])
     assert main(["diff", alone, str(tmp_path / "ours")]) == 0
     assert capsys.readouterr().out.startswith("The runs are equal: 8 steps and 176 values compared.")
     assert main(["diff", "--json", alone, str(tmp_path / "ours")]) == 0
@@ -101,7 +95,9 @@ def test_equal_runs_and_both_formats(one_worker, alone, tmp_path, capsys):
 
 
 def values(numbers, ids=None, kind=ACTIVATION):
-    return Value(Entry("x", kind, "output", ids is not None), np.asarray(numbers), None if ids is None else np.array(ids))
+    return Value(
+        Entry("x", kind, "output", ids is not None), np.asarray(numbers), None if ids is None else np.array(ids)
+    )
 
 
 def test_single_values():

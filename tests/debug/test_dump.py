@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tfps
-from tests.debug.models import BATCH, LATE_ID, LATE_STEP, STEPS, build, inputs, trained
+from tests.debug.models import BATCH, LATE_STEP, STEPS, build, inputs, trained
 from tfps.callbacks import Dump, FirstNaN
 from tfps.debug.diff import find_parting
 from tfps.debug.reading import DumpReader
@@ -78,12 +78,19 @@ def test_it_has_what_a_step_computes_by_hand(tmp_path):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cluster_of_one_worker_dumps_what_one_process_does(one_worker, alone, tmp_path, mode):
-    ours = dumped(tmp_path / "ours", one_worker, MODES[mode]())
+    ours = dumped(tmp_path / "ours", one_worker, MODES[mode](), format="parquet" if mode == "sync" else "npz")
     found = find_parting(ours, alone)
     assert not found.differences and found.steps == STEPS and not found.only_parameters
     # The table, and four parameters and gradients; seven layers and the loss.
     assert found.values == STEPS * (2 + 2 * 6 + 7 + 1)
     assert ours.header["num_workers"] == 1 and ours.layers == alone.layers
+    # The rows are those before the step.
+    for step in range(STEPS - 1):
+        now, then = (values_of(ours, number)["items", "rows", "embeddings"] for number in (step, step + 1))
+        gradient = values_of(ours, step)["items", "row_gradient", "embeddings"]
+        ids, at_now, at_then = np.intersect1d(now.ids, then.ids, return_indices=True)
+        assert len(ids) > 3 and np.abs(gradient.values).max() > 0
+        np.testing.assert_allclose(then.values[at_then], now.values[at_now] - 0.1 * gradient.values[at_now], atol=1e-6)
 
 
 def test_steps_count_over_epochs_and_workers(strategy, no_young, tmp_path):
@@ -136,7 +143,9 @@ def test_a_step_without_it_has_no_operation_more(one_worker, tmp_path):
     model = trained(one_worker, [])
     before = ops_of(model)
     assert not before["PyFunc"]
-    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[Dump(tmp_path / "dump"), FirstNaN(tmp_path / "nan"), Count()])
+    model.fit(
+        x, y, batch_size=BATCH, verbose=0, callbacks=[Dump(tmp_path / "dump"), FirstNaN(tmp_path / "nan"), Count()]
+    )
     assert counts[0]["PyFunc"] and sum(counts[0].values()) > sum(before.values())
     model.fit(x, y, batch_size=BATCH, verbose=0)
     assert ops_of(model) == before
@@ -172,28 +181,22 @@ def test_it_says_what_it_costs(one_worker, tmp_path, caplog):
     before = re.search(r"Dump: 8 steps to \S+: at least (\S+) B a step", caplog.text)
     # The parameters of 30 + 21 + 16 floats, and their gradients.
     assert int(before[1]) == 2 * 4 * (30 + 21 + 16)
-    after = re.search(r"Dump: 8 steps, (\S+) kB in 16 files of .* waited (\S+) s .*, (\S+) % of .* took (\S+) s", caplog.text)
+    after = re.search(
+        r"Dump: 8 steps, (\S+) kB in 16 files of .* waited (\S+) s .*, (\S+) % of .* took (\S+) s", caplog.text
+    )
     written = sum(file.stat().st_size for file in (tmp_path / "dump" / "worker-00000").iterdir())
     assert float(after[1]) == pytest.approx(written / 1000, abs=0.06)
-    assert 0 <= float(after[2]) and 0 < float(after[4]) and float(after[3]) < 100
+    assert float(after[2]) >= 0 and float(after[4]) > 0 and float(after[3]) < 100
 
 
 def test_the_limit_ends_the_dump_and_training_goes_on(one_worker, tmp_path, caplog):
     dump = dumped(tmp_path / "dump", one_worker, limit_bytes=10_000)
     steps = [step for step, _ in dump.steps]
     assert 0 < len(steps) < STEPS and steps == list(range(len(steps)))
-    assert re.search(rf"Dump: {STEPS - len(steps)} steps were not dumped, because `limit_bytes` is 10.0 kB", caplog.text)
-
-
-def test_the_rows_are_those_before_the_step(one_worker, tmp_path):
-    dump = dumped(tmp_path / "dump", one_worker, keras.optimizers.SGD(1.0))
-    for step in range(STEPS - 1):
-        now, then = (values_of(dump, number)["items", "rows", "embeddings"] for number in (step, step + 1))
-        gradient = values_of(dump, step)["items", "row_gradient", "embeddings"]
-        ids, at_now, at_then = np.intersect1d(now.ids, then.ids, return_indices=True)
-        assert len(ids) > 3 and np.abs(gradient.values).max() > 0
-        np.testing.assert_allclose(then.values[at_then], now.values[at_now] - gradient.values[at_now], atol=1e-6)
-    assert LATE_ID in values_of(dump, LATE_STEP)["items", "rows", "embeddings"].ids
+    assert "Dump: `limit_bytes`, 10.0 kB, is reached: the dump has ended, and training goes on." in caplog.text
+    assert re.search(
+        rf"Dump: {STEPS - len(steps)} steps were not dumped, because `limit_bytes` is 10.0 kB", caplog.text
+    )
 
 
 BAD = {
@@ -238,7 +241,9 @@ def test_a_dump_that_is_sure_to_be_too_large_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((1000,)), keras.layers.Dense(1000)])
     model.compile("sgd", "mse")
     data = tf.data.Dataset.from_tensors((tf.zeros([2, 1000]), tf.zeros([2, 1000]))).repeat(200)
-    with pytest.raises(ConfigError, match=r"`limit_bytes` must be given for a dump of more than 1.1 GB.*200 steps.*8.0 MB"):
+    with pytest.raises(
+        ConfigError, match=r"`limit_bytes` must be given for a dump of more than 1.1 GB.*200 steps.*8.0 MB"
+    ):
         model.fit(data, verbose=0, callbacks=[Dump(tmp_path / "dump")])
     model.fit(data, verbose=0, callbacks=[Dump(tmp_path / "dump", layers=["dense"], steps=[0], limit_bytes=10**12)])
     assert len(DumpReader(tmp_path / "dump").steps) == 1
@@ -250,3 +255,60 @@ def test_models_of_other_strategies_are_refused(tmp_path):
     x, y = inputs()
     with pytest.raises(UnsupportedError, match="`Dump` needs a model of a ParameterServerStrategy.*MirroredStrategy"):
         model.fit(x, y, verbose=0, callbacks=[Dump(tmp_path / "dump")])
+
+
+class Adversary(keras.Model):
+    """Has a step of its own with two optimizers, which builds it, a layer that is called twice, and one in a loop."""
+
+    def __init__(self, table):
+        super().__init__(name="adversary")
+        self.table, self.twice, self.last = (
+            table,
+            keras.layers.Dense(3, name="twice"),
+            keras.layers.Dense(1, name="last"),
+        )
+        self.looped = keras.layers.Dense(3, name="looped")
+        self.second = keras.optimizers.SGD(0.1)
+
+    def call(self, x):
+        first = self.twice(tf.reshape(self.table(x), [-1, 12]))
+        other = self.twice(tf.ones([tf.shape(x)[0], 12]))
+        looped = tf.while_loop(lambda i, _: i < 2, lambda i, x: (i + 1, self.looped(x)), (0, first))[1]
+        return self.last(tf.concat([looped, other], 1))
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape(persistent=True) as tape:
+            loss = tf.reduce_mean((self(x) - y) ** 2)
+        rest = [one for layer in (self.table, self.twice, self.looped) for one in layer.trainable_variables]
+        for optimizer, variables in ((self.optimizer, self.last.trainable_variables), (self.second, rest)):
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return {"loss": loss}
+
+
+def adversary(table, path):
+    keras.utils.set_random_seed(1)
+    model = Adversary(table())
+    model.compile(keras.optimizers.SGD(0.1))
+    x, y = inputs()
+    data = tf.data.Dataset.from_tensor_slices((x["ids"] - 20, y)).batch(BATCH)
+    return model, lambda **options: model.fit(data, verbose=0, callbacks=[Dump(path, **options)])
+
+
+def test_a_step_of_its_own_with_a_table_that_grows(one_worker, tmp_path, caplog):
+    with one_worker.scope():
+        model, fit = adversary(lambda: tfps.layers.DynamicEmbedding(4, "ones", name="items"), tmp_path / "ours")
+    fit()
+    # A layer that a step builds is known by then.
+    with pytest.raises(ConfigError, match="`layers` must be names.*'nosuch'. Valid: items, twice, last, looped"):
+        adversary(lambda: keras.layers.Embedding(60, 4, name="items"), tmp_path / "other")[1](layers=["nosuch"])
+    dump = DumpReader(tmp_path / "ours")
+    found = values_of(dump, 0)
+    assert {("twice", "activation", "output"), ("twice", "activation", "output@2")} <= set(found)
+    assert {("twice", "gradient", "kernel"), ("last", "gradient", "kernel")} <= set(found)
+    assert ("looped", "parameter", "kernel") in found and ("looped", "activation", "output") not in found
+    assert "outputs in a branch or a loop of the step are not dumped, of the layers looped" in caplog.text
+    rows, gradient = found["items", "rows", "embeddings"], found["items", "row_gradient", "embeddings"]
+    assert rows.ids.tolist() == gradient.ids.tolist() == np.unique(inputs()[0]["ids"][:BATCH] - 20).tolist()
+    assert rows.ids.min() < 0 and (rows.values == 1).all() and dump.layers == ["items", "twice", "last", "looped"]
+    assert len(dump.steps) == STEPS

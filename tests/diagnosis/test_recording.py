@@ -1,12 +1,15 @@
 """Recordings as bytes: what is kept of them, and what they are read as."""
 
+import time
+
 import pytest
 
 from tfps.diagnosis import xspace
 from tfps.diagnosis.attribution import attribute
 from tfps.diagnosis.reading import edge_of, read_events
-from tfps.diagnosis.recording import trim
+from tfps.diagnosis.recording import start, stop, trim
 from tfps.diagnosis.tensorboard_profile import with_stages
+from tfps.errors import SourceError
 
 BEGIN = 1_700_000_000_000_000_000
 
@@ -164,3 +167,27 @@ def test_the_messages_are_those_of_tensorflow(recording):
     assert theirs.SerializeToString(deterministic=True) == xplane_pb2.XSpace.FromString(
         xspace.new_space(theirs.SerializeToString()).SerializeToString()
     ).SerializeToString(deterministic=True)
+
+
+def test_a_process_that_is_profiled_already_says_so(tmp_path):
+    import numpy as np
+    import tensorflow as tf
+
+    tf.profiler.experimental.start(str(tmp_path))
+    try:
+        with pytest.raises(SourceError, match="the process cannot be profiled: .*"):
+            start(np.float32(10.0))
+    finally:
+        tf.profiler.experimental.stop(save=False)
+
+
+def test_a_recording_that_nobody_ends_ends_by_itself():
+    import numpy as np
+
+    start(np.float32(0.01))
+    deadline = time.monotonic() + 20
+    with pytest.raises(SourceError, match="has ended after its time limit"):
+        while time.monotonic() < deadline:
+            time.sleep(0.2)
+            stop()
+            start(np.float32(0.01))

@@ -6,7 +6,7 @@ import tensorflow as tf
 from sklearn import metrics as sklearn
 
 USERS, ITEMS, N, BATCH = 12, 50, 960, 32
-SLICED_USERS = [10**15, 10**15 + 2]
+SLICED_USERS = [10**15 + 2]
 
 
 def clicks(seed=0):
@@ -17,6 +17,12 @@ def clicks(seed=0):
     return features, labels, rng.integers(0, 4, N).astype("float32") / 2
 
 
+@keras.saving.register_keras_serializable("tests")
+def coarse(scores):
+    """Rounds scores, whose last bit depends on the batch: so those of one item are equal. It has a gradient."""
+    return tf.quantization.fake_quant_with_min_max_args(scores, 0.0, 1.0)
+
+
 def make(given, optimizer="adagrad", drops=False, **compile_arguments):
     """A model whose user input has no other use than to group."""
     user, item = (keras.Input((1,), name=name, dtype="int64") for name in ("user", "item"))
@@ -25,6 +31,8 @@ def make(given, optimizer="adagrad", drops=False, **compile_arguments):
     if drops:
         hidden = keras.layers.Dropout(0.5, seed=3)(hidden)
     scores = keras.layers.Dense(1, "sigmoid", kernel_initializer=keras.initializers.GlorotUniform(seed=1))(hidden)
+    if not drops:
+        scores = keras.layers.Activation(coarse)(scores)
     model = keras.Model({"user": user, "item": item}, scores)
     model.compile(optimizer, "binary_crossentropy", weighted_metrics=given, **compile_arguments)
     return model
@@ -61,15 +69,16 @@ def expected(labels, scores, weights, users):
     }
 
 
+def few_metrics():
+    """A metric over sums, one over examples, and one by a feature."""
+    from tfps import metrics
+
+    sliced = metrics.Sliced(metrics.ExactAUC(), by="user", values=SLICED_USERS, name="sliced")
+    return [metrics.AUC(), metrics.GroupAUC(by="user"), sliced]
+
+
 def all_metrics():
     """Metrics of every kind."""
     from tfps import metrics
 
-    return [
-        metrics.AUC(),
-        metrics.ExactAUC(),
-        metrics.GroupAUC(by="user"),
-        metrics.LogLoss(),
-        metrics.Calibration(),
-        metrics.Sliced(metrics.ExactAUC(), by="user", values=SLICED_USERS, name="sliced"),
-    ]
+    return [*few_metrics(), metrics.ExactAUC(), metrics.LogLoss(), metrics.Calibration()]

@@ -11,7 +11,7 @@ import fsspec
 
 from tests.stores.ports import free_ports
 
-FOLDER = pathlib.Path(os.environ.get("TFPS_TEST_HADOOP", pathlib.Path.home() / ".cache/tfps-test/hadoop"))
+FOLDER = pathlib.Path(os.environ.get("TEST_HADOOP_DIR", pathlib.Path.home() / ".cache/tfps-test/hadoop"))
 START_S = 120.0
 
 # Hadoop 2.7 is older than the modules of Java.

@@ -149,6 +149,8 @@ def _describe(found: "Comparison") -> list[str]:
     told = f"{found.steps} steps and {found.values} values compared"
     if found.only_parameters:
         told += "; only parameters, because the workers of one run share each step"
+    if found.unpaired:
+        told += f"; {found.unpaired} steps are in one dump alone"
     if not found.differences:
         return [f"The runs are equal: {told}."]
     (step, ours), (_, theirs) = found.last

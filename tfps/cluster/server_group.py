@@ -26,6 +26,7 @@ from tfps.cluster.endpoints import Endpoint
 from tfps.cluster.restarts import Restarts
 from tfps.cluster.zygote_link import Event, ZygoteLink, current_link, server_environment
 from tfps.errors import ClusterError, ClusterTimeoutError, ServerLostError, TaskDiedError
+from tfps.progress import progress
 
 _STOP_S = 5.0
 _POLL_S = 0.1
@@ -159,10 +160,12 @@ class ServerGroup:
         """
         try:
             # `check` comes first: that a server died says more than that it did not start in time.
-            while not self.is_up:
-                self._read_events(_POLL_S)
-                self.check()
-                self.check_in_time(timeout_s)
+            with progress("starting servers", len(self._orders), "servers") as bar:
+                while not self.is_up:
+                    self._read_events(_POLL_S)
+                    self.check()
+                    self.check_in_time(timeout_s)
+                    bar.set(len(self._up))
         except BaseException:
             link = self._link
             self.stop()

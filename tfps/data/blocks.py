@@ -17,6 +17,7 @@ from tfps.data.columns import STRING, Column
 from tfps.data.compression import read_decompressed
 from tfps.data.csv_blocks import Table, after_header, parse_lines, read_header
 from tfps.data.lines import Read, read_lines
+from tfps.data.packing import Arrays, Joined, pack, pack_joined
 from tfps.data.parquet_blocks import read_group
 from tfps.data.parts import Part
 from tfps.data.record_blocks import read_records
@@ -26,13 +27,13 @@ from tfps.types import JSON
 BEGIN, END = -2, -1
 """What stands for an offset: the begin of a part, and its end."""
 
-Arrays = list[np.ndarray[Any, Any]]
-
 _headers: FileCache[tuple[str, ...]] = FileCache(1000)
 """The names in the first lines of files that were read here."""
 
 VALUE = (Column("value", STRING),)
-"""The one column of a text or a TFRecord file."""
+"""The one column of a text file."""
+RECORD = (Column("record", STRING, is_opaque=True),)
+"""The one column of a TFRecord file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,28 +96,31 @@ def read_block(part: bytes, reading: bytes, offset: int) -> Sequence[np.ndarray[
         offset: where the block begins; `BEGIN` for the first one, `END` after the last one.
 
     Returns:
-        The offset of the next block, an int64 scalar, or `END`; and the columns, [rows, ...] each.
+        The offset of the next block, an int64 scalar, or `END`; and the columns as `packing.pack` returns them.
 
     Raises:
         SourceError: the file cannot be read, is broken, or was changed.
     """
     how, where = _reading(reading), Part.from_json(part)
-    next_offset, arrays = END, [column.empty() for column in how.columns]
-    if offset != END:
-        next_offset, arrays = _READERS[how.format](where, how, where.begin if offset == BEGIN else int(offset))
-    return [np.int64(next_offset), *arrays]
+    if offset == END:
+        return [np.int64(END), *pack(how.columns, [column.no_cells() for column in how.columns])]
+    after, arrays = _READERS[how.format](where, how, where.begin if offset == BEGIN else int(offset))
+    return [np.int64(after), *arrays]
 
 
 def _read_text(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
     lines = read_lines(part, offset, how.block_bytes, how.reader(part.file))
-    # As TensorFlow's TextLineDataset does, a line ends by "\n" or "\r\n".
-    texts = lines.data.removesuffix(b"\n").split(b"\n") if lines.data else []
-    return lines.next, [_strings([text.removesuffix(b"\r") for text in texts])]
+    text = lines.data.replace(b"\r\n", b"\n").removesuffix(b"\r")
+    # The last line of a file may have no end.
+    count = text.count(b"\n") + (bool(lines.data) and not text.endswith(b"\n"))
+    return lines.next, pack_joined(count, Joined(text.removesuffix(b"\n"), b"\n"), [])
 
 
 def _read_tfrecord(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
+    import pyarrow
+
     records = read_records(part, offset, how.block_bytes, how.reader(part.file))
-    return records.next, [_strings(records.records)]
+    return records.next, pack(how.columns, [pyarrow.array(records.records, pyarrow.binary())])
 
 
 def _read_csv(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
@@ -125,7 +129,7 @@ def _read_csv(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
     if how.header and lines.begin == 0 and lines.data:
         lines = after_header(lines)
     table = Table(_names(part, how, read), how.columns, how.delimiter)
-    return lines.next, parse_lines(part, lines, table, read)
+    return lines.next, pack(how.columns, parse_lines(part, lines, table, read))
 
 
 def _names(part: Part, how: Reading, read: Read) -> tuple[str, ...]:
@@ -138,14 +142,8 @@ def _names(part: Part, how: Reading, read: Read) -> tuple[str, ...]:
 
 
 def _read_parquet(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
-    arrays = read_group(part.file, offset, how.columns, how.access)
-    return (offset + 1 if offset + 1 < part.end else -1), arrays
-
-
-def _strings(values: Sequence[bytes]) -> np.ndarray[Any, Any]:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
+    cells = read_group(part.file, offset, how.columns, how.access)
+    return (offset + 1 if offset + 1 < part.end else END), pack(how.columns, cells)
 
 
 _READERS = {"text": _read_text, "tfrecord": _read_tfrecord, "csv": _read_csv, "parquet": _read_parquet}

@@ -28,12 +28,14 @@ class Column:
         dtype: "string", or one of `NUMBERS`.
         default: the value of an empty cell, a number or a string; None if a cell must not be empty.
         width: the numbers in each cell; None for one value that is no list.
+        is_opaque: whether strings may have any bytes and any length, such as records.
     """
 
     name: str
     dtype: str
     default: bool | int | float | str | None = None
     width: int | None = None
+    is_opaque: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,11 +50,14 @@ class Column:
         scalar = pyarrow.binary() if self.dtype == STRING else pyarrow.from_numpy_dtype(np.dtype(self.dtype))
         return scalar if self.width is None else pyarrow.list_(scalar, self.width)
 
-    def to_numpy(self, values: Any) -> np.ndarray[Any, Any]:
-        """Returns the values of a column of a table, [rows, *shape].
+    def fill(self, values: Any) -> Any:
+        """Returns the cells of a column with its default in the empty ones.
 
         Args:
             values: an array or chunked array of pyarrow, of `arrow_type`.
+
+        Returns:
+            An array of pyarrow without nulls.
 
         Raises:
             ValueError: a cell is empty and the column has no default.
@@ -61,27 +66,26 @@ class Column:
 
         if isinstance(values, pyarrow.ChunkedArray):
             values = values.combine_chunks()
-        if self.width is not None:
-            return self._lists_to_numpy(values)
-        if values.null_count:
-            if self.default is None:
-                row = values.is_null().index(True).as_py()
-                raise ValueError(f"the column {self.name!r} is empty in row {row}, and has no default")
-            text = self.default.encode() if isinstance(self.default, str) else self.default
-            values = values.fill_null(pyarrow.scalar(text, values.type))
-        array: np.ndarray[Any, Any] = values.to_numpy(zero_copy_only=False)
-        return array
+        if not values.null_count and (self.width is None or not values.flatten().null_count):
+            return values
+        if self.default is None or self.width is not None:
+            empty = values.is_null().index(True).as_py()
+            where = f"in row {empty}" if empty >= 0 else "in a list"
+            raise ValueError(f"the column {self.name!r} is empty {where}, and has no default")
+        text = self.default.encode("utf-8", "surrogateescape") if isinstance(self.default, str) else self.default
+        return values.fill_null(pyarrow.scalar(text, values.type))
 
-    def _lists_to_numpy(self, values: Any) -> np.ndarray[Any, Any]:
-        inner = values.flatten()
-        if values.null_count or inner.null_count:
-            raise ValueError(f"the column {self.name!r} has empty cells, and a column of lists has no default")
-        array: np.ndarray[Any, Any] = inner.to_numpy(zero_copy_only=False).reshape(len(values), self.width)
-        return array
+    def to_numpy(self, values: Any) -> np.ndarray[Any, Any]:
+        """Returns filled cells, [rows, *shape]."""
+        flat = values if self.width is None else values.flatten()
+        array: np.ndarray[Any, Any] = flat.to_numpy(zero_copy_only=False)
+        return array if self.width is None else array.reshape(len(values), self.width)
 
-    def empty(self) -> np.ndarray[Any, Any]:
-        """Returns the column of no rows."""
-        return np.zeros((0, *self.shape), object if self.dtype == STRING else self.dtype)
+    def no_cells(self) -> Any:
+        """Returns the cells of no rows."""
+        import pyarrow
+
+        return pyarrow.array([], self.arrow_type())
 
 
 def to_json(columns: Sequence[Column]) -> list[list[Any]]:

@@ -9,8 +9,6 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from tfps.data.columns import Column
 from tfps.data.lines import Lines, Read, line_number
 from tfps.data.parts import Part
@@ -19,6 +17,8 @@ from tfps.errors import SourceError
 
 _HEADER_BYTES = 1 << 20
 """The longest header line."""
+_BLOCK_BYTES = 1 << 18
+"""What pyarrow parses at a time: it fits the cache of a core."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -36,18 +36,25 @@ class Table:
     columns: tuple[Column, ...]
     delimiter: str
 
-    def parse(self, data: bytes) -> list[np.ndarray[Any, Any]]:
-        """Returns the columns of some lines.
+    def parse(self, data: bytes) -> list[Any]:
+        """Returns the cells of the columns of some lines, arrays of pyarrow without nulls.
 
         Raises:
             ValueError: a line is wrong.
         """
+        if not data.strip(b"\r\n"):
+            return [column.no_cells() for column in self.columns]
+        try:
+            return self._parse(data, _BLOCK_BYTES)
+        except ValueError:
+            # A line may be longer than a block. If that is not it, the error comes again.
+            return self._parse(data, len(data) + 1)
+
+    def _parse(self, data: bytes, block_bytes: int) -> list[Any]:
         from pyarrow import csv as arrow_csv
 
-        if not data.strip(b"\r\n"):
-            return [column.empty() for column in self.columns]
-        # One block: threads parse several ranges at once anyway, and a line must not be longer than a block.
-        read = arrow_csv.ReadOptions(column_names=self.names, block_size=max(len(data), 1) + 1, use_threads=False)
+        # Threads parse several ranges at once anyway.
+        read = arrow_csv.ReadOptions(column_names=self.names, block_size=block_bytes, use_threads=False)
         convert = arrow_csv.ConvertOptions(
             column_types={column.name: column.arrow_type() for column in self.columns},
             include_columns=[column.name for column in self.columns],
@@ -59,11 +66,11 @@ class Table:
         # A quote in a file of tabs is a character, as in every Criteo-like log.
         parse = arrow_csv.ParseOptions(delimiter=self.delimiter, quote_char='"' if self.delimiter == "," else False)
         table = arrow_csv.read_csv(io.BytesIO(data), read, parse, convert)
-        return [column.to_numpy(table.column(column.name)) for column in self.columns]
+        return [column.fill(table.column(column.name)) for column in self.columns]
 
 
-def parse_lines(part: Part, lines: Lines, table: Table, read: Read) -> list[np.ndarray[Any, Any]]:
-    """Returns the columns of some lines of a file.
+def parse_lines(part: Part, lines: Lines, table: Table, read: Read) -> list[Any]:
+    """Returns the cells of the columns of some lines of a file.
 
     Raises:
         SourceError: a line is wrong. The message has its number.

@@ -1,6 +1,5 @@
 """`files`: a dataset of the examples in files anywhere, read by the workers themselves."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -9,14 +8,11 @@ from typing import Any
 import tensorflow as tf
 
 from tfps.checks import check_bool, check_choice, check_integer, check_list, check_number, check_type
-from tfps.cluster import worker_functions
-from tfps.data import blocks, parquet_blocks, parts
-from tfps.data.blocks import BEGIN, END, VALUE, Reading
-from tfps.data.columns import Column, make_column
 from tfps.data.compression import KINDS
-from tfps.data.csv_blocks import read_header
-from tfps.data.parts import Part
-from tfps.data.stored_files import Access, StoredFile, find_files, is_of_one_process
+from tfps.data.cutting import Cut
+from tfps.data.pipeline import Order, parse_records, with_label
+from tfps.data.stored_files import Access, find_files
+from tfps.data.table_arguments import TableArguments
 from tfps.errors import ConfigError
 
 FORMATS = ("csv", "parquet", "text", "tfrecord", "tsv")
@@ -61,7 +57,7 @@ def files(
         batch_size: the examples of an element; None for single examples, which are slower.
         drop_remainder: whether a last batch that is smaller is left out.
         shuffle: the number of examples from which the next one is drawn. Parts come in another order each epoch, too.
-            None for the order of the files.
+            None for blocks of `read_ahead` parts in turns, in each epoch alike; of one part it is the order of the files.
         seed: the seed of the order.
         split: what is divided between workers: whole files ("file"), or ranges ("range"): of lines, or of row groups
             of Parquet. "auto": ranges where the format has them. TFRecord and compressed files are read whole.
@@ -80,220 +76,23 @@ def files(
     """
     access = Access(_check_options(options), check_number("patience_s", patience_s, above=0))
     kind = check_choice("format", format, FORMATS)
-    order = _Order(
+    order = Order(
         None if batch_size is None else check_integer("batch_size", batch_size, at_least=1),
         check_bool("drop_remainder", drop_remainder),
         None if shuffle is None else check_integer("shuffle", shuffle, at_least=1),
         None if seed is None else check_integer("seed", seed),
         check_integer("read_ahead", read_ahead, at_least=1),
     )
-    cut = _Cut(check_choice("split", split, _SPLITS), check_integer("range_bytes", range_bytes, at_least=1))
+    cut = Cut(check_choice("split", split, _SPLITS), check_integer("range_bytes", range_bytes, at_least=1))
     if features is not None and kind != "tfrecord":
         raise ConfigError(f"`features` are of TFRecord files. Received: format={format!r}. Valid: None, or `columns`.")
     kinds = _check_compression(compression, kind)
-    table = _TableArguments(kind, columns, check_bool("header", header), delimiter)
+    table = TableArguments(kind, columns, check_bool("header", header), delimiter)
     found = find_files(_check_urls(urls), access)
     reading = table.reading(found, kinds, cut.range_bytes, access)
     wanted = cut.parts(found, reading)
     dataset = order.arrange(wanted, reading)
-    return _with_label(_parse(dataset, features, order.batch_size), label)
-
-
-@dataclasses.dataclass(frozen=True)
-class _TableArguments:
-    """The arguments about columns.
-
-    Args:
-        format: see `files`.
-        columns: see `files`.
-        header: see `files`.
-        delimiter: see `files`.
-    """
-
-    format: str
-    columns: Mapping[str, object] | Sequence[str] | None
-    header: bool
-    delimiter: str | None
-
-    def reading(
-        self, found: Sequence[StoredFile], kinds: Mapping[str, str], block_bytes: int, access: Access
-    ) -> Reading:
-        """Returns how the files are read."""
-        is_csv = self.format in ("csv", "tsv")
-        delimiter = self.delimiter or ("\t" if self.format == "tsv" else ",")
-        if len(delimiter) != 1 or delimiter in '\r\n"':
-            raise ConfigError(f"`delimiter` must be one character. Received: {self.delimiter!r}.")
-        chosen: tuple[Column, ...] = VALUE
-        names: tuple[str, ...] = ()
-        format_ = "csv" if is_csv else self.format
-        if is_csv:
-            described = self._described()
-            names = tuple(described)
-            chosen = tuple(column for column in described.values() if column is not None)
-        elif self.format == "parquet":
-            wanted = None if self.columns is None else self._wanted()
-            chosen = parquet_blocks.choose(parquet_blocks.columns_of(found[0], access), wanted, found[0].url)
-        elif self.columns is not None:
-            raise ConfigError(f"`columns` are of CSV, TSV and Parquet. Received: format={self.format!r}.")
-        if not chosen:
-            raise ConfigError(f"`columns` must have a column that is read. Received: {self.columns!r}.")
-        how = Reading(format_, chosen, names, delimiter, self.header and is_csv, kinds, block_bytes, access)
-        if how.header:
-            _check_header(found[0], how)
-        return how
-
-    def _described(self) -> dict[str, Column | None]:
-        """Returns the columns of CSV."""
-        mapping = check_type(
-            "columns", self.columns, Mapping, 'a mapping from the names of CSV columns to types or defaults, {"a": 0}'
-        )
-        return {str(name): make_column(name, wanted) for name, wanted in mapping.items()}
-
-    def _wanted(self) -> dict[str, Column | None]:
-        """Returns the columns of Parquet."""
-        if isinstance(self.columns, Mapping):
-            made = {name: make_column(name, wanted) for name, wanted in self.columns.items()}
-            return {name: column for name, column in made.items() if column is not None}
-        names = check_list("columns", self.columns, "a list of names, or a mapping from names to types or defaults")
-        return {str(name): None for name in names}
-
-
-def _check_header(file: StoredFile, how: Reading) -> None:
-    """Raises the error of a wrong header here, and not on a worker."""
-    names = read_header(Part(file, 0, file.size), how.delimiter, how.reader(file))
-    missing = {column.name for column in how.columns} - set(names)
-    if missing:
-        raise ConfigError(
-            f"`columns` must be of the file {file.url!r}. Received: {sorted(missing)}. Valid: {list(names)}."
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cut:
-    """How files are cut into parts.
-
-    Args:
-        split: see `files`.
-        range_bytes: see `files`.
-    """
-
-    split: str
-    range_bytes: int
-
-    def parts(self, found: Sequence[StoredFile], how: Reading) -> list[Part]:
-        """Returns the parts of all files, in order."""
-        if how.format == "parquet":
-            return [part for file in found for part in self._of_parquet(file, how.access)]
-        compressed = [file for file in found if how.compression_of(file)]
-        if self.split == "range" and (how.format == "tfrecord" or compressed):
-            which = compressed[0].url if compressed else found[0].url
-            raise ConfigError(
-                f'`split` must be "file" or "auto" for TFRecord and compressed files. Received: "range", for {which!r}.'
-            )
-        by_file = self.split == "file" or how.format == "tfrecord"
-        made = []
-        for file in found:
-            if file in compressed:
-                # How long the content is shows when it is read.
-                made += [Part(file, 0, _ENDLESS)] if file.size else []
-            else:
-                made += parts.whole([file]) if by_file else parts.by_bytes([file], self.range_bytes)
-        return made
-
-    def _of_parquet(self, file: StoredFile, access: Access) -> list[Part]:
-        sizes = parquet_blocks.group_bytes(parquet_blocks.footer(file, access))
-        largest = sum(sizes) if self.split == "file" else self.range_bytes
-        return parts.by_groups(file, sizes, largest)
-
-
-_ENDLESS = 1 << 62
-"""The end of a part that goes to the end of its file."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Order:
-    """How examples follow one another.
-
-    Args:
-        batch_size: see `files`.
-        drop_remainder: see `files`.
-        shuffle: see `files`.
-        seed: see `files`.
-        read_ahead: see `files`.
-    """
-
-    batch_size: int | None
-    drop_remainder: bool
-    shuffle: int | None
-    seed: int | None
-    read_ahead: int
-
-    def arrange(self, wanted: Sequence[Part], how: Reading) -> tf.data.Dataset:
-        """Returns the dataset of the columns of parts, of strings if there is one without a name of a user."""
-        # Names alone: each worker gets its own part of this list.
-        names = tf.data.Dataset.from_tensor_slices(tf.constant([part.to_json() for part in wanted], tf.string))
-        if self.shuffle is not None and wanted:
-            names = names.shuffle(len(wanted), self.seed)
-        on_chief = bool(wanted) and is_of_one_process(wanted[0].file.url, how.access)
-        read = names.interleave(
-            lambda part: _read(part, how, on_chief),
-            cycle_length=self.read_ahead,
-            num_parallel_calls=self.read_ahead,
-            deterministic=True,
-        )
-        if self.shuffle is not None:
-            read = read.unbatch().shuffle(self.shuffle, self.seed)
-            return read if self.batch_size is None else read.batch(self.batch_size, self.drop_remainder)
-        if self.batch_size is None:
-            return read.unbatch()
-        return read.rebatch(self.batch_size, self.drop_remainder)
-
-
-def _read(part: tf.Tensor, how: Reading, on_chief: bool) -> tf.data.Dataset:
-    """Returns the dataset of the blocks of a part."""
-    text = tf.constant(how.to_json())
-    types = [tf.int64, *(tf.as_dtype(column.dtype) for column in how.columns)]
-
-    def step(offset: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-        inputs = [part, text, offset]
-        if on_chief:
-            after, *arrays = tf.numpy_function(blocks.read_block, inputs, types)
-        else:
-            after, *arrays = worker_functions.call(blocks.__name__, "read_block", inputs, types)
-        shaped = [
-            tf.ensure_shape(array, [None, *column.shape]) for array, column in zip(arrays, how.columns, strict=True)
-        ]
-        return tf.ensure_shape(after, []), (offset, *shaped)
-
-    steps = tf.data.Dataset.range(tf.int64.max).scan(tf.constant(BEGIN, tf.int64), step)
-    read = steps.take_while(lambda offset, *_: offset != END).map(lambda _, *arrays: _element(how, arrays))
-    # A range may have no begin of a line.
-    return read.filter(lambda element: tf.shape(tf.nest.flatten(element)[0])[0] > 0)
-
-
-def _element(how: Reading, arrays: Sequence[tf.Tensor]) -> tf.Tensor | dict[str, tf.Tensor]:
-    if how.columns == VALUE and how.format in ("text", "tfrecord"):
-        return arrays[0]
-    return {column.name: array for column, array in zip(how.columns, arrays, strict=True)}
-
-
-def _parse(dataset: tf.data.Dataset, features: Mapping[str, Any] | None, batch_size: int | None) -> tf.data.Dataset:
-    """Parses the records of TFRecord."""
-    if features is None:
-        return dataset
-    parse = tf.io.parse_single_example if batch_size is None else tf.io.parse_example
-    return dataset.map(lambda records: parse(records, dict(features)), num_parallel_calls=2, deterministic=True)
-
-
-def _with_label(dataset: tf.data.Dataset, label: str | None) -> tf.data.Dataset:
-    """Makes pairs of columns and the label."""
-    if label is None:
-        return dataset
-    spec = dataset.element_spec
-    if not isinstance(spec, dict) or label not in spec:
-        valid = sorted(spec) if isinstance(spec, dict) else "None, since elements are strings"
-        raise ConfigError(f"`label` must be a column or feature. Received: {label!r}. Valid: {valid}.")
-    return dataset.map(lambda element: ({key: element[key] for key in element if key != label}, element[label]))
+    return with_label(parse_records(dataset, features, order.batch_size), label)
 
 
 def _check_urls(urls: object) -> list[str]:

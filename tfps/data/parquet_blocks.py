@@ -79,8 +79,8 @@ def group_bytes(metadata: Any) -> list[int]:
     return [metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)]
 
 
-def read_group(file: StoredFile, number: int, columns: Sequence[Column], access: Access) -> list[np.ndarray[Any, Any]]:
-    """Returns columns of one row group.
+def read_group(file: StoredFile, number: int, columns: Sequence[Column], access: Access) -> list[Any]:
+    """Returns the cells of columns of one row group, arrays of pyarrow without nulls.
 
     Raises:
         SourceError: it cannot be read, or is broken.
@@ -95,7 +95,7 @@ def read_group(file: StoredFile, number: int, columns: Sequence[Column], access:
         # All bytes of a column in one request, and neighbours together.
         source = parquet.ParquetFile(_RangeFile(file, access), metadata=metadata, pre_buffer=True)
         table = source.read_row_group(number, columns=names, use_threads=False)
-        return [column.to_numpy(_cast(table.column(column.name), column)) for column in columns]
+        return [column.fill(_cast(table.column(column.name), column)) for column in columns]
     except SourceError:
         raise
     except (ValueError, OSError, NotImplementedError) as error:

@@ -19,7 +19,8 @@ from tfps.data.stored_files import broken
 
 _LOG = logging.getLogger("tfps")
 
-_HEAD_BYTES, _FOOT_BYTES = 12, 4
+_HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
+_HEAD_BYTES, _FOOT_BYTES = _HEAD.size, _FOOT.size
 _POLYNOMIAL = 0x82F63B78
 
 
@@ -55,7 +56,7 @@ def read_records(part: Part, offset: int, most_bytes: int, read: Read) -> Record
     records, at = _parse(part, offset, data)
     if not records and data:
         # One record is longer than what is read at a time.
-        wanted = _HEAD_BYTES + _length(part, offset, data) + _FOOT_BYTES
+        wanted = _HEAD_BYTES + _length(part, offset, data, 0) + _FOOT_BYTES
         if wanted > len(data) and not is_end:
             data += read(offset + len(data), offset + wanted)
             is_end = len(data) < wanted
@@ -70,32 +71,36 @@ def read_records(part: Part, offset: int, most_bytes: int, read: Read) -> Record
 def _parse(part: Part, offset: int, data: bytes) -> tuple[list[bytes], int]:
     """Returns the whole records in some bytes, and where they end."""
     records: list[bytes] = []
-    at = 0
-    checksum = _checksum_of_data()
-    while len(data) - at >= _HEAD_BYTES:
+    at, size, checksum = 0, len(data), _fast_checksum()
+    while size - at >= _HEAD_BYTES:
         begin = at + _HEAD_BYTES
-        end = begin + _length(part, offset + at, data[at:begin])
-        if end + _FOOT_BYTES > len(data):
+        end = begin + _length(part, offset, data, at)
+        if end + _FOOT_BYTES > size:
             break
         record = data[begin:end]
-        if checksum is not None:
-            (stored,) = struct.unpack_from("<I", data, end)
-            if stored != _mask(checksum(record)):
-                raise broken(part.file, f"byte {offset + at}", "the checksum of a record is wrong")
+        if checksum is not None and _FOOT.unpack_from(data, end)[0] != _mask(checksum(record)):
+            raise broken(part.file, f"byte {offset + at}", "the checksum of a record is wrong")
         records.append(record)
         at = end + _FOOT_BYTES
     return records, at
 
 
-def _length(part: Part, offset: int, head: bytes) -> int:
-    """Returns the length of a record from its first bytes."""
-    if len(head) < _HEAD_BYTES:
-        raise broken(part.file, f"byte {offset}", f"{len(head)} bytes are left, which are too few for a record")
-    length, stored = struct.unpack_from("<QI", head)
-    if stored != _mask(_checksum(head[:8])):
-        raise broken(
-            part.file, f"byte {offset}", "the checksum of a length is wrong; no record of TFRecord begins here"
-        )
+def _length(part: Part, offset: int, data: bytes, at: int) -> int:
+    """Returns the length of the record that begins at a place in some bytes.
+
+    Args:
+        part: the file, for messages.
+        offset: the offset of the bytes in it, for messages.
+        data: the bytes.
+        at: the place.
+    """
+    if len(data) - at < _HEAD_BYTES:
+        left = len(data) - at
+        raise broken(part.file, f"byte {offset + at}", f"{left} bytes are left, which are too few for a record")
+    length, stored = _HEAD.unpack_from(data, at)
+    if stored != _mask((_fast_checksum() or _checksum)(data[at : at + 8])):
+        reason = "the checksum of a length is wrong; no record of TFRecord begins here"
+        raise broken(part.file, f"byte {offset + at}", reason)
     return int(length)
 
 
@@ -123,7 +128,7 @@ def _table() -> tuple[int, ...]:
 
 
 @functools.cache
-def _checksum_of_data() -> Callable[[bytes], int] | None:
+def _fast_checksum() -> Callable[[bytes], int] | None:
     """Returns a fast checksum; None if there is none here. Says so once."""
     try:
         import google_crc32c

@@ -55,6 +55,7 @@ class Comparison:
         last: the last pair.
         differences: the differences of the last pair, in the order of the step; none if the runs are equal.
         only_parameters: whether workers of one run share steps, so that only parameters could be compared.
+        unpaired: the number of steps that only one of the dumps has.
     """
 
     steps: int
@@ -63,6 +64,7 @@ class Comparison:
     last: tuple[tuple[int, int], tuple[int, int]]
     differences: Sequence[Difference]
     only_parameters: bool
+    unpaired: int
 
 
 def find_parting(ours: DumpReader, theirs: DumpReader, rtol: float = RTOL, atol: float = ATOL) -> Comparison:
@@ -82,7 +84,7 @@ def find_parting(ours: DumpReader, theirs: DumpReader, rtol: float = RTOL, atol:
     """
     pairs, only_parameters = _pair_steps(ours, theirs)
     names = match_layers(ours.layers, theirs.layers)
-    compared = 0
+    compared, unpaired = 0, len(ours.steps) + len(theirs.steps) - 2 * len(pairs)
     for number, (left, right) in enumerate(pairs, 1):
         known = {value.entry.key: value for value in _renamed(theirs.values(*right), names)}
         values = [one for one in ours.values(*left) if not only_parameters or one.entry.kind == PARAMETER]
@@ -95,7 +97,8 @@ def find_parting(ours: DumpReader, theirs: DumpReader, rtol: float = RTOL, atol:
         compared += len(common)
         differences = [found for one, other in common if (found := compare(one, other, rtol, atol)) is not None]
         if differences or number == len(pairs):
-            return Comparison(number, compared, pairs[0], (left, right), differences, only_parameters)
+            unpaired = 0 if only_parameters else unpaired
+            return Comparison(number, compared, pairs[0], (left, right), differences, only_parameters, unpaired)
     raise AssertionError("there is at least one pair")
 
 

@@ -84,12 +84,23 @@ class Dump(keras.callbacks.Callback):
         self._fit = ObservedFit("Dump", self._begin_steps, self._end_steps)
         self._chosen: set[str] = set()
         self._settings: DumpSettings | None = None
-        self._began_at = 0.0
+        self._is_over = False
+        self._told: set[str] = set()
+        self._began_at = self._trained_s = 0.0
 
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Begins the dump. Keras calls this before it makes the function of a step, and when it has set the model."""
         super().set_params(params)
         self._fit.begin(self.model)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Says when the limit is reached."""
+        if not self._is_over and dump_costs.collect(self._dump, strategy_of(self.model), timeout_s=0.0).over_limit:
+            self._is_over = True
+            _LOG.warning(
+                "Dump: `limit_bytes`, %s, is reached: the dump has ended, and training goes on.",
+                dump_costs.show(self._limit()),
+            )
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Waits for the disk, says what the dump has cost, and takes it out of the model's steps."""
@@ -97,10 +108,13 @@ class Dump(keras.callbacks.Callback):
         strategy = strategy_of(self.model)
         costs = dump_costs.collect(self._dump, strategy)
         workers = 1 if strategy is None else strategy.num_workers
-        dump_costs.tell(costs, self._folder.path, (time.monotonic() - self._began_at) * workers, self._limit())
+        # The costs are those of all calls of `fit` so far.
+        self._trained_s += (time.monotonic() - self._began_at) * workers
+        dump_costs.tell(costs, self._folder.path, self._trained_s, self._limit())
 
     def begin(self, capture: Capture) -> tuple[tf.Tensor, tf.Tensor, list[StepValue]]:
         """See `Observer`: returns the number of the step, its worker and the parameters before it."""
+        self._choose(capture.layers, is_final=False)
         number, worker = number_and_worker(leading_optimizer(self.model))
         wanted = VALUES in self._selection.what
         return number, worker, step_values.parameters(capture.layers, self._is_wanted) if wanted else []
@@ -111,25 +125,42 @@ class Dump(keras.callbacks.Callback):
 
     def end(self, capture: Capture, begun: tuple[tf.Tensor, tf.Tensor, list[StepValue]]) -> None:
         """See `Observer`: sends the values of the step to the function that writes them."""
-        number, worker, values = begun
-        what, wanted = self._selection.what, self._is_wanted
-        values = [
-            *values,
-            *(step_values.rows(capture, wanted) if ROWS in what else ()),
-            *(step_values.outputs(capture, wanted) if VALUES in what else ()),
-            *(step_values.dense_gradients(capture, wanted) if GRADIENTS in what else ()),
-            *(step_values.row_gradients(capture, wanted) if ROWS in what else ()),
-        ]
-        assert self._settings is not None
-        setup = tf.constant(encode_setup(self._settings, [value.entry for value in values]))
-        tensors = [tensor for value in values for tensor in value.tensors]
+        number, worker, parameters = begun
+        self._choose(capture.layers, is_final=True)
+        if capture.unseen - self._told:
+            self._told |= capture.unseen
+            names = ", ".join(sorted(capture.unseen))
+            _LOG.warning("Dump: outputs in a branch or a loop of the step are not dumped, of the layers %s.", names)
 
         def write() -> tf.Tensor:
+            # Within the branch, so that other steps gather no rows for a dump.
+            values = [*parameters, *self._values(capture)]
+            assert self._settings is not None
+            setup = tf.constant(encode_setup(self._settings, [value.entry for value in values]))
+            tensors = [tensor for value in values for tensor in value.tensors]
             (done,) = worker_functions.call(_WORKER, "write_step", [setup, number, worker, *tensors], [tf.int64])
             return tf.reshape(done, [])
 
         chosen = is_one_of(number, self._selection.steps) & is_one_of(worker, self._selection.workers)
         tf.cond(chosen, write, lambda: tf.zeros([], tf.int64))
+
+    def _values(self, capture: Capture) -> list[StepValue]:
+        """Returns the values of a step beside its parameters, in the order of the step."""
+        what, wanted = self._selection.what, self._is_wanted
+        return [
+            *(step_values.rows(capture, wanted) if ROWS in what else ()),
+            *(step_values.outputs(capture, wanted) if VALUES in what else ()),
+            *(step_values.dense_gradients(capture, wanted) if GRADIENTS in what else ()),
+            *(step_values.row_gradients(capture, wanted) if ROWS in what else ()),
+        ]
+
+    def _choose(self, layers: ModelLayers, is_final: bool) -> None:
+        """Finds the chosen layers. A model that is not built yet may get more, and then none may be missing."""
+        try:
+            self._chosen = self._selection.choose_layers(layers.names)
+        except ConfigError:
+            if is_final:
+                raise
 
     def _is_wanted(self, path: str) -> bool:
         # What belongs to the model itself, and to none of its layers, comes with all layers.
@@ -144,7 +175,7 @@ class Dump(keras.callbacks.Callback):
         workers = 1 if strategy is None else strategy.num_workers
         self._selection.check_workers(workers)
         layers = ModelLayers(model)
-        self._chosen = self._selection.choose_layers(layers.names)
+        self._choose(layers, is_final=all(layer.built for layer in layers.layers))
         self._check_size(layers, workers)
         header = self._header(model, layers, workers)
         limit = self._limit() // (workers if self._selection.workers is None else len(self._selection.workers))
@@ -167,7 +198,7 @@ class Dump(keras.callbacks.Callback):
         each += sum(map(dump_costs.bytes_of, filter(lambda one: one.trainable, variables))) * (
             GRADIENTS in self._selection.what
         )
-        steps = self._selection.steps_until(self._steps_of_fit())
+        steps = self._selection.count_steps(self._trained_steps(), self._steps_of_fit())
         limit = self._limit()
         if steps is not None and self._limit_bytes is None and steps * each > limit:
             raise ConfigError(
@@ -180,6 +211,10 @@ class Dump(keras.callbacks.Callback):
             "Dump: %s to %s: at least %s a step, beside outputs of layers and rows; at most %s in all.",
             *(how_many, self._folder.path, dump_costs.show(each), dump_costs.show(limit)),
         )
+
+    def _trained_steps(self) -> int:
+        optimizer = leading_optimizer(self.model)
+        return 0 if optimizer is None else int(optimizer.iterations)
 
     def _steps_of_fit(self) -> int | None:
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
@@ -205,7 +240,8 @@ class Dump(keras.callbacks.Callback):
 
 
 def _check_empty(path: str, names: Sequence[str]) -> None:
-    if HEADER in names or any(name.startswith("worker-") for name in names):
+    # A header without steps is of a program that did not come to its first step.
+    if any(name.startswith("worker-") for name in names):
         raise ConfigError(f"`url` must be a folder without a dump. Received: {path!r}. Valid: another folder.")
 
 

@@ -30,14 +30,15 @@ def show(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-def collect(dump: str, strategy: ParameterServerStrategy | None) -> Costs:
+def collect(dump: str, strategy: ParameterServerStrategy | None, timeout_s: float = _DRAIN_S) -> Costs:
     """Waits until workers have written their steps; returns the costs of all of them.
 
     Args:
         dump: the key of the dump.
         strategy: the strategy whose workers write; None for this process.
+        timeout_s: the most seconds to wait for the disk of a worker; 0 for the costs so far.
     """
-    found = call_all(strategy, "tfps.debug.worker", "finish", [dump, _DRAIN_S])
+    found = call_all(strategy, "tfps.debug.worker", "finish", [dump, timeout_s])
     return functools.reduce(operator.add, (Costs(**one) for one in found))
 
 

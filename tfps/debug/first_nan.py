@@ -63,10 +63,9 @@ class FirstNaN(keras.callbacks.Callback):
         """Says what was saved, and takes the callback out of the model's steps."""
         self._fit.end(self.model)
         found = [one for saved in call_all(strategy_of(self.model), _MODULE, "saved", [self._key]) for one in saved]
-        for worker, number, layer in sorted(found, key=lambda one: one[1]):
+        for worker, number, layer, saved in sorted(found, key=lambda one: one[1]):
             _LOG.warning(
-                "FirstNaN: step %d of worker %d is not finite, first in layer %r. It is saved in %s.",
-                *(number, worker, layer, self._folder.path),
+                "FirstNaN: step %d of worker %d is not finite, first in layer %r; %s.", number, worker, layer, saved
             )
 
     def begin(self, capture: Capture) -> tuple[tf.Tensor, tf.Tensor, list[StepValue]]:
@@ -78,30 +77,40 @@ class FirstNaN(keras.callbacks.Callback):
         self, capture: Capture, begun: tuple[tf.Tensor, tf.Tensor, list[StepValue]]
     ) -> Sequence[tf.Tensor]:
         """See `Observer`: the update waits until a bad step is saved."""
-        current = step.current()
-        if current is not None:
-            current.saved_in = self._folder.path
-        gradients = [*step_values.dense_gradients(capture, _all), *step_values.row_gradients(capture, _all)]
-        losses = [tensor for path, _, tensors in capture.outputs if path == LOSS for tensor in tensors]
-        checked = [one for one in [*losses, *(value.values for value in gradients)] if one.dtype.is_floating]
+        checked = [tensor for path, _, tensors in capture.outputs if path == LOSS for tensor in tensors]
+        # A scaled loss may overflow; the optimizer then leaves the update out.
+        if not capture.is_scaled:
+            checked += [one.values if isinstance(one, tf.IndexedSlices) else one for one, _ in capture.gradients]
+        checked = [one for one in checked if one.dtype.is_floating]
         if not checked:
             return ()
         is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(one)) for one in checked])
-        number, worker, parameters = begun
-        values = [*parameters, *step_values.rows(capture, _all), *step_values.outputs(capture, _all), *gradients]
-        return [tf.cond(is_finite, lambda: tf.zeros([], tf.int64), lambda: self._save(capture, number, worker, values))]
+        saved = tf.cond(is_finite, lambda: tf.constant(""), lambda: self._save(capture, *begun))
+        current = step.current()
+        if current is not None:
+            current.saved = saved
+        return [saved]
 
     def end(self, capture: Capture, begun: object) -> None:
         """See `Observer`."""
 
-    def _save(self, capture: Capture, number: tf.Tensor, worker: tf.Tensor, values: Sequence[StepValue]) -> tf.Tensor:
-        layers = list(capture.layers.names)
+    def _save(
+        self, capture: Capture, number: tf.Tensor, worker: tf.Tensor, parameters: Sequence[StepValue]
+    ) -> tf.Tensor:
+        values = [
+            *parameters,
+            *step_values.rows(capture, _all),
+            *step_values.outputs(capture, _all),
+            *step_values.dense_gradients(capture, _all),
+            *step_values.row_gradients(capture, _all),
+        ]
         description, batch = batch_nest.flatten(capture.batch)
+        layers = list(capture.layers.names)
         settings = NanSettings(self._key, self._folder.path, self._header(), layers, description, len(batch))
         setup = tf.constant(encode_setup(settings, [value.entry for value in values]))
         tensors = [*batch, *(tensor for value in values for tensor in value.tensors)]
-        (done,) = worker_functions.call(_MODULE, "save_step", [setup, number, worker, *tensors], [tf.int64])
-        return tf.reshape(done, [])
+        (saved,) = worker_functions.call(_MODULE, "save_step", [setup, number, worker, *tensors], [tf.string])
+        return tf.reshape(saved, [])
 
     def _begin_steps(self, model: keras.Model) -> None:
         if self._is_new:
@@ -114,8 +123,7 @@ class FirstNaN(keras.callbacks.Callback):
         return json.dumps({"format": FORMAT, "version": 1, "key": self._key, "tfps": __version__}) + "\n"
 
     def _check_empty(self) -> None:
-        names = self._folder.names()
-        if HEADER in names or any(name.startswith("worker-") for name in names):
+        if any(name.startswith("worker-") for name in self._folder.names()):
             raise ConfigError(
                 f"`url` must be a folder without steps of another training. Received: {self._folder.path!r}. "
                 "Valid: another folder."

@@ -19,7 +19,7 @@ import numpy as np
 
 from tfps.debug.folder import DumpFolder, open_folder
 from tfps.debug.step_file import ACTIVATION, PARAMETER, Array, Entry, Value, make_values
-from tfps.errors import DumpError
+from tfps.errors import DumpError, TfpsError
 
 HEADER = "first_nan.json"
 FORMAT = "tfps-first-nan"
@@ -137,8 +137,8 @@ def _read_step(folder: DumpFolder, fields: Mapping[str, Any]) -> SavedStep:
 
 
 _LOCK = threading.Lock()
-_SAVED: dict[tuple[str, int], tuple[int, str]] = {}
-"""The step and the layer that this process has saved, for each callback and worker; `_LOCK` guards it."""
+_SAVED: dict[tuple[str, int], tuple[int, str, str]] = {}
+"""The step, its first layer, and where it is, for each callback and worker; `_LOCK` guards it."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -148,16 +148,30 @@ def _decode_setup(setup: bytes) -> tuple[NanSettings, list[Entry]]:
 
 
 def _save_step(setup: bytes, step: Any, worker: Any, *arrays: Any) -> list[Array]:
-    """Saves a step, if it is the first one of its worker; the step waits for it."""
+    """Saves a step, if it is the first one of its worker; returns where it is, for a message. The step waits for it."""
     settings, entries = _decode_setup(setup)
-    key, done = (settings.key, int(worker)), [np.zeros([], np.int64)]
+    key, saved = (settings.key, int(worker)), ""
     with _LOCK:
-        if key in _SAVED:
-            return done
-        batch = [_plain(one) for one in arrays[: settings.batch_tensors]]
-        values = make_values(entries, [np.asarray(one) for one in arrays[settings.batch_tensors :]])
-        _SAVED[key] = int(step), _write(settings, int(step), int(worker), batch, values)
-    return done
+        if key not in _SAVED:
+            batch = [_plain(one) for one in arrays[: settings.batch_tensors]]
+            values = make_values(entries, [np.asarray(one) for one in arrays[settings.batch_tensors :]])
+            layer, saved = _try_write(settings, int(step), int(worker), batch, values)
+            _SAVED[key] = int(step), layer, saved
+    return [np.array(saved.encode(), dtype=object)]
+
+
+def _try_write(
+    settings: NanSettings, step: int, worker: int, batch: Sequence[Array], values: Sequence[Value]
+) -> tuple[str, str]:
+    """Writes the files of a step; returns its first layer that is not finite, and a message that says where it is."""
+    bad = [value for value in values if is_bad(value.values)]
+    layer = bad[0].entry.layer if bad else ""
+    try:
+        path = _write(settings, step, worker, batch, values, bad)
+    except TfpsError as error:
+        # The training is to end with the error of the NaN, or to go on.
+        return layer, f"the step is not saved, {error}".rstrip(".").replace("]", ")")
+    return layer, f"the step is saved in {path}, and `tfps-dump replay` runs it again"
 
 
 def _plain(array: Any) -> Array:
@@ -166,9 +180,15 @@ def _plain(array: Any) -> Array:
     return plain.astype("S") if plain.dtype.kind == "O" else plain
 
 
-def _write(settings: NanSettings, step: int, worker: int, batch: Sequence[Array], values: Sequence[Value]) -> str:
-    """Writes the files, the index last; returns the path of the first layer that is not finite."""
-    bad = [value for value in values if is_bad(value.values)]
+def _write(
+    settings: NanSettings,
+    step: int,
+    worker: int,
+    batch: Sequence[Array],
+    values: Sequence[Value],
+    bad: Sequence[Value],
+) -> str:
+    """Writes the files, the index last; returns the path of the arrays."""
     first = bad[0].entry if bad else Entry("", PARAMETER, "")
     kept = [value for value in values if value.entry.kind != ACTIVATION]
     fields = {
@@ -195,7 +215,7 @@ def _write(settings: NanSettings, step: int, worker: int, batch: Sequence[Array]
         folder.write(HEADER, settings.header.encode())
     folder.write(f"{path}.npz", buffer.getvalue())
     folder.write(f"{path}.json", json.dumps(fields, indent=1).encode())
-    return first.layer
+    return f"{folder.path}/{path}.npz"
 
 
 def bad_rows(values: Sequence[Value]) -> dict[str, list[int]]:
@@ -214,7 +234,7 @@ def is_bad(values: Array) -> bool:
 
 
 def _saved(key: bytes) -> list[Array]:
-    """Returns the (worker, step, layer) of the steps that this process has saved, as JSON."""
+    """Returns the (worker, step, layer, where it is) of the steps that this process has saved, as JSON."""
     with _LOCK:
         found = [(worker, *what) for (one, worker), what in _SAVED.items() if one == key.decode()]
     return [np.array(json.dumps(found).encode(), dtype=object)]

@@ -20,6 +20,7 @@ import tensorflow as tf
 from tfps import step
 from tfps.debug.model_layers import ModelLayers
 from tfps.keras._compat import tree
+from tfps.keras.multi_optimizer import unscaled
 from tfps.keras.optimizers import Gradient, optimizers_of
 from tfps.types import Nest
 
@@ -37,22 +38,22 @@ class Capture:
         batch: the batch.
 
     Attributes:
-        outputs: the (path of the layer, number of its call, tensors) of each call of a layer, in order.
         rows: the (layer, ids, rows) that each call of an embedding layer has read whose matrix is no table.
         gradients: the (gradient, variable) pairs that optimizers got, in order.
-        running: the paths of the layers whose `call` has begun and has not returned.
-        unseen: the paths of layers with calls in a branch or a loop, whose tensors no other graph can use.
+        is_applying: whether an optimizer makes its update.
+        is_scaled: whether the last gradients are those of a scaled loss.
+        running: the names of the layers whose `call` has begun and has not returned.
     """
 
     def __init__(self, layers: ModelLayers, batch: Nest) -> None:
         self.layers, self.batch = layers, batch
-        self.outputs: list[tuple[str, int, list[tf.Tensor]]] = []
+        self._outputs: list[tuple[keras.layers.Layer | None, int, list[tf.Tensor]]] = []
         self.rows: list[tuple[keras.layers.Layer, tf.Tensor, tf.Tensor]] = []
         self.gradients: list[tuple[Gradient, keras.Variable]] = []
         self.running: list[str] = []
-        self.unseen: set[str] = set()
-        self.is_applying = False
-        self._calls: dict[str, int] = {}
+        self._unseen: set[str] = set()
+        self.is_applying = self.is_scaled = False
+        self._calls: dict[int, int] = {}
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
     def is_usable(self, tensor: tf.Tensor) -> bool:
@@ -61,21 +62,35 @@ class Capture:
 
     def note_call(self, layer: keras.layers.Layer, args: Sequence[Any], result: Nest) -> None:
         """Takes note of a call of a layer."""
-        path = self.layers.path_of(layer)
         tensors = [one for one in tree.flatten(result) if tf.is_tensor(one)]
         flat = [part for one in tensors for part in tf.nest.flatten(one, expand_composites=True)]
         if not all(map(self.is_usable, flat)):
-            self.unseen.add(path)
+            self._unseen.add(str(layer.name))
             return
-        self.note_output(path, flat)
+        self.note_output(layer, flat)
         if args and self.layers.reads_rows_itself(layer) and (ids := _flat_ids(args[0])) is not None:
             # Read here: the step will update the matrix.
             self.rows.append((layer, *_read_rows(layer, ids)))
 
-    def note_output(self, path: str, tensors: list[tf.Tensor]) -> None:
-        """Takes note of what a layer has returned."""
-        number = self._calls[path] = self._calls.get(path, 0) + 1
-        self.outputs.append((path, number, tensors))
+    def note_output(self, layer: keras.layers.Layer | None, tensors: list[tf.Tensor]) -> None:
+        """Takes note of what a layer has returned, or of the loss if there is none."""
+        number = self._calls[id(layer)] = self._calls.get(id(layer), 0) + 1
+        self._outputs.append((layer, number, tensors))
+
+    @property
+    def unseen(self) -> set[str]:
+        """The names of layers that were called in a branch or a loop alone, whose tensors no other graph can use."""
+        # Keras builds a layer by calling it in a graph of its own, which counts for nothing.
+        return self._unseen - {str(layer.name) for layer, _, _ in self._outputs if layer is not None}
+
+    @property
+    def outputs(self) -> list[tuple[str, int, list[tf.Tensor]]]:
+        """The (path of the layer, number of its call, tensors) of each call of a layer, in order."""
+        # The path of a layer is known once it is built.
+        return [
+            (LOSS if layer is None else self.layers.path_of(layer), number, tensors)
+            for layer, number, tensors in self._outputs
+        ]
 
 
 class Observer(Protocol):
@@ -117,9 +132,7 @@ class _Observation:
     def install(self) -> None:
         model = self._model()
         assert model is not None
-        self.layers = ModelLayers(model)
-        for layer in self.layers.layers:
-            self._replace(layer, "call", functools.partial(_call, layer))
+        self.find_layers()
         for optimizer in optimizers_of(model):
             self._replace(optimizer, "apply", _apply)
         self._replace(model, "compute_loss", _compute_loss)
@@ -127,6 +140,17 @@ class _Observation:
         # Keras compiles steps with XLA, which calls no Python.
         self._jit_compile, model.jit_compile = model.jit_compile, False
         forget_steps(model)
+
+    def find_layers(self) -> ModelLayers:
+        """Returns the layers of the model, and observes those that it did not have before: steps may make layers."""
+        model = self._model()
+        assert model is not None
+        layers = ModelLayers(model)
+        known = {id(owner) for owner, _, _ in self._replaced}
+        for layer in layers.layers:
+            if id(layer) not in known:
+                self._replace(layer, "call", functools.partial(_call, layer))
+        return layers
 
     def remove(self) -> None:
         for owner, name, own in self._replaced:
@@ -192,7 +216,7 @@ def forget_steps(model: keras.Model) -> None:
 
 def _train_step(observation: _Observation, stock: Method, data: Nest) -> Nest:
     """Traces a step with its observers."""
-    capture = Capture(observation.layers, data)
+    capture = Capture(observation.find_layers(), data)
     current = step.current()
     if current is not None:
         current.uses_number = True
@@ -203,6 +227,8 @@ def _train_step(observation: _Observation, stock: Method, data: Nest) -> Nest:
         logs = stock(data)
     finally:
         _CURRENT.capture, _CURRENT.begun = before
+    # A model of a class of its own is built by its first step.
+    capture.layers = observation.find_layers()
     for observer, state in begun:
         observer.end(capture, state)
     return logs
@@ -212,7 +238,7 @@ def _call(layer: keras.layers.Layer, stock: Method, *args: Any, **kwargs: Any) -
     capture = _CURRENT.capture
     if capture is None:
         return stock(*args, **kwargs)
-    capture.running.append(capture.layers.path_of(layer))
+    capture.running.append(str(layer.name))
     result = stock(*args, **kwargs)
     # Not in a `finally`: if the layer fails, this says which one it was.
     capture.running.pop()
@@ -229,7 +255,7 @@ def _compute_loss(stock: Method, *args: Any, **kwargs: Any) -> Any:
     loss = stock(*args, **kwargs)
     capture.running.pop()
     if tf.is_tensor(loss) and capture.is_usable(loss):
-        capture.note_output(LOSS, [loss])
+        capture.note_output(None, [loss])
     return loss
 
 
@@ -240,7 +266,9 @@ def _apply(
     # An optimizer may apply others, which it holds.
     if capture is None or capture.is_applying:
         return stock(grads, trainable_variables)
-    variables = stock.__self__._trainable_variables if trainable_variables is None else trainable_variables  # type: ignore[attr-defined]
+    optimizer = stock.__self__  # type: ignore[attr-defined]
+    capture.is_scaled = unscaled(optimizer) is not optimizer
+    variables = optimizer._trainable_variables if trainable_variables is None else trainable_variables
     pairs = [(one, variable) for one, variable in zip(grads, variables, strict=True) if one is not None]
     capture.gradients += [pair for pair in pairs if _is_usable(capture, pair[0])]
     waits = [one for observer, state in _CURRENT.begun for one in observer.before_update(capture, state)]

@@ -33,7 +33,7 @@ class Replayed:
     Args:
         saved: the step that was run again.
         operation: the type of the first operation whose result is not finite; None if there is none.
-        layer: the path of the layer that has run it; empty for an operation outside of layers.
+        layer: the name of the layer that has run it; empty for an operation outside of layers.
         is_backward: whether it is one of the backward pass.
         bad: the (layer, kind, name) of each value of the step that is not finite, in order.
         row_ids: for each layer, the ids of rows, or of gradients of rows, that are not finite.
@@ -178,7 +178,8 @@ def _row_gradient(capture: Capture, gradient: tf.IndexedSlices, variable: keras.
     layer = next(one for one in capture.layers.layers if capture.layers.path_of(one) == path)
     ids, values = ids_of(layer, gradient.indices.numpy()), gradient.values.numpy()
     # Padding is not read from a table, and has no gradient there; without one, its weight of 0 may be times NaN.
-    is_known = np.isin(ids, known_ids(layer)) if known_ids(layer) is not None else np.ones(len(ids), bool)
+    known = known_ids(layer)
+    is_known = np.ones(len(ids), bool) if known is None else np.isin(ids, known)
     return make_values([Entry(path, ROW_GRADIENT, name, True)], [ids[is_known], values[is_known]])[0]
 
 

@@ -46,17 +46,23 @@ class Selection:
         if self.workers is not None:
             object.__setattr__(self, "workers", _check_numbers("workers", self.workers))
 
-    def steps_until(self, end: int | None) -> int | None:
-        """Counts the chosen steps among the first `end` steps; None if that is not known.
+    def count_steps(self, begin: int, steps: int | None) -> int | None:
+        """Counts the chosen steps among those of a training, all chosen ones if its length is not known.
 
         Args:
-            end: the number of steps; None if it is not known.
+            begin: the number of its first step.
+            steps: the number of its steps; None if it is not known.
+
+        Returns:
+            The number; None if all are chosen and their number is not known.
         """
-        if isinstance(self.steps, range):
-            return len(self.steps) if end is None else sum(1 for step in self.steps if step < end)
-        if self.steps is None:
-            return end
-        return sum(1 for step in self.steps if end is None or step < end)
+        if self.steps is None or steps is None:
+            return steps if self.steps is None else len(self.steps)
+        within = range(begin, begin + steps)
+        if isinstance(self.steps, range) and len(within) < len(self.steps):
+            # A `range` may be of any length.
+            return sum(1 for one in within if one in self.steps)
+        return sum(1 for one in self.steps if one in within)
 
     def check_workers(self, num_workers: int) -> None:
         """Checks that all chosen workers exist.

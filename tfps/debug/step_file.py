@@ -77,20 +77,30 @@ class Value:
 
     def describe(self) -> dict[str, Any]:
         """Returns the entry as the index has it."""
-        is_number = self.values.dtype.kind in "fiub" and self.values.size > 0
-        floats = self.values.astype(np.float64) if is_number else np.zeros(0)
-        finite = np.isfinite(floats)
+        norm, not_finite = _norm(self.values)
         return {
             "layer": self.entry.layer,
             "kind": self.entry.kind,
             "name": self.entry.name,
             "shape": list(self.values.shape),
             "dtype": str(self.values.dtype),
-            "norm": float(np.linalg.norm(floats[finite])),
-            "not_finite": int(floats.size - np.count_nonzero(finite)),
+            "norm": norm,
+            "not_finite": not_finite,
             "key": self.entry.key,
             **({"ids": self.entry.ids_key} if self.entry.has_ids else {}),
         }
+
+
+def _norm(values: Array) -> tuple[float, int]:
+    """Returns the norm of the finite elements, and the number of the others."""
+    flat = values.reshape(-1)
+    # A dot product of float32 takes a tenth of the time of a conversion to float64.
+    norm = float(np.linalg.norm(flat)) if flat.dtype == np.float32 else float("nan")
+    if np.isfinite(norm):
+        return norm, 0
+    floats = flat.astype(np.float64)
+    finite = np.isfinite(floats)
+    return float(np.linalg.norm(floats[finite])), int(floats.size - np.count_nonzero(finite))
 
 
 def make_values(entries: Sequence[Entry], arrays: Sequence[Array]) -> list[Value]:

@@ -63,7 +63,7 @@ class Capture:
         self._started = threading.Event()
         self._begun_at = float("inf")
         self._recordings: list[Recording] = []
-        self._error: TfpsError | tf.errors.OpError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, args=(self._begin,), name="tfps-capture", daemon=True)
 
     def start(self) -> None:
@@ -99,6 +99,7 @@ class Capture:
         Raises:
             TfpsError: the tasks could not be recorded, or the function of `stop` has raised it.
             tf.errors.OpError: a task was lost.
+            OSError: this machine has no room for the recordings.
         """
         self._thread.join(timeout_s)
         if self._error is not None:
@@ -109,7 +110,7 @@ class Capture:
         if self._error is None:
             try:
                 call()
-            except (TfpsError, tf.errors.OpError) as error:
+            except (TfpsError, tf.errors.OpError, OSError) as error:
                 self._error = error
 
     def _begin(self) -> None:
@@ -134,4 +135,8 @@ class Capture:
                     results.append(result)
             return results
 
-        return [result.numpy() for result in call()]
+        try:
+            return [result.numpy() for result in call()]
+        except tf.errors.OpError as error:
+            # What a task says of itself, without what TensorFlow puts around it.
+            raise worker_functions.find_error(str(error)) or error from None

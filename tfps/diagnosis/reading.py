@@ -11,7 +11,8 @@ TensorFlow's executor leaves these events in a recording (TensorFlow 2.18 to 2.2
 """
 
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from tfps.diagnosis import xspace
 from tfps.diagnosis.events import Message, Span, TaskEvents
@@ -23,8 +24,8 @@ _CALL, _CALL_DONE = "FunctionRun", "ExecutorDoneCallback"
 _ENVIRONMENT = "Task Environment"
 _UNKNOWN = 0
 """The number of a call that is not known; the numbers of TensorFlow are random."""
-_OF_DATASET = -1
-"""The same, in a thread that only runs datasets."""
+_OTHER = -1
+"""The same, of what is no part of a closure."""
 _DATASETS = b"tf_data"
 # "while/body/_25/dense/MatMul:MatMul", but not "Iterator::Root::Prefetch", "EagerLocalExecute: __inference_trace"
 # or "EagerService:Enqueue", a call of the chief that lasts as long as the closure.
@@ -65,6 +66,17 @@ def _recorded(space: Any) -> tuple[int, int]:
     raise ValueError("a recording must have the plane 'Task Environment'. Received: one without it.")
 
 
+class _Operation(NamedTuple):
+    """An operation as a line has it: its name, type and event, its begin and end in ns, and the number of the line."""
+
+    name: str
+    op: str
+    event: Any
+    begin: int
+    end: int
+    line: int
+
+
 class _PlaneReader:
     """Reads the lines of one plane into the events of its task."""
 
@@ -92,38 +104,54 @@ class _PlaneReader:
     def _read_line(self, line: Any, number: int) -> None:
         # Events of a thread by begin, the outer one first: an operation comes after the `Process` around it.
         base = self._events.begin + line.timestamp_ns
-        call, call_ends = 0, -1
-        unknown: list[tuple[int, int]] = []
-        otherwise = _OF_DATASET if line.name.startswith(_DATASETS) else _UNKNOWN
+        call, call_ends = _OTHER, -1
+        outside: list[_Operation] = []
+        is_first = True
         for event in sorted(line.events, key=lambda one: (one.offset_ps, -one.duration_ps)):
             begin = base + event.offset_ps // 1000
             end = begin + event.duration_ps // 1000
             name = self._names.get(event.metadata_id, "")
-            operation = self._operations.get(event.metadata_id)
-            if operation is not None:
-                is_known = begin < call_ends
-                self._add_operation(operation, event, (begin, end, number), call if is_known else otherwise)
-                unknown += [] if is_known else [(begin, end)]
+            found = self._operations.get(event.metadata_id)
+            if found is not None:
+                operation = _Operation(found["name"], found["op"], event, begin, end, number)
+                if begin < call_ends:
+                    self._add_operation(operation, call)
+                else:
+                    outside.append(operation)
             elif name == _PROCESS:
-                if call_ends < 0 and unknown and otherwise == _UNKNOWN:
-                    self._unknown.append((self._events.begin, unknown[-1][1]))
-                call, call_ends, unknown = int(self._stats(event).get("id", 0)), end, []
+                self._add_outside(line, outside, is_first, False)
+                call, call_ends, outside, is_first = int(self._stats(event).get("id", _OTHER)), end, [], False
             elif name in (_START, _DONE, _CALL, _CALL_DONE):
                 self._add_mark(name, begin, self._stats(event))
-        if unknown and otherwise == _UNKNOWN:
-            self._unknown.append((self._events.begin if call_ends < 0 else unknown[0][0], self._events.end))
+        self._add_outside(line, outside, is_first, True)
 
-    def _add_operation(self, operation: "re.Match[str]", event: Any, when: tuple[int, int, int], call: int) -> None:
-        name, op = operation["name"], operation["op"]
-        begin, end, line = when
-        stage = find_stage(name, op) or default_stage(self._events.job)
-        span = Span(begin, end, stage, name, op, line)
-        if op in BATCH_READERS:
+    def _add_outside(self, line: Any, operations: Sequence["_Operation"], is_first: bool, is_last: bool) -> None:
+        """Adds operations that are in no `Process`.
+
+        Args:
+            line: their line.
+            operations: operations between two `Process` of the line.
+            is_first: whether they come before the first one.
+            is_last: whether they come after the last one.
+        """
+        is_closure = any(find_stage(one.name, one.op) is not None for one in operations)
+        # In the middle of a line such operations are single ones that the chief has sent.
+        is_closure = is_closure and (is_first or is_last) and not line.name.startswith(_DATASETS)
+        for one in operations:
+            self._add_operation(one, _UNKNOWN if is_closure else _OTHER)
+        if is_closure:
+            begin = self._events.begin if is_first else operations[0].begin
+            self._unknown.append((begin, self._events.end if is_last else operations[-1].end))
+
+    def _add_operation(self, one: "_Operation", call: int) -> None:
+        stage = find_stage(one.name, one.op) or default_stage(self._events.job)
+        span = Span(one.begin, one.end, stage, one.name, one.op, one.line)
+        if one.op in BATCH_READERS:
             self._waits.append((call, span))
         else:
             self._found.append((call, span))
-        if op == "_Send":
-            self._add_sent(name, str(self._stats(event).get("key", "")), begin, call)
+        if one.op == "_Send":
+            self._add_sent(one.name, str(self._stats(one.event).get("key", "")), one.begin, call)
 
     def _add_sent(self, name: str, key: str, at: int, call: int) -> None:
         receiver = _RECEIVER.match(key)
@@ -152,7 +180,8 @@ class _PlaneReader:
     def _sort_out(self) -> None:
         """Tells the calls of closures from other work, such as the functions of a dataset."""
         events = self._events
-        closures = {call for call, span in (*self._found, *self._waits) if find_stage(span.name, span.op) is not None}
+        operations = (*self._found, *self._waits)
+        closures = {call for call, span in operations if find_stage(span.name, span.op) is not None} - {_OTHER}
         events.spans += sorted(span for call, span in self._found if call in closures)
         events.background += sorted(span for call, span in self._found if call not in closures)
         events.waits += sorted((span for call, span in self._waits if call in closures), key=lambda one: one.end)

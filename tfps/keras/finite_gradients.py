@@ -78,8 +78,8 @@ def _message(
         if isinstance(value, Table) and isinstance(gradient, tf.IndexedSlices):
             rows[number] = _bad_rows(gradient, value)
     current = step.current()
-    saved_in = None if current is None else current.saved_in
-    return not_finite.describe(names, finite, rows, tf.convert_to_tensor(optimizer.iterations), saved_in)
+    saved = None if current is None else current.saved
+    return not_finite.describe(names, finite, rows, tf.convert_to_tensor(optimizer.iterations), saved)
 
 
 def _bad_rows(gradient: tf.IndexedSlices, table: Table) -> tf.Tensor:

@@ -148,7 +148,7 @@ class Profile(SavingCallback):
         try:
             if not capture.wait(_END_S):
                 _LOG.warning("the report of a profile has not come within %.0f s.", _END_S)
-        except (TfpsError, tf.errors.OpError) as error:
+        except (TfpsError, tf.errors.OpError, OSError) as error:
             _LOG.warning("nothing was profiled, and training went on: %s", str(error).splitlines()[0])
 
     def _stop(self, capture: Capture) -> None:

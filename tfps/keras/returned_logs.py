@@ -207,6 +207,15 @@ class ReturnedLogs:
         return concrete
 
 
+def check_sums(sums: Sequence[MetricSum]) -> None:
+    """Checks that the operations of the current graph change metric variables by addition alone.
+
+    Raises:
+        UnsupportedError: they change one in another way.
+    """
+    _StepGraph(sums, 0)
+
+
 class _StepGraph:
     """The operations of a traced step: finds what their results depend on.
 

@@ -42,12 +42,14 @@ def to_rows(batch: Batch, groups: tf.Tensor) -> tf.Tensor:
     """
     values = tf.stack([batch.labels, batch.scores, batch.weights], 1)
     lanes = tf.bitcast(tf.cast(values, tf.float32), tf.int32)
-    return tf.concat([lanes, tf.reshape(tf.bitcast(groups, tf.int32), [-1, 2])], 1)
+    # By arithmetic: TensorFlow merges a bitcast with that of a fingerprint, from bytes, and the graph fails.
+    high = tf.cast(tf.bitwise.right_shift(groups, tf.constant(32, tf.int64)), tf.int32)
+    return tf.concat([lanes, tf.stack([tf.cast(groups, tf.int32), high], 1)], 1)
 
 
 def from_rows(rows: Rows) -> Examples:
     """Unpacks rows; examples of weight 0 are left out."""
     labels, scores, weights = (np.ascontiguousarray(rows[:, c]).view(np.float32).astype(np.float64) for c in range(3))
-    groups = np.ascontiguousarray(rows[:, 3:]).view(np.int64)[:, 0]
+    groups = rows[:, 3].astype(np.uint32).astype(np.int64) | rows[:, 4].astype(np.int64) << 32
     counted = weights != 0
     return Examples(labels[counted], scores[counted], weights[counted], groups[counted])

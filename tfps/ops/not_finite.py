@@ -17,7 +17,7 @@ _MOST = 8
 _MESSAGE = re.compile(
     r"a gradient is not finite, at step\] \[(?P<step>-?\d+)\] \[of the variables (?P<names>[^\]]*)\] "
     r"\[(?P<bad>[\d ]*)\.{0,3}\](?P<rows>(?: \[rows of \d+\] \[[\d .]*\])*)"
-    r"(?: \[the step is saved in (?P<saved>[^\]]*)\])?"
+    r"(?: \[(?P<saved>the step is [^\]]*)\])?"
 )
 _ROWS = re.compile(r"\[rows of (\d+)\] \[([\d .]*)\]")
 
@@ -27,7 +27,7 @@ def describe(
     finite: tf.Tensor,
     rows: Mapping[int, tf.Tensor],
     at_step: tf.Tensor,
-    saved_in: str | None = None,
+    saved: tf.Tensor | None = None,
 ) -> list[str | tf.Tensor]:
     """Returns what a message says, for `tf.debugging.Assert` and `tf.print`.
 
@@ -36,7 +36,8 @@ def describe(
         finite: whether the gradient of each variable is finite, bool [n].
         rows: for the number of a table among the variables, the ids of its rows that are not finite, int64 [m].
         at_step: the number of the step, a scalar.
-        saved_in: where the step is saved, to be run again; None if it is not.
+        saved: says where the step is saved, to be run again: a string scalar, "the step is ...", or empty; None if
+            nothing saves it.
     """
     message = [
         "a gradient is not finite, at step",
@@ -46,7 +47,7 @@ def describe(
     ]
     for number, ids in rows.items():
         message += [f"rows of {number}", ids[:_MOST]]
-    return message if saved_in is None else [*message, f"the step is saved in {saved_in}"]
+    return message if saved is None else [*message, saved]
 
 
 def assert_finite(finite: tf.Tensor, message: Sequence[str | tf.Tensor]) -> tf.Operation | None:
@@ -84,7 +85,7 @@ def find(text: str, worker: int | None) -> NotFiniteError | None:
     # Example: the variable "ctr/item/embeddings" belongs to the layer "ctr/item".
     layer = bad[0].rpartition("/")[0] or bad[0]
     where = "" if worker is None else f" of worker {worker}"
-    saved = "" if found["saved"] is None else f" It is saved in {found['saved']}; `tfps-dump replay` runs it again."
+    saved = "" if found["saved"] is None else f" T{found['saved'][1:]}."
     return NotFiniteError(
         f"a gradient is NaN or infinite at step {found['step']}{where}, first in layer {layer!r}: {'; '.join(told)}. "
         f'The step was not applied (on_nan="stop").{saved}',
