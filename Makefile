@@ -1,10 +1,11 @@
 # make demo       trains the example job on a cluster of processes on this machine
 # make demo-online  learns a click log by the minute and serves it meanwhile, beside a model that is retrained daily
 # make test       runs the tests; both first make .venv with the package and its C++ ops (about two minutes, once)
-# make test-slow  trains the examples' models on real data, each for a minute or more
+# make test-slow  trains the examples' models on real data, and runs further cases of what the tests cover
 # make test-faults  kills and stops processes at random moments, in each mode; FAULT_SEEDS=10 for more of them
 # make test-gpu   runs the tests that need cards; each says that it was skipped where there is none
 # make test-upstream  runs Keras's own tests inside a scope of tfps
+# make hadoop     fetches a NameNode, without which the tests of WebHDFS are skipped; it stays in ~/.cache
 # make lint       ruff and mypy
 # make asan tsan  tests the C++ core under the sanitizers
 # make coverage   runs the tests and reports which lines and branches of tfps/ they reach, remote processes included
@@ -23,7 +24,7 @@ UPSTREAM_ARGS ?= -n 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 OPS := $(shell find tfps_ops -name '*.cc' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: environment demo demo-online test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage asan tsan test-versions clean
+.PHONY: environment demo demo-online test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage asan tsan test-versions clean hadoop
 .DELETE_ON_ERROR:
 
 # TensorFlow comes before the package: the ops are compiled against the very one that will load them.
@@ -42,6 +43,9 @@ $(VENV)/.lint: $(VENV)/.package
 	touch $@
 
 environment: $(VENV)/.lint
+
+hadoop:
+	tests/stores/get_hadoop.sh $(VENV)/bin/python $(HOME)/.cache/tfps-test/hadoop
 
 # TensorFlow's C++ code logs which CPU instructions it uses and that it finds no GPU. Level 3 stops it, except for the lines
 # that TensorFlow 2.21 writes while it is imported, before it reads the level.

@@ -10,7 +10,9 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import setuptools
@@ -66,6 +68,19 @@ def run(command: list[str]) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SetupError(f"Compiling the C++ ops of tfps failed: {shlex.join(command)}\n{done.stderr}")
+
+
+def shown(done: Iterator[concurrent.futures.Future[None]], total: int) -> Iterable[concurrent.futures.Future[None]]:
+    """Draws a progress bar on a terminal; pip shows one with -v alone. TFPS_PROGRESS=0 draws none."""
+    if not sys.stderr.isatty() or os.environ.get("TFPS_PROGRESS") == "0":
+        return done
+    try:
+        from rich.console import Console
+        from rich.progress import track
+    # TensorFlow needs Keras, and Keras needs rich; older ones did not.
+    except ImportError:
+        return done
+    return track(done, "compiling the C++ ops", total, console=Console(stderr=True), transient=True)
 
 
 def precompile(base: list[str], folder: Path) -> list[str]:
@@ -128,8 +143,9 @@ class BuildOps(build_ext):
 
             # The others come first, while the headers are compiled.
             old.sort(key=lambda pair: pair[0] in large)
-            for done in [pool.submit(compile_one, *pair) for pair in old]:
-                done.result()
+            done = concurrent.futures.as_completed([pool.submit(compile_one, *pair) for pair in old])
+            for one in shown(done, len(old)):
+                one.result()
         return targets
 
     def copy_extensions_to_source(self) -> None:

@@ -7,26 +7,29 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tfps"
 # Modules that stand below every package: they import only each other, in this order, and everyone may import them.
-BASE = ("jobs", "errors", "types", "checks", "env", "version", "step", "files")
+BASE = ("jobs", "errors", "types", "checks", "env", "version", "step", "files", "progress", "stages")
 ALLOWED = {
     "serving": set(),
+    "monitoring": set(),
     "placement": set(),
     "ops": set(),
-    "cluster": {"ops"},  # a server loads the library, or it could not run the graphs it is sent
+    "cluster": {"monitoring", "ops"},  # a server loads the library, or it could not run the graphs it is sent
     "embedding": {"cluster", "ops", "placement"},
     "choice": {"cluster", "placement"},
     "nn": {"embedding", "ops", "placement"},
-    "runtime": {"cluster"},
+    "runtime": {"cluster", "monitoring"},
     "inputs": {"cluster", "runtime"},
-    "strategy": {"cluster", "embedding", "inputs", "ops", "placement", "runtime"},
+    "data": {"cluster"},
+    "strategy": {"cluster", "embedding", "inputs", "monitoring", "ops", "placement", "runtime"},
     "saving": {"cluster", "embedding", "ops", "placement", "runtime", "serving", "strategy"},
     "replicas": {"cluster", "embedding", "ops", "placement", "strategy"},
     "training": {"cluster", "embedding", "inputs", "ops", "placement", "runtime", "strategy"},
+    "diagnosis": {"cluster", "embedding", "placement", "runtime", "strategy"},
 }
 # Any of the above; nothing below imports these.
 TOP = (
     *("keras", "cli", "__init__", "optimizers", "layers", "models", "text", "api", "callbacks", "checkpoint"),
-    *("admission", "eviction", "streaming", "debug"),
+    *("admission", "eviction", "streaming", "metrics", "debug"),
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
 

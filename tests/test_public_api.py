@@ -13,8 +13,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = {
-    "tfps.callbacks": {"Checkpoint", "Dump", "Export", "FirstNaN"},
+    "tfps.callbacks": {"Checkpoint", "Dump", "Export", "FirstNaN", "Profile", "TensorBoard"},
     "tfps.serving": {"Follower"},
+    "tfps.data": {"files"},
     "tfps.checkpoint": {"restore", "save"},
     "tfps.admission": {"Admission", "Always", "Count", "Filter", "Probability"},
     "tfps.eviction": {"Eviction", "LeastFrequent", "LeastRecent", "Score", "SmallNorm", "Unseen"},
@@ -35,9 +36,11 @@ PUBLIC = {
         "checkpoint",
         "choice",
         "choose_strategy",
+        "data",
         "eviction",
         "explain_strategy",
         "layers",
+        "metrics",
         "models",
         "nn",
         "optimizers",
@@ -48,11 +51,16 @@ PUBLIC = {
     },
     "tfps.choice": {"Candidate", "Explanation", "Hardware", "Footprint", "StepCounts"},
     "tfps.layers": {"DynamicEmbedding", "DynamicEmbeddingBag", "EmbeddingBag", "fingerprint"},
+    "tfps.metrics": {
+        *("AUC", "Calibration", "ExactAUC", "GroupAUC", "LogLoss", "MeanReciprocalRank", "NDCG"),
+        *("NormalizedEntropy", "PositiveNegativeRatio", "Progressive", "RecallAtK", "Sliced"),
+    },
     "tfps.models": {"SkipGram"},
     "tfps.text": {"keep_probabilities", "neighbour_pairs"},
     "tfps.optimizers": {"Geo", "RowwiseAdagrad", "Sync"},
     "tfps.nn": {"embedding_lookup", "embedding_lookup_sparse", "safe_embedding_lookup_sparse"},
     "tfps.errors": {
+        "BufferLimitError",
         "CheckpointError",
         "CheckpointMismatchError",
         "ClusterError",
@@ -63,6 +71,7 @@ PUBLIC = {
         "ExportGapError",
         "IdRangeError",
         "InputFileError",
+        "LabelError",
         "LibraryError",
         "NotFiniteError",
         "PlanError",
@@ -109,6 +118,7 @@ INTERNAL = {
     "create",
     "dense_variables",
     "each_server_pool",
+    "make_pool",
     "pool",
     "run_in_step",
     "server_pool",
@@ -117,7 +127,7 @@ INTERNAL = {
     "slots_of",
 }
 NOT_CALLED = {"__version__", "callbacks", "checkpoint", "choice", "layers", "models", "nn", "optimizers", "serving"}
-NOT_CALLED |= {"admission", "eviction", "streaming", "text"}
+NOT_CALLED |= {"admission", "data", "eviction", "metrics", "streaming", "text"}
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in sorted(names - NOT_CALLED)]
 
 
@@ -206,7 +216,7 @@ def test_importing_the_package_imports_no_tensorflow():
 def test_the_package_says_that_it_is_typed_and_what_its_commands_are():
     assert (ROOT / "tfps" / "py.typed").is_file()
     scripts = dict(re.findall(r'^(tfps-\w+) = "([\w.:]+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
-    assert set(scripts) == {"tfps-certs", "tfps-checkpoint", "tfps-dump", "tfps-launch", "tfps-plan"}
+    assert set(scripts) == {"tfps-certs", "tfps-checkpoint", "tfps-dump", "tfps-launch", "tfps-plan", "tfps-top"}
     for target in scripts.values():
         module, function = target.split(":")
         command = importlib.import_module(module)

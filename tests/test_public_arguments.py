@@ -304,6 +304,7 @@ def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
     elsewhere |= {"Checkpoint", "restore", "save"}  # tests/saving
     elsewhere |= {"OneDeviceStrategy", "MirroredStrategy", "MultiWorkerMirroredStrategy"}
     elsewhere |= {"Files", "Kafka", "WindowCheckpoint", "fit"}  # tests/streaming
+    elsewhere |= {"files"}  # tests/data
     of_keras = {"RowwiseAdagrad"}  # Keras checks the arguments of its optimizers
     no_settings = {"GreedyBytes", "GreedyBytesAndTraffic", "RoundRobin", "Always", "LeastRecent", "LeastFrequent"}
     no_settings |= {"Admission", "Eviction", "Filter"}  # to be derived from

@@ -21,6 +21,9 @@ _KNOWN = (
     "TFPS_JOIN_TIMEOUT_S",
     "TFPS_LISTEN",
     "TFPS_MAX_RESTARTS",
+    "TFPS_METRICS_HOST",
+    "TFPS_METRICS_PORT",
+    "TFPS_PROGRESS",
     "TFPS_SILENCE_LIMIT_S",
     "TFPS_START_TIMEOUT_S",
     "TFPS_TLS_DIR",
@@ -138,9 +141,47 @@ def silence_limit_s() -> float:
     return _positive_seconds("TFPS_SILENCE_LIMIT_S", 120.0)
 
 
+def metrics_port() -> int | None:
+    """`TFPS_METRICS_PORT`: the port at which this task serves its metrics to Prometheus; None if unset.
+
+    The tasks of an embedded cluster take the ports after it: the servers first, then the workers.
+    """
+    text = os.environ.get("TFPS_METRICS_PORT", "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise ConfigError(f"TFPS_METRICS_PORT must be a port from 1 to 65535. Received: {text!r}.")
+    return int(text)
+
+
+def metrics_host() -> str:
+    """`TFPS_METRICS_HOST`: the IP address at which metrics are served. Default 127.0.0.1.
+
+    Whoever reaches it sees what a job does. Set it to 0.0.0.0 if Prometheus runs on another machine.
+    """
+    text = os.environ.get("TFPS_METRICS_HOST", "").strip() or "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ConfigError(f"TFPS_METRICS_HOST must be an IP address of this host. Received: {text!r}.") from None
+
+
+def runtime_dir() -> str | None:
+    """`XDG_RUNTIME_DIR`: the folder of this user for sockets, which ends with the session; None if unset."""
+    return os.environ.get("XDG_RUNTIME_DIR", "").strip() or None
+
+
 def server_log_level() -> str:
     """`TF_CPP_MIN_LOG_LEVEL` for the servers that tfps starts: the user's value, or "1" for warnings and errors."""
     return os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
+
+
+def progress() -> bool:
+    """`TFPS_PROGRESS`: 0 draws no progress bars on a terminal. Default 1."""
+    text = os.environ.get("TFPS_PROGRESS", "").strip()
+    if text not in ("", "0", "1"):
+        raise ConfigError(f"TFPS_PROGRESS must be 0 or 1. Received: {text!r}.")
+    return text != "0"
 
 
 def ops_disabled() -> bool:

@@ -98,6 +98,14 @@ class InputFileError(TfpsError, OSError):
         self.task, self.path = task, path
 
 
+class BufferLimitError(TfpsError, MemoryError):
+    """A metric has collected more examples than its `limit`. The message names the metric."""
+
+
+class LabelError(TfpsError, ValueError):
+    """A metric got a label that it cannot count. The message names the metric and the valid labels."""
+
+
 class SourceError(TfpsError, OSError):
     """A stream cannot be read: its source is not there, cannot be reached, or has lost records.
 

@@ -89,3 +89,18 @@ def open_url(url: str, argument: str, extra: str, options: Mapping[str, Any] | N
     except (ImportError, ValueError, TypeError) as error:
         raise ConfigError(f"`{argument}` must be a URL that fsspec can open. Received: {url!r} ({error}).") from None
     return files, str(path)
+
+
+def url_of(url: str, files: Any, path: str) -> str:
+    """Returns the URL of a path that a file system lists.
+
+    Args:
+        url: a URL of the same file system, which may name a host: fsspec's paths do not.
+        files: the fsspec file system.
+        path: the path.
+    """
+    own = str(files._strip_protocol(url))
+    # Example: "webhdfs://host:9870/logs/*" has the path "/logs/*", so all before it stays.
+    if url.endswith(own) and own:
+        return url.removesuffix(own) + path
+    return str(files.unstrip_protocol(path))

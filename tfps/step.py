@@ -54,6 +54,11 @@ class Lookups(Protocol):
 
     answered_early: bool
 
+    @property
+    def unique_ids(self) -> Sequence[tf.Tensor]:
+        """The unique ids of the lookups so far, a vector for each kind of table."""
+        ...
+
     # `Any` stands for a `RoutedRows` and a `LookupResult` of `tfps.embedding`, which imports this module.
     def look_up(self, table: Any, ids: tf.Tensor) -> Any:
         """Looks up the rows of `table` for `ids` of any shape. Repeated ids share one row."""

@@ -1,5 +1,7 @@
 """The manifest for Kubernetes: valid for its schemas, and the pods' TF_CONFIG fits the names that Kubernetes gives."""
 
+import json
+
 import pytest
 
 from tfps.cli import launch
@@ -73,6 +75,25 @@ def test_pods_are_selected_by_their_own_owner_alone():
     assert [name for name, of_pod in labels.items() if servers.items() <= of_pod.items()] == ["ads-ps"]
     service = objects["Service", "ads"]["spec"]["selector"]
     assert all(service.items() <= of_pod.items() for of_pod in labels.values())
+
+
+@pytest.mark.parametrize("jobset", [False, True])
+def test_each_pod_serves_its_metrics(jobset):
+    objects = read(Deployment(**DEPLOYMENT, jobset=jobset, metrics_port=9100).manifest())
+    containers = [container for *_, container in pods(objects)]
+    assert len(containers) == 6
+    for container in containers:
+        values = {variable["name"]: variable.get("value") for variable in container["env"]}
+        assert (values["TFPS_METRICS_PORT"], values["TFPS_METRICS_HOST"]) == ("9100", "0.0.0.0")
+        assert {"name": "metrics", "containerPort": 9100} in container["ports"]
+    text = json.dumps(list(objects.values()))
+    assert text.count('{"prometheus.io/scrape": "true", "prometheus.io/port": "9100"}') == 3
+    if not jobset:
+        kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
+        for one in objects.values():
+            kubernetes_validate.validate(one, "1.31", strict=True)
+    # Without the flag nothing of it is there.
+    assert "METRICS" not in Deployment(**DEPLOYMENT, jobset=jobset).manifest()
 
 
 def test_the_command_prints_the_manifest(monkeypatch, capsys):

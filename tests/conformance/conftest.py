@@ -16,10 +16,14 @@ from tests.conftest import all_train
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves all-reduce with tables of the other kind to the slow tests: it treats tables as asynchronous mode does."""
+    """Leaves to the slow tests all modes but one of tables that only tests have, and all-reduce of tables that grow.
+
+    All-reduce treats tables as asynchronous mode does.
+    """
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if (parameters.get("mode"), parameters.get("kind")) == ("allreduce", "dict"):
+        kind, mode = parameters.get("kind"), parameters.get("mode")
+        if (kind == "dict" and mode != "asynchronous") or (kind == "growing" and mode == "allreduce"):
             item.add_marker(pytest.mark.slow)
 
 

@@ -271,7 +271,7 @@ def test_a_scanned_chunk_is_of_one_moment(make, kind, strategy):
     """While two workers push, every row of a chunk has had the same number of updates as every accumulator."""
     if kind is not ShardedTable or not library.available():
         pytest.skip("only variables promise this, and only with the library")
-    table, rate, pushes = make(np.zeros((ROWS, DIM))), 0.5, 400
+    table, rate, pushes = make(np.zeros((ROWS, DIM))), 0.5, 200
     slot = slot_of(table, DIM, 0.0)
     hyper = tf.constant([float({"learning_rate": rate, "epsilon": 0.0}[one]) for one in RULE.hyperparameters] + [0.0])
 

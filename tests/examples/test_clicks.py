@@ -77,6 +77,7 @@ def test_adult_embedded(run, head):
     assert re.search(r"features/embeddings +\[50000, 8\] .* 2 by hash +0-1", output), output
 
 
+@pytest.mark.slow
 def test_criteo_embedded(run, head):
     output = run("examples/ctr_dnn.py", "--data", head(CRITEO, 10_000), "--epochs", 2, "--ps", 1)
     assert auc(output) > 0.6  # 28 clicks are held out

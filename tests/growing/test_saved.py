@@ -37,7 +37,9 @@ SERVED = {
 }
 
 
-@pytest.mark.parametrize("growth", SERVED)
+@pytest.mark.parametrize(
+    "growth", ["every id", "first values", pytest.param("the mean of first values", marks=pytest.mark.slow)]
+)
 def test_an_export_predicts_the_same_in_plain_tensorflow(strategy, tmp_path, growth):
     model = trained(strategy, **SERVED[growth])
     model.export(tmp_path / "served", verbose=False)

@@ -66,7 +66,7 @@ def test_a_pass_is_a_pass(counters, folder, kind, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["geo", "geo, overlap", "sync", "sync, backup"])
-@pytest.mark.parametrize("kind", ["shuffled", "across passes"])
+@pytest.mark.parametrize("kind", ["shuffled", pytest.param("across passes", marks=pytest.mark.slow)])
 def test_a_pass_in_other_modes(counters, folder, kind, mode):
     make, steps, rows = PASSES[kind]
     assert counters(mode).fit(make(folder), steps_per_epoch=steps, epochs=3) == [each(1, rows)] * 3

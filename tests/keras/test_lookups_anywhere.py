@@ -84,7 +84,7 @@ class Loops(Parts):
         return total + self.table(ids[:, 1]) + whole[:, None] / 10_000
 
 
-@pytest.mark.parametrize("mode", ["async", "sync", "geo"])
+@pytest.mark.parametrize("mode", ["async", "geo", pytest.param("sync", marks=pytest.mark.slow)])
 def test_lookups_in_branches_and_loops(one_worker, mode):
     assert_alike(one_worker, Loops, sgd, mode)
 

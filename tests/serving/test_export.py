@@ -87,7 +87,9 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", ["asynchronous", "sync", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("momentum", "geo"))]
+)
 def test_a_follower_has_what_the_servers_have(strategy, tmp_path, mode):
     model = build(strategy, MODES[mode]())
     with Follower(tmp_path / "out", poll_s=0.05, on_gap="raise") as follower:
@@ -138,6 +140,7 @@ def test_a_delta_has_the_rows_that_were_trained_and_no_others(strategy, tmp_path
     assert_follows(follower, model)
 
 
+@pytest.mark.slow
 def test_every_few_versions_one_is_there_in_full_and_old_ones_go(strategy, tmp_path):
     model = build(strategy)
     fit(model, Export(tmp_path, every_s=0.05, full_every=2, keep=2), Wait(), epochs=2)
@@ -201,6 +204,7 @@ def test_a_version_whose_rows_were_replaced_while_they_were_read_is_left_out(
     assert_follows(follower, model)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_started_again_goes_on_with_larger_numbers(strategy, tmp_path):
     fit(build(strategy), Export(tmp_path, every_s=1000))
     follower = Follower(tmp_path, on_gap="raise")
@@ -212,6 +216,7 @@ def test_a_training_that_is_started_again_goes_on_with_larger_numbers(strategy, 
     assert_follows(follower, model)
 
 
+@pytest.mark.slow
 def test_two_trainings_into_one_folder_are_told(strategy, tmp_path):
     one, two = Export(tmp_path, every_s=1000), Export(tmp_path, every_s=1000)
     fit(build(strategy), one, examples=200)
@@ -264,6 +269,7 @@ def test_a_slow_store_slows_exports_and_not_training(strategy, tmp_path, monkeyp
     assert_follows(follower, model)
 
 
+@pytest.mark.slow
 def test_a_full_version_that_takes_long_delays_no_delta(strategy, tmp_path, monkeypatch):
     monkeypatch.setattr(version_writer, "CHUNK_BYTES", 4000)
     model, real, during = build(strategy), LocalDraft.write, []
@@ -357,6 +363,7 @@ def test_an_object_store_that_does_not_answer_stops_no_training(strategy, monkey
     assert_follows(follower, model)
 
 
+@pytest.mark.slow
 def test_a_version_begins_during_a_long_validation(strategy, tmp_path):
     model, seen = build(strategy), []
     with Follower(tmp_path, poll_s=0.02) as follower:

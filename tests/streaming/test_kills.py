@@ -155,7 +155,7 @@ def test_messages_count_once_after_kills(tmp_path, every_steps):
         pytest.param("ps", 3, marks=pytest.mark.slow),
         pytest.param("ps test", None, marks=pytest.mark.slow),
         ("ps test", 3),
-        ("worker", 3),
+        pytest.param("worker", 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_task_that_dies_is_replaced_and_the_window_goes_on(tmp_path, place, every_steps):

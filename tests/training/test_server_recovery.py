@@ -69,6 +69,8 @@ for server, optimizer in enumerate(optimizers):
     }
     print(json.dumps(found), flush=True)
 print(json.dumps({"left out": bool(np.isnan(other.get_weights()[0]).any() or np.isnan(plain.numpy()).any())}))
+losses = strategy.record.counts().losses
+print(json.dumps({"losses": [[loss.job, loss.index, loss.back_at > loss.at] for loss in losses]}), flush=True)
 recovery.register(strategy, None)
 try:
     other.fit(data, verbose=0, callbacks=[Kill(0)])
@@ -86,11 +88,15 @@ def test_the_program_goes_on_with_a_new_server():
     environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"} | {"PYTHONPATH": str(ROOT)}
     done = programs.run(["-c", PROGRAM], env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    *by_mode, left_out, ended, refused = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    *by_mode, left_out, losses, ended, refused = [
+        json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")
+    ]
     for server, (result, steps) in enumerate(zip(by_mode, [40, 20], strict=True)):
         expected = {"told": [[server]], "restored": True, "steps": steps, "predicted": True, "evaluated": True}
         assert result == expected
     # Nothing takes a lost value that nobody restored for a trained one.
     assert left_out == {"left out": True}
+    # Those who watch the job were told.
+    assert losses == {"losses": [["ps", 0, True], ["ps", 1, True]]}
     assert ended["ended"].startswith("ps 0 (process") and "SIGKILL" in ended["ended"]
     assert "replaced only if something restores" in refused["refused"]

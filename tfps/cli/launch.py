@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from tfps import env
 from tfps.cli.command import USAGE_ERROR, Command, define_alias
 from tfps.cluster import launcher, logs, tf_config
 from tfps.cluster.environments.find import find_task
@@ -102,6 +103,16 @@ _TLS = flags.DEFINE_string(
 )
 
 
+_METRICS_PORT = _define_count(
+    "metrics-port", "Serve metrics to Prometheus: the chief at this port, on this machine each other task at the next."
+)
+define_alias(COMMAND.flags, "metrics-port")
+_METRICS_HOST = flags.DEFINE_string(
+    "metrics-host", None, "The address of these ports (default 127.0.0.1).", flag_values=COMMAND.flags
+)
+define_alias(COMMAND.flags, "metrics-host")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
@@ -131,6 +142,7 @@ def _launch(arguments: list[str]) -> int:
             return 0
         config = _find_task()
         _set_tls(config)
+        _set_metrics()
         if config is not None:
             # This process becomes the program or a server, so the call does not return.
             launcher.run_role(config, program)
@@ -153,11 +165,31 @@ def _check_kubernetes_flags() -> None:
             "`--tls` must be left out with --kubernetes. "
             f"Received: {_TLS.value!r}. Valid: a secret in the manifest, as docs/security.md shows."
         )
+    if _KUBERNETES.value and _METRICS_HOST.value:
+        raise ConfigError(
+            "`--metrics-host` must be left out with --kubernetes, where each pod has an address of its own. "
+            f"Received: {_METRICS_HOST.value!r}."
+        )
     if _KUBERNETES.value and _LOG_DIR.value:
         raise ConfigError(
             "`--log-dir` must be left out with --kubernetes, where `kubectl logs` shows the logs. "
             f"Received: {_LOG_DIR.value!r}."
         )
+
+
+def _set_metrics() -> None:
+    """Passes `--metrics-port` and `--metrics-host` on to all tasks that start here."""
+    if _METRICS_PORT.value is not None:
+        os.environ["TFPS_METRICS_PORT"] = str(_METRICS_PORT.value)
+    elif _METRICS_HOST.value is not None and env.metrics_port() is None:
+        raise ConfigError(
+            f"`--metrics-host` must be given with --metrics-port only. Received: {_METRICS_HOST.value!r}."
+        )
+    if _METRICS_HOST.value is not None:
+        os.environ["TFPS_METRICS_HOST"] = _METRICS_HOST.value
+    # Read now: a wrong value must stop the launcher, and not its tasks one by one.
+    env.metrics_port()
+    env.metrics_host()
 
 
 def _set_tls(config: TaskConfig | None) -> None:
@@ -178,7 +210,7 @@ def _set_tls(config: TaskConfig | None) -> None:
 def _deployment(program: tuple[str, ...]) -> Deployment:
     name, num_ps, num_workers = _NAME.value, _PS.value or _DEFAULT_PS, _WORKERS.value or _DEFAULT_WORKERS
     name = _DEFAULT_NAME if name is None else name
-    return Deployment(program, _IMAGE.value, name, num_ps, num_workers, _JOBSET.value)
+    return Deployment(program, _IMAGE.value, name, num_ps, num_workers, _JOBSET.value, _METRICS_PORT.value)
 
 
 def _find_task() -> TaskConfig | None:

@@ -146,7 +146,7 @@ def _step_error(error: Exception, error_text: str, task: tuple[str, int] | None)
     """Returns the error that an op of ours in a step reports."""
     import tensorflow as tf
 
-    from tfps.ops import id_range, not_finite
+    from tfps.ops import id_range, label_check, not_finite
 
     # Only an op raises this class; a user's own error may quote the same text.
     from_op = isinstance(getattr(error, "original_exception", None) or error, tf.errors.InvalidArgumentError)
@@ -154,7 +154,11 @@ def _step_error(error: Exception, error_text: str, task: tuple[str, int] | None)
         return None
     if ours := worker_functions.find_error(error_text):
         return ours
-    return id_range.find(error_text) or not_finite.find(error_text, None if task is None else task[1])
+    return (
+        id_range.find(error_text)
+        or not_finite.find(error_text, None if task is None else task[1])
+        or label_check.find(error_text)
+    )
 
 
 def _is_connection_error(error: Exception) -> bool:

@@ -29,6 +29,7 @@ from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.terminal import Terminal
 from tfps.cluster.tf_config import TaskConfig
 from tfps.errors import ClusterError, ConfigError, TaskDiedError
+from tfps.monitoring.metrics_port import check_free, check_settings, task_ports
 
 _POLL_S = 0.1
 _LOOK_EVERY_S = 2.0
@@ -116,9 +117,11 @@ def run_local(plan: LaunchPlan) -> int:
         this process.
 
     Raises:
-        ConfigError: TFPS_START_TIMEOUT_S is not a number of seconds; nothing was started.
+        ConfigError: TFPS_START_TIMEOUT_S is not a number of seconds, or metrics cannot be served; nothing was started.
+        ClusterError: a port for metrics is in use; nothing was started.
     """
     timeout_s = env.start_timeout_s()
+    _check_metrics(plan)
     terminal = Terminal()
     log_dir = _make_log_dir(plan.log_dir)
     # As in production, the program learns its cluster from TF_CONFIG: nothing in it depends on the launcher.
@@ -225,10 +228,28 @@ def _reserve_cluster(plan: LaunchPlan) -> ClusterSpec:
 
 def _make_orders(spec: ClusterSpec, log_dir: str) -> list[TaskOrder]:
     counts = {jobs.PS: spec.num_ps, jobs.WORKER: spec.num_workers}
+    ports = task_ports(spec.num_ps + spec.num_workers)
     return [
-        TaskOrder(job, index, endpoint.listen, logs.log_path(log_dir, job, index), cores_each(counts[job]))
-        for job, index, endpoint in spec.servers()
+        TaskOrder(
+            job,
+            index,
+            endpoint.listen,
+            logs.log_path(log_dir, job, index),
+            cores_each(counts[job]),
+            metrics_port=metrics_port,
+        )
+        for (job, index, endpoint), metrics_port in zip(spec.servers(), ports, strict=True)
     ]
+
+
+def _check_metrics(plan: LaunchPlan) -> None:
+    """Checks that all tasks can serve their metrics, if they are asked for. The program serves those of the chief."""
+    first = env.metrics_port()
+    if first is not None:
+        check_settings()
+        names = [f"{jobs.CHIEF} 0", *(f"{jobs.PS} {index}" for index in range(plan.num_ps))]
+        names += [f"{jobs.WORKER} {index}" for index in range(plan.num_workers)]
+        check_free(env.metrics_host(), [(name, first + number) for number, name in enumerate(names)])
 
 
 def _show(group: ServerGroup, terminal: Terminal) -> None:

@@ -19,6 +19,7 @@ from tfps.cluster.ports import LOOPBACK
 from tfps.cluster.processes import cores_each
 from tfps.cluster.server_group import ServerGroup, Task, TaskOrder, require_running
 from tfps.cluster.spec import ClusterSpec
+from tfps.monitoring.metrics_port import task_ports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +246,7 @@ class LocalCluster:
             os.makedirs(chosen, exist_ok=True)
         log_dir = chosen or tempfile.mkdtemp(prefix="tfps-")
         # With port 0 the system picks a free port when the server binds it, so nobody can take it in between.
+        tasks = [(job, index) for job in (jobs.PS, jobs.WORKER) for index in range(self._settings.count(job))]
         orders = [
             TaskOrder(
                 job,
@@ -253,9 +255,9 @@ class LocalCluster:
                 log_path(log_dir, job, index),
                 self._settings.threads(job),
                 self._settings.worker_devices if job == jobs.WORKER else 1,
+                metrics_port,
             )
-            for job in (jobs.PS, jobs.WORKER)
-            for index in range(self._settings.count(job))
+            for (job, index), metrics_port in zip(tasks, task_ports(len(tasks)), strict=True)
         ]
         return ServerGroup(orders, log_dir, temporary=chosen is None)
 

@@ -16,6 +16,7 @@ from tfps.cluster.tf_config import TaskConfig
 from tfps.cluster.tf_server import start_server
 from tfps.cluster.tls.secure import open_door
 from tfps.errors import ConfigError, TfpsError
+from tfps.monitoring.metrics_port import check_settings, serve_task
 
 _INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
@@ -59,13 +60,19 @@ def serve_until_done(config: TaskConfig) -> None:
 
     Raises:
         ClusterError: the port cannot be bound, or the tunnel does not start.
-        ConfigError: this host has not the address that the cluster gives the task, or its certificate cannot be used.
+        ConfigError: this host has not the address that the cluster gives the task, its certificate cannot be used, or
+            its metrics cannot be served.
         ClusterTimeoutError: the chief did not start within TFPS_JOIN_TIMEOUT_S.
     """
+    metrics_port = env.metrics_port()
+    if metrics_port is not None:
+        check_settings()
     config, listen = open_door(config)
     (chief,) = config.cluster.endpoints(jobs.CHIEF)
     cards = range(count_cards()) if config.task_type == jobs.WORKER else ()
     start_server(config.task_type, config.task_index, listen, cards=cards)
+    if metrics_port is not None:
+        serve_task(config.task_type, config.task_index, metrics_port)
     logs.say(f"{config.name} listens at {listen} and waits for the chief at {chief}")
     chief_watch.wait_for_chief(config.name, chief.dial, env.join_timeout_s())
     # This wait has no limit: training may take days.

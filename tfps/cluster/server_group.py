@@ -26,6 +26,7 @@ from tfps.cluster.endpoints import Endpoint
 from tfps.cluster.restarts import Restarts
 from tfps.cluster.zygote_link import Event, ZygoteLink, current_link, server_environment
 from tfps.errors import ClusterError, ClusterTimeoutError, ServerLostError, TaskDiedError
+from tfps.progress import progress
 
 _STOP_S = 5.0
 _POLL_S = 0.1
@@ -43,6 +44,7 @@ class TaskOrder:
         log_path: the file that its output is appended to.
         threads: compute threads of one op; 0 for one per core.
         cpu_devices: its logical CPU devices.
+        metrics_port: the port of its metrics; 0 for none.
     """
 
     job: str
@@ -51,6 +53,7 @@ class TaskOrder:
     log_path: str
     threads: int = 0
     cpu_devices: int = 1
+    metrics_port: int = 0
 
     @property
     def name(self) -> str:
@@ -157,10 +160,12 @@ class ServerGroup:
         """
         try:
             # `check` comes first: that a server died says more than that it did not start in time.
-            while not self.is_up:
-                self._read_events(_POLL_S)
-                self.check()
-                self.check_in_time(timeout_s)
+            with progress("starting servers", len(self._orders), "servers") as bar:
+                while not self.is_up:
+                    self._read_events(_POLL_S)
+                    self.check()
+                    self.check_in_time(timeout_s)
+                    bar.set(len(self._up))
         except BaseException:
             link = self._link
             self.stop()

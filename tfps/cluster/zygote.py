@@ -38,6 +38,7 @@ from tfps import jobs
 from tfps.cluster import processes, tf_server
 from tfps.cluster.cards import count_cards, share_of_cards
 from tfps.cluster.watchdog import Watchdog
+from tfps.monitoring.metrics_port import serve_task
 
 _POLL_S = 1.0
 
@@ -255,6 +256,8 @@ def _run_task(group: _Group, order: dict[str, Any], events: int, zygote: int) ->
         address = tf_server.start_server(job, index, order["listen"], order["threads"], order["cpu_devices"], cards)
         _send(events, _event("started", group, order, os.getpid()) | {"address": address})
         os.close(events)
+        if order["metrics_port"]:
+            serve_task(job, index, order["metrics_port"])
         while True:
             signal.pause()
     except BaseException:

@@ -14,6 +14,7 @@ from tfps.embedding.row_store import RowStore
 from tfps.ops.id_range import make_label
 from tfps.ops.route_unique import RoutedIds, route_unique
 from tfps.ops.routes import RouteMap
+from tfps.stages import IDS, in_stage
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,6 +125,7 @@ def of_all_ids(found: LookupResult) -> LookupResult:
     return LookupResult(found.table, group, 0)
 
 
+@in_stage(IDS)
 def route(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[LookupResult]:
     """Finds the unique ids of several lookups and the server of each id. It sends nothing.
 

@@ -8,8 +8,10 @@ import tensorflow as tf
 from tfps.embedding.lookup_group import LookupGroup
 from tfps.embedding.messages import send_as_one
 from tfps.embedding.row_store import RowStore
+from tfps.stages import ROWS, in_stage
 
 
+@in_stage(ROWS)
 def pull(groups: Sequence[LookupGroup]) -> list[tf.Tensor]:
     """Pulls the rows of each group from its servers.
 

@@ -14,6 +14,7 @@ from tfps.embedding.row_store import RowStore
 from tfps.embedding.table_gradient import Summed, TableGradient
 from tfps.ops.row_rules import ROW_RULES, RowRule
 from tfps.ops.rules.declaration import Measure
+from tfps.stages import PUSH, in_stage
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +42,7 @@ class RowUpdate:
         return [table.stores[shard] for table in (self.table, *self.slots)]
 
 
+@in_stage(PUSH)
 def push(
     updates: Sequence[RowUpdate], known: Sequence[TableGradient], push_id: PushId | None = None
 ) -> list[tf.Operation]:
@@ -87,6 +89,7 @@ def add(
     return push(updates, [], push_id)
 
 
+@in_stage(PUSH)
 def add_to_groups(
     deltas: Sequence[tuple[LookupGroup, tf.Tensor, tf.Tensor | None]], push_id: PushId | None = None
 ) -> list[tf.Operation]:

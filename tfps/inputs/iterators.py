@@ -17,6 +17,7 @@ import tensorflow as tf
 from tensorflow.python.data.ops import optional_ops  # an Optional made from its variant is not public
 from tensorflow.python.data.util import structure
 
+from tfps.stages import INPUT, in_stage
 from tfps.types import Nest
 
 _PREFETCH = 4
@@ -119,6 +120,7 @@ def make_iterator(dataset: tf.Tensor, epochs: int = 1) -> tf.Tensor:
     return handle
 
 
+@in_stage(INPUT)
 def next_batch(handle: tf.Tensor, element_spec: Nest) -> tf.experimental.Optional:
     """Reads the next batch of an iterator on this task, inside a closure.
 

@@ -20,6 +20,7 @@ _FILE_BY_FILE = PER_ELEMENT | {
     "BatchDatasetV2",
     "ParallelBatchDataset",
     "PaddedBatchDatasetV2",
+    "RebatchDatasetV2",
     "UnbatchDataset",
     "RepeatDataset",
 }

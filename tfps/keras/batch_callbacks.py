@@ -130,9 +130,14 @@ def looking_ahead(stock: Callable[..., Any], model: keras.Model, *args: object, 
 
 def callbacks_of(stock: Callable[..., Any], model: keras.Model, *args: object, **kwargs: object) -> object:
     """Returns the callbacks that a call of `fit` or `evaluate` gets."""
+    return argument_of(stock, "callbacks", model, *args, **kwargs)
+
+
+def argument_of(stock: Callable[..., Any], name: str, model: keras.Model, *args: object, **kwargs: object) -> Any:
+    """Returns an argument of a call of `fit` or `evaluate`; None if it is not given."""
     # A call with wrong arguments fails in Keras, with its message.
     with contextlib.suppress(TypeError):
-        return inspect.signature(stock).bind(model, *args, **kwargs).arguments.get("callbacks")
+        return inspect.signature(stock).bind(model, *args, **kwargs).arguments.get(name)
     return None
 
 

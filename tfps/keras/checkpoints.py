@@ -187,7 +187,10 @@ def write(prepared: Prepared, folder: Folder, name: str) -> Manifest:
     except BaseException:
         draft.discard()
         raise
-    _LOG.info("wrote %s: %s in %.1f s.", draft.path, _describe(manifest), time.monotonic() - began)
+    seconds = time.monotonic() - began
+    if prepared.strategy is not None:
+        prepared.strategy.record.record_checkpoint(manifest.step, seconds, draft.path)
+    _LOG.info("wrote %s: %s in %.1f s.", draft.path, _describe(manifest), seconds)
     return manifest
 
 

@@ -40,6 +40,8 @@ class EpochLogs:
         self._totals.add(result)
         for variable, added in zip(self._steps.sums(), result.sums, strict=True):
             variable.assign_add(added)
+        for buffer, rows in zip(self._steps.buffers(), result.collected, strict=True):
+            buffer.add(rows)
         # A closure that found no more input ran no step, and its sums are 0.
         for name, value in result.logs.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -59,7 +61,14 @@ class EpochLogs:
         Args:
             ended: whether the epoch has ended.
         """
+        if ended:
+            self.publish()
         return {**self.returned(), **self._mode.epoch_logs(self._totals, ended)}
+
+    def publish(self) -> None:
+        """Lets metrics that collect examples compute their results, which takes too long for every batch."""
+        for buffer in self._steps.buffers():
+            buffer.publish()
 
     def returned(self) -> dict[str, Any]:
         """Returns the logs of all closures so far without those of the mode; none before the first step."""

@@ -20,6 +20,7 @@ from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import make_mode, settings_of
 from tfps.keras.optimizers import leading_optimizer
 from tfps.keras.summaries import summary_state
+from tfps.monitoring.record import Kind
 from tfps.placement.advice import format_start_up
 from tfps.training.closure import Result
 from tfps.training.evaluation import Evaluation
@@ -82,6 +83,9 @@ class StepFunction:
         self.abandoned: Schedule | None = None
         self._first_steps = FirstSteps(steps.strategy) if updates else None
         self._name = "train_function" if updates else "test_function"
+        self._kind: Kind = "train" if updates else "test"
+        # Whether those who watch the job know the ids of a step; those of an evaluation do not matter to them.
+        self._knows_ids = not updates
         steps.strategy.connection.add_holder(self)
 
     def forget(self, device: str) -> None:
@@ -105,7 +109,10 @@ class StepFunction:
         if self._steps.strategy.stop_signals.asked:
             # Keras looks at the first in `fit` and at the second in `evaluate`, which may run within `fit`.
             self._steps.model.stop_training = self._steps.model.stop_evaluating = True
-        return self._logs.recent()
+        logs = self._logs.recent()
+        if self._first_steps is not None:
+            self._steps.strategy.record.set_logs(logs)
+        return logs
 
     @property
     def schedule(self) -> Schedule | None:
@@ -143,7 +150,10 @@ class StepFunction:
             self._first_steps.end_epoch()
         self.join()
         self.closures.forget_whole_tables()
-        return self._logs.current(ended=True)
+        logs = self._logs.current(ended=True)
+        if self._first_steps is not None:
+            self._steps.strategy.record.set_logs(logs)
+        return logs
 
     def _run_single(self, batches: Iterator[Nest]) -> dict[str, Any]:
         """Runs `train_on_batch` and `test_on_batch`: sends each batch to a worker and waits for the result."""
@@ -159,6 +169,7 @@ class StepFunction:
             with seeds.twins_of(self._steps.strategy).loop():
                 self._count(self.mode.run_batch(functools.partial(self._runner.run_batch, batch)))
         self.closures.forget_whole_tables()
+        self._logs.publish()
         # Without the logs of the mode: `train_on_batch` returns what the step returned, in an order that users unpack.
         return self._logs.returned()
 
@@ -178,6 +189,7 @@ class StepFunction:
             if new:
                 self._log_plan(epoch)
             self._first_steps.begin_epoch(epoch.source.is_fed)
+        self._record_epoch(epoch)
         name = LOOKAHEAD if self._first_steps is not None else TEST_LOOKAHEAD
         lookahead = getattr(self._steps.model, name, None)
         self._logs.lag = lookahead is None or not lookahead.reads_logs
@@ -187,6 +199,32 @@ class StepFunction:
             self._runner.trained = self._steps.trained_steps()
         self._runner.lookahead = lookahead.steps if lookahead is not None else lambda workers: None
         return self.mode.schedule(self._runner, epoch)
+
+    def _record(self, result: Result) -> None:
+        """Counts a closure for those who watch the job."""
+        record = self._steps.strategy.record
+        record.count_closure(self._kind, result.worker, result.steps, result.examples, result.unique_rows)
+        if not self._knows_ids:
+            # The shapes of a dataset seldom have the batch size, but the first closure has counted it.
+            record.set_ids_per_step(self.closures.ids_per_step(result.examples // result.steps))
+            self._knows_ids = True
+
+    def _record_epoch(self, epoch: Epoch) -> None:
+        """Tells those who watch the job what begins."""
+        if self._first_steps is None:
+            return
+        record, model, self._knows_ids = self._steps.strategy.record, self._steps.model, False
+        # Keras tells the number of an epoch to callbacks alone. Its own callback keeps those that have ended.
+        history = getattr(model, "history", None)
+        ended = history.epoch if history is not None else []
+        record.begin_epoch(
+            type(self.mode).__name__.lower(),
+            # As Keras does, where a callback has resumed a `fit`.
+            ended[-1] + 1 if ended else model._initial_epoch or record.initial_epoch,
+            None if history is None else (history.params or {}).get("epochs"),
+            epoch.source.steps_per_epoch or epoch.source.num_batches,
+            epoch.source.is_fed,
+        )
 
     def _log_plan(self, epoch: Epoch) -> None:
         """Logs once where the variables of the model are and how many rows a step looks up."""
@@ -201,6 +239,8 @@ class StepFunction:
 
     def _count(self, result: Result) -> None:
         self._logs.add(result)
+        if result.steps:
+            self._record(result)
         # Only epochs count: the time of a single batch says nothing about the speed of the cluster. Nor do the short
         # closures of a young model.
         if self._first_steps is not None and self._schedule is not None and self._schedule.is_whole:

@@ -5,7 +5,7 @@ import weakref
 
 from tfps.embedding.table import Table
 from tfps.errors import UnsupportedError
-from tfps.keras import row_optimizers
+from tfps.keras import metric_checks, row_optimizers
 from tfps.keras._compat import keras, metrics_of, tree
 from tfps.keras.modes import settings_of
 from tfps.keras.multi_optimizer import part_for, unscaled, whole_of
@@ -112,12 +112,13 @@ def _check_mode(optimizer: keras.Optimizer, compiled: keras.Optimizer) -> None:
 
 
 def check_compiled(model: keras.Model) -> None:
-    """Refuses an optimizer without a row-wise form, if the layers of the model show that it will have tables."""
+    """Refuses an optimizer without a row-wise form, if the layers show tables, and metrics whose state is no sum."""
     # Before the model is built only large Embedding layers are sure to become tables. `check_built` sees the others.
     if model.optimizer is not None and any(
         _is_sure_of_table(layer, model.distribute_strategy) for layer in model._flatten_layers()
     ):
         row_optimizers.check(model.optimizer)
+    metric_checks.check_compiled(model)
 
 
 def _is_sure_of_table(layer: keras.layers.Layer, strategy: ParameterServerStrategy) -> bool:

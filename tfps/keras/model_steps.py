@@ -20,6 +20,7 @@ from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
 from tfps.placement.spec import VariableSpec
 from tfps.runtime.losses import WorkerLostError
+from tfps.strategy.example_buffer import ExampleBuffer
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SmallTable, SumVariable
 from tfps.training.closure import Program, UnpulledError
@@ -61,6 +62,8 @@ class ModelSteps:
         # Variables that steps use and the model does not know, found when a step is traced: generators, the state of
         # recurrent layers, and what belongs to layers, optimizers and metrics that are no attributes of the model.
         self._unknown: dict[VariableKey, DenseVariable | SumVariable] = {}
+        # None until the model is built, when its metrics are known.
+        self._buffers: dict[VariableKey, ExampleBuffer] | None = None
         # None until the model is built, when its layers are known.
         self._carried: list[DenseVariable] | None = None
 
@@ -127,6 +130,7 @@ class ModelSteps:
             self.strategy.num_workers,
             self.strategy.step_devices,
             lambda: thread_state(global_attributes()),
+            self.buffers(),
         )
 
     def pulled(self, others: Sequence[keras.Variable] = ()) -> list[DenseVariable]:
@@ -140,6 +144,13 @@ class ModelSteps:
         # A model may hide some of its metrics in a property `metrics` of its own; its steps still update them.
         known = [one for metric in metrics_of(self.model) for one in metric.variables]
         return stored_values([*known, *self._unknown.values()], SumVariable)
+
+    def buffers(self) -> list[ExampleBuffer]:
+        """Returns the buffers of the metrics that collect examples, each once."""
+        if self._buffers is None:
+            found = [buffer for metric in metrics_of(self.model) for buffer in buffers_of(metric)]
+            self._buffers = {buffer.key: buffer for buffer in found}
+        return list(self._buffers.values())
 
     def begin_carrying(self) -> None:
         """Gives every worker the state on the servers that it carries on by itself, such as that of a stateful RNN.
@@ -213,10 +224,24 @@ class ModelSteps:
             found = {seed.key: seed for seed in current.drawn if current.copy_of(seed.key) is None}
             if has_copies:
                 found |= {key: one for key, one in current.uncopied.items() if isinstance(one, _COPIED)}
+            self._note_buffers(current, has_copies)
             if not found.keys() <= self._unknown.keys():
                 self._unknown.update(found)
                 raise UnpulledError
         return outputs
+
+    def _note_buffers(self, current: step.Step, has_copies: bool) -> None:
+        """Takes note of the metrics that collect examples and are no attributes of the model.
+
+        Raises:
+            UnpulledError: there are some.
+        """
+        known = {buffer.key for buffer in self.buffers()}
+        missing = [one for one in current.uncopied.values() if isinstance(one, ExampleBuffer) and one.key not in known]
+        if missing and has_copies:
+            assert self._buffers is not None
+            self._buffers.update((one.key, one) for one in missing)
+            raise UnpulledError
 
     @contextlib.contextmanager
     def in_scope(self) -> Iterator[None]:
@@ -273,6 +298,15 @@ def states_of(model: keras.Model) -> list[keras.Variable]:
         for state in tree.flatten(layer.states)
         if state is not None
     ]
+
+
+def buffers_of(metric: keras.Metric) -> list[ExampleBuffer]:
+    """Returns the buffers of a metric of ours that collects examples, and of the metrics within it."""
+    own = getattr(metric, "tfps_buffer", None)
+    # The compiled metrics of Keras are a metric with others in it.
+    inner = [*getattr(metric, "metrics", ()), *getattr(metric, "_metrics", ())]
+    found = [*([] if own is None else [own]), *(buffer for one in inner for buffer in buffers_of(one))]
+    return list({buffer.key: buffer for buffer in found}.values())
 
 
 def operations_so_far() -> int:

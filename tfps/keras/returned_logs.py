@@ -120,7 +120,7 @@ class ReturnedLogs:
         self._reads: dict[str, int] = {}
         self._cuts: dict[str, tuple[str, tf.DType]] = {}
         self._function: Any = None
-        tensors = {name: _as_tensor(name, value) for name, value in _flat(logs or {}).items()}
+        tensors = {name: _as_tensor(name, value) for name, value in flatten_logs(logs or {}).items()}
         self._graph = _StepGraph(sums, begin) if tensors else None
         for name, tensor in tensors.items():
             self._add(name, tensor, results)
@@ -151,7 +151,7 @@ class ReturnedLogs:
                 tf.cast(tf.convert_to_tensor(means[key], tf.float32), dtype) for key, dtype in self._cuts.values()
             ]
             computed = self._function([one.read_value() for one in sums], others)
-        named = _flat(results()) if self._by_name else {}
+        named = flatten_logs(results()) if self._by_name else {}
         return {
             name: named[name] if name in self._by_name else computed[name] if name in computed else means[name]
             for name in self._names
@@ -161,7 +161,7 @@ class ReturnedLogs:
         assert self._graph is not None
         self._names.append(name)
         kind = self._graph.kind(tensor)
-        if kind.hidden and name in _flat(results()):
+        if kind.hidden and name in flatten_logs(results()):
             # The operations are inside a function. The name is the only hint, and most often right.
             self._by_name.add(name)
         elif kind.sums and not (kind.hidden or kind.own) and self._cut(name, tensor):
@@ -205,6 +205,15 @@ class ReturnedLogs:
         # The graph of the step is not needed any more; without this it would live as long as the model.
         self._computed, self._graph = {}, None
         return concrete
+
+
+def check_sums(sums: Sequence[MetricSum]) -> None:
+    """Checks that the operations of the current graph change metric variables by addition alone.
+
+    Raises:
+        UnsupportedError: they change one in another way.
+    """
+    _StepGraph(sums, 0)
 
 
 class _StepGraph:
@@ -394,8 +403,8 @@ def _refused(name: str, received: str) -> UnsupportedError:
     )
 
 
-def _flat(logs: Mapping[str, Any]) -> dict[str, Any]:
+def flatten_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
     """Flattens nested logs into one dictionary."""
     # Keras also does this: the result of the compiled metrics is a dictionary inside the logs.
-    levels = [_flat(value) if isinstance(value, Mapping) else {name: value} for name, value in logs.items()]
+    levels = [flatten_logs(value) if isinstance(value, Mapping) else {name: value} for name, value in logs.items()]
     return {name: value for level in levels for name, value in level.items()}

@@ -3,6 +3,7 @@
 tfps_ops/core/growing/growing_rows.h says what such a table does.
 """
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -126,8 +127,18 @@ def keys_since(table: tf.Tensor, cursor: tf.Tensor | int) -> KeysSince:
 
 def counts(table: tf.Tensor) -> GrowthCounts:
     """Returns the counts of a table. Runs eagerly."""
+    return read_counts(*(part.numpy() for part in count_tensors(table)))
+
+
+def count_tensors(table: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the counts of a table as tensors: the integers, int64 [7], and the ratios, float32 [2]."""
     numbers, ratios = _ops().tfps_growing_counts(table=table)
-    return GrowthCounts(*map(int, numbers.numpy()), *map(float, ratios.numpy()))
+    return numbers, ratios
+
+
+def read_counts(numbers: Sequence[int], ratios: Sequence[float]) -> GrowthCounts:
+    """Returns the counts in the values of `count_tensors`."""
+    return GrowthCounts(*map(int, numbers), *map(float, ratios))
 
 
 def erase(table: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:

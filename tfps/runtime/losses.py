@@ -19,6 +19,7 @@ from tfps.cluster.local import LocalCluster
 from tfps.cluster.restarts import RestartPolicy, Restarts
 from tfps.cluster.spec import ClusterSpec
 from tfps.errors import ClusterError, ServerLostError, TaskDiedError
+from tfps.monitoring.record import JobRecord
 from tfps.runtime.watch import Watch
 
 _LOG = logging.getLogger("tfps")
@@ -46,10 +47,14 @@ class Losses:
         num_workers: the number of workers at the start.
         cluster: the cluster. Messages describe it; if it is an embedded one, `check` looks at its processes.
         needs_all: why the workers cannot continue without one of them, a sentence; empty if they can.
+        record: keeps the losses for those who watch the job; None for one of its own.
     """
 
-    def __init__(self, num_workers: int, cluster: Cluster, needs_all: str = "") -> None:
+    def __init__(
+        self, num_workers: int, cluster: Cluster, needs_all: str = "", record: JobRecord | None = None
+    ) -> None:
         self.num_workers, self._cluster, self._needs_all = num_workers, cluster, needs_all
+        self.record = record or JobRecord()
         # How often calls may be repeated although no task has died.
         self._repeats = Restarts(RestartPolicy(most=_MOST_REPEATS))
         # Finds tasks that stand still. The strategy sets it together with its pool.
@@ -80,7 +85,9 @@ class Losses:
     def restore(self, worker: int) -> float:
         """Records that a lost worker works again; returns for how many seconds it was lost."""
         with self._lock:
-            return time.monotonic() - self._lost.pop(worker)[0]
+            lost_s = time.monotonic() - self._lost.pop(worker)[0]
+        self.record.record_return(jobs.WORKER, worker)
+        return lost_s
 
     def host_of(self, shard: int) -> int:
         """Returns the worker that does the work of worker `shard`: that worker itself, unless it is lost.
@@ -166,6 +173,8 @@ class Losses:
         with self._lock:
             known = worker in self._lost
             self._lost.setdefault(worker, (time.monotonic(), why))
+        if not known:
+            self.record.record_loss(jobs.WORKER, worker, why)
         # Outside the lock, because the other threads need not wait while the task is started.
         if not known and isinstance(self._cluster, LocalCluster):
             # If the process lives, only a connection broke. What it was doing must not go on beside the repeated steps.

@@ -91,6 +91,7 @@ def replace_servers(strategy: Recoverable, lost: Collection[int]) -> None:
     names = ", ".join(f"{jobs.PS} {server}" for server in servers)
     _LOG.warning("%s: lost, with the variables there. Training waits until they are replaced and restored.", names)
     for server in servers:
+        strategy.losses.record.record_loss(jobs.PS, server, "its process ended or does not answer")
         _start_again(cluster, server)
     limit_s = env.join_timeout_s()
     wait_until(lambda: all(_is_back(cluster, server) for server in servers), Wait(f"{names} to start again", limit_s))
@@ -109,6 +110,8 @@ def replace_servers(strategy: Recoverable, lost: Collection[int]) -> None:
         strategy.remote_variables.remake(devices.server(server))
     made = time.monotonic()
     strategy.restorer(servers)
+    for server in servers:
+        strategy.losses.record.record_return(jobs.PS, server)
     _LOG.warning(
         "%s: replaced after %.1f s, %.1f s of which restored the variables.",
         names,

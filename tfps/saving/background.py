@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 from tfps.errors import ClusterTimeoutError
+from tfps.progress import progress
 
 _END_S = 3600.0
 """Seconds to wait for the end of a write. Each of its parts has a limit of its own, so this one is for their sum."""
@@ -41,7 +42,8 @@ class BackgroundWrite:
         Raises:
             ClusterTimeoutError: it has not ended within an hour.
         """
-        self._thread.join(_END_S)
+        with progress(f"waiting for {self._what}", None, ""):
+            self._thread.join(_END_S)
         if self._thread.is_alive():
             raise ClusterTimeoutError(f"waited {_END_S:.0f} s for {self._what} to be written.")
 

@@ -16,11 +16,12 @@ from tfps.cluster import devices
 from tfps.embedding.table import Table
 from tfps.errors import CheckpointError, CheckpointMismatchError
 from tfps.ops.routing_graph import global_of, locate
+from tfps.progress import Progress, progress
 from tfps.saving import bundles
 from tfps.saving.content import METRICS, Content
 from tfps.saving.interface import Stored
 from tfps.saving.manifest import Manifest, SavedPart, SavedTable, SavedVariable, files_of
-from tfps.saving.servers import find_places, run_on_servers
+from tfps.saving.servers import counting, find_places, run_on_servers
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.types import Shape
 
@@ -187,10 +188,11 @@ def restore(
         if one.names[0] in names.values():
             one.tables[0].begin_restore(servers)
     # Rows of the complete one first; each delta then overwrites the rows that it has.
-    for stored in chain:
-        wanted = [_wanted(table, stored.manifest, content, names) for table in stored.manifest.tables]
-        if strategy is not None and any(one.tables for one in wanted):
-            _restore_tables(stored, wanted, strategy, servers)
+    with progress(f"restoring {chain[-1].path}", 0, "parts") as bar:
+        for stored in chain:
+            wanted = [_wanted(table, stored.manifest, content, names) for table in stored.manifest.tables]
+            if strategy is not None and any(one.tables for one in wanted):
+                _restore_tables(stored, wanted, strategy, servers, bar)
     of_chain = [[_wanted(table, one.manifest, content, names) for table in one.manifest.tables] for one in chain]
     # The same tables in each, so they can be gone through side by side.
     for same in zip(*of_chain, strict=True):
@@ -253,15 +255,22 @@ def _restore_dense(stored: Stored, content: Content, names: Mapping[str, str]) -
 
 
 def _restore_tables(
-    stored: Stored, wanted: Sequence[_Wanted], strategy: ParameterServerStrategy, servers: Collection[int] | None
+    stored: Stored,
+    wanted: Sequence[_Wanted],
+    strategy: ParameterServerStrategy,
+    servers: Collection[int] | None,
+    bar: Progress,
 ) -> None:
     """Restores tables, each server the rows that it holds."""
     holders = {server for one in wanted for table in one.tables.values() for server in table.servers}
     chosen = sorted(holders if servers is None else holders.intersection(servers))
     probe = stored.probe()
     places = dict.fromkeys(chosen, devices.CHIEF) if probe is None else find_places(strategy, chosen, *probe)
-    units = {server: _units(stored, wanted, server, places[server]) for server in chosen}
-    run_on_servers(strategy, units, "a server to read some rows of a checkpoint")
+    # With another split than that of the checkpoint several servers read one part.
+    units = {server: list(_units(stored, wanted, server, places[server])) for server in chosen}
+    bar.expect(sum(map(len, units.values())))
+    counted = {server: counting(own, bar) for server, own in units.items()}
+    run_on_servers(strategy, counted, "a server to read some rows of a checkpoint")
 
 
 def _units(stored: Stored, wanted: Sequence[_Wanted], server: int, place: str) -> Iterator[Callable[[], None]]:

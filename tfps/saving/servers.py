@@ -5,9 +5,10 @@ Threading: the caller's thread waits; each server has a thread of the strategy's
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from tfps.cluster import devices
+from tfps.progress import Progress
 from tfps.runtime.calls import Calls
 from tfps.saving import bundles
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -46,6 +47,17 @@ def run_on_servers(
         # Units that run may still write, and their files are removed next.
         calls.abandon(_END_S)
         raise
+
+
+def counting(units: Iterable[Callable[[], None]], bar: Progress) -> Iterator[Callable[[], None]]:
+    """Yields units of work that tell a progress bar when they are done."""
+    for unit in units:
+        yield functools.partial(_count, unit, bar)
+
+
+def _count(unit: Callable[[], None], bar: Progress) -> None:
+    unit()
+    bar.add()
 
 
 def find_places(strategy: ParameterServerStrategy, servers: Sequence[int], path: str, token: str) -> dict[int, str]:

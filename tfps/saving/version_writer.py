@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tfps.progress import Progress, progress
 from tfps.saving.content import TableContent
 from tfps.saving.rows import Rows, servers_of
 from tfps.saving.servers import run_on_servers
@@ -84,12 +85,13 @@ def write_version(
     """
     draft = store.begin(name_of(head.kind, head.number))
     try:
-        files = _Files(draft)
-        files.write(DENSE, "dense.npz", encode_dense(content.dense))
-        gone = [(name, ids) for name, ids in zip(content.names, content.evicted, strict=True) if ids.size]
-        if gone:
-            files.write(EVICTED, "evicted.parquet", encode_evicted(gone))
-        counts = _write_rows(files, content, strategy)
+        with progress(f"exporting {name_of(head.kind, head.number)}", None, "bytes") as bar:
+            files = _Files(draft, bar)
+            files.write(DENSE, "dense.npz", encode_dense(content.dense))
+            gone = [(name, ids) for name, ids in zip(content.names, content.evicted, strict=True) if ids.size]
+            if gone:
+                files.write(EVICTED, "evicted.parquet", encode_evicted(gone))
+            counts = _write_rows(files, content, strategy)
         tables = [
             ExportedTable(name, one.tables[0].dim, count, ids.size)
             for name, one, count, ids in zip(content.names, content.tables, counts, content.evicted, strict=True)
@@ -152,18 +154,20 @@ class _Files:
 
     Args:
         draft: the version.
+        bar: what is told of each file.
 
     Attributes:
         written: the files so far.
     """
 
-    def __init__(self, draft: Draft) -> None:
-        self._draft = draft
+    def __init__(self, draft: Draft, bar: Progress) -> None:
+        self._draft, self._bar = draft, bar
         self.written: list[ExportedFile] = []
 
     def write(self, holds: str, path: str, data: bytes) -> None:
         """Writes a file."""
         self._draft.write(path, data)
+        self._bar.add(len(data))
         self.written.append(ExportedFile(path, holds, len(data), crc32(data)))
 
 

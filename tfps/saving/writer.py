@@ -16,11 +16,12 @@ import tensorflow as tf
 
 from tfps.cluster import devices
 from tfps.errors import CheckpointError
+from tfps.progress import Progress, progress
 from tfps.saving import bundles
 from tfps.saving.content import Content, TableContent
 from tfps.saving.interface import Draft
 from tfps.saving.manifest import SavedFile, SavedPart, SavedTable, SavedVariable, files_of
-from tfps.saving.rows import PART_BYTES, Chunk, Rows, servers_of
+from tfps.saving.rows import PART_BYTES, AllRows, Chunk, Rows, servers_of
 from tfps.saving.servers import find_places, run_on_servers
 from tfps.strategy.strategy import ParameterServerStrategy
 
@@ -60,13 +61,14 @@ def write(
         CheckpointError: a file cannot be written: the disk is full, say.
         ClusterError: a server died, or did not answer in time.
     """
-    writer = _Writer(draft)
-    # Dense variables first: a folder that is not writable shows before the servers have done anything.
-    bundle_of = dict(writer.write_dense(content, dense))
     tables = []
-    if content.tables:
-        assert strategy is not None
-        tables = writer.write_tables(content.tables, rows, strategy)
+    with progress(f"saving {draft.path}", _bytes_of(content, rows), "bytes") as bar:
+        writer = _Writer(draft, bar)
+        # Dense variables first: a folder that is not writable shows before the servers have done anything.
+        bundle_of = dict(writer.write_dense(content, dense))
+        if content.tables:
+            assert strategy is not None
+            tables = writer.write_tables(content.tables, rows, strategy)
     variables = [
         SavedVariable(name, content.shape(name), _dtype_of(content, name), bundle_of.get(name))
         for name in content.order
@@ -79,11 +81,27 @@ def _dtype_of(content: Content, name: str) -> str:
     return tf.as_dtype(value.dtype).name
 
 
-class _Writer:
-    """Writes bundles and notes their files."""
+def _bytes_of(content: Content, rows: Rows) -> int | None:
+    """Returns about how many bytes are written; None if that shows only when they are read."""
+    if not isinstance(rows, AllRows) or any(content.grows(name) for name in content.order):
+        return None
+    return sum(_variable_bytes(content, name) for name in content.order)
 
-    def __init__(self, draft: Draft) -> None:
-        self._draft = draft
+
+def _variable_bytes(content: Content, name: str) -> int:
+    return int(np.prod(content.shape(name), dtype=np.int64)) * tf.as_dtype(_dtype_of(content, name)).size
+
+
+class _Writer:
+    """Writes bundles and notes their files.
+
+    Args:
+        draft: the checkpoint that is being written.
+        bar: what is told of each part.
+    """
+
+    def __init__(self, draft: Draft, bar: Progress) -> None:
+        self._draft, self._bar = draft, bar
         self.files: dict[str, SavedFile] = {}
 
     def write_dense(self, content: Content, dense: Callable[[str], np.ndarray[Any, Any]]) -> Iterator[tuple[str, str]]:
@@ -166,6 +184,7 @@ class _Writer:
         ) as error:
             raise CheckpointError(f"cannot write {prefix}: {bundles.first_line(error)}.") from None
         sizes = self._draft.commit(bundle)
+        self._bar.add(sum(sizes.values()))
         for name, fingerprint in zip(files_of(bundle), sums, strict=True):
             self.files[name] = SavedFile(sizes[name], fingerprint)
 
@@ -177,8 +196,7 @@ def _groups(content: Content) -> Iterator[list[str]]:
     for name in content.order:
         if name not in content.dense:
             continue
-        variable = content.dense[name]
-        own = int(np.prod(variable.shape, dtype=np.int64)) * tf.as_dtype(variable.dtype).size
+        own = _variable_bytes(content, name)
         if group and size + own > PART_BYTES:
             yield group
             group, size = [], 0

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib  # how to leave a replica is not public
 
-from tfps import jobs
+from tfps import env, jobs
 from tfps.cluster import devices
 from tfps.cluster.cards import count_cards
 from tfps.cluster.connection import Connection, reconnect_tensorflow
@@ -28,6 +28,8 @@ from tfps.embedding.table import Table
 from tfps.errors import ConfigError
 from tfps.inputs.paths import current_folder
 from tfps.inputs.worker_input import WorkerInput
+from tfps.monitoring.metrics_port import check_settings
+from tfps.monitoring.record import JobRecord
 from tfps.ops import library
 from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
@@ -45,6 +47,7 @@ from tfps.strategy.arguments import ALLREDUCE, Arguments
 from tfps.strategy.coordinator import Coordinator, shorten_record
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
+from tfps.strategy.monitor import Monitor
 from tfps.strategy.start import make_resolver, start
 from tfps.strategy.step_devices import choose_step_devices, leave_cards_to_workers
 from tfps.strategy.variable_factory import VariableFactory
@@ -157,6 +160,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         # A cluster that is given needs no process manager: a task of SLURM may want servers of its own.
         config = find_task() if arguments.cluster is None else from_environment()
         arguments.check_against(config)
+        if env.metrics_port() is not None:
+            check_settings()
         # If the library was built for another TensorFlow, this raises a clear error. Otherwise the servers would fail
         # to start.
         library.load()
@@ -189,7 +194,9 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             raise
         # Nothing below this line can fail, so nothing below has to stop the cluster again.
         self.dense, self.on_nan = arguments.dense, arguments.on_nan
-        self.losses = Losses(self.num_workers, self.connection.cluster, _NEEDS_ALL if self.dense == ALLREDUCE else "")
+        self.record = JobRecord()
+        needs_all = _NEEDS_ALL if self.dense == ALLREDUCE else ""
+        self.losses = Losses(self.num_workers, self.connection.cluster, needs_all, self.record)
         self.restorer: Restorer | None = None
         self.stop_signals = StopSignals()
         self.gate = Gate()
@@ -207,6 +214,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.overlap_dense_exchange = arguments.overlap_dense_exchange
         self.prefetch_lookups = arguments.prefetch_lookups
         self.closure_timeout_s = arguments.closure_timeout_s
+        self.monitor = Monitor(self)
+        self.connection.add_pool(self.monitor.close)
         # TensorFlow has created this object, and has no setting for its class.
         self._extended.__class__ = Extended
 
@@ -302,7 +311,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         # Created by the first use, because a program that only saves or plans needs no threads.
         self.connection.check()
         if self._pool is None:
-            self._pool = self._make_pool(self.worker_devices, self.losses.translate)
+            self._pool = self.make_pool(self.worker_devices, self.losses.translate)
             self._watch = Watch(self.connection.cluster, self._pool.threads)
             self.losses.watch = self._watch
             self.connection.add_pool(self._watch.close)
@@ -315,7 +324,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.connection.check()
         if self._server_pool is None:
             cluster = self.connection.cluster
-            self._server_pool = self._make_pool([devices.CHIEF], lambda _, error: translate(error, cluster))
+            self._server_pool = self.make_pool([devices.CHIEF], lambda _, error: translate(error, cluster))
         return self._server_pool
 
     @property
@@ -324,10 +333,10 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.connection.check()
         if self._each_server_pool is None:
             cluster, servers = self.connection.cluster, [devices.server(index) for index in range(self.num_servers)]
-            self._each_server_pool = self._make_pool(servers, lambda _, error: translate(error, cluster))
+            self._each_server_pool = self.make_pool(servers, lambda _, error: translate(error, cluster))
         return self._each_server_pool
 
-    def _make_pool(self, pool_devices: list[str], translate_error: Callable[[int, Exception], Exception]) -> WorkerPool:
+    def make_pool(self, pool_devices: list[str], translate_error: Callable[[int, Exception], Exception]) -> WorkerPool:
         """Makes a pool with a thread for each device, which ends with the connection."""
         # The threads hold their arguments. A reference to the strategy would keep it alive for ever.
         check = functools.partial(_check, weakref.ref(self.connection), self.losses)

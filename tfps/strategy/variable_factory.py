@@ -20,6 +20,19 @@ from tfps.strategy.creation import Recipe, create_dense, create_sum, create_tabl
 from tfps.strategy.variables import DenseVariable, SumVariable
 
 
+@dataclasses.dataclass
+class TableUse:
+    """A table that was made here, and what its slots take.
+
+    Attributes:
+        reference: the table, weakly.
+        slot_row_bytes: bytes of all slots of one row.
+    """
+
+    reference: "weakref.ref[Table]"
+    slot_row_bytes: int = 0
+
+
 class VariableFactory:
     """Creates the variables of one strategy.
 
@@ -53,6 +66,7 @@ class VariableFactory:
         self._uses_of_name: dict[str, int] = {}
         # Weak, because the variables of a dropped model must be freed on their servers.
         self._dense: list[weakref.ref[DenseVariable]] = []
+        self._tables: list[TableUse] = []
 
     @property
     def plan(self) -> Plan:
@@ -63,6 +77,13 @@ class VariableFactory:
     def dense_variables(self) -> list[DenseVariable]:
         """The dense variables made here that are still in use."""
         return [variable for variable in (reference() for reference in self._dense) if variable is not None]
+
+    @property
+    def tables(self) -> list[tuple[Table, int]]:
+        """The tables made here that are still in use, slots left out, with the bytes of all slots of one row."""
+        self._tables = [use for use in self._tables if use.reference() is not None]
+        found = [(use.reference(), use.slot_row_bytes) for use in self._tables]
+        return [(table, slot_row_bytes) for table, slot_row_bytes in found if table is not None]
 
     @contextlib.contextmanager
     def slots_of(self, variable: object) -> Iterator[None]:
@@ -95,6 +116,9 @@ class VariableFactory:
         if isinstance(self._slot_of, Table) and is_slot_shape(spec.shape, self._slot_of):
             spec = dataclasses.replace(spec, is_table=True)
             placement = self._placer.place_like(spec, self._slot_of.placement)
+            for use in self._tables:
+                if use.reference() is self._slot_of:
+                    use.slot_row_bytes += spec.row_bytes
             return self._slot_of.create_slot(placement, recipe.initial)
         beside = self._slot_of.placement if isinstance(self._slot_of, DenseVariable) else None
         # A slot has the shape of its variable, or one number for each row of the variable.
@@ -106,6 +130,7 @@ class VariableFactory:
             table = create_table(placement, recipe, spec.trainable)
             # The messages of a table that grows have no room for the marks of ids that repeat.
             table.keeps_repeats = self.keep_repeats and not table.grows
+            self._tables.append(TableUse(weakref.ref(table)))
             return table
         variable = create_dense(placement, recipe, spec.trainable)
         self._dense.append(weakref.ref(variable))

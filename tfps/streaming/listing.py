@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from tfps.errors import SourceError
-from tfps.files import open_url
+from tfps.files import open_url, url_of
 from tfps.streaming.path_patterns import PathPattern
 
 
@@ -163,7 +163,7 @@ class StoreListing:
                 f"the files {self._pattern.pattern!r} of the stream cannot be listed: {error}.", may_pass=True
             ) from None
         return [
-            FoundFile(self._store.unstrip_protocol(name), _modified_of(entry), self._inner.time_of(name))
+            FoundFile(url_of(self._pattern.pattern, self._store, name), _modified_of(entry), self._inner.time_of(name))
             for name, entry in found.items()
             if entry.get("type", "file") == "file" and self._inner.matches(name)
         ]

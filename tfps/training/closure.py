@@ -21,8 +21,11 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.push_dedup import PushId
+from tfps.stages import EXCHANGE, in_stage
+from tfps.strategy.example_buffer import ExampleBuffer, Rows
 from tfps.strategy.variables import DenseVariable, SumVariable
 from tfps.training.batches import WorkerBatches
+from tfps.training.device_batches import count_examples
 from tfps.training.device_steps import HOST, DeviceCopies, ThreadState, run_on_devices
 from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DeviceLookups, DirectLookups, ReadWhole, Recording, Trace
@@ -35,6 +38,10 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 Copies: TypeAlias = dict[VariableKey, tf.Tensor]
 """Resource handles of a worker's local variables, by variable key."""
+
+
+_COUNTS = 2
+"""The counts behind the logs: examples and unique rows."""
 
 
 class UnpulledError(Exception):
@@ -54,6 +61,7 @@ class Program:
         workers: the number of workers that run such steps.
         devices: the devices that share the batch of a step on a worker; none if the steps run on its CPU alone.
         thread_state: hands what the trace of a step needs of this thread to another thread.
+        buffers: the examples that metrics collect; a closure sends back those of its steps.
     """
 
     run: Callable[[Nest], Mapping[str, tf.Tensor]]
@@ -62,6 +70,7 @@ class Program:
     workers: int = 1
     devices: Sequence[str] = ()
     thread_state: ThreadState = contextlib.nullcontext
+    buffers: Sequence[ExampleBuffer] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +82,21 @@ class Result:
         sums: the increase of each metric variable, in the order of `Program.sums`.
         logs: the sum over the steps of each value that a step returns, by name: numbers, or float32 arrays.
         measured: the values that the mode measured, float32 [`Closure.measures`]; they are added up over closures.
+        examples: the number of examples in its batches.
+        unique_rows: the number of rows that its steps requested, each once a step; 0 where a window is trained as a
+            whole. Lookups within branches and loops of the model are not counted.
+        worker: the worker that ran it.
+        collected: the examples for each of `Program.buffers`.
     """
 
     steps: int
     sums: Sequence[np.ndarray[Any, Any]]
     logs: Mapping[str, "Floats | float"]
     measured: Sequence[float] = ()
+    examples: int = 0
+    unique_rows: int = 0
+    worker: int = 0
+    collected: Sequence[Rows] = ()
 
 
 class Closure(abc.ABC):
@@ -131,7 +149,8 @@ class Closure(abc.ABC):
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned to the chief."""
         values = np.asarray(vector)
-        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs.
+        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, the counts, and what
+        # metrics collect at the end.
         steps = int(values[:2].view(np.int64)[0])
         sums, at = [], 2
         for variable in self.program.sums:
@@ -145,7 +164,19 @@ class Closure(abc.ABC):
             # A copy, because a view would keep the whole vector. Most logs are numbers.
             logs[name] = values[at:end].reshape(shape).copy() if shape else float(values[at])
             at = end
-        return Result(steps, sums, logs, measured.tolist())
+        # float32 counts exactly up to 16 million, and a closure has fewer examples.
+        examples, unique_rows = map(int, values[at : at + _COUNTS])
+        collected = self._read_collected(values[at + _COUNTS :])
+        return Result(steps, sums, logs, measured.tolist(), examples, unique_rows, collected=collected)
+
+    def _read_collected(self, values: Floats) -> list[Rows]:
+        """Parses the end of a result: a lane with the number of examples for each buffer, then the examples."""
+        buffers, collected = self.program.buffers, list[Rows]()
+        at = len(buffers)
+        for buffer, count in zip(buffers, values[:at].view(np.int32).tolist(), strict=True):
+            collected.append(buffer.parse(values[at : at + count * buffer.width]))
+            at += count * buffer.width
+        return collected
 
     def _pull(
         self,
@@ -177,11 +208,14 @@ class Closure(abc.ABC):
             # These variables stay on the worker after a closure, so the next closure has to reset them.
             copies[variable.key] = local_copy(variable)
             tf.raw_ops.AssignVariableOp(resource=copies[variable.key], value=tf.zeros(variable.shape, variable.dtype))
+        for buffer in self.program.buffers:
+            copies[buffer.key] = buffer.begin_closure()
         if self.program.devices:
             variables = [*self.program.variables, *self.program.sums]
             self._device_copies = DeviceCopies(self.program.devices, copies, variables)
         return copies
 
+    @in_stage(EXCHANGE)
     def _result(
         self, copies: Copies, steps: tf.Tensor, logs: tf.Tensor, measured: tf.Tensor | None = None
     ) -> tf.Tensor:
@@ -189,9 +223,11 @@ class Closure(abc.ABC):
         # These reads come after the steps: TensorFlow orders the reads and writes of one resource within a graph.
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self.program.sums]
         # A closure without batches may have no logs, but the vector must have the same length.
-        size = sum(math.prod(shape) for _, shape in self._log_shapes)
+        size = sum(math.prod(shape) for _, shape in self._log_shapes) + _COUNTS
         logs = tf.pad(logs, [[0, size - tf.size(logs)]])
-        return pack([steps, *sums, *([] if measured is None else [measured]), logs])
+        collected = [buffer.end_closure(copies[buffer.key]) for buffer in self.program.buffers]
+        counts = [tf.shape(rows)[0] for rows in collected]
+        return pack([steps, *sums, *([] if measured is None else [measured]), logs, *counts, *collected])
 
     def _run(
         self,
@@ -201,7 +237,7 @@ class Closure(abc.ABC):
         stand_ins: Mapping[VariableKey, Any] | None = None,
         push_id: PushId | None = None,
     ) -> tf.Tensor:
-        """Traces one step; returns its logs as a float32 vector."""
+        """Traces one step; returns its logs and its counts as a float32 vector."""
         assert self._exchange is not None
         assignments = self._exchange.assignments
         traced = step.Step(lookups, copies, stand_ins, self.contributes, push_id, assignments=assignments)
@@ -210,9 +246,25 @@ class Closure(abc.ABC):
     def _trace(self, traced: step.Step, batch: Nest) -> tf.Tensor:
         traced.numbering = self._numbering
         if isinstance(traced.lookups, DeviceLookups):
-            return self._trace_on_devices(traced, traced.lookups, batch)
-        with step.tracing(traced):
-            return self._run_program(batch)
+            logs = self._trace_on_devices(traced, traced.lookups, batch)
+        else:
+            with step.tracing(traced):
+                logs = self._run_program(batch)
+        return self._with_counts(logs, batch, traced.lookups.unique_ids)
+
+    @staticmethod
+    def _with_counts(logs: tf.Tensor, batch: Nest, unique_ids: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+        """Puts the counts of a step, or of steps, behind its logs: both are added up over steps.
+
+        Args:
+            logs: the logs, a float32 vector.
+            batch: the batch, whose examples are counted.
+            unique_ids: vectors of ids whose rows the step requests.
+        """
+        examples = tf.cast(count_examples(batch), tf.float32)
+        rows = [tf.size(ids, tf.int32) for ids in unique_ids]
+        counts = tf.stack([examples, tf.cast(tf.add_n(rows), tf.float32) if rows else 0.0])
+        return tf.concat([logs, counts], 0)
 
     def _run_program(self, batch: Nest) -> tf.Tensor:
         return self._logs_vector(self.program.run(batch))

@@ -67,6 +67,8 @@ class DeviceCopies:
             self.handles.append(handles)
             for key in self.sums:
                 self.clear(number, key)
+            # The lists of examples are on the host, one for all devices, which take turns to add to them.
+            handles.update((key, handle) for key, handle in homes.items() if key not in self.variables)
 
     def _place(self, number: int, key: VariableKey) -> str:
         """Returns the device of a copy: cards have no integers of 32 bits, and draws want their seeds on the CPU."""

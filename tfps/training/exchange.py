@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps.embedding.push_dedup import PUSH_ID_LANES, PushId
+from tfps.stages import EXCHANGE, in_stage
 from tfps.strategy.variables import DenseVariable, SeedVariable, SmallTable, StepVariable
 from tfps.training import moving_averages
 from tfps.training.affine import Extreme
@@ -139,6 +140,7 @@ class Exchange:
         """
         self.send(self.deltas(self.pulled), self.pulled, push_id)
 
+    @in_stage(EXCHANGE)
     def fetch(self) -> Values:
         """Fetches the values from the servers; the keys of random generators are offset for this worker."""
         values: Values = {}
@@ -153,12 +155,14 @@ class Exchange:
                     values[variable.key] = self._carry_on(variable, values[variable.key])
         return values
 
+    @in_stage(EXCHANGE)
     def fill(self, values: Values) -> None:
         """Assigns values to the worker's copies."""
         for variable in self._variables:
             tf.raw_ops.AssignVariableOp(resource=self.copies[variable.key], value=values[variable.key])
         self.assignments.reset()
 
+    @in_stage(EXCHANGE)
     def no_deltas(self) -> Values:
         """Returns deltas that change nothing on the servers, in the form of those that `deltas` returns."""
         nothing = {key: tf.zeros_like(value) for key, value in self.pulled.items()}
@@ -166,6 +170,7 @@ class Exchange:
         nothing |= {key: self.pulled[key] for key in self.assignments.extremes}
         return nothing | {_keep_key(key): self.assignments.keeps_all(key) for key in self.assignments.keeps}
 
+    @in_stage(EXCHANGE)
     def deltas(self, since: Values) -> Values:
         """Returns the scaled deltas of the copies; for a bool and an extreme its value, for an average its push value.
 
@@ -186,10 +191,12 @@ class Exchange:
                 deltas[v.key] = self._delta(v, since[v.key])
         return deltas
 
+    @in_stage(EXCHANGE)
     def sums(self, values: Values, deltas: Values) -> Values:
         """Adds deltas to values in the same way as the servers do."""
         return {v.key: self._sum(v, values[v.key], deltas) for v in self._variables}
 
+    @in_stage(EXCHANGE)
     def send(self, deltas: Values, base: Values, push_id: PushId | None = None) -> Values:
         """Sends deltas to the servers, which add them; returns the added deltas.
 

@@ -19,11 +19,12 @@ from tensorflow.python.util import object_identity
 
 from tfps import step
 from tfps.embedding.lookup import expand, fetch
-from tfps.embedding.lookup_group import LookupResult
+from tfps.embedding.lookup_group import LookupGroup, LookupResult
 from tfps.embedding.table import Table
 from tfps.embedding.whole import all_ids, is_read, never, say_once
 from tfps.errors import UnsupportedError
 from tfps.runtime.remote_variables import operations_of
+from tfps.stages import IDS, in_stage
 from tfps.training.copied_tensors import copy_tensor
 from tfps.training.device_batches import divide, share_spec
 from tfps.types import Nest, VariableKey
@@ -45,16 +46,26 @@ class DirectLookups:
     Attributes:
         answered_early: whether the last lookup was answered with rows that were requested before the step, for all
             devices that share its batch.
+        groups: the groups that have answered lookups, by `id`: several lookups may share one.
     """
 
     answered_early = False
 
     def __init__(self) -> None:
         self._wholes: list[ReadWhole | None] = []
+        self.groups: dict[int, LookupGroup] = {}
 
     def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
         """Returns the rows of `table` for `ids`."""
-        return fetch([table], [ids])[0]
+        found = fetch([table], [ids])[0]
+        self.groups[id(found.group)] = found.group
+        return found
+
+    @property
+    def unique_ids(self) -> list[tf.Tensor]:
+        """The unique ids of lookups so far, a vector for each kind of table; not those within branches and loops."""
+        graph = tf.compat.v1.get_default_graph()
+        return [ids for group in self.groups.values() if (ids := group.routed.unique_ids).graph is graph]
 
     def expect_wholes(self, wholes: Sequence[ReadWhole | None]) -> None:
         """Sets for each conversion of a table to a tensor the function that reads it; None if nothing uses it."""
@@ -178,6 +189,7 @@ class Replay(DirectLookups):
     def __init__(self, found: Sequence[LookupResult | None], tables: Sequence[Table]) -> None:
         super().__init__()
         self._remaining = list(zip(found, tables, strict=True))
+        self.groups = {id(one.group): one.group for one in found if one is not None}
 
     def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
         """Returns the rows of `table` for `ids`."""
@@ -205,6 +217,7 @@ class DeviceLookups(DirectLookups):
     def __init__(self, of_devices: Sequence[DirectLookups]) -> None:
         super().__init__()
         self.of_devices = of_devices
+        self.groups = {key: group for one in of_devices for key, group in one.groups.items()}
 
 
 class Recording:
@@ -256,6 +269,7 @@ class Recording:
         self._lookups = [Recorded(one.table, None) if one.table.key in keys else one for one in self._lookups]
         self._sort()
 
+    @in_stage(IDS)
     def ids(self, batch: Nest) -> list[tf.Tensor]:
         """Copies the operations that compute the ids of early lookups, and applies them to `batch`; returns the ids."""
         shares = [batch] if self._devices == 1 else divide(batch, self._devices).batches

@@ -1,5 +1,6 @@
 """Runs the closures of one model on the workers, and numbers them so that servers recognise a repeated one."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -120,6 +121,7 @@ class Runner:
         calls, order = self.calls("a step on one batch"), self.order(0, 1)
         while True:
             call = functools.partial(self.closures.over_batches, [batch], order)
-            calls.submit(self.workers.host_of(order.shard), None, call)
+            worker = self.workers.host_of(order.shard)
+            calls.submit(worker, None, call)
             if not isinstance(vector := calls.take()[1], WorkerLostError):
-                return self.closures.read(vector)
+                return dataclasses.replace(self.closures.read(vector), worker=worker)

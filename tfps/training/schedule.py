@@ -29,10 +29,12 @@ class InFlight:
     Args:
         order: the order of the closure.
         batches: the batches that the chief feeds; None if the closure reads the worker's iterator.
+        worker: the worker that runs it; -1 before it is sent.
     """
 
     order: Order
     batches: Sequence[Nest] | None = None
+    worker: int = dataclasses.field(default=-1, kw_only=True)
 
 
 class Schedule(abc.ABC):
@@ -135,6 +137,7 @@ class Schedule(abc.ABC):
         self.progress.begin(shard)
         # Fed batches may go to any live worker, but an iterator stays on the worker where its shard was started.
         worker = self.runner.workers.host_of(shard) if self.epoch.source.is_fed else self.epoch.hosts[shard]
+        flight = dataclasses.replace(flight, worker=worker)
         self._calls.submit(worker, flight, self.runner.call(self.epoch, flight.order, flight.batches), chain=shard)
 
     def _take_result(self) -> None:
@@ -149,7 +152,8 @@ class Schedule(abc.ABC):
             if not self.progress.under_way[shard]:
                 self._repeat(shard)
         else:
-            self._on_result(flight, self.runner.closures.read(value))
+            result = self.runner.closures.read(value)
+            self._on_result(flight, dataclasses.replace(result, worker=flight.worker))
 
     def _repeat(self, shard: int) -> None:
         """Repeats the lost closures of a shard, once all of them are known."""

@@ -42,6 +42,8 @@ class Deployment:
         num_ps: parameter servers, at least 1.
         num_workers: workers, at least 1.
         jobset: whether one JobSet describes all tasks, rather than a StatefulSet and two Jobs.
+        metrics_port: the port at which each pod serves metrics, with the annotations by which many installations of
+            Prometheus find it; None for none.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -53,6 +55,7 @@ class Deployment:
     num_ps: int
     num_workers: int
     jobset: bool = False
+    metrics_port: int | None = None
 
     def __post_init__(self) -> None:
         """Checks the fields, as Kubernetes would, before anything is written."""
@@ -70,6 +73,12 @@ class Deployment:
             )
         for argument, value in (("--ps", self.num_ps), ("--workers", self.num_workers)):
             check_integer(argument, value, at_least=1)
+        port = self.metrics_port
+        if port is not None and (not 1 <= port <= 65535 or port == _PORT):
+            raise ConfigError(
+                f"`--metrics-port` must be a port from 1 to 65535, and not {_PORT}, at which tasks listen. "
+                f"Received: {port}."
+            )
 
     def manifest(self) -> str:
         """Returns the manifest as YAML, for `kubectl apply -f -`."""
@@ -174,17 +183,24 @@ def _pod(deployment: Deployment, job: str, index_field: str, restart: str) -> di
         {"name": "TF_CONFIG", "value": _tf_config(deployment.cluster(), job)},
         {"name": "TFPS_JOIN_TIMEOUT_S", "value": str(_JOIN_TIMEOUT_S)},
     ]
+    ports: list[JSON] = [{"containerPort": _PORT}]
+    metadata: dict[str, JSON] = {"labels": {**_labels(deployment), "tfps/job": job}}
+    if (port := deployment.metrics_port) is not None:
+        # Prometheus comes from another pod. Each pod has an address of its own, so all have the same port.
+        environment.append({"name": "TFPS_METRICS_PORT", "value": str(port)})
+        environment.append({"name": "TFPS_METRICS_HOST", "value": "0.0.0.0"})
+        ports.append({"name": "metrics", "containerPort": port})
+        metadata["annotations"] = {"prometheus.io/scrape": "true", "prometheus.io/port": str(port)}
     container: dict[str, JSON] = {
         "name": job,
         "image": deployment.image,
         # Kubernetes replaces $(NAME) in a command, and takes two dollars for one.
         "command": ["tfps-launch", "--", *(part.replace("$", "$$") for part in deployment.program)],
         "env": environment,
-        "ports": [{"containerPort": _PORT}],
+        "ports": ports,
     }
     spec: dict[str, JSON] = {"subdomain": deployment.name, "restartPolicy": restart, "containers": [container]}
-    labels: dict[str, JSON] = {**_labels(deployment), "tfps/job": job}
-    return {"metadata": {"labels": labels}, "spec": spec}
+    return {"metadata": metadata, "spec": spec}
 
 
 def _tf_config(cluster: ClusterSpec, job: str) -> str:

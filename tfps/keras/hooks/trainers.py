@@ -32,7 +32,7 @@ from tfps.keras._compat import (
     keras,
 )
 from tfps.keras.arrays import make_dataset
-from tfps.keras.batch_callbacks import callbacks_of, looking_ahead
+from tfps.keras.batch_callbacks import argument_of, callbacks_of, looking_ahead
 from tfps.keras.eager_steps import EagerFunction
 from tfps.keras.functions import StepFunction
 from tfps.keras.hooks import replacing
@@ -40,9 +40,13 @@ from tfps.keras.hooks.replacing import Method
 from tfps.keras.server_recovery import fit_through_losses
 from tfps.keras.steps_of_models import steps_of
 from tfps.keras.variables import current_strategy
+from tfps.monitoring.snapshot import Phase
 from tfps.runtime.steps_under_way import TEST, TRAIN
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.types import Nest
+
+_PHASES: dict[str, Phase] = {TRAIN: "train", TEST: "test"}
+"""What those who watch the job call a loop."""
 
 
 def install() -> None:
@@ -189,6 +193,7 @@ def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> 
     model_checks.check_known(model)
     callbacks = callbacks_of(stock, model, *args, **kwargs)
     signals = model._distribute_strategy.stop_signals
+    model._distribute_strategy.record.initial_epoch = argument_of(stock, "initial_epoch", model, *args, **kwargs) or 0
     with signals.handled(), looking_ahead(stock, model, *args, **kwargs):
         return fit_through_losses(lambda: _run_loop(TRAIN, stock, model, *args, **kwargs), model, callbacks)
 
@@ -201,7 +206,8 @@ def _evaluate(stock: Method, model: keras.Model, *args: object, **kwargs: object
 
 def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit` or `evaluate`. If it fails, no step that it started changes the model afterwards."""
-    with seeds.twins_of(model._distribute_strategy).loop(), steps_of(model).loop(kind):
+    strategy, phase = model._distribute_strategy, _PHASES[kind]
+    with seeds.twins_of(strategy).loop(), steps_of(model).loop(kind), strategy.record.phase(phase):
         return stock(model, *args, **kwargs)
 
 
@@ -221,7 +227,8 @@ def _predict(stock: Method, model: keras.Model, *args: Any, **kwargs: Any) -> ob
     # A callback may call `predict` within an epoch; it must see the updates of all steps so far.
     steps_of(model).settle()
     predict = eager_steps.predict if eager_steps.runs_eagerly(model) else predicting.predict
-    return predict(stock, model, *args, **kwargs)
+    with model._distribute_strategy.record.phase("predict"):
+        return predict(stock, model, *args, **kwargs)
 
 
 def _predict_on_batch(stock: Method, model: keras.Model, x: Nest) -> Nest:

@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.eager import cancellation  # how to cancel a function is not public
 
+from tfps.stages import EXCHANGE, in_stage
 from tfps.training.order import Int, Order
 
 _RANGE = 1 << 16
@@ -48,6 +49,7 @@ class Collectives:
         self._size = tf.cast(order.members, tf.int32)
         self._numbers = itertools.count(first)
 
+    @in_stage(EXCHANGE)
     def reduce(self, value: tf.Tensor, kind: str = "Add") -> tf.Tensor:
         """Returns the sum of a tensor over the workers, in its shape.
 

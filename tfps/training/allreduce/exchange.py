@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import tensorflow as tf
 
+from tfps.stages import EXCHANGE, in_stage
 from tfps.strategy.variables import DenseVariable, SeedVariable
 from tfps.training.allreduce.collectives import Collectives
 from tfps.training.exchange import Exchange
@@ -34,6 +35,7 @@ class MirroredExchange(Exchange):
         self._collectives = collectives
         self._first = tf.equal(collectives.member, 0)
 
+    @in_stage(EXCHANGE)
     def first_difference(self) -> tf.Tensor:
         """Returns the number of the first variable whose copies differ between workers, from 1, else 0; float32.
 
@@ -50,6 +52,7 @@ class MirroredExchange(Exchange):
         numbers = tf.constant([1.0 + places[v.key] for v in compared])
         return tf.where(tf.reduce_any(differs), tf.gather(numbers, tf.argmax(tf.cast(differs, tf.int32))), 0.0)
 
+    @in_stage(EXCHANGE)
     def store(self) -> None:
         """Writes the copies of member 0 to the servers."""
         tf.cond(self._first, self._store, lambda: tf.constant(False))

@@ -124,6 +124,6 @@ class WindowClosure(Closure):
             with step.tracing(step.Step(DirectLookups(), copies)):
                 deltas, logs = methods.train(batches, rows, steps)
                 # The logs of a window are those of each of its steps.
-                return deltas, self._logs_vector(logs) * tf.cast(steps, tf.float32)
+                return deltas, self._with_counts(self._logs_vector(logs) * tf.cast(steps, tf.float32), batches)
 
         return WholeWindow(lookups, train, spec, self._settings)

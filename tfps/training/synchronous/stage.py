@@ -9,6 +9,7 @@ import functools
 import tensorflow as tf
 
 from tfps.cluster import devices
+from tfps.stages import PUSH, in_stage
 
 
 class Stage:
@@ -22,6 +23,7 @@ class Stage:
     def __init__(self, name: str, places: int) -> None:
         self._name, self.places = name, places
 
+    @in_stage(PUSH)
     def put(self, server: int, place: tf.Tensor, message: tf.Tensor) -> tf.Operation:
         """Writes a message on a server; returns the operation.
 

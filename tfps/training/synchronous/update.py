@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.cluster import devices
+from tfps.stages import PUSH, in_stage
 from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import extreme
 from tfps.training.hoisting import DirectLookups
@@ -12,6 +13,7 @@ from tfps.training.synchronous.layout import Layout, Received
 from tfps.training.synchronous.stage import Stage
 
 
+@in_stage(PUSH)
 def update(layout: Layout, stage: Stage, merged: tf.Tensor) -> None:
     """Traces the update. Any server can run it, and sends the other servers their parts.
 

@@ -1,0 +1,280 @@
+"""`tfps-top` on jobs that are not there: what it shows, how it finds them, how it ends."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.cli.terminals import Terminal
+from tests.monitoring.jobs_for_tests import full_snapshot
+
+pytest.importorskip("rich", reason="needs rich")
+
+from rich.console import Console
+
+from tfps.cli.board import board, board_text
+from tfps.cli.quantities import format_bytes, format_count, format_rate, format_seconds, format_share
+from tfps.monitoring.snapshot import Snapshot
+
+ROOT = pathlib.Path(__file__).parents[2]
+TOP = ["-m", "tfps.cli.top"]
+JOB = """
+import dataclasses, sys, time
+sys.path.insert(0, {root!r})
+from tests.monitoring.jobs_for_tests import full_snapshot
+from tfps.monitoring.collector import Collector
+from tfps.monitoring.publishing import Publisher
+at = full_snapshot().at
+def make():
+    # Seconds pass in the job, so that no board finds it old.
+    return full_snapshot(at=time.time(), name={name!r})
+collector = Collector(make, every_s=0.1)
+publisher = Publisher(collector)
+print("ready", flush=True)
+if sys.stdin.readline().strip() == "end":
+    collector.close()
+    publisher.close()
+    time.sleep(20)
+"""
+
+
+@pytest.fixture
+def env(tmp_path):
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("TFPS_")}
+    return {
+        **kept,
+        "XDG_RUNTIME_DIR": str(tmp_path),
+        "TMPDIR": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "118",
+    }
+
+
+@pytest.fixture
+def start(env):
+    """Starts a program that publishes snapshots."""
+    programs = []
+
+    def run(name="train.py"):
+        code = JOB.format(root=str(ROOT), name=name)
+        programs.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        )
+        assert programs[-1].stdout.readline() == "ready\n"
+        return programs[-1]
+
+    yield run
+    for program in programs:
+        program.kill()
+        program.wait()
+
+
+@pytest.fixture
+def terminal(env):
+    with contextlib.ExitStack() as stack:
+
+        def run(*arguments):
+            opened = Terminal([*TOP, *arguments], env)
+            stack.callback(opened.close)
+            return opened
+
+        yield run
+
+
+def top(env, *arguments):
+    return subprocess.run([sys.executable, *TOP, *arguments], env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_a_board_has_it_all():
+    text = board_text(full_snapshot())
+    for words in (
+        "train.py  process 4711 on node-1  tfps 0.1.0  runs for 10.5 s",
+        "training, geo, epoch 2 of 3, step 20 of 500",
+        "loss 0.25  auc not finite",
+        "520 steps (12.5/s)  33,280 examples (800/s)  100 unique rows a step",
+        "pace: The parameter servers are the bottleneck. Add servers.",
+        "drift: geo_delta_norm 0.5",
+        "checkpoint: step 500, 5.5 s ago, written in 0.5 s: /run/ckpt-500",
+        "losses of tasks: 2",
+        "worker 0: back after 3.0 s. killed",
+        "worker 1: not back yet. gone",
+    ):
+        assert words in text, words
+    lines = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    row = ["worker", "0", "up", "1.00/4", "1", "GB", "260", "400", "3", "2", "MB", "1", "MB", "1", "99", "node-2"]
+    assert lines["worker 0"] == row
+    assert lines["worker 1"] == ["worker", "1", "lost", "-", "-", "260", "-", "-", "-", "-", "0", "-"]
+    assert lines["chief 0"] == ["chief", "0", "up", "0.50/2", "900", "MB", "-", "-", "0", "4711", "node-1"]
+    assert lines["users/embeddings"] == ["users/embeddings", "100,000", "12.8", "MB", "512", "4.5", "MB", "0,1"]
+    assert lines["items/embeddings"] == [
+        "items/embeddings",
+        "90",
+        "9",
+        "kB",
+        "512",
+        "4.5",
+        "MB",
+        "0",
+        "100,",
+        "5,",
+        "10",
+    ]
+    assert ["6.4", "MB", "50", "%", "60", "%"] in [line[2:] for line in lines.values() if line[:1] == ["ps"]]
+
+
+def test_a_board_of_a_job_of_which_little_is_known():
+    text = board_text(Snapshot(1.0, 0.0, "a.py", 1, "h", "0"))
+    assert "between two calls of fit" in text and "losses of tasks: none" in text and "none by this program" in text
+
+
+def test_a_board_of_many_tables_has_the_hottest():
+    tables = tuple(full_snapshot().tables[:1] * 11)
+    assert "and 3 more" in board_text(full_snapshot(tables=tables))
+
+
+def test_names_of_a_user_are_no_markup():
+    text = board_text(full_snapshot(name="[red]x[/red]", metrics={"[bold]": 1.0}))
+    assert "[red]x[/red]" in text and "[bold] 1" in text
+
+
+def test_quantities():
+    shown = [format_bytes(one) for one in (None, 0, 999, 1_000, 99_949, 123_456, 12_866_580, 2.5e9, 7e15)]
+    assert shown == ["-", "0 B", "999 B", "1 kB", "99.9 kB", "123 kB", "12.9 MB", "2.5 GB", "7e+03 TB"]
+    assert [format_rate(one) for one in (None, 0.25, 99.94, 7_900.4)] == ["-", "0.25/s", "99.9/s", "7,900/s"]
+    assert [format_seconds(one) for one in (0, 8.24, 60, 3_723)] == ["0.0 s", "8.2 s", "0:01:00", "1:02:03"]
+    assert [format_share(one) for one in (None, 0.5)] == ["-", "50 %"] and format_count(96_000) == "96,000"
+
+
+def test_the_only_job_is_shown_once(start, env):
+    job = start()
+    for arguments in ((), (str(job.pid),)):
+        shown = top(env, "--once", *arguments)
+        assert shown.returncode == 0 and shown.stderr == ""
+        assert shown.stdout.startswith("train.py  process 4711") and "losses of tasks: 2" in shown.stdout
+        # A log file gets no colours.
+        assert "\x1b" not in shown.stdout
+
+
+def test_json(start, env):
+    start()
+    shown = top(env, "--once", "--json")
+    read = Snapshot.from_json(shown.stdout)
+    assert read == full_snapshot(at=read.at) and shown.returncode == 0
+    lines = subprocess.Popen([sys.executable, *TOP, "--json"], env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert [json.loads(lines.stdout.readline())["steps"] for _ in range(3)] == [520] * 3
+        # As `| head` does.
+        lines.stdout.close()
+        assert lines.wait(20) == 0
+    finally:
+        lines.kill()
+        lines.wait()
+
+
+def test_several_jobs_are_listed(start, env):
+    one, other = start("one.py"), start("other.py")
+    shown = top(env, "--once")
+    assert shown.returncode == 1 and "several jobs run here; name one of them:" in shown.stderr
+    for job, name in ((one, "one.py"), (other, "other.py")):
+        assert f"  {job.pid}  {name}: train, 520 steps, 3 tasks, for " in shown.stderr
+    assert "other.py" in top(env, "--once", str(other.pid)).stdout
+
+
+def test_no_job(env, tmp_path):
+    shown = top(env, "--once")
+    assert shown.returncode == 1
+    assert (
+        f"no job of this user runs on this machine (none is in {tmp_path}/tfps or {tmp_path}/tfps-{os.getuid()})"
+        in shown.stderr
+    )
+    shown = top(env, "--once", "1")
+    assert shown.returncode == 1 and "process 1 is no job of this user on this machine" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train.py"], "the job must be a process id, or http://host:port. Received: 'train.py'."),
+        (["ftp://host:1"], "`job` must be http://host:port. Received: 'ftp://host:1'."),
+        (["1", "2"], "one job must be given at most. Received: ['1', '2']."),
+        (["--colour"], "colour"),
+    ],
+)
+def test_wrong_arguments(env, arguments, words):
+    shown = top(env, *arguments)
+    assert shown.returncode == 2 and words in shown.stderr
+
+
+def test_a_board_needs_a_terminal(start, env):
+    start()
+    shown = top(env)
+    assert shown.returncode == 2 and "a board needs a terminal" in shown.stderr and "--once" in shown.stderr
+
+
+def test_without_rich_it_says_what_to_install(start, env):
+    start()
+    code = "import sys; sys.modules['rich'] = None; sys.modules['rich.console'] = None; from tfps.cli.top import main; "
+    run = [sys.executable, "-c", code + "sys.exit(main(sys.argv[1:]))"]
+    shown = subprocess.run([*run, "--once"], env=env, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 2 and 'needs rich: pip install "tfps[monitoring]"' in shown.stderr
+    shown = subprocess.run([*run, "--once", "--json"], env=env, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0 and json.loads(shown.stdout)["steps"] == 520
+
+
+@pytest.mark.parametrize("key", ["q", "\x03"])
+def test_a_key_ends_the_board_and_not_the_job(start, terminal, key):
+    job, board = start(), terminal()
+    board.wait_for("losses of tasks: 2")
+    assert "\x1b[?1049h" in board._data.decode()
+    board.press("x")
+    time.sleep(0.7)
+    assert board.process.poll() is None
+    board.press(key)
+    assert board.wait() == 0 and job.poll() is None
+    # The last board stays in the terminal.
+    after = board._data.decode().rpartition("\x1b[?1049l")[2]
+    assert "train.py" in after and "ENDED" not in after
+
+
+def test_a_board_of_a_strategy_that_ends_says_so(start, terminal):
+    job, board = start(), terminal()
+    board.wait_for("losses of tasks: 2")
+    job.stdin.write("end\n")
+    job.stdin.flush()
+    assert board.wait() == 0
+    assert "ENDED" in board.text and job.poll() is None
+
+
+def test_a_board_of_a_program_that_is_killed_says_so(start, terminal):
+    job, board = start(), terminal(str(start().pid))
+    del job
+    job = start("other.py")
+    other = terminal(str(job.pid))
+    for one in (board, other):
+        one.wait_for("losses of tasks: 2")
+    job.send_signal(signal.SIGKILL)
+    job.wait(10)
+    assert other.wait() == 0 and "ENDED" in other.text
+    # The board of another job goes on.
+    assert board.process.poll() is None and "ENDED" not in board.text
+
+
+def test_a_job_that_stands_still_is_called_so():
+    snapshot, console = full_snapshot(), Console(width=118)
+    for age_s, is_old in ((1.0, False), (30.0, True)):
+        with console.capture() as shown:
+            console.print(board(snapshot, snapshot.at + age_s))
+        assert ("no news for 30.0 s: the job may be stopped" in shown.get()) == is_old
+
+
+def test_help(env):
+    shown = top(env, "--help")
+    assert shown.returncode == 0 and "--once" in shown.stdout and "http://host:9100" in shown.stdout

@@ -1,0 +1,151 @@
+"""Reads blocks of files on the task that trains them: the functions that a graph of `tfps.data.files` calls.
+
+Threading: TensorFlow's threads, several at once. A block depends on the file and an offset alone, so any task can read
+it, and again.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfps.data import columns as column_json
+from tfps.data.columns import STRING, Column
+from tfps.data.compression import read_decompressed
+from tfps.data.csv_blocks import Table, after_header, parse_lines, read_header
+from tfps.data.lines import Read, read_lines
+from tfps.data.packing import Arrays, Joined, pack, pack_joined
+from tfps.data.parquet_blocks import read_group
+from tfps.data.parts import Part
+from tfps.data.record_blocks import read_records
+from tfps.data.stored_files import Access, FileCache, StoredFile, broken, read_range
+from tfps.types import JSON
+
+BEGIN, END = -2, -1
+"""What stands for an offset: the begin of a part, and its end."""
+
+_headers: FileCache[tuple[str, ...]] = FileCache(1000)
+"""The names in the first lines of files that were read here."""
+
+VALUE = (Column("value", STRING),)
+"""The one column of a text file."""
+RECORD = (Column("record", STRING, is_opaque=True),)
+"""The one column of a TFRecord file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How the files of a dataset are read; the string of a graph has it as JSON.
+
+    Args:
+        format: "text", "tfrecord", "csv" or "parquet".
+        columns: the columns of an element.
+        names: the names of all fields of a line of CSV without a header; empty otherwise.
+        delimiter: the character between fields of CSV.
+        header: whether the first line of each CSV file has the names of its columns.
+        compression: a value of `compression.KINDS`; empty for none.
+        block_bytes: about the number of bytes that are read at a time.
+        access: how files are opened.
+    """
+
+    format: str
+    columns: tuple[Column, ...]
+    names: tuple[str, ...]
+    delimiter: str
+    header: bool
+    compression: Mapping[str, str]
+    block_bytes: int
+    access: Access
+
+    def to_json(self) -> str:
+        """Returns it as the string that a graph has."""
+        fields: dict[str, JSON] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        access = {"options": self.access.options, "patience_s": self.access.patience_s}
+        return json.dumps(fields | {"columns": column_json.to_json(self.columns), "access": access})
+
+    def reader(self, file: StoredFile) -> Read:
+        """Returns the function that reads ranges of a file, decompressed."""
+        kind = self.compression_of(file)
+        if kind:
+            return lambda begin, end: read_decompressed(file, kind, begin, end, self.access)
+        return lambda begin, end: read_range(file, begin, min(end, file.size), self.access)
+
+    def compression_of(self, file: StoredFile) -> str:
+        """Returns the compression of a file; empty for none."""
+        # A signed URL goes on behind the name.
+        names = (file.url, file.url.partition("?")[0])
+        return next((kind for end, kind in self.compression.items() if any(one.endswith(end) for one in names)), "")
+
+
+@functools.lru_cache(maxsize=64)
+def _reading(text: bytes) -> Reading:
+    fields = json.loads(text)
+    columns, access = column_json.from_json(fields.pop("columns")), Access(**fields.pop("access"))
+    return Reading(**fields | {"columns": columns, "access": access, "names": tuple(fields["names"])})
+
+
+def read_block(part: bytes, reading: bytes, offset: int) -> Sequence[np.ndarray[Any, Any]]:
+    """Reads the next block of a part.
+
+    Args:
+        part: the part, by `Part.to_json`.
+        reading: how to read it, by `Reading.to_json`.
+        offset: where the block begins; `BEGIN` for the first one, `END` after the last one.
+
+    Returns:
+        The offset of the next block, an int64 scalar, or `END`; and the columns as `packing.pack` returns them.
+
+    Raises:
+        SourceError: the file cannot be read, is broken, or was changed.
+    """
+    how, where = _reading(reading), Part.from_json(part)
+    if offset == END:
+        return [np.int64(END), *pack(how.columns, [column.no_cells() for column in how.columns])]
+    after, arrays = _READERS[how.format](where, how, where.begin if offset == BEGIN else int(offset))
+    return [np.int64(after), *arrays]
+
+
+def _read_text(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
+    lines = read_lines(part, offset, how.block_bytes, how.reader(part.file))
+    text = lines.data.replace(b"\r\n", b"\n").removesuffix(b"\r")
+    # The last line of a file may have no end.
+    count = text.count(b"\n") + (bool(lines.data) and not text.endswith(b"\n"))
+    return lines.next, pack_joined(count, Joined(text.removesuffix(b"\n"), b"\n"), [])
+
+
+def _read_tfrecord(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
+    import pyarrow
+
+    records = read_records(part, offset, how.block_bytes, how.reader(part.file))
+    return records.next, pack(how.columns, [pyarrow.array(records.records, pyarrow.binary())])
+
+
+def _read_csv(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
+    read = how.reader(part.file)
+    lines = read_lines(part, offset, how.block_bytes, read)
+    if how.header and lines.begin == 0 and lines.data:
+        lines = after_header(lines)
+    table = Table(_names(part, how, read), how.columns, how.delimiter)
+    return lines.next, pack(how.columns, parse_lines(part, lines, table, read))
+
+
+def _names(part: Part, how: Reading, read: Read) -> tuple[str, ...]:
+    if not how.header:
+        return how.names
+    names = _headers.get(part.file, lambda: read_header(part, how.delimiter, read))
+    if missing := {column.name for column in how.columns} - set(names):
+        raise broken(part.file, "line 1", f"the header has no column {', '.join(sorted(missing))}")
+    return names
+
+
+def _read_parquet(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
+    cells = read_group(part.file, offset, how.columns, how.access)
+    return (offset + 1 if offset + 1 < part.end else END), pack(how.columns, cells)
+
+
+_READERS = {"text": _read_text, "tfrecord": _read_tfrecord, "csv": _read_csv, "parquet": _read_parquet}
+
+WORKER_FUNCTIONS = {"read_block": read_block}

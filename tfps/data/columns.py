@@ -1,0 +1,145 @@
+"""`Column`: the name, type and default of a column, and its values as arrays for TensorFlow. No TensorFlow.
+
+Threading: pure functions.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfps.errors import ConfigError
+
+STRING = "string"
+NUMBERS = (
+    *("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
+    *("float16", "float32", "float64"),
+)
+"""The types of columns of numbers, as numpy and TensorFlow call them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Args:
+        name: its name.
+        dtype: "string", or one of `NUMBERS`.
+        default: the value of an empty cell, a number or a string; None if a cell must not be empty.
+        width: the numbers in each cell; None for one value that is no list.
+        is_opaque: whether strings may have any bytes and any length, such as records.
+    """
+
+    name: str
+    dtype: str
+    default: bool | int | float | str | None = None
+    width: int | None = None
+    is_opaque: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a cell."""
+        return () if self.width is None else (self.width,)
+
+    def arrow_type(self) -> Any:
+        """Returns pyarrow's type of a cell."""
+        import pyarrow
+
+        # Binary, because TensorFlow's strings are bytes of any encoding.
+        scalar = pyarrow.binary() if self.dtype == STRING else pyarrow.from_numpy_dtype(np.dtype(self.dtype))
+        return scalar if self.width is None else pyarrow.list_(scalar, self.width)
+
+    def fill(self, values: Any) -> Any:
+        """Returns the cells of a column with its default in the empty ones.
+
+        Args:
+            values: an array or chunked array of pyarrow, of `arrow_type`.
+
+        Returns:
+            An array of pyarrow without nulls.
+
+        Raises:
+            ValueError: a cell is empty and the column has no default.
+        """
+        import pyarrow
+
+        if isinstance(values, pyarrow.ChunkedArray):
+            values = values.combine_chunks()
+        if not values.null_count and (self.width is None or not values.flatten().null_count):
+            return values
+        if self.default is None or self.width is not None:
+            empty = values.is_null().index(True).as_py()
+            where = f"in row {empty}" if empty >= 0 else "in a list"
+            raise ValueError(f"the column {self.name!r} is empty {where}, and has no default")
+        text = self.default.encode("utf-8", "surrogateescape") if isinstance(self.default, str) else self.default
+        return values.fill_null(pyarrow.scalar(text, values.type))
+
+    def to_numpy(self, values: Any) -> np.ndarray[Any, Any]:
+        """Returns filled cells, [rows, *shape]."""
+        flat = values if self.width is None else values.flatten()
+        array: np.ndarray[Any, Any] = flat.to_numpy(zero_copy_only=False)
+        return array if self.width is None else array.reshape(len(values), self.width)
+
+    def no_cells(self) -> Any:
+        """Returns the cells of no rows."""
+        import pyarrow
+
+        return pyarrow.array([], self.arrow_type())
+
+
+def to_json(columns: Sequence[Column]) -> list[list[Any]]:
+    """Returns columns as JSON."""
+    return [list(dataclasses.astuple(column)) for column in columns]
+
+
+def from_json(value: Sequence[Sequence[Any]]) -> tuple[Column, ...]:
+    """Reads what `to_json` wrote."""
+    return tuple(Column(*fields) for fields in value)
+
+
+def make_column(name: object, wanted: object) -> Column | None:
+    """Returns the column that a user describes; None for one that is not read.
+
+    Args:
+        name: its name.
+        wanted: the type, such as "int64", `tf.string` or `np.float32`; or the default, whose type is that of the
+            column; or None.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"the names of `columns` must be strings that are not empty. Received: {name!r}.")
+    if wanted is None:
+        return None
+    # `tf.int64.name`; a numpy type has its name in `np.dtype`.
+    text = getattr(wanted, "name", None) if hasattr(wanted, "as_numpy_dtype") else wanted
+    if text in (str, bytes):
+        text = STRING
+    if isinstance(text, type):
+        text = np.dtype(text).name
+    if isinstance(text, str) and text in (*NUMBERS, STRING):
+        return Column(name, text)
+    default = _default(wanted)
+    if default is None:
+        raise ConfigError(
+            f"`columns` must have a type or a default for {name!r}. Received: {wanted!r}. Valid: "
+            f"{', '.join((STRING, *NUMBERS))}; a number or a string; or None for a column that is not read."
+        )
+    return default if default.name else dataclasses.replace(default, name=name)
+
+
+def _default(wanted: object) -> Column | None:
+    """Returns a column without a name for a default value; None if it is none."""
+    if isinstance(wanted, bool):
+        return Column("", "bool", wanted)
+    if isinstance(wanted, np.generic):
+        return Column("", wanted.dtype.name, wanted.item()) if wanted.dtype.name in NUMBERS else None
+    # Python's numbers have the types that TensorFlow and Keras give ids and features.
+    kinds: Mapping[type, str] = {int: "int64", float: "float32"}
+    if type(wanted) in kinds:
+        return Column("", kinds[type(wanted)], wanted)  # type: ignore[arg-type]  # a number
+    if isinstance(wanted, bytes):
+        return Column("", STRING, wanted.decode("utf-8", "surrogateescape"))
+    return Column("", STRING, wanted) if isinstance(wanted, str) else None
