@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 import tfps
-from tfps.errors import ConfigError, ExportError, UnsupportedError
+from tfps.diagnosis.capture import Capture
+from tfps.errors import ClusterError, ConfigError, ExportError, UnsupportedError
 
 
 def model_of(strategy, width=8):
@@ -115,6 +116,18 @@ def test_what_is_no_profile_is_said(strategy, tmp_path, caplog):
         profile = profiled(model, tmp_path, dataset(), steps=(10_000, 10_001), epochs=1)
     assert profile.timeline is None
     assert "`fit` ended after 60 steps, and `steps` begins at 10000" in caplog.text
+
+
+def test_training_goes_on_if_tasks_cannot_be_recorded(strategy, tmp_path, caplog, monkeypatch):
+    def fail(*_):
+        raise ClusterError("planted")
+
+    monkeypatch.setattr(Capture, "_call", fail)
+    model = model_of(strategy)
+    with caplog.at_level(logging.WARNING, "tfps"):
+        profile = profiled(model, tmp_path, dataset(), steps=(10, 20), epochs=1)
+    assert profile.timeline is None and int(model.optimizer.iterations.numpy()) == 60
+    assert "nothing was profiled, and training went on: planted" in caplog.text
 
 
 @pytest.mark.parametrize(

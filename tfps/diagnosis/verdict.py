@@ -22,8 +22,8 @@ _ADVICE = {
     COMPUTE: "the model itself. Add workers, or cores for each.",
     PUSH: "a worker packs gradients of rows. Look up fewer ids in a step, or make rows narrower.",
     OTHER: "what is in no stage.",
-    IDLE: "a worker has nothing to run. The chief is late with closures, is busy with callbacks, or lets one worker "
-    f"train while a model is young. Else: {_FEWER_TRIPS}.",
+    IDLE: "a worker has nothing to run. The chief is late with closures or busy with callbacks, lets one worker train "
+    f"while a model is young, or waits for other workers in synchronous training. Else: {_FEWER_TRIPS}.",
 }
 
 
