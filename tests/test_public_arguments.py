@@ -316,7 +316,7 @@ def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
         "Shard", "Placement", "Plan", "Geo", "Sync", "EmbeddingBag", "SkipGram",
         "neighbour_pairs", "keep_probabilities", "choose_strategy", "explain_strategy", "Hardware",
         "Export", "Follower", "DynamicEmbedding", "DynamicEmbeddingBag", "Count", "Probability", "Unseen", "SmallNorm",
-        "Score",
+        "Score", "Dump", "FirstNaN",
     }  # fmt: skip
     lookups = {name for module, name in NAMES if module == "tfps.nn"}  # tests/nn
     errors = {name for module, name in NAMES if module == "tfps.errors"}

@@ -32,6 +32,8 @@ from tfps.monitoring.collector import Collector
 from tfps.monitoring.publishing import Publisher
 at = full_snapshot().at
 def make():
+    # As on a busy machine.
+    time.sleep({slow})
     # Seconds pass in the job, so that no board finds it old.
     return full_snapshot(at=time.time(), name={name!r})
 collector = Collector(make, every_s=0.1)
@@ -61,8 +63,8 @@ def start(env):
     """Starts a program that publishes snapshots."""
     programs = []
 
-    def run(name="train.py"):
-        code = JOB.format(root=str(ROOT), name=name)
+    def run(name="train.py", slow=0):
+        code = JOB.format(root=str(ROOT), name=name, slow=slow)
         programs.append(
             subprocess.Popen(
                 [sys.executable, "-c", code], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -180,7 +182,7 @@ def test_json(start, env):
 
 
 def test_several_jobs_are_listed(start, env):
-    one, other = start("one.py"), start("other.py")
+    one, other = start("one.py"), start("other.py", slow=1.2)
     shown = top(env, "--once")
     assert shown.returncode == 1 and "several jobs run here; name one of them:" in shown.stderr
     for job, name in ((one, "one.py"), (other, "other.py")):

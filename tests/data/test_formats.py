@@ -36,8 +36,7 @@ def random_rows(count, seed=0):
     ]
 
 
-@pytest.mark.parametrize("format", ["csv", "tsv"])
-@pytest.mark.parametrize("range_bytes", [37, 1000, 1 << 20])
+@pytest.mark.parametrize(("format", "range_bytes"), [("csv", 200), ("tsv", 1000), ("csv", 1 << 20)])
 def test_columns_are_those_of_a_reader_in_python(tmp_path, format, range_bytes):
     rows = random_rows(300)
     with open(tmp_path / "a", "w", newline="") as out:
@@ -136,7 +135,7 @@ def write_parquet(path, count=100, **arguments):
 COLUMNS = {"id": "int64", "half": "float64", "word": tf.string, "gaps": -1}
 
 
-@pytest.mark.parametrize("range_bytes", [1, 1500, 1 << 20])
+@pytest.mark.parametrize("range_bytes", [1, 1500])
 def test_parquet_columns(tmp_path, range_bytes):
     write_parquet(tmp_path / "a.parquet")
     found = arrays(

@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 import requests
 
+from tests.stores import s3
 from tests.stores.flaky import Flaky
 from tfps.data import retries
 from tfps.data.retries import may_pass, with_retries
@@ -26,6 +27,11 @@ def flaky():
     server = Flaky({"/a.txt": bytes(range(256)) * 40})
     yield server
     server.close()
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
 
 
 def failing(*errors):
@@ -92,6 +98,8 @@ def of_status(status):
         (aiohttp.ClientResponseError(None, (), status=502), True),
         (aiohttp.ClientResponseError(None, (), status=401), False),
         (FileNotFoundError(), False),
+        (caused(FileNotFoundError(), aiohttp.ClientResponseError(None, (), status=503)), True),
+        (caused(FileNotFoundError(), aiohttp.ClientResponseError(None, (), status=404)), False),
         (PermissionError(), False),
         (ImportError(), False),
         (ValueError(), False),
@@ -149,3 +157,24 @@ def test_a_folder_is_no_file(tmp_path):
 def test_urls_keep_their_host(flaky):
     (file,) = find_files([f"{flaky.url}/a.txt"], Access({}, 5))
     assert file == StoredFile(f"{flaky.url}/a.txt", 10240, file.mark) and file.mark
+
+
+def test_an_object_that_has_become_shorter_is_an_error_by_name(bucket):
+    access = Access(bucket.options, 60)
+    (file,) = find_files([bucket.write("a.txt", b"x" * 1000)], access)
+    bucket.write("a.txt", b"y")
+    with pytest.raises(SourceError, match="a.txt' was changed while it was read: it had 1000 bytes .* now 1 bytes"):
+        read_range(file, 500, 1000, access)
+
+
+def test_a_store_that_refuses_is_not_asked_again(moto, bucket):
+    url = bucket.write("a.txt", b"x")
+    proxy = Flaky(behind=moto.port)
+    proxy.faults["*"] = [403] * 100
+    begin = time.monotonic()
+    with pytest.raises(SourceError, match="listing 's3://.*/a.txt' failed: PermissionError: Forbidden"):
+        find_files([url], Access(s3.options(proxy.url.rpartition(":")[2]), 60))
+    proxy.close()
+    assert time.monotonic() - begin < 30
+    with pytest.raises(SourceError, match="listing 's3://nowhere/a.txt' failed: FileNotFoundError"):
+        find_files(["s3://nowhere/a.txt"], Access(moto.options, 60))

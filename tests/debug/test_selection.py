@@ -44,9 +44,7 @@ def test_steps_are_those_of_the_user(steps):
 def test_all_steps():
     assert bool(is_one_of(tf.constant(10**15, tf.int64), None))
     assert (Selection().count_steps(5, 7), Selection().count_steps(5, None)) == (7, None)
-    with pytest.raises(
-        ConfigError, match="`steps` must be a range, or a list of at most 10,000.*Received: 20,000"
-    ):
+    with pytest.raises(ConfigError, match="`steps` must be a range, or a list of at most 10,000.*Received: 20,000"):
         Selection(steps=list(range(20_000)))
 
 

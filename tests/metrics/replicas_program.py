@@ -1,9 +1,12 @@
-"""Trains on one device, on two and on TensorFlow's own two, and prints the logs beside those of scikit-learn, as JSON.
+"""Trains on one device and on two, or as one of two hosts with two each; prints the logs beside those of scikit-learn.
+
+    python -m tests.metrics.replicas_program [INDEX PORT PORT]
 
 It is a program because logical devices have to be set before TensorFlow starts.
 """
 
 import json
+import os
 import sys
 
 import keras
@@ -36,8 +39,15 @@ if __name__ == "__main__":
 
     import tfps
 
+    if sys.argv[1:]:
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in sys.argv[2:]]}
+        os.environ["TF_CONFIG"] = json.dumps(
+            {"cluster": cluster, "task": {"type": "worker", "index": int(sys.argv[1])}}
+        )
+        print(json.dumps({"hosts": run(tfps.MultiWorkerMirroredStrategy)}))
+        sys.exit()
     kinds = {
         "mirrored": lambda: tfps.MirroredStrategy(["CPU:0", "CPU:1"]),
         "one": lambda: tfps.OneDeviceStrategy("CPU:0"),
     }
-    print(json.dumps({name: run(kinds[name]) for name in sys.argv[1:] or kinds}))
+    print(json.dumps({name: run(kinds[name]) for name in kinds}))

@@ -45,6 +45,29 @@ def test_plain_keras(drops):
     assert found["progressive_log_loss"] == found["log_loss"] < right
 
 
+class Counted(keras.layers.Layer):
+    """Counts its calls."""
+
+    calls = 0
+
+    def call(self, inputs):
+        Counted.calls += 1
+        return inputs
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_second_pass_only_where_training_does_something_else(drops):
+    layers = [keras.Input((1,)), Counted(), keras.layers.Dense(1, "sigmoid")]
+    model = keras.Sequential([*layers, keras.layers.Dropout(0.5)] if drops else layers)
+    given = [metrics.Progressive(metrics.LogLoss())]
+    model.compile("sgd", "binary_crossentropy", metrics=given, run_eagerly=True)
+    x, y = np.ones((4, 1)), np.ones((4, 1))
+    model.train_on_batch(x, y)
+    before = Counted.calls
+    model.train_on_batch(x, y)
+    assert Counted.calls - before == 1 + drops
+
+
 def test_on_a_worker(one_worker):
     # One worker and a plain SGD, so that the steps follow one another as in one process.
     right = log_loss(DATA[1], before_each_step(True).astype("float64"))

@@ -15,8 +15,10 @@ import tfps
 from tfps.monitoring.process import ProcessReader, read_all
 from tfps.monitoring.record import JobRecord
 from tfps.monitoring.runtime_folder import find_sockets
+from tfps.ops.growing_rows import GrowthCounts
 from tfps.strategy import job_tables, task_readings
 from tfps.strategy.job_reader import JobReader, read_metrics
+from tfps.strategy.job_tables import TableReader
 from tfps.strategy.monitor import Monitor
 from tfps.strategy.task_readings import TaskReadings
 
@@ -204,6 +206,22 @@ def test_a_table_that_grows(strategy, record, monkeypatch):
         table = next((one for one in snapshot.tables if one.name == name), None)
     assert table.grows and (table.rows, table.admitted, table.refused, table.evicted) == (ids, ids, 0, 0)
     assert table.bytes == model.layers[0].weights[0]._value.counts().bytes
+
+
+def test_counts_of_a_table_do_not_fall_when_its_server_is_replaced():
+    def counts(**fields):
+        return GrowthCounts(**{**dict.fromkeys(GrowthCounts._fields, 0), **fields})
+
+    reader, table = TableReader(), types.SimpleNamespace(key="t", stores=[None, None])
+    reader.note(("t", 0), counts(admitted=100, refused=10, evicted=5))
+    reader.note(("t", 1), counts(admitted=50))
+    assert reader._flow(table) == (150, 10, 5)
+    # The server of shard 0 was replaced twice; the other went on.
+    for admitted, total in ((0, 150), (30, 180), (20, 200), (25, 205)):
+        reader.note(("t", 0), counts(admitted=admitted))
+        assert reader._flow(table) == (total, 10, 5)
+    reader.note(("t", 1), counts(admitted=60))
+    assert reader._flow(table) == (215, 10, 5)
 
 
 def test_tables_of_models_that_are_gone_are_not_shown(strategy, record):

@@ -28,6 +28,8 @@ from tfps.monitoring.snapshot import Snapshot
 COMMAND = Command("tfps-top", "[flags] [PID|http://HOST:PORT]", __doc__ or "", intermixed=True)
 _ONCE = flags.DEFINE_boolean("once", False, "Show one board as text and end.", flag_values=COMMAND.flags)
 _JSON = flags.DEFINE_boolean("json", False, "Print snapshots as JSON, a line each.", flag_values=COMMAND.flags)
+_FIRST_S = 5.0
+"""Seconds that each job of a list has for its first snapshot."""
 _RATES_S = 8.0
 """Seconds that `--once` waits for a snapshot with rates, which need two readings."""
 
@@ -105,12 +107,15 @@ def open_feed(job: str | None) -> Feed:
 
 def _describe(path: pathlib.Path) -> str:
     """Returns a line about a job for the list of jobs."""
+    deadline = time.monotonic() + _FIRST_S
     with contextlib.suppress(TfpsError), SocketFeed(path) as feed:
-        snapshot = next(feed.snapshots(), None)
-        if snapshot is not None:
-            up = len([task for task in snapshot.tasks if task.status == "up"])
-            age_s = max(0, int(snapshot.at - snapshot.began))
-            return f"{snapshot.name}: {snapshot.phase}, {snapshot.steps} steps, {up} tasks, for {age_s} s"
+        for snapshot in feed.snapshots():
+            if snapshot is not None:
+                up = len([task for task in snapshot.tasks if task.status == "up"])
+                age_s = max(0, int(snapshot.at - snapshot.began))
+                return f"{snapshot.name}: {snapshot.phase}, {snapshot.steps} steps, {up} tasks, for {age_s} s"
+            if time.monotonic() > deadline:
+                break
     return "does not answer"
 
 

@@ -57,7 +57,7 @@ def files(
         batch_size: the examples of an element; None for single examples, which are slower.
         drop_remainder: whether a last batch that is smaller is left out.
         shuffle: the number of examples from which the next one is drawn. Parts come in another order each epoch, too.
-            None for blocks of `read_ahead` parts in turns, in each epoch alike; of one part it is the order of the files.
+            None for blocks of `read_ahead` parts in turns, in each epoch alike; of one part, in the order of the files.
         seed: the seed of the order.
         split: what is divided between workers: whole files ("file"), or ranges ("range"): of lines, or of row groups
             of Parquet. "auto": ranges where the format has them. TFRecord and compressed files are read whole.

@@ -69,7 +69,8 @@ def with_retries(what: str, call: Callable[[], _T], patience_s: float) -> _T:
 
 def may_pass(error: BaseException) -> bool:
     """Whether another attempt may succeed: a broken connection, a busy server, but not a file that is not there."""
-    status = _status_of(error)
+    # fsspec tells of any answer but 200 that the file is not there, with the answer as the cause.
+    status = _status_of(error) or (None if error.__cause__ is None else _status_of(error.__cause__))
     if status is not None:
         return status >= 500 or status in _PASSING_STATUS
     # Libraries for HTTP derive errors of connections from ValueError, too.

@@ -123,10 +123,11 @@ def _check_unchanged(file: StoredFile, entry: Mapping[str, Any]) -> None:
     """Raises the error for a file that is not what was found."""
     kind, _, mark = file.mark.partition(":")
     now = _mark(entry, kind) if kind else ""
-    if entry.get("size", file.size) != file.size or (now and now != mark):
+    size = file.size if entry.get("size") is None else entry["size"]
+    if size != file.size or (now and now != mark):
         raise SourceError(
             f"the file {file.url!r} was changed while it was read: it had {file.size} bytes and the mark {mark!r}, now "
-            f"{entry.get('size')} bytes and {now!r}. Valid: files that stay as they are; write new files beside them."
+            f"{size} bytes and {now!r}. Valid: files that stay as they are; write new files beside them."
         )
 
 
@@ -145,7 +146,13 @@ def read_range(file: StoredFile, begin: int, end: int, access: Access) -> bytes:
     store, path = access.open(file.url)
 
     def read() -> bytes:
-        data = bytes(store.cat_file(path, start=begin, end=end))
+        try:
+            data = bytes(store.cat_file(path, start=begin, end=end))
+        except Exception:
+            # A store refuses a range behind the end of a file that has become shorter, in words of its own.
+            store.invalidate_cache()
+            _check_unchanged(file, store.info(path))
+            raise
         if len(data) == file.size and begin > 0:
             # A web server that knows no ranges sends the whole file.
             data = data[begin:end]

@@ -9,20 +9,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tfps.checks import check_choice, check_integer
-from tfps.cluster import worker_functions
-from tfps.debug import dump_costs, step_values
+from tfps.debug import dump_costs
+from tfps.debug.dumped_steps import ChosenLayers, DumpedSteps
 from tfps.debug.folder import open_folder
 from tfps.debug.model_layers import ModelLayers
-from tfps.debug.observation import Capture, observe, stop_observing
+from tfps.debug.observation import observe, stop_observing
 from tfps.debug.observed_fit import ObservedFit
-from tfps.debug.selection import GRADIENTS, ROWS, VALUES, WHAT, Selection
+from tfps.debug.selection import GRADIENTS, VALUES, WHAT, Selection
 from tfps.debug.step_file import FORMATS, HEADER, NPZ, PARQUET
-from tfps.debug.step_number import is_one_of, number_and_worker
-from tfps.debug.step_values import StepValue
-from tfps.debug.worker import DumpSettings, encode_setup
+from tfps.debug.worker import DumpSettings
 from tfps.errors import ConfigError
 from tfps.keras.model_content import strategy_of
 from tfps.keras.optimizers import leading_optimizer
@@ -32,7 +29,6 @@ _LOG = logging.getLogger("tfps")
 
 LIMIT_BYTES = 1 << 30
 """The most bytes of a dump unless the user chooses: enough for 10,000 steps of 100 kB."""
-_WORKER = "tfps.debug.worker"
 
 
 class Dump(keras.callbacks.Callback):
@@ -82,10 +78,8 @@ class Dump(keras.callbacks.Callback):
         self._dump, self._is_new = uuid.uuid4().hex, True
         _check_empty(self._folder.path, self._folder.names())
         self._fit = ObservedFit("Dump", self._begin_steps, self._end_steps)
-        self._chosen: set[str] = set()
-        self._settings: DumpSettings | None = None
+        self._steps: DumpedSteps | None = None
         self._is_over = False
-        self._told: set[str] = set()
         self._began_at = self._trained_s = 0.0
 
     def set_params(self, params: Mapping[str, Any]) -> None:
@@ -112,60 +106,6 @@ class Dump(keras.callbacks.Callback):
         self._trained_s += (time.monotonic() - self._began_at) * workers
         dump_costs.tell(costs, self._folder.path, self._trained_s, self._limit())
 
-    def begin(self, capture: Capture) -> tuple[tf.Tensor, tf.Tensor, list[StepValue]]:
-        """See `Observer`: returns the number of the step, its worker and the parameters before it."""
-        self._choose(capture.layers, is_final=False)
-        number, worker = number_and_worker(leading_optimizer(self.model))
-        wanted = VALUES in self._selection.what
-        return number, worker, step_values.parameters(capture.layers, self._is_wanted) if wanted else []
-
-    def before_update(self, capture: Capture, begun: object) -> Sequence[tf.Tensor]:
-        """See `Observer`. No update waits for a dump."""
-        return ()
-
-    def end(self, capture: Capture, begun: tuple[tf.Tensor, tf.Tensor, list[StepValue]]) -> None:
-        """See `Observer`: sends the values of the step to the function that writes them."""
-        number, worker, parameters = begun
-        self._choose(capture.layers, is_final=True)
-        if capture.unseen - self._told:
-            self._told |= capture.unseen
-            names = ", ".join(sorted(capture.unseen))
-            _LOG.warning("Dump: outputs in a branch or a loop of the step are not dumped, of the layers %s.", names)
-
-        def write() -> tf.Tensor:
-            # Within the branch, so that other steps gather no rows for a dump.
-            values = [*parameters, *self._values(capture)]
-            assert self._settings is not None
-            setup = tf.constant(encode_setup(self._settings, [value.entry for value in values]))
-            tensors = [tensor for value in values for tensor in value.tensors]
-            (done,) = worker_functions.call(_WORKER, "write_step", [setup, number, worker, *tensors], [tf.int64])
-            return tf.reshape(done, [])
-
-        chosen = is_one_of(number, self._selection.steps) & is_one_of(worker, self._selection.workers)
-        tf.cond(chosen, write, lambda: tf.zeros([], tf.int64))
-
-    def _values(self, capture: Capture) -> list[StepValue]:
-        """Returns the values of a step beside its parameters, in the order of the step."""
-        what, wanted = self._selection.what, self._is_wanted
-        return [
-            *(step_values.rows(capture, wanted) if ROWS in what else ()),
-            *(step_values.outputs(capture, wanted) if VALUES in what else ()),
-            *(step_values.dense_gradients(capture, wanted) if GRADIENTS in what else ()),
-            *(step_values.row_gradients(capture, wanted) if ROWS in what else ()),
-        ]
-
-    def _choose(self, layers: ModelLayers, is_final: bool) -> None:
-        """Finds the chosen layers. A model that is not built yet may get more, and then none may be missing."""
-        try:
-            self._chosen = self._selection.choose_layers(layers.names)
-        except ConfigError:
-            if is_final:
-                raise
-
-    def _is_wanted(self, path: str) -> bool:
-        # What belongs to the model itself, and to none of its layers, comes with all layers.
-        return path in self._chosen or (not path and self._selection.layers is None)
-
     def _limit(self) -> int:
         return LIMIT_BYTES if self._limit_bytes is None else self._limit_bytes
 
@@ -175,29 +115,30 @@ class Dump(keras.callbacks.Callback):
         workers = 1 if strategy is None else strategy.num_workers
         self._selection.check_workers(workers)
         layers = ModelLayers(model)
-        self._choose(layers, is_final=all(layer.built for layer in layers.layers))
-        self._check_size(layers, workers)
-        header = self._header(model, layers, workers)
+        chosen = ChosenLayers(self._selection)
+        chosen.choose(layers, is_final=all(layer.built for layer in layers.layers))
+        self._check_size(layers, chosen)
+        header = self._header(model, [path for path in layers.names if chosen.has(path)], workers)
         limit = self._limit() // (workers if self._selection.workers is None else len(self._selection.workers))
-        self._settings = DumpSettings(self._dump, self._folder.path, self._format, limit, header)
+        settings = DumpSettings(self._dump, self._folder.path, self._format, limit, header)
+        self._steps = DumpedSteps(self._selection, chosen, settings)
         if self._is_new:
             _check_empty(self._folder.path, self._folder.names())
             self._folder.write(HEADER, header.encode())
             self._is_new = False
         self._began_at = time.monotonic()
-        observe(model, self)
+        observe(model, self._steps)
 
     def _end_steps(self, model: keras.Model) -> None:
-        stop_observing(model, self)
+        if self._steps is not None:
+            stop_observing(model, self._steps)
 
-    def _check_size(self, layers: ModelLayers, workers: int) -> None:
+    def _check_size(self, layers: ModelLayers, chosen: ChosenLayers) -> None:
         """Says how large the dump will be at least, and refuses it if that is above the default limit."""
-        variables = [one for one in layers.dense_variables() if self._is_wanted(layers.locate(one)[0])]
-        dense = sum(dump_costs.bytes_of(variable) for variable in variables)
-        each = dense * (VALUES in self._selection.what)
-        each += sum(map(dump_costs.bytes_of, filter(lambda one: one.trainable, variables))) * (
-            GRADIENTS in self._selection.what
-        )
+        variables = [one for one in layers.dense_variables() if chosen.has(layers.locate(one)[0])]
+        gradients = [one for one in variables if one.trainable]
+        dumped = variables * (VALUES in self._selection.what) + gradients * (GRADIENTS in self._selection.what)
+        each = sum(map(dump_costs.bytes_of, dumped))
         steps = self._selection.count_steps(self._trained_steps(), self._steps_of_fit())
         limit = self._limit()
         if steps is not None and self._limit_bytes is None and steps * each > limit:
@@ -220,7 +161,7 @@ class Dump(keras.callbacks.Callback):
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         return None if steps is None or epochs is None else int(steps) * int(epochs)
 
-    def _header(self, model: keras.Model, layers: ModelLayers, workers: int) -> str:
+    def _header(self, model: keras.Model, layers: Sequence[str], workers: int) -> str:
         selection = self._selection
         fields = {
             "format": "tfps-dump",
@@ -231,7 +172,7 @@ class Dump(keras.callbacks.Callback):
             "file_format": self._format,
             "num_workers": workers,
             "mode": "one process" if strategy_of(model) is None else type(leading_optimizer(model)).__name__,
-            "layers": [path for path in layers.names if path in self._chosen],
+            "layers": layers,
             "steps": str(selection.steps) if isinstance(selection.steps, range) else selection.steps,
             "workers": selection.workers,
             "what": selection.what,

@@ -21,7 +21,7 @@ from tfps import step
 from tfps.debug.model_layers import ModelLayers
 from tfps.keras._compat import tree
 from tfps.keras.multi_optimizer import unscaled
-from tfps.keras.optimizers import Gradient, optimizers_of
+from tfps.keras.optimizers import Gradient, leading_optimizer, optimizers_of
 from tfps.types import Nest
 
 Method: TypeAlias = Callable[..., Any]
@@ -35,6 +35,7 @@ class Capture:
 
     Args:
         layers: the layers of the model.
+        optimizer: the optimizer that counts the steps.
         batch: the batch.
 
     Attributes:
@@ -45,8 +46,8 @@ class Capture:
         running: the names of the layers whose `call` has begun and has not returned.
     """
 
-    def __init__(self, layers: ModelLayers, batch: Nest) -> None:
-        self.layers, self.batch = layers, batch
+    def __init__(self, layers: ModelLayers, optimizer: keras.Optimizer, batch: Nest) -> None:
+        self.layers, self.optimizer, self.batch = layers, optimizer, batch
         self._outputs: list[tuple[keras.layers.Layer | None, int, list[tf.Tensor]]] = []
         self.rows: list[tuple[keras.layers.Layer, tf.Tensor, tf.Tensor]] = []
         self.gradients: list[tuple[Gradient, keras.Variable]] = []
@@ -141,6 +142,11 @@ class _Observation:
         self._jit_compile, model.jit_compile = model.jit_compile, False
         forget_steps(model)
 
+    @property
+    def leading_optimizer(self) -> keras.Optimizer:
+        """The optimizer that counts the steps of the model."""
+        return leading_optimizer(self._model())
+
     def find_layers(self) -> ModelLayers:
         """Returns the layers of the model, and observes those that it did not have before: steps may make layers."""
         model = self._model()
@@ -216,7 +222,7 @@ def forget_steps(model: keras.Model) -> None:
 
 def _train_step(observation: _Observation, stock: Method, data: Nest) -> Nest:
     """Traces a step with its observers."""
-    capture = Capture(observation.find_layers(), data)
+    capture = Capture(observation.find_layers(), observation.leading_optimizer, data)
     current = step.current()
     if current is not None:
         current.uses_number = True

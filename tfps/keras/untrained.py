@@ -81,7 +81,12 @@ def _trains_otherwise(model: keras.Model) -> bool:
     """Whether a layer of the model may compute something else in training."""
     containers = (keras.Sequential,)
     layers = [one for one in model._flatten_layers() if not isinstance(one, containers) and not _is_functional(one)]
-    return any("training" in inspect.signature(layer.call).parameters for layer in layers)
+    return any("training" in inspect.signature(layer.call).parameters for layer in layers if not _is_plain_dense(layer))
+
+
+def _is_plain_dense(layer: keras.layers.Layer) -> bool:
+    """Whether a layer takes `training` for its quantized form alone."""
+    return type(layer) in (keras.layers.Dense, keras.layers.EinsumDense) and not layer.quantization_mode
 
 
 def _is_functional(layer: keras.layers.Layer) -> bool:

@@ -1,7 +1,8 @@
 """`GraphExamples`: examples that a graph of this process collects, outside of parameter servers.
 
 A graph cannot append to a list of Python, so the examples are rows of a variable with `limit` rows, one for each
-replica. Rows are written in place.
+replica. Rows are written in place. With several hosts each one keeps the examples of all, which costs a message in each
+step.
 """
 
 from collections.abc import Callable
@@ -40,6 +41,7 @@ class GraphExamples:
         if current is not None:
             # A replica that has no example of a batch computes one all the same.
             counts = counts & (current.examples > 0)
+        rows, counts = _of_all_hosts(rows, counts)
         stored, size = self._of_replica()
         added = tf.cast(counts, tf.int64)
         places = size + tf.cumsum(added) - 1
@@ -80,3 +82,17 @@ class GraphExamples:
                     resource_variable_ops.ResourceVariable(lambda: tf.zeros([], tf.int64), trainable=False),
                 )
         return self._variables[number]
+
+
+def _of_all_hosts(rows: tf.Tensor, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the examples of the replicas of all hosts, and whether each counts on this replica."""
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return rows, counts
+    here = len(replica.strategy.extended.worker_devices)
+    if replica.num_replicas_in_sync == here:
+        return rows, counts
+    # One message for both: no other lane of an example is a bool.
+    marked = replica.all_gather(tf.concat([rows, tf.cast(counts, tf.int32)[:, None]], 1), 0)
+    is_first = tf.equal(replica.replica_id_in_sync_group % here, 0)
+    return marked[:, :-1], tf.logical_and(marked[:, -1] > 0, is_first)

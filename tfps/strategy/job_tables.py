@@ -8,7 +8,7 @@ import functools
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import tensorflow as tf
 
@@ -31,6 +31,19 @@ _LOG = logging.getLogger("tfps")
 _COUNTS_EVERY_S = 4.0
 
 
+class _Flow(NamedTuple):
+    """The counts of a table that grows which never go down. The fields are those of `TableState`."""
+
+    admitted: int = 0
+    refused: int = 0
+    evicted: int = 0
+
+    @classmethod
+    def of(cls, counts: GrowthCounts) -> "_Flow":
+        """Returns those of the counts of a shard."""
+        return cls(counts.admitted, counts.refused, counts.evicted)
+
+
 class TableReader:
     """Reads the tables of one strategy."""
 
@@ -40,6 +53,8 @@ class TableReader:
         # The counts of each shard of the tables that grow, by the key of the table and the number of the shard.
         self._counts: dict[tuple[object, int], GrowthCounts] = {}
         self._asked: set[tuple[object, int]] = set()
+        # What each shard had counted before its server was replaced, and began at 0.
+        self._earlier: dict[tuple[object, int], _Flow] = {}
 
     def read(
         self, strategy: "ParameterServerStrategy", counts: JobCounts, steps_per_s: float | None
@@ -101,10 +116,27 @@ class TableReader:
             ids_per_step=ids,
             row_bytes_per_s=state.row_bytes_per_s,
             grows=True,
-            admitted=sum(one.admitted for one in known) if whole else None,
-            refused=sum(one.refused for one in known) if whole else None,
-            evicted=sum(one.evicted for one in known) if whole else None,
+            **(self._flow(table)._asdict() if whole else {}),
         )
+
+    def _flow(self, table: DynamicTable) -> "_Flow":
+        """Returns what all shards of a table have counted, since they were first made."""
+        keys = [(table.key, shard) for shard in range(len(table.stores))]
+        parts = [part for key in keys for part in (_Flow.of(self._counts[key]), self._earlier.get(key, _Flow()))]
+        return _Flow(*map(sum, zip(*parts, strict=True)))
+
+    def note(self, key: tuple[object, int], counts: GrowthCounts) -> None:
+        """Takes the counts of a shard.
+
+        Args:
+            key: the key of the table and the number of the shard.
+            counts: what its server says.
+        """
+        before = self._counts.get(key)
+        if before is not None and any(new < old for new, old in zip(_Flow.of(counts), _Flow.of(before), strict=True)):
+            earlier = self._earlier.get(key, _Flow())
+            self._earlier[key] = _Flow(*map(sum, zip(earlier, _Flow.of(before), strict=True)))
+        self._counts[key] = counts
 
     def _ask(self, strategy: "ParameterServerStrategy", tables: Sequence[DynamicTable]) -> None:
         """Asks the servers for the counts of tables that grow. The answers are in a later snapshot."""
@@ -125,7 +157,7 @@ class TableReader:
         key = (table.key, shard)
         try:
             numbers, ratios = self._pool.call(server, lambda: growing_rows.count_tensors(table.stores[shard].handle))
-            self._counts[key] = growing_rows.read_counts(numbers, ratios)
+            self.note(key, growing_rows.read_counts(numbers, ratios))
         # The server has died, or the strategy ends.
         except (TfpsError, tf.errors.OpError) as error:
             _LOG.debug("%s %d does not say how table %s grows: %s", jobs.PS, server, table.name, error)
