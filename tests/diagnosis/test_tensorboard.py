@@ -62,6 +62,9 @@ def test_the_numbers_are_those_of_the_job(written):
     assert {tag for tag in found if tag.startswith("metrics/")} >= {"metrics/loss", "metrics/mae"}
     ids = [points[-1][1] for tag, points in found.items() if tag.startswith("ids_per_step/") and "fixed" in tag]
     assert ids == [256.0]
+    # Each of the two tables looks up the same 256 ids once.
+    rows = [value for _, value in found["job/unique_rows_per_step"]]
+    assert rows and rows[-1] == pytest.approx(512, rel=0.01)
     assert sum(found[f"balance/stored_share ps {server}"][-1][1] for server in (0, 1)) == pytest.approx(1.0)
     assert read.Tags()["images"] == ["placement"]
     histograms = read.Tags()["histograms"]

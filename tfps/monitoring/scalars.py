@@ -22,6 +22,9 @@ def _of_job(snapshot: Snapshot) -> dict[str, float | None]:
     found |= {f"geo/{name.removeprefix('geo_')}": value for name, value in snapshot.drift.items()}
     found["job/steps_per_s"] = snapshot.steps_per_s
     found["job/examples_per_s"] = snapshot.examples_per_s
+    found["job/unique_rows_per_s"] = snapshot.unique_rows_per_s
+    if snapshot.unique_rows_per_s is not None and snapshot.steps_per_s:
+        found["job/unique_rows_per_step"] = snapshot.unique_rows_per_s / snapshot.steps_per_s
     found["job/losses_of_tasks"] = snapshot.losses_count
     found["job/tasks_lost_now"] = sum(task.status == "lost" for task in snapshot.tasks)
     if snapshot.checkpoint is not None:
