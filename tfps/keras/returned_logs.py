@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.errors import UnsupportedError
+from tfps.keras.tensor_identity import identity_of
 from tfps.training.copied_tensors import copy_tensor
 from tfps.types import Nest
 
@@ -341,24 +342,6 @@ class _StepGraph:
         if handle.name not in self._indices:
             self._indices[handle.name] = self._known.get(identity_of(handle))
         return self._indices[handle.name]
-
-
-def _captured(tensor: tf.Tensor) -> tf.Tensor:
-    """Returns the tensor of the outermost graph, or the eager tensor, that a graph has captured as `tensor`."""
-    while tf.is_symbolic_tensor(tensor) and tensor.op.type == "Placeholder":
-        captures = getattr(tensor.graph, "captures", ())
-        outer = next((external for external, internal in captures if internal.name == tensor.name), None)
-        if outer is None:
-            break
-        tensor = outer
-    return tensor
-
-
-def identity_of(tensor: tf.Tensor) -> tuple[int, str]:
-    """Returns what identifies a tensor, or the tensor outside that an inner graph has captured as this one."""
-    tensor = _captured(tensor)
-    # A tensor of a graph may have several Python objects.
-    return (id(tensor.graph), tensor.name) if tf.is_symbolic_tensor(tensor) else (id(tensor), "")
 
 
 def _is_source(op: tf.Operation) -> bool:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow.python.ops import summary_ops_v2  # the default writer of a thread is not public
 
 from tfps import step
-from tfps.keras.returned_logs import identity_of
+from tfps.keras.tensor_identity import identity_of
 from tfps.strategy.variables import DenseVariable
 from tfps.training.copied_tensors import copy_tensor
 from tfps.types import VariableKey
