@@ -140,8 +140,58 @@ def count(**arguments):
     return tfps.admission.Count(**{"n": 2, **arguments})
 
 
+def group_auc(**arguments):
+    return tfps.metrics.GroupAUC(**{"by": "user", **arguments})
+
+
+def recall(**arguments):
+    return tfps.metrics.RecallAtK(**{"k": 3, **arguments})
+
+
+def sliced(**arguments):
+    return tfps.metrics.Sliced(**{"metric": tfps.metrics.LogLoss(), "by": "user", "values": [1, 2], **arguments})
+
+
+def progressive(**arguments):
+    return tfps.metrics.Progressive(**{"metric": tfps.metrics.LogLoss(), **arguments})
+
+
+def profile(**arguments):
+    return tfps.callbacks.Profile(**{"url": "profile", **arguments})
+
+
+def board(**arguments):
+    return tfps.callbacks.TensorBoard(**{"log_dir": "board", **arguments})
+
+
 NOT_POSITIVE = [*NOT_NUMBERS, 0, -1]
+NOT_FEATURES = [None, "", NAN, -1, 1.5, True, ["user"]]
+NOT_METRICS = [None, "auc", 1, [1]]
+OF_PROBABILITIES = (tfps.metrics.LogLoss, tfps.metrics.NormalizedEntropy, tfps.metrics.Calibration)
 WRONG = [
+    (tfps.metrics.AUC, "num_buckets", [*NOT_COUNTS, 1]),
+    (tfps.metrics.AUC, "from_logits", NOT_BOOLS),
+    (tfps.metrics.ExactAUC, "limit", NOT_COUNTS),
+    (group_auc, "by", NOT_FEATURES),
+    (group_auc, "weighting", NOT_CHOICES),
+    (group_auc, "limit", NOT_COUNTS),
+    (tfps.metrics.PositiveNegativeRatio, "by", NOT_FEATURES[1:]),
+    (recall, "k", NOT_COUNTS),
+    *((make, "k", NOT_COUNTS_OR_NONE) for make in (tfps.metrics.NDCG, tfps.metrics.MeanReciprocalRank)),
+    (tfps.metrics.NDCG, "gain", NOT_CHOICES),
+    *((make, "from_logits", NOT_BOOLS) for make in OF_PROBABILITIES),
+    (sliced, "metric", NOT_METRICS),
+    (sliced, "by", NOT_FEATURES),
+    (sliced, "values", [None, "x", 1, [], [1.5], [1, "x"], [1, 1], [None]]),
+    (sliced, "others", NOT_BOOLS),
+    (progressive, "metric", NOT_METRICS),
+    (profile, "url", [None, "", 1, NAN]),
+    (profile, "steps", [None, "x", 5, [1], [3, 2], [-1, 4], [1, 2.5], [1, 2, 3]]),
+    (profile, "workers", ["x", 1, [-1], [1.5], []]),
+    (profile, "most_s", NOT_POSITIVE),
+    (board, "log_dir", [None, "", 1, NAN]),
+    (board, "every_s", [*NOT_NUMBERS, 0]),
+    (board, "norms_every_s", NOT_POSITIVE[1:]),
     *((make, "output_dim", NOT_COUNTS) for make in (growing, growing_bag)),
     *(
         (make, name, NOT_COUNTS_OR_NONE)
@@ -316,7 +366,9 @@ def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
         "Shard", "Placement", "Plan", "Geo", "Sync", "EmbeddingBag", "SkipGram",
         "neighbour_pairs", "keep_probabilities", "choose_strategy", "explain_strategy", "Hardware",
         "Export", "Follower", "DynamicEmbedding", "DynamicEmbeddingBag", "Count", "Probability", "Unseen", "SmallNorm",
-        "Score", "Dump", "FirstNaN",
+        "Score", "Dump", "FirstNaN", "Profile", "TensorBoard",
+        "AUC", "ExactAUC", "GroupAUC", "PositiveNegativeRatio", "LogLoss", "NormalizedEntropy", "Calibration",
+        "RecallAtK", "NDCG", "MeanReciprocalRank", "Sliced", "Progressive",
     }  # fmt: skip
     lookups = {name for module, name in NAMES if module == "tfps.nn"}  # tests/nn
     errors = {name for module, name in NAMES if module == "tfps.errors"}
