@@ -8,6 +8,7 @@ import io
 import time
 from collections.abc import Iterator, Sequence
 
+from tfps import jobs
 from tfps.cli.keys import Keys
 from tfps.cli.quantities import format_bytes, format_count, format_rate, format_seconds, format_share
 from tfps.errors import ConfigError
@@ -138,9 +139,9 @@ def _tasks(tasks: Sequence[TaskState]) -> Table:
             Text(task.status, style=_COLOURS[task.status]),
             cores,
             format_bytes(task.resident_bytes),
-            format_count(task.steps) if task.job == "worker" else "",
-            format_rate(task.examples_per_s, "") if task.job == "worker" else "",
-            ("-" if task.staleness is None else str(task.staleness)) if task.job == "worker" else "",
+            format_count(task.steps) if task.job == jobs.WORKER else "",
+            format_rate(task.examples_per_s, "") if task.job == jobs.WORKER else "",
+            ("-" if task.staleness is None else str(task.staleness)) if task.job == jobs.WORKER else "",
             format_bytes(task.received_bytes_per_s),
             format_bytes(task.sent_bytes_per_s),
             str(task.restarts),
@@ -163,7 +164,9 @@ def _servers(servers: Sequence[ServerState]) -> Table:
 
 
 def _tables(tables: Sequence[TableState]) -> Table:
-    grid = _grid("\ntable, hottest first", [f"\n{name}" for name in ("rows", "bytes", "ids/step", "row bytes/s", "ps")])
+    grid = _grid(
+        "\ntable, hottest first", [f"\n{name}" for name in ("rows", "bytes", "ids/step", "row bytes/s", jobs.PS)]
+    )
     grid.add_column("\nnew, refused, evicted", justify="right")
     for table in tables[:_MOST_TABLES]:
         grows = (table.admitted, table.refused, table.evicted)
