@@ -109,6 +109,6 @@ def _check_values(values: object) -> list[str] | list[int]:
     kinds = {str if isinstance(one, str) else int if is_integer(one) else None for one in found}
     if len(kinds) != 1 or None in kinds or len({*found}) < len(found):
         raise ConfigError(f"`values` must be {rule}. Received: {show_value(values)}.")
-    if kinds == {int} and not all(-(2**63) <= int(one) < 2**63 for one in found):  # type: ignore[call-overload]
+    if kinds == {int} and not all(-(2**63) <= int(one) < 2**63 for one in found):
         raise ConfigError(f"`values` must be integers of 64 bits. Received: {show_value(values)}.")
     return [str(one) for one in found] if kinds == {str} else [int(one) for one in found]
