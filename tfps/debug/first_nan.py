@@ -29,7 +29,8 @@ class FirstNaN(keras.callbacks.Callback):
     The worker that meets it saves its batch, the dense parameters and the rows that the step read, and its gradients,
     before the step is applied. The index says which worker, step, layer and row ids it was. `tfps-dump replay` runs the
     step again in one process. What happens to the step then is decided by `on_nan` of the strategy: with "stop", `fit`
-    raises `NotFiniteError`, which names the folder. Each worker saves one step.
+    raises `NotFiniteError`, which names the folder. Each worker saves its first
+    such step only.
 
     It costs a pass over the gradients in each step. The rows of a `DynamicEmbedding` are saved too.
 
