@@ -213,6 +213,7 @@ BAD = {
     "limit": (dict(limit_bytes=0), "`limit_bytes` must be an integer of at least 1.*Received: 0"),
     "format": (dict(format="csv"), "`format` must be one of 'npz', 'parquet'.*'csv'"),
     "url type": (dict(url=3), "`url` must be a path or a URL.*Received: 3"),
+    "memory": (dict(url="memory://dump/a"), "`url` of `Dump` must be seen by all workers.*'memory://dump/a'.*Valid: a"),
     "no driver": (dict(url="nosuch://bucket/dump"), "`url` must be a URL that fsspec can open.*nosuch://bucket/dump"),
 }
 

@@ -77,7 +77,7 @@ class Dump(keras.callbacks.Callback):
         self._folder = open_folder(url)
         self._dump, self._is_new = uuid.uuid4().hex, True
         _check_empty(self._folder.path, self._folder.names())
-        self._fit = ObservedFit("Dump", self._begin_steps, self._end_steps)
+        self._fit = ObservedFit("Dump", self._folder, self._begin_steps, self._end_steps)
         self._steps: DumpedSteps | None = None
         self._is_over = False
         self._began_at = self._trained_s = 0.0

@@ -48,7 +48,9 @@ class FirstNaN(keras.callbacks.Callback):
         self._key, self._is_new = uuid.uuid4().hex, True
         self._check_empty()
         self._steps = CheckedSteps(self._key, self._folder.path, self._header())
-        self._fit = ObservedFit("FirstNaN", self._begin_steps, lambda model: stop_observing(model, self._steps))
+        self._fit = ObservedFit(
+            "FirstNaN", self._folder, self._begin_steps, lambda model: stop_observing(model, self._steps)
+        )
 
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Begins to look. Keras calls this before it makes the function of a step, and when it has set the model."""

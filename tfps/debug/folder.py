@@ -18,9 +18,11 @@ class DumpFolder(Protocol):
 
     Attributes:
         path: its path or URL.
+        is_of_process: whether no other process sees its files.
     """
 
     path: str
+    is_of_process: bool
 
     def write(self, name: str, data: bytes) -> None:
         """Writes or replaces a file.
@@ -65,6 +67,8 @@ def open_folder(url: str | os.PathLike[str]) -> DumpFolder:
 class _LocalFolder:
     """A folder of a file system. See `DumpFolder`."""
 
+    is_of_process = False
+
     def __init__(self, path: str) -> None:
         self._path = pathlib.Path(path).expanduser().absolute()
         self.path = str(self._path)
@@ -107,6 +111,8 @@ class _RemoteFolder:
 
     def __init__(self, url: str) -> None:
         self.path = url.rstrip("/")
+        # Also in a chain: "simplecache::memory://a".
+        self.is_of_process = "memory://" in url
         # `Any`: fsspec comes without types.
         self._files: Any
         self._files, self._root = open_url(self.path, "url", "storage")

@@ -64,8 +64,9 @@ class Capture:
 
     def count_operations(self) -> int | None:
         """Returns the number of operations of the step so far; None in a branch or a loop, and eagerly."""
-        graph = tf.compat.v1.get_default_graph() if self._graph is not None else None
-        return graph.version if graph is not None and graph is self._graph else None
+        if self._graph is None or tf.compat.v1.get_default_graph() is not self._graph:
+            return None
+        return int(self._graph.version)
 
     def note_span(self, layer: keras.layers.Layer | None, begin: int | None) -> None:
         """Takes note of the operations since a call began, of a layer, or of the loss if there is none."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 
-from tfps.errors import UnsupportedError
+from tfps.debug.folder import DumpFolder
+from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.modes import settings_of
 from tfps.keras.optimizers import leading_optimizer
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -22,12 +23,19 @@ class ObservedFit:
 
     Args:
         name: the name of the callback, for messages.
+        folder: where workers write.
         begin: begins to observe a model.
         end: ends it.
     """
 
-    def __init__(self, name: str, begin: Callable[[keras.Model], None], end: Callable[[keras.Model], None]) -> None:
-        self._name, self._begin, self._end = name, begin, end
+    def __init__(
+        self,
+        name: str,
+        folder: DumpFolder,
+        begin: Callable[[keras.Model], None],
+        end: Callable[[keras.Model], None],
+    ) -> None:
+        self._name, self._folder, self._begin, self._end = name, folder, begin, end
         self._is_announced = False
 
     def begin(self, model: keras.Model) -> None:
@@ -35,6 +43,7 @@ class ObservedFit:
 
         Raises:
             UnsupportedError: its steps cannot be observed.
+            ConfigError: its workers cannot write to the folder.
         """
         self._check(model)
         self.end(model)
@@ -70,6 +79,11 @@ class ObservedFit:
             raise UnsupportedError(
                 f"`{self._name}` needs steps that run on one device. Received: {len(strategy.step_devices)} devices a "
                 "worker. Valid: devices_per_worker=1."
+            )
+        if strategy is not None and self._folder.is_of_process and not model.run_eagerly:
+            raise ConfigError(
+                f"`url` of `{self._name}` must be seen by all workers, which are other processes. Received: "
+                f"{self._folder.path!r}, in the memory of this process. Valid: a folder, or a URL as of s3:// or hdfs://."
             )
         if hasattr(model, "train_window") and settings_of(leading_optimizer(model)) is not None:
             raise UnsupportedError(

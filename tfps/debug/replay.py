@@ -75,7 +75,7 @@ class Replayed:
 
 
 def replay(build: Callable[[], keras.Model], saved: SavedStep) -> Replayed:
-    """Runs a saved step again, up to the update that was not finite, as the training did, and finds its first operation.
+    """Runs a saved step again, up to its update that was not finite, and finds its first operation that was not.
 
     Args:
         build: builds and compiles the model, without a strategy.
