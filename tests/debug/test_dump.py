@@ -243,7 +243,7 @@ def test_a_dump_that_is_sure_to_be_too_large_is_refused(tmp_path):
     model.compile("sgd", "mse")
     data = tf.data.Dataset.from_tensors((tf.zeros([2, 1000]), tf.zeros([2, 1000]))).repeat(200)
     with pytest.raises(
-        ConfigError, match=r"`limit_bytes` must be given for a dump of more than 1.1 GB.*200 steps.*8.0 MB"
+        ConfigError, match=r"`limit_bytes` must be given for a dump of more than 1.0 GB.*200 steps.*8.0 MB"
     ):
         model.fit(data, verbose=0, callbacks=[Dump(tmp_path / "dump")])
     model.fit(data, verbose=0, callbacks=[Dump(tmp_path / "dump", layers=["dense"], steps=[0], limit_bytes=10**12)])

@@ -77,15 +77,30 @@ def test_every_type_survives(file_format):
     assert values[0].describe()["not_finite"] == 2 and values[0].describe()["norm"] == 1.5
 
 
-def test_nothing_comes_after_the_limit(tmp_path):
-    size = sum(array.nbytes for array in arrays_of(np.random.default_rng(0)))
-    writer = StepWriter(settings(tmp_path, limit=3 * size + 1))
+def bytes_in(folder):
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_the_limit_is_of_all_files_and_nothing_comes_after_it(tmp_path, file_format):
+    whole = StepWriter(settings(tmp_path / "whole", file_format=file_format))
+    for step in range(3):
+        whole.put(0, step, ENTRIES, arrays_of(np.random.default_rng(step)))
+    whole.drain(30)
+    limit = bytes_in(tmp_path / "whole")
+    short = StepWriter(settings(tmp_path / "short", limit - 1, file_format))
+    for step in range(3):
+        short.put(0, step, ENTRIES, arrays_of(np.random.default_rng(step)))
+    assert short.drain(30).steps == 2 and bytes_in(tmp_path / "short") < limit
+    tmp_path /= "exact"
+    writer = StepWriter(settings(tmp_path, limit, file_format))
     for step in range(6):
         writer.put(0, step, ENTRIES, arrays_of(np.random.default_rng(step)))
+    assert bytes_in(tmp_path) <= limit
     # Even if it is small enough: the dump would have a hole.
     writer.put(0, 6, ENTRIES[:1], [np.zeros(0)])
     costs = writer.drain(30)
-    assert (costs.steps, costs.over_limit, costs.left_out) == (3, 4, 0)
+    assert (costs.steps, costs.over_limit, costs.left_out) == (3, 4, 0) and bytes_in(tmp_path) == limit
     assert DumpReader(tmp_path).steps == [(0, 0), (1, 0), (2, 0)]
 
 

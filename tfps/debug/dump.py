@@ -27,7 +27,7 @@ from tfps.version import __version__
 
 _LOG = logging.getLogger("tfps")
 
-LIMIT_BYTES = 1 << 30
+LIMIT_BYTES = 10**9
 """The most bytes of a dump unless the user chooses: enough for 10,000 steps of 100 kB."""
 
 
@@ -50,8 +50,8 @@ class Dump(keras.callbacks.Callback):
         workers: the numbers of the workers that write; None for all.
         what: some of "values" (dense parameters before the step, and outputs of layers), "gradients" (of dense
             parameters) and "rows" (of tables and embeddings: ids, rows before the step, gradients by id).
-        limit_bytes: the most bytes that are written. Then dumping ends with a warning, and training goes on. None for
-            1 GiB; a dump that is sure to be larger is then refused.
+        limit_bytes: the most bytes of all files. Dumping ends with a warning before the step that would exceed it, and
+            training goes on. None for 1 GB; a dump that is sure to be larger is then refused.
         format: "npz" or "parquet", which needs pyarrow.
 
     Raises:
@@ -119,7 +119,9 @@ class Dump(keras.callbacks.Callback):
         chosen.choose(layers, is_final=all(layer.built for layer in layers.layers))
         self._check_size(layers, chosen)
         header = self._header(model, [path for path in layers.names if chosen.has(path)], workers)
-        limit = self._limit() // (workers if self._selection.workers is None else len(self._selection.workers))
+        # The header is of the limit too.
+        rest = max(0, self._limit() - len(header.encode()))
+        limit = rest // (workers if self._selection.workers is None else len(self._selection.workers))
         settings = DumpSettings(self._dump, self._folder.path, self._format, limit, header)
         self._steps = DumpedSteps(self._selection, chosen, settings)
         if self._is_new:
