@@ -4,6 +4,7 @@ import collections
 import json
 import logging
 import re
+import time
 
 import keras
 import numpy as np
@@ -190,13 +191,16 @@ def test_it_says_what_it_costs(one_worker, tmp_path, caplog):
 
 
 def test_the_limit_ends_the_dump_and_training_goes_on(one_worker, tmp_path, caplog):
-    dump = dumped(tmp_path / "dump", one_worker, limit_bytes=10_000)
-    steps = [step for step, _ in dump.steps]
+    # The thread that writes meets the limit; the end of an epoch after that says so.
+    wait = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: time.sleep(epoch))
+    trained(one_worker, [Dump(tmp_path / "dump", limit_bytes=50_000), wait], epochs=2)
+    steps = [step for step, _ in DumpReader(tmp_path / "dump").steps]
     assert 0 < len(steps) < STEPS and steps == list(range(len(steps)))
-    assert "Dump: `limit_bytes`, 10.0 kB, is reached: the dump has ended, and training goes on." in caplog.text
-    assert re.search(
-        rf"Dump: {STEPS - len(steps)} steps were not dumped, because `limit_bytes` is 10.0 kB", caplog.text
-    )
+    written = sum(file.stat().st_size for file in (tmp_path / "dump").rglob("*") if file.is_file())
+    assert 25_000 < written <= 50_000
+    assert "Dump: `limit_bytes`, 50.0 kB, is reached: the dump has ended, and training goes on." in caplog.text
+    left = 2 * STEPS - len(steps)
+    assert re.search(rf"Dump: {left} steps were not dumped, because `limit_bytes` is 50.0 kB", caplog.text)
 
 
 BAD = {

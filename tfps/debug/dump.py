@@ -175,6 +175,7 @@ class Dump(keras.callbacks.Callback):
             "num_workers": workers,
             "mode": "one process" if strategy_of(model) is None else type(leading_optimizer(model)).__name__,
             "layers": layers,
+            "all_layers": selection.layers is None,
             "steps": str(selection.steps) if isinstance(selection.steps, range) else selection.steps,
             "workers": selection.workers,
             "what": selection.what,

@@ -19,15 +19,13 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.debug.model_layers import ModelLayers
+from tfps.debug.step_file import LOSS
 from tfps.keras._compat import tree
 from tfps.keras.multi_optimizer import unscaled
 from tfps.keras.optimizers import Gradient, leading_optimizer, optimizers_of
 from tfps.types import Nest
 
 Method: TypeAlias = Callable[..., Any]
-
-LOSS = "loss"
-"""The name under which the loss is an output of a layer."""
 
 
 class Capture:

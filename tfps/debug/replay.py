@@ -14,9 +14,8 @@ from tfps.debug import batch_nest, replayed_step
 from tfps.debug.layer_names import match_layers
 from tfps.debug.model_layers import ModelLayers
 from tfps.debug.nan_file import SavedStep, bad_rows, is_bad
-from tfps.debug.observation import LOSS
 from tfps.debug.saved_rows import SavedRows, built_of
-from tfps.debug.step_file import ACTIVATION, PARAMETER, ROWS, Value
+from tfps.debug.step_file import ACTIVATION, LOSS, PARAMETER, ROWS, Value
 from tfps.errors import DumpError
 from tfps.keras.optimizers import value_of
 from tfps.types import Nest

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfps.debug import step_values
-from tfps.debug.observation import LOSS, Capture, observing
+from tfps.debug.observation import Capture, observing
 from tfps.debug.saved_rows import ids_of, known_ids
-from tfps.debug.step_file import GRADIENT, ROW_GRADIENT, Array, Entry, Value, make_values
+from tfps.debug.step_file import GRADIENT, LOSS, ROW_GRADIENT, Array, Entry, Value, make_values
 from tfps.debug.step_values import StepValue
 from tfps.types import Nest
 

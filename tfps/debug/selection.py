@@ -7,12 +7,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from tfps.checks import check_list
+from tfps.debug import step_file
+from tfps.debug.step_file import ACTIVATION, GRADIENT, PARAMETER, ROW_GRADIENT
 from tfps.errors import ConfigError
 from tfps.types import is_integer
 
 VALUES, GRADIENTS, ROWS = "values", "gradients", "rows"
 WHAT = (VALUES, GRADIENTS, ROWS)
 """What a dump may have: dense parameters and outputs of layers, gradients of dense parameters, rows with gradients."""
+
+WHAT_OF = {PARAMETER: VALUES, ACTIVATION: VALUES, GRADIENT: GRADIENTS, step_file.ROWS: ROWS, ROW_GRADIENT: ROWS}
+"""Which of `WHAT` brings a kind of value."""
 
 _MOST_STEPS = 10_000
 """The most steps of a list, because a graph has the list as a constant; a `range` may be of any length."""
