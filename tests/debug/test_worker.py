@@ -22,6 +22,7 @@ from tfps.debug.step_file import (
     make_values,
 )
 from tfps.debug.worker import Costs, DumpSettings, StepWriter
+from tfps.errors import DumpError
 
 ENTRIES = [Entry("a/b", PARAMETER, "kernel"), Entry("a", ROWS, "embeddings", True), Entry("a", ROW_GRADIENT, "e", True)]
 HEADER = json.dumps({"format": "tfps-dump", "version": 1, "layers": ["a", "a/b"]})
@@ -148,6 +149,25 @@ def test_a_url_is_a_folder_too():
     dump = DumpReader("memory://tests/dump")
     assert dump.steps == [(4, 0)] and len(dump.values(4, 0)) == 3
     assert folder.names("nosuch") == []
+
+
+def test_a_server_that_refuses_is_told_with_what_to_do(monkeypatch):
+    folder = open_folder("memory://tests/refused")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError("no.")
+
+    for name in ("ls", "cat_file", "pipe_file"):
+        monkeypatch.setattr(type(folder._files), name, refuse)
+    for what, call in {
+        "list memory://tests/refused": folder.names,
+        "read memory://tests/refused/a": lambda: folder.read("a"),
+        "write memory://tests/refused/a": lambda: folder.write("a", b""),
+    }.items():
+        with pytest.raises(
+            DumpError, match=f"cannot {what}: PermissionError: no. Valid: a URL .* may list, read and w"
+        ):
+            call()
 
 
 def test_the_thread_ends_when_it_has_no_work(tmp_path, monkeypatch):

@@ -81,6 +81,7 @@ class Dump(keras.callbacks.Callback):
         self._steps: DumpedSteps | None = None
         self._is_over = False
         self._began_at = self._trained_s = 0.0
+        self._first_step = 0
 
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Begins the dump. Keras calls this before it makes the function of a step, and when it has set the model."""
@@ -96,6 +97,14 @@ class Dump(keras.callbacks.Callback):
                 dump_costs.show(self._limit()),
             )
 
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Warns if there is no `fit`."""
+        self._fit.refuse_untrained(self.model)
+
+    def on_predict_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Warns if there is no `fit`."""
+        self._fit.refuse_untrained(self.model)
+
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Waits for the disk, says what the dump has cost, and takes it out of the model's steps."""
         self._fit.end(self.model)
@@ -105,6 +114,11 @@ class Dump(keras.callbacks.Callback):
         # The costs are those of all calls of `fit` so far.
         self._trained_s += (time.monotonic() - self._began_at) * workers
         dump_costs.tell(costs, self._folder.path, self._trained_s, self._limit())
+        if not (costs.steps or costs.over_limit or costs.left_out):
+            _LOG.warning(
+                "Dump: no step was written. Chosen: steps %s, workers %s. Trained: steps %d to %d, of %d workers.",
+                *(*self._selection.describe(), self._first_step, self._trained_steps() - 1, workers),
+            )
 
     def _limit(self) -> int:
         return LIMIT_BYTES if self._limit_bytes is None else self._limit_bytes
@@ -127,7 +141,7 @@ class Dump(keras.callbacks.Callback):
         if self._is_new:
             _check_empty(self._folder.path, self._folder.names())
             self._folder.write(HEADER, header.encode())
-            self._is_new = False
+            self._is_new, self._first_step = False, self._trained_steps()
         self._began_at = time.monotonic()
         observe(model, self._steps)
 

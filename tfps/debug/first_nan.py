@@ -57,6 +57,14 @@ class FirstNaN(keras.callbacks.Callback):
         super().set_params(params)
         self._fit.begin(self.model)
 
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Warns if there is no `fit`."""
+        self._fit.refuse_untrained(self.model)
+
+    def on_predict_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Warns if there is no `fit`."""
+        self._fit.refuse_untrained(self.model)
+
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Says what was saved, and takes the callback out of the model's steps."""
         self._fit.end(self.model)

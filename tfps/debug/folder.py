@@ -126,14 +126,14 @@ class _RemoteFolder:
             # Object stores put a file as a whole.
             self._files.pipe_file(path, data)
         except Exception as error:
-            raise DumpError(f"cannot write {self.path}/{name}: {error or type(error).__name__}.") from error
+            raise self._error("write", name, error) from error
 
     def read(self, name: str) -> bytes:
         """See `DumpFolder`."""
         try:
             return bytes(self._files.cat_file(f"{self._root}/{name}"))
         except Exception as error:
-            raise DumpError(f"cannot read {self.path}/{name}: {error or type(error).__name__}.") from error
+            raise self._error("read", name, error) from error
 
     def exists(self, name: str) -> bool:
         """See `DumpFolder`."""
@@ -149,5 +149,12 @@ class _RemoteFolder:
         except FileNotFoundError:
             return []
         except Exception as error:
-            raise DumpError(f"cannot read {self.path}/{folder}: {error or type(error).__name__}.") from error
+            raise self._error("list", folder, error) from error
         return sorted(str(one).rstrip("/").rpartition("/")[2] for one in found)
+
+    def _error(self, what: str, name: str, error: Exception) -> DumpError:
+        told = f"{type(error).__name__}: {error}".rstrip(".: ")
+        return DumpError(
+            f"cannot {what} {self.path}/{name}".rstrip("/") + f": {told}. Valid: a URL whose "
+            "server answers and whose credentials, here and on the workers, may list, read and write in it."
+        )

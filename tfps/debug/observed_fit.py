@@ -3,6 +3,8 @@
 Threading: the main thread.
 """
 
+import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,8 @@ from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.modes import settings_of
 from tfps.keras.optimizers import leading_optimizer
 from tfps.strategy.strategy import ParameterServerStrategy
+
+_LOG = logging.getLogger("tfps")
 
 
 class ObservedFit:
@@ -37,17 +41,17 @@ class ObservedFit:
     ) -> None:
         self._name, self._folder, self._begin, self._end = name, folder, begin, end
         self._is_announced = False
+        self._model: weakref.ref[keras.Model] | None = None
 
     def begin(self, model: keras.Model) -> None:
-        """Begins to observe a model whose `fit` has just begun.
+        """Prepares to observe a model whose `fit`, or `evaluate`, has just begun: Keras tells both in the same way.
 
         Raises:
             UnsupportedError: its steps cannot be observed.
-            ConfigError: its workers cannot write to the folder.
+            ConfigError: its workers cannot write to the folder, which may also be that of another model.
         """
         self._check(model)
         self.end(model)
-        self._begin(model)
         self._is_announced = True
         stock = model.make_train_function
 
@@ -55,12 +59,27 @@ class ObservedFit:
             # Keras calls it once in each `fit`, after it has told the callbacks of their model.
             if not self._is_announced:
                 self.end(model)
-                return model.make_train_function(force)
+                # Not `model.make_train_function`: another callback, whose `fit` begins, may have replaced it since.
+                return stock(force)
             self._is_announced = False
+            try:
+                self._begin(model)
+            except BaseException:
+                self.end(model)
+                raise
+            self._model = weakref.ref(model)
             return stock(force)
 
         self._make = make_train_function
         object.__setattr__(model, "make_train_function", make_train_function)
+
+    def refuse_untrained(self, model: keras.Model) -> None:
+        """Ends, with a warning, if what has begun trains no step: called when `evaluate` or `predict` begins."""
+        # `fit`, which evaluates too, has asked for the function of a step by then.
+        if self._is_announced:
+            self._is_announced = False
+            self.end(model)
+            _LOG.warning("%s: only `fit` trains steps, so nothing is written.", self._name)
 
     def end(self, model: keras.Model) -> None:
         """Ends to observe."""
@@ -69,6 +88,11 @@ class ObservedFit:
         self._end(model)
 
     def _check(self, model: keras.Model) -> None:
+        if self._model is not None and self._model() is not model:
+            raise ConfigError(
+                f"a `{self._name}` must be of one model, whose steps are in its folder. Received: a second model, "
+                f"{model.name!r}. Valid: a new {self._name} with another `url`."
+            )
         strategy = model._distribute_strategy
         if strategy is not None and not isinstance(strategy, ParameterServerStrategy):
             raise UnsupportedError(
