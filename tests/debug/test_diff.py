@@ -127,7 +127,10 @@ def test_ls_and_show(alone, capsys):
     assert printed.startswith("step 3 of worker 0: worker-00000/step-000000003.npz\n")
     assert "  deep/first  gradient kernel  float32[4, 6]  norm " in printed and "items" not in printed
     assert main(["show", alone, "--step", "99"]) == 1
-    assert "`--step` and `--worker` must be of a step that is there. Received: 99" in capsys.readouterr().err
+    assert (
+        "must be of a step that is there. Received: --step 99. Valid: steps 0 to 7 of worker 0."
+        in capsys.readouterr().err
+    )
     assert main(["show", alone, "--layer", "nosuch"]) == 1
     assert "`--layer` must be a layer of the dump. Received: 'nosuch'. Valid: ['items'" in capsys.readouterr().err
 
