@@ -12,7 +12,8 @@ from tfps.callbacks import Dump
 from tfps.cli.dump import main
 from tfps.debug.diff import compare, find_parting
 from tfps.debug.reading import DumpReader
-from tfps.debug.step_file import ACTIVATION, ROWS, Entry, Value
+from tfps.debug.step_file import ACTIVATION, GRADIENT, PARAMETER, ROWS, Entry, Value
+from tfps.debug.worker import DumpSettings, StepWriter
 from tfps.errors import DumpError
 
 
@@ -126,7 +127,10 @@ def test_ls_and_show(alone, capsys):
     assert printed.startswith("step 3 of worker 0: worker-00000/step-000000003.npz\n")
     assert "  deep/first  gradient kernel  float32[4, 6]  norm " in printed and "items" not in printed
     assert main(["show", alone, "--step", "99"]) == 1
-    assert "`--step` and `--worker` must be of a step that is there. Received: 99" in capsys.readouterr().err
+    assert (
+        "must be of a step that is there. Received: --step 99. Valid: steps 0 to 7 of worker 0."
+        in capsys.readouterr().err
+    )
     assert main(["show", alone, "--layer", "nosuch"]) == 1
     assert "`--layer` must be a layer of the dump. Received: 'nosuch'. Valid: ['items'" in capsys.readouterr().err
 
@@ -153,3 +157,50 @@ def test_bad_folders_are_named(alone, tmp_path, capsys):
         with pytest.raises(SystemExit) as ended:
             main(list(arguments))
         assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def written(path, layers, all_layers=True, what=("values", "gradients", "rows"), steps=range(3)):
+    """Writes a dump with a parameter and a gradient of each layer; returns its path."""
+    header = {"format": "tfps-dump", "version": 1, "layers": layers, "all_layers": all_layers, "what": what}
+    header |= {"model": "model", "mode": "SGD", "num_workers": 1}
+    writer = StepWriter(DumpSettings(str(path), str(path), "npz", 10**9, json.dumps(header)))
+    kinds = [PARAMETER] * ("values" in what) + [GRADIENT] * ("gradients" in what)
+    entries = [Entry(layer, kind, "kernel") for kind in kinds for layer in layers]
+    for step in steps:
+        writer.put(0, step, entries, [np.full(2, float(step))] * len(entries))
+    assert writer.drain(30).steps == len(steps)
+    return str(path)
+
+
+ALONE = {
+    "layers": (dict(layers=["b"], all_layers=False), 0, ["first", "left out", "12 values, of the layers a, c."]),
+    "what": (
+        dict(layers=["a", "b", "c"], what=["values"]),
+        0,
+        ["first", "left out", "9 values, of the layers a, b, c."],
+    ),
+    "renamed": (dict(layers=["a", "other", "c"]), 1, ["first", "no setting", "6 values, of the layers b."]),
+    "both": (dict(layers=["b", "d"], all_layers=False), 1, ["second", "no setting", "6 values, of the layers d."]),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_values_of_one_dump_alone_are_told(tmp_path, capsys, name):
+    options, status, parts = ALONE[name]
+    dumps = [written(tmp_path / "ours", ["a", "b", "c"]), written(tmp_path / "theirs", **options)]
+    assert main(["diff", *dumps]) == status
+    first, told, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("The runs are equal in what both dumps have: 3 steps and ")
+    assert all(part in told for part in parts)
+    assert main(["diff", *reversed(dumps)]) == status
+    assert parts[2] in capsys.readouterr().out
+    assert main(["diff", "--json", *dumps]) == status
+    alone = json.loads(capsys.readouterr().out)["alone"][0]
+    assert (alone["dump"], alone["is_explained"]) == (parts[0], not status)
+
+
+def test_a_step_that_is_not_there_and_those_that_are(tmp_path, capsys):
+    path = written(tmp_path / "ours", ["a"], steps=[0, 1, 2, 5, 8, 9])
+    assert main(["show", path, "--step", "3"]) == 1
+    printed = capsys.readouterr().err
+    assert "Received: --step 3. Valid: steps 0 to 2, 5, 8 to 9 of worker 0." in printed

@@ -4,6 +4,7 @@ import collections
 import json
 import logging
 import re
+import time
 
 import keras
 import numpy as np
@@ -190,13 +191,16 @@ def test_it_says_what_it_costs(one_worker, tmp_path, caplog):
 
 
 def test_the_limit_ends_the_dump_and_training_goes_on(one_worker, tmp_path, caplog):
-    dump = dumped(tmp_path / "dump", one_worker, limit_bytes=10_000)
-    steps = [step for step, _ in dump.steps]
+    # The thread that writes meets the limit; the end of an epoch after that says so.
+    wait = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: time.sleep(epoch))
+    trained(one_worker, [Dump(tmp_path / "dump", limit_bytes=50_000), wait], epochs=2)
+    steps = [step for step, _ in DumpReader(tmp_path / "dump").steps]
     assert 0 < len(steps) < STEPS and steps == list(range(len(steps)))
-    assert "Dump: `limit_bytes`, 10.0 kB, is reached: the dump has ended, and training goes on." in caplog.text
-    assert re.search(
-        rf"Dump: {STEPS - len(steps)} steps were not dumped, because `limit_bytes` is 10.0 kB", caplog.text
-    )
+    written = sum(file.stat().st_size for file in (tmp_path / "dump").rglob("*") if file.is_file())
+    assert 25_000 < written <= 50_000
+    assert "Dump: `limit_bytes`, 50.0 kB, is reached: the dump has ended, and training goes on." in caplog.text
+    left = 2 * STEPS - len(steps)
+    assert re.search(rf"Dump: {left} steps were not dumped, because `limit_bytes` is 50.0 kB", caplog.text)
 
 
 BAD = {
@@ -206,6 +210,7 @@ BAD = {
     "steps": (dict(steps="first"), "`steps` must be a.*'first'"),
     "negative step": (dict(steps=[-1]), r"`steps` must be a range.*\[-1\]"),
     "half step": (dict(steps=[0.5]), r"`steps` must be a range.*\[0.5\]"),
+    "text of steps": (dict(steps="12"), r"`steps` must be a range.*Received: '12'.*Valid: range\(100\)"),
     "one step": (dict(steps=5), r"`steps` must be a range.*Received: 5.*Valid: range\(100\)"),
     "empty range": (dict(steps=range(0)), r"`steps` must be a range.*range\(0, 0\)"),
     "workers": (dict(workers=[0, 7]), r"`workers` must be numbers of workers. Received: \[0, 7\]. Valid: 0 to 0"),
@@ -213,6 +218,7 @@ BAD = {
     "limit": (dict(limit_bytes=0), "`limit_bytes` must be an integer of at least 1.*Received: 0"),
     "format": (dict(format="csv"), "`format` must be one of 'npz', 'parquet'.*'csv'"),
     "url type": (dict(url=3), "`url` must be a path or a URL.*Received: 3"),
+    "memory": (dict(url="memory://dump/a"), "`url` of `Dump` must be seen by all workers.*'memory://dump/a'.*Valid: a"),
     "no driver": (dict(url="nosuch://bucket/dump"), "`url` must be a URL that fsspec can open.*nosuch://bucket/dump"),
 }
 
@@ -237,12 +243,58 @@ def test_a_folder_with_another_dump_is_refused(tmp_path):
         Dump(tmp_path / "dump")
 
 
+def test_it_is_of_one_model(tmp_path):
+    for callback in (Dump(tmp_path / "dump", steps=[0, 8]), FirstNaN(tmp_path / "nan")):
+        model = trained(None, [callback])
+        x, y = inputs()
+        # The same model may go on.
+        model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[callback])
+        with pytest.raises(ConfigError, match="must be of one model.*Received: a second model, 'ctr'. Valid: a new"):
+            trained(None, [callback])
+    assert DumpReader(tmp_path / "dump").steps == [(0, 0), (8, 0)]
+
+
+def test_a_dump_after_a_fit_that_failed_with_another(tmp_path):
+    def fail(batch, logs):
+        raise RuntimeError("the user's")
+
+    model, (x, y) = build(), inputs()
+    failing = [Dump(tmp_path / "first"), keras.callbacks.LambdaCallback(on_train_batch_end=fail)]
+    with pytest.raises(RuntimeError, match="the user's"):
+        model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=failing)
+    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[Dump(tmp_path / "second"), FirstNaN(tmp_path / "nan")])
+    assert len(DumpReader(tmp_path / "second").steps) == STEPS
+    assert "train_step" not in vars(model) and "make_train_function" not in vars(model)
+
+
+def test_a_dump_without_a_step_warns(tmp_path, caplog):
+    model = trained(None, [Dump(tmp_path / "late", steps=range(100, 200))])
+    assert (
+        "Dump: no step was written. Chosen: steps range(100, 200), workers all. Trained: steps 0 to 7, of 1 workers."
+        in caplog.text
+    )
+    caplog.clear()
+    x, y = inputs()
+    for name, callback in {"Dump": Dump(tmp_path / "none"), "FirstNaN": FirstNaN(tmp_path / "none")}.items():
+        for call in (lambda one: model.evaluate(x, y, **one), lambda one: model.predict(x, **one)):
+            call({"verbose": 0, "callbacks": [callback]})
+            assert [one.getMessage() for one in caplog.records] == [
+                f"{name}: only `fit` trains steps, so nothing is written."
+            ]
+            caplog.clear()
+    # Nothing is left for the next `fit`, and the callback itself may still be used.
+    model.fit(x, y, verbose=0)
+    assert not (tmp_path / "none").exists() and not caplog.records
+    model.fit(x, y, verbose=0, validation_data=(x, y), callbacks=[callback := Dump(tmp_path / "none", steps=[10])])
+    assert len(DumpReader(tmp_path / "none").steps) == 1 and not caplog.records and callback.model is model
+
+
 def test_a_dump_that_is_sure_to_be_too_large_is_refused(tmp_path):
-    model = keras.Sequential([keras.Input((1000,)), keras.layers.Dense(1000)])
+    model = keras.Sequential([keras.Input((1000,)), keras.layers.Dense(1000, name="dense")])
     model.compile("sgd", "mse")
     data = tf.data.Dataset.from_tensors((tf.zeros([2, 1000]), tf.zeros([2, 1000]))).repeat(200)
     with pytest.raises(
-        ConfigError, match=r"`limit_bytes` must be given for a dump of more than 1.1 GB.*200 steps.*8.0 MB"
+        ConfigError, match=r"`limit_bytes` must be given for a dump of more than 1.0 GB.*200 steps.*8.0 MB"
     ):
         model.fit(data, verbose=0, callbacks=[Dump(tmp_path / "dump")])
     model.fit(data, verbose=0, callbacks=[Dump(tmp_path / "dump", layers=["dense"], steps=[0], limit_bytes=10**12)])

@@ -157,6 +157,80 @@ def test_tables_that_grow_and_tables_larger_than_memory(one_worker, monkeypatch,
     assert "are the same ones as in the training" in printed
 
 
+JOINED = """
+    import keras
+
+    def build(optimizer="adagrad"):
+        ids, numbers = keras.Input((3,), dtype="int64", name="ids"), keras.Input((4,), name="numbers")
+        rows = keras.layers.Flatten(name="flat")(keras.layers.Embedding(60, 4, name="items")(ids))
+        joined = keras.layers.Concatenate(name="joined")([rows, numbers])
+        hidden = keras.layers.Dense(6, "relu", name="hidden")(joined)
+        model = keras.Model({"ids": ids, "numbers": numbers}, keras.layers.Dense(1, name="top")(hidden))
+        model.compile(optimizer, "mse")
+        return model
+"""
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "rmsprop", "adadelta"])
+def test_a_replay_ends_before_the_update_and_is_compiled_as_the_training(tmp_path, model_file, capsys, optimizer):
+    file, names = model_file(JOINED.replace("adagrad", optimizer)), {}
+    exec(textwrap.dedent(JOINED), names)
+    x, y = inputs()
+    x["numbers"][3 * BATCH + 1, 2] = np.nan
+    model = names["build"](optimizer)
+    model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[FirstNaN(tmp_path / "nan")])
+    saved = read_saved(tmp_path / "nan")
+    # The product and the activation of `hidden` are one operation in a graph, in which NaN becomes 0.
+    assert saved.bad == [("joined", "activation", "output"), ("hidden", "gradient", "kernel")]
+    # The update of these optimizers raises an error for repeated ids and a gradient that is NaN.
+    assert main(["replay", file, str(tmp_path / "nan")]) == 0
+    printed = capsys.readouterr().out
+    assert "First operation that is NaN or infinite: ConcatV2, in the forward pass of layer 'joined'." in printed
+    assert "First value that is NaN or infinite: activation output of layer 'joined'." in printed
+    assert "Rows of layer" not in printed and "are the same ones as in the training" in printed
+
+
+class TwoUpdates(keras.Model):
+    """A step that updates twice: the second forward pass reads what the first update has written."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = keras.layers.Dense(1, name="first"), keras.layers.Dense(1, name="second")
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+    def train_step(self, data):
+        x, y = data
+        for layer in (self.first, self.second):
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x)) / (tf.reduce_mean(x) + float(layer is self.first))
+            variables = layer.trainable_variables
+            self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("is_eager", [False, True])
+def test_the_second_update_of_a_step(tmp_path, is_eager):
+    def build():
+        keras.utils.set_random_seed(3)
+        model = TwoUpdates()
+        optimizer = keras.optimizers.SGD(0.1)
+        model.compile(optimizer, "mse", run_eagerly=is_eager)
+        model(np.zeros((1, 4), "float32"))
+        # Each update has some of the variables.
+        optimizer.build(model.trainable_variables)
+        return model
+
+    # The second loss is divided by the mean of the batch, which is 0 in its second step.
+    x = np.stack([np.ones(4), np.zeros(4)]).astype("float32")
+    build().fit(x, x[:, :1] + 1, batch_size=1, shuffle=False, verbose=0, callbacks=[FirstNaN(tmp_path)])
+    saved = read_saved(tmp_path)
+    assert saved.step == 2 and saved.bad
+    again = replay(build, saved)
+    assert again.is_same and again.operation is not None
+
+
 def test_another_model_is_named(tmp_path, model_file, capsys):
     trained(None, [FirstNaN(tmp_path / "nan")], data=bad_data(0))
     other = model_file(
@@ -168,12 +242,20 @@ def test_another_model_is_named(tmp_path, model_file, capsys):
             model.compile("sgd", "mse")
             return model
 
+        def narrow():
+            items = keras.layers.Embedding(60, 2, name="items")
+            model = keras.Sequential([keras.Input((3,)), items, keras.layers.Dense(2, name="top")])
+            model.compile("sgd", "mse")
+            return model
+
         def uncompiled():
             return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         """
     )
     assert main(["replay", other, str(tmp_path / "nan")]) == 1
     assert "the model must be the one that was trained. Received: none for variable" in capsys.readouterr().err
+    assert main(["replay", f"{other}:narrow", str(tmp_path / "nan")]) == 1
+    assert "Received: output_dim=2 for layer 'items', whose saved rows have 4 elements" in capsys.readouterr().err
     assert main(["replay", f"{other}:uncompiled", str(tmp_path / "nan")]) == 1
     assert "must return a compiled keras.Model. Received: Sequential, which is not" in capsys.readouterr().err
     assert main(["replay", "nosuch.py", str(tmp_path / "nan")]) == 1

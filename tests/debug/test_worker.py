@@ -22,6 +22,7 @@ from tfps.debug.step_file import (
     make_values,
 )
 from tfps.debug.worker import Costs, DumpSettings, StepWriter
+from tfps.errors import DumpError
 
 ENTRIES = [Entry("a/b", PARAMETER, "kernel"), Entry("a", ROWS, "embeddings", True), Entry("a", ROW_GRADIENT, "e", True)]
 HEADER = json.dumps({"format": "tfps-dump", "version": 1, "layers": ["a", "a/b"]})
@@ -77,15 +78,30 @@ def test_every_type_survives(file_format):
     assert values[0].describe()["not_finite"] == 2 and values[0].describe()["norm"] == 1.5
 
 
-def test_nothing_comes_after_the_limit(tmp_path):
-    size = sum(array.nbytes for array in arrays_of(np.random.default_rng(0)))
-    writer = StepWriter(settings(tmp_path, limit=3 * size + 1))
+def bytes_in(folder):
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_the_limit_is_of_all_files_and_nothing_comes_after_it(tmp_path, file_format):
+    whole = StepWriter(settings(tmp_path / "whole", file_format=file_format))
+    for step in range(3):
+        whole.put(0, step, ENTRIES, arrays_of(np.random.default_rng(step)))
+    whole.drain(30)
+    limit = bytes_in(tmp_path / "whole")
+    short = StepWriter(settings(tmp_path / "short", limit - 1, file_format))
+    for step in range(3):
+        short.put(0, step, ENTRIES, arrays_of(np.random.default_rng(step)))
+    assert short.drain(30).steps == 2 and bytes_in(tmp_path / "short") < limit
+    tmp_path /= "exact"
+    writer = StepWriter(settings(tmp_path, limit, file_format))
     for step in range(6):
         writer.put(0, step, ENTRIES, arrays_of(np.random.default_rng(step)))
+    assert bytes_in(tmp_path) <= limit
     # Even if it is small enough: the dump would have a hole.
     writer.put(0, 6, ENTRIES[:1], [np.zeros(0)])
     costs = writer.drain(30)
-    assert (costs.steps, costs.over_limit, costs.left_out) == (3, 4, 0)
+    assert (costs.steps, costs.over_limit, costs.left_out) == (3, 4, 0) and bytes_in(tmp_path) == limit
     assert DumpReader(tmp_path).steps == [(0, 0), (1, 0), (2, 0)]
 
 
@@ -133,6 +149,25 @@ def test_a_url_is_a_folder_too():
     dump = DumpReader("memory://tests/dump")
     assert dump.steps == [(4, 0)] and len(dump.values(4, 0)) == 3
     assert folder.names("nosuch") == []
+
+
+def test_a_server_that_refuses_is_told_with_what_to_do(monkeypatch):
+    folder = open_folder("memory://tests/refused")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError("no.")
+
+    for name in ("ls", "cat_file", "pipe_file"):
+        monkeypatch.setattr(type(folder._files), name, refuse)
+    for what, call in {
+        "list memory://tests/refused": folder.names,
+        "read memory://tests/refused/a": lambda: folder.read("a"),
+        "write memory://tests/refused/a": lambda: folder.write("a", b""),
+    }.items():
+        with pytest.raises(
+            DumpError, match=f"cannot {what}: PermissionError: no. Valid: a URL .* may list, read and w"
+        ):
+            call()
 
 
 def test_the_thread_ends_when_it_has_no_work(tmp_path, monkeypatch):

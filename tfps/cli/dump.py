@@ -9,10 +9,12 @@ A dump is what `tfps.callbacks.Dump` writes: a path, or a URL that fsspec can op
 
 `ls` lists the steps of a dump. `show` lists the values of its first step, or of `--step`: their shapes, norms and the
 number of elements that are NaN or infinite. `diff` compares two dumps step by step, prints the first step and layer in
-which they part, with the relative error, and ends with status 1; with status 0 if they are equal. Steps of the same
-workers are compared, or a run of one process with a cluster by the number of the step. `replay` runs a batch that
-`tfps.callbacks.FirstNaN` has saved, in this process, on the model that a Python file defines (FILE or FILE:FUNCTION),
-and prints the first operation and layer whose result is NaN or infinite; it ends with status 1 if there is none.
+which they part, with the relative error, and ends with status 1; with status 0 if they are equal. It compares what both
+have, and counts the values that one has alone: with status 1, unless the settings of the other dump (`layers`, `what`)
+leave them out. Steps of the same workers are compared, or a run of one process with a cluster by the step number.
+`replay` runs a batch that `tfps.callbacks.FirstNaN` has saved, in this process, on the model that a Python file defines
+(FILE or FILE:FUNCTION), and prints the first operation and layer whose result is NaN or infinite; it ends with status 1
+if there is none.
 """
 
 import json
@@ -28,7 +30,7 @@ from tfps.cli.command import Command
 from tfps.errors import ConfigError, TfpsError
 
 if TYPE_CHECKING:
-    from tfps.debug.diff import Comparison, Difference
+    from tfps.debug.diff import Alone, Comparison, Difference
 
 COMMAND = Command("tfps-dump", "[flags] ls|show|diff|replay ARGUMENTS", __doc__ or "", intermixed=True)
 _FLAGS = COMMAND.flags
@@ -113,9 +115,10 @@ def _show(url: str) -> int:
         (step, worker) for step, worker in dump.steps if _STEP.value in (None, step) and _WORKER.value in (None, worker)
     ]
     if not chosen:
+        given = " and ".join(f"--{flag.name} {flag.value}" for flag in (_STEP, _WORKER) if flag.value is not None)
         raise DumpError(
-            f"`--step` and `--worker` must be of a step that is there. Received: {_STEP.value} and {_WORKER.value}. "
-            f"Valid: {dump.steps[:10]} and so on."
+            f"`--step` and `--worker` must be of a step that is there. Received: {given or 'none'}. "
+            f"Valid: {'; '.join(map(dump.describe_steps, dump.workers)) or 'none, the dump has no step'}."
         )
     index = dump.index(*chosen[0])
     layer = _LAYER.value
@@ -141,7 +144,7 @@ def _diff(first: str, second: str) -> int:
     atol = check_number("--atol", _ATOL.value, at_least=0)
     found = find_parting(DumpReader(first), DumpReader(second), rtol, atol)
     print(_diff_json(found) if _JSON.value else _printable_lines(_describe(found)))
-    return 1 if found.differences else 0
+    return 0 if found.is_equal else 1
 
 
 def _describe(found: "Comparison") -> list[str]:
@@ -151,8 +154,10 @@ def _describe(found: "Comparison") -> list[str]:
         told += "; only parameters, because the workers of one run share each step"
     if found.unpaired:
         told += f"; {found.unpaired} steps are in one dump alone"
+    alone = [_describe_alone(one) for one in found.alone]
     if not found.differences:
-        return [f"The runs are equal: {told}."]
+        what = "equal in what both dumps have" if alone else "equal"
+        return [f"The runs are {what}: {told}.", *alone]
     (step, ours), (_, theirs) = found.last
     who = f"worker {ours}" if ours == theirs else f"worker {ours} and worker {theirs}"
     first, *others = found.differences
@@ -161,7 +166,14 @@ def _describe(found: "Comparison") -> list[str]:
     lines += ["In the same step:"] * bool(others)
     lines += [f"  {one.layer}: {_describe_difference(one)}" for one in others[:20]]
     lines += [f"  and {len(others) - 20} more"] * (len(others) > 20)
-    return [*lines, f"{told}."]
+    return [*lines, f"{told}.", *alone]
+
+
+def _describe_alone(one: "Alone") -> str:
+    why = "left out of the other by its settings" if one.is_explained else "and no setting of the other leaves them out"
+    more = f" and {len(one.layers) - 20} more" if len(one.layers) > 20 else ""
+    layers = ", ".join(layer or "(the model itself)" for layer in one.layers[:20]) + more
+    return f"In the {one.dump} dump alone, {why}: {one.values} values, of the layers {layers}."
 
 
 def _describe_difference(one: "Difference") -> str:

@@ -11,7 +11,8 @@ from tfps import step
 from tfps.cluster import worker_functions
 from tfps.debug import batch_nest, step_values
 from tfps.debug.nan_file import NanSettings, encode_setup
-from tfps.debug.observation import LOSS, Capture
+from tfps.debug.observation import Capture
+from tfps.debug.step_file import LOSS
 from tfps.debug.step_number import number_and_worker
 from tfps.debug.step_values import StepValue
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from tfps.debug.layer_names import match_layers
 from tfps.debug.reading import DumpReader
-from tfps.debug.step_file import PARAMETER, Array, Value
+from tfps.debug.selection import WHAT_OF
+from tfps.debug.step_file import LOSS, PARAMETER, Array, Entry, Value
 from tfps.errors import DumpError
 
 RTOL, ATOL = 1e-4, 1e-7
@@ -45,6 +46,23 @@ class Difference:
 
 
 @dataclasses.dataclass(frozen=True)
+class Alone:
+    """Values that one dump has alone, of the steps that were compared.
+
+    Args:
+        dump: the dump, "first" or "second".
+        values: their number.
+        layers: the paths of their layers in the first dump, in the order of the step.
+        is_explained: whether the other dump leaves them out by its settings.
+    """
+
+    dump: str
+    values: int
+    layers: Sequence[str]
+    is_explained: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """The result of comparing two dumps.
 
@@ -56,6 +74,7 @@ class Comparison:
         differences: the differences of the last pair, in the order of the step; none if the runs are equal.
         only_parameters: whether workers of one run share steps, so that only parameters could be compared.
         unpaired: the number of steps that only one of the dumps has.
+        alone: the values that only one of the dumps has.
     """
 
     steps: int
@@ -65,6 +84,12 @@ class Comparison:
     differences: Sequence[Difference]
     only_parameters: bool
     unpaired: int
+    alone: Sequence[Alone] = ()
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the runs are equal in what both dumps have, and the settings of the dumps explain the rest."""
+        return not self.differences and all(one.is_explained for one in self.alone)
 
 
 def find_parting(ours: DumpReader, theirs: DumpReader, rtol: float = RTOL, atol: float = ATOL) -> Comparison:
@@ -84,10 +109,13 @@ def find_parting(ours: DumpReader, theirs: DumpReader, rtol: float = RTOL, atol:
     """
     pairs, only_parameters = _pair_steps(ours, theirs)
     names = match_layers(ours.layers, theirs.layers)
+    alone = _AloneCounts(ours, theirs, names)
     compared, unpaired = 0, len(ours.steps) + len(theirs.steps) - 2 * len(pairs)
     for number, (left, right) in enumerate(pairs, 1):
-        known = {value.entry.key: value for value in _renamed(theirs.values(*right), names)}
-        values = [one for one in ours.values(*left) if not only_parameters or one.entry.kind == PARAMETER]
+        kinds = {PARAMETER} if only_parameters else set(WHAT_OF)
+        values = [one for one in ours.values(*left) if one.entry.kind in kinds]
+        known = {one.entry.key: one for one in _renamed(theirs.values(*right), names) if one.entry.kind in kinds}
+        alone.add(values, list(known.values()))
         common = [(one, known[one.entry.key]) for one in values if one.entry.key in known]
         if not common:
             raise DumpError(
@@ -98,8 +126,44 @@ def find_parting(ours: DumpReader, theirs: DumpReader, rtol: float = RTOL, atol:
         differences = [found for one, other in common if (found := compare(one, other, rtol, atol)) is not None]
         if differences or number == len(pairs):
             unpaired = 0 if only_parameters else unpaired
-            return Comparison(number, compared, pairs[0], (left, right), differences, only_parameters, unpaired)
+            return Comparison(
+                number, compared, pairs[0], (left, right), differences, only_parameters, unpaired, alone.found()
+            )
     raise AssertionError("there is at least one pair")
+
+
+class _AloneCounts:
+    """Counts the values that one of two dumps has alone.
+
+    Args:
+        ours: the first dump.
+        theirs: the second dump.
+        names: our path for each path of theirs.
+    """
+
+    def __init__(self, ours: DumpReader, theirs: DumpReader, names: Mapping[str, str]) -> None:
+        self._layers = {"first": set(ours.layers), "second": {names.get(one, one) for one in theirs.layers}}
+        self._headers = {"first": ours.header, "second": theirs.header}
+        self._counts: dict[tuple[str, bool], dict[str, int]] = {}
+
+    def add(self, ours: Sequence[Value], theirs: Sequence[Value]) -> None:
+        """Counts the values of one step, all with our paths."""
+        for dump, other, values, others in (("first", "second", ours, theirs), ("second", "first", theirs, ours)):
+            known = {one.entry.key for one in others}
+            for entry in (one.entry for one in values if one.entry.key not in known):
+                counts = self._counts.setdefault((dump, self._leaves_out(other, entry)), {})
+                counts[entry.layer] = counts.get(entry.layer, 0) + 1
+
+    def found(self) -> list[Alone]:
+        """Returns what was counted, those first that no setting explains."""
+        order = sorted(self._counts.items(), key=lambda one: (one[0][1], one[0][0]))
+        return [Alone(dump, sum(layers.values()), list(layers), why) for (dump, why), layers in order]
+
+    def _leaves_out(self, dump: str, entry: Entry) -> bool:
+        """Whether a dump leaves out a value by its settings."""
+        header = self._headers[dump]
+        is_chosen = header.get("all_layers", True) or entry.layer == LOSS or entry.layer in self._layers[dump]
+        return WHAT_OF[entry.kind] not in header["what"] or not is_chosen
 
 
 def compare(ours: Value, theirs: Value, rtol: float, atol: float) -> Difference | None:

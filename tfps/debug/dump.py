@@ -27,7 +27,7 @@ from tfps.version import __version__
 
 _LOG = logging.getLogger("tfps")
 
-LIMIT_BYTES = 1 << 30
+LIMIT_BYTES = 10**9
 """The most bytes of a dump unless the user chooses: enough for 10,000 steps of 100 kB."""
 
 
@@ -50,8 +50,8 @@ class Dump(keras.callbacks.Callback):
         workers: the numbers of the workers that write; None for all.
         what: some of "values" (dense parameters before the step, and outputs of layers), "gradients" (of dense
             parameters) and "rows" (of tables and embeddings: ids, rows before the step, gradients by id).
-        limit_bytes: the most bytes that are written. Then dumping ends with a warning, and training goes on. None for
-            1 GiB; a dump that is sure to be larger is then refused.
+        limit_bytes: the most bytes of all files. Dumping ends with a warning before the step that would exceed it, and
+            training goes on. None for 1 GB; a dump that is sure to be larger is then refused.
         format: "npz" or "parquet", which needs pyarrow.
 
     Raises:
@@ -77,10 +77,11 @@ class Dump(keras.callbacks.Callback):
         self._folder = open_folder(url)
         self._dump, self._is_new = uuid.uuid4().hex, True
         _check_empty(self._folder.path, self._folder.names())
-        self._fit = ObservedFit("Dump", self._begin_steps, self._end_steps)
+        self._fit = ObservedFit("Dump", self._folder, self._begin_steps, self._end_steps)
         self._steps: DumpedSteps | None = None
         self._is_over = False
         self._began_at = self._trained_s = 0.0
+        self._first_step = 0
 
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Begins the dump. Keras calls this before it makes the function of a step, and when it has set the model."""
@@ -96,6 +97,14 @@ class Dump(keras.callbacks.Callback):
                 dump_costs.show(self._limit()),
             )
 
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Warns if there is no `fit`."""
+        self._fit.refuse_untrained(self.model)
+
+    def on_predict_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Warns if there is no `fit`."""
+        self._fit.refuse_untrained(self.model)
+
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Waits for the disk, says what the dump has cost, and takes it out of the model's steps."""
         self._fit.end(self.model)
@@ -105,6 +114,11 @@ class Dump(keras.callbacks.Callback):
         # The costs are those of all calls of `fit` so far.
         self._trained_s += (time.monotonic() - self._began_at) * workers
         dump_costs.tell(costs, self._folder.path, self._trained_s, self._limit())
+        if not (costs.steps or costs.over_limit or costs.left_out):
+            _LOG.warning(
+                "Dump: no step was written. Chosen: steps %s, workers %s. Trained: steps %d to %d, of %d workers.",
+                *(*self._selection.describe(), self._first_step, self._trained_steps() - 1, workers),
+            )
 
     def _limit(self) -> int:
         return LIMIT_BYTES if self._limit_bytes is None else self._limit_bytes
@@ -119,13 +133,15 @@ class Dump(keras.callbacks.Callback):
         chosen.choose(layers, is_final=all(layer.built for layer in layers.layers))
         self._check_size(layers, chosen)
         header = self._header(model, [path for path in layers.names if chosen.has(path)], workers)
-        limit = self._limit() // (workers if self._selection.workers is None else len(self._selection.workers))
+        # The header is of the limit too.
+        rest = max(0, self._limit() - len(header.encode()))
+        limit = rest // (workers if self._selection.workers is None else len(self._selection.workers))
         settings = DumpSettings(self._dump, self._folder.path, self._format, limit, header)
         self._steps = DumpedSteps(self._selection, chosen, settings)
         if self._is_new:
             _check_empty(self._folder.path, self._folder.names())
             self._folder.write(HEADER, header.encode())
-            self._is_new = False
+            self._is_new, self._first_step = False, self._trained_steps()
         self._began_at = time.monotonic()
         observe(model, self._steps)
 
@@ -173,6 +189,7 @@ class Dump(keras.callbacks.Callback):
             "num_workers": workers,
             "mode": "one process" if strategy_of(model) is None else type(leading_optimizer(model)).__name__,
             "layers": layers,
+            "all_layers": selection.layers is None,
             "steps": str(selection.steps) if isinstance(selection.steps, range) else selection.steps,
             "workers": selection.workers,
             "what": selection.what,

@@ -29,7 +29,8 @@ class FirstNaN(keras.callbacks.Callback):
     The worker that meets it saves its batch, the dense parameters and the rows that the step read, and its gradients,
     before the step is applied. The index says which worker, step, layer and row ids it was. `tfps-dump replay` runs the
     step again in one process. What happens to the step then is decided by `on_nan` of the strategy: with "stop", `fit`
-    raises `NotFiniteError`, which names the folder. Each worker saves one step.
+    raises `NotFiniteError`, which names the folder. Each worker saves its first
+    such step only.
 
     It costs a pass over the gradients in each step. The rows of a `DynamicEmbedding` are saved too.
 
@@ -47,12 +48,22 @@ class FirstNaN(keras.callbacks.Callback):
         self._key, self._is_new = uuid.uuid4().hex, True
         self._check_empty()
         self._steps = CheckedSteps(self._key, self._folder.path, self._header())
-        self._fit = ObservedFit("FirstNaN", self._begin_steps, lambda model: stop_observing(model, self._steps))
+        self._fit = ObservedFit(
+            "FirstNaN", self._folder, self._begin_steps, lambda model: stop_observing(model, self._steps)
+        )
 
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Begins to look. Keras calls this before it makes the function of a step, and when it has set the model."""
         super().set_params(params)
         self._fit.begin(self.model)
+
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Warns if there is no `fit`."""
+        self._fit.refuse_untrained(self.model)
+
+    def on_predict_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Warns if there is no `fit`."""
+        self._fit.refuse_untrained(self.model)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Says what was saved, and takes the callback out of the model's steps."""

@@ -18,9 +18,11 @@ class DumpFolder(Protocol):
 
     Attributes:
         path: its path or URL.
+        is_of_process: whether no other process sees its files.
     """
 
     path: str
+    is_of_process: bool
 
     def write(self, name: str, data: bytes) -> None:
         """Writes or replaces a file.
@@ -65,6 +67,8 @@ def open_folder(url: str | os.PathLike[str]) -> DumpFolder:
 class _LocalFolder:
     """A folder of a file system. See `DumpFolder`."""
 
+    is_of_process = False
+
     def __init__(self, path: str) -> None:
         self._path = pathlib.Path(path).expanduser().absolute()
         self.path = str(self._path)
@@ -107,6 +111,8 @@ class _RemoteFolder:
 
     def __init__(self, url: str) -> None:
         self.path = url.rstrip("/")
+        # Also in a chain: "simplecache::memory://a".
+        self.is_of_process = "memory://" in url
         # `Any`: fsspec comes without types.
         self._files: Any
         self._files, self._root = open_url(self.path, "url", "storage")
@@ -120,14 +126,14 @@ class _RemoteFolder:
             # Object stores put a file as a whole.
             self._files.pipe_file(path, data)
         except Exception as error:
-            raise DumpError(f"cannot write {self.path}/{name}: {error or type(error).__name__}.") from error
+            raise self._error("write", name, error) from error
 
     def read(self, name: str) -> bytes:
         """See `DumpFolder`."""
         try:
             return bytes(self._files.cat_file(f"{self._root}/{name}"))
         except Exception as error:
-            raise DumpError(f"cannot read {self.path}/{name}: {error or type(error).__name__}.") from error
+            raise self._error("read", name, error) from error
 
     def exists(self, name: str) -> bool:
         """See `DumpFolder`."""
@@ -143,5 +149,12 @@ class _RemoteFolder:
         except FileNotFoundError:
             return []
         except Exception as error:
-            raise DumpError(f"cannot read {self.path}/{folder}: {error or type(error).__name__}.") from error
+            raise self._error("list", folder, error) from error
         return sorted(str(one).rstrip("/").rpartition("/")[2] for one in found)
+
+    def _error(self, what: str, name: str, error: Exception) -> DumpError:
+        told = f"{type(error).__name__}: {error}".rstrip(".: ")
+        return DumpError(
+            f"cannot {what} {self.path}/{name}".rstrip("/") + f": {told}. Valid: a URL whose "
+            "server answers and whose credentials, here and on the workers, may list, read and write in it."
+        )

@@ -19,15 +19,13 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.debug.model_layers import ModelLayers
+from tfps.debug.step_file import LOSS
 from tfps.keras._compat import tree
 from tfps.keras.multi_optimizer import unscaled
 from tfps.keras.optimizers import Gradient, leading_optimizer, optimizers_of
 from tfps.types import Nest
 
 Method: TypeAlias = Callable[..., Any]
-
-LOSS = "loss"
-"""The name under which the loss is an output of a layer."""
 
 
 class Capture:
@@ -43,7 +41,8 @@ class Capture:
         gradients: the (gradient, variable) pairs that optimizers got, in order.
         is_applying: whether an optimizer makes its update.
         is_scaled: whether the last gradients are those of a scaled loss.
-        running: the names of the layers whose `call` has begun and has not returned.
+        spans: the (layer, operations of the graph before its call, and after it) of each call, inner calls before outer
+            ones; None for the loss. Empty for a step that runs eagerly.
     """
 
     def __init__(self, layers: ModelLayers, optimizer: keras.Optimizer, batch: Nest) -> None:
@@ -51,7 +50,7 @@ class Capture:
         self._outputs: list[tuple[keras.layers.Layer | None, int, list[tf.Tensor]]] = []
         self.rows: list[tuple[keras.layers.Layer, tf.Tensor, tf.Tensor]] = []
         self.gradients: list[tuple[Gradient, keras.Variable]] = []
-        self.running: list[str] = []
+        self.spans: list[tuple[keras.layers.Layer | None, int, int]] = []
         self._unseen: set[str] = set()
         self.is_applying = self.is_scaled = False
         self._calls: dict[int, int] = {}
@@ -60,6 +59,18 @@ class Capture:
     def is_usable(self, tensor: tf.Tensor) -> bool:
         """Whether a tensor is one of the step itself, and not of a branch or a loop in it."""
         return self._graph is None or getattr(tensor, "graph", None) is self._graph
+
+    def count_operations(self) -> int | None:
+        """Returns the number of operations of the step so far; None in a branch or a loop, and eagerly."""
+        if self._graph is None or tf.compat.v1.get_default_graph() is not self._graph:
+            return None
+        return int(self._graph.version)
+
+    def note_span(self, layer: keras.layers.Layer | None, begin: int | None) -> None:
+        """Takes note of the operations since a call began, of a layer, or of the loss if there is none."""
+        end = self.count_operations()
+        if begin is not None and end is not None:
+            self.spans.append((layer, begin, end))
 
     def note_call(self, layer: keras.layers.Layer, args: Sequence[Any], result: Nest) -> None:
         """Takes note of a call of a layer."""
@@ -244,10 +255,9 @@ def _call(layer: keras.layers.Layer, stock: Method, *args: Any, **kwargs: Any) -
     capture = _CURRENT.capture
     if capture is None:
         return stock(*args, **kwargs)
-    capture.running.append(str(layer.name))
+    begin = capture.count_operations()
     result = stock(*args, **kwargs)
-    # Not in a `finally`: if the layer fails, this says which one it was.
-    capture.running.pop()
+    capture.note_span(layer, begin)
     capture.note_call(layer, args, result)
     return result
 
@@ -256,10 +266,9 @@ def _compute_loss(stock: Method, *args: Any, **kwargs: Any) -> Any:
     capture = _CURRENT.capture
     if capture is None:
         return stock(*args, **kwargs)
-    # A step may call layers in its loss.
-    capture.running.append(LOSS)
+    begin = capture.count_operations()
     loss = stock(*args, **kwargs)
-    capture.running.pop()
+    capture.note_span(None, begin)
     if tf.is_tensor(loss) and capture.is_usable(loss):
         capture.note_output(None, [loss])
     return loss

@@ -3,15 +3,20 @@
 Threading: the main thread.
 """
 
+import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from tfps.errors import UnsupportedError
+from tfps.debug.folder import DumpFolder
+from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras.modes import settings_of
 from tfps.keras.optimizers import leading_optimizer
 from tfps.strategy.strategy import ParameterServerStrategy
+
+_LOG = logging.getLogger("tfps")
 
 
 class ObservedFit:
@@ -22,23 +27,31 @@ class ObservedFit:
 
     Args:
         name: the name of the callback, for messages.
+        folder: where workers write.
         begin: begins to observe a model.
         end: ends it.
     """
 
-    def __init__(self, name: str, begin: Callable[[keras.Model], None], end: Callable[[keras.Model], None]) -> None:
-        self._name, self._begin, self._end = name, begin, end
+    def __init__(
+        self,
+        name: str,
+        folder: DumpFolder,
+        begin: Callable[[keras.Model], None],
+        end: Callable[[keras.Model], None],
+    ) -> None:
+        self._name, self._folder, self._begin, self._end = name, folder, begin, end
         self._is_announced = False
+        self._model: weakref.ref[keras.Model] | None = None
 
     def begin(self, model: keras.Model) -> None:
-        """Begins to observe a model whose `fit` has just begun.
+        """Prepares to observe a model whose `fit`, or `evaluate`, has just begun: Keras tells both in the same way.
 
         Raises:
             UnsupportedError: its steps cannot be observed.
+            ConfigError: its workers cannot write to the folder, which may also be that of another model.
         """
         self._check(model)
         self.end(model)
-        self._begin(model)
         self._is_announced = True
         stock = model.make_train_function
 
@@ -46,12 +59,27 @@ class ObservedFit:
             # Keras calls it once in each `fit`, after it has told the callbacks of their model.
             if not self._is_announced:
                 self.end(model)
-                return model.make_train_function(force)
+                # Not `model.make_train_function`: another callback, whose `fit` begins, may have replaced it since.
+                return stock(force)
             self._is_announced = False
+            try:
+                self._begin(model)
+            except BaseException:
+                self.end(model)
+                raise
+            self._model = weakref.ref(model)
             return stock(force)
 
         self._make = make_train_function
         object.__setattr__(model, "make_train_function", make_train_function)
+
+    def refuse_untrained(self, model: keras.Model) -> None:
+        """Ends, with a warning, if what has begun trains no step: called when `evaluate` or `predict` begins."""
+        # `fit`, which evaluates too, has asked for the function of a step by then.
+        if self._is_announced:
+            self._is_announced = False
+            self.end(model)
+            _LOG.warning("%s: only `fit` trains steps, so nothing is written.", self._name)
 
     def end(self, model: keras.Model) -> None:
         """Ends to observe."""
@@ -60,6 +88,11 @@ class ObservedFit:
         self._end(model)
 
     def _check(self, model: keras.Model) -> None:
+        if self._model is not None and self._model() is not model:
+            raise ConfigError(
+                f"a `{self._name}` must be of one model, whose steps are in its folder. Received: a second model, "
+                f"{model.name!r}. Valid: a new {self._name} with another `url`."
+            )
         strategy = model._distribute_strategy
         if strategy is not None and not isinstance(strategy, ParameterServerStrategy):
             raise UnsupportedError(
@@ -70,6 +103,11 @@ class ObservedFit:
             raise UnsupportedError(
                 f"`{self._name}` needs steps that run on one device. Received: {len(strategy.step_devices)} devices a "
                 "worker. Valid: devices_per_worker=1."
+            )
+        if strategy is not None and self._folder.is_of_process and not model.run_eagerly:
+            raise ConfigError(
+                f"`url` of `{self._name}` must be seen by all workers, which are other processes. Received: "
+                f"{self._folder.path!r}, in the memory of this process. Valid: a folder, or a URL as of s3:// or hdfs://."
             )
         if hasattr(model, "train_window") and settings_of(leading_optimizer(model)) is not None:
             raise UnsupportedError(

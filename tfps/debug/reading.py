@@ -55,6 +55,18 @@ class DumpReader:
         """The numbers of the workers that have written steps."""
         return sorted({worker for _, worker in self.steps})
 
+    def describe_steps(self, worker: int) -> str:
+        """Returns the steps of a worker as text, 8 ranges at most: "steps 0 to 9, 20 of worker 0"."""
+        ranges: list[list[int]] = []
+        for step in (step for step, one in self.steps if one == worker):
+            if ranges and step == ranges[-1][1] + 1:
+                ranges[-1][1] = step
+            else:
+                ranges.append([step, step])
+        shown = [f"{first} to {last}" if first < last else str(first) for first, last in ranges[:8]]
+        more = f" and on, up to {ranges[-1][1]}" if len(ranges) > 8 else ""
+        return f"steps {', '.join(shown)}{more} of worker {worker}"
+
     def index(self, step: int, worker: int) -> dict[str, Any]:
         """Returns the index of a step.
 

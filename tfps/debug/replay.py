@@ -4,26 +4,21 @@ Threading: the main thread.
 """
 
 import dataclasses
-import re
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tfps.debug import batch_nest, step_values
+from tfps.debug import batch_nest, replayed_step
 from tfps.debug.layer_names import match_layers
 from tfps.debug.model_layers import ModelLayers
 from tfps.debug.nan_file import SavedStep, bad_rows, is_bad
-from tfps.debug.observation import LOSS, Capture, observing
-from tfps.debug.saved_rows import SavedRows, built_of, ids_of, known_ids
-from tfps.debug.step_file import ACTIVATION, PARAMETER, ROW_GRADIENT, ROWS, Entry, Value, make_values
-from tfps.debug.step_values import StepValue
+from tfps.debug.saved_rows import SavedRows, built_of
+from tfps.debug.step_file import ACTIVATION, LOSS, PARAMETER, ROWS, Value
 from tfps.errors import DumpError
 from tfps.keras.optimizers import value_of
 from tfps.types import Nest
-
-_OPERATION = re.compile(r'in output \d+ of (?:eagerly-executing op|graph op) "([^"]+)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Replayed:
     Args:
         saved: the step that was run again.
         operation: the type of the first operation whose result is not finite; None if there is none.
-        layer: the name of the layer that has run it; empty for an operation outside of layers.
+        layer: the path of the layer that has run it; empty for an operation outside of layers.
         is_backward: whether it is one of the backward pass.
         bad: the (layer, kind, name) of each value of the step that is not finite, in order.
         row_ids: for each layer, the ids of rows, or of gradients of rows, that are not finite.
@@ -79,7 +74,7 @@ class Replayed:
 
 
 def replay(build: Callable[[], keras.Model], saved: SavedStep) -> Replayed:
-    """Runs a saved step again, twice: once up to its first operation that is not finite, and once to its end.
+    """Runs a saved step again, up to its update that was not finite, and finds its first operation that was not.
 
     Args:
         build: builds and compiles the model, without a strategy.
@@ -97,90 +92,29 @@ def replay(build: Callable[[], keras.Model], saved: SavedStep) -> Replayed:
             )
         batch = batch_nest.restore(saved.batch, saved.batch_arrays)
         if not model.built or not all(layer.built for layer in model._flatten_layers()):
-            # Its first step makes the variables. They get their values below.
-            model.train_step(batch)
+            replayed_step.make_variables(model, batch)
+    values, updates = _run_to_bad_update(model, batch, saved)
     _assign(model, saved)
-    operation, layer, is_backward = _find_operation(model, batch)
-    # The step has counted in its metrics and moved its averages.
-    _assign(model, saved)
-    values = [one for one in saved.values if one.entry.kind in (PARAMETER, ROWS)] + _run(model, batch)
+    operation, layer, is_backward = replayed_step.find_operation(model, batch, updates)
+    values = [one for one in saved.values if one.entry.kind in (PARAMETER, ROWS)] + values
     bad = [(one.entry.layer, one.entry.kind, one.entry.name) for one in values if is_bad(one.values)]
     row_ids = bad_rows(values)
     return Replayed(saved, operation, layer, is_backward, bad, row_ids, _is_same(model, saved, bad, row_ids))
 
 
-class _Watcher:
-    """Sees a step that is replayed.
+def _run_to_bad_update(model: keras.Model, batch: Nest, saved: SavedStep) -> tuple[list[Value], int]:
+    """Runs the step up to its first update that is not finite; returns its values, and the updates before that one.
 
-    Attributes:
-        capture: what the step has computed so far.
-        updates: whether the step has got to its first update.
+    That update is not made: optimizers fail in many ways on a gradient that is NaN. A step may make several, of which
+    the forward passes after them depend.
     """
-
-    capture: Capture | None = None
-
-    def begin(self, capture: Capture) -> None:
-        """See `Observer`."""
-        self.capture = capture
-
-    def before_update(self, capture: Capture, begun: object) -> Sequence[tf.Tensor]:
-        """See `Observer`."""
-        return ()
-
-    def end(self, capture: Capture, begun: object) -> None:
-        """See `Observer`."""
-
-
-def _find_operation(model: keras.Model, batch: Nest) -> tuple[str | None, str, bool]:
-    """Returns the first operation that is not finite, its layer, and whether it belongs to the backward pass."""
-    watcher = _Watcher()
-    tf.debugging.enable_check_numerics()
-    try:
-        with observing(model, watcher):
-            model.train_step(batch)
-    # Keras may raise the error of an operation as one of its own.
-    except Exception as error:
-        found = _OPERATION.search(str(error))
-        if found is None:
-            raise
-        capture = watcher.capture
-        assert capture is not None
-        layer = capture.running[-1] if capture.running else ""
-        has_loss = any(path == LOSS for path, _, _ in capture.outputs)
-        return found[1], layer, not capture.running and has_loss
-    finally:
-        tf.debugging.disable_check_numerics()
-    return None, "", False
-
-
-def _run(model: keras.Model, batch: Nest) -> list[Value]:
-    """Runs the step; returns the outputs of its layers and its gradients."""
-    watcher = _Watcher()
-    with observing(model, watcher):
-        model.train_step(batch)
-    capture = watcher.capture
-    assert capture is not None
-    everything = lambda path: True  # noqa: E731
-    found: list[StepValue] = [
-        *step_values.outputs(capture, everything),
-        *step_values.dense_gradients(capture, everything),
-    ]
-    values = make_values([one.entry for one in found], [one.values.numpy() for one in found])
-    return values + [_row_gradient(capture, *pair) for pair in reversed(capture.gradients) if _is_of_rows(pair[0])]
-
-
-def _is_of_rows(gradient: object) -> bool:
-    return isinstance(gradient, tf.IndexedSlices)
-
-
-def _row_gradient(capture: Capture, gradient: tf.IndexedSlices, variable: keras.Variable) -> Value:
-    path, name = capture.layers.locate(variable)
-    layer = next(one for one in capture.layers.layers if capture.layers.path_of(one) == path)
-    ids, values = ids_of(layer, gradient.indices.numpy()), gradient.values.numpy()
-    # Padding is not read from a table, and has no gradient there; without one, its weight of 0 may be times NaN.
-    known = known_ids(layer)
-    is_known = np.ones(len(ids), bool) if known is None else np.isin(ids, known)
-    return make_values([Entry(path, ROW_GRADIENT, name, True)], [ids[is_known], values[is_known]])[0]
+    for updates in itertools.count():
+        # A run has counted in its metrics, and moved its averages.
+        _assign(model, saved)
+        ran = replayed_step.run(model, batch, updates)
+        if ran.is_over or any(is_bad(one.values) for one in ran.values if ran.is_checked(one.entry)):
+            return ran.values, updates
+    raise AssertionError("a step makes a finite number of updates")
 
 
 def _assign(model: keras.Model, saved: SavedStep) -> None:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfps.debug.layer_names import without_numbers
 from tfps.debug.step_file import ROWS, Array, Value
+from tfps.errors import DumpError
 from tfps.keras.describing import describing
 from tfps.keras.embedding_bag import EmbeddingBag
 from tfps.keras.growing_ids import as_ids
@@ -75,6 +76,11 @@ def ids_of(layer: keras.layers.Layer, indices: Array) -> Array:
 
 
 def _build(stock: Any, layer: keras.layers.Embedding, saved: Value | None, input_shape: Any) -> None:
+    if saved is not None and saved.values.shape[1:] != (layer.output_dim,):
+        raise DumpError(
+            f"the model must be the one that was trained. Received: output_dim={layer.output_dim} for layer "
+            f"{layer.name!r}, whose saved rows have {int(np.prod(saved.values.shape[1:]))} elements."
+        )
     known = np.zeros(0, np.int64) if saved is None or saved.ids is None else saved.ids
     others = known[known != 0]
     # Row 0 is that of id 0, which may be padding. The last row is for ids that the step has not read.
@@ -90,7 +96,9 @@ def _build(stock: Any, layer: keras.layers.Embedding, saved: Value | None, input
         stock(layer, input_shape)
     finally:
         layer.input_dim, layer.embeddings_initializer = whole, first
-    layer.embeddings.assign(rows)
+    # The layer may be built while a step is traced, and the rows are no part of the step.
+    with tf.init_scope():
+        layer.embeddings.assign(rows)
     object.__setattr__(layer, _IDS, ids)
     object.__setattr__(layer, _KNOWN, known)
     grows = isinstance(layer, GrowingLayer)

@@ -7,12 +7,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from tfps.checks import check_list
+from tfps.debug import step_file
+from tfps.debug.step_file import ACTIVATION, GRADIENT, PARAMETER, ROW_GRADIENT
 from tfps.errors import ConfigError
 from tfps.types import is_integer
 
 VALUES, GRADIENTS, ROWS = "values", "gradients", "rows"
 WHAT = (VALUES, GRADIENTS, ROWS)
 """What a dump may have: dense parameters and outputs of layers, gradients of dense parameters, rows with gradients."""
+
+WHAT_OF = {PARAMETER: VALUES, ACTIVATION: VALUES, GRADIENT: GRADIENTS, step_file.ROWS: ROWS, ROW_GRADIENT: ROWS}
+"""Which of `WHAT` brings a kind of value."""
 
 _MOST_STEPS = 10_000
 """The most steps of a list, because a graph has the list as a constant; a `range` may be of any length."""
@@ -63,6 +68,10 @@ class Selection:
             # A `range` may be of any length.
             return sum(1 for one in within if one in self.steps)
         return sum(1 for one in self.steps if one in within)
+
+    def describe(self) -> tuple[str, str]:
+        """Returns the steps and the workers as text."""
+        return _describe_numbers(self.steps), _describe_numbers(self.workers)
 
     def check_workers(self, num_workers: int) -> None:
         """Checks that all chosen workers exist.
@@ -136,16 +145,22 @@ def _check_steps(value: object) -> Sequence[int] | None:
 
 
 def _check_numbers(name: str, value: object) -> tuple[int, ...]:
-    numbers = check_list(name, value, f"a list of numbers of {name}, from 0")
+    try:
+        numbers = check_list(name, value, f"a list of numbers of {name}, from 0")
+    except ConfigError:
+        raise _bad_numbers(name, value) from None
     if not numbers or not all(is_integer(number) and number >= 0 for number in numbers):
-        raise (
-            _bad_steps(value)
-            if name == "steps"
-            else ConfigError(
-                f"`{name}` must be a list of numbers of {name}, from 0, or None for all. Received: {value!r}."
-            )
-        )
+        raise _bad_numbers(name, value)
     return tuple(sorted({int(number) for number in numbers}))
+
+
+def _bad_numbers(name: str, value: object) -> ConfigError:
+    if name == "steps":
+        return _bad_steps(value)
+    return ConfigError(
+        f"`{name}` must be a list of numbers of {name}, from 0. Received: {value!r}. "
+        "Valid: [0], [0, 2], or None for all."
+    )
 
 
 def _bad_steps(value: object) -> ConfigError:
@@ -153,6 +168,12 @@ def _bad_steps(value: object) -> ConfigError:
         f"`steps` must be a range or a list of numbers of steps, from 0. Received: {value!r}. "
         "Valid: range(100), [0, 10, 20], or None for all steps."
     )
+
+
+def _describe_numbers(numbers: Sequence[int] | None) -> str:
+    if numbers is None:
+        return "all"
+    return str(numbers) if isinstance(numbers, range) else _list([str(number) for number in numbers])
 
 
 def _list(names: Sequence[str]) -> str:

@@ -30,6 +30,8 @@ HEADER = "dump.json"
 NPZ, PARQUET = "npz", "parquet"
 FORMATS = (NPZ, PARQUET)
 PARAMETER, ROWS, ACTIVATION, GRADIENT, ROW_GRADIENT = "parameter", "rows", "activation", "gradient", "row_gradient"
+LOSS = "loss"
+"""The name under which the loss is an output of a layer."""
 
 _INDEX = re.compile(r"worker-(\d+)/step-(\d+)\.json$")
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.debug.model_layers import ModelLayers
-from tfps.debug.observation import LOSS, Capture
-from tfps.debug.step_file import ACTIVATION, GRADIENT, PARAMETER, ROW_GRADIENT, ROWS, Entry
+from tfps.debug.observation import Capture
+from tfps.debug.step_file import ACTIVATION, GRADIENT, LOSS, PARAMETER, ROW_GRADIENT, ROWS, Entry
 from tfps.embedding.local_table import LocalTable, find_stand_in
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.keras.optimizers import value_of

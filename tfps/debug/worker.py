@@ -21,7 +21,7 @@ from tfps.debug.folder import open_folder
 from tfps.debug.step_file import HEADER, Array, Entry, encode, encode_index, make_values, step_path
 from tfps.errors import TfpsError
 
-MOST_WAITING_BYTES = 256 << 20
+MOST_WAITING_BYTES = 256_000_000
 """The most bytes of steps that wait for the disk. More would take memory from training."""
 
 _IDLE_S = 30.0
@@ -106,7 +106,9 @@ class StepWriter:
         # `_changed` guards all fields below, and the costs.
         self._changed = threading.Condition()
         self._waiting: collections.deque[_Waiting] = collections.deque()
-        self._waiting_bytes = self._accepted_bytes = 0
+        self._waiting_bytes = 0
+        # Of the thread alone.
+        self._written_bytes = 0
         self._thread: threading.Thread | None = None
 
     def put(self, worker: int, step: int, entries: Sequence[Entry], arrays: Sequence[Array]) -> None:
@@ -114,14 +116,12 @@ class StepWriter:
         began = time.perf_counter()
         size = sum(array.nbytes for array in arrays)
         with self._changed:
-            if self._accepted_bytes + size > self._settings.limit_bytes or self._costs.over_limit:
-                # Nothing after the first step that does not fit, or the dump would have holes.
+            if self._costs.over_limit:
                 self._costs.over_limit += 1
                 return
             if (self._waiting and self._waiting_bytes + size > self._most_waiting) or self._costs.problem:
                 self._costs.left_out += 1
                 return
-            self._accepted_bytes += size
             self._waiting_bytes += size
         copies = [np.array(array) for array in arrays]
         with self._changed:
@@ -154,10 +154,11 @@ class StepWriter:
                     self._thread = None
                     return
                 # It stays in the queue while it is written, so that `drain` waits for it.
-                waiting = self._waiting[0]
+                waiting, is_over = self._waiting[0], self._costs.over_limit > 0
             began, size, problem = time.perf_counter(), 0, ""
             try:
-                size = self._write(waiting)
+                # Nothing after the first step that does not fit, or the dump would have holes.
+                size = 0 if is_over else self._write(waiting)
             # The thread has no caller, and must serve `drain`. The chief logs the problem.
             except Exception as error:
                 problem = str(error) if isinstance(error, TfpsError) else f"{type(error).__name__}: {error}"
@@ -166,23 +167,29 @@ class StepWriter:
                 self._waiting_bytes -= waiting.bytes
                 self._costs.written_s += time.perf_counter() - began
                 self._costs.bytes += size
-                self._costs.steps += not problem
+                self._costs.steps += size > 0
+                self._costs.over_limit += not size and not problem
                 self._costs.left_out += bool(problem)
                 self._costs.problem = self._costs.problem or problem
                 self._changed.notify_all()
 
     def _write(self, waiting: _Waiting) -> int:
-        """Writes the files of a step, the index last; returns their bytes."""
+        """Writes the files of a step, the index last; returns their bytes; 0 if they are over the limit."""
         folder, file_format = self._folder, self._settings.file_format
-        if not folder.exists(HEADER):
-            folder.write(HEADER, self._settings.header.encode())
         values = make_values(waiting.entries, waiting.arrays)
         path = step_path(waiting.worker, waiting.step)
         data = encode(values, file_format)
-        folder.write(f"{path}.{file_format}", data)
         index = encode_index(values, waiting.worker, waiting.step, f"{path}.{file_format}", len(data))
+        header = b"" if folder.exists(HEADER) else self._settings.header.encode()
+        size = len(data) + len(index)
+        if self._written_bytes + len(header) + size > self._settings.limit_bytes:
+            return 0
+        self._written_bytes += len(header) + size
+        if header:
+            folder.write(HEADER, header)
+        folder.write(f"{path}.{file_format}", data)
         folder.write(f"{path}.json", index)
-        return len(data) + len(index)
+        return size
 
 
 _LOCK = threading.Lock()
