@@ -177,8 +177,8 @@ def test_empty_files_have_no_examples(tmp_path):
     [
         ("7,8", "it has 2 fields instead of 3 (a, b, c)"),
         ("7,8,9,10", "it has 4 fields instead of 3 (a, b, c)"),
-        ("x,8,9", "the column 'a' must be a 'int64'. Received: 'x'"),
-        (",8,9", "the column 'a' must be a 'int64' that is not empty, since it has no default. Received: ''"),
+        ("x,8,9", "the column 'a' must be an int64. Received: 'x'"),
+        (",8,9", "the column 'a' must not be empty: it has type int64 and no default. Valid: columns={'a': 0}"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, line, reason):

@@ -46,7 +46,8 @@ def files(
 
     Args:
         urls: a URL, a path, or a pattern with `*`, `**`, `?` and `[...]`; or a list of these.
-        format: "text" (a string a line), "tfrecord" (a string a record), "csv", "tsv" or "parquet".
+        format: "text" (a string a line), "tfrecord" (a string a record), "csv", "tsv" or "parquet". Fields of "csv" may
+            be between quotes, those of "tsv" not. A line is one example, so no field has a line break.
         columns: the columns of CSV, TSV and Parquet. A mapping from names to types ("int64", `tf.string`), where a cell
             must not be empty, or to defaults for empty cells (0, 0.0, ""), or to None for a column that is not read. Of
             a file without a header it has all columns in their order. For Parquet also a list of names; None for all.

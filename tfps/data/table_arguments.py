@@ -35,8 +35,10 @@ class TableArguments:
         """Returns how the files are read."""
         is_csv = self.format in ("csv", "tsv")
         delimiter = self.delimiter or ("\t" if self.format == "tsv" else ",")
-        if len(delimiter) != 1 or delimiter in '\r\n"':
-            raise ConfigError(f"`delimiter` must be one character. Received: {self.delimiter!r}.")
+        if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '\r\n"':
+            raise ConfigError(
+                f"`delimiter` must be one character of ASCII, no quote and no line break. Received: {self.delimiter!r}."
+            )
         if not is_csv and (self.header or self.delimiter is not None):
             name = "header" if self.header else "delimiter"
             raise ConfigError(f"`{name}` is of CSV and TSV. Received: format={self.format!r}.")
@@ -54,7 +56,8 @@ class TableArguments:
             raise ConfigError(f"`columns` are of CSV, TSV and Parquet. Received: format={self.format!r}.")
         if not chosen:
             raise ConfigError(f"`columns` must have a column that is read. Received: {self.columns!r}.")
-        how = Reading(format_, chosen, names, delimiter, self.header and is_csv, kinds, block_bytes, access)
+        quotes, header = self.format == "csv", self.header and is_csv
+        how = Reading(format_, chosen, names, delimiter, quotes, header, kinds, block_bytes, access)
         if how.header:
             _check_header(found[0], how)
         return how
@@ -77,7 +80,7 @@ class TableArguments:
 
 def _check_header(file: StoredFile, how: Reading) -> None:
     """Raises the error of a wrong header here, and not on a worker."""
-    names = read_header(Part(file, 0, file.size), how.delimiter, how.reader(file))
+    names = read_header(Part(file, 0, file.size), how.delimiter, how.has_quotes, how.reader(file))
     missing = {column.name for column in how.columns} - set(names)
     if missing:
         raise ConfigError(
