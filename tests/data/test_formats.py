@@ -67,6 +67,13 @@ def test_columns_that_are_not_read(tmp_path):
     assert element == {"a": 1, "c": 2}
 
 
+def test_defaults_that_are_words(tmp_path):
+    (tmp_path / "a.csv").write_text(",,,,1\n")
+    columns = {"a": "none", "b": b"int63", "c": "unknown", "d": "-", "e": np.dtype("int8")}
+    (element,) = files(tmp_path / "a.csv", "csv", columns=columns).as_numpy_iterator()
+    assert element == {"a": b"none", "b": b"int63", "c": b"unknown", "d": b"-", "e": 1}
+
+
 def test_quotes_and_line_ends(tmp_path):
     (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbfs,n\r\n"say ""x""",1\r\n"",2\r\n,3')
     found = arrays(files(tmp_path / "a.csv", "csv", columns={"s": "none", "n": 0}, header=True, batch_size=8))
@@ -236,6 +243,22 @@ def test_a_cut_compressed_file_is_named(tmp_path):
         ({"format": "json"}, "`format` must be one of 'csv', 'parquet', 'text', 'tfrecord', 'tsv'. Received: 'json'"),
         ({"format": "csv"}, "`columns` must be a mapping from the names of CSV columns"),
         ({"format": "csv", "columns": {"a": [1]}}, "`columns` must have a type or a default for 'a'. Received: .1."),
+        *(
+            ({"format": "csv", "columns": {"a": slip}}, f"for 'a'. Received: '{slip}', which looks like a type .* b'")
+            for slip in (
+                "int63",
+                "int",
+                "float",
+                "double",
+                "str",
+                "Int64",
+                "flot32",
+                "strng",
+                "i8",
+                "tf.int64",
+                "bool_",
+            )
+        ),
         ({"format": "csv", "columns": {"a": None}}, "`columns` must have a column that is read"),
         ({"format": "csv", "columns": {"z": 0}, "header": True}, "`columns` must be of the file .* Valid: .'1', '2'."),
         ({"format": "csv", "columns": {"a": 0, "b": 0}, "label": "z"}, "`label` must be .* Received: 'z'. Valid: .'a'"),

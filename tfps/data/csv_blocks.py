@@ -27,8 +27,8 @@ _BLOCK_BYTES = 1 << 18
 """What pyarrow parses at a time: it fits the cache of a core."""
 _BOM = b"\xef\xbb\xbf"
 _OPEN_QUOTE = (
-    "a quote is not closed in its line. A field must not have a line break; one that begins with a quote must be between "
-    "quotes, with its own quotes doubled"
+    "a quote is not closed in its line. A field must not have a line break; one that begins with a quote must be "
+    "between quotes, with its own quotes doubled"
 )
 _LONE_RETURN = r"it has a carriage return (\r) that is not at its end, and would be read as several lines"
 

@@ -49,8 +49,9 @@ def files(
         format: "text" (a string a line), "tfrecord" (a string a record), "csv", "tsv" or "parquet". Fields of "csv" may
             be between quotes, those of "tsv" not. A line is one example, so no field has a line break.
         columns: the columns of CSV, TSV and Parquet. A mapping from names to types ("int64", `tf.string`), where a cell
-            must not be empty, or to defaults for empty cells (0, 0.0, ""), or to None for a column that is not read. Of
-            a file without a header it has all columns in their order. For Parquet also a list of names; None for all.
+            must not be empty, or to defaults for empty cells (0, 0.0, ""), or to None for a column that is not read. A
+            default that looks like a type is given as bytes (b"int"); as a string it is refused as a slip. Of a file
+            without a header it has all columns in their order. For Parquet also a list of names; None for all.
         header: whether the first line of each CSV or TSV file has the names of its columns.
         delimiter: the character between the fields of a line; None for a comma, or a tab in TSV.
         features: what `tf.io.parse_example` makes of the records of TFRecord files; None for the records themselves.
