@@ -292,5 +292,38 @@ def test_columns_of_parquet_that_are_not_there(tmp_path):
     write_parquet(tmp_path / "a.parquet")
     with pytest.raises(ConfigError, match="Received: 'none'. Valid: .'gaps', 'half', 'id'"):
         files(tmp_path / "a.parquet", "parquet", columns=["none"])
-    with pytest.raises(ConfigError, match="`columns` must have types that TensorFlow has. Received: 'list'"):
+    with pytest.raises(ConfigError, match="must have types that TensorFlow has. Received: column 'list' .* list<"):
         files(tmp_path / "a.parquet", "parquet")
+
+
+def test_a_type_that_a_column_of_parquet_cannot_have_is_named(tmp_path):
+    write_parquet(tmp_path / "a.parquet", 200)
+    for name, wanted, kind in (("id", "string", "int64"), ("list", "int64", "list<"), ("pair", 0, "fixed_size_list<")):
+        with pytest.raises(
+            ConfigError, match=f"that column '{name}' of .* can become. Received: .* the file has {kind}"
+        ):
+            files(tmp_path / "a.parquet", "parquet", columns={name: wanted})
+    message = error_of(files(tmp_path / "a.parquet", "parquet", columns={"id": "int8"}, range_bytes=1))
+    assert f"the column 'id' of '{tmp_path}/a.parquet' must be what is wanted, int8. Received: int64, in row" in message
+    assert "row group 8 (ArrowInvalid: Integer value 128 not in range" in message and "broken" not in message
+    pairs = files(tmp_path / "a.parquet", "parquet", columns={"pair": "float64"}, read_ahead=1, batch_size=9)
+    assert arrays(pairs)["pair"].tolist() == [[i, i + 1] for i in range(200)]
+
+
+def test_a_column_that_a_parquet_file_has_twice_is_named(tmp_path):
+    table = pyarrow.table([pyarrow.array([1]), pyarrow.array([2]), pyarrow.array([3])], names=["a", "a", "b"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert list(files(tmp_path / "a.parquet", "parquet", columns=["b"]).as_numpy_iterator()) == [{"b": 3}]
+    assert "at its footer: it has 2 columns a" in error_of(files(tmp_path / "a.parquet", "parquet", columns=["a"]))
+
+
+@pytest.mark.parametrize("compression", ["snappy", "none"])
+def test_a_changed_bit_of_parquet_is_found_by_checksums(tmp_path, compression):
+    table = pyarrow.table({"i": np.random.default_rng(0).integers(0, 2**60, 3000)})
+    arguments = {"row_group_size": 1000, "use_dictionary": False, "compression": compression}
+    pyarrow.parquet.write_table(table, tmp_path / "a", write_page_checksum=True, **arguments)
+    data = bytearray((tmp_path / "a").read_bytes())
+    data[pyarrow.parquet.read_metadata(tmp_path / "a").row_group(1).column(0).data_page_offset + 200] ^= 1
+    (tmp_path / "a").write_bytes(data)
+    message = error_of(files(tmp_path / "a", "parquet", columns=["i"], range_bytes=1))
+    assert "is broken at row group 1: OSError: could not verify page integrity, CRC checksum" in message

@@ -182,7 +182,7 @@ def broken(file: StoredFile, place: str, error: object) -> SourceError:
         error: what is wrong.
     """
     reason = describe(error) if isinstance(error, BaseException) else str(error)
-    return SourceError(f"the file {file.url!r} is broken at {place}: {reason}.")
+    return SourceError(f"the file {file.url!r} is broken at {place}: {reason.rstrip('.')}.")
 
 
 class FileCache(Generic[_T]):

@@ -51,7 +51,7 @@ class TableArguments:
             chosen = tuple(column for column in described.values() if column is not None)
         elif self.format == "parquet":
             wanted = None if self.columns is None else self._wanted()
-            chosen = parquet_blocks.choose(parquet_blocks.columns_of(found[0], access), wanted, found[0].url)
+            chosen = parquet_blocks.choose(parquet_blocks.types_of(found[0], access), wanted, found[0].url)
         elif self.columns is not None:
             raise ConfigError(f"`columns` are of CSV, TSV and Parquet. Received: format={self.format!r}.")
         if not chosen:
