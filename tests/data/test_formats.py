@@ -124,6 +124,26 @@ def test_records_become_features(tmp_path, batch_size):
     assert x.tolist() == [[i, -i] for i in range(10)] and y.tolist() == [i / 2 for i in range(10)]
 
 
+def test_features_that_records_do_not_have_are_named(tmp_path):
+    feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[1]))
+    example = tf.train.Example(features=tf.train.Features(feature={"x": feature, "y": feature}))
+    for name, record in (("a", example.SerializeToString()), ("b", b"no example")):
+        with tf.io.TFRecordWriter(str(tmp_path / name)) as out:
+            out.write(record)
+    (tmp_path / "0").write_bytes(b"")
+    valid = "Valid: x: int64_list, y: int64_list."
+    for spec, reason in (
+        ({"zz": tf.io.FixedLenFeature([], tf.int64)}, "Received: .'zz'.; .*Feature: zz .*could not be found.*"),
+        ({"x": tf.io.FixedLenFeature([], tf.float32)}, "Received: .'x'.; .*Data types don't match.*"),
+    ):
+        with pytest.raises(ConfigError, match="`features` must be what the records of .*/a' have. " + reason + valid):
+            files([tmp_path / "0", tmp_path / "a"], "tfrecord", features=spec)
+    with pytest.raises(ConfigError, match="the records of .*/b' have. .* Valid: files of tf.train.Example"):
+        files(tmp_path / "b", "tfrecord", features={"x": tf.io.VarLenFeature(tf.int64)})
+    (element,) = files(tmp_path / "a", "tfrecord", features={"x": tf.io.VarLenFeature(tf.int64)})
+    assert element["x"].values.numpy().tolist() == [1]
+
+
 def write_parquet(path, count=100, **arguments):
     table = pyarrow.table(
         {
@@ -177,6 +197,30 @@ def test_empty_files_have_no_examples(tmp_path):
     (tmp_path / "b.csv").write_text("1\n")
     assert arrays(files(tmp_path / "*.csv", "csv", columns={"n": 0}, batch_size=2))["n"].tolist() == [1]
     assert list(files(tmp_path / "a.csv", "csv", columns={"n": 0}, batch_size=2)) == []
+
+
+def test_an_empty_file_needs_no_header(tmp_path):
+    for name, text in (("a.csv", ""), ("b.csv", "n\n1\n"), ("c.csv", ""), ("d.csv", "n")):
+        (tmp_path / name).write_text(text)
+    found = files(tmp_path / "*.csv", "csv", columns={"n": 0}, header=True, batch_size=2)
+    assert arrays(found)["n"].tolist() == [1]
+    assert list(files(tmp_path / "a.csv", "csv", columns={"n": 0}, header=True)) == []
+    with gzip.open(tmp_path / "e.csv.gz", "wb") as out:
+        out.write(b"\n1\n")
+    with pytest.raises(SourceError, match="e.csv.gz' is broken at line 1: it is empty, but must have the names"):
+        files(tmp_path / "e.csv.gz", "csv", columns={"n": 0}, header=True)
+
+
+def test_a_name_that_a_header_has_twice_is_named(tmp_path):
+    (tmp_path / "1.csv").write_text("a,b,a\n1,2,3\n")
+    (tmp_path / "2.csv").write_text("a,b\n1,2\n")
+    assert list(files(tmp_path / "1.csv", "csv", columns={"b": 0}, header=True).as_numpy_iterator()) == [{"b": 2}]
+    with pytest.raises(ConfigError, match="the header has the column 'a' 2 times. Valid: .'b'.\\."):
+        files(tmp_path / "1.csv", "csv", columns={"a": 0}, header=True)
+    names = [tmp_path / "2.csv", tmp_path / "1.csv"]
+    assert "at line 1: the header has the column 'a' 2 times" in error_of(
+        files(names, "csv", columns={"a": 0}, header=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,13 +304,15 @@ def test_a_cut_compressed_file_is_named(tmp_path):
             )
         ),
         ({"format": "csv", "columns": {"a": None}}, "`columns` must have a column that is read"),
-        ({"format": "csv", "columns": {"z": 0}, "header": True}, "`columns` must be of the file .* Valid: .'1', '2'."),
+        ({"format": "csv", "columns": {"z": 0}, "header": True}, "the header has no column 'z'. Valid: .'1', '2'."),
         ({"format": "csv", "columns": {"a": 0, "b": 0}, "label": "z"}, "`label` must be .* Received: 'z'. Valid: .'a'"),
         ({"format": "text", "label": "z"}, "`label` must be .* elements are strings"),
         ({"format": "text", "columns": ["a"]}, "`columns` are of CSV, TSV and Parquet. Received: format='text'"),
         ({"format": "text", "header": True}, "`header` is of CSV and TSV. Received: format='text'"),
         ({"format": "text", "delimiter": ","}, "`delimiter` is of CSV and TSV. Received: format='text'"),
         ({"format": "text", "features": {}}, "`features` are of TFRecord files. Received: format='text'"),
+        ({"format": "tfrecord", "features": {}}, "`features` must have a feature. Received: {}. Valid: None"),
+        ({"format": "tfrecord", "features": {"x": 3}}, "must map names to kinds. Received: 'x': 3. Valid: tf.io.Fixed"),
         ({"format": "tfrecord", "split": "range"}, '`split` must be "file" or "auto" for TFRecord'),
         ({"format": "text", "split": "line"}, "`split` must be one of 'auto', 'file', 'range'"),
         ({"format": "text", "batch_size": 0}, "`batch_size` must be an integer of at least 1. Received: 0"),

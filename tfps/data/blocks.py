@@ -138,9 +138,18 @@ def _names(part: Part, how: Reading, read: Read) -> tuple[str, ...]:
     if not how.header:
         return how.names
     names = _headers.get(part.file, lambda: read_header(part, how.delimiter, how.has_quotes, read))
-    if missing := {column.name for column in how.columns} - set(names):
-        raise broken(part.file, "line 1", f"the header has no column {', '.join(sorted(missing))}")
+    if wrong := wrong_names(how.columns, names):
+        raise broken(part.file, "line 1", f"the header has {wrong}")
     return names
+
+
+def wrong_names(columns: Sequence[Column], names: Sequence[str]) -> str:
+    """Returns what is wrong with the names in a header; empty if each column is there once."""
+    for column in columns:
+        count = names.count(column.name)
+        if count != 1:
+            return f"the column {column.name!r} {count} times" if count else f"no column {column.name!r}"
+    return ""
 
 
 def _read_parquet(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from tfps.checks import check_list, check_type
 from tfps.data import parquet_blocks
-from tfps.data.blocks import RECORD, VALUE, Reading
+from tfps.data.blocks import RECORD, VALUE, Reading, wrong_names
 from tfps.data.columns import Column, make_column
 from tfps.data.csv_blocks import read_header
 from tfps.data.parts import Part
@@ -58,8 +58,10 @@ class TableArguments:
             raise ConfigError(f"`columns` must have a column that is read. Received: {self.columns!r}.")
         quotes, header = self.format == "csv", self.header and is_csv
         how = Reading(format_, chosen, names, delimiter, quotes, header, kinds, block_bytes, access)
-        if how.header:
-            _check_header(found[0], how)
+        first = next((file for file in found if file.size), None)
+        # An empty file has no examples, so it needs no header.
+        if how.header and first is not None:
+            _check_header(first, how)
         return how
 
     def _described(self) -> dict[str, Column | None]:
@@ -81,8 +83,9 @@ class TableArguments:
 def _check_header(file: StoredFile, how: Reading) -> None:
     """Raises the error of a wrong header here, and not on a worker."""
     names = read_header(Part(file, 0, file.size), how.delimiter, how.has_quotes, how.reader(file))
-    missing = {column.name for column in how.columns} - set(names)
-    if missing:
+    if wrong := wrong_names(how.columns, names):
+        given = [column.name for column in how.columns]
         raise ConfigError(
-            f"`columns` must be of the file {file.url!r}. Received: {sorted(missing)}. Valid: {list(names)}."
+            f"`columns` must be names that the header of {file.url!r} has once. Received: {given}; the "
+            f"header has {wrong}. Valid: {sorted(name for name in names if names.count(name) == 1)}."
         )
