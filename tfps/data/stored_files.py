@@ -65,8 +65,9 @@ class Access:
         is_s3 = url.startswith(("s3://", "s3a://"))
         if is_s3:
             # botocore repeats requests, too, and keeps what the store answers to itself for so long.
-            config = dict(options.get("config_kwargs") or {})  # type: ignore[call-overload]  # a mapping or None
-            options["config_kwargs"] = {"retries": {"total_max_attempts": 1}} | config
+            config = options.get("config_kwargs") or {}
+            if isinstance(config, dict):
+                options["config_kwargs"] = {"retries": {"total_max_attempts": 1}} | config
         try:
             store, path = open_url(url, "urls", "storage", options)
         except OSError as error:
