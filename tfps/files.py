@@ -88,6 +88,16 @@ def open_url(url: str, argument: str, extra: str, options: Mapping[str, Any] | N
         files, path = fsspec.core.url_to_fs(url, **(options or {}))
     except (ImportError, ValueError, TypeError) as error:
         raise ConfigError(f"`{argument}` must be a URL that fsspec can open. Received: {url!r} ({error}).") from None
+    except OSError as error:
+        # pyarrow loads Hadoop's client when a file system is made.
+        if "libjvm" not in str(error) and "libhdfs" not in str(error):
+            raise
+        # Each place where it was looked for is a line.
+        text = str(error).splitlines()[0]
+        raise ConfigError(
+            f"`{argument}` must be a URL that can be opened. Received: {url!r} ({text}). Valid: Java and Hadoop's "
+            "libhdfs installed, with JAVA_HOME, HADOOP_HOME and CLASSPATH set; or a URL webhdfs://, which needs none."
+        ) from None
     return files, str(path)
 
 

@@ -67,6 +67,13 @@ def test_columns_that_are_not_read(tmp_path):
     assert element == {"a": 1, "c": 2}
 
 
+def test_defaults_that_are_words(tmp_path):
+    (tmp_path / "a.csv").write_text(",,,,1\n")
+    columns = {"a": "none", "b": b"int63", "c": "unknown", "d": "-", "e": np.dtype("int8")}
+    (element,) = files(tmp_path / "a.csv", "csv", columns=columns).as_numpy_iterator()
+    assert element == {"a": b"none", "b": b"int63", "c": b"unknown", "d": b"-", "e": 1}
+
+
 def test_quotes_and_line_ends(tmp_path):
     (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbfs,n\r\n"say ""x""",1\r\n"",2\r\n,3')
     found = arrays(files(tmp_path / "a.csv", "csv", columns={"s": "none", "n": 0}, header=True, batch_size=8))
@@ -115,6 +122,26 @@ def test_records_become_features(tmp_path, batch_size):
     x = np.concatenate([np.reshape(features["x"], (-1, 2)) for features, _ in found.as_numpy_iterator()])
     y = np.concatenate([np.reshape(label, -1) for _, label in found.as_numpy_iterator()])
     assert x.tolist() == [[i, -i] for i in range(10)] and y.tolist() == [i / 2 for i in range(10)]
+
+
+def test_features_that_records_do_not_have_are_named(tmp_path):
+    feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[1]))
+    example = tf.train.Example(features=tf.train.Features(feature={"x": feature, "y": feature}))
+    for name, record in (("a", example.SerializeToString()), ("b", b"no example")):
+        with tf.io.TFRecordWriter(str(tmp_path / name)) as out:
+            out.write(record)
+    (tmp_path / "0").write_bytes(b"")
+    valid = "Valid: x: int64_list, y: int64_list."
+    for spec, reason in (
+        ({"zz": tf.io.FixedLenFeature([], tf.int64)}, "Received: .'zz'.; .*Feature: zz .*could not be found.*"),
+        ({"x": tf.io.FixedLenFeature([], tf.float32)}, "Received: .'x'.; .*Data types don't match.*"),
+    ):
+        with pytest.raises(ConfigError, match="`features` must be what the records of .*/a' have. " + reason + valid):
+            files([tmp_path / "0", tmp_path / "a"], "tfrecord", features=spec)
+    with pytest.raises(ConfigError, match="the records of .*/b' have. .* Valid: files of tf.train.Example"):
+        files(tmp_path / "b", "tfrecord", features={"x": tf.io.VarLenFeature(tf.int64)})
+    (element,) = files(tmp_path / "a", "tfrecord", features={"x": tf.io.VarLenFeature(tf.int64)})
+    assert element["x"].values.numpy().tolist() == [1]
 
 
 def write_parquet(path, count=100, **arguments):
@@ -172,13 +199,37 @@ def test_empty_files_have_no_examples(tmp_path):
     assert list(files(tmp_path / "a.csv", "csv", columns={"n": 0}, batch_size=2)) == []
 
 
+def test_an_empty_file_needs_no_header(tmp_path):
+    for name, text in (("a.csv", ""), ("b.csv", "n\n1\n"), ("c.csv", ""), ("d.csv", "n")):
+        (tmp_path / name).write_text(text)
+    found = files(tmp_path / "*.csv", "csv", columns={"n": 0}, header=True, batch_size=2)
+    assert arrays(found)["n"].tolist() == [1]
+    assert list(files(tmp_path / "a.csv", "csv", columns={"n": 0}, header=True)) == []
+    with gzip.open(tmp_path / "e.csv.gz", "wb") as out:
+        out.write(b"\n1\n")
+    with pytest.raises(SourceError, match="e.csv.gz' is broken at line 1: it is empty, but must have the names"):
+        files(tmp_path / "e.csv.gz", "csv", columns={"n": 0}, header=True)
+
+
+def test_a_name_that_a_header_has_twice_is_named(tmp_path):
+    (tmp_path / "1.csv").write_text("a,b,a\n1,2,3\n")
+    (tmp_path / "2.csv").write_text("a,b\n1,2\n")
+    assert list(files(tmp_path / "1.csv", "csv", columns={"b": 0}, header=True).as_numpy_iterator()) == [{"b": 2}]
+    with pytest.raises(ConfigError, match="the header has the column 'a' 2 times. Valid: .'b'.\\."):
+        files(tmp_path / "1.csv", "csv", columns={"a": 0}, header=True)
+    names = [tmp_path / "2.csv", tmp_path / "1.csv"]
+    assert "at line 1: the header has the column 'a' 2 times" in error_of(
+        files(names, "csv", columns={"a": 0}, header=True)
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
         ("7,8", "it has 2 fields instead of 3 (a, b, c)"),
         ("7,8,9,10", "it has 4 fields instead of 3 (a, b, c)"),
-        ("x,8,9", "the column 'a' must be a 'int64'. Received: 'x'"),
-        (",8,9", "the column 'a' must be a 'int64' that is not empty, since it has no default. Received: ''"),
+        ("x,8,9", "the column 'a' must be an int64. Received: 'x'"),
+        (",8,9", "the column 'a' must not be empty: it has type int64 and no default. Valid: columns={'a': 0}"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, line, reason):
@@ -236,14 +287,32 @@ def test_a_cut_compressed_file_is_named(tmp_path):
         ({"format": "json"}, "`format` must be one of 'csv', 'parquet', 'text', 'tfrecord', 'tsv'. Received: 'json'"),
         ({"format": "csv"}, "`columns` must be a mapping from the names of CSV columns"),
         ({"format": "csv", "columns": {"a": [1]}}, "`columns` must have a type or a default for 'a'. Received: .1."),
+        *(
+            ({"format": "csv", "columns": {"a": slip}}, f"for 'a'. Received: '{slip}', which looks like a type .* b'")
+            for slip in (
+                "int63",
+                "int",
+                "float",
+                "double",
+                "str",
+                "Int64",
+                "flot32",
+                "strng",
+                "i8",
+                "tf.int64",
+                "bool_",
+            )
+        ),
         ({"format": "csv", "columns": {"a": None}}, "`columns` must have a column that is read"),
-        ({"format": "csv", "columns": {"z": 0}, "header": True}, "`columns` must be of the file .* Valid: .'1', '2'."),
+        ({"format": "csv", "columns": {"z": 0}, "header": True}, "the header has no column 'z'. Valid: .'1', '2'."),
         ({"format": "csv", "columns": {"a": 0, "b": 0}, "label": "z"}, "`label` must be .* Received: 'z'. Valid: .'a'"),
         ({"format": "text", "label": "z"}, "`label` must be .* elements are strings"),
         ({"format": "text", "columns": ["a"]}, "`columns` are of CSV, TSV and Parquet. Received: format='text'"),
         ({"format": "text", "header": True}, "`header` is of CSV and TSV. Received: format='text'"),
         ({"format": "text", "delimiter": ","}, "`delimiter` is of CSV and TSV. Received: format='text'"),
         ({"format": "text", "features": {}}, "`features` are of TFRecord files. Received: format='text'"),
+        ({"format": "tfrecord", "features": {}}, "`features` must have a feature. Received: {}. Valid: None"),
+        ({"format": "tfrecord", "features": {"x": 3}}, "must map names to kinds. Received: 'x': 3. Valid: tf.io.Fixed"),
         ({"format": "tfrecord", "split": "range"}, '`split` must be "file" or "auto" for TFRecord'),
         ({"format": "text", "split": "line"}, "`split` must be one of 'auto', 'file', 'range'"),
         ({"format": "text", "batch_size": 0}, "`batch_size` must be an integer of at least 1. Received: 0"),
@@ -269,5 +338,38 @@ def test_columns_of_parquet_that_are_not_there(tmp_path):
     write_parquet(tmp_path / "a.parquet")
     with pytest.raises(ConfigError, match="Received: 'none'. Valid: .'gaps', 'half', 'id'"):
         files(tmp_path / "a.parquet", "parquet", columns=["none"])
-    with pytest.raises(ConfigError, match="`columns` must have types that TensorFlow has. Received: 'list'"):
+    with pytest.raises(ConfigError, match="must have types that TensorFlow has. Received: column 'list' .* list<"):
         files(tmp_path / "a.parquet", "parquet")
+
+
+def test_a_type_that_a_column_of_parquet_cannot_have_is_named(tmp_path):
+    write_parquet(tmp_path / "a.parquet", 200)
+    for name, wanted, kind in (("id", "string", "int64"), ("list", "int64", "list<"), ("pair", 0, "fixed_size_list<")):
+        with pytest.raises(
+            ConfigError, match=f"that column '{name}' of .* can become. Received: .* the file has {kind}"
+        ):
+            files(tmp_path / "a.parquet", "parquet", columns={name: wanted})
+    message = error_of(files(tmp_path / "a.parquet", "parquet", columns={"id": "int8"}, range_bytes=1))
+    assert f"the column 'id' of '{tmp_path}/a.parquet' must be what is wanted, int8. Received: int64, in row" in message
+    assert "row group 8 (ArrowInvalid: Integer value 128 not in range" in message and "broken" not in message
+    pairs = files(tmp_path / "a.parquet", "parquet", columns={"pair": "float64"}, read_ahead=1, batch_size=9)
+    assert arrays(pairs)["pair"].tolist() == [[i, i + 1] for i in range(200)]
+
+
+def test_a_column_that_a_parquet_file_has_twice_is_named(tmp_path):
+    table = pyarrow.table([pyarrow.array([1]), pyarrow.array([2]), pyarrow.array([3])], names=["a", "a", "b"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert list(files(tmp_path / "a.parquet", "parquet", columns=["b"]).as_numpy_iterator()) == [{"b": 3}]
+    assert "at its footer: it has 2 columns a" in error_of(files(tmp_path / "a.parquet", "parquet", columns=["a"]))
+
+
+@pytest.mark.parametrize("compression", ["snappy", "none"])
+def test_a_changed_bit_of_parquet_is_found_by_checksums(tmp_path, compression):
+    table = pyarrow.table({"i": np.random.default_rng(0).integers(0, 2**60, 3000)})
+    arguments = {"row_group_size": 1000, "use_dictionary": False, "compression": compression}
+    pyarrow.parquet.write_table(table, tmp_path / "a", write_page_checksum=True, **arguments)
+    data = bytearray((tmp_path / "a").read_bytes())
+    data[pyarrow.parquet.read_metadata(tmp_path / "a").row_group(1).column(0).data_page_offset + 200] ^= 1
+    (tmp_path / "a").write_bytes(data)
+    message = error_of(files(tmp_path / "a", "parquet", columns=["i"], range_bytes=1))
+    assert "is broken at row group 1: OSError: could not verify page integrity, CRC checksum" in message

@@ -7,11 +7,12 @@ import types
 import aiohttp
 import pytest
 import requests
+from botocore.exceptions import ClientError
 
 from tests.stores import s3
 from tests.stores.flaky import Flaky
 from tfps.data import retries
-from tfps.data.retries import may_pass, with_retries
+from tfps.data.retries import describe, may_pass, with_retries
 from tfps.data.stored_files import Access, StoredFile, find_files, read_range
 from tfps.errors import ConfigError, SourceError
 
@@ -32,6 +33,10 @@ def flaky():
 def caused(error, cause):
     error.__cause__ = cause
     return error
+
+
+def of_code(status):
+    return ClientError({"Error": {"Code": str(status)}, "ResponseMetadata": {"HTTPStatusCode": status}}, "HeadObject")
 
 
 def failing(*errors):
@@ -72,9 +77,33 @@ def test_the_time_is_limited(quick):
 
 def test_a_call_that_hangs_is_given_up(quick):
     released = threading.Event()
-    with pytest.raises(SourceError, match="TimeoutError: no answer within 0"):
+    with pytest.raises(SourceError, match="NoAnswerError: no answer within 0.2 s"):
         with_retries("x", lambda: released.wait(60), 0.2)
     released.set()
+
+
+def test_what_the_store_told_is_not_hidden_by_a_last_attempt_without_time(quick):
+    told = [OSError("busy.")]
+
+    def call():
+        if told:
+            raise told.pop()
+        threading.Event().wait(5)
+
+    with pytest.raises(SourceError, match=r"x failed 2 times in 0.3 s, the last time with: OSError: busy\. Valid"):
+        with_retries("x", call, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (FileNotFoundError("http://a/b"), "FileNotFoundError: http://a/b"),
+        (caused(FileNotFoundError("a"), ConnectionRefusedError("port 1")), "ConnectionRefusedError: port 1"),
+        (caused(PermissionError("Forbidden"), of_code(403)), "PermissionError: Forbidden (HTTP 403)"),
+    ],
+)
+def test_what_a_file_system_hides_is_told(error, text):
+    assert describe(error) == text
 
 
 def of_status(status):
@@ -124,7 +153,68 @@ def test_a_file_that_is_not_there_is_not_waited_for(flaky):
     begin = time.monotonic()
     with pytest.raises(SourceError, match=r"listing 'http://.*/none.txt' failed: FileNotFoundError"):
         find_files([f"{flaky.url}/none.txt"], Access({}, 60))
+    flaky.faults["/a.txt"] = [403] * 9
+    with pytest.raises(SourceError, match=r"listing 'http://.*/a.txt' failed: ClientResponseError: 403, .*Forbidden"):
+        find_files([f"{flaky.url}/a.txt"], Access({}, 60))
     assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(503, "ClientResponseError: 503, message='Service Unavailable'"), (None, "Cannot connect")]
+)
+def test_what_went_wrong_with_a_file_of_the_web_is_told(quick, flaky, status, text, caplog):
+    if status is None:
+        flaky.close()
+    else:
+        flaky.faults["/a.txt"] = [status] * 100_000
+    with pytest.raises(SourceError, match=rf"failed \d+ times in 0.5 s, the last time with: .*{text}"):
+        find_files([f"{flaky.url}/a.txt"], Access({}, 0.5))
+    assert len(caplog.messages) > 1 and not any("FileNotFoundError" in one for one in caplog.messages)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "*.txt"])
+def test_a_bucket_that_is_busy_says_so(bucket, moto, name, caplog):
+    proxy = Flaky(behind=moto.port)
+    proxy.faults["*"] = [503] * 100_000
+    with pytest.raises(SourceError, match=r"failed \d+ times in 3 s, the last time with: .*503"):
+        find_files([f"s3://bucket/{name}"], Access(s3.options(proxy.url.rpartition(":")[2]), 3))
+    proxy.close()
+    assert len(caplog.messages) > 1 and "503" in caplog.messages[0]
+
+
+def test_names_may_have_brackets(tmp_path):
+    (tmp_path / "we[i]rd#%41").mkdir()
+    for name in ("a[1].csv", "b1.csv", "b[1].csv"):
+        (tmp_path / "we[i]rd#%41" / name).write_text(name)
+
+    def find(pattern):
+        files = find_files([f"{tmp_path}/{pattern}"], Access({}, 5))
+        return [read_range(file, 0, file.size, Access({}, 5)).decode() for file in files]
+
+    assert find("we[i]rd#%41/a[1].csv") == ["a[1].csv"]
+    assert find("we*/b[1].csv") == ["b1.csv"] and find("we*/b[[]1].csv") == ["b[1].csv"]
+    with pytest.raises(ConfigError, match=r"nix\*.csv', which has no file. Valid: a pattern that files match"):
+        find("nix*.csv")
+
+
+def test_hdfs_without_java_says_what_to_install(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("Unable to load libjvm: no such file")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", fail)
+    with pytest.raises(
+        ConfigError, match=r"`urls` must .* 'hdfs://a/b' \(Unable to load libjvm.* Valid: Java and Hado"
+    ):
+        find_files(["hdfs://a/b"], Access({}, 5))
+
+
+def test_a_store_that_cannot_be_opened_is_an_error_by_name(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("HDFS connection failed")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", fail)
+    with pytest.raises(SourceError, match=r"opening 'hdfs://a/b' failed: OSError: HDFS connection failed\."):
+        find_files(["hdfs://a/b"], Access({}, 5))
 
 
 def test_a_file_that_changes_is_an_error_by_name(tmp_path):

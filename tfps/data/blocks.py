@@ -45,6 +45,7 @@ class Reading:
         columns: the columns of an element.
         names: the names of all fields of a line of CSV without a header; empty otherwise.
         delimiter: the character between fields of CSV.
+        has_quotes: whether a field of CSV may be between quotes.
         header: whether the first line of each CSV file has the names of its columns.
         compression: a value of `compression.KINDS`; empty for none.
         block_bytes: about the number of bytes that are read at a time.
@@ -55,6 +56,7 @@ class Reading:
     columns: tuple[Column, ...]
     names: tuple[str, ...]
     delimiter: str
+    has_quotes: bool
     header: bool
     compression: Mapping[str, str]
     block_bytes: int
@@ -128,17 +130,26 @@ def _read_csv(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
     lines = read_lines(part, offset, how.block_bytes, read)
     if how.header and lines.begin == 0 and lines.data:
         lines = after_header(lines)
-    table = Table(_names(part, how, read), how.columns, how.delimiter)
+    table = Table(_names(part, how, read), how.columns, how.delimiter, how.has_quotes)
     return lines.next, pack(how.columns, parse_lines(part, lines, table, read))
 
 
 def _names(part: Part, how: Reading, read: Read) -> tuple[str, ...]:
     if not how.header:
         return how.names
-    names = _headers.get(part.file, lambda: read_header(part, how.delimiter, read))
-    if missing := {column.name for column in how.columns} - set(names):
-        raise broken(part.file, "line 1", f"the header has no column {', '.join(sorted(missing))}")
+    names = _headers.get(part.file, lambda: read_header(part, how.delimiter, how.has_quotes, read))
+    if wrong := wrong_names(how.columns, names):
+        raise broken(part.file, "line 1", f"the header has {wrong}")
     return names
+
+
+def wrong_names(columns: Sequence[Column], names: Sequence[str]) -> str:
+    """Returns what is wrong with the names in a header; empty if each column is there once."""
+    for column in columns:
+        count = names.count(column.name)
+        if count != 1:
+            return f"the column {column.name!r} {count} times" if count else f"no column {column.name!r}"
+    return ""
 
 
 def _read_parquet(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:

@@ -4,6 +4,8 @@ Threading: pure functions.
 """
 
 import dataclasses
+import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,16 @@ NUMBERS = (
     *("float16", "float32", "float64"),
 )
 """The types of columns of numbers, as numpy and TensorFlow call them."""
+_TYPES = (STRING, *NUMBERS)
+
+_TYPE_LIKE = re.compile(
+    r"((tf|np|numpy|pa|pyarrow)\..*"
+    r"|(u?int|uint|b?float|double|half|long|short|byte|bool|boolean|str|string|bytes|binary|object|complex|decimal)"
+    r"[ _]?\d*(_t)?"
+    # The short names of numpy, such as "<i8".
+    r"|[<>=|]?[iufbSUO]\d+)"
+)
+"""Strings that other libraries have for types."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +116,8 @@ def make_column(name: object, wanted: object) -> Column | None:
     Args:
         name: its name.
         wanted: the type, such as "int64", `tf.string` or `np.float32`; or the default, whose type is that of the
-            column; or None.
+            column; or None. A string that looks like a type but is none is refused, since it may be a slip; as a
+            default it is given as bytes.
 
     Raises:
         ConfigError: it is none of these.
@@ -118,16 +131,31 @@ def make_column(name: object, wanted: object) -> Column | None:
     if text in (str, bytes):
         text = STRING
     if isinstance(text, type):
-        text = np.dtype(text).name
-    if isinstance(text, str) and text in (*NUMBERS, STRING):
+        text = np.dtype(text)
+    if isinstance(text, np.dtype):
+        text = text.name
+    if isinstance(text, str) and text in _TYPES:
         return Column(name, text)
+    if isinstance(wanted, str) and _looks_like_type(wanted):
+        raise ConfigError(
+            f"`columns` must have a type or a default for {name!r}. Received: {wanted!r}, which looks like a type but "
+            f"is none. Valid: {', '.join(_TYPES)}; or, for an empty cell that is this string, {wanted.encode()!r}."
+        )
     default = _default(wanted)
     if default is None:
         raise ConfigError(
             f"`columns` must have a type or a default for {name!r}. Received: {wanted!r}. Valid: "
-            f"{', '.join((STRING, *NUMBERS))}; a number or a string; or None for a column that is not read."
+            f"{', '.join(_TYPES)}; a number or a string; or None for a column that is not read."
         )
     return default if default.name else dataclasses.replace(default, name=name)
+
+
+def _looks_like_type(text: str) -> bool:
+    """Whether a string is likely meant as a type: a name of another library, or a slip such as "flot32"."""
+    # Types are written in any case: "Int64" of pandas.
+    known = text.strip().lower()
+    is_known = _TYPE_LIKE.fullmatch(text.strip()) or _TYPE_LIKE.fullmatch(known) or known in _TYPES
+    return bool(is_known or difflib.get_close_matches(known, _TYPES, n=1, cutoff=0.8))
 
 
 def _default(wanted: object) -> Column | None:

@@ -10,7 +10,8 @@ import tensorflow as tf
 from tfps.checks import check_bool, check_choice, check_integer, check_list, check_number, check_type
 from tfps.data.compression import KINDS
 from tfps.data.cutting import Cut
-from tfps.data.pipeline import Order, parse_records, with_label
+from tfps.data.features import check_features, check_first_record, parse_records
+from tfps.data.pipeline import Order, with_label
 from tfps.data.stored_files import Access, find_files
 from tfps.data.table_arguments import TableArguments
 from tfps.errors import ConfigError
@@ -46,10 +47,12 @@ def files(
 
     Args:
         urls: a URL, a path, or a pattern with `*`, `**`, `?` and `[...]`; or a list of these.
-        format: "text" (a string a line), "tfrecord" (a string a record), "csv", "tsv" or "parquet".
+        format: "text" (a string a line), "tfrecord" (a string a record), "csv", "tsv" or "parquet". Fields of "csv" may
+            be between quotes, those of "tsv" not. A line is one example, so no field has a line break.
         columns: the columns of CSV, TSV and Parquet. A mapping from names to types ("int64", `tf.string`), where a cell
-            must not be empty, or to defaults for empty cells (0, 0.0, ""), or to None for a column that is not read. Of
-            a file without a header it has all columns in their order. For Parquet also a list of names; None for all.
+            must not be empty, or to defaults for empty cells (0, 0.0, ""), or to None for a column that is not read. A
+            default that looks like a type is given as bytes (b"int"); as a string it is refused as a slip. Of a file
+            without a header it has all columns in their order. For Parquet also a list of names; None for all.
         header: whether the first line of each CSV or TSV file has the names of its columns.
         delimiter: the character between the fields of a line; None for a comma, or a tab in TSV.
         features: what `tf.io.parse_example` makes of the records of TFRecord files; None for the records themselves.
@@ -84,15 +87,16 @@ def files(
         check_integer("read_ahead", read_ahead, at_least=1),
     )
     cut = Cut(check_choice("split", split, _SPLITS), check_integer("range_bytes", range_bytes, at_least=1))
-    if features is not None and kind != "tfrecord":
-        raise ConfigError(f"`features` are of TFRecord files. Received: format={format!r}. Valid: None, or `columns`.")
+    wanted_features = check_features(features, kind)
     kinds = _check_compression(compression, kind)
     table = TableArguments(kind, columns, check_bool("header", header), delimiter)
     found = find_files(_check_urls(urls), access)
     reading = table.reading(found, kinds, cut.range_bytes, access)
     wanted = cut.parts(found, reading)
+    if wanted_features is not None:
+        check_first_record(found, reading, wanted_features)
     dataset = order.arrange(wanted, reading)
-    return with_label(parse_records(dataset, features, order.batch_size), label)
+    return with_label(parse_records(dataset, wanted_features, order.batch_size), label)
 
 
 def _check_urls(urls: object) -> list[str]:

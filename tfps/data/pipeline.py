@@ -1,8 +1,7 @@
 """The graph of a dataset of files: parts, the blocks of each by calls of tfps, and batches."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -77,16 +76,6 @@ def _element(how: Reading, arrays: Sequence[tf.Tensor]) -> tf.Tensor | dict[str,
     if how.format in ("text", "tfrecord"):
         return arrays[0]
     return {column.name: array for column, array in zip(how.columns, arrays, strict=True)}
-
-
-def parse_records(
-    dataset: tf.data.Dataset, features: Mapping[str, Any] | None, batch_size: int | None
-) -> tf.data.Dataset:
-    """Parses the records of TFRecord."""
-    if features is None:
-        return dataset
-    parse = tf.io.parse_single_example if batch_size is None else tf.io.parse_example
-    return dataset.map(lambda records: parse(records, dict(features)), num_parallel_calls=2, deterministic=True)
 
 
 def with_label(dataset: tf.data.Dataset, label: str | None) -> tf.data.Dataset:

@@ -28,6 +28,7 @@ _FINAL = (
 
 # Each HTTP library keeps the number in another place.
 _PASSING_STATUS = frozenset({408, 425, 429})
+_NOT_FOUND = 404
 
 
 def with_retries(what: str, call: Callable[[], _T], patience_s: float) -> _T:
@@ -42,7 +43,7 @@ def with_retries(what: str, call: Callable[[], _T], patience_s: float) -> _T:
         SourceError: no attempt succeeded in time, or the failure is one that stays.
     """
     deadline = time.monotonic() + patience_s
-    attempts = 0
+    attempts, told = 0, ""
     while True:
         attempts += 1
         left_s = max(deadline - time.monotonic(), 0.001)
@@ -54,23 +55,29 @@ def with_retries(what: str, call: Callable[[], _T], patience_s: float) -> _T:
         except Exception as error:
             reason = describe(error)
             if not may_pass(error):
-                raise SourceError(f"{what} failed: {reason}.") from None
+                raise SourceError(f"{what} failed: {reason.rstrip('.')}.") from None
+            # The last attempt may have too little time for an answer; what the store told before says more.
+            told = told if told and isinstance(error, NoAnswerError) else reason
         pause_s = min(_FIRST_PAUSE_S * 2 ** (attempts - 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
         left_s = deadline - time.monotonic()
         if pause_s > left_s:
             raise SourceError(
-                f"{what} failed {attempts} times in {patience_s:g} s, the last time with: {reason}. Valid: a store "
-                "that answers; or a larger `patience_s`.",
+                f"{what} failed {attempts} times in {patience_s:g} s, the last time with: {told.rstrip('.')}. "
+                "Valid: a store that answers; or a larger `patience_s`.",
                 may_pass=True,
             )
         _LOG.warning("%s failed (%s): again in %.1f s, for %.0f s at most.", what, reason, pause_s, left_s)
         time.sleep(pause_s)
 
 
+class NoAnswerError(TimeoutError):
+    """An attempt took longer than its time."""
+
+
 def may_pass(error: BaseException) -> bool:
     """Whether another attempt may succeed: a broken connection, a busy server, but not a file that is not there."""
-    # fsspec tells of any answer but 200 that the file is not there, with the answer as the cause.
-    status = _status_of(error) or (None if error.__cause__ is None else _status_of(error.__cause__))
+    error = _shown(error)
+    status = _status_of(error)
     if status is not None:
         return status >= 500 or status in _PASSING_STATUS
     # Libraries for HTTP derive errors of connections from ValueError, too.
@@ -80,13 +87,32 @@ def may_pass(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Returns the text of an error in one line, or its class if it has none."""
+    """Returns the text of an error in one line, or its class if it has none; with its HTTP status if it has one."""
+    error = _shown(error)
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    status = _status_of(error)
+    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return told if status is None or str(status) in text else f"{told.rstrip('.')} (HTTP {status})"
+
+
+def _shown(error: BaseException) -> BaseException:
+    """Returns the error that a file system hides.
+
+    fsspec tells of whatever went wrong with a file of the web that it is not there, with what it was as the cause.
+    """
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or cause is None or _own_status_of(cause) == _NOT_FOUND:
+        return error
+    return cause
 
 
 def _status_of(error: BaseException) -> int | None:
-    """Returns the HTTP status of an error; None if it has none."""
+    """Returns the HTTP status of an error or of its cause; None if they have none."""
+    own = _own_status_of(error)
+    return own if own is not None or error.__cause__ is None else _own_status_of(error.__cause__)
+
+
+def _own_status_of(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     # botocore has a dictionary, requests an object, aiohttp the number itself.
     inner = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
@@ -119,4 +145,4 @@ def _within(call: Callable[[], _T], limit_s: float) -> _T:
         raise errors[0]
     if results:
         return results[0]
-    raise TimeoutError(f"no answer within {limit_s:.0f} s")
+    raise NoAnswerError(f"no answer within {limit_s:.2g} s")

@@ -59,8 +59,23 @@ class Access:
 
         Raises:
             ConfigError: fsspec, or what it needs for such a URL, is not installed.
+            SourceError: the store refuses to be opened.
         """
-        return open_url(url, "urls", "storage", self.options)
+        options = dict(self.options)
+        is_s3 = url.startswith(("s3://", "s3a://"))
+        if is_s3:
+            # botocore repeats requests, too, and keeps what the store answers to itself for so long.
+            config = options.get("config_kwargs") or {}
+            if isinstance(config, dict):
+                options["config_kwargs"] = {"retries": {"total_max_attempts": 1}} | config
+        try:
+            store, path = open_url(url, "urls", "storage", options)
+        except OSError as error:
+            raise SourceError(f"opening {url!r} failed: {describe(error).rstrip('.')}.") from None
+        if is_s3:
+            # s3fs does it again on top. The settings above make the file system one of this package alone.
+            store.retries = 1
+        return store, path
 
 
 def find_files(patterns: Sequence[str], access: Access) -> list[StoredFile]:
@@ -86,17 +101,28 @@ def _find(pattern: str, access: Access) -> list[StoredFile]:
     def look() -> dict[str, Mapping[str, Any]]:
         # fsspec remembers listings.
         store.invalidate_cache()
-        return dict(store.glob(path, detail=True)) if has_fields else {path: store.info(path)}
+        if not has_fields:
+            return {path: store.info(path)}
+        # A name may have brackets. As in a shell, a pattern that matches nothing is a name.
+        return dict(store.glob(path, detail=True)) or _look_for_name(store, path)
 
     entries = with_retries(f"listing {pattern!r}", look, access.patience_s)
     files = {name: entry for name, entry in entries.items() if entry.get("type", "file") == "file"}
     if not files:
-        kind = "is a folder" if entries else "has no file"
-        raise ConfigError(
-            f"`urls` must name files. Received: {pattern!r}, which {kind}. Valid: a URL with a pattern, such as "
-            f"'{pattern.rstrip('/*')}/*'."
-        )
+        kind, valid = "has no file", "a pattern that files match, where '[[]' is a bracket of a name"
+        if entries:
+            kind = "has folders alone" if has_fields else "is a folder"
+            valid = f"a URL with a pattern, such as '{pattern.rstrip('/')}/*'"
+        raise ConfigError(f"`urls` must name files. Received: {pattern!r}, which {kind}. Valid: {valid}.")
     return [_stored(url_of(pattern, store, name), _complete(store, name, files[name])) for name in sorted(files)]
+
+
+def _look_for_name(store: Any, path: str) -> dict[str, Mapping[str, Any]]:
+    """Returns the entry of a file that has the characters of a pattern in its name; nothing if there is none."""
+    try:
+        return {path: store.info(path)}
+    except FileNotFoundError:
+        return {}
 
 
 def _complete(store: Any, name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -182,7 +208,7 @@ def broken(file: StoredFile, place: str, error: object) -> SourceError:
         error: what is wrong.
     """
     reason = describe(error) if isinstance(error, BaseException) else str(error)
-    return SourceError(f"the file {file.url!r} is broken at {place}: {reason}.")
+    return SourceError(f"the file {file.url!r} is broken at {place}: {reason.rstrip('.')}.")
 
 
 class FileCache(Generic[_T]):
