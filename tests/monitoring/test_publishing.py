@@ -1,5 +1,6 @@
 """Boards find programs by their sockets, and see how they end."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -187,10 +188,37 @@ def test_the_number_of_boards_is_limited(published):
     boards = [SocketFeed(publisher.path) for _ in range(publishing._MOST_BOARDS)]
     for board in boards:
         assert first(board) == full_snapshot()
-    with runtime_folder.connect(publisher.path, 5) as one_more:
-        assert one_more.recv(10) == b""
+    with (
+        SocketFeed(publisher.path) as one_more,
+        pytest.raises(ClusterError, match=f"process {os.getpid()} cannot be watched: 8 others watch it."),
+    ):
+        first(one_more)
+    boards.pop().close()
+    # A board that has gone makes room for another.
+    wait_until(lambda: len([one for one in threading.enumerate() if one.name == "tfps-board"]) == len(boards))
+    with SocketFeed(publisher.path) as another:
+        assert first(another) == full_snapshot()
     for board in boards:
         board.close()
+
+
+def test_a_program_that_closes_every_connection_leaves_the_board_its_deadline(folder, monkeypatch):
+    monkeypatch.setattr("tfps.monitoring.feeds._LOOK_S", 0.01)
+    path = socket_path(make_folder(), os.getpid(), 3)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(8)
+
+        def close_all():
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        threading.Thread(target=close_all, daemon=True).start()
+        with SocketFeed(path) as feed:
+            # Each turn of its loop, and not never.
+            assert [snapshot for snapshot, _ in zip(feed.snapshots(), range(5), strict=False)] == [None] * 5
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_path_that_is_too_long_for_the_kernel(monkeypatch, tmp_path):

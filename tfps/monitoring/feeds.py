@@ -101,6 +101,8 @@ class SocketFeed(Feed):
             except OSError:
                 data = b""
             if not data:
+                # The reader looks at its deadline and its keys, however often the job closes the connection.
+                yield None
                 # A job that says nothing for long leaves its boards, and may be there all the same.
                 if not self._connect_again():
                     return
@@ -109,7 +111,14 @@ class SocketFeed(Feed):
             *lines, pending = (pending + data).split(b"\n")
             # A board that was stopped has missed some; the last one is what counts.
             if lines:
+                self._check_accepted(lines[-1])
                 yield Snapshot.from_json(lines[-1])
+
+    def _check_accepted(self, line: bytes) -> None:
+        """Raises a ClusterError if the job has refused this board."""
+        if line.startswith(runtime_folder.REFUSED):
+            why = line.removeprefix(runtime_folder.REFUSED).decode(errors="replace")
+            raise ClusterError(f"{self.where} cannot be watched: {why}.")
 
     def _connect_again(self) -> bool:
         """Connects again if the job is still there; returns whether it is."""
