@@ -1,8 +1,10 @@
 """Boards find programs by their sockets, and see how they end."""
 
 import contextlib
+import http.server
 import os
 import pathlib
+import re
 import signal
 import socket
 import stat
@@ -237,9 +239,12 @@ def test_a_path_that_is_too_long_for_the_kernel(monkeypatch, tmp_path):
         publisher.close()
 
 
-@pytest.mark.parametrize("url", ["http://", "ftp://host:1", "http://host:1/metrics", "//host"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "ftp://host:1", "http://host:1/metrics", "//host", "http://[::1", "http://host:x", "http://h:1?a"],
+)
 def test_urls_that_are_none(url):
-    with pytest.raises(ConfigError, match="`job` must be http://host:port. Received: "):
+    with pytest.raises(ConfigError, match="`job` must be http://host:port without a path. Received: "):
         HttpFeed(url)
 
 
@@ -249,3 +254,47 @@ def test_a_port_where_nobody_listens():
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(ClusterError, match=f"{url} cannot be watched"):
             next(HttpFeed(url).snapshots())
+        with pytest.raises(ClusterError, match=f"{url} cannot be watched"):
+            HttpFeed(url).check()
+    with pytest.raises(ClusterError, match="http://a..b:1 cannot be watched"):
+        next(HttpFeed("http://a..b:1").snapshots())
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            b"<html>hi</html>",
+            "`job` must be the metrics port of a tfps chief; {url} answered with something else: a snap",
+        ),
+        (
+            b"[" * 100_000,
+            "`job` must be the metrics port of a tfps chief; {url} answered with something else: a snapshot",
+        ),
+        (404, "{url} is not the metrics port of a chief (it has no /snapshot.json). Valid: the port that was given to"),
+        (500, "{url} cannot be watched: HTTP error 500."),
+    ],
+)
+def test_a_server_that_is_no_chief(answer, words):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if isinstance(answer, int):
+                # The words beside the number could control a terminal.
+                self.send_error(answer, "\x1b[31m")
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        feed = HttpFeed(url)
+        feed.check()
+        with pytest.raises(ClusterError, match=re.escape(words.format(url=url))) as caught:
+            next(feed.snapshots())
+        assert "\x1b" not in str(caught.value)
+        server.shutdown()
