@@ -102,7 +102,7 @@ def test_a_board_has_it_all():
         "train.py  process 4711 on node-1  tfps 0.1.0  runs for 10.5 s",
         "training, geo, epoch 2 of 3, step 20 of 500",
         "loss 0.25  auc not finite",
-        "520 steps (12.5/s)  33,280 examples (800/s)  100 unique rows a step",
+        "520 steps (12.5/s), 12 of them taken back by a checkpoint  33,280 examples (800/s)  100 unique rows a step",
         "pace: The parameter servers are the bottleneck. Add servers.",
         "drift: geo_delta_norm 0.5",
         "checkpoint: step 500, 5.5 s ago, written in 0.5 s: /run/ckpt-500",

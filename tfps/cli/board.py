@@ -141,8 +141,10 @@ def _head(snapshot: Snapshot, now: float) -> Iterator[Text]:
     if snapshot.drift:
         drift = "  ".join(f"{name} {value:.4g}" for name, value in snapshot.drift.items())
         yield Text.assemble(("drift: ", "bold"), printable(drift))
+    again = f", {format_count(snapshot.repeated_steps)} of them taken back by a checkpoint"
     yield Text(
-        f"{format_count(snapshot.steps)} steps ({format_rate(snapshot.steps_per_s)})  "
+        f"{format_count(snapshot.steps)} steps ({format_rate(snapshot.steps_per_s)})"
+        f"{again if snapshot.repeated_steps else ''}  "
         f"{format_count(snapshot.examples)} examples ({format_rate(snapshot.examples_per_s)})"
         + (f"  {snapshot.unique_rows / snapshot.steps:,.0f} unique rows a step" if _has_rows(snapshot) else "")
     )

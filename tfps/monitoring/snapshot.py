@@ -193,7 +193,8 @@ class Snapshot:
         epochs: the epochs of `fit`; None if not known.
         epoch_step: steps of this epoch.
         steps_per_epoch: steps of a whole epoch; None if not known.
-        steps: steps that this program has trained.
+        steps: steps that this program has trained, also those that were repeated.
+        repeated_steps: steps of these that the restored checkpoint of a lost server took back.
         examples: examples in these steps.
         unique_rows: rows that these steps requested, each once a step; 0 if not known.
         test_steps: steps of `evaluate`.
@@ -225,6 +226,7 @@ class Snapshot:
     epoch_step: int = 0
     steps_per_epoch: int | None = None
     steps: int = 0
+    repeated_steps: int = 0
     examples: int = 0
     unique_rows: int = 0
     test_steps: int = 0
@@ -241,6 +243,11 @@ class Snapshot:
     losses: tuple[LossEvent, ...] = ()
     losses_count: int = 0
     bottleneck: Bottleneck | None = None
+
+    @property
+    def kept_steps(self) -> int:
+        """Steps that this program has trained, without those that were taken back."""
+        return self.steps - self.repeated_steps
 
     def tasks_of(self, job: str) -> tuple[TaskState, ...]:
         """Returns the tasks of one job."""
