@@ -208,7 +208,9 @@ def test_a_fit_that_fails_ends_its_recording(strategy, tmp_path, no_young, capsy
     # The next one can record, and prints.
     profile = profiled(model, tmp_path, dataset(), steps=(60, 100), epochs=2)
     shown = capsys.readouterr().out
-    assert profile.timeline is not None and shown.startswith("Where the time of a step goes") and profile.advice in shown
+    assert (
+        profile.timeline is not None and shown.startswith("Where the time of a step goes") and profile.advice in shown
+    )
 
 
 def test_one_profile_at_a_time(strategy, tmp_path, no_young, caplog):

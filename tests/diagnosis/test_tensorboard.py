@@ -193,7 +193,9 @@ def writers():
 def test_it_ends_where_fit_fails_and_what_is_not_finite_is_written(strategy, tmp_path):
     with strategy.scope():
         layer = keras.layers.Embedding(100, 4, name="lost")
-        model = keras.Sequential([keras.Input((2,), dtype="int64"), layer, keras.layers.Flatten(), keras.layers.Dense(1)])
+        model = keras.Sequential(
+            [keras.Input((2,), dtype="int64"), layer, keras.layers.Flatten(), keras.layers.Dense(1)]
+        )
         model.compile(optimizer="sgd", loss="mse")
     values = np.ones((100, 4), np.float32)
     values[:30] = np.nan

@@ -35,9 +35,9 @@ _XPLANE = ".xplane.pb"
 class Profile(SavingCallback, EndsWithFit):
     """Records some steps of `fit` on servers and workers, and says where their time goes.
 
-    At the end of `fit` it prints a table: how long a step takes in each stage (input, ids, waiting for rows, forward and
-    backward pass, push, exchange) on each worker and server, and one line of advice. The stages of a task add up to its
-    step. The folder gets, for each run:
+    At the end of `fit` it prints a table: how long a step takes in each stage (input, ids, waiting for rows, forward
+    and backward pass, push, exchange) on each worker and server, and one line of advice. The stages of a task add up to
+    its step. The folder gets, for each run:
 
     - `timeline/<run>/timeline.json`: the table with all its numbers; `table.txt`: the table as printed.
     - `timeline/<run>/trace.json.gz`: all operations of all tasks on one clock, for https://ui.perfetto.dev.
