@@ -103,7 +103,7 @@ class BufferLimitError(TfpsError, MemoryError):
 
 
 class LabelError(TfpsError, ValueError):
-    """A metric got a label that it cannot count. The message names the metric and the valid labels."""
+    """A metric got a label or a prediction that it cannot count. The message names the metric and what is valid."""
 
 
 class SourceError(TfpsError, OSError):

@@ -98,7 +98,7 @@ def test_sliced():
             "others": np.isin(country, ["IT", "NL"]),
         }.items():
             right = np.average((scores > 0.5) == labels, weights=(np.ones(60) if given is None else given) * mine)
-            assert float(found[f"binary_accuracy_{name}"]) == pytest.approx(right, abs=1e-6)
+            assert float(found[f"binary_accuracy_country_{name}"]) == pytest.approx(right, abs=1e-6)
         assert len(found) == 3
     numbers = metrics.Sliced(metrics.LogLoss(), by=0, values=[3], others=False, name="mine")
     numbers.update_state([0, 1, 1], [0.5, 0.9, 0.9], groups=[3, 3, 4])
@@ -121,5 +121,7 @@ def test_refused_slices():
         make_sliced(others="no")
     with pytest.raises(ConfigError, match="`by`"):
         make_sliced(by=None)
-    with pytest.raises(ConfigError, match="`values` of metric 'auc' must have the type of feature 'country', int32"):
+    with pytest.raises(
+        ConfigError, match="`values` of metric 'auc_country' must have the type of feature 'country', int32"
+    ):
         make_sliced().update_state([0, 1], [0.1, 0.2], groups=[1, 2])

@@ -92,7 +92,7 @@ def test_a_metric_of_keras_within_ours(strategy):
     for name, mine in (("3", features["item"] == 3), ("others", features["item"] != 3)):
         twin = keras.metrics.AUC()
         twin.update_state(labels[:, None], scores, weights[:, None] * mine)
-        assert logs[f"keras_auc_{name}"] == pytest.approx(float(twin.result()), abs=1e-5)
+        assert logs[f"keras_auc_item_{name}"] == pytest.approx(float(twin.result()), abs=1e-5)
     right = np.average((scores[:, 0] > 0.5) == labels, weights=weights)
     assert logs["progressive_binary_accuracy"] == pytest.approx(right, abs=1e-6)
 

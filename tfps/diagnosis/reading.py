@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tfps.cluster import devices
 from tfps.diagnosis import xspace
 from tfps.diagnosis.events import Message, Span, TaskEvents
 from tfps.diagnosis.stage_names import BATCH_READERS, default_stage, find_stage
@@ -31,8 +32,6 @@ _DATASETS = b"tf_data"
 # or "EagerService:Enqueue", a call of the chief that lasts as long as the closure.
 _OPERATION = re.compile(r"^(?!EagerService:)(?P<name>[^:\s]+):(?P<op>\w+)$")
 _NUMBERED = re.compile(r"^(?P<base>.*)/_(?P<number>\d+)$")
-# A rendezvous key: sender; incarnation; receiver; tensor; frame.
-_RECEIVER = re.compile(r"^[^;]*;[^;]*;/job:(?P<job>\w+)/replica:\d+/task:(?P<index>\d+)/")
 
 
 def read_events(data: bytes, job: str, index: int, host: str) -> TaskEvents:
@@ -154,10 +153,11 @@ class _PlaneReader:
             self._add_sent(one.name, str(self._stats(one.event).get("key", "")), one.begin, call)
 
     def _add_sent(self, name: str, key: str, at: int, call: int) -> None:
-        receiver = _RECEIVER.match(key)
-        if receiver is not None:
-            peer = f"{receiver['job']} {receiver['index']}"
-            self._events.sent.append(Message(at, name, call, peer))
+        # A rendezvous key: sender; incarnation; receiver; tensor; frame. The chief is not recorded.
+        _, _, receiver, *_ = [*key.split(";"), "", "", ""]
+        task = devices.find_task(receiver)
+        if task is not None:
+            self._events.sent.append(Message(at, name, call, f"{task[0]} {task[1]}"))
 
     def _add_mark(self, name: str, at: int, stats: dict[str, int | float | str]) -> None:
         if name == _START:

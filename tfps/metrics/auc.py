@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfps.checks import check_bool, check_integer
-from tfps.metrics.batches import read_batch
+from tfps.metrics.batches import check_probabilities, read_batch
 from tfps.metrics.collecting import LIMIT, CollectingMetric
 from tfps.metrics.examples import Examples
 from tfps.metrics.pairs import count_pairs
@@ -52,9 +52,11 @@ class AUC(SumMetric):
             sample_weight: weights of the examples; None for 1.
 
         Raises:
-            LabelError: a label is neither 0 nor 1.
+            LabelError: a label is neither 0 nor 1, or a prediction is no probability.
         """
         batch = read_batch(self.name, y_true, y_pred, sample_weight)
+        if not self.from_logits:
+            batch = check_probabilities(self.name, batch)
         logits = batch.scores if self.from_logits else tf.math.log(batch.scores) - tf.math.log1p(-batch.scores)
         is_number = ~tf.math.is_nan(logits)
         places = (tf.clip_by_value(logits, -_MOST_LOGIT, _MOST_LOGIT) / (2 * _MOST_LOGIT) + 0.5) * self.num_buckets

@@ -10,6 +10,9 @@ from tfps.keras.growing_ids import fingerprint
 from tfps.ops.label_check import check_labels
 from tfps.types import Nest
 
+_ROUNDING = 1e-3
+"""How far a probability may be beyond 0 or 1: sums of bfloat16 are that far off."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
@@ -41,13 +44,32 @@ def read_batch(metric: str, y_true: Nest, y_pred: Nest, sample_weight: Nest = No
     """
     mask = getattr(y_pred, "_keras_mask", None)
     labels, scores = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
+    _check_types(metric, labels, scores)
     _check_sizes(metric, labels, scores)
+    if sample_weight is not None:
+        sample_weight = tf.convert_to_tensor(sample_weight)
+        _check_spread(metric, "sample_weight", sample_weight, scores)
     labels, scores = (tf.reshape(tf.cast(one, tf.float64), [-1]) for one in (labels, scores))
     check_labels(metric, labels, (labels == 0) | (labels == 1), "0 or 1")
     weights = tf.ones_like(labels) if sample_weight is None else spread(tf.cast(sample_weight, tf.float64), y_pred)
     if mask is not None:
         weights *= spread(tf.cast(mask, tf.float64), y_pred)
     return Batch(labels, scores, weights)
+
+
+def check_probabilities(metric: str, batch: Batch) -> Batch:
+    """Refuses predictions that are no probabilities; returns the batch with predictions of 0 to 1.
+
+    Predictions may be beyond by what rounding adds, and may be NaN: then a metric is NaN, as the loss is.
+
+    Raises:
+        LabelError: a prediction that counts is no probability. In a graph the operation fails.
+    """
+    are_valid = (tf.abs(batch.scores - 0.5) <= 0.5 + _ROUNDING) | tf.math.is_nan(batch.scores) | (batch.weights == 0)
+    check_labels(metric, batch.scores, are_valid, "0 to 1, or logits with from_logits=True", "y_pred")
+    # `clip_by_value` might not keep NaN.
+    scores = tf.where(batch.scores < 0, tf.zeros_like(batch.scores), batch.scores)
+    return dataclasses.replace(batch, scores=tf.where(scores > 1, tf.ones_like(scores), scores))
 
 
 def spread(values: tf.Tensor, labels: Nest) -> tf.Tensor:
@@ -66,6 +88,26 @@ def spread(values: tf.Tensor, labels: Nest) -> tf.Tensor:
     size = tf.size(labels)
     times = size // tf.maximum(tf.size(values), 1)
     return tf.reshape(tf.repeat(tf.reshape(values, [-1]), times), [size])
+
+
+def _check_types(metric: str, labels: tf.Tensor, scores: tf.Tensor) -> None:
+    for name, values in (("y_true", labels), ("y_pred", scores)):
+        if not (values.dtype.is_floating or values.dtype.is_integer or values.dtype.is_bool):
+            raise ConfigError(
+                f"`{name}` of metric {metric!r} must be numbers. Received: {values.dtype.name}. Valid: for example "
+                "labels of 0 or 1, and predictions in float32."
+            )
+
+
+def _check_spread(metric: str, name: str, values: tf.Tensor, labels: tf.Tensor) -> None:
+    """Refuses what is given for examples if there is, as far as is known, not one for each example or label."""
+    given, wanted = values.shape.num_elements(), labels.shape.num_elements()
+    examples = labels.shape[0] if labels.shape.rank else 1
+    if None not in (given, wanted, examples) and given not in (1, examples, wanted):
+        raise ConfigError(
+            f"`{name}` of metric {metric!r} must have one value for each example or for each label. Received: shape "
+            f"{values.shape}, for labels of shape {labels.shape}."
+        )
 
 
 def _check_sizes(metric: str, labels: tf.Tensor, scores: tf.Tensor) -> None:
@@ -98,7 +140,9 @@ def group_ids(metric: str, by: str | int | None, groups: Nest, labels: Nest) -> 
     """
     if groups is None and by is None:
         return tf.zeros([tf.size(labels)], tf.int64)
-    return spread(_as_ids(metric, feature_of(metric, by, groups)), labels)
+    labels, found = tf.convert_to_tensor(labels), _as_ids(metric, feature_of(metric, by, groups))
+    _check_spread(metric, "groups", found, labels)
+    return spread(found, labels)
 
 
 def feature_of(metric: str, by: str | int | None, groups: Nest) -> tf.Tensor:
@@ -108,9 +152,9 @@ def feature_of(metric: str, by: str | int | None, groups: Nest) -> tf.Tensor:
     found = features.current()
     if found is None or by is None:
         raise ConfigError(
-            f"`groups` of metric {metric!r} must be given where the model does not update its metrics by "
-            f"`compute_metrics`. Received: None, with by={by!r}. Valid: update_state(y_true, y_pred, groups=...), or "
-            "the `train_step` of Keras."
+            f"`groups` of metric {metric!r} must be given where no step of a model runs that calls `compute_metrics`. "
+            f"Received: None, with by={by!r}. Valid: update_state(y_true, y_pred, groups=...), or the `train_step` of "
+            "Keras."
         )
     return found.find(by, f"by of metric {metric!r}")
 

@@ -1,8 +1,11 @@
 """`NestingMetric`: the base of metrics that update other metrics."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
+
+from tfps.metrics.sums import check_same
 
 
 class NestingMetric(keras.metrics.Metric):
@@ -23,6 +26,20 @@ class NestingMetric(keras.metrics.Metric):
         # Keras would set their variables to 0, and not ask them.
         for metric in self._metrics:
             metric.reset_state()
+
+    def merge_state(self, metrics: Iterable["NestingMetric"]) -> None:
+        """Adds what other metrics of the same kind have counted.
+
+        Args:
+            metrics: metrics of the same class and settings.
+
+        Raises:
+            ConfigError: a metric is of another class, or has other settings.
+        """
+        for other in metrics:
+            check_same(self, other)
+            for mine, theirs in zip(self._metrics, other._metrics, strict=True):
+                mine.merge_state([theirs])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the settings."""

@@ -68,7 +68,8 @@ def count_group_pairs(examples: Examples) -> GroupPairs:
     negatives = weights - positives
     # Examples of one group and one score are a run; runs are sorted by group, then by score.
     is_new_group = np.diff(groups, prepend=groups[:1] - 1) != 0
-    is_new_run = is_new_group | (np.diff(scores, prepend=scores[:1]) != 0)
+    # Not a difference: equal infinite scores have none.
+    is_new_run = is_new_group | np.append(False, scores[1:] != scores[:-1])[: len(scores)]
     run_starts = np.flatnonzero(is_new_run)
     run_group = (np.cumsum(is_new_group) - 1)[run_starts]
     positive, negative = _sums(positives, run_starts), _sums(negatives, run_starts)

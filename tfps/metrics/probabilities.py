@@ -6,12 +6,13 @@ import keras
 import tensorflow as tf
 
 from tfps.checks import check_bool
-from tfps.metrics.batches import Batch, read_batch
+from tfps.metrics.batches import Batch, check_probabilities, read_batch
 from tfps.metrics.sums import SumMetric, ratio
 from tfps.types import Nest
 
 _EPSILON = 2.0**-23
 """The least distance of a probability from 0 and 1 in a logarithm, as in scikit-learn for float32."""
+_MOST_LOGIT = 1e300
 
 
 class ProbabilityMetric(SumMetric):
@@ -36,9 +37,11 @@ class ProbabilityMetric(SumMetric):
             sample_weight: weights of the examples; None for 1.
 
         Raises:
-            LabelError: a label is neither 0 nor 1.
+            LabelError: a label is neither 0 nor 1, or a prediction is no probability.
         """
         batch = read_batch(self.name, y_true, y_pred, sample_weight)
+        if not self.from_logits:
+            batch = check_probabilities(self.name, batch)
         self._weight.assign_add(tf.reduce_sum(batch.weights))
         self._count(batch)
 
@@ -49,7 +52,9 @@ class ProbabilityMetric(SumMetric):
     def _log_losses(self, batch: Batch) -> tf.Tensor:
         """Returns the log loss of each label, float64 [n]."""
         if self.from_logits:
-            return tf.nn.sigmoid_cross_entropy_with_logits(batch.labels, batch.scores)
+            # Infinite logits would make the loss of a right label inf - inf.
+            logits = tf.where(tf.math.is_inf(batch.scores), tf.sign(batch.scores) * _MOST_LOGIT, batch.scores)
+            return tf.nn.sigmoid_cross_entropy_with_logits(batch.labels, logits)
         predicted = tf.clip_by_value(batch.scores, _EPSILON, 1 - _EPSILON)
         return -batch.labels * tf.math.log(predicted) - (1 - batch.labels) * tf.math.log1p(-predicted)
 
@@ -72,7 +77,7 @@ class LogLoss(ProbabilityMetric):
         self._loss = self.add_sum("loss")
 
     def _count(self, batch: Batch) -> None:
-        self._loss.assign_add(tf.reduce_sum(batch.weights * self._log_losses(batch)))
+        self._loss.assign_add(_weighted_sum(self._log_losses(batch), batch))
 
     def result(self) -> tf.Tensor:
         """Returns the mean log loss; NaN without examples."""
@@ -97,7 +102,7 @@ class NormalizedEntropy(ProbabilityMetric):
         self._loss, self._positives = self.add_sum("loss"), self.add_sum("positives")
 
     def _count(self, batch: Batch) -> None:
-        self._loss.assign_add(tf.reduce_sum(batch.weights * self._log_losses(batch)))
+        self._loss.assign_add(_weighted_sum(self._log_losses(batch), batch))
         self._positives.assign_add(tf.reduce_sum(batch.weights * batch.labels))
 
     def result(self) -> tf.Tensor:
@@ -125,9 +130,14 @@ class Calibration(ProbabilityMetric):
 
     def _count(self, batch: Batch) -> None:
         predicted = tf.sigmoid(batch.scores) if self.from_logits else batch.scores
-        self._predicted.assign_add(tf.reduce_sum(batch.weights * predicted))
+        self._predicted.assign_add(_weighted_sum(predicted, batch))
         self._positives.assign_add(tf.reduce_sum(batch.weights * batch.labels))
 
     def result(self) -> tf.Tensor:
         """Returns predicted over true positives; infinite or NaN without a positive label."""
         return ratio(self._predicted, self._positives)
+
+
+def _weighted_sum(values: tf.Tensor, batch: Batch) -> tf.Tensor:
+    """Returns the weighted sum of values of the labels. What has weight 0 counts for nothing, also if it is NaN."""
+    return tf.reduce_sum(tf.math.multiply_no_nan(values, batch.weights))

@@ -35,6 +35,9 @@ def rank_lists(relevance: tf.Tensor, scores: tf.Tensor, is_item: tf.Tensor) -> R
     ascending = tf.sort(costs)
     better = tf.cast(tf.searchsorted(ascending, costs, side="left"), tf.float64)
     up_to = tf.cast(tf.searchsorted(ascending, costs, side="right"), tf.float64)
+    # An item whose score is -inf is before the padding, which has the same cost.
+    items = tf.reduce_sum(tf.cast(is_item, tf.float64), 1, keepdims=True)
+    up_to = tf.where(is_item, tf.minimum(up_to, items), up_to)
     has_nan = tf.reduce_any(tf.math.is_nan(costs), 1, keepdims=True)
     relevance = tf.where(has_nan, tf.constant(float("nan"), tf.float64), relevance)
     return RankedLists(relevance, better, up_to - better)

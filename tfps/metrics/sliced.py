@@ -19,7 +19,8 @@ from tfps.types import Nest, is_integer
 class Sliced(NestingMetric):
     """A metric for each of some values of an input feature, and for the rest.
 
-    The results of `Sliced(AUC(), by="country", values=["DE", "FR"])` are "auc_DE", "auc_FR" and "auc_others".
+    The results of `Sliced(AUC(), by="country", values=["DE", "FR"])` are "auc_country_DE", "auc_country_FR" and
+    "auc_country_others".
 
     Cost: that of the metric, for each value: an example counts with weight 0 in the others.
 
@@ -29,7 +30,7 @@ class Sliced(NestingMetric):
             column.
         values: the values that have a metric of their own, all integers or all strings.
         others: whether all other values together have one as well.
-        name: the name of the metric; by default that of `metric`.
+        name: the name of the metric, with which the names of the results begin; by default that of `metric` and `by`.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -44,9 +45,14 @@ class Sliced(NestingMetric):
         name: str | None = None,
     ) -> None:
         check_type("metric", metric, keras.metrics.Metric, "a Keras metric")
-        super().__init__(metric, metric.name if name is None else name)
-        self.by, self.values = check_by("by", by), _check_values(values)
-        self.others = check_bool("others", others)
+        by = check_by("by", by)
+        super().__init__(metric, f"{metric.name}_{by}" if name is None else name)
+        self.by, self.values, self.others = by, _check_values(values), check_bool("others", others)
+        if self.others and "others" in self.values:
+            raise ConfigError(
+                "`values` must not have 'others', under which the other values are counted. Received: "
+                f"{show_value(values)}. Valid: others=False with it."
+            )
         feature_hooks.install()
         labels = [str(value) for value in self.values] + (["others"] if self.others else [])
         self._parts = [copy_metric(metric, f"{self.name}_{label}") for label in labels]
@@ -64,6 +70,10 @@ class Sliced(NestingMetric):
             ConfigError: the model has no feature `by`, or one of another type than `values`.
         """
         feature = feature_of(self.name, self.by, groups)
+        if not (feature.dtype == tf.string or feature.dtype.is_integer or feature.dtype.is_bool):
+            raise ConfigError(
+                f"`groups` of metric {self.name!r} must be integers or strings. Received: {feature.dtype.name}."
+            )
         if (feature.dtype == tf.string) != isinstance(self.values[0], str):
             raise ConfigError(
                 f"`values` of metric {self.name!r} must have the type of feature {self.by!r}, {feature.dtype.name}. "
@@ -99,4 +109,6 @@ def _check_values(values: object) -> list[str] | list[int]:
     kinds = {str if isinstance(one, str) else int if is_integer(one) else None for one in found}
     if len(kinds) != 1 or None in kinds or len({*found}) < len(found):
         raise ConfigError(f"`values` must be {rule}. Received: {show_value(values)}.")
+    if kinds == {int} and not all(-(2**63) <= int(one) < 2**63 for one in found):
+        raise ConfigError(f"`values` must be integers of 64 bits. Received: {show_value(values)}.")
     return [str(one) for one in found] if kinds == {str} else [int(one) for one in found]

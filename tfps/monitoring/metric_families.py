@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _TASK = ("task", "index")
 """The labels of a task. Not "job", which is Prometheus's own name for a set of tasks that it scrapes."""
 _PHASES = ("idle", "train", "test", "predict")
-_LIMITS = ("servers", "workers", "chief", "messages", "unknown")
+_LIMITS = ("servers", "workers", jobs.CHIEF, "messages", "unknown")
 
 
 def require_client() -> None:

@@ -65,7 +65,7 @@ class ExampleBuffer:
             raise BufferLimitError(
                 f"`limit` of metric {self._metric!r} must be at least the number of examples of an epoch. Received: "
                 f"{self._limit:,}, and {size:,} examples so far. Valid: a larger limit ({4 * self._width} bytes an "
-                "example), fewer steps, or tfps.metrics.AUC() with buckets."
+                "example), fewer steps; tfps.metrics.AUC(), with buckets, in place of ExactAUC."
             )
 
     def rows(self) -> Rows:
