@@ -117,7 +117,7 @@ def table_grid(tables: Sequence[TableState], width: int) -> Table:
         _Column("bytes", [format_bytes(table.bytes) for table in shown], 4),
         _Column("ids/step", ids, 3),
         _Column("row bytes/s", [format_bytes(table.row_bytes_per_s) for table in shown], 5),
-        _Column("ps", [",".join(map(str, table.servers)) for table in shown], 1),
+        _Column(jobs.PS, [",".join(map(str, table.servers)) for table in shown], 1),
         _Column("new, refused, evicted", [_growth(table) for table in shown], 2),
     ]
     grid = _grid(columns, width)
