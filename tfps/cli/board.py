@@ -90,15 +90,11 @@ class Board:
             yield self._pace(snapshot.bottleneck.advice, console, width)
         yield _checkpoint(snapshot)
         yield from self._losses(console)
-        parts = (
-            (snapshot.tasks, task_grid),
-            (snapshot.servers, server_grid),
-            (snapshot.tables, table_grid),
-        )
-        for rows, grid in parts:
-            if rows:
-                yield Text("")
-                yield grid(rows, width)
+        yield from (Text(""), task_grid(snapshot.tasks, width))
+        if snapshot.servers:
+            yield from (Text(""), server_grid(snapshot.servers, width))
+        if snapshot.tables:
+            yield from (Text(""), table_grid(snapshot.tables, width))
 
     def _pace(self, advice: str, console: Console, width: int) -> Text:
         text = Text.assemble(("pace: ", "bold"), printable(advice))

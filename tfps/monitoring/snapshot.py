@@ -275,7 +275,7 @@ class Snapshot:
         return made
 
 
-def _read(kind: Any, value: JSON, name: str) -> Any:
+def _read(kind: Any, value: Any, name: str) -> Any:
     """Makes a value of a type of the fields above from JSON.
 
     Args:
@@ -310,7 +310,7 @@ def _read(kind: Any, value: JSON, name: str) -> Any:
     return _check(isinstance(value, kind), value, name, {str: "a string", bool: "true or false"}[kind])
 
 
-def _read_object(kind: Any, value: JSON, name: str) -> Any:
+def _read_object(kind: Any, value: Any, name: str) -> Any:
     """Makes a value of a class of the fields above from JSON; see `_read`."""
     _check(isinstance(value, dict), value, name, "an object")
     hints, start = typing.get_type_hints(kind), f"{name}." if name else ""
