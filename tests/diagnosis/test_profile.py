@@ -171,6 +171,8 @@ def test_a_path_of_bytes_is_refused():
     for make, name in ((tfps.callbacks.Profile, "url"), (tfps.callbacks.TensorBoard, "log_dir")):
         with pytest.raises(ConfigError, match=f"`{name}` must be a path or a URL. Received: .*Path"):
             make(Path())
+    with pytest.raises(ConfigError, match="`path` must be a path or a URL. Received: .*Path"):
+        tfps.callbacks.Checkpoint(Path())
 
 
 class Fails(keras.callbacks.Callback):
