@@ -159,11 +159,26 @@ def metrics_host() -> str:
 
     Whoever reaches it sees what a job does. Set it to 0.0.0.0 if Prometheus runs on another machine.
     """
-    text = os.environ.get("TFPS_METRICS_HOST", "").strip() or "127.0.0.1"
+    return check_metrics_host("TFPS_METRICS_HOST", os.environ.get("TFPS_METRICS_HOST", "").strip() or "127.0.0.1")
+
+
+def check_metrics_host(name: str, text: str) -> str:
+    """Returns an address at which metrics are served, in its usual form.
+
+    Args:
+        name: what it was given as, for messages.
+        text: the address.
+
+    Raises:
+        ConfigError: it is no IP address.
+    """
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
-        raise ConfigError(f"TFPS_METRICS_HOST must be an IP address of this host. Received: {text!r}.") from None
+        raise ConfigError(
+            f"{name} must be an IP address of this host. Received: {text!r}. Valid: 127.0.0.1 for this machine alone, "
+            "0.0.0.0 for all that reach it."
+        ) from None
 
 
 def runtime_dir() -> str | None:

@@ -93,11 +93,19 @@ def test_a_port_in_use_stops_the_launcher(launched, capsys):
     [
         (["--metrics-port", "0", "python3"], "must be an integer of at least 1"),
         (["--metrics-port", "x", "python3"], "must be an integer of at least 1"),
-        (["--metrics-port", "70000", "python3"], "TFPS_METRICS_PORT must be a port from 1 to 65535. Received: '70000'"),
+        (["--metrics-port", "70000", "python3"], "`--metrics-port` must be a port from 1 to 65535. Received: 70000"),
         (["--metrics-host", "::1", "python3"], "`--metrics-host` must be given with --metrics-port only"),
         (
             ["--metrics-port", "9100", "--metrics-host", "node-1", "python3"],
-            "TFPS_METRICS_HOST must be an IP address of this host. Received: 'node-1'",
+            "`--metrics-host` must be an IP address of this host. Received: 'node-1'. Valid: 127.0.0.1 for",
+        ),
+        (
+            ["--metrics-port", "9100", "--metrics-host", "", "python3"],
+            "`--metrics-host` must be an IP address of this host. Received: ''.",
+        ),
+        (
+            ["--metrics-port", "65534", "--ps", "1", "--workers", "1", "missing.py"],
+            "`--metrics-port` must leave a port for each of 3 tasks. Received: 65534. Valid: at most 65533.",
         ),
         (
             ["--kubernetes", "--image", "i", "--metrics-port", "2222", "train.py"],

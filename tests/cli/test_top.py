@@ -1,6 +1,7 @@
 """`tfps-top` on jobs that are not there: what it shows, how it finds them, how it ends."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ pytest.importorskip("rich", reason="needs rich")
 
 from rich.console import Console
 
-from tfps.cli.board import board, board_text
+from tfps.cli.board import Board, board_text
 from tfps.cli.quantities import format_bytes, format_count, format_rate, format_seconds, format_share
 from tfps.monitoring.snapshot import Snapshot
 
@@ -101,7 +102,7 @@ def test_a_board_has_it_all():
         "train.py  process 4711 on node-1  tfps 0.1.0  runs for 10.5 s",
         "training, geo, epoch 2 of 3, step 20 of 500",
         "loss 0.25  auc not finite",
-        "520 steps (12.5/s)  33,280 examples (800/s)  100 unique rows a step",
+        "520 steps (12.5/s), 12 of them taken back by a checkpoint  33,280 examples (800/s)  100 unique rows a step",
         "pace: The parameter servers are the bottleneck. Add servers.",
         "drift: geo_delta_norm 0.5",
         "checkpoint: step 500, 5.5 s ago, written in 0.5 s: /run/ckpt-500",
@@ -145,6 +146,91 @@ def test_a_board_of_many_tables_has_the_hottest():
 def test_names_of_a_user_are_no_markup():
     text = board_text(full_snapshot(name="[red]x[/red]", metrics={"[bold]": 1.0}))
     assert "[red]x[/red]" in text and "[bold] 1" in text
+
+
+def test_what_could_control_a_terminal_is_not_printed():
+    evil = "\x1b[31mX\x1b]0;owned\x07\x9b1m\u202e\nnext"
+    task = dataclasses.replace(full_snapshot().tasks[0], host=f"[red]{evil}[/nope]")
+    table = dataclasses.replace(full_snapshot().tables[0], name=f"users[clicks]/{evil} :smile:")
+    loss = dataclasses.replace(full_snapshot().losses[0], why=evil)
+    limit = dataclasses.replace(full_snapshot().bottleneck, advice=evil)
+    text = board_text(
+        full_snapshot(
+            name=evil,
+            mode=evil,
+            metrics={evil: 1.0},
+            drift={"geo" + evil: 1.0},
+            tasks=(task,),
+            tables=(table,),
+            losses=(loss,),
+            bottleneck=limit,
+            checkpoint=dataclasses.replace(full_snapshot().checkpoint, url=evil),
+        )  # fmt: skip
+    )
+    assert all(one.isprintable() or one == "\n" for one in text)
+    assert "[red]?[31mX" in text and "[/nope]" in text and "users[clicks]/" in text and ":smile:" in text
+
+
+def screen(columns, rows, **changed):
+    """The lines that a terminal of this size shows of a board."""
+    console = Console(width=columns, height=rows, color_system=None)
+    with console.capture() as shown:
+        console.print(Board(full_snapshot(**changed), full_snapshot().at, is_short=True))
+    return shown.get().splitlines()[:rows]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 118, 160])
+def test_names_and_numbers_are_whole_in_a_terminal_of_any_width(columns):
+    tasks = tuple(
+        dataclasses.replace(task, pid=1_234_567, steps=20_123_456 if task.job == "worker" else 0, restarts=11)
+        for task in full_snapshot().tasks
+    )
+    lines = screen(columns, 60, tasks=tasks)
+    by_name = {line[:8]: line for line in lines}
+    assert "1234567" in by_name["worker 0"] and "20,123,456" in by_name["worker 1"] and "lost" in by_name["worker 1"]
+    # An ellipsis is where a text was cut that may be long, and never in a table.
+    assert not any("…" in line for line in lines[lines.index("") :])
+    (place,) = [place for place, line in enumerate(lines) if line.startswith("table, hottest first")]
+    assert lines[place + 1].startswith("users/embeddings") and "100,000" in lines[place + 1]
+    if columns >= 100:
+        assert "12.8 MB" in lines[place + 1]
+    assert ("host" in by_name["task    "]) == (columns >= 100)
+
+
+def test_a_terminal_of_24_lines_shows_what_must_not_be_missed():
+    advice = "The workers are the bottleneck, and this is why: " + "many words " * 40
+    losses = tuple(dataclasses.replace(full_snapshot().losses[1], why="gone " * 60, at=990.0 + one) for one in range(9))
+    limit = dataclasses.replace(full_snapshot().bottleneck, advice=advice)
+    lines = screen(80, 24, bottleneck=limit, losses=losses, losses_count=9)
+    assert all(len(line) <= 80 for line in lines)
+    starts = [line.split(":")[0] for line in lines]
+    at = starts.index("pace")
+    assert lines[at].startswith("pace: The workers are the bottleneck") and lines[at + 1].endswith("…")
+    assert starts[at + 2 : at + 4] == ["checkpoint", "losses of tasks"]
+    assert sum("worker 1: not back yet. gone" in line for line in lines) == 4
+    assert any(line.startswith("worker 1") for line in lines)
+
+
+def test_what_geo_says_is_there_once():
+    shown = board_text(full_snapshot(metrics={"loss": 0.25, "geo_delta_norm": 0.5}))
+    assert shown.count("geo_delta_norm") == 1
+
+
+def test_it_waits_for_a_job(start, env):
+    began = time.monotonic()
+    shown = top(env, "--once", "--wait", "1")
+    assert shown.returncode == 1 and "no job of this user runs" in shown.stderr and time.monotonic() - began > 1
+    waiting = subprocess.Popen(
+        [sys.executable, *TOP, "--once", "--wait", "60"], env=env, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        time.sleep(1.5)
+        assert waiting.poll() is None
+        start()
+        assert waiting.communicate(timeout=40)[0].startswith("train.py") and waiting.returncode == 0
+    finally:
+        waiting.kill()
+        waiting.wait()
 
 
 def test_quantities():
@@ -194,8 +280,8 @@ def test_no_job(env, tmp_path):
     shown = top(env, "--once")
     assert shown.returncode == 1
     assert (
-        f"no job of this user runs on this machine (none is in {tmp_path}/tfps or {tmp_path}/tfps-{os.getuid()})"
-        in shown.stderr
+        "no job of this user runs on this machine (no socket of a running job in "
+        f"{tmp_path}/tfps or {tmp_path}/tfps-{os.getuid()})" in shown.stderr
     )
     shown = top(env, "--once", "1")
     assert shown.returncode == 1 and "process 1 is no job of this user on this machine" in shown.stderr
@@ -204,8 +290,10 @@ def test_no_job(env, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train.py"], "the job must be a process id, or http://host:port. Received: 'train.py'."),
-        (["ftp://host:1"], "`job` must be http://host:port. Received: 'ftp://host:1'."),
+        (["train.py"], "`job` must be a process id, or http://host:port without a path. Received: 'train.py'."),
+        (["ftp://host:1"], "`job` must be http://host:port without a path. Received: 'ftp://host:1'."),
+        (["http://[::1"], "`job` must be http://host:port without a path. Received: 'http://[::1'."),
+        (["--wait", "-1"], "wait"),
         (["1", "2"], "one job must be given at most. Received: ['1', '2']."),
         (["--colour"], "colour"),
     ],
@@ -273,7 +361,7 @@ def test_a_job_that_stands_still_is_called_so():
     snapshot, console = full_snapshot(), Console(width=118)
     for age_s, is_old in ((1.0, False), (30.0, True)):
         with console.capture() as shown:
-            console.print(board(snapshot, snapshot.at + age_s))
+            console.print(Board(snapshot, snapshot.at + age_s))
         assert ("no news for 30.0 s: the job may be stopped" in shown.get()) == is_old
 
 

@@ -134,7 +134,8 @@ def test_training_goes_on_if_tasks_cannot_be_recorded(strategy, tmp_path, caplog
     ("steps", "text"),
     [
         ((0, 5), r"`steps\[0\]` must be an integer of at least 1. Received: 0"),
-        ((5, 4), r"`steps\[1\]` must be an integer of at least 5. Received: 4"),
+        ((5, 4), r"`steps` must be \(first, last\) with first <= last. Received: \(5, 4\)."),
+        ((5, 0), r"`steps\[1\]` must be an integer of at least 1. Received: 0"),
         (7, "`steps` must be the numbers of the first and the last step"),
         ((1, 2, 3), "`steps` must be the numbers of the first and the last step"),
         ("12", "`steps` must be the numbers of the first and the last step"),
@@ -151,13 +152,82 @@ def test_bad_arguments_are_refused_before_anything_trains(strategy, tmp_path):
         tfps.callbacks.Profile(tmp_path, workers=[-1])
     with pytest.raises(ConfigError, match="`most_s` must be a number above 0. Received: 0"):
         tfps.callbacks.Profile(tmp_path, most_s=0)
-    with pytest.raises(ConfigError, match=r"Received: \[5\]. Valid: 0 to 1"):
+    with pytest.raises(ConfigError, match="`workers` has 5, and the cluster has 2 workers. Valid: 0 to 1."):
         profiled(model, tmp_path, dataset(), workers=[5])
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(ExportError, match="file"):
         profiled(model, blocked / "folder", dataset())
+    with pytest.raises(ExportError, match="/proc/x"):
+        profiled(model, "/proc/x", dataset())
     assert model.optimizer.iterations.numpy() == 0
+
+
+def test_a_path_of_bytes_is_refused():
+    class Path:
+        def __fspath__(self):
+            return b"/x"
+
+    for make, name in ((tfps.callbacks.Profile, "url"), (tfps.callbacks.TensorBoard, "log_dir")):
+        with pytest.raises(ConfigError, match=f"`{name}` must be a path or a URL. Received: .*Path"):
+            make(Path())
+    with pytest.raises(ConfigError, match="`path` must be a path or a URL. Received: .*Path"):
+        tfps.callbacks.Checkpoint(Path())
+
+
+class Fails(keras.callbacks.Callback):
+    """Fails at a step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 >= self.step:
+            raise RuntimeError("planted")
+
+
+def test_a_fit_that_fails_ends_its_recording(strategy, tmp_path, no_young, capsys):
+    model = model_of(strategy)
+    calls, call = [], Capture._call
+
+    def note(capture, name, inputs):
+        found = call(capture, name, inputs)
+        calls.append(name)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Capture, "_call", note)
+        with pytest.raises(RuntimeError, match="planted"):
+            model.fit(
+                dataset(),
+                steps_per_epoch=400,
+                verbose=0,
+                callbacks=[tfps.callbacks.Profile(tmp_path, (20, 400), most_s=60), Fails(200)],
+            )
+        assert calls == ["start", "drop"]
+    assert not list(tmp_path.glob("timeline/*/*")) and capsys.readouterr().out == ""
+    # The next one can record, and prints.
+    profile = profiled(model, tmp_path, dataset(), steps=(60, 100), epochs=2)
+    shown = capsys.readouterr().out
+    assert (
+        profile.timeline is not None and shown.startswith("Where the time of a step goes") and profile.advice in shown
+    )
+
+
+def test_one_profile_at_a_time(strategy, tmp_path, no_young, caplog):
+    profiles = [tfps.callbacks.Profile(tmp_path, (60, 100)) for _ in range(2)]
+    with caplog.at_level(logging.WARNING, "tfps"):
+        model_of(strategy).fit(dataset(), steps_per_epoch=150, verbose=0, callbacks=profiles)
+    assert [profile.timeline is None for profile in profiles].count(True) == 1
+    assert "nothing was profiled, and training went on: another profile runs in this program." in caplog.text
+
+
+def test_a_young_model_is_said_to_be_one(strategy, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "tfps"):
+        profiled(model_of(strategy), tmp_path, dataset(), steps=(30, 40), epochs=1)
+    assert "shows a young model, which one worker trains alone" in caplog.text
+    assert "Valid: `steps` after the first 512 or more" in caplog.text
 
 
 def test_other_strategies_are_named(tmp_path):

@@ -170,8 +170,55 @@ def test_the_scalars_of_a_snapshot():
         "evicted/t": 2.0,
     }
     assert {tag: shown.get(tag) for tag in expected} == expected
-    # What is not known is not shown.
-    assert "metrics/auc" not in shown and "cpu_cores/ps 0" not in shown and "staleness/ps 0" not in shown
+    # What is not finite is, and what is not known is not.
+    assert np.isnan(shown["metrics/auc"])
+    assert "cpu_cores/ps 0" not in shown and "staleness/ps 0" not in shown
+
+
+class Fails(keras.callbacks.Callback):
+    """Fails when `fit` begins, or after an epoch."""
+
+    def __init__(self, when):
+        super().__init__()
+        setattr(self, when, self.fail)
+
+    def fail(self, *args, **kwargs):
+        raise RuntimeError("planted")
+
+
+def writers():
+    return [thread.name for thread in threading.enumerate() if thread.name == "tfps-tensorboard"]
+
+
+def test_it_ends_where_fit_fails_and_what_is_not_finite_is_written(strategy, tmp_path):
+    with strategy.scope():
+        layer = keras.layers.Embedding(100, 4, name="lost")
+        model = keras.Sequential(
+            [keras.Input((2,), dtype="int64"), layer, keras.layers.Flatten(), keras.layers.Dense(1)]
+        )
+        model.compile(optimizer="sgd", loss="mse")
+    values = np.ones((100, 4), np.float32)
+    values[:30] = np.nan
+    layer.set_weights([values])
+    callback = tfps.callbacks.TensorBoard(tmp_path, every_s=1, norms_every_s=0.1)
+    data = np.zeros((64, 2), np.int64), np.ones(64, np.float32)
+    for when in ("on_train_begin", "on_epoch_end"):
+        with pytest.raises(RuntimeError, match="planted"):
+            model.fit(*data, batch_size=8, verbose=0, callbacks=[callback, Fails(when)])
+        assert not writers()
+    files = sorted((tmp_path / "tfps").iterdir())
+    sizes = [file.stat().st_size for file in files]
+    model.fit(*data, batch_size=8, verbose=0, callbacks=[callback])
+    assert not writers() and [file.stat().st_size for file in files] == sizes
+    found, _ = events_of(tmp_path)
+    # The steps of the model, also those of the `fit` that has failed.
+    steps = [step for step, _ in found["metrics/loss"]]
+    assert steps == sorted(steps) and {8, 16} <= set(steps)
+    assert all(np.isnan(value) for step, value in found["metrics/loss"] if step >= 8)
+    (tag,) = [tag for tag in found if tag.startswith("rows_not_finite/") and "lost" in tag]
+    assert found[tag][-1] == (16, 30.0)
+    (tag,) = [tag for tag in found if tag.startswith("row_norm_mean/") and "lost" in tag]
+    assert found[tag][-1] == (16, 2.0)
 
 
 def test_the_norms_of_a_sample_are_those_of_rows(strategy):

@@ -124,7 +124,7 @@ def main(mode, seed, *kinds):
         model.compile(MODES[mode](), Gradient(mode == "sync"))
     model.train_on_batch(ids[:SIZE], np.zeros((SIZE, 2, 4), "float32"))  # makes all variables
     model.set_weights([np.zeros((ROWS, 4))])
-    first = int(model.optimizer.iterations)
+    first, counted = int(model.optimizer.iterations), strategy.record.counts().kept_steps
     began = time.monotonic()
     run = pathlib.Path(tempfile.mkdtemp())
     checkpoint = Checkpoint(run, every_steps=EVERY, background=seed % 3 == 1, full_every=1 + seed % 4)
@@ -137,6 +137,11 @@ def main(mode, seed, *kinds):
         "wrong rows": int((~np.isclose(model.get_weights()[0][:, 0], counts)).sum()),
         "steps": int(model.optimizer.iterations) - first,
         "expected steps": BATCHES * len(kinds) // (WORKERS if mode == "sync" else 1),
+        # As those who watch the job count them, without what a checkpoint took back.
+        "counted steps": strategy.record.counts().kept_steps - counted,
+        "batches": BATCHES * len(kinds),
+        "epoch step": strategy.record.counts().epoch_step,
+        "repeated": strategy.record.counts().repeated_steps,
         "seconds": seconds,
     }
     strategy.close()

@@ -29,6 +29,7 @@ def run(mode, seed, kinds):
     found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert found["wrong rows"] == 0, done.stderr[-3000:]
     assert found["steps"] == found["expected steps"]
+    assert found["counted steps"] == found["batches"], found
     assert found["threads"] == [] and found["processes"] == []
     return done.stderr
 

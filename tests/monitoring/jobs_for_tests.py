@@ -30,6 +30,7 @@ def full_snapshot(**changed):
         "epoch_step": 20,
         "steps_per_epoch": 500,
         "steps": 520,
+        "repeated_steps": 12,
         "examples": 33_280,
         "unique_rows": 52_000,
         "test_steps": 7,
@@ -65,6 +66,7 @@ def full_record():
     record.count_closure("train", 0, 4, 256, 1_000)
     record.count_closure("train", 1, 4, 256)
     record.count_closure("train", 0, 4, 250)
+    record.take_back(3)
     record.count_closure("test", 1, 2, 100)
     record.record_checkpoint(12, 0.5, "/run/ckpt-12")
     record.record_loss("worker", 1, "killed")

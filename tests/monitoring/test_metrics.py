@@ -53,6 +53,7 @@ def test_counts_are_those_of_the_record():
     assert samples["tfps_unique_rows_total", (("worker", "0"),)] == 1_000
     assert samples["tfps_closures_total", (("worker", "0"),)] == 2
     assert samples["tfps_staleness_steps", (("worker", "0"),)] == 4
+    assert samples["tfps_repeated_steps_total", ()] == 3
     assert samples["tfps_evaluation_steps_total", ()] == 2
     assert samples["tfps_evaluation_examples_total", ()] == 100
     assert samples["tfps_task_losses_total", (("index", "1"), ("task", "worker"))] == 1

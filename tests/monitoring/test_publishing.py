@@ -1,7 +1,10 @@
 """Boards find programs by their sockets, and see how they end."""
 
+import contextlib
+import http.server
 import os
 import pathlib
+import re
 import signal
 import socket
 import stat
@@ -187,10 +190,37 @@ def test_the_number_of_boards_is_limited(published):
     boards = [SocketFeed(publisher.path) for _ in range(publishing._MOST_BOARDS)]
     for board in boards:
         assert first(board) == full_snapshot()
-    with runtime_folder.connect(publisher.path, 5) as one_more:
-        assert one_more.recv(10) == b""
+    with (
+        SocketFeed(publisher.path) as one_more,
+        pytest.raises(ClusterError, match=f"process {os.getpid()} cannot be watched: 8 others watch it."),
+    ):
+        first(one_more)
+    boards.pop().close()
+    # A board that has gone makes room for another.
+    wait_until(lambda: len([one for one in threading.enumerate() if one.name == "tfps-board"]) == len(boards))
+    with SocketFeed(publisher.path) as another:
+        assert first(another) == full_snapshot()
     for board in boards:
         board.close()
+
+
+def test_a_program_that_closes_every_connection_leaves_the_board_its_deadline(folder, monkeypatch):
+    monkeypatch.setattr("tfps.monitoring.feeds._LOOK_S", 0.01)
+    path = socket_path(make_folder(), os.getpid(), 3)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(8)
+
+        def close_all():
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        threading.Thread(target=close_all, daemon=True).start()
+        with SocketFeed(path) as feed:
+            # Each turn of its loop, and not never.
+            assert [snapshot for snapshot, _ in zip(feed.snapshots(), range(5), strict=False)] == [None] * 5
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_path_that_is_too_long_for_the_kernel(monkeypatch, tmp_path):
@@ -209,9 +239,12 @@ def test_a_path_that_is_too_long_for_the_kernel(monkeypatch, tmp_path):
         publisher.close()
 
 
-@pytest.mark.parametrize("url", ["http://", "ftp://host:1", "http://host:1/metrics", "//host"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "ftp://host:1", "http://host:1/metrics", "//host", "http://[::1", "http://host:x", "http://h:1?a"],
+)
 def test_urls_that_are_none(url):
-    with pytest.raises(ConfigError, match="`job` must be http://host:port. Received: "):
+    with pytest.raises(ConfigError, match="`job` must be http://host:port without a path. Received: "):
         HttpFeed(url)
 
 
@@ -221,3 +254,47 @@ def test_a_port_where_nobody_listens():
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(ClusterError, match=f"{url} cannot be watched"):
             next(HttpFeed(url).snapshots())
+        with pytest.raises(ClusterError, match=f"{url} cannot be watched"):
+            HttpFeed(url).check()
+    with pytest.raises(ClusterError, match="http://a..b:1 cannot be watched"):
+        next(HttpFeed("http://a..b:1").snapshots())
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            b"<html>hi</html>",
+            "`job` must be the metrics port of a tfps chief; {url} answered with something else: a snap",
+        ),
+        (
+            b"[" * 100_000,
+            "`job` must be the metrics port of a tfps chief; {url} answered with something else: a snapshot",
+        ),
+        (404, "{url} is not the metrics port of a chief (it has no /snapshot.json). Valid: the port that was given to"),
+        (500, "{url} cannot be watched: HTTP error 500."),
+    ],
+)
+def test_a_server_that_is_no_chief(answer, words):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if isinstance(answer, int):
+                # The words beside the number could control a terminal.
+                self.send_error(answer, "\x1b[31m")
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        feed = HttpFeed(url)
+        feed.check()
+        with pytest.raises(ClusterError, match=re.escape(words.format(url=url))) as caught:
+            next(feed.snapshots())
+        assert "\x1b" not in str(caught.value)
+        server.shutdown()

@@ -127,3 +127,17 @@ def test_checkpoints_are_counted():
         record.record_checkpoint(step, 0.5, f"/run/ckpt-{step}")
     saved = record.counts().checkpoint
     assert (saved.step, saved.at, saved.seconds, saved.url, saved.count) == (20, 7.0, 0.5, "/run/ckpt-20", 2)
+
+
+def test_steps_that_a_checkpoint_took_back_are_counted_apart():
+    record = JobRecord()
+    record.begin_epoch("asynchronous", 0, 3, 50)
+    record.count_closure("train", 0, 30, 300)
+    # A server is lost at step 30, and the checkpoint is of step 20.
+    record.take_back(10)
+    record.begin_epoch("asynchronous", 0, 3, 50, done=20)
+    assert record.counts().epoch_step == 20
+    record.count_closure("train", 0, 30, 300)
+    counts = record.counts()
+    # What Prometheus has never goes down.
+    assert (counts.steps, counts.repeated_steps, counts.kept_steps, counts.epoch_step) == (60, 10, 50, 50)

@@ -103,6 +103,7 @@ _TLS = flags.DEFINE_string(
 )
 
 
+LAST_PORT = 65_535
 _METRICS_PORT = _define_count(
     "metrics-port", "Serve metrics to Prometheus: the chief at this port, on this machine each other task at the next."
 )
@@ -142,7 +143,7 @@ def _launch(arguments: list[str]) -> int:
             return 0
         config = _find_task()
         _set_tls(config)
-        _set_metrics()
+        _set_metrics(1 if config is not None else 1 + sum(_counts()))
         if config is not None:
             # This process becomes the program or a server, so the call does not return.
             launcher.run_role(config, program)
@@ -177,19 +178,32 @@ def _check_kubernetes_flags() -> None:
         )
 
 
-def _set_metrics() -> None:
-    """Passes `--metrics-port` and `--metrics-host` on to all tasks that start here."""
-    if _METRICS_PORT.value is not None:
-        os.environ["TFPS_METRICS_PORT"] = str(_METRICS_PORT.value)
-    elif _METRICS_HOST.value is not None and env.metrics_port() is None:
-        raise ConfigError(
-            f"`--metrics-host` must be given with --metrics-port only. Received: {_METRICS_HOST.value!r}."
-        )
-    if _METRICS_HOST.value is not None:
-        os.environ["TFPS_METRICS_HOST"] = _METRICS_HOST.value
-    # Read now: a wrong value must stop the launcher, and not its tasks one by one.
-    env.metrics_port()
+def _set_metrics(tasks: int) -> None:
+    """Passes `--metrics-port` and `--metrics-host` on to all tasks that start here.
+
+    Args:
+        tasks: the number of tasks that start here, each with a port.
+
+    Raises:
+        ConfigError: one of the two is wrong. It stops the launcher, and not its tasks one by one.
+    """
+    port, host = _METRICS_PORT.value, _METRICS_HOST.value
+    if port is not None:
+        if port > LAST_PORT:
+            raise ConfigError(f"`--metrics-port` must be a port from 1 to {LAST_PORT}. Received: {port}.")
+        os.environ["TFPS_METRICS_PORT"] = str(port)
+    elif host is not None and env.metrics_port() is None:
+        raise ConfigError(f"`--metrics-host` must be given with --metrics-port only. Received: {host!r}.")
+    if host is not None:
+        os.environ["TFPS_METRICS_HOST"] = env.check_metrics_host("`--metrics-host`", host)
+    first = env.metrics_port()
     env.metrics_host()
+    if first is not None and first + tasks - 1 > LAST_PORT:
+        name = "TFPS_METRICS_PORT" if port is None else "`--metrics-port`"
+        raise ConfigError(
+            f"{name} must leave a port for each of {tasks} tasks. Received: {first}. Valid: at most "
+            f"{LAST_PORT + 1 - tasks}."
+        )
 
 
 def _set_tls(config: TaskConfig | None) -> None:
@@ -230,8 +244,13 @@ def _check_no_counts(config: TaskConfig, counts: RoleCounts) -> None:
         )
 
 
+def _counts() -> tuple[int, int]:
+    """Returns the numbers of the servers and of the workers of this machine."""
+    return _PS.value or _DEFAULT_PS, _WORKERS.value or _DEFAULT_WORKERS
+
+
 def _plan(program: tuple[str, ...]) -> launcher.LaunchPlan:
-    num_ps, num_workers = _PS.value or _DEFAULT_PS, _WORKERS.value or _DEFAULT_WORKERS
+    num_ps, num_workers = _counts()
     plan = launcher.LaunchPlan(program, num_ps, num_workers, _LOG_DIR.value)
     # Logged with its reason, because a forgotten TF_CONFIG on one machine of many looks like a hanging cluster.
     reason = "TF_CONFIG is unset" if _PS.value is None and _WORKERS.value is None else "as asked"

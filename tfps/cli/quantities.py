@@ -38,3 +38,12 @@ def format_seconds(seconds: float) -> str:
 def format_share(share: float | None) -> str:
     """Returns a part of a whole: "50 %"."""
     return _NOT_KNOWN if share is None else f"{share:.0%}".replace("%", " %")
+
+
+def printable(text: str) -> str:
+    """Returns a text as one line, without what could control a terminal: each such character is a "?".
+
+    The text may come from another machine. Escape sequences could change the title of a window, or what was printed
+    before; marks of writing direction could change the order of what is read.
+    """
+    return "".join(" " if one.isspace() else one if one.isprintable() else "?" for one in text)

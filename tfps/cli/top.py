@@ -5,6 +5,7 @@
     tfps-top http://host:9100      the job whose chief has this metrics port
     tfps-top --once                one board as text, for logs
     tfps-top --json                a line of JSON every two seconds; with --once, one line
+    tfps-top --wait 60             waits up to 60 seconds for a job to appear
 
 Every program that makes a strategy can be watched. A board costs it 5 ms of CPU every two seconds, beside its training,
 and nothing is paid without one. The keys q and Ctrl-C end the board, not the job.
@@ -20,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from absl import flags
 
 from tfps.cli.command import USAGE_ERROR, Command
+from tfps.cli.quantities import printable
 from tfps.errors import ClusterError, ConfigError, TfpsError
 from tfps.monitoring.feeds import Feed, HttpFeed, SocketFeed
 from tfps.monitoring.runtime_folder import find_folders, find_sockets
@@ -28,8 +30,12 @@ from tfps.monitoring.snapshot import Snapshot
 COMMAND = Command("tfps-top", "[flags] [PID|http://HOST:PORT]", __doc__ or "", intermixed=True)
 _ONCE = flags.DEFINE_boolean("once", False, "Show one board as text and end.", flag_values=COMMAND.flags)
 _JSON = flags.DEFINE_boolean("json", False, "Print snapshots as JSON, a line each.", flag_values=COMMAND.flags)
+_WAIT = flags.DEFINE_float(
+    "wait", 0.0, "Seconds to wait for a job to appear.", lower_bound=0.0, flag_values=COMMAND.flags
+)
 _FIRST_S = 5.0
 """Seconds that each job of a list has for its first snapshot."""
+_LOOK_S = 0.5
 _RATES_S = 8.0
 """Seconds that `--once` waits for a snapshot with rates, which need two readings."""
 
@@ -58,7 +64,7 @@ def _run(arguments: list[str]) -> int:
     if len(arguments) > 2:
         COMMAND.fail(f"one job must be given at most. Received: {arguments[1:]}.")
     try:
-        with open_feed(arguments[1] if len(arguments) == 2 else None) as feed:
+        with _await_feed(arguments[1] if len(arguments) == 2 else None, _WAIT.value) as feed:
             return _show(feed)
     except ConfigError as error:
         print(f"tfps-top: error: {error}", file=sys.stderr)
@@ -75,6 +81,26 @@ def _run(arguments: list[str]) -> int:
         return 0
 
 
+def _await_feed(job: str | None, wait_s: float) -> Feed:
+    """Opens the snapshots of a job, and waits for it if it is not there yet; see `open_feed`.
+
+    Args:
+        job: the job.
+        wait_s: the most seconds to wait.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            feed = open_feed(job)
+            feed.check()
+            return feed
+        except ClusterError:
+            # Of several jobs the user has to choose; time does not.
+            if time.monotonic() >= deadline or (job is None and len(dict(find_sockets())) > 1):
+                raise
+        time.sleep(min(_LOOK_S, max(0.0, deadline - time.monotonic())))
+
+
 def open_feed(job: str | None) -> Feed:
     """Opens the snapshots of a job.
 
@@ -88,14 +114,15 @@ def open_feed(job: str | None) -> Feed:
     if job is not None and "://" in job:
         return HttpFeed(job)
     if job is not None and not job.isdecimal():
-        raise ConfigError(f"the job must be a process id, or http://host:port. Received: {job!r}.")
+        raise ConfigError(f"`job` must be a process id, or http://host:port without a path. Received: {job!r}.")
     found = [(pid, path) for pid, path in find_sockets() if job is None or pid == int(job)]
     if not found:
         folders = " or ".join(map(str, find_folders()))
         which = "no job of this user runs" if job is None else f"process {job} is no job of this user"
         raise ClusterError(
-            f"{which} on this machine (none is in {folders}). Valid: a program with a ParameterServerStrategy; "
-            "or http://host:port, the metrics port of its chief."
+            f"{which} on this machine (no socket of a running job in {folders}). A job appears there when its "
+            "strategy is made. Valid: a program with a ParameterServerStrategy; http://host:port, the metrics port of "
+            "its chief; --wait, for a job that is still to begin."
         )
     # A program has one strategy at a time. While one takes the place of another, both may be there for a moment.
     by_process = dict(found)
@@ -113,7 +140,9 @@ def _describe(path: pathlib.Path) -> str:
             if snapshot is not None:
                 up = len([task for task in snapshot.tasks if task.status == "up"])
                 age_s = max(0, int(snapshot.at - snapshot.began))
-                return f"{snapshot.name}: {snapshot.phase}, {snapshot.steps} steps, {up} tasks, for {age_s} s"
+                return (
+                    f"{printable(snapshot.name)}: {snapshot.phase}, {snapshot.steps} steps, {up} tasks, for {age_s} s"
+                )
             if time.monotonic() > deadline:
                 break
     return "does not answer"
@@ -126,7 +155,10 @@ def _show(feed: Feed) -> int:
                 print(snapshot.to_json(), flush=True)
         return 0
     # Imported late: JSON needs no rich.
-    from tfps.cli.board import board_text, watch
+    try:
+        from tfps.cli.board import board_text, watch
+    except ModuleNotFoundError as error:
+        raise ConfigError('tfps-top needs rich: pip install "tfps[monitoring]". Valid without it: --json.') from error
 
     if not _ONCE.value and sys.stdout.isatty():
         return watch(feed)

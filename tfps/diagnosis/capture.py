@@ -15,12 +15,16 @@ from tfps import jobs
 from tfps.cluster import devices, worker_functions
 from tfps.diagnosis import recording
 from tfps.diagnosis.report import Recording
-from tfps.errors import TfpsError
+from tfps.errors import TfpsError, UnsupportedError
 from tfps.runtime.waiting import Wait, call_within
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _LIMIT_S = 60.0
 """Seconds to wait for the tasks at the begin and at the end of a capture."""
+_DROP_S = 10.0
+"""Seconds to wait for the tasks to drop a recording. One that is lost answers nobody."""
+_OTHERS = threading.Lock()
+"""Held while a capture of this program lasts: a task has one profiler."""
 _SLACK_S = 120.0
 """Seconds by which a task ends a recording later than the chief would."""
 
@@ -51,7 +55,7 @@ def choose_tasks(strategy: ParameterServerStrategy, workers: Collection[int] | N
 class Capture:
     """A recording of some tasks. `start` and `stop` return at once; threads of this object call the tasks.
 
-    Threading: one thread calls the methods.
+    Threading: one thread calls the methods. A program has one capture at a time; another one fails.
 
     Args:
         tasks: the tasks.
@@ -62,6 +66,7 @@ class Capture:
         self._tasks, self._most_s = list(tasks), most_s
         self._started = threading.Event()
         self._begun_at = float("inf")
+        self._is_only = False
         self._recordings: list[Recording] = []
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, args=(self._begin,), name="tfps-capture", daemon=True)
@@ -93,6 +98,29 @@ class Capture:
         before.join(_LIMIT_S)
         self._thread.start()
 
+    def drop(self) -> None:
+        """Ends the recording, and keeps nothing of it: the `fit` has failed. Waits for this for some seconds."""
+        before = self._thread
+        if before.ident is None:
+            return
+
+        def end() -> None:
+            before.join(_LIMIT_S)
+            if self._is_only:
+                try:
+                    call_within(lambda: self._call("drop", []), Wait("the end of a recording", _DROP_S))
+                finally:
+                    self._release()
+
+        self._thread = threading.Thread(target=self._run, args=(end,), name="tfps-capture", daemon=True)
+        self._thread.start()
+        self._thread.join(_DROP_S)
+
+    def _release(self) -> None:
+        """Lets another capture of this program begin."""
+        self._is_only = False
+        _OTHERS.release()
+
     def wait(self, timeout_s: float) -> bool:
         """Waits for the end of what `stop` has begun; returns whether it came in time.
 
@@ -114,12 +142,22 @@ class Capture:
                 self._error = error
 
     def _begin(self) -> None:
+        if not _OTHERS.acquire(blocking=False):
+            raise UnsupportedError("another profile runs in this program. Valid: one profile at a time.")
+        self._is_only = True
         limit = self._most_s + _SLACK_S
-        call_within(lambda: self._call("start", [limit]), Wait("the begin of a recording", _LIMIT_S))
+        try:
+            call_within(lambda: self._call("start", [limit]), Wait("the begin of a recording", _LIMIT_S))
+        except BaseException:
+            self._release()
+            raise
         self._begun_at = time.monotonic()
 
     def _end(self) -> list[Recording]:
-        found = call_within(lambda: self._call("stop", []), Wait("the recordings of the tasks", _LIMIT_S))
+        try:
+            found = call_within(lambda: self._call("stop", []), Wait("the recordings of the tasks", _LIMIT_S))
+        finally:
+            self._release()
         return [Recording(task.job, task.index, task.host, data) for task, data in zip(self._tasks, found, strict=True)]
 
     def _call(self, name: str, inputs: list[float]) -> list[bytes]:

@@ -68,6 +68,12 @@ def stop() -> list["np.ndarray[Any, Any]"]:
     return [np.asarray(trim(data), object)]
 
 
+def drop() -> list["np.ndarray[Any, Any]"]:
+    """Ends the recording, if there is one, and keeps nothing of it; returns one string, which is empty."""
+    _give_up()
+    return [np.asarray(b"", object)]
+
+
 def trim(data: bytes, most: int = _MOST_OF_A_KIND) -> bytes:
     """Returns a recording without the events of a thread pool, and without kinds of which there are too many.
 
@@ -119,4 +125,4 @@ def _give_up() -> None:
         _drop()
 
 
-WORKER_FUNCTIONS = {"start": start, "stop": stop}
+WORKER_FUNCTIONS = {"start": start, "stop": stop, "drop": drop}

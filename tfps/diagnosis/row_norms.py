@@ -16,7 +16,7 @@ SAMPLE = 1_000
 
 
 def sample_norms(table: Table, draws: np.random.Generator, most: int = SAMPLE) -> "np.ndarray[Any, Any]":
-    """Returns the Euclidean norms of some rows, float32 [m] with m at most `most`.
+    """Returns the Euclidean norms of some rows, float32 [m] with m at most `most`; NaN or infinite for rows that are.
 
     Args:
         table: the table.
@@ -25,7 +25,7 @@ def sample_norms(table: Table, draws: np.random.Generator, most: int = SAMPLE) -
     """
     rows = _scanned(table, most) if isinstance(table, DynamicTable) else _drawn(table, draws, most)
     norms: np.ndarray[Any, Any] = np.linalg.norm(rows.astype(np.float32), axis=1)
-    return norms[np.isfinite(norms)]
+    return norms
 
 
 def _drawn(table: Table, draws: np.random.Generator, most: int) -> "np.ndarray[Any, Any]":

@@ -271,6 +271,7 @@ class Checkpoint(RestoringCallback):
             self._recovered = manifest = self._restore_latest()
             assert manifest is not None
             _LOG.warning("%s: all rows go back by %d steps, which are trained again.", names, step - manifest.step)
+            self.model.distribute_strategy.record.take_back(step - manifest.step)
             return
         manifest = self._restore_latest(servers)
         assert manifest is not None

@@ -224,6 +224,8 @@ class StepFunction:
             None if history is None else (history.params or {}).get("epochs"),
             epoch.source.steps_per_epoch or epoch.source.num_batches,
             epoch.source.is_fed,
+            # A `fit` that was resumed within an epoch; the schedule will set this to 0.
+            epoch.handed,
         )
 
     def _log_plan(self, epoch: Epoch) -> None:

@@ -16,9 +16,12 @@ from tfps.diagnosis.report import TABLE, TIMELINE, TRACE, Recording, Span, make_
 from tfps.diagnosis.timeline import Timeline
 from tfps.errors import ConfigError, TfpsError, UnsupportedError
 from tfps.keras.batch_callbacks import SavingCallback
+from tfps.keras.failed_fit import EndsWithFit
+from tfps.keras.functions import StepFunction
 from tfps.keras.model_content import strategy_of
 from tfps.serving.stores import Store, open_store
 from tfps.strategy.strategy import ParameterServerStrategy
+from tfps.training.asynchronous.pacing import ALONE
 
 _LOG = logging.getLogger("tfps")
 _AHEAD = 3
@@ -29,14 +32,14 @@ _TENSORBOARD, _TIMELINE = "plugins/profile", "timeline"
 _XPLANE = ".xplane.pb"
 
 
-class Profile(SavingCallback):
+class Profile(SavingCallback, EndsWithFit):
     """Records some steps of `fit` on servers and workers, and says where their time goes.
 
-    At the end the log has a table: how long a step takes in each stage (input, ids, waiting for rows, forward and
-    backward pass, push, exchange) on each worker and server, and one line of advice. The stages of a task add up to its
-    step. The folder gets, for each run:
+    At the end of `fit` it prints a table: how long a step takes in each stage (input, ids, waiting for rows, forward
+    and backward pass, push, exchange) on each worker and server, and one line of advice. The stages of a task add up to
+    its step. The folder gets, for each run:
 
-    - `timeline/<run>/timeline.json`: the table with all its numbers; `table.txt`: the table as in the log.
+    - `timeline/<run>/timeline.json`: the table with all its numbers; `table.txt`: the table as printed.
     - `timeline/<run>/trace.json.gz`: all operations of all tasks on one clock, for https://ui.perfetto.dev.
     - `plugins/profile/<run>/`: the same for the profiler of TensorBoard (`tensorboard --logdir <url>`; it needs the
       package `tensorboard-plugin-profile`).
@@ -49,7 +52,8 @@ class Profile(SavingCallback):
     Args:
         url: the folder, a path or an fsspec URL. It is made if it is not there.
         steps: the first and the last step that are recorded, counted from 1 over all epochs of this `fit`. The first
-            closures of a `fit` cannot be recorded.
+            closures of a `fit` cannot be recorded. An asynchronous model that is new is trained by one worker alone for
+            512 steps or more; a profile of those shows the others idle, and the log warns of it.
         workers: the numbers of the workers that are recorded; None for all. Servers are all recorded.
         most_s: the recording ends after so many seconds, even if the last step has not come.
 
@@ -75,7 +79,7 @@ class Profile(SavingCallback):
         self._workers = None if workers is None else _check_workers(workers)
         self._most_s = check_number("most_s", most_s, above=0)
         self.timeline: Timeline | None = None
-        self.advice = ""
+        self.advice = self._shown = ""
         self._capture: Capture | None = None
         self._ahead = 0
         # Steps that were handed out: before this epoch, in all, and when the recording began.
@@ -102,8 +106,10 @@ class Profile(SavingCallback):
             )
         missing = [index for index in self._workers or () if index >= strategy.num_workers]
         if missing:
+            count = strategy.num_workers
             raise ConfigError(
-                f"`workers` must be numbers of workers. Received: {missing}. Valid: 0 to {strategy.num_workers - 1}."
+                f"`workers` has {', '.join(map(str, missing))}, and the cluster has {count} worker{'s' * (count > 1)}. "
+                f"Valid: 0{f' to {count - 1}' * (count > 1)}."
             )
         self._store.begin(f"{_TIMELINE}/check").discard()
         self._begin(strategy)
@@ -134,7 +140,7 @@ class Profile(SavingCallback):
             self._stop(capture)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Waits for the report, and logs it."""
+        """Waits for the report, and prints it."""
         capture, self._capture = self._capture, None
         if capture is None:
             return
@@ -148,11 +154,23 @@ class Profile(SavingCallback):
         try:
             if not capture.wait(_END_S):
                 _LOG.warning("the report of a profile has not come within %.0f s.", _END_S)
+                return
         except (TfpsError, tf.errors.OpError, OSError) as error:
             _LOG.warning("nothing was profiled, and training went on: %s", str(error).splitlines()[0])
+            return
+        # Not in the log, which shows no reports unless a program asks for them. Keras prints its summaries, too.
+        print(self._shown, flush=True)
+
+    def on_train_fail(self) -> None:
+        """Ends a recording, which would make the tasks slow and be in the way of the next one."""
+        capture, self._capture = self._capture, None
+        # A report that is being made is complete.
+        if capture is not None and self._begun and not self._is_stopped:
+            capture.drop()
 
     def _stop(self, capture: Capture) -> None:
         self._is_stopped = True
+        self._warn_if_young(capture)
         # Steps that have begun but were not handed out may be in the recording, too.
         span = Span(self._begun, self._done + self._ahead, self._done - self._begun + 1)
         capture.stop(lambda recordings: self._report(recordings, span))
@@ -166,11 +184,22 @@ class Profile(SavingCallback):
         _write(self._store, f"{_TENSORBOARD}/{run}", {name: data for name, data in files.items() if _XPLANE in name})
         _write(self._store, f"{_TIMELINE}/{run}", {name: files[name] for name in (TIMELINE, TABLE, TRACE)})
         self.timeline, self.advice = read_timeline(files[TIMELINE])
-        _LOG.info(
-            "where the time of a step goes (steps %d to %d at most):\n%s\n%s\nMore in %s/%s/%s.",
-            *(span.first, span.last, files[TABLE].decode(), self.advice),
-            *(self._store.path, _TIMELINE, run),
+        self._shown = (
+            f"Where the time of a step goes (steps {span.first} to {span.last} at most):\n{files[TABLE].decode()}\n"
+            f"{self.advice}\nMore in {self._store.path}/{_TIMELINE}/{run}."
         )
+
+    def _warn_if_young(self, capture: Capture) -> None:
+        """Says so if one worker alone trained while all should be recorded."""
+        function = self.model.train_function
+        if capture.has_failed or not isinstance(function, StepFunction):
+            return
+        if function.mode.begins_alone():
+            _LOG.warning(
+                "the profile of steps %d to %d shows a young model, which one worker trains alone: the others have no "
+                "work yet. Valid: `steps` after the first %d or more (docs/convergence.md).",
+                *(self._begun, self._done, ALONE),
+            )
 
 
 def _write(store: Store, name: str, files: Mapping[str, bytes]) -> None:
@@ -185,8 +214,10 @@ def _check_steps(steps: object) -> tuple[int, int]:
     given = check_list("steps", steps, rule)
     if len(given) != 2:
         raise ConfigError(f"`steps` must be {rule}. Received: {steps!r}.")
-    first = check_integer("steps[0]", given[0], at_least=1)
-    return first, check_integer("steps[1]", given[1], at_least=first)
+    first, last = (check_integer(f"steps[{place}]", one, at_least=1) for place, one in enumerate(given))
+    if first > last:
+        raise ConfigError(f"`steps` must be (first, last) with first <= last. Received: {steps!r}.")
+    return first, last
 
 
 def _check_workers(workers: object) -> list[int]:

@@ -1,5 +1,6 @@
 """`TensorBoard`: shows what a job does in TensorBoard, beside what Keras's own callback shows."""
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -15,7 +16,7 @@ import tensorflow as tf
 from tfps.checks import check_number, check_type
 from tfps.diagnosis.row_norms import sample_norms
 from tfps.errors import ConfigError, TfpsError, UnsupportedError
-from tfps.keras._compat import keras
+from tfps.keras.failed_fit import EndsWithFit
 from tfps.keras.model_content import strategy_of
 from tfps.monitoring.collector import Subscription
 from tfps.monitoring.event_file import EventFile, check_installed
@@ -29,10 +30,12 @@ _RUN = "tfps"
 _FIRST_S = 30.0
 _END_S = 20.0
 """Seconds for which the end of `fit` waits for the last numbers. A disk that hangs must not hold it up."""
+_FAILED_S = 3.0
+"""The same where `fit` has failed. What has not come by then is not written."""
 _SEED = 0
 
 
-class TensorBoard(keras.callbacks.Callback):
+class TensorBoard(EndsWithFit):
     """Shows a job in TensorBoard: `tensorboard --logdir <log_dir>`. Needs `pip install 'tfps[tensorboard]'`.
 
     It writes the run `tfps` in the folder. Keras's own `keras.callbacks.TensorBoard(log_dir)` may write to the same
@@ -68,7 +71,8 @@ class TensorBoard(keras.callbacks.Callback):
         check_installed()
         check_type("log_dir", log_dir, (str, os.PathLike), "a path or a URL")
         self._folder = os.fspath(log_dir)
-        if not self._folder:
+        # A path of bytes too has `__fspath__`.
+        if not self._folder or not isinstance(self._folder, str):
             raise ConfigError(f"`log_dir` must be a path or a URL. Received: {log_dir!r}.")
         self._every_s = check_number("every_s", every_s, at_least=1)
         self._norms_every_s = None
@@ -77,7 +81,7 @@ class TensorBoard(keras.callbacks.Callback):
         self._writer: _Writer | None = None
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Opens the file and starts the thread.
+        """Opens the file.
 
         Raises:
             UnsupportedError: the strategy has no parameter servers.
@@ -89,16 +93,29 @@ class TensorBoard(keras.callbacks.Callback):
                 "`tfps.callbacks.TensorBoard` needs a ParameterServerStrategy. Received: a model of "
                 f"{type(self.model.distribute_strategy).__name__}. Valid: keras.callbacks.TensorBoard."
             )
+        self._writer = self._open(strategy)
+
+    def _open(self, strategy: ParameterServerStrategy) -> "_Writer":
         try:
             file = EventFile(f"{self._folder}/{_RUN}")
         except (OSError, tf.errors.OpError) as error:
             raise ConfigError(
-                f"`log_dir` must be a folder that can be written. Received: {self._folder!r} ({error})."
+                f"`log_dir` must be a folder that can be written. Received: {self._folder!r} ({error}). Valid: a local "
+                "path, or gs://; TensorFlow writes this file, not fsspec."
             ) from error
-        # A model that was restored goes on with its steps, and its curves too. Other models of the program have steps
-        # of their own, which the record counts as well.
-        steps = int(self.model.optimizer.iterations.numpy()) - strategy.record.counts().steps
-        self._writer = _Writer(strategy, file, steps, self._every_s, self._norms_every_s)
+        return _Writer(strategy, file, self._every_s, self._norms_every_s)
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Starts to write, at the first epoch: by then other callbacks have restored what they restore."""
+        strategy = strategy_of(self.model)
+        assert strategy is not None  # or `on_train_begin` had failed
+        # A window of `fit_continuous` that failed with a server and is trained again does not begin the training.
+        if self._writer is None:
+            self._writer = self._open(strategy)
+        if not self._writer.has_begun:
+            # A model that was restored goes on with its steps, and its curves too. Other models of the program have
+            # steps of their own, which the record counts as well.
+            self._writer.begin(int(self.model.optimizer.iterations.numpy()) - strategy.record.counts().kept_steps)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Writes the last numbers."""
@@ -106,58 +123,78 @@ class TensorBoard(keras.callbacks.Callback):
         if writer is not None and not writer.close(_END_S):
             _LOG.warning("the last numbers for TensorBoard were not written to %s within %.0f s.", self._folder, _END_S)
 
+    def on_train_fail(self) -> None:
+        """Writes the last numbers if they come soon; a task may be lost."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close(_FAILED_S)
+
 
 class _Writer:
     """The thread that writes.
 
-    Ownership: the callback closes it. It is a daemon, and ends when the strategy does.
+    Ownership: the callback closes it, also where `fit` fails. It is a daemon, and ends when the strategy does.
 
     Args:
         strategy: the strategy whose job is shown.
-        file: the file; the thread closes it.
-        steps_before: what to add to the steps of the program to have those of the model; may be negative.
+        file: the file, which this closes.
         every_s: seconds between two points.
         norms_every_s: seconds between two samples of rows; None for no norms.
     """
 
     def __init__(
-        self,
-        strategy: ParameterServerStrategy,
-        file: EventFile,
-        steps_before: int,
-        every_s: float,
-        norms_every_s: float | None,
+        self, strategy: ParameterServerStrategy, file: EventFile, every_s: float, norms_every_s: float | None
     ) -> None:
-        self._strategy, self._file, self._steps_before = strategy, file, steps_before
+        self._strategy, self._file, self._steps_before = strategy, file, 0
         self._every_s, self._norms_every_s = every_s, norms_every_s
         self._draws = np.random.default_rng(_SEED)
         self._plan: Plan | None = None
         self._norms_at = -float("inf")
         self._end = threading.Event()
+        self._is_over = False
         self._thread = threading.Thread(target=self._run, name="tfps-tensorboard", daemon=True)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the thread was started."""
+        return self._thread.ident is not None
+
+    def begin(self, steps_before: int) -> None:
+        """Starts the thread.
+
+        Args:
+            steps_before: what to add to the steps of the program to have those of the model; may be negative.
+        """
+        self._steps_before = steps_before
         self._thread.start()
 
     def close(self, timeout_s: float) -> bool:
-        """Lets the thread write once more and end; returns whether it has ended in time."""
+        """Lets the thread write once more and end; returns whether it has ended in time. If not, it writes no more."""
+        if not self.has_begun:
+            self._file.close()
+            return True
         self._end.set()
         self._thread.join(timeout_s)
+        self._is_over = True
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
-            with self._strategy.monitor.subscribe() as subscription:
+            with contextlib.closing(self._file), self._strategy.monitor.subscribe() as subscription:
                 is_last = False
                 while not is_last:
                     is_last = self._end.wait(self._every_s)
                     self._write(subscription)
-            self._file.close()
         # Training is worth more than its charts.
         except (TfpsError, tf.errors.OpError, OSError) as error:
-            _LOG.warning("nothing more is written for TensorBoard: %s", str(error).splitlines()[0])
+            if not self._is_over:
+                _LOG.warning("nothing more is written for TensorBoard: %s", str(error).splitlines()[0])
 
     def _write(self, subscription: Subscription) -> None:
         snapshot = subscription.next(_FIRST_S)
-        step = self._steps_before + snapshot.steps
+        if self._is_over:
+            return
+        step = self._steps_before + snapshot.kept_steps
         self._file.add_scalars(scalars(snapshot), step)
         plan = self._strategy.plan
         if plan != self._plan:
@@ -170,7 +207,9 @@ class _Writer:
 
     def _write_norms(self, step: int) -> None:
         for table, _ in self._strategy.factory.tables:
-            norms = sample_norms(table, self._draws)
+            sampled = sample_norms(table, self._draws)
+            norms = sampled[np.isfinite(sampled)]
+            self._file.add_scalars({f"rows_not_finite/{table.name}": float(sampled.size - norms.size)}, step)
             if norms.size:
                 self._file.add_histogram(f"row_norms/{table.name}", norms, step)
                 found = {"mean": float(norms.mean()), "largest": float(norms.max())}

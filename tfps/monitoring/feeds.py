@@ -5,6 +5,7 @@ Threading: one thread. Ownership: a feed is a context manager, and closes its co
 
 import abc
 import contextlib
+import http
 import http.client
 import pathlib
 import socket
@@ -50,6 +51,14 @@ class Feed(abc.ABC):
         Raises:
             ClusterError: there is no such job.
         """
+
+    def check(self) -> None:
+        """Looks whether the job is there, without a snapshot.
+
+        Raises:
+            ClusterError: it is not.
+        """
+        return
 
     def close(self) -> None:
         """Closes the connection, if there is one."""
@@ -101,6 +110,8 @@ class SocketFeed(Feed):
             except OSError:
                 data = b""
             if not data:
+                # The reader looks at its deadline and its keys, however often the job closes the connection.
+                yield None
                 # A job that says nothing for long leaves its boards, and may be there all the same.
                 if not self._connect_again():
                     return
@@ -109,7 +120,17 @@ class SocketFeed(Feed):
             *lines, pending = (pending + data).split(b"\n")
             # A board that was stopped has missed some; the last one is what counts.
             if lines:
-                yield Snapshot.from_json(lines[-1])
+                self._check_accepted(lines[-1])
+                try:
+                    yield Snapshot.from_json(lines[-1])
+                except ConfigError as error:
+                    raise ClusterError(f"{self.where} cannot be watched, for it has another tfps: {error}") from error
+
+    def _check_accepted(self, line: bytes) -> None:
+        """Raises a ClusterError if the job has refused this board."""
+        if line.startswith(runtime_folder.REFUSED):
+            why = line.removeprefix(runtime_folder.REFUSED).decode(errors="replace")
+            raise ClusterError(f"{self.where} cannot be watched: {why}.")
 
     def _connect_again(self) -> bool:
         """Connects again if the job is still there; returns whether it is."""
@@ -141,11 +162,27 @@ class HttpFeed(Feed):
     """
 
     def __init__(self, url: str) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-            raise ConfigError(f"`job` must be http://host:port. Received: {show_value(url)}.")
+        try:
+            parts = urllib.parse.urlsplit(url)
+            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.path in ("", "/")
+            # A port that is no number raises.
+            is_url = is_url and not (parts.query or parts.fragment) and parts.port != 0
+        except ValueError:
+            is_url = False
+        if not is_url:
+            raise ConfigError(f"`job` must be http://host:port without a path. Received: {show_value(url)}.")
         super().__init__(url)
         self._url = urllib.parse.urlunsplit((parts.scheme, parts.netloc, "/snapshot.json", "", ""))
+
+    def check(self) -> None:
+        """See `Feed`."""
+        parts = urllib.parse.urlsplit(self._url)
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            socket.create_connection((parts.hostname or "", port), _LIMIT_S).close()
+        # A UnicodeError, which is a ValueError: the name is none of a host.
+        except (OSError, ValueError) as error:
+            raise ClusterError(f"{self.where} cannot be watched: {error}.") from error
 
     def snapshots(self) -> Iterator[Snapshot | None]:
         """See `Feed`."""
@@ -153,11 +190,10 @@ class HttpFeed(Feed):
         while failures < _MOST_FAILURES:
             began = time.monotonic()
             try:
-                with urllib.request.urlopen(self._url, timeout=_LIMIT_S) as answer:
-                    snapshot = Snapshot.from_json(answer.read(_LINE_BYTES))
-            except (OSError, http.client.HTTPException, ConfigError) as error:
+                snapshot = self._ask()
+            except ClusterError:
                 if not answered:
-                    raise ClusterError(f"{self.where} cannot be watched: {error}.") from error
+                    raise
                 failures += 1
                 yield None
             else:
@@ -166,3 +202,28 @@ class HttpFeed(Feed):
             while (left := EVERY_S - (time.monotonic() - began)) > 0:
                 time.sleep(min(left, _LOOK_S))
                 yield None
+
+    def _ask(self) -> Snapshot:
+        """Asks for one snapshot.
+
+        Raises:
+            ClusterError: there was none in the answer.
+        """
+        try:
+            with urllib.request.urlopen(self._url, timeout=_LIMIT_S) as answer:
+                return Snapshot.from_json(answer.read(_LINE_BYTES))
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == http.HTTPStatus.NOT_FOUND:
+                raise ClusterError(
+                    f"{self.where} is not the metrics port of a chief (it has no /snapshot.json). Valid: the port that "
+                    "was given to --metrics-port."
+                ) from error
+            # The words beside the number may be anything.
+            raise ClusterError(f"{self.where} cannot be watched: HTTP error {error.code}.") from error
+        except ConfigError as error:
+            raise ClusterError(
+                f"`job` must be the metrics port of a tfps chief; {self.where} answered with something else: {error}"
+            ) from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise ClusterError(f"{self.where} cannot be watched: {error}.") from error

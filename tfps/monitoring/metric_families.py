@@ -132,6 +132,9 @@ def _step_metrics(counts: JobCounts, workers: list[int]) -> "Iterator[Metric]":
         if done is not None and done.staleness is not None:
             stale.add_metric([str(worker)], done.staleness)
     yield from (steps, examples, rows, closures, stale)
+    yield CounterMetricFamily(
+        "tfps_repeated_steps", "Steps that a restored checkpoint took back.", value=counts.repeated_steps
+    )
     yield CounterMetricFamily("tfps_evaluation_steps", "Steps of evaluate.", value=counts.test_steps)
     yield CounterMetricFamily("tfps_evaluation_examples", "Examples in these steps.", value=counts.test_examples)
 

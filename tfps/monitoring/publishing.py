@@ -99,9 +99,17 @@ def _accept(listener: socket.socket, collector: Collector, boards: threading.Sem
             return
         if not boards.acquire(blocking=False):
             _LOG.info("a board is refused: %d others watch this program.", _MOST_BOARDS)
-            board.close()
+            _refuse(board)
             continue
         threading.Thread(target=_serve, args=(board, collector, boards), daemon=True, name="tfps-board").start()
+
+
+def _refuse(board: socket.socket) -> None:
+    """Tells a board why it gets nothing, and closes its connection."""
+    # The line fits into the buffer of a new socket, so this does not wait.
+    board.settimeout(0.0)
+    with board, contextlib.suppress(OSError):
+        board.sendall(runtime_folder.REFUSED + f"{_MOST_BOARDS} others watch it\n".encode())
 
 
 def _serve(board: socket.socket, collector: Collector, boards: threading.Semaphore) -> None:

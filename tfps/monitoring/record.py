@@ -58,6 +58,7 @@ class JobCounts:
         steps: steps of training.
         examples: the examples in them.
         unique_rows: the rows that these steps requested, each once a step.
+        repeated_steps: the steps of these that a checkpoint has taken back, and that are trained again.
         test_steps: steps of evaluation.
         test_examples: the examples in them.
         closures: closures of both kinds.
@@ -81,6 +82,7 @@ class JobCounts:
     steps: int = 0
     examples: int = 0
     unique_rows: int = 0
+    repeated_steps: int = 0
     test_steps: int = 0
     test_examples: int = 0
     closures: int = 0
@@ -91,6 +93,11 @@ class JobCounts:
     losses: tuple[LossEvent, ...] = ()
     losses_of: Mapping[tuple[str, int], int] = dataclasses.field(default_factory=dict)
     returns_of: Mapping[tuple[str, int], int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def kept_steps(self) -> int:
+        """The steps of training without those that were taken back: as many as the optimizer has counted."""
+        return self.steps - self.repeated_steps
 
     @property
     def losses_count(self) -> int:
@@ -133,7 +140,9 @@ class JobRecord:
                 returns_of=dict(self._returns_of),
             )
 
-    def begin_epoch(self, mode: str, epoch: int, epochs: int | None, steps: int | None, fed: bool = False) -> None:
+    def begin_epoch(
+        self, mode: str, epoch: int, epochs: int | None, steps: int | None, fed: bool = False, done: int = 0
+    ) -> None:
         """Notes that an epoch of training has begun.
 
         Args:
@@ -142,6 +151,7 @@ class JobRecord:
             epochs: the number of epochs; None if not known.
             steps: the steps of the epoch; None if not known.
             fed: whether the chief reads its batches.
+            done: the steps of the epoch that were trained before, where a `fit` goes on within it.
         """
         with self._lock:
             self._now = dataclasses.replace(
@@ -151,7 +161,7 @@ class JobRecord:
                 epochs=epochs,
                 epochs_begun=self._now.epochs_begun + 1,
                 fed=fed,
-                epoch_step=0,
+                epoch_step=done,
                 steps_per_epoch=steps,
             )
 
@@ -210,6 +220,15 @@ class JobRecord:
                 before.closures + 1,
                 staleness,
             )
+
+    def take_back(self, steps: int) -> None:
+        """Notes that a checkpoint was restored after the loss of a server: some steps will be trained again.
+
+        Args:
+            steps: the number of steps. They stay in `steps`, which counts work and never goes down.
+        """
+        with self._lock:
+            self._now = dataclasses.replace(self._now, repeated_steps=self._now.repeated_steps + max(0, steps))
 
     def set_logs(self, logs: Mapping[str, Any]) -> None:
         """Keeps the logs of the training that are shown now."""

@@ -19,6 +19,8 @@ from tfps import env
 from tfps.errors import ClusterError
 
 _NAME = re.compile(r"(\d+)-(\d+)\.sock")
+REFUSED = b"refused: "
+"""What begins the only line that a board gets if its program has too many; the rest says why."""
 _LONGEST = 100
 """Characters of the path of a socket; the kernel takes 107."""
 

@@ -18,7 +18,12 @@ def scalars(snapshot: Snapshot) -> dict[str, float]:
 
 
 def _of_job(snapshot: Snapshot) -> dict[str, float | None]:
-    found = {f"metrics/{name}": value for name, value in snapshot.metrics.items() if name not in snapshot.drift}
+    # One that is not finite has a point all the same, which TensorBoard marks: it is what to look for.
+    found: dict[str, float | None] = {
+        f"metrics/{name}": float("nan") if value is None else value
+        for name, value in snapshot.metrics.items()
+        if name not in snapshot.drift
+    }
     found |= {f"geo/{name.removeprefix('geo_')}": value for name, value in snapshot.drift.items()}
     found["job/steps_per_s"] = snapshot.steps_per_s
     found["job/examples_per_s"] = snapshot.examples_per_s

@@ -12,11 +12,15 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
+from tfps.checks import show_value
 from tfps.errors import ConfigError
 from tfps.types import JSON
 
 FORMAT = 1
 """The version of the JSON. A reader refuses any other."""
+
+_LARGEST = 2**63
+"""Numbers of a snapshot are smaller."""
 
 TaskStatus: TypeAlias = Literal["up", "lost", "unknown"]
 """A task works; it is lost and may come back; or whether it works is not known."""
@@ -189,7 +193,8 @@ class Snapshot:
         epochs: the epochs of `fit`; None if not known.
         epoch_step: steps of this epoch.
         steps_per_epoch: steps of a whole epoch; None if not known.
-        steps: steps that this program has trained.
+        steps: steps that this program has trained, also those that were repeated.
+        repeated_steps: steps of these that the restored checkpoint of a lost server took back.
         examples: examples in these steps.
         unique_rows: rows that these steps requested, each once a step; 0 if not known.
         test_steps: steps of `evaluate`.
@@ -221,6 +226,7 @@ class Snapshot:
     epoch_step: int = 0
     steps_per_epoch: int | None = None
     steps: int = 0
+    repeated_steps: int = 0
     examples: int = 0
     unique_rows: int = 0
     test_steps: int = 0
@@ -238,6 +244,11 @@ class Snapshot:
     losses_count: int = 0
     bottleneck: Bottleneck | None = None
 
+    @property
+    def kept_steps(self) -> int:
+        """Steps that this program has trained, without those that were taken back."""
+        return self.steps - self.repeated_steps
+
     def tasks_of(self, job: str) -> tuple[TaskState, ...]:
         """Returns the tasks of one job."""
         return tuple(task for task in self.tasks if task.job == job)
@@ -251,33 +262,75 @@ class Snapshot:
         """Reads what `to_json` wrote.
 
         Raises:
-            ConfigError: the text is no snapshot, or one of another format.
+            ConfigError: the text is no snapshot, or one of another format. The message names the field.
         """
         try:
             fields = json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"`text` must be a snapshot in JSON. Received: {str(text)[:80]!r}.") from error
+        # A RecursionError: a text of ten thousand brackets.
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"a snapshot must be in JSON. Received: {show_value(text)}.") from error
         if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
-            raise ConfigError(f"`text` must be a snapshot of format {FORMAT}. Received: {str(text)[:80]!r}.")
-        try:
-            made: Snapshot = _read(cls, fields)
-        except (TypeError, KeyError, ValueError) as error:
-            raise ConfigError(f"`text` must have the fields of a snapshot. Received: {error}.") from error
+            raise ConfigError(f"a snapshot must be of format {FORMAT}. Received: {show_value(text)}.")
+        made: Snapshot = _read(cls, fields, "")
         return made
 
 
-def _read(kind: Any, value: JSON) -> Any:
-    """Makes a value of a type of the fields above from JSON."""
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        assert isinstance(value, Mapping)
-        # A KeyError names a field that this version does not have.
-        return kind(**{name: _read(hints[name], one) for name, one in value.items()})
+def _read(kind: Any, value: Any, name: str) -> Any:
+    """Makes a value of a type of the fields above from JSON.
+
+    Args:
+        kind: the type.
+        value: the JSON. It may come from a program that is no job of ours.
+        name: the name of the field, for messages, such as "tasks[0].status"; "" for the whole.
+
+    Raises:
+        ConfigError: the value is of another type.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        # "X | None".
+        return None if value is None else _read(arguments[0], value, name)
+    if origin is Literal:
+        return _check(value in arguments, value, name, " or ".join(map(repr, arguments)))
     if origin is tuple:
-        assert isinstance(value, list)
-        return tuple(_read(arguments[0], one) for one in value)
-    # "X | None": JSON has null for None, and only a dataclass has to be made.
-    if origin is types.UnionType and value is not None:
-        return _read(arguments[0], value)
+        _check(isinstance(value, list), value, name, "a list")
+        return tuple(_read(arguments[0], one, f"{name}[{place}]") for place, one in enumerate(value))
+    if origin is Mapping:
+        _check(isinstance(value, dict), value, name, "an object")
+        return {key: _read(arguments[1], one, f"{name}[{key!r}]") for key, one in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return _read_object(kind, value, name)
+    if kind is float:
+        # A JSON of Python may have NaN, and integers without end.
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+        return _check(is_number, value, name, "a finite number")
+    if kind is int:
+        is_integer = isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
+        return _check(is_integer, value, name, "an integer")
+    return _check(isinstance(value, kind), value, name, {str: "a string", bool: "true or false"}[kind])
+
+
+def _read_object(kind: Any, value: Any, name: str) -> Any:
+    """Makes a value of a class of the fields above from JSON; see `_read`."""
+    _check(isinstance(value, dict), value, name, "an object")
+    hints, start = typing.get_type_hints(kind), f"{name}." if name else ""
+    needed = {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    if wrong := sorted(value.keys() - hints.keys()) or sorted(needed - value.keys()):
+        rule = "is not known" if wrong[0] in value else "is missing"
+        raise ConfigError(f"a snapshot must have the fields of format {FORMAT}: {show_value(start + wrong[0])} {rule}.")
+    return kind(**{field: _read(hints[field], one, start + field) for field, one in value.items()})
+
+
+def _check(holds: bool, value: JSON, name: str, rule: str) -> Any:
+    """Returns a value of which a rule holds.
+
+    Raises:
+        ConfigError: it does not hold.
+    """
+    if not holds:
+        raise ConfigError(f"{show_value(name)} of a snapshot must be {rule}. Received: {show_value(value)}.")
     return value

@@ -3,7 +3,7 @@
 import os
 
 from tfps.checks import check_type
-from tfps.errors import CheckpointError
+from tfps.errors import CheckpointError, ConfigError
 from tfps.saving.folders import LocalFolder
 from tfps.saving.interface import Folder
 
@@ -39,4 +39,7 @@ def locate(path: str | os.PathLike[str]) -> tuple[Folder, str]:
 
 def _text_of(path: str | os.PathLike[str]) -> str:
     check_type("path", path, (str, os.PathLike), "a path or a URL")
-    return os.fspath(path)
+    # A path of bytes too has `__fspath__`.
+    if not isinstance(text := os.fspath(path), str):
+        raise ConfigError(f"`path` must be a path or a URL. Received: {path!r}.")
+    return text

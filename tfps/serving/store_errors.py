@@ -8,7 +8,7 @@ from tfps.errors import ExportError
 
 @contextlib.contextmanager
 def named(path: str, verb: str, kind: type[Exception] = OSError) -> Iterator[None]:
-    """Raises errors of a file system as ours, with the path. A missing file stays `FileNotFoundError`.
+    """Raises errors of a file system as ours, with the path. A missing file that is read stays `FileNotFoundError`.
 
     Args:
         path: the path or URL, for messages.
@@ -18,8 +18,8 @@ def named(path: str, verb: str, kind: type[Exception] = OSError) -> Iterator[Non
     try:
         yield
     # Callers decide what a missing file means: no export yet, or a version that was removed.
-    except FileNotFoundError:
-        raise
-    except kind as error:
+    except (FileNotFoundError, kind) as error:
+        if isinstance(error, FileNotFoundError) and verb == "read":
+            raise
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ExportError(f"cannot {verb} {path}: {why}.") from error

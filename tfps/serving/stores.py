@@ -83,7 +83,8 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     """
     check_type("url", url, (str, os.PathLike), "a path or a URL")
     text = os.fspath(url)
-    if not text:
+    # A path of bytes too has `__fspath__`.
+    if not text or not isinstance(text, str):
         raise ConfigError(f"`url` must be a path or a URL. Received: {url!r}.")
     # Local files do not go by fsspec: only a file system can rename, lock and sync.
     if "://" in text and not text.startswith("file://"):

@@ -85,6 +85,7 @@ class JobReader:
             epoch_step=counts.epoch_step,
             steps_per_epoch=counts.steps_per_epoch,
             steps=counts.steps,
+            repeated_steps=counts.repeated_steps,
             examples=counts.examples,
             unique_rows=counts.unique_rows,
             test_steps=counts.test_steps,

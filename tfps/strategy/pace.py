@@ -5,13 +5,14 @@ Threading: the thread of the collector. Cost: arithmetic on readings that a snap
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfps.monitoring.process import ProcessReading
 from tfps.monitoring.record import JobCounts
 from tfps.monitoring.snapshot import Bottleneck
-from tfps.placement.bottleneck import Measurement, Task, judge
+from tfps.placement.bottleneck import Measurement, Task, judge, merge
 from tfps.strategy.task_readings import Readings
 from tfps.types import TaskKey
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _WINDOW_S = 20.0
 """Seconds that a verdict is over: an epoch that ends or a checkpoint must not look like a bottleneck."""
 _LEAST_S = 3.0
-"""The fewest seconds: CPU time is counted in hundredths of a second."""
+"""The fewest seconds of training in it: CPU time is counted in hundredths of a second."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,29 +31,34 @@ class _Moment:
 
     Args:
         at: the second.
+        trains: whether the program trained.
         steps: the steps of training so far.
         busy_s: for each worker, the seconds in which it ran a call.
         readings: a reading of each task.
     """
 
     at: float
+    trains: bool
     steps: int
     busy_s: Sequence[float]
     readings: Readings
 
 
 class Pace:
-    """Judges what limits the steps of the last seconds."""
+    """Judges what limits the steps of the last seconds.
+
+    Epochs may be shorter than the time between two moments, so moments of several epochs are joined.
+    """
 
     def __init__(self) -> None:
         self._moments: collections.deque[_Moment] = collections.deque()
-        self._epochs_begun = 0
+        self._judged_at = -float("inf")
         self._last: Bottleneck | None = None
 
     def judge(
         self, strategy: "ParameterServerStrategy", counts: JobCounts, readings: Readings, now: float
     ) -> Bottleneck | None:
-        """Returns the bottleneck of the last seconds; what it was, between two epochs; None before it is known.
+        """Returns the bottleneck of the last seconds; None before it is known, and if nothing has trained in them.
 
         Args:
             strategy: the strategy.
@@ -60,19 +66,22 @@ class Pace:
             readings: a reading of each task.
             now: the second of these readings.
         """
-        if counts.phase != "train" or counts.epochs_begun != self._epochs_begun:
-            # Between two epochs the tasks do other work.
-            self._moments.clear()
-            self._epochs_begun = counts.epochs_begun
-        if counts.phase != "train":
-            return self._last
-        self._moments.append(_Moment(now, counts.steps, strategy.pool.busy_s(), readings))
-        while len(self._moments) > 2 and now - self._moments[1].at >= _WINDOW_S:
+        trains = counts.phase == "train"
+        self._moments.append(_Moment(now, trains, counts.steps, strategy.pool.busy_s(), readings))
+        while now - self._moments[0].at > _WINDOW_S:
             self._moments.popleft()
-        first, last = self._moments[0], self._moments[-1]
-        if last.at - first.at >= _LEAST_S and last.steps > first.steps:
-            verdict = judge(_measure(first, last, counts.fed))
-            self._last = Bottleneck(verdict.limit, verdict.advice)
+        # What tasks do between two moments of which one is not of training may be other work.
+        parts = [
+            _measure(first, last, counts.fed)
+            for first, last in itertools.pairwise(self._moments)
+            if first.trains and last.trains and last.at > first.at
+        ]
+        whole = merge(parts) if parts else None
+        if trains and whole is not None and whole.seconds >= _LEAST_S and whole.steps > 0:
+            verdict = judge(whole)
+            self._last, self._judged_at = Bottleneck(verdict.limit, verdict.advice), now
+        elif now - self._judged_at > _WINDOW_S:
+            self._last = None
         return self._last
 
 

@@ -14,6 +14,7 @@ from tfps.keras import (
     building,
     eager_steps,
     exporting,
+    failed_fit,
     model_checks,
     optimizers,
     predicting,
@@ -193,9 +194,15 @@ def _fit(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> 
     model_checks.check_known(model)
     callbacks = callbacks_of(stock, model, *args, **kwargs)
     signals = model._distribute_strategy.stop_signals
+
+    def run() -> object:
+        # Each turn after a loss begins the callbacks anew, so they hear of the end of each.
+        with failed_fit.told(callbacks):
+            return _run_loop(TRAIN, stock, model, *args, **kwargs)
+
     model._distribute_strategy.record.initial_epoch = argument_of(stock, "initial_epoch", model, *args, **kwargs) or 0
     with signals.handled(), looking_ahead(stock, model, *args, **kwargs):
-        return fit_through_losses(lambda: _run_loop(TRAIN, stock, model, *args, **kwargs), model, callbacks)
+        return fit_through_losses(run, model, callbacks)
 
 
 def _evaluate(stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
