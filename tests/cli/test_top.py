@@ -171,6 +171,11 @@ def test_what_could_control_a_terminal_is_not_printed():
     assert "[red]?[31mX" in text and "[/nope]" in text and "users[clicks]/" in text and ":smile:" in text
 
 
+def test_a_moment_that_no_calendar_has():
+    for at in (9e18, -9e18):
+        assert "train.py  process 4711" in board_text(full_snapshot(at=at))
+
+
 def screen(columns, rows, **changed):
     """The lines that a terminal of this size shows of a board."""
     console = Console(width=columns, height=rows, color_system=None)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from tfps.cli.board_tables import server_grid, table_grid, task_grid
 from tfps.cli.keys import Keys
-from tfps.cli.quantities import format_count, format_rate, format_seconds, printable
+from tfps.cli.quantities import format_clock, format_count, format_rate, format_seconds, printable
 from tfps.monitoring.feeds import Feed
 from tfps.monitoring.snapshot import LossEvent, Snapshot
 
@@ -120,7 +120,7 @@ class Board:
 
 def _head(snapshot: Snapshot, now: float) -> Iterator[Text]:
     """Yields the lines about the job as a whole."""
-    clock = time.strftime("%H:%M:%S", time.localtime(snapshot.at))
+    clock = format_clock(snapshot.at)
     yield Text(
         printable(f"{snapshot.name}  process {snapshot.pid} on {snapshot.host}  tfps {snapshot.version}  ")
         + f"runs for {format_seconds(snapshot.at - snapshot.began)}  {clock}",
@@ -172,7 +172,7 @@ def _checkpoint(snapshot: Snapshot) -> Text:
 
 
 def _describe_loss(loss: LossEvent, is_short: bool) -> Text:
-    clock = time.strftime("%H:%M:%S", time.localtime(loss.at))
+    clock = format_clock(loss.at)
     back = "not back yet" if loss.back_at is None else f"back after {format_seconds(loss.back_at - loss.at)}"
     # The reason may have the path of a log and be long. On a screen its end is what may be missing.
     said = printable(f"  {clock}  {loss.job} {loss.index}: {back}. {loss.why}")

@@ -1,5 +1,7 @@
 """Writes quantities for people: counts, bytes, rates, times. None is "-": not known."""
 
+import time
+
 _NOT_KNOWN = "-"
 _STEP = 1000
 
@@ -33,6 +35,14 @@ def format_seconds(seconds: float) -> str:
         return f"{seconds:.1f} s"
     whole = int(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def format_clock(at: float) -> str:
+    """Returns the time of day of a moment, in seconds since 1970: "12:09:07"; "-" if no calendar has it."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(at))
+    except (OverflowError, ValueError, OSError):
+        return _NOT_KNOWN
 
 
 def format_share(share: float | None) -> str:
