@@ -261,13 +261,18 @@ def test_a_monitor_ends_with_its_strategy(strategy):
 
 
 def test_a_strategy_that_has_lost_a_server_is_over(strategy, monkeypatch):
+    reader = JobReader(strategy)
+    assert not reader.has_ended
+    with monkeypatch.context() as patch:
+        patch.setattr(strategy.connection, "_why_ended", "ps 0 ended")
+        assert reader.has_ended
+    # Not the strategy itself: its own monitor, which other tests use, would end for good.
     monitor = Monitor(strategy)
     with monitor.subscribe() as watching:
         watching.next(20)
-        monkeypatch.setattr(strategy.connection, "_why_ended", "ps 0 ended")
+        monkeypatch.setattr(monitor._ways, "_reader", types.SimpleNamespace(has_ended=True, read=reader.read))
         with pytest.raises(tfps.errors.ClusterTimeoutError, match="its strategy has ended"):
             watching.next(20)
-    monkeypatch.undo()
     monitor.close()
 
 

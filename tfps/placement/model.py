@@ -77,6 +77,11 @@ class Placement:
         """The server of each shard, [shards]."""
         return tuple(shard.server for shard in self.shards)
 
+    @property
+    def rows_by_shard(self) -> tuple[int, ...]:
+        """The number of rows of each shard, [shards]."""
+        return tuple(shard.rows for shard in self.shards)
+
     @classmethod
     def on(cls, spec: VariableSpec, servers: Iterable[int], routing: Routing | None) -> "Placement":
         """Makes the placement of `spec` with shard i on the i-th of `servers`."""

@@ -83,10 +83,10 @@ class TableReader:
             slot_row_bytes: bytes of all slots of one row.
         """
         row_bytes = table.placement.spec.row_bytes + slot_row_bytes
-        counted = [self._counts.get((table.key, shard.index)) for shard in table.placement.shards]
+        counted = [self._counts.get((table.key, shard)) for shard in range(len(table.servers))]
         return [
-            shard.rows * row_bytes if one is None else one.bytes
-            for shard, one in zip(table.placement.shards, counted, strict=True)
+            rows * row_bytes if one is None else one.bytes
+            for rows, one in zip(table.placement.rows_by_shard, counted, strict=True)
         ]
 
     def _state(self, table: Table, slot_row_bytes: int, counts: JobCounts, steps_per_s: float | None) -> TableState:
@@ -177,11 +177,12 @@ def server_states(
     """
     stored = [0] * strategy.num_servers
     for table, slot_row_bytes in strategy.factory.tables:
-        for shard, size in zip(table.placement.shards, reader.shard_bytes(table, slot_row_bytes), strict=True):
-            stored[shard.server] += size
+        for server, size in zip(table.servers, reader.shard_bytes(table, slot_row_bytes), strict=True):
+            stored[server] += size
     for variable in strategy.dense_variables:
-        for shard in variable.placement.shards:
-            stored[shard.server] += shard.rows * variable.placement.spec.row_bytes
+        placement = variable.placement
+        for server, rows in zip(placement.servers, placement.rows_by_shard, strict=True):
+            stored[server] += rows * placement.spec.row_bytes
     moved = {
         task.index: task.received_bytes_per_s + task.sent_bytes_per_s
         for task in tasks
