@@ -36,8 +36,19 @@ def collector(maker):
     collector.close()
 
 
+OTHERS = set()
+
+
+@pytest.fixture(autouse=True)
+def other_collectors():
+    """That of the strategy of other tests may still run."""
+    OTHERS.update(collectors())
+    yield
+    OTHERS.clear()
+
+
 def collectors():
-    return [thread for thread in threading.enumerate() if thread.name == "tfps-collector"]
+    return [one for one in threading.enumerate() if one.name == "tfps-collector" and one not in OTHERS]
 
 
 def wait_until(condition, limit_s=10.0):

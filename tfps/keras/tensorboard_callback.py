@@ -151,6 +151,7 @@ class _Writer:
         self._plan: Plan | None = None
         self._norms_at = -float("inf")
         self._end = threading.Event()
+        self._ended_at = 0.0
         self._is_over = False
         self._thread = threading.Thread(target=self._run, name="tfps-tensorboard", daemon=True)
 
@@ -173,6 +174,7 @@ class _Writer:
         if not self.has_begun:
             self._file.close()
             return True
+        self._ended_at = time.time()
         self._end.set()
         self._thread.join(timeout_s)
         self._is_over = True
@@ -192,6 +194,9 @@ class _Writer:
 
     def _write(self, subscription: Subscription) -> None:
         snapshot = subscription.next(_FIRST_S)
+        # The last point is of the end of training; a snapshot that is new here may have been made before it.
+        while self._end.is_set() and snapshot.at < self._ended_at:
+            snapshot = subscription.next(_FIRST_S)
         if self._is_over:
             return
         step = self._steps_before + snapshot.kept_steps

@@ -181,7 +181,7 @@ class Snapshot:
     """A job at one moment.
 
     Args:
-        at: the moment.
+        at: the moment; all that was counted before it is in the snapshot.
         began: when the strategy was made.
         name: the name of the job: the program.
         pid: the process id of the chief.

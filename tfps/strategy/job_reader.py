@@ -64,6 +64,8 @@ class JobReader:
         strategy = self._strategy()
         if strategy is None or strategy.connection.ended:
             raise ClusterError("the strategy of the job has ended.")
+        # Before the counts: whatever was counted before this moment is in the snapshot.
+        at = time.time()
         counts, now = self._record.counts(), time.monotonic()
         readings = self._readings.read(strategy)
         tasks = tuple(
@@ -72,7 +74,7 @@ class JobReader:
         )
         steps_per_s = self._rates.rate("steps", counts.steps, now)
         return Snapshot(
-            at=time.time(),
+            at=at,
             began=self._record.began,
             name=job_name(),
             pid=os.getpid(),
