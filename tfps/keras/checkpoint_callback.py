@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfps.checks import check_bool, check_choice, check_integer, check_number
+from tfps.cluster.faults import translate_errors
 from tfps.embedding.table import TouchedCursor
 from tfps.errors import CheckpointError, CheckpointMismatchError, UnsupportedError
 from tfps.keras import building, checkpoints, eager_steps, resuming
@@ -192,7 +193,10 @@ class Checkpoint(RestoringCallback):
         # Nothing was trained since, after a restore say.
         if name_of(step) != self._latest:
             self._check_alone()
-            prepared, cursors = self._prepare(progress, step, background)
+            # A server may die between two steps; then this is the first to ask it something.
+            cluster = None if strategy is None else strategy.connection.cluster
+            with contextlib.nullcontext() if cluster is None else translate_errors(cluster):
+                prepared, cursors = self._prepare(progress, step, background)
             write = functools.partial(self._write, prepared, name_of(step), cursors)
             if background:
                 self._writing = BackgroundWrite(write)
