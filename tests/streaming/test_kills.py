@@ -14,7 +14,7 @@ from tests.streaming.counting import ROWS, expected, write_many
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
-import json, os, pathlib, signal, sys
+import json, logging, os, pathlib, signal, sys
 import keras, tensorflow as tf, tfps
 from tests.streaming.counting import counts, make_model, parse
 from tfps.saving.folders import LocalDraft, LocalFolder
@@ -57,6 +57,9 @@ if place == "latest":
     patch(LocalFolder, "set_latest", False)
 if place == "removing":
     patch(LocalFolder, "remove", True)
+
+if place == "told":
+    logging.basicConfig(filename=folder / "log", level=logging.INFO)
 
 cluster = tfps.LocalCluster(num_ps=1, num_workers=2)
 strategy = tfps.ParameterServerStrategy(cluster, dense_tables_bytes=0)
@@ -167,10 +170,12 @@ def test_a_task_that_dies_is_replaced_and_the_window_goes_on(tmp_path, place, ev
 def test_a_signal_ends_the_wait_for_a_window(tmp_path):
     (tmp_path / "in").mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"} | {"PYTHONPATH": str(ROOT)}
-    program = programs.start(["-c", PROGRAM, str(tmp_path), "nowhere", "{}"], env=environment, stderr=2)
+    program = programs.start(["-c", PROGRAM, str(tmp_path), "told", "{}"], env=environment, stderr=2)
     try:
-        time.sleep(8)
-        assert program.poll() is None
+        log, deadline = tmp_path / "log", time.monotonic() + 120
+        while not (log.exists() and "waits for" in log.read_text()):
+            assert program.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
         program.send_signal(signal.SIGTERM)
         assert program.wait(60) == 75
     finally:
