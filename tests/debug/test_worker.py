@@ -1,6 +1,9 @@
 """Steps are written beside training: what is written, what a limit and a slow or broken disk leave out."""
 
 import json
+import pathlib
+import subprocess
+import sys
 import threading
 import time
 
@@ -24,6 +27,7 @@ from tfps.debug.step_file import (
 from tfps.debug.worker import Costs, DumpSettings, StepWriter
 from tfps.errors import DumpError
 
+ROOT = pathlib.Path(__file__).parents[2]
 ENTRIES = [Entry("a/b", PARAMETER, "kernel"), Entry("a", ROWS, "embeddings", True), Entry("a", ROW_GRADIENT, "e", True)]
 HEADER = json.dumps({"format": "tfps-dump", "version": 1, "layers": ["a", "a/b"]})
 
@@ -181,3 +185,24 @@ def test_the_thread_ends_when_it_has_no_work(tmp_path, monkeypatch):
             time.sleep(0.01)
         assert writer._thread is None
     assert DumpReader(tmp_path).steps == [(0, 0), (1, 0)]
+
+
+LAST_STEPS = """
+import sys, time
+import numpy as np
+from tfps.debug import worker
+from tfps.debug.step_file import PARAMETER, Entry
+
+stock = worker.StepWriter._write
+worker.StepWriter._write = lambda self, waiting: (time.sleep(0.1), stock(self, waiting))[1]
+settings = worker.DumpSettings("key", sys.argv[1], "npz", 10**9, sys.argv[2])
+setup = worker.encode_setup(settings, [Entry("a", PARAMETER, "kernel")]).encode()
+for step in range(8):
+    worker._write_step(setup, step, 0, np.ones(3, np.float32))
+raise SystemExit("the program fails")
+"""
+
+
+def test_the_last_steps_of_a_program_that_fails_are_written(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", LAST_STEPS, tmp_path, HEADER], cwd=ROOT, timeout=60, check=False)
+    assert ended.returncode == 1 and DumpReader(tmp_path).steps == [(step, 0) for step in range(8)]

@@ -15,12 +15,13 @@ from tfps.debug import dump_costs
 from tfps.debug.dumped_steps import ChosenLayers, DumpedSteps
 from tfps.debug.folder import open_folder
 from tfps.debug.model_layers import ModelLayers
-from tfps.debug.observation import observe, stop_observing
+from tfps.debug.observation import is_observed, observe, stop_observing
 from tfps.debug.observed_fit import ObservedFit
 from tfps.debug.selection import GRADIENTS, VALUES, WHAT, Selection
 from tfps.debug.step_file import FORMATS, HEADER, NPZ, PARQUET
 from tfps.debug.worker import DumpSettings
 from tfps.errors import ConfigError
+from tfps.keras.failed_fit import EndsWithFit
 from tfps.keras.model_content import strategy_of
 from tfps.keras.optimizers import leading_optimizer
 from tfps.version import __version__
@@ -31,7 +32,7 @@ LIMIT_BYTES = 10**9
 """The most bytes of a dump unless the user chooses: enough for 10,000 steps of 100 kB."""
 
 
-class Dump(keras.callbacks.Callback):
+class Dump(EndsWithFit):
     """Writes parameters, outputs of layers, gradients and touched rows of the steps that `fit` trains.
 
     `tfps-dump diff` compares two dumps: a run with a correct one, a cluster with one process. It works for models of a
@@ -107,9 +108,18 @@ class Dump(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Waits for the disk, says what the dump has cost, and takes it out of the model's steps."""
+        self._finish(dump_costs.DRAIN_S)
+
+    def on_train_fail(self) -> None:
+        """Does the same where `fit` raises: the last steps are those that matter then."""
+        # It may have failed before the dump began.
+        if self._steps is not None and is_observed(self.model, self._steps):
+            self._finish(dump_costs.FAILED_DRAIN_S)
+
+    def _finish(self, drain_s: float) -> None:
         self._fit.end(self.model)
         strategy = strategy_of(self.model)
-        costs = dump_costs.collect(self._dump, strategy)
+        costs = dump_costs.collect(self._dump, strategy, drain_s)
         workers = 1 if strategy is None else strategy.num_workers
         # The costs are those of all calls of `fit` so far.
         self._trained_s += (time.monotonic() - self._began_at) * workers

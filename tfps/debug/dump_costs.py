@@ -12,8 +12,10 @@ from tfps.debug.worker import Costs
 from tfps.strategy.strategy import ParameterServerStrategy
 
 _LOG = logging.getLogger("tfps")
-_DRAIN_S = 60.0
+DRAIN_S = 60.0
 """The most seconds that the end of `fit` waits for the disk of a worker: 256 MB take a second on most."""
+FAILED_DRAIN_S = 10.0
+"""The same where `fit` has failed, and the user waits for the error."""
 
 
 def bytes_of(variable: keras.Variable) -> int:
@@ -30,7 +32,7 @@ def show(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-def collect(dump: str, strategy: ParameterServerStrategy | None, timeout_s: float = _DRAIN_S) -> Costs:
+def collect(dump: str, strategy: ParameterServerStrategy | None, timeout_s: float) -> Costs:
     """Waits until workers have written their steps; returns the costs of all of them.
 
     Args:

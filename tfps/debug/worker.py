@@ -6,6 +6,7 @@ disk. Where the disk is slower than training for long, steps are left out, and c
 Threading: TensorFlow's threads, several at once; one more for each dump. No TensorFlow.
 """
 
+import atexit
 import collections
 import dataclasses
 import functools
@@ -24,6 +25,9 @@ from tfps.errors import TfpsError
 MOST_WAITING_BYTES = 256_000_000
 """The most bytes of steps that wait for the disk. More would take memory from training."""
 
+_LAST_S = 10.0
+"""The most seconds that the end of a process without servers waits for the disk. Keras tells no callback that `fit`
+has failed."""
 _IDLE_S = 30.0
 """The seconds after which a thread without work ends."""
 
@@ -218,9 +222,18 @@ def _write_step(setup: bytes, step: Any, worker: Any, *arrays: Array) -> list[Ar
     with _LOCK:
         writer = _WRITERS.get(settings.dump)
         if writer is None:
+            if not _WRITERS:
+                atexit.register(_drain_all)
             writer = _WRITERS[settings.dump] = StepWriter(settings)
     writer.put(int(worker), int(step), entries, [np.asarray(array) for array in arrays])
     return [np.zeros([], np.int64)]
+
+
+def _drain_all() -> None:
+    """Waits for the disk at the end of the process: a program that fails must not lose its last steps."""
+    deadline = time.monotonic() + _LAST_S
+    for writer in list(_WRITERS.values()):
+        writer.drain(max(0.0, deadline - time.monotonic()))
 
 
 def _finish(dump: bytes, timeout_s: Any) -> list[Array]:
