@@ -164,7 +164,7 @@ class Closure(abc.ABC):
             # A copy, because a view would keep the whole vector. Most logs are numbers.
             logs[name] = values[at:end].reshape(shape).copy() if shape else float(values[at])
             at = end
-        # float32 counts exactly up to 16 million, and a closure has fewer examples.
+        # float32 counts exactly up to 16 million. A closure has fewer examples, and hardly ever as many rows.
         examples, unique_rows = map(int, values[at : at + _COUNTS])
         collected = self._read_collected(values[at + _COUNTS :])
         return Result(steps, sums, logs, measured.tolist(), examples, unique_rows, collected=collected)
@@ -299,10 +299,7 @@ class Closure(abc.ABC):
 
 
 def add_logs(before: tf.Tensor, now: tf.Tensor) -> tf.Tensor:
-    """Adds the logs of a step, a float32 vector, to the sum over the steps before it."""
-    # Most steps have no logs but metrics, and their graph gets no operation for this.
-    if now.shape.num_elements() == 0:
-        return now
+    """Adds the logs and counts of a step, a float32 vector, to the sum over the steps before it."""
     if before.shape.num_elements() is None:
         # The size was unknown before the first step was traced.
         before = tf.pad(before, [[0, tf.size(now) - tf.size(before)]])
