@@ -48,8 +48,8 @@ def check_integer(
     Raises:
         ConfigError: (or `error`) the value has another type, or is too small.
     """
-    if is_integer(value) and (at_least is None or int(value) >= at_least):  # type: ignore[call-overload]
-        return int(value)  # type: ignore[call-overload]
+    if is_integer(value) and (at_least is None or int(value) >= at_least):
+        return int(value)
     raise error(
         _format_error(name, "an integer" + ("" if at_least is None else f" of at least {at_least}"), value, valid)
     )

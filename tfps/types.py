@@ -1,7 +1,7 @@
 """Types that all packages of tfps share. This module imports nothing from tfps."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -9,7 +9,7 @@ JSON: TypeAlias = Mapping[str, Any] | Sequence[Any] | str | int | float | bool |
 Shape: TypeAlias = tuple[int, ...]
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """Whether a value is a Python or numpy integer. True and False do not count."""
     # In Python bool is a subclass of int.
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -97,8 +97,8 @@ def check_by(name: str, value: object) -> str | int:
     Raises:
         ConfigError: the value is neither a name nor an index.
     """
-    if (isinstance(value, str) and value) or (is_integer(value) and int(value) >= 0):  # type: ignore[call-overload]
-        return value  # type: ignore[return-value]
+    if (isinstance(value, str) and value) or (is_integer(value) and int(value) >= 0):
+        return value
     raise ConfigError(
         f"`{name}` must be the name or the index of an input feature. Received: {show_value(value)}. "
         'Valid: a key of a dictionary of inputs, the name of a keras.Input, or an index, such as "user" or 0.'
