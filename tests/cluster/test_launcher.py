@@ -156,7 +156,9 @@ def signal_process(pid, number=signal.SIGKILL):
     os.kill(pid, number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_nothing_is_left_running(run, program, processes, number):
     launched = run(command("--ps", "1", "--workers", "1", program("time.sleep(600)")))
     launched.wait_for("ready")

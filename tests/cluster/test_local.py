@@ -174,7 +174,14 @@ def left_behind(processes):
     return lambda: [pid for pid in processes.living(processes.descendants(os.getpid())) if pid not in before]
 
 
-@pytest.mark.parametrize("end", ["", "cluster.stop()", "raise SystemExit(3)"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "",
+        pytest.param("cluster.stop()", marks=pytest.mark.slow),
+        pytest.param("raise SystemExit(3)", marks=pytest.mark.slow),
+    ],
+)
 def test_trains_and_ends_in_silence(run, end, processes):
     program = run(TRAIN.format(end=end))
     assert program.wait() == (3 if "SystemExit" in end else 0)
@@ -207,7 +214,10 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    "ending",
+    [pytest.param(e, marks=pytest.mark.slow if e in ("exception", "hard exit", "terminated") else ()) for e in ENDINGS],
+)
 def test_nothing_outlives_the_chief(run, ending, processes):
     end, number, status = ENDINGS[ending]
     program = run(HOLD.format(end=end))

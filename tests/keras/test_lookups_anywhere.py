@@ -84,7 +84,7 @@ class Loops(Parts):
         return total + self.table(ids[:, 1]) + whole[:, None] / 10_000
 
 
-@pytest.mark.parametrize("mode", ["async", "geo", pytest.param("sync", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["async", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("geo", "sync"))])
 def test_lookups_in_branches_and_loops(one_worker, mode):
     assert_alike(one_worker, Loops, sgd, mode)
 
@@ -131,7 +131,7 @@ class Functions(Parts):
         return self.top(total) + tf.matmul(total, self.table.embeddings, transpose_b=True)[:, :1]
 
 
-@pytest.mark.parametrize("mode", ["async", "geo"])
+@pytest.mark.parametrize("mode", ["async", pytest.param("geo", marks=pytest.mark.slow)])
 def test_functions_of_tensorflow(one_worker, mode):
     assert_alike(one_worker, Functions, sgd, mode)
 
@@ -156,7 +156,7 @@ class Compiled(Parts):
         return tf.reduce_mean(self.convolution(rows), [1, 2, 3])
 
 
-@pytest.mark.parametrize("mode", ["async", "geo"])
+@pytest.mark.parametrize("mode", ["async", pytest.param("geo", marks=pytest.mark.slow)])
 def test_functions_that_xla_compiles(one_worker, mode):
     assert_alike(one_worker, Compiled, sgd, mode)
 
@@ -176,7 +176,7 @@ class Counts(keras.Model):
         return rows + self.table(ids[:, 0])
 
 
-@pytest.mark.parametrize("mode", ["async", "geo"])
+@pytest.mark.parametrize("mode", ["async", pytest.param("geo", marks=pytest.mark.slow)])
 def test_every_row_of_a_loop_counts_once(strategy, mode):
     with strategy.scope():
         model = Counts()

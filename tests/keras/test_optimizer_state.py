@@ -114,7 +114,15 @@ def trained(model):
     return int(model.optimizer.inner_optimizer.iterations)
 
 
-@pytest.mark.parametrize(("mode", "table"), [("async", True), ("async", False), ("geo", True), ("sync", True)])
+@pytest.mark.parametrize(
+    ("mode", "table"),
+    [
+        ("async", True),
+        pytest.param("async", False, marks=pytest.mark.slow),
+        ("geo", True),
+        pytest.param("sync", True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_scaled_loss_trains_in_its_mode(one_worker, mode, table):
     ours, theirs = scaled(one_worker.scope(), mode, table), scaled(contextlib.nullcontext(), "async", table)
     modes = {"async": "Asynchronous", "geo": "Geo", "sync": "Synchronous"}

@@ -188,6 +188,7 @@ def test_scikit_learn(strategy):
     assert search.best_params_ in ({"model_kwargs": {"units": 2}}, {"model_kwargs": {"units": 8}})
 
 
+@pytest.mark.slow
 def test_keras_tuner(strategy, tmp_path):
     tuners = pytest.importorskip("keras_tuner")
 

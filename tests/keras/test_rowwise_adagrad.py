@@ -105,7 +105,7 @@ def state(model):
     return [*model.get_weights(), *(np.asarray(v) for v in model.optimizer.variables[2:])]
 
 
-@pytest.mark.parametrize("mode", ["async", "geo", "sync"])
+@pytest.mark.parametrize("mode", ["async", "geo", pytest.param("sync", marks=pytest.mark.slow)])
 def test_one_worker_gives_what_one_process_gives(one_worker, mode):
     modes = {"async": lambda inner: inner, "geo": lambda inner: tfps.optimizers.Geo(inner, push_every=5)}
     modes["sync"] = tfps.optimizers.Sync

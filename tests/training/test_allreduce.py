@@ -68,7 +68,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["adamw", pytest.param("nadam", marks=pytest.mark.slow)])
 def test_workers_make_the_updates_of_one_process_with_the_joined_batch(reducing, name):
     """One worker has a batch more than the other, so the last update is from one batch."""
     model, alone = model_of(reducing, OPTIMIZERS[name]()), model_of(None, OPTIMIZERS[name]())

@@ -100,7 +100,14 @@ def test_a_worker_that_dies_ends_an_all_reduce(program):
     assert not servers_left(program.output())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        signal.SIGKILL,
+    ],
+)
 def test_a_program_that_is_ended_leaves_nothing_behind(program, number):
     process = program("nobody")
     program.wait_for("training")
