@@ -117,8 +117,6 @@ INTERNAL = {
     "host_of",
     "create",
     "dense_variables",
-    "each_server_pool",
-    "make_pool",
     "pool",
     "run_in_step",
     "server_pool",

@@ -49,7 +49,7 @@ def server_pids(strategy):
     """The processes of the servers, as they report themselves."""
     pids = []
     for server in range(strategy.num_servers):
-        text = strategy.each_server_pool.call(server, lambda: tf.io.read_file("/proc/self/stat"))
+        text = strategy.pools.each_server.call(server, lambda: tf.io.read_file("/proc/self/stat"))
         pids.append(int(bytes(text).split()[0]))
     return pids
 

@@ -34,7 +34,7 @@ def run_on_servers(
         TaskDiedError: a server has died.
     """
     # The limit is for one unit, not for all: a large table may take hours.
-    calls = Calls(strategy.each_server_pool, what, strategy.closure_timeout_s)
+    calls = Calls(strategy.pools.each_server, what, strategy.closure_timeout_s)
     try:
         for server, one in units.items():
             calls.submit(server, server, _next_of(one))

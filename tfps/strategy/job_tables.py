@@ -143,7 +143,7 @@ class TableReader:
         if self._pool is None:
             cluster = strategy.connection.cluster
             servers = [devices.server(index) for index in range(strategy.num_servers)]
-            self._pool = strategy.make_pool(servers, lambda _, error: translate(error, cluster))
+            self._pool = strategy.pools.make(servers, lambda _, error: translate(error, cluster))
         for table in tables:
             for shard, server in enumerate(table.servers):
                 # One call at a time: a server that hangs must not collect calls.

@@ -18,9 +18,8 @@ from tensorflow.python.distribute import distribute_lib  # how to leave a replic
 from tfps import env, jobs
 from tfps.cluster import devices
 from tfps.cluster.cards import count_cards
-from tfps.cluster.connection import Connection, reconnect_tensorflow
+from tfps.cluster.connection import reconnect_tensorflow
 from tfps.cluster.environments.find import find_task
-from tfps.cluster.faults import translate
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import from_environment
@@ -42,12 +41,12 @@ from tfps.runtime.recovery import Restorer
 from tfps.runtime.rejoining import Rejoining
 from tfps.runtime.remote_variables import RemoteVariables
 from tfps.runtime.stop_signals import StopSignals
-from tfps.runtime.watch import Watch
 from tfps.strategy.arguments import ALLREDUCE, Arguments
 from tfps.strategy.coordinator import Coordinator, shorten_record
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
 from tfps.strategy.monitor import Monitor
+from tfps.strategy.pools import Pools
 from tfps.strategy.start import make_resolver, start
 from tfps.strategy.step_devices import choose_step_devices, leave_cards_to_workers
 from tfps.strategy.variable_factory import VariableFactory
@@ -203,10 +202,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self._rejoining = Rejoining(
             self.losses, self.connection.cluster, self.gate, functools.partial(_forget, weakref.ref(self))
         )
-        self._pool: WorkerPool | None = None
-        self._server_pool: WorkerPool | None = None
-        self._each_server_pool: WorkerPool | None = None
-        self._watch: Watch | None = None
+        self.pools = Pools(self.connection, self.losses, self.gate, self.worker_devices, self.num_servers)
         self.remote_variables = RemoteVariables(self)
         # With equal copies no worker misses a step of another, so the number of workers does not matter.
         missing = 1 if self.dense == ALLREDUCE else self.num_workers
@@ -308,41 +304,12 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
     @property
     def pool(self) -> WorkerPool:
         """The pool that runs closures on the workers."""
-        # Created by the first use, because a program that only saves or plans needs no threads.
-        self.connection.check()
-        if self._pool is None:
-            self._pool = self.make_pool(self.worker_devices, self.losses.translate)
-            self._watch = Watch(self.connection.cluster, self._pool.threads)
-            self.losses.watch = self._watch
-            self.connection.add_pool(self._watch.close)
-        return self._pool
+        return self.pools.workers
 
     @property
     def server_pool(self) -> WorkerPool:
         """The pool that runs functions whose operations go to all servers."""
-        # Its device is the chief, because only the chief is connected to all servers.
-        self.connection.check()
-        if self._server_pool is None:
-            cluster = self.connection.cluster
-            self._server_pool = self.make_pool([devices.CHIEF], lambda _, error: translate(error, cluster))
-        return self._server_pool
-
-    @property
-    def each_server_pool(self) -> WorkerPool:
-        """The pool that runs functions on each server by itself: saving and restoring of rows."""
-        self.connection.check()
-        if self._each_server_pool is None:
-            cluster, servers = self.connection.cluster, [devices.server(index) for index in range(self.num_servers)]
-            self._each_server_pool = self.make_pool(servers, lambda _, error: translate(error, cluster))
-        return self._each_server_pool
-
-    def make_pool(self, pool_devices: list[str], translate_error: Callable[[int, Exception], Exception]) -> WorkerPool:
-        """Makes a pool with a thread for each device, which ends with the connection."""
-        # The threads hold their arguments. A reference to the strategy would keep it alive for ever.
-        check = functools.partial(_check, weakref.ref(self.connection), self.losses)
-        pool = WorkerPool(pool_devices, translate_error, check, self.gate)
-        self.connection.add_pool(pool.close)
-        return pool
+        return self.pools.servers
 
     def share_batches(self, dataset: tf.data.Dataset) -> WorkerInput:
         """Divides a dataset of batches between the workers: each batch goes to one of them."""
@@ -409,11 +376,3 @@ def _forget(strategy: "weakref.ref[ParameterServerStrategy]", worker: int) -> No
         device = alive.worker_devices[worker]
         alive.connection.forget(device)
         alive.remote_variables.remake(device)
-
-
-def _check(connection: "weakref.ref[Connection]", losses: Losses) -> None:
-    """Does what `ParameterServerStrategy.check` does, for threads that must not keep the connection alive."""
-    alive = connection()
-    if alive is not None:
-        alive.check()
-    losses.check()

@@ -88,7 +88,7 @@ class _RemoteTasks:
             ((job, index), endpoint.dial) for job, index, endpoint in spec.servers()
         ]
         names = [devices.task_device(*key) for key, _ in self._tasks]
-        self._pool: WorkerPool = strategy.make_pool(names, lambda _, error: translate(error, spec))
+        self._pool: WorkerPool = strategy.pools.make(names, lambda _, error: translate(error, spec))
         self._found: dict[TaskKey, ProcessReading | None] = {}
         # The tasks that were asked and have not answered.
         self._asked: set[TaskKey] = set()
