@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.ctr_contenders import Contender, Fit, Loop, stock_strategy
 from benchmarks.meter import Meter
-from benchmarks.w2v_task import LEARNING_RATE, W2vTask, dataset, pairs_of_a_text, text
+from benchmarks.w2v_task import LEARNING_RATE, W2vTask, dataset, groups, pairs_a_step, pairs_of_a_text, text
 
 _TRAINED_STEPS = 1_000_000
 
@@ -24,11 +24,13 @@ class Geo(Contender):
             optimizer = self._optimizer(tfps, keras.optimizers.SGD(LEARNING_RATE))
             model.compile(optimizer, steps_per_execution=task.push_every)  # callbacks are called once a window
         self._trained_long(model)
-        self._fit = Fit(model, keras, dataset(task))
+        in_groups = task.form == "groups"
+        self._fit = Fit(model, keras, groups(task) if in_groups else dataset(task))
+        self._pairs_a_step = pairs_a_step(task) if in_groups else task.batch
 
     def train(self, steps: int, meter: Meter) -> float:
         self._fit(steps, meter)
-        return steps * self.task.batch
+        return steps * self._pairs_a_step
 
     def _trained_long(self, model: Any) -> None:
         """Windows of a young model are short; what is measured is how it goes on after some millions of pairs."""

@@ -8,6 +8,7 @@ import numpy as np
 _TOKENS = 400_000
 _SENTENCE = 1_000
 _WINDOW = 5
+_ENDLESS = 2**40
 LEARNING_RATE = 0.025
 
 
@@ -18,8 +19,9 @@ class W2vTask:
     Args:
         vocab: different words; the word of rank r is 1 / r as frequent as the first.
         dim: floats a vector.
-        negatives: words drawn for each pair, by frequency ** 0.75.
-        batch: pairs a step.
+        negatives: words drawn for each pair or group, by frequency ** 0.75.
+        form: "groups", whose pairs share their negatives, or "pairs".
+        batch: words of text a step; pairs a step where the form is "pairs".
         push_every: batches of a window, in GEO mode.
         merge: of windows, in GEO mode.
         overlap: whether they are exchanged while others are trained.
@@ -28,6 +30,7 @@ class W2vTask:
     vocab: int = 100_000
     dim: int = 100
     negatives: int = 5
+    form: str = "groups"
     batch: int = 1_000
     push_every: int = 1_000
     merge: str = "cap"
@@ -77,6 +80,20 @@ def pairs_of_a_text(sentences: int) -> float:
     position = np.arange(_SENTENCE)
     each = [np.minimum(position, w) + np.minimum(_SENTENCE - 1 - position, w) for w in range(1, _WINDOW + 1)]
     return float(sentences * np.sum(np.mean(each, axis=0)))
+
+
+def groups(task: W2vTask) -> Any:
+    """The text as an endless `tf.data.Dataset` of groups, which are drawn as it is read."""
+    import tfps
+
+    tokens = np.pad(text(task), [(0, 0), (0, 1)], constant_values=-1).reshape(-1)
+    return tfps.text.neighbour_groups(tokens, _WINDOW, task.batch, _ENDLESS)
+
+
+def pairs_a_step(task: W2vTask) -> float:
+    """How many pairs a step of groups has, on average over a pass through the text."""
+    steps = -(-(_TOKENS + _TOKENS // _SENTENCE) // task.batch)
+    return sum(int((centers.numpy() >= 0).sum()) for centers, _ in groups(task).take(steps)) / steps
 
 
 def dataset(task: W2vTask, with_negatives: bool = False) -> Any:

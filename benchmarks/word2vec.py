@@ -18,12 +18,14 @@ from benchmarks.meter import Meter, Reading
 from benchmarks.turns import compare, in_checkout, opponent, take_turns
 from benchmarks.w2v_contenders import CONTENDERS
 from benchmarks.w2v_task import W2vTask
+from benchmarks.w2v_text import Corpus, Judges
+from benchmarks.w2v_training import TRAININGS, TextRun, TextTask
 
 _SIZES = (
     ("vocab", "different words"),
     ("dim", "floats a vector"),
     ("negatives", "words drawn for each pair"),
-    ("batch", "pairs a step"),
+    ("batch", "words of text a step, or pairs where --form is pairs"),
     ("push_every", "batches of a window, in GEO mode"),
 )
 _BASELINES = ("stock-loop", "gensim", "async")
@@ -45,14 +47,16 @@ class W2vRun:
         trial = self._whole(100)
         self._train(trial)
         pairs, reading = self._train(trial)
-        self._steps = self._whole(seconds * pairs / task.batch / reading.seconds)
+        self._steps = self._whole(seconds * trial / reading.seconds)
 
     def measure(self) -> dict[str, Any]:
         """Trains for about the given seconds and returns the figures."""
         pairs, reading = self._train(self._steps)
+        ours = {"form": self._task.form} if self._name in ("geo", "async") else {}
         geo = {"push_every": self._task.push_every, "merge": self._task.merge} if self._name == "geo" else {}
         return {
             "trainer": self._name,
+            **ours,
             **geo,
             "pairs_per_s": round(pairs / reading.seconds),
             "pairs": round(pairs),
@@ -75,12 +79,23 @@ class W2vRun:
 
 def main() -> None:
     """Runs the command."""
-    args = _parser().parse_args()
-    task = W2vTask(*(getattr(args, name) for name, _ in _SIZES), args.merge, args.overlap)
+    parser = _parser()
+    args = parser.parse_args()
+    sides = {args.baseline or args.mode, args.versus or "geo"}
+    if args.data and not sides <= TRAININGS.keys():
+        parser.error(f"--data is for {' and '.join(TRAININGS)}. Received: {' and '.join(sorted(sides))}.")
+    sizes = {name: getattr(args, name) for name, _ in _SIZES}
+    task = W2vTask(**sizes, form=args.form, merge=args.merge, overlap=args.overlap)
     if args.versus:
         print(json.dumps(compare(_commands(args), args.rounds, "pairs")))
         return
-    run = W2vRun(args.baseline or args.mode, task, (args.ps, args.workers), args.seconds)
+    run: W2vRun | TextRun
+    name, cluster = args.baseline or args.mode, (args.ps, args.workers)
+    if args.data:
+        judges = Judges(args.wordsim, args.analogies)
+        run = TextRun(name, TextTask(Corpus.read(args.data), judges, args.epochs, task), cluster)
+    else:
+        run = W2vRun(name, task, cluster, args.seconds)
     if args.turns:
         take_turns(run.measure)
     else:
@@ -97,11 +112,18 @@ def _parser() -> argparse.ArgumentParser:
     for name, meaning in _SIZES:
         flag, default = f"--{name.replace('_', '-')}", getattr(W2vTask, name)
         parser.add_argument(flag, type=int, default=default, help=f"{meaning} (default %(default)s)")
+    parser.add_argument(
+        "--form", choices=("groups", "pairs"), default=W2vTask.form, help="of a step of tfps (default %(default)s)"
+    )
     parser.add_argument("--merge", default=W2vTask.merge, help="of windows, in GEO mode (default %(default)s)")
     parser.add_argument("--overlap", action="store_true", help="GEO: exchange a window while another is trained")
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="about how long a measurement takes (default %(default)s)"
     )
+    parser.add_argument("--data", metavar="FILE", help="train on this text, a sentence a line, from the beginning each time")
+    parser.add_argument("--epochs", type=int, default=10, help="with --data: passes (default %(default)s)")
+    parser.add_argument("--wordsim", metavar="FILE", help="with --data: word, word, score by tabs, to judge vectors by")
+    parser.add_argument("--analogies", metavar="FILE", help="with --data: questions-words.txt, to judge vectors by")
     parser.add_argument("--baseline", choices=_BASELINES, help="who trains in place of tfps in --mode")
     parser.add_argument(
         "--versus",
@@ -116,7 +138,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _commands(args: argparse.Namespace) -> dict[str, list[str]]:
     """The two sides of --versus, by name."""
-    sizes = ["ps", "workers", *(name for name, _ in _SIZES), "merge", "seconds"]
+    sizes = ["ps", "workers", *(name for name, _ in _SIZES), "form", "merge", "seconds", "epochs"]
+    sizes += [name for name in ("data", "wordsim", "analogies") if getattr(args, name)]
     shared = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in sizes]
     shared += ["--overlap"] * args.overlap
     base = [sys.executable, "-m", "benchmarks.word2vec", "--turns", *shared]

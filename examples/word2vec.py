@@ -6,8 +6,9 @@
 
 Skip-gram with negative sampling: the vector of a word learns to tell the words near it from random words. Both tables
 (words as centers, words as contexts) live on the parameter servers. The workers train in GEO mode: a worker pulls the
-rows of a window of batches, trains the whole window, and pushes the changes of the rows. Without --data the text is a
-sample of Wikipedia that comes with gensim. Any other text works, too:
+rows of a window of batches, trains the whole window, and pushes the changes of the rows. The words around a word share
+its random words, which makes a pair several times as fast; with --pairs each pair has its own. Without --data the text is
+a sample of Wikipedia that comes with gensim. Any other text works, too:
 
     python examples/word2vec.py --data book.txt --output vectors.txt
 """
@@ -21,6 +22,7 @@ import re
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import tfps
 
@@ -33,8 +35,8 @@ class Text:
     Args:
         text: any text; words are runs of the letters a to z.
         min_count: words that occur less often are left out.
-        threshold: words that make up more than about this fraction of the text are dropped at random, frequent words
-            more often.
+        threshold: words that make up more than about this fraction of the text are to be dropped at random, frequent
+            words more often.
     """
 
     def __init__(self, text: str, min_count: int = 5, threshold: float = 1e-3) -> None:
@@ -44,10 +46,9 @@ class Text:
             raise SystemExit(f"No word of the text occurs {min_count} times. The text has {len(all_words)} words.")
         self.ids = {word: index for index, word in enumerate(self.words)}
         tokens = np.array([self.ids[word] for word in all_words if word in self.ids])
+        self.tokens = tokens  # [positions]
         self.counts = np.bincount(tokens)
-        probabilities = tfps.text.keep_probabilities(self.counts, threshold)
-        is_kept = np.random.default_rng(0).random(len(tokens)) < probabilities[tokens]
-        self.tokens = tokens[is_kept]  # [positions]
+        self.keep = tfps.text.keep_probabilities(self.counts, threshold)  # [words]
 
 
 def wikipedia_sample() -> str:
@@ -94,6 +95,12 @@ def report(text: Text, vectors: np.ndarray, judged: list[tuple[str, str, float]]
         print(f"Spearman correlation with {len(known)} human judgements of similarity: {agreement:.3f}")
 
 
+def separate_pairs(centers: tf.Tensor, contexts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Turns groups, [n, m] and [n], into pairs of their own, [p] each."""
+    is_pair = centers >= 0
+    return centers[is_pair], tf.broadcast_to(contexts[:, tf.newaxis], tf.shape(centers))[is_pair]
+
+
 def parse_arguments() -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -103,10 +110,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ps", type=int, default=2, help="parameter servers, without TF_CONFIG (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="workers, without TF_CONFIG (default %(default)s)")
     parser.add_argument("--epochs", type=int, default=10, help="default %(default)s")
-    parser.add_argument("--batch", type=int, default=1024, help="pairs per step (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=1024, help="words of text per step (default %(default)s)")
+    parser.add_argument("--pairs", action="store_true", help="draw negatives for each pair, as word2vec does")
     parser.add_argument("--dim", type=int, default=100, help="length of a vector (default %(default)s)")
     parser.add_argument("--rate", type=float, default=0.025, help="initial learning rate (default %(default)s)")
-    parser.add_argument("--push-every", type=int, default=100, help="batches in a window (default %(default)s)")
+    parser.add_argument("--push-every", type=int, default=20, help="batches in a window (default %(default)s)")
     return parser.parse_args()
 
 
@@ -119,8 +127,7 @@ def main() -> None:
     strategy = tfps.ParameterServerStrategy(cluster)
 
     text = Text(pathlib.Path(args.data).read_text(encoding="utf-8") if args.data else wikipedia_sample())
-    # An epoch has about as many pairs as the text: word2vec draws widths of 1 to WINDOW, so WINDOW + 1 pairs per word.
-    steps = max(1, len(text.tokens) * (WINDOW + 1) // args.batch)
+    steps = -(-len(text.tokens) // args.batch)
     print(f"{len(text.tokens):,} words of text, {len(text.words):,} different ones, {steps:,} steps per epoch")
 
     total = steps * args.epochs
@@ -128,7 +135,9 @@ def main() -> None:
         model = tfps.models.SkipGram(len(text.words), args.dim, negatives=5, counts=text.counts)
         rate = keras.optimizers.schedules.PolynomialDecay(args.rate, total, args.rate / 100)
         model.compile(tfps.optimizers.Geo(keras.optimizers.SGD(rate), push_every=args.push_every))
-    data = tfps.text.neighbour_pairs(text.tokens, WINDOW, args.batch, total)
+    data = tfps.text.neighbour_groups(text.tokens, WINDOW, args.batch, total, keep=text.keep)
+    if args.pairs:
+        data = data.map(separate_pairs)
     model.fit(data, epochs=args.epochs, steps_per_epoch=steps)
 
     vectors = model.centers.get_weights()[0]

@@ -56,7 +56,7 @@ PUBLIC = {
         *("NormalizedEntropy", "PositiveNegativeRatio", "Progressive", "RecallAtK", "Sliced"),
     },
     "tfps.models": {"SkipGram"},
-    "tfps.text": {"keep_probabilities", "neighbour_pairs"},
+    "tfps.text": {"keep_probabilities", "neighbour_groups", "neighbour_pairs"},
     "tfps.optimizers": {"Geo", "RowwiseAdagrad", "Sync"},
     "tfps.nn": {"embedding_lookup", "embedding_lookup_sparse", "safe_embedding_lookup_sparse"},
     "tfps.errors": {

@@ -83,6 +83,10 @@ def pairs(**arguments):
     return tfps.text.neighbour_pairs(**{"tokens": np.arange(20), "window": 2, "batch": 4, "steps": 1, **arguments})
 
 
+def groups(**arguments):
+    return tfps.text.neighbour_groups(**{"tokens": np.arange(20), "window": 2, "batch": 4, "steps": 1, **arguments})
+
+
 def keep(**arguments):
     return tfps.text.keep_probabilities(**{"counts": [1, 2], **arguments})
 
@@ -293,6 +297,12 @@ WRONG = [
     (pairs, "batch", NOT_COUNTS),
     (pairs, "steps", [None, "x", NAN, -1, 1.5, True, [1]]),
     (pairs, "seed", [None, "x", NAN, 1.5, True, [1]]),
+    (groups, "tokens", [None, "x", 1, NAN, [], [1.5] * 20, ["x"] * 20, [-2] * 20]),
+    (groups, "window", NOT_COUNTS),
+    (groups, "batch", NOT_COUNTS),
+    (groups, "steps", [None, "x", NAN, -1, 1.5, True, [1]]),
+    (groups, "seed", [None, "x", NAN, 1.5, True, [1]]),
+    (groups, "keep", ["x", 1, NAN, [], [1.0] * 19, [2.0] * 20, ["x"] * 20]),
     (keep, "counts", [None, "x", NAN, [], [-1], ["x"], [NAN]]),
     (keep, "threshold", [*NOT_NUMBERS, 0, -1]),
 ]
@@ -321,6 +331,7 @@ RIGHT = [
     (skip_gram, "power", np.float32(0.5)),
     (skip_gram, "seed", np.int64(3)),
     (pairs, "window", np.int64(2)),
+    (groups, "window", np.int64(2)),
     (keep, "threshold", np.float64(0.1)),
     (follower, "poll_s", np.float32(0.5)),
     (export, "every_s", np.int64(60)),
@@ -364,7 +375,7 @@ def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
     tested = {
         "plan", "IncrementalPlacer", "advise", "FixedShards", "MinBytes", "MaxBytes", "Auto", "VariableSpec", "Routing",
         "Shard", "Placement", "Plan", "Geo", "Sync", "EmbeddingBag", "SkipGram",
-        "neighbour_pairs", "keep_probabilities", "choose_strategy", "explain_strategy", "Hardware",
+        "neighbour_groups", "neighbour_pairs", "keep_probabilities", "choose_strategy", "explain_strategy", "Hardware",
         "Export", "Follower", "DynamicEmbedding", "DynamicEmbeddingBag", "Count", "Probability", "Unseen", "SmallNorm",
         "Score", "Dump", "FirstNaN", "Profile", "TensorBoard",
         "AUC", "ExactAUC", "GroupAUC", "PositiveNegativeRatio", "LogLoss", "NormalizedEntropy", "Calibration",

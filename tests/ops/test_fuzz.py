@@ -198,6 +198,21 @@ def pairs_case(rng, ops):
     return lambda: ops.tfps_train_pairs(rows=matrices, rule=rule, **tensors)
 
 
+def groups_case(rng, ops):
+    """Groups that fit 4 rows, and half the time one tensor of them anything."""
+    sizes = rng.integers(0, 4, rng.integers(0, 5))
+    tensors = {
+        "centers": tf.constant(rng.integers(0, 4, sizes.sum()), tf.int32),
+        "sizes": tf.constant(sizes, tf.int32),
+        "targets": tf.constant(rng.integers(0, 4, [len(sizes), rng.integers(0, 4)]), tf.int32),
+        "hyperparameters": tf.ones([2]),
+    }
+    if rng.random() < 0.5:
+        wrong = str(rng.choice(list(tensors)))
+        tensors[wrong] = floats(rng) if wrong == "hyperparameters" else integers(rng, np.int32)
+    return lambda: ops.tfps_train_groups(rows=[matrix(rng, 4)], rule="sgd", **tensors)
+
+
 def touched_case(rng, ops):
     """A variable of which the last of the test was perhaps watched, and any cursor."""
     variable = handle(rng)
@@ -225,6 +240,7 @@ CASES = [
     combine_weights_case,
     draw_case,
     pairs_case,
+    groups_case,
     touched_case,
     scan_case,
 ]

@@ -125,6 +125,18 @@ def train(rows, centers, targets, hyper=(3,)):
     return [*trained.deltas, trained.loss]
 
 
+def train_groups(rows, centers, sizes, targets, hyper=(2,)):
+    trained = library.load().tfps_train_groups(
+        rows=[placeholder(tf.float32, r) for r in rows],
+        centers=placeholder(tf.int32, centers),
+        sizes=placeholder(tf.int32, sizes),
+        targets=placeholder(tf.int32, targets),
+        hyperparameters=placeholder(tf.float32, hyper),
+        rule="sgd",
+    )
+    return [*trained.deltas, trained.loss]
+
+
 def touched(variable, cursor):
     found = library.load().tfps_touched_rows(variable=handle(variable), cursor=placeholder(tf.int64, cursor))
     return [found.rows, found.next_cursor]
@@ -166,6 +178,8 @@ FITS = [
     (lambda: draw(None, None, None, 1), [[None, 2]]),
     (lambda: train([[5, 4], [None, 4]], [7], [None, 6]), [[5, 4], [5, 4], []]),
     (lambda: train([None], None, None, None), [[None, None], []]),
+    (lambda: train_groups([[5, 4]], [9], [7], [7, 6]), [[5, 4], []]),
+    (lambda: train_groups([None], None, None, None, None), [[None, None], []]),
     (lambda: watch(()), []),
     (lambda: touched((), ()), [V, []]),
     (lambda: touched(None, None), [V, []]),
@@ -210,6 +224,12 @@ FAILS = [
     (lambda: train([[5, 4]], [7, 1], [7, 6]), "must be rank 1"),
     (lambda: train([[5, 4]], [7], [7]), "must be rank 2"),
     (lambda: train([[5, 4]], [7], [7, 6], []), "must be rank 1"),
+    (lambda: train_groups([[5, 4]], [9], [7], [8, 6]), "must be equal"),
+    (lambda: train_groups([[5, 4]], [9, 1], [7], [7, 6]), "must be rank 1"),
+    (lambda: train_groups([[5, 4]], [9], [7, 1], [7, 6]), "must be rank 1"),
+    (lambda: train_groups([[5, 4]], [9], [7], [7]), "must be rank 2"),
+    (lambda: train_groups([[5]], [9], [7], [7, 6]), "must be rank 2|same rank|equal rank"),
+    (lambda: train_groups([[5, 4]], [9], [7], [7, 6], []), "must be rank 1"),
 ]
 
 

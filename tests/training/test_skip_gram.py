@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfps
+from tests.ops.test_train_groups import brute_force_groups
 from tests.ops.test_train_pairs import brute_force
 from tfps.errors import ConfigError, UnsupportedError
 from tfps.ops.draw_targets import Negatives, alias_table, draw_targets
@@ -64,6 +65,70 @@ def test_windows_train_pair_after_pair(one_worker, rule, fed, overlap):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(history["loss"], [loss], rtol=1e-4)
     assert int(made.optimizer.iterations) == 30
+
+
+def some_groups(count, most=4):
+    """Groups of 0 to `most` centers, [count, most] with -1 for none anywhere, and their contexts."""
+    random = np.random.default_rng(2)
+    contexts = random.integers(0, WORDS, count)
+    centers = (contexts[:, None] + random.integers(1, 4, (count, most))) % WORDS
+    return np.where(random.random(centers.shape) < 0.6, centers, -1), contexts
+
+
+def group_after_group(before, centers, contexts, rule, draws):
+    """As `one_after_the_other`, for groups."""
+    tables = np.concatenate(before)
+    slots = [np.full_like(tables, 0.1)] if rule == "adagrad" else []
+    losses = 0.0
+    for number, c, x in zip(draws, *(np.split(ids, len(draws)) for ids in (centers, contexts)), strict=True):
+        targets = draw_targets(x, NEGATIVES, [SEED, number]).numpy() + WORDS
+        hyper = [0.2, 1e-7, 0.0] if rule == "adagrad" else [0.2, 0.0]
+        sizes = (c >= 0).sum(1)
+        deltas, loss = brute_force_groups(rule, [tables, *slots], c[c >= 0], sizes, targets, hyper)
+        tables, losses = tables + deltas[0], losses + loss
+        slots = [slot + delta for slot, delta in zip(slots, deltas[1:], strict=True)]
+    return [*np.split(tables, 2)], losses / (centers >= 0).sum()
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("rule", ["sgd", "adagrad"])
+def test_windows_train_group_after_group(one_worker, rule, overlap):
+    inner = {"sgd": keras.optimizers.SGD, "adagrad": keras.optimizers.Adagrad}[rule](0.2)
+    made = model(one_worker, tfps.optimizers.Geo(inner, push_every=5, overlap=overlap))
+    start, (centers, contexts) = made.get_weights()[:2], some_groups(600)
+    data = tf.data.Dataset.from_tensor_slices((centers, contexts)).batch(20)
+    history = made.fit(data, verbose=0).history
+    draws = [0, 1, 2, 3, 5, 6] if overlap else range(6)
+    expected, loss = group_after_group(start, centers, contexts, rule, draws)
+    for ours, theirs in zip(made.get_weights(), expected, strict=False):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(history["loss"], [loss], rtol=1e-4)
+    assert int(made.optimizer.iterations) == 30
+
+
+@pytest.mark.parametrize("where", ["one process", "async"])
+def test_a_batch_of_groups_elsewhere_is_a_step(request, where):
+    strategy = None if where == "one process" else request.getfixturevalue("one_worker")
+    made = model(strategy, keras.optimizers.SGD(0.5))
+    vectors, (centers, contexts) = made.get_weights()[0], some_groups(50)
+    assert made.train_on_batch(centers, contexts) == pytest.approx(4 * np.log(2), rel=1e-5)
+    targets = draw_targets(contexts, NEGATIVES, [SEED, 0]).numpy()
+    sums = (vectors[centers] * (centers >= 0)[:, :, None]).sum(1)
+    expected = np.zeros((WORDS, DIM))  # contexts are 0 at first, so each score is 0 and each slope a half
+    np.add.at(expected, targets[:, 0], 0.25 * sums)
+    np.add.at(expected, targets[:, 1:], -0.25 * np.repeat(sums[:, None], 3, 1))
+    np.testing.assert_allclose(made.get_weights()[1], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(made.get_weights()[0], vectors)
+
+
+def test_groups_of_a_text_are_learned_by_two_workers(strategy):
+    made = model(strategy, tfps.optimizers.Geo(keras.optimizers.SGD(0.1), push_every=4))
+    text = np.tile(np.arange(WORDS), 60)
+    data = tfps.text.neighbour_groups(text, 2, 100, 3 * 36)
+    history = made.fit(data, epochs=3, steps_per_epoch=36, verbose=0).history["loss"]
+    assert history[2] < history[0] < 4 * np.log(2) * 1.01
+    assert made.evaluate(tfps.text.neighbour_groups(text, 2, 100, 36), verbose=0) < history[0]
+    assert int(made.optimizer.iterations) == 3 * 36
 
 
 @pytest.mark.parametrize(("merge", "overlap"), [("cap", False), ("cap", True), ("mean", False), ("sum", False)])

@@ -13,6 +13,7 @@ from tfps.errors import ConfigError, UnsupportedError
 from tfps.keras import row_optimizers
 from tfps.keras.multi_optimizer import is_multi
 from tfps.ops.draw_targets import Negatives, alias_table, draw_targets
+from tfps.ops.train_groups import train_groups
 from tfps.ops.train_pairs import PAIR_RULES, train_pairs
 from tfps.types import Nest
 
@@ -24,17 +25,25 @@ class SkipGram(keras.Model):
     The logit of a pair is the inner product of the center's vector and the context's vector. Each pair also gets
     random contexts, its negatives, which must score low (negative sampling). The loss of a pair is the sum of the
     logistic losses of its context and its negatives. Training minimises the *sum* over the pairs of a batch, as in
-    word2vec, so that a learning rate means the same for every batch size. The logs report the mean.
+    word2vec, so that a learning rate means the same for every batch size. The logs report the mean over the pairs.
 
     It is a plain `keras.Model`: compile it with an optimizer and no loss, and `fit` it on batches (centers, contexts).
+    The shape of the centers decides how a batch is trained:
+
+    - *pairs*, both [n]: each pair has negatives of its own.
+    - *groups*, centers [n, m] and contexts [n]: the centers of a row have one context, and share its negatives. They
+      are m pairs; a center below 0 stands for none. `tfps.text.neighbour_groups` makes such batches of a text. A group
+      draws as many negatives as a pair, so a pair costs a fraction of the draws and of the memory traffic.
+
     In the scope of a `tfps.ParameterServerStrategy` both tables live on the servers. With
-    `tfps.optimizers.Geo(SGD or Adagrad)` one C++ op trains a whole window of batches, pair after pair, as word2vec
-    does. Otherwise a batch is one step of TensorFlow operations, and all its pairs see the rows from before the step.
+    `tfps.optimizers.Geo(SGD or Adagrad)` one C++ op trains a whole window of batches: pair after pair, as word2vec
+    does, or group after group, where the pairs of a group see the rows from before it and their gradients are summed.
+    Otherwise a batch is one step of TensorFlow operations, and all its pairs see the rows from before the step.
 
     Args:
         vocabulary: the number of ids. Centers and contexts share them.
         dim: the length of a vector.
-        negatives: the number of contexts drawn for each pair.
+        negatives: the number of contexts drawn for each pair or group.
         counts: how often each id was seen as a context, [vocabulary]; None to draw all ids with equal probability.
         power: ids are drawn in proportion to counts ** power; 0.75 in word2vec.
         seed: the seed of the draws; None for a random one.
@@ -48,6 +57,7 @@ class SkipGram(keras.Model):
 
     Source:
         Mikolov et al. 2013, Distributed Representations of Words and Phrases and their Compositionality, section 2.2.
+        Groups: Ji, Satish, Li and Dubey 2016, Parallelizing Word2Vec in Shared and Distributed Memory, section 3.
 
     Example:
         >>> model = SkipGram(vocabulary=1000, dim=8, negatives=5, counts=range(1000, 0, -1))
@@ -127,12 +137,14 @@ class SkipGram(keras.Model):
             batches: (centers, contexts) of the whole window.
         """
         centers, contexts = _pairs_of(batches)
+        if _is_grouped(centers):
+            centers = tf.boolean_mask(centers, centers >= 0)
         return [(self.centers.embeddings, centers), (self.contexts.embeddings, self._targets(contexts))]
 
     def train_window(
         self, batches: Nest, rows: WindowRows, steps: tf.Tensor
     ) -> tuple[Sequence[tf.Tensor], Mapping[str, tf.Tensor]]:
-        """Trains a window of batches in one op, pair after pair; see `tfps/training/geo/whole_window.py`.
+        """Trains a window of batches in one op; see `tfps/training/geo/whole_window.py`.
 
         Args:
             batches: (centers, contexts) of the whole window.
@@ -156,7 +168,12 @@ class SkipGram(keras.Model):
                 f"Received: {type(optimizer).__name__}."
             )
         centers, targets = rows.positions
-        deltas, loss = train_pairs(bound.rule, rows.matrices, centers, targets, bound.hyper(0.0))
+        grouped, _ = _pairs_of(batches)
+        if _is_grouped(grouped):
+            sizes = tf.reduce_sum(tf.cast(grouped >= 0, tf.int32), axis=1)
+            deltas, loss = train_groups(bound.rule, rows.matrices, centers, sizes, targets, bound.hyper(0.0))
+        else:
+            deltas, loss = train_pairs(bound.rule, rows.matrices, centers, targets, bound.hyper(0.0))
         # As in Keras, `iterations` counts batches and not pairs.
         optimizer.iterations.assign_add(tf.cast(steps, optimizer.iterations.dtype))
         return deltas, self._report(tf.cast(loss, tf.float32), tf.size(centers))
@@ -167,19 +184,29 @@ class SkipGram(keras.Model):
         return {"name": self.name, **self._config, "counts": counts}
 
     def _targets(self, contexts: tf.Tensor) -> tf.Tensor:
-        """Draws the negatives of each context; returns [n, 1 + negatives] ids, the context first."""
+        """Draws the negatives of each pair or group; returns [n, 1 + negatives] ids, the context first."""
         # The seed generator is a variable, so its draws continue after saving and loading.
         return draw_targets(contexts, self._negatives, tf.cast(self.seed_generator.next(), tf.int64))
 
     def _loss_of(self, data: Nest) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the summed loss of the pairs in a batch, and the number of pairs."""
+        """Returns the summed loss of the pairs in a batch, and their number."""
         centers, contexts = _pairs_of(data)
-        scores = tf.einsum("nd,nkd->nk", self.centers(centers), self.contexts(self._targets(contexts)))
+        grouped, targets = _is_grouped(centers), self._targets(contexts)
+        if grouped:
+            is_pair = centers >= 0
+            # Any id of the table: what stands for none has no part in the loss.
+            vectors = self.centers(tf.where(is_pair, centers, tf.cast(contexts, centers.dtype)[:, tf.newaxis]))
+            scores = tf.einsum("nmd,nkd->nmk", vectors, self.contexts(targets))
+        else:
+            scores = tf.einsum("nd,nkd->nk", self.centers(centers), self.contexts(targets))
         # The logistic loss is softplus(-s) for the context, which has to score high, and softplus(s) for a negative.
         # With 2 negatives a row of signs is [-1, 1, 1].
-        signs = tf.concat([-tf.ones_like(scores[:, :1]), tf.ones_like(scores[:, 1:])], 1)
+        signs = tf.concat([-tf.ones_like(scores[..., :1]), tf.ones_like(scores[..., 1:])], -1)
+        losses = tf.math.softplus(signs * scores)
         # A sum and not a mean, so that the gradient of a pair does not depend on the batch size.
-        return tf.reduce_sum(tf.math.softplus(signs * scores)), tf.size(centers)
+        if not grouped:
+            return tf.reduce_sum(losses), tf.size(centers)
+        return tf.reduce_sum(tf.boolean_mask(losses, is_pair)), tf.math.count_nonzero(is_pair, dtype=tf.int32)
 
     def _report(self, loss: tf.Tensor, pairs: tf.Tensor) -> Mapping[str, tf.Tensor]:
         """Adds the mean loss of some pairs to the metric; returns the logs."""
@@ -190,14 +217,23 @@ class SkipGram(keras.Model):
 
 
 def _pairs_of(data: Nest) -> tuple[tf.Tensor, tf.Tensor]:
-    """Unpacks a batch into vectors of centers and of contexts, [n] each."""
+    """Unpacks a batch into centers, [n] or for groups [n, m], and contexts, [n]."""
     centers, contexts, weights = keras.utils.unpack_x_y_sample_weight(data)
     if contexts is None or weights is not None:
         raise UnsupportedError(
             "a batch of a SkipGram must be (centers, contexts), without sample weights. "
             f"Received: {'no contexts' if contexts is None else 'sample weights'}."
         )
+    centers, contexts = tf.convert_to_tensor(centers), tf.convert_to_tensor(contexts)
+    rank = contexts.shape.rank
+    if rank is not None and centers.shape.rank == rank + 1:
+        return tf.reshape(centers, [-1, tf.shape(centers)[-1]]), tf.reshape(contexts, [-1])
     return tf.reshape(centers, [-1]), tf.reshape(contexts, [-1])
+
+
+def _is_grouped(centers: tf.Tensor) -> bool:
+    """Whether `_pairs_of` found groups."""
+    return centers.shape.rank == 2
 
 
 def _check_optimizer(optimizer: keras.Optimizer) -> None:

@@ -38,13 +38,7 @@ def train_pairs(
         UnsupportedError: the rule is not one of `PAIR_RULES`.
         tf.errors.InvalidArgumentError: a row is not below M, or the shapes do not fit.
     """
-    # The C++ loop over pairs supports neither slots with one number per row nor rules with their own `Prepare`.
-    if rule.name not in PAIR_RULES:
-        raise UnsupportedError(
-            f"`rule` must be one by which pairs are trained. Received: {rule.name!r}. Valid: {PAIR_RULES}."
-        )
-    if len(rows) != 1 + len(rule.slots):
-        raise ConfigError(f"`rows` must be the rows and the slots {rule.slot_names}. Received: {len(rows)} matrices.")
+    check_pair_rule(rule, rows)
     ops = library.load()
     if ops is None:
         return train_pairs_graph(rule, rows, centers, targets, hyper)
@@ -53,3 +47,19 @@ def train_pairs(
             rows=list(rows), centers=centers, targets=targets, hyperparameters=hyper, rule=rule.name
         )
     return list(trained.deltas), trained.loss
+
+
+def check_pair_rule(rule: RowRule, rows: Sequence[tf.Tensor]) -> None:
+    """Refuses a rule that cannot train pairs, and matrices that do not fit it.
+
+    Raises:
+        ConfigError: the number of matrices is not that of the rows and the slots of the rule.
+        UnsupportedError: the rule is not one of `PAIR_RULES`.
+    """
+    # The C++ loop over pairs supports neither slots with one number per row nor rules with their own `Prepare`.
+    if rule.name not in PAIR_RULES:
+        raise UnsupportedError(
+            f"`rule` must be one by which pairs are trained. Received: {rule.name!r}. Valid: {PAIR_RULES}."
+        )
+    if len(rows) != 1 + len(rule.slots):
+        raise ConfigError(f"`rows` must be the rows and the slots {rule.slot_names}. Received: {len(rows)} matrices.")

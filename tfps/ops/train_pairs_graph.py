@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfps.ops.row_rules import RowRule
 
-_MOST_LOSS = 87.33654
+MOST_LOSS = 87.33654
 """The largest loss of a target. It is -log of the smallest float, to which the C++ op limits a probability."""
 _State: TypeAlias = tuple[tf.Tensor, list[tf.Tensor]]
 """The center's row, which stays the same for the whole pair, and the matrices, which every target changes."""
@@ -35,9 +35,9 @@ def train_pairs_graph(
         positive = k == 0
         # The derivative of the logistic loss for the score. The first target of a pair is its positive one.
         slope = tf.sigmoid(score) - tf.cast(positive, tf.float32)
-        loss += tf.cast(tf.minimum(tf.math.softplus(tf.where(positive, -score, score)), _MOST_LOSS), tf.float64)
+        loss += tf.cast(tf.minimum(tf.math.softplus(tf.where(positive, -score, score)), MOST_LOSS), tf.float64)
         # The center's gradient uses the target's row from before the update.
-        updated = _update(rule, matrices, row, slope * center, hyper)
+        updated = update_row(rule, matrices, row, slope * center, hyper)
         return k + 1, (center, updated), gradient + slope * found, loss
 
     def train_pair(
@@ -51,7 +51,7 @@ def train_pairs_graph(
             (0, (center, matrices), tf.zeros_like(center), loss),
             parallel_iterations=1,
         )
-        return pair + 1, _update(rule, matrices, centers[pair], gradient, hyper), loss
+        return pair + 1, update_row(rule, matrices, centers[pair], gradient, hyper), loss
 
     _, after, loss = tf.while_loop(
         lambda pair, *_: pair < pairs, train_pair, (0, before, tf.zeros([], tf.float64)), parallel_iterations=1
@@ -59,7 +59,7 @@ def train_pairs_graph(
     return [new - old for new, old in zip(after, before, strict=True)], loss
 
 
-def _update(
+def update_row(
     rule: RowRule, matrices: Sequence[tf.Tensor], row: tf.Tensor, gradient: tf.Tensor, hyper: tf.Tensor
 ) -> list[tf.Tensor]:
     """Returns the matrices after an update of one row."""

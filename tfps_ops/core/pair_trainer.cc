@@ -2,6 +2,7 @@
 // once a window, and saves the loops of every pair all partial vectors.
 #include "tfps_ops/core/pair_trainer.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -58,7 +59,57 @@ void Subtract(const float* after, int64_t stride, const float* before, int64_t r
   }
 }
 
-// Trains pairs by the loop of one rule.
+// How many floats fill whole cache lines that hold `floats`.
+int64_t WholeLines(int64_t floats) { return (floats + kFloatsALine - 1) / kFloatsALine * kFloatsALine; }
+
+// A copy of the rows and slots in whole cache lines, and room for a loop to work in behind them.
+class PaddedCopy {
+ public:
+  // ok() is false where there is no memory.
+  PaddedCopy(const TrainedRows& rows, int slots, int64_t scratch)
+      : rows_(rows),
+        slots_(slots),
+        // Whole cache lines: the loops then have no partial vectors, and a row never shares a line with its neighbour.
+        stride_(WholeLines(rows.dim)),
+        buffer_(rows.rows * (1 + slots) * stride_ + scratch) {
+    if (!ok()) return;
+    for (int i = 0; i <= slots_; ++i) {
+      // Padding of a slot is 1: an update divides by its root, and 0 / 0 would be slow and spread.
+      CopyPadded(rows.before[i], rows.rows, rows.dim, i == 0 ? 0 : 1, stride_, row(i));
+    }
+  }
+
+  bool ok() { return buffer_.data() != nullptr; }
+  float* scratch() { return row(1 + slots_); }
+
+  // Points a loop to the copy.
+  void Describe(PaddedRows* rows) {
+    rows->stride = stride_;
+    for (int i = 0; i <= slots_; ++i) rows->rows[i] = row(i);
+  }
+
+  // Writes what training has added. Slots have deltas too: the accumulators of several workers add up.
+  void WriteDeltas() {
+    for (int i = 0; i <= slots_; ++i) {
+      Subtract(row(i), stride_, rows_.before[i], rows_.rows, rows_.dim, rows_.deltas[i]);
+    }
+  }
+
+  Status NoMemory() const {
+    return ResourceExhausted("no memory for a copy of ", rows_.rows, " rows of ", rows_.dim, " floats and of their ",
+                             slots_, " slots.");
+  }
+
+ private:
+  float* row(int matrix) { return buffer_.data() + matrix * rows_.rows * stride_; }
+
+  const TrainedRows& rows_;
+  const int slots_;
+  const int64_t stride_;
+  LargeBuffer buffer_;
+};
+
+// Trains pairs by the loops of one rule.
 class RulePairTrainer : public PairTrainer {
  public:
   // Of a static table, so it lives as long as the program.
@@ -70,35 +121,56 @@ class RulePairTrainer : public PairTrainer {
 
   // Copy in, train, copy the differences out.
   Result<double> Train(const float* hyperparameters, const Pairs& pairs, const TrainedRows& rows) const override {
+    PaddedCopy copy(rows, slots(), 3 * WholeLines(rows.dim));
+    if (!copy.ok()) return copy.NoMemory();
     PairBlock block;
+    copy.Describe(&block);
     block.pairs = pairs;
-    // Whole cache lines: the loops then have no partial vectors, and a row never shares a line with its neighbour.
-    block.stride = (rows.dim + kFloatsALine - 1) / kFloatsALine * kFloatsALine;
-    // The rows, the slots, and 3 rows of scratch.
-    LargeBuffer buffer((rows.rows * (1 + slots()) + 3) * block.stride);
-    if (buffer.data() == nullptr) {
-      return ResourceExhausted("no memory for a copy of ", rows.rows, " rows of ", rows.dim, " floats and of their ",
-                               slots(), " slots.");
-    }
-    for (int i = 0; i <= slots(); ++i) {
-      block.rows[i] = buffer.data() + i * rows.rows * block.stride;
-      // Padding of a slot is 1: an update divides by its root, and 0 / 0 would be slow and spread.
-      CopyPadded(rows.before[i], rows.rows, rows.dim, i == 0 ? 0 : 1, block.stride, block.rows[i]);
-    }
-    // Behind the rows and slots; the loops for wide rows keep a pair there.
-    block.scratch = buffer.data() + (1 + slots()) * rows.rows * block.stride;
+    block.scratch = copy.scratch();
     // All the time is spent here.
     const double loss = kernel_.train(hyperparameters, block);
-    for (int i = 0; i <= slots(); ++i) {
-      // Slots have deltas too: the accumulators of several workers add up.
-      Subtract(block.rows[i], block.stride, rows.before[i], rows.rows, rows.dim, rows.deltas[i]);
-    }
+    copy.WriteDeltas();
+    return loss;
+  }
+
+  Result<double> Train(const float* hyperparameters, const Groups& groups, const TrainedRows& rows) const override {
+    int64_t most = 0;
+    for (int64_t g = 0; g < groups.count; ++g) most = std::max<int64_t>(most, groups.sizes[g]);
+    const int64_t scores = WholeLines(most * groups.width), stride = WholeLines(rows.dim);
+    PaddedCopy copy(rows, slots(), 2 * most * stride + 2 * scores);
+    if (!copy.ok()) return copy.NoMemory();
+    GroupBlock block;
+    copy.Describe(&block);
+    block.groups = groups;
+    block.centers = copy.scratch();
+    block.gradients = block.centers + most * stride;
+    block.slopes = block.gradients + most * stride;
+    // The signs are those of every group: the first target of each center is the positive one.
+    float* signs = block.slopes + scores;
+    for (int64_t i = 0; i < scores; ++i) signs[i] = i % groups.width == 0 ? -1 : 1;
+    block.signs = signs;
+    const double loss = kernel_.train_groups(hyperparameters, block);
+    copy.WriteDeltas();
     return loss;
   }
 
  private:
   const PairKernel& kernel_;
 };
+
+// The first of some ids that is not in [0, rows), or -1. No early exit within a block: a loop without branches is faster.
+int64_t FirstOutside(const int32_t* ids, int64_t count, int64_t rows) {
+  constexpr int64_t kBlock = 256;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t end = std::min(count, begin + kBlock);
+    bool good = true;
+    for (int64_t i = begin; i < end; ++i) good &= ids[i] >= 0 && ids[i] < rows;
+    for (int64_t i = begin; i < end && !good; ++i) {
+      if (ids[i] < 0 || ids[i] >= rows) return i;
+    }
+  }
+  return -1;
+}
 
 }  // namespace
 
@@ -119,6 +191,27 @@ Status CheckPairs(const Pairs& pairs, int64_t rows) {
                            " with center ", pairs.centers[i], " and targets ", targets, ".");
   }
   return Status();
+}
+
+Status CheckGroups(const Groups& groups, int64_t rows) {
+  int64_t centers = 0;
+  for (int64_t g = 0; g < groups.count; ++g) {
+    if (groups.sizes[g] < 0) {
+      return InvalidArgument("`sizes` must be at least 0. Received: ", groups.sizes[g], " for group ", g, ".");
+    }
+    centers += groups.sizes[g];
+  }
+  // After this the loop cannot run over the end of the centers.
+  if (centers != groups.center_count) {
+    return InvalidArgument("`sizes` must come to the number of centers, ", groups.center_count, ". Received: ", centers,
+                           ".");
+  }
+  const int64_t center = FirstOutside(groups.centers, groups.center_count, rows);
+  const int64_t target = FirstOutside(groups.targets, groups.count * groups.width, rows);
+  if (center < 0 && target < 0) return Status();
+  return InvalidArgument("`centers` and `targets` must be at least 0 and below the rows, ", rows, ". Received: ",
+                         center < 0 ? "target " : "center ", center < 0 ? groups.targets[target] : groups.centers[center],
+                         " as element ", center < 0 ? target : center, ".");
 }
 
 Result<std::unique_ptr<PairTrainer>> MakePairTrainer(const std::string& rule, CpuTarget target) {

@@ -50,6 +50,7 @@ inline float SumOfLine(const Vec* line) {
 
 #include "tfps_ops/core/row_kernels.inc"
 #include "tfps_ops/core/pair_kernels.inc"
+#include "tfps_ops/core/group_kernels.inc"
 
 }  // namespace baseline
 }  // namespace tfps

@@ -1,4 +1,4 @@
-// Kernel of TfpsTrainPairs: unpacks tensors and calls core/pair_trainer.h.
+// Kernels of TfpsTrainPairs and TfpsTrainGroups: they unpack tensors and call core/pair_trainer.h.
 //
 // Threads: a Compute uses the caller's thread alone; several may run at once. Errors: every pair is checked before the first
 // is trained. Cost: see PairTrainer::Train.
@@ -15,10 +15,50 @@ namespace {
 
 namespace tf = ::tensorflow;
 
-class TrainPairsOp : public tf::OpKernel {
+// Reads the pairs and checks that each names rows below `rows`.
+absl::Status Read(tf::OpKernelContext* context, int64_t rows, Pairs* pairs) {
+  const tf::Tensor *centers, *targets;
+  TF_RETURN_IF_ERROR(context->input("centers", &centers));
+  TF_RETURN_IF_ERROR(context->input("targets", &targets));
+  // A pair has one center and `width` targets, the positive one first.
+  if (centers->dims() != 1 || targets->dims() != 2 || targets->dim_size(0) != centers->dim_size(0)) {
+    return ToTensorFlow(InvalidArgument(
+        "`centers` must be a vector and `targets` a matrix with a row for each. Received: shapes ",
+        centers->shape().DebugString(), " and ", targets->shape().DebugString(), "."));
+  }
+  pairs->centers = centers->flat<int32_t>().data();
+  pairs->targets = targets->flat<int32_t>().data();
+  pairs->count = centers->dim_size(0);
+  pairs->width = targets->dim_size(1);
+  return ToTensorFlow(CheckPairs(*pairs, rows));
+}
+
+// The same for groups, which have a size and a row of targets each.
+absl::Status Read(tf::OpKernelContext* context, int64_t rows, Groups* groups) {
+  const tf::Tensor *centers, *sizes, *targets;
+  TF_RETURN_IF_ERROR(context->input("centers", &centers));
+  TF_RETURN_IF_ERROR(context->input("sizes", &sizes));
+  TF_RETURN_IF_ERROR(context->input("targets", &targets));
+  if (centers->dims() != 1 || sizes->dims() != 1 || targets->dims() != 2 || targets->dim_size(0) != sizes->dim_size(0)) {
+    return ToTensorFlow(InvalidArgument(
+        "`centers` and `sizes` must be vectors and `targets` a matrix with a row for each size. Received: shapes ",
+        centers->shape().DebugString(), ", ", sizes->shape().DebugString(), " and ", targets->shape().DebugString(), "."));
+  }
+  groups->centers = centers->flat<int32_t>().data();
+  groups->sizes = sizes->flat<int32_t>().data();
+  groups->targets = targets->flat<int32_t>().data();
+  groups->count = sizes->dim_size(0);
+  groups->width = targets->dim_size(1);
+  groups->center_count = centers->dim_size(0);
+  return ToTensorFlow(CheckGroups(*groups, rows));
+}
+
+// `Work` is Pairs or Groups.
+template <class Work>
+class TrainOp : public tf::OpKernel {
  public:
   // What is known before the first step is checked here, where a graph is built, and not a million times later.
-  explicit TrainPairsOp(tf::OpKernelConstruction* context) : OpKernel(context) {
+  explicit TrainOp(tf::OpKernelConstruction* context) : OpKernel(context) {
     std::string rule;
     int64_t matrices = 0;
     OP_REQUIRES_OK(context, context->GetAttr("rule", &rule));
@@ -32,14 +72,14 @@ class TrainPairsOp : public tf::OpKernel {
   }
 
   void Compute(tf::OpKernelContext* context) override {
-    // Inputs are the rows and their slots, centers, targets and hyperparameters.
+    // Inputs are the rows and their slots, what is trained, and the hyperparameters.
     tf::OpInputList matrices;
     TrainedRows rows;
-    Pairs pairs;
+    Work work;
     const tf::Tensor* hyper;
     OP_REQUIRES_OK(context, context->input_list("rows", &matrices));
     OP_REQUIRES_OK(context, ReadRows(matrices, &rows));
-    OP_REQUIRES_OK(context, ReadPairs(context, rows.rows, &pairs));
+    OP_REQUIRES_OK(context, Read(context, rows.rows, &work));
     OP_REQUIRES_OK(context, context->input("hyperparameters", &hyper));
     OP_REQUIRES(context, hyper->NumElements() == trainer_->hyperparameters(),
                 ToTensorFlow(InvalidArgument("`hyperparameters` must be ", trainer_->hyperparameters(),
@@ -48,8 +88,8 @@ class TrainPairsOp : public tf::OpKernel {
     OP_REQUIRES_OK(context, AllocateDeltas(context, matrices, &rows));
     tf::Tensor* loss = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(matrices.size(), {}, &loss));
-    // In this thread, pair after pair: the order of the updates is part of the result.
-    const auto trained = trainer_->Train(hyper->flat<float>().data(), pairs, rows);
+    // In this thread, one after the other: the order of the updates is part of the result.
+    const auto trained = trainer_->Train(hyper->flat<float>().data(), work, rows);
     OP_REQUIRES_OK(context, ToTensorFlow(trained));
     loss->scalar<double>()() = trained.value();
   }
@@ -71,24 +111,6 @@ class TrainPairsOp : public tf::OpKernel {
     return absl::OkStatus();
   }
 
-  // Reads the pairs and checks that each names rows below `rows`.
-  static absl::Status ReadPairs(tf::OpKernelContext* context, int64_t rows, Pairs* pairs) {
-    const tf::Tensor *centers, *targets;
-    TF_RETURN_IF_ERROR(context->input("centers", &centers));
-    TF_RETURN_IF_ERROR(context->input("targets", &targets));
-    // A pair has one center and `width` targets, the positive one first.
-    if (centers->dims() != 1 || targets->dims() != 2 || targets->dim_size(0) != centers->dim_size(0)) {
-      return ToTensorFlow(InvalidArgument(
-          "`centers` must be a vector and `targets` a matrix with a row for each. Received: shapes ",
-          centers->shape().DebugString(), " and ", targets->shape().DebugString(), "."));
-    }
-    pairs->centers = centers->flat<int32_t>().data();
-    pairs->targets = targets->flat<int32_t>().data();
-    pairs->count = centers->dim_size(0);
-    pairs->width = targets->dim_size(1);
-    return ToTensorFlow(CheckPairs(*pairs, rows));
-  }
-
   // Makes the outputs: one for each of the rows and slots, of its shape.
   static absl::Status AllocateDeltas(tf::OpKernelContext* context, const tf::OpInputList& matrices, TrainedRows* rows) {
     for (int i = 0; i < matrices.size(); ++i) {
@@ -102,7 +124,8 @@ class TrainPairsOp : public tf::OpKernel {
   std::unique_ptr<PairTrainer> trainer_;
 };
 
-REGISTER_KERNEL_BUILDER(Name("TfpsTrainPairs").Device(tf::DEVICE_CPU), TrainPairsOp);
+REGISTER_KERNEL_BUILDER(Name("TfpsTrainPairs").Device(tf::DEVICE_CPU), TrainOp<Pairs>);
+REGISTER_KERNEL_BUILDER(Name("TfpsTrainGroups").Device(tf::DEVICE_CPU), TrainOp<Groups>);
 
 }  // namespace
 }  // namespace tfps
