@@ -5,6 +5,8 @@
     python -m benchmarks.ctr_dnn --versus stock-loop --rounds 3
     python -m benchmarks.ctr_dnn --versus ../tfps-before --rounds 5
     python -m benchmarks.ctr_dnn --mode geo
+    python -m benchmarks.ctr_dnn --policy mixed_bfloat16 --versus stock-loop
+    python -m benchmarks.ctr_dnn --policy mixed_bfloat16 --versus tfps --versus-policy float32
 
 Prints one line of JSON. Where the speed of the machine changes under load, trust only the ratio of --versus: it sets up
 both sides at once, runs them in turns, and compares the medians.
@@ -17,23 +19,24 @@ import sys
 from benchmarks.ctr_contenders import CONTENDERS
 from benchmarks.ctr_run import CtrRun
 from benchmarks.ctr_setup import MODES, Setup
-from benchmarks.ctr_task import CtrTask
+from benchmarks.ctr_task import POLICIES, CtrTask
 from benchmarks.turns import compare, in_checkout, opponent, take_turns
+from tfps.cluster.cpu_features import bfloat16_flags
 
 
 def main() -> None:
     """Runs the command."""
     args = _parser().parse_args()
-    task = CtrTask(args.batch, args.slots, args.tables, args.rows, args.dim)
+    task = CtrTask(args.batch, args.slots, args.tables, args.rows, args.dim, args.policy)
     if args.versus:
-        print(json.dumps(compare(_commands(args), args.rounds)))
+        print(json.dumps(compare(_commands(args), args.rounds) | {"cpu_flags": bfloat16_flags()}))
         return
     setup = Setup(args.ps, args.workers, args.mode, args.exchange_every, args.overlap, args.prefetch)
     run = CtrRun(args.baseline, task, setup, args.seconds)
     if args.turns:
         take_turns(run.measure)
     else:
-        print(json.dumps(run.measure()))
+        print(json.dumps(run.measure() | {"policy": args.policy, "cpu_flags": bfloat16_flags()}))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--exchange-every", type=int, help="steps between exchanges of dense variables, of tfps")
     parser.add_argument("--overlap", action="store_true", help="async and GEO: exchange while training")
     parser.add_argument("--prefetch", action="store_true", help="async: ask for rows a step ahead")
+    parser.add_argument("--policy", choices=POLICIES, default="float32", help="dtype policy (default %(default)s)")
+    parser.add_argument("--versus-policy", choices=POLICIES, help="that of the other side (default: the same)")
     parser.add_argument("--baseline", choices=CONTENDERS, default="tfps", help="who trains (default %(default)s)")
     parser.add_argument(
         "--versus",
@@ -73,17 +78,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _commands(args: argparse.Namespace) -> dict[str, list[str]]:
     """The two sides of --versus, by name."""
-    sizes = ("ps", "workers", "batch", "slots", "tables", "rows", "dim", "seconds")
+    sizes = ("ps", "workers", "batch", "slots", "tables", "rows", "dim", "seconds", "mode")
     shared = [f"--{name}={getattr(args, name)}" for name in sizes]
-    shared += [f"--mode={args.mode}"]
     shared += [f"--exchange-every={args.exchange_every}"] if args.exchange_every else []
     shared += ["--overlap"] * args.overlap
     shared += ["--prefetch"] * args.prefetch
     base = [sys.executable, "-m", "benchmarks.ctr_dnn", "--turns", *shared]
-    ours = {args.baseline: [*base, f"--baseline={args.baseline}"]}
+    ours = [*base, f"--baseline={args.baseline}", *_policy(args.policy)]
     if args.versus in CONTENDERS:
-        return ours | {args.versus: [*base, f"--baseline={args.versus}"]}
-    return ours | {args.versus: in_checkout(args.versus, ours[args.baseline])}
+        policy = args.versus_policy or args.policy
+        theirs = [*base, f"--baseline={args.versus}", *_policy(policy)]
+        return {f"{args.baseline}, {args.policy}": ours, f"{args.versus}, {policy}": theirs}
+    return {args.baseline: ours, args.versus: in_checkout(args.versus, ours)}
+
+
+def _policy(name: str) -> list[str]:
+    # An older checkout does not know the flag.
+    return [] if name == "float32" else [f"--policy={name}"]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ _EXAMPLES = 16_384
 _FEWEST_BATCHES = 4
 _ZIPF = 1.2
 _LEARNING_RATE = 0.05
+POLICIES = ("float32", "mixed_bfloat16")
 _SCATTER = 2_654_435_761  # a prime: spreads the frequent ranks over a slot's rows
 
 
@@ -27,6 +28,7 @@ class CtrTask:
         tables: embeddings the slots are spread over, neighbours together; a divisor of `slots`.
         rows: of all tables together.
         dim: floats a row.
+        policy: the dtype policy of Keras under which the model is built.
     """
 
     batch: int = 512
@@ -34,12 +36,15 @@ class CtrTask:
     tables: int = 1
     rows: int = 1_000_001
     dim: int = 10
+    policy: str = "float32"
 
     def __post_init__(self) -> None:
         """Checks the sizes."""
         for name in ("batch", "slots", "tables", "rows", "dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1. Received: {getattr(self, name)}.")
+        if self.policy not in POLICIES:
+            raise ValueError(f"`policy` must be one of {POLICIES}. Received: {self.policy!r}.")
         if self.slots % self.tables:
             raise ValueError(f"`tables` must divide `slots`. Received: tables={self.tables}, slots={self.slots}.")
         if self.rows < self.slots:
@@ -82,6 +87,7 @@ def dataset(task: CtrTask) -> Any:
 
 def build_model(task: CtrTask, keras: Any, growing: bool = False) -> Any:
     """Builds the model, not compiled, with the given module: Keras 3 or tf_keras; its tables may grow."""
+    keras.mixed_precision.set_global_policy(task.policy)
     ids = keras.Input((task.slots,), dtype="int64")
     dense = keras.Input((_DENSE,))
     embedded = [keras.layers.Flatten()(rows) for rows in _embed(task, keras, ids, growing)]
