@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tfps.embedding import wire
+from tfps.embedding.coded_update import UpdateCodec
 from tfps.embedding.lookup_group import LookupGroup
 from tfps.embedding.messages import concat_with_sizes, send_as_one, split_by_sizes
 from tfps.embedding.push_dedup import PUSH_ID_LANES, PushId
@@ -60,7 +62,8 @@ def push(
     # One op updates all tables that share the kind, the rule and the hyperparameters.
     groups: dict[tuple[object, ...], list[RowUpdate]] = {}
     for update in updates:
-        groups.setdefault((update.table.kind, update.rule.name, id(update.hyper), update.measure), []).append(update)
+        kind = (update.table.kind, wire.codec_of(update.table))
+        groups.setdefault((kind, update.rule.name, id(update.hyper), update.measure), []).append(update)
     orders = []
     for group in groups.values():
         tables, gradients = [update.table for update in group], [update.gradient for update in group]
@@ -128,16 +131,21 @@ class _Order:
         server: the number of the server.
         rule: the optimizer.
         stores: for each shard, the store of the rows and then the store of each slot.
-        message: the message from `tfps.ops.apply_rows.pack_update`.
+        message: the message from `tfps.ops.apply_rows.pack_update`, or a coded one.
+        codec: the codec of the message; None if it is not coded.
     """
 
     server: int
     rule: RowRule
     stores: list[list[RowStore]]
     message: tf.Tensor
+    codec: UpdateCodec | None
 
     def apply(self, message: tf.Tensor) -> tf.Operation:
         """Applies the message after it has arrived on the server."""
+        if self.codec is not None:
+            with tf.device(self.stores[0][0].device):
+                message = self.codec.decode(message)
         return type(self.stores[0][0]).apply(self.rule, self.stores, message)
 
 
@@ -150,7 +158,8 @@ def _make_orders(updates: Sequence[RowUpdate], gradients: RoutedGradients) -> li
     for server, pieces in enumerate(gradients.routes.pieces):
         if pieces:
             stores = [by_table[id(gradients.tables[table])].stores(shard) for table, shard in pieces]
-            orders.append(_Order(server, updates[0].rule, stores, gradients.pack(server, updates[0].hyper)))
+            message = gradients.pack(server, updates[0].hyper)
+            orders.append(_Order(server, updates[0].rule, stores, message, gradients.codec(server)))
     return orders
 
 

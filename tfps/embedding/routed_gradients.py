@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tfps.embedding import wire
+from tfps.embedding.coded_update import UpdateCodec
 from tfps.embedding.lookup_group import LookupGroup, make_route_map
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.table_gradient import Summed, TableGradient, sum_in_answer_order, sum_places
@@ -70,19 +72,33 @@ class RoutedGradients:
         # The answer is sorted by server, so the requests of the lookup serve again for the push.
         return cls.from_routed(group.tables, group.routes, group.routed, summed, measure)
 
+    def codec(self, server: int) -> UpdateCodec | None:
+        """Returns the codec of a server's update in the closure under trace; None if it crosses as it is."""
+        codec = wire.codec_of(self.tables[0])
+        if codec is None:
+            return None
+        return UpdateCodec(codec, len(self.routes.pieces[server]), self.tables[0].dim, self.measures is not None)
+
     def pack(self, server: int, hyper: tf.Tensor) -> tf.Tensor:
-        """Packs the update of one server."""
+        """Packs the update of one server, coded by its codec if it has one."""
         measures = None if self.measures is None else self.measures[server]
-        return pack_update(hyper, self.requests[server], self.blocks[server], measures)
+        return self._pack(server, hyper, self.blocks[server], measures)
+
+    def _pack(self, server: int, hyper: tf.Tensor, block: tf.Tensor, measures: tf.Tensor | None) -> tf.Tensor:
+        codec = self.codec(server)
+        if codec is None:
+            return pack_update(hyper, self.requests[server], block, measures)
+        store = wire.store_handles(self.tables, server)
+        return codec.encode(hyper, self.requests[server], block, measures, store)
 
     def message(self, server: int, factor: tf.Tensor) -> tf.Tensor:
-        """Packs the rows of one server and their gradients times `factor` into a float32 message; 0 times NaN is 0."""
+        """Packs the rows of one server and their gradients times `factor` like `pack`; 0 times NaN is 0."""
         # The mean loss of an empty batch is NaN, and so are its gradients. A worker without examples must leave zeros.
         block = tf.math.multiply_no_nan(self.blocks[server], factor)
         measures = None
         if self.measures is not None:
             measures = tf.math.multiply_no_nan(self.measures[server], measure_of(self.measure, factor))
-        return pack_update(tf.zeros([0]), self.requests[server], block, measures)
+        return self._pack(server, tf.zeros([0]), block, measures)
 
 
 def route_gradients(

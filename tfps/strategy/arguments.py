@@ -12,6 +12,7 @@ from tfps.cluster.cards import count_cards, share_of_cards
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import TaskConfig
+from tfps.embedding.wire import FLOAT32, WIRES
 from tfps.errors import ConfigError
 from tfps.placement.model import Plan
 
@@ -47,6 +48,7 @@ class Arguments:
     dense: str
     devices_per_worker: int | None
     on_nan: str = "ignore"
+    wire: str = FLOAT32
 
     def __post_init__(self) -> None:
         """Checks every argument, and replaces it by the checked value."""
@@ -79,6 +81,12 @@ class Arguments:
             raise ConfigError(
                 '`on_nan` must not be "skip" with dense="allreduce": a worker that left out an update alone would have '
                 'other dense variables than the rest. Received: \'skip\'. Valid: "stop", "ignore".'
+            )
+        check_choice("wire", self.wire, WIRES)
+        if self.dense == ALLREDUCE and self.wire != FLOAT32:
+            raise ConfigError(
+                '`wire` must be "float32" with dense="allreduce", whose workers must have the same bits of every dense '
+                f"variable. Received: {self.wire!r}."
             )
         if self.dense == ALLREDUCE and self.overlap_dense_exchange:
             raise ConfigError(

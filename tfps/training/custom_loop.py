@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx  # whether AutoGraph is on is not public
 
 from tfps import step
-from tfps.embedding import row_use
+from tfps.embedding import row_use, wire
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.closure import Copies
 from tfps.training.device_steps import DeviceCopies, run_on_devices
@@ -77,9 +77,9 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
         copies.update(exchange.copies)
         if devices:
             device_copies = DeviceCopies(devices, copies, strategy.dense_variables)
-        with row_use.training(True):
+        with row_use.training(True), wire.using(strategy.wire):
             result = run(recording.lookups(batch), batch)
-        exchange.push()
+            exchange.push()
         return result
 
     return run_function

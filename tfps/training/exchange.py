@@ -24,6 +24,7 @@ from tfps.strategy.variables import DenseVariable, SeedVariable, SmallTable, Ste
 from tfps.training import moving_averages
 from tfps.training.affine import Extreme
 from tfps.training.assignments import Assignments
+from tfps.training.coded_deltas import coded_deltas
 from tfps.training.exclusive import exclusive
 from tfps.training.lanes import lanes, pack, unpack
 from tfps.training.order import Int, Order
@@ -218,9 +219,15 @@ class Exchange:
             factors = [tf.cast(self._factor(v, deltas), tf.float32) for v in averages]
             # The message: deltas in the order of the variables, factors in the order of the averages, then the push id.
             buffer = pack([*on_server.values(), *factors, *([push_id.lanes()] if push_id else [])])
+            summed = {v.key for v in others}
+            mean = {v.key for v in averages if v.average is not None and v.average.decay is not None}
+            sizes = [lanes(v.shape.num_elements(), v.dtype) for v in variables]
+            codec = coded_deltas(variables, sizes, summed, mean, device)
+            buffer = buffer if codec is None else codec.encode(buffer)
             with tf.device(device):
                 # The server is the device here, so this is where the message crosses the network.
                 arrived = tf.identity(buffer)
+                arrived = arrived if codec is None else codec.decode(arrived)
                 shapes: dict[VariableKey, tf.TensorShape] = {
                     v.key: factor.shape for v, factor in zip(averages, factors, strict=True)
                 }

@@ -3,14 +3,15 @@
 The kind of an input is its `element_spec`. Datasets of one kind share a graph, which takes the iterator as an argument.
 """
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 import tensorflow as tf
 
-from tfps.embedding import row_use
+from tfps.embedding import row_use, wire
 from tfps.embedding.whole import WHOLE_SUFFIX
 from tfps.inputs.epoch import Epoch, Source
 from tfps.inputs.iterators import WorkerIterator
@@ -144,7 +145,7 @@ class TracedClosures:
         def trace(order: tf.Tensor, iterator: tf.Tensor) -> tf.Tensor:
             source = WorkerBatches(WorkerIterator(kind, iterator), spec)
             closure = self._mode.closure(self._program(spec), turn)
-            with row_use.training(self._mode.trains):
+            with self._rows_for_training():
                 result = closure.over_iterator(source, Order.read(order))
             self._on_traced(closure)
             return result
@@ -156,10 +157,18 @@ class TracedClosures:
     def _trace_batches(self, order: tf.Tensor, batches: Sequence[Nest]) -> tf.Tensor:
         # Each fed batch has its own copy of the step in the graph, so there are no turns.
         closure = self._mode.closure(self._program(batches[0]), 1)
-        with row_use.training(self._mode.trains):
+        with self._rows_for_training():
             result = closure.over_batches(batches, Order.read(order))
         self._on_traced(closure)
         return result
+
+    @contextlib.contextmanager
+    def _rows_for_training(self) -> Iterator[None]:
+        """Says, within, whether rows will be updated, and how they cross the network. Evaluation reads them exactly."""
+        # The setting is read here because users may change it before a graph is traced.
+        wire_of_mode = self._strategy.wire if self._mode.trains else wire.FLOAT32
+        with row_use.training(self._mode.trains), wire.using(wire_of_mode):
+            yield
 
     def _on_traced(self, closure: Closure) -> None:
         """Stores a closure; called at the end of its trace, inside its graph."""

@@ -90,7 +90,8 @@ class ContributionClosure(Closure):
             }
         for server in layout.servers:
             message = layout.message(server, tf.cast(count_examples(batch), tf.float32), moved)
-            self._stage.put(server, tf.cast(order.place, tf.int32), message)
+            decode = functools.partial(layout.decode, server)
+            self._stage.put(server, tf.cast(order.place, tf.int32), message, decode)
         # Reported last, once everything is traced: until then updates use the layout of an earlier trace.
         self._on_layout(layout)
         return logs

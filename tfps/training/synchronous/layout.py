@@ -27,6 +27,7 @@ from tfps.errors import UnsupportedError
 from tfps.ops.rules.declaration import Measure
 from tfps.step import Contribution
 from tfps.strategy.variables import DenseVariable, SmallTable
+from tfps.training.coded_deltas import CodedDeltas, coded_deltas
 from tfps.training.lanes import lanes, pack, unpack
 from tfps.training.merges import Merge, merge_exact, merge_weighted
 from tfps.training.synchronous.afterwards import Assignment
@@ -115,9 +116,22 @@ class Layout:
         head = tf.math.multiply_no_nan(tf.concat([tf.ones([1]), *flat], 0), examples)
         exact = [moved[variable.key] for variable in self._others_on(server, exact=True)]
         head = tf.concat([head, pack(exact)], 0) if exact else head
+        codec = self._head_codec(server)
+        head = head if codec is None else codec.encode(head)
         rows = [width.message(server, examples) for width in self._widths_on(server)]
         slices = [_pack_slices(self._gradients[position], examples) for position, _ in self._sliced_on(server)]
         return concat_with_sizes([head, *rows, *slices])
+
+    def decode(self, server: int, message: tf.Tensor) -> tf.Tensor:
+        """Returns a message as it would be if nothing were coded; call it with the server as the device."""
+        widths, sliced, head_codec = self._widths_on(server), self._sliced_on(server), self._head_codec(server)
+        codecs = [head_codec, *(width.codec(server) for width in widths), *(None for _ in sliced)]
+        if not any(codecs):
+            return message
+        parts = split_by_sizes(message, len(codecs))
+        return concat_with_sizes(
+            [part if codec is None else codec.decode(part) for part, codec in zip(parts, codecs, strict=True)]
+        )
 
     def read(self, server: int, messages: Sequence[tf.Tensor]) -> Received:
         """Reads messages on a server, sums and divides them; call it with the server as the device."""
@@ -252,6 +266,17 @@ class Layout:
 
     def _merge_of(self, variable: DenseVariable) -> Merge:
         return self.merges.get(variable.key, Merge.MEAN)
+
+    def _head_codec(self, server: int) -> CodedDeltas | None:
+        """Returns how the closure under trace codes the first part of a message; None if it crosses as it is."""
+        gradients = [value for _, value in self._dense_on(server)]
+        others = self._others_on(server, exact=False)
+        # The other merges look at which elements a worker has changed.
+        summed = {v.key for v in gradients} | {v.key for v in others if self._merge_of(v) is Merge.MEAN}
+        sizes = [v.shape.num_elements() for v in [*gradients, *others]]
+        codec = coded_deltas([*gradients, *others], sizes, summed, set(), f"sync_{server}")
+        # The number of examples comes first.
+        return codec and dataclasses.replace(codec, sizes=(1, *codec.sizes), codings=(None, *codec.codings))
 
     def _widths_on(self, server: int) -> list[RoutedGradients]:
         return [w for w in self._widths if server < len(w.routes.pieces) and w.routes.pieces[server]]

@@ -5,6 +5,7 @@ Cost: the memory of one message for each place; a write costs one copy.
 """
 
 import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -24,16 +25,19 @@ class Stage:
         self._name, self.places = name, places
 
     @in_stage(PUSH)
-    def put(self, server: int, place: tf.Tensor, message: tf.Tensor) -> tf.Operation:
+    def put(
+        self, server: int, place: tf.Tensor, message: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tf.Operation:
         """Writes a message on a server; returns the operation.
 
         Args:
             server: the number of the server.
             place: int32 scalar, below the number of places.
             message: float32 vector.
+            decode: what the server makes of a message before it waits.
         """
         with tf.device(devices.server(server)):
-            arrived = tf.identity(message)
+            arrived = decode(tf.identity(message))
             # The name of a resource is part of the graph, so there is a branch for each place.
             writes = [functools.partial(self._write, server, number, arrived) for number in range(self.places)]
             return writes[0]() if len(writes) == 1 else tf.switch_case(tf.identity(place), writes)
