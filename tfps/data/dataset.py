@@ -93,7 +93,7 @@ def files(
         None if batch_size is None else check_integer("batch_size", batch_size, at_least=1),
         check_bool("drop_remainder", drop_remainder),
         None if shuffle is None else check_integer("shuffle", shuffle, at_least=1),
-        check_integer("shuffle_group", shuffle_group, at_least=1),
+        _check_group(shuffle_group, shuffle),
         None if seed is None else check_integer("seed", seed),
         check_integer("read_ahead", read_ahead, at_least=1),
     )
@@ -110,6 +110,13 @@ def files(
     on_chief = bool(wanted) and is_of_one_process(wanted[0].file.url, access)
     dataset = order.arrange(wanted, make_block_graph(reading, outputs, on_chief))
     return with_label(parse_records(dataset, wanted_features, order.batch_size), label)
+
+
+def _check_group(shuffle_group: object, shuffle: int | None) -> int:
+    group = check_integer("shuffle_group", shuffle_group, at_least=1)
+    if group > 1 and shuffle is None:
+        raise ConfigError(f"`shuffle_group` must be 1 without `shuffle`. Received: {group}.")
+    return group
 
 
 def _outputs(format: str, how: Reading, stack: object) -> tuple[Output, ...] | None:

@@ -76,9 +76,8 @@ def _check_stack(columns: Mapping[str, Column], stack: object) -> dict[str, tupl
             raise ConfigError(f"`stack` must be {rule}. Received: {name!r}: {members!r}.")
         unknown = [one for one in members if one not in columns]
         if unknown:
-            raise ConfigError(
-                f"`stack` must have columns that are read. Received: {unknown[0]!r}. Valid: {[*columns]}."
-            )
+            valid = ", ".join(columns)
+            raise ConfigError(f"`stack` must have columns that are read. Received: {unknown[0]!r}. Valid: {valid}.")
         twice = [one for one in members if one in taken or members.count(one) > 1]
         if twice:
             raise ConfigError(f"`stack` must have each column once. Received: {twice[0]!r} again, in {name!r}.")
