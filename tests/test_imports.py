@@ -19,7 +19,7 @@ ALLOWED = {
     "nn": {"embedding", "ops", "placement"},
     "runtime": {"cluster", "monitoring"},
     "inputs": {"cluster", "runtime"},
-    "data": {"cluster"},
+    "data": {"cluster", "ops"},
     "strategy": {"cluster", "embedding", "inputs", "monitoring", "ops", "placement", "runtime"},
     "saving": {"cluster", "embedding", "ops", "placement", "runtime", "serving", "strategy"},
     "replicas": {"cluster", "embedding", "ops", "placement", "strategy"},

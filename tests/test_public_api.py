@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = {
     "tfps.callbacks": {"Checkpoint", "Dump", "Export", "FirstNaN", "Profile", "TensorBoard"},
     "tfps.serving": {"Follower"},
-    "tfps.data": {"files"},
+    "tfps.data": {"Hash", "files"},
     "tfps.checkpoint": {"restore", "save"},
     "tfps.admission": {"Admission", "Always", "Count", "Filter", "Probability"},
     "tfps.eviction": {"Eviction", "LeastFrequent", "LeastRecent", "Score", "SmallNorm", "Unseen"},

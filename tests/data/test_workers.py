@@ -16,7 +16,7 @@ from tests import programs
 from tests.stores import s3
 from tests.stores.flaky import Flaky
 from tests.streaming.counting import ROWS, counts, expected, make_model
-from tfps.data import files
+from tfps.data import Hash, files
 from tfps.errors import SourceError
 from tfps.inputs.epoch import Epoch
 
@@ -80,6 +80,26 @@ def test_criteo_logs_from_each_store(model, store, data, readers, split):
     first = [line.split(b"\t")[14] for line in lines]
     assert counts(model) == expected(np.repeat(tf.strings.to_hash_bucket_fast(first, ROWS), 2))
     # Each worker its own parts of the input.
+    assert readers == {(0, True), (1, True)}
+
+
+def test_criteo_logs_are_hashed_and_shuffled_on_the_workers(model, data, readers):
+    log = data / "criteo_1tb_day0_10k/day_0_first10000.tsv"
+    columns = {"label": "float32", **{f"i{k}": 0.0 for k in range(13)}, **{f"c{k}": Hash(ROWS) for k in range(26)}}
+    dataset = files(
+        log,
+        "tsv",
+        columns=columns,
+        label="label",
+        stack={"ids": ["c0", "c1"], "numbers": [f"i{k}" for k in range(13)]},
+        batch_size=200,
+        shuffle=1000,
+        shuffle_group=4,
+        range_bytes=200_000,
+    )
+    model.fit(dataset.map(lambda features, label: (features["ids"][:, 0], 0.0 * label)), epochs=2, verbose=0)
+    first = [line.split(b"\t")[14] for line in log.read_bytes().splitlines()]
+    assert counts(model) == expected(np.repeat(tf.strings.to_hash_bucket_fast(first, ROWS), 2))
     assert readers == {(0, True), (1, True)}
 
 

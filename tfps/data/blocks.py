@@ -15,8 +15,8 @@ import numpy as np
 from tfps.data import columns as column_json
 from tfps.data.columns import STRING, Column
 from tfps.data.compression import read_decompressed
-from tfps.data.csv_blocks import Table, after_header, parse_lines, read_header
-from tfps.data.lines import Read, read_lines
+from tfps.data.csv_blocks import Table, after_header, parse_lines, read_header, without_mark
+from tfps.data.lines import Lines, Read, read_lines
 from tfps.data.packing import Arrays, Joined, pack, pack_joined
 from tfps.data.parquet_blocks import read_group
 from tfps.data.parts import Part
@@ -126,12 +126,63 @@ def _read_tfrecord(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
 
 
 def _read_csv(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
+    lines, table = _csv_lines(part, how, offset)
+    return lines.next, pack(how.columns, parse_lines(part, lines, table, how.reader(part.file)))
+
+
+def _csv_lines(part: Part, how: Reading, offset: int) -> tuple[Lines, Table]:
+    """Returns the lines of a block without the header of a file, and how they are read."""
     read = how.reader(part.file)
     lines = read_lines(part, offset, how.block_bytes, read)
     if how.header and lines.begin == 0 and lines.data:
         lines = after_header(lines)
-    table = Table(_names(part, how, read), how.columns, how.delimiter, how.has_quotes)
-    return lines.next, pack(how.columns, parse_lines(part, lines, table, read))
+    return lines, Table(_names(part, how, read), how.columns, how.delimiter, how.has_quotes)
+
+
+def read_csv_text(part: bytes, reading: bytes, offset: int) -> Sequence[np.ndarray[Any, Any]]:
+    """Reads the next block of a part of CSV, for `tfps.ops.parse_lines` to parse.
+
+    Args:
+        part: the part, by `Part.to_json`.
+        reading: how to read it, by `Reading.to_json`.
+        offset: see `read_block`.
+
+    Returns:
+        The offset of the next block; the lines as one string; the offset of the first one; and for each field of a line
+        the number of its column, or -1, int32.
+
+    Raises:
+        SourceError: the file cannot be read, is broken, or was changed.
+    """
+    how, where = _reading(reading), Part.from_json(part)
+    if offset == END:
+        return [np.int64(END), np.array(b"", object), np.int64(0), np.zeros(0, np.int32)]
+    lines, table = _csv_lines(where, how, where.begin if offset == BEGIN else int(offset))
+    lines = without_mark(lines)
+    numbers = {column.name: number for number, column in enumerate(how.columns)}
+    fields = np.array([numbers.get(name, -1) for name in table.names], np.int32)
+    return [np.int64(lines.next), np.array(lines.data, object), np.int64(lines.begin), fields]
+
+
+def parse_csv_text(part: bytes, reading: bytes, text: bytes, begin: int) -> Sequence[np.ndarray[Any, Any]]:
+    """Parses a block of `read_csv_text` that `tfps.ops.parse_lines` declined.
+
+    Args:
+        part: the part, by `Part.to_json`.
+        reading: how to read it, by `Reading.to_json`.
+        text: the lines.
+        begin: the offset of the first one.
+
+    Returns:
+        The columns as `packing.pack` returns them.
+
+    Raises:
+        SourceError: a line is wrong. The message has the file, the line and the column.
+    """
+    how, where = _reading(reading), Part.from_json(part)
+    read = how.reader(where.file)
+    table = Table(_names(where, how, read), how.columns, how.delimiter, how.has_quotes)
+    return pack(how.columns, parse_lines(where, Lines(text, int(begin), END), table, read))
 
 
 def _names(part: Part, how: Reading, read: Read) -> tuple[str, ...]:
@@ -159,4 +210,4 @@ def _read_parquet(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
 
 _READERS = {"text": _read_text, "tfrecord": _read_tfrecord, "csv": _read_csv, "parquet": _read_parquet}
 
-WORKER_FUNCTIONS = {"read_block": read_block}
+WORKER_FUNCTIONS = {"read_block": read_block, "read_csv_text": read_csv_text, "parse_csv_text": parse_csv_text}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tfps.data.hashing import Hash
 from tfps.errors import ConfigError
 
 STRING = "string"
@@ -41,6 +42,8 @@ class Column:
         default: the value of an empty cell, a number or a string; None if a cell must not be empty.
         width: the numbers in each cell; None for one value that is no list.
         is_opaque: whether strings may have any bytes and any length, such as records.
+        buckets: the number of buckets into which the graph hashes strings; None for strings as they are.
+        prefix: stands before each string when it is hashed.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Column:
     default: bool | int | float | str | None = None
     width: int | None = None
     is_opaque: bool = False
+    buckets: int | None = None
+    prefix: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,7 +89,7 @@ class Column:
             empty = values.is_null().index(True).as_py()
             where = f"in row {empty}" if empty >= 0 else "in a list"
             raise ValueError(f"the column {self.name!r} is empty {where}, and has no default")
-        text = self.default.encode("utf-8", "surrogateescape") if isinstance(self.default, str) else self.default
+        text = to_bytes(self.default) if isinstance(self.default, str) else self.default
         return values.fill_null(pyarrow.scalar(text, values.type))
 
     def to_numpy(self, values: Any) -> np.ndarray[Any, Any]:
@@ -98,6 +103,11 @@ class Column:
         import pyarrow
 
         return pyarrow.array([], self.arrow_type())
+
+
+def to_bytes(text: str) -> bytes:
+    """Returns the bytes of a default, whatever a user gave."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def to_json(columns: Sequence[Column]) -> list[list[Any]]:
@@ -116,8 +126,8 @@ def make_column(name: object, wanted: object) -> Column | None:
     Args:
         name: its name.
         wanted: the type, such as "int64", `tf.string` or `np.float32`; or the default, whose type is that of the
-            column; or None. A string that looks like a type but is none is refused, since it may be a slip; as a
-            default it is given as bytes.
+            column; or a `Hash`; or None. A string that looks like a type but is none is refused, since it may be a
+            slip; as a default it is given as bytes.
 
     Raises:
         ConfigError: it is none of these.
@@ -126,6 +136,8 @@ def make_column(name: object, wanted: object) -> Column | None:
         raise ConfigError(f"the names of `columns` must be strings that are not empty. Received: {name!r}.")
     if wanted is None:
         return None
+    if isinstance(wanted, Hash):
+        return Column(name, STRING, wanted.empty, buckets=int(wanted.buckets), prefix=wanted.prefix)
     # `tf.int64.name`; a numpy type has its name in `np.dtype`.
     text = getattr(wanted, "name", None) if hasattr(wanted, "as_numpy_dtype") else wanted
     if text in (str, bytes):
@@ -145,7 +157,7 @@ def make_column(name: object, wanted: object) -> Column | None:
     if default is None:
         raise ConfigError(
             f"`columns` must have a type or a default for {name!r}. Received: {wanted!r}. Valid: "
-            f"{', '.join(_TYPES)}; a number or a string; or None for a column that is not read."
+            f"{', '.join(_TYPES)}; a number or a string; tfps.data.Hash; or None for a column that is not read."
         )
     return default if default.name else dataclasses.replace(default, name=name)
 

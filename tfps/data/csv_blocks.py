@@ -151,6 +151,13 @@ def after_header(lines: Lines) -> Lines:
     return dataclasses.replace(lines, data=rest, begin=lines.begin + len(line) + len(found))
 
 
+def without_mark(lines: Lines) -> Lines:
+    """Returns lines without the mark that may stand at the begin of a file in UTF-8."""
+    if lines.begin or not lines.data.startswith(_BOM):
+        return lines
+    return dataclasses.replace(lines, data=lines.data[len(_BOM) :], begin=len(_BOM))
+
+
 def split_line(line: bytes, delimiter: str, has_quotes: bool) -> tuple[str, ...]:
     """Returns the fields of one line.
 

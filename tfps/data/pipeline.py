@@ -5,12 +5,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfps.cluster import worker_functions
-from tfps.data import blocks
-from tfps.data.blocks import BEGIN, END, Reading
-from tfps.data.packing import head_types, unpack
+from tfps.data.block_graphs import BlockGraph, Element
+from tfps.data.blocks import BEGIN, END
 from tfps.data.parts import Part
-from tfps.data.stored_files import is_of_one_process
 from tfps.errors import ConfigError
 
 
@@ -22,6 +19,7 @@ class Order:
         batch_size: see `files`.
         drop_remainder: see `files`.
         shuffle: see `files`.
+        shuffle_group: see `files`.
         seed: see `files`.
         read_ahead: see `files`.
     """
@@ -29,53 +27,59 @@ class Order:
     batch_size: int | None
     drop_remainder: bool
     shuffle: int | None
+    shuffle_group: int
     seed: int | None
     read_ahead: int
 
-    def arrange(self, wanted: Sequence[Part], how: Reading) -> tf.data.Dataset:
-        """Returns the dataset of the columns of parts, of strings if there is one without a name of a user."""
+    def arrange(self, wanted: Sequence[Part], graph: BlockGraph) -> tf.data.Dataset:
+        """Returns the dataset of the rows of parts."""
         # Names alone: each worker gets its own part of this list.
         names = tf.data.Dataset.from_tensor_slices(tf.constant([part.to_json() for part in wanted], tf.string))
         if self.shuffle is not None and wanted:
             names = names.shuffle(len(wanted), self.seed)
-        on_chief = bool(wanted) and is_of_one_process(wanted[0].file.url, how.access)
         read = names.interleave(
-            lambda part: _read(part, how, on_chief),
+            lambda part: self._blocks(part, graph),
             cycle_length=self.read_ahead,
             num_parallel_calls=self.read_ahead,
             deterministic=True,
         )
-        if self.shuffle is not None:
+        if self.shuffle is None:
+            return read.unbatch() if self.batch_size is None else self._batch(read)
+        if self.shuffle_group == 1:
             read = read.unbatch().shuffle(self.shuffle, self.seed)
             return read if self.batch_size is None else read.batch(self.batch_size, self.drop_remainder)
-        if self.batch_size is None:
-            return read.unbatch()
-        return read.rebatch(self.batch_size, self.drop_remainder)
+        groups = -(-self.shuffle // self.shuffle_group)
+        read = read.rebatch(self.shuffle_group).shuffle(groups, self.seed)
+        return read.unbatch() if self.batch_size is None else self._batch(read)
+
+    def _batch(self, blocks: tf.data.Dataset) -> tf.data.Dataset:
+        return blocks.rebatch(self.batch_size, self.drop_remainder)
+
+    def _blocks(self, part: tf.Tensor, graph: BlockGraph) -> tf.data.Dataset:
+        """Returns the dataset of the blocks of a part."""
+
+        def step(offset: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+            after, read = graph.read(part, offset)
+            return after, (offset, *read)
+
+        def parse(offset: tf.Tensor, *read: tf.Tensor) -> Element:
+            rows = graph.parse(part, read)
+            if self.shuffle is None or self.shuffle_group == 1:
+                return rows
+            return _permute(rows, tf.strings.join([part, tf.strings.as_string(offset)]), self.seed)
+
+        steps = tf.data.Dataset.range(tf.int64.max).scan(tf.constant(BEGIN, tf.int64), step)
+        read = steps.take_while(lambda offset, *_: offset != END).map(parse)
+        # A range may have no begin of a line.
+        return read.filter(lambda element: tf.shape(tf.nest.flatten(element)[0])[0] > 0)
 
 
-def _read(part: tf.Tensor, how: Reading, on_chief: bool) -> tf.data.Dataset:
-    """Returns the dataset of the blocks of a part."""
-    text = tf.constant(how.to_json())
-    types = [tf.int64, *head_types(how.columns)]
-
-    def step(offset: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-        inputs = [part, text, offset]
-        if on_chief:
-            after, *arrays = tf.numpy_function(blocks.read_block, inputs, types)
-        else:
-            after, *arrays = worker_functions.call(blocks.__name__, "read_block", inputs, types)
-        return tf.ensure_shape(after, []), (offset, *unpack(how.columns, arrays))
-
-    steps = tf.data.Dataset.range(tf.int64.max).scan(tf.constant(BEGIN, tf.int64), step)
-    read = steps.take_while(lambda offset, *_: offset != END).map(lambda _, *arrays: _element(how, arrays))
-    # A range may have no begin of a line.
-    return read.filter(lambda element: tf.shape(tf.nest.flatten(element)[0])[0] > 0)
-
-
-def _element(how: Reading, arrays: Sequence[tf.Tensor]) -> tf.Tensor | dict[str, tf.Tensor]:
-    if how.format in ("text", "tfrecord"):
-        return arrays[0]
-    return {column.name: array for column, array in zip(how.columns, arrays, strict=True)}
+def _permute(rows: Element, name: tf.Tensor, seed: int | None) -> Element:
+    """Returns the rows of a block in an order that depends on its name and the seed alone."""
+    key = tf.strings.to_hash_bucket_fast(name, 2**31)
+    order = tf.range(tf.shape(tf.nest.flatten(rows)[0])[0])
+    order = tf.random.experimental.stateless_shuffle(order, [tf.constant(seed or 0, tf.int64), key])
+    return tf.nest.map_structure(lambda values: tf.gather(values, order), rows)
 
 
 def with_label(dataset: tf.data.Dataset, label: str | None) -> tf.data.Dataset:

@@ -125,6 +125,9 @@ _STATEFUL = STATEFUL_RANDOM | frozenset(
 )
 """Other operations that TensorFlow calls stateful and that are safe on a worker."""
 
+_OWN = frozenset({"TfpsParseLines"})
+"""Operations of tfps in datasets. Each worker has the library if the chief has it."""
+
 _OF_GRAPHS = frozenset({"_Arg", "_Retval"})
 
 
@@ -183,7 +186,7 @@ def _find_obstacle(graph: graph_pb2.GraphDef, num_workers: int, whole_files: boo
 
 def _is_safe(name: str) -> bool:
     """Whether an operation is known to do the same on every worker, with nothing but its graph."""
-    if name in _DATASETS or name in _STATEFUL or name in _OF_GRAPHS:
+    if name in _DATASETS or name in _STATEFUL or name in _OWN or name in _OF_GRAPHS:
         return True
     definition = op_def_registry.get(name)
     # `raw_ops` has the operations of TensorFlow itself. Workers may not have those of other libraries.

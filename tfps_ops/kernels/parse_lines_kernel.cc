@@ -97,8 +97,9 @@ class ParseLinesOp : public tf::OpKernel {
                                           required.size(), "; ", dtypes_.size(), ", ", widths_.size(), "."));
     }
     for (size_t i = 0; i < count; ++i) {
-      if (outputs_[i] >= static_cast<int64_t>(dtypes_.size())) {
-        return ToTensorFlow(InvalidArgument("`outputs` must be below ", dtypes_.size(), ". Received: ", outputs_[i], "."));
+      if (outputs_[i] < 0 || outputs_[i] >= static_cast<int64_t>(dtypes_.size())) {
+        return ToTensorFlow(
+            InvalidArgument("`outputs` must be at least 0 and below ", dtypes_.size(), ". Received: ", outputs_[i], "."));
       }
       const tf::DataType dtype = dtypes_[outputs_[i]];
       if (buckets[i] != 0 && dtype != tf::DT_INT64) {
@@ -115,7 +116,7 @@ class ParseLinesOp : public tf::OpKernel {
     std::vector<int64_t> filled(dtypes_.size());
     for (const int64_t output : outputs_) slots_.push_back(filled[output]++);
     for (size_t i = 0; i < filled.size(); ++i) {
-      if (filled[i] == std::max<int64_t>(widths_[i], 1)) continue;
+      if (widths_[i] >= 0 && filled[i] == std::max<int64_t>(widths_[i], 1)) continue;
       return ToTensorFlow(
           InvalidArgument("`widths` must be the numbers of columns. Received: ", widths_[i], " for ", filled[i], "."));
     }

@@ -17,9 +17,13 @@ absl::Status ParseLinesShape(InferenceContext* c) {
   std::vector<int64_t> widths;
   TF_RETURN_IF_ERROR(c->GetAttr("widths", &widths));
   c->set_output(0, c->Scalar());
-  // The kernel checks that there is a width for each output.
-  for (int i = 1; i < c->num_outputs(); ++i) {
-    const int64_t width = i <= static_cast<int>(widths.size()) ? widths[i - 1] : InferenceContext::kUnknownDim;
+  const int outputs = c->num_outputs() - 1;
+  if (static_cast<int>(widths.size()) != outputs) {
+    return absl::InvalidArgumentError("`widths` must have one for each output.");
+  }
+  for (int i = 1; i <= outputs; ++i) {
+    const int64_t width = widths[i - 1];
+    if (width < 0) return absl::InvalidArgumentError("`widths` must be at least 0.");
     c->set_output(i, width == 0 ? c->Vector(InferenceContext::kUnknownDim)
                                 : c->Matrix(InferenceContext::kUnknownDim, width));
   }
@@ -33,9 +37,9 @@ REGISTER_OP("TfpsParseLines")
     .Output("parsed: bool")
     .Output("values: dtypes")
     .Attr("dtypes: list({int8, int16, int32, int64, uint8, uint16, uint32, uint64, float, double, string}) >= 1")
-    .Attr("widths: list(int >= 0) >= 1")
-    .Attr("outputs: list(int >= 0) >= 1")
-    .Attr("buckets: list(int >= 0) >= 1")
+    .Attr("widths: list(int) >= 1")
+    .Attr("outputs: list(int) >= 1")
+    .Attr("buckets: list(int) >= 1")
     .Attr("prefixes: list(string) >= 1")
     .Attr("required: list(bool) >= 1")
     .Attr("defaults: list(string) >= 1")
