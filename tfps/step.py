@@ -50,9 +50,11 @@ class Lookups(Protocol):
     Attributes:
         answered_early: whether the last lookup was answered with rows that were requested before the step, for all
             devices that share its batch.
+        never_runs: whether the step is traced only to see what it looks up.
     """
 
     answered_early: bool
+    never_runs: bool
 
     @property
     def unique_ids(self) -> Sequence[tf.Tensor]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfps.training import traced_closures
 from tfps.training.closure import Closure
 from tfps.training.turns import steps_of_turn
 
@@ -91,6 +92,43 @@ def test_longer_epochs_get_longer_turns(one_worker):
         traced.append(len(model.train_function.closures.by_iterator))
     assert traced == [1, 1, 2, 3, 3, 3]  # turns of 1, 2 and 4 steps
     assert int(model.optimizer.iterations) == 168
+
+
+def turns_of_graphs(monkeypatch):
+    """Returns a list that gets the steps in a turn of each graph, as it is traced."""
+    traced, trace = [], traced_closures.TracedClosures._trace_iterator
+
+    def note(closures, kind, spec, turn):
+        traced.append(turn)
+        return trace(closures, kind, spec, turn)
+
+    monkeypatch.setattr(traced_closures.TracedClosures, "_trace_iterator", note)
+    return traced
+
+
+def test_longer_turns_take_over_in_an_epoch_and_change_no_number(one_worker, monkeypatch):
+    long = weights(one_worker, 61, 8)
+    traced = turns_of_graphs(monkeypatch)
+    monkeypatch.setattr(traced_closures, "SHORT_STEPS", 24)
+    for ours, theirs in zip(weights(one_worker, 61, 8), long, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert traced == [1, 4]
+
+
+@pytest.mark.parametrize(("batches", "epochs", "turns"), [(64, 1, [1, 4]), (40, 1, [1]), (40, 2, [1, 3])])
+def test_turns_become_longer_where_enough_steps_are_left(strategy, no_young, monkeypatch, batches, epochs, turns):
+    traced = turns_of_graphs(monkeypatch)
+    monkeypatch.setattr(traced_closures, "SHORT_STEPS", 24)
+    with strategy.scope():
+        table = keras.layers.Embedding(ROWS, 4, embeddings_initializer="zeros")
+        model = keras.Sequential([keras.Input((), dtype="int64"), table])
+        model.compile(keras.optimizers.SGD(1.0), lambda y, rows: -keras.ops.sum(rows))
+    ids = ids_of(batches)
+    model.fit(ids, np.zeros((len(ids), 4), "float32"), batch_size=SIZE, epochs=epochs, shuffle=False, verbose=0)
+    assert traced == turns
+    seen = np.bincount(ids, minlength=ROWS)
+    np.testing.assert_array_equal(model.get_weights()[0], np.repeat(1.0 * epochs * seen[:, None], 4, 1))
+    assert int(model.optimizer.iterations) == epochs * batches
 
 
 def test_batches_of_the_chief_go_out_several_at_a_time(one_worker, monkeypatch):

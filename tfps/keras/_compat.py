@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras.src import backend, tree
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.backend.tensorflow import numpy as tensorflow_numpy
 from keras.src.backend.tensorflow import trainer as tensorflow_trainer
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
@@ -78,6 +79,7 @@ __all__ = [
     "h5_dataset",
     "h5_group",
     "in_stateless_scope",
+    "in_symbolic_scope",
     "initialize_copies",
     "keras",
     "losses",

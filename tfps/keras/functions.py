@@ -106,6 +106,7 @@ class StepFunction:
             self._schedule = self._begin(iterator)
         if not self._schedule.take(self._steps.model.steps_per_execution):
             raise StopIteration
+        self.closures.lengthen_turns(iterator)
         if self._steps.strategy.stop_signals.asked:
             # Keras looks at the first in `fit` and at the second in `evaluate`, which may run within `fit`.
             self._steps.model.stop_training = self._steps.model.stop_evaluating = True
@@ -241,6 +242,7 @@ class StepFunction:
 
     def _count(self, result: Result) -> None:
         self._logs.add(result)
+        self.closures.trained += result.steps
         if result.steps:
             self._record(result)
         # Only epochs count: the time of a single batch says nothing about the speed of the cluster. Nor do the short

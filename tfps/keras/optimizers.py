@@ -125,7 +125,8 @@ def update_step(
     there = [update for update in direct if update not in here]
     if here:
         push(here, known)
-    if there:
+    # A recording that never runs would take the handle of every shard into the branch of each push.
+    if there and not (current is not None and current.lookups.never_runs):
         push(there, known, current.next_push_id() if current else None)
 
 

@@ -76,3 +76,7 @@ class Evaluation(SteadyMode):
     def closure(self, program: Program, turn: int) -> Closure:
         """Returns a closure that loops over steps and applies no updates."""
         return EvaluationClosure(program, turn, self._strategy.prefetch_lookups, self._whole)
+
+    def first_turn_steps(self, batches: int | None) -> int:
+        """Returns 1: the closures of a worker take no note of those of another, so their turns may differ."""
+        return 1

@@ -20,13 +20,14 @@ from tensorflow.python.util import object_identity
 from tfps import step
 from tfps.embedding.lookup import expand, fetch
 from tfps.embedding.lookup_group import LookupGroup, LookupResult
+from tfps.embedding.stand_in_lookups import OPERATIONS, StandInLookups
 from tfps.embedding.table import Table
 from tfps.embedding.whole import all_ids, is_read, never, say_once
 from tfps.errors import UnsupportedError
-from tfps.runtime.remote_variables import operations_of
 from tfps.stages import IDS, in_stage
 from tfps.training.copied_tensors import copy_tensor
 from tfps.training.device_batches import divide, share_spec
+from tfps.training.fixed_seeds import has_fixed_seeds
 from tfps.types import Nest, VariableKey
 
 _PURE_THOUGH_STATEFUL = {"LookupTableFindV2"}
@@ -47,9 +48,11 @@ class DirectLookups:
         answered_early: whether the last lookup was answered with rows that were requested before the step, for all
             devices that share its batch.
         groups: the groups that have answered lookups, by `id`: several lookups may share one.
+        never_runs: whether the step is traced only to see what it looks up.
     """
 
     answered_early = False
+    never_runs = False
 
     def __init__(self) -> None:
         self._wholes: list[ReadWhole | None] = []
@@ -134,11 +137,14 @@ class Recorder(DirectLookups):
         wholes: the conversions of tables to tensors so far, in order.
     """
 
+    never_runs = True
+
     def __init__(self, graph: tf.Graph, sources: Sequence[tf.Tensor]) -> None:
         super().__init__()
         self.lookups: list[Recorded] = []
         self.wholes: list[RecordedWhole] = []
         self._graph, self._sources = graph, {source.op for source in sources}
+        self._stand_ins = StandInLookups()
 
     def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
         """Records the lookup and returns rows that are never evaluated."""
@@ -146,7 +152,8 @@ class Recorder(DirectLookups):
         ids = tf.convert_to_tensor(ids)
         early = ids.graph is self._graph and self._is_pure(ids)
         self.lookups.append(Recorded(table, ids if early else None))
-        return super().look_up(table, ids)
+        # A late lookup may be in a branch or a loop, which has its own graph.
+        return self._stand_ins.look_up(table, ids) if early else super().look_up(table, ids)
 
     def read_whole(self, table: Table) -> tf.Tensor:
         """Records the read; only the end of the trace shows whether anything uses it."""
@@ -303,13 +310,13 @@ class Recording:
 
     @property
     def operations(self) -> int:
-        """The number of operations in the step."""
-        return len(self._graph.get_operations()) * self._devices
+        """The number of operations in the step, about."""
+        return (len(self._graph.get_operations()) + OPERATIONS * len(self._early_ids)) * self._devices
 
     @property
     def has_fixed_seeds(self) -> bool:
         """Whether the step has operations such as `tf.random.normal` whose sequence begins with a fixed seed."""
-        return any(op._is_stateful and _has_seed(op) for op in operations_of(self._graph))
+        return has_fixed_seeds(self._graph)
 
     def ids_per_step(self, examples: int | None) -> dict[str, int | None]:
         """Counts the ids that one step looks up in each table, repeats included; None where the number varies by batch.
@@ -378,14 +385,6 @@ def _read_copy(table: Table, rows: tf.Tensor) -> tf.Tensor:
     rows = tf.identity(rows)
     current.whole_reads.append((table, rows))
     return rows
-
-
-def _has_seed(operation: tf.Operation) -> bool:
-    # All operations with a sequence of random numbers have these two attributes, and no other has both.
-    try:
-        return any(operation.get_attr(name) for name in ("seed", "seed2"))
-    except ValueError:
-        return False
 
 
 def _size(shape: tf.TensorShape, examples: int | None) -> int | None:

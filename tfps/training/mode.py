@@ -82,6 +82,18 @@ class Mode(abc.ABC):
             batches: the number of batches in the longest epoch of the input; None where it is unknown.
         """
 
+    def first_turn_steps(self, batches: int | None) -> int:
+        """Returns the most steps side by side in the graph for the first steps of an input, at most `turn_steps`.
+
+        A graph of short turns is traced and started sooner, and one of longer turns takes its place while an epoch runs
+        (`TracedClosures.lengthen_turns`). So a mode may have shorter turns here only if two closures that run at the
+        same time may have turns of different lengths.
+
+        Args:
+            batches: as for `turn_steps`.
+        """
+        return self.turn_steps(batches)
+
     @abc.abstractmethod
     def closure(self, program: Program, turn: int) -> Closure:
         """Creates the object that traces the closures of a program.

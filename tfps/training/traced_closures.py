@@ -26,6 +26,13 @@ from tfps.types import Nest
 _NUMBERS = itertools.count()
 T = TypeVar("T")
 
+SHORT_STEPS = 512
+"""The number of steps that a model is trained for by graphs of short turns.
+
+Such a graph is traced and started a second or two sooner; that of long turns takes a few milliseconds less for each
+step. Until this many steps, all of them by one worker (`tfps.training.asynchronous.pacing`), the first gains more.
+"""
+
 ProgramOf: TypeAlias = Callable[[Nest], Program]
 """Creates the program for batches that match the given specs or the given batch."""
 
@@ -52,6 +59,7 @@ class TracedClosures:
         on_batches: the function over fed batches; it is traced for each number and shape of batches.
         last: the closure that was traced last; None before the first. It can read the results of all others, because
             the layout of a result depends on the model alone.
+        trained: the number of steps that these graphs have run so far, which whoever counts them adds up here.
 
     Threading: the main thread starts iterators and traces graphs over them. Graphs over fed batches are traced in the
     threads of the pool, while other threads may read results.
@@ -64,6 +72,10 @@ class TracedClosures:
         self.last: Closure | None = None
         # Maps the text of an `element_spec` to the kind of its iterators and the steps in a turn of their graph.
         self._kinds: dict[str, tuple[str, int]] = {}
+        self.trained = 0
+        # The kinds whose graph has shorter turns than it may have, and graphs that closures under way may still run.
+        self._short: set[str] = set()
+        self._replaced: list[object] = []
         self._variables = strategy.remote_variables.make_owned(self)
 
     @property
@@ -100,6 +112,7 @@ class TracedClosures:
         """
         # The closures of an interrupted epoch may still push.
         self._strategy.pool.wait_for_abandoned(self._strategy.closure_timeout_s)
+        self._replaced.clear()
         if not epoch.source.is_fed and not epoch.hosts:
             epoch.begin(alone=epoch.source.in_turn and self._mode.begins_alone())
             self.start_shards(epoch)
@@ -129,7 +142,8 @@ class TracedClosures:
 
         They are traced again for an input that is so much longer that its closures have longer turns.
         """
-        spec, turn = source.element_spec, self._mode.turn_steps(source.max_batches)
+        spec, most = source.element_spec, self._mode.turn_steps(source.max_batches)
+        turn = most if self.trained >= SHORT_STEPS else min(most, self._mode.first_turn_steps(source.max_batches))
         kind, traced_for = self._kinds.get(repr(spec), ("", 0))
         # A new name gets a new graph and new iterators; those of the old name are not used again.
         if traced_for < turn:
@@ -137,8 +151,35 @@ class TracedClosures:
             self._kinds[repr(spec)] = kind, turn
         kind += suffix
         if kind not in self.by_iterator:
+            # Of another shard, after a loss: as long as the turns of this kind have become.
+            turn = self._kinds[repr(spec)][1]
             self.by_iterator[kind] = self._trace_iterator(kind, spec, turn)
+            if turn < most:
+                self._short.add(kind)
         return kind
+
+    def lengthen_turns(self, epoch: Epoch) -> None:
+        """Traces the graphs of an epoch again for long turns, once the model was trained for a while.
+
+        Closures that begin after that use the new graphs. The numbers that they compute are the same.
+
+        Args:
+            epoch: an epoch that has begun.
+        """
+        kinds = {iterator.kind for iterator in epoch.iterators.values()} & self._short
+        if self.trained < SHORT_STEPS or not kinds:
+            return
+        source = epoch.source
+        # The next epoch traces them if this one is nearly over.
+        if source.num_batches is not None and source.num_batches - sum(epoch.taken) < SHORT_STEPS:
+            return
+        spec, turn = source.element_spec, self._mode.turn_steps(source.max_batches)
+        self._kinds[repr(spec)] = self._kinds[repr(spec)][0], turn
+        self._short -= kinds
+        for kind in kinds:
+            # TensorFlow must not delete the functions of a graph that runs.
+            self._replaced.append(self.by_iterator[kind])
+            self.by_iterator[kind] = self._trace_iterator(kind, spec, turn)
 
     def _trace_iterator(self, kind: str, spec: Nest, turn: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         @tf.function(autograph=False)

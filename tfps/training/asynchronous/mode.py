@@ -60,6 +60,10 @@ class Asynchronous(SteadyMode):
             program, turn, strategy.prefetch_lookups, self._ledgers, strategy.overlap_dense_exchange
         )
 
+    def first_turn_steps(self, batches: int | None) -> int:
+        """Returns 1: the closures of a worker take no note of those of another, so their turns may differ."""
+        return 1
+
     def begins_alone(self) -> bool:
         """Returns whether the model is too young for several workers."""
         workers = self._strategy.num_workers
