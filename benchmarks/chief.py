@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 _SECONDS = 3.0
+_WARM_CLOSURES = 10
 _TRAINED_STEPS = 1_000_000  # young models are trained by fewer workers, in shorter closures
 
 
@@ -31,12 +32,12 @@ def main() -> None:
     import tfps
 
     strategy = tfps.ParameterServerStrategy(tfps.LocalCluster(num_ps=1, num_workers=args.workers))
-    found = {steps: _measure(strategy, steps) for steps in args.steps_per_closure}
+    found = {steps: _measure(strategy, steps, args.workers) for steps in args.steps_per_closure}
     print(json.dumps({"workers": args.workers, "steps_per_closure": found}))
     strategy.close()
 
 
-def _measure(strategy: Any, steps_per_closure: int) -> dict[str, float]:
+def _measure(strategy: Any, steps_per_closure: int, workers: int) -> dict[str, float]:
     """Figures of the cheapest model there is: one weight, one example a step, callbacks once a closure."""
     import keras
     import tensorflow as tf
@@ -46,8 +47,9 @@ def _measure(strategy: Any, steps_per_closure: int) -> dict[str, float]:
         model.compile("sgd", "mse", steps_per_execution=steps_per_closure)
         model.optimizer.iterations.assign(_TRAINED_STEPS)
     data = tf.data.Dataset.from_tensors((np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32))).repeat()
-    model.fit(data, steps_per_epoch=20 * steps_per_closure, verbose=0)
-    steps = 50 * steps_per_closure
+    # Each worker makes the function of a closure at its first call.
+    model.fit(data, steps_per_epoch=_WARM_CLOSURES * workers * steps_per_closure, verbose=0)
+    steps = max(50, 10 * workers) * steps_per_closure
     while True:
         wall, cpu = time.perf_counter(), time.process_time()
         model.fit(data, steps_per_epoch=steps, verbose=0)

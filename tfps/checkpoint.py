@@ -5,5 +5,6 @@ tfps.checkpoint.restore(model, "run/ckpt-1000")
 """
 
 from tfps.keras.checkpoints import restore, save
+from tfps.keras.rebalancing import rebalanced_plan
 
-__all__ = ["restore", "save"]
+__all__ = ["rebalanced_plan", "restore", "save"]

@@ -61,6 +61,11 @@ class Lookups(Protocol):
         """The unique ids of the lookups so far, a vector for each kind of table."""
         ...
 
+    @property
+    def requested_rows(self) -> Sequence[tuple[Sequence[tuple[str, int]], tf.Tensor]]:
+        """The rows that the lookups so far request: (table name, shard) and a count for each, by kind of table."""
+        ...
+
     # `Any` stands for a `RoutedRows` and a `LookupResult` of `tfps.embedding`, which imports this module.
     def look_up(self, table: Any, ids: tf.Tensor) -> Any:
         """Looks up the rows of `table` for `ids` of any shape. Repeated ids share one row."""

@@ -51,6 +51,13 @@ class LookupGroup:
             return []
         return [self.tables[table].stores[shard] for table, shard in self.routes.pieces[server]]
 
+    def rows_by_piece(self) -> tuple[list[tuple[RoutedRows, int]], tf.Tensor]:
+        """Returns the pieces (table, shard) of all servers, and the rows requested of each, int64 [pieces]."""
+        pieces = [(self.tables[table], shard) for of_server in self.routes.pieces for table, shard in of_server]
+        # A request begins with these counts.
+        heads = zip(self.routed.requests, self.routed.pieces, strict=True)
+        return pieces, tf.concat([request[:count] for request, count in heads if count], 0)
+
     def places_of(self, table: RoutedRows) -> tf.Tensor:
         """Returns the index into the answer of each unique id of a table, int32 [m_t], in the order of `table_ids`."""
         number = next(i for i, one in enumerate(self.tables) if one is table)

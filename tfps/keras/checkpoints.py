@@ -19,6 +19,7 @@ from tfps.errors import CheckpointError
 from tfps.keras.model_content import content_of, device_of, strategy_of
 from tfps.keras.modes import settings_of
 from tfps.keras.optimizers import leading_optimizer, optimizers_of
+from tfps.keras.rebalancing import placement_entry
 from tfps.keras.steps_of_models import steps_of
 from tfps.saving import reader, writer
 from tfps.saving.content import Content
@@ -155,6 +156,8 @@ def prepare(
         if strategy is not None:
             rows = CopiedRows(rows, servers_of(content.tables), strategy)
     count = trained_steps(model) if step is None else step
+    if strategy is not None:
+        progress = {**progress, **placement_entry(strategy)}
     return Prepared(content, dense, rows, strategy, count, progress, _versions(model), base)
 
 

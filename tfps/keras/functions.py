@@ -19,6 +19,7 @@ from tfps.keras.epoch_logs import EpochLogs
 from tfps.keras.model_steps import ModelSteps
 from tfps.keras.modes import make_mode, settings_of
 from tfps.keras.optimizers import leading_optimizer
+from tfps.keras.rebalancing import HotServerWatch
 from tfps.keras.summaries import summary_state
 from tfps.monitoring.record import Kind
 from tfps.placement.advice import format_start_up
@@ -82,6 +83,7 @@ class StepFunction:
         self._schedule: Schedule | None = None
         self.abandoned: Schedule | None = None
         self._first_steps = FirstSteps(steps.strategy) if updates else None
+        self._hot_servers = HotServerWatch(steps.strategy) if updates else None
         self._name = "train_function" if updates else "test_function"
         self._kind: Kind = "train" if updates else "test"
         # Whether those who watch the job know the ids of a step; those of an evaluation do not matter to them.
@@ -151,6 +153,8 @@ class StepFunction:
             self._first_steps.end_epoch()
         self.join()
         self.closures.forget_whole_tables()
+        if self._hot_servers is not None:
+            self._hot_servers.end_epoch()
         logs = self._logs.current(ended=True)
         if self._first_steps is not None:
             self._steps.strategy.record.set_logs(logs)
@@ -204,7 +208,9 @@ class StepFunction:
     def _record(self, result: Result) -> None:
         """Counts a closure for those who watch the job."""
         record = self._steps.strategy.record
-        record.count_closure(self._kind, result.worker, result.steps, result.examples, result.unique_rows)
+        record.count_closure(
+            self._kind, result.worker, result.steps, result.examples, result.unique_rows, result.shard_rows
+        )
         if not self._knows_ids:
             # The shapes of a dataset seldom have the batch size, but the first closure has counted it.
             record.set_ids_per_step(self.closures.ids_per_step(result.examples // result.steps))

@@ -64,6 +64,7 @@ class JobCounts:
         closures: closures of both kinds.
         workers: the counts of each worker that has done something, by its number.
         logs: the last logs of the training, as they are shown; values may be tensors of the chief.
+        shard_rows: the rows that steps of training requested, each once a step, by (table name, shard).
         ids_per_step: the ids that a step looks up, by table; None where not known.
         checkpoint: the last checkpoint.
         losses: the last losses of tasks.
@@ -88,6 +89,7 @@ class JobCounts:
     closures: int = 0
     workers: Mapping[int, WorkerCounts] = dataclasses.field(default_factory=dict)
     logs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shard_rows: Mapping[tuple[str, int], int] = dataclasses.field(default_factory=dict)
     ids_per_step: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
     checkpoint: CheckpointState | None = None
     losses: tuple[LossEvent, ...] = ()
@@ -125,6 +127,7 @@ class JobRecord:
         self._workers: dict[int, WorkerCounts] = {}
         # The steps of all workers when the running closure of each began.
         self._steps_before: dict[int, int] = {}
+        self._shard_rows: collections.Counter[tuple[str, int]] = collections.Counter()
         self._losses: collections.deque[LossEvent] = collections.deque(maxlen=_LAST_LOSSES)
         self._losses_of: collections.Counter[tuple[str, int]] = collections.Counter()
         self._returns_of: collections.Counter[tuple[str, int]] = collections.Counter()
@@ -135,6 +138,7 @@ class JobRecord:
             return dataclasses.replace(
                 self._now,
                 workers=dict(self._workers),
+                shard_rows=dict(self._shard_rows),
                 losses=tuple(self._losses),
                 losses_of=dict(self._losses_of),
                 returns_of=dict(self._returns_of),
@@ -180,7 +184,15 @@ class JobRecord:
             before, self._now = self._now.phase, dataclasses.replace(self._now, phase=phase)
             return before
 
-    def count_closure(self, kind: Kind, worker: int, steps: int, examples: int, unique_rows: int = 0) -> None:
+    def count_closure(
+        self,
+        kind: Kind,
+        worker: int,
+        steps: int,
+        examples: int,
+        unique_rows: int = 0,
+        shard_rows: Mapping[tuple[str, int], int] | None = None,
+    ) -> None:
         """Counts a closure that has ended and whose steps are part of the model.
 
         Args:
@@ -189,6 +201,7 @@ class JobRecord:
             steps: the number of its steps.
             examples: the examples in them.
             unique_rows: the rows that they requested, each once a step.
+            shard_rows: these rows by (table name, shard); None if they were not counted.
         """
         with self._lock:
             now, closures = self._now, self._now.closures + 1
@@ -208,6 +221,8 @@ class JobRecord:
                 unique_rows=now.unique_rows + unique_rows,
                 epoch_step=now.epoch_step + steps,
             )
+            for shard, rows in (shard_rows or {}).items():
+                self._shard_rows[shard] += rows
             before = self._workers.get(worker, WorkerCounts())
             # The closure began when the one before it on this worker ended; its own steps are none of the others'.
             since = self._steps_before.get(worker)

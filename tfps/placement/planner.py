@@ -118,12 +118,21 @@ class IncrementalPlacer:
         self._lock = threading.Lock()
         self._loads = Loads.empty(num_servers)
         self._placed: dict[str, Placement] = {}
+        # The names of those that lie beside another variable.
+        self._beside: set[str] = set()
 
     @property
     def plan(self) -> Plan:
         """The variables placed so far, in order."""
         with self._lock:
             return Plan(self._splitter.num_servers, tuple(self._placed.values()))
+
+    @property
+    def plan_without_slots(self) -> Plan:
+        """The variables placed so far that do not lie beside another one, in order: a plan that decides on the rest."""
+        with self._lock:
+            own = [placement for name, placement in self._placed.items() if name not in self._beside]
+            return Plan(self._splitter.num_servers, tuple(own))
 
     @property
     def follows_plan(self) -> bool:
@@ -156,6 +165,7 @@ class IncrementalPlacer:
                 f"Received: {spec.rows}."
             )
         with self._lock:
+            self._beside.add(spec.name)
             return self._record(Placement(spec, other.shards, other.routing))
 
     def _balance(self, spec: VariableSpec) -> Placement:

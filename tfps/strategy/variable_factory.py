@@ -74,6 +74,11 @@ class VariableFactory:
         return self._placer.plan
 
     @property
+    def plan_without_slots(self) -> Plan:
+        """The same without the slots of optimizers that lie beside their variable: their place follows from its own."""
+        return self._placer.plan_without_slots
+
+    @property
     def dense_variables(self) -> list[DenseVariable]:
         """The dense variables made here that are still in use."""
         return [variable for variable in (reference() for reference in self._dense) if variable is not None]

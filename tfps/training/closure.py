@@ -87,6 +87,8 @@ class Result:
             whole. Lookups within branches and loops of the model are not counted.
         worker: the worker that ran it.
         collected: the examples for each of `Program.buffers`.
+        shard_rows: the rows that its steps requested of each shard, by (table name, shard); empty where a window
+            requests them.
     """
 
     steps: int
@@ -97,6 +99,7 @@ class Result:
     unique_rows: int = 0
     worker: int = 0
     collected: Sequence[Rows] = ()
+    shard_rows: Mapping[tuple[str, int], int] = dataclasses.field(default_factory=dict)
 
 
 class Closure(abc.ABC):
@@ -123,6 +126,9 @@ class Closure(abc.ABC):
         # The names are known once a step is traced. The logs of all closures of a model have the same names, so each
         # closure can read the results of all others.
         self._log_shapes: list[tuple[str, list[int]]] = []
+        # The place of each (table name, shard) among the counts of rows. Places are only added, so that the results of
+        # graphs that were traced before are still read rightly: they have fewer counts.
+        self._shards: dict[tuple[str, int], int] = {}
         self._recording: Recording | None = None
         self._exchange: Exchange | None = None
         # Reads a table whole once for all steps of a closure; None if each step looks up all rows.
@@ -149,8 +155,8 @@ class Closure(abc.ABC):
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned to the chief."""
         values = np.asarray(vector)
-        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, the counts, and what
-        # metrics collect at the end.
+        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, the counts, what metrics
+        # collect, and the rows of each shard at the end.
         steps = int(values[:2].view(np.int64)[0])
         sums, at = [], 2
         for variable in self.program.sums:
@@ -166,17 +172,21 @@ class Closure(abc.ABC):
             at = end
         # float32 counts exactly up to 16 million. A closure has fewer examples, and hardly ever as many rows.
         examples, unique_rows = map(int, values[at : at + _COUNTS])
-        collected = self._read_collected(values[at + _COUNTS :])
-        return Result(steps, sums, logs, measured.tolist(), examples, unique_rows, collected=collected)
+        collected, rest = self._read_collected(values[at + _COUNTS :])
+        # A graph that was traced before the last shards were known has no counts for those.
+        shard_rows = {shard: int(rows) for shard, rows in zip(self._shards, rest.tolist(), strict=False)}
+        return Result(
+            steps, sums, logs, measured.tolist(), examples, unique_rows, collected=collected, shard_rows=shard_rows
+        )
 
-    def _read_collected(self, values: Floats) -> list[Rows]:
-        """Parses the end of a result: a lane with the number of examples for each buffer, then the examples."""
+    def _read_collected(self, values: Floats) -> tuple[list[Rows], Floats]:
+        """Parses a lane with the number of examples for each buffer, then the examples; returns what is behind, too."""
         buffers, collected = self.program.buffers, list[Rows]()
         at = len(buffers)
         for buffer, count in zip(buffers, values[:at].view(np.int32).tolist(), strict=True):
             collected.append(buffer.parse(values[at : at + count * buffer.width]))
             at += count * buffer.width
-        return collected
+        return collected, values[at:]
 
     def _pull(
         self,
@@ -224,10 +234,11 @@ class Closure(abc.ABC):
         sums = [tf.raw_ops.ReadVariableOp(resource=copies[v.key], dtype=v.dtype) for v in self.program.sums]
         # A closure without batches may have no logs, but the vector must have the same length.
         size = sum(math.prod(shape) for _, shape in self._log_shapes) + _COUNTS
-        logs = tf.pad(logs, [[0, size - tf.size(logs)]])
+        logs = tf.pad(logs, [[0, size + len(self._shards) - tf.size(logs)]])
+        logs, shard_rows = logs[:size], logs[size:]
         collected = [buffer.end_closure(copies[buffer.key]) for buffer in self.program.buffers]
         counts = [tf.shape(rows)[0] for rows in collected]
-        return pack([steps, *sums, *([] if measured is None else [measured]), logs, *counts, *collected])
+        return pack([steps, *sums, *([] if measured is None else [measured]), logs, *counts, *collected, shard_rows])
 
     def _run(
         self,
@@ -250,21 +261,35 @@ class Closure(abc.ABC):
         else:
             with step.tracing(traced):
                 logs = self._run_program(batch)
-        return self._with_counts(logs, batch, traced.lookups.unique_ids)
+        return self._with_counts(logs, batch, traced.lookups)
 
-    @staticmethod
-    def _with_counts(logs: tf.Tensor, batch: Nest, unique_ids: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+    def _with_counts(self, logs: tf.Tensor, batch: Nest, lookups: step.Lookups | None = None) -> tf.Tensor:
         """Puts the counts of a step, or of steps, behind its logs: both are added up over steps.
 
         Args:
             logs: the logs, a float32 vector.
             batch: the batch, whose examples are counted.
-            unique_ids: vectors of ids whose rows the step requests.
+            lookups: the lookups whose rows the step requests; None if it requests none.
         """
         examples = tf.cast(count_examples(batch), tf.float32)
-        rows = [tf.size(ids, tf.int32) for ids in unique_ids]
+        rows = [] if lookups is None else [tf.size(ids, tf.int32) for ids in lookups.unique_ids]
         counts = tf.stack([examples, tf.cast(tf.add_n(rows), tf.float32) if rows else 0.0])
-        return tf.concat([logs, counts], 0)
+        return tf.concat([logs, counts, self._count_by_shard([] if lookups is None else lookups.requested_rows)], 0)
+
+    def _count_by_shard(self, found: Sequence[tuple[Sequence[tuple[str, int]], tf.Tensor]]) -> tf.Tensor:
+        """Returns the requested rows of each shard in the order of `_shards`, float32.
+
+        Args:
+            found: as `Lookups.requested_rows`.
+        """
+        places = [self._shards.setdefault(shard, len(self._shards)) for shards, _ in found for shard in shards]
+        if not places:
+            return tf.zeros([len(self._shards)])
+        rows = tf.cast(tf.concat([rows for _, rows in found], 0), tf.float32)
+        # The shards of a step are in order unless it looks a table up in several ways.
+        if places == list(range(len(self._shards))):
+            return tf.ensure_shape(rows, [len(places)])
+        return tf.scatter_nd([[place] for place in places], rows, [len(self._shards)])
 
     def _run_program(self, batch: Nest) -> tf.Tensor:
         return self._logs_vector(self.program.run(batch))

@@ -70,6 +70,20 @@ class DirectLookups:
         graph = tf.compat.v1.get_default_graph()
         return [ids for group in self.groups.values() if (ids := group.routed.unique_ids).graph is graph]
 
+    @property
+    def requested_rows(self) -> list[tuple[Sequence[tuple[str, int]], tf.Tensor]]:
+        """The rows that these lookups request of each shard: (table name, shard) and counts, int64, of each kind.
+
+        Lookups in the compact copy of a window request nothing.
+        """
+        graph = tf.compat.v1.get_default_graph()
+        found = []
+        for group in self.groups.values():
+            if group.routed.unique_ids.graph is graph and all(isinstance(table, Table) for table in group.tables):
+                pieces, counts = group.rows_by_piece()
+                found.append(([(table.name, shard) for table, shard in pieces], counts))
+        return found
+
     def expect_wholes(self, wholes: Sequence[ReadWhole | None]) -> None:
         """Sets for each conversion of a table to a tensor the function that reads it; None if nothing uses it."""
         self._wholes = list(wholes)
