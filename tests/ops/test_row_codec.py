@@ -138,7 +138,7 @@ def store(request):
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_what_is_sent_sums_up_to_what_was_meant(way, rng, store, codec):
-    errors, meant, sent = store(12, 6), np.zeros([40, 6]), np.zeros([40, 6])
+    errors, meant, sent = store(16, 6), np.zeros([40, 6]), np.zeros([40, 6])
     for step in range(60):
         rows = rng.permutation(40)[:20]
         # One large element in each row: the others are below half a step, and would never arrive.
