@@ -16,7 +16,7 @@ import sys
 
 from benchmarks.ctr_contenders import CONTENDERS
 from benchmarks.ctr_run import CtrRun
-from benchmarks.ctr_setup import MODES, Setup
+from benchmarks.ctr_setup import MODES, WIRES, Setup
 from benchmarks.ctr_task import CtrTask
 from benchmarks.turns import compare, in_checkout, opponent, take_turns
 
@@ -28,7 +28,7 @@ def main() -> None:
     if args.versus:
         print(json.dumps(compare(_commands(args), args.rounds)))
         return
-    setup = Setup(args.ps, args.workers, args.mode, args.exchange_every, args.overlap, args.prefetch)
+    setup = Setup(args.ps, args.workers, args.mode, args.exchange_every, args.overlap, args.prefetch, args.wire)
     run = CtrRun(args.baseline, task, setup, args.seconds)
     if args.turns:
         take_turns(run.measure)
@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--exchange-every", type=int, help="steps between exchanges of dense variables, of tfps")
     parser.add_argument("--overlap", action="store_true", help="async and GEO: exchange while training")
     parser.add_argument("--prefetch", action="store_true", help="async: ask for rows a step ahead")
+    parser.add_argument(
+        "--wire", choices=WIRES, default="float32", help="how rows and deltas cross, of tfps (default %(default)s)"
+    )
     parser.add_argument("--baseline", choices=CONTENDERS, default="tfps", help="who trains (default %(default)s)")
     parser.add_argument(
         "--versus",
@@ -75,7 +78,7 @@ def _commands(args: argparse.Namespace) -> dict[str, list[str]]:
     """The two sides of --versus, by name."""
     sizes = ("ps", "workers", "batch", "slots", "tables", "rows", "dim", "seconds")
     shared = [f"--{name}={getattr(args, name)}" for name in sizes]
-    shared += [f"--mode={args.mode}"]
+    shared += [f"--mode={args.mode}", f"--wire={args.wire}"]
     shared += [f"--exchange-every={args.exchange_every}"] if args.exchange_every else []
     shared += ["--overlap"] * args.overlap
     shared += ["--prefetch"] * args.prefetch

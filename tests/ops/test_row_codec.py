@@ -1,5 +1,7 @@
 """Rows and requests in fewer bytes, and error feedback: C++ and TensorFlow's own ops against numpy and each other."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -163,10 +165,8 @@ def test_both_ways_keep_the_same_errors(monkeypatch, rng, store):
         request = [30, *(rows + np.where(rng.random(30) < 0.5, REPEATS, 0))]
         gradients = rows_of(rng, 30, 5)
         gradients[3, 2] = np.nan
-        sent = [
-            one_way(monkeypatch, disabled, lambda one=one: one.push(request, gradients, 1, marked=True))
-            for disabled, one in enumerate(stores)
-        ]
+        push = functools.partial(Store.push, request=request, rows=gradients, pieces=1, marked=True)
+        sent = [one_way(monkeypatch, way, functools.partial(push, one)) for way, one in enumerate(stores)]
         np.testing.assert_array_equal(*(one.view(np.uint32) for one in sent))
 
 

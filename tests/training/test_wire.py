@@ -5,7 +5,6 @@ import itertools
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tfps
 from tests.training.test_against_one_process import adult, adult_auc
@@ -69,7 +68,12 @@ def count(strategy, layer, optimizer, ids, epochs=2):
 
 
 # The few that together reach every path; the rest are slow.
-QUICK = [("async", "bfloat16", fixed), ("async", "int8", growing), ("sync", "int8", fixed), ("geo ahead", "int8", fixed)]
+QUICK = [
+    ("async", "bfloat16", fixed),
+    ("async", "int8", growing),
+    ("sync", "int8", fixed),
+    ("geo ahead", "int8", fixed),
+]
 CASES = [
     pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
     for case in itertools.product(MODES, CODED, (fixed, growing))
@@ -83,7 +87,7 @@ def test_all_that_is_pushed_arrives(strategy, no_young, monkeypatch, mode, wire,
     places = 2 * np.bincount(ids.reshape(-1), minlength=ROWS)[:, None]
     share = 0.5 if mode == "sync" else 1.0
     rows, dense = count(strategy, layer, MODES[mode](keras.optimizers.SGD(1.0)), ids)
-    # Each of two workers keeps at most one step of what it sent last; a window of GEO has the places of all its batches.
+    # Each of two workers keeps at most one step of what it sent last; a window of GEO sends all of its batches.
     most = np.max(places) / 2
     step = 0.0 if wire == "bfloat16" else 2 * 1.02 / 127 * most
     if wire == "bfloat16":

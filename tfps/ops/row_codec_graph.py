@@ -15,9 +15,7 @@ def encode_rows_graph(rows: tf.Tensor, codec: str, stochastic: bool) -> tf.Tenso
     if codec == "bfloat16":
         return fill_up(tf.reshape(_two_bytes(_to_bfloat16(rows, stochastic)), [-1]))
     scales, codes = _to_int8(rows, stochastic)
-    return fill_up(
-        tf.concat([tf.reshape(_two_bytes(scales), [-1]), tf.reshape(tf.bitcast(codes, tf.uint8), [-1])], 0)
-    )
+    return fill_up(tf.concat([tf.reshape(_two_bytes(scales), [-1]), tf.reshape(tf.bitcast(codes, tf.uint8), [-1])], 0))
 
 
 def decode_rows_graph(coded: tf.Tensor, count: tf.Tensor, dim: int, codec: str) -> tf.Tensor:
