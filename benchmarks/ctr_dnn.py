@@ -18,8 +18,8 @@ import sys
 
 from benchmarks.ctr_contenders import CONTENDERS
 from benchmarks.ctr_run import CtrRun
-from benchmarks.ctr_setup import MODES, Setup
 from benchmarks.ctr_task import POLICIES, CtrTask
+from benchmarks.ctr_setup import MODES, WIRES, Setup
 from benchmarks.turns import compare, in_checkout, opponent, take_turns
 from tfps.cluster.cpu_features import bfloat16_flags
 
@@ -31,7 +31,7 @@ def main() -> None:
     if args.versus:
         print(json.dumps(compare(_commands(args), args.rounds) | {"cpu_flags": bfloat16_flags()}))
         return
-    setup = Setup(args.ps, args.workers, args.mode, args.exchange_every, args.overlap, args.prefetch)
+    setup = Setup(args.ps, args.workers, args.mode, args.exchange_every, args.overlap, args.prefetch, args.wire)
     run = CtrRun(args.baseline, task, setup, args.seconds)
     if args.turns:
         take_turns(run.measure)
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prefetch", action="store_true", help="async: ask for rows a step ahead")
     parser.add_argument("--policy", choices=POLICIES, default="float32", help="dtype policy (default %(default)s)")
     parser.add_argument("--versus-policy", choices=POLICIES, help="that of the other side (default: the same)")
+    parser.add_argument(
+        "--wire", choices=WIRES, default="float32", help="how rows and deltas cross, of tfps (default %(default)s)"
+    )
     parser.add_argument("--baseline", choices=CONTENDERS, default="tfps", help="who trains (default %(default)s)")
     parser.add_argument(
         "--versus",
@@ -78,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _commands(args: argparse.Namespace) -> dict[str, list[str]]:
     """The two sides of --versus, by name."""
-    sizes = ("ps", "workers", "batch", "slots", "tables", "rows", "dim", "seconds", "mode")
+    sizes = ("ps", "workers", "batch", "slots", "tables", "rows", "dim", "seconds", "mode", "wire")
     shared = [f"--{name}={getattr(args, name)}" for name in sizes]
     shared += [f"--exchange-every={args.exchange_every}"] if args.exchange_every else []
     shared += ["--overlap"] * args.overlap

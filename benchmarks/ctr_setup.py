@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 MODES = ("async", "sync", "geo", "allreduce")
+WIRES = ("float32", "bfloat16", "int8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Setup:
         exchange_every: steps of a closure, in GEO of a window; None for the default.
         overlap: whether windows, or dense variables in async mode, are exchanged while others are trained.
         prefetch: whether rows are asked for a step ahead (async).
+        wire: how rows, gradients and deltas cross.
     """
 
     ps: int = 1
@@ -25,6 +27,7 @@ class Setup:
     exchange_every: int | None = None
     overlap: bool = False
     prefetch: bool = False
+    wire: str = "float32"
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -55,10 +58,11 @@ class Setup:
                 cluster, dense="allreduce", dense_exchange_every=self.exchange_every, prefetch_lookups=self.prefetch
             )
         if self.mode != "async":
-            return tfps.ParameterServerStrategy(cluster)
+            return tfps.ParameterServerStrategy(cluster, wire=self.wire)
         return tfps.ParameterServerStrategy(
             cluster,
             dense_exchange_every=self.exchange_every,
             overlap_dense_exchange=self.overlap,
             prefetch_lookups=self.prefetch,
+            wire=self.wire,
         )

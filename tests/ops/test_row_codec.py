@@ -1,5 +1,7 @@
 """Rows and requests in fewer bytes, and error feedback: C++ and TensorFlow's own ops against numpy and each other."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -138,7 +140,7 @@ def store(request):
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_what_is_sent_sums_up_to_what_was_meant(way, rng, store, codec):
-    errors, meant, sent = store(12, 6), np.zeros([40, 6]), np.zeros([40, 6])
+    errors, meant, sent = store(16, 6), np.zeros([40, 6]), np.zeros([40, 6])
     for step in range(60):
         rows = rng.permutation(40)[:20]
         # One large element in each row: the others are below half a step, and would never arrive.
@@ -163,10 +165,8 @@ def test_both_ways_keep_the_same_errors(monkeypatch, rng, store):
         request = [30, *(rows + np.where(rng.random(30) < 0.5, REPEATS, 0))]
         gradients = rows_of(rng, 30, 5)
         gradients[3, 2] = np.nan
-        sent = [
-            one_way(monkeypatch, disabled, lambda one=one: one.push(request, gradients, 1, marked=True))
-            for disabled, one in enumerate(stores)
-        ]
+        push = functools.partial(Store.push, request=request, rows=gradients, pieces=1, marked=True)
+        sent = [one_way(monkeypatch, way, functools.partial(push, one)) for way, one in enumerate(stores)]
         np.testing.assert_array_equal(*(one.view(np.uint32) for one in sent))
 
 

@@ -1,5 +1,7 @@
 """What limits a cluster, by a table of what was seen."""
 
+import dataclasses
+
 import pytest
 
 from tfps.placement.bottleneck import Measurement, Task, judge
@@ -37,6 +39,7 @@ TABLE = [
     (watched(tasks(), waiting=0.4, fed=True), "chief", ["reads the batches", "dataset that workers can read"]),
     (watched(tasks(ps=(1.7,)), waiting=0.4), "servers", []),
     (watched(tasks()), "messages", ["larger batches"]),
+    (dataclasses.replace(watched(tasks()), shrinks=True), "messages", ['wire="bfloat16"', "or add workers"]),
     (watched(tasks(ps=(), workers=())), "unknown", ["not known", "add servers", "add workers"]),
     (watched(tasks(ps=(), workers=()), waiting=0.5), "chief", []),
     (

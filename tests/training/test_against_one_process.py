@@ -165,14 +165,14 @@ def hash_of(text):
     return int.from_bytes(text.encode()[-7:], "little") * 2654435761 % 50_000
 
 
-def adult_auc(strategy, ids, labels):
+def adult_auc(strategy, ids, labels, wrap=lambda optimizer: optimizer):
     keras.utils.set_random_seed(1)
     with strategy.scope() if strategy else contextlib.nullcontext():
         layers = [keras.Input((14,), dtype="int64"), keras.layers.Embedding(50_000, 8), keras.layers.Flatten()]
         model = keras.Sequential(
             [*layers, keras.layers.Dense(64, activation="relu"), keras.layers.Dense(1, activation="sigmoid")]
         )
-        model.compile(optimizer=keras.optimizers.Adagrad(0.2), loss="binary_crossentropy", metrics=["auc"])
+        model.compile(wrap(keras.optimizers.Adagrad(0.2)), loss="binary_crossentropy", metrics=["auc"])
     train = tf.data.Dataset.from_tensor_slices((ids[:26_000], labels[:26_000])).shuffle(26_000, seed=1).batch(256)
     model.fit(train, epochs=4, verbose=0)
     assert int(model.optimizer.iterations) == 4 * 102

@@ -28,8 +28,8 @@ def pull(groups: Sequence[LookupGroup]) -> list[tf.Tensor]:
     # blocks[g] collects the rows of group g, server by server.
     blocks: list[list[tf.Tensor]] = [[] for _ in groups]
     num_servers = max((group.routes.num_servers for group in groups), default=0)
-    # A message holds one dtype. Layers make float32 tables, but a user may create tables of another dtype too. Coded rows
-    # of every dtype are float32 messages.
+    # A message holds one dtype. Layers make float32 tables, but a user may create tables of another dtype too. Coded
+    # rows of every dtype are float32 messages.
     kinds = [tf.uint8 if wire.codec_of(group.tables[0]) else group.tables[0].dtype for group in groups]
     for server, kind in itertools.product(range(num_servers), dict.fromkeys(kinds)):
         chosen = [i for i, group in enumerate(groups) if kinds[i] == kind and group.stores(server)]
@@ -77,7 +77,9 @@ def _pull_coded_from(server: int, groups: Sequence[LookupGroup]) -> list[tf.Tens
         answer = coded[0] if len(coded) == 1 else tf.concat(coded, 0)
     counts = [group.routed.answer_rows()[server] for group in groups]
     answer = tf.identity(answer)
-    sizes = [coded_floats(count, group.tables[0].dim, c) for count, group, c in zip(counts, groups, codecs, strict=True)]
+    sizes = [
+        coded_floats(count, group.tables[0].dim, c) for count, group, c in zip(counts, groups, codecs, strict=True)
+    ]
     parts = [answer] if len(groups) == 1 else tf.split(answer, sizes, num=len(groups))
     return [
         tf.cast(decode_rows(part, count, group.tables[0].dim, codec), group.tables[0].dtype)

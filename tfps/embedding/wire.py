@@ -36,7 +36,7 @@ MEASURES: RowCodec = "bfloat16"
 """The codec of the sums of squares of repeated ids."""
 
 _NARROW = 4
-"""Below this width the scale of a row eats up what its codes save: 3 elements take 5 bytes as int8 and 6 as bfloat16."""
+"""Below this width the scale of a row uses up what its codes save: 3 elements take 5 bytes instead of 6."""
 
 _STORE_BYTES = 32 << 20
 """The most memory of a store of errors. A worker has a store for each server and kind of table."""
@@ -66,7 +66,7 @@ def current() -> str:
 
 
 def codec_of(table: RoutedRows) -> RowCodec | None:
-    """Returns the codec of a table's rows, gradients and deltas in the closure under trace; None if they cross as they are."""
+    """Returns the codec of a table in the closure under trace; None if its rows and gradients cross as they are."""
     crosses = devices.is_of_job(table.stores[0].device, jobs.PS)
     if _STATE.wire == FLOAT32 or not crosses or table.dtype not in (tf.float32, tf.bfloat16):
         return None

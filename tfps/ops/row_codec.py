@@ -1,4 +1,4 @@
-"""Writes rows in fewer bytes for a message, and reads them. tfps_ops/core/wire/wire_kernels.h says how they are rounded.
+"""Writes rows in fewer bytes for a message, and reads them. tfps_ops/core/wire/wire_kernels.h has the rounding.
 
 A codec is "bfloat16", 2 bytes an element, or "int8", 1 byte an element and 2 for the scale of each row. Coded rows are
 a float32 vector whose elements are bytes and no numbers, so that they can be a part of any float32 message.

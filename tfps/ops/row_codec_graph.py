@@ -15,9 +15,7 @@ def encode_rows_graph(rows: tf.Tensor, codec: str, stochastic: bool) -> tf.Tenso
     if codec == "bfloat16":
         return fill_up(tf.reshape(_two_bytes(_to_bfloat16(rows, stochastic)), [-1]))
     scales, codes = _to_int8(rows, stochastic)
-    return fill_up(
-        tf.concat([tf.reshape(_two_bytes(scales), [-1]), tf.reshape(tf.bitcast(codes, tf.uint8), [-1])], 0)
-    )
+    return fill_up(tf.concat([tf.reshape(_two_bytes(scales), [-1]), tf.reshape(tf.bitcast(codes, tf.uint8), [-1])], 0))
 
 
 def decode_rows_graph(coded: tf.Tensor, count: tf.Tensor, dim: int, codec: str) -> tf.Tensor:
@@ -52,25 +50,30 @@ def _bits_of(floats: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.bitcast(floats, tf.int32), tf.int64) & _32_BITS
 
 
+def _shifted(numbers: tf.Tensor, places: int) -> tf.Tensor:
+    """Returns int64 numbers of at least 0, shifted to the right."""
+    return tf.bitwise.right_shift(numbers, tf.constant(places, tf.int64))
+
+
 def _hash(bits: tf.Tensor) -> tf.Tensor:
     """Returns a hash of 32 bits of each element and its place, int64."""
     place = tf.reshape(tf.range(tf.size(bits, tf.int64)), tf.shape(bits))
     mixed = (bits * 0x9E3779B1 + place * 0x85EBCA77) & _32_BITS
-    mixed ^= mixed >> 15
+    mixed ^= _shifted(mixed, 15)
     # 2**32 * 2**30 is within int64.
     mixed = (mixed * 0x2C1B3C6D) & _32_BITS
-    return mixed ^ (mixed >> 13)
+    return mixed ^ _shifted(mixed, 13)
 
 
 def _to_bfloat16(rows: tf.Tensor, stochastic: bool) -> tf.Tensor:
     """Returns the bits of the bfloat16 numbers, int64 of the shape of the rows."""
     bits = _bits_of(rows)
     magnitude = bits & _MAGNITUDE
-    carry = _hash(bits) >> 16 if stochastic else 0x7FFF + ((bits >> 16) & 1)
+    carry = _shifted(_hash(bits), 16) if stochastic else 0x7FFF + (_shifted(bits, 16) & 1)
     rounded = magnitude + carry
     rounded = tf.where(rounded < _INFINITY, rounded, _LARGEST_BFLOAT16)
     special = tf.where(magnitude > _INFINITY, magnitude | _QUIET, magnitude)
-    return ((bits & (_MAGNITUDE + 1)) | tf.where(magnitude < _INFINITY, rounded, special)) >> 16
+    return _shifted((bits & (_MAGNITUDE + 1)) | tf.where(magnitude < _INFINITY, rounded, special), 16)
 
 
 def _to_int8(rows: tf.Tensor, stochastic: bool) -> tuple[tf.Tensor, tf.Tensor]:
@@ -81,10 +84,10 @@ def _to_int8(rows: tf.Tensor, stochastic: bool) -> tuple[tf.Tensor, tf.Tensor]:
     largest = tf.reduce_max(tf.abs(plain), 1)
     scale = tf.where(largest < _LEAST, 0.0, tf.minimum(largest, _MOST) / 127.0)
     # Rounded up, so that no code is above 127.
-    scales = (_bits_of(scale) + 0xFFFF) >> 16
-    scale = tf.bitcast(tf.cast(scales << 16, tf.int32), tf.float32)
+    scales = _shifted(_bits_of(scale) + 0xFFFF, 16)
+    scale = tf.bitcast(tf.cast(scales * (1 << 16), tf.int32), tf.float32)
     inverse = tf.where(scale > 0.0, 1.0 / tf.where(scale > 0.0, scale, 1.0), 0.0)[:, tf.newaxis]
-    dither = tf.cast(_hash(bits) >> 8, tf.float32) * 2.0**-24 - 0.5 if stochastic else 0.0
+    dither = tf.cast(_shifted(_hash(bits), 8), tf.float32) * 2.0**-24 - 0.5 if stochastic else 0.0
     codes = tf.clip_by_value(tf.round(plain * inverse + dither), -127.0, 127.0)
     return scales, tf.cast(tf.where(finite, codes, float(_NOT_FINITE)), tf.int8)
 

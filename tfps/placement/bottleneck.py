@@ -64,6 +64,7 @@ class Measurement:
         tasks: the chief, and the servers and workers whose CPU time could be read.
         waiting: part of the time that an average worker had no closure to run, 0 to 1.
         fed: whether the chief reads the batches and feeds them to the workers.
+        shrinks: whether rows and deltas could cross in fewer bytes than they do.
     """
 
     steps: int
@@ -71,6 +72,7 @@ class Measurement:
     tasks: tuple[Task, ...]
     waiting: float
     fed: bool
+    shrinks: bool = False
 
     def tasks_of(self, job: str) -> list[Task]:
         """Returns the tasks of one job."""
@@ -97,7 +99,8 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
         if all(key in each for each in by_part)
     ]
     waiting = mean(part.waiting for part in parts)
-    return Measurement(sum(part.steps for part in parts), seconds, tuple(tasks), waiting, parts[-1].fed)
+    steps = sum(part.steps for part in parts)
+    return Measurement(steps, seconds, tuple(tasks), waiting, parts[-1].fed, parts[-1].shrinks)
 
 
 class Verdict(NamedTuple):
@@ -228,7 +231,8 @@ def _judge_workers(measured: Measurement) -> _Finding:
 
 def _judge_idle(measured: Measurement) -> tuple[Limit, str]:
     if measured.tasks_of(jobs.PS) and measured.tasks_of(jobs.WORKER):
-        return "messages", f"Make steps heavier or their trips fewer: {_FEWER_TRIPS}; or add workers."
+        fewer_bytes = '; send fewer bytes where the network is slow (wire="bfloat16", wire="int8")' * measured.shrinks
+        return "messages", f"Make steps heavier or their trips fewer: {_FEWER_TRIPS}{fewer_bytes}; or add workers."
     return "unknown", (
         f"Workers had a closure {1 - measured.waiting:.0%} of the time. Whether they were busy with it is not known, "
         "because CPU times of servers and workers could not be read: if a server's CPU is near its cores, add servers; "

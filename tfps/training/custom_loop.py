@@ -73,11 +73,11 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
         recording = Recording(run, batch, devices=len(devices))
         # Each worker draws its own random numbers.
         exchange = Exchange(strategy.dense_variables, workers=strategy.num_workers, draws=_worker_number())
-        exchange.pull()
-        copies.update(exchange.copies)
-        if devices:
-            device_copies = DeviceCopies(devices, copies, strategy.dense_variables)
         with row_use.training(True), wire.using(strategy.wire):
+            exchange.pull()
+            copies.update(exchange.copies)
+            if devices:
+                device_copies = DeviceCopies(devices, copies, strategy.dense_variables)
             result = run(recording.lookups(batch), batch)
             exchange.push()
         return result

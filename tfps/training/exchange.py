@@ -24,7 +24,7 @@ from tfps.strategy.variables import DenseVariable, SeedVariable, SmallTable, Ste
 from tfps.training import moving_averages
 from tfps.training.affine import Extreme
 from tfps.training.assignments import Assignments
-from tfps.training.coded_deltas import coded_deltas
+from tfps.training.coded_message import coded_deltas, coded_values
 from tfps.training.exclusive import exclusive
 from tfps.training.lanes import lanes, pack, unpack
 from tfps.training.order import Int, Order
@@ -221,8 +221,7 @@ class Exchange:
             buffer = pack([*on_server.values(), *factors, *([push_id.lanes()] if push_id else [])])
             summed = {v.key for v in others}
             mean = {v.key for v in averages if v.average is not None and v.average.decay is not None}
-            sizes = [lanes(v.shape.num_elements(), v.dtype) for v in variables]
-            codec = coded_deltas(variables, sizes, summed, mean, device)
+            codec = coded_deltas(variables, summed, mean, device)
             buffer = buffer if codec is None else codec.encode(buffer)
             with tf.device(device):
                 # The server is the device here, so this is where the message crosses the network.
@@ -286,10 +285,13 @@ class Exchange:
 
     def _buffer_on(self, device: str, variables: list[DenseVariable]) -> tf.Tensor:
         """Fetches the values of some variables from their server, packed by `pack`."""
+        codec = coded_values(variables)
         with tf.device(device):
             # Packed on the server: a single tensor crosses the network, for any number of variables.
             buffer = pack([_read(v.home_handle, v) for v in variables])
-        return tf.identity(buffer)
+            buffer = buffer if codec is None else codec.encode(buffer)
+        arrived = tf.identity(buffer)
+        return arrived if codec is None else codec.decode(arrived)
 
     def _damp(self, device: str, variables: list[DenseVariable], deltas: Values, base: Values) -> Values:
         """Damps deltas by what other workers have added meanwhile, which takes one more message from the server."""

@@ -3,10 +3,13 @@
 Cost: the CPU times of all tasks are read twice, or twice an epoch where epochs are short. Once it has logged, none.
 """
 
+import dataclasses
 import logging
 import time
 
+from tfps.embedding.wire import FLOAT32
 from tfps.placement.bottleneck import Measurement, Task, Verdict, judge, merge
+from tfps.strategy.arguments import ALLREDUCE
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.cpu_times import CpuTime, cpu_times
 
@@ -87,7 +90,9 @@ class FirstSteps:
         if seconds < _SECONDS or closures < _CLOSURES * self._strategy.num_workers:
             return
         seen = [*self._seen, _Snapshot(self._strategy).since(self._start, self._steps, self._fed)]
-        self.verdict, self._watches = judge(merge(seen)), False
+        # Only what crosses as it is can have fewer bytes, and all-reduce refuses that.
+        shrinks = self._strategy.wire == FLOAT32 and self._strategy.dense != ALLREDUCE
+        self.verdict, self._watches = judge(dataclasses.replace(merge(seen), shrinks=shrinks)), False
         _LOG.info("%s", self.verdict.advice)
 
 

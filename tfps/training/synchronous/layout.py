@@ -27,7 +27,7 @@ from tfps.errors import UnsupportedError
 from tfps.ops.rules.declaration import Measure
 from tfps.step import Contribution
 from tfps.strategy.variables import DenseVariable, SmallTable
-from tfps.training.coded_deltas import CodedDeltas, coded_deltas
+from tfps.training.coded_message import CodedMessage, coded_deltas
 from tfps.training.lanes import lanes, pack, unpack
 from tfps.training.merges import Merge, merge_exact, merge_weighted
 from tfps.training.synchronous.afterwards import Assignment
@@ -267,16 +267,18 @@ class Layout:
     def _merge_of(self, variable: DenseVariable) -> Merge:
         return self.merges.get(variable.key, Merge.MEAN)
 
-    def _head_codec(self, server: int) -> CodedDeltas | None:
+    def _head_codec(self, server: int) -> CodedMessage | None:
         """Returns how the closure under trace codes the first part of a message; None if it crosses as it is."""
         gradients = [value for _, value in self._dense_on(server)]
         others = self._others_on(server, exact=False)
         # The other merges look at which elements a worker has changed.
         summed = {v.key for v in gradients} | {v.key for v in others if self._merge_of(v) is Merge.MEAN}
-        sizes = [v.shape.num_elements() for v in [*gradients, *others]]
-        codec = coded_deltas([*gradients, *others], sizes, summed, set(), f"sync_{server}")
-        # The number of examples comes first.
-        return codec and dataclasses.replace(codec, sizes=(1, *codec.sizes), codings=(None, *codec.codings))
+        codec = coded_deltas([*gradients, *others], summed, frozenset(), f"sync_{server}")
+        if codec is None:
+            return None
+        # The number of examples comes first, and everything is cast to float32.
+        sizes = (1, *(v.shape.num_elements() for v in [*gradients, *others]))
+        return dataclasses.replace(codec, sizes=sizes, codings=(None, *codec.codings))
 
     def _widths_on(self, server: int) -> list[RoutedGradients]:
         return [w for w in self._widths if server < len(w.routes.pieces) and w.routes.pieces[server]]

@@ -1,19 +1,19 @@
-"""The dense deltas of one server in fewer bytes, with error feedback: nothing that rounding takes is lost.
+"""The dense variables of one server in fewer bytes: the values that it sends, and the deltas that it gets.
 
-A worker keeps what rounding took from the deltas of a push, and adds it to those of the next one. So all that it has
-sent is all that its steps have moved, less the one error that it keeps. Deltas are coded in blocks of 64 elements, each
-with its own scale in "int8". What "int8" does to variables that are not trained could turn the sign of a sum of squares,
-so these cross as "bfloat16". Moving averages do too, without feedback, because they forget the errors by themselves.
-Values of other types, and values that replace what a server has, cross as they are.
+Deltas have error feedback: a worker keeps what rounding took from the deltas of a push, and adds it to those of the
+next one. So all that it has sent is all that its steps have moved, less the one error that it keeps. With "int8",
+variables that are not trained cross as "bfloat16", because rounding could turn the sign of a sum of squares; and so do
+all values that servers send. Moving averages have no feedback, because they forget errors by themselves. Small
+variables, values of other types, and values that replace what a server has, cross as they are.
 
-Example: 130 deltas are 3 blocks, of which the last is filled up with zeros: 384 bytes as "bfloat16", 198 as "int8",
-instead of 520.
+Elements are coded in blocks of 64, each with its own scale in "int8". Example: 130 deltas are 3 blocks, of which the
+last is filled up with zeros: 384 bytes as "bfloat16", 198 as "int8", instead of 520.
 """
 
 import dataclasses
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -21,10 +21,14 @@ import tensorflow as tf
 from tfps.embedding import wire
 from tfps.ops.row_codec import RowCodec, coded_floats, decode_rows, encode_rows
 from tfps.strategy.variables import DenseVariable
+from tfps.training.lanes import lanes
 from tfps.types import VariableKey
 
 _BLOCK = 64
-"""A scale costs 2 bytes: 3 % of a block. Larger blocks would round small elements beside large ones more coarsely."""
+"""A scale costs 2 bytes: 3 % of a block. Larger blocks would round small elements beside large ones more coarsely.
+
+Variables with fewer elements, such as a learning rate, cross as they are.
+"""
 
 
 class Coding(NamedTuple):
@@ -32,7 +36,7 @@ class Coding(NamedTuple):
 
     Args:
         codec: the codec.
-        feedback: whether the worker keeps what rounding takes for the next push.
+        feedback: whether the sender keeps what rounding takes for the next message.
     """
 
     codec: RowCodec
@@ -40,13 +44,13 @@ class Coding(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class CodedDeltas:
-    """Codes the message of one server, whose lanes begin with those of its variables.
+class CodedMessage:
+    """Codes a float32 message that begins with the lanes of some variables.
 
     Args:
         sizes: the lanes of each variable, in the order of the message.
         codings: how the lanes of each variable are coded; None for as they are.
-        name: the beginning of the names of the worker's variables that have the errors.
+        name: the beginning of the names of the sender's variables that have the errors.
     """
 
     sizes: tuple[int, ...]
@@ -54,7 +58,7 @@ class CodedDeltas:
     name: str
 
     def encode(self, message: tf.Tensor) -> tf.Tensor:
-        """Returns a message in fewer bytes; the worker keeps what rounding takes."""
+        """Returns a message in fewer bytes; the sender keeps what rounding takes."""
         *parts, rest = tf.split(message, [*self.sizes, -1])
         coded = []
         for coding in self._used:
@@ -63,7 +67,7 @@ class CodedDeltas:
         return tf.concat([*coded, rest], 0)
 
     def decode(self, coded: tf.Tensor) -> tf.Tensor:
-        """Returns the message again, with rounded deltas; called with the server as the device."""
+        """Returns the message again, with rounded elements; called with the receiver as the device."""
         sizes = {coding: self._sizes_of(coding) for coding in self._used}
         floats = [
             sum(of) if coding is None else coded_floats(_blocks(sum(of)), _BLOCK, coding.codec)
@@ -111,34 +115,55 @@ class CodedDeltas:
 
 
 def coded_deltas(
-    variables: Sequence[DenseVariable], sizes: Sequence[int], summed: set[VariableKey], averages: set[VariableKey], name: str
-) -> CodedDeltas | None:
-    """Returns how the closure under trace codes the message to a server; None if it crosses as it is.
+    variables: Sequence[DenseVariable],
+    summed: Collection[VariableKey],
+    averages: Collection[VariableKey],
+    name: str,
+) -> CodedMessage | None:
+    """Returns how the closure under trace codes a worker's message to a server; None if it crosses as it is.
 
     Args:
         variables: the variables of the server, in the order of the message.
-        sizes: the lanes of each.
         summed: the keys of those that the server adds to.
         averages: the keys of those that are moving averages.
         name: a name for the message, such as the device of the server.
     """
+    trained: RowCodec = "int8" if wire.current() == "int8" else "bfloat16"
+
+    def coding(variable: DenseVariable) -> Coding | None:
+        if variable.key in averages:
+            return Coding("bfloat16", feedback=False)
+        if variable.key in summed:
+            return Coding(trained if variable.trainable else "bfloat16", feedback=True)
+        return None
+
+    return _coded(variables, coding, name)
+
+
+def coded_values(variables: Sequence[DenseVariable]) -> CodedMessage | None:
+    """Returns how the closure under trace codes the values that a server sends; None if they cross as they are.
+
+    They are rounded to the nearest, so a value that nobody changes reads the same each time.
+    """
+    return _coded(variables, lambda _: Coding("bfloat16", feedback=False), "values")
+
+
+def _coded(
+    variables: Sequence[DenseVariable], coding: Callable[[DenseVariable], Coding | None], name: str
+) -> CodedMessage | None:
+    """Makes the message of some variables, with this coding for those that are large enough and float32."""
     if wire.current() == wire.FLOAT32:
         return None
-    codings = tuple(_coding(variable, variable.key in summed, variable.key in averages) for variable in variables)
+    codings = tuple(
+        coding(variable) if variable.dtype == tf.float32 and variable.shape.num_elements() >= _BLOCK else None
+        for variable in variables
+    )
     if not any(codings):
         return None
-    # Every graph that pushes to the same variables finds the same errors by this name.
-    keys = zlib.crc32(repr([name, *((v.key, coding) for v, coding in zip(variables, codings, strict=True))]).encode())
-    return CodedDeltas(tuple(sizes), codings, f"tfps_wire_dense_{keys:08x}_{sum(sizes)}")
-
-
-def _coding(variable: DenseVariable, is_sum: bool, is_average: bool) -> Coding | None:
-    """Returns how a variable is coded."""
-    if variable.dtype != tf.float32 or not (is_sum or is_average) or not variable.shape.num_elements():
-        return None
-    if is_average:
-        return Coding("bfloat16", feedback=False)
-    return Coding("int8" if wire.current() == "int8" and variable.trainable else "bfloat16", feedback=True)
+    sizes = tuple(lanes(variable.shape.num_elements(), variable.dtype) for variable in variables)
+    # Every graph that sends the same variables finds the same errors by this name.
+    keys = zlib.crc32(repr([name, *((v.key, one) for v, one in zip(variables, codings, strict=True))]).encode())
+    return CodedMessage(sizes, codings, f"tfps_wire_dense_{keys:08x}_{sum(sizes)}")
 
 
 def _blocks(elements: int) -> int:
