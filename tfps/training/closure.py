@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding import row_cache
 from tfps.embedding.push_dedup import PushId
 from tfps.stages import EXCHANGE, in_stage
 from tfps.strategy.example_buffer import ExampleBuffer, Rows
@@ -31,7 +32,7 @@ from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DeviceLookups, DirectLookups, ReadWhole, Recording, Trace
 from tfps.training.lanes import lanes, pack
 from tfps.training.order import Int, Order
-from tfps.types import Nest, VariableKey
+from tfps.types import CachedCounts, Nest, VariableKey
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 """A float32 vector on the chief."""
@@ -42,6 +43,9 @@ Copies: TypeAlias = dict[VariableKey, tf.Tensor]
 
 _COUNTS = 2
 """The counts behind the logs: examples and unique rows."""
+
+_INTEGERS = 4
+"""The int64 numbers before everything else: the steps, and the counts of cached rows."""
 
 
 class UnpulledError(Exception):
@@ -85,6 +89,7 @@ class Result:
         examples: the number of examples in its batches.
         unique_rows: the number of rows that its steps requested, each once a step; 0 where a window is trained as a
             whole. Lookups within branches and loops of the model are not counted.
+        cached: the requests that the rows on the worker have answered.
         worker: the worker that ran it.
         collected: the examples for each of `Program.buffers`.
     """
@@ -95,6 +100,7 @@ class Result:
     measured: Sequence[float] = ()
     examples: int = 0
     unique_rows: int = 0
+    cached: CachedCounts = CachedCounts()
     worker: int = 0
     collected: Sequence[Rows] = ()
 
@@ -149,10 +155,10 @@ class Closure(abc.ABC):
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned to the chief."""
         values = np.asarray(vector)
-        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, the counts, and what
-        # metrics collect at the end.
-        steps = int(values[:2].view(np.int64)[0])
-        sums, at = [], 2
+        # `_result` wrote: 2 lanes for the steps, 6 for the counts of cached rows, the sums, the measurements, the logs,
+        # the counts, and what metrics collect at the end.
+        steps, asked, found, saved_bytes = values[: 2 * _INTEGERS].view(np.int64).tolist()
+        sums, at = [], 2 * _INTEGERS
         for variable in self.program.sums:
             end = at + lanes(variable.shape.num_elements(), variable.dtype)
             sums.append(_to_variable_value(variable, values[at:end]))
@@ -167,7 +173,8 @@ class Closure(abc.ABC):
         # float32 counts exactly up to 16 million. A closure has fewer examples, and hardly ever as many rows.
         examples, unique_rows = map(int, values[at : at + _COUNTS])
         collected = self._read_collected(values[at + _COUNTS :])
-        return Result(steps, sums, logs, measured.tolist(), examples, unique_rows, collected=collected)
+        cached = CachedCounts(asked, found, saved_bytes)
+        return Result(steps, sums, logs, measured.tolist(), examples, unique_rows, cached, collected=collected)
 
     def _read_collected(self, values: Floats) -> list[Rows]:
         """Parses the end of a result: a lane with the number of examples for each buffer, then the examples."""
@@ -227,7 +234,9 @@ class Closure(abc.ABC):
         logs = tf.pad(logs, [[0, size - tf.size(logs)]])
         collected = [buffer.end_closure(copies[buffer.key]) for buffer in self.program.buffers]
         counts = [tf.shape(rows)[0] for rows in collected]
-        return pack([steps, *sums, *([] if measured is None else [measured]), logs, *counts, *collected])
+        cache = row_cache.current()
+        cached = tf.zeros([_INTEGERS - 1], tf.int64) if cache is None else cache.take_counts()
+        return pack([steps, cached, *sums, *([] if measured is None else [measured]), logs, *counts, *collected])
 
     def _run(
         self,

@@ -20,6 +20,7 @@ from tfps.training.batches import WorkerBatches
 from tfps.training.closure import Closure, Floats, Program, Result, UnpulledError
 from tfps.training.mode import Mode
 from tfps.training.order import LENGTH, Order
+from tfps.training.worker_caches import WorkerCaches
 from tfps.types import Nest
 
 _NUMBERS = itertools.count()
@@ -64,6 +65,8 @@ class TracedClosures:
         # Maps the text of an `element_spec` to the kind of its iterators and the steps in a turn of their graph.
         self._kinds: dict[str, tuple[str, int]] = {}
         self._variables = strategy.remote_variables.make_owned(self)
+        size = strategy.cache_size if mode.may_cache_rows else None
+        self._caches = WorkerCaches(size, self._variables, strategy.worker_devices)
 
     @property
     def operations(self) -> int:
@@ -76,11 +79,11 @@ class TracedClosures:
 
     def over_iterator(self, iterator: WorkerIterator, order: Order) -> tf.Tensor:
         """Runs a closure over an iterator, on the worker of the calling context."""
-        return self.by_iterator[iterator.kind](order.tensor(), iterator.handle)
+        return self.by_iterator[iterator.kind](self._caches.stamp(order).tensor(), iterator.handle)
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Runs a closure over fed batches, on the worker of the calling context."""
-        return retrace(lambda: self.on_batches(order.tensor(), batches))
+        return retrace(lambda: self.on_batches(self._caches.stamp(order).tensor(), batches))
 
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned."""
@@ -144,8 +147,9 @@ class TracedClosures:
         def trace(order: tf.Tensor, iterator: tf.Tensor) -> tf.Tensor:
             source = WorkerBatches(WorkerIterator(kind, iterator), spec)
             closure = self._mode.closure(self._program(spec), turn)
-            with row_use.training(self._mode.trains):
-                result = closure.over_iterator(source, Order.read(order))
+            received = Order.read(order)
+            with row_use.training(self._mode.trains), self._caches.in_closure(received):
+                result = closure.over_iterator(source, received)
             self._on_traced(closure)
             return result
 
@@ -156,8 +160,9 @@ class TracedClosures:
     def _trace_batches(self, order: tf.Tensor, batches: Sequence[Nest]) -> tf.Tensor:
         # Each fed batch has its own copy of the step in the graph, so there are no turns.
         closure = self._mode.closure(self._program(batches[0]), 1)
-        with row_use.training(self._mode.trains):
-            result = closure.over_batches(batches, Order.read(order))
+        received = Order.read(order)
+        with row_use.training(self._mode.trains), self._caches.in_closure(received):
+            result = closure.over_batches(batches, received)
         self._on_traced(closure)
         return result
 
