@@ -9,7 +9,7 @@ from tfps.embedding.row_cache import CacheSize
 def caching(strategy, monkeypatch):
     """Sets what workers keep, for models that are trained from then on."""
 
-    def set_size(rows, max_staleness):
-        monkeypatch.setattr(strategy, "cache_size", CacheSize(rows, max_staleness))
+    def set_size(rows, max_staleness, max_missed=1_000_000):
+        monkeypatch.setattr(strategy, "cache_size", CacheSize(rows, max_staleness, max_missed))
 
     return set_size

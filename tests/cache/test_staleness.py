@@ -46,34 +46,27 @@ def count(strategy, steps=STEPS, tables=(2,), batch=ROWS):
         model.compile(optimizer=keras.optimizers.SGD(1.0))
     ids = np.tile(np.arange(ROWS), steps).reshape(-1, batch)
     numbers = np.repeat(np.arange(steps, dtype="float32"), ROWS).reshape(-1, batch)
-    data = tf.data.Dataset.from_tensor_slices((ids, numbers))
-    ages = []
-
-    class Ages(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            ages.append((logs["age"], logs["youngest"]))
-
-    return model, data, ages, Ages()
+    return model, tf.data.Dataset.from_tensor_slices((ids, numbers))
 
 
 def values(model):
     return [table.embeddings.value.numpy() for table in model.tables]
 
 
-@pytest.mark.parametrize("max_staleness", [1, 5])
-def test_rows_are_never_older_than_the_limit_and_reach_it(one_worker, caching, max_staleness):
-    caching(1024, max_staleness)
-    model, data, _, _ = count(one_worker, tables=(2, 3))
+@pytest.mark.parametrize(("max_staleness", "max_missed"), [(1, 9), (5, 9), (9, 3)])
+def test_rows_are_never_older_than_the_limits_and_reach_them(one_worker, caching, max_staleness, max_missed):
+    caching(1024, max_staleness, max_missed)
+    model, data = count(one_worker, tables=(2, 3))
     before = one_worker.record.counts().cached
     # The log of an epoch is the mean over its steps: of the oldest row of each.
     logs = model.fit(data, verbose=0).history
-    # Step 0 fetches, steps 1 to S use it, step S + 1 fetches: the ages are 0, 1, ..., S, 0, 1, ...
-    expected = np.mean(np.arange(STEPS) % (max_staleness + 1))
-    assert logs["age"] == logs["youngest"] == [pytest.approx(expected)]
+    # All rows are used in each step. Step 0 fetches, `most` steps use what it has fetched: the ages are 0, 1, 2, 0, ...
+    most = min(max_staleness, max_missed)
+    ages = np.arange(STEPS) % (most + 1)
+    assert logs["age"] == logs["youngest"] == [pytest.approx(np.mean(ages))]
     for rows in values(model):
         np.testing.assert_array_equal(rows, STEPS)
-    now = one_worker.record.counts().cached
-    kept = np.count_nonzero(np.arange(STEPS) % (max_staleness + 1))
+    now, kept = one_worker.record.counts().cached, np.count_nonzero(ages)
     assert now.asked - before.asked == 2 * ROWS * STEPS
     assert now.found - before.found == 2 * ROWS * kept
     assert now.saved_bytes - before.saved_bytes == ROWS * kept * (2 * 8 + 5 * 4)
@@ -81,6 +74,6 @@ def test_rows_are_never_older_than_the_limit_and_reach_it(one_worker, caching, m
 
 def test_no_update_is_lost_with_two_workers(strategy, caching, no_young):
     caching(1024, 8)
-    model, data, _, _ = count(strategy)
+    model, data = count(strategy)
     model.fit(data, epochs=2, verbose=0)
     np.testing.assert_array_equal(values(model)[0], 2 * STEPS)

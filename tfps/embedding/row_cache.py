@@ -3,8 +3,9 @@
 It stands between the routing of ids and the request: rows that are kept and fresh are not requested, and the answer of
 the servers is completed by them. Pushes are as without it: each step pushes the gradients of all its rows.
 
-Staleness: a row that was fetched in step t is used up to step t + `max_staleness` of this worker. It lacks the updates
-that the worker itself has pushed since, and those of other workers. Tables that grow are not cached: their servers
+Staleness: a row that was fetched in step t is used up to step t + `max_staleness` of this worker, and in at most
+`MOST_MISSED` of these steps. So it lacks at most that many updates that the worker itself has pushed, and those of other
+workers in this time. Tables that grow are not cached: their servers
 have to know which rows the steps use, because they evict the others. Tables of other types than float32 are not either.
 
 Threading: each thread that traces has a current cache of its own, or none. Ownership: the worker has the rows, under a
@@ -24,6 +25,10 @@ from tfps.embedding.routed_rows import RoutedRows
 from tfps.ops import cached_rows
 from tfps.ops.cached_rows import FoundRows, Query
 
+MOST_MISSED = 4
+"""The most updates of this worker that a row may lack. It bounds the error of the rows of every step, which would lack
+as many as `max_staleness`, while rarer rows are used for long; docs/performance.md has the figures."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CacheSize:
@@ -32,10 +37,12 @@ class CacheSize:
     Args:
         rows: the rows of each width of tables, at least 1; a worker keeps up to 15 more.
         max_staleness: the steps for which a row is used after the step that has fetched it, at least 1.
+        max_missed: how often it is used in these steps, each of which updates it, at least 1.
     """
 
     rows: int
     max_staleness: int
+    max_missed: int = MOST_MISSED
 
 
 class RowCache:
@@ -50,7 +57,7 @@ class RowCache:
     def __init__(self, name: str, size: CacheSize, version: tf.Tensor) -> None:
         # One handle for the whole closure: TensorFlow orders the operations on one resource tensor as they are traced.
         self._handle = cached_rows.make_handle(name)
-        cached_rows.open_cache(self._handle, version, size.rows, size.max_staleness)
+        cached_rows.open_cache(self._handle, version, size.rows, size.max_staleness, size.max_missed)
 
     def begin_step(self) -> None:
         """Makes every row that is kept one step older; called before the first lookup of a step."""

@@ -74,7 +74,9 @@ def make_handle(name: str) -> tf.Tensor:
     return _ops().tfps_row_cache(shared_name=name)
 
 
-def open_cache(handle: tf.Tensor, version: tf.Tensor, rows: int, max_staleness: int) -> tf.Operation:
+def open_cache(
+    handle: tf.Tensor, version: tf.Tensor, rows: int, max_staleness: int, max_missed: int
+) -> tf.Operation:
     """Begins a closure: makes the cache if there is none, and forgets rows of other versions.
 
     Args:
@@ -82,8 +84,11 @@ def open_cache(handle: tf.Tensor, version: tf.Tensor, rows: int, max_staleness: 
         version: the version of all rows, int64 scalar.
         rows: the rows of each width that are kept.
         max_staleness: the steps for which a row is used after the step that has fetched it.
+        max_missed: how often it is used in these steps, each of which updates it.
     """
-    return _ops().tfps_open_row_cache(cache=handle, version=version, rows=rows, max_staleness=max_staleness)
+    return _ops().tfps_open_row_cache(
+        cache=handle, version=version, rows=rows, max_staleness=max_staleness, max_missed=max_missed
+    )
 
 
 def begin_step(handle: tf.Tensor) -> tf.Operation:

@@ -73,6 +73,7 @@ REGISTER_OP("TfpsOpenRowCache")
     .Input("version: int64")
     .Attr("rows: int >= 1")
     .Attr("max_staleness: int >= 0")
+    .Attr("max_missed: int >= 0")
     .SetIsStateful()
     .SetShapeFn(OpenShape)
     .Doc(R"doc(
@@ -81,6 +82,7 @@ Begins a closure: makes the cache if the worker has none of this name, and forge
 version: A number that changes whenever rows were changed in another way than by updates.
 rows: The rows of each width that the cache keeps.
 max_staleness: The steps for which a row is used after the step that has fetched it.
+max_missed: How often it is used in these steps, each of which updates it.
 )doc");
 
 REGISTER_OP("TfpsBeginCacheStep")

@@ -48,7 +48,7 @@ int RowCache::PlaceToTake(const Bucket& bucket) {
   return best;
 }
 
-bool RowCache::Find(CacheKey key, int64_t oldest, float* row) {
+bool RowCache::Find(CacheKey key, const Freshness& fresh, float* row) {
   const int64_t at = BucketOf(WordOf(key));
   Bucket& bucket = buckets_[at];
   const int place = PlaceOf(bucket, key);
@@ -56,7 +56,8 @@ bool RowCache::Find(CacheKey key, int64_t oldest, float* row) {
   if (place < 0) return false;
   // A step asks for a row once, so this counts steps. At the limit it stays.
   bucket.counts[place] = static_cast<uint8_t>(std::min(bucket.counts[place] + 1, FrequencySketch::kMaxCount));
-  if (bucket.fetched[place] < oldest) return false;
+  if (bucket.fetched[place] < fresh.oldest || bucket.uses[place] >= fresh.most_uses) return false;
+  ++bucket.uses[place];
   std::memcpy(row, RowAt(at, place), dim_ * sizeof(float));
   return true;
 }
@@ -82,6 +83,7 @@ void RowCache::Store(CacheKey key, int64_t fetched, const float* row) {
     return;
   }
   bucket.fetched[place] = fetched;
+  bucket.uses[place] = 0;
   std::memcpy(RowAt(at, place), row, dim_ * sizeof(float));
 }
 

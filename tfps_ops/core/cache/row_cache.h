@@ -1,7 +1,8 @@
-// Rows that a worker keeps: a set of rows of one width with a bounded number of places, each with the time when it was fetched.
+// Rows that a worker keeps: a set of rows of one width with a bounded number of places, each with the time when it was fetched and
+// the number of times it was used since.
 //
 // Places are in buckets of 16, and the hash of a key chooses the bucket, so the memory is fixed and nothing is linked. A row stays
-// when it is too old to be used: if it is asked for again, it is fetched and stored in its place.
+// when it may not be used any more: if it is asked for again, it is fetched and stored in its place.
 //
 // Which rows are kept: those that steps ask for most. Each row in a place has a count of the steps that asked for it. A row
 // without a place is counted in a sketch; it takes the place of the row of its bucket with the smallest count, once its own count
@@ -24,16 +25,21 @@ struct CacheKey {
   int64_t id = 0;
 };
 
-// Threads: one at a time. Cost: a call reads one bucket, of 10 cache lines at most, and copies a row. Memory of a row: its floats and
-// 21 bytes, and what the sketch has.
+// Until when a copy of a row may be used.
+struct Freshness {
+  int64_t oldest = 0;      // it was fetched then or later
+  int64_t most_uses = 0;   // Find has returned it fewer times than this since
+};
+
+// Threads: one at a time. Cost: a call reads one bucket, of 7 cache lines, and copies a row. Memory of a row: its floats and 25 bytes,
+// and what the sketch has.
 class RowCache {
  public:
   // For at least `rows` rows (rounded up to a multiple of 16) of `dim` floats.
   RowCache(int64_t rows, int64_t dim);
 
-  // Counts that a step asks for a key. If its row is there and was fetched at `oldest` or later, copies it to `row`, [dim], and
-  // returns true.
-  bool Find(CacheKey key, int64_t oldest, float* row);
+  // Counts that a step asks for a key. If its row is there and fresh, counts a use, copies it to `row`, [dim], and returns true.
+  bool Find(CacheKey key, const Freshness& fresh, float* row);
 
   // Keeps a row that was fetched at a time, [dim], if it is asked for often enough. Call it after a Find that has returned false.
   void Store(CacheKey key, int64_t fetched, const float* row);
@@ -53,6 +59,7 @@ class RowCache {
     std::array<int64_t, kWays> ids = {};
     std::array<int64_t, kWays> fetched = {};
     std::array<int32_t, kWays> tables;
+    std::array<int32_t, kWays> uses = {};
     std::array<uint8_t, kWays> counts = {};
   };
 

@@ -44,12 +44,12 @@ void WorkerCache::BeginStep() {
 CacheMoment WorkerCache::Find(const CacheQuery& query, float* rows, std::vector<int32_t>* missing) {
   const std::lock_guard<std::mutex> lock(lock_);
   RowCache& cache = CacheOf(query.dim);
-  const int64_t oldest = max_staleness_ == 0 ? step_ + 1 : std::max(opened_, step_ - max_staleness_);
+  const Freshness fresh{std::max(opened_, step_ - max_staleness_), max_staleness_ == 0 ? 0 : max_missed_};
   const size_t before = missing->size();
   int64_t asked = 0;
   ForEachRow(query, [&](int32_t table, int64_t place) {
     ++asked;
-    if (!cache.Find({table, query.ids[place]}, oldest, rows + place * query.dim)) {
+    if (!cache.Find({table, query.ids[place]}, fresh, rows + place * query.dim)) {
       missing->push_back(static_cast<int32_t>(place));
     }
   });

@@ -2,11 +2,13 @@
 //
 // A step asks for the rows of its unique ids. Find copies those that are kept and fresh, and says which are missing; the worker
 // fetches these from the servers, and Store keeps them. A row is fresh for `max_staleness` steps: one that was fetched in step 7
-// is used up to step 7 + max_staleness, so it lacks at most `max_staleness` updates of this worker, and what other workers have
-// done in that time. Pushes do not pass through the cache, so the servers miss no update.
+// is used up to step 7 + max_staleness. Each step that uses a row also pushes an update of it, which the copy lacks. So a row is also
+// fresh for `max_missed` uses alone: a row of every step is fetched again after a few, a rarer one after max_staleness steps.
+// Pushes do not pass through the cache, so the servers miss no update.
 //
-// Rows need no version of their own: the workers of a job update a row that is worth keeping in almost every step, so asking the
-// server whether it has changed would be asked in vain. The *version* here is of all rows: the chief raises it whenever rows
+// The clock of a row, which HET (Miao et al., VLDB 2022) keeps on both sides, is thus its count of uses here. It is not sent along
+// to ask the server whether the row has changed: a worker updates each row that it uses, so the answer is always that it has.
+// The *version* here is of all rows: the chief raises it whenever rows
 // change in another way than by updates (they are assigned or restored) and when a call of `fit` begins. No row of another
 // version is used.
 #ifndef TFPS_OPS_CORE_CACHE_WORKER_CACHE_H_
@@ -49,8 +51,9 @@ struct CacheCounts {
 // Threads: any; one lock, held while the keys of one call are looked up and their rows copied.
 class WorkerCache {
  public:
-  // Keeps `rows` rows of each width. With a max_staleness of 0 it finds none.
-  WorkerCache(int64_t rows, int64_t max_staleness) : rows_(rows), max_staleness_(max_staleness) {}
+  // Keeps `rows` rows of each width. With a max_staleness or a max_missed of 0 it finds none.
+  WorkerCache(int64_t rows, int64_t max_staleness, int64_t max_missed)
+      : rows_(rows), max_staleness_(max_staleness), max_missed_(max_missed) {}
 
   // A closure begins: rows of another version are not used any more.
   void Open(int64_t version);
@@ -68,7 +71,7 @@ class WorkerCache {
  private:
   RowCache& CacheOf(int64_t dim);
 
-  const int64_t rows_, max_staleness_;
+  const int64_t rows_, max_staleness_, max_missed_;
   std::mutex lock_;
   // All of the following is guarded by `lock_`.
   int64_t version_ = 0;

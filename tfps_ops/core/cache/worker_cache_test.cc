@@ -36,6 +36,12 @@ std::vector<Key> KeysOf(const Step& step) {
   return keys;
 }
 
+// What the twin knows of a row: the step in which it was fetched, and the updates that steps have made of it since.
+struct Copy {
+  int64_t fetched = 0;
+  int64_t missed = 0;
+};
+
 std::vector<float> RowOf(const Key& key, int64_t fetched, int64_t dim) {
   std::vector<float> row(dim, static_cast<float>(fetched));
   row[0] = static_cast<float>(key.first);
@@ -44,10 +50,11 @@ std::vector<float> RowOf(const Key& key, int64_t fetched, int64_t dim) {
 }
 
 TFPS_TEST(StepsFindWhatADictionaryOfTimesSays) {
-  for (int64_t max_staleness : {0, 1, 3, 10}) {
+  const std::vector<std::pair<int64_t, int64_t>> limits = {{0, 9}, {9, 0}, {1, 9}, {3, 1}, {10, 2}, {10, 10}};
+  for (const auto& [max_staleness, max_missed] : limits) {
     Random random(static_cast<int>(max_staleness));
-    WorkerCache cache(4096, max_staleness);
-    std::map<int64_t, std::map<Key, int64_t>> fetched_of_width;
+    WorkerCache cache(4096, max_staleness, max_missed);
+    std::map<int64_t, std::map<Key, Copy>> fetched_of_width;
     int64_t version = 0, asked = 0, found = 0, bytes = 0;
     for (int64_t time = 0; time < 300; ++time) {
       if (random.Integer(0, 30) == 0) {
@@ -62,18 +69,20 @@ TFPS_TEST(StepsFindWhatADictionaryOfTimesSays) {
         Step step;
         Fill(&random, dim, &step);
         const std::vector<Key> keys = KeysOf(step);
-        std::map<Key, int64_t>& fetched = fetched_of_width[dim];
+        std::map<Key, Copy>& fetched = fetched_of_width[dim];
         std::vector<float> rows(keys.size() * dim, -1.0f);
         std::vector<int32_t> missing, expected;
         const CacheMoment moment = cache.Find(step.query, rows.data(), &missing);
         for (size_t place = 0; place < keys.size(); ++place) {
           const auto at = fetched.find(keys[place]);
-          if (max_staleness == 0 || at == fetched.end() || time - at->second > max_staleness) {
+          if (max_staleness == 0 || at == fetched.end() || time - at->second.fetched > max_staleness ||
+              at->second.missed == max_missed) {
             expected.push_back(static_cast<int32_t>(place));
-            fetched[keys[place]] = time;
+            fetched[keys[place]] = {time, 0};
             continue;
           }
-          const std::vector<float> row = RowOf(keys[place], at->second, dim);
+          ++at->second.missed;
+          const std::vector<float> row = RowOf(keys[place], at->second.fetched, dim);
           TFPS_CHECK(std::equal(row.begin(), row.end(), rows.begin() + place * dim));
           ++found;
           bytes += 8 + 4 * dim;
@@ -90,13 +99,13 @@ TFPS_TEST(StepsFindWhatADictionaryOfTimesSays) {
     }
     const CacheCounts counts = cache.TakeCounts();
     TFPS_CHECK(counts.asked == asked && counts.found == found && counts.saved_bytes == bytes);
-    TFPS_CHECK((found > 0) == (max_staleness > 0));
+    TFPS_CHECK((found > 0) == (max_staleness > 0 && max_missed > 0));
     TFPS_CHECK(cache.TakeCounts().asked == 0);
   }
 }
 
 TFPS_TEST(RowsThatWereRequestedBeforeAnAssignmentAreNotKept) {
-  WorkerCache cache(16, 5);
+  WorkerCache cache(16, 5, 5);
   const int64_t id = 4;
   const CacheQuery query{{{0, 1}}, &id, 2};
   std::vector<float> row = {1, 2};
@@ -111,7 +120,7 @@ TFPS_TEST(RowsThatWereRequestedBeforeAnAssignmentAreNotKept) {
 
 TFPS_TEST(ThreadsSeeWholeRowsThatAreNotTooOld) {
   constexpr int64_t kDim = 8, kMaxStaleness = 4;
-  WorkerCache cache(64, kMaxStaleness);
+  WorkerCache cache(64, kMaxStaleness, 3);
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&cache, t] {
