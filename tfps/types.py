@@ -1,5 +1,6 @@
 """Types that all packages of tfps share. This module imports nothing from tfps."""
 
+import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
@@ -23,3 +24,24 @@ VariableKey: TypeAlias = Hashable
 
 TaskKey: TypeAlias = tuple[str, int]
 """A task of a cluster: its job and its index, such as ("ps", 1)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedCounts:
+    """What workers have saved by keeping rows.
+
+    Args:
+        asked: the rows that steps asked for, where rows are kept.
+        found: those of them that the worker had.
+        saved_bytes: the bytes of their ids and rows, which did not cross.
+    """
+
+    asked: int = 0
+    found: int = 0
+    saved_bytes: int = 0
+
+    def __add__(self, other: "CachedCounts") -> "CachedCounts":
+        """Adds counts."""
+        return CachedCounts(
+            self.asked + other.asked, self.found + other.found, self.saved_bytes + other.saved_bytes
+        )

@@ -3,6 +3,7 @@
 from tfps.monitoring.record import JobRecord
 from tfps.monitoring.snapshot import (
     Bottleneck,
+    CacheState,
     CheckpointState,
     LossEvent,
     ServerState,
@@ -10,6 +11,7 @@ from tfps.monitoring.snapshot import (
     TableState,
     TaskState,
 )
+from tfps.types import CachedCounts
 
 TASKS = (("ps", 0), ("ps", 1), ("worker", 0), ("worker", 1))
 
@@ -55,6 +57,7 @@ def full_snapshot(**changed):
         "losses": (LossEvent("worker", 0, 991.0, "killed", 994.0), LossEvent("worker", 1, 999.0, "gone")),
         "losses_count": 2,
         "bottleneck": Bottleneck("servers", "The parameter servers are the bottleneck. Add servers."),
+        "cache": CacheState(50_000, 30_000, 2_160_000, 0.75, 54_000.0),
     }
     return Snapshot(**{**fields, **changed})
 
@@ -63,7 +66,7 @@ def full_record():
     """A record in which everything has happened once."""
     record = JobRecord()
     record.begin_epoch("asynchronous", 0, 3, 500)
-    record.count_closure("train", 0, 4, 256, 1_000)
+    record.count_closure("train", 0, 4, 256, 1_000, CachedCounts(900, 600, 43_200))
     record.count_closure("train", 1, 4, 256)
     record.count_closure("train", 0, 4, 250)
     record.take_back(3)

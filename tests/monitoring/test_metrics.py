@@ -51,6 +51,10 @@ def test_counts_are_those_of_the_record():
     assert samples["tfps_steps_total", (("worker", "1"),)] == 4
     assert samples["tfps_examples_total", (("worker", "0"),)] == 506
     assert samples["tfps_unique_rows_total", (("worker", "0"),)] == 1_000
+    assert samples["tfps_cache_asked_rows_total", (("worker", "0"),)] == 900
+    assert samples["tfps_cache_found_rows_total", (("worker", "0"),)] == 600
+    assert samples["tfps_cache_saved_bytes_total", (("worker", "0"),)] == 43_200
+    assert samples["tfps_cache_found_rows_total", (("worker", "1"),)] == 0
     assert samples["tfps_closures_total", (("worker", "0"),)] == 2
     assert samples["tfps_staleness_steps", (("worker", "0"),)] == 4
     assert samples["tfps_repeated_steps_total", ()] == 3

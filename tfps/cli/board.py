@@ -17,9 +17,9 @@ from rich.text import Text
 
 from tfps.cli.board_tables import server_grid, table_grid, task_grid
 from tfps.cli.keys import Keys
-from tfps.cli.quantities import format_clock, format_count, format_rate, format_seconds, printable
+from tfps.cli.quantities import format_bytes, format_clock, format_count, format_rate, format_seconds, format_share, printable
 from tfps.monitoring.feeds import Feed
-from tfps.monitoring.snapshot import LossEvent, Snapshot
+from tfps.monitoring.snapshot import CacheState, LossEvent, Snapshot
 
 _MOST_LOSSES = 6
 _LINES_A_LOSS = 6
@@ -143,6 +143,18 @@ def _head(snapshot: Snapshot, now: float) -> Iterator[Text]:
         f"{again if snapshot.repeated_steps else ''}  "
         f"{format_count(snapshot.examples)} examples ({format_rate(snapshot.examples_per_s)})"
         + (f"  {snapshot.unique_rows / snapshot.steps:,.0f} unique rows a step" if _has_rows(snapshot) else "")
+    )
+    if snapshot.cache is not None:
+        yield _describe_cache(snapshot.cache)
+
+
+def _describe_cache(cache: CacheState) -> Text:
+    """Returns the line about rows that workers keep."""
+    rate = "" if cache.saved_bytes_per_s is None else f" ({format_bytes(cache.saved_bytes_per_s)}/s)"
+    return Text.assemble(
+        ("cache: ", "bold"),
+        f"hit rate {format_share(cache.hit_rate)}, {format_share(cache.found_rows / cache.asked_rows)} in all  "
+        f"{format_bytes(cache.saved_bytes)} did not cross{rate}",
     )
 
 

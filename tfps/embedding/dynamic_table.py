@@ -233,7 +233,7 @@ class DynamicTable(Table):
         # TensorFlow restores within a function, so these are operations of its graph.
         ids, rows = restored_tensors["IDS"], restored_tensors["ROWS"]
         shard_of, _ = locate(self.routing, ids)
-        self.assignments += 1
+        self.count_assignment()
         for shard, store in enumerate(self.stores):
             chosen = tf.reshape(tf.where(shard_of == shard), [-1])
             keys, values = tf.gather(ids, chosen), tf.gather(rows, chosen)

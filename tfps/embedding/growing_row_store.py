@@ -30,6 +30,9 @@ class GrowingRowStore(RowStore):
         dim: the width of the column.
     """
 
+    # A gather tells the store which rows the step will update, and the store evicts none of them.
+    may_be_cached = False
+
     def __init__(self, resource: RemoteResource, device: str, dim: int) -> None:
         # Ids are not numbered from 0, so there is no count of local rows; any int64 must be a valid one.
         super().__init__(device, tf.float32, dim, MAX_ROWS)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding import row_cache
 from tfps.embedding.inner_gradients import gradient_path
 from tfps.embedding.lookup_group import LookupResult, route
 from tfps.embedding.pulling import pull
@@ -84,8 +85,10 @@ def _fetch(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[Looku
     groups = list({id(result.group): result.group for result in found}.values())
     # Groups and results are immutable, so each group is replaced by a copy that has its answer. The results of one
     # group must share that copy, because the push compares groups by identity.
+    cache = row_cache.current()
+    answers = pull(groups) if cache is None else cache.pull(groups)
     answered = {
-        id(group): dataclasses.replace(group, answer=answer) for group, answer in zip(groups, pull(groups), strict=True)
+        id(group): dataclasses.replace(group, answer=answer) for group, answer in zip(groups, answers, strict=True)
     }
     return [dataclasses.replace(result, group=answered[id(result.group)]) for result in found]
 

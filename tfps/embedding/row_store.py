@@ -15,7 +15,7 @@ Cost: methods that take tensors run on `device`; only their arguments and result
 
 import abc
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +34,12 @@ class RowStore(abc.ABC):
         dtype: the dtype of the rows.
         dim: the width of a row.
         rows: the limit of local rows, which are at least 0 and below it.
+
+    Attributes:
+        may_be_cached: whether a worker may use a copy of a row for some steps without asking the store.
     """
+
+    may_be_cached: ClassVar[bool] = True
 
     def __init__(self, device: str, dtype: tf.DType, dim: int, rows: int) -> None:
         self.device, self.dtype, self.dim, self.rows = device, dtype, dim, rows

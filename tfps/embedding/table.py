@@ -23,6 +23,7 @@ from tensorflow.python.eager import record  # no public function says whether a 
 from tensorflow.python.util import object_identity  # the class of what `tf.Variable.ref` returns is not public
 
 from tfps import step
+from tfps.embedding import row_version
 from tfps.embedding.initialization import InitialValue
 from tfps.embedding.lookup import expand, look_up
 from tfps.embedding.operators import with_operators
@@ -165,12 +166,17 @@ class Table(RoutedRows, abc.ABC):
             rows: their new rows, [m, dim].
         """
         shards, local = self.routing.locate(ids)
-        self.assignments += 1
+        self.count_assignment()
         for shard, store in enumerate(self.stores):
             # Example: the ids [4, 7, 9] are on the shards [1, 0, 1], so shard 1 gets the positions [0, 2].
             chosen = np.flatnonzero(shards == shard)
             if chosen.size:
                 store.assign(local[chosen], rows[chosen].astype(self.dtype.as_numpy_dtype, copy=False))
+
+    def count_assignment(self) -> None:
+        """Notes that rows change in another way than by updates: no copy of them is used any more."""
+        self.assignments += 1
+        row_version.change()
 
     def blocks(self, block_rows: int) -> Iterator[np.ndarray[Any, Any]]:
         """Yields the rows in the order of their ids, in blocks, for files that are written from the first to the last.
@@ -301,7 +307,7 @@ class Table(RoutedRows, abc.ABC):
                 "`dense_tables_bytes` of the strategy."
             )
         value = tf.ensure_shape(value, self.shape)
-        self.assignments += 1
+        self.count_assignment()
         for shard, store in enumerate(self.stores):
             local = tf.range(self.routing.shard_rows(shard), dtype=tf.int64)
             store.assign(local, tf.cast(tf.gather(value, global_of(self.routing, shard, local)), self.dtype))

@@ -208,9 +208,8 @@ class StepFunction:
     def _record(self, result: Result) -> None:
         """Counts a closure for those who watch the job."""
         record = self._steps.strategy.record
-        record.count_closure(
-            self._kind, result.worker, result.steps, result.examples, result.unique_rows, result.shard_rows
-        )
+        counts = result.steps, result.examples, result.unique_rows, result.cached, result.shard_rows
+        record.count_closure(self._kind, result.worker, *counts)
         if not self._knows_ids:
             # The shapes of a dataset seldom have the batch size, but the first closure has counted it.
             record.set_ids_per_step(self.closures.ids_per_step(result.examples // result.steps))

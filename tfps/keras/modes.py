@@ -171,6 +171,11 @@ def make_mode(steps: ModelSteps) -> Mode:
         _check_reducible(optimizer, settings)
         return AllReduce(steps.strategy, steps.closure_steps)
     if settings is not None:
+        if steps.strategy.cache_size is not None:
+            raise UnsupportedError(
+                f"`cache_rows` must be 0 for an optimizer in mode {settings.prefix}, whose steps see the rows of one moment. "
+                f"Received: {steps.strategy.cache_size.rows}. Valid: 0, or max_staleness=0, or an optimizer without a mode."
+            )
         return settings.make_mode(steps)
     return Asynchronous(steps.strategy, steps.exchange_steps, steps)
 

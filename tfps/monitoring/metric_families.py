@@ -16,7 +16,7 @@ from tfps.monitoring.process import ProcessReader
 from tfps.monitoring.record import JobCounts
 from tfps.monitoring.snapshot import Snapshot
 from tfps.monitoring.sockets import connection_bytes
-from tfps.types import TaskKey
+from tfps.types import CachedCounts, TaskKey
 from tfps.version import __version__
 
 if TYPE_CHECKING:
@@ -119,6 +119,14 @@ def _step_metrics(counts: JobCounts, workers: list[int]) -> "Iterator[Metric]":
         "tfps_unique_rows", "Rows that these steps requested, each once a step.", labels=["worker"]
     )
     closures = CounterMetricFamily("tfps_closures", "Closures, of several steps each.", labels=["worker"])
+    cache = [
+        CounterMetricFamily(f"tfps_cache_{name}", what, labels=["worker"])
+        for name, what in (
+            ("asked_rows", "Rows that steps asked for, where workers keep rows."),
+            ("found_rows", "Those of them that the worker had kept."),
+            ("saved_bytes", "Bytes of their ids and rows, which did not cross."),
+        )
+    ]
     stale = GaugeMetricFamily(
         "tfps_staleness_steps", "Steps of others that ended while the last closure of a worker ran.", labels=["worker"]
     )
@@ -129,9 +137,12 @@ def _step_metrics(counts: JobCounts, workers: list[int]) -> "Iterator[Metric]":
         examples.add_metric([str(worker)], 0 if done is None else done.examples)
         rows.add_metric([str(worker)], 0 if done is None else done.unique_rows)
         closures.add_metric([str(worker)], 0 if done is None else done.closures)
+        cached = CachedCounts() if done is None else done.cached
+        for family, count in zip(cache, (cached.asked, cached.found, cached.saved_bytes), strict=True):
+            family.add_metric([str(worker)], count)
         if done is not None and done.staleness is not None:
             stale.add_metric([str(worker)], done.staleness)
-    yield from (steps, examples, rows, closures, stale)
+    yield from (steps, examples, rows, closures, *cache, stale)
     yield CounterMetricFamily(
         "tfps_repeated_steps", "Steps that a restored checkpoint took back.", value=counts.repeated_steps
     )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 from tfps.monitoring.snapshot import CheckpointState, LossEvent, Phase
+from tfps.types import CachedCounts
 
 _LAST_LOSSES = 32
 """The most losses that are kept; all are counted."""
@@ -32,6 +33,7 @@ class WorkerCounts:
         examples: the examples in them.
         unique_rows: the rows that its steps requested, each once a step.
         closures: its closures of training.
+        cached: the rows that it had kept, of those that its steps asked for.
         staleness: steps that other workers finished while its last closure ran; None before the second one.
     """
 
@@ -39,6 +41,7 @@ class WorkerCounts:
     examples: int = 0
     unique_rows: int = 0
     closures: int = 0
+    cached: CachedCounts = CachedCounts()
     staleness: int | None = None
 
 
@@ -58,6 +61,7 @@ class JobCounts:
         steps: steps of training.
         examples: the examples in them.
         unique_rows: the rows that these steps requested, each once a step.
+        cached: the rows that workers had kept, of those that these steps asked for.
         repeated_steps: the steps of these that a checkpoint has taken back, and that are trained again.
         test_steps: steps of evaluation.
         test_examples: the examples in them.
@@ -83,6 +87,7 @@ class JobCounts:
     steps: int = 0
     examples: int = 0
     unique_rows: int = 0
+    cached: CachedCounts = CachedCounts()
     repeated_steps: int = 0
     test_steps: int = 0
     test_examples: int = 0
@@ -191,6 +196,7 @@ class JobRecord:
         steps: int,
         examples: int,
         unique_rows: int = 0,
+        cached: CachedCounts = CachedCounts(),  # noqa: B008 (immutable)
         shard_rows: Mapping[tuple[str, int], int] | None = None,
     ) -> None:
         """Counts a closure that has ended and whose steps are part of the model.
@@ -201,7 +207,8 @@ class JobRecord:
             steps: the number of its steps.
             examples: the examples in them.
             unique_rows: the rows that they requested, each once a step.
-            shard_rows: these rows by (table name, shard); None if they were not counted.
+            cached: the rows that the worker had kept.
+            shard_rows: the rows requested by (table name, shard); None if they were not counted.
         """
         with self._lock:
             now, closures = self._now, self._now.closures + 1
@@ -219,6 +226,7 @@ class JobRecord:
                 steps=now.steps + steps,
                 examples=now.examples + examples,
                 unique_rows=now.unique_rows + unique_rows,
+                cached=now.cached + cached,
                 epoch_step=now.epoch_step + steps,
             )
             for shard, rows in (shard_rows or {}).items():
@@ -233,6 +241,7 @@ class JobRecord:
                 before.examples + examples,
                 before.unique_rows + unique_rows,
                 before.closures + 1,
+                before.cached + cached,
                 staleness,
             )
 

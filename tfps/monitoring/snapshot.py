@@ -126,6 +126,25 @@ class ServerState:
 
 
 @dataclasses.dataclass(frozen=True)
+class CacheState:
+    """What workers save by keeping rows (`cache_rows` of the strategy).
+
+    Args:
+        asked_rows: rows that steps asked for, each once a step.
+        found_rows: those of them that the worker had, so that it requested the others alone.
+        saved_bytes: bytes of the ids and rows that did not cross.
+        hit_rate: the part of the rows of the last seconds that workers had, 0 to 1; None if not known.
+        saved_bytes_per_s: the rate of `saved_bytes`.
+    """
+
+    asked_rows: int
+    found_rows: int
+    saved_bytes: int
+    hit_rate: float | None = None
+    saved_bytes_per_s: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckpointState:
     """The last checkpoint that this program has written.
 
@@ -211,6 +230,7 @@ class Snapshot:
         losses: the last losses of tasks, the latest last.
         losses_count: how many losses there were.
         bottleneck: what sets the pace; None before it was judged.
+        cache: what workers save by keeping rows; None where they have kept none.
     """
 
     at: float
@@ -243,6 +263,7 @@ class Snapshot:
     losses: tuple[LossEvent, ...] = ()
     losses_count: int = 0
     bottleneck: Bottleneck | None = None
+    cache: CacheState | None = None
 
     @property
     def kept_steps(self) -> int:

@@ -107,6 +107,10 @@ class OwnedVariables:
         self._initial_values[variable] = initial_value
         _assign(variable, initial_value)
 
+    def add(self, variable: RemoteVariable) -> None:
+        """Takes ownership of a variable that a closure makes when it runs."""
+        self._variables.add(variable)
+
     def remake(self, device: str) -> None:
         """Makes the variables of a device again, after a new process without variables has replaced its task."""
         for variable, initial_value in self._initial_values.items():

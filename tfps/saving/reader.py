@@ -179,7 +179,7 @@ def restore(
     # Whoever follows what changes in a table must not go by `touched_since` alone.
     for one in content.tables:
         for table in one.tables:
-            table.assignments += 1
+            table.count_assignment()
     # A name in the model for each saved one; two saved variables never go to one.
     names = {saved: name for name, saved in pairs.items()}
     # Every checkpoint of a chain has all dense variables, so the last one alone counts.

@@ -12,8 +12,10 @@ from tfps.cluster.cards import count_cards, share_of_cards
 from tfps.cluster.local import LocalCluster
 from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import TaskConfig
+from tfps.embedding.row_cache import CacheSize
 from tfps.embedding.wire import FLOAT32, WIRES
 from tfps.errors import ConfigError
+from tfps.ops import library
 from tfps.placement.model import Plan
 
 REPEATED_IDS = ("sum", "each")
@@ -22,6 +24,9 @@ REPEATED_IDS = ("sum", "each")
 ALLREDUCE = "allreduce"
 DENSE = ("exchange", ALLREDUCE)
 """How workers share what they do to dense variables."""
+
+MAX_STALENESS = 16
+"""The steps for which a worker uses a row that it keeps, where it keeps rows."""
 
 IGNORE, SKIP, STOP = "ignore", "skip", "stop"
 ON_NAN = (IGNORE, SKIP, STOP)
@@ -49,6 +54,8 @@ class Arguments:
     devices_per_worker: int | None
     on_nan: str = "ignore"
     wire: str = FLOAT32
+    cache_rows: int = 0
+    max_staleness: int = MAX_STALENESS
 
     def __post_init__(self) -> None:
         """Checks every argument, and replaces it by the checked value."""
@@ -101,9 +108,33 @@ class Arguments:
         object.__setattr__(
             self, "closure_timeout_s", check_number("closure_timeout_s", self.closure_timeout_s, above=0)
         )
+        for name in ("cache_rows", "max_staleness"):
+            number = check_integer(name, getattr(self, name), at_least=0, valid="0 to keep no rows")
+            object.__setattr__(self, name, number)
+        self._check_cache()
         # The start reads these variables only after it has started processes, so an error would come too late.
         for read in (env.refuse_unknown, env.start_timeout_s, env.join_timeout_s, env.chief_grace_s, env.ops_disabled):
             read()
+
+    @property
+    def cache_size(self) -> CacheSize | None:
+        """How many rows a worker keeps, and for how long; None for no rows."""
+        return CacheSize(self.cache_rows, self.max_staleness) if self.cache_rows and self.max_staleness else None
+
+    def _check_cache(self) -> None:
+        """Checks that rows can be kept, if they are to be."""
+        if self.cache_size is None:
+            return
+        if self.dense == ALLREDUCE:
+            raise ConfigError(
+                '`cache_rows` must be 0 with dense="allreduce", whose workers train step by step together. '
+                f'Received: {self.cache_rows}. Valid: 0, or dense="exchange".'
+            )
+        if not library.available():
+            raise ConfigError(
+                "`cache_rows` must be 0 without the C++ ops of tfps. "
+                f"Received: {self.cache_rows}. Valid: 0; or build the ops, and leave TFPS_DISABLE_OPS unset."
+            )
 
     def check_against(self, tf_config: TaskConfig | None) -> None:
         """Checks that not both TF_CONFIG and `cluster` describe the cluster, unless they are equal.

@@ -23,11 +23,11 @@ from tfps.errors import ClusterError
 from tfps.monitoring.process import ProcessReading
 from tfps.monitoring.rates import Rates
 from tfps.monitoring.record import JobCounts, JobRecord
-from tfps.monitoring.snapshot import Snapshot, TaskState
+from tfps.monitoring.snapshot import CacheState, Snapshot, TaskState
 from tfps.strategy.job_tables import TableReader, server_states
 from tfps.strategy.pace import Pace
 from tfps.strategy.task_readings import TaskReadings
-from tfps.types import TaskKey
+from tfps.types import CachedCounts, TaskKey
 from tfps.version import __version__
 
 if TYPE_CHECKING:
@@ -104,7 +104,19 @@ class JobReader:
             losses=counts.losses,
             losses_count=counts.losses_count,
             bottleneck=self._pace.judge(strategy, counts, readings, now),
+            cache=self._cache(counts.cached, now),
         )
+
+    def _cache(self, cached: CachedCounts, now: float) -> CacheState | None:
+        """Returns what workers save by keeping rows; None if they have kept none."""
+        asked, found, saved = (
+            self._rates.rate(("cache", name), count, now)
+            for name, count in (("asked", cached.asked), ("found", cached.found), ("bytes", cached.saved_bytes))
+        )
+        if not cached.asked:
+            return None
+        rate = found / asked if asked and found is not None else None
+        return CacheState(cached.asked, cached.found, cached.saved_bytes, rate, saved)
 
     def _task(
         self, key: TaskKey, reading: ProcessReading | None, counts: JobCounts, is_lost: bool, now: float

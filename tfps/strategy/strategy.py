@@ -42,7 +42,7 @@ from tfps.runtime.recovery import Restorer
 from tfps.runtime.rejoining import Rejoining
 from tfps.runtime.remote_variables import RemoteVariables
 from tfps.runtime.stop_signals import StopSignals
-from tfps.strategy.arguments import ALLREDUCE, Arguments
+from tfps.strategy.arguments import ALLREDUCE, MAX_STALENESS, Arguments
 from tfps.strategy.coordinator import Coordinator, shorten_record
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended
@@ -118,6 +118,12 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             is zero in the mean, or is added to a later push. It helps where the network is the limit, and costs CPU
             time. `evaluate`, `predict` and all reads and writes of the chief are exact. Refused with
             `dense="allreduce"`.
+        cache_rows: the number of rows, of each width of tables, that a worker keeps for its next steps in `fit`; 0 for
+            none. It keeps the rows that its steps ask for most, and requests them again after `max_staleness` steps.
+            That saves requests and answers; pushes stay as they are. Asynchronous training alone supports it, and
+            tables that grow are not kept.
+        max_staleness: the number of steps of a worker for which it uses a row that it keeps. Such a row lacks the
+            updates that this worker and others have made since. 0 keeps no rows.
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
@@ -149,6 +155,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         devices_per_worker: int | None = None,
         on_nan: str = "ignore",
         wire: str = FLOAT32,
+        cache_rows: int = 0,
+        max_staleness: int = MAX_STALENESS,
     ) -> None:
         arguments = Arguments(
             cluster=cluster,
@@ -164,6 +172,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             devices_per_worker=devices_per_worker,
             on_nan=on_nan,
             wire=wire,
+            cache_rows=cache_rows,
+            max_staleness=max_staleness,
         )
         # A cluster that is given needs no process manager: a task of SLURM may want servers of its own.
         config = find_task() if arguments.cluster is None else from_environment()
@@ -219,6 +229,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         self.overlap_dense_exchange = arguments.overlap_dense_exchange
         self.prefetch_lookups = arguments.prefetch_lookups
         self.closure_timeout_s = arguments.closure_timeout_s
+        self.cache_size = arguments.cache_size
         self.monitor = Monitor(self)
         self.connection.add_pool(self.monitor.close)
         # TensorFlow has created this object, and has no setting for its class.

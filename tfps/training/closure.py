@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding import row_cache
 from tfps.embedding.push_dedup import PushId
 from tfps.stages import EXCHANGE, in_stage
 from tfps.strategy.example_buffer import ExampleBuffer, Rows
@@ -31,7 +32,7 @@ from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DeviceLookups, DirectLookups, ReadWhole, Recording, Trace
 from tfps.training.lanes import lanes, pack
 from tfps.training.order import Int, Order
-from tfps.types import Nest, VariableKey
+from tfps.types import CachedCounts, Nest, VariableKey
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 """A float32 vector on the chief."""
@@ -42,6 +43,9 @@ Copies: TypeAlias = dict[VariableKey, tf.Tensor]
 
 _COUNTS = 2
 """The counts behind the logs: examples and unique rows."""
+
+_INTEGERS = 4
+"""The int64 numbers before everything else: the steps, and the counts of cached rows."""
 
 
 class UnpulledError(Exception):
@@ -85,6 +89,7 @@ class Result:
         examples: the number of examples in its batches.
         unique_rows: the number of rows that its steps requested, each once a step; 0 where a window is trained as a
             whole. Lookups within branches and loops of the model are not counted.
+        cached: the requests that the rows on the worker have answered.
         worker: the worker that ran it.
         collected: the examples for each of `Program.buffers`.
         shard_rows: the rows that its steps requested of each shard, by (table name, shard); empty where a window
@@ -97,6 +102,7 @@ class Result:
     measured: Sequence[float] = ()
     examples: int = 0
     unique_rows: int = 0
+    cached: CachedCounts = CachedCounts()
     worker: int = 0
     collected: Sequence[Rows] = ()
     shard_rows: Mapping[tuple[str, int], int] = dataclasses.field(default_factory=dict)
@@ -155,10 +161,10 @@ class Closure(abc.ABC):
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned to the chief."""
         values = np.asarray(vector)
-        # `_result` wrote: 2 lanes for the steps, the sums, the measurements, the logs, the counts, what metrics
-        # collect, and the rows of each shard at the end.
-        steps = int(values[:2].view(np.int64)[0])
-        sums, at = [], 2
+        # `_result` wrote: 2 lanes for the steps, 6 for the counts of cached rows, the sums, the measurements, the logs,
+        # the counts, what metrics collect, and the rows of each shard at the end.
+        steps, asked, found, saved_bytes = values[: 2 * _INTEGERS].view(np.int64).tolist()
+        sums, at = [], 2 * _INTEGERS
         for variable in self.program.sums:
             end = at + lanes(variable.shape.num_elements(), variable.dtype)
             sums.append(_to_variable_value(variable, values[at:end]))
@@ -176,7 +182,15 @@ class Closure(abc.ABC):
         # A graph that was traced before the last shards were known has no counts for those.
         shard_rows = {shard: int(rows) for shard, rows in zip(self._shards, rest.tolist(), strict=False)}
         return Result(
-            steps, sums, logs, measured.tolist(), examples, unique_rows, collected=collected, shard_rows=shard_rows
+            steps,
+            sums,
+            logs,
+            measured.tolist(),
+            examples,
+            unique_rows,
+            CachedCounts(asked, found, saved_bytes),
+            collected=collected,
+            shard_rows=shard_rows,
         )
 
     def _read_collected(self, values: Floats) -> tuple[list[Rows], Floats]:
@@ -238,7 +252,10 @@ class Closure(abc.ABC):
         logs, shard_rows = logs[:size], logs[size:]
         collected = [buffer.end_closure(copies[buffer.key]) for buffer in self.program.buffers]
         counts = [tf.shape(rows)[0] for rows in collected]
-        return pack([steps, *sums, *([] if measured is None else [measured]), logs, *counts, *collected, shard_rows])
+        cache = row_cache.current()
+        cached = tf.zeros([_INTEGERS - 1], tf.int64) if cache is None else cache.take_counts()
+        measurements = [] if measured is None else [measured]
+        return pack([steps, cached, *sums, *measurements, logs, *counts, *collected, shard_rows])
 
     def _run(
         self,

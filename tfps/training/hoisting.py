@@ -18,6 +18,7 @@ from tensorflow.python.framework import auto_control_deps_utils  # which operati
 from tensorflow.python.util import object_identity
 
 from tfps import step
+from tfps.embedding import row_cache
 from tfps.embedding.lookup import expand, fetch
 from tfps.embedding.lookup_group import LookupGroup, LookupResult
 from tfps.embedding.stand_in_lookups import OPERATIONS, StandInLookups
@@ -378,6 +379,7 @@ class Recording:
 
     def lookups(self, batch: Nest) -> DirectLookups:
         """Requests the rows of all early lookups over `batch` at once; returns what serves the lookups of the step."""
+        row_cache.begin_step()
         if len(self.tables) < 2 and not any(self._is_used) and not self._is_divided:
             # A single lookup needs one request a server either way, so copying operations would gain nothing.
             return self._with_wholes(DirectLookups())

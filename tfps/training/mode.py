@@ -53,11 +53,13 @@ class Mode(abc.ABC):
         applies_updates: whether closures apply the optimizer on the worker. If so, the optimizer's dense variables are
             exchanged with those of the model, and must exist before a closure is traced.
         trains: whether steps lead to updates of the rows that they look up.
+        may_cache_rows: whether the steps of a worker may use the rows that it keeps, where the strategy says so.
     """
 
     # No default: every mode has to decide.
     applies_updates: ClassVar[bool]
     trains: ClassVar[bool] = True
+    may_cache_rows: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-LENGTH = 12
+LENGTH = 13
 """The number of elements in the tensor."""
 
 Int: TypeAlias = int | tf.Tensor
@@ -33,6 +33,7 @@ class Order:
         members: the number of workers in the group.
         member: the number of this worker among them, from 0.
         epoch: the number of the input's iterators, for what a worker keeps from one closure to the next.
+        rows_version: the version of all rows when the closure begins (`tfps.embedding.row_version`).
     """
 
     steps: Int
@@ -47,6 +48,7 @@ class Order:
     members: Int = 1
     member: Int = 0
     epoch: Int = 0
+    rows_version: Int = 0
 
     @classmethod
     def read(cls, tensor: tf.Tensor) -> "Order":

@@ -5,6 +5,7 @@ Staleness: prefetched rows miss the update of the one step that runs meanwhile. 
 
 import tensorflow as tf
 
+from tfps.embedding import row_cache
 from tfps.embedding.lookup import fetch
 from tfps.embedding.lookup_group import LookupGroup, LookupResult
 from tfps.training.batches import run_if
@@ -46,6 +47,7 @@ class PrefetchedRows:
 
     def _fetch(self, batch: tf.experimental.Optional) -> list[LookupResult]:
         recording = self._recording
+        row_cache.begin_step()
         # After the last batch the same graph runs with no ids, and asks the servers for nothing.
         ids = run_if(batch.has_value(), lambda: recording.ids(batch.get_value()), recording.no_ids())
         for batch_ids, shape in zip(ids, recording.shapes, strict=True):

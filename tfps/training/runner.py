@@ -7,6 +7,7 @@ from typing import Protocol
 
 import tensorflow as tf
 
+from tfps.embedding import row_version
 from tfps.inputs.epoch import Epoch
 from tfps.inputs.iterators import WorkerIterator
 from tfps.runtime.calls import Calls
@@ -117,6 +118,8 @@ class Runner:
 
     def run_batch(self, batch: Nest) -> Result:
         """Runs one step on a batch on the first worker and waits for it; repeats it elsewhere if the worker is lost."""
+        # Other code may change rows between two batches.
+        row_version.change()
         # All attempts have the same order, so a server that has applied the push of a lost one ignores the repeat.
         calls, order = self.calls("a step on one batch"), self.order(0, 1)
         while True:

@@ -21,6 +21,7 @@ from tfps.training.batches import WorkerBatches
 from tfps.training.closure import Closure, Floats, Program, Result, UnpulledError
 from tfps.training.mode import Mode
 from tfps.training.order import LENGTH, Order
+from tfps.training.worker_caches import WorkerCaches
 from tfps.types import Nest
 
 _NUMBERS = itertools.count()
@@ -77,6 +78,8 @@ class TracedClosures:
         self._short: set[str] = set()
         self._replaced: list[object] = []
         self._variables = strategy.remote_variables.make_owned(self)
+        size = strategy.cache_size if mode.may_cache_rows else None
+        self._caches = WorkerCaches(size, self._variables, strategy.worker_devices)
 
     @property
     def operations(self) -> int:
@@ -89,11 +92,11 @@ class TracedClosures:
 
     def over_iterator(self, iterator: WorkerIterator, order: Order) -> tf.Tensor:
         """Runs a closure over an iterator, on the worker of the calling context."""
-        return self.by_iterator[iterator.kind](order.tensor(), iterator.handle)
+        return self.by_iterator[iterator.kind](self._caches.stamp(order).tensor(), iterator.handle)
 
     def over_batches(self, batches: Sequence[Nest], order: Order) -> tf.Tensor:
         """Runs a closure over fed batches, on the worker of the calling context."""
-        return retrace(lambda: self.on_batches(order.tensor(), batches))
+        return retrace(lambda: self.on_batches(self._caches.stamp(order).tensor(), batches))
 
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned."""
@@ -186,8 +189,9 @@ class TracedClosures:
         def trace(order: tf.Tensor, iterator: tf.Tensor) -> tf.Tensor:
             source = WorkerBatches(WorkerIterator(kind, iterator), spec)
             closure = self._mode.closure(self._program(spec), turn)
-            with self._rows_for_training():
-                result = closure.over_iterator(source, Order.read(order))
+            received = Order.read(order)
+            with self._rows_for_training(), self._caches.in_closure(received):
+                result = closure.over_iterator(source, received)
             self._on_traced(closure)
             return result
 
@@ -198,8 +202,9 @@ class TracedClosures:
     def _trace_batches(self, order: tf.Tensor, batches: Sequence[Nest]) -> tf.Tensor:
         # Each fed batch has its own copy of the step in the graph, so there are no turns.
         closure = self._mode.closure(self._program(batches[0]), 1)
-        with self._rows_for_training():
-            result = closure.over_batches(batches, Order.read(order))
+        received = Order.read(order)
+        with self._rows_for_training(), self._caches.in_closure(received):
+            result = closure.over_batches(batches, received)
         self._on_traced(closure)
         return result
 

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfps import step
+from tfps.embedding import row_version
 from tfps.keras import (
     building,
     eager_steps,
@@ -214,6 +215,9 @@ def _evaluate(stock: Method, model: keras.Model, *args: object, **kwargs: object
 def _run_loop(kind: str, stock: Method, model: keras.Model, *args: object, **kwargs: object) -> object:
     """Runs `fit` or `evaluate`. If it fails, no step that it started changes the model afterwards."""
     strategy, phase = model._distribute_strategy, _PHASES[kind]
+    if kind == TRAIN:
+        # What other code did to the rows since the last `fit` is not counted in steps of this model.
+        row_version.change()
     with seeds.twins_of(strategy).loop(), steps_of(model).loop(kind), strategy.record.phase(phase):
         return stock(model, *args, **kwargs)
 

@@ -44,6 +44,7 @@ class Asynchronous(SteadyMode):
     """
 
     applies_updates = True
+    may_cache_rows = True
 
     def __init__(self, strategy: ParameterServerStrategy, steps: Callable[[], int], model: AgingModel) -> None:
         super().__init__(strategy, steps)
