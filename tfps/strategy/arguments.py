@@ -14,6 +14,7 @@ from tfps.cluster.spec import ClusterSpec
 from tfps.cluster.tf_config import TaskConfig
 from tfps.errors import ConfigError
 from tfps.placement.model import Plan
+from tfps.placement.spec import STORED_DTYPES
 
 REPEATED_IDS = ("sum", "each")
 """What a row rule may get of an id that repeats in a batch."""
@@ -47,6 +48,8 @@ class Arguments:
     dense: str
     devices_per_worker: int | None
     on_nan: str = "ignore"
+    embeddings_dtype: str = "float32"
+    slots_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         """Checks every argument, and replaces it by the checked value."""
@@ -75,6 +78,8 @@ class Arguments:
         check_choice("repeated_ids", self.repeated_ids, REPEATED_IDS)
         check_choice("dense", self.dense, DENSE)
         check_choice("on_nan", self.on_nan, ON_NAN)
+        for name in ("embeddings_dtype", "slots_dtype"):
+            check_choice(name, getattr(self, name), STORED_DTYPES)
         if self.dense == ALLREDUCE and self.on_nan == SKIP:
             raise ConfigError(
                 '`on_nan` must not be "skip" with dense="allreduce": a worker that left out an update alone would have '
