@@ -31,9 +31,7 @@ class GrowingRowStore(RowStore):
         stored_dtype: the dtype of the column.
     """
 
-    def __init__(
-        self, resource: RemoteResource, device: str, dim: int, stored_dtype: tf.DType = tf.float32
-    ) -> None:
+    def __init__(self, resource: RemoteResource, device: str, dim: int, stored_dtype: tf.DType = tf.float32) -> None:
         # Ids are not numbered from 0, so there is no count of local rows; any int64 must be a valid one.
         super().__init__(device, tf.float32, dim, MAX_ROWS, stored_dtype)
         self._resource = resource

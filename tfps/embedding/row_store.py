@@ -37,9 +37,7 @@ class RowStore(abc.ABC):
         stored_dtype: the dtype in which the store keeps them, where an update rounds at random; None for `dtype`.
     """
 
-    def __init__(
-        self, device: str, dtype: tf.DType, dim: int, rows: int, stored_dtype: tf.DType | None = None
-    ) -> None:
+    def __init__(self, device: str, dtype: tf.DType, dim: int, rows: int, stored_dtype: tf.DType | None = None) -> None:
         self.device, self.dtype, self.dim, self.rows = device, dtype, dim, rows
         self.stored_dtype = stored_dtype or dtype
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class ShardedTable(Table):
     """The table of `keras.layers.Embedding`: all rows exist from the start, in one matrix for each shard.
 
-    Memory: `rows * dim` numbers of the spec's `stored_dtype` over all servers, and nothing else. Only this class and `VariableRowStore` know that
-    shards are variables.
+    Memory: `rows * dim` numbers of the spec's `dtype_on_servers` over all servers, and nothing else. Only this class
+    and `VariableRowStore` know that shards are variables.
     """
 
     @classmethod

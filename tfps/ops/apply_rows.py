@@ -192,7 +192,7 @@ def _update(
     measure: tf.Tensor | None,
 ) -> tf.Operation:
     """Updates the rows `local` of one table and its slots."""
-    rows = [stored_rows.widen(tf.raw_ops.ResourceGather(resource=v.handle, indices=local, dtype=v.dtype)) for v in table]
+    rows = [stored_rows.read_rows(variable, local) for variable in table]
     deltas = update_deltas(rule, rows, hyper, gradient, measure)
     deltas = [
         stored_rows.round_delta(old, delta) if variable.dtype == tf.bfloat16 else delta

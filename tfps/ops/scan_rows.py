@@ -71,6 +71,6 @@ def scan_rows_graph(variables: Sequence[tf.Variable], cursor: tf.Tensor, max_row
     with tf.control_dependencies([fits]):
         keys = tf.range(cursor, tf.minimum(size, cursor + max_rows), dtype=tf.int64)
     # A gather, because a slice of a variable would first read the whole variable.
-    rows = [stored_rows.widen(tf.raw_ops.ResourceGather(resource=v.handle, indices=keys, dtype=v.dtype)) for v in variables]
+    rows = [stored_rows.read_rows(variable, keys) for variable in variables]
     end = cursor + tf.size(keys, tf.int64)
     return ScannedRows(keys, rows, tf.where(end == size, tf.constant(-1, tf.int64), end))

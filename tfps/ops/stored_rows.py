@@ -7,7 +7,6 @@ Source: Gupta et al. 2015, "Deep Learning with Limited Numerical Precision".
 
 import tensorflow as tf
 
-
 DTYPES = (tf.float32, tf.bfloat16)
 """The dtypes of tables that the C++ ops read and update."""
 
@@ -15,6 +14,11 @@ DTYPES = (tf.float32, tf.bfloat16)
 def widen(rows: tf.Tensor) -> tf.Tensor:
     """Returns rows of bfloat16 as float32, and others as they are."""
     return tf.cast(rows, tf.float32) if rows.dtype == tf.bfloat16 else rows
+
+
+def read_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
+    """Returns rows of a matrix variable, [m, width]; those of bfloat16 as float32."""
+    return widen(tf.raw_ops.ResourceGather(resource=variable.handle, indices=rows, dtype=variable.dtype))
 
 
 def round_at_random(rows: tf.Tensor) -> tf.Tensor:

@@ -53,9 +53,7 @@ class TableDtypes:
         # Nothing is written where nothing is narrow, so plans stay what they were.
         rows = None if self.rows == spec.dtype else self.rows
         slots = None if self.slots == spec.dtype else self.slots
-        return dataclasses.replace(
-            spec, stored_dtype=spec.stored_dtype or rows, slots_dtype=spec.slots_dtype or slots
-        )
+        return dataclasses.replace(spec, stored_dtype=spec.stored_dtype or rows, slots_dtype=spec.slots_dtype or slots)
 
 
 @dataclasses.dataclass(frozen=True)

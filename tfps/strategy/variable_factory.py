@@ -58,7 +58,7 @@ class VariableFactory:
         keep_repeats: bool = False,
         stored: TableDtypes | None = None,
     ) -> None:
-        self._stored = stored or TableDtypes()
+        self.stored = stored or TableDtypes()
         self.small_tables = SmallTables(dense_tables_bytes)
         self.keep_repeats = keep_repeats
         self._placer = IncrementalPlacer(num_ps, partitioner, plan=plan)
@@ -116,7 +116,7 @@ class VariableFactory:
             recipe = dataclasses.replace(recipe, is_small_table=True)
         # Not before: a table that becomes a dense variable keeps the type of the variable.
         if spec.is_table:
-            spec = self._stored.of_table(spec)
+            spec = self.stored.of_table(spec)
         # Most variables that an optimizer makes for a table are slots with a row for each row. Others (a counter, say)
         # are placed like any other variable.
         if isinstance(self._slot_of, Table) and is_slot_shape(spec.shape, self._slot_of):
