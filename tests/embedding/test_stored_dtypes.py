@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tfps
 from tfps.embedding.table import Table
+from tfps.errors import ConfigError
 from tfps.placement.spec import TableDtypes
 
 ROWS, SIZE = 200, 16
@@ -153,7 +154,7 @@ def test_small_tables_stay_float32(narrow, small_tables):
 
 def test_wrong_types_are_refused():
     for name in ("embeddings_dtype", "slots_dtype"):
-        with pytest.raises(tfps.ConfigError, match=f"`{name}` must be .* Received: 'float16'"):
+        with pytest.raises(ConfigError, match=f"`{name}` must be .* Received: 'float16'"):
             tfps.ParameterServerStrategy(**{name: "float16"})
-    with pytest.raises(tfps.ConfigError, match="`embeddings_dtype` must be .* Received: 'half'"):
+    with pytest.raises(ConfigError, match="`embeddings_dtype` must be .* Received: 'half'"):
         tfps.layers.DynamicEmbedding(4, embeddings_dtype="half")

@@ -53,5 +53,5 @@ def round_delta(rows: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
     Returns:
         bfloat16 of the same shape.
     """
-    # Exact where old and new are within a factor of 2, and else off by less than a rounding.
+    # Exact where old and new are within a factor of 2, and else right to 1/256 of the delta.
     return tf.cast(widen(round_at_random(rows + delta)) - rows, tf.bfloat16)
