@@ -16,14 +16,14 @@ from tests.conftest import all_train
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves to the slow tests all modes but one of tables that only tests have, and all-reduce of tables that grow.
+    """Leaves to the slow tests all modes but one of some kinds of tables, and all-reduce of tables that grow.
 
     All-reduce treats tables as asynchronous mode does.
     """
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         kind, mode = parameters.get("kind"), parameters.get("mode")
-        if (kind == "dict" and mode != "asynchronous") or (kind == "growing" and mode == "allreduce"):
+        if (kind in ("dict", "bfloat16") and mode != "asynchronous") or (kind == "growing" and mode == "allreduce"):
             item.add_marker(pytest.mark.slow)
 
 
@@ -101,6 +101,7 @@ def case(strategy: tfps.ParameterServerStrategy, workers: int, kind: str, mode: 
     """One combination."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strategy, "dense", MODES[mode].dense)
+        patch.setattr(strategy.factory, "stored", KINDS[kind].stored)
         yield Case(strategy, KINDS[kind], MODES[mode], workers)
 
 

@@ -18,6 +18,7 @@ from tests.embedding.dict_table import DictEmbedding, DictTable
 from tfps.embedding.dynamic_table import DynamicTable
 from tfps.embedding.sharded_table import ShardedTable
 from tfps.embedding.table import Table
+from tfps.placement.spec import TableDtypes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +28,14 @@ class Kind:
     Args:
         layer: the embedding layer that makes its tables.
         table: class of these tables.
+        stored: the types in which servers keep rows and slots.
+        tolerance: how far numbers may be from those of another run, because updates are rounded at random.
     """
 
     layer: type[keras.layers.Embedding]
     table: type[Table]
+    stored: TableDtypes = TableDtypes()
+    tolerance: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +132,7 @@ KINDS = {
     "sharded": Kind(keras.layers.Embedding, ShardedTable),
     "dict": Kind(DictEmbedding, DictTable),
     "growing": Kind(GrowingEmbedding, DynamicTable),
+    "bfloat16": Kind(keras.layers.Embedding, ShardedTable, TableDtypes("bfloat16", "bfloat16"), tolerance=0.1),
 }
 
 MODES = {

@@ -32,8 +32,8 @@ def test_fit_makes_every_step(run, case):
 
 
 @only(1)
-def test_fit_of_one_worker_makes_the_updates_of_one_process(run, mode, plain_of):
-    models.assert_equal(run.fitted, plain_of(mode).fitted, tolerance=2e-4)
+def test_fit_of_one_worker_makes_the_updates_of_one_process(run, case, mode, plain_of):
+    models.assert_equal(run.fitted, plain_of(mode).fitted, tolerance=max(2e-4, case.kind.tolerance))
 
 
 @only(2)
@@ -64,10 +64,12 @@ def test_evaluate_and_predict_are_those_of_one_process(run, mode, plain_of):
     np.testing.assert_allclose(run.predicted, models.predict(plain), rtol=1e-5, atol=1e-6)
 
 
-def test_train_on_batch_makes_the_step_of_one_process(run, mode, plain_of):
+def test_train_on_batch_makes_the_step_of_one_process(run, case, mode, plain_of):
     plain = plain_of(mode).model
     models.set_state(plain, run.fitted)
-    models.assert_equal(run.stepped, models.state(models.one_more_step(plain)), tolerance=2e-4)
+    models.assert_equal(
+        run.stepped, models.state(models.one_more_step(plain)), tolerance=max(2e-4, case.kind.tolerance)
+    )
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -79,7 +81,7 @@ def test_one_more_step_equals_never_having_stopped(run, case, other, form):
     assert all(sorted(table.servers) == [0, 1] for table in tables_of(model))
     assert settings_of(model.optimizer) == settings_of(other.optimizer)
     # Bit for bit, with two workers too: the step begins with the same state, and one of them makes it.
-    models.assert_equal(models.state(models.one_more_step(model)), run.stepped)
+    models.assert_equal(models.state(models.one_more_step(model)), run.stepped, tolerance=case.kind.tolerance)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -93,7 +95,7 @@ def test_plain_keras_restores_it(run, case, form):
 # The files of one worker are the same but for the numbers in them, and no format knows how many servers wrote it.
 @only(2)
 @pytest.mark.parametrize("servers, form", list(zip(itertools.cycle([1, 3]), FORMATS)))
-def test_another_number_of_servers_restores_it(run, kind, mode, elsewhere, servers, form):
+def test_another_number_of_servers_restores_it(run, case, kind, mode, elsewhere, servers, form):
     loaded, stepped = elsewhere[servers].load(run.folder, kind, mode, form)
     models.assert_equal(loaded, run.fitted)
-    models.assert_equal(stepped, run.stepped, tolerance=1e-6)
+    models.assert_equal(stepped, run.stepped, tolerance=max(1e-6, case.kind.tolerance))

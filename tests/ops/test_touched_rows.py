@@ -155,7 +155,9 @@ def test_rows_read_after_the_call_have_the_updates_of_the_answer():
 
 
 def test_what_cannot_be_watched_is_named(monkeypatch):
-    with pytest.raises(UnsupportedError, match="watch_rows works for float32 variables. Received: float64"):
+    with pytest.raises(
+        UnsupportedError, match="watch_rows works for variables of float32 and bfloat16. Received: float64"
+    ):
         watch_rows(tf.Variable(tf.zeros([4, 2], tf.float64)))
     monkeypatch.setenv("TFPS_DISABLE_OPS", "1")
     with pytest.raises(UnsupportedError, match=r"watch_rows needs the C\+\+ ops"):

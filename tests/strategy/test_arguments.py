@@ -24,6 +24,8 @@ DEFAULTS = {
     "repeated_ids": "sum",
     "dense": "exchange",
     "devices_per_worker": None,
+    "embeddings_dtype": "float32",
+    "slots_dtype": "float32",
 }
 WRONG = {
     "cluster": ["127.0.0.1:2222", 2, LocalCluster, {"ps": []}],
@@ -37,6 +39,8 @@ WRONG = {
     "repeated_ids": ["mean", "", None, 1, True],
     "dense": ["reduce", "", None, 1, True],
     "devices_per_worker": [0, -1, 1.5, "2", True, math.nan, 99],
+    "embeddings_dtype": ["float16", "bf16", None, 16, True],
+    "slots_dtype": ["float16", "int8", None, 2, True],
 }
 
 

@@ -29,6 +29,7 @@ from tfps.placement.advice import advise
 from tfps.placement.balancers import GreedyBytes, GreedyBytesAndTraffic, RoundRobin
 from tfps.placement.model import Plan
 from tfps.placement.report import compare
+from tfps.placement.spec import STORED_DTYPES
 
 _BALANCERS = {"bytes-and-traffic": GreedyBytesAndTraffic, "bytes": GreedyBytes, "round-robin": RoundRobin}
 
@@ -49,6 +50,14 @@ _DENSE_TABLES = flags.DEFINE_integer(
     "dense-tables-bytes", None, "Bytes of tables to plan as dense variables (default 1 MB).", flag_values=_FLAGS
 )
 define_alias(_FLAGS, "dense-tables-bytes")
+_EMBEDDINGS_DTYPE = flags.DEFINE_enum(
+    "embeddings-dtype", "float32", STORED_DTYPES, "The type of rows on servers (default float32).", flag_values=_FLAGS
+)
+define_alias(_FLAGS, "embeddings-dtype")
+_SLOTS_DTYPE = flags.DEFINE_enum(
+    "slots-dtype", "float32", STORED_DTYPES, "The type of their slots on servers (default float32).", flag_values=_FLAGS
+)
+define_alias(_FLAGS, "slots-dtype")
 _ROUTING = flags.DEFINE_enum(
     "routing", "hash", ("hash", "mod", "div"), "How rows go to shards (default hash).", flag_values=_FLAGS
 )
@@ -65,7 +74,18 @@ _JSON = flags.DEFINE_string("json", None, "Save the plan to this file; a strateg
 _PLOT = flags.DEFINE_string("plot", None, "Draw the plan (.png or .svg file); needs tfps[plot].", flag_values=_FLAGS)
 _STRATEGY = StrategyFlags(_FLAGS)
 _COMPARE = flags.DEFINE_string("compare", None, "Show the differences to a plan saved with --json.", flag_values=_FLAGS)
-_OF_PLANS = ("ps", "workers", "dense-exchange-every", "dense-tables-bytes", "routing", "balancer", "plot", "compare")
+_OF_PLANS = (
+    "ps",
+    "workers",
+    "dense-exchange-every",
+    "dense-tables-bytes",
+    "embeddings-dtype",
+    "slots-dtype",
+    "routing",
+    "balancer",
+    "plot",
+    "compare",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,6 +163,8 @@ def _make_plan(model: str) -> Plan:
         batch_size=_BATCH.value,
         balancer=balancer,
         routing=_ROUTING.value,
+        embeddings_dtype=_EMBEDDINGS_DTYPE.value,
+        slots_dtype=_SLOTS_DTYPE.value,
         **small,
     )
 

@@ -81,7 +81,8 @@ class DynamicTable(Table):
             )
         width, constant = placement.spec.shape[1], initial.constant
         # In the block of the row: one search finds a row and its slots, and they are evicted together.
-        columns = [store.add_column(width, constant) for store in self.stores]
+        stored = tf.as_dtype(placement.spec.dtype_on_servers)
+        columns = [store.add_column(width, constant, stored) for store in self.stores]
         return DynamicTable(placement, columns, False, self.growth, FirstValue("constant", constant), is_slot=True)
 
     def begin_restore(self, servers: Iterable[int] | None) -> None:
@@ -95,7 +96,11 @@ class DynamicTable(Table):
             return {}
         if self.meta is None:
             spec = dataclasses.replace(
-                self.placement.spec, name=f"{self.name}/use", shape=(self.rows, META_WIDTH), trainable=False
+                self.placement.spec,
+                name=f"{self.name}/use",
+                shape=(self.rows, META_WIDTH),
+                trainable=False,
+                stored_dtype=None,
             )
             placement = dataclasses.replace(self.placement, spec=spec)
             columns = [store.meta_column() for store in self.stores]
@@ -291,18 +296,24 @@ class DynamicTables:
     growth: Growth
     grows = True
 
+    @property
+    def embeddings_dtype(self) -> str | None:
+        """The type in which servers keep the rows; None for that of the strategy."""
+        return self.growth.embeddings_dtype
+
     def create(
         self, placement: Placement, initial: InitialValue, devices: Sequence[str], trainable: bool
     ) -> DynamicTable:
         """See `Table.create`."""
         spec, first = placement.spec, first_value_of(initial, placement.spec.name)
         attributes = {**first.attributes(), **self.growth.attributes(len(devices))}
+        stored = tf.as_dtype(spec.dtype_on_servers)
 
         # A function and not a handle: the resource calls it again after a restart of its server.
         def make() -> tf.Tensor:
-            return growing_rows.make_table(spec.shape[1], attributes)
+            return growing_rows.make_table(spec.shape[1], attributes, stored)
 
-        stores = [GrowingRowStore(RemoteResource(device, make), device, spec.shape[1]) for device in devices]
+        stores = [GrowingRowStore(RemoteResource(device, make), device, spec.shape[1], stored) for device in devices]
         return DynamicTable(placement, stores, trainable, self.growth, first)
 
 

@@ -28,14 +28,15 @@ class GrowingRowStore(RowStore):
         resource: owns the handle of the column.
         device: the device of the rows.
         dim: the width of the column.
+        stored_dtype: the dtype of the column.
     """
 
     # A gather tells the store which rows the step will update, and the store evicts none of them.
     may_be_cached = False
 
-    def __init__(self, resource: RemoteResource, device: str, dim: int) -> None:
+    def __init__(self, resource: RemoteResource, device: str, dim: int, stored_dtype: tf.DType = tf.float32) -> None:
         # Ids are not numbered from 0, so there is no count of local rows; any int64 must be a valid one.
-        super().__init__(device, tf.float32, dim, MAX_ROWS)
+        super().__init__(device, tf.float32, dim, MAX_ROWS, stored_dtype)
         self._resource = resource
 
     @property
@@ -48,7 +49,8 @@ class GrowingRowStore(RowStore):
         """See `RowStore`; each row is of one moment, and the rows of a request are not."""
         with tf.device(stores[0].device):
             handles = [store.handle for store in stores]
-            return growing_rows.gather(handles, request, stores[0].dim, row_use.is_training())
+            dtype = stores[0].stored_dtype
+            return growing_rows.gather(handles, request, stores[0].dim, row_use.is_training(), dtype)
 
     @classmethod
     def apply(cls, rule: RowRule, stores: Sequence[Sequence["Self"]], message: tf.Tensor) -> tf.Operation | None:
@@ -91,17 +93,20 @@ class GrowingRowStore(RowStore):
         with tf.device(self.device):
             return growing_rows.counts(self.handle)
 
-    def add_column(self, width: int, initial: float) -> "GrowingRowStore":
+    def add_column(self, width: int, initial: float, stored_dtype: tf.DType) -> "GrowingRowStore":
         """Adds a column to each row, for a slot.
 
         Args:
-            width: the floats of a row.
+            width: the numbers of a row.
             initial: the first value of each.
+            stored_dtype: the dtype of the column.
         """
         # Refers to the table's resource: after a restart of the server the table is made again before its column.
         table = self._resource
-        resource = RemoteResource(self.device, lambda: growing_rows.add_column(table.handle, width, initial))
-        return GrowingRowStore(resource, self.device, width)
+        resource = RemoteResource(
+            self.device, lambda: growing_rows.add_column(table.handle, width, initial, stored_dtype)
+        )
+        return GrowingRowStore(resource, self.device, width, stored_dtype)
 
     def meta_column(self) -> "GrowingRowStore":
         """Returns the column of metadata: when each row was used last, and its score."""

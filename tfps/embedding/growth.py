@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import tensorflow as tf
 
-from tfps.checks import check_integer
+from tfps.checks import check_choice, check_integer
 from tfps.embedding.admission import Admission, check_admission
 from tfps.embedding.eviction import Eviction, check_eviction
 from tfps.errors import ConfigError
+from tfps.placement.spec import STORED_DTYPES
 
 if TYPE_CHECKING:
     from tfps.embedding.initialization import InitialValue
@@ -72,6 +73,7 @@ class Growth:
         max_rows: the largest number of rows over all servers; None for no limit.
         max_bytes: the most bytes over all servers, with slots, index and counts; None for no limit.
         expected_rows: the number of rows that plans assume; None for `max_rows`, or else about a million.
+        embeddings_dtype: the type in which servers keep the rows; None for that of the strategy.
 
     Raises:
         ConfigError: an argument breaks its rule.
@@ -82,6 +84,7 @@ class Growth:
     max_rows: int | None = None
     max_bytes: int | None = None
     expected_rows: int | None = None
+    embeddings_dtype: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -89,6 +92,8 @@ class Growth:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check_integer(name, value, at_least=1))
+        if self.embeddings_dtype is not None:
+            check_choice("embeddings_dtype", self.embeddings_dtype, STORED_DTYPES)
         object.__setattr__(self, "admission", check_admission(self.admission))
         # The rule of eviction is checked last, because it depends on the budget.
         has_budget = self.max_rows is not None or self.max_bytes is not None

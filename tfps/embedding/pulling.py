@@ -28,16 +28,17 @@ def pull(groups: Sequence[LookupGroup]) -> list[tf.Tensor]:
     # blocks[g] collects the rows of group g, server by server.
     blocks: list[list[tf.Tensor]] = [[] for _ in groups]
     num_servers = max((group.routes.num_servers for group in groups), default=0)
-    # A message holds one dtype. Layers make float32 tables, but a user may create tables of another dtype too. Coded
-    # rows of every dtype are float32 messages.
-    kinds = [tf.uint8 if wire.codec_of(group.tables[0]) else group.tables[0].dtype for group in groups]
+    # A message holds one dtype: that in which the servers keep the rows, or bytes where the rows are coded.
+    kinds = [tf.uint8 if wire.codec_of(group.tables[0]) else group.tables[0].stored_dtype for group in groups]
     for server, kind in itertools.product(range(num_servers), dict.fromkeys(kinds)):
         chosen = [i for i, group in enumerate(groups) if kinds[i] == kind and group.stores(server)]
         pull_from = _pull_coded_from if kind == tf.uint8 else _pull_from
         answers = pull_from(server, [groups[i] for i in chosen]) if chosen else []
         for i, block in zip(chosen, answers, strict=True):
             blocks[i].append(block)
-    return [rows[0] if len(rows) == 1 else tf.concat(rows, 0) for rows in blocks]
+    joined = [rows[0] if len(rows) == 1 else tf.concat(rows, 0) for rows in blocks]
+    # The worker widens: the answer has crossed in the dtype of the servers.
+    return [tf.cast(rows, group.tables[0].dtype) for rows, group in zip(joined, groups, strict=True)]
 
 
 def _pull_from(server: int, groups: Sequence[LookupGroup]) -> list[tf.Tensor]:

@@ -50,6 +50,7 @@ class RoutedRows:
         # All stores have the same width and dtype, so the first one stands for all.
         self.stores = tuple(stores)
         self.dim, self.dtype = self.stores[0].dim, self.stores[0].dtype
+        self.stored_dtype = self.stores[0].stored_dtype
         # TensorFlow's tapes treat the rows as a variable and read these two attributes of it.
         self._unique_id = self._shared_name = "tfps_" + "_".join(map(str, key if isinstance(key, tuple) else (key,)))
 
@@ -64,9 +65,9 @@ class RoutedRows:
         return TableRoute(self.name, self.routing, self.servers)
 
     @property
-    def kind(self) -> tuple[type[RowStore], int, tf.DType]:
-        """The store type, width and dtype. One request, one gather and one update serve all tables of one kind."""
-        return type(self.stores[0]), self.dim, self.dtype
+    def kind(self) -> tuple[type[RowStore], int, tf.DType, tf.DType]:
+        """The store type, width and dtypes. One request, one gather and one update serve all tables of one kind."""
+        return type(self.stores[0]), self.dim, self.dtype, self.stored_dtype
 
     @property
     def handle(self) -> tf.Tensor:

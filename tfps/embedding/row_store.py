@@ -31,9 +31,10 @@ class RowStore(abc.ABC):
 
     Args:
         device: the device of the rows, for example "/job:ps/task:1/device:CPU:0"; "" for the device of the graph.
-        dtype: the dtype of the rows.
+        dtype: the dtype of the rows, in which callers give and get them.
         dim: the width of a row.
         rows: the limit of local rows, which are at least 0 and below it.
+        stored_dtype: the dtype in which the store keeps them, where an update rounds at random; None for `dtype`.
 
     Attributes:
         may_be_cached: whether a worker may use a copy of a row for some steps without asking the store.
@@ -41,8 +42,9 @@ class RowStore(abc.ABC):
 
     may_be_cached: ClassVar[bool] = True
 
-    def __init__(self, device: str, dtype: tf.DType, dim: int, rows: int) -> None:
+    def __init__(self, device: str, dtype: tf.DType, dim: int, rows: int, stored_dtype: tf.DType | None = None) -> None:
         self.device, self.dtype, self.dim, self.rows = device, dtype, dim, rows
+        self.stored_dtype = stored_dtype or dtype
 
     # These two are class methods, because one operation serves the stores of many tables: an operation on another task
     # costs about a millisecond, and a model may have dozens of tables.
@@ -53,12 +55,13 @@ class RowStore(abc.ABC):
         """Copies the requested rows, by one operation for all stores.
 
         Args:
-            stores: stores of one server, width and dtype, in the order of the request's pieces.
+            stores: stores of one server, width, dtype and stored dtype, in the order of the request's pieces.
             request: int64 [len(stores) + m]: the count of each store and then the local rows, as
                 `tfps.ops.row_request` describes; `split_request` there takes it apart.
 
         Returns:
-            The rows, [m, dim], in the order of the request, on the device of the stores.
+            The rows, [m, dim] of the `stored_dtype`, in the order of the request, on the device of the stores. Fewer
+            bytes cross so; the caller casts them to `dtype`.
         """
 
     @classmethod

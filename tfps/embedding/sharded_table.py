@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class ShardedTable(Table):
     """The table of `keras.layers.Embedding`: all rows exist from the start, in one matrix for each shard.
 
-    Memory: `rows * dim` floats over all servers, and nothing else. Only this class and `VariableRowStore` know that
-    shards are variables.
+    Memory: `rows * dim` numbers of the spec's `dtype_on_servers` over all servers, and nothing else. Only this class
+    and `VariableRowStore` know that shards are variables.
     """
 
     @classmethod
@@ -40,12 +40,12 @@ class ShardedTable(Table):
 
 def _create_variable(spec: VariableSpec, index: int, rows: int, value: float, device: str) -> RemoteVariable:
     """Creates the variable of one shard, with `value` in every element."""
-    shape = (rows, *spec.shape[1:])
+    shape, stored = (rows, *spec.shape[1:]), spec.dtype_on_servers
     # The lambda makes the server compute the value. A tensor would cross from the chief.
     return RemoteVariable(
-        lambda: tf.fill(shape, tf.cast(value, spec.dtype)),
+        lambda: tf.fill(shape, tf.cast(value, stored)),
         name=f"{spec.name}/shard_{index}",
-        dtype=spec.dtype,
+        dtype=stored,
         shape=shape,
         # The table is what tapes watch, and not its shards.
         trainable=False,

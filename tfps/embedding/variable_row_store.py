@@ -46,6 +46,8 @@ class VariableRowStore(RowStore):
     One op gathers from all variables of a server and one op updates them (`tfps.ops.gather_rows`,
     `tfps.ops.apply_rows`). They run in C++ if the library is built. Ownership: the store keeps the variable alive.
 
+    Rows in a matrix of bfloat16 are float32 to callers.
+
     Args:
         variable: the matrix, [rows, dim].
         rows: the number of rows; None if the shape of the variable gives it.
@@ -53,7 +55,8 @@ class VariableRowStore(RowStore):
 
     def __init__(self, variable: RowVariable, rows: int | None = None) -> None:
         known = int(variable.shape[0]) if rows is None else rows
-        super().__init__(variable.device, variable.dtype, int(variable.shape[1]), known)
+        dtype = tf.float32 if variable.dtype == tf.bfloat16 else variable.dtype
+        super().__init__(variable.device, dtype, int(variable.shape[1]), known, variable.dtype)
         self.variable = variable
 
     @classmethod
@@ -70,10 +73,11 @@ class VariableRowStore(RowStore):
         """See `RowStore`."""
         # `tf.Variable.scatter_update` would do the same, but the variable of a `LocalTable` only has a handle.
         with tf.device(self.device):
-            tf.raw_ops.ResourceScatterUpdate(resource=self.variable.handle, indices=local, updates=rows)
+            stored = tf.cast(rows, self.stored_dtype)
+            tf.raw_ops.ResourceScatterUpdate(resource=self.variable.handle, indices=local, updates=stored)
 
     def scan(self, slots: Sequence["Self"], chunk_rows: int) -> Iterator[tuple[np.ndarray[Any, Any], list[tf.Tensor]]]:
-        """See `RowStore`; a chunk is of one moment where the rows are float32 and the C++ ops are built."""
+        """See `RowStore`; a chunk is of one moment where the C++ ops are built."""
         variables = [store.variable for store in (self, *slots)]
         # Every local row exists, so the cursor is a row number, and the server need not send the local rows.
         # Example: 5 rows in chunks of 2 are [0, 1], [2, 3] and [4].

@@ -150,8 +150,9 @@ def _describe(model: keras.Model, inputs: Nest, batch_size: int, small: SmallTab
         if hasattr(layer, "tfps_table_type") or not getattr(layer, "tfps_may_be_dense", True)
         for variable in layer._trainable_variables + layer._non_trainable_variables
     }
+    # Tables that grow, with the type of their rows if the layer names one.
     growing = {
-        id(variable)
+        id(variable): layer.tfps_table_type.embeddings_dtype
         for layer in model._flatten_layers()
         if getattr(getattr(layer, "tfps_table_type", None), "grows", False)
         for variable in layer._trainable_variables + layer._non_trainable_variables
@@ -171,6 +172,7 @@ def _describe(model: keras.Model, inputs: Nest, batch_size: int, small: SmallTab
             trainable=variable.trainable,
             is_table=id(variable) in ids_per_step,
             growing=id(variable) in growing and id(variable) in ids_per_step,
+            stored_dtype=growing.get(id(variable)),
         )
         if spec.is_table and id(variable) not in fixed and small.take(spec):
             # The ids of a dense variable do not matter: it crosses whole.

@@ -34,6 +34,8 @@ class DynamicEmbedding(GrowingLayer):
             beyond it gets no row.
         max_bytes: the most bytes over all servers, slots and index included; None for no limit.
         expected_rows: the number of rows that plans and summaries assume; None for `max_rows`, or else 2**20.
+        embeddings_dtype: the type in which servers keep the rows, "float32" or "bfloat16"; None for that of the
+            strategy (`tfps.ParameterServerStrategy(embeddings_dtype=)`).
         embeddings_regularizer: the regularizer of the rows. It sees each row of a batch once.
         mask_zero: whether id 0, or the empty string, is padding.
         **kwargs: further arguments of `keras.layers.Layer`.
@@ -59,11 +61,12 @@ class DynamicEmbedding(GrowingLayer):
         expected_rows: int | None = None,
         embeddings_regularizer: str | keras.regularizers.Regularizer | None = None,
         mask_zero: bool = False,
+        embeddings_dtype: str | None = None,
         **kwargs: Any,
     ) -> None:
         # Before the base class, which wants a number of rows; `from_config` gives rules as dictionaries.
         check_unknown(kwargs)
-        growth = Growth(rule_of(admission), rule_of(eviction), max_rows, max_bytes, expected_rows)
+        growth = Growth(rule_of(admission), rule_of(eviction), max_rows, max_bytes, expected_rows, embeddings_dtype)
         super().__init__(
             growth.planned_rows,
             check_integer("output_dim", output_dim, at_least=1),
@@ -130,6 +133,7 @@ class DynamicEmbeddingBag(EmbeddingBag, GrowingLayer):
         max_rows: the most rows over all servers; None for no limit.
         max_bytes: the most bytes over all servers; None for no limit.
         expected_rows: the number of rows that plans assume.
+        embeddings_dtype: the type in which servers keep the rows; None for that of the strategy.
         embeddings_regularizer: the regularizer of the rows.
         mask_zero: whether id 0, or the empty string, is padding, which is left out of its bag.
         **kwargs: further arguments of `keras.layers.Layer`.
@@ -158,10 +162,11 @@ class DynamicEmbeddingBag(EmbeddingBag, GrowingLayer):
         expected_rows: int | None = None,
         embeddings_regularizer: str | keras.regularizers.Regularizer | None = None,
         mask_zero: bool = False,
+        embeddings_dtype: str | None = None,
         **kwargs: Any,
     ) -> None:
         check_unknown(kwargs)
-        growth = Growth(rule_of(admission), rule_of(eviction), max_rows, max_bytes, expected_rows)
+        growth = Growth(rule_of(admission), rule_of(eviction), max_rows, max_bytes, expected_rows, embeddings_dtype)
         if isinstance(growth.admission, Filter):
             raise UnsupportedError(
                 "`admission` of a DynamicEmbeddingBag must be a rule of the servers. Received: a `Filter`. "

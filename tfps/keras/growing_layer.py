@@ -184,6 +184,8 @@ class GrowingLayer(keras.layers.Embedding):
             "max_rows": growth.max_rows,
             "max_bytes": growth.max_bytes,
             "expected_rows": growth.expected_rows,
+            # Left out where none is named, so that earlier versions read the file.
+            **({} if growth.embeddings_dtype is None else {"embeddings_dtype": growth.embeddings_dtype}),
         }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from tfps.checks import check_integer
+from tfps.checks import check_choice, check_integer
 from tfps.errors import PlanError
 from tfps.keras.describe import DEFAULT_BATCH_SIZE, describe
 from tfps.placement import planner
@@ -13,7 +13,7 @@ from tfps.placement.model import Plan
 from tfps.placement.partitioners import as_partitioner
 from tfps.placement.routing import RoutingKind
 from tfps.placement.small_tables import DENSE_TABLES_BYTES
-from tfps.placement.spec import VariableSpec
+from tfps.placement.spec import STORED_DTYPES, TableDtypes, VariableSpec
 from tfps.types import Nest
 
 
@@ -27,6 +27,8 @@ def plan(
     balancer: Any = None,
     routing: RoutingKind = "hash",
     dense_tables_bytes: int = DENSE_TABLES_BYTES,
+    embeddings_dtype: str = "float32",
+    slots_dtype: str = "float32",
 ) -> Plan:
     """Plans where every variable of a model lives. It starts nothing and takes no memory for variables.
 
@@ -49,6 +51,8 @@ def plan(
         routing: how the rows of a split table map to its shards: "div", "mod" or "hash".
         dense_tables_bytes: the bytes of tables that are planned as dense variables, as in
             `tfps.ParameterServerStrategy`; specs of variables are planned as they are.
+        embeddings_dtype: the type in which servers keep rows, as in `tfps.ParameterServerStrategy`.
+        slots_dtype: the type in which they keep slots, likewise.
 
     Returns:
         The plan. `print(plan.table())` shows it, `plan.loads()` returns the bytes and rows of each server,
@@ -71,8 +75,15 @@ def plan(
     batch_size = check_integer("batch_size", batch_size, at_least=1, error=PlanError)
     check_integer("num_ps", num_ps, at_least=1, error=PlanError)
     check_integer("dense_tables_bytes", dense_tables_bytes, at_least=0, error=PlanError)
+    for name, dtype in (("embeddings_dtype", embeddings_dtype), ("slots_dtype", slots_dtype)):
+        check_choice(name, dtype, STORED_DTYPES, error=PlanError)
     partitioner = as_partitioner(variable_partitioner, "variable_partitioner")
-    return planner.plan(_specs(model, inputs, batch_size, dense_tables_bytes), num_ps, partitioner, balancer, routing)
+    stored = TableDtypes(embeddings_dtype, slots_dtype)
+    specs = [
+        stored.of_table(spec) if spec.is_table else spec
+        for spec in _specs(model, inputs, batch_size, dense_tables_bytes)
+    ]
+    return planner.plan(specs, num_ps, partitioner, balancer, routing)
 
 
 def _specs(model: Any, inputs: Nest, batch_size: int, dense_tables_bytes: int) -> list[VariableSpec]:

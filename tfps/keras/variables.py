@@ -53,6 +53,8 @@ def create(strategy: ParameterServerStrategy, variable: Variable, initializer: I
         trainable=variable.trainable,
         is_table=is_table(variable, shape),
         growing=variable._tfps_table_type.grows and looks_like_table(shape, variable.name, of_embedding=True),
+        # Only a table that grows has a type of its own; others have that of the strategy.
+        stored_dtype=getattr(variable._tfps_table_type, "embeddings_dtype", None),
     )
     # Three forms of the same initial value: the whole tensor, a range of rows, and a constant. Servers use the cheapest
     # one that exists, so that a large table is never drawn in one piece.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfps.errors import ConfigError
-from tfps.ops import library
+from tfps.ops import library, stored_rows
 from tfps.ops.row_request import REPEATS, common_width, split_request
 from tfps.ops.row_rules import RowRule
 from tfps.ops.rules.declaration import Measure, measure_of
@@ -94,7 +94,8 @@ def apply_rows(rule: RowRule, variables: Sequence[Sequence[tf.Variable]], messag
     Args:
         rule: the optimizer, one of `tfps.ops.row_rules.ROW_RULES`.
         variables: for each table, in the order of the request's pieces, the table and then its slots in the rule's
-            order. All are float32; a table is [any, dim], a slot [any, dim], or [any, 1] if it has one number per row.
+            order. Each is float32 or bfloat16; a table is [any, dim], a slot [any, dim], or [any, 1] if it has one
+            number per row. What is bfloat16 is updated in float32 and rounded at random (`tfps.ops.stored_rows`).
         message: the update, from `pack_update`.
 
     Returns:
@@ -109,7 +110,7 @@ def apply_rows(rule: RowRule, variables: Sequence[Sequence[tf.Variable]], messag
         _check_slots(rule, table, dim)
     ops = library.load()
     with tf.device(variables[0][0].device):
-        if ops is None or variables[0][0].dtype != tf.float32:
+        if ops is None or variables[0][0].dtype not in stored_rows.DTYPES:
             return apply_rows_graph(rule, variables, message)
         # The op takes all tables, then the first slot of each table, and so on.
         handles = [table[i].handle for i in range(1 + len(rule.slots)) for table in variables]
@@ -174,7 +175,8 @@ def _check_slots(rule: RowRule, table: Sequence[tf.Variable], dim: int) -> None:
             f"Received: {len(table)} variables."
         )
     for slot, variable in zip(rule.slots, table[1:], strict=True):
-        if variable.dtype != table[0].dtype or variable.shape.rank != 2 or variable.shape[1] != slot.width(dim):
+        alike = variable.dtype == table[0].dtype or {variable.dtype, table[0].dtype} <= set(stored_rows.DTYPES)
+        if not alike or variable.shape.rank != 2 or variable.shape[1] != slot.width(dim):
             raise ConfigError(
                 f"slot {slot.name!r} of a table must be {table[0].dtype.name} with {slot.width(dim)} columns for rule "
                 f"{rule.name!r}. Received: {variable.dtype.name} of shape {variable.shape}."
@@ -190,8 +192,12 @@ def _update(
     measure: tf.Tensor | None,
 ) -> tf.Operation:
     """Updates the rows `local` of one table and its slots."""
-    rows = [tf.raw_ops.ResourceGather(resource=v.handle, indices=local, dtype=v.dtype) for v in table]
+    rows = [stored_rows.read_rows(variable, local) for variable in table]
     deltas = update_deltas(rule, rows, hyper, gradient, measure)
+    deltas = [
+        stored_rows.round_delta(old, delta) if variable.dtype == tf.bfloat16 else delta
+        for variable, old, delta in zip(table, rows, deltas, strict=True)
+    ]
     where = local[:, tf.newaxis]
     # ResourceScatterAdd takes the lock shared; ResourceScatterNdAdd excludes other writers, so no addition is lost.
     return tf.group(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfps.ops import library
+from tfps.ops import library, stored_rows
 from tfps.ops.row_request import common_width, split_request
 
 
@@ -16,11 +16,11 @@ def gather_rows(tables: Sequence[tf.Variable], request: tf.Tensor) -> tf.Tensor:
 
     Args:
         tables: variables of one server and dtype, [any, dim] each, in the order of the request's pieces. Tables of
-            another dtype than float32 are read by TensorFlow's own ops.
+            another dtype than float32 and bfloat16 are read by TensorFlow's own ops.
         request: the request from `route_unique`, int64, [len(tables) + m].
 
     Returns:
-        The rows, [m, dim], in the order of the request.
+        The rows, [m, dim] of the dtype of the tables, in the order of the request.
 
     Raises:
         ConfigError: the tables are not matrices of one width and dtype.
@@ -30,9 +30,10 @@ def gather_rows(tables: Sequence[tf.Variable], request: tf.Tensor) -> tf.Tensor:
     ops = library.load()
     # The op runs on the server of the tables, so only the request and the rows cross the network.
     with tf.device(tables[0].device):
-        if ops is None or tables[0].dtype != tf.float32:
+        if ops is None or tables[0].dtype not in stored_rows.DTYPES:
             return gather_rows_graph(tables, request)
-        return ops.tfps_gather_rows(tables=[table.handle for table in tables], request=request, dim=dim)
+        handles = [table.handle for table in tables]
+        return ops.tfps_gather_rows(tables=handles, request=request, dim=dim, T=tables[0].dtype)
 
 
 def gather_rows_graph(tables: Sequence[tf.Variable], request: tf.Tensor) -> tf.Tensor:

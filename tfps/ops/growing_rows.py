@@ -73,23 +73,24 @@ def _ops() -> ModuleType:
     return ops
 
 
-def make_table(dim: int, attributes: dict[str, Any]) -> tf.Tensor:
+def make_table(dim: int, attributes: dict[str, Any], stored_dtype: tf.DType = tf.float32) -> tf.Tensor:
     """Makes a table on the current device, and returns the handle that owns it.
 
     Args:
         dim: the width of a row.
         attributes: attributes of the op TfpsGrowingTable.
+        stored_dtype: the dtype in which rows are stored, float32 or bfloat16.
 
     Raises:
         UnsupportedError: the C++ ops are not built.
         tf.errors.InvalidArgumentError: an attribute breaks its rule.
     """
-    return _ops().tfps_growing_table(dim=dim, **attributes)
+    return _ops().tfps_growing_table(dim=dim, storage=stored_dtype, **attributes)
 
 
-def add_column(table: tf.Tensor, width: int, initial: float) -> tf.Tensor:
-    """Adds a column with `width` floats a row, and returns the handle that owns it."""
-    return _ops().tfps_growing_column(table=table, width=width, initial=initial)
+def add_column(table: tf.Tensor, width: int, initial: float, stored_dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """Adds a column with `width` numbers a row, and returns the handle that owns it."""
+    return _ops().tfps_growing_column(table=table, width=width, initial=initial, storage=stored_dtype)
 
 
 def meta_column(table: tf.Tensor) -> tf.Tensor:
@@ -97,9 +98,11 @@ def meta_column(table: tf.Tensor) -> tf.Tensor:
     return _ops().tfps_growing_meta(table=table)
 
 
-def gather(columns: list[tf.Tensor], request: tf.Tensor, dim: int, training: bool) -> tf.Tensor:
-    """Copies the requested rows of columns of one width, [m, dim]; see `tfps.ops.gather_rows`."""
-    return _ops().tfps_gather_rows(tables=columns, request=request, dim=dim, training=training)
+def gather(
+    columns: list[tf.Tensor], request: tf.Tensor, dim: int, training: bool, dtype: tf.DType = tf.float32
+) -> tf.Tensor:
+    """Copies the requested rows of columns of one width, [m, dim] of `dtype`; see `tfps.ops.gather_rows`."""
+    return _ops().tfps_gather_rows(tables=columns, request=request, dim=dim, training=training, T=dtype)
 
 
 def apply(rule: RowRule, columns: list[tf.Tensor], message: tf.Tensor, tables: int, dim: int) -> tf.Operation | None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfps.errors import ConfigError
-from tfps.ops import library
+from tfps.ops import library, stored_rows
 
 
 class ScannedRows(NamedTuple):
@@ -14,7 +14,7 @@ class ScannedRows(NamedTuple):
 
     Args:
         keys: the number of each row, int64 [m].
-        rows: the rows of the table, [m, dim], then of each slot, [m, width of the slot].
+        rows: the rows of the table, [m, dim], then of each slot, [m, width of the slot]. bfloat16 comes as float32.
         cursor: the start of the next chunk, int64 scalar; -1 after the last chunk.
     """
 
@@ -27,7 +27,7 @@ def scan_rows(variables: Sequence[tf.Variable], cursor: tf.Tensor | int, max_row
     """Copies the next rows of a table and their slots.
 
     The C++ op locks a table and its slots together, so a row and its slots are from the same moment. Without the
-    library, or for other dtypes than float32, each variable is read at another moment.
+    library, or for other dtypes than float32 and bfloat16, each variable is read at another moment.
 
         cursor = 0
         while cursor != -1:
@@ -54,7 +54,7 @@ def scan_rows(variables: Sequence[tf.Variable], cursor: tf.Tensor | int, max_row
     ops = library.load()
     cursor = tf.cast(cursor, tf.int64)
     with tf.device(variables[0].device):
-        if ops is None or any(variable.dtype != tf.float32 for variable in variables):
+        if ops is None or any(variable.dtype not in stored_rows.DTYPES for variable in variables):
             return scan_rows_graph(variables, cursor, max_rows)
         handles = [variable.handle for variable in variables]
         chunk = ops.tfps_scan_rows(variables=handles, cursor=cursor, dim=int(variables[0].shape[1]), max_rows=max_rows)
@@ -71,6 +71,6 @@ def scan_rows_graph(variables: Sequence[tf.Variable], cursor: tf.Tensor, max_row
     with tf.control_dependencies([fits]):
         keys = tf.range(cursor, tf.minimum(size, cursor + max_rows), dtype=tf.int64)
     # A gather, because a slice of a variable would first read the whole variable.
-    rows = [tf.raw_ops.ResourceGather(resource=v.handle, indices=keys, dtype=v.dtype) for v in variables]
+    rows = [stored_rows.read_rows(variable, keys) for variable in variables]
     end = cursor + tf.size(keys, tf.int64)
     return ScannedRows(keys, rows, tf.where(end == size, tf.constant(-1, tf.int64), end))

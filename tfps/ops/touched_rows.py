@@ -5,7 +5,7 @@ from types import ModuleType
 import tensorflow as tf
 
 from tfps.errors import UnsupportedError
-from tfps.ops import library
+from tfps.ops import library, stored_rows
 
 
 def watch_rows(variable: tf.Variable) -> tf.Operation | None:
@@ -64,6 +64,8 @@ def _ops_for(variable: tf.Variable, caller: str) -> ModuleType:
             "without them. Build them with `pip install --no-build-isolation`, and leave TFPS_DISABLE_OPS unset."
         )
     # TensorFlow's own ops update tables of other types, and they record nothing.
-    if variable.dtype != tf.float32:
-        raise UnsupportedError(f"{caller} works for float32 variables. Received: {variable.dtype.name}.")
+    if variable.dtype not in stored_rows.DTYPES:
+        raise UnsupportedError(
+            f"{caller} works for variables of float32 and bfloat16. Received: {variable.dtype.name}."
+        )
     return ops

@@ -290,9 +290,10 @@ def check_fits(planned: VariableSpec, spec: VariableSpec) -> None:
 def _placement_to_json(placement: Placement) -> dict[str, Any]:
     routing = dataclasses.asdict(placement.routing) if placement.routing else None
     spec = dataclasses.asdict(placement.spec)
-    # Left out where it is false, so that plans of tables with fixed rows are read by earlier versions too.
-    if not spec["growing"]:
-        del spec["growing"]
+    # Left out where they say nothing, so that plans without them are read by earlier versions too.
+    for field in ("growing", "stored_dtype", "slots_dtype"):
+        if not spec[field]:
+            del spec[field]
     return {**spec, "servers": list(placement.servers), "routing": routing}
 
 

@@ -5,12 +5,14 @@ import math
 
 import numpy as np
 
-from tfps.checks import check_bool, check_integer, check_list, check_number, check_string, show_value
+from tfps.checks import check_bool, check_choice, check_integer, check_list, check_number, check_string, show_value
 from tfps.errors import PlanError
 from tfps.types import Shape, is_integer
 
 _NARROW_BYTES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "int4": 1, "uint4": 1}
 """Bytes of an element of the types that Keras and TensorFlow have and numpy lacks."""
+STORED_DTYPES = ("float32", "bfloat16")
+"""The types in which servers can keep the rows and slots of a table."""
 _GROWING_ROW_BYTES = 16
 """What a row of a table that grows takes beyond its floats: its id, its part of the index, and when it was used."""
 
@@ -35,6 +37,26 @@ def dtype_bytes(dtype: str) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
+class TableDtypes:
+    """The types in which servers keep tables.
+
+    Args:
+        rows: of the rows, one of `STORED_DTYPES`.
+        slots: of the slots that are as wide as the rows.
+    """
+
+    rows: str = "float32"
+    slots: str = "float32"
+
+    def of_table(self, spec: "VariableSpec") -> "VariableSpec":
+        """Returns the spec of a table with these types. What a spec says of itself, for its layer, stays."""
+        # Nothing is written where nothing is narrow, so plans stay what they were.
+        rows = None if self.rows == spec.dtype else self.rows
+        slots = None if self.slots == spec.dtype else self.slots
+        return dataclasses.replace(spec, stored_dtype=spec.stored_dtype or rows, slots_dtype=spec.slots_dtype or slots)
+
+
+@dataclasses.dataclass(frozen=True)
 class VariableSpec:
     """The description of one variable of a model, without the variable itself.
 
@@ -44,6 +66,8 @@ class VariableSpec:
         dtype: the element type by name.
         slots: the number of optimizer slots of the same shape: SGD 0, Adagrad 1, Adam 2.
         row_slots: the number of optimizer slots with one number per row: RowwiseAdagrad 1.
+        stored_dtype: the type in which servers keep the rows of a table, "float32" or "bfloat16"; None for `dtype`.
+        slots_dtype: the same for its slots that are as wide as the rows; None for `dtype`.
         growing: whether rows appear as their ids do, which are any int64. The shape has the expected number of rows.
         rows_per_step: ids that one step of one worker looks up in this table, with repeats; None if unknown.
         trainable: whether steps push updates to the variable.
@@ -62,6 +86,8 @@ class VariableSpec:
     is_table: bool = False
     row_slots: int = 0
     growing: bool = False
+    stored_dtype: str | None = None
+    slots_dtype: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the fields. A list as `shape` becomes a tuple, and numbers of numpy become Python's, for JSON."""
@@ -82,6 +108,9 @@ class VariableSpec:
             )
             object.__setattr__(self, "rows_per_step", int(rows) if is_integer(self.rows_per_step) else rows)
         dtype_bytes(self.dtype)
+        for field in ("stored_dtype", "slots_dtype"):
+            if getattr(self, field) is not None:
+                check_choice(self._field(field), getattr(self, field), STORED_DTYPES, error=PlanError)
 
     @property
     def rows(self) -> int:
@@ -91,7 +120,12 @@ class VariableSpec:
     @property
     def nbytes(self) -> int:
         """Bytes of the variable without slots."""
-        return math.prod(self.shape) * dtype_bytes(self.dtype)
+        return math.prod(self.shape) * dtype_bytes(self.dtype_on_servers)
+
+    @property
+    def dtype_on_servers(self) -> str:
+        """The type in which servers keep the rows."""
+        return self.stored_dtype or self.dtype
 
     @property
     def bytes_with_slots(self) -> int:
@@ -101,13 +135,14 @@ class VariableSpec:
     def bytes_of_rows(self, rows: int) -> int:
         """Returns the bytes of some rows and their slots."""
         # Example: a row of 16 floats with one slot and one row slot is 64 + 64 + 4 bytes.
-        own = self.row_bytes * (1 + self.slots) + dtype_bytes(self.dtype) * self.row_slots
+        slot = math.prod(self.shape[1:]) * dtype_bytes(self.slots_dtype or self.dtype)
+        own = self.row_bytes + slot * self.slots + dtype_bytes(self.dtype) * self.row_slots
         return rows * (own + (_GROWING_ROW_BYTES if self.growing else 0))
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one row without slots, which a lookup of one id moves."""
-        return math.prod(self.shape[1:]) * dtype_bytes(self.dtype)
+        return math.prod(self.shape[1:]) * dtype_bytes(self.dtype_on_servers)
 
     def _field(self, name: str) -> str:
         """Returns the name of a field for messages, with the variable's name, because a plan has many variables."""

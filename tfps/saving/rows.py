@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from tfps.embedding.row_store import RowStore
 from tfps.embedding.table import Table, TouchedCursor
 from tfps.saving.content import Content, TableContent
 from tfps.saving.servers import run_on_servers
@@ -100,7 +101,14 @@ class TouchedRows:
                     # A request has the count of each store, here of one, and then the local rows.
                     request = tf.constant(np.concatenate([[local.size], local]))
                     stores = [table.stores[shard] for table in one.tables]
-                    yield Chunk(number, shard, local, [type(store).gather([store], request) for store in stores])
+                    yield Chunk(number, shard, local, [_gather(store, request) for store in stores])
+
+
+def _gather(store: RowStore, request: tf.Tensor) -> tf.Tensor:
+    """Returns rows on their server, in the dtype of the files, which is not that of the store perhaps."""
+    rows = type(store).gather([store], request)
+    with tf.device(rows.device):
+        return tf.cast(rows, store.dtype)
 
 
 class CopiedRows:

@@ -17,6 +17,7 @@ from tfps.embedding.wire import FLOAT32, WIRES
 from tfps.errors import ConfigError
 from tfps.ops import library
 from tfps.placement.model import Plan
+from tfps.placement.spec import STORED_DTYPES
 
 REPEATED_IDS = ("sum", "each")
 """What a row rule may get of an id that repeats in a batch."""
@@ -56,6 +57,8 @@ class Arguments:
     wire: str = FLOAT32
     cache_rows: int = 0
     max_staleness: int = MAX_STALENESS
+    embeddings_dtype: str = "float32"
+    slots_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         """Checks every argument, and replaces it by the checked value."""
@@ -84,6 +87,8 @@ class Arguments:
         check_choice("repeated_ids", self.repeated_ids, REPEATED_IDS)
         check_choice("dense", self.dense, DENSE)
         check_choice("on_nan", self.on_nan, ON_NAN)
+        for name in ("embeddings_dtype", "slots_dtype"):
+            check_choice(name, getattr(self, name), STORED_DTYPES)
         if self.dense == ALLREDUCE and self.on_nan == SKIP:
             raise ConfigError(
                 '`on_nan` must not be "skip" with dense="allreduce": a worker that left out an update alone would have '

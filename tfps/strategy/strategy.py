@@ -34,7 +34,7 @@ from tfps.ops import library
 from tfps.placement.advice import default_exchange_every
 from tfps.placement.model import Plan
 from tfps.placement.small_tables import DENSE_TABLES_BYTES
-from tfps.placement.spec import VariableSpec
+from tfps.placement.spec import TableDtypes, VariableSpec
 from tfps.runtime.gate import Gate
 from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
@@ -124,6 +124,11 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             tables that grow are not kept.
         max_staleness: the number of steps of a worker for which it uses a row that it keeps. Such a row lacks the
             updates that this worker and others have made since. 0 keeps no rows.
+        embeddings_dtype: the type in which servers keep the rows of tables. "bfloat16" takes half the memory and half
+            the bytes of a lookup. Variables of Keras are float32 all the same, and so is every file. An update is made
+            in float32 and rounded at random, so that small updates are right in the mean. Tables that are dense
+            variables (`dense_tables_bytes`) stay float32.
+        slots_dtype: the same for the optimizer's slots of these tables. Slots with one number a row stay float32.
 
     Raises:
         ConfigError: TF_CONFIG or an argument breaks a rule; nothing was started.
@@ -157,6 +162,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         wire: str = FLOAT32,
         cache_rows: int = 0,
         max_staleness: int = MAX_STALENESS,
+        embeddings_dtype: str = "float32",
+        slots_dtype: str = "float32",
     ) -> None:
         arguments = Arguments(
             cluster=cluster,
@@ -174,6 +181,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             wire=wire,
             cache_rows=cache_rows,
             max_staleness=max_staleness,
+            embeddings_dtype=embeddings_dtype,
+            slots_dtype=slots_dtype,
         )
         # A cluster that is given needs no process manager: a task of SLURM may want servers of its own.
         config = find_task() if arguments.cluster is None else from_environment()
@@ -197,6 +206,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
             # Workers have gradients for different rows, which no sum over the workers can keep apart.
             0 if arguments.dense == ALLREDUCE else arguments.dense_tables_bytes,
             keep_repeats=arguments.repeated_ids == "each",
+            stored=TableDtypes(arguments.embeddings_dtype, arguments.slots_dtype),
         )
         self.connection = start(cluster, config, self._join)
         try:

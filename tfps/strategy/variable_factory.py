@@ -15,7 +15,7 @@ from tfps.embedding.table import Table
 from tfps.placement.model import Plan
 from tfps.placement.planner import IncrementalPlacer
 from tfps.placement.small_tables import DENSE_TABLES_BYTES, SmallTables
-from tfps.placement.spec import VariableSpec
+from tfps.placement.spec import TableDtypes, VariableSpec
 from tfps.strategy.creation import Recipe, create_dense, create_sum, create_table, is_slot_shape
 from tfps.strategy.variables import DenseVariable, SumVariable
 
@@ -42,6 +42,7 @@ class VariableFactory:
         plan: a plan to follow; None to place variables as they are made.
         dense_tables_bytes: the bytes of tables that a model may have as dense variables.
         keep_repeats: whether tables keep the gradients of repeated ids apart (`RoutedRows.keeps_repeats`).
+        stored: the types in which servers keep tables; None for those of their variables.
 
     Raises:
         ConfigError: `partitioner` is not a partitioner.
@@ -55,7 +56,9 @@ class VariableFactory:
         plan: Plan | None,
         dense_tables_bytes: int = DENSE_TABLES_BYTES,
         keep_repeats: bool = False,
+        stored: TableDtypes | None = None,
     ) -> None:
+        self.stored = stored or TableDtypes()
         self.small_tables = SmallTables(dense_tables_bytes)
         self.keep_repeats = keep_repeats
         self._placer = IncrementalPlacer(num_ps, partitioner, plan=plan)
@@ -116,10 +119,14 @@ class VariableFactory:
         if spec.is_table and recipe.may_be_dense and self._is_small(spec):
             spec = dataclasses.replace(spec, is_table=False)
             recipe = dataclasses.replace(recipe, is_small_table=True)
+        # Not before: a table that becomes a dense variable keeps the type of the variable.
+        if spec.is_table:
+            spec = self.stored.of_table(spec)
         # Most variables that an optimizer makes for a table are slots with a row for each row. Others (a counter, say)
         # are placed like any other variable.
         if isinstance(self._slot_of, Table) and is_slot_shape(spec.shape, self._slot_of):
-            spec = dataclasses.replace(spec, is_table=True)
+            of_slots = self._slot_of.placement.spec.slots_dtype if spec.shape[1] == self._slot_of.dim else None
+            spec = dataclasses.replace(spec, is_table=True, stored_dtype=of_slots, slots_dtype=None)
             placement = self._placer.place_like(spec, self._slot_of.placement)
             for use in self._tables:
                 if use.reference() is self._slot_of:

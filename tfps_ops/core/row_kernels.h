@@ -93,6 +93,10 @@ struct RowKernels {
   void (*add_shares)(const AddSharesBlock& block);
   void (*pool)(const PoolBlock& block);
   void (*dot)(const DotBlock& block);
+  // Between n floats and the bits of n bfloat16 (rows/row_conversion.h).
+  void (*widen)(const uint16_t* from, int64_t n, float* out);
+  void (*narrow)(const float* from, int64_t n, uint16_t* out);
+  void (*narrow_at_random)(const float* from, int64_t n, uint64_t stream, uint16_t* out);
   const RuleKernel* rules;  // [rule_count], in one order for all targets
   int rule_count;
 };

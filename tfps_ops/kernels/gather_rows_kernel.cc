@@ -24,6 +24,9 @@ class GatherRowsOp : public tf::OpKernel {
   explicit GatherRowsOp(tf::OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("dim", &dim_));
     OP_REQUIRES_OK(context, context->GetAttr("training", &training_));
+    tf::DataType dtype;
+    OP_REQUIRES_OK(context, context->GetAttr("T", &dtype));
+    storage_ = dtype == tf::DT_BFLOAT16 ? Storage::kBfloat16 : Storage::kFloat32;
   }
 
   void Compute(tf::OpKernelContext* context) override {
@@ -43,14 +46,14 @@ class GatherRowsOp : public tf::OpKernel {
     for (int i = 0; i < tables.size(); ++i) {
       const PieceRows& piece = pieces.value()[i];
       if (piece.count == 0) continue;  // its lock need not be waited for, and its table need not be there yet
-      float* out = rows->flat<float>().data() + piece.first * dim_;
-      OP_REQUIRES_OK(context, Gather(context, i, piece, out));
+      const RowBuffer all(rows->data(), storage_);
+      OP_REQUIRES_OK(context, Gather(context, i, piece, {all.At(piece.first * dim_), storage_}));
     }
   }
 
  private:
   // Copies the rows of one table to `out`, [piece.count, dim].
-  absl::Status Gather(tf::OpKernelContext* context, int table, const PieceRows& piece, float* out) const {
+  absl::Status Gather(tf::OpKernelContext* context, int table, const PieceRows& piece, const RowBuffer& out) const {
     // Opened for this call: between two of them the variable may have been replaced.
     std::unique_ptr<RowStore> store;
     TF_RETURN_IF_ERROR(OpenRowStore(context, {&context->input(table)}, dim_, &store, training_));
@@ -59,6 +62,7 @@ class GatherRowsOp : public tf::OpKernel {
 
   int64_t dim_ = 0;
   bool training_ = false;
+  Storage storage_ = Storage::kFloat32;  // of the answer
 };
 
 REGISTER_KERNEL_BUILDER(Name("TfpsGatherRows").Device(tf::DEVICE_CPU), GatherRowsOp);

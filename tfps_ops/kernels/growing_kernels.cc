@@ -32,6 +32,8 @@ constexpr const char* kFirsts[] = {"constant", "uniform", "normal", "truncated_n
 constexpr const char* kAdmissions[] = {"always", "count", "filter", "probability"};
 constexpr const char* kEvictions[] = {"none", "unseen", "least_recent", "least_frequent", "small_norm", "score"};
 
+Storage StorageOf(tf::DataType dtype) { return dtype == tf::DT_BFLOAT16 ? Storage::kBfloat16 : Storage::kFloat32; }
+
 // A handle whose tensor owns the column: the table and its columns end with the tensors that refer to them.
 absl::Status WriteHandle(tf::OpKernelContext* context, std::shared_ptr<GrowingRows> rows, int column) {
   tf::Tensor* handle = nullptr;
@@ -67,6 +69,7 @@ class GrowingTableOp : public tf::OpKernel {
     // Read once, when the kernel is made: rules do not change while the graph runs.
     Attributes attributes(context);
     options_.dim = attributes.Get<int64_t>("dim");
+    options_.storage = StorageOf(attributes.Get<tf::DataType>("storage"));
     options_.first = First(&attributes);
     options_.admission = ReadAdmission(&attributes);
     options_.eviction = ReadEviction(&attributes);
@@ -131,12 +134,15 @@ class GrowingColumnOp : public tf::OpKernel {
   explicit GrowingColumnOp(tf::OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("width", &width_));
     OP_REQUIRES_OK(context, context->GetAttr("initial", &initial_));
+    tf::DataType storage;
+    OP_REQUIRES_OK(context, context->GetAttr("storage", &storage));
+    storage_ = StorageOf(storage);
   }
 
   void Compute(tf::OpKernelContext* context) override {
     GrowingColumnPtr table;
     OP_REQUIRES_OK(context, FindColumn(context, context->input(0), &table));
-    const auto column = table->rows().AddColumn(width_, initial_);
+    const auto column = table->rows().AddColumn(width_, initial_, storage_);
     OP_REQUIRES_OK(context, ToTensorFlow(column));
     // The handle shares the rows, so a slot outlives the handle of its table.
     OP_REQUIRES_OK(context, WriteHandle(context, table->shared_rows(), column.value()));
@@ -145,6 +151,7 @@ class GrowingColumnOp : public tf::OpKernel {
  private:
   int64_t width_ = 0;
   float initial_ = 0;
+  Storage storage_ = Storage::kFloat32;
 };
 
 // What the other kernels share: the column, and the keys where the op has some.

@@ -33,10 +33,12 @@ REGISTER_OP("TfpsApplyRows")
     .Doc(R"doc(
 Updates rows of several tables of one server at once, and the slots that go with them; other rows are left alone.
 
+Rows and slots of bfloat16 are updated in floats and rounded at random, so that the mean is right.
+
 Each table is locked, with its slots, while its own rows are updated: concurrent updates lose nothing. A message that is
 wrong for one table leaves those before it updated.
 
-variables: Handles of float variables, [any, dim], or of columns of tables that grow: the tables, then the first slot of every table, then the second of every
+variables: Handles of float or bfloat16 variables, [any, dim], or of columns of tables that grow: the tables, then the first slot of every table, then the second of every
     table; a slot has as many rows as its
     table, and as many columns or one, as its rule says.
 message: The hyperparameters of the rule, as TfpsRowRules names them and then the decay; the bits of a request, two floats an element:

@@ -32,10 +32,11 @@ absl::Status GatherRowsShape(InferenceContext* c) {
 REGISTER_OP("TfpsGatherRows")
     .Input("tables: N * resource")
     .Input("request: int64")
-    .Output("rows: float")
+    .Output("rows: T")
     .Attr("N: int >= 1")
     .Attr("dim: int >= 1")
     .Attr("training: bool = false")
+    .Attr("T: {float, bfloat16} = DT_FLOAT")
     .SetIsStateful()
     .SetShapeFn(GatherRowsShape)
     .Doc(R"doc(
@@ -43,9 +44,10 @@ Copies rows out of several tables of one server at once.
 
 Each table is locked against updates while its own rows are copied: no row is seen half updated.
 
-tables: Handles of float variables, each [any, dim], or of tables that grow.
+tables: Handles of float or bfloat16 variables, each [any, dim], or of tables that grow.
 request: [N + m]: how many rows of each table are wanted, then those m rows, table after table.
 training: Whether a step will update these rows. Tables that evict rows leave them alone then.
+T: The type of the answer. A bfloat16 of a float row is the nearest.
 rows: [m, dim], in the order of the request.
 )doc");
 

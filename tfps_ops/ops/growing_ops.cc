@@ -52,6 +52,7 @@ absl::Status CountsShape(InferenceContext* c) {
 REGISTER_OP("TfpsGrowingTable")
     .Output("table: resource")
     .Attr("dim: int >= 1")
+    .Attr("storage: {float, bfloat16} = DT_FLOAT")
     .Attr("first: {'constant', 'uniform', 'normal', 'truncated_normal'} = 'constant'")
     .Attr("first_a: float = 0.0")
     .Attr("first_b: float = 0.0")
@@ -77,6 +78,7 @@ Makes a table whose rows appear as their keys do; it ends with the last referenc
 The attributes are those of core/growing/growing_rows.h.
 
 table: The handle of the table, which stands for its rows.
+storage: The type in which the elements of rows are stored; all ops take and give floats.
 first_stream: The key of the Philox stream and the two words of its counter, the low word first, as bits of int64.
 )doc");
 
@@ -85,12 +87,14 @@ REGISTER_OP("TfpsGrowingColumn")
     .Output("column: resource")
     .Attr("width: int >= 1")
     .Attr("initial: float = 0.0")
+    .Attr("storage: {float, bfloat16} = DT_FLOAT")
     .SetIsStateful()
     .SetShapeFn(ScalarShape)
     .Doc(R"doc(
 Adds a column to every row of a table that grows, for a slot of an optimizer; it is dropped with the last reference to its handle.
 
 initial: The first value of each of its elements.
+storage: The type in which its elements are stored; all ops take and give floats.
 )doc");
 
 REGISTER_OP("TfpsGrowingMeta")

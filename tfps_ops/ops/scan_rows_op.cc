@@ -46,10 +46,10 @@ REGISTER_OP("TfpsScanRows")
     .Doc(R"doc(
 Copies the next rows of a table out, with their slots, all at one moment.
 
-variables: Handles of float variables: the table, [any, dim], and its slots, [any, any], with the rows of the table.
+variables: Handles of float or bfloat16 variables: the table, [any, dim], and its slots, [any, any], with the rows of the table.
 cursor: 0 for the first chunk, or the next_cursor of the chunk before.
 keys: [n], the number of each row, n at most max_rows.
-rows: The rows, [n, dim], and those of each slot, [n, its width].
+rows: As floats: the rows, [n, dim], and those of each slot, [n, its width].
 next_cursor: Where the next chunk begins; -1 after the last one.
 )doc");
 

@@ -28,16 +28,17 @@ Status GrowingRowStore::Check() const {
   return Status();
 }
 
-Status GrowingRowStore::CopyRows(const RowKeys& keys, float* out, const ParallelFor& parallel) {
+Status GrowingRowStore::CopyRows(const RowKeys& keys, const RowBuffer& out, const ParallelFor& parallel) {
   TFPS_RETURN_IF_ERROR(Check());
   // Metadata are no column of a block: they are computed from ticks and records.
   if (columns_[0]->column() != GrowingColumn::kMeta) {
     return rows().Copy(columns_[0]->column(), keys, training_, out, parallel);
   }
+  if (out.storage != Storage::kFloat32) return InvalidArgument("metadata of rows are floats. Received: bfloat16 for them.");
   // Not in parallel: metadata are read by checkpoints, and not by steps.
   std::vector<RowMeta> meta(keys.count);
   rows().CopyMeta(keys, meta.data());
-  for (int64_t i = 0; i < keys.count; ++i) WriteMeta(meta[i], out + i * GrowingColumn::kMetaWidth);
+  for (int64_t i = 0; i < keys.count; ++i) WriteMeta(meta[i], static_cast<float*>(out.At(i * GrowingColumn::kMetaWidth)));
   return Status();
 }
 

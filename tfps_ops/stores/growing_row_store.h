@@ -21,7 +21,7 @@ class GrowingRowStore : public RowStore {
   GrowingRowStore(std::vector<GrowingColumnPtr> columns, int64_t dim, bool training)
       : columns_(std::move(columns)), dim_(dim), training_(training) {}
 
-  Status CopyRows(const RowKeys& keys, float* out, const ParallelFor& parallel) override;
+  Status CopyRows(const RowKeys& keys, const RowBuffer& out, const ParallelFor& parallel) override;
   Status UpdateRows(const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys, const RowGradients& gradients,
                     const ParallelFor& parallel) override;
   Result<RowChunk> ScanRows(int64_t cursor, int64_t max_rows) const override;

@@ -26,7 +26,7 @@ class VariableRowStore : public RowStore {
   VariableRowStore(::tensorflow::OpKernelContext* context, std::vector<VarPtr> vars, int64_t dim)
       : context_(context), vars_(std::move(vars)), dim_(dim) {}
 
-  Status CopyRows(const RowKeys& keys, float* out, const ParallelFor& parallel) override;
+  Status CopyRows(const RowKeys& keys, const RowBuffer& out, const ParallelFor& parallel) override;
   Status UpdateRows(const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys, const RowGradients& gradients,
                     const ParallelFor& parallel) override;
   Result<RowChunk> ScanRows(int64_t cursor, int64_t max_rows) const override;

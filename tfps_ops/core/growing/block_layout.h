@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tfps_ops/core/growing/unit_pool.h"
+#include "tfps_ops/core/rows/row_conversion.h"
 
 namespace tfps {
 
@@ -21,9 +22,12 @@ namespace tfps {
 // segment says which layout it has. Columns are never taken out of a layout: a number stays what it is.
 struct BlockLayout {
   struct Column {
-    int64_t width = 0;    // floats
+    int64_t width = 0;    // numbers
     int64_t offset = 0;   // bytes from the block's begin
     float initial = 0;    // of every element, but for column 0
+    Storage storage = Storage::kFloat32;
+
+    int64_t bytes() const { return width * BytesOf(storage); }
   };
 
   std::vector<Column> columns;
@@ -43,11 +47,24 @@ struct BlockLayout {
   // Adds parts. Ticks and scores may come after columns; an offset is never 0, because the word is there.
   void AddTick() { tick_offset = Append(sizeof(uint32_t)); }
   void AddScore() { score_offset = Append(sizeof(float)); }
-  void AddColumn(int64_t width, float initial) {
-    columns.push_back({width, Append(width * static_cast<int64_t>(sizeof(float))), initial});
+  void AddColumn(int64_t width, float initial, Storage storage) {
+    // An odd number of bfloat16 takes 2 bytes more: what follows is floats, perhaps, which begin at a multiple of 4.
+    columns.push_back({width, Append((width * BytesOf(storage) + 3) / 4 * 4), initial, storage});
   }
 
-  float* Floats(uint8_t* block, int column) const { return reinterpret_cast<float*>(block + columns[column].offset); }
+  // The numbers of a column, as they are stored.
+  uint8_t* At(uint8_t* block, int column) const { return block + columns[column].offset; }
+  // The same for a column of floats.
+  float* Floats(uint8_t* block, int column) const { return reinterpret_cast<float*>(At(block, column)); }
+
+  // Copies a column out, as floats or as bfloat16.
+  void Copy(uint8_t* block, int column, const RowBuffer& out, int64_t element) const {
+    CopyRow(At(block, column), columns[column].storage, columns[column].width, out, element);
+  }
+  // Overwrites a column, rounded to the nearest where it is bfloat16.
+  void Write(uint8_t* block, int column, const float* values) const {
+    StoreNearest(values, columns[column].width, columns[column].storage, At(block, column));
+  }
 
   // 0 where the layout has none.
   uint32_t Tick(const uint8_t* block) const { return tick_offset == 0 ? 0 : Read<uint32_t>(block + tick_offset); }
@@ -61,8 +78,15 @@ struct BlockLayout {
 
   // Every element of a column to its initial value.
   void Reset(uint8_t* block, int column) const {
-    float* floats = Floats(block, column);
-    std::fill(floats, floats + columns[column].width, columns[column].initial);
+    const Column& about = columns[column];
+    if (about.storage == Storage::kFloat32) {
+      float* floats = Floats(block, column);
+      std::fill(floats, floats + about.width, about.initial);
+      return;
+    }
+    uint16_t* halves = reinterpret_cast<uint16_t*>(At(block, column));
+    StoreNearest(&about.initial, 1, about.storage, halves);
+    std::fill(halves, halves + about.width, *halves);
   }
 
   template <class T>

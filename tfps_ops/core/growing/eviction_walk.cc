@@ -31,9 +31,15 @@ bool EvictionWalk::GoesByRule(const Segment& segment, const uint8_t* block, cons
     case Eviction::Kind::kSmallNorm: {
       // Rows that are new are small because nothing has trained them yet.
       if (TableParts::BirthTick(segment, block) > criterion.rule_tick) return false;
-      const float* row = reinterpret_cast<const float*>(block + segment.layout->columns[0].offset);
+      // A number at a time: the row may be bfloat16, and the walk has no room for a copy.
+      const BlockLayout::Column& column = segment.layout->columns[0];
+      const uint8_t* row = block + column.offset;
       double squares = 0;
-      for (int64_t j = 0; j < parts_.options.dim; ++j) squares += static_cast<double>(row[j]) * row[j];
+      for (int64_t j = 0; j < column.width; ++j) {
+        float value;
+        WidenRow(row + j * BytesOf(column.storage), column.storage, 1, &value);
+        squares += static_cast<double>(value) * value;
+      }
       // Squares against squares: no root for each row.
       return squares < rule.threshold * rule.threshold;
     }

@@ -17,7 +17,7 @@ BlockLayout FirstLayout(const GrowingOptions& options) {
                       kind == Eviction::Kind::kSmallNorm;
   if (scored) layout.AddScore();
   // Column 0 begins with WriteFirstValue, and not with this 0.
-  layout.AddColumn(options.dim, 0);
+  layout.AddColumn(options.dim, 0, options.storage);
   return layout;
 }
 
@@ -29,7 +29,7 @@ GrowingTable::GrowingTable(const GrowingOptions& options) : parts_(options), wal
   parts_.block_bytes = layouts_.back().bytes;
   for (int s = 0; s < Segment::kSegments; ++s) parts_.segments[s].layout = &layouts_.back();
   // No lock: nobody else has the table yet.
-  columns_.push_back({options.dim, 0, true});
+  columns_.push_back({options.dim, 0, options.storage, true});
   if (options.admission.kind == Admission::Kind::kFilter) {
     filter_ = std::make_unique<AdmissionFilter>(options.admission.filter_keys, &parts_.memory);
     parts_.memory.Take(static_cast<int64_t>(sizeof(AdmissionFilter)));
@@ -40,7 +40,7 @@ GrowingTable::Column GrowingTable::ColumnOf(int column) const {
   const std::shared_lock<std::shared_mutex> lock(columns_mutex_);
   // Any int is safe to ask for: handles come from graphs.
   const bool live = column >= 0 && column < static_cast<int>(columns_.size()) && columns_[column].live;
-  return live ? columns_[column] : Column{-1, 0, false};
+  return live ? columns_[column] : Column{-1, 0, Storage::kFloat32, false};
 }
 
 int64_t GrowingTable::ColumnWidth(int column) const { return ColumnOf(column).width; }
@@ -67,32 +67,32 @@ Status GrowingTable::RelaySegments(const BlockLayout& layout, int reset) {
   return Status();
 }
 
-Result<int> GrowingTable::AddColumn(int64_t width, float initial) {
+Result<int> GrowingTable::AddColumn(int64_t width, float initial, Storage storage) {
   // Before the lock and before anything is copied.
   if (width < 1) return InvalidArgument("`width` must be at least 1. Received: ", width, ".");
   const std::lock_guard<std::mutex> change(change_mutex_);
   // Read without columns_mutex_: only holders of change_mutex_ write columns_.
   const auto dropped = std::find_if(columns_.begin(), columns_.end(),
-                                    [&](const Column& c) { return !c.live && c.width == width; });
+                                    [&](const Column& c) { return !c.live && c.width == width && c.storage == storage; });
   const int column = static_cast<int>(dropped - columns_.begin());
   const bool reused = dropped != columns_.end();
   // A copy of the newest layout: numbers and order of the columns in it must stay, as optimizers hold them.
   BlockLayout layout = layouts_.back();
   // The layout may have columns of an earlier call that ran out of memory; they are never live.
   if (reused) layout.columns[column].initial = initial;
-  else layout.AddColumn(width, initial);
+  else layout.AddColumn(width, initial, storage);
   // The column is live only once every segment has it, so an update that names it finds it everywhere.
   const Status relayed = RelaySegments(layout, reused ? column : Segment::kNone);
   if (!relayed.ok()) {
     // The column stays in the layout, of some segments at least. So it has its number here, and waits for a call to use it.
     const std::unique_lock<std::shared_mutex> lock(columns_mutex_);
-    if (!reused) columns_.push_back({width, initial, false});
+    if (!reused) columns_.push_back({width, initial, storage, false});
     return relayed;
   }
   const std::unique_lock<std::shared_mutex> lock(columns_mutex_);
   // A second lock for this line only: readers wait for a moment, and not for the copy of all rows.
-  if (reused) columns_[column] = {width, initial, true};
-  else columns_.push_back({width, initial, true});
+  if (reused) columns_[column] = {width, initial, storage, true};
+  else columns_.push_back({width, initial, storage, true});
   return column;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "tfps_ops/core/growing/growing_table.h"
 #include "tfps_ops/core/growing/key_pipeline.h"
@@ -34,7 +35,19 @@ void GrowingTable::WriteUnstored(const Column& about, int column, int64_t key, f
   else std::fill(out, out + about.width, MeanFirstValue(parts_.options.first));
 }
 
-Status GrowingTable::Copy(int column, const RowKeys& keys, bool training, float* out, const ParallelFor& parallel) {
+void GrowingTable::CopyUnstored(const Column& about, int column, int64_t key, const RowBuffer& out, int64_t element) const {
+  if (about.storage == Storage::kFloat32 && out.storage == Storage::kFloat32) {
+    return WriteUnstored(about, column, key, static_cast<float*>(out.At(element)));
+  }
+  // Rounded as MakeRow does, so that the row begins with what was read.
+  std::vector<float> values(about.width);
+  WriteUnstored(about, column, key, values.data());
+  std::vector<uint16_t> halves(about.width);
+  StoreNearest(values.data(), about.width, Storage::kBfloat16, halves.data());
+  CopyRow(halves.data(), Storage::kBfloat16, about.width, out, element);
+}
+
+Status GrowingTable::Copy(int column, const RowKeys& keys, bool training, const RowBuffer& out, const ParallelFor& parallel) {
   const Column about = ColumnOf(column);
   if (!about.live) return CheckColumn(column);
   // Only a touch writes a score; evaluation leaves blocks as they are.
@@ -52,18 +65,18 @@ Status GrowingTable::Copy(int column, const RowKeys& keys, bool training, float*
         if (block != Segment::kNone) {
           uint8_t* at = segment.Block(block);
           if (training) parts_.Touch(&segment, at, history.get());
-          std::memcpy(out + i * about.width, segment.layout->Floats(at, column), about.width * sizeof(float));
+          segment.layout->Copy(at, column, out, i * about.width);
           return;
         }
       }
       // Not under the lock: random numbers take longer than a copy.
-      WriteUnstored(about, column, keys.keys[i], out + i * about.width);
+      CopyUnstored(about, column, keys.keys[i], out, i * about.width);
     });
   });
   return Status();
 }
 
-Status GrowingTable::AssignRow(int column, int64_t width, uint64_t word, const float* values) {
+Status GrowingTable::AssignRow(int column, uint64_t word, const float* values) {
   Segment& segment = SegmentOf(word);
   // Before the lock of the segment, which is then held for less time.
   const auto history = parts_.HistoryForScores();
@@ -83,7 +96,7 @@ Status GrowingTable::AssignRow(int column, int64_t width, uint64_t word, const f
   }
   uint8_t* at = segment.Block(block);
   parts_.Touch(&segment, at, history.get());
-  std::memcpy(segment.layout->Floats(at, column), values, width * sizeof(float));
+  segment.layout->Write(at, column, values);
   return Status();
 }
 
@@ -95,7 +108,7 @@ Status GrowingTable::Assign(int column, const RowKeys& keys, const float* values
   parts_.clock.CatchUp();
   parts_.clock.WillTouch(keys.count);
   for (int64_t i = 0; i < keys.count; ++i) {
-    TFPS_RETURN_IF_ERROR(AssignRow(column, about.width, parts_.mix.WordOf(keys.keys[i]), values + i * about.width));
+    TFPS_RETURN_IF_ERROR(AssignRow(column, parts_.mix.WordOf(keys.keys[i]), values + i * about.width));
   }
   return Status();
 }

@@ -3,7 +3,7 @@
 // A key is any int64; none is reserved. A row's first value follows from (seed, key) alone (first_value.h), so a row that is not
 // stored can be read: a lookup stores nothing, and the first update of a key makes its row, if admission allows it.
 //
-// Columns: column 0 is the row, of `dim` floats; an optimizer adds one for each slot. All columns of a row lie in one block.
+// Columns: column 0 is the row, of `dim` numbers, floats or bfloat16 (rows/storage.h); an optimizer adds one for each slot. All columns of a row lie in one block.
 // Rows are made by updates of column 0 alone. An update of other columns (GEO adds deltas to slots by themselves) changes the
 // rows that are stored and passes over the others.
 //
@@ -86,6 +86,7 @@ struct Eviction {
 
 struct GrowingOptions {
   int64_t dim = 1;
+  Storage storage = Storage::kFloat32;  // of rows; a slot has its own
   FirstValue first;
   Admission admission;
   Eviction eviction;
@@ -134,16 +135,18 @@ class GrowingRows {
   virtual int64_t dim() const = 0;
 
   // Adds a column of `width` floats (dim or 1, say) whose first value is `initial` in every element, to all rows; returns its
-  // number, 1 at least. A column that was dropped before and has this width is used again. Rows of a table that is not empty
-  // are copied segment by segment.
-  virtual Result<int> AddColumn(int64_t width, float initial) = 0;
+  // number, 1 at least. A column that was dropped before and has this width and storage is used again. Rows of a table that is
+  // not empty are copied segment by segment.
+  virtual Result<int> AddColumn(int64_t width, float initial, Storage storage) = 0;
+  // A column of floats.
+  Result<int> AddColumn(int64_t width, float initial) { return AddColumn(width, initial, Storage::kFloat32); }
   virtual void DropColumn(int column) = 0;
   virtual int64_t ColumnWidth(int column) const = 0;  // -1 for a column that is not there
 
   // Copies one column of the rows of `keys`, in any order and as often as they come, to `out`, [count, its width]. A key that is
   // not stored reads its first value or the mean, as admission says; in another column the initial value.
   // `training`: whether a step will update these rows: they count as touched, so that eviction leaves them alone.
-  virtual Status Copy(int column, const RowKeys& keys, bool training, float* out, const ParallelFor& parallel) = 0;
+  virtual Status Copy(int column, const RowKeys& keys, bool training, const RowBuffer& out, const ParallelFor& parallel) = 0;
 
   // Updates column `columns[0]` by `updater`, with its slots in columns[1..]. Keys come each at most once.
   // ResourceExhausted where a segment has all the rows it can have; the other keys have their gradients then.

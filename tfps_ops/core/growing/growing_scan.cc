@@ -80,11 +80,11 @@ void GrowingTable::ScanSegment(int number, const std::vector<int>& columns, uint
     uint8_t* block = segment.Block(scanned.block);
     chunk->rows.keys.push_back(parts_.mix.KeyOf(scanned.word));
     for (size_t c = 0; c < columns.size(); ++c) {
-      const BlockLayout::Column& column = segment.layout->columns[columns[c]];
-      const float* floats = segment.layout->Floats(block, columns[c]);
       // All columns under one lock: a saved slot belongs to the saved value of its row.
       std::vector<float>* out = c == 0 ? &chunk->rows.rows : &chunk->rows.slots[c - 1];
-      out->insert(out->end(), floats, floats + column.width);
+      const int64_t end = static_cast<int64_t>(out->size());
+      out->resize(end + segment.layout->columns[columns[c]].width);
+      segment.layout->Copy(block, columns[c], out->data(), end);
     }
     chunk->meta.push_back(MetaOf(segment, block, *history, now));
   }

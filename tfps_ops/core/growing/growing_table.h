@@ -2,6 +2,7 @@
 #ifndef TFPS_OPS_CORE_GROWING_GROWING_TABLE_H_
 #define TFPS_OPS_CORE_GROWING_GROWING_TABLE_H_
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -12,6 +13,7 @@
 #include "tfps_ops/core/growing/eviction_walk.h"
 #include "tfps_ops/core/growing/growing_rows.h"
 #include "tfps_ops/core/growing/table_parts.h"
+#include "tfps_ops/core/rows/float_rows.h"
 
 namespace tfps {
 
@@ -22,11 +24,11 @@ class GrowingTable final : public GrowingRows {
 
   int64_t dim() const override { return parts_.options.dim; }
 
-  Result<int> AddColumn(int64_t width, float initial) override;
+  Result<int> AddColumn(int64_t width, float initial, Storage storage) override;
   void DropColumn(int column) override;
   int64_t ColumnWidth(int column) const override;
 
-  Status Copy(int column, const RowKeys& keys, bool training, float* out, const ParallelFor& parallel) override;
+  Status Copy(int column, const RowKeys& keys, bool training, const RowBuffer& out, const ParallelFor& parallel) override;
   Status Update(const std::vector<int>& columns, const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
                 const RowGradients& gradients, const ParallelFor& parallel) override;
   Status Assign(int column, const RowKeys& keys, const float* values) override;
@@ -51,7 +53,8 @@ class GrowingTable final : public GrowingRows {
   struct Column {
     int64_t width;
     float initial;
-    // Slots of a dropped optimizer stay in the blocks with `live` = false, until a column of their width is added.
+    Storage storage;
+    // Slots of a dropped optimizer stay in the blocks with `live` = false, until a column of their width and storage is added.
     bool live;
   };
   // What is known of a column now; width -1 where it is not live.
@@ -63,17 +66,19 @@ class GrowingTable final : public GrowingRows {
 
   // What a key without a row reads (growing_copy.cc).
   void WriteUnstored(const Column& about, int column, int64_t key, float* out) const;
+  void CopyUnstored(const Column& about, int column, int64_t key, const RowBuffer& out, int64_t element) const;
   bool AllAdmitted() const;
 
   // Updates (growing_update.cc).
   Status CheckUpdate(const std::vector<int>& columns, const RowUpdater& updater) const;
   void UpdateRange(UpdateCall* call, int64_t begin, int64_t end);
-  Segment::Outcome UpdateKey(UpdateCall* call, int64_t i, uint64_t word, int likely, bool admitted);
-  void RetryDeferred(UpdateCall* call, const std::vector<int64_t>& deferred);
+  Segment::Outcome UpdateKey(UpdateCall* call, FloatRows* floats, int64_t i, uint64_t word, int likely, bool admitted);
+  void UpdateBlock(const UpdateCall& call, FloatRows* floats, int64_t i, const BlockLayout& layout, uint8_t* block) const;
+  void RetryDeferred(UpdateCall* call, FloatRows* floats, const std::vector<int64_t>& deferred);
   // The lock of the segment is held; true makes the row. Each call counts as one update of the key.
   bool Admit(Segment* segment, uint64_t word, int64_t update_number);
   void ForgetCount(Segment* segment, uint64_t word);
-  Status AssignRow(int column, int64_t width, uint64_t word, const float* values);
+  Status AssignRow(int column, uint64_t word, const float* values);
 
   // Scans (growing_scan.cc).
   void ScanSegment(int number, const std::vector<int>& columns, uint64_t first_word, int64_t max_rows,
@@ -94,6 +99,8 @@ class GrowingTable final : public GrowingRows {
   std::mutex change_mutex_;                      // one change of columns, and one Since, at a time
   mutable std::shared_mutex columns_mutex_;      // guards columns_
   std::vector<Column> columns_;
+  // Updates of any column so far, by which rows are rounded at random.
+  std::atomic<uint64_t> roundings_{0};
   std::mutex pin_mutex_;                         // one Pin at a time
   uint32_t first_cursor_ = 0;                    // under change_mutex_; the tick that the first Since ended
 };

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <optional>
 
 #include "tfps_ops/core/growing/growing_table.h"
 #include "tfps_ops/core/growing/key_pipeline.h"
@@ -30,6 +31,8 @@ struct GrowingTable::UpdateCall {
   int64_t number = 0;  // of the update
   float gain = 0;
   std::shared_ptr<const TickHistory> history;
+  bool is_floats = true;  // whether all columns are
+  uint64_t rounding = 0;  // the number of the update for RoundingDraw
   float prepared[kMaxHyperparameters] = {};
   // One of them, for the message: ranges run on several threads.
   std::atomic<int64_t> full_key{0};  // a key whose segment has all the rows it can have
@@ -94,7 +97,8 @@ void GrowingTable::ForgetCount(Segment* segment, uint64_t word) {
 }
 
 // Returns kNoRoom where the caller should make room and try again. `admitted`: this is such a retry.
-Segment::Outcome GrowingTable::UpdateKey(UpdateCall* call, int64_t i, uint64_t word, int likely, bool admitted) {
+Segment::Outcome GrowingTable::UpdateKey(UpdateCall* call, FloatRows* floats, int64_t i, uint64_t word, int likely,
+                                         bool admitted) {
   Segment& segment = SegmentOf(word);
   const std::lock_guard<SpinLock> lock(segment.lock());
   // From here to the update one lock: no other update of this row comes between, and no eviction.
@@ -117,26 +121,48 @@ Segment::Outcome GrowingTable::UpdateKey(UpdateCall* call, int64_t i, uint64_t w
   // Before AddScore, which adds to a score of the present tick.
   parts_.Touch(&segment, at, call->history.get());
   if (call->gain != 0) parts_.AddScore(segment, at, call->gain);
-  static constexpr int64_t kRowZero = 0;
-  RowBlock row;
-  row.table = segment.layout->Floats(at, call->columns[0]);
-  for (size_t s = 1; s < call->columns.size(); ++s) row.slots[s - 1] = segment.layout->Floats(at, call->columns[s]);
-  // The updater knows matrices: the block is one whose only row is number 0.
-  row.rows = &kRowZero;
-  // Row i of the message, whatever the thread: rows of a message are different keys, so ranges do not meet.
-  row.gradients = call->gradients.sums + i * call->width;
-  row.measures = call->gradients.measures == nullptr ? nullptr : call->gradients.measures + i;
-  row.count = 1;
-  row.dim = call->width;
-  call->updater.ApplyPrepared(call->prepared, row);
+  UpdateBlock(*call, floats, i, *segment.layout, at);
   return Segment::Outcome::kDone;
+}
+
+void GrowingTable::UpdateBlock(const UpdateCall& call, FloatRows* floats, int64_t i, const BlockLayout& layout,
+                               uint8_t* block) const {
+  static constexpr int64_t kRowZero = 0;
+  const int parts = static_cast<int>(call.columns.size());
+  RowBlock row;
+  if (call.is_floats) {
+    row.table = layout.Floats(block, call.columns[0]);
+    for (int s = 1; s < parts; ++s) row.slots[s - 1] = layout.Floats(block, call.columns[s]);
+    // The updater knows matrices: the block is one whose only row is number 0.
+    row.rows = &kRowZero;
+    row.count = 1;
+    row.dim = call.width;
+  } else {
+    for (int p = 0; p < parts; ++p) {
+      floats->Load(0, p, layout.At(block, call.columns[p]), layout.columns[call.columns[p]].storage);
+    }
+    row = floats->Block(1);
+  }
+  // Row i of the message, whatever the thread: rows of a message are different keys, so ranges do not meet.
+  row.gradients = call.gradients.sums + i * call.width;
+  row.measures = call.gradients.measures == nullptr ? nullptr : call.gradients.measures + i;
+  call.updater.ApplyPrepared(call.prepared, row);
+  if (call.is_floats) return;
+  const RoundingDraw draw{call.rounding, call.keys.keys[i], 0};
+  for (int p = 0; p < parts; ++p) {
+    floats->Store(0, draw, p, layout.columns[call.columns[p]].storage, layout.At(block, call.columns[p]));
+  }
 }
 
 void GrowingTable::UpdateRange(UpdateCall* call, int64_t begin, int64_t end) {
   std::vector<int64_t> deferred;
+  // Only where it is needed: it allocates.
+  std::optional<FloatRows> floats;
+  if (!call->is_floats) floats.emplace(call->updater, call->width, 1);
+  FloatRows* const room = floats.has_value() ? &*floats : nullptr;
   // All columns of the block are fetched: an update reads the slots, too.
   ForEachKey(parts_, call->keys, begin, end, 0, -1, [&](int64_t i, uint64_t word, int likely) {
-    const Segment::Outcome outcome = UpdateKey(call, i, word, likely, false);
+    const Segment::Outcome outcome = UpdateKey(call, room, i, word, likely, false);
     if (outcome == Segment::Outcome::kDone) return;
     // Room is made outside of the lock, for many keys at once.
     if (outcome == Segment::Outcome::kNoRoom) return deferred.push_back(i);
@@ -145,10 +171,10 @@ void GrowingTable::UpdateRange(UpdateCall* call, int64_t begin, int64_t end) {
     call->is_full = true;
   });
   // After the others, whose rows the walk may not take: they have just been touched.
-  if (!deferred.empty()) RetryDeferred(call, deferred);
+  if (!deferred.empty()) RetryDeferred(call, room, deferred);
 }
 
-void GrowingTable::RetryDeferred(UpdateCall* call, const std::vector<int64_t>& deferred) {
+void GrowingTable::RetryDeferred(UpdateCall* call, FloatRows* floats, const std::vector<int64_t>& deferred) {
   // Room for so many keys at a time; smaller parts would walk for each few rows, larger ones empty small tables.
   constexpr int64_t kPart = 64;
   constexpr int kTries = 3;
@@ -160,11 +186,11 @@ void GrowingTable::RetryDeferred(UpdateCall* call, const std::vector<int64_t>& d
       roomy_until = std::min(count, k + kPart);
       walk_.MakeRoom(roomy_until - k);
     }
-    Segment::Outcome outcome = UpdateKey(call, i, word, Segment::kNone, true);
+    Segment::Outcome outcome = UpdateKey(call, floats, i, word, Segment::kNone, true);
     // Other threads may take the room that was made. After three tries the gradient is dropped, so the update ends in any case.
     for (int tries = 1; outcome == Segment::Outcome::kNoRoom && tries < kTries; ++tries) {
       walk_.MakeRoom(1);
-      outcome = UpdateKey(call, i, word, Segment::kNone, true);
+      outcome = UpdateKey(call, floats, i, word, Segment::kNone, true);
     }
     if (outcome == Segment::Outcome::kDone) continue;
     parts_.refused.fetch_add(1, std::memory_order_relaxed);
@@ -178,6 +204,8 @@ Status GrowingTable::Update(const std::vector<int>& columns, const RowUpdater& u
   TFPS_RETURN_IF_ERROR(CheckUpdate(columns, updater));
   UpdateCall call(columns, updater, keys, gradients);
   call.width = ColumnWidth(columns[0]);
+  for (int column : columns) call.is_floats = call.is_floats && ColumnOf(column).storage == Storage::kFloat32;
+  call.rounding = roundings_.fetch_add(1, std::memory_order_relaxed);
   // Read once: all keys of an update see one number, whatever other updates are counted meanwhile.
   call.number = parts_.clock.updates();
   call.gain = call.MakesRows() ? parts_.Gain() : 0;

@@ -62,7 +62,7 @@ void ForEachKey(const TableParts& parts, const RowKeys& keys, int64_t begin, int
         const auto& columns = segment.layout->columns;
         // Offsets rise with column numbers, so this is the end of all columns that the visit reads.
         const int last = last_column < 0 ? static_cast<int>(columns.size()) - 1 : last_column;
-        const int64_t last_byte = columns[last].offset + columns[last].width * static_cast<int64_t>(sizeof(float));
+        const int64_t last_byte = columns[last].offset + columns[last].bytes();
         PrefetchBlock(segment.Block(number), columns[first_column].offset, last_byte);
       }
     }

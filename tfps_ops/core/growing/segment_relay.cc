@@ -20,7 +20,7 @@ void RelayBlock(const BlockLayout& from, const uint8_t* block, const BlockLayout
     if (c >= static_cast<int>(from.columns.size()) || c == reset) {
       to.Reset(out, c);
     } else {
-      std::memcpy(out + to.columns[c].offset, block + from.columns[c].offset, from.columns[c].width * sizeof(float));
+      std::memcpy(out + to.columns[c].offset, block + from.columns[c].offset, from.columns[c].bytes());
     }
   }
 }

@@ -83,7 +83,13 @@ Segment::Outcome TableParts::MakeRow(Segment* segment, uint64_t word) {
   const BlockLayout& layout = *segment->layout;
   uint8_t* block = segment->Block(segment->count() - 1);
   // The block may have been another row's: every part of it is written.
-  WriteFirstValue(options.first, mix.KeyOf(word), options.dim, layout.Floats(block, 0));
+  if (options.storage == Storage::kFloat32) {
+    WriteFirstValue(options.first, mix.KeyOf(word), options.dim, layout.Floats(block, 0));
+  } else {
+    std::vector<float> first(options.dim);
+    WriteFirstValue(options.first, mix.KeyOf(word), options.dim, first.data());
+    layout.Write(block, 0, first.data());
+  }
   for (size_t c = 1; c < layout.columns.size(); ++c) layout.Reset(block, static_cast<int>(c));
   const uint32_t tick = clock.tick();
   layout.SetTick(block, tick);

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "tfps_ops/core/parallel.h"
+#include "tfps_ops/core/rows/storage.h"
 
 namespace tfps {
 
@@ -15,6 +16,10 @@ namespace tfps {
 // Cost: one fetch from memory a row, several under way at a time, as the rows to come are prefetched.
 // Threads: the output is split between the threads of `parallel`, so any number of them gives the same result.
 void CopyMatrixRows(const float* matrix, const int64_t* rows, int64_t count, int64_t dim, float* out,
+                    const ParallelFor& parallel);
+
+// The same for a matrix of any storage, into a buffer of any.
+void CopyStoredRows(const void* matrix, Storage storage, const int64_t* rows, int64_t count, int64_t dim, const RowBuffer& out,
                     const ParallelFor& parallel);
 
 }  // namespace tfps

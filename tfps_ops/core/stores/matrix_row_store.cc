@@ -13,7 +13,7 @@ MatrixRowStore::MatrixRowStore(std::vector<float> table, int64_t dim, const std:
   for (int64_t width : slot_widths_) slots_.emplace_back(rows * width);
 }
 
-Status MatrixRowStore::CopyRows(const RowKeys& keys, float* out, const ParallelFor& parallel) {
+Status MatrixRowStore::CopyRows(const RowKeys& keys, const RowBuffer& out, const ParallelFor& parallel) {
   // Shared: any number of gathers run at once.
   const std::shared_lock<std::shared_mutex> lock(mutex_);
   return tfps::CopyRows(Matrix(), keys, out, parallel);

@@ -22,7 +22,7 @@ class MatrixRowStore : public RowStore {
   // `table` is [rows, dim]; slot i is [rows, slot_widths[i]], at most kMaxSlots of them, and all 0 at first.
   MatrixRowStore(std::vector<float> table, int64_t dim, const std::vector<int64_t>& slot_widths);
 
-  Status CopyRows(const RowKeys& keys, float* out, const ParallelFor& parallel) override;
+  Status CopyRows(const RowKeys& keys, const RowBuffer& out, const ParallelFor& parallel) override;
   Status UpdateRows(const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys, const RowGradients& gradients,
                     const ParallelFor& parallel) override;
   Result<RowChunk> ScanRows(int64_t cursor, int64_t max_rows) const override;

@@ -4,9 +4,17 @@
 #include <algorithm>
 #include <numeric>
 
+#include "tfps_ops/core/rows/row_conversion.h"
 #include "tfps_ops/core/rows/row_copy.h"
+#include "tfps_ops/core/stores/stored_update.h"
 
 namespace tfps {
+
+bool RowMatrix::IsFloats() const {
+  bool is_floats = storage == Storage::kFloat32;
+  for (int i = 0; i < slot_count; ++i) is_floats = is_floats && slots[i].storage == Storage::kFloat32;
+  return is_floats;
+}
 
 // One pass before the first row is touched, so that a refused call has changed nothing. Keys follow each other in memory, so
 // it costs little beside the fetches of the rows.
@@ -33,9 +41,9 @@ Status CheckSlots(const RowMatrix& matrix, const RowUpdater& updater) {
   return Status();
 }
 
-Status CopyRows(const RowMatrix& matrix, const RowKeys& keys, float* out, const ParallelFor& parallel) {
+Status CopyRows(const RowMatrix& matrix, const RowKeys& keys, const RowBuffer& out, const ParallelFor& parallel) {
   TFPS_RETURN_IF_ERROR(CheckKeys(keys, matrix.rows));
-  CopyMatrixRows(matrix.table, keys.keys, keys.count, matrix.dim, out, parallel);
+  CopyStoredRows(matrix.table, matrix.storage, keys.keys, keys.count, matrix.dim, out, parallel);
   return Status();
 }
 
@@ -47,10 +55,11 @@ Status CheckUpdate(const RowMatrix& matrix, const RowUpdater& updater, const Row
 
 void UpdateRows(const RowMatrix& matrix, const RowUpdater& updater, const float* hyperparameters, const RowKeys& keys,
                 const RowGradients& gradients, const ParallelFor& parallel) {
+  if (!matrix.IsFloats()) return UpdateStoredRows(matrix, updater, hyperparameters, keys, gradients, parallel);
   // The loops of row_kernels.inc take plain pointers.
   RowBlock block;
-  block.table = matrix.table;
-  for (int i = 0; i < matrix.slot_count; ++i) block.slots[i] = matrix.slots[i].values;
+  block.table = static_cast<float*>(matrix.table);
+  for (int i = 0; i < matrix.slot_count; ++i) block.slots[i] = static_cast<float*>(matrix.slots[i].values);
   block.rows = keys.keys;
   block.gradients = gradients.sums;
   block.measures = gradients.measures;
@@ -73,11 +82,14 @@ Result<RowChunk> ScanRows(const RowMatrix& matrix, int64_t cursor, int64_t max_r
   RowChunk chunk;
   chunk.keys.resize(end - cursor);
   std::iota(chunk.keys.begin(), chunk.keys.end(), cursor);
-  // Rows that follow each other are one copy.
-  chunk.rows.assign(matrix.table + cursor * matrix.dim, matrix.table + end * matrix.dim);
-  for (int i = 0; i < matrix.slot_count; ++i) {
-    const SlotMatrix& slot = matrix.slots[i];
-    chunk.slots.emplace_back(slot.values + cursor * slot.width, slot.values + end * slot.width);
+  chunk.slots.resize(matrix.slot_count);
+  for (int i = 0; i <= matrix.slot_count; ++i) {
+    const SlotMatrix part = matrix.part(i);
+    std::vector<float>& out = i == 0 ? chunk.rows : chunk.slots[i - 1];
+    out.resize((end - cursor) * part.width);
+    // Rows that follow each other are one copy.
+    const uint8_t* first = static_cast<const uint8_t*>(part.values) + cursor * part.width * BytesOf(part.storage);
+    WidenRow(first, part.storage, static_cast<int64_t>(out.size()), out.data());
   }
   // The last chunk says that it is the last, so that no reader asks for one more.
   chunk.cursor = end == matrix.rows ? RowStore::kEnd : end;

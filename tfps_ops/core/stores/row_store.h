@@ -4,6 +4,9 @@
 // A store holds one piece of a table, a shard on a server: rows of `dim` floats under int64 keys, and for each row as many
 // slots as the table's optimizer has, which belong to the row: they are found, updated and read together with it.
 //
+// Storage: rows and slots are floats to all callers. A store may keep them as bfloat16 (rows/storage.h); an update then computes in
+// floats and rounds at random.
+//
 // Find or insert: a store with fixed rows has a row for each key in [0, rows) and refuses any other. A store that grows makes
 // the row of a key that it has not seen, with its first value, before it copies or updates it. So kernels ask for rows
 // without knowing which of the two they have.
@@ -23,6 +26,7 @@
 
 #include "tfps_ops/core/parallel.h"
 #include "tfps_ops/core/row_updater.h"
+#include "tfps_ops/core/rows/storage.h"
 #include "tfps_ops/core/status.h"
 
 namespace tfps {
@@ -58,9 +62,10 @@ class RowStore {
 
   virtual ~RowStore() = default;
 
-  // Finds or inserts the rows of `keys`, in any order and as often as they come, and copies them to `out`, [count, dim].
+  // Finds or inserts the rows of `keys`, in any order and as often as they come, and copies them to `out`, [count, dim], as
+  // floats or as bfloat16. A store that has floats rounds them to the nearest bfloat16.
   // Cost: one fetch from memory a row, several under way at a time.
-  virtual Status CopyRows(const RowKeys& keys, float* out, const ParallelFor& parallel) = 0;
+  virtual Status CopyRows(const RowKeys& keys, const RowBuffer& out, const ParallelFor& parallel) = 0;
 
   // Finds or inserts the rows of `keys`, each at most once, and updates them and their slots by `updater`.
   // `hyperparameters` are those of the updater, [updater.hyperparameters()]; `gradients` are those of the keys, in their order.

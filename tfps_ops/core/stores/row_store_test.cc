@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string>
 
+#include "tfps_ops/core/rows/row_conversion.h"
 #include "tfps_ops/core/stores/matrix_row_store.h"
 #include "tfps_ops/core/stores/touched_rows.h"
 #include "tfps_ops/core/testing.h"
@@ -28,11 +29,11 @@ class MapRowStore : public RowStore {
  public:
   MapRowStore(int64_t dim, std::vector<int64_t> slot_widths) : dim_(dim), slot_widths_(std::move(slot_widths)) {}
 
-  Status CopyRows(const RowKeys& keys, float* out, const ParallelFor&) override {
+  Status CopyRows(const RowKeys& keys, const RowBuffer& out, const ParallelFor&) override {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (int64_t i = 0; i < keys.count; ++i) {
       const std::vector<float>& row = FindOrInsert(keys.keys[i])[0];
-      std::copy(row.begin(), row.end(), out + i * dim_);
+      CopyRow(row.data(), Storage::kFloat32, dim_, out, i * dim_);
     }
     return Status();
   }

@@ -1,0 +1,132 @@
+"""What a row, its slot, a worker and the chief take, measured as resident memory of real processes.
+
+    python -m benchmarks.memory
+    python -m benchmarks.memory --rows 4_000_000 --dim 32
+
+Prints one line of JSON. Each case is a cluster of its own with one server and one worker: a table with fixed rows or
+one that grows, an optimizer, and the type of rows and slots. Steps train every row once. `row_bytes` is what the server
+has more than after a small model of the same kind, for each row with its slots; `slot_bytes` is what it has more than
+under SGD; `planned_bytes` is what a plan counts. The worker and the chief are those of the last case.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+from typing import Any
+
+from benchmarks.meter import resident_bytes
+
+_BATCH = 16_384
+KINDS = ("fixed", "growing")
+DTYPES = ("float32", "bfloat16")
+OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "adam")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Args:
+        kind: one of `KINDS`.
+        dtype: the type of rows and slots.
+        optimizer: one of `OPTIMIZERS`.
+        rows: rows of the table.
+        dim: numbers of a row.
+    """
+
+    kind: str
+    dtype: str
+    optimizer: str
+    rows: int
+    dim: int
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        "benchmarks.memory", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table (default %(default)s)")
+    parser.add_argument("--dim", type=int, default=16, help="numbers of a row (default %(default)s)")
+    args = parser.parse_args()
+    print(json.dumps(measure_all(args.rows, args.dim)))
+
+
+def measure_all(rows: int, dim: int) -> dict[str, Any]:
+    """Measures every case, and returns the bytes of a row and a slot by kind, type and optimizer."""
+    found: dict[str, Any] = {"rows": rows, "dim": dim}
+    for kind in KINDS:
+        found[kind] = {}
+        for dtype in DTYPES:
+            cases = {optimizer: measure(Case(kind, dtype, optimizer, rows, dim)) for optimizer in OPTIMIZERS}
+            without = cases["sgd"]["row_bytes"]
+            found[kind][dtype] = {
+                optimizer: {
+                    "row_bytes": case["row_bytes"],
+                    "slot_bytes": round(case["row_bytes"] - without, 1),
+                    "planned_bytes": case["planned_bytes"],
+                }
+                for optimizer, case in cases.items()
+            }
+            last = cases["adam"]
+    return {**found, "worker_bytes": last["worker_bytes"], "chief_bytes": last["chief_bytes"]}
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Trains the rows of a table, and returns the bytes of a row on the server, and those of the other processes."""
+    import tfps
+
+    cluster = tfps.LocalCluster(1, 1)
+    with tfps.ParameterServerStrategy(
+        cluster, dense_tables_bytes=0, embeddings_dtype=case.dtype, slots_dtype=case.dtype
+    ) as strategy:
+        pids = {task.order.job: task.pid for task in cluster.tasks} | {"chief": os.getpid()}
+        # The first step of a process loads much that has nothing to do with rows.
+        small = _train(strategy, dataclasses.replace(case, rows=_BATCH))
+        planned, before = _planned(strategy), {job: resident_bytes(pid) for job, pid in pids.items()}
+        large = _train(strategy, case)
+        after = {job: resident_bytes(pid) for job, pid in pids.items()}
+        row_bytes = (after["ps"] - before["ps"]) / case.rows
+        planned = _planned(strategy) - planned
+        del small, large
+    return {
+        "row_bytes": round(row_bytes, 1),
+        "planned_bytes": round(planned / case.rows, 1),
+        **{f"{job}_bytes": {"small": before[job], "large": after[job]} for job in ("worker", "chief")},
+    }
+
+
+def _planned(strategy: Any) -> int:
+    return sum(load.bytes_with_slots for load in strategy.plan.loads())
+
+
+def _train(strategy: Any, case: Case) -> Any:
+    """Makes a model of one table, and trains each of its rows once."""
+    import keras
+    import tensorflow as tf
+
+    import tfps
+
+    with strategy.scope():
+        inputs = keras.Input((), dtype="int64")
+        # Both kinds draw the same first values, on the server.
+        first = keras.initializers.RandomUniform(seed=1)
+        if case.kind == "fixed":
+            layer = keras.layers.Embedding(case.rows, case.dim, embeddings_initializer=first)
+        else:
+            layer = tfps.layers.DynamicEmbedding(case.dim, embeddings_initializer=first, expected_rows=case.rows)
+        model = keras.Model(inputs, layer(inputs))
+        rowwise = case.optimizer == "rowwise_adagrad"
+        optimizer = tfps.optimizers.RowwiseAdagrad() if rowwise else case.optimizer
+        model.compile(optimizer, loss=lambda _, y: keras.ops.sum(y))
+    data = tf.data.Dataset.range(0, case.rows, _BATCH).map(
+        lambda start: (tf.range(start, tf.minimum(start + _BATCH, case.rows)), tf.zeros([1]))
+    )
+    data = data.map(lambda ids, y: (ids, tf.broadcast_to(y, [tf.size(ids)])))
+    model.fit(data, verbose=0)
+    return model
+
+
+if __name__ == "__main__":
+    main()
