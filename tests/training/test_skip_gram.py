@@ -90,13 +90,17 @@ def group_after_group(before, centers, contexts, rule, draws):
     return [*np.split(tables, 2)], losses / (centers >= 0).sum()
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("rule", ["sgd", "adagrad"])
-def test_windows_train_group_after_group(one_worker, rule, overlap):
+@pytest.mark.parametrize(
+    ("rule", "fed", "overlap"), [("sgd", False, False), ("sgd", True, False), ("adagrad", False, True)]
+)
+def test_windows_train_group_after_group(one_worker, rule, fed, overlap):
     inner = {"sgd": keras.optimizers.SGD, "adagrad": keras.optimizers.Adagrad}[rule](0.2)
     made = model(one_worker, tfps.optimizers.Geo(inner, push_every=5, overlap=overlap))
     start, (centers, contexts) = made.get_weights()[:2], some_groups(600)
     data = tf.data.Dataset.from_tensor_slices((centers, contexts)).batch(20)
+    if fed:
+        batches = list(data)
+        data = tf.data.Dataset.from_generator(lambda: batches, output_signature=data.element_spec)
     history = made.fit(data, verbose=0).history
     draws = [0, 1, 2, 3, 5, 6] if overlap else range(6)
     expected, loss = group_after_group(start, centers, contexts, rule, draws)
@@ -219,6 +223,8 @@ def test_batches_must_be_pairs():
         made.fit(centers, verbose=0)
     with pytest.raises(UnsupportedError, match="Received: sample weights"):
         made.fit(centers, contexts, sample_weight=np.ones(20), verbose=0)
+    with pytest.raises(UnsupportedError, match=r"or one dimension more, for groups. Received: shapes \(.*, 3\) and"):
+        made.fit(np.stack([centers] * 3, 1), contexts[:, None], verbose=0)
 
 
 def test_a_window_touches_no_server_between_pull_and_push(strategy):

@@ -228,6 +228,13 @@ def _pairs_of(data: Nest) -> tuple[tf.Tensor, tf.Tensor]:
     rank = contexts.shape.rank
     if rank is not None and centers.shape.rank == rank + 1:
         return tf.reshape(centers, [-1, tf.shape(centers)[-1]]), tf.reshape(contexts, [-1])
+    # Without the batch's size, which may differ from batch to batch.
+    each = [tensor.shape[1:].num_elements() for tensor in (centers, contexts) if tensor.shape.rank]
+    if None not in each and len(set(each)) > 1:
+        raise UnsupportedError(
+            "the centers of a SkipGram must have the shape of the contexts, for pairs, or one dimension more, for "
+            f"groups. Received: shapes {centers.shape} and {contexts.shape}."
+        )
     return tf.reshape(centers, [-1]), tf.reshape(contexts, [-1])
 
 
