@@ -125,6 +125,15 @@ def test_a_batch_of_groups_elsewhere_is_a_step(request, where):
     np.testing.assert_array_equal(made.get_weights()[0], vectors)
 
 
+@pytest.mark.parametrize("centers", [np.zeros((6, 0), np.int64), np.full((6, 2), -1)])
+def test_groups_without_centers_move_nothing(one_worker, centers):
+    made = model(one_worker, tfps.optimizers.Geo(keras.optimizers.SGD(0.5), push_every=2))
+    start = made.get_weights()[:2]
+    assert made.fit(centers, np.arange(6), batch_size=3, verbose=0).history["loss"] == [0.0]
+    for now, before in zip(made.get_weights(), start, strict=False):
+        np.testing.assert_array_equal(now, before)
+
+
 def test_groups_of_a_text_are_learned_by_two_workers(strategy):
     made = model(strategy, tfps.optimizers.Geo(keras.optimizers.SGD(0.1), push_every=4))
     text = np.tile(np.arange(WORDS), 60)
