@@ -63,7 +63,9 @@ def words(data: pathlib.Path) -> Task:
 
     batch, epochs = 1024, 3
     text = word2vec.Text((data / "wiki_w2v/wiki_text8like.txt").read_text(encoding="utf-8"))
-    steps = len(text.tokens) * (word2vec.WINDOW + 1) // batch
+    # Dropped once for all, so that every epoch draws its pairs from the same words.
+    tokens = text.tokens[np.random.default_rng(0).random(len(text.tokens)) < text.keep[text.tokens]]
+    steps = len(tokens) * (word2vec.WINDOW + 1) // batch
     judged = word2vec.judged_pairs(str(data / "wiki_w2v/wordsim353.tsv"))
     known = [(text.ids[a], text.ids[b], score) for a, b, score in judged if a in text.ids and b in text.ids]
     left, right, scores = map(np.array, zip(*known, strict=True))
@@ -81,7 +83,7 @@ def words(data: pathlib.Path) -> Task:
         return keras.optimizers.SGD(keras.optimizers.schedules.PolynomialDecay(rate, epochs * steps, rate / 100))
 
     def batches(epoch: int, size: int) -> Any:
-        return tfps.text.neighbour_pairs(text.tokens, word2vec.WINDOW, size, steps * batch // size, seed=epoch)
+        return tfps.text.neighbour_pairs(tokens, word2vec.WINDOW, size, steps * batch // size, seed=epoch)
 
     return Task("words", "spearman", batch, epochs, steps, build, None, optimizer, batches, judge)
 

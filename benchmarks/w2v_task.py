@@ -32,7 +32,7 @@ class W2vTask:
     negatives: int = 5
     form: str = "groups"
     batch: int = 1_000
-    push_every: int = 1_000
+    push_every: int = 300
     merge: str = "cap"
     overlap: bool = False
 

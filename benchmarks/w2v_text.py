@@ -35,7 +35,9 @@ class Corpus:
         seen = collections.Counter(word for line in lines for word in line)
         words = [word for word, count in seen.most_common() if count >= MIN_COUNT]
         if len(words) < 2:
-            raise ValueError(f"`data` must have 2 words that occur {MIN_COUNT} times. Received: {len(words)} in {path}.")
+            raise ValueError(
+                f"`data` must have 2 words that occur {MIN_COUNT} times. Received: {len(words)} in {path}."
+            )
         ids = {word: number for number, word in enumerate(words)}
         tokens = np.array([i for line in lines for i in (*(ids[word] for word in line if word in ids), -1)], np.int32)
         return cls(words, tokens, np.array([seen[word] for word in words]))

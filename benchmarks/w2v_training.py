@@ -139,9 +139,7 @@ class TextRun:
             "pairs_per_s": round(self._pairs / reading.seconds),
             "text_words_per_s": round(words / reading.seconds),
             "seconds": round(reading.seconds, 2),
-            "cpu_ms_per_1000_pairs": {
-                role: round(1000 * ms / self._pairs, 3) for role, ms in reading.cpu_ms.items()
-            },
+            "cpu_ms_per_1000_pairs": {role: round(1000 * ms / self._pairs, 3) for role, ms in reading.cpu_ms.items()},
             **self._task.judges.judge(self._task.corpus.words, vectors),
         }
 

@@ -3,10 +3,12 @@
     python -m benchmarks.word2vec --mode geo --ps 1 --workers 2 --vocab 100000 --dim 100 --negatives 5 --batch 1000
     python -m benchmarks.word2vec --baseline gensim
     python -m benchmarks.word2vec --versus stock-loop --rounds 3
+    python -m benchmarks.word2vec --versus gensim --data TEXT --wordsim wordsim353.tsv --analogies questions-words.txt
 
-A pair is a word and a neighbour, with its own negatives. Prints one line of JSON. The text is synthetic, and every
-worker holds its pairs in memory. Workers draw the negatives, except for stock-loop, which gets them drawn beforehand.
-Where the speed of the machine changes under load, trust only the ratio of --versus.
+A pair is a word and a neighbour. In --form groups the pairs of a word share its negatives; in --form pairs, and for the
+others, each has its own. Prints one line of JSON. Without --data the text is synthetic; workers cut windows and draw
+the negatives, except for stock-loop, which gets both done beforehand. With --data each measurement is a whole training,
+and the vectors are judged. Where the speed of the machine changes under load, trust only the ratios of --versus.
 """
 
 import argparse
@@ -120,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="about how long a measurement takes (default %(default)s)"
     )
-    parser.add_argument("--data", metavar="FILE", help="train on this text, a sentence a line, from the beginning each time")
+    parser.add_argument(
+        "--data", metavar="FILE", help="train on this text, a sentence a line, from the beginning each time"
+    )
     parser.add_argument("--epochs", type=int, default=10, help="with --data: passes (default %(default)s)")
     parser.add_argument("--wordsim", metavar="FILE", help="with --data: word, word, score by tabs, to judge vectors by")
     parser.add_argument("--analogies", metavar="FILE", help="with --data: questions-words.txt, to judge vectors by")

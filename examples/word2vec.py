@@ -7,8 +7,8 @@
 Skip-gram with negative sampling: the vector of a word learns to tell the words near it from random words. Both tables
 (words as centers, words as contexts) live on the parameter servers. The workers train in GEO mode: a worker pulls the
 rows of a window of batches, trains the whole window, and pushes the changes of the rows. The words around a word share
-its random words, which makes a pair several times as fast; with --pairs each pair has its own. Without --data the text is
-a sample of Wikipedia that comes with gensim. Any other text works, too:
+its random words, which makes training several times as fast; with --pairs each pair has its own. Without --data the
+text is a sample of Wikipedia that comes with gensim. Any other text works, too:
 
     python examples/word2vec.py --data book.txt --output vectors.txt
 """

@@ -160,16 +160,17 @@ def _neighbours(words: tf.Tensor, sentences: tf.Tensor, widths: tf.Tensor, windo
         widths: the width of the window of each, 1 to `window`, [n].
         window: the greatest width.
     """
-    ends = [[window, window]]
-    padded, padded_sentences = tf.pad(words, ends, constant_values=-1), tf.pad(sentences, ends, constant_values=-1)
-    columns = []
-    for offset in (*range(-window, 0), *range(1, window + 1)):
-        # The whole text moved by the offset: a slice, where picking each neighbour by its position would be a gather.
-        begin = window + offset
-        shifted, their_sentences = (ids[begin : begin + tf.size(words)] for ids in (padded, padded_sentences))
-        is_near = (their_sentences == sentences) & (widths >= abs(offset))
-        columns.append(tf.where(is_near, shifted, -1))
-    return tf.stack(columns, 1)
+    here = tf.range(tf.size(words))
+    lengths = tf.math.bincount(sentences)
+    begins = tf.cumsum(lengths, exclusive=True)
+    # How far the window of each word reaches to both sides: not over the ends of its sentence.
+    left = tf.minimum(here - tf.gather(begins, sentences), widths)
+    right = tf.minimum(tf.gather(begins + lengths, sentences) - 1 - here, widths)
+    # Few operations on matrices: they are most of what it costs to read a text.
+    offsets = tf.constant([*range(-window, 0), *range(1, window + 1)], tf.int32)
+    padded = tf.pad(words, [[window, window]], constant_values=-1)
+    is_near = (offsets >= -left[:, tf.newaxis]) & (offsets <= right[:, tf.newaxis])
+    return tf.where(is_near, tf.gather(padded, here[:, tf.newaxis] + (window + offsets)), -1)
 
 
 def _probability_by_token(keep: ArrayLike, max_id: int) -> tf.Tensor:
@@ -180,7 +181,5 @@ def _probability_by_token(keep: ArrayLike, max_id: int) -> tf.Tensor:
             f"`keep` must have a number for each id, {max_id + 1} or more. Received: shape {probabilities.shape}."
         )
     if not (probabilities.min() >= 0 and probabilities.max() <= 1):
-        raise ConfigError(
-            f"`keep` must be from 0 to 1. Received: from {probabilities.min()} to {probabilities.max()}."
-        )
+        raise ConfigError(f"`keep` must be from 0 to 1. Received: from {probabilities.min()} to {probabilities.max()}.")
     return tf.constant(np.concatenate([[1.0], probabilities]), tf.float32)

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 
 @pytest.fixture(scope="module")
@@ -13,15 +14,21 @@ def word2vec():
     return word2vec
 
 
-def test_rare_words_go_and_frequent_ones_are_thinned(word2vec):
+def test_rare_words_go_and_frequent_ones_are_to_be_dropped(word2vec):
     text = word2vec.Text("the " * 9000 + "cat sat mat " * 300 + "once")
     assert "once" not in text.ids and text.words[0] == "the"
-    assert np.mean(text.tokens == 0) < 0.7  # of 0.91
+    assert np.mean(text.tokens == 0) > 0.9
+    np.testing.assert_array_equal(text.keep < 0.2, [True, False, False, False])
 
 
 def test_empty_text(word2vec):
     with pytest.raises(SystemExit, match="No word of the text occurs 5 times"):
         word2vec.Text("a few words")
+
+
+def test_separate_pairs(word2vec):
+    centers, contexts = word2vec.separate_pairs(tf.constant([[-1, 4], [7, 8], [-1, -1]]), tf.constant([1, 2, 3]))
+    assert centers.numpy().tolist() == [4, 7, 8] and contexts.numpy().tolist() == [1, 2, 2]
 
 
 @pytest.mark.parametrize(

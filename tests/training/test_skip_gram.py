@@ -90,13 +90,17 @@ def group_after_group(before, centers, contexts, rule, draws):
     return [*np.split(tables, 2)], losses / (centers >= 0).sum()
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("rule", ["sgd", "adagrad"])
-def test_windows_train_group_after_group(one_worker, rule, overlap):
+@pytest.mark.parametrize(
+    ("rule", "fed", "overlap"), [("sgd", False, False), ("sgd", True, False), ("adagrad", False, True)]
+)
+def test_windows_train_group_after_group(one_worker, rule, fed, overlap):
     inner = {"sgd": keras.optimizers.SGD, "adagrad": keras.optimizers.Adagrad}[rule](0.2)
     made = model(one_worker, tfps.optimizers.Geo(inner, push_every=5, overlap=overlap))
     start, (centers, contexts) = made.get_weights()[:2], some_groups(600)
     data = tf.data.Dataset.from_tensor_slices((centers, contexts)).batch(20)
+    if fed:
+        batches = list(data)
+        data = tf.data.Dataset.from_generator(lambda: batches, output_signature=data.element_spec)
     history = made.fit(data, verbose=0).history
     draws = [0, 1, 2, 3, 5, 6] if overlap else range(6)
     expected, loss = group_after_group(start, centers, contexts, rule, draws)
@@ -119,6 +123,15 @@ def test_a_batch_of_groups_elsewhere_is_a_step(request, where):
     np.add.at(expected, targets[:, 1:], -0.25 * np.repeat(sums[:, None], 3, 1))
     np.testing.assert_allclose(made.get_weights()[1], expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(made.get_weights()[0], vectors)
+
+
+@pytest.mark.parametrize("centers", [np.zeros((6, 0), np.int64), np.full((6, 2), -1)])
+def test_groups_without_centers_move_nothing(one_worker, centers):
+    made = model(one_worker, tfps.optimizers.Geo(keras.optimizers.SGD(0.5), push_every=2))
+    start = made.get_weights()[:2]
+    assert made.fit(centers, np.arange(6), batch_size=3, verbose=0).history["loss"] == [0.0]
+    for now, before in zip(made.get_weights(), start, strict=False):
+        np.testing.assert_array_equal(now, before)
 
 
 def test_groups_of_a_text_are_learned_by_two_workers(strategy):
@@ -219,6 +232,8 @@ def test_batches_must_be_pairs():
         made.fit(centers, verbose=0)
     with pytest.raises(UnsupportedError, match="Received: sample weights"):
         made.fit(centers, contexts, sample_weight=np.ones(20), verbose=0)
+    with pytest.raises(UnsupportedError, match=r"or one dimension more, for groups. Received: shapes \(.*, 3\) and"):
+        made.fit(np.stack([centers] * 3, 1), contexts[:, None], verbose=0)
 
 
 def test_a_window_touches_no_server_between_pull_and_push(strategy):

@@ -227,7 +227,15 @@ def _pairs_of(data: Nest) -> tuple[tf.Tensor, tf.Tensor]:
     centers, contexts = tf.convert_to_tensor(centers), tf.convert_to_tensor(contexts)
     rank = contexts.shape.rank
     if rank is not None and centers.shape.rank == rank + 1:
-        return tf.reshape(centers, [-1, tf.shape(centers)[-1]]), tf.reshape(contexts, [-1])
+        # Not -1 for the rows: their number does not follow from groups of no centers.
+        return tf.reshape(centers, [tf.size(contexts), tf.shape(centers)[-1]]), tf.reshape(contexts, [-1])
+    # Without the batch's size, which may differ from batch to batch.
+    each = [tensor.shape[1:].num_elements() for tensor in (centers, contexts) if tensor.shape.rank]
+    if None not in each and len(set(each)) > 1:
+        raise UnsupportedError(
+            "the centers of a SkipGram must have the shape of the contexts, for pairs, or one dimension more, for "
+            f"groups. Received: shapes {centers.shape} and {contexts.shape}."
+        )
     return tf.reshape(centers, [-1]), tf.reshape(contexts, [-1])
 
 

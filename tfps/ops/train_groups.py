@@ -21,16 +21,16 @@ def train_groups(
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Trains groups of pairs one after the other, and the pairs of a group as one minibatch.
 
-    All scores of a group are of the rows before it: products of matrices. Then each target is updated with the sum of its
-    gradients over the centers, and each center with the sum over the targets. A row that a group names twice gets two
-    updates, one after the other. tfps_ops/core/pair_trainer.h describes the order in detail.
+    All scores of a group are of the rows before it: products of matrices. Then each target is updated with the sum of
+    its gradients over the centers, and each center with the sum over the targets. A row that a group names twice gets
+    two updates, one after the other. tfps_ops/core/pair_trainer.h describes the order in detail.
 
     Args:
         rule: the optimizer, one of `PAIR_RULES`.
         rows: the rows of the table, then of each slot of the rule, float32 [M, dim] each.
         centers: the row of each center, int32 [p]; the centers of a group are next to each other.
         sizes: the number of centers of each group, int32 [n]. They come to p. A group of 0 moves no row.
-        targets: the rows of the targets, int32 [n, width]. The first target of a group is positive, the others negative.
+        targets: the rows of the targets, int32 [n, width]. The first of a group is positive, the others negative.
         hyper: the rule's hyperparameters in order, then the decay, float32 [h + 1].
 
     Returns:
