@@ -76,4 +76,6 @@ def test_shapes_that_differ_are_refused():
     with pytest.raises(tf.errors.InvalidArgumentError, match="at least one dimension"):
         ops.tfps_relu_bias_grad(upstream=tf.zeros([], tf.bfloat16), results=tf.zeros([], tf.bfloat16))
     with pytest.raises(ValueError, match="must be equal"):
-        tf.function(lambda: ops.tfps_relu_bias_grad(upstream=tf.zeros([2], tf.bfloat16), results=tf.zeros([3], tf.bfloat16)))()
+        tf.function(
+            lambda: ops.tfps_relu_bias_grad(upstream=tf.zeros([2], tf.bfloat16), results=tf.zeros([3], tf.bfloat16))
+        )()
