@@ -21,8 +21,8 @@ def bias_add(
 ) -> tf.Tensor:
     """Adds a bias by `tf.nn.bias_add`, with a backward pass that sums in float32.
 
-    The graph has the same operation, so TensorFlow fuses it with a matrix product as before. Tapes of this graph use the
-    backward pass. Gradients that look at operations and not at tapes, as those of loops, are TensorFlow's.
+    The graph has the same operation, so TensorFlow fuses it with a matrix product as before. Tapes of this graph use
+    the backward pass. Gradients that look at operations and not at tapes, as those of loops, are TensorFlow's.
 
     Args:
         stock: TensorFlow's `tf.nn.bias_add`.
