@@ -76,6 +76,27 @@ def test_the_gradient_of_a_bias_is_as_exact_as_bfloat16(strategy, mixed, mode):
     np.testing.assert_allclose(steps, bias_after_one_step(plain, 0.1), rtol=0.015)
 
 
+def test_it_learns_what_float32_learns(strategy):
+    """Clicks that follow from a weight for each id; tests/examples/test_models.py has real ones."""
+    rng = np.random.default_rng(5)
+    weights, ids = rng.normal(size=ROWS), rng.integers(0, ROWS, (40 * 256, 3))
+    clicks = (rng.random(len(ids)) < 1 / (1 + np.exp(-2 * weights[ids].sum(1)))).astype("float32")[:, np.newaxis]
+    held_out = len(ids) // 5
+    aucs = []
+    for policy in ("float32", "mixed_bfloat16"):
+        keras.config.set_dtype_policy(policy)
+        keras.utils.set_random_seed(1)
+        try:
+            model = compiled(strategy, keras.optimizers.Adagrad(0.2))
+        finally:
+            keras.config.set_dtype_policy("float32")
+        model.fit(ids[held_out:], clicks[held_out:], batch_size=64, shuffle=False, epochs=2, verbose=0)
+        aucs.append(
+            model.evaluate(ids[:held_out], clicks[:held_out], batch_size=512, verbose=0, return_dict=True)["auc"]
+        )
+    assert min(aucs) > 0.8 and abs(aucs[0] - aucs[1]) < 0.005, aucs
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [("mixed_bfloat16", "float32"), pytest.param("float32", "mixed_bfloat16", marks=pytest.mark.slow)],
