@@ -46,11 +46,14 @@ def main() -> None:
 
 def _runs(args: argparse.Namespace) -> None:
     """All runs of one number of workers."""
+    import keras
+
     import tfps
     from benchmarks.convergence_run import Mode, Run
     from benchmarks.convergence_tasks import task_named
 
     (workers,) = args.workers
+    keras.mixed_precision.set_global_policy(args.policy)
     task = task_named(args)
     strategy = None
     for name in args.modes:
@@ -68,7 +71,7 @@ def _runs(args: argparse.Namespace) -> None:
                 )
             run = Run(task, mode, workers, strategy if mode.distributed else None)
             for seed in args.seeds:
-                _note(run.train(seed), args.out)
+                _note(run.train(seed) | {"policy": args.policy}, args.out)
 
 
 def _note(result: dict, path: str | None) -> None:
@@ -88,6 +91,7 @@ def _of_workers(args: argparse.Namespace, workers: int) -> list[str]:
     lists = [[f"--{name.replace('_', '-')}", *map(str, values)] for name, values in given.items()]
     out = [*["--overlap"] * args.overlap, *(["--out", args.out] if args.out else [])]
     tables = ["--dense-tables-bytes", str(args.dense_tables_bytes), "--optimizer", args.optimizer]
+    tables += ["--policy", args.policy]
     return ["--data", args.data, "--task", args.task, "--workers", str(workers), *tables, *sum(lists, []), *out]
 
 
@@ -118,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--optimizer", choices=("task", "adagrad", "adam"), default="task", help="the task's own, or this one"
+    )
+    parser.add_argument(
+        "--policy",
+        choices=("float32", "mixed_bfloat16"),
+        default="float32",
+        help="dtype policy of the model, also where it is judged (default %(default)s)",
     )
     parser.add_argument("--overlap", action="store_true", help="GEO and async exchange while they train")
     parser.add_argument("--out", help="a file that lines are appended to")

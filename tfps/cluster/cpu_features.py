@@ -4,7 +4,7 @@ import pathlib
 import re
 
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
-"""The flags of Linux for matrix products of bfloat16, the fastest first: AMX on Intel's, AVX512-BF16 also on AMD's CPUs."""
+"""The flags of Linux for matrix products of bfloat16, the fastest first: AMX on Intel, AVX512-BF16 on AMD as well."""
 
 
 def bfloat16_flags(cpuinfo: str | None = None) -> list[str]:

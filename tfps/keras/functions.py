@@ -82,7 +82,7 @@ class StepFunction:
         self._logs = EpochLogs(steps, self.mode)
         self._schedule: Schedule | None = None
         self.abandoned: Schedule | None = None
-        self._first_steps = FirstSteps(steps.strategy) if updates else None
+        self._first_steps = FirstSteps(steps.strategy, steps.is_float32) if updates else None
         self._hot_servers = HotServerWatch(steps.strategy) if updates else None
         self._name = "train_function" if updates else "test_function"
         self._kind: Kind = "train" if updates else "test"

@@ -174,6 +174,12 @@ class ModelSteps:
         values = stored_values(variables, (Table, DenseVariable))
         return Plan(self.strategy.num_servers, tuple(value.placement for value in values))
 
+    def is_float32(self) -> bool:
+        """Returns whether all layers of the model compute in float32."""
+        # Layers without a policy of their own, such as an `InputLayer` of ids, have the dtype of what they pass.
+        kinds = {layer.compute_dtype for layer in self.model._flatten_layers(include_self=False)}
+        return not kinds & {"bfloat16", "float16"}
+
     def small_tables(self) -> list[VariableSpec]:
         """Returns the tables of this model that are dense variables."""
         return [table.placement.spec for table in stored_values(self.model.variables, SmallTable)]

@@ -1,7 +1,7 @@
 """Adds a bias in bfloat16, with sums of gradients in float32 and the backward pass of a ReLU in the same op.
 
-TensorFlow adds up the gradient of a bias in bfloat16, which keeps 8 bits: the sum of 512 gradients of one size is off by
-several percent. It also reads the gradients twice, once for the ReLU and once for the sum.
+TensorFlow adds up the gradient of a bias in bfloat16, which keeps 8 bits: the sum of 512 gradients of one size is off
+by several percent. It also reads the gradients twice, once for the ReLU and once for the sum.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,13 @@ _NAME = "TfpsBiasAdd"
 
 
 @tf.autograph.experimental.do_not_convert
-def bias_add(stock: Callable[..., tf.Tensor], value: tf.Tensor, bias: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
+def bias_add(
+    stock: Callable[..., tf.Tensor], value: tf.Tensor, bias: tf.Tensor, *args: Any, **kwargs: Any
+) -> tf.Tensor:
     """Adds a bias by `tf.nn.bias_add`, with a backward pass that sums in float32.
 
-    The graph has the same operation, so TensorFlow fuses it with a matrix product as before. The tapes of this graph use the
-    backward pass; gradients that look at operations and not at tapes, as those of loops, are TensorFlow's.
+    The graph has the same operation, so TensorFlow fuses it with a matrix product as before. Tapes of this graph use
+    the backward pass. Gradients that look at operations and not at tapes, as those of loops, are TensorFlow's.
 
     Args:
         stock: TensorFlow's `tf.nn.bias_add`.

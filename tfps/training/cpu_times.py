@@ -18,9 +18,8 @@ from tfps.cluster import devices
 from tfps.errors import ClusterTimeoutError
 from tfps.runtime.waiting import Wait, call_within
 from tfps.strategy.strategy import ParameterServerStrategy
+from tfps.training.remote_files import read_files, sample
 
-_SAMPLE = 8
-"""The most tasks of a job that are read: the tasks of a job are alike, and each call takes time."""
 _LIMIT_S = 10.0
 """Seconds to wait for tasks on other machines."""
 _FILES = ("/proc/{}/stat", "/proc/{}/status", "/proc/stat")
@@ -93,7 +92,7 @@ def _read_proc(process: str) -> str:
 
 def _remote_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
     spec = strategy._cluster_resolver.cluster_spec().as_dict()
-    tasks = [(job, index) for job in (jobs.PS, jobs.WORKER) for index in _sample(len(spec[job]))]
+    tasks = [(job, index) for job in (jobs.PS, jobs.WORKER) for index in sample(len(spec[job]))]
     there = [devices.task_device(job, index) for job, index in tasks]
     try:
         texts = call_within(lambda: _read_remote(there), Wait("the CPU times of the cluster", _LIMIT_S))
@@ -108,18 +107,7 @@ def _remote_times(strategy: ParameterServerStrategy) -> list[CpuTime]:
 
 def _read_remote(places: list[str]) -> list[str]:
     """Reads /proc for the process of each device."""
-
-    @tf.function(autograph=False)
-    def read() -> list[tf.Tensor]:
-        texts = []
-        for device in places:
-            with tf.device(device):
-                # Files of /proc report a size of 0. A dataset of lines does not ask for the size and reads to the end.
-                lines = tf.data.TextLineDataset([name.format("self") for name in _FILES])
-                texts.append(lines.reduce("", lambda before, line: tf.strings.join([before, line], "\n")))
-        return texts
-
-    return [text.numpy().decode() for text in read()]
+    return read_files(places, [name.format("self") for name in _FILES])
 
 
 def parse_times(job: str, index: int, host: str, text: str) -> CpuTime | None:
@@ -137,11 +125,6 @@ def parse_times(job: str, index: int, host: str, text: str) -> CpuTime | None:
     cores = sum(part[-1] - part[0] + 1 for part in ranges)
     idle_s = (int(idle[1]) + int(idle[2])) / ticks / max(1, len(re.findall(r"^cpu\d+ ", text, re.MULTILINE)))
     return CpuTime(job, index, host, (int(spent[1]) + int(spent[2])) / ticks, cores, cores, idle_s)
-
-
-def _sample(count: int) -> list[int]:
-    """Picks up to `_SAMPLE` indices below `count`, evenly spread."""
-    return [i * count // min(count, _SAMPLE) for i in range(min(count, _SAMPLE))]
 
 
 def _host(address: str) -> str:

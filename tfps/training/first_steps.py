@@ -6,11 +6,13 @@ Cost: the CPU times of all tasks are read twice, or twice an epoch where epochs 
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 
 from tfps.embedding.wire import FLOAT32
 from tfps.placement.bottleneck import Measurement, Task, Verdict, judge, merge
 from tfps.strategy.arguments import ALLREDUCE
 from tfps.strategy.strategy import ParameterServerStrategy
+from tfps.training import bfloat16_advice
 from tfps.training.cpu_times import CpuTime, cpu_times
 
 _LOG = logging.getLogger("tfps")
@@ -33,13 +35,14 @@ class FirstSteps:
 
     Args:
         strategy: the strategy that runs the steps.
+        is_float32: returns whether all of the model computes in float32.
 
     Attributes:
         verdict: the verdict that was logged; None before that.
     """
 
-    def __init__(self, strategy: ParameterServerStrategy) -> None:
-        self._strategy = strategy
+    def __init__(self, strategy: ParameterServerStrategy, is_float32: Callable[[], bool] = lambda: False) -> None:
+        self._strategy, self._is_float32 = strategy, is_float32
         self._fed = False
         self._closures = self._steps = 0
         self._start: _Snapshot | None = None
@@ -94,6 +97,9 @@ class FirstSteps:
         shrinks = self._strategy.wire == FLOAT32 and self._strategy.dense != ALLREDUCE
         self.verdict, self._watches = judge(dataclasses.replace(merge(seen), shrinks=shrinks)), False
         _LOG.info("%s", self.verdict.advice)
+        # Where others limit the speed, faster workers would only wait for them.
+        if self.verdict.limit == "workers" and self._is_float32():
+            bfloat16_advice.advise(self._strategy)
 
 
 class _Snapshot:
