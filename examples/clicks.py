@@ -11,15 +11,22 @@ import argparse
 import dataclasses
 import functools
 import glob
+import math
 from collections.abc import Callable
 
 import cluster
 import keras
+import numpy as np
 import tensorflow as tf
 
-HELD_OUT = 10  # every tenth line is held out
+import tfps
+
+HELD_OUT = 10  # about every tenth line is held out
 SHUFFLED = 20_000  # lines in the shuffle buffer
+GROUP = 16  # lines that the shuffle moves together
+RANGE_BYTES = 1 << 20  # what a worker reads at a time
 BUCKETS = 4  # hash buckets per unit of a number's logarithm
+LARGEST = 400  # no float32 has a larger bucket
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,21 +87,60 @@ def read_numbers(cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def datasets(args: argparse.Namespace) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Returns datasets of training batches and of held-out batches.
 
-    They consist of TensorFlow operations only, so the workers can run them.
+    The workers read ranges of the files and parse them by the C++ ops of tfps: `parse` above does the same with
+    TensorFlow's, five times as slowly.
     """
-    files = sorted(glob.glob(args.data))
-    if not files:
+    if "://" not in args.data and not glob.glob(args.data):
         raise SystemExit(f"--data must match at least one file. Received: {args.data!r}, which matches none.")
-    groups = tf.data.TextLineDataset(files).batch(HELD_OUT)
-    # In each group of lines the first one is held out, so that both datasets cover the whole file.
-    groups = groups.map(lambda lines: tf.boolean_mask(lines, tf.strings.length(lines) > 0))
+    form = FORMATS[args.format]
+    # A category is hashed with the number of its column in front of it, as in `parse`.
+    columns: dict[str, object] = {str(n): tfps.data.Hash(args.rows, prefix=f"{n}=") for n in form.categories}
+    columns |= {str(n): math.nan for n in form.numbers} | {str(form.label): ""}
+    read = functools.partial(
+        tfps.data.files,
+        args.data,
+        "csv" if form.separator == "," else "tsv",
+        columns={str(n): columns[str(n)] for n in range(form.columns)},
+        stack={"categories": [str(n) for n in form.categories], "numbers": [str(n) for n in form.numbers]},
+        label=str(form.label),
+        batch_size=args.batch,
+        range_bytes=RANGE_BYTES,
+    )
+    make = functools.partial(features, number_ids=hash_numbers(form, args.rows))
 
-    def batches(lines: tf.data.Dataset) -> tf.data.Dataset:
-        read = functools.partial(parse, form=FORMATS[args.format], rows=args.rows)
-        return lines.batch(args.batch).map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(4)
+    def part(lines: tf.data.Dataset, is_held_out: bool) -> tf.data.Dataset:
+        chosen = lines.map(make).map(lambda *batch: choose(batch, is_held_out), num_parallel_calls=2)
+        return chosen.rebatch(args.batch).prefetch(4)
 
-    training = groups.map(lambda lines: lines[1:]).unbatch().shuffle(SHUFFLED)
-    return batches(training), batches(groups.map(lambda lines: lines[:1]).unbatch())
+    return part(read(shuffle=SHUFFLED, shuffle_group=GROUP), False), part(read(), True)
+
+
+def features(columns: dict[str, tf.Tensor], label: tf.Tensor, number_ids: np.ndarray) -> tuple:
+    """Makes of the columns of a batch what `parse` makes of its lines."""
+    missing = tf.math.is_nan(columns["numbers"])
+    values = tf.where(missing, 0.0, columns["numbers"])
+    scaled = tf.sign(values) * tf.math.log1p(tf.abs(values))
+    buckets = tf.where(missing, LARGEST + 1, tf.cast(tf.floor(scaled * BUCKETS), tf.int32)) + LARGEST
+    # The hashes of all buckets of a number are known, so a batch looks them up.
+    width = number_ids.shape[1]
+    ids = tf.gather(tf.reshape(number_ids, [-1]), buckets + tf.range(number_ids.shape[0]) * width)
+    labels = tf.strings.regex_full_match(label, r"\s*(1|>50K\.?)\s*")
+    return (tf.concat([ids, columns["categories"]], axis=1), scaled), tf.cast(labels, tf.float32)[:, tf.newaxis]
+
+
+def hash_numbers(form: Format, rows: int) -> np.ndarray:
+    """Returns the ids of each number's buckets, from -LARGEST to LARGEST and the missing one, [numbers, buckets]."""
+    buckets = [*map(str, range(-LARGEST, LARGEST + 1)), "missing"]
+    names = [[f"{column}={bucket}" for bucket in buckets] for column in form.numbers]
+    return tf.strings.to_hash_bucket_fast(names, rows).numpy()
+
+
+def choose(batch: tuple, is_held_out: bool) -> tuple:
+    """Returns the rows of a batch that are held out, or the others. What a row has decides, whoever reads it."""
+    (ids, numbers), _ = batch
+    own = tf.reduce_sum(ids, axis=1) + tf.reduce_sum(tf.cast(tf.bitcast(numbers, tf.int32), tf.int64), axis=1)
+    chosen = (tf.strings.to_hash_bucket_fast(tf.strings.as_string(own), HELD_OUT) == 0) == is_held_out
+    return tf.nest.map_structure(lambda values: tf.boolean_mask(values, chosen), batch)
 
 
 def inputs(form: Format) -> tuple[keras.KerasTensor, keras.KerasTensor]:

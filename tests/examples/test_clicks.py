@@ -54,13 +54,25 @@ def test_adult_cells_and_labels(clicks):
 
 def test_every_line_is_trained_on_or_held_out_once(clicks, tmp_path):
     path = tmp_path / "rows"
-    path.write_text("\n".join(criteo_line(numbers=[str(n)] * 13) for n in range(57)) + "\n\n")
+    path.write_text("\n".join(criteo_line(numbers=[str(n)] * 13) for n in range(157)) + "\n\n")
     training, held_out = (
         [n for (_, scaled), _ in part for n in np.rint(np.expm1(scaled[:, 0])).astype(int).tolist()]
         for part in clicks.datasets(arguments(clicks, path))
     )
-    assert held_out == [0, 10, 20, 30, 40, 50]
-    assert sorted(training + held_out) == list(range(57)) and training != sorted(training)
+    assert 4 < len(held_out) < 40
+    assert sorted(training + held_out) == list(range(157)) and training != sorted(training)
+
+
+def test_datasets_have_the_ids_and_numbers_of_parse(clicks, data, tmp_path):
+    lines = (data / CRITEO).read_text().splitlines()[:500]
+    (tmp_path / "rows").write_text("\n".join([*lines, criteo_line("1", ["", "-1", "-3e38", "3e38", *["0"] * 9])]))
+    found = []
+    for part in clicks.datasets(arguments(clicks, tmp_path / "rows")):
+        for (ids, scaled), labels in part:
+            found += [row.tolist() for row in np.concatenate([ids, scaled, labels], axis=1)]
+    lines = (tmp_path / "rows").read_text().splitlines()
+    (ids, scaled), labels = clicks.parse(lines, clicks.FORMATS["criteo"], 1000)
+    assert sorted(found) == sorted(row.tolist() for row in np.concatenate([ids, scaled, labels], axis=1))
 
 
 def test_no_such_file(clicks):

@@ -154,6 +154,23 @@ def scan(cursor, handles=((), ())):
     return [chunk.keys, *chunk.rows, chunk.next_cursor]
 
 
+def parsed(text=(), fields=(None,), widths=(0, 2), dtypes=(tf.float32, tf.int64)):
+    found = library.load().tfps_parse_lines(
+        text=placeholder(tf.string, text),
+        fields=placeholder(tf.int32, fields),
+        dtypes=dtypes,
+        widths=widths,
+        outputs=[0, 1, 1],
+        buckets=[0, 9, 9],
+        prefixes=[""] * 3,
+        required=[True] * 3,
+        defaults=[""] * 3,
+        delimiter=",",
+        has_quotes=True,
+    )
+    return [found.parsed, *found.values]
+
+
 V = [None]
 FITS = [
     (lambda: route([[3, 2], None]), [V, V, V, V, [2], [3, 2], None]),
@@ -185,8 +202,15 @@ FITS = [
     (lambda: touched(None, None), [V, []]),
     (lambda: scan(()), [V, [None, 4], [None, None], []]),
     (lambda: scan(None, handles=(None,)), [V, [None, 4], []]),
+    (lambda: parsed(), [[], V, [None, 2]]),
+    (lambda: parsed(text=None, fields=None), [[], V, [None, 2]]),
 ]
 FAILS = [
+    (lambda: parsed(text=[1]), "must be rank 0"),
+    (lambda: parsed(fields=[3, 1]), "must be rank 1"),
+    (lambda: parsed(widths=[0]), "must have one for each output"),
+    (lambda: parsed(widths=[0, -1]), "must be at least 0"),
+    (lambda: parsed(dtypes=[tf.bool, tf.int64]), "not in the list|bool"),
     (lambda: watch([2]), "must be rank 0"),
     (lambda: touched([2], ()), "must be rank 0"),
     (lambda: touched((), [1]), "must be rank 0"),
