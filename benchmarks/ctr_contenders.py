@@ -65,6 +65,10 @@ class Tfps(Contender):
         super().__init__(task, num_ps, num_workers)
         import keras
 
+        from tfps.training import traced_closures
+
+        # As in a run that has lasted for a while: graphs of long turns, and a model that all workers train.
+        traced_closures.SHORT_STEPS = 0
         setup = setup or Setup(num_ps, num_workers)
         with setup.strategy(self.cluster).scope():
             self._model = build_model(task, keras, self.growing)

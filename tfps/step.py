@@ -57,6 +57,11 @@ class Lookups(Protocol):
     never_runs: bool
 
     @property
+    def answers_next_early(self) -> bool:
+        """Whether the rows of the next lookup were requested before the step, whatever ids it comes with."""
+        ...
+
+    @property
     def unique_ids(self) -> Sequence[tf.Tensor]:
         """The unique ids of the lookups so far, a vector for each kind of table."""
         ...

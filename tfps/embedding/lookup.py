@@ -19,6 +19,7 @@ from tfps.embedding.table_gradient import gradient_of_places, table_gradient, wa
 from tfps.errors import IdRangeError, UnsupportedError
 from tfps.ops.graph_gradient import with_gradient
 from tfps.ops.segment_sum_rows import segment_sum_rows
+from tfps.ops.shared_constants import gather_rows_at
 
 _EXACT_FLOAT32 = 1 << 24
 """float32 holds every integer up to this one exactly, and not all above it."""
@@ -101,7 +102,7 @@ def expand(found: LookupResult) -> tf.Tensor:
     """
     group = found.group
     if not watch(found):
-        return tf.gather(group.answer, found.places)
+        return gather_rows_at(group.answer, found.places)
     current = step.current()
     source, finish = gradient_path(current, found.table)
 
@@ -109,12 +110,14 @@ def expand(found: LookupResult) -> tf.Tensor:
         # Under a mixed precision policy the layer casts the rows, but tables and their gradients stay float32.
         upstream = tf.cast(upstream, tf.float32)
         # Its shape is unknown where the model slices the rows by sizes that only the graph knows.
-        upstream = tf.ensure_shape(upstream, found.places.shape.concatenate([found.table.dim]))
+        shape = found.places.shape.concatenate([found.table.dim])
+        if not shape.is_fully_defined() or upstream.shape != shape:
+            upstream = tf.ensure_shape(upstream, shape)
         with step.on_host():
             if found.table.keeps_repeats:
                 return [finish(gradient_of_places(current, found, upstream, found.places, found.table_places))]
             summed = segment_sum_rows([upstream], [found.table_places], tf.size(found.table_ids, tf.int64))
             return [finish(table_gradient(current, found, summed, (upstream, found.places)))]
 
-    rows = tf.gather(group.answer, found.places)
+    rows = gather_rows_at(group.answer, found.places)
     return with_gradient(rows, [source], backward)

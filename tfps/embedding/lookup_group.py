@@ -15,6 +15,7 @@ from tfps.embedding.row_store import RowStore
 from tfps.ops.id_range import make_label
 from tfps.ops.route_unique import RoutedIds, route_unique
 from tfps.ops.routes import RouteMap
+from tfps.ops.shared_constants import gather_rows_at
 from tfps.stages import IDS, in_stage
 
 
@@ -206,7 +207,7 @@ def _split_by_table(routed: RoutedIds) -> tuple[tuple[tf.Tensor, ...], list[tf.T
     starts = tf.unstack(tf.cast(tf.cumsum(routed.table_sizes, exclusive=True), tf.int32), num=len(routed.inverse))
     table_ids = tf.split(tf.gather(routed.unique_ids, routed.table_order), routed.table_sizes, num=len(routed.inverse))
     return tuple(table_ids), [
-        tf.gather(position, inverse) - start for inverse, start in zip(routed.inverse, starts, strict=True)
+        gather_rows_at(position, inverse) - start for inverse, start in zip(routed.inverse, starts, strict=True)
     ]
 
 

@@ -80,7 +80,8 @@ class RoutedRows:
         # one for all of them.
         source = self.__dict__.get("_source_on_chief")
         if source is None:
-            with tf.init_scope(), tf.device(devices.CHIEF):
+            # `None` first, because a device without a job is one of the worker where the thread of a worker traces.
+            with tf.init_scope(), tf.device(None), tf.device(devices.CHIEF):
                 source = tf.zeros([], name="table_gradient_source")
             # Two threads may get here at once. The first one decides.
             source = self.__dict__.setdefault("_source_on_chief", source)

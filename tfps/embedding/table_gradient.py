@@ -12,6 +12,7 @@ from tfps.embedding.lookup_group import LookupGroup, LookupResult
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.ops.rules.declaration import Measure
 from tfps.ops.segment_sum_rows import segment_sum_repeats, segment_sum_rows
+from tfps.ops.shared_constants import shared_constant
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +62,7 @@ def table_gradient(
     # them again.
     if current is not None:
         current.gradients.append(TableGradient(table, found.group, summed, None if unsummed is None else (unsummed,)))
-    return tf.IndexedSlices(summed, found.table_ids, dense_shape=tf.constant([table.rows, table.dim], tf.int64))
+    return tf.IndexedSlices(summed, found.table_ids, dense_shape=shared_constant((table.rows, table.dim), tf.int64))
 
 
 def gradient_of_places(

@@ -108,10 +108,11 @@ class StepFunction:
             self._schedule = self._begin(iterator)
         if not self._schedule.take(self._steps.model.steps_per_execution):
             raise StopIteration
-        self.closures.lengthen_turns(iterator)
         if self._steps.strategy.stop_signals.asked:
             # Keras looks at the first in `fit` and at the second in `evaluate`, which may run within `fit`.
             self._steps.model.stop_training = self._steps.model.stop_evaluating = True
+        else:
+            self.closures.lengthen_turns(iterator)
         logs = self._logs.recent()
         if self._first_steps is not None:
             self._steps.strategy.record.set_logs(logs)

@@ -37,7 +37,6 @@ _PURE_THOUGH_STATEFUL = {"LookupTableFindV2"}
 Trace: TypeAlias = Callable[["Recorder", Nest], Nest]
 """Traces a step over a batch; the recorder serves its lookups."""
 
-
 ReadWhole: TypeAlias = Callable[[Table], tf.Tensor]
 """Returns all rows of a table, [rows, dim]."""
 
@@ -52,8 +51,7 @@ class DirectLookups:
         never_runs: whether the step is traced only to see what it looks up.
     """
 
-    answered_early = False
-    never_runs = False
+    answered_early = answers_next_early = never_runs = False
 
     def __init__(self) -> None:
         self._wholes: list[ReadWhole | None] = []
@@ -162,12 +160,11 @@ class Recorder(DirectLookups):
         self._stand_ins = StandInLookups()
 
     def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
-        """Records the lookup and returns rows that are never evaluated."""
-        # Ids of an inner graph, such as the body of a loop in the model, are not available in the outer graph.
+        """Records the lookup and returns rows that are never evaluated; a late one may be in an inner graph."""
         ids = tf.convert_to_tensor(ids)
+        # Ids of an inner graph, such as the body of a loop in the model, are not available in the outer graph.
         early = ids.graph is self._graph and self._is_pure(ids)
         self.lookups.append(Recorded(table, ids if early else None))
-        # A late lookup may be in a branch or a loop, which has its own graph.
         return self._stand_ins.look_up(table, ids) if early else super().look_up(table, ids)
 
     def read_whole(self, table: Table) -> tf.Tensor:
@@ -224,6 +221,11 @@ class Replay(DirectLookups):
         found, _ = self._remaining.pop(0)
         self.answered_early = found is not None
         return super().look_up(table, ids) if found is None else found
+
+    @property
+    def answers_next_early(self) -> bool:
+        """See `step.Lookups`."""
+        return bool(self._remaining) and self._remaining[0][0] is not None
 
     def _next_name(self) -> str | None:
         return self._remaining[0][1].name if self._remaining else None
@@ -397,8 +399,7 @@ def _read_copy(table: Table, rows: tf.Tensor) -> tf.Tensor:
     """Returns a copy of a whole table in a step that changes no table."""
     current = step.current()
     assert current is not None
-    # Another tensor than that of other reads, because each gets attributes of its own.
-    rows = tf.identity(rows)
+    rows = tf.identity(rows)  # of its own, because each read gets attributes
     current.whole_reads.append((table, rows))
     return rows
 

@@ -31,7 +31,7 @@ SHORT_STEPS = 512
 """The number of steps that a model is trained for by graphs of short turns.
 
 Such a graph is traced and started a second or two sooner; that of long turns takes a few milliseconds less for each
-step. Until this many steps, all of them by one worker (`tfps.training.asynchronous.pacing`), the first gains more.
+step. For fewer steps the first gains more. It is also when further workers join, which then start the second one alone.
 """
 
 ProgramOf: TypeAlias = Callable[[Nest], Program]
