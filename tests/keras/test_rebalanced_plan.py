@@ -1,4 +1,4 @@
-"""A planted hot server: its load before, what the log says, and its load after a restore with the plan that moves rows."""
+"""A planted hot server: its load, what the log says, and its load after a restore with the plan that moves rows."""
 
 import json
 import os

@@ -63,8 +63,8 @@ def rebalanced_plan(path: str | os.PathLike[str], num_servers: int | None = None
 
     A checkpoint keeps the plan of its variables and the rows that steps have requested of each shard. If one server had
     at least twice the mean of all servers (1.5 times of two servers) in bytes of requested rows, tables are routed by
-    hash, split over more servers or moved whole, as far as that makes the servers even. Otherwise the plan is that of the
-    checkpoint, so a placement that was changed once stays. What moves is logged.
+    hash, split over more servers or moved whole, as far as that makes the servers even. Otherwise the plan is that of
+    the checkpoint, so a placement that was changed once stays. What moves is logged.
 
     The model must have the variables that it had: a strategy refuses a plan without one of them.
 
