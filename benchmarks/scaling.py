@@ -1,6 +1,6 @@
 """Predicts the speed of a cluster with `benchmarks.scaling_model`: measures its constants, checks it against real runs.
 
-    python -m benchmarks.scaling constants.json --measure --check    measures the constants and checks them by other runs
+    python -m benchmarks.scaling constants.json --measure --check    measures constants and checks them by other runs
     python -m benchmarks.scaling constants.json --project            up to 1,000 workers, 100 servers, 1e11 rows
 
 The file of constants is written by --measure (for which bytes and delays need root) and read by the others. With
