@@ -89,9 +89,11 @@ class ShippedSchedule(PacedSchedule):
             self._divide()
         # In turns, so that each shard has one closure before any has two.
         for turn in range(IN_FLIGHT):
+            # Most shards have their closures, so with many workers a look at them has to cost next to nothing.
+            if all(self.progress.under_way[shard] > turn for shard in self._live):
+                continue
             shards = [shard for shard in sorted(self._live) if self._trains(shard)][: pace.workers]
             for shard in shards:
-                # Most shards have their closures, so with many workers this look has to cost next to nothing.
                 if self.progress.under_way[shard] > turn or not self._pacing.may_begin(shard, self.progress):
                     continue
                 # Computed for each shard, because the previous one took steps from the budget.
