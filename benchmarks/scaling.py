@@ -1,8 +1,12 @@
 """Predicts the speed of a cluster with `benchmarks.scaling_model`: measures its constants, checks it against real runs.
 
-    python -m benchmarks.scaling --measure docs/scaling_constants.json     measures the constants (root: bytes, delays)
-    python -m benchmarks.scaling --check docs/scaling_constants.json       real runs, and what the model says of them
-    python -m benchmarks.scaling --project docs/scaling_constants.json     up to 1,000 workers, 100 servers, 1e11 rows
+    python -m benchmarks.scaling constants.json --measure --check    measures constants and checks them by other runs
+    python -m benchmarks.scaling constants.json --project            up to 1,000 workers, 100 servers, 1e11 rows
+
+The file of constants is written by --measure (for which bytes and delays need root) and read by the others. With
+--delays-of the delays come from another file of constants, which takes minutes less. --check ends with status 1 if
+bytes a step or CPU time a step of all processes are further off than they may be: CPU time is right on a busy machine
+too, steps a second are not.
 
 Prints a line of JSON for each run or predicted cluster. CPU figures hold for the machine that measured them.
 """
@@ -53,41 +57,64 @@ _PROJECTED = (
 
 def main() -> None:
     """Runs the command."""
-    args = _parser().parse_args()
+    parser = _parser()
+    args = parser.parse_args()
+    if not (args.measure or args.check or args.project):
+        parser.error("one of --measure, --check and --project must be given.")
     if args.measure:
         _measure(args)
-    elif args.check:
-        _check(args)
-    else:
-        costs = _read(args.project)
+    within = _check(args) if args.check else True
+    if args.project:
+        costs = _read(args.constants)
         for projected in _project(costs):
             print(json.dumps(projected))
         if args.plot:
             draw(costs, _ways(), args.plot)
+    if not within:
+        sys.exit(1)
 
 
 def _measure(args: argparse.Namespace) -> None:
     runs = _runs(_FIT, args)
     chief = _chief_ms()
-    costs = fit(runs, chief, _delays(args), _BASE_BYTES)
+    if args.delays_of:
+        known = _read(args.delays_of)
+        delays = known.delays_per_step, known.delays_per_closure
+    else:
+        delays = _delays(args)
+    costs = fit(runs, chief, delays, _BASE_BYTES)
     found = {"costs": dataclasses.asdict(costs), "runs": [_line(run) for run in runs], "chief_ms": chief}
     text = json.dumps(found, indent=1)
-    pathlib.Path(args.measure).write_text(text + "\n")
+    pathlib.Path(args.constants).write_text(text + "\n")
     print(json.dumps(dataclasses.asdict(costs)))
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Of each run what was measured, and what the model says if the machine is as fast as its reference run shows."""
-    costs = _read(args.check)
+def _check(args: argparse.Namespace) -> bool:
+    """Prints of each run what was measured, and what the model says if the machine is as fast as its reference run.
+
+    Returns:
+        Whether bytes and CPU time are as near as they have to be.
+    """
+    costs = _read(args.constants)
     runs = _runs(_CHECK, args)
     speed = sum(cpu_ms(costs, runs[0].job).values()) / sum(runs[0].cpu_ms.values())
+    worst = {"cpu": 0.0, "bytes": 0.0}
     for run in runs[1:]:
         hosts = Hosts(server_cores=args.cores, server_gbit_s=1000, delay_ms=0, speed=speed, shared_cores=args.cores)
         predicted = project(costs, run.job, hosts)
         cpu = {role: round(ms / speed, 2) for role, ms in cpu_ms(costs, run.job).items()}
         said = {"cpu_ms": cpu, "steps_per_s": round(predicted.steps_per_s, 1), "binds": predicted.binds}
         said["bytes"] = round(bytes_per_step(costs, run.job))
-        print(json.dumps({"speed": round(speed, 2), "measured": _line(run), "predicted": said}))
+        off = {
+            "cpu": sum(cpu.values()) / sum(run.cpu_ms.values()) - 1,
+            "bytes": bytes_per_step(costs, run.job) / run.step_bytes - 1,
+        }
+        worst = {name: max(worst[name], abs(off[name])) for name in worst}
+        shown = {name: round(value, 3) for name, value in off.items()}
+        print(json.dumps({"speed": round(speed, 2), "measured": _line(run), "predicted": said, "off": shown}))
+    limits = {"cpu": args.cpu_within, "bytes": args.bytes_within}
+    print(json.dumps({"worst": {name: round(value, 3) for name, value in worst.items()}, "limits": limits}))
+    return all(worst[name] <= limits[name] for name in worst)
 
 
 def _project(costs: Costs) -> list[dict[str, Any]]:
@@ -192,9 +219,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "benchmarks.scaling", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    for name in ("measure", "check", "project"):
-        what.add_argument(f"--{name}", metavar="JSON", help="the file of constants")
+    parser.add_argument("constants", metavar="JSON", help="the file of constants")
+    parser.add_argument("--measure", action="store_true", help="measure the constants and write them")
+    parser.add_argument("--check", action="store_true", help="compare real runs with what the constants say")
+    parser.add_argument("--project", action="store_true", help="print what the constants say of large clusters")
+    parser.add_argument("--delays-of", metavar="JSON", help="with --measure: take the delays from these constants")
+    parser.add_argument("--cpu-within", type=float, default=0.25, help="how far CPU time may be off (%(default)s)")
+    parser.add_argument("--bytes-within", type=float, default=0.05, help="how far bytes may be off (%(default)s)")
     parser.add_argument("--plot", help="with --project: a picture to write, .png or .svg")
     parser.add_argument("--seconds", type=float, default=3.0, help="about how long a turn takes (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each run (default %(default)s)")

@@ -1,5 +1,6 @@
 """One cluster of real processes for all tests that train: 2 parameter servers and 2 workers, started once."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -33,12 +34,20 @@ def strategy():
 @pytest.fixture
 def one_worker(strategy):
     """A strategy whose steps follow one another as in one process, with the settings of a cluster of one worker."""
-    before = strategy._num_workers, strategy._pool
-    strategy._num_workers, strategy._pool = 1, None
-    yield strategy
-    if strategy._pool is not None:
-        strategy._pool.close()
-    strategy._num_workers, strategy._pool = before
+    with limited_workers(strategy, 1):
+        yield strategy
+
+
+@contextlib.contextmanager
+def limited_workers(strategy, count):
+    """Lets a strategy use the first `count` of its workers, by a pool of their own."""
+    pools = strategy.pools
+    before = strategy._num_workers, pools._worker_devices, pools._workers
+    strategy._num_workers, pools._worker_devices, pools._workers = count, pools._worker_devices[:count], None
+    yield
+    if pools._workers is not None:
+        pools._workers.close()
+    strategy._num_workers, pools._worker_devices, pools._workers = before
 
 
 def all_train(monkeypatch):

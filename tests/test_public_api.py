@@ -16,7 +16,7 @@ PUBLIC = {
     "tfps.callbacks": {"Checkpoint", "Dump", "Export", "FirstNaN", "Profile", "TensorBoard"},
     "tfps.serving": {"Follower"},
     "tfps.data": {"Hash", "files"},
-    "tfps.checkpoint": {"restore", "save"},
+    "tfps.checkpoint": {"rebalanced_plan", "restore", "save"},
     "tfps.admission": {"Admission", "Always", "Count", "Filter", "Probability"},
     "tfps.eviction": {"Eviction", "LeastFrequent", "LeastRecent", "Score", "SmallNorm", "Unseen"},
     "tfps.streaming": {

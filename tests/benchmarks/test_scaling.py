@@ -2,12 +2,19 @@
 
 import dataclasses
 import itertools
+import json
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
+from benchmarks import scaling
+from benchmarks.doublings import Shape, _growth
 from benchmarks.scaling_fit import Run, fit
 from benchmarks.scaling_model import Costs, Hosts, Job, bytes_per_step, cpu_ms, project, server_bytes, step_ms
 
+ROOT = pathlib.Path(__file__).parents[2]
 COSTS = Costs(
     chief_ms_per_closure=1.0,
     chief_ms_per_step=0.1,
@@ -126,3 +133,29 @@ def test_wrong_sizes_are_refused():
         change(JOB, workers=0)
     with pytest.raises(ValueError, match="bytes_per_row.*Received: -1"):
         change(COSTS, bytes_per_row=-1)
+
+
+@pytest.mark.slow
+def test_measured_constants_predict_other_clusters(tmp_path):
+    """The command of docs/scaling.md, with short runs: its limits are wide, because others may use this machine."""
+    options = ["--measure", "--check", "--delays-of", str(ROOT / "docs" / "scaling_constants.json")]
+    options += ["--rounds", "1", "--seconds", "1", "--cpu-within", "0.6"]
+    command = [sys.executable, "-m", "benchmarks.scaling", str(tmp_path / "constants.json"), *options]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
+    worst = json.loads(ended.stdout.splitlines()[-1])["worst"]
+    assert worst["cpu"] > 0 and 0 < worst["bytes"] < 0.05
+
+
+def test_one_of_the_commands_must_be_given(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmarks.scaling", "constants.json"])
+    with pytest.raises(SystemExit) as ended:
+        scaling.main()
+    assert ended.value.code == 2 and "one of --measure, --check and --project" in capsys.readouterr().err
+
+
+def test_doublings_are_compared_one_by_one():
+    found = {
+        Shape("servers", 1, count, 64, 8): {"cpu_ms_a_step": ms} for count, ms in ((1, 10.0), (2, 11.0), (4, 22.0))
+    }
+    assert _growth(found) == {"1 to 2": 1.1, "2 to 4": 2.0}

@@ -12,7 +12,7 @@ import tfps
 from tests.conformance import models
 from tests.conformance.elsewhere import Elsewhere
 from tests.conformance.matrix import FORMATS, KINDS, MODES, WORKERS, Kind, Mode, backup
-from tests.conftest import all_train
+from tests.conftest import all_train, limited_workers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -67,13 +67,9 @@ class Run:
 @pytest.fixture(scope="module", params=WORKERS, ids=lambda workers: f"{workers} workers")
 def workers(request: pytest.FixtureRequest, strategy: tfps.ParameterServerStrategy) -> Iterator[int]:
     """How many workers the strategy has."""
-    before = strategy._num_workers, strategy._pool
     # As the fixture `one_worker`: the second worker is there, but is given nothing to do.
-    strategy._num_workers, strategy._pool = request.param, None
-    yield request.param
-    if strategy._pool is not None:
-        strategy._pool.close()
-    strategy._num_workers, strategy._pool = before
+    with limited_workers(strategy, request.param):
+        yield request.param
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,13 +1,22 @@
-"""A planted hot server: its load before, what the log says, and its load after a restore with the plan that moves rows."""
+"""A planted hot server: its load, what the log says, and its load after a restore with the plan that moves rows."""
 
 import json
+import logging
 import os
 import pathlib
 
+import keras
+import numpy as np
 import pytest
 
+import tfps
 from tests import programs
-from tfps.errors import ConfigError
+from tfps.cli import plan as plan_command
+from tfps.errors import CheckpointError, ConfigError
+from tfps.keras import checkpoints, rebalancing
+from tfps.keras.rebalancing import describe_balance, read_placement
+from tfps.monitoring.record import JobRecord
+from tfps.placement import Plan
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
@@ -88,7 +97,7 @@ print(json.dumps(dict(first=first, second=second, exact=exact, kinds=kinds, iter
 
 
 @pytest.mark.slow
-def test_a_hot_server_is_relieved_at_the_next_restore(tmp_path):
+def test_a_hot_server_is_relieved_at_the_next_restore(tmp_path, capsys):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"} | {"PYTHONPATH": str(ROOT)}
     ended = programs.run(["-c", PROGRAM, str(tmp_path)], env=environment, timeout=600)
     assert ended.returncode == 0, ended.stderr[-3000:]
@@ -102,11 +111,55 @@ def test_a_hot_server_is_relieved_at_the_next_restore(tmp_path):
     assert found["kinds"] == ["hash", "hash"]
     assert found["kept"] and found["five"] == [5, [0, 1, 2, 3, 4]]
     assert "Hot server: server 0 has" in ended.stderr and "'hot/embeddings' from div" in ended.stderr
+    # The command says the same of the first checkpoint, and that the second has no hot server.
+    for checkpoint, said in (("ckpt-1", "Hot server: server 0 has"), ("ckpt-2", "No server is hot: in 40 steps")):
+        assert plan_command.main([str(tmp_path / checkpoint), "--json", str(tmp_path / "plan.json")]) == 0
+        assert capsys.readouterr().out.startswith(said)
+        assert Plan.load(tmp_path / "plan.json").find("hot/embeddings").routing.kind == "hash"
+
+
+def test_a_hot_server_is_told_of_once_and_its_rows_get_more_shards(strategy, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(strategy, "record", JobRecord())
+    with strategy.scope():
+        ids = keras.Input((4,), dtype="int64")
+        model = keras.Model(ids, keras.layers.Flatten()(keras.layers.Embedding(4000, 8, name="planted")(ids)))
+        model.compile("sgd", "mse")
+    placement = model.get_layer("planted").embeddings._value.placement
+    on_first = np.arange(4000)[placement.routing.locate(np.arange(4000))[0] == 0]
+    drawn = np.random.default_rng(0).choice(on_first, (64 * 16, 4))
+    with caplog.at_level(logging.WARNING, "tfps"):
+        model.fit(drawn, np.zeros((len(drawn), 32)), batch_size=64, epochs=2, verbose=0)
+    said = [record.getMessage() for record in caplog.records if "Hot server" in record.getMessage()]
+    name = placement.spec.name
+    assert len(said) == 1 and f"Hot server: server {placement.servers[0]} has 100%" in said[0] and name in said[0]
+    tfps.checkpoint.save(model, tmp_path / "ckpt-1")
+    new = tfps.checkpoint.rebalanced_plan(tmp_path).find(name)
+    assert len(new.shards) == 9 and new.routing.kind == "hash"
+    counts = np.bincount([new.servers[shard] for shard in new.routing.locate(np.unique(drawn))[0]])
+    assert max(counts) < 1.25 * np.mean(counts)
+    assert "Hot server" in describe_balance(*read_placement(tmp_path))
+
+
+def test_a_plan_that_is_broken_is_named(strategy, tmp_path, monkeypatch):
+    monkeypatch.setattr(rebalancing, "placement_entry", lambda strategy: {rebalancing.ENTRY: {"plan": 1}})
+    monkeypatch.setattr(checkpoints, "placement_entry", rebalancing.placement_entry)
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    tfps.checkpoint.save(model, tmp_path / "ckpt-1")
+    with pytest.raises(CheckpointError, match=r"ckpt-1 is broken: the plan that it keeps cannot be read"):
+        tfps.checkpoint.rebalanced_plan(tmp_path / "ckpt-1")
+    assert plan_command.main([str(tmp_path)]) == 1
+
+
+def test_a_checkpoint_without_a_plan_has_none(tmp_path, capsys):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    tfps.checkpoint.save(model, tmp_path / "ckpt-1")
+    assert tfps.checkpoint.rebalanced_plan(tmp_path) is None
+    assert plan_command.main([str(tmp_path)]) == 1
+    assert "a folder must have a checkpoint that keeps a plan" in capsys.readouterr().err
 
 
 def test_no_checkpoint_has_no_plan(tmp_path):
-    from tfps.checkpoint import rebalanced_plan
-
-    assert rebalanced_plan(tmp_path / "run") is None
+    assert tfps.checkpoint.rebalanced_plan(tmp_path / "run") is None
     with pytest.raises(ConfigError, match=r"`num_servers` must be .*at least 1"):
-        rebalanced_plan(tmp_path / "run", num_servers=0)
+        tfps.checkpoint.rebalanced_plan(tmp_path / "run", num_servers=0)

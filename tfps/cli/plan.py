@@ -7,7 +7,8 @@ holds a model in a variable. Compile the model if the plan should count optimize
 before it is called, the file must also define a function `inputs()` that returns the inputs to call it on:
 `keras.Input`, arrays, or a `tf.data.Dataset`. The variables take no memory.
 
-A plan that was saved with --json may be given instead of model.py.
+A plan that was saved with --json may be given instead of model.py, or the folder of a run or checkpoint: tfps-plan then
+says which server was hot, and shows the plan that moves rows away from it at the next restore.
 
     tfps-plan --strategy model.py --batch 512 --hosts 4 --cards 8 --card-bytes 80e9
 
@@ -33,7 +34,7 @@ from tfps.placement.spec import STORED_DTYPES
 
 _BALANCERS = {"bytes-and-traffic": GreedyBytesAndTraffic, "bytes": GreedyBytes, "round-robin": RoundRobin}
 
-COMMAND = Command("tfps-plan", "[flags] model.py|plan.json", __doc__ or "", intermixed=True)
+COMMAND = Command("tfps-plan", "[flags] model.py|plan.json|RUN", __doc__ or "", intermixed=True)
 _FLAGS = COMMAND.flags
 _PS = flags.DEFINE_integer("ps", None, "Parameter servers; a saved plan has its own number.", flag_values=_FLAGS)
 _WORKERS = flags.DEFINE_integer("workers", None, "Workers, for the advice on the ratio to servers.", flag_values=_FLAGS)
@@ -148,6 +149,8 @@ def _make_plan(model: str) -> Plan:
     _check_flags()
     if model.endswith(".json"):
         return _load(model)
+    if pathlib.Path(model).is_dir():
+        return _rebalance(model)
     if _PS.value is None:
         raise PlanError("`--ps` must be given with a model. Received: none. Valid: the number of parameter servers.")
     # Imported late, because it imports TensorFlow: a saved plan is shown without waiting for that.
@@ -167,6 +170,19 @@ def _make_plan(model: str) -> Plan:
         slots_dtype=_SLOTS_DTYPE.value,
         **small,
     )
+
+
+def _rebalance(path: str) -> Plan:
+    """Prints how even the servers of a run were; returns the plan for its next restore."""
+    # Imported late, because they import TensorFlow.
+    from tfps.keras.rebalancing import describe_balance, read_placement
+    from tfps.placement.rebalance import plan_for
+
+    kept = read_placement(path)
+    if kept is None:
+        raise PlanError(f"a folder must have a checkpoint that keeps a plan. Received: {path!r}.")
+    print(describe_balance(*kept), end="\n\n")
+    return plan_for(*kept, kept[0].num_servers if _PS.value is None else _PS.value)
 
 
 def _load(path: str) -> Plan:

@@ -39,7 +39,8 @@ class EpochLogs:
         self._is_new = True
         self._totals.add(result)
         for variable, added in zip(self._steps.sums(), result.sums, strict=True):
-            variable.assign_add(added)
+            # Without the value that TensorFlow would read back: with many workers this runs often.
+            variable.assign_add(added, read_value=False)
         for buffer, rows in zip(self._steps.buffers(), result.collected, strict=True):
             buffer.add(rows)
         # A closure that found no more input ran no step, and its sums are 0.

@@ -10,7 +10,8 @@ from tfps.errors import CheckpointError, PlanError
 from tfps.placement.hot_advice import advise_on_hot
 from tfps.placement.model import Plan
 from tfps.placement.rebalance import plan_for, rebalance
-from tfps.placement.requested import RequestedRows, find_hot
+from tfps.placement.report import largest_to_mean
+from tfps.placement.requested import RequestedRows, find_hot, server_loads
 from tfps.saving.locations import locate, open_folder
 from tfps.saving.manifest import Manifest
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -63,8 +64,8 @@ def rebalanced_plan(path: str | os.PathLike[str], num_servers: int | None = None
 
     A checkpoint keeps the plan of its variables and the rows that steps have requested of each shard. If one server had
     at least twice the mean of all servers (1.5 times of two servers) in bytes of requested rows, tables are routed by
-    hash, split over more servers or moved whole, as far as that makes the servers even. Otherwise the plan is that of the
-    checkpoint, so a placement that was changed once stays. What moves is logged.
+    hash, split over more servers or moved whole, as far as that makes the servers even. Otherwise the plan is that of
+    the checkpoint, so a placement that was changed once stays. What moves is logged.
 
     The model must have the variables that it had: a strategy refuses a plan without one of them.
 
@@ -83,21 +84,44 @@ def rebalanced_plan(path: str | os.PathLike[str], num_servers: int | None = None
     """
     if num_servers is not None:
         num_servers = check_integer("num_servers", num_servers, at_least=1, valid="None for as many as before")
-    found = _find(path)
-    if found is None:
-        _LOG.info("%s has no checkpoint yet: variables are placed as always.", os.fspath(path))
-        return None
-    manifest, name = found
-    kept = manifest.progress.get(ENTRY)
+    kept = read_placement(path)
     if kept is None:
-        _LOG.info("%s keeps no plan: variables are placed as always.", name)
+        _LOG.info("%s keeps no plan: variables are placed as always.", os.fspath(path))
         return None
-    plan, requested = _parse(kept, name)
+    plan, requested = kept
     wanted = plan_for(plan, requested, plan.num_servers if num_servers is None else num_servers)
-    hot = find_hot(plan, requested)
-    if hot is not None and wanted.num_servers == plan.num_servers:
-        _LOG.info("%s: %s", name, advise_on_hot(hot, rebalance(plan, requested)))
+    if wanted is not plan and wanted.num_servers == plan.num_servers:
+        _LOG.info("%s", describe_balance(plan, requested))
     return wanted
+
+
+def read_placement(path: str | os.PathLike[str]) -> tuple[Plan, RequestedRows] | None:
+    """Reads the plan that a checkpoint keeps and the rows that steps have requested.
+
+    Args:
+        path: the path or URL of a checkpoint, or of a folder of checkpoints, whose latest is used.
+
+    Returns:
+        Both; None if there is no checkpoint, or it keeps no plan.
+
+    Raises:
+        CheckpointError: the checkpoint is broken.
+    """
+    found = _find(path)
+    if found is None or (kept := found[0].progress.get(ENTRY)) is None:
+        return None
+    return _parse(kept, found[1])
+
+
+def describe_balance(plan: Plan, requested: RequestedRows) -> str:
+    """Returns the advice on a hot server, or a sentence that says how even the servers are."""
+    hot = find_hot(plan, requested)
+    if hot is not None:
+        return advise_on_hot(hot, rebalance(plan, requested))
+    if not requested.steps:
+        return "No step has requested rows yet."
+    ratio = largest_to_mean(server_loads(plan, requested))
+    return f"No server is hot: in {requested.steps:,} steps the largest had {ratio:.2f} times the mean in row bytes."
 
 
 def _find(path: str | os.PathLike[str]) -> tuple[Manifest, str] | None:

@@ -22,6 +22,7 @@ import tensorflow as tf
 from tfps import step
 from tfps.embedding import row_cache
 from tfps.embedding.push_dedup import PushId
+from tfps.embedding.requested_rows import RequestedOfKind
 from tfps.stages import EXCHANGE, in_stage
 from tfps.strategy.example_buffer import ExampleBuffer, Rows
 from tfps.strategy.variables import DenseVariable, SumVariable
@@ -92,8 +93,8 @@ class Result:
         cached: the requests that the rows on the worker have answered.
         worker: the worker that ran it.
         collected: the examples for each of `Program.buffers`.
-        shard_rows: the rows that its steps requested of each shard, by (table name, shard); empty where a window
-            requests them.
+        shard_rows: the rows that its steps requested of each shard, by (table name, shard); a window requests each row
+            once for all its steps.
     """
 
     steps: int
@@ -278,22 +279,38 @@ class Closure(abc.ABC):
         else:
             with step.tracing(traced):
                 logs = self._run_program(batch)
-        return self._with_counts(logs, batch, traced.lookups)
+        return self._with_counts(logs, batch, traced.lookups.unique_ids, traced.lookups.requested_rows)
 
-    def _with_counts(self, logs: tf.Tensor, batch: Nest, lookups: step.Lookups | None = None) -> tf.Tensor:
+    def _with_counts(
+        self, logs: tf.Tensor, batch: Nest, unique_ids: Sequence[tf.Tensor], requested: Sequence[RequestedOfKind]
+    ) -> tf.Tensor:
         """Puts the counts of a step, or of steps, behind its logs: both are added up over steps.
 
         Args:
             logs: the logs, a float32 vector.
             batch: the batch, whose examples are counted.
-            lookups: the lookups whose rows the step requests; None if it requests none.
+            unique_ids: vectors of ids whose rows the step requests.
+            requested: the same rows by shard.
         """
         examples = tf.cast(count_examples(batch), tf.float32)
-        rows = [] if lookups is None else [tf.size(ids, tf.int32) for ids in lookups.unique_ids]
+        rows = [tf.size(ids, tf.int32) for ids in unique_ids]
         counts = tf.stack([examples, tf.cast(tf.add_n(rows), tf.float32) if rows else 0.0])
-        return tf.concat([logs, counts, self._count_by_shard([] if lookups is None else lookups.requested_rows)], 0)
+        return tf.concat([logs, counts, self._count_by_shard(requested)], 0)
 
-    def _count_by_shard(self, found: Sequence[tuple[Sequence[tuple[str, int]], tf.Tensor]]) -> tf.Tensor:
+    def _with_requested(self, logs: tf.Tensor, found: Sequence[RequestedOfKind]) -> tf.Tensor:
+        """Adds the rows that a window requests to the counts behind the logs of its steps.
+
+        Args:
+            logs: the logs and counts of its steps, which are traced by now.
+            found: the rows that the window requests.
+        """
+        if not found:
+            return logs
+        rows = self._count_by_shard(found)
+        size = sum(math.prod(shape) for _, shape in self._log_shapes) + _COUNTS
+        return logs + tf.pad(rows, [[size, 0]])
+
+    def _count_by_shard(self, found: Sequence[RequestedOfKind]) -> tf.Tensor:
         """Returns the requested rows of each shard in the order of `_shards`, float32.
 
         Args:

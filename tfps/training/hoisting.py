@@ -21,6 +21,7 @@ from tfps import step
 from tfps.embedding import row_cache
 from tfps.embedding.lookup import expand, fetch
 from tfps.embedding.lookup_group import LookupGroup, LookupResult
+from tfps.embedding.requested_rows import RequestedOfKind, requested_rows
 from tfps.embedding.stand_in_lookups import OPERATIONS, StandInLookups
 from tfps.embedding.table import Table
 from tfps.embedding.whole import all_ids, is_read, never, say_once
@@ -70,18 +71,10 @@ class DirectLookups:
         return [ids for group in self.groups.values() if (ids := group.routed.unique_ids).graph is graph]
 
     @property
-    def requested_rows(self) -> list[tuple[Sequence[tuple[str, int]], tf.Tensor]]:
-        """The rows that these lookups request of each shard: (table name, shard) and counts, int64, of each kind.
-
-        Lookups in the compact copy of a window request nothing.
-        """
+    def requested_rows(self) -> list[RequestedOfKind]:
+        """The rows that the lookups so far request of each shard; not those within branches and loops."""
         graph = tf.compat.v1.get_default_graph()
-        found = []
-        for group in self.groups.values():
-            if group.routed.unique_ids.graph is graph and all(isinstance(table, Table) for table in group.tables):
-                pieces, counts = group.rows_by_piece()
-                found.append(([(table.name, shard) for table, shard in pieces], counts))
-        return found
+        return requested_rows(group for group in self.groups.values() if group.routed.unique_ids.graph is graph)
 
     def expect_wholes(self, wholes: Sequence[ReadWhole | None]) -> None:
         """Sets for each conversion of a table to a tensor the function that reads it; None if nothing uses it."""

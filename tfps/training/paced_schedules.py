@@ -89,13 +89,17 @@ class ShippedSchedule(PacedSchedule):
             self._divide()
         # In turns, so that each shard has one closure before any has two.
         for turn in range(IN_FLIGHT):
+            # Most shards have their closures, so with many workers a look at them has to cost next to nothing.
+            if all(self.progress.under_way[shard] > turn for shard in self._live):
+                continue
             shards = [shard for shard in sorted(self._live) if self._trains(shard)][: pace.workers]
             for shard in shards:
+                if self.progress.under_way[shard] > turn or not self._pacing.may_begin(shard, self.progress):
+                    continue
                 # Computed for each shard, because the previous one took steps from the budget.
                 share = self.budget.share(shard)
                 size = self._within_leeway(self._closure_size(pace, len(shards), share), len(shards))
-                may = self.progress.under_way[shard] <= turn and self._pacing.may_begin(shard, self.progress)
-                if may and size > 0 and not self._to_repeat[shard] and self._is_placed(shard):
+                if size > 0 and not self._to_repeat[shard] and self._is_placed(shard):
                     self.budget.spend(size, shard)
                     self._submit(InFlight(self._order(shard, size, pace.steps)))
 

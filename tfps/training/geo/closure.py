@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from tfps import step
 from tfps.embedding.push_dedup import PushId
+from tfps.embedding.requested_rows import requested_rows
+from tfps.embedding.window_rows import WindowRows
 from tfps.training.batches import NextBatch, WorkerBatches, make_batch_reader, unify_shapes
 from tfps.training.closure import Closure, Copies, Program
 from tfps.training.exchange import Exchange
@@ -73,6 +75,7 @@ class WindowClosure(Closure):
         # The ids count steps that ran, not those ordered: if the input ends early, a repeat ends at the same step.
         ids = self._ledgers.ids(order, count)
         logs, drift = train_one(window, count, ids.rows)
+        logs = self._with_requested(logs, window.requested_rows)
         exchange.push(ids.dense)
         return self._result(copies, count, logs, drift)
 
@@ -86,7 +89,8 @@ class WindowClosure(Closure):
     ) -> tf.Tensor:
         # The windows push beside each other, so the numbers of pushes of steps would not increase.
         window, logs = self._window(copies, first.element_spec, None)
-        windows = Overlapped(window, logs, exchange, functools.partial(self._ledgers.ids, order))
+        push_ids = functools.partial(self._ledgers.ids, order)
+        windows = Overlapped(window, logs, exchange, push_ids, self._with_requested)
         return self._result(copies, *windows.train(next_batch, first, order))
 
     def _window(self, copies: Copies, spec: Nest, order: Order | None) -> tuple[Window, tf.Tensor]:
@@ -120,10 +124,12 @@ class WindowClosure(Closure):
             with step.tracing(step.Step(DirectLookups(), copies)):
                 return methods.lookups(batches)
 
-        def train(batches: Nest, rows: Nest, steps: tf.Tensor) -> tuple[Sequence[tf.Tensor], tf.Tensor]:
+        def train(batches: Nest, rows: WindowRows, steps: tf.Tensor) -> tuple[Sequence[tf.Tensor], tf.Tensor]:
             with step.tracing(step.Step(DirectLookups(), copies)):
                 deltas, logs = methods.train(batches, rows, steps)
                 # The logs of a window are those of each of its steps.
-                return deltas, self._with_counts(self._logs_vector(logs) * tf.cast(steps, tf.float32), batches)
+                logs_vector = self._logs_vector(logs) * tf.cast(steps, tf.float32)
+                # The first group has the tables, and the others their slots.
+                return deltas, self._with_counts(logs_vector, batches, (), requested_rows(rows.groups[:1]))
 
         return WholeWindow(lookups, train, spec, self._settings)

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
+from tfps.embedding.requested_rows import RequestedOfKind
 from tfps.training.batches import NextBatch, read_next_unless
 from tfps.training.closure import add_logs
 from tfps.training.exchange import Exchange, Values
@@ -58,12 +59,19 @@ class Overlapped:
         logs: the logs before the first step.
         exchange: the exchange of the dense variables, which have been pulled.
         push_ids: returns the ids of the pushes after the given number of steps of the closure.
+        with_requested: adds the rows that a window requests to the logs of steps.
     """
 
     def __init__(
-        self, window: Window, logs: tf.Tensor, exchange: Exchange, push_ids: Callable[[tf.Tensor], PushIds]
+        self,
+        window: Window,
+        logs: tf.Tensor,
+        exchange: Exchange,
+        push_ids: Callable[[tf.Tensor], PushIds],
+        with_requested: Callable[[tf.Tensor, Sequence[RequestedOfKind]], tf.Tensor],
     ) -> None:
         self._first, self._logs, self._exchange, self._push_ids = window, logs, exchange, push_ids
+        self._with_requested = with_requested
 
     def train(
         self, next_batch: NextBatch, first: tf.experimental.Optional, order: Order
@@ -113,7 +121,7 @@ class Overlapped:
                     "dense": dense,
                     "fetched": fetched,
                     "before": before,
-                    "logs": add_logs(state["logs"], logs),
+                    "logs": self._with_requested(add_logs(state["logs"], logs), following.requested_rows),
                     "drift": state["drift"] + drift,
                 },
             )
@@ -126,7 +134,9 @@ class Overlapped:
             parallel_iterations=1,
         )
         _, drift = self._push(self._first.with_tensors(last["tensors"]), last)
-        return last["done"], last["logs"], last["drift"] + drift
+        # The turns have counted the windows that follow another one.
+        logs = self._with_requested(last["logs"], self._first.requested_rows)
+        return last["done"], logs, last["drift"] + drift
 
     def _initial_state(self, next_batch: NextBatch, first: tf.experimental.Optional, order: Order) -> State:
         """Creates the state with the first window, and none before it."""

@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from tfps.embedding.local_table import LocalTable
 from tfps.embedding.lookup import expand, fetch
-from tfps.embedding.lookup_group import route
+from tfps.embedding.lookup_group import LookupGroup, route
 from tfps.embedding.push import add
 from tfps.embedding.push_dedup import PushId
+from tfps.embedding.requested_rows import RequestedOfKind, requested_rows
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, NextBatch, make_growing_array, read_next_unless
 from tfps.training.closure import add_logs
@@ -60,6 +61,7 @@ class StepWindow(Window):
         # For each lookup, the positions of its ids in the pulled rows, for all batches one after the other.
         self._places: list[tf.Tensor] = []
         self._keys: list[tf.Tensor] = []
+        self._groups: dict[int, LookupGroup] = {}
         self._ids = [make_growing_array(tf.int64, [None]) for _ in recording.tables]
         self._trained = list({table.key: table for table in recording.tables}.values())
         with_slots = [[table, *settings.slots.get(table.key, ())] for table in self._trained]
@@ -119,11 +121,17 @@ class StepWindow(Window):
         shapes = [_example_shape(shape) for shape in self._recording.shapes]
         wanted = [tf.reshape(ids.concat(), shape) for ids, shape in zip(self._ids, shapes, strict=True)]
         routed = route(self._recording.tables, wanted)
+        self._groups = {id(lookup.group): lookup.group for lookup in routed}
         ids_of = {lookup.table.key: lookup.table_ids for lookup in routed}
         self._keys = [ids_of[table.key] for table in self._trained]
         self._places = [tf.reshape(lookup.group.table_places[lookup.index], [-1]) for lookup in routed]
         found = fetch(self._tables, [self._keys[number] for number in self._key_of])
         return [expand(rows) for rows in found]
+
+    @property
+    def requested_rows(self) -> list[RequestedOfKind]:
+        """The rows that `pull` has requested of each shard, without those of slots."""
+        return requested_rows(self._groups.values())
 
     @property
     def keys(self) -> list[tf.Tensor]:

@@ -24,6 +24,7 @@ from typing import TypeAlias
 import tensorflow as tf
 
 from tfps.embedding.push_dedup import PushId
+from tfps.embedding.requested_rows import RequestedOfKind
 from tfps.embedding.window_rows import WindowRows, pull_window, push_window
 from tfps.errors import UnsupportedError
 from tfps.training.batches import Batches, NextBatch, read_next_unless
@@ -133,6 +134,11 @@ class WholeWindow(Window):
             )
         self._rows = pull_window(lookups, [self._settings.slots[table.key] for table, _ in lookups])
         return self._rows.matrices
+
+    @property
+    def requested_rows(self) -> list[RequestedOfKind]:
+        """None: the logs of `train` count them, which gets the requests."""
+        return []
 
     @property
     def keys(self) -> list[tf.Tensor]:

@@ -18,6 +18,7 @@ from typing import TypeAlias
 import tensorflow as tf
 
 from tfps.embedding.push_dedup import PushId
+from tfps.embedding.requested_rows import RequestedOfKind
 from tfps.embedding.table import Table
 from tfps.training import moving_averages
 from tfps.training.batches import NextBatch
@@ -83,6 +84,11 @@ class Window(abc.ABC):
     @abc.abstractmethod
     def pull(self) -> list[tf.Tensor]:
         """Requests the rows of each of its tables from the servers, [m, dim]; each row comes once."""
+
+    @property
+    @abc.abstractmethod
+    def requested_rows(self) -> list[RequestedOfKind]:
+        """The rows that `pull` has requested of each shard, without those of slots, unless `train` counts them."""
 
     @property
     @abc.abstractmethod
