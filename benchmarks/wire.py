@@ -78,8 +78,6 @@ def _begin(stack: ExitStack, args: argparse.Namespace, wire: str, far_pid: int) 
         serve = [*inside, sys.executable, "-c", "import tfps; tfps.ParameterServerStrategy()"]
         stack.enter_context(ended(serve, _environment(args, wire, job, index)))
     sizes = [f"--workers={args.workers}", f"--batch={args.batch}", f"--dim={args.dim}", f"--seconds={args.seconds}"]
-    # A closure of fixed length, so that a slow link need not carry 256 steps a turn.
-    every = [] if args.mode == "sync" else ["--exchange-every=32"]
     chief = [
         sys.executable,
         "-m",
@@ -88,7 +86,6 @@ def _begin(stack: ExitStack, args: argparse.Namespace, wire: str, far_pid: int) 
         f"--wire={wire}",
         f"--mode={args.mode}",
         *sizes,
-        *every,
     ]
     side = Side(wire, [*chief, *["--prefetch"] * args.prefetch], _environment(args, wire, "chief", 0))
     stack.callback(side.end)

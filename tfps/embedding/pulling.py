@@ -14,6 +14,9 @@ from tfps.ops.request_codec import decode_request, encode_request
 from tfps.ops.row_codec import RowCodec, coded_floats, decode_rows, encode_rows
 from tfps.stages import ROWS, in_stage
 
+_CODED = "coded"
+"""Stands for the dtype of groups whose rows cross in fewer bytes."""
+
 
 @in_stage(ROWS)
 def pull(groups: Sequence[LookupGroup]) -> list[tf.Tensor]:
@@ -28,11 +31,11 @@ def pull(groups: Sequence[LookupGroup]) -> list[tf.Tensor]:
     # blocks[g] collects the rows of group g, server by server.
     blocks: list[list[tf.Tensor]] = [[] for _ in groups]
     num_servers = max((group.routes.num_servers for group in groups), default=0)
-    # A message holds one dtype: that in which the servers keep the rows, or bytes where the rows are coded.
-    kinds = [tf.uint8 if wire.codec_of(group.tables[0]) else group.tables[0].stored_dtype for group in groups]
+    # A message holds one dtype: that in which the servers keep the rows. Coded rows of every dtype are float32 messages.
+    kinds = [_CODED if wire.codec_of(group.tables[0]) else group.tables[0].stored_dtype.name for group in groups]
     for server, kind in itertools.product(range(num_servers), dict.fromkeys(kinds)):
         chosen = [i for i, group in enumerate(groups) if kinds[i] == kind and group.stores(server)]
-        pull_from = _pull_coded_from if kind == tf.uint8 else _pull_from
+        pull_from = _pull_coded_from if kind == _CODED else _pull_from
         answers = pull_from(server, [groups[i] for i in chosen]) if chosen else []
         for i, block in zip(chosen, answers, strict=True):
             blocks[i].append(block)

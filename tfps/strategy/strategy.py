@@ -283,6 +283,11 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         return "each" if self.factory.keep_repeats else "sum"
 
     @property
+    def could_send_less(self) -> bool:
+        """Whether rows and deltas cross as they are, and another `wire` is possible."""
+        return self.wire == FLOAT32 and self.dense != ALLREDUCE
+
+    @property
     def _cluster_coordinator(self) -> Coordinator | None:
         """The coordinator of hand-written loops. TensorFlow creates it and assigns it to this attribute."""
         return self._coordinator

@@ -8,9 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from tfps.embedding.wire import FLOAT32
 from tfps.placement.bottleneck import Measurement, Task, Verdict, judge, merge
-from tfps.strategy.arguments import ALLREDUCE
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training import bfloat16_advice
 from tfps.training.cpu_times import CpuTime, cpu_times
@@ -93,9 +91,8 @@ class FirstSteps:
         if seconds < _SECONDS or closures < _CLOSURES * self._strategy.num_workers:
             return
         seen = [*self._seen, _Snapshot(self._strategy).since(self._start, self._steps, self._fed)]
-        # Only what crosses as it is can have fewer bytes, and all-reduce refuses that.
-        shrinks = self._strategy.wire == FLOAT32 and self._strategy.dense != ALLREDUCE
-        self.verdict, self._watches = judge(dataclasses.replace(merge(seen), shrinks=shrinks)), False
+        measured = dataclasses.replace(merge(seen), shrinks=self._strategy.could_send_less)
+        self.verdict, self._watches = judge(measured), False
         _LOG.info("%s", self.verdict.advice)
         # Where others limit the speed, faster workers would only wait for them.
         if self.verdict.limit == "workers" and self._is_float32():
