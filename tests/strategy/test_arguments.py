@@ -37,6 +37,8 @@ WRONG = {
     "repeated_ids": ["mean", "", None, 1, True],
     "dense": ["reduce", "", None, 1, True],
     "devices_per_worker": [0, -1, 1.5, "2", True, math.nan, 99],
+    "cache_rows": [-1, 1.5, "4", True, None, math.nan],
+    "max_staleness": [-1, 1.5, "4", True, None, math.nan],
 }
 
 
