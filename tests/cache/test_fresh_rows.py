@@ -1,4 +1,4 @@
-"""No copy of a row survives an assignment, a restored checkpoint or a new `fit`; `evaluate` and `predict` read the servers."""
+"""No copy of a row survives an assignment, a restored checkpoint or a new `fit`; `evaluate` and `predict` use none."""
 
 import keras
 import numpy as np
@@ -95,6 +95,7 @@ def test_fits_batches_and_evaluation_read_what_the_servers_have(model):
     assert model.fit(data(), verbose=0).history["greatest"] == [3.0]
     for value in (4.0, 5.0):
         store.assign(tf.constant([0], tf.int64), tf.fill([1, 4], value))
+        # A single batch uses nothing that is kept.
         logs = model.train_on_batch(IDS[:ROWS], np.zeros((ROWS, 1, 4)), return_dict=True)
         assert logs["greatest"] * BATCHES == pytest.approx(value)
         model.reset_metrics()

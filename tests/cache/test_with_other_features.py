@@ -111,7 +111,9 @@ def test_several_devices_share_a_batch(strategy, caching, monkeypatch):
 def test_modes_that_decide_how_old_rows_are_refuse_caches(strategy, caching, mode):
     caching(64, 5)
     model = counting(strategy, [fixed(2)], mode(keras.optimizers.SGD(1.0)))
-    with pytest.raises(UnsupportedError, match=f"`cache_rows` must be 0 .* mode {mode.__name__.capitalize()}.* Received: 64"):
+    with pytest.raises(
+        UnsupportedError, match=f"`cache_rows` must be 0 .* mode {mode.__name__.capitalize()}.* Received: 64"
+    ):
         model.fit(data(), verbose=0)
 
 

@@ -19,10 +19,10 @@ def cache(request):
     """Opens a cache of this name in this process."""
     handles = []
 
-    def make(rows=4096, max_staleness=5, max_missed=3, version=0):
+    def make(rows=4096, max_staleness=5, max_missed=3):
         handle = cached_rows.make_handle(request.node.name)
         handles.append(handle)
-        cached_rows.open_cache(handle, tf.constant(version, tf.int64), rows, max_staleness, max_missed)
+        open_cache(handle, 0, max_missed, rows, max_staleness)
         return handle
 
     yield make
@@ -30,10 +30,17 @@ def cache(request):
         tf.raw_ops.DestroyResourceOp(resource=handle, ignore_lookup_error=True)
 
 
-def servers_of(routes, request, server):
+def open_cache(handle, version, max_missed, rows=4096, max_staleness=5):
+    numbers = tf.constant(version, tf.int64), tf.constant(max_missed, tf.int64)
+    cached_rows.open_cache(handle, *numbers, rows, max_staleness)
+
+
+def rows_of(routes, request, server):
     """The (table, shard, local row) of each row of a request."""
     counts, rows = request[: len(routes.pieces[server])], iter(request[len(routes.pieces[server]) :])
-    return [(*piece, next(rows)) for piece, count in zip(routes.pieces[server], counts, strict=True) for _ in range(count)]
+    return [
+        (*piece, next(rows)) for piece, count in zip(routes.pieces[server], counts, strict=True) for _ in range(count)
+    ]
 
 
 @pytest.mark.parametrize(("max_staleness", "max_missed"), [(1, 9), (4, 2), (7, 7)])
@@ -41,7 +48,7 @@ def test_steps_request_what_a_dictionary_says(cache, rng, max_staleness, max_mis
     """The twin keeps, for each row, the step in which it was fetched and the steps that have used it since."""
     routes = RouteMap(
         (
-            TableRoute("a", Routing("hash", 90, 2, 7, 3), (0, 1)),
+            TableRoute("a", Routing("hash", 90, 2), (0, 1)),
             TableRoute("b", Routing("mod", 60, 3), (2, 0, 2)),
             TableRoute("c", Routing("div", 20, 1), (1,)),
         ),
@@ -55,13 +62,13 @@ def test_steps_request_what_a_dictionary_says(cache, rng, max_staleness, max_mis
     for step in range(60):
         if step in (20, 21, 45):  # the rows were assigned
             version, twin = version + 1, {}
-        cached_rows.open_cache(handle, tf.constant(version, tf.int64), 4096, max_staleness, max_missed)
+        open_cache(handle, version, max_missed)
         cached_rows.begin_step(handle)
         ids = [rng.integers(0, route.routing.rows, rng.integers(0, 50)) for route in routes.tables]
         routed = route_unique(routes, ids)
         query = Query(routed.unique_ids, routed.requests, tables)
         found = cached_rows.find(handle, query, DIM)
-        places = [key for server in range(3) for key in servers_of(routes, routed.requests[server].numpy(), server)]
+        places = [key for server in range(3) for key in rows_of(routes, routed.requests[server].numpy(), server)]
         expected, missing = np.zeros((len(places), DIM), np.float32), []
         for place, key in enumerate(places):
             fetched, uses, row = twin.get(key, (-99, 0, None))
@@ -72,7 +79,7 @@ def test_steps_request_what_a_dictionary_says(cache, rng, max_staleness, max_mis
                 missing.append(place)
         np.testing.assert_array_equal(found.rows, expected)
         np.testing.assert_array_equal(found.missing, missing)
-        asked = [key for server in range(3) for key in servers_of(routes, found.remaining[server].numpy(), server)]
+        asked = [key for server in range(3) for key in rows_of(routes, found.remaining[server].numpy(), server)]
         assert asked == [places[place] for place in missing]
         fetched_rows = rng.normal(size=(len(missing), DIM)).astype("float32")
         answer = cached_rows.store(handle, query, found, tf.constant(fetched_rows))

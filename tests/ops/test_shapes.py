@@ -169,10 +169,9 @@ def store_cached(rows, missing, fetched, ids=(3,), moment=(2,)):
     return [answer]
 
 
-def open_cached(version, shape=()):
-    library.load().tfps_open_row_cache(
-        cache=handle(shape), version=placeholder(tf.int64, version), rows=1, max_staleness=1, max_missed=1
-    )
+def open_cached(version, shape=(), max_missed=()):
+    numbers = {"version": placeholder(tf.int64, version), "max_missed": placeholder(tf.int64, max_missed)}
+    library.load().tfps_open_row_cache(cache=handle(shape), rows=1, max_staleness=1, **numbers)
     return []
 
 
@@ -257,6 +256,7 @@ FAILS = [
     (lambda: store_cached([3], [2], [2, 4]), "must be rank 2"),
     (lambda: open_cached([1]), "must be rank 0"),
     (lambda: open_cached((), [1]), "must be rank 0"),
+    (lambda: open_cached((), max_missed=[1]), "must be rank 0"),
 ]
 
 
