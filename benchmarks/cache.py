@@ -1,8 +1,10 @@
 """Rows that workers keep (`cache_rows`): hit rate, bytes of a step and speed, by size of the cache and staleness.
 
     python -m benchmarks.cache --zipf 1.05 --rows-kept 262144 --staleness 16,256 --rounds 2
+    python -m benchmarks.cache --task adult --data data --workers 4 --epochs 10 --seeds 3
 
-Prints one line of JSON. A model with one table looks up ids of a Zipf distribution; the setting without a cache is
+Prints one line of JSON. The second form trains a model on real data and reports its AUC on held-out examples, the mean
+over seeds, after each epoch. In the first form a model with one table looks up ids of a Zipf distribution; the setting without a cache is
 trained in turns with the others. Bytes are those of the connections of the servers. A turn is two epochs of one `fit`,
 and the second one is measured: the first one fills the cache, which is empty when a `fit` begins.
 """
@@ -10,6 +12,7 @@ and the second one is measured: the first one fills the cache, which is empty wh
 import argparse
 import dataclasses
 import json
+import pathlib
 import statistics
 import time
 from collections.abc import Callable
@@ -34,6 +37,13 @@ class Setting:
     cache_rows: int
     max_staleness: int = 0
     max_missed: int = 0
+
+    @property
+    def size(self) -> Any:
+        """The setting as the strategy has it."""
+        from tfps.embedding.row_cache import CacheSize
+
+        return CacheSize(self.cache_rows, self.max_staleness, self.max_missed) if self.cache_rows else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,21 +84,54 @@ def main() -> None:
     parser.add_argument("--ps", type=int, default=1, help="parameter servers (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="workers (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=1, help="turns of each setting (default %(default)s)")
-    print(json.dumps(compare(parser.parse_args())))
+    parser.add_argument("--task", choices=("adult", "criteo"), help="train on real data, and report AUC")
+    parser.add_argument("--data", type=pathlib.Path, help="the directory of the data sets, for --task")
+    parser.add_argument("--epochs", type=int, default=4, help="of a task (default %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="of a task (default %(default)s)")
+    args = parser.parse_args()
+    if (args.task is None) != (args.data is None):
+        parser.error("--task and --data must come together.")
+    print(json.dumps(compare(args) if args.task is None else compare_quality(args)))
 
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
+def _settings(args: argparse.Namespace) -> list[Setting]:
+    return [
+        Setting(0),
+        *(Setting(rows, steps, uses) for rows in args.rows_kept for steps in args.staleness for uses in args.uses),
+    ]
+
+
+def compare_quality(args: argparse.Namespace) -> dict[str, Any]:
+    """Trains a task with each setting; returns the mean AUC after each epoch, and the hit rate."""
+    import numpy as np
+
+    import tfps
+    from benchmarks.convergence_run import Mode, Run
+    from benchmarks.convergence_tasks import TASKS
+
+    task, found = dataclasses.replace(TASKS[args.task](args.data), epochs=args.epochs), []
+    cluster = tfps.LocalCluster(args.ps, args.workers)
+    with tfps.ParameterServerStrategy(cluster, dense_tables_bytes=0) as strategy:
+        for setting in _settings(args):
+            strategy.cache_size = setting.size
+            run, before = Run(task, Mode("async"), args.workers, strategy), strategy.record.counts().cached
+            curves = [[one["auc"] for one in run.train(seed)["curve"]] for seed in range(args.seeds)]
+            now = strategy.record.counts().cached
+            rate = (now.found - before.found) / max(1, now.asked - before.asked)
+            auc = np.mean(curves, axis=0).round(5).tolist()
+            found.append(dataclasses.asdict(setting) | {"auc": auc, "hit_rate": round(rate, 3)})
+    return {"of": {name: getattr(args, name) for name in ("task", "workers", "epochs", "seeds")}, "settings": found}
+
+
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Trains with each setting in turns; returns the medians, and the ratios to the setting without a cache."""
     import tfps
 
-    settings = [
-        Setting(0),
-        *(Setting(rows, steps, uses) for rows in args.rows_kept for steps in args.staleness for uses in args.uses),
-    ]
+    settings = _settings(args)
     with tfps.ParameterServerStrategy(tfps.LocalCluster(args.ps, args.workers), dense_tables_bytes=0) as strategy:
         trainers = [_trainer(strategy, setting, args) for setting in settings]
         turns: list[list[Turn]] = [[] for _ in settings]
@@ -126,9 +169,6 @@ def _trainer(strategy: Any, setting: Setting, args: argparse.Namespace) -> Calla
     import numpy as np
     import tensorflow as tf
 
-    from tfps.embedding.row_cache import CacheSize
-
-    size = CacheSize(*dataclasses.astuple(setting)) if setting.cache_rows else None
     with strategy.scope():
         inputs = keras.Input((args.ids,), dtype="int64")
         rows = keras.layers.Flatten()(keras.layers.Embedding(args.rows, args.dim)(inputs))
@@ -148,7 +188,7 @@ def _trainer(strategy: Any, setting: Setting, args: argparse.Namespace) -> Calla
     roles = {"tasks": [task.pid for task in strategy.cluster.tasks]}
 
     def train() -> Turn:
-        strategy.cache_size = size
+        strategy.cache_size = setting.size
         model.optimizer.build(model.trainable_variables)
         model.optimizer.iterations.assign(_OLD)
         meter, seen, found = Meter(roles), [], []

@@ -1,4 +1,4 @@
-"""A worker that keeps rows is killed: each update counts once, and the worker that replaces it keeps rows of its own."""
+"""A worker that keeps rows is killed: each update counts once, and the worker that replaces it keeps its own rows."""
 
 import json
 import os
