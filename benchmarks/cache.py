@@ -3,10 +3,11 @@
     python -m benchmarks.cache --zipf 1.05 --rows-kept 262144 --staleness 16,256 --rounds 2
     python -m benchmarks.cache --task adult --data data --workers 4 --epochs 10 --seeds 3
 
-Prints one line of JSON. The second form trains a model on real data and reports its AUC on held-out examples, the mean
-over seeds, after each epoch. In the first form a model with one table looks up ids of a Zipf distribution; the setting without a cache is
-trained in turns with the others. Bytes are those of the connections of the servers. A turn is two epochs of one `fit`,
-and the second one is measured: the first one fills the cache, which is empty when a `fit` begins.
+Prints one line of JSON. In the first form a model with one table looks up ids of a Zipf distribution; the setting
+without a cache is trained in turns with the others. Bytes are those of the connections of the servers. A turn is two
+epochs of one `fit`, and the second one is measured: the first one fills the cache, which is empty when a `fit` begins.
+The second form trains a model on real data and reports its AUC on held-out examples after each epoch, the mean over
+seeds.
 """
 
 import argparse
