@@ -42,6 +42,4 @@ class CachedCounts:
 
     def __add__(self, other: "CachedCounts") -> "CachedCounts":
         """Adds counts."""
-        return CachedCounts(
-            self.asked + other.asked, self.found + other.found, self.saved_bytes + other.saved_bytes
-        )
+        return CachedCounts(self.asked + other.asked, self.found + other.found, self.saved_bytes + other.saved_bytes)

@@ -169,6 +169,37 @@ def parsed(text=(), fields=(None,), widths=(0, 2), dtypes=(tf.float32, tf.int64)
         has_quotes=True,
     )
     return [found.parsed, *found.values]
+def find_cached(ids, requests=((4,),), dim=4):
+    found = library.load().tfps_find_cached_rows(
+        cache=handle(),
+        ids=placeholder(tf.int64, ids),
+        requests=[placeholder(tf.int64, r) for r in requests],
+        dim=dim,
+        pieces=[1] * len(requests),
+        tables=[0] * len(requests),
+    )
+    return [*found.remaining, found.rows, found.missing, found.moment]
+
+
+def store_cached(rows, missing, fetched, ids=(3,), moment=(2,)):
+    answer = library.load().tfps_store_cached_rows(
+        cache=handle(),
+        ids=placeholder(tf.int64, ids),
+        requests=[placeholder(tf.int64, [4])],
+        rows=placeholder(tf.float32, rows),
+        missing=placeholder(tf.int32, missing),
+        moment=placeholder(tf.int64, moment),
+        fetched=placeholder(tf.float32, fetched),
+        pieces=[1],
+        tables=[0],
+    )
+    return [answer]
+
+
+def open_cached(version, shape=(), max_missed=()):
+    numbers = {"version": placeholder(tf.int64, version), "max_missed": placeholder(tf.int64, max_missed)}
+    library.load().tfps_open_row_cache(cache=handle(shape), rows=1, max_staleness=1, **numbers)
+    return []
 
 
 V = [None]
@@ -204,6 +235,10 @@ FITS = [
     (lambda: scan(None, handles=(None,)), [V, [None, 4], []]),
     (lambda: parsed(), [[], V, [None, 2]]),
     (lambda: parsed(text=None, fields=None), [[], V, [None, 2]]),
+    (lambda: find_cached([3], ([4], None)), [V, V, [3, 4], V, [2]]),
+    (lambda: store_cached([3, 4], [2], [2, 4]), [[3, 4]]),
+    (lambda: store_cached(None, None, [None, 4], None), [[None, 4]]),
+    (lambda: open_cached(()), []),
 ]
 FAILS = [
     (lambda: parsed(text=[1]), "must be rank 0"),
@@ -254,6 +289,16 @@ FAILS = [
     (lambda: train_groups([[5, 4]], [9], [7], [7]), "must be rank 2"),
     (lambda: train_groups([[5]], [9], [7], [7, 6]), "must be rank 2|same rank|equal rank"),
     (lambda: train_groups([[5, 4]], [9], [7], [7, 6], []), "must be rank 1"),
+    (lambda: find_cached([3, 1]), "must be rank 1"),
+    (lambda: find_cached([3], ([4, 1],)), "must be rank 1"),
+    (lambda: find_cached([3], dim=0), "less than minimum 1"),
+    (lambda: store_cached([2, 4], [2], [2, 4]), "must be equal"),
+    (lambda: store_cached([3, 4], [2], [1, 4]), "must be equal"),
+    (lambda: store_cached([3, 4], [2], [2, 5]), "must be equal"),
+    (lambda: store_cached([3], [2], [2, 4]), "must be rank 2"),
+    (lambda: open_cached([1]), "must be rank 0"),
+    (lambda: open_cached((), [1]), "must be rank 0"),
+    (lambda: open_cached((), max_missed=[1]), "must be rank 0"),
 ]
 
 

@@ -41,6 +41,8 @@ WRONG = {
     "devices_per_worker": [0, -1, 1.5, "2", True, math.nan, 99],
     "embeddings_dtype": ["float16", "bf16", None, 16, True],
     "slots_dtype": ["float16", "int8", None, 2, True],
+    "cache_rows": [-1, 1.5, "4", True, None, math.nan],
+    "max_staleness": [-1, 1.5, "4", True, None, math.nan],
 }
 
 

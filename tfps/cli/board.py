@@ -17,7 +17,15 @@ from rich.text import Text
 
 from tfps.cli.board_tables import server_grid, table_grid, task_grid
 from tfps.cli.keys import Keys
-from tfps.cli.quantities import format_bytes, format_clock, format_count, format_rate, format_seconds, format_share, printable
+from tfps.cli.quantities import (
+    format_bytes,
+    format_clock,
+    format_count,
+    format_rate,
+    format_seconds,
+    format_share,
+    printable,
+)
 from tfps.monitoring.feeds import Feed
 from tfps.monitoring.snapshot import CacheState, LossEvent, Snapshot
 

@@ -4,9 +4,9 @@ It stands between the routing of ids and the request: rows that are kept and fre
 the servers is completed by them. Pushes are as without it: each step pushes the gradients of all its rows.
 
 Staleness: a row that was fetched in step t is used up to step t + `max_staleness` of this worker, and in at most
-`MOST_MISSED` of these steps. So it lacks at most that many updates that the worker itself has pushed, and those of other
-workers in this time. Tables that grow are not cached: their servers
-have to know which rows the steps use, because they evict the others. Tables of other types than float32 are not either.
+`MOST_MISSED` of these steps, or fewer while the model is young. So it lacks at most that many updates that the worker
+itself has pushed, and those of other workers in this time. Tables that grow are not cached: their servers have to know
+which rows the steps use, because they evict the others. Tables of other types than float32 are not either.
 
 Threading: each thread that traces has a current cache of its own, or none. Ownership: the worker has the rows, under a
 name, and `tfps.training.worker_caches` destroys them. Cost: three ops on the worker for each step.
@@ -52,12 +52,13 @@ class RowCache:
         name: the name of the rows on each worker.
         size: how much is kept.
         version: the version of all rows when the closure began (`tfps.embedding.row_version`), int64 scalar.
+        max_missed: how often a row is used in this closure, int64 scalar.
     """
 
-    def __init__(self, name: str, size: CacheSize, version: tf.Tensor) -> None:
+    def __init__(self, name: str, size: CacheSize, version: tf.Tensor, max_missed: tf.Tensor) -> None:
         # One handle for the whole closure: TensorFlow orders the operations on one resource tensor as they are traced.
         self._handle = cached_rows.make_handle(name)
-        cached_rows.open_cache(self._handle, version, size.rows, size.max_staleness, size.max_missed)
+        cached_rows.open_cache(self._handle, version, max_missed, size.rows, size.max_staleness)
 
     def begin_step(self) -> None:
         """Makes every row that is kept one step older; called before the first lookup of a step."""

@@ -1,7 +1,8 @@
 """The version of the rows of all tables: raised whenever rows change in another way than by the updates of a `fit`.
 
-A worker that keeps rows (`tfps.embedding.row_cache`) gets the version with each closure, and uses no row of another one. So
-no copy survives an assignment, a restored checkpoint, a replaced server, or what other code did between two calls of `fit`.
+A worker that keeps rows (`tfps.embedding.row_cache`) gets the version with each closure, and uses no row of another
+one. So no copy survives an assignment, a restored checkpoint, a replaced server, or what other code did between two
+calls of `fit`. A `tf.function` of the user's own that assigns a table counts when it is traced alone.
 
 Threading: any thread. There is one version for the program, because a program has one strategy at a time.
 """

@@ -173,8 +173,9 @@ def make_mode(steps: ModelSteps) -> Mode:
     if settings is not None:
         if steps.strategy.cache_size is not None:
             raise UnsupportedError(
-                f"`cache_rows` must be 0 for an optimizer in mode {settings.prefix}, whose steps see the rows of one moment. "
-                f"Received: {steps.strategy.cache_size.rows}. Valid: 0, or max_staleness=0, or an optimizer without a mode."
+                f"`cache_rows` must be 0 for an optimizer in mode {settings.prefix}, which decides itself how old the "
+                f"rows of a step are. Received: {steps.strategy.cache_size.rows}. Valid: 0; or max_staleness=0; or an "
+                "optimizer without a mode."
             )
         return settings.make_mode(steps)
     return Asynchronous(steps.strategy, steps.exchange_steps, steps)

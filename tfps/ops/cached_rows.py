@@ -75,19 +75,20 @@ def make_handle(name: str) -> tf.Tensor:
 
 
 def open_cache(
-    handle: tf.Tensor, version: tf.Tensor, rows: int, max_staleness: int, max_missed: int
+    handle: tf.Tensor, version: tf.Tensor, max_missed: tf.Tensor, rows: int, max_staleness: int
 ) -> tf.Operation:
     """Begins a closure: makes the cache if there is none, and forgets rows of other versions.
 
     Args:
         handle: the handle.
         version: the version of all rows, int64 scalar.
+        max_missed: how often a row is used after the step that has fetched it, each time by a step that updates it; an
+            int64 scalar, 0 for never.
         rows: the rows of each width that are kept.
         max_staleness: the steps for which a row is used after the step that has fetched it.
-        max_missed: how often it is used in these steps, each of which updates it.
     """
     return _ops().tfps_open_row_cache(
-        cache=handle, version=version, rows=rows, max_staleness=max_staleness, max_missed=max_missed
+        cache=handle, version=version, max_missed=max_missed, rows=rows, max_staleness=max_staleness
     )
 
 

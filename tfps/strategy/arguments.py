@@ -26,7 +26,7 @@ ALLREDUCE = "allreduce"
 DENSE = ("exchange", ALLREDUCE)
 """How workers share what they do to dense variables."""
 
-MAX_STALENESS = 16
+MAX_STALENESS = 256
 """The steps for which a worker uses a row that it keeps, where it keeps rows."""
 
 IGNORE, SKIP, STOP = "ignore", "skip", "stop"

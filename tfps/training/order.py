@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-LENGTH = 13
+LENGTH = 14
 """The number of elements in the tensor."""
 
 Int: TypeAlias = int | tf.Tensor
@@ -34,6 +34,7 @@ class Order:
         member: the number of this worker among them, from 0.
         epoch: the number of the input's iterators, for what a worker keeps from one closure to the next.
         rows_version: the version of all rows when the closure begins (`tfps.embedding.row_version`).
+        row_uses: how often the worker may use a row that it keeps, each time by a step that updates it; 0 for never.
     """
 
     steps: Int
@@ -49,6 +50,7 @@ class Order:
     member: Int = 0
     epoch: Int = 0
     rows_version: Int = 0
+    row_uses: Int = 0
 
     @classmethod
     def read(cls, tensor: tf.Tensor) -> "Order":

@@ -42,6 +42,9 @@ class PacedSchedule(Schedule):
     def _pace(self) -> Pace:
         return self._pacing.pace(self._handed + self._ready)
 
+    def _row_uses(self) -> int:
+        return self._pacing.row_uses(self._handed + self._ready)
+
     def _closure_size(self, pace: Pace, shards: int, share: int | None = None) -> int:
         """Returns the steps of the next closure: as many parts as possible, while some remain for each shard.
 
@@ -118,7 +121,7 @@ class ShippedSchedule(PacedSchedule):
         self._begun[shard] += size
         # With several parts, the counts of a worker go on from values of others in the middle of a closure.
         stride = shards if self._pacing.parts == 1 else 0
-        return self.runner.order(shard, size, window, number, stride)
+        return self.runner.order(shard, size, window, number, stride, self._row_uses())
 
     def _trains(self, shard: int) -> bool:
         """Whether a shard has closures under way or may begin one. Only then does it count for the pace."""
@@ -145,7 +148,7 @@ class FedSchedule(PacedSchedule):
         while (shard := self._idlest(pace.workers)) is not None and (closures := self._next_closures(pace)):
             for batches in closures:
                 stride = 1 if self._pacing.parts == 1 else 0
-                order = self.runner.order(shard, len(batches), pace.steps, self._begun, stride)
+                order = self.runner.order(shard, len(batches), pace.steps, self._begun, stride, self._row_uses())
                 self._begun += len(batches)
                 self._submit(InFlight(order, batches))
 

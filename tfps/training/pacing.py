@@ -46,6 +46,10 @@ class Pacing(abc.ABC):
         return True
 
     @abc.abstractmethod
+    def row_uses(self, done: int) -> int:
+        """Returns how often a worker may use a row that it keeps, after `done` steps of this epoch; 0 for never."""
+
+    @abc.abstractmethod
     def may_begin(self, shard: int, progress: Progress) -> bool:
         """Returns whether a shard may begin one more closure, beside those that run."""
 
@@ -101,6 +105,10 @@ class SteadyPacing(Pacing):
     def pace(self, done: int) -> Pace:
         """Returns the same pace at all times."""
         return self._pace
+
+    def row_uses(self, done: int) -> int:
+        """Returns 0: the steps of these modes look up fresh rows."""
+        return 0
 
     def may_begin(self, shard: int, progress: Progress) -> bool:
         """Returns True: a step that misses the steps of others does no harm in these modes."""

@@ -84,7 +84,9 @@ class Runner:
         self.trained = 0
         self._ordered = [0] * len(workers.pool.devices)
 
-    def order(self, shard: int, steps: int, window: int = 0, number: int = 0, stride: int = 0) -> Order:
+    def order(
+        self, shard: int, steps: int, window: int = 0, number: int = 0, stride: int = 0, row_uses: int = 0
+    ) -> Order:
         """Creates the order for the next closure of a shard, numbered by the steps ordered before.
 
         Args:
@@ -93,13 +95,15 @@ class Runner:
             window: the most steps in each part of the closure, if it has several.
             number: the number of its first step among the steps of all shards in this epoch.
             stride: the difference between the numbers of two of its steps; 0 if they are not known.
+            row_uses: how often its worker may use a row that it keeps.
         """
         # The count runs over all epochs of the model, as ledgers on the servers keep the last number of each shard.
         first = self._ordered[shard]
         self._ordered[shard] += steps
         # Closures get their number when they are ordered, not when they run. An input that ends early leaves gaps,
         # which are harmless: numbers only have to grow.
-        return Order(steps, shard, first, window=window, number=self.trained + number, stride=stride)
+        number += self.trained
+        return Order(steps, shard, first, window=window, number=number, stride=stride, row_uses=row_uses)
 
     def call(self, epoch: Epoch, order: Order, batches: Sequence[Nest] | None) -> Callable[[], tf.Tensor]:
         """Returns the call that runs a closure of an epoch, over fed batches if there are any."""

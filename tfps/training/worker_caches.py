@@ -46,8 +46,11 @@ class WorkerCaches:
         """Lets the lookups of the closure under trace use the rows that its worker keeps."""
         if self._size is None:
             return contextlib.nullcontext()
-        return row_cache.using(RowCache(self._name, self._size, order.rows_version))
+        return row_cache.using(RowCache(self._name, self._size, order.rows_version, order.row_uses))
 
     def stamp(self, order: Order) -> Order:
         """Returns an order with the version of the rows at this moment, when its closure is about to run."""
-        return order if self._size is None else dataclasses.replace(order, rows_version=row_version.current())
+        if self._size is None:
+            return order
+        uses = min(int(order.row_uses), self._size.max_missed)
+        return dataclasses.replace(order, rows_version=row_version.current(), row_uses=uses)

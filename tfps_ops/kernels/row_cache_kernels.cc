@@ -36,25 +36,25 @@ class OpenRowCacheOp : public tf::OpKernel {
   explicit OpenRowCacheOp(tf::OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("rows", &rows_));
     OP_REQUIRES_OK(context, context->GetAttr("max_staleness", &max_staleness_));
-    OP_REQUIRES_OK(context, context->GetAttr("max_missed", &max_missed_));
   }
 
   void Compute(tf::OpKernelContext* context) override {
     const tf::Tensor& version = context->input(1);
     OP_REQUIRES(context, version.dims() == 0,
                 ToTensorFlow(InvalidArgument("`version` must be a scalar. Received: shape ", version.shape().DebugString())));
+    OP_REQUIRES_OK(context, CheckCount("max_missed", context->input(2)));
     tf::core::RefCountPtr<CacheResource> resource;
     // The first closure on a worker makes the cache, and so does the first on a worker that was replaced.
     const auto make = [this](CacheResource** made) {
-      *made = new CacheResource(rows_, max_staleness_, max_missed_);
+      *made = new CacheResource(rows_, max_staleness_);
       return absl::OkStatus();
     };
     OP_REQUIRES_OK(context, tf::LookupOrCreateResource<CacheResource>(context, tf::HandleFromInput(context, 0), &resource, make));
-    resource->cache().Open(version.scalar<int64_t>()());
+    resource->cache().Open(version.scalar<int64_t>()(), context->input(2).scalar<int64_t>()());
   }
 
  private:
-  int64_t rows_ = 0, max_staleness_ = 0, max_missed_ = 0;
+  int64_t rows_ = 0, max_staleness_ = 0;
 };
 
 class BeginCacheStepOp : public CacheOp {

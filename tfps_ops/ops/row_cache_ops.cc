@@ -14,11 +14,12 @@ using ::tensorflow::shape_inference::ShapeHandle;
 
 constexpr auto kUnknown = InferenceContext::kUnknownDim;
 
-// A handle and a scalar, and no output.
+// A handle and two scalars, and no output.
 absl::Status OpenShape(InferenceContext* c) {
   ShapeHandle checked;
   TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 0, &checked));
-  return c->WithRank(c->input(1), 0, &checked);
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 0, &checked));
+  return c->WithRank(c->input(2), 0, &checked);
 }
 
 absl::Status FindShape(InferenceContext* c) {
@@ -71,9 +72,9 @@ REGISTER_OP("TfpsRowCache")
 REGISTER_OP("TfpsOpenRowCache")
     .Input("cache: resource")
     .Input("version: int64")
+    .Input("max_missed: int64")
     .Attr("rows: int >= 1")
     .Attr("max_staleness: int >= 0")
-    .Attr("max_missed: int >= 0")
     .SetIsStateful()
     .SetShapeFn(OpenShape)
     .Doc(R"doc(
@@ -82,7 +83,7 @@ Begins a closure: makes the cache if the worker has none of this name, and forge
 version: A number that changes whenever rows were changed in another way than by updates.
 rows: The rows of each width that the cache keeps.
 max_staleness: The steps for which a row is used after the step that has fetched it.
-max_missed: How often it is used in these steps, each of which updates it.
+max_missed: How often it is used in these steps, each of which updates it; 0 for never.
 )doc");
 
 REGISTER_OP("TfpsBeginCacheStep")

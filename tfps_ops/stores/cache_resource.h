@@ -15,7 +15,7 @@ namespace tfps {
 // Threads: any; the cache has a lock.
 class CacheResource : public ::tensorflow::ResourceBase {
  public:
-  CacheResource(int64_t rows, int64_t max_staleness, int64_t max_missed) : cache_(rows, max_staleness, max_missed) {}
+  CacheResource(int64_t rows, int64_t max_staleness) : cache_(rows, max_staleness) {}
 
   WorkerCache& cache() { return cache_; }
   std::string DebugString() const override { return "the cached rows of a worker"; }

@@ -86,8 +86,9 @@ class Asynchronous(SteadyMode):
         return SPANS if self._strategy.overlap_dense_exchange else 1
 
     def _pacing(self, pace: Pace, parts: int, steps_of_fed: Callable[[], int], epoch: Epoch) -> Pacing:
-        # A single worker misses no steps, so there the count is not read: it is a request to a server.
-        trained = self._model.trained_steps() if pace.workers > 1 else 0
+        # A single worker that keeps no rows misses no steps, so the count is not read: it is a request to a server.
+        needs_count = pace.workers > 1 or self._strategy.cache_size is not None
+        trained = self._model.trained_steps() if needs_count else 0
         batches = epoch.source.num_batches
         # While it is alone, no other worker misses its steps, but callbacks see them when a closure ends.
         alone = closure_steps(batches, CLOSURES_AN_EPOCH, MOST_ALONE) if epoch.alone else None

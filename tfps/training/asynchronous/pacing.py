@@ -108,6 +108,18 @@ class YoungPacing(SteadyPacing):
         pace = young_pace(self._trained + done, *self._pace, self._for_each)
         return pace if self._alone is None or pace.workers > 1 else Pace(1, self._alone)
 
+    def row_uses(self, done: int) -> int:
+        """Returns 0 for a young model, and more the more steps it was trained for.
+
+        A step that uses a row again misses its update of the last use, and every worker does so. These steps count as
+        under way, beside those of the closures. Example: four workers with closures of 8 steps have 32 steps under way,
+        which a model of 2,048 steps may miss. From step 3,072 on it may miss 16 more, so each row is used 4 times.
+        """
+        pace = self.pace(done)
+        # One worker alone misses no steps of others.
+        under_way = pace.workers * pace.steps if pace.workers > 1 else 0
+        return max(0, (self._trained + done) // self._for_each - under_way) // pace.workers
+
     def is_whole(self, done: int) -> bool:
         """Returns whether all workers train, in closures of full length."""
         return self.pace(done) == self._pace

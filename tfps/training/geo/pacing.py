@@ -66,6 +66,10 @@ class WindowPacing(Pacing):
         workers, steps = pace(trained, self._workers, most)
         return Pace(workers, round_to_few_lengths(steps, self._most) if self._fed else steps)
 
+    def row_uses(self, done: int) -> int:
+        """Returns 0: a window has rows of its own."""
+        return 0
+
     def may_begin(self, shard: int, progress: Progress) -> bool:
         """Returns whether no window under way would miss too many windows of this shard."""
         most = max(IN_FLIGHT, MOST_MISSED // self.parts)

@@ -27,8 +27,9 @@ RowCache& WorkerCache::CacheOf(int64_t dim) {
   return *cache;
 }
 
-void WorkerCache::Open(int64_t version) {
+void WorkerCache::Open(int64_t version, int64_t max_missed) {
   const std::lock_guard<std::mutex> lock(lock_);
+  max_missed_ = max_missed;
   if (version == version_) return;
   version_ = version;
   // The counts stay: the rows that are asked for most are the same. A step of its own keeps what was fetched before apart.

@@ -51,12 +51,12 @@ struct CacheCounts {
 // Threads: any; one lock, held while the keys of one call are looked up and their rows copied.
 class WorkerCache {
  public:
-  // Keeps `rows` rows of each width. With a max_staleness or a max_missed of 0 it finds none.
-  WorkerCache(int64_t rows, int64_t max_staleness, int64_t max_missed)
-      : rows_(rows), max_staleness_(max_staleness), max_missed_(max_missed) {}
+  // Keeps `rows` rows of each width. With a max_staleness of 0 it finds none.
+  WorkerCache(int64_t rows, int64_t max_staleness) : rows_(rows), max_staleness_(max_staleness) {}
 
-  // A closure begins: rows of another version are not used any more.
-  void Open(int64_t version);
+  // A closure begins: rows of another version are not used any more, and a row is used `max_missed` times, maybe never. The chief
+  // lets models that were trained for long use rows more often.
+  void Open(int64_t version, int64_t max_missed);
   // A step begins, before its first Find.
   void BeginStep();
 
@@ -71,10 +71,11 @@ class WorkerCache {
  private:
   RowCache& CacheOf(int64_t dim);
 
-  const int64_t rows_, max_staleness_, max_missed_;
+  const int64_t rows_, max_staleness_;
   std::mutex lock_;
   // All of the following is guarded by `lock_`.
   int64_t version_ = 0;
+  int64_t max_missed_ = 0;
   int64_t step_ = 0;
   int64_t opened_ = 0;  // the step from which on rows are of this version
   std::map<int64_t, std::unique_ptr<RowCache>> caches_;

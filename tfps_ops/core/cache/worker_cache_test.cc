@@ -53,16 +53,16 @@ TFPS_TEST(StepsFindWhatADictionaryOfTimesSays) {
   const std::vector<std::pair<int64_t, int64_t>> limits = {{0, 9}, {9, 0}, {1, 9}, {3, 1}, {10, 2}, {10, 10}};
   for (const auto& [max_staleness, max_missed] : limits) {
     Random random(static_cast<int>(max_staleness));
-    WorkerCache cache(4096, max_staleness, max_missed);
+    WorkerCache cache(4096, max_staleness);
     std::map<int64_t, std::map<Key, Copy>> fetched_of_width;
     int64_t version = 0, asked = 0, found = 0, bytes = 0;
     for (int64_t time = 0; time < 300; ++time) {
       if (random.Integer(0, 30) == 0) {
         // Rows were assigned.
-        cache.Open(++version);
+        cache.Open(++version, max_missed);
         fetched_of_width.clear();
       } else {
-        cache.Open(version);
+        cache.Open(version, max_missed);
       }
       cache.BeginStep();
       for (int64_t dim : {3, 8}) {
@@ -105,13 +105,14 @@ TFPS_TEST(StepsFindWhatADictionaryOfTimesSays) {
 }
 
 TFPS_TEST(RowsThatWereRequestedBeforeAnAssignmentAreNotKept) {
-  WorkerCache cache(16, 5, 5);
+  WorkerCache cache(16, 5);
+  cache.Open(0, 5);
   const int64_t id = 4;
   const CacheQuery query{{{0, 1}}, &id, 2};
   std::vector<float> row = {1, 2};
   std::vector<int32_t> missing;
   const CacheMoment moment = cache.Find(query, row.data(), &missing);
-  cache.Open(1);
+  cache.Open(1, 5);
   cache.Store(query, moment, missing.data(), 1, row.data());
   missing.clear();
   cache.Find(query, row.data(), &missing);
@@ -120,14 +121,15 @@ TFPS_TEST(RowsThatWereRequestedBeforeAnAssignmentAreNotKept) {
 
 TFPS_TEST(ThreadsSeeWholeRowsThatAreNotTooOld) {
   constexpr int64_t kDim = 8, kMaxStaleness = 4;
-  WorkerCache cache(64, kMaxStaleness, 3);
+  WorkerCache cache(64, kMaxStaleness);
+  cache.Open(0, 3);
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&cache, t] {
       Random random(t);
       for (int i = 0; i < 400; ++i) {
         if (t == 0) cache.BeginStep();
-        if (t == 1 && i % 50 == 0) cache.Open(i);
+        if (t == 1 && i % 50 == 0) cache.Open(i, 3);
         Step step;
         Fill(&random, kDim, &step);
         const std::vector<Key> keys = KeysOf(step);
