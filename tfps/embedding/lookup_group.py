@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfps.embedding.routed_rows import RoutedRows
+from tfps.embedding.routed_rows import Kind, RoutedRows
 from tfps.embedding.row_store import RowStore
 from tfps.ops.id_range import make_label
 from tfps.ops.route_unique import RoutedIds, route_unique
@@ -137,7 +137,7 @@ def route(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[Lookup
         The result of each lookup. Their groups have no answer yet.
     """
     # A group takes the place of the first lookup of its kind, so that a second trace makes the same graph.
-    by_kind: dict[tuple[type[RowStore], int, tf.DType], list[int]] = {}
+    by_kind: dict[Kind, list[int]] = {}
     for i, table in enumerate(tables):
         by_kind.setdefault(table.kind, []).append(i)
     found: dict[int, LookupResult] = {}
