@@ -1,13 +1,13 @@
 """What a row, its slot, a worker and the chief take, measured as resident memory of real processes.
 
     python -m benchmarks.memory
-    python -m benchmarks.memory --rows 4_000_000 --dim 32
+    python -m benchmarks.memory --rows 8_000_000 --dim 32
 
 Prints one line of JSON. Each case is a cluster of its own with one server and one worker: a table with fixed rows or
-one that grows, an optimizer, and the type of rows and slots. Steps train every row once. `row_bytes` is how much more the
-server has with so many rows than with a quarter of them, for each row with its slots: what does not depend on the rows
-cancels out. `slot_bytes` is what that has more than under SGD; `planned_bytes` is what a plan counts. The worker and the
-chief are those of the last case.
+one that grows, an optimizer, and the type of rows and slots. Steps train every row once. `row_bytes` is how much more
+the server has with so many rows than with a quarter of them, for each row with its slots: what does not depend on the
+rows cancels out. `slot_bytes` is what that is above the figure of SGD; `planned_bytes` is what a plan counts. The
+worker and the chief are those of the last case.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "benchmarks.memory", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table (default %(default)s)")
+    parser.add_argument("--rows", type=int, default=4_000_000, help="rows of the table (default %(default)s)")
     parser.add_argument("--dim", type=int, default=16, help="numbers of a row (default %(default)s)")
     args = parser.parse_args()
     print(json.dumps(measure_all(args.rows, args.dim)))
