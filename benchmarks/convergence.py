@@ -68,10 +68,13 @@ def _runs(args: argparse.Namespace) -> None:
                 strategy = tfps.ParameterServerStrategy(
                     tfps.LocalCluster(num_ps=1, num_workers=workers),
                     dense_tables_bytes=args.dense_tables_bytes,
+                    embeddings_dtype=args.embeddings_dtype,
+                    slots_dtype=args.slots_dtype,
                 )
             run = Run(task, mode, workers, strategy if mode.distributed else None)
+            stored = {"embeddings_dtype": args.embeddings_dtype, "slots_dtype": args.slots_dtype}
             for seed in args.seeds:
-                _note(run.train(seed) | {"policy": args.policy}, args.out)
+                _note(run.train(seed) | {"policy": args.policy} | stored, args.out)
 
 
 def _note(result: dict, path: str | None) -> None:
@@ -92,6 +95,7 @@ def _of_workers(args: argparse.Namespace, workers: int) -> list[str]:
     out = [*["--overlap"] * args.overlap, *(["--out", args.out] if args.out else [])]
     tables = ["--dense-tables-bytes", str(args.dense_tables_bytes), "--optimizer", args.optimizer]
     tables += ["--policy", args.policy]
+    tables += ["--embeddings-dtype", args.embeddings_dtype, "--slots-dtype", args.slots_dtype]
     return ["--data", args.data, "--task", args.task, "--workers", str(workers), *tables, *sum(lists, []), *out]
 
 
@@ -109,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rates", nargs="+", type=float, default=[1.0], help="factors of the learning rate (default 1)"
     )
+    for of in ("embeddings", "slots"):
+        parser.add_argument(
+            f"--{of}-dtype", choices=("float32", "bfloat16"), default="float32", help="on servers (default float32)"
+        )
     parser.add_argument(
         "--exchange-every",
         nargs="+",

@@ -104,7 +104,8 @@ SIGNATURES = {
     "Hardware": "hosts cards card_bytes host_bytes cores bandwidth",
     "choose_strategy": "build_model batch_size inputs hardware",
     "explain_strategy": "build_model batch_size inputs hardware",
-    "plan": "model num_ps variable_partitioner inputs batch_size balancer routing dense_tables_bytes",
+    "plan": "model num_ps variable_partitioner inputs batch_size balancer routing dense_tables_bytes "
+    "embeddings_dtype slots_dtype",
     "LocalCluster": "num_ps num_workers start_timeout_s ps_threads worker_threads log_dir worker_devices",
     "ParameterServerStrategy": (
         "cluster variable_partitioner plan dense_exchange_every overlap_dense_exchange prefetch_lookups "

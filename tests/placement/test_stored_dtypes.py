@@ -7,7 +7,7 @@ import tfps
 from tfps.errors import PlanError
 from tfps.placement.advice import advise
 from tfps.placement.model import Plan
-from tfps.placement.planner import plan
+from tfps.placement.planner import IncrementalPlacer, plan
 from tfps.placement.spec import TableDtypes, VariableSpec
 
 SPEC = VariableSpec("items", (1000, 16), slots=2, row_slots=1, is_table=True)
@@ -69,4 +69,14 @@ def test_a_layer_that_grows_is_planned_with_its_own_type():
 
     made = tfps.plan(grow, 2)
     assert sum(load.bytes_with_slots for load in made.loads()) == 1000 * (32 + 64 + 16)
-    assert any("112.0 MB" in one for one in advise(made))
+    assert any("112.0 kB" in one for one in advise(made))
+
+
+def test_a_plan_of_bfloat16_is_not_followed_with_float32():
+    narrow = TableDtypes("bfloat16", "bfloat16").of_table(SPEC)
+    placer = IncrementalPlacer(2, None, plan=plan([narrow], 2))
+    with pytest.raises(PlanError, match="`embeddings_dtype` must be 'bfloat16' for table 'items'.*Received: 'float32'"):
+        placer.place(SPEC)
+    with pytest.raises(PlanError, match="`slots_dtype` must be 'bfloat16'"):
+        placer.place(TableDtypes("bfloat16", "float32").of_table(SPEC))
+    assert placer.place(narrow).spec == narrow

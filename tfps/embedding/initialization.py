@@ -6,6 +6,7 @@ Each row is drawn by its global id, and each server keeps the rows that it holds
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,7 +16,7 @@ import tensorflow as tf
 from tfps.embedding.row_store import RowStore
 from tfps.ops.routing_graph import global_of
 from tfps.placement.routing import Routing
-from tfps.placement.spec import VariableSpec
+from tfps.placement.spec import VariableSpec, dtype_bytes
 
 if TYPE_CHECKING:
     from tfps.embedding.growth import FirstValue
@@ -66,7 +67,9 @@ def fill(stores: Sequence[RowStore], routing: Routing, initial: InitialValue, sp
     # A chunk begins at a multiple of 4, because the generator draws rows in blocks of 4. It also begins at a multiple
     # of the number of shards, so that its rows are one range of local rows on each shard.
     unit = 4 * routing.shards
-    step = max(unit, _CHUNK_BYTES // max(1, spec.row_bytes) // unit * unit)
+    # By the type that is drawn: a server may keep the rows in a smaller one.
+    row_bytes = math.prod(spec.shape[1:]) * dtype_bytes(spec.dtype)
+    step = max(unit, _CHUNK_BYTES // max(1, row_bytes) // unit * unit)
     for index, store in enumerate(stores):
         with tf.device(store.device):
             for start in range(0, spec.rows, step):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfps.embedding import wire
-from tfps.embedding.routed_rows import RoutedRows
+from tfps.embedding.routed_rows import Kind, RoutedRows
 from tfps.embedding.row_store import RowStore
 from tfps.ops.id_range import make_label
 from tfps.ops.route_unique import RoutedIds, route_unique
@@ -146,10 +146,10 @@ def route(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[Lookup
         The result of each lookup. Their groups have no answer yet.
     """
     # A group takes the place of the first lookup of its kind, so that a second trace makes the same graph.
-    by_kind: dict[tuple[object, ...], list[int]] = {}
+    by_kind: dict[tuple[Kind, wire.RowCodec | None], list[int]] = {}
     for i, table in enumerate(tables):
         # A group has one answer, whose rows are all coded in one way.
-        by_kind.setdefault((*table.kind, wire.codec_of(table)), []).append(i)
+        by_kind.setdefault((table.kind, wire.codec_of(table)), []).append(i)
     found: dict[int, LookupResult] = {}
     for members in by_kind.values():
         group = _route_group([tables[i] for i in members], [ids[i] for i in members])

@@ -5,6 +5,7 @@ of some rows that replaces a table while the worker trains a window.
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -14,6 +15,9 @@ from tfps.embedding.row_store import RowStore
 from tfps.ops.routes import TableRoute
 from tfps.placement.routing import Routing
 from tfps.types import VariableKey
+
+Kind: TypeAlias = tuple[type[RowStore], int, tf.DType, tf.DType]
+"""The store type, width and dtypes of rows. One request, one gather and one update serve all tables of one kind."""
 
 
 class RoutedRows:
@@ -65,8 +69,8 @@ class RoutedRows:
         return TableRoute(self.name, self.routing, self.servers)
 
     @property
-    def kind(self) -> tuple[type[RowStore], int, tf.DType, tf.DType]:
-        """The store type, width and dtypes. One request, one gather and one update serve all tables of one kind."""
+    def kind(self) -> Kind:
+        """The kind of the rows; tables of one kind share messages."""
         return type(self.stores[0]), self.dim, self.dtype, self.stored_dtype
 
     @property

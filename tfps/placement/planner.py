@@ -178,6 +178,7 @@ class IncrementalPlacer:
         if planned is None:
             raise PlanError(f"`plan` must hold variable {spec.name!r}. Valid names: {sorted(self._plan or {})}.")
         check_fits(planned.spec, spec)
+        _check_stored(planned.spec, spec)
         return Placement(spec, planned.shards, planned.routing)
 
     def _record(self, placement: Placement) -> Placement:
@@ -187,3 +188,17 @@ class IncrementalPlacer:
         self._loads.add(placement.servers, compute_demand(placement))
         self._placed[name] = placement
         return placement
+
+
+def _check_stored(planned: VariableSpec, spec: VariableSpec) -> None:
+    """Checks that a table is kept in the types that the plan counts, if it names some.
+
+    Raises:
+        PlanError: a type differs, so the servers would need other memory than planned.
+    """
+    for argument, field in (("embeddings_dtype", "stored_dtype"), ("slots_dtype", "slots_dtype")):
+        valid, received = getattr(planned, field), getattr(spec, field) or spec.dtype
+        if valid not in (None, received):
+            raise PlanError(
+                f"`{argument}` must be {valid!r} for table {spec.name!r}, as in the plan. Received: {received!r}."
+            )

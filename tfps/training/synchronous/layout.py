@@ -12,7 +12,7 @@ all examples. Example: batches of 32 and 8 examples with gradients 1.0 and 2.0 g
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +20,7 @@ import tensorflow as tf
 from tfps.embedding.merged import MergedGradient, ServerRows, merge
 from tfps.embedding.messages import concat_with_sizes, split_by_sizes
 from tfps.embedding.routed_gradients import RoutedGradients, route_gradients
-from tfps.embedding.row_store import RowStore
+from tfps.embedding.routed_rows import Kind
 from tfps.embedding.table import Table
 from tfps.embedding.table_gradient import TableGradient
 from tfps.errors import UnsupportedError
@@ -32,9 +32,6 @@ from tfps.training.lanes import lanes, pack, unpack
 from tfps.training.merges import Merge, merge_exact, merge_weighted
 from tfps.training.synchronous.afterwards import Assignment
 from tfps.types import VariableKey
-
-Kind: TypeAlias = tuple[type[RowStore], int, tf.DType]
-"""Store type, width and dtype of a table; tables of one kind share a part of a message."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

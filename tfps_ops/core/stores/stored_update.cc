@@ -8,8 +8,10 @@
 namespace tfps {
 namespace {
 
-// Rows at a time: as many as the memory is asked for ahead, and few enough to stay in the first cache with all their slots.
+// Rows at a time: few enough to stay in the first cache with all their slots.
 constexpr int64_t kRowsAtOnce = 8;
+// Rows ahead of the one that is stored to ask the memory for. One after the other: a burst of prefetches would wait for itself.
+constexpr int64_t kAhead = 2 * kRowsAtOnce;
 constexpr int64_t kBytesALine = 64;
 
 // One range of an update, on one thread.
@@ -21,17 +23,18 @@ class RangeUpdate {
   }
 
   void Run(const float* prepared, const RowKeys& keys, const RowGradients& gradients, int64_t begin, int64_t end) {
-    Prefetch(keys, begin, std::min(end, begin + kRowsAtOnce));
+    for (int64_t i = begin; i < std::min(end, begin + kAhead); ++i) Prefetch(keys.keys[i]);
     for (int64_t first = begin; first < end; first += kRowsAtOnce) {
       const int64_t next = std::min(end, first + kRowsAtOnce);
-      // The memory fetches the next rows while these are computed.
-      Prefetch(keys, next, std::min(end, next + kRowsAtOnce));
       for (int64_t i = first; i < next; ++i) Load(i - first, keys.keys[i]);
       RowBlock block = floats_.Block(next - first);
       block.gradients = gradients.sums + first * matrix_.dim;
       block.measures = gradients.measures == nullptr ? nullptr : gradients.measures + first;
       updater_.ApplyPrepared(prepared, block);
-      for (int64_t i = first; i < next; ++i) Store(i - first, keys.keys[i]);
+      for (int64_t i = first; i < next; ++i) {
+        if (i + kAhead < end) Prefetch(keys.keys[i + kAhead]);
+        Store(i - first, keys.keys[i]);
+      }
     }
   }
 
@@ -40,13 +43,14 @@ class RangeUpdate {
     return static_cast<uint8_t*>(parts_[part].values) + row * parts_[part].width * BytesOf(parts_[part].storage);
   }
 
-  void Prefetch(const RowKeys& keys, int64_t begin, int64_t end) const {
-    for (int64_t i = begin; i < end; ++i) {
-      for (int part = 0; part < floats_.parts(); ++part) {
-        const int64_t bytes = parts_[part].width * BytesOf(parts_[part].storage);
-        const uint8_t* row = At(part, keys.keys[i]);
-        for (int64_t j = 0; j < bytes; j += kBytesALine) __builtin_prefetch(row + j, 1);
-      }
+  // Inlined always: GCC takes a call of it for one without an effect, and drops it.
+  __attribute__((always_inline)) void Prefetch(int64_t row) const {
+    for (int part = 0; part < floats_.parts(); ++part) {
+      const int64_t bytes = parts_[part].width * BytesOf(parts_[part].storage);
+      const uint8_t* first = At(part, row);
+      for (int64_t j = 0; j < bytes; j += kBytesALine) __builtin_prefetch(first + j, 1);
+      // A row may cross into one more line.
+      __builtin_prefetch(first + bytes - 1, 1);
     }
   }
 
