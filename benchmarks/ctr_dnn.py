@@ -18,8 +18,8 @@ import sys
 
 from benchmarks.ctr_contenders import CONTENDERS
 from benchmarks.ctr_run import CtrRun
-from benchmarks.ctr_task import POLICIES, CtrTask
 from benchmarks.ctr_setup import MODES, WIRES, Setup
+from benchmarks.ctr_task import POLICIES, CtrTask
 from benchmarks.turns import compare, in_checkout, opponent, take_turns
 from tfps.cluster.cpu_features import bfloat16_flags
 

@@ -109,8 +109,8 @@ SIGNATURES = {
     "LocalCluster": "num_ps num_workers start_timeout_s ps_threads worker_threads log_dir worker_devices",
     "ParameterServerStrategy": (
         "cluster variable_partitioner plan dense_exchange_every overlap_dense_exchange prefetch_lookups "
-        "closure_timeout_s dense_tables_bytes repeated_ids dense devices_per_worker on_nan wire cache_rows max_staleness "
-        "embeddings_dtype slots_dtype"
+        "closure_timeout_s dense_tables_bytes repeated_ids dense devices_per_worker on_nan wire "
+        "cache_rows max_staleness embeddings_dtype slots_dtype"
     ),
 }
 OF_THE_STRATEGY = {"check", "close", "num_servers", "num_workers", "plan", "repeated_ids", "worker_devices"}

@@ -169,6 +169,8 @@ def parsed(text=(), fields=(None,), widths=(0, 2), dtypes=(tf.float32, tf.int64)
         has_quotes=True,
     )
     return [found.parsed, *found.values]
+
+
 def find_cached(ids, requests=((4,),), dim=4):
     found = library.load().tfps_find_cached_rows(
         cache=handle(),

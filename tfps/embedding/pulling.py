@@ -31,7 +31,7 @@ def pull(groups: Sequence[LookupGroup]) -> list[tf.Tensor]:
     # blocks[g] collects the rows of group g, server by server.
     blocks: list[list[tf.Tensor]] = [[] for _ in groups]
     num_servers = max((group.routes.num_servers for group in groups), default=0)
-    # A message holds one dtype: that in which the servers keep the rows. Coded rows of every dtype are float32 messages.
+    # A message holds one dtype, that in which the servers keep the rows; coded rows of every dtype are float32.
     kinds = [_CODED if wire.codec_of(group.tables[0]) else group.tables[0].stored_dtype.name for group in groups]
     for server, kind in itertools.product(range(num_servers), dict.fromkeys(kinds)):
         chosen = [i for i, group in enumerate(groups) if kinds[i] == kind and group.stores(server)]
