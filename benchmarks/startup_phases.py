@@ -1,7 +1,7 @@
 """The seconds of each phase from the call of `fit` to the end of its first step, and the CPU seconds of each role."""
 
+import collections
 import functools
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter as _now
 from typing import Any
@@ -25,7 +25,7 @@ class Phases:
         from tfps.training.hoisting import Recording
         from tfps.training.traced_closures import TracedClosures
 
-        self._seconds: Counter[str] = Counter()
+        self._seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
         self._meter = Meter(processes)
         for owner, method, phase in (
             (keras.Model, "_maybe_symbolic_build", "build"),

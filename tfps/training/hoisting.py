@@ -49,7 +49,7 @@ class DirectLookups:
         answered_early: whether the last lookup was answered with rows that were requested before the step, for all
             devices that share its batch.
         groups: the groups that have answered lookups, by `id`: several lookups may share one.
-        never_runs: whether the step is traced only to see what it looks up.
+        answers_next_early, never_runs: see `step.Lookups`.
     """
 
     answered_early = answers_next_early = never_runs = False
@@ -201,6 +201,7 @@ class Replay(DirectLookups):
     def __init__(self, found: Sequence[LookupResult | None], tables: Sequence[Table]) -> None:
         super().__init__()
         self._remaining = list(zip(found, tables, strict=True))
+        self._look_ahead()
         self.groups = {id(one.group): one.group for one in found if one is not None}
 
     def look_up(self, table: Table, ids: tf.Tensor) -> LookupResult:
@@ -212,13 +213,12 @@ class Replay(DirectLookups):
                 f"Received: table {table.name!r}. Recorded: {self._next_name()!r}."
             )
         found, _ = self._remaining.pop(0)
+        self._look_ahead()
         self.answered_early = found is not None
         return super().look_up(table, ids) if found is None else found
 
-    @property
-    def answers_next_early(self) -> bool:
-        """See `step.Lookups`."""
-        return bool(self._remaining) and self._remaining[0][0] is not None
+    def _look_ahead(self) -> None:
+        self.answers_next_early = bool(self._remaining) and self._remaining[0][0] is not None
 
     def _next_name(self) -> str | None:
         return self._remaining[0][1].name if self._remaining else None
