@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import tensorflow as tf
 
@@ -18,7 +18,7 @@ from tfps.ops.parse_lines import DTYPES, ParsedColumn, ParsedOutput, parse_lines
 _MOST_INTEGER = 10**18
 """The op reads integers below it."""
 
-Element = tf.Tensor | dict[str, tf.Tensor]
+Element: TypeAlias = tf.Tensor | dict[str, tf.Tensor]
 
 
 class BlockGraph(Protocol):

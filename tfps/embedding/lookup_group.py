@@ -15,6 +15,7 @@ from tfps.embedding.row_store import RowStore
 from tfps.ops.id_range import make_label
 from tfps.ops.route_unique import RoutedIds, route_unique
 from tfps.ops.routes import RouteMap
+from tfps.ops.row_codec import RowCodec
 from tfps.ops.shared_constants import gather_rows_at
 from tfps.stages import IDS, in_stage
 
@@ -146,7 +147,7 @@ def route(tables: Sequence[RoutedRows], ids: Sequence[tf.Tensor]) -> list[Lookup
         The result of each lookup. Their groups have no answer yet.
     """
     # A group takes the place of the first lookup of its kind, so that a second trace makes the same graph.
-    by_kind: dict[tuple[Kind, wire.RowCodec | None], list[int]] = {}
+    by_kind: dict[tuple[Kind, RowCodec | None], list[int]] = {}
     for i, table in enumerate(tables):
         # A group has one answer, whose rows are all coded in one way.
         by_kind.setdefault((table.kind, wire.codec_of(table)), []).append(i)
