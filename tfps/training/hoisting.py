@@ -356,9 +356,7 @@ class Recording:
 
     def no_ids(self) -> list[tf.Tensor]:
         """Returns ids for a step that does not run: no ids, or zeros where the shape fixes their number."""
-        ids_of_all = self._early_ids * self._devices
-        shapes = [[size or 0 for size in ids.shape] for ids in ids_of_all]
-        return [tf.zeros(shape, ids.dtype) for shape, ids in zip(shapes, ids_of_all, strict=True)]
+        return [tf.zeros([size or 0 for size in ids.shape], ids.dtype) for ids in self._early_ids * self._devices]
 
     def replay(self, found: Sequence[LookupResult]) -> DirectLookups:
         """Returns lookups that answer a step with `found`, the rows for its `ids`."""
