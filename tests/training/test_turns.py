@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfps.training import traced_closures
+from tfps.training import traced_closures, turns
 from tfps.training.closure import Closure
 from tfps.training.turns import steps_of_turn
 
@@ -129,6 +129,14 @@ def test_turns_become_longer_where_enough_steps_are_left(strategy, no_young, mon
     seen = np.bincount(ids, minlength=ROWS)
     np.testing.assert_array_equal(model.get_weights()[0], np.repeat(1.0 * epochs * seen[:, None], 4, 1))
     assert int(model.optimizer.iterations) == epochs * batches
+
+
+def test_large_steps_are_not_traced_again_for_the_same_turns(one_worker, monkeypatch):
+    monkeypatch.setattr(turns, "_MOST_OPERATIONS", 1)
+    monkeypatch.setattr(traced_closures, "SHORT_STEPS", 24)
+    traced = turns_of_graphs(monkeypatch)
+    weights(one_worker, 61, 8)
+    assert traced == [1]
 
 
 def test_batches_of_the_chief_go_out_several_at_a_time(one_worker, monkeypatch):

@@ -21,6 +21,7 @@ from tfps.training.batches import WorkerBatches
 from tfps.training.closure import Closure, Floats, Program, Result, UnpulledError
 from tfps.training.mode import Mode
 from tfps.training.order import LENGTH, Order
+from tfps.training.turns import steps_of_turn
 from tfps.training.worker_caches import WorkerCaches
 from tfps.types import Nest
 
@@ -157,8 +158,11 @@ class TracedClosures:
             # Of another shard, after a loss: as long as the turns of this kind have become.
             turn = self._kinds[repr(spec)][1]
             self.by_iterator[kind] = self._trace_iterator(kind, spec, turn)
-            if turn < most:
+            # Of a large step, the graph for long turns would be the same.
+            if steps_of_turn(self.operations, turn) < steps_of_turn(self.operations, most):
                 self._short.add(kind)
+            else:
+                self._kinds[repr(spec)] = self._kinds[repr(spec)][0], max(turn, most)
         return kind
 
     def lengthen_turns(self, epoch: Epoch) -> None:
