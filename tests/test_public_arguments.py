@@ -172,7 +172,21 @@ NOT_POSITIVE = [*NOT_NUMBERS, 0, -1]
 NOT_FEATURES = [None, "", NAN, -1, 1.5, True, ["user"]]
 NOT_METRICS = [None, "auc", 1, [1]]
 OF_PROBABILITIES = (tfps.metrics.LogLoss, tfps.metrics.NormalizedEntropy, tfps.metrics.Calibration)
+
+
+def hash_column(**settings):
+    return tfps.data.Hash(**{"buckets": 5} | settings)
+
+
+def rebalanced(**settings):
+    return tfps.checkpoint.rebalanced_plan("nothing here", **settings)
+
+
 WRONG = [
+    (hash_column, "buckets", [*NOT_COUNTS, 2**63]),
+    (hash_column, "prefix", [1, None, b"city"]),
+    (hash_column, "empty", [1, None, b""]),
+    (rebalanced, "num_servers", NOT_COUNTS_OR_NONE),
     (tfps.metrics.AUC, "num_buckets", [*NOT_COUNTS, 1]),
     (tfps.metrics.AUC, "from_logits", NOT_BOOLS),
     (tfps.metrics.ExactAUC, "limit", NOT_COUNTS),
@@ -375,7 +389,7 @@ def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
     tested = {
         "plan", "IncrementalPlacer", "advise", "FixedShards", "MinBytes", "MaxBytes", "Auto", "VariableSpec", "Routing",
         "Shard", "Placement", "Plan", "Geo", "Sync", "EmbeddingBag", "SkipGram",
-        "neighbour_groups", "neighbour_pairs", "keep_probabilities", "choose_strategy", "explain_strategy", "Hardware",
+        "neighbour_groups", "Hash", "rebalanced_plan", "neighbour_pairs", "keep_probabilities", "choose_strategy", "explain_strategy", "Hardware",
         "Export", "Follower", "DynamicEmbedding", "DynamicEmbeddingBag", "Count", "Probability", "Unseen", "SmallNorm",
         "Score", "Dump", "FirstNaN", "Profile", "TensorBoard",
         "AUC", "ExactAUC", "GroupAUC", "PositiveNegativeRatio", "LogLoss", "NormalizedEntropy", "Calibration",

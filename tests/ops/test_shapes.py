@@ -247,7 +247,6 @@ FAILS = [
     (lambda: parsed(fields=[3, 1]), "must be rank 1"),
     (lambda: parsed(widths=[0]), "must have one for each output"),
     (lambda: parsed(widths=[0, -1]), "must be at least 0"),
-    (lambda: parsed(dtypes=[tf.bool, tf.int64]), "not in the list|bool"),
     (lambda: watch([2]), "must be rank 0"),
     (lambda: touched([2], ()), "must be rank 0"),
     (lambda: touched((), [1]), "must be rank 0"),

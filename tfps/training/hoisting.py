@@ -158,7 +158,11 @@ class Recorder(DirectLookups):
         # Ids of an inner graph, such as the body of a loop in the model, are not available in the outer graph.
         early = ids.graph is self._graph and self._is_pure(ids)
         self.lookups.append(Recorded(table, ids if early else None))
-        return self._stand_ins.look_up(table, ids) if early else super().look_up(table, ids)
+        if not early:
+            return super().look_up(table, ids)
+        found = self._stand_ins.look_up(table, ids)
+        self.groups[id(found.group)] = found.group
+        return found
 
     def read_whole(self, table: Table) -> tf.Tensor:
         """Records the read; only the end of the trace shows whether anything uses it."""
