@@ -389,7 +389,8 @@ def test_every_public_function_and_class_that_takes_settings_is_in_the_list():
     tested = {
         "plan", "IncrementalPlacer", "advise", "FixedShards", "MinBytes", "MaxBytes", "Auto", "VariableSpec", "Routing",
         "Shard", "Placement", "Plan", "Geo", "Sync", "EmbeddingBag", "SkipGram",
-        "neighbour_groups", "Hash", "rebalanced_plan", "neighbour_pairs", "keep_probabilities", "choose_strategy", "explain_strategy", "Hardware",
+        "Hash", "rebalanced_plan",
+        "neighbour_groups", "neighbour_pairs", "keep_probabilities", "choose_strategy", "explain_strategy", "Hardware",
         "Export", "Follower", "DynamicEmbedding", "DynamicEmbeddingBag", "Count", "Probability", "Unseen", "SmallNorm",
         "Score", "Dump", "FirstNaN", "Profile", "TensorBoard",
         "AUC", "ExactAUC", "GroupAUC", "PositiveNegativeRatio", "LogLoss", "NormalizedEntropy", "Calibration",
