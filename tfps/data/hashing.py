@@ -23,6 +23,7 @@ class Hash:
         ConfigError: an argument breaks its rule.
 
     Example:
+        >>> import tfps
         >>> tfps.data.Hash(1_000_000, prefix="city=")
         Hash(buckets=1000000, prefix='city=', empty='')
     """
