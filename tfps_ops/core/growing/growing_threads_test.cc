@@ -169,10 +169,14 @@ TFPS_TEST(EveryMethodMayRunBesideEveryOther) {
         default: TFPS_CHECK(rows->Copy(0, Of(keys), true, out.data(), InCallersThread).ok());
       }
       if (t == 0 && step == 75) rows->Clear();
-      TFPS_CHECK(rows->Counts().rows <= 1500);
+      // Assign makes rows beyond the budget, and the next update takes them back; each thread may just have assigned 40.
+      TFPS_CHECK(rows->Counts().rows <= 1500 + 40 * kThreads);
     }
   });
   TFPS_CHECK(rows->Counts().rows == static_cast<int64_t>(StoredKeys(*rows).size()));
+  // Rows of the last ticks may not go yet, so it can take some updates.
+  for (int update = 0; update < 1000 && rows->Counts().rows > 1500; ++update) TFPS_CHECK(Add(rows.get(), {0}, 1).ok());
+  TFPS_CHECK(rows->Counts().rows <= 1500);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "tfps_ops/core/rows/row_conversion.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -30,21 +31,22 @@ uint64_t RoundingDraw::Stream() const {
 }
 
 void WidenRow(const void* from, Storage storage, int64_t n, float* out) {
-  if (storage == Storage::kFloat32) std::memcpy(out, from, n * sizeof(float));
+  if (storage == Storage::kFloat32) std::copy_n(static_cast<const float*>(from), n, out);
   else Kernels().widen(static_cast<const uint16_t*>(from), n, out);
 }
 
 void StoreNearest(const float* from, int64_t n, Storage storage, void* out) {
-  if (storage == Storage::kFloat32) std::memcpy(out, from, n * sizeof(float));
+  if (storage == Storage::kFloat32) std::copy_n(from, n, static_cast<float*>(out));
   else Kernels().narrow(from, n, static_cast<uint16_t*>(out));
 }
 
 void StoreAtRandom(const float* from, int64_t n, const RoundingDraw& draw, Storage storage, void* out) {
-  if (storage == Storage::kFloat32) std::memcpy(out, from, n * sizeof(float));
+  if (storage == Storage::kFloat32) std::copy_n(from, n, static_cast<float*>(out));
   else Kernels().narrow_at_random(from, n, draw.Stream(), static_cast<uint16_t*>(out));
 }
 
 void CopyRow(const void* from, Storage storage, int64_t n, const RowBuffer& out, int64_t element) {
+  if (n == 0) return;  // An answer without rows may have no memory, and memcpy takes no null.
   if (storage == out.storage) std::memcpy(out.At(element), from, n * BytesOf(storage));
   else if (out.storage == Storage::kFloat32) WidenRow(from, storage, n, static_cast<float*>(out.At(element)));
   else StoreNearest(static_cast<const float*>(from), n, out.storage, out.At(element));
