@@ -77,7 +77,6 @@ OPTIMIZERS = {
 OFTEN = (
     "adagrad",
     "adam",
-    "lamb",
     "weight decay",
     "moving average of weights",
     "clipped by global norm",

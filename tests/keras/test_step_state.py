@@ -117,7 +117,7 @@ def test_what_two_workers_assign_adds_up_to_what_one_process_has(strategy, monke
         assert len(np.unique(queue)) == 3 and queue.min() > 0
 
 
-@pytest.mark.parametrize("mode", ["async", "overlapped geo", "sync"])
+@pytest.mark.parametrize("mode", ["async", pytest.param("overlapped geo", marks=pytest.mark.slow), "sync"])
 def test_one_worker_has_the_state_of_one_process(one_worker, monkeypatch, mode):
     monkeypatch.setattr(one_worker, "overlap_dense_exchange", mode == "overlapped async")
     ours, theirs = trained(one_worker.scope(), mode), trained(contextlib.nullcontext(), "async")

@@ -90,7 +90,7 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["async", pytest.param("geo", marks=pytest.mark.slow), "sync"])
 def test_devices_give_what_one_device_gives(one_worker, devices, mode):
     assert_equal(one_worker, devices, click_model(MODES[mode]), clicks())
 

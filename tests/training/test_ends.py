@@ -140,7 +140,7 @@ def test_a_window_misses_a_bounded_number_of_others(strategy, monkeypatch):
     assert len(order) >= 80 and 2 < max(between) <= MOST_MISSED + 1
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("overlap", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_another_mode_of_the_optimizer_makes_the_steps_anew(strategy, overlap):
     model = plain(strategy)
     model.fit(slow(10, lambda i: 0), verbose=0)

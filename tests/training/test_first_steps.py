@@ -83,6 +83,7 @@ def test_a_fit_says_once_what_limits_it(strategy, monkeypatch, no_young, caplog)
     assert all(noun in line for noun in ("servers ", "workers ", "chief ", " steps in "))
 
 
+@pytest.mark.slow
 def test_short_epochs_are_seen_together(strategy, monkeypatch, no_young, caplog):
     """An epoch has six closures a worker, and twenty are asked for; also with evaluations in between."""
     monkeypatch.setattr(first_steps, "_SECONDS", 0.0)

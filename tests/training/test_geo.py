@@ -58,7 +58,7 @@ def test_one_worker_gives_what_one_process_gives(one_worker, name, fed):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("momentum", "adam") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "momentum" else pytest.mark.slow)
         for name in sorted(set(INNER) - {"sgd", "adagrad"})
     ],
 )
