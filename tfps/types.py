@@ -33,7 +33,7 @@ class CachedCounts:
     Args:
         asked: the rows that steps asked for, where rows are kept.
         found: those of them that the worker had.
-        saved_bytes: the bytes of their ids and rows, which did not cross.
+        saved_bytes: the bytes of their ids and rows, which did not cross: 8 an id, and 4 an element.
     """
 
     asked: int = 0

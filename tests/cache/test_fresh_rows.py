@@ -110,6 +110,25 @@ def test_every_change_is_a_version_of_its_own(model):
     assert len(set(seen)) == 3
 
 
+def test_a_closure_that_begins_within_a_change_keeps_nothing(model, monkeypatch, tmp_path):
+    store, seen = model.layers[0].embeddings.value.stores[0], []
+    assign = type(store).assign
+
+    def assign_and_look(self, *args):
+        seen.append(row_version.current())
+        assign(self, *args)
+
+    tfps.checkpoint.save(model, str(tmp_path / "saved"))
+    monkeypatch.setattr(type(store), "assign", assign_and_look)
+    before = row_version.current()
+    fill(model, 1.0)
+    assert before < min(seen) and max(seen) < row_version.current()
+    before, seen[:] = row_version.current(), []
+    tfps.checkpoint.restore(model, str(tmp_path / "saved"))
+    # Servers that see the folder read the rows by themselves.
+    assert row_version.current() >= before + 2 and max(seen, default=before) < row_version.current()
+
+
 def test_without_staleness_nothing_is_cached_and_numbers_are_the_same(one_worker, monkeypatch, caching):
     def weights(size):
         monkeypatch.setattr(one_worker, "cache_size", size)

@@ -142,6 +142,28 @@ def test_hot_rows_cross_once_in_many_steps(one_worker, caching, monkeypatch):
     assert fresh - cached == pytest.approx(0.9 * rows, rel=0.05)
 
 
+@pytest.mark.parametrize("wire", ["bfloat16", "int8"])
+def test_missing_rows_and_all_pushes_cross_in_fewer_bytes(strategy, caching, no_young, monkeypatch, wire):
+    monkeypatch.setattr(strategy, "wire", wire)
+    # Beside each other, the gradients of repeated ids have sums of squares.
+    monkeypatch.setattr(strategy.factory, "keep_repeats", True)
+    caching(16, 50)
+    layers = [fixed(3), fixed(5), fixed(5)]
+    before = strategy.record.counts().cached
+    counting(strategy, layers).fit(data(), verbose=0)
+    for layer in layers:
+        counts = np.tile(COUNTS[:, None], layer.output_dim)
+        np.testing.assert_allclose(layer.embeddings.value.numpy(), counts, rtol=0.02)
+    now = strategy.record.counts().cached
+    assert 0 < now.found - before.found < now.asked - before.asked
+
+
+@pytest.mark.parametrize("name", ["cache_rows", "max_staleness"])
+def test_sizes_that_no_operation_takes_are_refused_before_anything_starts(name):
+    with pytest.raises(TfpsError, match=f"`{name}` must be at most 2_147_483_647. Received: {1 << 31}"):
+        tfps.ParameterServerStrategy(**{"cache_rows": 10, name: 1 << 31})
+
+
 def test_allreduce_refuses_caches_before_anything_starts():
     with pytest.raises(TfpsError, match='`cache_rows` must be 0 with dense="allreduce".* Received: 10'):
         tfps.ParameterServerStrategy(cache_rows=10, dense="allreduce")

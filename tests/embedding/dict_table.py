@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfps.embedding.initialization import fill
 from tfps.embedding.row_store import RowStore
-from tfps.embedding.table import Table, get_routing
+from tfps.embedding.table import Table
 from tfps.ops.apply_rows import split_measures, unpack_update, update_deltas
 from tfps.ops.row_request import split_request
 
@@ -105,7 +105,7 @@ class DictTable(Table):
 
     @classmethod
     def create(cls, placement, initial, devices, trainable):
-        spec, routing = placement.spec, get_routing(placement)
+        spec, routing = placement.spec, placement.table_routing
         stores = [
             DictStore(device, tf.as_dtype(spec.dtype), spec.shape[1], routing.shard_rows(shard))
             for shard, device in enumerate(devices)

@@ -1,9 +1,14 @@
 """A hand-written loop over a Keras model, with TensorFlow's own coordinator."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from tests.runtime.test_remote_variables import gone, wait_until_gone
+from tfps.runtime.remote_variables import OwnedVariables
 
 
 def schedule(strategy, step, times):
@@ -55,6 +60,41 @@ def test_coordinator_loop_counts_every_step(strategy, builds, momentum, caplog):
         return  # of which each worker sees what it sees
     np.testing.assert_array_equal(table.get_weights()[0], np.full((20, 4), 30.0))
     assert float(model.layers[-1].bias.numpy()[0]) == 30.0
+
+
+def test_what_waits_on_workers_for_the_next_push_ends_with_the_function(strategy, monkeypatch):
+    monkeypatch.setattr(strategy, "wire", "int8")
+    names = []
+    add_graph = OwnedVariables.add_graph
+
+    def remember(owned, *args):
+        add_graph(owned, *args)
+        names.extend(owned)
+
+    monkeypatch.setattr(OwnedVariables, "add_graph", remember)
+    with strategy.scope():
+        table = keras.layers.Embedding(20, 4, embeddings_initializer="zeros")
+        table.build(())
+        optimizer = keras.optimizers.SGD(1.0)
+
+    @tf.function
+    def step(iterator):
+        def replica(ids):
+            with tf.GradientTape() as tape:
+                loss = -tf.reduce_sum(table(ids))
+            optimizer.apply_gradients(zip(tape.gradient(loss, table.variables), table.variables, strict=True))
+
+        # In the graph of a loop, which is not that of the function.
+        for _ in tf.range(2):
+            strategy.run(replica, args=(next(iterator),))
+
+    schedule(strategy, step, 8)
+    # A rounding by which the rows differ from 16 waits there.
+    assert names and not all(gone(variable) for variable in names)
+    np.testing.assert_allclose(table.get_weights()[0], np.full((20, 4), 16.0), rtol=0.02)
+    del step
+    gc.collect()
+    wait_until_gone(names)
 
 
 def test_all_tables_of_a_step_share_a_request(strategy):

@@ -99,6 +99,25 @@ def test_all_that_is_pushed_arrives(strategy, no_young, monkeypatch, mode, wire,
     np.testing.assert_allclose(dense, share * 2 * len(ids) * np.resize(WEIGHTS, 150), rtol=0.05, atol=1.02 / 127 * 200)
 
 
+def test_no_error_of_before_survives_an_assignment(strategy, wire):
+    """Errors of large pushes would be larger than all that a model learns after its weights are set again."""
+    with strategy.scope():
+        inputs = keras.Input((2,), dtype="int64")
+        rows = keras.layers.Flatten()(keras.layers.Embedding(ROWS, 8, "zeros")(inputs))
+        # A dense variable whose gradient is that of the rows.
+        dense = keras.layers.Dense(16, kernel_initializer="zeros", use_bias=False)
+        model = keras.Model(inputs, rows + dense(keras.ops.ones_like(rows)))
+        model.compile(keras.optimizers.SGD(1.0), loss=lambda y, outputs: -keras.ops.sum(y * outputs))
+    zeros, ids = [np.zeros_like(weight) for weight in model.get_weights()], ids_of()
+    labels = np.random.default_rng(0).uniform(1.0, 2.0, (len(ids), 16))
+    model.fit(ids, 1e9 * labels, batch_size=SIZE, verbose=0)
+    model.set_weights(zeros)
+    model.fit(ids, labels, batch_size=SIZE, verbose=0)
+    for weight in model.get_weights():
+        # The sum of all labels is the most that an element can reach.
+        assert np.abs(weight).max() < 2 * 2 * ids.size
+
+
 def test_evaluate_and_predict_read_all_bits(strategy, wire):
     with strategy.scope():
         inputs = keras.Input((2,), dtype="int64")

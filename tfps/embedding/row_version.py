@@ -25,6 +25,9 @@ def current() -> int:
 
 
 def change() -> None:
-    """Makes all copies of rows that workers keep useless, from the next closure on."""
+    """Makes all copies of rows that workers keep useless, from the next closure on.
+
+    Whoever changes rows calls it before and after: a closure that begins meanwhile may keep rows of before.
+    """
     # Two threads may get here at once. Whichever writes last, the version is one that no closure has had before.
     _NEWEST.version = next(_VERSIONS)

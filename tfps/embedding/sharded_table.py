@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfps.cluster.remote_variable import RemoteVariable
 from tfps.embedding.initialization import InitialValue, fill
-from tfps.embedding.table import Table, get_routing
+from tfps.embedding.table import Table
 from tfps.embedding.variable_row_store import VariableRowStore
 from tfps.placement.model import Placement
 from tfps.placement.spec import VariableSpec
@@ -34,7 +34,7 @@ class ShardedTable(Table):
             for shard, device in zip(placement.shards, devices, strict=True)
         ]
         if initial.constant is None:
-            fill(stores, get_routing(placement), initial, placement.spec)
+            fill(stores, placement.table_routing, initial, placement.spec)
         return cls(placement, stores, trainable)
 
 

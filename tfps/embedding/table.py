@@ -34,7 +34,6 @@ from tfps.embedding.whole import all_ids, read_in_graph
 from tfps.errors import UnsupportedError
 from tfps.ops.routing_graph import global_of
 from tfps.placement.model import Placement
-from tfps.placement.routing import Routing
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -83,7 +82,7 @@ class Table(RoutedRows, abc.ABC):
 
     def __init__(self, placement: Placement, stores: Sequence[RowStore], trainable: bool = True) -> None:
         # The key is a number and not the name, because a table of another model may have the same name.
-        routing = get_routing(placement)
+        routing = placement.table_routing
         super().__init__(("table", next(_KEYS)), placement.spec.name, routing, placement.servers, stores, trainable)
         self.placement = placement
         # How often rows were assigned: `touched_since` does not know of that.
@@ -95,7 +94,7 @@ class Table(RoutedRows, abc.ABC):
     def create(cls, placement: Placement, initial: InitialValue, devices: Sequence[str], trainable: bool) -> "Self":
         """Makes a table with its first values on the servers.
 
-        An implementation makes one store for each shard and writes the first values. `get_routing(placement)` says
+        An implementation makes one store for each shard and writes the first values. `placement.table_routing` says
         which rows a shard holds, and `tfps.embedding.initialization.fill` writes the values through `RowStore.assign`.
 
         Args:
@@ -172,6 +171,8 @@ class Table(RoutedRows, abc.ABC):
             chosen = np.flatnonzero(shards == shard)
             if chosen.size:
                 store.assign(local[chosen], rows[chosen].astype(self.dtype.as_numpy_dtype, copy=False))
+        # A closure that began meanwhile may have kept rows of before.
+        row_version.change()
 
     def count_assignment(self) -> None:
         """Notes that rows change in another way than by updates: no copy of them is used any more."""
@@ -396,9 +397,3 @@ class Table(RoutedRows, abc.ABC):
     def __repr__(self) -> str:
         """Type, name, shape and servers."""
         return f"<{type(self).__name__} {self.name!r} shape={tuple(self.shape)} servers={self.servers}>"
-
-
-def get_routing(placement: Placement) -> Routing:
-    """Returns the routing of a table."""
-    # A plan need not give a routing for a table that is not split.
-    return placement.routing or Routing("div", placement.spec.rows, 1)

@@ -42,27 +42,54 @@ _STORE_BYTES = 32 << 20
 """The most memory of a store of errors. A worker has a store for each server and kind of table."""
 _MOST_PLACES_LOG2 = 18
 
+_PREFIX = "tfps_wire_"
+ERRORS_SUFFIX = "_errors"
+"""The end of the names of the variables with errors."""
+
 
 class _State(threading.local):
     wire = FLOAT32
+    owner = ""
 
 
 _STATE = _State()
 
 
 @contextlib.contextmanager
-def using(wire: str) -> Iterator[None]:
-    """Says, within, how the closures under trace send rows, gradients and deltas: one of `WIRES`."""
-    before, _STATE.wire = _STATE.wire, wire
+def using(wire: str, owner: str) -> Iterator[None]:
+    """Says, within, how the closures under trace send rows, gradients and deltas.
+
+    Args:
+        wire: one of `WIRES`.
+        owner: a name of whoever owns the errors of these closures. Closures of one owner share them. Those of another
+            owner may push the same rows in another unit: gradients, deltas, or gradients times examples.
+    """
+    before = _STATE.wire, _STATE.owner
+    _STATE.wire, _STATE.owner = wire, owner
     try:
         yield
     finally:
-        _STATE.wire = before
+        _STATE.wire, _STATE.owner = before
 
 
 def current() -> str:
     """Returns how the closure under trace sends rows, gradients and deltas."""
     return _STATE.wire
+
+
+def prefix_of(owner: str) -> str:
+    """Returns the beginning of the names of all variables that closures of an owner have for their errors."""
+    return f"{_PREFIX}{owner}_"
+
+
+def name_of_errors(what: str, content: Sequence[object]) -> str:
+    """Returns the beginning of the names of variables for the errors of a message in the closure under trace.
+
+    Args:
+        what: the kind of message.
+        content: what the message has: every graph of the owner that sends the same finds the same errors.
+    """
+    return f"{prefix_of(_STATE.owner)}{what}_{zlib.crc32(repr(content).encode()):08x}"
 
 
 def codec_of(table: RoutedRows) -> RowCodec | None:
@@ -90,11 +117,9 @@ def store_handles(tables: Sequence[RoutedRows], server: int) -> tuple[tf.Tensor,
 
     Ownership: whoever owns the graph of the closure destroys them with it (`tfps.runtime.remote_variables`).
     """
-    # Every graph that pushes to the same tables finds the same store by its name.
-    keys = zlib.crc32(repr([table.key for table in tables]).encode())
     dim, places = tables[0].dim, 1 << places_log2(tables[0].dim)
-    name = f"tfps_wire_{keys:08x}_{server}_{dim}"
+    name = name_of_errors(f"rows_{server}_{dim}", [table.key for table in tables])
     return (
         tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[places], shared_name=f"{name}_keys"),
-        tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[places, dim], shared_name=f"{name}_errors"),
+        tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[places, dim], shared_name=f"{name}{ERRORS_SUFFIX}"),
     )

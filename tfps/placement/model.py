@@ -73,6 +73,11 @@ class Placement:
             )
 
     @property
+    def table_routing(self) -> Routing:
+        """The routing of a table, which a plan need not give for one that is not split."""
+        return self.routing or Routing("div", self.spec.rows, 1)
+
+    @property
     def servers(self) -> tuple[int, ...]:
         """The server of each shard, [shards]."""
         return tuple(shard.server for shard in self.shards)

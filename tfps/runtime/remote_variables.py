@@ -117,17 +117,18 @@ class OwnedVariables:
             if variable.device == device:
                 _assign(variable, initial_value)
 
-    def add_graph(self, graph: tf.Graph) -> None:
+    def add_graph(self, graph: tf.Graph, prefix: str = _PREFIX) -> None:
         """Takes ownership of the variables that the graph of a closure names. The closure makes them when it runs.
 
         Args:
             graph: the graph of the closure. A variable that it does not place on a server is on each worker that runs
                 the closure.
+            prefix: how the names of the variables begin.
         """
         for operation in operations_of(graph):
             if operation.type == "VarHandleOp":
                 name = operation.get_attr("shared_name").decode()
-                if name.startswith(_PREFIX):
+                if name.startswith(prefix):
                     on_server = devices.is_of_job(operation.device, jobs.PS)
                     if on_server:
                         self._variables.add(RemoteVariable(operation.device, name))
@@ -238,10 +239,16 @@ def _destroy(tasks: Tasks | None, variables: Iterable[RemoteVariable], wait: boo
 def _destroy_in(thread: TaskThread, variables: Sequence[RemoteVariable]) -> None:
     """Destroys variables in the thread of their task. It never raises."""
 
-    def destroy() -> tuple[()]:
+    def destroy() -> list[tf.Tensor]:
         for variable in variables:
             variable.destroy()
-        return ()
+        # An operation without a result is sent and not waited for, and a closure could overtake it on its way. A task
+        # runs operations in the order in which they were sent, so one with a result tells that all are done.
+        found = []
+        for last in {variable.device: variable for variable in variables}.values():
+            with tf.device(last.device):
+                found.append(tf.raw_ops.VarIsInitializedOp(resource=last.handle()))
+        return found
 
     try:
         thread.call(destroy)

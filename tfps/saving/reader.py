@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfps.cluster import devices
+from tfps.embedding import row_version
 from tfps.embedding.table import Table
 from tfps.errors import CheckpointError, CheckpointMismatchError
 from tfps.ops.routing_graph import global_of, locate
@@ -198,6 +199,8 @@ def restore(
     for same in zip(*of_chain, strict=True):
         if same[0].dense:
             _restore_whole(list(zip(chain, same, strict=True)), content)
+    # A closure that began meanwhile may have kept rows of before.
+    row_version.change()
 
 
 @dataclasses.dataclass(frozen=True)

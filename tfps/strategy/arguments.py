@@ -29,6 +29,9 @@ DENSE = ("exchange", ALLREDUCE)
 MAX_STALENESS = 256
 """The steps for which a worker uses a row that it keeps, where it keeps rows."""
 
+_MOST_CACHED = (1 << 31) - 1
+"""The most of `cache_rows` and of `max_staleness`: an operation of a worker would refuse a larger one, but late."""
+
 IGNORE, SKIP, STOP = "ignore", "skip", "stop"
 ON_NAN = (IGNORE, SKIP, STOP)
 """What a step does with gradients that are not finite."""
@@ -115,6 +118,8 @@ class Arguments:
         )
         for name in ("cache_rows", "max_staleness"):
             number = check_integer(name, getattr(self, name), at_least=0, valid="0 to keep no rows")
+            if number > _MOST_CACHED:
+                raise ConfigError(f"`{name}` must be at most {_MOST_CACHED:_}. Received: {number}.")
             object.__setattr__(self, name, number)
         self._check_cache()
         # The start reads these variables only after it has started processes, so an error would come too late.

@@ -12,7 +12,6 @@ last is filled up with zeros: 384 bytes as "bfloat16", 198 as "int8", instead of
 
 import dataclasses
 import math
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
@@ -94,7 +93,10 @@ class CodedMessage:
         if not coding.feedback:
             return _encode(values, elements, coding.codec)
         handle = tf.raw_ops.VarHandleOp(
-            dtype=tf.float32, shape=[elements], shared_name=f"{self.name}_{coding.codec}", name="errors"
+            dtype=tf.float32,
+            shape=[elements],
+            shared_name=f"{self.name}_{coding.codec}{wire.ERRORS_SUFFIX}",
+            name="errors",
         )
         # A worker that took the place of another has no errors yet.
         errors = tf.cond(
@@ -161,9 +163,8 @@ def _coded(
     if not any(codings):
         return None
     sizes = tuple(lanes(variable.shape.num_elements(), variable.dtype) for variable in variables)
-    # Every graph that sends the same variables finds the same errors by this name.
-    keys = zlib.crc32(repr([name, *((v.key, one) for v, one in zip(variables, codings, strict=True))]).encode())
-    return CodedMessage(sizes, codings, f"tfps_wire_dense_{keys:08x}_{sum(sizes)}")
+    content = [name, *((v.key, one) for v, one in zip(variables, codings, strict=True))]
+    return CodedMessage(sizes, codings, wire.name_of_errors(f"dense_{sum(sizes)}", content))
 
 
 def _blocks(elements: int) -> int:

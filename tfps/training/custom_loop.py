@@ -5,6 +5,7 @@ Cost: dense variables cross in both directions in every step.
 """
 
 import contextlib
+import itertools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,8 @@ from tfps.types import Nest
 
 _NUMBERED: "weakref.WeakSet[ParameterServerStrategy]" = weakref.WeakSet()
 """The strategies whose workers know their numbers."""
+
+_OWNERS = itertools.count()
 
 
 def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]) -> Callable[..., Nest]:
@@ -73,16 +76,28 @@ def run_in_step(strategy: ParameterServerStrategy, function: Callable[..., Nest]
         recording = Recording(run, batch, devices=len(devices))
         # Each worker draws its own random numbers.
         exchange = Exchange(strategy.dense_variables, workers=strategy.num_workers, draws=_worker_number())
-        with row_use.training(True), wire.using(strategy.wire):
+        owner = f"by_hand_{next(_OWNERS)}"
+        with row_use.training(True), wire.using(strategy.wire, owner):
             exchange.pull()
             copies.update(exchange.copies)
             if devices:
                 device_copies = DeviceCopies(devices, copies, strategy.dense_variables)
             result = run(recording.lookups(batch), batch)
             exchange.push()
+        _own_errors(strategy, owner)
         return result
 
     return run_function
+
+
+def _own_errors(strategy: ParameterServerStrategy, owner: str) -> None:
+    """Lets what the graph under trace keeps on workers for its pushes (`tfps.embedding.wire`) end with the function."""
+    graph = tf.compat.v1.get_default_graph()
+    function = graph
+    # The step may be in a loop or a branch, whose graph may be collected before that of the function.
+    while isinstance(outer := getattr(function, "outer_graph", None), tf.__internal__.FuncGraph):
+        function = outer
+    strategy.remote_variables.make_owned(function).add_graph(graph, wire.prefix_of(owner))
 
 
 def run_eagerly(function: Callable[..., Nest], *args: Any, **kwargs: Any) -> Nest:

@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 
 import tensorflow as tf
 
-from tfps.embedding import row_use, wire
+from tfps.embedding import row_use, row_version, wire
 from tfps.embedding.whole import WHOLE_SUFFIX
 from tfps.inputs.epoch import Epoch, Source
 from tfps.inputs.iterators import WorkerIterator
@@ -26,6 +26,7 @@ from tfps.training.worker_caches import WorkerCaches
 from tfps.types import Nest
 
 _NUMBERS = itertools.count()
+_OWNERS = itertools.count()
 T = TypeVar("T")
 
 SHORT_STEPS = 512
@@ -79,6 +80,9 @@ class TracedClosures:
         self._short: set[str] = set()
         self._replaced: list[object] = []
         self._variables = strategy.remote_variables.make_owned(self)
+        # The errors that workers keep for pushes with fewer bytes, and the version of the rows that they belong to.
+        self._owner_of_errors = f"closures_{next(_OWNERS)}"
+        self._rows_version = row_version.current()
         size = strategy.cache_size if mode.may_cache_rows else None
         self._caches = WorkerCaches(size, self._variables, strategy.worker_devices)
 
@@ -117,9 +121,20 @@ class TracedClosures:
         # The closures of an interrupted epoch may still push.
         self._strategy.pool.wait_for_abandoned(self._strategy.closure_timeout_s)
         self._replaced.clear()
+        self._forget_errors()
         if not epoch.source.is_fed and not epoch.hosts:
             epoch.begin(alone=epoch.source.in_turn and self._mode.begins_alone())
             self.start_shards(epoch)
+
+    def _forget_errors(self) -> None:
+        """Destroys the errors that wait for the next push, if rows were changed in another way since the last epoch.
+
+        They belong to values that the model had before. After a restored checkpoint they may be larger than it.
+        """
+        version = row_version.current()
+        if version != self._rows_version:
+            self._rows_version = version
+            self._variables.destroy_ending_in(wire.ERRORS_SUFFIX)
 
     def start_shards(self, epoch: Epoch) -> None:
         """Starts the iterators of an epoch that has begun or was divided."""
@@ -217,7 +232,7 @@ class TracedClosures:
         """Says, within, whether rows will be updated, and how they cross the network. Evaluation reads them exactly."""
         # The setting is read here because users may change it before a graph is traced.
         wire_of_mode = self._strategy.wire if self._mode.trains else wire.FLOAT32
-        with row_use.training(self._mode.trains), wire.using(wire_of_mode):
+        with row_use.training(self._mode.trains), wire.using(wire_of_mode, self._owner_of_errors):
             yield
 
     def _on_traced(self, closure: Closure) -> None:
