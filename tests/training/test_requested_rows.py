@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import tfps
 from tfps.placement import Placement, Routing
+from tfps.training.traced_closures import TracedClosures
 
 BATCH, BATCHES, ROWS = 64, 8, 500
 
@@ -98,6 +99,23 @@ def test_a_step_that_requests_other_tables_is_counted_too(strategy, alone):
     model.fit({"a": ids, "b": ids}, np.zeros((BATCH, 2)), batch_size=BATCH, verbose=0)
     model.fit({alone: ids}, np.zeros((BATCH, 1)), batch_size=BATCH, verbose=0)
     assert counted(strategy, [first, second]) == twin([table], [ids] * 2) + twin([first, second], [ids])
+
+
+def test_with_one_server_steps_count_nothing_by_shard(strategy, monkeypatch):
+    init = TracedClosures.__init__
+
+    def init_with_one(closures, strategy, *rest):
+        with monkeypatch.context() as patched:
+            patched.setattr(type(strategy), "num_servers", 1)
+            init(closures, strategy, *rest)
+
+    monkeypatch.setattr(TracedClosures, "__init__", init_with_one)
+    with strategy.scope():
+        model, tables = build("sgd")
+    unique_rows = strategy.record.counts().unique_rows
+    model.fit(np.zeros((BATCH, 3), np.int64), np.zeros((BATCH, 1)), batch_size=BATCH, verbose=0)
+    assert counted(strategy, tables) == {}
+    assert strategy.record.counts().unique_rows == unique_rows + len(tables)
 
 
 def test_the_plan_of_a_checkpoint_leaves_out_slots(strategy):
