@@ -121,8 +121,8 @@ def check_rounding(optimizer: keras.Optimizer, table: Table) -> None:
     if table.placement.spec.slots_dtype == "bfloat16" and rule is not None and not rule.rounds:
         raise UnsupportedError(
             f'`slots_dtype` of the strategy must be "float32" for {type(optimizer).__name__}('
-            f"{', '.join(f'{option}=' for option in rule.options)}): it takes the root of a negative number where slots "
-            f'are rounded. Received: "bfloat16", for table {table.name!r}.'
+            f"{', '.join(f'{option}=' for option in rule.options)}): it takes the root of a negative number where "
+            f'slots are rounded. Received: "bfloat16", for table {table.name!r}.'
         )
 
 
