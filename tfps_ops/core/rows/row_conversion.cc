@@ -30,6 +30,8 @@ uint64_t RoundingDraw::Stream() const {
 }
 
 void WidenRow(const void* from, Storage storage, int64_t n, float* out) {
+  // An empty vector has no memory, and memcpy takes no null pointer, not even for 0 bytes.
+  if (n == 0) return;
   if (storage == Storage::kFloat32) std::memcpy(out, from, n * sizeof(float));
   else Kernels().widen(static_cast<const uint16_t*>(from), n, out);
 }
