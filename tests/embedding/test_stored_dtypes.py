@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tfps
 from tfps.embedding.table import Table
-from tfps.errors import ConfigError
+from tfps.errors import ConfigError, UnsupportedError
 from tfps.placement.spec import TableDtypes
 
 ROWS, SIZE = 200, 16
@@ -150,6 +150,15 @@ def test_small_tables_stay_float32(narrow, small_tables):
     assert tables(model) == []
     fit(model)
     assert not is_bfloat16(model.layers[1].get_weights()[0])
+
+
+@pytest.mark.parametrize("mode", [lambda one: one, tfps.optimizers.Geo, tfps.optimizers.Sync])
+def test_the_root_of_a_difference_of_rounded_slots_is_refused(narrow, monkeypatch, mode):
+    wanted = r'`slots_dtype` of the strategy must be "float32" for \w*RMSprop\(.*centered='
+    with pytest.raises(UnsupportedError, match=wanted):
+        fit(model_of(narrow, mode(keras.optimizers.RMSprop(0.01, centered=True))))
+    monkeypatch.setattr(narrow.factory, "stored", TableDtypes("bfloat16", "float32"))
+    model_of(narrow, mode(keras.optimizers.RMSprop(0.01, centered=True)))
 
 
 def test_wrong_types_are_refused():

@@ -16,7 +16,9 @@ from tfps.errors import CheckpointError, ConfigError
 from tfps.keras import checkpoints, rebalancing
 from tfps.keras.rebalancing import describe_balance, read_placement
 from tfps.monitoring.record import JobRecord
-from tfps.placement import Plan
+from tfps.placement import Plan, VariableSpec
+from tfps.placement.planner import plan as make_plan
+from tfps.placement.requested import RequestedRows
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
@@ -157,6 +159,13 @@ def test_a_checkpoint_without_a_plan_has_none(tmp_path, capsys):
     assert tfps.checkpoint.rebalanced_plan(tmp_path) is None
     assert plan_command.main([str(tmp_path)]) == 1
     assert "a folder must have a checkpoint that keeps a plan" in capsys.readouterr().err
+
+
+def test_of_one_server_none_was_hot():
+    spec = VariableSpec("a", (100, 4), is_table=True)
+    said = describe_balance(make_plan([spec], 1), RequestedRows(40, {}))
+    assert said.startswith("There was one server")
+    assert describe_balance(make_plan([spec], 2), RequestedRows(0, {})) == "No step has requested rows yet."
 
 
 def test_no_checkpoint_has_no_plan(tmp_path):

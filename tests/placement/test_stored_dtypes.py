@@ -40,6 +40,14 @@ def test_what_a_table_says_of_itself_stays():
     assert TableDtypes("bfloat16", "bfloat16").of_table(own).row_bytes == 64
 
 
+@pytest.mark.parametrize(("dtype", "size"), [("float64", 8), ("float16", 2), ("int8", 1)])
+def test_a_table_of_another_type_is_planned_with_its_own_bytes(dtype, size):
+    other = VariableSpec("others", (100, 4), dtype, slots=1, is_table=True)
+    for types in ({}, {"embeddings_dtype": "bfloat16", "slots_dtype": "bfloat16"}):
+        made = tfps.plan([other], 1, **types)
+        assert made.loads()[0].bytes_with_slots == 2 * 100 * 4 * size and made.find("others").spec == other
+
+
 def test_a_wrong_type_is_refused():
     with pytest.raises(PlanError, match="`stored_dtype` of variable 'items' must be .*'float16'"):
         VariableSpec("items", (10, 4), is_table=True, stored_dtype="float16")

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import tfps
 from tfps.placement import Placement, Routing
+from tfps.training.traced_closures import TracedClosures
 
 BATCH, BATCHES, ROWS = 64, 8, 500
 
@@ -76,27 +77,45 @@ def test_a_window_requests_a_row_once(one_worker, overlap):
     assert all(found[shard] >= least[shard] for shard in least)
 
 
-def test_a_step_that_requests_other_tables_is_counted_too(strategy):
-    """A batch of another kind is traced later, with more shards than the graphs before it knew."""
+@pytest.mark.parametrize("alone", ["a", "b"])
+def test_a_step_that_requests_other_tables_is_counted_too(strategy, alone):
+    """A batch of another kind is traced later, with more shards than the graphs before it, or with others first."""
     with strategy.scope():
         first, second = keras.layers.Embedding(ROWS, 8), keras.layers.Embedding(ROWS, 4)
 
         class Model(keras.Model):
             def call(self, inputs):
-                rows = [keras.ops.sum(first(inputs["a"]), (1, 2))]
-                if "b" in inputs:
-                    rows.append(keras.ops.sum(second(inputs["b"]), (1, 2)))
+                tables = {"a": first, "b": second}
+                rows = [keras.ops.sum(tables[name](inputs[name]), (1, 2)) for name in "ab" if name in inputs]
                 return keras.ops.stack(rows, 1)
 
         model = Model()
         model({"a": np.zeros((1, 3), np.int64), "b": np.zeros((1, 3), np.int64)})
         model.compile("sgd", "mse")
     ids = np.random.default_rng(2).integers(0, ROWS, (BATCH, 3))
-    model.fit({"a": ids}, np.zeros((BATCH, 1)), batch_size=BATCH, verbose=0)
-    assert counted(strategy, [first, second]) == twin([first], [ids])
+    table = {"a": first, "b": second}[alone]
+    model.fit({alone: ids}, np.zeros((BATCH, 1)), batch_size=BATCH, verbose=0)
+    assert counted(strategy, [first, second]) == twin([table], [ids])
     model.fit({"a": ids, "b": ids}, np.zeros((BATCH, 2)), batch_size=BATCH, verbose=0)
-    model.fit({"a": ids}, np.zeros((BATCH, 1)), batch_size=BATCH, verbose=0)
-    assert counted(strategy, [first, second]) == twin([first], [ids] * 3) + twin([second], [ids])
+    model.fit({alone: ids}, np.zeros((BATCH, 1)), batch_size=BATCH, verbose=0)
+    assert counted(strategy, [first, second]) == twin([table], [ids] * 2) + twin([first, second], [ids])
+
+
+def test_with_one_server_steps_count_nothing_by_shard(strategy, monkeypatch):
+    init = TracedClosures.__init__
+
+    def init_with_one(closures, strategy, *rest):
+        with monkeypatch.context() as patched:
+            patched.setattr(type(strategy), "num_servers", 1)
+            init(closures, strategy, *rest)
+
+    monkeypatch.setattr(TracedClosures, "__init__", init_with_one)
+    with strategy.scope():
+        model, tables = build("sgd")
+    unique_rows = strategy.record.counts().unique_rows
+    model.fit(np.zeros((BATCH, 3), np.int64), np.zeros((BATCH, 1)), batch_size=BATCH, verbose=0)
+    assert counted(strategy, tables) == {}
+    assert strategy.record.counts().unique_rows == unique_rows + len(tables)
 
 
 def test_the_plan_of_a_checkpoint_leaves_out_slots(strategy):

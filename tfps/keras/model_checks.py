@@ -161,6 +161,7 @@ def check_built(model: keras.Model) -> None:
             part = part_for(model.optimizer, variable)
             row_optimizers.check(part)
             row_optimizers.check_repeats(part, variable._value)
+            row_optimizers.check_rounding(part, variable._value)
 
 
 def _check_devices(model: keras.Model) -> None:

@@ -72,7 +72,7 @@ def rebalanced_plan(path: str | os.PathLike[str], num_servers: int | None = None
     Args:
         path: the path or URL of a checkpoint, or of a folder of checkpoints, whose latest is used.
         num_servers: the number of servers of the cluster to come; None for as many as before. For another number all
-            variables are planned anew, by the rows that steps have requested.
+            variables are planned anew, by the rows that steps have requested; a single server counts none.
 
     Returns:
         The plan, for `ParameterServerStrategy(plan=)`; None if there is no checkpoint yet, or if one of an earlier
@@ -115,6 +115,8 @@ def read_placement(path: str | os.PathLike[str]) -> tuple[Plan, RequestedRows] |
 
 def describe_balance(plan: Plan, requested: RequestedRows) -> str:
     """Returns the advice on a hot server, or a sentence that says how even the servers are."""
+    if plan.num_servers == 1:
+        return "There was one server, so none could be hot, and requested rows were not counted."
     hot = find_hot(plan, requested)
     if hot is not None:
         return advise_on_hot(hot, rebalance(plan, requested))

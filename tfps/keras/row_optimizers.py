@@ -111,6 +111,21 @@ def check_repeats(optimizer: keras.Optimizer, table: Table) -> None:
         )
 
 
+def check_rounding(optimizer: keras.Optimizer, table: Table) -> None:
+    """Refuses an optimizer for a table whose slots are kept in bfloat16, if its rule needs them exactly.
+
+    Raises:
+        UnsupportedError: the rule is not defined for rounded slots.
+    """
+    rule = row_rule(optimizer)
+    if table.placement.spec.slots_dtype == "bfloat16" and rule is not None and not rule.rounds:
+        raise UnsupportedError(
+            f'`slots_dtype` of the strategy must be "float32" for {type(optimizer).__name__}('
+            f"{', '.join(f'{option}=' for option in rule.options)}): it takes the root of a negative number where "
+            f'slots are rounded. Received: "bfloat16", for table {table.name!r}.'
+        )
+
+
 def measure_for(optimizer: keras.Optimizer, table: Table) -> Measure | None:
     """Returns the measure that is summed beside the gradients of a repeated id; None if its gradients are summed first.
 

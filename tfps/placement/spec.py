@@ -49,7 +49,12 @@ class TableDtypes:
     slots: str = "float32"
 
     def of_table(self, spec: "VariableSpec") -> "VariableSpec":
-        """Returns the spec of a table with these types. What a spec says of itself, for its layer, stays."""
+        """Returns the spec of a table with these types. What a spec says of itself, for its layer, stays.
+
+        Tables of another type than float32 keep it: servers store no other type in fewer bytes.
+        """
+        if spec.dtype != "float32":
+            return spec
         # Nothing is written where nothing is narrow, so plans stay what they were.
         rows = None if self.rows == spec.dtype else self.rows
         slots = None if self.slots == spec.dtype else self.slots

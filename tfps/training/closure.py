@@ -33,6 +33,7 @@ from tfps.training.exchange import Exchange, local_copy
 from tfps.training.hoisting import DeviceLookups, DirectLookups, ReadWhole, Recording, Trace
 from tfps.training.lanes import lanes, pack
 from tfps.training.order import Int, Order
+from tfps.training.shard_layouts import Shard, ShardLayouts
 from tfps.types import CachedCounts, Nest, VariableKey
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
@@ -45,8 +46,8 @@ Copies: TypeAlias = dict[VariableKey, tf.Tensor]
 _COUNTS = 2
 """The counts behind the logs: examples and unique rows."""
 
-_INTEGERS = 4
-"""The int64 numbers before everything else: the steps, and the counts of cached rows."""
+_INTEGERS = 5
+"""The int64 numbers before everything else: steps, the layout of counts by shard, and the counts of cached rows."""
 
 
 class UnpulledError(Exception):
@@ -122,6 +123,8 @@ class Closure(abc.ABC):
         contributes: whether steps hand their gradients to an update that runs on the servers.
         operations: the number of operations in one step; 0 before a step is traced, and without end for a step that
             must not run beside another one.
+        layouts: the layouts of counts by shard, which all closures share whose results one of them reads; None if rows
+            are not counted by shard.
     """
 
     measures: ClassVar[int] = 0
@@ -130,12 +133,12 @@ class Closure(abc.ABC):
     def __init__(self, program: Program) -> None:
         self.program = program
         self.operations = 0
+        self.layouts: ShardLayouts | None = None
         # The names are known once a step is traced. The logs of all closures of a model have the same names, so each
         # closure can read the results of all others.
         self._log_shapes: list[tuple[str, list[int]]] = []
-        # The place of each (table name, shard) among the counts of rows. Places are only added, so that the results of
-        # graphs that were traced before are still read rightly: they have fewer counts.
-        self._shards: dict[tuple[str, int], int] = {}
+        # The place of each shard among the counts of rows in the graph that this closure traces.
+        self._shards: dict[Shard, int] = {}
         self._recording: Recording | None = None
         self._exchange: Exchange | None = None
         # Reads a table whole once for all steps of a closure; None if each step looks up all rows.
@@ -162,9 +165,9 @@ class Closure(abc.ABC):
     def read(self, vector: Floats) -> Result:
         """Parses the vector that a closure returned to the chief."""
         values = np.asarray(vector)
-        # `_result` wrote: 2 lanes for the steps, 6 for the counts of cached rows, the sums, the measurements, the logs,
-        # the counts, what metrics collect, and the rows of each shard at the end.
-        steps, asked, found, saved_bytes = values[: 2 * _INTEGERS].view(np.int64).tolist()
+        # `_result` wrote: 2 lanes for the steps, 2 for the layout, 6 for the counts of cached rows, the sums, the
+        # measurements, the logs, the counts, what metrics collect, and the rows of each shard at the end.
+        steps, layout, asked, found, saved_bytes = values[: 2 * _INTEGERS].view(np.int64).tolist()
         sums, at = [], 2 * _INTEGERS
         for variable in self.program.sums:
             end = at + lanes(variable.shape.num_elements(), variable.dtype)
@@ -180,8 +183,8 @@ class Closure(abc.ABC):
         # float32 counts exactly up to 16 million. A closure has fewer examples, and hardly ever as many rows.
         examples, unique_rows = map(int, values[at : at + _COUNTS])
         collected, rest = self._read_collected(values[at + _COUNTS :])
-        # A graph that was traced before the last shards were known has no counts for those.
-        shard_rows = {shard: int(rows) for shard, rows in zip(self._shards, rest.tolist(), strict=False)}
+        shards = () if self.layouts is None else self.layouts.shards_of(layout)
+        shard_rows = {shard: int(rows) for shard, rows in zip(shards, rest.tolist(), strict=True)}
         return Result(
             steps,
             sums,
@@ -254,9 +257,12 @@ class Closure(abc.ABC):
         collected = [buffer.end_closure(copies[buffer.key]) for buffer in self.program.buffers]
         counts = [tf.shape(rows)[0] for rows in collected]
         cache = row_cache.current()
-        cached = tf.zeros([_INTEGERS - 1], tf.int64) if cache is None else cache.take_counts()
+        cached = tf.zeros([_INTEGERS - 2], tf.int64) if cache is None else cache.take_counts()
         measurements = [] if measured is None else [measured]
-        return pack([steps, cached, *sums, *measurements, logs, *counts, *collected, shard_rows])
+        layout = 0 if self.layouts is None else self.layouts.number_of(self._shards)
+        return pack(
+            [steps, tf.constant(layout, tf.int64), cached, *sums, *measurements, logs, *counts, *collected, shard_rows]
+        )
 
     def _run(
         self,
@@ -295,7 +301,8 @@ class Closure(abc.ABC):
         examples = tf.cast(count_examples(batch), tf.float32)
         rows = [tf.size(ids, tf.int32) for ids in unique_ids]
         counts = tf.stack([examples, tf.cast(tf.add_n(rows), tf.float32) if rows else 0.0])
-        return tf.concat([logs, counts, self._count_by_shard(requested)], 0)
+        by_shard = [] if self.layouts is None else [self._count_by_shard(requested)]
+        return tf.concat([logs, counts, *by_shard], 0)
 
     def _with_requested(self, logs: tf.Tensor, found: Sequence[RequestedOfKind]) -> tf.Tensor:
         """Adds the rows that a window requests to the counts behind the logs of its steps.
@@ -304,7 +311,7 @@ class Closure(abc.ABC):
             logs: the logs and counts of its steps, which are traced by now.
             found: the rows that the window requests.
         """
-        if not found:
+        if not found or self.layouts is None:
             return logs
         rows = self._count_by_shard(found)
         size = sum(math.prod(shape) for _, shape in self._log_shapes) + _COUNTS

@@ -21,6 +21,7 @@ from tfps.training.batches import WorkerBatches
 from tfps.training.closure import Closure, Floats, Program, Result, UnpulledError
 from tfps.training.mode import Mode
 from tfps.training.order import LENGTH, Order
+from tfps.training.shard_layouts import ShardLayouts
 from tfps.training.turns import steps_of_turn
 from tfps.training.worker_caches import WorkerCaches
 from tfps.types import Nest
@@ -61,7 +62,7 @@ class TracedClosures:
         by_iterator: the graphs, by the kind of iterator that they read.
         on_batches: the function over fed batches; it is traced for each number and shape of batches.
         last: the closure that was traced last; None before the first. It can read the results of all others, because
-            the layout of a result depends on the model alone.
+            the layout of a result depends on the model alone, but for the counts by shard (`ShardLayouts`).
         trained: the number of steps that these graphs have run so far, which whoever counts them adds up here.
 
     Threading: the main thread starts iterators and traces graphs over them. Graphs over fed batches are traced in the
@@ -79,6 +80,8 @@ class TracedClosures:
         # The kinds whose graph has shorter turns than it may have, and graphs that closures under way may still run.
         self._short: set[str] = set()
         self._replaced: list[object] = []
+        # Of one server there is none that could be hotter than the others.
+        self._layouts = ShardLayouts() if mode.trains and strategy.num_servers > 1 else None
         self._variables = strategy.remote_variables.make_owned(self)
         # The errors that workers keep for pushes with fewer bytes, and the version of the rows that they belong to.
         self._owner_of_errors = f"closures_{next(_OWNERS)}"
@@ -207,7 +210,7 @@ class TracedClosures:
         @tf.function(autograph=False)
         def trace(order: tf.Tensor, iterator: tf.Tensor) -> tf.Tensor:
             source = WorkerBatches(WorkerIterator(kind, iterator), spec)
-            closure = self._mode.closure(self._program(spec), turn)
+            closure = self._closure(spec, turn)
             received = Order.read(order)
             with self._rows_for_training(), self._caches.in_closure(received):
                 result = closure.over_iterator(source, received)
@@ -220,12 +223,18 @@ class TracedClosures:
 
     def _trace_batches(self, order: tf.Tensor, batches: Sequence[Nest]) -> tf.Tensor:
         # Each fed batch has its own copy of the step in the graph, so there are no turns.
-        closure = self._mode.closure(self._program(batches[0]), 1)
+        closure = self._closure(batches[0], 1)
         received = Order.read(order)
         with self._rows_for_training(), self._caches.in_closure(received):
             result = closure.over_batches(batches, received)
         self._on_traced(closure)
         return result
+
+    def _closure(self, spec: Nest, turn: int) -> Closure:
+        """Creates a closure over batches like `spec`, whose results all others can read."""
+        closure = self._mode.closure(self._program(spec), turn)
+        closure.layouts = self._layouts
+        return closure
 
     @contextlib.contextmanager
     def _rows_for_training(self) -> Iterator[None]:

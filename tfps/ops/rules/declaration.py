@@ -74,6 +74,7 @@ class RowRule:
         measure: the measure of a gradient that the formula takes; None for a formula that takes none. With
             `repeated_ids="each"`, the gradients of an id that repeats in a batch and their measures are summed apart.
         repeats: whether the formula is defined then. If not, `repeated_ids="each"` refuses the optimizer.
+        rounds: whether slots may be rounded. If not, `slots_dtype="bfloat16"` refuses the optimizer.
         adds_up: whether the changes that two workers make to a row can be added. If not, GEO refuses the optimizer.
     """
 
@@ -88,6 +89,7 @@ class RowRule:
     adds_up: bool = True
     measure: Measure | None = None
     repeats: bool = True
+    rounds: bool = True
 
     @property
     def slot_names(self) -> tuple[str, ...]:

@@ -72,6 +72,8 @@ RULES = (
         measure="square",
         # Summed squares may be less than the square of the summed gradient, and the variance would be negative.
         repeats=False,
+        # So may a rounded mean of squares.
+        rounds=False,
         hyperparameters=_NUMBERS,
         slots=(_VELOCITY, _AVERAGE),
         formula=_centered,
@@ -85,6 +87,8 @@ RULES = (
         measure="square",
         # Summed squares may be less than the square of the summed gradient, and the variance would be negative.
         repeats=False,
+        # So may a rounded mean of squares.
+        rounds=False,
         hyperparameters=(*_NUMBERS, "momentum"),
         slots=(_VELOCITY, _MOMENTUM, _AVERAGE),
         formula=_momentum_centered,
