@@ -63,6 +63,16 @@ def test_every_line_is_trained_on_or_held_out_once(clicks, tmp_path):
     assert sorted(training + held_out) == list(range(157)) and training != sorted(training)
 
 
+def test_the_same_lines_are_held_out_in_any_batches(clicks, tmp_path):
+    path = tmp_path / "rows"
+    path.write_text("\n".join(criteo_line(numbers=[str(n * 7919)] * 13) for n in range(1500)))
+    one, other = (
+        [scaled[:, 0].numpy() for (_, scaled), _ in clicks.datasets(arguments(clicks, path, batch=batch))[1]]
+        for batch in (3, 512)
+    )
+    np.testing.assert_allclose(np.concatenate(one), np.concatenate(other), rtol=1e-6)
+
+
 def test_datasets_have_the_ids_and_numbers_of_parse(clicks, data, tmp_path):
     lines = (data / CRITEO).read_text().splitlines()[:500]
     (tmp_path / "rows").write_text("\n".join([*lines, criteo_line("1", ["", "-1", "-3e38", "3e38", *["0"] * 9])]))
