@@ -89,6 +89,18 @@ def check_number(
     raise error(_format_error(name, "a number" + _limits(above, at_least, at_most), value, valid))
 
 
+def check_seed(name: str, value: object, *, valid: str = "") -> int:
+    """Checks that an argument is an integer that fits the 64 bits of a seed in a graph.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    number = check_integer(name, value, valid=valid)
+    if -(2**63) <= number < 2**63:
+        return number
+    raise ConfigError(_format_error(name, "an integer from -2**63 to 2**63 - 1", value, valid))
+
+
 def check_bool(name: str, value: object, *, error: type[Exception] = ConfigError) -> bool:
     """Checks that an argument is True or False.
 

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
-from tfps.checks import check_array, check_integer, check_number
+from tfps.checks import check_array, check_integer, check_number, check_seed
 from tfps.errors import ConfigError
 
 __all__ = ["keep_probabilities", "neighbour_groups", "neighbour_pairs"]
@@ -67,7 +67,7 @@ def neighbour_pairs(tokens: ArrayLike, window: int, batch: int, steps: int, seed
         ConfigError: an argument breaks its rule, or the text is shorter than a window and its center.
     """
     window, batch = check_integer("window", window, at_least=1), check_integer("batch", batch, at_least=1)
-    steps, seed = check_integer("steps", steps, at_least=0), check_integer("seed", seed)
+    steps, seed = check_integer("steps", steps, at_least=0), check_seed("seed", seed)
     tokens = check_array("tokens", tokens, None, "integers")
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer) or len(tokens) < 2 * window + 1:
         raise ConfigError(
@@ -126,7 +126,7 @@ def neighbour_groups(
         ([[-1, 8], [7, 9], [8, -1], [-1, -1]], [7, 8, 9, 5])
     """
     window, batch = check_integer("window", window, at_least=1), check_integer("batch", batch, at_least=1)
-    steps, seed = check_integer("steps", steps, at_least=0), check_integer("seed", seed)
+    steps, seed = check_integer("steps", steps, at_least=0), check_seed("seed", seed)
     tokens = check_array("tokens", tokens, None, "integers")
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer) or not len(tokens):
         raise ConfigError(
@@ -135,7 +135,7 @@ def neighbour_groups(
     if tokens.min() < -1 or tokens.max() > _MAX_ID:
         raise ConfigError(f"`tokens` must be from -1 to {_MAX_ID}. Received: from {tokens.min()} to {tokens.max()}.")
     text, parts = tf.constant(tokens, tf.int32), -(-len(tokens) // batch)
-    probabilities = None if keep is None else _probability_by_token(keep, int(tokens.max()))
+    probabilities = None if keep is None else _probability_by_token(keep, max(int(tokens.max()), 0))
 
     def draw(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Stateless, so that a batch depends only on its number and not on the worker that makes it.

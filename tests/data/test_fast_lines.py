@@ -244,6 +244,7 @@ def test_single_examples_and_a_label_beside_a_stack(tmp_path):
             "`stack` is of CSV, TSV and Parquet. Received: format='text'",
         ),
         ({"shuffle_group": 0}, "`shuffle_group` must be an integer of at least 1. Received: 0"),
+        ({"shuffle": 4, "seed": 2**63}, "`seed` must be an integer from "),
         ({"shuffle_group": 4}, "`shuffle_group` must be 1 without `shuffle`. Received: 4"),
     ],
     ids=str,
@@ -274,6 +275,15 @@ def test_bad_hashes_are_named(arguments, message):
 def rows_by_epoch(path, epochs=1, **settings):
     dataset = files(path, "tsv", columns={"n": 0, "c": Hash(9)}, batch_size=20, shuffle=200, **settings)
     return [np.concatenate([one["n"] for one in dataset.as_numpy_iterator()]).tolist() for _ in range(epochs)]
+
+
+@pytest.mark.parametrize("settings", [{"shuffle": 200, "shuffle_group": 8}, {}])
+def test_tensorflow_logs_no_errors_about_slices(tmp_path, capfd, settings):
+    (tmp_path / "a").write_text("".join(f"{i}\tx\n\n" for i in range(1003)))
+    columns = {"n": 0, "c": Hash(9)}
+    dataset = files(tmp_path / "a", "tsv", columns=columns, batch_size=20, range_bytes=1000, **settings)
+    assert sum(len(element["n"]) for element in dataset) == 1003
+    assert "RefCount" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("disabled", ["0", "1"])

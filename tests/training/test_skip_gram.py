@@ -125,6 +125,17 @@ def test_a_batch_of_groups_elsewhere_is_a_step(request, where):
     np.testing.assert_array_equal(made.get_weights()[0], vectors)
 
 
+def test_what_stands_for_no_center_moves_no_row(one_worker):
+    """An optimizer with momentum moves each row that is looked up, also by a gradient of 0."""
+    made = model(one_worker, keras.optimizers.Adam(0.5))
+    made.train_on_batch(np.array([[5, 6]]), np.array([1]))
+    made.train_on_batch(np.array([[5, 6]]), np.array([1]))
+    before = made.get_weights()[0]
+    made.train_on_batch(np.array([[-1, 6]]), np.array([5]))
+    moved = (made.get_weights()[0] != before).any(axis=1)
+    assert np.flatnonzero(moved).tolist() == [6]
+
+
 @pytest.mark.parametrize("centers", [np.zeros((6, 0), np.int64), np.full((6, 2), -1)])
 def test_groups_without_centers_move_nothing(one_worker, centers):
     made = model(one_worker, tfps.optimizers.Geo(keras.optimizers.SGD(0.5), push_every=2))
@@ -232,6 +243,8 @@ def test_batches_must_be_pairs():
         made.fit(centers, verbose=0)
     with pytest.raises(UnsupportedError, match="Received: sample weights"):
         made.fit(centers, contexts, sample_weight=np.ones(20), verbose=0)
+    with pytest.raises(UnsupportedError, match="must be integers. Received: float32 and int64"):
+        made.fit(centers + 0.5, contexts, verbose=0)
     with pytest.raises(UnsupportedError, match=r"or one dimension more, for groups. Received: shapes \(.*, 3\) and"):
         made.fit(np.stack([centers] * 3, 1), contexts[:, None], verbose=0)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfps.checks import check_bool, check_choice, check_integer, check_list, check_number, check_type
+from tfps.checks import check_bool, check_choice, check_integer, check_list, check_number, check_seed, check_type
 from tfps.data.block_graphs import make_block_graph
 from tfps.data.blocks import Reading
 from tfps.data.compression import KINDS
@@ -94,7 +94,7 @@ def files(
         check_bool("drop_remainder", drop_remainder),
         None if shuffle is None else check_integer("shuffle", shuffle, at_least=1),
         _check_group(shuffle_group, shuffle),
-        None if seed is None else check_integer("seed", seed),
+        None if seed is None else check_seed("seed", seed),
         check_integer("read_ahead", read_ahead, at_least=1),
     )
     cut = Cut(check_choice("split", split, _SPLITS), check_integer("range_bytes", range_bytes, at_least=1))

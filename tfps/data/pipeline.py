@@ -49,7 +49,9 @@ class Order:
             read = read.unbatch().shuffle(self.shuffle, self.seed)
             return read if self.batch_size is None else read.batch(self.batch_size, self.drop_remainder)
         groups = -(-self.shuffle // self.shuffle_group)
-        read = read.rebatch(self.shuffle_group).shuffle(groups, self.seed)
+        # Batches of one group and back: groups are copies then. Slices would keep their whole blocks in memory, and
+        # TensorFlow logs an error whenever it cuts a slice again.
+        read = read.rebatch(self.shuffle_group).batch(1).shuffle(groups, self.seed).unbatch()
         return read.unbatch() if self.batch_size is None else self._batch(read)
 
     def _batch(self, blocks: tf.data.Dataset) -> tf.data.Dataset:

@@ -194,9 +194,11 @@ class SkipGram(keras.Model):
         grouped, targets = _is_grouped(centers), self._targets(contexts)
         if grouped:
             is_pair = centers >= 0
-            # Any id of the table: what stands for none has no part in the loss.
-            vectors = self.centers(tf.where(is_pair, centers, tf.cast(contexts, centers.dtype)[:, tf.newaxis]))
-            scores = tf.einsum("nmd,nkd->nmk", vectors, self.contexts(targets))
+            # No row is looked up for what stands for none: Adam, for one, moves each row that is.
+            vectors = self.centers(tf.boolean_mask(centers, is_pair))
+            shape = tf.concat([tf.shape(centers), tf.shape(vectors)[-1:]], 0)
+            padded = tf.scatter_nd(tf.where(is_pair), vectors, tf.cast(shape, tf.int64))
+            scores = tf.einsum("nmd,nkd->nmk", padded, self.contexts(targets))
         else:
             scores = tf.einsum("nd,nkd->nk", self.centers(centers), self.contexts(targets))
         # The logistic loss is softplus(-s) for the context, which has to score high, and softplus(s) for a negative.
@@ -225,6 +227,9 @@ def _pairs_of(data: Nest) -> tuple[tf.Tensor, tf.Tensor]:
             f"Received: {'no contexts' if contexts is None else 'sample weights'}."
         )
     centers, contexts = tf.convert_to_tensor(centers), tf.convert_to_tensor(contexts)
+    if not (centers.dtype.is_integer and contexts.dtype.is_integer):
+        kinds = f"{centers.dtype.name} and {contexts.dtype.name}"
+        raise UnsupportedError(f"the centers and contexts of a SkipGram must be integers. Received: {kinds}.")
     rank = contexts.shape.rank
     if rank is not None and centers.shape.rank == rank + 1:
         # Not -1 for the rows: their number does not follow from groups of no centers.

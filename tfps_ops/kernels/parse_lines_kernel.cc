@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/tensor_util.h"
 #include "tfps_ops/core/text/line_parser.h"
 #include "tfps_ops/kernels/status_conversion.h"
 
@@ -75,8 +76,10 @@ class ParseLinesOp : public tf::OpKernel {
     flag->scalar<bool>()() = parsed;
     for (size_t i = 0; i < values.size(); ++i) {
       CopyStrings(rows * std::max<int64_t>(widths_[i], 1), strings[i], &values[i]);
-      // Empty lines are no rows, so there may be fewer than lines. A slice from the begin shares the memory.
-      context->set_output(static_cast<int>(i) + 1, rows == room ? values[i] : values[i].Slice(0, rows));
+      // Empty lines are no rows, so there may be fewer than lines. A copy, because a slice would keep all of the memory, and
+      // TensorFlow logs an error whenever it cuts a slice again.
+      context->set_output(static_cast<int>(i) + 1,
+                          rows == room ? values[i] : tf::tensor::DeepCopy(values[i].Slice(0, rows)));
     }
   }
 
