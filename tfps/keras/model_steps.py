@@ -88,6 +88,10 @@ class ModelSteps:
         # A custom `train_step` may leave the compiled optimizer alone, or be compiled with none.
         return max((int(optimizer.iterations) for optimizer in optimizers_of(self.model)), default=0)
 
+    def trainable(self) -> frozenset[int]:
+        """Returns the identities of the variables that a step trains, if it is traced now."""
+        return frozenset(map(id, self.model.trainable_variables))
+
     def weight_of_unseen(self) -> float:
         """Returns the weight of a step that other workers have not seen: 1 in a plain model, at most 100.
 
