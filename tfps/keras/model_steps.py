@@ -25,7 +25,8 @@ from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SmallTable, SumVariable
 from tfps.training.closure import Program, UnpulledError
 from tfps.training.exchange import begin_carrying
-from tfps.training.hoisting import DirectLookups, Recording
+from tfps.training.hoisting import Recording
+from tfps.training.step_lookups import DirectLookups
 from tfps.types import Nest, VariableKey
 
 _COPIED = (DenseVariable, SumVariable)
