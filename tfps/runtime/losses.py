@@ -32,13 +32,6 @@ _MOST_REPEATS = 100
 """Broken calls within ten minutes that are repeated. More have another cause than a server that stands still."""
 
 
-COLLECTIVES_END = (
-    'With dense="allreduce" the workers cannot continue without one of them, because TensorFlow\'s collectives end for '
-    "good. Start again, from keras.callbacks.BackupAndRestore for example."
-)
-"""Why the workers of all-reduce mode cannot continue without one of them."""
-
-
 class WorkerLostError(ClusterError):
     """A worker is lost, other workers remain, and the caller must repeat the call that raised this.
 

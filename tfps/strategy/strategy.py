@@ -35,13 +35,13 @@ from tfps.placement.model import Plan
 from tfps.placement.small_tables import DENSE_TABLES_BYTES
 from tfps.placement.spec import TableDtypes, VariableSpec
 from tfps.runtime.gate import Gate
-from tfps.runtime.losses import COLLECTIVES_END, Losses
+from tfps.runtime.losses import Losses
 from tfps.runtime.pool import WorkerPool
 from tfps.runtime.recovery import Restorer
 from tfps.runtime.rejoining import Rejoining
 from tfps.runtime.remote_variables import RemoteVariables
 from tfps.runtime.stop_signals import StopSignals
-from tfps.strategy.arguments import ALLREDUCE, MAX_STALENESS, Arguments
+from tfps.strategy.arguments import ALLREDUCE, COLLECTIVES_END, MAX_STALENESS, Arguments
 from tfps.strategy.coordinator import Coordinator, adopt
 from tfps.strategy.creation import Recipe
 from tfps.strategy.extended import Extended, cross_replica_mode

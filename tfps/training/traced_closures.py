@@ -192,8 +192,8 @@ class TracedClosures:
         Args:
             epoch: an epoch that has begun.
         """
-        kinds = {iterator.kind for iterator in epoch.iterators.values()} & self._short
-        if self.trained < SHORT_STEPS or not kinds or not self._trains_the_same():
+        # This runs after each step: first what costs nothing, and mostly ends it.
+        if not self._short or self.trained < SHORT_STEPS:
             return
         source = epoch.source
         left = None if source.num_batches is None else source.num_batches - sum(epoch.taken)
@@ -201,9 +201,12 @@ class TracedClosures:
         # further epochs, which trace nothing; then more than all batches of one epoch are taken.
         if left is not None and 0 <= left < SHORT_STEPS:
             return
+        kinds = {iterator.kind for iterator in epoch.iterators.values()} & self._short
+        self._short -= kinds
+        if not kinds or not self._trains_the_same():
+            return
         spec, turn = source.element_spec, self._mode.turn_steps(source.max_batches)
         self._kinds[repr(spec)] = self._kinds[repr(spec)][0], turn
-        self._short -= kinds
         for kind in kinds:
             # TensorFlow must not delete the functions of a graph that runs.
             self._replaced.append(self.by_iterator[kind])
