@@ -55,8 +55,8 @@ def fit_once(options: argparse.Namespace) -> dict[str, float]:
 
 
 def fit_inputs(options: argparse.Namespace) -> dict[str, float]:
-    """The phases from `fit` to the end of its first step, for a model of `options.table` inputs with a table each."""
-    task = CtrTask(slots=options.table, tables=options.table)
+    """The phases from `fit` to the end of its first step, for a model of `options.table` inputs."""
+    task = CtrTask(slots=options.table, tables=options.tables or options.table)
     trained = _Trained(options, lambda keras: build_model(task, keras))
     return trained.phases(dataset(task), f"inputs_{options.table}")
 
@@ -166,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each part (default %(default)s)")
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 10_000_000], help="of the tables that are made")
     parser.add_argument("--inputs", type=int, nargs="+", default=[26, 300], help="of the models for `fit_inputs`")
+    parser.add_argument("--tables", type=int, help="of those models, which share them (default: one for each input)")
     parser.add_argument("--only", choices=_PARTS, help="measure only this")
     parser.add_argument("--dim", type=int, default=16, help="floats a row (default %(default)s)")
     parser.add_argument("--part", choices=_PARTS, help=argparse.SUPPRESS)  # how each is run

@@ -43,6 +43,33 @@ def test_kinds_of_ids(one_worker):
     assert_alike(one_worker, KindsOfIds, sgd)
 
 
+class Negative(Parts):
+    """Ids that count from the end, of the variable and of its value; the last ones depend on rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = keras.layers.Embedding(ROWS, DIM, embeddings_regularizer="l2")
+
+    def rows(self, ids):
+        first = keras.ops.take(self.table.embeddings, ids[:, 0], axis=0)
+        second = keras.ops.take(self.table.embeddings.value, ids[:, 1], axis=0)
+        follows = ids[:, 2] + tf.cast(tf.reduce_sum(first, -1) > 1e9, tf.int64)
+        return first + second + keras.ops.take(self.table.embeddings, follows, axis=0)
+
+
+def test_negative_ids_are_those_that_they_stand_for(one_worker):
+    def trained(ids):
+        keras.utils.set_random_seed(1)
+        with one_worker.scope():
+            model = Negative()
+            model.compile(sgd(), "mse")
+        losses = model.fit(ids, CLASSES, batch_size=4, shuffle=False, verbose=0).history["loss"]
+        return [*model.get_weights(), np.array(losses), model(ids).numpy()]
+
+    for ours, theirs in zip(trained(IDS - ROWS), trained(IDS), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 class Tied(keras.Model):
     """Two ways to use a table as an output layer."""
 

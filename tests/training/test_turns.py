@@ -89,8 +89,10 @@ def test_longer_epochs_get_longer_turns(one_worker):
     for batches in (8, 8, 16, 64, 64, 8):
         ids = ids_of(batches)
         model.fit(ids, np.zeros((len(ids), 4), np.float32), batch_size=SIZE, verbose=0)
-        traced.append(len(model.train_function.closures.by_iterator))
-    assert traced == [1, 1, 2, 3, 3, 3]  # turns of 1, 2 and 4 steps
+        (kind,) = model.train_function.closures.by_iterator  # graphs of shorter turns are dropped
+        traced.append(kind)
+    assert len(set(traced)) == 3  # turns of 1, 2 and 4 steps
+    assert traced[0] == traced[1] and traced[3] == traced[4] == traced[5]
     assert int(model.optimizer.iterations) == 168
 
 
@@ -129,6 +131,51 @@ def test_turns_become_longer_where_enough_steps_are_left(strategy, no_young, mon
     seen = np.bincount(ids, minlength=ROWS)
     np.testing.assert_array_equal(model.get_weights()[0], np.repeat(1.0 * epochs * seen[:, None], 4, 1))
     assert int(model.optimizer.iterations) == epochs * batches
+
+
+def freezable(strategy):
+    """Returns a model whose last layer may be frozen."""
+    with strategy.scope():
+        model = keras.Sequential(
+            [keras.Input((), dtype="int64"), keras.layers.Embedding(ROWS, 4), keras.layers.Dense(4, use_bias=False)]
+        )
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+
+
+def test_turns_become_longer_where_an_input_goes_on_in_further_epochs(one_worker, monkeypatch):
+    """With `steps_per_epoch` the iterators stay, so a new epoch traces nothing."""
+    traced = turns_of_graphs(monkeypatch)
+    monkeypatch.setattr(traced_closures, "SHORT_STEPS", 24)
+    model, ids = freezable(one_worker), ids_of(4)
+    data = tf.data.Dataset.from_tensor_slices((ids, np.zeros((len(ids), 4), "float32"))).batch(SIZE).repeat()
+    model.fit(data, steps_per_epoch=20, epochs=1, verbose=0)
+    assert traced == [1]
+    model.fit(data, steps_per_epoch=20, epochs=3, verbose=0)
+    assert traced == [1, 4]
+    assert int(model.optimizer.iterations) == 80
+
+
+@pytest.mark.parametrize("unfrozen", [False, True])
+def test_longer_turns_train_the_same_variables(one_worker, monkeypatch, unfrozen):
+    """A change of `trainable` has no effect until `compile`, as in Keras: not in the middle of an epoch, nor after."""
+    traced = turns_of_graphs(monkeypatch)
+    monkeypatch.setattr(traced_closures, "SHORT_STEPS", 24)
+    model = freezable(one_worker)
+    dense = model.layers[-1]
+    dense.trainable = not unfrozen
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    before = dense.get_weights()[0]
+    change = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: setattr(dense, "trainable", unfrozen)
+    )
+    ids = ids_of(64)
+    model.fit(ids, np.ones((len(ids), 4), "float32"), batch_size=SIZE, epochs=2, callbacks=[change], verbose=0)
+    assert np.array_equal(before, dense.get_weights()[0]) == unfrozen
+    assert traced == [1]
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(ids, np.ones((len(ids), 4), "float32"), batch_size=SIZE, verbose=0)
+    assert traced == [1, 1, 4]
 
 
 def test_large_steps_are_not_traced_again_for_the_same_turns(one_worker, monkeypatch):

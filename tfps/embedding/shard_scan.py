@@ -1,12 +1,32 @@
-"""`ShardScan`: reads the rows of a shard from the first on, for files that are written in the order of the ids."""
+"""Scans of tables: `RowChunk`, some rows with their slots, and `ShardScan`, the rows of one shard in their order.
 
+Files that are written in the order of the ids are made of one `ShardScan` for each shard.
+"""
+
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tensorflow as tf
 
 if TYPE_CHECKING:
     from tfps.embedding.table import Table
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowChunk:
+    """Some rows of a table.
+
+    Args:
+        ids: the ids of the rows, int64 [m].
+        rows: the rows, [m, dim], on their server.
+        slots: the same rows of each slot, [m, width of the slot].
+    """
+
+    ids: np.ndarray[Any, Any]
+    rows: tf.Tensor
+    slots: tuple[tf.Tensor, ...]
 
 
 class ShardScan:

@@ -12,7 +12,6 @@ whole table on the chief, chunk by chunk; `blocks` has a few chunks there at a t
 """
 
 import abc
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,7 +28,7 @@ from tfps.embedding.lookup import expand, look_up
 from tfps.embedding.operators import with_operators
 from tfps.embedding.routed_rows import RoutedRows
 from tfps.embedding.row_store import RowStore
-from tfps.embedding.shard_scan import ShardScan
+from tfps.embedding.shard_scan import RowChunk, ShardScan
 from tfps.embedding.whole import all_ids, read_in_graph
 from tfps.errors import UnsupportedError
 from tfps.ops.routing_graph import global_of
@@ -47,21 +46,6 @@ _CHUNK_BYTES = 64 << 20
 
 TouchedCursor = tuple[int, ...]
 """A moment in the history of a table: the cursor of each of its stores."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class RowChunk:
-    """Some rows of a table.
-
-    Args:
-        ids: the ids of the rows, int64 [m].
-        rows: the rows, [m, dim], on their server.
-        slots: the same rows of each slot, [m, width of the slot].
-    """
-
-    ids: np.ndarray[Any, Any]
-    rows: tf.Tensor
-    slots: tuple[tf.Tensor, ...]
 
 
 @with_operators

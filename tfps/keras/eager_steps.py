@@ -20,7 +20,7 @@ from tfps import step
 from tfps.cluster.faults import translate_errors
 from tfps.inputs.epoch import Epoch
 from tfps.keras.model_steps import without_optionals
-from tfps.training.hoisting import DirectLookups
+from tfps.training.step_lookups import DirectLookups
 from tfps.types import Nest
 
 _LOG = logging.getLogger("tfps")

@@ -77,7 +77,7 @@ class StepFunction:
         self._settings = settings_of(leading_optimizer(model)) if updates else None
         self.mode = make_mode(steps) if updates else Evaluation(steps.strategy, steps.closure_steps)
         program = functools.partial(steps.program, self.mode.applies_updates)
-        self.closures = TracedClosures(steps.strategy, self.mode, program)
+        self.closures = TracedClosures(steps.strategy, self.mode, program, steps.trainable)
         self._runner = Runner(steps.strategy, self.closures, self._count)
         self._logs = EpochLogs(steps, self.mode)
         self._schedule: Schedule | None = None

@@ -23,7 +23,7 @@ from tfps import step
 from tfps.embedding.lookup_group import LookupResult
 from tfps.embedding.table import Table
 from tfps.embedding.whole import never
-from tfps.training.hoisting import DirectLookups
+from tfps.training.step_lookups import DirectLookups
 from tfps.types import Nest
 
 

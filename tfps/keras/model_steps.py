@@ -25,7 +25,8 @@ from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.strategy.variables import DenseVariable, SmallTable, SumVariable
 from tfps.training.closure import Program, UnpulledError
 from tfps.training.exchange import begin_carrying
-from tfps.training.hoisting import DirectLookups, Recording
+from tfps.training.hoisting import Recording
+from tfps.training.step_lookups import DirectLookups
 from tfps.types import Nest, VariableKey
 
 _COPIED = (DenseVariable, SumVariable)
@@ -87,6 +88,10 @@ class ModelSteps:
         """Returns the number of steps that the model has been trained for, as its optimizers count them."""
         # A custom `train_step` may leave the compiled optimizer alone, or be compiled with none.
         return max((int(optimizer.iterations) for optimizer in optimizers_of(self.model)), default=0)
+
+    def trainable(self) -> frozenset[int]:
+        """Returns the identities of the variables that a step trains, if it is traced now."""
+        return frozenset(map(id, self.model.trainable_variables))
 
     def weight_of_unseen(self) -> float:
         """Returns the weight of a step that other workers have not seen: 1 in a plain model, at most 100.

@@ -28,7 +28,8 @@ from tfps.runtime.ordered_results import run_in_order
 from tfps.strategy.variables import DenseVariable
 from tfps.training.device_steps import HOST, DeviceCopies, run_on_devices
 from tfps.training.exchange import Exchange
-from tfps.training.hoisting import DeviceLookups, DirectLookups, Recording
+from tfps.training.hoisting import Recording
+from tfps.training.step_lookups import DeviceLookups, DirectLookups
 from tfps.training.traced_closures import retrace
 from tfps.types import Nest
 

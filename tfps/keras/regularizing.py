@@ -11,6 +11,7 @@ from tfps.embedding.table import Table
 from tfps.embedding.whole import is_used_so_far
 from tfps.errors import UnsupportedError
 from tfps.keras._compat import keras
+from tfps.keras.row_functions import count_from_end
 
 
 def losses(stock: Callable[..., list[tf.Tensor]], layer: keras.layers.Layer) -> list[tf.Tensor]:
@@ -53,7 +54,11 @@ def _rows_of_step(table: Table) -> tf.Tensor | None:
     # In Keras the gradient of a regularizer is dense, and that of the lookups is added to it.
     current.sum_repeats(table.key)
     flat = [tf.reshape(tf.cast(ids, tf.int64), [-1]) for ids in looked_up]
-    unique = tf.unique(tf.concat(flat, 0)).y
+    ids = tf.concat(flat, 0)
+    if not table.routing.takes_any_id:
+        # The lookups of the step may have left this out, where their rows were requested before.
+        ids = count_from_end(ids, table.rows)
+    unique = tf.unique(ids).y
     if current.devices == 1:
         return table.sparse_read(unique)
     # The loss of a device counts by its fraction of the examples, so each device regularizes the rows of all of them.

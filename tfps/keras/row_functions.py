@@ -1,6 +1,7 @@
 """Functions of Keras and TensorFlow that would read a table whole, although they need only some of its rows.
 
-They get a Keras variable that holds a table. Without the hooks that use this module they convert it to a tensor.
+They get a Keras variable that holds a table, or the table. Without the hooks that use this module they convert it to a
+tensor.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ def takes_rows(x: object, indices: object, axis: int | None = None) -> bool:
 
 def take_rows(
     stock: Callable[..., tf.Tensor],
-    x: keras.Variable,
+    x: keras.Variable | Table,
     indices: tf.Tensor | tf.RaggedTensor | tf.SparseTensor,
     axis: int | None = None,
 ) -> tf.Tensor | tf.RaggedTensor:
@@ -39,17 +40,18 @@ def take_rows(
         rows = take_rows(stock, x, tf.sparse.to_dense(tf.sparse.reorder(indices)), axis)
         rows.set_shape(indices.shape + rows.shape[-1:])
         return rows
-    table, ids = x._value, tf.convert_to_tensor(indices)
+    # `variable.value` is the table.
+    table, ids = x._value if isinstance(x, Variable) else x, tf.convert_to_tensor(indices)
     if in_symbolic_scope() and not tf.executing_eagerly():
         # Keras builds a model from the shapes of its tensors, in a graph that never runs.
         return tf.compat.v1.placeholder(table.dtype, ids.shape.concatenate([table.dim]))
     current = step.current()
     if current is None or not current.lookups.answers_next_early:
-        ids = _count_from_end(ids, table.rows)
+        ids = count_from_end(ids, table.rows)
     return table.sparse_read(ids)
 
 
-def _count_from_end(ids: tf.Tensor, rows: int) -> tf.Tensor:
+def count_from_end(ids: tf.Tensor, rows: int) -> tf.Tensor:
     """Adds the number of rows to negative ids."""
     zero, rows = (shared_constant(number, ids.dtype) for number in (0, rows))
     return tf.raw_ops.SelectV2(condition=tf.raw_ops.Less(x=ids, y=zero), t=tf.raw_ops.AddV2(x=ids, y=rows), e=ids)

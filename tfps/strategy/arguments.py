@@ -26,6 +26,12 @@ ALLREDUCE = "allreduce"
 DENSE = ("exchange", ALLREDUCE)
 """How workers share what they do to dense variables."""
 
+COLLECTIVES_END = (
+    'With dense="allreduce" the workers cannot continue without one of them, because TensorFlow\'s collectives end for '
+    "good. Start again, from keras.callbacks.BackupAndRestore for example."
+)
+"""Why the workers of all-reduce mode cannot continue without one of them."""
+
 MAX_STALENESS = 256
 """The steps for which a worker uses a row that it keeps, where it keeps rows."""
 

@@ -81,3 +81,11 @@ class Coordinator(tf.distribute.coordinator.ClusterCoordinator):
         except (ClusterError, IdRangeError) as error:
             # The frames of TensorFlow's code for structures would only hide the message.
             raise error.with_traceback(None) from None
+
+
+def adopt(coordinator: tf.distribute.coordinator.ClusterCoordinator) -> Coordinator:
+    """Makes a coordinator that TensorFlow has created one of tfps, and returns it."""
+    # TensorFlow has no setting for the class.
+    coordinator.__class__ = Coordinator
+    tf.get_logger().addFilter(shorten_record)  # a second time does nothing
+    return coordinator

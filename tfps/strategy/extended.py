@@ -4,12 +4,16 @@ TensorFlow splits a strategy into two objects. Users see the `tf.distribute.Stra
 work.
 """
 
+import contextlib
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.distribute import parameter_server_strategy_v2  # the extended class is not public
+from tensorflow.python.distribute import (
+    distribute_lib,  # how to leave a replica is not public
+    parameter_server_strategy_v2,  # the extended class is not public
+)
 
 from tfps import step
 from tfps.checks import check_type
@@ -99,3 +103,14 @@ class Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
             variable = next_creator(**kwargs)
         strategy.connection.add_holder(PlainVariable.of(variable, device))
         return variable
+
+
+@contextlib.contextmanager
+def cross_replica_mode(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Enters the mode in which TensorFlow allows entering the scope of a strategy, also from the trace of a step."""
+    # TensorFlow keeps a stack of modes for each thread.
+    distribute_lib._push_per_thread_mode(distribute_lib._CrossReplicaThreadMode(strategy))
+    try:
+        yield
+    finally:
+        distribute_lib._pop_per_thread_mode()

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.distribute import distribute_lib  # how to leave a replica is not public
 
 from tfps import env, jobs
 from tfps.cluster import devices
@@ -42,21 +41,16 @@ from tfps.runtime.recovery import Restorer
 from tfps.runtime.rejoining import Rejoining
 from tfps.runtime.remote_variables import RemoteVariables
 from tfps.runtime.stop_signals import StopSignals
-from tfps.strategy.arguments import ALLREDUCE, MAX_STALENESS, Arguments
-from tfps.strategy.coordinator import Coordinator, shorten_record
+from tfps.strategy.arguments import ALLREDUCE, COLLECTIVES_END, MAX_STALENESS, Arguments
+from tfps.strategy.coordinator import Coordinator, adopt
 from tfps.strategy.creation import Recipe
-from tfps.strategy.extended import Extended
+from tfps.strategy.extended import Extended, cross_replica_mode
 from tfps.strategy.monitor import Monitor
 from tfps.strategy.pools import Pools
 from tfps.strategy.start import make_resolver, start
 from tfps.strategy.step_devices import choose_step_devices, leave_cards_to_workers
 from tfps.strategy.variable_factory import VariableFactory
 from tfps.strategy.variables import DenseVariable, SumVariable
-
-_NEEDS_ALL = (
-    'With dense="allreduce" the workers cannot continue without one of them, because TensorFlow\'s collectives end for '
-    "good. Start again, from keras.callbacks.BackupAndRestore for example."
-)
 
 
 class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
@@ -223,7 +217,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
         # Nothing below this line can fail, so nothing below has to stop the cluster again.
         self.dense, self.on_nan, self.wire = arguments.dense, arguments.on_nan, arguments.wire
         self.record = JobRecord()
-        needs_all = _NEEDS_ALL if self.dense == ALLREDUCE else ""
+        needs_all = COLLECTIVES_END if self.dense == ALLREDUCE else ""
         self.losses = Losses(self.num_workers, self.connection.cluster, needs_all, self.record)
         self.restorer: Restorer | None = None
         self.stop_signals = StopSignals()
@@ -294,11 +288,7 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
     @_cluster_coordinator.setter
     def _cluster_coordinator(self, coordinator: tf.distribute.coordinator.ClusterCoordinator | None) -> None:
-        # TensorFlow has no setting for the class of the coordinator.
-        if coordinator is not None:
-            coordinator.__class__ = Coordinator
-            tf.get_logger().addFilter(shorten_record)  # a second time does nothing
-        self._coordinator: Coordinator | None = coordinator
+        self._coordinator: Coordinator | None = None if coordinator is None else adopt(coordinator)
 
     @property
     def num_servers(self) -> int:
@@ -370,14 +360,8 @@ class ParameterServerStrategy(tf.distribute.ParameterServerStrategy):
 
         A step is traced in replica mode, in which TensorFlow refuses to enter a scope.
         """
-        with tf.init_scope():
-            # TensorFlow keeps a stack of modes for each thread. In cross-replica mode it allows entering a scope.
-            distribute_lib._push_per_thread_mode(distribute_lib._CrossReplicaThreadMode(self))
-            try:
-                with self.scope():
-                    yield
-            finally:
-                distribute_lib._pop_per_thread_mode()
+        with tf.init_scope(), cross_replica_mode(self), self.scope():
+            yield
 
     @property
     def plan(self) -> Plan:

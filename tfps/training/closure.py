@@ -30,10 +30,11 @@ from tfps.training.batches import WorkerBatches
 from tfps.training.device_batches import count_examples
 from tfps.training.device_steps import HOST, DeviceCopies, ThreadState, run_on_devices
 from tfps.training.exchange import Exchange, local_copy
-from tfps.training.hoisting import DeviceLookups, DirectLookups, ReadWhole, Recording, Trace
+from tfps.training.hoisting import Recording, Trace
 from tfps.training.lanes import lanes, pack
 from tfps.training.order import Int, Order
 from tfps.training.shard_layouts import Shard, ShardLayouts
+from tfps.training.step_lookups import DeviceLookups, DirectLookups, ReadWhole
 from tfps.types import CachedCounts, Nest, VariableKey
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]

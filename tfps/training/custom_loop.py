@@ -19,7 +19,8 @@ from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.training.closure import Copies
 from tfps.training.device_steps import DeviceCopies, run_on_devices
 from tfps.training.exchange import Exchange
-from tfps.training.hoisting import DeviceLookups, DirectLookups, Recording
+from tfps.training.hoisting import Recording
+from tfps.training.step_lookups import DeviceLookups, DirectLookups
 from tfps.types import Nest
 
 _NUMBERED: "weakref.WeakSet[ParameterServerStrategy]" = weakref.WeakSet()

@@ -9,7 +9,8 @@ from tfps.embedding import row_cache
 from tfps.embedding.lookup import fetch
 from tfps.embedding.lookup_group import LookupGroup, LookupResult
 from tfps.training.batches import run_if
-from tfps.training.hoisting import DirectLookups, Recording
+from tfps.training.hoisting import Recording
+from tfps.training.step_lookups import DirectLookups
 
 
 class PrefetchedRows:

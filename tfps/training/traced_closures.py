@@ -57,6 +57,7 @@ class TracedClosures:
         strategy: the strategy whose workers run the closures.
         mode: creates the closures to trace.
         program: creates the steps of a closure.
+        trainable: returns what steps train now. Keras applies a change of it with `compile`, which makes new closures.
 
     Attributes:
         by_iterator: the graphs, by the kind of iterator that they read.
@@ -69,8 +70,16 @@ class TracedClosures:
     threads of the pool, while other threads may read results.
     """
 
-    def __init__(self, strategy: ParameterServerStrategy, mode: Mode, program: ProgramOf) -> None:
-        self._strategy, self._mode, self._program = strategy, mode, program
+    def __init__(
+        self,
+        strategy: ParameterServerStrategy,
+        mode: Mode,
+        program: ProgramOf,
+        trainable: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._strategy, self._mode, self._program, self._trainable = strategy, mode, program, trainable
+        # What the graph that was traced first trains.
+        self._traced_trainable: object = None
         self.by_iterator: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {}
         self.on_batches = tf.function(self._trace_batches, autograph=False, reduce_retracing=True)
         self.last: Closure | None = None
@@ -123,11 +132,21 @@ class TracedClosures:
         """
         # The closures of an interrupted epoch may still push.
         self._strategy.pool.wait_for_abandoned(self._strategy.closure_timeout_s)
-        self._replaced.clear()
         self._forget_errors()
         if not epoch.source.is_fed and not epoch.hosts:
             epoch.begin(alone=epoch.source.in_turn and self._mode.begins_alone())
             self.start_shards(epoch)
+        self._drop_replaced(epoch)
+
+    def _drop_replaced(self, epoch: Epoch) -> None:
+        """Drops graphs that no closure will run again, when none is under way."""
+        self._replaced.clear()
+        # An input that goes on in a further epoch keeps its iterators, and so the names of its graphs.
+        names = {name for name, _ in self._kinds.values()} | {one.kind for one in epoch.iterators.values()}
+        # A graph for a shard on another worker has the number of the shard behind the name.
+        for kind in [one for one in self.by_iterator if not {one, one.rpartition("_")[0]} & names]:
+            del self.by_iterator[kind]
+            self._short.discard(kind)
 
     def _forget_errors(self) -> None:
         """Destroys the errors that wait for the next push, if rows were changed in another way since the last epoch.
@@ -168,7 +187,7 @@ class TracedClosures:
         turn = most if self.trained >= SHORT_STEPS else min(most, self._mode.first_turn_steps(source.max_batches))
         kind, traced_for = self._kinds.get(repr(spec), ("", 0))
         # A new name gets a new graph and new iterators; those of the old name are not used again.
-        if traced_for < turn:
+        if traced_for < turn and (not kind or self._trains_the_same()):
             kind = f"tfps_input_{next(_NUMBERS)}"
             self._kinds[repr(spec)] = kind, turn
         kind += suffix
@@ -191,20 +210,32 @@ class TracedClosures:
         Args:
             epoch: an epoch that has begun.
         """
-        kinds = {iterator.kind for iterator in epoch.iterators.values()} & self._short
-        if self.trained < SHORT_STEPS or not kinds:
+        # This runs after each step: first what costs nothing, and mostly ends it.
+        if not self._short or self.trained < SHORT_STEPS:
             return
         source = epoch.source
-        # The next epoch traces them if this one is nearly over.
-        if source.num_batches is not None and source.num_batches - sum(epoch.taken) < SHORT_STEPS:
+        left = None if source.num_batches is None else source.num_batches - sum(epoch.taken)
+        # The next epoch traces them if this one is nearly over. With `steps_per_epoch` the iterators may go on in
+        # further epochs, which trace nothing; then more than all batches of one epoch are taken.
+        if left is not None and 0 <= left < SHORT_STEPS:
+            return
+        kinds = {iterator.kind for iterator in epoch.iterators.values()} & self._short
+        self._short -= kinds
+        if not kinds or not self._trains_the_same():
             return
         spec, turn = source.element_spec, self._mode.turn_steps(source.max_batches)
         self._kinds[repr(spec)] = self._kinds[repr(spec)][0], turn
-        self._short -= kinds
         for kind in kinds:
             # TensorFlow must not delete the functions of a graph that runs.
             self._replaced.append(self.by_iterator[kind])
             self.by_iterator[kind] = self._trace_iterator(kind, spec, turn)
+
+    def _trains_the_same(self) -> bool:
+        """Whether a graph that is traced now would train what the first graph does.
+
+        If not, it would change a `fit` in its middle, or fail: the optimizer may not know a variable.
+        """
+        return self._trainable() == self._traced_trainable
 
     def _trace_iterator(self, kind: str, spec: Nest, turn: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         @tf.function(autograph=False)
@@ -219,7 +250,10 @@ class TracedClosures:
 
         # Traced right here, in the main thread, and not at the first call in a thread of the pool.
         specs = tf.TensorSpec([LENGTH], tf.int64), tf.TensorSpec([], tf.resource)
-        return retrace(lambda: trace.get_concrete_function(*specs))
+        traced = retrace(lambda: trace.get_concrete_function(*specs))
+        if self._traced_trainable is None:
+            self._traced_trainable = self._trainable()
+        return traced
 
     def _trace_batches(self, order: tf.Tensor, batches: Sequence[Nest]) -> tf.Tensor:
         # Each fed batch has its own copy of the step in the graph, so there are no turns.

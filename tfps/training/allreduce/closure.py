@@ -15,8 +15,9 @@ from tfps.training.allreduce.turns import AgreedTurns, KeptBatches
 from tfps.training.batches import WorkerBatches
 from tfps.training.closure import Copies, Program
 from tfps.training.device_batches import count_examples
-from tfps.training.hoisting import DirectLookups, Recording
+from tfps.training.hoisting import Recording
 from tfps.training.order import Order
+from tfps.training.step_lookups import DirectLookups
 from tfps.training.step_loop import PushIdOf, StepLoop
 from tfps.training.turns import Run, Turns, steps_of_turn
 from tfps.types import Nest, VariableKey

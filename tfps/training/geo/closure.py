@@ -17,9 +17,9 @@ from tfps.training.geo.overlapped import Overlapped
 from tfps.training.geo.step_window import StepWindow
 from tfps.training.geo.whole_window import WholeWindow, WindowMethods
 from tfps.training.geo.window import Window, WindowSettings, train_one
-from tfps.training.hoisting import DirectLookups
 from tfps.training.order import Order
 from tfps.training.push_ids import PushLedgers
+from tfps.training.step_lookups import DirectLookups
 from tfps.types import Nest
 
 

@@ -11,9 +11,9 @@ from tfps.training.batches import WorkerBatches, run_if
 from tfps.training.closure import Closure, Copies, Program
 from tfps.training.device_batches import count_examples
 from tfps.training.exchange import Exchange, Values
-from tfps.training.hoisting import DirectLookups
 from tfps.training.merges import EXTREMES, Merge
 from tfps.training.order import Order
+from tfps.training.step_lookups import DirectLookups
 from tfps.training.synchronous.afterwards import StepAssignments
 from tfps.training.synchronous.layout import Layout
 from tfps.training.synchronous.stage import Stage

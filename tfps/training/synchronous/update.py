@@ -7,8 +7,8 @@ from tfps.cluster import devices
 from tfps.stages import PUSH, in_stage
 from tfps.strategy.variables import DenseVariable
 from tfps.training.exchange import extreme
-from tfps.training.hoisting import DirectLookups
 from tfps.training.merges import EXTREMES, Merge
+from tfps.training.step_lookups import DirectLookups
 from tfps.training.synchronous.layout import Layout, Received
 from tfps.training.synchronous.stage import Stage
 

@@ -15,7 +15,7 @@ OPERATIONS = 16
 """The operations of a lookup that works, beyond those of one that is answered here."""
 
 
-class StandInLookups:
+class PlaceholderLookups:
     """Answers lookups in one graph, which never runs."""
 
     def __init__(self) -> None:
