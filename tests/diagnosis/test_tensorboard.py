@@ -38,7 +38,10 @@ def written(strategy, tmp_path_factory):
         keras.callbacks.TensorBoard(folder),
         tfps.callbacks.Profile(folder, (60, 120)),
     ]
+    before = strategy.record.counts()
     model.fit(data, steps_per_epoch=STEPS, verbose=0, callbacks=callbacks)
+    now = strategy.record.counts()
+    assert now.steps - before.steps == STEPS and now.unique_rows - before.unique_rows == 512 * STEPS
     return folder
 
 
@@ -62,9 +65,9 @@ def test_the_numbers_are_those_of_the_job(written):
     assert {tag for tag in found if tag.startswith("metrics/")} >= {"metrics/loss", "metrics/mae"}
     ids = [points[-1][1] for tag, points in found.items() if tag.startswith("ids_per_step/") and "fixed" in tag]
     assert ids == [256.0]
-    # Each of the two tables looks up the same 256 ids once.
+    # Each of the two tables looks up the same 256 ids once. A rate may begin with steps of models before.
     rows = [value for _, value in found["job/unique_rows_per_step"]]
-    assert rows and rows[-1] == pytest.approx(512, rel=0.01)
+    assert rows and 0 < rows[-1] < 512 * 1.01
     assert sum(found[f"balance/stored_share ps {server}"][-1][1] for server in (0, 1)) == pytest.approx(1.0)
     assert read.Tags()["images"] == ["placement"]
     histograms = read.Tags()["histograms"]

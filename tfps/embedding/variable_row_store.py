@@ -73,8 +73,10 @@ class VariableRowStore(RowStore):
         """See `RowStore`."""
         # `tf.Variable.scatter_update` would do the same, but the variable of a `LocalTable` only has a handle.
         with tf.device(self.device):
+            # The handle comes first: it is what says that a strategy has ended.
+            handle = self.variable.handle
             stored = tf.cast(rows, self.stored_dtype)
-            tf.raw_ops.ResourceScatterUpdate(resource=self.variable.handle, indices=local, updates=stored)
+            tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=local, updates=stored)
 
     def scan(self, slots: Sequence["Self"], chunk_rows: int) -> Iterator[tuple[np.ndarray[Any, Any], list[tf.Tensor]]]:
         """See `RowStore`; a chunk is of one moment where the C++ ops are built."""
