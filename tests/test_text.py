@@ -98,7 +98,10 @@ def test_a_part_may_have_no_words():
         (lambda: neighbour_groups([1], 1, 0, 1), "`batch`.*Received: 0"),
         (lambda: neighbour_groups([1], 1, 9, -1), "`steps`.*Received: -1"),
         (lambda: neighbour_groups([1], 1, 9, 1, "x"), "`seed`.*'x'"),
-        (lambda: neighbour_groups([1], 1, 9, 1, 2**70), "`seed` must be an integer from .* Received: 1180591620717411303424"),
+        (
+            lambda: neighbour_groups([1], 1, 9, 1, 2**70),
+            "`seed` must be an integer from .* Received: 1180591620717411303424",
+        ),
         (lambda: neighbour_pairs([1, 2, 3], 1, 9, 1, -(2**63) - 1), "`seed` must be an integer from "),
         (lambda: neighbour_groups([-1], 1, 9, 1, keep=[]), "`keep` must have a number for each id, 1 or more"),
         (lambda: neighbour_groups([1], 1, 9, 1, keep=[1]), r"`keep`.*2 or more. Received: shape \(1,\)"),
