@@ -1,5 +1,6 @@
 """A planted hot server: its load, what the log says, and its load after a restore with the plan that moves rows."""
 
+import gc
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from tests import programs
 from tfps.cli import plan as plan_command
 from tfps.errors import CheckpointError, ConfigError
 from tfps.keras import checkpoints, rebalancing
-from tfps.keras.rebalancing import describe_balance, read_placement
+from tfps.keras.rebalancing import describe_balance, placement_entry, read_placement
 from tfps.monitoring.record import JobRecord
 from tfps.placement import Plan, VariableSpec
 from tfps.placement.planner import plan as make_plan
@@ -172,3 +173,21 @@ def test_no_checkpoint_has_no_plan(tmp_path):
     assert tfps.checkpoint.rebalanced_plan(tmp_path / "run") is None
     with pytest.raises(ConfigError, match=r"`num_servers` must be .*at least 1"):
         tfps.checkpoint.rebalanced_plan(tmp_path / "run", num_servers=0)
+
+
+def test_a_checkpoint_keeps_nothing_of_models_that_are_gone(strategy):
+    def make():
+        with strategy.scope():
+            table = keras.layers.Embedding(100_000, 16, name="soon_gone")
+            table.build((None,))
+        return table
+
+    def kept():
+        return [one["name"] for one in placement_entry(strategy)["placement"]["plan"]["variables"]]
+
+    table = make()
+    name = table.embeddings._value.name
+    assert name in kept()
+    del table
+    gc.collect()
+    assert name not in kept()

@@ -24,9 +24,12 @@ ENTRY = "placement"
 
 
 def requested_rows(strategy: ParameterServerStrategy) -> RequestedRows:
-    """Returns the rows that the steps of a strategy have requested so far."""
+    """Returns the rows that the steps of a strategy have requested so far of the tables that are still in use."""
     counts = strategy.record.counts()
-    return RequestedRows.of_counts(counts.steps, counts.shard_rows)
+    used = {table.name for table, _ in strategy.factory.tables}
+    return RequestedRows.of_counts(
+        counts.steps, {shard: rows for shard, rows in counts.shard_rows.items() if shard[0] in used}
+    )
 
 
 def placement_entry(strategy: ParameterServerStrategy) -> dict[str, JSON]:

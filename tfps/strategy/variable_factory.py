@@ -78,8 +78,11 @@ class VariableFactory:
 
     @property
     def plan_without_slots(self) -> Plan:
-        """The same without the slots of optimizers that lie beside their variable: their place follows from its own."""
-        return self._placer.plan_without_slots
+        """The placement of the variables in use, without slots beside their variable: those follow from its own."""
+        used = {table.placement.spec.name for table, _ in self.tables}
+        used |= {variable.placement.spec.name for variable in self.dense_variables}
+        plan = self._placer.plan_without_slots
+        return Plan(plan.num_servers, tuple(placement for placement in plan if placement.spec.name in used))
 
     @property
     def dense_variables(self) -> list[DenseVariable]:
