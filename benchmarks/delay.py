@@ -17,13 +17,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from benchmarks.ctr_run import closure_steps
-from benchmarks.private_net import has_private_net, private
+from benchmarks.private_net import measure_inside
 from benchmarks.relay import MTU
 from benchmarks.turns import Side
 
 NEAR, FAR = "10.203.0.1", "10.203.0.2"
 _PORT = 2220
-_INSIDE = "--inside"
 
 
 def main() -> None:
@@ -42,15 +41,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512, help="examples a step (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn without delay (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each delay (default %(default)s)")
-    parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if not has_private_net():
-        parser.error("needs root, `unshare`, `nsenter` and `ip`.")
-    if args.inside:
-        print(json.dumps(_measure(args)))
-    else:
-        command = private([sys.executable, "-m", "benchmarks.delay", *sys.argv[1:], _INSIDE])
-        raise SystemExit(subprocess.run(command).returncode)
+    measure_inside("benchmarks.delay", parser, _measure)
 
 
 def _measure(args: argparse.Namespace) -> dict[str, object]:

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,25 +21,16 @@ from pathlib import Path
 import psutil
 
 from benchmarks.delay import FAR, NEAR, connect_far, ended, tell
-from benchmarks.private_net import has_private_net, private
+from benchmarks.private_net import measure_inside
 from benchmarks.turns import Side
 
-_INSIDE = "--inside"
 _PLAIN, _TLS = "plain", "tls"
 _FIRST_PORTS = {_PLAIN: 2220, _TLS: 2320}
 
 
 def main() -> None:
     """Runs the command. It restarts itself in its own network namespace, where the measurement runs."""
-    parser = _parser()
-    args = parser.parse_args()
-    if not has_private_net():
-        parser.error("needs root, `unshare`, `nsenter` and `ip`.")
-    if args.inside:
-        print(json.dumps(_measure(args)))
-    else:
-        command = private([sys.executable, "-m", "benchmarks.tls", *sys.argv[1:], _INSIDE])
-        raise SystemExit(subprocess.run(command).returncode)
+    measure_inside("benchmarks.tls", _parser(), _measure)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +42,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=512, help="examples a step (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn without delay (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each (default %(default)s)")
-    parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     return parser
 
 

@@ -20,11 +20,10 @@ from typing import Any
 
 from benchmarks.ctr_setup import WIRES
 from benchmarks.delay import FAR, NEAR, connect_far, ended, tell
-from benchmarks.private_net import has_private_net, private
+from benchmarks.private_net import measure_inside
 from benchmarks.turns import Side
 
 _PORT, _PORTS_A_CLUSTER = 2300, 10
-_INSIDE = "--inside"
 _DEVICES = ("near", "far")
 _QUEUE = "burst 512kb latency 500ms"
 """Room for several of the largest packets, and for what a message leaves in the queue of a slow link."""
@@ -47,15 +46,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=16, help="floats a row (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn on a fast link (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each wire on each link (default %(default)s)")
-    parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if not has_private_net():
-        parser.error("needs root, `unshare`, `nsenter` and `ip`.")
-    if args.inside:
-        print(json.dumps(_measure(args)))
-    else:
-        command = private([sys.executable, "-m", "benchmarks.wire", *sys.argv[1:], _INSIDE])
-        raise SystemExit(subprocess.run(command).returncode)
+    measure_inside("benchmarks.wire", parser, _measure)
 
 
 def _measure(args: argparse.Namespace) -> dict[str, object]:

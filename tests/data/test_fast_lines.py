@@ -101,15 +101,9 @@ def test_values_are_those_of_the_slow_reader_and_of_python(tmp_path, monkeypatch
     ends = [draw.choice(np.array([b"\n", b"\r\n", b"\n\n\r\n"], object)) for _ in lines]
     write(tmp_path / "a", lines, ends, draw.choice(np.array([b"", b"\n"], object)))
     (tmp_path / "b").write_bytes(b"")
-    dataset = files(
-        [tmp_path / "a", tmp_path / "b"],
-        format,
-        columns=COLUMNS,
-        stack=STACK,
-        batch_size=7,
-        range_bytes=2000,
-        read_ahead=1,
-    )
+    settings = {"columns": COLUMNS, "stack": STACK, "batch_size": 7, "range_bytes": 2000, "read_ahead": 1}
+    paths = [tmp_path / "a", tmp_path / "b"]
+    dataset = files(paths, format, **settings)
     found = as_lists(dataset)
     by_name = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
     words = {"c0": by_name["c0"], "c1": [f"c1={word or '?'}" for word in by_name["c1"]]}
@@ -119,16 +113,7 @@ def test_values_are_those_of_the_slow_reader_and_of_python(tmp_path, monkeypatch
     assert found["n0"] == [int(cell or 0) for cell in by_name["n0"]]
     assert found["small"] == [int(cell or 7) for cell in by_name["small"]]
     monkeypatch.undo()
-    fast, slow = both(
-        monkeypatch,
-        [tmp_path / "a", tmp_path / "b"],
-        format,
-        columns=COLUMNS,
-        stack=STACK,
-        batch_size=7,
-        range_bytes=2000,
-        read_ahead=1,
-    )
+    fast, slow = both(monkeypatch, paths, format, **settings)
     assert fast == slow == found
     assert [*found] == ["numbers", "n0", "n2", "small", "word", "ids"]
 

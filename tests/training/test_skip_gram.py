@@ -47,24 +47,29 @@ def one_after_the_other(before, centers, contexts, rule, draws):
     return [*np.split(tables, 2)], losses / len(centers)
 
 
-@pytest.mark.parametrize(("fed", "overlap"), [(False, False), (True, False), (False, True)])
-@pytest.mark.parametrize("rule", ["sgd", "adagrad"])
-def test_windows_train_pair_after_pair(one_worker, rule, fed, overlap):
+def check_windows(scope, batches, in_order, rule, fed, overlap):
+    """Trains by windows, and compares with `in_order`: a slow twin that trains one batch after the other."""
     inner = {"sgd": keras.optimizers.SGD, "adagrad": keras.optimizers.Adagrad}[rule](0.2)
-    made = model(one_worker, tfps.optimizers.Geo(inner, push_every=5, overlap=overlap))
-    start, (centers, contexts) = made.get_weights()[:2], some_pairs(600)
-    data = tf.data.Dataset.from_tensor_slices((centers, contexts)).batch(20)
+    made = model(scope, tfps.optimizers.Geo(inner, push_every=5, overlap=overlap))
+    start = made.get_weights()[:2]
+    data = tf.data.Dataset.from_tensor_slices(batches).batch(20)
     if fed:
-        batches = list(data)
-        data = tf.data.Dataset.from_generator(lambda: batches, output_signature=data.element_spec)
+        each = list(data)
+        data = tf.data.Dataset.from_generator(lambda: each, output_signature=data.element_spec)
     history = made.fit(data, verbose=0).history
     # A closure of overlapped windows, here 4, also draws for the one after its last.
     draws = [0, 1, 2, 3, 5, 6] if overlap else range(6)
-    expected, loss = one_after_the_other(start, centers, contexts, rule, draws)
+    expected, loss = in_order(start, *batches, rule, draws)
     for ours, theirs in zip(made.get_weights(), expected, strict=False):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(history["loss"], [loss], rtol=1e-4)
     assert int(made.optimizer.iterations) == 30
+
+
+@pytest.mark.parametrize(("fed", "overlap"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("rule", ["sgd", "adagrad"])
+def test_windows_train_pair_after_pair(one_worker, rule, fed, overlap):
+    check_windows(one_worker, some_pairs(600), one_after_the_other, rule, fed, overlap)
 
 
 def some_groups(count, most=4):
@@ -94,20 +99,7 @@ def group_after_group(before, centers, contexts, rule, draws):
     ("rule", "fed", "overlap"), [("sgd", False, False), ("sgd", True, False), ("adagrad", False, True)]
 )
 def test_windows_train_group_after_group(one_worker, rule, fed, overlap):
-    inner = {"sgd": keras.optimizers.SGD, "adagrad": keras.optimizers.Adagrad}[rule](0.2)
-    made = model(one_worker, tfps.optimizers.Geo(inner, push_every=5, overlap=overlap))
-    start, (centers, contexts) = made.get_weights()[:2], some_groups(600)
-    data = tf.data.Dataset.from_tensor_slices((centers, contexts)).batch(20)
-    if fed:
-        batches = list(data)
-        data = tf.data.Dataset.from_generator(lambda: batches, output_signature=data.element_spec)
-    history = made.fit(data, verbose=0).history
-    draws = [0, 1, 2, 3, 5, 6] if overlap else range(6)
-    expected, loss = group_after_group(start, centers, contexts, rule, draws)
-    for ours, theirs in zip(made.get_weights(), expected, strict=False):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(history["loss"], [loss], rtol=1e-4)
-    assert int(made.optimizer.iterations) == 30
+    check_windows(one_worker, some_groups(600), group_after_group, rule, fed, overlap)
 
 
 @pytest.mark.parametrize("where", ["one process", "async"])

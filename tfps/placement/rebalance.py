@@ -18,7 +18,7 @@ from tfps.placement.model import Placement, Plan
 from tfps.placement.planner import plan as make_plan
 from tfps.placement.report import largest_to_mean
 from tfps.placement.requested import RequestedRows, add_up, find_hot, shard_loads
-from tfps.placement.routing import Routing
+from tfps.placement.routing import AnyRoutingKind, Routing
 from tfps.placement.spec import VariableSpec
 
 _EVEN = 1.2
@@ -138,7 +138,7 @@ def _spread(placement: Placement, loads: Sequence[float], num_servers: int, fair
     is_even = largest_to_mean(loads) <= _EVEN
     if is_even and len(set(placement.servers)) == num_servers:
         return placement
-    kind = "key" if spec.growing else "hash"
+    kind: AnyRoutingKind = "key" if spec.growing else "hash"
     wanted = num_servers
     if not is_even and placement.routing.kind == kind and shards >= num_servers:
         wanted = _SPREAD * num_servers + 1
@@ -147,7 +147,7 @@ def _spread(placement: Placement, loads: Sequence[float], num_servers: int, fair
     if wanted > most or (placement.routing.kind, shards) == (kind, wanted):
         return placement
     servers = [shard % num_servers for shard in range(wanted)]
-    return Placement.on(spec, servers, Routing(kind, spec.rows, wanted))  # type: ignore[arg-type]  # one of the kinds
+    return Placement.on(spec, servers, Routing(kind, spec.rows, wanted))
 
 
 def _move_shards(plan: Plan, loads: Sequence[Sequence[float]]) -> Plan:

@@ -29,7 +29,7 @@ from tfps.errors import IdRangeError, PlanError
 
 RoutingKind: TypeAlias = Literal["div", "mod", "hash"]
 """How a table with numbered rows may be split."""
-_AnyKind: TypeAlias = Literal["div", "mod", "hash", "key"]
+AnyRoutingKind: TypeAlias = Literal["div", "mod", "hash", "key"]
 
 PRIME = 2**31 - 1
 """Modulus of the rotation: the largest prime p whose squares stay below 2**62."""
@@ -57,13 +57,13 @@ class Routing:
         PlanError: an argument breaks its rule.
     """
 
-    kind: _AnyKind
+    kind: AnyRoutingKind
     rows: int
     shards: int
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        check_choice("kind", self.kind, get_args(_AnyKind), error=PlanError)
+        check_choice("kind", self.kind, get_args(AnyRoutingKind), error=PlanError)
         for name in ("rows", "shards"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), error=PlanError))
         if not 1 <= self.rows <= MAX_ROWS:
