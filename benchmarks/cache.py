@@ -3,11 +3,11 @@
     python -m benchmarks.cache --zipf 1.05 --rows-kept 262144 --staleness 16,256 --rounds 2
     python -m benchmarks.cache --task adult --data data --workers 4 --epochs 10 --seeds 3
 
-Prints one line of JSON. In the first form a model with one table looks up ids of a Zipf distribution; the setting
-without a cache is trained in turns with the others. Bytes are those of the connections of the servers. A turn is two
-epochs of one `fit`, and the second one is measured: the first one fills the cache, which is empty when a `fit` begins.
-The second form trains a model on real data and reports its AUC on held-out examples after each epoch, the mean over
-seeds.
+Prints one line of JSON. The first form measures speed and bytes: a model with one table looks up ids of a Zipf
+distribution, without a cache and with each cache, in turns. The bytes are counted at the sockets of the servers. A turn
+is one `fit` of two epochs, of which the second is measured: a cache is empty when `fit` begins, and the first epoch
+fills it. The second form measures AUC: it trains a model on real data and reports the AUC on held-out examples after
+each epoch, as the mean over seeds.
 """
 
 import argparse

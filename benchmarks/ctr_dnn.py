@@ -63,7 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overlap", action="store_true", help="async and GEO: exchange while training")
     parser.add_argument("--prefetch", action="store_true", help="async: ask for rows a step ahead")
     parser.add_argument("--policy", choices=POLICIES, default="float32", help="dtype policy (default %(default)s)")
-    parser.add_argument("--versus-policy", choices=POLICIES, help="that of the other side (default: the same)")
+    parser.add_argument(
+        "--versus-policy",
+        choices=POLICIES,
+        help="dtype policy of the contender in --versus (default: that of --policy)",
+    )
     parser.add_argument(
         "--wire", choices=WIRES, default="float32", help="how rows and deltas cross, of tfps (default %(default)s)"
     )

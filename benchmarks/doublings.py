@@ -2,10 +2,10 @@
 
     python -m benchmarks.doublings --check
 
-Prints a line of JSON for each cluster, and one with the growth of each doubling: CPU a step of all processes with twice
-as many workers or servers / CPU a step before. Where every process has a core of its own, that is what throughput
-loses. On a machine with fewer cores than processes it is all that can be measured. --check ends with status 1 if one is
-above 1 / 0.9: then throughput would grow by less than 0.9 of a doubling.
+Prints a line of JSON for each cluster, and one with the growth of each doubling. The growth is the CPU time that a step
+takes of all processes with twice as many workers or servers, divided by that before. A growth of 1.25 means: with a
+core for each process, throughput would grow by 1 / 1.25 = 0.8 of a doubling. CPU time is measured because this machine
+may have fewer cores than processes. --check ends with status 1 if a growth is above 1 / 0.9.
 """
 
 import argparse

@@ -48,7 +48,7 @@ def compare(folder: pathlib.Path, readers: list[str], lines: int, options: argpa
         folder: the files of `write_files`.
         readers: names of `READERS`.
         lines: the lines of a turn.
-        options: those of the command.
+        options: the flags of the command.
     """
     # Several passes of one iterator, so that its start, which large files do not notice, counts little.
     datasets = {name: READERS[name](folder).repeat(options.passes) for name in readers}

@@ -142,4 +142,4 @@ READERS: dict[str, Callable[[pathlib.Path], Any]] = {
     "TextLineDataset": lambda folder: stock_lines(folder / "a.tsv"),
     "CsvDataset": lambda folder: stock_csv(folder / "a.tsv"),
 }
-"""From names to functions that read a folder of `write_files`; those of TensorFlow have the names of its datasets."""
+"""A reader of the folder that `write_files` made, by name. Readers of TensorFlow are named after its datasets."""

@@ -4,11 +4,15 @@
     python -m benchmarks.memory --rows 8_000_000 --dim 32 --optimizers adagrad
 
 Prints one line of JSON. Each case is a cluster of its own with one server and one worker: a table with fixed rows or
-one that grows, an optimizer, and the type of rows and slots. Steps train every row once. `row_bytes` is how much more
-the server has with so many rows than with a quarter of them, for each row with its slots: what does not depend on the
-rows cancels out. `slot_bytes` is what that is above the figure of SGD; `planned_bytes` is what a plan counts. The
-worker and the chief are those of the last case. With a million rows and fewer the figure of a table that grows is
-too large.
+one that grows, an optimizer, and the type of rows and slots. Steps train every row once. Each case is measured with
+all rows and with a quarter of them, so that memory which does not depend on rows cancels out:
+
+- `row_bytes`: the difference of the server's memory, divided by the difference in rows: a row with its slots;
+- `slot_bytes`: `row_bytes` less that of SGD, which has no slot;
+- `planned_bytes`: what a plan counts for a row with its slots;
+- the memory of the worker and the chief in the last case.
+
+With a million rows or fewer, a table that grows takes more a row than planned.
 """
 
 import argparse
@@ -87,7 +91,7 @@ def measure_all(rows: int, dim: int, optimizers: Sequence[str]) -> dict[str, Any
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Returns the bytes of a row on the server, and those of the other processes."""
+    """Measures a case: the bytes that a row takes on the server, and the memory of the worker and the chief."""
     few, many = (_resident(dataclasses.replace(case, rows=rows)) for rows in (case.rows // 4, case.rows))
     more = case.rows - case.rows // 4
     return {
