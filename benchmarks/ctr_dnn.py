@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--versus-policy",
         choices=POLICIES,
-        help="dtype policy of the contender in --versus (default: that of --policy)",
+        help="that of the --versus side (default: --policy)",
     )
     parser.add_argument(
         "--wire", choices=WIRES, default="float32", help="how rows and deltas cross, of tfps (default %(default)s)"
