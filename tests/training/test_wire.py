@@ -67,6 +67,25 @@ def count(strategy, layer, optimizer, ids, epochs=2):
         return layer(np.arange(ROWS)).numpy(), dense.kernel.numpy()[:, 0]
 
 
+def test_pushes_of_bfloat16_are_right_in_the_mean(strategy, monkeypatch):
+    """All gradients lie nearer to 1 than to the next number of bfloat16: to the nearest, each would become 1."""
+    monkeypatch.setattr(strategy, "wire", "bfloat16")
+    random = np.random.default_rng(4)
+    ids = np.tile(np.arange(ROWS), 20)
+    gradients = 1 + random.random((len(ids), DIM), "float32") / 256
+    with strategy.scope():
+        inputs, factors = keras.Input((), dtype="int64"), keras.Input((DIM,))
+        layer = fixed()
+        model = keras.Model([inputs, factors], keras.ops.sum(layer(inputs) * factors, axis=1))
+        model.compile(keras.optimizers.SGD(1.0), loss=lambda _, y: -keras.ops.sum(y))
+    model.fit([ids, gradients], np.zeros(len(ids)), batch_size=30, verbose=0)
+    with strategy.scope():
+        rows = layer(np.arange(ROWS)).numpy()
+    # To the nearest the mean would be off by 20 / 512 = 0.04; at random by 0.001 at most, with 6,000 numbers.
+    exact = gradients.reshape(20, ROWS, DIM).sum(0)
+    assert abs((rows - exact).mean()) < 0.004
+
+
 # The few that together reach every path; the rest are slow.
 QUICK = [
     ("async", "bfloat16", fixed),
