@@ -24,7 +24,7 @@ from tfps.keras.steps_of_models import steps_of
 from tfps.saving import reader, writer
 from tfps.saving.content import Content
 from tfps.saving.interface import Folder, Stored
-from tfps.saving.locations import locate, open_folder
+from tfps.saving.locations import locate, locate_latest
 from tfps.saving.manifest import Manifest
 from tfps.saving.rows import AllRows, CopiedRows, Rows, TouchedRows, servers_of
 from tfps.strategy.strategy import ParameterServerStrategy
@@ -69,10 +69,7 @@ def restore(model: keras.Model, path: str | os.PathLike[str], *, only: Sequence[
     """
     check_model(model)
     names = None if only is None else [str(name) for name in check_list("only", only, "a list of names of layers")]
-    run = open_folder(path)
-    latest = run.latest()
-    folder, name = (run, latest) if latest is not None and latest in run.names() else locate(path)
-    read(model, open_chain(folder, name), names)
+    read(model, open_chain(*locate_latest(path)), names)
 
 
 def check_model(model: keras.Model) -> None:

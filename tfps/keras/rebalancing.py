@@ -12,7 +12,7 @@ from tfps.placement.model import Plan
 from tfps.placement.rebalance import plan_for, rebalance
 from tfps.placement.report import largest_to_mean
 from tfps.placement.requested import RequestedRows, find_hot, server_loads
-from tfps.saving.locations import locate, open_folder
+from tfps.saving.locations import locate_latest
 from tfps.saving.manifest import Manifest
 from tfps.strategy.strategy import ParameterServerStrategy
 from tfps.types import JSON
@@ -131,17 +131,10 @@ def describe_balance(plan: Plan, requested: RequestedRows) -> str:
 
 def _find(path: str | os.PathLike[str]) -> tuple[Manifest, str] | None:
     """Returns the manifest of a checkpoint, or of the latest one of a folder, and its path; None if there is none."""
-    run = open_folder(path)
-    latest, names = run.latest(), run.names()
-    if latest in names:
-        stored = run.open(latest)
-    elif names:
-        stored = run.open(names[-1])
-    else:
-        folder, name = locate(path)
-        if name not in folder.names():
-            return None
-        stored = folder.open(name)
+    folder, name = locate_latest(path)
+    if name not in folder.complete():
+        return None
+    stored = folder.open(name)
     return stored.manifest, stored.path
 
 

@@ -37,6 +37,21 @@ def locate(path: str | os.PathLike[str]) -> tuple[Folder, str]:
     return open_folder(parent or ("/" if text.startswith("/") else ".")), name
 
 
+def locate_latest(path: str | os.PathLike[str]) -> tuple[Folder, str]:
+    """Returns the folder and the name of the checkpoint at a path, or of the latest one where it is a folder of some.
+
+    The latest is what the folder names so; else the one with the most steps.
+
+    Raises:
+        CheckpointError: the path has no name, and no latest checkpoint in it.
+    """
+    run = open_folder(path)
+    latest, names = run.latest(), run.names()
+    if latest is not None and latest in names:
+        return run, latest
+    return (run, names[-1]) if names else locate(path)
+
+
 def _text_of(path: str | os.PathLike[str]) -> str:
     check_type("path", path, (str, os.PathLike), "a path or a URL")
     # A path of bytes too has `__fspath__`.
