@@ -13,6 +13,7 @@ from tfps.placement.hot_advice import advise_on_hot
 from tfps.placement.rebalance import plan_for, rebalance
 from tfps.placement.report import largest_to_mean
 from tfps.placement.requested import RequestedRows, find_hot, server_loads
+from tfps.placement.traffic import draws_for, table_traffic
 
 ROWS = 10_000
 
@@ -91,12 +92,21 @@ def test_many_small_tables_of_one_server_move_to_others():
 
 
 def test_a_growing_table_gets_more_shards():
-    plan = Plan(3, (table("a", (0, 1, 2), "key", growing=True),))
+    plan = Plan(3, (table("a", (0, 1, 2), "key", rows=1 << 20, growing=True),))
     ids = np.arange(200_000)
     unlucky = ids[plan.find("a").routing.locate(ids)[0] == 2]
     batches = {"a": [unlucky[start : start + 512] for start in range(0, 512 * 32, 512)]}
     assert find_hot(plan, count(plan, batches)).ratio == pytest.approx(3.0)
     assert ratio_after(plan, batches) < 1.35
+
+
+def test_a_growing_table_keeps_a_budget_that_a_shard_accepts():
+    # 4 MiB of rows: the 13 shards of the test above would have less than the least budget of a shard, 1 MiB.
+    plan = Plan(3, (table("a", (0, 1, 2), "key", rows=1 << 16, growing=True),))
+    ids = np.arange(200_000)
+    unlucky = ids[plan.find("a").routing.locate(ids)[0] == 2]
+    requested = count(plan, {"a": [unlucky[start : start + 512] for start in range(0, 512 * 32, 512)]})
+    assert rebalance(plan, requested).plan is plan
 
 
 def test_a_few_hot_rows_cannot_be_divided_and_the_advice_says_so():
@@ -126,7 +136,18 @@ def test_another_number_of_servers_is_planned_by_what_was_counted():
     requested = count(plan, {"a": draw(10), "b": draw(11)})
     new = plan_for(plan, requested, 5)
     assert new.num_servers == 5 and [one.spec.name for one in new] == ["a", "b"]
-    assert new.find("a").spec.rows_per_step == sum(requested.tables["a"]) / 32
+    for name in ("a", "b"):
+        # What was counted are unique rows; the plan wants ids with repeats, and estimates the unique ones from them.
+        spec = new.find(name).spec
+        unique = sum(requested.tables[name]) / 32
+        assert spec.rows_per_step > unique
+        assert sum(table_traffic(spec, new.find(name).routing).unique) == pytest.approx(unique, rel=0.01)
+
+
+def test_a_step_that_looks_up_all_rows_has_a_number_of_draws():
+    spec = VariableSpec("a", (50, 4), is_table=True)
+    assert draws_for(spec, 0.0) == 0.0
+    assert 50 < draws_for(spec, 50.0) < 10_000
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -9,7 +9,7 @@ from tfps.checks import check_choice, check_integer
 from tfps.embedding.admission import Admission, check_admission
 from tfps.embedding.eviction import Eviction, check_eviction
 from tfps.errors import ConfigError
-from tfps.placement.spec import STORED_DTYPES
+from tfps.placement.spec import GROWING_ROW_BYTES, LEAST_GROWING_BYTES, STORED_DTYPES
 
 if TYPE_CHECKING:
     from tfps.embedding.initialization import InitialValue
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 EXPECTED_ROWS = 1 << 20
 """The number of rows that a plan assumes without `expected_rows` and `max_rows`."""
 
-_LEAST_BYTES = 1 << 20
-"""The least budget of a server: an empty table takes about a quarter of it."""
+_FLOAT_BYTES = 4
 
 Distribution: TypeAlias = Literal["constant", "uniform", "normal", "truncated_normal"]
 
@@ -99,10 +98,19 @@ class Growth:
         has_budget = self.max_rows is not None or self.max_bytes is not None
         object.__setattr__(self, "eviction", check_eviction(self.eviction, has_budget))
 
-    @property
-    def planned_rows(self) -> int:
-        """The number of rows that a plan assumes."""
-        return self.expected_rows or self.max_rows or EXPECTED_ROWS
+    def planned_rows(self, output_dim: int) -> int:
+        """Returns the number of rows that a plan assumes, at least 1.
+
+        Args:
+            output_dim: the width of a row, in numbers.
+        """
+        if self.expected_rows is not None:
+            return self.expected_rows
+        rows = self.max_rows or EXPECTED_ROWS
+        if self.max_bytes is None:
+            return rows
+        # Slots take their part of the budget, too, so there will be fewer rows than that.
+        return max(1, min(rows, self.max_bytes // (_FLOAT_BYTES * output_dim + GROWING_ROW_BYTES)))
 
     def attributes(self, shards: int) -> dict[str, Any]:
         """Returns the attributes of the op that makes a shard.
@@ -111,21 +119,19 @@ class Growth:
             shards: the number of shards. Each gets an equal part of the budget, because a hash spreads the ids evenly.
 
         Raises:
-            ConfigError: `max_rows` is below the number of shards.
+            ConfigError: `max_rows` or `max_bytes` is too little for so many shards.
         """
         if self.max_rows is not None and self.max_rows < shards:
-            raise ConfigError(
-                f"`max_rows` must be at least 1 for each of the {shards} servers. Received: {self.max_rows}."
-            )
+            raise ConfigError(f"`max_rows` must be at least 1 for each shard, of {shards}. Received: {self.max_rows}.")
         assert self.admission is not None
         if self.max_bytes is not None:
             filter_bytes = (
                 3 * getattr(self.admission, "filter_ids", 0) if getattr(self.admission, "filter_ids", None) else 0
             )
-            least = shards * _LEAST_BYTES + filter_bytes
+            least = shards * LEAST_GROWING_BYTES + filter_bytes
             if self.max_bytes < least:
                 raise ConfigError(
-                    f"`max_bytes` must be at least {least:,}: 1 MiB for each of the {shards} servers, and 3 bytes for "
+                    f"`max_bytes` must be at least {least:,}: 1 MiB for each shard, of {shards}, and 3 bytes for "
                     f"each of the `filter_ids` of the admission. Received: {self.max_bytes:,}."
                 )
         return {

@@ -66,10 +66,11 @@ class DynamicEmbedding(GrowingLayer):
     ) -> None:
         # Before the base class, which wants a number of rows; `from_config` gives rules as dictionaries.
         check_unknown(kwargs)
+        output_dim = check_integer("output_dim", output_dim, at_least=1)
         growth = Growth(rule_of(admission), rule_of(eviction), max_rows, max_bytes, expected_rows, embeddings_dtype)
         super().__init__(
-            growth.planned_rows,
-            check_integer("output_dim", output_dim, at_least=1),
+            growth.planned_rows(output_dim),
+            output_dim,
             embeddings_initializer,
             embeddings_regularizer,
             mask_zero=check_bool("mask_zero", mask_zero),
@@ -166,6 +167,7 @@ class DynamicEmbeddingBag(EmbeddingBag, GrowingLayer):
         **kwargs: Any,
     ) -> None:
         check_unknown(kwargs)
+        output_dim = check_integer("output_dim", output_dim, at_least=1)
         growth = Growth(rule_of(admission), rule_of(eviction), max_rows, max_bytes, expected_rows, embeddings_dtype)
         if isinstance(growth.admission, Filter):
             raise UnsupportedError(
@@ -173,7 +175,7 @@ class DynamicEmbeddingBag(EmbeddingBag, GrowingLayer):
                 "Valid: filter the ids of a bag before the layer."
             )
         super().__init__(
-            growth.planned_rows,
+            growth.planned_rows(output_dim),
             output_dim,
             combiner,
             embeddings_initializer,

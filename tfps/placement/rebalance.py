@@ -19,7 +19,8 @@ from tfps.placement.planner import plan as make_plan
 from tfps.placement.report import largest_to_mean
 from tfps.placement.requested import RequestedRows, add_up, find_hot, shard_loads
 from tfps.placement.routing import AnyRoutingKind, Routing
-from tfps.placement.spec import VariableSpec
+from tfps.placement.spec import LEAST_GROWING_BYTES, VariableSpec
+from tfps.placement.traffic import draws_for
 
 _EVEN = 1.2
 """Largest / mean up to which loads count as even."""
@@ -115,7 +116,7 @@ def _with_rows(placement: Placement, requested: RequestedRows | None) -> Variabl
     rows = None if requested is None else requested.shards_of(placement)
     if requested is None or rows is None or not requested.steps:
         return placement.spec
-    return dataclasses.replace(placement.spec, rows_per_step=sum(rows) / requested.steps)
+    return dataclasses.replace(placement.spec, rows_per_step=draws_for(placement.spec, sum(rows) / requested.steps))
 
 
 def _is_elsewhere(before: Placement, after: Placement) -> bool:
@@ -142,7 +143,7 @@ def _spread(placement: Placement, loads: Sequence[float], num_servers: int, fair
     wanted = num_servers
     if not is_even and placement.routing.kind == kind and shards >= num_servers:
         wanted = _SPREAD * num_servers + 1
-    most = spec.rows if spec.growing else spec.rows // _SMALL_SHARD_ROWS
+    most = spec.nbytes // LEAST_GROWING_BYTES if spec.growing else spec.rows // _SMALL_SHARD_ROWS
     # One shard may have more load than all of them had: its rows are few, and cannot be divided.
     if wanted > most or (placement.routing.kind, shards) == (kind, wanted):
         return placement

@@ -13,7 +13,9 @@ _NARROW_BYTES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "int4": 1,
 """Bytes of an element of the types that Keras and TensorFlow have and numpy lacks."""
 STORED_DTYPES = ("float32", "bfloat16")
 """The types in which servers can keep the rows and slots of a table."""
-_GROWING_ROW_BYTES = 16
+LEAST_GROWING_BYTES = 1 << 20
+"""The least budget of a shard of a table that grows: an empty one takes about a quarter of it."""
+GROWING_ROW_BYTES = 16
 """What a row of a table that grows takes beyond its floats: its id, its part of the index, and when it was used."""
 
 
@@ -142,7 +144,7 @@ class VariableSpec:
         # Example: a row of 16 floats with one slot and one row slot is 64 + 64 + 4 bytes.
         slot = math.prod(self.shape[1:]) * dtype_bytes(self.slots_dtype or self.dtype)
         own = self.row_bytes + slot * self.slots + dtype_bytes(self.dtype) * self.row_slots
-        return rows * (own + (_GROWING_ROW_BYTES if self.growing else 0))
+        return rows * (own + (GROWING_ROW_BYTES if self.growing else 0))
 
     @property
     def row_bytes(self) -> int:

@@ -23,6 +23,8 @@ FLAT, STEEP = 0.9, 1.2
 """The two ends of that range. The true exponent is unknown; servers that are even at both ends are even in between."""
 DEFAULT_ROWS_PER_STEP = 512.0
 """Ids per step of tables without a number. Only proportions matter for a plan, and this makes such tables equal."""
+_ALMOST_ALL = 0.99
+"""Zipf's law reaches no number of draws at which each row is drawn for sure."""
 _HEAD = 4096
 """The number of ranks that are counted one by one. Beyond them no single rank matters."""
 
@@ -43,6 +45,28 @@ def table_traffic(spec: VariableSpec, routing: Routing, exponent: float = ZIPF_E
     """Estimates the rows that one step looks up in each shard, for ids of Zipf's law with this exponent (not 1)."""
     draws = DEFAULT_ROWS_PER_STEP if spec.rows_per_step is None else spec.rows_per_step
     return _zipf_traffic(routing, float(draws), exponent)
+
+
+def draws_for(spec: VariableSpec, unique: float) -> float:
+    """Returns the lookups a step for which `table_traffic` estimates this many unique rows.
+
+    Args:
+        spec: the table.
+        unique: unique rows that a step looks up; above almost all rows of the table, it counts as almost all.
+    """
+    whole = Routing("hash", spec.rows, 1)
+
+    def estimate(draws: float) -> float:
+        return float(_zipf_traffic.__wrapped__(whole, draws, ZIPF_EXPONENT).unique.sum())
+
+    wanted = min(unique, _ALMOST_ALL * spec.rows)
+    low = high = wanted
+    while estimate(high) < wanted:
+        low, high = high, 2 * high
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if estimate(middle) < wanted else (low, middle)
+    return high
 
 
 # Cached, because balancers and reports ask for the same tables again and again.
