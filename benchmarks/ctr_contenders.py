@@ -1,13 +1,14 @@
-"""The contenders that train the CTR-DNN: tfps, stock TensorFlow, one process. They share model, data and servers."""
+"""The contenders that train the CTR-DNN on the same data: tfps, stock TensorFlow, one process, and a lower bound."""
 
 import abc
+import concurrent.futures
 import os
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.crossings import crossings
 from benchmarks.ctr_setup import Setup
-from benchmarks.ctr_task import CtrTask, adagrad, build_model, dataset
+from benchmarks.ctr_task import CtrTask, adagrad, build_model, dataset, mlp_widths
 from benchmarks.meter import Meter
 
 _TRAINED_STEPS = 1_000_000  # young models are trained by fewer workers, in shorter closures and windows
@@ -170,6 +171,37 @@ class StockLoop(Contender):
         self._loop(steps, meter)
 
 
+class MatrixProducts(Contender):
+    """The matrix products of the MLP, forward and backward, and nothing else: what no trainer can be faster than.
+
+    As many threads as workers, each of which computes its steps on one core.
+    """
+
+    def __init__(self, task: CtrTask, num_ps: int, num_workers: int) -> None:
+        super().__init__(task, num_ps, num_workers)
+        import tensorflow as tf
+
+        # A product on two cores takes more CPU time than on one.
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        self._threads = num_workers
+        dtype = tf.bfloat16 if task.policy == "mixed_bfloat16" else tf.float32
+        widths = mlp_widths(task)
+        kernels = [tf.random.normal(shape, dtype=dtype) for shape in zip(widths, widths[1:], strict=False)]
+        inputs = tf.random.normal((task.batch, widths[0]), dtype=dtype)
+        self._step = tf.function(lambda: _products(inputs, kernels))
+
+    def _start(self, num_ps: int, num_workers: int) -> Any:
+        return None
+
+    def train(self, steps: int, meter: Meter) -> None:
+        self._step()
+        meter.start()
+        with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
+            for done in [pool.submit(self._step) for _ in range(steps)]:
+                done.result()
+        meter.stop()
+
+
 CONTENDERS: dict[str, type[Contender]] = {
     "tfps": Tfps,
     "growing": Growing,
@@ -178,6 +210,7 @@ CONTENDERS: dict[str, type[Contender]] = {
     "stock-loop": StockLoop,
     "own-loop": OwnLoop,
     "local": Local,
+    "matrix-products": MatrixProducts,
 }
 
 
@@ -190,6 +223,20 @@ def stock_strategy(cluster: Any) -> Any:
     partitioners = tf.distribute.experimental.partitioners
     split = partitioners.MinSizePartitioner(min_shard_bytes=_UNSPLIT_BYTES, max_shards=cluster.num_ps)
     return tf.distribute.ParameterServerStrategy(resolver, variable_partitioner=split if cluster.num_ps > 1 else None)
+
+
+def _products(inputs: Any, kernels: list[Any]) -> list[Any]:
+    """Returns one number of each gradient, so that no product is left out."""
+    import tensorflow as tf
+
+    layers = [inputs]
+    for kernel in kernels:
+        layers.append(tf.matmul(layers[-1], kernel))
+    gradient, found = layers.pop(), []
+    for layer, kernel in zip(reversed(layers), reversed(kernels), strict=True):
+        found.append(tf.matmul(layer, gradient, transpose_a=True)[0, 0])
+        gradient = tf.matmul(gradient, kernel, transpose_b=True)
+    return [*found, gradient[0, 0]]
 
 
 def _compiled(task: CtrTask, keras: Any, optimizers: Any) -> Any:

@@ -5,6 +5,7 @@
     python -m benchmarks.ctr_dnn --versus stock-loop --rounds 3
     python -m benchmarks.ctr_dnn --versus ../tfps-before --rounds 5
     python -m benchmarks.ctr_dnn --mode geo
+    python -m benchmarks.ctr_dnn --versus matrix-products    how far the MLP's arithmetic alone is
     python -m benchmarks.ctr_dnn --policy mixed_bfloat16 --versus stock-loop
     python -m benchmarks.ctr_dnn --policy mixed_bfloat16 --versus tfps --versus-policy float32
 

@@ -97,6 +97,11 @@ def build_model(task: CtrTask, keras: Any, growing: bool = False) -> Any:
     return keras.Model([ids, dense], keras.layers.Dense(1, activation="sigmoid")(hidden))
 
 
+def mlp_widths(task: CtrTask) -> tuple[int, ...]:
+    """The widths of the inputs of each layer of the MLP, and of its output."""
+    return (task.slots * task.dim + _DENSE, *_LAYERS, 1)
+
+
 def adagrad(optimizers: Any) -> Any:
     """Adagrad from the `optimizers` module of any Keras, always with the same hyperparameters."""
     return optimizers.Adagrad(_LEARNING_RATE, initial_accumulator_value=0.1, epsilon=1e-7)
