@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 import tensorflow as tf
 
-from tfps.data import files
+from tfps.data import blocks, files
 from tfps.errors import ConfigError, SourceError
 
 TYPES = {"a": "int64", "b": 0.5, "c": "-", "d": tf.int32}
@@ -97,6 +97,20 @@ def test_text_is_that_of_tensorflow(tmp_path):
         assert list(found.as_numpy_iterator()) == expected
 
 
+@pytest.fixture(params=[True, False], ids=["library", "python"])
+def split_way(request, monkeypatch):
+    """Records are split by the library, and in Python where it is not built."""
+    if request.param:
+        # It must not need the other way.
+        def fail(*_):
+            raise AssertionError("a block was split in Python")
+
+        monkeypatch.setattr(blocks, "read_records", fail)
+    else:
+        monkeypatch.setenv("TFPS_DISABLE_OPS", "1")
+
+
+@pytest.mark.usefixtures("split_way")
 @pytest.mark.parametrize("compression", ["", "GZIP"])
 def test_records_are_those_that_tensorflow_wrote(tmp_path, compression):
     draw = np.random.default_rng(1)
@@ -260,7 +274,9 @@ def test_an_empty_cell_of_parquet_without_a_default_is_named(tmp_path):
     assert "is broken at row group 0: ValueError: the column 'gaps' is empty in row 1, and has no default" in message
 
 
-def test_broken_records_are_named(tmp_path):
+@pytest.mark.parametrize("disabled", ["0", "1"])
+def test_broken_records_are_named(tmp_path, monkeypatch, disabled):
+    monkeypatch.setenv("TFPS_DISABLE_OPS", disabled)
     with tf.io.TFRecordWriter(str(tmp_path / "a")) as out:
         for _ in range(10):
             out.write(b"x" * 100)

@@ -171,6 +171,11 @@ def parsed(text=(), fields=(None,), widths=(0, 2), dtypes=(tf.float32, tf.int64)
     return [found.parsed, *found.values]
 
 
+def split(bytes=()):
+    found = library.load().tfps_split_records(bytes=placeholder(tf.string, bytes))
+    return [found.valid, found.records, found.end]
+
+
 def find_cached(ids, requests=((4,),), dim=4):
     found = library.load().tfps_find_cached_rows(
         cache=handle(),
@@ -237,6 +242,8 @@ FITS = [
     (lambda: scan(None, handles=(None,)), [V, [None, 4], []]),
     (lambda: parsed(), [[], V, [None, 2]]),
     (lambda: parsed(text=None, fields=None), [[], V, [None, 2]]),
+    (lambda: split(), [[], V, []]),
+    (lambda: split(None), [[], V, []]),
     (lambda: find_cached([3], ([4], None)), [V, V, [3, 4], V, [2]]),
     (lambda: store_cached([3, 4], [2], [2, 4]), [[3, 4]]),
     (lambda: store_cached(None, None, [None, 4], None), [[None, 4]]),
@@ -244,6 +251,7 @@ FITS = [
 ]
 FAILS = [
     (lambda: parsed(text=[1]), "must be rank 0"),
+    (lambda: split([1]), "must be rank 0"),
     (lambda: parsed(fields=[3, 1]), "must be rank 1"),
     (lambda: parsed(widths=[0]), "must have one for each output"),
     (lambda: parsed(widths=[0, -1]), "must be at least 0"),

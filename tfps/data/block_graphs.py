@@ -14,6 +14,7 @@ from tfps.data.outputs import Output
 from tfps.data.packing import head_types, unpack
 from tfps.ops import library
 from tfps.ops.parse_lines import DTYPES, ParsedColumn, ParsedOutput, parse_lines
+from tfps.ops.split_records import split_records
 
 _MOST_INTEGER = 10**18
 """The op reads integers below it."""
@@ -114,6 +115,39 @@ class LineBlocks:
         return dataclasses.replace(self.slow.how, columns=columns)
 
 
+@dataclasses.dataclass(frozen=True)
+class RecordBlocks:
+    """Blocks of TFRecord files that Python reads and C++ splits into records.
+
+    Args:
+        slow: the blocks as Python splits them, which also says what is wrong with a file.
+    """
+
+    slow: PackedBlocks
+
+    def read(self, part: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        """See `BlockGraph`."""
+        inputs = [part, tf.constant(self.slow.how.to_json()), offset]
+        data, begin, is_end = _call(
+            self.slow.on_chief, blocks.read_record_bytes, inputs, [tf.string, tf.int64, tf.bool]
+        )
+        data, begin, is_end = (tf.ensure_shape(one, []) for one in (data, begin, is_end))
+        is_valid, records, end = split_records(data)
+        after = tf.where(is_end, tf.constant(blocks.END, tf.int64), begin + end)
+        is_cut = is_end & (end < tf.cast(tf.strings.length(data), tf.int64))
+
+        def read_slowly() -> tuple[tf.Tensor, tf.Tensor]:
+            after, (records,) = self.slow.read(part, offset)
+            return after, records
+
+        after, records = tf.cond(is_valid & ~is_cut, lambda: (after, records), read_slowly)
+        return after, (records,)
+
+    def parse(self, part: tf.Tensor, read: Sequence[tf.Tensor]) -> Element:
+        """See `BlockGraph`."""
+        return self.slow.parse(part, read)
+
+
 def make_block_graph(how: Reading, outputs: Sequence[Output] | None, on_chief: bool) -> BlockGraph:
     """Returns the fastest way to read blocks that there is here.
 
@@ -123,6 +157,8 @@ def make_block_graph(how: Reading, outputs: Sequence[Output] | None, on_chief: b
         on_chief: whether the chief alone can read the files.
     """
     packed = PackedBlocks(how, outputs, on_chief)
+    if how.format == "tfrecord" and library.available():
+        return RecordBlocks(packed)
     if how.format != "csv" or outputs is None or not all(map(_is_known, how.columns)) or not library.available():
         return packed
     return LineBlocks(packed, outputs)

@@ -20,7 +20,7 @@ from tfps.data.lines import Lines, Read, read_lines
 from tfps.data.packing import Arrays, Joined, pack, pack_joined
 from tfps.data.parquet_blocks import read_group
 from tfps.data.parts import Part
-from tfps.data.record_blocks import read_records
+from tfps.data.record_blocks import read_records, read_whole
 from tfps.data.stored_files import Access, FileCache, StoredFile, broken, read_range
 from tfps.types import JSON
 
@@ -185,6 +185,28 @@ def parse_csv_text(part: bytes, reading: bytes, text: bytes, begin: int) -> Sequ
     return pack(how.columns, parse_lines(where, Lines(text, int(begin), END), table, read))
 
 
+def read_record_bytes(part: bytes, reading: bytes, offset: int) -> Sequence[np.ndarray[Any, Any]]:
+    """Reads the next block of a TFRecord file, for `tfps.ops.split_records` to split.
+
+    Args:
+        part: the part, by `Part.to_json`.
+        reading: how to read it, by `Reading.to_json`.
+        offset: see `read_block`.
+
+    Returns:
+        The bytes, which begin with a record; the offset of the first; and whether the file ends with them.
+
+    Raises:
+        SourceError: the file cannot be read, is broken, or was changed.
+    """
+    how, where = _reading(reading), Part.from_json(part)
+    if offset == END:
+        return [np.array(b"", object), np.int64(0), np.bool_(True)]
+    begin = where.begin if offset == BEGIN else int(offset)
+    data, is_end = read_whole(where, begin, how.block_bytes, how.reader(where.file))
+    return [np.array(data, object), np.int64(begin), np.bool_(is_end)]
+
+
 def _names(part: Part, how: Reading, read: Read) -> tuple[str, ...]:
     if not how.header:
         return how.names
@@ -210,4 +232,6 @@ def _read_parquet(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
 
 _READERS = {"text": _read_text, "tfrecord": _read_tfrecord, "csv": _read_csv, "parquet": _read_parquet}
 
-WORKER_FUNCTIONS = {"read_block": read_block, "read_csv_text": read_csv_text, "parse_csv_text": parse_csv_text}
+WORKER_FUNCTIONS = {
+    function.__name__: function for function in (read_block, read_csv_text, parse_csv_text, read_record_bytes)
+}

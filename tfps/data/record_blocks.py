@@ -49,23 +49,40 @@ def read_records(part: Part, offset: int, most_bytes: int, read: Read) -> Record
     Raises:
         SourceError: the file is broken.
     """
-    # The length of a record at least.
-    most_bytes = max(most_bytes, _HEAD_BYTES)
-    data = read(offset, offset + most_bytes)
-    is_end = len(data) < most_bytes
+    data, is_end = read_whole(part, offset, most_bytes, read)
     records, at = _parse(part, offset, data)
-    if not records and data:
-        # One record is longer than what is read at a time.
-        wanted = _HEAD_BYTES + _length(part, offset, data, 0) + _FOOT_BYTES
-        if wanted > len(data) and not is_end:
-            data += read(offset + len(data), offset + wanted)
-            is_end = len(data) < wanted
-            records, at = _parse(part, offset, data)
     if is_end and at < len(data):
         raise broken(
             part.file, f"byte {offset + at}", f"a record is cut: {len(data) - at} bytes are left, which are too few"
         )
     return Records(records, -1 if is_end else offset + at)
+
+
+def read_whole(part: Part, offset: int, most_bytes: int, read: Read) -> tuple[bytes, bool]:
+    """Reads some bytes of a file, with one whole record at least if the file has not ended or is cut.
+
+    Args:
+        part: a whole file.
+        offset: the offset of a record.
+        most_bytes: about the number of bytes to read.
+        read: reads the file.
+
+    Returns:
+        The bytes from `offset` on, and whether the file ends with them.
+
+    Raises:
+        SourceError: no record begins there.
+    """
+    # The length of a record at least.
+    most_bytes = max(most_bytes, _HEAD_BYTES)
+    data = read(offset, offset + most_bytes)
+    if len(data) < most_bytes:
+        return data, True
+    wanted = _HEAD_BYTES + _length(part, offset, data, 0) + _FOOT_BYTES
+    if wanted > len(data):
+        # One record is longer than what is read at a time.
+        data += read(offset + len(data), offset + wanted)
+    return data, len(data) < wanted
 
 
 def _parse(part: Part, offset: int, data: bytes) -> tuple[list[bytes], int]:

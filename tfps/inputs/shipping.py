@@ -125,7 +125,7 @@ _STATEFUL = STATEFUL_RANDOM | frozenset(
 )
 """Other operations that TensorFlow calls stateful and that are safe on a worker."""
 
-_OWN = frozenset({"TfpsParseLines"})
+_OWN = frozenset({"TfpsParseLines", "TfpsSplitRecords"})
 """Operations of tfps in datasets. Each worker has the library if the chief has it."""
 
 _OF_GRAPHS = frozenset({"_Arg", "_Retval"})

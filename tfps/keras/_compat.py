@@ -26,6 +26,7 @@ from keras.src.backend.tensorflow.trainer import (
 )
 from keras.src.losses import loss as losses
 from keras.src.models import cloning
+from keras.src.models.functional import Functional
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.random import seed_generator
 from keras.src.saving import saving_lib
@@ -68,12 +69,14 @@ __all__ = [
     "array_slicing",
     "batches_until_save",
     "cloning",
+    "compute_output_spec",
     "convert_to_np_if_not_ragged",
     "creating_layer",
     "end_without_warning",
     "enumerate_steps",
     "final_logs",
     "forget_uninitialized",
+    "functional_outputs",
     "global_attributes",
     "global_generator",
     "h5_dataset",
@@ -119,6 +122,17 @@ def metrics_of(model: keras.Model) -> list[keras.Metric]:
     """Returns all metrics of a model, also those that a property `metrics` of its own leaves out."""
     # What `Trainer.metrics` returns, whatever the class of the model has in its place.
     return [*model.metrics, *Trainer.metrics.fget(model)]
+
+
+compute_output_spec: Callable[..., Any] = backend.compute_output_spec
+"""Traces a function and returns the specs of what it returns, `KerasTensor`s."""
+
+
+def functional_outputs(model: keras.Model) -> Any:
+    """Returns the symbolic outputs of a model of Keras's own functional classes; None for models of other classes."""
+    if type(model) is keras.Sequential:
+        model = model._functional
+    return model._outputs_struct if type(model) is Functional else None
 
 
 def h5_group(entry: Any) -> Any:
