@@ -11,7 +11,8 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CHANGELOG.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+DOCUMENTS = ["README.md", "CHANGELOG.md", *PAGES]
 # The tables of the last model of a document, where they are not one.
 TABLES = {"docs/tutorial.md": 2}
 WITH_EXAMPLES = sorted(

@@ -84,7 +84,9 @@ def step():
 
 def window():
     """Asynchronous steps and a window of GEO, beside one another."""
-    picture = Picture(760, 330, "Asynchronous: an exchange in every step. GEO: one pull and one push for a window of steps")
+    picture = Picture(
+        760, 330, "Asynchronous: an exchange in every step. GEO: one pull and one push for a window of steps"
+    )
     for top, name, fill in ((20, "servers", SERVER), (130, "asynchronous", WORKER), (250, "GEO", WORKER)):
         picture.box(20, top, 120, 44, [name], fill)
     picture.parts.append(f'<path d="M140 42 740 42" stroke="{LINE}" stroke-width="1.5"/>')
@@ -107,7 +109,9 @@ def window():
 
 def placement():
     """Where the variables of a model live."""
-    picture = Picture(760, 380, "A table is split by rows over the servers; dense variables are whole, on one server each")
+    picture = Picture(
+        760, 380, "A table is split by rows over the servers; dense variables are whole, on one server each"
+    )
     picture.text(20, 34, "the model", weight="bold")
     picture.box(20, 48, 150, 160, ["table", "1,000,000 x 16", "with its slots"], PLAIN)
     picture.box(20, 226, 150, 40, ["kernel"], PLAIN)
@@ -128,7 +132,7 @@ def placement():
         picture.arrow(620, y, 554, 100 if y == 90 else 150)
         picture.arrow(620, y + 8, 554, 230 if y == 90 else 270)
     picture.arrow(700, 252, 700, 220, dashed=True)
-    note = "A hash of the id says which server has its row. The chief sends work to the workers and holds no part of a table."
+    note = "A hash of the id says which server has its row. The chief sends work to workers and holds no part of a table."
     picture.text(20, 366, note, size=13)
     return picture
 

@@ -3,6 +3,7 @@
 import html
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 import urllib.parse
@@ -57,3 +58,9 @@ def test_every_page_is_in_the_navigation(site):
     linked = {link.partition("#")[0] for link in re.findall(r'href="([^"]+)"', navigation.group(1))}
     pages = {str(path.relative_to(ROOT / "docs").with_suffix(".html")) for path in (ROOT / "docs").rglob("*.md")}
     assert pages - linked - {"index.html"} == set()
+
+
+def test_the_pictures_are_those_of_the_script():
+    pictures = runpy.run_path(str(ROOT / "docs/pictures/draw.py"))["PICTURES"]
+    files = {path.stem: path.read_text() for path in (ROOT / "docs/pictures").glob("*.svg")}
+    assert files == {name: draw().svg() for name, draw in pictures.items()}
