@@ -132,7 +132,9 @@ def placement():
         picture.arrow(620, y, 554, 100 if y == 90 else 150)
         picture.arrow(620, y + 8, 554, 230 if y == 90 else 270)
     picture.arrow(700, 252, 700, 220, dashed=True)
-    note = "A hash of the id says which server has its row. The chief sends work to workers and holds no part of a table."
+    note = (
+        "A hash of the id says which server has its row. The chief sends work to workers and holds no part of a table."
+    )
     picture.text(20, 366, note, size=13)
     return picture
 
