@@ -31,7 +31,6 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Call arguments", "params_style")]
-add_module_names = False
 python_use_unqualified_type_names = True
 
 # Documents of the root that are pages of the site, and their pages.
