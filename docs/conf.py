@@ -42,6 +42,8 @@ def _links_of_root(text):
 
     def moved(match):
         path, anchor = match.groups()
+        if (ROOT / path / "README.md").is_file():
+            path = f"{path.rstrip('/')}/README.md"
         if path in _PAGES:
             return f"]({_PAGES[path]}{anchor})"
         return f"]({path.removeprefix('docs/') if path.startswith('docs/') else f'../{path}'}{anchor})"
