@@ -17,6 +17,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["conf.py"]
 # GitHub's names of headings, so that a link works there and in the site.
 myst_heading_anchors = 4
+# Quotes in the text are those of strings.
+smartquotes = False
 
 html_theme = "furo"
 html_title = "tfps"
