@@ -1,7 +1,7 @@
-"""Adds a bias, with the backward pass of a ReLU and the sum of gradients in one op, whose sums are float32.
+"""Adds a bias in bfloat16, with sums of gradients in float32 and the backward pass of a ReLU in the same op.
 
-TensorFlow reads the gradients twice, once for the ReLU and once for the sum, and sums slowly. In bfloat16 it adds up in
-bfloat16, which keeps 8 bits: the sum of 512 gradients of one size is off by several percent.
+TensorFlow adds up the gradient of a bias in bfloat16, which keeps 8 bits: the sum of 512 gradients of one size is off
+by several percent. It also reads the gradients twice, once for the ReLU and once for the sum.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ def bias_add(
 
     Args:
         stock: TensorFlow's `tf.nn.bias_add`.
-        value: float32 or bfloat16, [..., columns], in the graph under trace.
-        bias: [columns], a tensor or variable that converts to the same type.
+        value: bfloat16, [..., columns], in the graph under trace.
+        bias: [columns], a tensor or variable that converts to bfloat16.
         args: other arguments of `stock`.
         kwargs: the same, by name.
 
@@ -47,7 +47,7 @@ def bias_gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the gradients of the value and of the bias.
 
     Args:
-        upstream: the gradient of the sum, float32 or bfloat16 [..., columns].
+        upstream: the gradient of the sum, bfloat16 [..., columns].
 
     Returns:
         The gradient of the value, [..., columns], and that of the bias, [columns].
@@ -57,8 +57,6 @@ def bias_gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # TensorFlow's own op for the ReLU has no consumer then, and is pruned.
         gradient, bias_gradient = ops.tfps_relu_bias_grad(upstream=upstream.op.inputs[0], results=upstream.op.inputs[1])
         return gradient, bias_gradient
-    if upstream.dtype == tf.float32:
-        return upstream, tf.raw_ops.BiasAddGrad(out_backprop=upstream)
     # `reduce_sum` adds up bfloat16 in float32.
     return upstream, tf.reduce_sum(upstream, list(range(upstream.shape.rank - 1)))
 

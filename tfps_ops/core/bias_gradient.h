@@ -1,8 +1,7 @@
-// The backward pass of relu(x + bias) in float32 or bfloat16, in one pass over memory.
+// The backward pass of relu(x + bias) in bfloat16, in one pass over memory.
 //
-// TensorFlow takes two: one for the gradient of x, and one that adds it up over the rows, for float32 several times as slowly as
-// memory allows, and for bfloat16 in bfloat16. Such a sum keeps 8 bits, so beyond a few hundred rows most of what is added is
-// lost. Here sums are float32: rows are summed in blocks, then blocks, and a bfloat16 is rounded once, at the end.
+// TensorFlow takes two: one for the gradient of x, and one that adds it up over the rows in bfloat16. Such a sum keeps 8 bits,
+// so beyond a few hundred rows most of what is added is lost. Here sums are float32 and rounded once, at the end.
 // Cost: reads two matrices and writes one. Threads: the columns are split, so the bits are the same for any number of them.
 #ifndef TFPS_OPS_CORE_BIAS_GRADIENT_H_
 #define TFPS_OPS_CORE_BIAS_GRADIENT_H_
@@ -14,27 +13,20 @@
 
 namespace tfps {
 
-using Float32Bits = uint32_t;
-// The upper half of a float32.
+// The bits of a bfloat16: the upper half of a float32.
 using Bfloat16Bits = uint16_t;
 
-// Rows that are summed one after another. The error of a sum grows with the length of such a chain.
-constexpr int64_t kRowsABlock = 64;
-
-// `Bits` is Float32Bits or Bfloat16Bits.
-template <typename Bits>
 struct ReluBiasGradient {
-  const Bits* upstream = nullptr;  // [rows, columns], the gradient of the result
-  const Bits* results = nullptr;   // [rows, columns], relu(x + bias)
+  const Bfloat16Bits* upstream = nullptr;  // [rows, columns], the gradient of the result
+  const Bfloat16Bits* results = nullptr;   // [rows, columns], relu(x + bias)
   int64_t rows = 0;
   int64_t columns = 0;
-  Bits* gradient = nullptr;        // [rows, columns], of x: `upstream` where the result is above 0, else 0 * upstream
-  Bits* bias_gradient = nullptr;   // [columns], the sums of `gradient` over the rows
+  Bfloat16Bits* gradient = nullptr;        // [rows, columns], of x: `upstream` where the result is above 0, else 0 * upstream
+  Bfloat16Bits* bias_gradient = nullptr;   // [columns], the sums of `gradient` over the rows
 };
 
 // Every target computes the same bits. `target` must be one that this CPU supports.
-void ComputeReluBiasGradient(const ReluBiasGradient<Float32Bits>& work, CpuTarget target, const ParallelFor& parallel_for);
-void ComputeReluBiasGradient(const ReluBiasGradient<Bfloat16Bits>& work, CpuTarget target, const ParallelFor& parallel_for);
+void ComputeReluBiasGradient(const ReluBiasGradient& work, CpuTarget target, const ParallelFor& parallel_for);
 
 // To the nearest bfloat16, of two that are as near to the even one, as TensorFlow rounds. NaN stays NaN.
 Bfloat16Bits RoundToBfloat16(float value);

@@ -12,8 +12,9 @@ namespace {
 
 namespace tf = ::tensorflow;
 
-// TensorFlow's float and bfloat16 are their bits.
-template <typename Bits>
+// A bfloat16 of TensorFlow is its bits.
+const Bfloat16Bits* BitsOf(const tf::Tensor& tensor) { return static_cast<const Bfloat16Bits*>(tensor.data()); }
+
 class ReluBiasGradOp : public tf::OpKernel {
  public:
   explicit ReluBiasGradOp(tf::OpKernelConstruction* context) : OpKernel(context) {}
@@ -28,20 +29,18 @@ class ReluBiasGradOp : public tf::OpKernel {
     tf::Tensor *gradient = nullptr, *bias_gradient = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, upstream.shape(), &gradient));
     OP_REQUIRES_OK(context, context->allocate_output(1, tf::TensorShape({columns}), &bias_gradient));
-    ReluBiasGradient<Bits> work;
-    work.upstream = static_cast<const Bits*>(upstream.data());
-    work.results = static_cast<const Bits*>(results.data());
+    ReluBiasGradient work;
+    work.upstream = BitsOf(upstream);
+    work.results = BitsOf(results);
     work.rows = columns == 0 ? 0 : upstream.NumElements() / columns;
     work.columns = columns;
-    work.gradient = static_cast<Bits*>(gradient->data());
-    work.bias_gradient = static_cast<Bits*>(bias_gradient->data());
+    work.gradient = static_cast<Bfloat16Bits*>(gradient->data());
+    work.bias_gradient = static_cast<Bfloat16Bits*>(bias_gradient->data());
     ComputeReluBiasGradient(work, BestCpuTarget(), DeviceParallel(context));
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("TfpsReluBiasGrad").Device(tf::DEVICE_CPU).TypeConstraint<float>("T"), ReluBiasGradOp<Float32Bits>);
-REGISTER_KERNEL_BUILDER(Name("TfpsReluBiasGrad").Device(tf::DEVICE_CPU).TypeConstraint<tf::bfloat16>("T"),
-                        ReluBiasGradOp<Bfloat16Bits>);
+REGISTER_KERNEL_BUILDER(Name("TfpsReluBiasGrad").Device(tf::DEVICE_CPU), ReluBiasGradOp);
 
 }  // namespace
 }  // namespace tfps

@@ -21,14 +21,13 @@ absl::Status ReluBiasGradShape(InferenceContext* c) {
 }
 
 REGISTER_OP("TfpsReluBiasGrad")
-    .Input("upstream: T")
-    .Input("results: T")
-    .Output("gradient: T")
-    .Output("bias_gradient: T")
-    .Attr("T: {float, bfloat16}")
+    .Input("upstream: bfloat16")
+    .Input("results: bfloat16")
+    .Output("gradient: bfloat16")
+    .Output("bias_gradient: bfloat16")
     .SetShapeFn(ReluBiasGradShape)
     .Doc(R"doc(
-Computes the gradients of relu(x + bias) in one pass. Sums over rows are float32; those of bfloat16 are rounded once.
+Computes the gradients of relu(x + bias) in one pass. Sums over rows are float32, and are rounded once.
 
 upstream: The gradient of the result, [..., columns].
 results: relu(x + bias), of the same shape.

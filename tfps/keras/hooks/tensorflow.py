@@ -9,7 +9,7 @@ from tensorflow.python.saved_model import save as saved_model  # the function be
 
 from tfps.cluster import connection
 from tfps.inputs import chief_dataset
-from tfps.keras import bias_gradients, exporting, inner_functions, row_functions, sparse_products
+from tfps.keras import bfloat16_steps, exporting, inner_functions, row_functions, sparse_products
 from tfps.keras._compat import EXPORT_ARCHIVE
 from tfps.keras.hooks import replacing
 from tfps.ops.bias_gradient import bias_add
@@ -24,7 +24,7 @@ def install() -> None:
     # Programs look at their data and adapt layers to it, maybe to a dataset that they made before the strategy.
     iterates = lambda stock, dataset: stock(chief_dataset.move_to_this_context(dataset))  # noqa: E731
     replacing.replace(tf.data.Dataset, "__iter__", iterates, chief_dataset.is_stranded)
-    replacing.replace(tf.nn, "bias_add", bias_add, bias_gradients.has_own_bias_gradient)
+    replacing.replace(tf.nn, "bias_add", bias_add, bfloat16_steps.has_own_bias_gradient)
     replacing.replace(tf, "vectorized_map", inner_functions.map_with_lookups, in_step)
     replacing.replace(tf.sparse, "sparse_dense_matmul", sparse_products.multiply, sparse_products.is_of_table)
     for lookup in (row_functions.embedding_lookup_sparse, row_functions.safe_embedding_lookup_sparse):

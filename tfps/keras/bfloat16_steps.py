@@ -1,4 +1,4 @@
-"""Which biases of a step get the gradient of `tfps.ops.bias_gradient`."""
+"""Which operations of a step are replaced under the policy "mixed_bfloat16"."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ _CHANNELS_LAST = (None, "NHWC", "NWC", "NDHWC", "N...C")
 def has_own_bias_gradient(value: Any, bias: Any, data_format: str | None = None, name: str | None = None) -> bool:
     """Whether a call of `tf.nn.bias_add` gets the gradient of `tfps.ops.bias_gradient`; its arguments are that call's.
 
-    It does in float32 and bfloat16, in the graph of a step that computes on the CPU of its worker. The op has no kernel
-    for cards, and XLA does not know it: what XLA compiles, a branch and a loop have graphs of their own.
+    It does in bfloat16 alone, in the graph of a step that computes on the CPU of its worker. The op has no kernel for
+    cards, and XLA does not know it: what XLA compiles, a branch and a loop have graphs of their own.
     """
     current = step.current()
     return (
@@ -24,7 +24,7 @@ def has_own_bias_gradient(value: Any, bias: Any, data_format: str | None = None,
         and not current.exported
         and current.host is None
         and tf.is_tensor(value)
-        and value.dtype in (tf.float32, tf.bfloat16)
+        and value.dtype == tf.bfloat16
         and value.shape.rank is not None
         and data_format in _CHANNELS_LAST
         and library.available()
