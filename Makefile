@@ -1,5 +1,6 @@
 # make demo       trains the example job on a cluster of processes on this machine
 # make demo-online  learns a click log by the minute and serves it meanwhile, beside a model that is retrained daily
+# make demo-funnel  trains, evaluates and exports a film recommender: recall, pre-rank, rank, fuse; DATA=a folder of MovieLens
 # make test       runs the tests; both first make .venv with the package and its C++ ops (about two minutes, once)
 # make test-slow  trains the examples' models on real data, and runs further cases of what the tests cover
 # make test-faults  kills and stops processes at random moments, in each mode; FAULT_SEEDS=10 for more of them
@@ -24,7 +25,7 @@ UPSTREAM_ARGS ?= -n 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 OPS := $(shell find tfps_ops -name '*.cc' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: environment demo demo-online test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage asan tsan test-versions clean hadoop
+.PHONY: environment demo demo-online demo-funnel test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage asan tsan test-versions clean hadoop
 .DELETE_ON_ERROR:
 
 # TensorFlow comes before the package: the ops are compiled against the very one that will load them.
@@ -35,7 +36,7 @@ $(VENV)/.tensorflow: pyproject.toml
 
 # TensorFlow and Keras are named again, or pip would trade them for those that the newest of the other packages prefer.
 $(VENV)/.package: $(VENV)/.tensorflow setup.py $(OPS)
-	$(PIP) install --quiet --no-compile --no-build-isolation --editable '.[demo,test]' '$(TENSORFLOW)' '$(KERAS)'
+	$(PIP) install --quiet --no-compile --no-build-isolation --editable '.[demo,funnel,test]' '$(TENSORFLOW)' '$(KERAS)'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.package
@@ -56,6 +57,15 @@ demo: $(VENV)/.package
 
 demo-online: DEMO = examples/online_ctr.py
 demo-online: demo
+
+# The ratings are made without DATA. `--out` of the commands below is where the exported models go.
+DATA ?=
+FUNNEL := -m examples.video_recommender
+FUNNEL_ARGS := $(if $(DATA),--data '$(DATA)') --out build/funnel
+demo-funnel: export TF_CPP_MIN_LOG_LEVEL ?= 3
+demo-funnel: $(VENV)/.package
+	$(VENV)/bin/python $(FUNNEL) train $(FUNNEL_ARGS) 2> >(grep --line-buffered -vE '$(IMPORT_LOG)' >&2)
+	$(VENV)/bin/python $(FUNNEL) evaluate $(FUNNEL_ARGS) 2> >(grep --line-buffered -vE '$(IMPORT_LOG)' >&2)
 
 # Tests mostly wait for processes, so three run at a time on two cores, each of the three with a cluster of its own. That takes
 # about 12 GB of memory.
