@@ -49,8 +49,6 @@ def train(args: argparse.Namespace) -> None:
     Trainer(strategy, args.out, known, args.seed).train()
     if strategy:
         print(strategy.plan.table())
-    else:
-        evaluate(args)  # TEMPORARY
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ import tfps
 from examples import movielens
 from examples.video_recommender import data, fuse, impressions, rank, recall
 
-RECALL_EPOCHS, RECALL_BATCH, RECALL_RATE = 10, 512, 0.1
+RECALL_EPOCHS, RECALL_BATCH, RECALL_RATE = 16, 512, 0.1
 RANK_EPOCHS, RANK_BATCH, RANK_RATE = 2, 512, 0.05
 
 

@@ -136,7 +136,7 @@ def test_baselines_know_what_is_popular_and_what_goes_together():
     pairs = [(u, f) for u in range(8) for f in ((1, 2, 3) if u < 4 else (4, 5, 6)) if (u, f) != (3, 3)]
     found = of(*zip(*pairs, strict=True))
     assert baselines.popularity(found)[0, :7].tolist() == [0, 4, 4, 3, 4, 4, 4]
-    scores = baselines.matrix_factorisation(found, dim=4, l2=0.1)
+    scores = baselines.matrix_factorisation(found, dim=2, l2=0.1)
     assert scores[3, 3] > 0.5 > 0.2 > np.abs(scores[3, 4:]).max()
 
 
@@ -147,6 +147,7 @@ def test_ratings_are_saved_for_the_program_that_serves(ratings, tmp_path):
         np.testing.assert_array_equal(getattr(again, name), values)
 
 
+@pytest.mark.slow
 def test_every_stage_is_evaluated(funnel, ratings):
     from examples.video_recommender import evaluate
 
@@ -162,6 +163,7 @@ def test_every_stage_is_evaluated(funnel, ratings):
     assert f"{table['rank']['AUC']:.4f}" in text and len(text.splitlines()) == 8
 
 
+@pytest.mark.slow
 def test_a_recommendation_has_new_films_and_reasons(funnel):
     asked = data.requests_after(funnel.ratings).take([5])
     seen = funnel.ratings.films[funnel.ratings.users == 5]
@@ -177,6 +179,7 @@ def get(url):
         return json.load(response)
 
 
+@pytest.mark.slow
 def test_lists_are_served_over_http(url, funnel):
     assert get(url + "/api/users") == {"users": 60}
     (film,) = get(url + "/api/films?search=film+17+(")
@@ -189,6 +192,7 @@ def test_lists_are_served_over_http(url, funnel):
     assert [one["id"] for one in visitor["history"]] == [20, 17]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "status", "message"),
     [
@@ -205,6 +209,19 @@ def test_what_cannot_be_answered_is_refused(url, target, status, message):
         get(url + target)
     assert refused.value.code == status
     assert re.match(message, json.load(refused.value)["error"])
+
+
+@pytest.mark.slow
+def test_the_page_is_served(url):
+    with urllib.request.urlopen(url, timeout=60) as response:
+        assert response.headers["Content-Type"].startswith("text/html") and b"<title>" in response.read()
+
+
+def test_figures_are_summed_up_over_seeds():
+    from examples.video_recommender.compare import over_seeds
+
+    mean, deviation = over_seeds([{"rank": {"AUC": 0.5}}, {"rank": {"AUC": 0.7}}])
+    assert mean["rank"]["AUC"] == pytest.approx(0.6) and deviation["rank"]["AUC"] == pytest.approx(0.02**0.5)
 
 
 def test_a_folder_without_a_funnel_is_refused(tmp_path):
@@ -224,7 +241,7 @@ def test_a_browser_shows_films_reasons_and_timings(url, funnel):
         page = browser.new_page()
         page.set_default_timeout(60_000)
         errors = []
-        page.on("pageerror", errors.append)
+        page.on("pageerror", lambda error: errors.append(error))
         page.goto(url)
         page.get_by_label("A known user").fill("5")
         page.get_by_role("button", name="Recommend").click()
