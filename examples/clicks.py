@@ -191,6 +191,8 @@ def main(description: str, build_model: Callable[[Format, int, int, list[int]], 
     model.fit(training, epochs=args.epochs, validation_data=held_out)
 
     learned = model.evaluate(held_out, return_dict=True, verbose=0)
-    figures = [f"{title} {learned[name]:.4f}" for title, name in (("AUC", "auc"), ("accuracy", "accuracy"), ("loss", "loss"))]
+    figures = [
+        f"{title} {learned[name]:.4f}" for title, name in (("AUC", "auc"), ("accuracy", "accuracy"), ("loss", "loss"))
+    ]
     print("on held-out rows:", ", ".join(figures))
     cluster.print_plan(strategy)

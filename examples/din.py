@@ -37,9 +37,7 @@ class Activation(keras.layers.Layer):
         self.unit = keras.Sequential([keras.layers.Dense(32, activation="relu"), keras.layers.Dense(1)])
         self.unit.build((None, LENGTH, 4 * dim))
 
-    def call(
-        self, earlier: keras.KerasTensor, film: keras.KerasTensor, known: keras.KerasTensor
-    ) -> keras.KerasTensor:
+    def call(self, earlier: keras.KerasTensor, film: keras.KerasTensor, known: keras.KerasTensor) -> keras.KerasTensor:
         """Returns the sums.
 
         Args:
@@ -73,7 +71,10 @@ def build_model(films: int, genres: int, dim: int) -> keras.Model:
     hidden = keras.layers.BatchNormalization()(keras.layers.Concatenate()(features))
     for units in (64, 32):
         hidden = keras.layers.Dropout(0.3)(keras.layers.Dense(units, activation="relu")(hidden))
-    return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
+    # How much everybody likes a film is learned from few ratings by one number, not by a vector.
+    liked = keras.layers.Embedding(films, 1, embeddings_initializer="zeros", name="liked")(inputs["film"])
+    logit = keras.layers.Add()([keras.layers.Dense(1)(hidden), liked])
+    return keras.Model(inputs, keras.layers.Activation("sigmoid")(logit))
 
 
 def examples(ratings: movielens.Ratings) -> tuple[dict[str, np.ndarray], np.ndarray]:

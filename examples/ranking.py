@@ -10,9 +10,7 @@ def pad(films: np.ndarray, length: int) -> np.ndarray:
     return np.pad(films, (length - len(films), 0))
 
 
-def rank(
-    scores: np.ndarray, earlier: movielens.Ratings, latest: movielens.Ratings, best: int
-) -> tuple[float, float]:
+def rank(scores: np.ndarray, earlier: movielens.Ratings, latest: movielens.Ratings, best: int) -> tuple[float, float]:
     """Ranks all films that a user has not rated earlier by their scores.
 
     Args:

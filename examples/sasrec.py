@@ -52,7 +52,7 @@ def build_models(films: int, dim: int) -> tuple[keras.Model, keras.Model]:
     drawn = keras.Input((DRAWN,), dtype="int64", name="drawn")
 
     # Padding comes first in a sequence, so only what comes before the first film looks at padding alone.
-    known = keras.ops.cast(sequence > 0, "bool")
+    known = sequence > 0
     states = keras.layers.Dropout(DROPOUT)(Places()(table(sequence) * dim**0.5))
     for _ in range(BLOCKS):
         normal = keras.layers.LayerNormalization()(states)

@@ -83,7 +83,10 @@ def batches(ratings: movielens.Ratings, batch: int) -> tf.data.Dataset:
         "genres": ratings.genres[ratings.films],
         "log_q": np.log(counts[ratings.films] / len(ratings)).astype(np.float32),
     }
-    rows = tf.data.Dataset.from_tensor_slices(columns).shuffle(len(ratings)).batch(batch, drop_remainder=True)
+    # The mean over no film at all is no number: the first rating of each user is left out.
+    known = columns["earlier"][:, -1] > 0
+    columns = {name: values[known] for name, values in columns.items()}
+    rows = tf.data.Dataset.from_tensor_slices(columns).shuffle(int(np.sum(known))).batch(batch, drop_remainder=True)
     return rows.map(lambda inputs: (inputs, tf.range(batch))).prefetch(4)
 
 
