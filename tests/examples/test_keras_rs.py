@@ -1,6 +1,8 @@
 """Models by keras-rs as its tutorials write them, unchanged in a scope: one worker does what one process does."""
 
 import contextlib
+import importlib.util
+import pathlib
 
 import keras
 import numpy as np
@@ -16,7 +18,7 @@ RATING = ((USER * 7 + ITEM) % 5 + 1).astype("float32")
 
 
 def assert_alike(strategy, train):
-    """What `train(scope)` returns is alike in one process and in the scope; `scope` makes the context of either."""
+    """Compares what `train(scope)` returns in the scope and in one process; `scope` makes the context of either."""
     found = []
     for scope in (strategy.scope, contextlib.nullcontext):
         keras.utils.set_random_seed(11)
@@ -64,7 +66,7 @@ def test_retrieval(one_worker):
         with scope():
             model = Retrieval()
             model.best.update_candidates(np.zeros((ITEMS, 8), "float32"))
-            model.compile(keras.optimizers.Adagrad(0.5))
+            model.compile(keras.optimizers.SGD(0.5))
         history = model.fit(data, epochs=2, verbose=0).history["loss"]
         assert history[1] < history[0]
         model.best.update_candidates(model.items(np.arange(ITEMS)))
@@ -99,7 +101,7 @@ def test_ranking_lists(one_worker, loss):
             scores = keras.ops.squeeze(keras.layers.Dense(1)(crossed), -1)
             model = keras.Model({"user": user, "items": listed}, scores)
             metrics = [rs.metrics.NDCG(k=3, name="ndcg"), rs.metrics.MeanReciprocalRank(name="mrr")]
-            model.compile(keras.optimizers.Adagrad(0.1), getattr(rs.losses, loss)(), metrics=metrics)
+            model.compile(keras.optimizers.SGD(0.1), getattr(rs.losses, loss)(), metrics=metrics)
         history = model.fit(batches(inputs, stars), epochs=2, verbose=0).history
         assert history["loss"][1] < history["loss"][0]
         return [*history.values(), model.predict(inputs, verbose=0)]
@@ -120,7 +122,7 @@ def test_bags_and_dot_interaction(one_worker):
             products = rs.layers.DotInteraction()(vectors)
             hidden = keras.layers.Dense(8, activation="relu")(keras.layers.Concatenate()([products, *vectors]))
             model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
-            model.compile(keras.optimizers.Adagrad(0.05), "mse")
+            model.compile(keras.optimizers.SGD(0.02), "mse")
         data = batches(bags | {"weights": weights}, RATING)
         history = model.fit(data, epochs=2, verbose=0).history["loss"]
         assert history[1] < history[0]
@@ -144,10 +146,18 @@ def test_distributed_embedding(one_worker):
             inputs = {name: keras.Input((1,), batch_size=BATCH, dtype="int64", name=name) for name in features}
             found = rs.layers.DistributedEmbedding(features)(inputs)
             model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()(list(found.values()))))
-            model.compile(keras.optimizers.Adagrad(0.05), "mse")
+            model.compile(keras.optimizers.SGD(0.02), "mse")
         data = batches({"users": USER[:, None], "items": ITEM[:, None]}, RATING)
         history = model.fit(data, epochs=2, verbose=0).history["loss"]
         assert history[1] < history[0]
         return history, model.predict(data, verbose=0)
 
     assert_alike(one_worker, train)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("tensorflow_recommenders"), reason="needs tensorflow-recommenders")
+def test_tasks_of_tensorflow_recommenders(begin):
+    program = begin(pathlib.Path(__file__).with_name("recommenders.py"), TF_USE_LEGACY_KERAS="1")
+    assert program.wait(300) == 0, program.output()
+    assert "losses" in program.output()

@@ -80,7 +80,8 @@ def test_one_worker_trains_as_one_process(one_worker, name):
         keras.utils.set_random_seed(11)
         with scope():
             model, loss, data = MODELS[name]()
-            model.compile(keras.optimizers.Adagrad(0.1), loss)
+            # The adaptive optimizers of Keras do not sum the gradients of an id that a batch has twice; tables do.
+            model.compile(keras.optimizers.SGD(0.1), loss)
         rows = keras.tree.map_structure(lambda values: np.asarray(values)[: BATCHES * BATCH], data)
         history = model.fit(*rows, batch_size=BATCH, shuffle=False, verbose=0).history
         found.append([*history.values(), *model.get_weights()])
