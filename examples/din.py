@@ -24,6 +24,7 @@ import tfps
 
 HELD_OUT = 10  # ratings of each user
 LENGTH = 50  # earlier films that the model reads
+ADDED, USUAL_STARS = 5, 3.5  # ratings that are added to those of a film, and their stars
 STARS = 11  # 0, for no film, and 0.5 to 5 in halves
 
 
@@ -57,6 +58,7 @@ def build_model(films: int, genres: int, dim: int) -> keras.Model:
         "user": keras.Input((), dtype="int64", name="user"),  # not for the model, but to group the metric
         "film": keras.Input((), dtype="int64", name="film"),
         "genres": keras.Input((genres,), name="genres"),
+        "others": keras.Input((2,), name="others"),
         "earlier": keras.Input((LENGTH,), dtype="int64", name="earlier"),
         "stars": keras.Input((LENGTH,), dtype="int64", name="stars"),
     }
@@ -67,7 +69,7 @@ def build_model(films: int, genres: int, dim: int) -> keras.Model:
     rated = table(inputs["earlier"]) + keras.layers.Embedding(STARS, dim, name="stars_of")(inputs["stars"])
     stars = keras.ops.cast(inputs["stars"], "float32")[:, :, None]
     mean_stars = keras.ops.sum(stars, axis=1) / keras.ops.maximum(keras.ops.sum(known, axis=1), 1)
-    features = [Activation()(rated, film, known), film, inputs["genres"], mean_stars]
+    features = [Activation()(rated, film, known), film, inputs["genres"], inputs["others"], mean_stars]
     hidden = keras.layers.BatchNormalization()(keras.layers.Concatenate()(features))
     for units in (64, 32):
         hidden = keras.layers.Dropout(0.3)(keras.layers.Dense(units, activation="relu")(hidden))
@@ -77,6 +79,21 @@ def build_model(films: int, genres: int, dim: int) -> keras.Model:
     return keras.Model(inputs, keras.layers.Activation("sigmoid")(logit))
 
 
+def others(ratings: movielens.Ratings) -> np.ndarray:
+    """Returns what others had made of the film before each rating: mean stars and log(1 + count), [ratings, 2].
+
+    A few ratings of the usual stars are added to the mean, so that one rating of 5 stars makes no film the best.
+    """
+    order = np.lexsort((ratings.times, ratings.films))
+    films, stars = ratings.films[order], ratings.stars[order].astype(np.float64)
+    firsts = np.searchsorted(films, films)  # where the ratings of the film begin
+    counts, sums = np.arange(len(films)) - firsts, np.cumsum(stars) - stars
+    means = (sums - sums[firsts] + ADDED * USUAL_STARS) / (counts + ADDED)
+    found = np.empty((len(films), 2), np.float32)
+    found[order] = np.stack([means, np.log1p(counts)], axis=1)
+    return found
+
+
 def examples(ratings: movielens.Ratings) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Returns the inputs and the label of each rating."""
     halves = np.round(2 * ratings.stars).astype(np.int64)
@@ -84,6 +101,7 @@ def examples(ratings: movielens.Ratings) -> tuple[dict[str, np.ndarray], np.ndar
         "user": ratings.users,
         "film": ratings.films,
         "genres": ratings.genres[ratings.films],
+        "others": others(ratings),
         "earlier": movielens.histories(ratings, LENGTH),
         "stars": movielens.histories(ratings, LENGTH, halves),
     }

@@ -79,10 +79,10 @@ def test_retrieval(one_worker):
     assert_alike(one_worker, train)
 
 
-LOSSES = ["PairwiseHingeLoss", "PairwiseLogisticLoss", "PairwiseMeanSquaredError", "ListMLELoss"]
+OTHERS = [pytest.param(loss, marks=pytest.mark.slow) for loss in ("PairwiseLogisticLoss", "PairwiseMeanSquaredError")]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ["PairwiseHingeLoss", "ListMLELoss", *OTHERS])
 def test_ranking_lists(one_worker, loss):
     """Lists of items of a user, a loss over pairs or lists, a layer that crosses features, and metrics of ranking."""
     items = DRAW.integers(0, ITEMS, (EXAMPLES, LIST))
