@@ -183,7 +183,8 @@ def main(description: str, build_model: Callable[[Format, int, int, list[int]], 
     """
     args = parse_arguments(description)
     # In a worker or a parameter server this call serves until the chief is done, and does not return.
-    strategy = cluster.make_strategy(args)
+    # Ids that repeat in a batch count as in Keras, so that the model learns what it learns with --alone.
+    strategy = cluster.make_strategy(args, repeated_ids="each")
     training, held_out = datasets(args)
     with strategy.scope():
         model = build_model(FORMATS[args.format], args.rows, args.dim, args.hidden)

@@ -17,17 +17,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the first values (default %(default)s)")
 
 
-def make_strategy(args: argparse.Namespace) -> tf.distribute.Strategy:
+def make_strategy(args: argparse.Namespace, **settings) -> tf.distribute.Strategy:
     """Makes a strategy for the cluster in TF_CONFIG, or for processes on this machine.
 
     In a worker or a parameter server this does not return: the process serves until the chief is done.
+
+    Args:
+        args: what `add_arguments` added.
+        settings: of the strategy.
     """
     # A fixed seed makes the first values the same in every run. With several workers the order of updates still varies.
     keras.utils.set_random_seed(args.seed)
     if args.alone:
         return tf.distribute.get_strategy()  # TensorFlow's default, which leaves everything to Keras
     cluster = None if os.environ.get("TF_CONFIG") else tfps.LocalCluster(num_ps=args.ps, num_workers=args.workers)
-    return tfps.ParameterServerStrategy(cluster)
+    return tfps.ParameterServerStrategy(cluster, **settings)
 
 
 def print_plan(strategy: tf.distribute.Strategy) -> None:

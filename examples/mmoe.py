@@ -29,7 +29,8 @@ def build_model(form: clicks.Format, rows: int, dim: int, hidden: list[int]) -> 
     """Builds a plain Keras model. The scope of the caller decides where its variables live."""
     ids, numbers = clicks.inputs(form)
     embedded = keras.layers.Flatten()(keras.layers.Embedding(rows, dim, name="features")(ids))
-    features = keras.layers.Concatenate()([embedded, numbers])
+    # The gates are linear: without a scale the largest number would choose the experts.
+    features = keras.layers.Concatenate()([embedded, keras.layers.BatchNormalization()(numbers)])
     experts = keras.ops.stack([clicks.tower(features, hidden) for _ in range(EXPERTS)], axis=1)
     outputs = {}
     for task in TASKS:
@@ -58,7 +59,8 @@ def main() -> None:
     """Trains the model and prints the AUC of both tasks on held-out rows."""
     args = clicks.parse_arguments(__doc__, formats=["adult"])
     # In a worker or a parameter server this call serves until the chief is done, and does not return.
-    strategy = cluster.make_strategy(args)
+    # Ids that repeat in a batch count as in Keras, so that the model learns what it learns with --alone.
+    strategy = cluster.make_strategy(args, repeated_ids="each")
     training, held_out = (part.map(split_tasks(args.rows)) for part in clicks.datasets(args))
     with strategy.scope():
         model = build_model(dataclasses.replace(FORM, categories=CATEGORIES), args.rows, args.dim, args.hidden)

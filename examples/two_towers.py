@@ -94,7 +94,8 @@ def main() -> None:
     """Trains the model and prints how it ranks what each user rated last."""
     args = parse_arguments()
     # In a worker or a parameter server this call serves until the chief is done, and does not return.
-    strategy = cluster.make_strategy(args)
+    # Ids that repeat in a batch count as in Keras, so that the model learns what it learns with --alone.
+    strategy = cluster.make_strategy(args, repeated_ids="each")
     ratings = movielens.load(args.data) if args.data else movielens.synthetic()
     earlier, latest = movielens.split_by_time(ratings, HELD_OUT)
     with strategy.scope():
