@@ -66,16 +66,16 @@ RANKERS: dict[str, Callable[[movielens.Ratings], np.ndarray]] = {
 }
 
 
-def mean_stars(ratings: movielens.Ratings, latest: np.ndarray) -> np.ndarray:
-    """Returns the mean stars of the film of each of the latest ratings, from the ratings before all of those.
+def mean_stars(ratings: movielens.Ratings, held_out: np.ndarray) -> np.ndarray:
+    """Returns the mean stars of the film of each rating that is held out, from those that are not.
 
     Args:
         ratings: all ratings.
-        latest: which of them are held out, bool [ratings].
+        held_out: which of them are held out, bool [ratings].
     """
-    films, stars = ratings.films[~latest], ratings.stars[~latest]
+    films, stars = ratings.films[~held_out], ratings.stars[~held_out]
     sums = np.bincount(films, stars, ratings.num_films) + DAMPING * stars.mean()
-    return (sums / (np.bincount(films, minlength=ratings.num_films) + DAMPING))[ratings.films[latest]]
+    return (sums / (np.bincount(films, minlength=ratings.num_films) + DAMPING))[ratings.films[held_out]]
 
 
 def main() -> None:
@@ -105,12 +105,14 @@ def _print_films(ratings: movielens.Ratings) -> None:
         for name, scores in RANKERS.items():
             recall, ndcg = ranking.rank(scores(earlier), earlier, latest, best)
             _print(f"the last {held_out} films", name, **{f"recall@{best}": recall, f"NDCG@{best}": ndcg})
+    import din
+
     import tfps
 
-    latest = movielens.is_latest(ratings, 10)
+    held_out = ratings.users % din.GROUPS == din.HELD_OUT
     metric = tfps.metrics.GroupAUC(by="user")
-    metric.update_state(ratings.liked[latest], mean_stars(ratings, latest) / 5, groups=ratings.users[latest])
-    _print("liked, of the last 10", "mean stars", GAUC=float(metric.result()))
+    metric.update_state(ratings.liked[held_out], mean_stars(ratings, held_out) / 5, groups=ratings.users[held_out])
+    _print("liked", "mean stars", GAUC=float(metric.result()))
 
 
 def _print_clicks(name: str, path: pathlib.Path, rows: int) -> None:

@@ -167,15 +167,10 @@ def split_by_time(ratings: Ratings, latest: int) -> tuple[Ratings, Ratings]:
     Returns:
         The earlier ratings, and the latest ones.
     """
-    held_out = is_latest(ratings, latest)
-    return ratings.take(~held_out), ratings.take(held_out)
-
-
-def is_latest(ratings: Ratings, latest: int) -> np.ndarray:
-    """Returns whether each rating is one that `split_by_time` holds out, bool [ratings]."""
     counts = np.bincount(ratings.users)
     from_end = np.cumsum(counts)[ratings.users] - np.arange(len(ratings))  # 1 for the last rating of a user
-    return (from_end <= latest) & (counts[ratings.users] > latest)
+    held_out = (from_end <= latest) & (counts[ratings.users] > latest)
+    return ratings.take(~held_out), ratings.take(held_out)
 
 
 def histories(ratings: Ratings, length: int, values: np.ndarray | None = None) -> np.ndarray:
