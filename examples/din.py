@@ -1,7 +1,6 @@
 """DIN on parameter servers: will a user like a film? The films that this one resembles decide.
 
-    python examples/din.py --data ml-latest-small                a cluster of processes on this machine
-    python examples/din.py                                       the same, on synthetic ratings
+    python examples/din.py --data ml-latest-small                a cluster of processes; synthetic ratings without --data
 
 The model reads what the user rated before, and how. A small network, the activation unit, compares each earlier film
 with the film in question and gives it a weight, so the sum of the earlier films is another one for each question. The
@@ -22,6 +21,7 @@ import tensorflow as tf
 
 import tfps
 
+DROPOUT = 0.3
 GROUPS, HELD_OUT = 10, 0  # users are in groups by their number, and one group is held out
 LENGTH = 50  # earlier films that the model reads
 ADDED, USUAL_STARS = 5, 3.5  # ratings that are added to those of a film: one rating of 5 stars makes no film the best
@@ -34,9 +34,8 @@ class Activation(keras.layers.Layer):
 
     def build(self, earlier_shape: tuple, film_shape: tuple, known_shape: tuple) -> None:
         """Creates the network that weighs a film."""
-        dim = film_shape[-1]
         self.unit = keras.Sequential([keras.layers.Dense(32, activation="relu"), keras.layers.Dense(1)])
-        self.unit.build((None, LENGTH, 4 * dim))
+        self.unit.build((None, LENGTH, 4 * film_shape[-1]))
 
     def call(self, earlier: keras.KerasTensor, film: keras.KerasTensor, known: keras.KerasTensor) -> keras.KerasTensor:
         """Returns the sums.
@@ -72,7 +71,7 @@ def build_model(films: int, genres: int, dim: int) -> keras.Model:
     features = [Activation()(rated, film, known), film, inputs["genres"], inputs["others"], mean_stars]
     hidden = keras.layers.BatchNormalization()(keras.layers.Concatenate()(features))
     for units in (64, 32):
-        hidden = keras.layers.Dropout(0.3)(keras.layers.Dense(units, activation="relu")(hidden))
+        hidden = keras.layers.Dropout(DROPOUT)(keras.layers.Dense(units, activation="relu")(hidden))
     return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
 
 
@@ -121,7 +120,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", metavar="FOLDER", help="with ratings.csv and movies.csv (default: synthetic ratings)")
     parser.add_argument("--epochs", type=int, default=4, help="default %(default)s")
     parser.add_argument("--batch", type=int, default=256, help="ratings per step (default %(default)s)")
-    parser.add_argument("--dim", type=int, default=16, help="floats per film (default %(default)s)")
+    parser.add_argument("--dim", type=int, default=8, help="floats per film (default %(default)s)")
     parser.add_argument("--rate", type=float, default=0.001, help="learning rate of Adam (default %(default)s)")
     cluster.add_arguments(parser)
     return parser.parse_args()
