@@ -1,6 +1,6 @@
 """DIN on parameter servers: will a user like a film? The films that this one resembles decide.
 
-    python examples/din.py --data ml-latest-small                a cluster of processes; synthetic ratings without --data
+    python examples/din.py --data ml-latest-small        a cluster of processes; synthetic ratings without --data
 
 The model reads what the user rated before, and how. A small network, the activation unit, compares each earlier film
 with the film in question and gives it a weight, so the sum of the earlier films is another one for each question. The
