@@ -71,9 +71,10 @@ def main() -> None:
         ways = {"cluster": ("--ps", "1", "--workers", str(args.workers)), "alone": ("--alone",)}
         means = {}
         for way, options in ways.items():
-            runs = [run(name, args.data.resolve(), seed, *options) for seed in args.seeds]
-            for seed, figures in zip(args.seeds, runs, strict=True):
-                print(json.dumps({"example": name, "trained": way, "seed": seed} | figures), flush=True)
+            runs = []
+            for seed in args.seeds:
+                runs.append(run(name, args.data.resolve(), seed, *options))
+                print(json.dumps({"example": name, "trained": way, "seed": seed} | runs[-1]), flush=True)
             means[way] = {figure: _mean([one[figure] for one in runs]) for figure in runs[0]}
         print(json.dumps({"example": name, "seeds": len(args.seeds)} | means), flush=True)
 
