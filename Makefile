@@ -51,12 +51,24 @@ hadoop:
 # TensorFlow's C++ code logs which CPU instructions it uses and that it finds no GPU. Level 3 stops it, except for the lines
 # that TensorFlow 2.21 writes while it is imported, before it reads the level.
 IMPORT_LOG := ^I0000 |^WARNING: All log messages before absl::InitializeLog
-demo: export TF_CPP_MIN_LOG_LEVEL ?= 3
+RUN_DEMO = $(VENV)/bin/python $(DEMO) $(DEMO_ARGS) 2> >(grep --line-buffered -vE '$(IMPORT_LOG)' >&2)
+define NEXT
+
+What to try next
+  $(VENV)/bin/python $(DEMO) --epochs 60, and in a second terminal $(VENV)/bin/tfps-top: the job while it runs
+  $(VENV)/bin/python $(DEMO) --data FILE --output vectors.txt: your own text
+  $(VENV)/bin/python train.py: a model of your own, by the ten lines of README.md
+  make demo-online: a model that learns a stream of clicks, and is served meanwhile
+endef
+export NEXT
+demo demo-online: export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: $(VENV)/.package
-	$(VENV)/bin/python $(DEMO) $(DEMO_ARGS) 2> >(grep --line-buffered -vE '$(IMPORT_LOG)' >&2)
+	$(RUN_DEMO)
+	@echo "$$NEXT"
 
 demo-online: DEMO = examples/online_ctr.py
-demo-online: demo
+demo-online: $(VENV)/.package
+	$(RUN_DEMO)
 
 # Tests mostly wait for processes, so three run at a time on two cores, each of the three with a cluster of its own. That takes
 # about 12 GB of memory.

@@ -125,7 +125,7 @@ class BuildOps(build_ext):
         objects.mkdir(parents=True, exist_ok=True)
         base = [*command, *CXX_FLAGS, "-I.", *flags["compile"]]
         compiled = self._compile_all(base, [Path(source) for source in ext.sources], objects)
-        # setuptools asks for the name before it is known which TensorFlow there is, so it is told one without a version.
+        # setuptools asks for the name before it is known which TensorFlow there is, so it gets one without a version.
         folder = Path(self.get_ext_fullpath(ext.name)).parent
         folder.mkdir(parents=True, exist_ok=True)
         remove_libraries(folder)

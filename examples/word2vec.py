@@ -92,7 +92,9 @@ def report(text: Text, vectors: np.ndarray, judged: list[tuple[str, str, float]]
     if len(known) > 2:
         left, right, scores = map(np.array, zip(*known, strict=True))
         agreement = spearman(scores, np.sum(unit[left] * unit[right], axis=1))
-        print(f"Spearman correlation with {len(known)} human judgements of similarity: {agreement:.3f}")
+        print(
+            f"Spearman correlation with {len(known)} human judgements of similarity: {agreement:.3f} (chance gives 0)"
+        )
 
 
 def separate_pairs(centers: tf.Tensor, contexts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -141,7 +143,9 @@ def main() -> None:
     model.fit(data, epochs=args.epochs, steps_per_epoch=steps)
 
     vectors = model.centers.get_weights()[0]
+    print("\nWhat was learned")
     report(text, vectors, judged_pairs(args.wordsim))
+    print("\nWhere the rows live")
     print(strategy.plan.table())
     if args.output:
         rows = (f"{word} {' '.join(map(str, row))}" for word, row in zip(text.words, vectors.tolist(), strict=True))

@@ -15,7 +15,9 @@ def main():
     assert library.available(), f"{tfps.__file__} has no C++ operations"
     with tfps.ParameterServerStrategy() as strategy:
         with strategy.scope():
-            model = keras.Sequential([keras.layers.Embedding(500_000, 4), keras.layers.Flatten(), keras.layers.Dense(1)])
+            model = keras.Sequential(
+                [keras.layers.Embedding(500_000, 4), keras.layers.Flatten(), keras.layers.Dense(1)]
+            )
             model.compile(keras.optimizers.Adagrad(0.5), loss="mse")
         ids = np.random.default_rng(0).integers(0, 1_000, (4_000, 1))
         losses = model.fit(ids, ids % 2.0, batch_size=100, epochs=3, verbose=2).history["loss"]

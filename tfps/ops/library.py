@@ -1,6 +1,6 @@
 """Finds and loads the library of C++ ops, or raises an error that says why it cannot.
 
-A library works with one minor version of TensorFlow, which its file name tells: `_tfps_ops_2_21.so`. An installation that
+A library works with one minor version of TensorFlow, named by its file: `_tfps_ops_2_21.so`. An installation that
 compiled its ops has one library. A wheel may have several.
 """
 
@@ -72,12 +72,17 @@ def choose(built: Mapping[str, Path], running: str) -> Path:
     return built[minor]
 
 
+def path() -> Path | None:
+    """Returns the library for this process's TensorFlow, or None if none was ever built. Raises as `choose`."""
+    built = libraries(FOLDER)
+    return choose(built, tf.__version__) if built else None
+
+
 @functools.cache
 def _load_once() -> ModuleType | None:
-    built = libraries(FOLDER)
-    if not built:
+    library = path()
+    if library is None:
         return None
-    library = choose(built, tf.__version__)
     try:
         return tf.load_op_library(str(library))
     except (tf.errors.OpError, OSError) as error:
