@@ -6,6 +6,7 @@
 # make test-gpu   runs the tests that need cards; each says that it was skipped where there is none
 # make test-upstream  runs Keras's own tests inside a scope of tfps
 # make hadoop     fetches a NameNode, without which the tests of WebHDFS are skipped; it stays in ~/.cache
+# make docs       builds the site of the manual into build/docs; a warning is an error. `make docs-links` asks the links to other sites
 # make lint       ruff and mypy
 # make wheel      builds a wheel in dist/, with the C++ ops for each version of TENSORFLOWS
 # make asan tsan  tests the C++ core under the sanitizers
@@ -25,7 +26,7 @@ UPSTREAM_ARGS ?= -n 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 OPS := $(shell find tfps_ops -name '*.cc' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: environment demo demo-online test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage asan tsan test-versions wheel clean hadoop
+.PHONY: environment demo demo-online test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage docs docs-links asan tsan test-versions wheel clean hadoop
 .DELETE_ON_ERROR:
 
 # TensorFlow comes before the package: the ops are compiled against the very one that will load them.
@@ -107,6 +108,15 @@ test-gpu: $(VENV)/.package
 # Keras's own tests, from its source distribution, inside a scope: too long for `make test`.
 test-upstream: $(VENV)/.package
 	$(VENV)/bin/python tests/upstream/run.py $(UPSTREAM_ARGS)
+
+# Everything that a page links to within the site is checked by the build; what is elsewhere, by docs-links alone: it needs a network.
+SPHINX := $(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees
+docs: $(VENV)/.package
+	$(SPHINX) docs build/docs
+	@echo "open build/docs/index.html"
+
+docs-links: $(VENV)/.package
+	$(SPHINX) --builder linkcheck docs build/docs-links
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .

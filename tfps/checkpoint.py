@@ -1,7 +1,9 @@
 """Checkpoints of Keras models, written and read by the servers that hold their rows.
 
-tfps.checkpoint.save(model, "run/ckpt-1000")
-tfps.checkpoint.restore(model, "run/ckpt-1000")
+Example::
+
+    tfps.checkpoint.save(model, "run/ckpt-1000")
+    tfps.checkpoint.restore(model, "run/ckpt-1000")
 """
 
 from tfps.keras.checkpoints import restore, save

@@ -1,6 +1,8 @@
 """Metrics for ranking and click prediction: exact over any number of workers, and without one.
 
-model.compile("adagrad", "binary_crossentropy", metrics=[tfps.metrics.AUC(), tfps.metrics.GroupAUC(by="user")])
+Example::
+
+    model.compile("adagrad", "binary_crossentropy", metrics=[tfps.metrics.AUC(), tfps.metrics.GroupAUC(by="user")])
 """
 
 from tfps.metrics.auc import AUC, ExactAUC

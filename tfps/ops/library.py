@@ -86,4 +86,4 @@ def _load_once() -> ModuleType | None:
     try:
         return tf.load_op_library(str(library))
     except (tf.errors.OpError, OSError) as error:
-        raise LibraryError(f"{library} cannot be loaded ({error}): reinstall tfps.") from error
+        raise LibraryError(f"{library} cannot be loaded ({error}): reinstall tfps to build it anew.") from error

@@ -1,6 +1,8 @@
 """Streams of files and messages, and training that never ends.
 
-tfps.streaming.fit(model, tfps.streaming.Files("/logs/%Y/%m/%d/%H/*.csv", parse), window="1h", checkpoint="run/")
+Example::
+
+    tfps.streaming.fit(model, tfps.streaming.Files("/logs/%Y/%m/%d/%H/*.csv", parse), window="1h", checkpoint="run/")
 """
 
 import importlib

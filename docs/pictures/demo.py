@@ -1,6 +1,6 @@
-"""Draws docs/demo.svg, the picture of `make demo` in the README: runs it in a terminal and draws what is on the screen.
+"""Draws docs/pictures/demo.svg, which the README shows: runs `make demo` in a terminal and draws what it printed.
 
-.venv/bin/python docs/demo_picture.py
+.venv/bin/python docs/pictures/demo.py
 """
 
 import io
@@ -12,7 +12,7 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 WIDTH = 120  # columns
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     console.print("$ make demo")
     # A progress bar returns to the start of its line; what it wrote last stays on the screen.
     console.print(Text.from_ansi(b"".join(chunks).decode().replace("\r\n", "\n")))
-    console.save_svg("docs/demo.svg", title="make demo")
+    console.save_svg("docs/pictures/demo.svg", title="make demo")
 
 
 if __name__ == "__main__":
