@@ -155,7 +155,8 @@ test-version-%:
 	    TENSORFLOW='tensorflow~=$(word 1,$(version)).0' KERAS='keras~=$(word 2,$(version)).0'
 
 # Wheels for two versions of TensorFlow differ in their library alone, so unpacked into one folder they become one wheel. One
-# TensorFlow is installed at a time, as each takes 2 GB. The library of TensorFlow is excluded: it is in memory when ours is loaded.
+# TensorFlow is installed at a time, as each takes 2 GB. auditwheel shows which symbols bound the tag, then sets it. It leaves out
+# TensorFlow's library, which is in memory when ours is loaded.
 TENSORFLOWS ?= 2.21
 DIST ?= dist
 WHEEL := build/wheel
@@ -173,8 +174,8 @@ wheel:
 	    rm -rf $(WHEEL)/venv; \
 	done
 	wheel pack --dest-dir $(WHEEL) $(WHEEL)/tfps-*/
+	auditwheel show $(WHEEL)/*.whl
 	auditwheel repair --exclude libtensorflow_framework.so.2 --wheel-dir $(DIST) $(WHEEL)/*.whl
-	auditwheel show $(DIST)/*.whl
 
 clean:
 	rm -rf build dist *.egg-info .coverage* .venv .venv-* tfps/ops/_tfps_ops_*.so
