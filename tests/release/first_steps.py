@@ -21,7 +21,7 @@ def main():
             model.compile(keras.optimizers.Adagrad(0.5), loss="mse")
         ids = np.random.default_rng(0).integers(0, 1_000, (4_000, 1))
         losses = model.fit(ids, ids % 2.0, batch_size=100, epochs=3, verbose=2).history["loss"]
-        assert losses[-1] < 0.2 < losses[0], losses
+        assert losses[-1] < losses[0] / 10, losses
         assert "500000, 4" in strategy.plan.table(), strategy.plan.table()
     print(f"tfps {tfps.__version__} trained with {keras.version()} of Keras")
 
