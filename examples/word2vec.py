@@ -131,6 +131,10 @@ def main() -> None:
     text = Text(pathlib.Path(args.data).read_text(encoding="utf-8") if args.data else wikipedia_sample())
     steps = -(-len(text.tokens) // args.batch)
     print(f"{len(text.tokens):,} words of text, {len(text.words):,} different ones, {steps:,} steps per epoch")
+    print(
+        f"A worker trains {args.push_every} batches on its own copy of their rows. geo_delta_norm is how far that moved the"
+    )
+    print("rows, and geo_conflicts the fraction of them that another worker moved meanwhile.")
 
     total = steps * args.epochs
     with strategy.scope():
