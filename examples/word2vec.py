@@ -132,9 +132,9 @@ def main() -> None:
     steps = -(-len(text.tokens) // args.batch)
     print(f"{len(text.tokens):,} words of text, {len(text.words):,} different ones, {steps:,} steps per epoch")
     print(
-        f"A worker trains {args.push_every} batches on its own copy of their rows. geo_delta_norm is how far that moved the"
+        f"A worker trains {args.push_every} batches on a copy of their rows. geo_delta_norm is how far the rows moved,"
     )
-    print("rows, and geo_conflicts the fraction of them that another worker moved meanwhile.")
+    print("geo_conflicts the fraction of them that another worker moved meanwhile.")
 
     total = steps * args.epochs
     with strategy.scope():
