@@ -120,10 +120,10 @@ def parse_arguments() -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", metavar="FOLDER", help="with ratings.csv and movies.csv (default: synthetic ratings)")
-    parser.add_argument("--epochs", type=int, default=10, help="default %(default)s")
+    parser.add_argument("--epochs", type=int, default=8, help="default %(default)s")
     parser.add_argument("--batch", type=int, default=512, help="ratings per step (default %(default)s)")
     parser.add_argument("--dim", type=int, default=32, help="floats per vector (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=0.001, help="learning rate of Adam (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=0.002, help="learning rate of Adam (default %(default)s)")
     cluster.add_arguments(parser)
     return parser.parse_args()
 
