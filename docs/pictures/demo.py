@@ -1,6 +1,6 @@
 """Draws docs/pictures/demo.svg, which the README shows: runs `make demo` in a terminal and draws what it printed.
 
-.venv/bin/python docs/pictures/demo.py
+.venv/bin/python docs/pictures/demo.py [arguments of make]
 """
 
 import io
@@ -26,7 +26,7 @@ def main() -> None:
 
     os.chdir(ROOT)
     os.environ["COLUMNS"] = str(WIDTH)
-    if pty.spawn(["make", "--silent", "demo"], read):
+    if pty.spawn(["make", "--silent", *sys.argv[1:], "demo"], read):
         sys.exit("make demo failed.")
     console = Console(record=True, width=WIDTH, file=io.StringIO())
     console.print("$ make demo")

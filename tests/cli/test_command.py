@@ -110,3 +110,13 @@ def test_importing_the_package_and_its_commands_defines_no_global_flag():
         "assert not [module for module in added if 'tfps' in module]"
     )
     subprocess.run([sys.executable, "-c", source], check=True)
+
+
+def test_a_misspelt_model_file_is_named_without_waiting_for_tensorflow():
+    source = (
+        "import sys; import tfps.cli.plan as plan\n"
+        "assert plan.main(['nothere.py', '--ps', '2']) == 1\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert done.returncode == 0 and "Received: 'nothere.py', which is not a file" in done.stderr, done.stderr

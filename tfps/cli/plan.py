@@ -159,11 +159,11 @@ def _make_plan(model: str) -> Plan:
         return _rebalance(model)
     if _PS.value is None:
         raise PlanError("`--ps` must be given with a model. Received: none. Valid: the number of parameter servers.")
-    # Imported late, because it imports TensorFlow: a saved plan is shown without waiting for that.
+    source = Source(model, _FUNCTION.value)
+    # Imported late, because it imports TensorFlow: a saved plan or a misspelt name of a file need not wait for that.
     from tfps.keras.planning import plan
 
     small = {} if _DENSE_TABLES.value is None else {"dense_tables_bytes": _DENSE_TABLES.value}
-    source = Source(model, _FUNCTION.value)
     balancer = _BALANCERS[_BALANCER.value]()
     return plan(
         source.model,
