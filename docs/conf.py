@@ -17,6 +17,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["conf.py"]
 # GitHub's names of headings, so that a link works there and in the site.
 myst_heading_anchors = 4
+# Quotes in the text are those of strings.
+smartquotes = False
 
 html_theme = "furo"
 html_title = "tfps"
@@ -34,7 +36,12 @@ napoleon_custom_sections = [("Call arguments", "params_style")]
 python_use_unqualified_type_names = True
 
 # Documents of the root that are pages of the site, and their pages.
-_PAGES = {"README.md": "overview.md", "CHANGELOG.md": "changes.md"}
+_PAGES = {
+    "README.md": "overview.md",
+    "CHANGELOG.md": "changes.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "reporting.md",
+}
 
 
 def _links_of_root(text):
@@ -42,6 +49,8 @@ def _links_of_root(text):
 
     def moved(match):
         path, anchor = match.groups()
+        if (ROOT / path / "README.md").is_file():
+            path = f"{path.rstrip('/')}/README.md"
         if path in _PAGES:
             return f"]({_PAGES[path]}{anchor})"
         return f"]({path.removeprefix('docs/') if path.startswith('docs/') else f'../{path}'}{anchor})"
