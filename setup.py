@@ -1,11 +1,11 @@
 """Compiles the C++ ops; everything else about the package is in pyproject.toml.
 
-The ops become one shared library, tfps/ops/_tfps_ops.so, with _build_info.json beside it, which names the TensorFlow it
-was compiled against. `TFPS_BUILD_OPS=0 pip install .` leaves them out: tfps then runs on TensorFlow's own ops.
+The ops become one shared library, tfps/ops/_tfps_ops_2_21.so, whose name tells the TensorFlow that it was compiled
+against. Wheels for several versions of TensorFlow differ in this file alone, so `make wheel` can join them to one.
+`TFPS_BUILD_OPS=0 pip install .` leaves the ops out: tfps then runs on TensorFlow's own ops.
 """
 
 import concurrent.futures
-import json
 import os
 import shlex
 import shutil
@@ -16,12 +16,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import setuptools
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import SetupError
 
 ROOT = Path(__file__).parent
-LIBRARY = Path("tfps/ops/_tfps_ops.so")
-BUILD_INFO = "_build_info.json"
+OPS = Path("tfps/ops")
+LIBRARIES = "_tfps_ops_*.so"
 # -ffp-contract=off: every CPU target computes the same bits. -fno-math-errno: a square root is one instruction.
 CXX_FLAGS = ["-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
 
@@ -29,10 +30,21 @@ FEW = 4
 """So many files include TensorFlow's headers before compiling these by themselves pays off."""
 
 
+def library_name(tensorflow: str) -> str:
+    """The file name of the library for a version of TensorFlow, as tfps/ops/library.py reads it: _tfps_ops_2_21.so."""
+    return f"_tfps_ops_{'_'.join(tensorflow.split('.')[:2])}.so"
+
+
 def library_sources() -> list[Path]:
     """Every source of the library; tests and benchmarks of the core live beside it and stay out."""
     sources = sorted((ROOT / "tfps_ops").glob("*/**/*.cc"))
     return [s.relative_to(ROOT) for s in sources if not s.stem.endswith(("_test", "_benchmark"))]
+
+
+def remove_libraries(folder: Path) -> None:
+    """Removes what earlier builds left in a folder: of another TensorFlow, it may be of other sources, too."""
+    for path in folder.glob(LIBRARIES):
+        path.unlink()
 
 
 def tensorflow_flags() -> dict[str, object]:
@@ -113,10 +125,12 @@ class BuildOps(build_ext):
         objects.mkdir(parents=True, exist_ok=True)
         base = [*command, *CXX_FLAGS, "-I.", *flags["compile"]]
         compiled = self._compile_all(base, [Path(source) for source in ext.sources], objects)
-        library = Path(self.get_ext_fullpath(ext.name))
-        library.parent.mkdir(parents=True, exist_ok=True)
-        run([*command, "-shared", "-o", str(library.absolute()), *map(str, compiled), *flags["link"]])
-        (library.parent / BUILD_INFO).write_text(json.dumps({"tensorflow": flags["version"]}) + "\n")
+        # setuptools asks for the name before it is known which TensorFlow there is, so it gets one without a version.
+        folder = Path(self.get_ext_fullpath(ext.name)).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_libraries(folder)
+        library = folder.absolute() / library_name(flags["version"])
+        run([*command, "-shared", "-o", str(library), *map(str, compiled), *flags["link"]])
 
     def _compile_all(self, base: list[str], sources: list[Path], objects: Path) -> list[Path]:
         """Compiles what is newer than its object, and returns all objects."""
@@ -149,13 +163,22 @@ class BuildOps(build_ext):
         return targets
 
     def copy_extensions_to_source(self) -> None:
-        """For an editable install: the library and what says how it was built go into the source tree."""
-        for name in (LIBRARY.name, BUILD_INFO):
-            self.copy_file(str(Path(self.build_lib) / LIBRARY.parent / name), str(ROOT / LIBRARY.parent / name))
+        """For an editable install: the library goes into the source tree."""
+        remove_libraries(ROOT / OPS)
+        for library in (Path(self.build_lib) / OPS).glob(LIBRARIES):
+            self.copy_file(str(library), str(ROOT / OPS / library.name))
+
+
+class Wheel(bdist_wheel):
+    """A wheel for every Python 3: TensorFlow loads the ops, so they do not depend on the version of Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """The tag of a wheel without ops is py3-none-any, with them py3-none-linux_x86_64."""
+        return "py3", "none", super().get_tag()[2]
 
 
 WITH_OPS = os.environ.get("TFPS_BUILD_OPS", "1") != "0"
 setuptools.setup(
     ext_modules=[setuptools.Extension("tfps.ops._tfps_ops", [str(s) for s in library_sources()])] if WITH_OPS else [],
-    cmdclass={"build_ext": BuildOps},
+    cmdclass={"build_ext": BuildOps, "bdist_wheel": Wheel},
 )

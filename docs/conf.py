@@ -36,7 +36,12 @@ napoleon_custom_sections = [("Call arguments", "params_style")]
 python_use_unqualified_type_names = True
 
 # Documents of the root that are pages of the site, and their pages.
-_PAGES = {"README.md": "overview.md", "CHANGELOG.md": "changes.md"}
+_PAGES = {
+    "README.md": "overview.md",
+    "CHANGELOG.md": "changes.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "reporting.md",
+}
 
 
 def _links_of_root(text):

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import glob
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cluster
 import keras
@@ -158,11 +158,11 @@ def tower(features: keras.KerasTensor, hidden: list[int]) -> keras.KerasTensor:
     return features
 
 
-def parse_arguments(description: str) -> argparse.Namespace:
-    """Parses the command line of a click model."""
+def parse_arguments(description: str, formats: Sequence[str] = tuple(FORMATS)) -> argparse.Namespace:
+    """Parses the command line of a click model that reads some of the formats."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="FILE", help="a file of rows, or a pattern ('day_*.tsv')")
-    parser.add_argument("--format", choices=FORMATS, default="criteo", help="default %(default)s")
+    parser.add_argument("--format", choices=formats, default=formats[0], help="default %(default)s")
     cluster.add_arguments(parser)
     parser.add_argument("--epochs", type=int, default=4, help="default %(default)s")
     parser.add_argument("--batch", type=int, default=256, help="rows per step (default %(default)s)")
@@ -183,13 +183,17 @@ def main(description: str, build_model: Callable[[Format, int, int, list[int]], 
     """
     args = parse_arguments(description)
     # In a worker or a parameter server this call serves until the chief is done, and does not return.
-    strategy = cluster.make_strategy(args)
+    # Ids that repeat in a batch count as in Keras, so that the model learns what it learns with --alone.
+    strategy = cluster.make_strategy(args, repeated_ids="each")
     training, held_out = datasets(args)
     with strategy.scope():
         model = build_model(FORMATS[args.format], args.rows, args.dim, args.hidden)
-        model.compile(keras.optimizers.Adagrad(args.rate), loss="binary_crossentropy", metrics=["auc"])
+        model.compile(keras.optimizers.Adagrad(args.rate), loss="binary_crossentropy", metrics=["auc", "accuracy"])
     model.fit(training, epochs=args.epochs, validation_data=held_out)
 
     learned = model.evaluate(held_out, return_dict=True, verbose=0)
-    print(f"on held-out rows: AUC {learned['auc']:.4f}, loss {learned['loss']:.4f}")
-    print(strategy.plan.table())
+    figures = [
+        f"{title} {learned[name]:.4f}" for title, name in (("AUC", "auc"), ("accuracy", "accuracy"), ("loss", "loss"))
+    ]
+    print("on held-out rows:", ", ".join(figures))
+    cluster.print_plan(strategy)

@@ -143,7 +143,7 @@ def main() -> None:
 
     learned, baseline = recall(model, held_out), popular_recall(training, held_out, items)
     print(f"on held-out sessions: recall@{BEST} {learned:.4f}; recall of the most popular items {baseline:.4f}")
-    print(strategy.plan.table())
+    cluster.print_plan(strategy)
 
 
 if __name__ == "__main__":

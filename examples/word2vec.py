@@ -92,7 +92,9 @@ def report(text: Text, vectors: np.ndarray, judged: list[tuple[str, str, float]]
     if len(known) > 2:
         left, right, scores = map(np.array, zip(*known, strict=True))
         agreement = spearman(scores, np.sum(unit[left] * unit[right], axis=1))
-        print(f"Spearman correlation with {len(known)} human judgements of similarity: {agreement:.3f}")
+        print(
+            f"Spearman correlation with {len(known)} human judgements of similarity: {agreement:.3f} (chance gives 0)"
+        )
 
 
 def separate_pairs(centers: tf.Tensor, contexts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -129,6 +131,10 @@ def main() -> None:
     text = Text(pathlib.Path(args.data).read_text(encoding="utf-8") if args.data else wikipedia_sample())
     steps = -(-len(text.tokens) // args.batch)
     print(f"{len(text.tokens):,} words of text, {len(text.words):,} different ones, {steps:,} steps per epoch")
+    print(
+        f"A worker trains {args.push_every} batches on a copy of their rows. geo_delta_norm is how far the rows moved,"
+    )
+    print("geo_conflicts the fraction of them that another worker moved meanwhile.")
 
     total = steps * args.epochs
     with strategy.scope():
@@ -141,7 +147,9 @@ def main() -> None:
     model.fit(data, epochs=args.epochs, steps_per_epoch=steps)
 
     vectors = model.centers.get_weights()[0]
+    print("\nWhat was learned")
     report(text, vectors, judged_pairs(args.wordsim))
+    print("\nWhere the rows live")
     print(strategy.plan.table())
     if args.output:
         rows = (f"{word} {' '.join(map(str, row))}" for word, row in zip(text.words, vectors.tolist(), strict=True))

@@ -15,6 +15,7 @@ PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.
 DOCUMENTS = ["README.md", "CHANGELOG.md", *PAGES]
 # The tables of the last model of a document, where they are not one.
 TABLES = {"docs/tutorial.md": 2}
+SLOW = {"docs/tutorial.md", "docs/modes.md"}
 WITH_EXAMPLES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in (ROOT / "tfps").rglob("*.py")
@@ -51,7 +52,14 @@ def code(cell):
 # Examples.
 
 
-@pytest.mark.parametrize("document", [document for document in DOCUMENTS if blocks(document, "python")])
+def with_python():
+    """The documents with Python, each a case; those that train several models are slow."""
+    for document in DOCUMENTS:
+        if blocks(document, "python"):
+            yield pytest.param(document, marks=[pytest.mark.slow] if document in SLOW else [])
+
+
+@pytest.mark.parametrize("document", with_python())
 def test_python_of_documents_runs(document, strategy, monkeypatch):
     import tfps
     from tfps.embedding.table import Table

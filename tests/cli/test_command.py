@@ -55,7 +55,9 @@ def test_help_names_every_flag(command, flag, capsys):
     printed = capsys.readouterr().out
     assert caught.value.code == 0
     assert printed.startswith(f"usage: {command.COMMAND.name} [flags] ")
-    assert all(f"--{name} " in printed for name in command.COMMAND.flags if len(name) > 1 and name != "help")
+    # Each by one name: with underscores instead of dashes a flag is accepted, too, but not shown again.
+    named = [name for name in command.COMMAND.flags if len(name) > 1 and name != "help"]
+    assert [name for name in named if f"--{name} " not in printed] == [name for name in named if "_" in name]
 
 
 def test_help_may_be_piped_to_a_reader_that_stops_early():
@@ -108,3 +110,13 @@ def test_importing_the_package_and_its_commands_defines_no_global_flag():
         "assert not [module for module in added if 'tfps' in module]"
     )
     subprocess.run([sys.executable, "-c", source], check=True)
+
+
+def test_a_misspelt_model_file_is_named_without_waiting_for_tensorflow():
+    source = (
+        "import sys; import tfps.cli.plan as plan\n"
+        "assert plan.main(['nothere.py', '--ps', '2']) == 1\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert done.returncode == 0 and "Received: 'nothere.py', which is not a file" in done.stderr, done.stderr

@@ -65,7 +65,9 @@ def run() -> None:
 def _make(arguments: list[str]) -> int:
     try:
         if len(arguments) < 2:
-            raise ConfigError("`DIR` must be given: the directory of the authority. Received: none.")
+            raise ConfigError(
+                "`DIR` must be given: the directory of the authority. Received: none. See `tfps-certs --help`."
+            )
         if not 0 < _VALID_DAYS.value <= _MOST_DAYS:
             raise ConfigError(f"`--days` must be above 0 and at most {_MOST_DAYS:g}. Received: {_VALID_DAYS.value}.")
         hosts = list(dict.fromkeys(arguments[2:])) or _hosts_of_environment()

@@ -58,7 +58,8 @@ class Command:
     def help_text(self) -> str:
         """Returns the help text: the usage line, the description, and one line for each flag."""
         # absl lists a flag with a short name under both names. `dict.fromkeys` shows it once and keeps the order.
-        names = dict.fromkeys(flag.name for flag in map(self.flags.__getitem__, self.flags))
+        # A name with underscores is the alias of one with dashes.
+        names = dict.fromkeys(self.flags[name].name for name in self.flags if "_" not in name)
         lines = [_flag_line(self.flags[name]) for name in names]
         return "\n".join([self._usage_line(), "", self._description.strip(), "", "flags:", *lines])
 
@@ -107,4 +108,4 @@ def _flag_line(flag: flags.Flag) -> str:
 
 def _placeholder(flag: flags.Flag) -> str:
     """Returns the word that stands for the value of a flag in the help text, as in "--ps N"."""
-    return "N" if flag.flag_type() == "int" else "NAME" if "enum" in flag.flag_type() else "TEXT"
+    return "N" if flag.flag_type() in ("int", "float") else "NAME" if "enum" in flag.flag_type() else "TEXT"

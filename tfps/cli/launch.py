@@ -78,8 +78,8 @@ def _define_count(name: str, help_text: str) -> flags.FlagHolder:
 
 
 # The counts have no default here, because any count on the command line is an error if TF_CONFIG names the cluster.
-_PS = _define_count("ps", f"Parameter servers (default {_DEFAULT_PS}; of srun or mpirun, one for two workers).")
-_WORKERS = _define_count("workers", f"Workers (default {_DEFAULT_WORKERS}; of srun or mpirun, all other tasks).")
+_PS = _define_count("ps", f"Parameter servers (default {_DEFAULT_PS}; with srun or mpirun, one for every two workers).")
+_WORKERS = _define_count("workers", f"Workers (default {_DEFAULT_WORKERS}; with srun or mpirun, all other tasks).")
 _LOG_DIR = flags.DEFINE_string(
     "log-dir", None, "Write a log file for each task to this directory.", flag_values=COMMAND.flags
 )
@@ -105,7 +105,8 @@ _TLS = flags.DEFINE_string(
 
 LAST_PORT = 65_535
 _METRICS_PORT = _define_count(
-    "metrics-port", "Serve metrics to Prometheus: the chief at this port, on this machine each other task at the next."
+    "metrics-port",
+    "Serve metrics to Prometheus: the chief at this port, on this machine each other task at one of the next.",
 )
 define_alias(COMMAND.flags, "metrics-port")
 _METRICS_HOST = flags.DEFINE_string(

@@ -36,7 +36,9 @@ _BALANCERS = {"bytes-and-traffic": GreedyBytesAndTraffic, "bytes": GreedyBytes, 
 
 COMMAND = Command("tfps-plan", "[flags] model.py|plan.json|RUN", __doc__ or "", intermixed=True)
 _FLAGS = COMMAND.flags
-_PS = flags.DEFINE_integer("ps", None, "Parameter servers; a saved plan has its own number.", flag_values=_FLAGS)
+_PS = flags.DEFINE_integer(
+    "ps", None, "Parameter servers: needed with a model, while a saved plan has its own number.", flag_values=_FLAGS
+)
 _WORKERS = flags.DEFINE_integer("workers", None, "Workers, for the advice on the ratio to servers.", flag_values=_FLAGS)
 # The number of rows that a step looks up depends on the batch size. It weighs tables against dense variables.
 _BATCH = flags.DEFINE_integer("batch", 512, "Examples in a step of one worker (default 512).", flag_values=_FLAGS)
@@ -63,7 +65,11 @@ _ROUTING = flags.DEFINE_enum(
     "routing", "hash", ("hash", "mod", "div"), "How rows go to shards (default hash).", flag_values=_FLAGS
 )
 _BALANCER = flags.DEFINE_enum(
-    "balancer", "bytes-and-traffic", list(_BALANCERS), "How to measure the load of a server.", flag_values=_FLAGS
+    "balancer",
+    "bytes-and-traffic",
+    list(_BALANCERS),
+    "How to measure the load of a server (default bytes-and-traffic).",
+    flag_values=_FLAGS,
 )
 _FUNCTION = flags.DEFINE_string(
     "function",
@@ -153,11 +159,11 @@ def _make_plan(model: str) -> Plan:
         return _rebalance(model)
     if _PS.value is None:
         raise PlanError("`--ps` must be given with a model. Received: none. Valid: the number of parameter servers.")
-    # Imported late, because it imports TensorFlow: a saved plan is shown without waiting for that.
+    source = Source(model, _FUNCTION.value)
+    # Imported late, because it imports TensorFlow: a saved plan or a misspelt name of a file need not wait for that.
     from tfps.keras.planning import plan
 
     small = {} if _DENSE_TABLES.value is None else {"dense_tables_bytes": _DENSE_TABLES.value}
-    source = Source(model, _FUNCTION.value)
     balancer = _BALANCERS[_BALANCER.value]()
     return plan(
         source.model,

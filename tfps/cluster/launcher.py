@@ -81,7 +81,9 @@ def program_command(program: Sequence[str]) -> list[str]:
         ConfigError: no program is given, or there is no such file or command.
     """
     if not program:
-        raise ConfigError("`program` must be given: the Python file, and its arguments. Received: none.")
+        raise ConfigError(
+            "`program` must be given: the Python file, and its arguments. Received: none. See `tfps-launch --help`."
+        )
     if program[0].endswith(".py"):
         if not os.path.isfile(program[0]):
             raise ConfigError(f"`program` must be a file that exists. Received: {program[0]!r}.")

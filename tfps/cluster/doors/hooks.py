@@ -49,7 +49,7 @@ class SocketHooks:
 @functools.cache
 def _hook() -> SocketHooks | None:
     # TensorFlow has loaded the library, so this is the same one again and not a copy.
-    compiled = ctypes.CDLL(str(library.LIBRARY))
+    compiled = ctypes.CDLL(str(library.path()))
     if not hasattr(compiled, "TfpsHookSockets") or compiled.TfpsHookSockets(_TENSORFLOW) != _BOTH:
         return None
     return SocketHooks(compiled)
