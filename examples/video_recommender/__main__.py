@@ -26,8 +26,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("command", choices=("train", "evaluate", "serve"))
     parser.add_argument("--data", metavar="FOLDER", help="with ratings.csv and movies.csv (default: made ratings)")
     parser.add_argument("--out", type=pathlib.Path, default="funnel", help="what was trained (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of `train` (default %(default)s)")
-    parser.add_argument("--one-process", action="store_true", help="train without a cluster, to compare")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="where `evaluate` writes its table, too")
     parser.add_argument("--port", type=int, default=8000, help="of `serve` (default %(default)s)")
     cluster.add_arguments(parser)
@@ -39,16 +37,15 @@ def train(args: argparse.Namespace) -> None:
     from examples.video_recommender.train import Trainer
 
     # In a worker or a parameter server this call serves until the chief is done, and does not return.
-    strategy = None if args.one_process else cluster.make_strategy(args)
+    strategy = cluster.make_strategy(args)
     ratings = movielens.load(args.data) if args.data else movielens.synthetic()
     known, _ = movielens.split_by_time(ratings, HELD_OUT)
     print(
         f"{len(known):,} ratings of {known.num_films - 1:,} films by {known.num_users:,} users to learn from",
         flush=True,
     )
-    Trainer(strategy, args.out, known, args.seed).train()
-    if strategy:
-        print(strategy.plan.table())
+    Trainer(None if args.alone else strategy, args.out, known, args.seed).train()
+    cluster.print_plan(strategy)
 
 
 def evaluate(args: argparse.Namespace) -> None:

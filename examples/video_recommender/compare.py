@@ -47,7 +47,7 @@ def main() -> None:
     if args.seeds < 2:
         raise SystemExit(f"--seeds must be 2 or more, to see how figures vary. Received: {args.seeds}.")
     data = ["--data", args.data] if args.data else []
-    for name, options in (("a cluster", []), ("one process", ["--one-process"])):
+    for name, options in (("a cluster", []), ("one process", ["--alone"])):
         mean, deviation = over_seeds([run(data, seed, options) for seed in range(1, args.seeds + 1)])
         print(
             f"\n{name}, mean of {args.seeds} seeds\n{text(mean)}\n\nstandard deviation\n{text(deviation)}", flush=True

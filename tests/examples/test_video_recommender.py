@@ -55,6 +55,15 @@ def url(folder):
     server.server_close()
 
 
+def test_each_command_has_its_options(monkeypatch):
+    from examples.video_recommender.__main__ import parse_arguments
+
+    for command in ("train", "evaluate", "serve"):
+        monkeypatch.setattr("sys.argv", ["video_recommender", command, "--alone", "--seed", "7"])
+        args = parse_arguments()
+        assert (args.command, args.alone, args.seed, args.data) == (command, True, 7, None)
+
+
 def test_what_is_known_of_a_film_is_of_before_the_moment(ratings):
     catalog = data.Catalog(ratings)
     film = np.bincount(ratings.films).argmax()
