@@ -26,6 +26,7 @@ COMMANDS = {
     "fibinet": ADULT,
     "mmoe": ADULT,
     "din": FILMS,
+    "sasrec": FILMS,
     "two_towers": FILMS,
 }
 FIGURE = re.compile(r"([A-Za-z@\d][\w@ ]*?) (\d\.\d{4})")  # "AUC 0.9137", "AUC of income 0.9137"

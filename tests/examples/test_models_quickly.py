@@ -52,6 +52,15 @@ def din():
     return din.build_model(ratings.num_films, ratings.genres.shape[1], 4), "binary_crossentropy", din.examples(ratings)
 
 
+def sasrec():
+    import movielens
+    import sasrec
+
+    ratings = films()
+    batches = sasrec.batches(sasrec.cut(movielens.sequences(ratings)), ratings.num_films, BATCH)
+    return sasrec.build_models(ratings.num_films, 8)[0], SPARSE, next(iter(batches))
+
+
 def two_towers():
     import two_towers
 
@@ -61,12 +70,12 @@ def two_towers():
 
 
 MODELS = {name: functools.partial(click_model, name) for name in CLICKS}
-MODELS |= {make.__name__: make for make in (mmoe, din, two_towers)}
+MODELS |= {make.__name__: make for make in (mmoe, din, sasrec, two_towers)}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_one_worker_trains_as_one_process(one_worker, name, monkeypatch):
-    if name == "din":
+    if name in ("din", "sasrec"):
         # What is dropped at random is not the same on a worker.
         monkeypatch.setattr(importlib.import_module(name), "DROPOUT", 0)
     found = []

@@ -29,6 +29,14 @@ def test_two_tasks(data):
     assert found == pytest.approx(alone, abs=NOISE)
 
 
+@pytest.fixture
+def split(data):
+    import movielens
+
+    ratings = movielens.load(data / "ml-latest-small")
+    return lambda latest: (ratings, *movielens.split_by_time(ratings, latest))
+
+
 @pytest.mark.slow
 def test_ratings_from_history(data):
     found, alone = figures(data, "din")
@@ -37,15 +45,15 @@ def test_ratings_from_history(data):
 
 
 @pytest.mark.slow
-def test_films_to_come(data):
-    import movielens
+@pytest.mark.parametrize(("name", "latest", "best"), [("sasrec", 1, 10), ("two_towers", 10, 50)])
+def test_films_to_come(data, split, name, latest, best):
     import ranking
-    import two_towers
 
     from benchmarks import example_baselines
 
-    earlier, latest = movielens.split_by_time(movielens.load(data / "ml-latest-small"), two_towers.HELD_OUT)
-    popular, _ = ranking.rank(example_baselines.popular(earlier), earlier, latest, two_towers.BEST)
-    found, alone = figures(data, "two_towers")
-    assert found["recall@50"] > 1.4 * popular
+    _, earlier, held_out = split(latest)
+    popular, _ = ranking.rank(example_baselines.popular(earlier), earlier, held_out, best)
+    found, alone = figures(data, name)
+    recall = f"{'HR' if latest == 1 else 'recall'}@{best}"
+    assert found[recall] > 1.4 * popular
     assert found == pytest.approx(alone, abs=0.02)

@@ -57,3 +57,13 @@ def test_ease_by_the_larger_inverse(split):
     np.fill_diagonal(weights, 0)
     np.testing.assert_allclose(example_baselines.ease(earlier), rated @ weights, atol=1e-4)
     assert np.abs(rated @ weights).max() > 0.01
+
+
+def test_sequences_are_cut_so_that_each_film_but_the_first_is_foretold_once():
+    import sasrec
+
+    films = np.arange(1, 2 * sasrec.LENGTH + 8)
+    windows = sasrec.cut([films, np.array([3])])
+    assert windows.shape == (3, sasrec.LENGTH + 1)
+    following = windows[:, 1:][windows[:, :-1] > 0]
+    assert sorted(following) == films[1:].tolist()
