@@ -86,7 +86,8 @@ def test_one_worker_trains_as_one_process(one_worker, name, monkeypatch):
             # The adaptive optimizers of Keras do not sum the gradients of an id that a batch has twice; tables do.
             model.compile(keras.optimizers.SGD(0.1), loss)
         rows = keras.tree.map_structure(lambda values: np.asarray(values)[: BATCHES * BATCH], data)
-        history = model.fit(*rows, batch_size=BATCH, shuffle=False, verbose=0).history
+        inputs = dict(zip(("x", "y", "sample_weight"), rows, strict=False))
+        history = model.fit(**inputs, batch_size=BATCH, shuffle=False, verbose=0).history
         found.append([*history.values(), *model.get_weights()])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)

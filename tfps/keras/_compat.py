@@ -132,7 +132,11 @@ def functional_outputs(model: keras.Model) -> Any:
     """Returns the symbolic outputs of a model of Keras's own functional classes; None for models of other classes."""
     if type(model) is keras.Sequential:
         model = model._functional
-    return model._outputs_struct if type(model) is Functional else None
+    if type(model) is not Functional:
+        return None
+    outputs = model._outputs_struct
+    # A call returns the only output of a list by itself.
+    return outputs[0] if isinstance(outputs, list | tuple) and len(outputs) == 1 else outputs
 
 
 def h5_group(entry: Any) -> Any:
