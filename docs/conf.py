@@ -1,5 +1,6 @@
 """How Sphinx makes the site of the manual from docs/: `make docs`. The pages also read well as they are, on GitHub."""
 
+import os
 import pathlib
 import re
 import sys
@@ -35,20 +36,22 @@ napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Call arguments", "params_style")]
 python_use_unqualified_type_names = True
 
-# Documents of the root that are pages of the site, and their pages.
+# Documents outside of docs/ that are pages of the site, and their pages.
 _PAGES = {
     "README.md": "overview.md",
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "reporting.md",
+    "examples/video_recommender/README.md": "film_recommender.md",
 }
 
 
-def _links_of_root(text):
-    """A document of the root, as a page beside the others: its links start from docs/."""
+def _links_of_included(text, folder):
+    """A document of another folder, as a page beside the others: its links start from docs/."""
 
     def moved(match):
         path, anchor = match.groups()
+        path = os.path.relpath(ROOT / folder / path, ROOT)
         if (ROOT / path / "README.md").is_file():
             path = f"{path.rstrip('/')}/README.md"
         if path in _PAGES:
@@ -59,7 +62,7 @@ def _links_of_root(text):
 
 
 def _links_of_page(text):
-    """A page whose links to documents of the root lead to their pages."""
+    """A page whose links to documents outside of docs/ lead to their pages."""
     for name, page in _PAGES.items():
         text = re.sub(rf"\]\(((?:\.\./)*)\.\./{re.escape(name)}(?=[)#])", rf"](\1{page}", text)
     return text
@@ -81,8 +84,13 @@ def setup(app):
     """Called by Sphinx."""
     # Before napoleon, which reads sections from the lines.
     app.connect("autodoc-process-docstring", _plain_text, priority=100)
-    app.connect("include-read", lambda _, path, name, content: _change(content, _links_of_root))
+    app.connect("include-read", _include)
     app.connect("source-read", lambda _, name, content: _change(content, _links_of_page))
+
+
+def _include(_, path, name, content):
+    folder = (ROOT / "docs" / path).resolve().parent
+    _change(content, lambda text: _links_of_included(text, folder))
 
 
 def _change(content, function):
