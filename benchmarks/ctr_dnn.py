@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--versus-policy",
         choices=POLICIES,
-        help="that of the --versus side (default: --policy)",
+        help="dtype policy of the --versus side (default: that of --policy)",
     )
     parser.add_argument(
         "--wire", choices=WIRES, default="float32", help="how rows and deltas cross, of tfps (default %(default)s)"

@@ -25,7 +25,7 @@ import movielens  # noqa: E402
 import ranking  # noqa: E402
 
 L2 = 300.0  # of EASE
-DAMPING = 5.0  # ratings of the mean that are added to those of a film
+DAMPING = 5.0  # a film begins with so many ratings of the mean
 NEIGHBOURS = 100
 
 

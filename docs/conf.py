@@ -18,7 +18,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["conf.py"]
 # GitHub's names of headings, so that a link works there and in the site.
 myst_heading_anchors = 4
-# Quotes in the text are those of strings.
+# Most quotes in the text belong to code, which a reader copies: they stay straight.
 smartquotes = False
 
 html_theme = "furo"
