@@ -1,6 +1,7 @@
 """One cluster of real processes for all tests that train: 2 parameter servers and 2 workers, started once."""
 
 import contextlib
+import gc
 import os
 import pathlib
 import signal
@@ -19,10 +20,27 @@ os.environ.setdefault("TFPS_JOIN_TIMEOUT_S", "300")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+SLOW_CASES = pathlib.Path(__file__).parent / "slow_cases.txt"
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the cases of `slow_cases.txt`; where all files were collected, an entry that names no test is an error."""
+    names = [line for line in SLOW_CASES.read_text().splitlines() if line and not line.startswith("#")]
+    slow, collected = set(names), {item.nodeid for item in items}
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.slow)
+    if {item.path for item in items} >= {SLOW_CASES.parents[1] / name.split("::")[0] for name in names}:
+        stale = sorted(slow - collected)
+        assert not stale, f"{SLOW_CASES.name} names what is no test: {stale}"
+
+
 @pytest.fixture(scope="session")
 def strategy():
     import tfps
 
+    # What the imports have made stays: collections need not go over its 400,000 objects again and again.
+    gc.freeze()
     # The second CPU device of a worker is for tests/training/test_devices.py; nothing else uses it.
     cluster = tfps.LocalCluster(num_ps=2, num_workers=2, worker_devices=2)
     # The tables of tests are small, and most tests are about tables. `small_tables` gives a test the default.

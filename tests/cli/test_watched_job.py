@@ -139,9 +139,13 @@ def test_a_job_is_watched_while_a_worker_dies(job, tmp_path):
         # The board tells of the loss, and of the return.
         board.wait_for("losses of tasks: 1")
         board.wait_for("worker 1: back after")
-        after = wait_for(lambda: found if _is_back(found := snapshot(env), victim) else None, "the worker")
+        # On a busy machine the worker may be back before any step has ended.
+        after = wait_for(
+            lambda: found if _is_back(found := snapshot(env), victim) and found["steps"] > before["steps"] else None,
+            "the worker and more steps",
+        )
         assert after["losses_count"] == 1 and after["losses"][0]["back_at"] > after["losses"][0]["at"]
-        assert after["steps"] > before["steps"] and after["examples"] == 16 * after["steps"]
+        assert after["examples"] == 16 * after["steps"]
         again = wait_for(lambda: scrape(port + 3), "the metrics of the new worker")
         assert again["tfps_task_info", "1", "worker", _version()] == 1
         chief = scrape(port)

@@ -14,16 +14,23 @@ from tests.conformance.elsewhere import Elsewhere
 from tests.conformance.matrix import FORMATS, KINDS, MODES, WORKERS, Kind, Mode, backup
 from tests.conftest import all_train, limited_workers
 
+# Where `make test` goes with one worker. With two it goes over all modes of sharded tables and two of growing ones.
+ALONE = {("sharded", "asynchronous"), ("sharded", "geo"), ("growing", "asynchronous"), ("dict", "asynchronous")}
+TOGETHER = {("sharded", mode) for mode in MODES} | {("growing", "asynchronous"), ("growing", "geo")}
+TOGETHER |= {("bfloat16", "asynchronous")}
+# The formats of all of these; the other formats are for asynchronous mode alone.
+OFTEN = ("keras file", "by servers")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves to the slow tests all modes but one of some kinds of tables, and all-reduce of tables that grow.
-
-    All-reduce treats tables as asynchronous mode does.
-    """
+    """Leaves the other combinations to the slow tests: each is a model that is traced four times."""
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        kind, mode = parameters.get("kind"), parameters.get("mode")
-        if (kind in ("dict", "bfloat16") and mode != "asynchronous") or (kind == "growing" and mode == "allreduce"):
+        if not {"kind", "mode"} <= set(parameters):
+            continue
+        kind, mode = parameters["kind"], parameters["mode"]
+        often = (kind, mode) in (TOGETHER if parameters.get("workers", 2) == 2 else ALONE)
+        if not often or (mode != "asynchronous" and parameters.get("form", OFTEN[0]) not in OFTEN):
             item.add_marker(pytest.mark.slow)
 
 

@@ -15,7 +15,8 @@ sum of two workers' deltas would overshoot: two workers that both set 1.0 to 0.0
 4. *extreme*: `v.assign(tf.maximum(v, x))`, a running greatest or least value. The server takes the greatest value of
    its own and the pushed one.
 5. *mixed*: any other value of a variable that trains, such as clipped weights. Each of N workers moves the server's
-   value by 1 / N of the way to its own. The result lies between the workers' values, so it obeys a clip, too.
+   value by 1 / N of the way to its own. The result lies between the workers' values and the value before, so it obeys
+   a clip if the first value does, and comes closer with each push if not.
 
 A step does not say which kind it has; `tfps.training.affine` finds out from its trace. `keep` is a number of the
 worker, one for each variable of kind 2 or 3: 1 when a closure begins, multiplied by d in each assignment. It is a
