@@ -117,7 +117,9 @@ def snapshot(env):
 
 
 def trains(found):
-    return found is not None and all(task["steps"] > 50 for task in found["tasks"] if task["job"] == "worker")
+    """Whether both workers have made some steps, and the rate, which two readings give, is known."""
+    steps = found is not None and all(task["steps"] > 50 for task in found["tasks"] if task["job"] == "worker")
+    return steps and found["steps_per_s"] > 0
 
 
 def test_a_job_is_watched_while_a_worker_dies(job, tmp_path):

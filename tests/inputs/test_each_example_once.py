@@ -76,7 +76,7 @@ def content(kind):
 def changing():
     table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, -1)
     table.insert(tf.range(ROWS, dtype=tf.int64), tf.range(ROWS, dtype=tf.int64))
-    return numbers().map(table.lookup)
+    return numbers().map(lambda number: tf.ensure_shape(table.lookup(number), []))
 
 
 def counted():

@@ -92,7 +92,7 @@ TFPS_TEST_OF_MANY(TheLogIsBoundedAndSaysWhenItHasForgotten) {
   TFPS_CHECK(most_bytes < 20'000'000);
 }
 
-TFPS_TEST(TheSameKeysThatComeAndGoDoNotFillTheLog) {
+TFPS_TEST_OF_MANY(TheSameKeysThatComeAndGoDoNotFillTheLog) {
   const Rows rows = ValueOf(MakeGrowingRows(Zeros(1)));
   const int64_t first = ValueOf(rows->Since(GrowingRows::kNow)).cursor;
   Keys keys(100'000);
