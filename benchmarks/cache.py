@@ -131,7 +131,10 @@ def compare_quality(args: argparse.Namespace) -> dict[str, Any]:
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Trains with each setting in turns; returns the medians, and the ratios to the setting without a cache."""
     import tfps
+    from tfps.training import traced_closures
 
+    # As in a run that has lasted for a while: its graphs are not traced again while an epoch is measured.
+    traced_closures.SHORT_STEPS = 0
     settings = _settings(args)
     with tfps.ParameterServerStrategy(tfps.LocalCluster(args.ps, args.workers), dense_tables_bytes=0) as strategy:
         trainers = [_trainer(strategy, setting, args) for setting in settings]

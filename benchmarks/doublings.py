@@ -52,7 +52,10 @@ class Shape:
 
 def main() -> None:
     """Runs the command."""
-    args = _parser().parse_args()
+    parser = _parser()
+    args = parser.parse_args()
+    if len(args.counts) < 2:
+        parser.error("--counts must have 2 numbers or more, to see what grows.")
     shapes = [Shape("workers", count, 1, 64, 8) for count in args.counts]
     shapes += [Shape("servers", 1, count, 4096, 32) for count in args.counts]
     found: dict[Shape, list[dict[str, float]]] = {shape: [] for shape in shapes}
@@ -87,7 +90,10 @@ def _median(runs: Sequence[dict[str, float]]) -> dict[str, float]:
 def _measure(shape: Shape, seconds: float, steps_per_closure: int) -> dict[str, float]:
     """Runs a cluster of this machine and returns its figures: CPU milliseconds a step by role, and steps a second."""
     import tfps
+    from tfps.training import traced_closures
 
+    # As in a run that has lasted for a while. Small clusters would be measured while their graphs are traced again.
+    traced_closures.SHORT_STEPS = 0
     cluster = tfps.LocalCluster(num_ps=shape.servers, num_workers=shape.workers)
     with tfps.ParameterServerStrategy(cluster, dense_tables_bytes=0) as strategy:
         model, data = _build(strategy, shape, steps_per_closure)

@@ -26,13 +26,17 @@ def compare_fit(folder: pathlib.Path, format: str, lines: int, rounds: int) -> d
     import tensorflow as tf
 
     import tfps
+    from tfps.training import traced_closures
 
+    # As in a run that has lasted for a while: its graphs are not traced again while an epoch is measured.
+    traced_closures.SHORT_STEPS = 0
     task = CtrTask(batch=BATCH, rows=BUCKETS)
     cluster = tfps.LocalCluster(1, 2)
     processes: dict[str, list[int]] = {"servers": [], "workers": []}
-    for one in cluster.tasks:
-        processes["servers" if one.order.job == "ps" else "workers"].append(one.pid)
     with Setup().strategy(cluster) as strategy:
+        # A cluster has no processes before a strategy starts it.
+        for one in cluster.tasks:
+            processes["servers" if one.order.job == "ps" else "workers"].append(one.pid)
         with strategy.scope():
             model = build_model(task, keras)
             model.compile(adagrad(keras.optimizers), "binary_crossentropy")

@@ -10,7 +10,7 @@ import tfps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options --ps and --workers."""
+    """Adds the options --ps, --workers, --alone and --seed."""
     parser.add_argument("--ps", type=int, default=2, help="parameter servers, without TF_CONFIG (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="workers, without TF_CONFIG (default %(default)s)")
     parser.add_argument("--alone", action="store_true", help="train in this process by plain Keras, to compare with")

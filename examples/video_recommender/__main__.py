@@ -11,6 +11,8 @@ import argparse
 import json
 import pathlib
 
+import numpy as np
+
 from examples import cluster, movielens
 
 HELD_OUT = 10  # ratings of each user, the latest ones
@@ -54,8 +56,12 @@ def evaluate(args: argparse.Namespace) -> None:
     from examples.video_recommender.funnel import Funnel
 
     ratings = movielens.load(args.data) if args.data else movielens.synthetic()
-    _, latest = movielens.split_by_time(ratings, HELD_OUT)
-    table = evaluate.evaluate(Funnel(args.out), latest)
+    known, latest = movielens.split_by_time(ratings, HELD_OUT)
+    funnel = Funnel(args.out)
+    # The figures of other ratings would be figures of nothing, and might even look right.
+    if not (np.array_equal(known.users, funnel.ratings.users) and np.array_equal(known.films, funnel.ratings.films)):
+        raise SystemExit(f"--data must be what {args.out} was trained on. Received: {args.data or 'no --data'}.")
+    table = evaluate.evaluate(funnel, latest)
     if args.json:
         args.json.write_text(json.dumps(table))
     print(evaluate.text(table))

@@ -71,7 +71,8 @@ class Funnel:
             `weights`: how it weighs the films of the history, [requests, films, LENGTH].
         """
         parts = []
-        step = max(1, _ROWS // films.shape[1])
+        # Of a user who has rated everything no film is left.
+        step = max(1, _ROWS // max(1, films.shape[1]))
         for first in range(0, len(asked), step):
             part = slice(first, first + step)
             outputs = self._models[stage].serve(self.catalog.features(asked.take(part), films[part]))
@@ -136,5 +137,9 @@ class _Clock:
 
 
 def best(scores: np.ndarray, films: np.ndarray, count: int) -> np.ndarray:
-    """Returns the `count` films with the largest scores of each request, the best first."""
+    """Returns the `count` films with the largest scores of each request, the best first.
+
+    Film 0 stands for no film, where the recall has found too few, and comes last whatever its score.
+    """
+    scores = np.where(films > 0, scores, -np.inf)
     return np.take_along_axis(films, np.argsort(-scores, axis=1, kind="stable")[:, :count], axis=1)

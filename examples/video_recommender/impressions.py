@@ -40,11 +40,14 @@ def make(
     seen = np.zeros((ratings.num_users, ratings.num_films), bool)
     seen[ratings.users, ratings.films] = seen[:, 0] = True
     unseen = np.where(seen[ratings.users[rows, np.newaxis], candidates], np.inf, draw.random(candidates.shape))
-    negatives = np.take_along_axis(candidates, np.argsort(unseen, axis=1)[:, :NEGATIVES], axis=1)
+    places = np.argsort(unseen, axis=1)[:, :NEGATIVES]
+    negatives = np.take_along_axis(candidates, places, axis=1)
+    # Of few films the recall may not give `NEGATIVES` that the user has not seen: a row for one that was is left out.
+    kept = np.pad(np.isfinite(np.take_along_axis(unseen, places, axis=1)), ((0, 0), (1, 0)), constant_values=True)
     features = catalog.features(asked, np.concatenate([films, negatives], axis=1))
     watch = np.zeros((len(rows), 1 + NEGATIVES), np.float32)
     watch[:, 0] = 1
     liked = watch * ratings.liked[rows, np.newaxis]
-    order = draw.permutation(watch.size)
+    order = draw.permutation(np.flatnonzero(kept))
     features = {name: values[order] for name, values in features.items()}
     return features, {"watch": watch.reshape(-1, 1)[order], "liked": liked.reshape(-1, 1)[order]}

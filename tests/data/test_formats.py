@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 import tensorflow as tf
 
-from tfps.data import blocks, files
+from tfps.data import blocks, files, record_blocks
 from tfps.errors import ConfigError, SourceError
 
 TYPES = {"a": "int64", "b": 0.5, "c": "-", "d": tf.int32}
@@ -288,6 +288,16 @@ def test_broken_records_are_named(tmp_path, monkeypatch, disabled):
     ):
         (tmp_path / name).write_bytes(data)
         assert f"the file '{tmp_path}/{name}' is broken at {reason}" in error_of(files(tmp_path / name, "tfrecord"))
+
+
+def test_what_the_library_finds_does_not_pass_without_google_crc32c(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_blocks, "_fast_checksum", lambda: None)
+    with tf.io.TFRecordWriter(str(tmp_path / "a")) as out:
+        out.write(b"x" * 100)
+    whole = (tmp_path / "a").read_bytes()
+    assert list(files(tmp_path / "a", "tfrecord").as_numpy_iterator()) == [b"x" * 100]
+    (tmp_path / "b").write_bytes(whole[:50] + b"y" + whole[51:])
+    assert "b' is broken at byte 0: the checksum of a record is wrong" in error_of(files(tmp_path / "b", "tfrecord"))
 
 
 def test_a_cut_compressed_file_is_named(tmp_path):

@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import threading
+import types
 import urllib.error
 import urllib.request
 
@@ -113,6 +114,22 @@ def test_impressions_are_watched_films_among_candidates_that_were_not(ratings):
     assert not (features["history"] == features["film"]).any()
     assert len(newest) == 5 * sum(min(len(one) - 1, impressions.PER_USER) for one in movielens.sequences(ratings))
     assert len(seen) == len(ratings)
+
+
+def test_films_that_were_seen_are_no_negatives_though_the_recall_gives_few_others(ratings):
+    popular = np.argsort(-np.bincount(ratings.films))[:5]
+
+    def recall(asked):
+        return np.tile(np.append(popular, 0), (len(asked), 1))
+
+    features, labels = impressions.make(ratings, data.Catalog(ratings), recall, 1)
+    seen = movielens.sequences(ratings)
+    rows = [min(len(films) - 1, impressions.PER_USER) for films in seen]
+    unseen = [len(set(popular) - set(films)) for films in seen]
+    assert min(unseen) < impressions.NEGATIVES
+    expected = sum(count * min(impressions.NEGATIVES, left) for count, left in zip(rows, unseen, strict=True))
+    assert (labels["watch"] == 0).sum() == expected and labels["watch"].sum() == sum(rows)
+    assert (features["film"] > 0).all() and len(features["film"]) == len(labels["liked"]) == expected + sum(rows)
 
 
 def test_in_batch_loss_is_a_cross_entropy_that_forgives_equal_films():
@@ -231,6 +248,22 @@ def test_figures_are_summed_up_over_seeds():
 
     mean, deviation = over_seeds([{"rank": {"AUC": 0.5}}, {"rank": {"AUC": 0.7}}])
     assert mean["rank"]["AUC"] == pytest.approx(0.6) and deviation["rank"]["AUC"] == pytest.approx(0.02**0.5)
+
+
+def test_a_place_without_a_film_comes_last():
+    from examples.video_recommender.funnel import best
+
+    assert best(np.array([[0.9, 0.1, 0.5]]), np.array([[0, 7, 8]]), 3).tolist() == [[8, 7, 0]]
+
+
+def test_ratings_that_were_not_trained_on_are_refused(ratings, monkeypatch):
+    from examples.video_recommender import __main__ as commands
+    from examples.video_recommender import funnel
+
+    monkeypatch.setattr(funnel, "Funnel", lambda folder: types.SimpleNamespace(ratings=ratings))
+    monkeypatch.setattr("sys.argv", ["video_recommender", "evaluate", "--out", "trained"])
+    with pytest.raises(SystemExit, match="--data must be what trained was trained on. Received: no --data"):
+        commands.evaluate(commands.parse_arguments())
 
 
 def test_a_folder_without_a_funnel_is_refused(tmp_path):

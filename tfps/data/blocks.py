@@ -7,7 +7,7 @@ it, and again.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ VALUE = (Column("value", STRING),)
 """The one column of a text file."""
 RECORD = (Column("record", STRING, is_opaque=True),)
 """The one column of a TFRecord file."""
+DOUBTFUL_RECORDS = "doubtful tfrecord"
+"""The format of a TFRecord file in which the C++ ops have found a wrong checksum, or a record that is cut."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Reading:
     """How the files of a dataset are read; the string of a graph has it as JSON.
 
     Args:
-        format: "text", "tfrecord", "csv" or "parquet".
+        format: "text", "tfrecord", `DOUBTFUL_RECORDS`, "csv" or "parquet".
         columns: the columns of an element.
         names: the names of all fields of a line of CSV without a header; empty otherwise.
         delimiter: the character between fields of CSV.
@@ -118,10 +120,11 @@ def _read_text(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
     return lines.next, pack_joined(count, Joined(text.removesuffix(b"\n"), b"\n"), [])
 
 
-def _read_tfrecord(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
+def _read_tfrecord(part: Part, how: Reading, offset: int, is_doubtful: bool = False) -> tuple[int, Arrays]:
+    records = read_records(part, offset, how.block_bytes, how.reader(part.file), is_doubtful)
+    # After what says that a file is broken: the C++ ops, which split those that are not, do without it.
     import pyarrow
 
-    records = read_records(part, offset, how.block_bytes, how.reader(part.file))
     return records.next, pack(how.columns, [pyarrow.array(records.records, pyarrow.binary())])
 
 
@@ -230,7 +233,13 @@ def _read_parquet(part: Part, how: Reading, offset: int) -> tuple[int, Arrays]:
     return (offset + 1 if offset + 1 < part.end else END), pack(how.columns, cells)
 
 
-_READERS = {"text": _read_text, "tfrecord": _read_tfrecord, "csv": _read_csv, "parquet": _read_parquet}
+_READERS: dict[str, Callable[[Part, Reading, int], tuple[int, Arrays]]] = {
+    "text": _read_text,
+    "tfrecord": _read_tfrecord,
+    DOUBTFUL_RECORDS: functools.partial(_read_tfrecord, is_doubtful=True),
+    "csv": _read_csv,
+    "parquet": _read_parquet,
+}
 
 WORKER_FUNCTIONS = {
     function.__name__: function for function in (read_block, read_csv_text, parse_csv_text, read_record_bytes)

@@ -1,8 +1,9 @@
 """Reads whole records of a TFRecord file. No TensorFlow.
 
 A record is its length (8 bytes), a checksum of the length (4), its data, and a checksum of the data (4). Both checksums
-are CRC-32C, masked as TensorFlow does. Those of the data need google-crc32c, which tfps[storage] brings; without it the
-lengths alone are checked, which finds a file that was cut or mixed up, but not a changed byte within a record.
+are CRC-32C, masked as TensorFlow does. Where the C++ ops split records, they check both. Here those of the data need
+google-crc32c, which tfps[storage] brings; without it the lengths alone are checked, which finds a file that was cut or
+mixed up, but not a changed byte within a record, unless the caller doubts the file.
 
 Threading: any thread.
 """
@@ -37,7 +38,7 @@ class Records:
     next: int
 
 
-def read_records(part: Part, offset: int, most_bytes: int, read: Read) -> Records:
+def read_records(part: Part, offset: int, most_bytes: int, read: Read, is_doubtful: bool = False) -> Records:
     """Returns the next records of a file, at least one unless it has ended.
 
     Args:
@@ -45,12 +46,16 @@ def read_records(part: Part, offset: int, most_bytes: int, read: Read) -> Record
         offset: the offset of a record.
         most_bytes: about the number of bytes to read.
         read: reads the file.
+        is_doubtful: whether the checksums of the data are compared also where that is slow.
 
     Raises:
         SourceError: the file is broken.
     """
     data, is_end = read_whole(part, offset, most_bytes, read)
-    records, at = _parse(part, offset, data)
+    checksum = _fast_checksum() or (_checksum if is_doubtful else None)
+    if checksum is None:
+        _tell_once()
+    records, at = _parse(part, offset, data, checksum)
     if is_end and at < len(data):
         raise broken(
             part.file, f"byte {offset + at}", f"a record is cut: {len(data) - at} bytes are left, which are too few"
@@ -85,10 +90,10 @@ def read_whole(part: Part, offset: int, most_bytes: int, read: Read) -> tuple[by
     return data, len(data) < wanted
 
 
-def _parse(part: Part, offset: int, data: bytes) -> tuple[list[bytes], int]:
-    """Returns the whole records in some bytes, and where they end."""
+def _parse(part: Part, offset: int, data: bytes, checksum: Callable[[bytes], int] | None) -> tuple[list[bytes], int]:
+    """Returns the whole records in some bytes, and where they end. Without `checksum` their data is not checked."""
     records: list[bytes] = []
-    at, size, checksum = 0, len(data), _fast_checksum()
+    at, size = 0, len(data)
     while size - at >= _HEAD_BYTES:
         begin = at + _HEAD_BYTES
         end = begin + _length(part, offset, data, at)
@@ -146,11 +151,15 @@ def _table() -> tuple[int, ...]:
 
 @functools.cache
 def _fast_checksum() -> Callable[[bytes], int] | None:
-    """Returns a fast checksum; None if there is none here. Says so once."""
+    """Returns a fast checksum; None if there is none here."""
     try:
         import google_crc32c
     except ImportError:
-        _LOG.info("the checksums of the data of records are not checked; pip install google-crc32c does that.")
         return None
     value: Callable[[bytes], int] = google_crc32c.value
     return value
+
+
+@functools.cache
+def _tell_once() -> None:
+    _LOG.info("the checksums of the data of records are not checked; pip install google-crc32c does that.")
