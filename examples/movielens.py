@@ -13,6 +13,7 @@ padding.
 
 import csv
 import dataclasses
+import itertools
 import pathlib
 import re
 
@@ -88,7 +89,12 @@ def load(folder: str | pathlib.Path) -> Ratings:
     # A film of ratings.csv that movies.csv does not name has no genre.
     with (folder / "movies.csv").open(encoding="utf-8", newline="") as file:
         movies = {int(row["movieId"]): (row["title"], row["genres"]) for row in csv.DictReader(file)}
-    users, rated, stars, times = np.loadtxt(folder / "ratings.csv", delimiter=",", skiprows=1, usecols=range(4)).T
+    with (folder / "ratings.csv").open(encoding="utf-8") as file:
+        if len(list(itertools.islice(file, 2))) < 2:
+            raise SystemExit(f"--data must be a folder with ratings. {folder / 'ratings.csv'} has none.")
+    users, rated, stars, times = np.loadtxt(
+        folder / "ratings.csv", delimiter=",", skiprows=1, usecols=range(4), ndmin=2
+    ).T
     ids = np.union1d(rated.astype(np.int64), np.array(list(movies), np.int64))
     titles, of_film = zip(*(movies.get(film, (f"film {film}", "")) for film in ids.tolist()), strict=True)
     named = [[] if "(no genres" in genres else list(filter(None, genres.split("|"))) for genres in of_film]

@@ -86,6 +86,10 @@ def batches(ratings: movielens.Ratings, batch: int) -> tf.data.Dataset:
     # The mean over no film at all is no number: the first rating of each user is left out.
     known = columns["earlier"][:, -1] > 0
     columns = {name: values[known] for name, values in columns.items()}
+    if batch > np.sum(known):
+        raise SystemExit(
+            f"--batch must be at most the number of ratings to train on, {np.sum(known)}. Received: {batch}."
+        )
     rows = tf.data.Dataset.from_tensor_slices(columns).shuffle(int(np.sum(known))).batch(batch, drop_remainder=True)
     return rows.map(lambda inputs: (inputs, tf.range(batch))).prefetch(4)
 

@@ -59,6 +59,8 @@ def build_pre_rank_model(genres: int, table: Table) -> tuple[keras.Model, keras.
 def build_rank_model(genres: int, table: Table) -> tuple[keras.Model, keras.Model]:
     """Builds the model that is asked about the best candidates: it weighs the history by the candidate (DIN).
 
+    The weights sum to 1, by a softmax, which DIN leaves out: histories here differ much in length.
+
     Returns:
         The model to train, and the model to serve, which also says how it weighs the history, [batch, LENGTH].
     """

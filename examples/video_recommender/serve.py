@@ -128,7 +128,8 @@ def _integers(name: str, text: str, most: int) -> list[int]:
     """Parses numbers that are separated by commas."""
     parts = text.split(",") if text else []
     if not 1 <= len(parts) <= most or not all(part.isdecimal() and len(part) < 18 for part in parts):
-        raise InvalidRequestError(f"{name} must be 1 to {most} numbers, separated by commas. Received: {text[:80]!r}.")
+        rule = "a number" if most == 1 else f"1 to {most} numbers, separated by commas"
+        raise InvalidRequestError(f"{name} must be {rule}. Received: {text[:80]!r}.")
     return [int(part) for part in parts]
 
 

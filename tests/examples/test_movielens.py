@@ -47,6 +47,15 @@ def test_a_folder_without_the_files_is_refused(tmp_path):
         movielens.load(tmp_path)
 
 
+def test_a_file_of_one_rating_or_none(folder):
+    lines = RATINGS.splitlines(keepends=True)
+    (folder / "ratings.csv").write_text("".join(lines[:2]))
+    assert movielens.load(folder).stars.tolist() == [4]
+    (folder / "ratings.csv").write_text(lines[0])
+    with pytest.raises(SystemExit, match=r"must be a folder with ratings\. .*ratings.csv has none"):
+        movielens.load(folder)
+
+
 def test_made_ratings_follow_from_the_seed_and_from_tastes():
     ratings, again, other = (movielens.synthetic(users=200, seed=seed) for seed in (1, 1, 2))
     assert (ratings.films == again.films).all() and len(ratings) != len(other)

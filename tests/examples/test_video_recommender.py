@@ -223,7 +223,7 @@ def test_lists_are_served_over_http(url, funnel):
     ("target", "status", "message"),
     [
         ("/api/recommend?user=60", 400, "user must be a number from 0 to 59. Received: 60"),
-        ("/api/recommend?user=-1", 400, "user must be 1 to 1 numbers"),
+        ("/api/recommend?user=-1", 400, "user must be a number. Received: '-1'"),
         ("/api/recommend", 400, "films must be 1 to 50 numbers, separated by commas. Received: ''"),
         ("/api/recommend?films=1,x", 400, "films must be 1 to 50 numbers, separated by commas. Received: '1,x'"),
         ("/api/recommend?films=99999", 400, r"films must be the movieIds of known films. Received: \[99999\]"),
