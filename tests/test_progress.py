@@ -17,11 +17,12 @@ from tfps.errors import ConfigError
 ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = """
 import sys, time
+import rich.progress  # imported when a bar is drawn, which can take longer than this program
 from tfps import progress
 progress._AFTER_S = 0.1
 with progress.progress("saving /runs/ckpt-5", 4, "parts") as bar:
     for _ in range(4):
-        time.sleep(0.25)
+        time.sleep(0.5)
         bar.add()
 print("over", file=sys.stderr)
 """
