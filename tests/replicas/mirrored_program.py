@@ -112,15 +112,10 @@ SETS = {
     # A large epsilon, because where a gradient is noise alone Adam would make a full step of it.
     "adamw": lambda: build(optimizers.AdamW(0.01, weight_decay=0.1, epsilon=0.1)),
     "eager": lambda: build(optimizers.SGD(0.1), run_eagerly=True),
-    "several steps": lambda: build(optimizers.SGD(0.1), steps_per_execution=4),
-    "global clipnorm": lambda: build(optimizers.Adagrad(0.1, global_clipnorm=0.01)),
     "accumulation": accumulating,
-    "loss scale": scaled,
     "metric from outside": lambda: build(optimizers.SGD(0.1), metrics=[OUTSIDE.pop()]),
     "own step": own_step,
     "own loss, two optimizers": two_optimizers,
-    "average loss": average_loss,
-    "sum": reduced("sum"),
     "masked": masked,
 }
 MORE = {
@@ -131,6 +126,11 @@ MORE = {
     "without a rule": lambda: build(optimizers.Adafactor(0.01)),
     "clipnorm": lambda: build(optimizers.Adagrad(0.1, clipnorm=0.01)),
     "clipvalue": lambda: build(optimizers.Adagrad(0.1, clipvalue=0.001)),
+    "several steps": lambda: build(optimizers.SGD(0.1), steps_per_execution=4),
+    "global clipnorm": lambda: build(optimizers.Adagrad(0.1, global_clipnorm=0.01)),
+    "loss scale": scaled,
+    "average loss": average_loss,
+    "sum": reduced("sum"),
     "averages": lambda: build(optimizers.SGD(0.1, use_ema=True, ema_overwrite_frequency=3)),
 }
 """Cases that only the slow test looks at."""

@@ -9,8 +9,8 @@ from tests import programs
 from tests.replicas.small_model import has_reduction
 
 CASES = (
-    *("momentum", "adamw", "eager", "several steps", "global clipnorm", "accumulation", "loss scale", "own step"),
-    *("metric from outside", "own loss, two optimizers", "average loss", "sum", "masked"),
+    *("momentum", "adamw", "eager", "accumulation", "own step"),
+    *("metric from outside", "own loss, two optimizers", "masked"),
     *(["mean by weight"] if has_reduction("mean_with_sample_weight") else []),
     *("each", "small tables", "weights, validation", "reading"),
 )
@@ -36,9 +36,9 @@ def test_two_devices_give_what_one_gives(results, case):
 
 
 @pytest.mark.slow
-def test_two_devices_give_what_one_gives_for_more_optimizers():
+def test_two_devices_give_what_one_gives_in_more_cases():
     for case, found in run("--more").items():
-        assert max(found["state"], found["logs"]) < 2e-6, (case, found)
+        assert max(found["state"], found.get("logs", 0.0)) < 2e-6, (case, found)
 
 
 def test_every_case_is_looked_at(results):
