@@ -306,7 +306,7 @@ def test_a_full_version_that_fails_is_tried_again(strategy, tmp_path, monkeypatc
         real(self)
 
     monkeypatch.setattr(LocalDraft, "finish", finish)
-    fit(model, Export(tmp_path, every_s=0.1, full_every=2), Wait(), epochs=2)
+    fit(model, Export(tmp_path, every_s=0.1, full_every=2), Wait(), epochs=6)
     assert len(failures) == 2 and "a full version was not exported: cannot write: no space left" in caplog.text
     assert [one.number for one in versions(tmp_path) if one.kind == "full"][-1] > 1
     assert not {path.name for path in tmp_path.iterdir()} & set(failures)
